@@ -1,0 +1,120 @@
+"""What an artifact is: typed manifests whose digest is the artifact's id.
+
+A manifest holds nothing that differs between two runs of the same work: no time, no host, no path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Kind = Literal["base", "dataset", "adapter", "merged", "quantized", "evaluation"]
+QuantMethod = Literal["none", "bnb", "gptq", "gguf"]
+Relation = Literal[
+    "adapter", "merge", "quantized", "finetune", "trained_on", "calibrated_on", "evaluated_on"
+]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A sha256 in lower-case hexadecimal."""
+
+MODEL_KINDS: frozenset[Kind] = frozenset({"base", "adapter", "merged", "quantized"})
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseReference(Record):
+    """Exactly which base model, down to its bytes."""
+
+    source: str = Field(description="hub:ORG/NAME, path:NAME or package:DISTRIBUTION/FILE")
+    revision: str = Field(
+        min_length=7, description="commit hash for hub:, version+sha256 for package:, sha256 for path:"
+    )
+    weights_digest: Digest = Field(description="sha256 over the sorted (file, sha256) of the weights")
+    tokenizer_digest: Digest
+    tokenizer_length: int = Field(gt=0, description="number of token ids the tokenizer can produce")
+    embedding_rows: int = Field(gt=0, description="rows of the input embedding")
+    chat_template_digest: Digest
+    architecture: str = Field(description="e.g. LlamaForCausalLM")
+
+
+class QuantSpec(Record):
+    """How the weights are quantized: as asked for, and as it came out."""
+
+    method: QuantMethod
+    requested: dict[str, Any] = Field(default_factory=dict)
+    effective: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what the file really holds: bits_per_weight, types per tensor count, dtype, fallbacks",
+    )
+    calibration_dataset: Digest | None = Field(default=None, description="id of the dataset artifact")
+    merge_base: Literal["16bit", "nf4"] | None = Field(
+        default=None, description="the weights that the adapter was folded into"
+    )
+    toolchain: dict[str, str] = Field(default_factory=dict, description="package → version")
+
+
+class FileEntry(Record):
+    sha256: Digest
+    size: int = Field(ge=0, description="bytes")
+
+
+class Parentage(Record):
+    relation: Relation
+    id: Digest
+
+
+class Manifest(Record):
+    """The canonical description of an artifact. Its digest is the artifact's id."""
+
+    schema_version: Literal[1] = 1
+    kind: Kind
+    stage: str
+    stage_version: int = Field(ge=1)
+    config: dict[str, Any]
+    toolchain: dict[str, str]
+    parents: tuple[Parentage, ...] = ()
+    base: BaseReference | None = None
+    quant: QuantSpec | None = None
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, FileEntry]
+
+    @model_validator(mode="after")
+    def _model_kinds_name_their_base(self) -> Manifest:
+        if self.kind in MODEL_KINDS and (self.base is None or self.quant is None):
+            raise ValueError(
+                f"a {self.kind} artifact must carry a base reference and a quant spec "
+                '(method "none" where the weights are not quantized)'
+            )
+        return self
+
+    @property
+    def id(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+def canonical(value: Any) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces; NaN and infinity are refused with ValueError."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def memo_key(
+    stage: str,
+    stage_version: int,
+    config: Mapping[str, Any],
+    parents: Mapping[str, str],
+    toolchain: Mapping[str, str],
+) -> str:
+    """The key under which a stage's result is found again; `parents` maps role → artifact id."""
+    return digest([stage, stage_version, dict(config), dict(parents), dict(toolchain)])

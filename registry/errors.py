@@ -1,0 +1,45 @@
+"""Errors of the registry.
+
+RegistryError                 anything below; has an exit code for the command line
+├── NotFound                  no artifact, channel or endpoint of that name
+├── InvalidArtifact           a manifest or a file that breaks the rules (exit code 3)
+├── Incompatible              two artifacts that must not be combined (exit code 3)
+├── Corrupt                   stored bytes differ from their digest
+├── Conflict                  somebody else moved the channel or holds the lease
+├── GateRequired              a channel move without a passing gate decision or a waiver
+└── StoreFull                 the disk has no room; nothing was written
+"""
+
+
+class RegistryError(Exception):
+    """The message names the thing, what was expected, what was found and what to do."""
+
+    exit_code = 4
+
+
+class NotFound(RegistryError):
+    exit_code = 3
+
+
+class InvalidArtifact(RegistryError):
+    exit_code = 3
+
+
+class Incompatible(RegistryError):
+    exit_code = 3
+
+
+class Corrupt(RegistryError):
+    exit_code = 4
+
+
+class Conflict(RegistryError):
+    exit_code = 4
+
+
+class GateRequired(RegistryError):
+    exit_code = 1
+
+
+class StoreFull(RegistryError):
+    exit_code = 3

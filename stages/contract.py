@@ -1,0 +1,81 @@
+"""The contract of a stage: a plain function `(parents, config, out) -> Facts`.
+
+It writes only under `out`, which exists and is empty (or holds its own checkpoints after a crash),
+and knows no registry, no Prefect and no global.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from registry.artifacts import BaseReference, Kind, Parentage, QuantSpec
+
+log = logging.getLogger("tuneline.stage")
+
+
+class StageConfig(BaseModel):
+    """Every stage's configuration: typed, frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Parent(BaseModel):
+    """An input artifact as a stage sees it: a read-only directory and what is known of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    kind: Kind
+    path: Path
+    base: BaseReference | None = None
+    quant: QuantSpec | None = None
+    metrics: dict[str, Any] = Field(default_factory=dict)
+
+
+Parents = Mapping[str, Parent]
+"""role → artifact: `base`, `dataset`, `adapter`, `model`."""
+
+
+class Facts(BaseModel):
+    """What a stage found out about its result. Nothing here may differ between two runs of the same work."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    relations: tuple[Parentage, ...] = ()
+    base: BaseReference | None = None
+    quant: QuantSpec | None = None
+    metrics: dict[str, Any] = Field(default_factory=dict)
+
+
+StageFunction = Callable[[Parents, Any, Path], Facts]
+
+
+def progress(done: int, total: int | None, unit: str, **figures: float | str) -> None:
+    """Tell whoever watches how far a stage is: `done` of `total` (None: unknown) `unit`s, with named figures.
+
+    A log record with the attribute `progress`; the child process forwards it, a test can capture it.
+    """
+    shown = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in figures.items())
+    of = f"{done}/{total}" if total else f"{done}"
+    log.info(
+        "%s %s %s", of, unit, shown,
+        extra={"progress": {"done": done, "total": total, "unit": unit, **figures}},
+    )  # fmt: skip
+
+
+def toolchain(packages: Iterable[str]) -> dict[str, str]:
+    """Installed version of each distribution; "absent" where it is not installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,71 @@
+"""Evaluate a model as it is: quantized base, base + adapter, merged, GPTQ or GGUF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stages.contract import Facts, Parents, StageConfig
+from stages.train import Nf4Config
+
+VERSION = 1
+TOOLS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "gptqmodel", "llama-cpp-python")
+
+
+class HeldoutTask(StageConfig):
+    """The test split of the prepared dataset: generate the answer, compare it exactly.
+
+    Where the distinct answers are few, the likelihood of each is compared too (`choice`), which is fair
+    to a model that does not know the answer's form.
+    """
+
+    kind: Literal["heldout"] = "heldout"
+    name: str = "heldout"
+    max_items: int | None = Field(default=None, ge=1, description="first items of the test split, in its order")
+    max_new_tokens: int = Field(default=32, ge=1)
+    choice: bool = Field(default=False, description="also score by the likelihood of each distinct answer")
+
+
+class LmEvalTask(StageConfig):
+    """A task of lm-eval: one of its own by name, or a local YAML file."""
+
+    kind: Literal["lm-eval"] = "lm-eval"
+    name: str = Field(description="task name")
+    path: str | None = Field(default=None, description="directory that holds the task's YAML file")
+    metric: str = Field(default="acc", description="the metric that is reported first")
+    fewshot: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1, description="first documents only; recorded")
+
+
+class EvaluateConfig(StageConfig):
+    """What to measure."""
+
+    tasks: tuple[HeldoutTask | LmEvalTask, ...] = Field(default=(HeldoutTask(),), min_length=1)
+    batch_size: int = Field(default=16, ge=1)
+    questions: tuple[str, ...] = Field(default=(), description="asked after the tasks; answers are kept to be read")
+    nf4: Nf4Config | None = Field(
+        default=None, description="quantize the base like this before it is measured (and put the adapter on it)"
+    )
+    context_length: int = Field(default=2048, ge=64, description="tokens; for llama.cpp")
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> EvaluateConfig:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two tasks have one name: {names}")
+        return self
+
+
+def evaluate(parents: Parents, config: EvaluateConfig, out: Path) -> Facts:
+    """Measure `parents["model"]` (base, merged or quantized), with `parents["adapter"]` if given.
+
+    Items come from `parents["dataset"]`; for a GGUF the chat template and tokenizer of `parents["base"]`
+    render the chat. Writes `samples_TASK.jsonl` (one row per item: `item` = sha256 of task, document and
+    prompt; `prompt_hash`, `target`, `answer`, `score` 0/1 or float, `metric`), `results.json`, `answers.json`.
+    Facts of kind `evaluation`; metrics: per task and metric `value`, `low`, `high` (95 % Wilson interval),
+    `n`; plus `measured_on` in words, size in bytes and bits per weight of what was measured.
+    """
+    raise NotImplementedError
