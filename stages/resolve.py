@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from registry.artifacts import QuantSpec
 from stages.contract import Facts, Parents, StageConfig
 
 VERSION = 1
@@ -18,7 +19,8 @@ class BaseConfig(StageConfig):
 
     source: str = Field(
         description="`hub:ORG/NAME@REVISION` (branch, tag or commit; stored as the commit), "
-        "`path:DIRECTORY`, or `package:DISTRIBUTION/FILE.gguf` (a GGUF shipped in an installed package)"
+        "`path:DIRECTORY`, `package:DISTRIBUTION/FILE.gguf` (a GGUF shipped in an installed package), or "
+        "`pico:SEED` (a 2-layer model with random weights, made on the spot for smoke tests)"
     )
     dtype: Literal["bfloat16", "float16"] = Field(
         default="bfloat16", description="stored dtype when the source has to be converted (GGUF)"
@@ -30,11 +32,14 @@ class BaseConfig(StageConfig):
     @field_validator("source")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        if value.partition(":")[0] not in {"hub", "path", "package"} or not value.partition(":")[2]:
+        scheme, _, rest = value.partition(":")
+        if scheme not in {"hub", "path", "package", "pico"} or not rest:
             raise ValueError(
-                f"{value!r} is no base source; expected hub:ORG/NAME@REVISION, path:DIRECTORY "
-                "or package:DISTRIBUTION/FILE.gguf"
+                f"{value!r} is no base source; expected hub:ORG/NAME@REVISION, path:DIRECTORY, "
+                "package:DISTRIBUTION/FILE.gguf or pico:SEED"
             )
+        if scheme == "pico" and not rest.isdecimal():
+            raise ValueError(f"{value!r}: the seed of a pico model is a whole number, e.g. pico:0")
         return value
 
 
@@ -42,6 +47,12 @@ def resolve(parents: Parents, config: BaseConfig, out: Path) -> Facts:
     """Write the base model under `out` as a Hugging Face directory (config, tokenizer, safetensors).
 
     Returns facts of kind `base` with its reference and quant spec `none`; metrics: `parameters`,
-    `bytes`, `dtype`, `origin_file_sha256` for a GGUF.
+    `bytes` (of the weights), `dtype`, `unused_embedding_rows`, and `origin_file_sha256` for a GGUF.
+    Raises `InvalidInput` for a base that cannot be used or reached, `MissingPackage` for a package that
+    is not installed, `InsufficientResources` when the disk has no room for the weights.
     """
-    raise NotImplementedError
+    from stages.backends import bases
+
+    origin = bases.fetch(config, out)
+    reference, metrics = bases.describe(out, origin)
+    return Facts(kind="base", base=reference, quant=QuantSpec(method="none"), metrics=metrics)

