@@ -1,0 +1,91 @@
+"""Intervals for shares and for paired differences of shares, and how many items a decision needs.
+
+Pure Python on purpose: a gate that runs in CI reads logged samples and needs no numeric library.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
+    """Two-sided score interval of a share (Wilson 1927, JASA 22:209, the interval of his equation 7).
+
+    `successes` of `n` items; ValueError unless 0 ≤ successes ≤ n and n > 0.
+    """
+    if n <= 0 or not 0 <= successes <= n:
+        raise ValueError(f"a share needs 0 ≤ successes ≤ n and n > 0, found {successes} of {n}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return Interval(max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+
+
+def tango(gained: int, lost: int, n: int, alpha: float = 0.05) -> Interval:
+    """Score interval of the difference of two paired shares (Tango 1998, Statistics in Medicine 17:891).
+
+    Of `n` pairs, `gained` are right only for the first and `lost` only for the second model; the
+    difference is first minus second. Each end is a one-sided (1 - alpha) bound, so the two together are
+    a two-sided (1 - 2·alpha) interval. ValueError where the counts are impossible.
+    """
+    if n <= 0 or min(gained, lost) < 0 or gained + lost > n:
+        raise ValueError(f"impossible pairs: {gained} gained and {lost} lost of {n}")
+    z = NormalDist().inv_cdf(1 - alpha)
+    observed = (gained - lost) / n
+    low = _crossing(gained, lost, n, z, -1.0, observed)
+    high = _crossing(gained, lost, n, -z, observed, 1.0)
+    return Interval(low, high)
+
+
+def tango_score(gained: int, lost: int, n: int, difference: float) -> float:
+    """Tango's statistic for "the true difference is `difference`": standard normal under it.
+
+    (b - c - nΔ) / sqrt(n (2q + Δ(1 - Δ))), where q is the restricted maximum-likelihood estimate of the
+    probability of a lost pair, the larger root of 2n·q² + (-b - c + (2n - b + c)Δ)·q - cΔ(1 - Δ) = 0.
+    """
+    distance = gained - lost - n * difference
+    linear = -gained - lost + (2 * n - gained + lost) * difference
+    constant = -lost * difference * (1 - difference)
+    root = math.sqrt(max(0.0, linear * linear - 8 * n * constant))
+    # The textbook root loses all its digits when `linear` is positive and the constant term small.
+    lost_share = -2 * constant / (linear + root) if linear > 0 else (root - linear) / (4 * n)
+    variance = n * (2 * lost_share + difference * (1 - difference))
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def _crossing(gained: int, lost: int, n: int, z: float, left: float, right: float) -> float:
+    """Where the score, which falls as the difference rises, crosses `z` between `left` and `right`."""
+    for _ in range(80):
+        middle = (left + right) / 2
+        if tango_score(gained, lost, n, middle) > z:
+            left = middle
+        else:
+            right = middle
+    return (left + right) / 2
+
+
+def items_needed(
+    discordant_share: float, difference: float, threshold: float, alpha: float = 0.05, power: float = 0.8
+) -> int | None:
+    """Pairs with which a one-sided test at `alpha` tells `difference` from `threshold` with `power`.
+
+    n = (z_α + z_β)² (ψ - δ²) / (δ - δ₀)² (Miettinen 1968, Biometrics 24:339; normal approximation), ψ the
+    share of pairs on which the models differ. None where no number would do.
+    """
+    gap = difference - threshold
+    if abs(gap) < 1e-9:
+        return None
+    z = NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(power)
+    variance = max(discordant_share - difference * difference, 0.0)
+    return max(1, math.ceil(z * z * variance / (gap * gap)))
