@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from registry.names import check_file_names
+
 Kind = Literal["base", "dataset", "adapter", "merged", "quantized", "evaluation"]
 QuantMethod = Literal["none", "bnb", "gptq", "gguf"]
 Relation = Literal[
-    "adapter", "merge", "quantized", "finetune", "trained_on", "calibrated_on", "evaluated_on"
-]
+    "adapter", "merge", "quantized", "finetune",
+    "trained_on", "calibrated_on", "evaluated_on", "evaluation_of", "tokenized_for",
+]  # fmt: skip
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in lower-case hexadecimal."""
 
@@ -92,9 +96,35 @@ class Manifest(Record):
             )
         return self
 
+    @model_validator(mode="after")
+    def _safe_file_names(self) -> Manifest:
+        check_file_names(self.files)
+        return self
+
+    @model_validator(mode="after")
+    def _only_finite_numbers(self) -> Manifest:
+        for field in ("config", "metrics"):
+            _refuse_nonfinite(getattr(self, field), field)
+        if self.quant is not None:
+            _refuse_nonfinite(self.quant.requested, "quant.requested")
+            _refuse_nonfinite(self.quant.effective, "quant.effective")
+        return self
+
     @property
     def id(self) -> str:
         return digest(self.model_dump(mode="json"))
+
+
+def _refuse_nonfinite(value: Any, where: str) -> None:
+    # pydantic writes NaN as null, which would hide it from whoever reads the number later
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}; a manifest holds finite numbers only")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_nonfinite(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _refuse_nonfinite(item, f"{where}[{index}]")
 
 
 def canonical(value: Any) -> bytes:

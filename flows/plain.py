@@ -1,0 +1,79 @@
+"""One stage on plain directories, without a registry: people adopt one piece first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, create_model
+
+from flows.child import run_in_child
+from flows.errors import Usage
+from flows.pin import tree_stamp
+from flows.progress_view import ProgressView
+from flows.recipe import apply_override, validate
+from registry.artifacts import Kind
+from stages.contract import Parent, StageConfig
+from stages.run import config_type
+
+KINDS: dict[str, Kind] = {"base": "base", "model": "merged", "adapter": "adapter", "dataset": "dataset"}
+
+
+def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], out: Path) -> dict[str, Any]:
+    """Run `stage` on directories and write its result to the new directory `out`; returns its facts.
+
+    The result appears all at once. Raises `Usage` for a missing input or an `out` that exists already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Usage(f"{out} exists already; --out must name a new or empty directory (nothing is overwritten)")
+    config = _config(stage, overrides)
+    known = {role: _parent(role, path) for role, path in parents.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    log = Path(tempfile.gettempdir()) / f"tuneline-{stage}-{draft.name.rpartition('-')[2]}.log"
+    try:
+        with ProgressView() as view:
+            view.stage(stage)
+            execution = run_in_child(stage, known, config, draft, log, view.update)
+        (draft / "tuneline-facts.json").write_text(json.dumps(execution.facts, indent=1), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        draft.chmod(0o755)
+        draft.rename(out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    log.unlink(missing_ok=True)
+    return execution.facts
+
+
+def _config(stage: str, overrides: Sequence[str]) -> BaseModel:
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(tree, override)
+    section: type[StageConfig] = create_model("Section", __base__=StageConfig, **{stage: (config_type(stage), ...)})
+    found: BaseModel = getattr(validate(section, {stage: tree}, where="--set"), stage)
+    return found
+
+
+def _parent(role: str, path: Path) -> Parent:
+    """A directory (or a GGUF file) with what Tuneline itself once recorded about it, if it did."""
+    path = path.resolve()
+    if not path.exists():
+        raise Usage(f"--{role} {path} does not exist")
+    folder = path.parent if path.is_file() else path
+    known: dict[str, Any] = {"kind": KINDS[role]}
+    if path.suffix == ".gguf":
+        known["kind"] = "quantized"
+    facts = folder / "tuneline-facts.json"
+    if facts.is_file():
+        try:
+            found = json.loads(facts.read_text("utf-8"))
+            known = {key: found[key] for key in ("kind", "base", "quant", "metrics")}
+        except (ValueError, KeyError) as error:
+            raise Usage(f"{facts} is damaged ({error}); delete it to treat {folder} as a foreign directory") from None
+    return Parent(id=tree_stamp(path), path=folder, **known)

@@ -1,0 +1,42 @@
+"""Settings, from the environment only (prefix TUNELINE_)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where Tuneline keeps things. Recipes hold none of this, and no secret."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNELINE_", frozen=True)
+
+    home: Path = Field(default=Path(".tuneline"), description="registry, content store, logs and reports")
+    database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL of the registry; default: SQLite under the home"
+    )
+
+    @property
+    def root(self) -> Path:
+        return self.home.expanduser().resolve()
+
+
+def quiet_libraries(root: Path) -> None:
+    """Set the environment of Prefect and the Hugging Face libraries, unless the user did.
+
+    Prefect reads its settings at import, so this comes before the first `import prefect`.
+    """
+    for name, value in {
+        "PREFECT_HOME": str(root / "prefect"),
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,119 @@
+"""Run one stage in this process: `python -m stages.run`, started by a flow as its child.
+
+A job comes as one JSON line on standard input, which stays open: when it closes, the parent is gone
+and this whole process group ends. Progress and the result go, a JSON line each, to the descriptor
+named in the job. Nothing of the parent's memory, and no GPU memory, outlives the stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, TextIO, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter
+
+from stages.contract import Parent, StageFunction
+from stages.errors import StageError
+
+
+def stage_module(stage: str) -> Any:
+    """The module of a verb; it holds `VERSION`, `TOOLS` and a function of the verb's name."""
+    return importlib.import_module(f"stages.{stage}")
+
+
+def config_type(stage: str) -> Any:
+    """The config class of a verb (a union for `quantize`), as its function declares it."""
+    return get_type_hints(getattr(stage_module(stage), stage))["config"]
+
+
+def run_stage(
+    stage: str, parents: dict[str, Parent], config: BaseModel, out: Path
+) -> BaseModel:
+    """Call a stage in this process."""
+    function: StageFunction = getattr(stage_module(stage), stage)
+    return function(parents, config, out)
+
+
+class _ToPipe(logging.Handler):
+    """Forwards progress records as JSON lines."""
+
+    def __init__(self, pipe: TextIO) -> None:
+        super().__init__()
+        self.pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "progress", None)
+        if event is not None:
+            send(self.pipe, progress=event)
+
+
+def send(pipe: TextIO, **message: Any) -> None:
+    pipe.write(json.dumps(message, default=str) + "\n")
+    pipe.flush()
+
+
+def peak_memory() -> int:
+    """Bytes: the larger of this process's peak resident size and its largest finished child's.
+
+    `VmHWM` and not `ru_maxrss` of this process, which an exec inherits from the parent on Linux.
+    """
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return max(children, resident_peak(os.getpid()))
+
+
+def resident_peak(pid: int) -> int:
+    """Bytes of peak resident memory of a live process; 0 where that cannot be read."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def _end_with_parent() -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _result(job: dict[str, Any]) -> dict[str, Any]:
+    config = TypeAdapter(config_type(job["stage"])).validate_python(job["config"])
+    parents = TypeAdapter(dict[str, Parent]).validate_python(job["parents"])
+    facts = run_stage(job["stage"], parents, config, Path(job["out"]))
+    return facts.model_dump(mode="json")
+
+
+def main() -> int:
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    pipe = os.fdopen(job["pipe"], "w", encoding="utf-8")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("tuneline").addHandler(_ToPipe(pipe))
+    try:
+        facts = _result(job)
+    except Exception as error:
+        traceback.print_exc()
+        known = isinstance(error, StageError) or hasattr(error, "exit_code")
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        send(pipe, error=message, exit_code=getattr(error, "exit_code", 4), peak_bytes=peak_memory())
+        return 1
+    send(pipe, facts=facts, peak_bytes=peak_memory())
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
