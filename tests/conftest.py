@@ -1,4 +1,4 @@
-"""Base models for the tests: a pico one made on the spot, and the real 135M one, converted once per checkout."""
+"""Base models for the tests: a pico one, made on the spot, and the 135M one, converted once per checkout."""
 
 from __future__ import annotations
 

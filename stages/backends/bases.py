@@ -84,8 +84,8 @@ def describe(folder: Path, origin: Origin) -> tuple[BaseReference, dict[str, Any
     ids = max(tokenizer.get_vocab().values()) + 1
     if ids > rows:
         raise InvalidInput(
-            f"{origin.source}: the tokenizer has {ids} ids but the embedding has only {rows} rows, so some tokens "
-            "have no vector; use the tokenizer that belongs to these weights, or resize the embedding first"
+            f"{origin.source}: the tokenizer has {ids} ids but the embedding has only {rows} rows, so some "
+            "tokens have no vector; use the tokenizer that belongs to these weights, or resize the embedding"
         )
     if ids < rows:
         log.warning(
@@ -115,15 +115,15 @@ def describe(folder: Path, origin: Origin) -> tuple[BaseReference, dict[str, Any
 
 
 def read_model_config(folder: Path, name: str) -> PretrainedConfig:
-    """The model's configuration, refused where it is remote code, already quantized or no causal language model."""
+    """The model's configuration; refuses remote code, quantized weights and other than causal models."""
     file = folder / "config.json"
     if not file.is_file():
         raise InvalidInput(f"{name}: no config.json; expected a Hugging Face model directory")
     raw = json.loads(file.read_text())
     if "auto_map" in raw:
         raise InvalidInput(
-            f"{name}: its config.json asks for the repository's own Python code (auto_map), which is never run here; "
-            "use a base whose architecture transformers has built in"
+            f"{name}: its config.json asks for the repository's own Python code (auto_map), which is never "
+            "run here; use a base whose architecture transformers has built in"
         )
     if "quantization_config" in raw:
         method = raw["quantization_config"].get("quant_method", "unknown")
@@ -157,14 +157,16 @@ def tokenizer_digest(folder: Path) -> str:
 def _chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     if not tokenizer.chat_template:
         raise InvalidInput(
-            f"{name}: the tokenizer has no chat template; write one in Jinja to a file and set base.chat_template to its path"
+            f"{name}: the tokenizer has no chat template; write one in Jinja to a file and set "
+            "base.chat_template to its path"
         )
     try:
         rendered = tokenizer.apply_chat_template([{"role": "user", "content": "ping"}], tokenize=False)
         template: str = tokenizer.get_chat_template()
     except (TemplateError, ValueError) as error:
         raise InvalidInput(
-            f"{name}: its chat template fails on one user message: {error}; set base.chat_template to one that works"
+            f"{name}: its chat template fails on one user message: {error}; "
+            "set base.chat_template to one that works"
         ) from error
     if "ping" not in rendered:
         raise InvalidInput(f"{name}: its chat template drops the user's message; set base.chat_template")
@@ -180,7 +182,8 @@ def _embedding_rows(config: PretrainedConfig, headers: dict[str, Any], name: str
     found = next((headers[key] for key in (full, bare) if key in headers), None)
     if found is None:
         raise InvalidInput(
-            f"{name}: the weights hold no input embedding {full!r}; expected the complete model in safetensors files"
+            f"{name}: the weights hold no input embedding {full!r}; "
+            "expected the complete model in safetensors files"
         )
     return int(found.shape[0])
 

@@ -48,7 +48,7 @@ def read_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Write tokenizer and chat template so that transformers 4 and 5 read them, and nothing of this machine."""
+    """Write tokenizer and chat template as transformers 4 and 5 read them, with nothing of this machine."""
     tokenizer.save_pretrained(out)
     file = out / "tokenizer_config.json"
     settings = json.loads(file.read_text())
@@ -60,13 +60,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
 
 
 def _same_ids_as_llama_cpp(tokenizer: PreTrainedTokenizerBase, gguf: Path) -> None:
-    import llama_cpp
-
-    engine = llama_cpp.Llama(str(gguf), vocab_only=True, verbose=False)
-    try:
-        expected = engine.tokenize(PROBE.encode(), add_bos=False, special=True)
-    finally:
-        engine.close()
+    expected = _llama_cpp_ids(gguf, PROBE)
     found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     if found != expected:
         raise InvalidInput(
@@ -74,6 +68,26 @@ def _same_ids_as_llama_cpp(tokenizer: PreTrainedTokenizerBase, gguf: Path) -> No
             f"({len(found)} ids against {len(expected)} on the same text), so what is trained would not be "
             "what is served; use the model's original Hugging Face files (hub: or path:) instead"
         )
+
+
+def _llama_cpp_ids(gguf: Path, text: str) -> list[int]:
+    import llama_cpp
+
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(str(gguf).encode(), params)
+    if not model:
+        raise InvalidInput(
+            f"{gguf.name}: llama.cpp cannot read this file; fetch it again, or use another base"
+        )
+    try:
+        data = text.encode()
+        ids = (llama_cpp.llama_token * (len(data) + 2))()
+        vocabulary = llama_cpp.llama_model_get_vocab(model)
+        count = llama_cpp.llama_tokenize(vocabulary, data, len(data), ids, len(ids), False, True)
+        return list(ids[:count])
+    finally:
+        llama_cpp.llama_model_free(model)
 
 
 def convert(gguf: Path, dtype: torch.dtype, out: Path) -> None:

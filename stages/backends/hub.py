@@ -38,7 +38,7 @@ def download(place: str, out: Path) -> tuple[str, str]:
         folder = _snapshot(repo, commit)
     except GatedRepoError as error:
         raise InvalidInput(
-            f"hub:{place}: access to this model must be granted first; accept its terms on its page and set HF_TOKEN"
+            f"hub:{place}: access must be granted first; accept the terms on the model's page and set HF_TOKEN"
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InvalidInput(f"hub:{place}: no such model on the hub (or HF_TOKEN may not see it)") from error
@@ -46,8 +46,9 @@ def download(place: str, out: Path) -> tuple[str, str]:
         raise InvalidInput(f"hub:{place}: {repo} has no branch, tag or commit {wanted!r}") from error
     except (*UNREACHABLE, LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise InvalidInput(
-            f"hub:{place}: the hub cannot be reached and {repo}@{wanted} is not in its local cache; on a machine with "
-            f"access run: hf download {repo} --revision {wanted} — and bring its cache (HF_HOME), or use path:DIRECTORY"
+            f"hub:{place}: the hub cannot be reached and {repo}@{wanted} is not in its local cache; on a "
+            f"machine with access run `hf download {repo} --revision {wanted}` and bring its cache here "
+            "(HF_HOME), or use path:DIRECTORY"
         ) from error
     copy_model_files(folder, out)
     return repo, commit

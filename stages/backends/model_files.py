@@ -67,8 +67,8 @@ def need_room(out: Path, nbytes: int, purpose: str) -> None:
     free = shutil.disk_usage(out).free
     if nbytes > free:
         raise InsufficientResources(
-            f"{purpose} needs {nbytes / 1e9:.1f} GB on the disk of {out}, which has {free / 1e9:.1f} GB free; "
-            "make room or set TUNELINE_HOME to a larger disk"
+            f"{purpose} needs {nbytes / 1e9:.1f} GB on the disk of {out}, which has {free / 1e9:.1f} GB "
+            "free; make room or set TUNELINE_HOME to a larger disk"
         )
 
 
