@@ -1,0 +1,48 @@
+"""The registry: immutable artifacts, their lineage, gate decisions, channels and endpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from registry.catalog import Artifact, Edge, Execution
+    from registry.channels import Channel, ChannelEvent, Waiver
+    from registry.endpoints import Endpoint
+    from registry.gates import GateDecision
+    from registry.registry import Registry
+    from registry.store import Problem
+
+__all__ = [
+    "Artifact",
+    "Channel",
+    "ChannelEvent",
+    "Edge",
+    "Endpoint",
+    "Execution",
+    "GateDecision",
+    "Problem",
+    "Registry",
+    "Waiver",
+]
+
+_HOMES = {
+    "Artifact": "catalog",
+    "Channel": "channels",
+    "ChannelEvent": "channels",
+    "Edge": "catalog",
+    "Endpoint": "endpoints",
+    "Execution": "catalog",
+    "GateDecision": "gates",
+    "Problem": "store",
+    "Registry": "registry",
+    "Waiver": "channels",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # A stage imports registry.artifacts only; it must not pay for SQLAlchemy.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'registry' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"registry.{_HOMES[name]}"), name)

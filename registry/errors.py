@@ -7,7 +7,8 @@ RegistryError                 anything below; has an exit code for the command l
 ├── Corrupt                   stored bytes differ from their digest
 ├── Conflict                  somebody else moved the channel or holds the lease
 ├── GateRequired              a channel move without a passing gate decision or a waiver
-└── StoreFull                 the disk has no room; nothing was written
+├── StoreFull                 the disk has no room; nothing was written
+└── StoreFailed               the disk or the database answered with an error; nothing became visible
 """
 
 
@@ -43,3 +44,7 @@ class GateRequired(RegistryError):
 
 class StoreFull(RegistryError):
     exit_code = 3
+
+
+class StoreFailed(RegistryError):
+    exit_code = 4

@@ -1,0 +1,268 @@
+"""What is published: one row per artifact, with its parents, keys, names and executions."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, insert, select
+
+from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, Relation, canonical
+from registry.database import now
+from registry.errors import InvalidArtifact, NotFound
+from registry.processes import here
+from registry.schema import artifacts, channels, edges, executions, keys, names
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+_ROW = (artifacts.c.id, artifacts.c.manifest, artifacts.c.created)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact; name and version are the latest that it was given, if any."""
+
+    id: str
+    manifest: Manifest
+    created: datetime
+    name: str | None = None
+    version: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(entry.size for entry in self.manifest.files.values())
+
+
+@dataclass(frozen=True)
+class Edge:
+    """`child` came from `parent`."""
+
+    child: str
+    relation: Relation
+    parent: str
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One run that led to an artifact."""
+
+    artifact_id: str
+    key: str
+    started: datetime
+    seconds: float
+    peak_bytes: int | None
+    host: str
+
+
+def publish(
+    connection: Connection, manifest: Manifest, artifact_id: str, key: str, execution: Mapping[str, Any]
+) -> Artifact:
+    """Write the rows of an artifact; returns what the key stands for from now on.
+
+    A key that already stands for an artifact keeps it, so that what was built on it stays valid.
+    """
+    known = by_key(connection, key)
+    if known is not None:
+        return known
+    at = now()
+    if by_id(connection, artifact_id) is None:
+        connection.execute(insert(artifacts), _columns(manifest, artifact_id, at))
+        parentage = {(p.relation, p.id) for p in manifest.parents}
+        rows = [{"child": artifact_id, "relation": r, "parent": p} for r, p in sorted(parentage)]
+        if rows:
+            connection.execute(insert(edges), rows)
+    connection.execute(insert(keys), {"key": key, "artifact_id": artifact_id, "created": at})
+    connection.execute(
+        insert(executions), {"artifact_id": artifact_id, "key": key, "host": here(), **execution}
+    )
+    published = by_id(connection, artifact_id)
+    assert published is not None
+    return published
+
+
+def by_key(connection: Connection, key: str) -> Artifact | None:
+    query = select(*_ROW).join(keys, keys.c.artifact_id == artifacts.c.id).where(keys.c.key == key)
+    return next(iter(_read(connection, query)), None)
+
+
+def by_id(connection: Connection, artifact_id: str) -> Artifact | None:
+    return next(iter(_read(connection, select(*_ROW).where(artifacts.c.id == artifact_id))), None)
+
+
+def existing(connection: Connection, artifact_id: str) -> Artifact:
+    """The artifact of this full id; raises NotFound."""
+    found = by_id(connection, artifact_id)
+    if found is None:
+        raise NotFound(
+            f"no artifact {artifact_id[:64]!r} in this registry; `tuneline artifacts ls` lists what there is"
+        )
+    return found
+
+
+def resolve(connection: Connection, ref: str) -> Artifact:
+    """The artifact of a full id, a unique prefix of 6 or more digits, `name@version`, or a channel's name."""
+    query = select(*_ROW)
+    name, at, version = ref.rpartition("@")
+    if at:
+        number = int(version) if version.isascii() and version.isdigit() and len(version) < 10 else -1
+        query = query.join(names, names.c.artifact_id == artifacts.c.id)
+        query = query.where((names.c.name == name) & (names.c.version == number))
+    elif "/" in ref:
+        query = query.join(channels, channels.c.artifact_id == artifacts.c.id).where(channels.c.name == ref)
+    elif _PREFIX.fullmatch(ref):
+        query = query.where((artifacts.c.id >= ref) & (artifacts.c.id < ref + "g")).limit(5)
+    else:
+        raise _not_found(connection, ref)
+    found = _read(connection, query)
+    if not found:
+        raise _not_found(connection, ref)
+    if len(found) > 1:
+        candidates = ", ".join(artifact.id[: len(ref) + 6] for artifact in found)
+        raise NotFound(f"{ref!r} is ambiguous: it begins {candidates}; give more digits")
+    return found[0]
+
+
+def page(connection: Connection, kind: Kind | None, limit: int, after: str | None) -> list[Artifact]:
+    """Newest first; `after` is the id of the last artifact of the page before."""
+    query = select(*_ROW).order_by(artifacts.c.sequence.desc()).limit(limit)
+    if kind is not None:
+        query = query.where(artifacts.c.kind == kind)
+    if after is not None:
+        existing(connection, after)
+        query = query.where(
+            artifacts.c.sequence
+            < select(artifacts.c.sequence).where(artifacts.c.id == after).scalar_subquery()
+        )
+    return _read(connection, query)
+
+
+def lineage(connection: Connection, artifact_id: str) -> list[Edge]:
+    """Every edge above the artifact, nearest first."""
+    reached = (
+        select(edges.c.parent.label("id")).where(edges.c.child == artifact_id).cte("reached", recursive=True)
+    )
+    reached = reached.union(select(edges.c.parent).join(reached, edges.c.child == reached.c.id))
+    query = select(edges).where((edges.c.child == artifact_id) | edges.c.child.in_(select(reached.c.id)))
+    below: dict[str, list[Edge]] = {}
+    for row in connection.execute(query.order_by(edges.c.child, edges.c.relation, edges.c.parent)):
+        below.setdefault(row.child, []).append(Edge(row.child, row.relation, row.parent))
+    ordered: list[Edge] = []
+    waiting = [artifact_id]
+    for child in waiting:
+        found = below.pop(child, [])
+        ordered += found
+        waiting += [edge.parent for edge in found]
+    return ordered
+
+
+def runs(connection: Connection, artifact_id: str) -> list[Execution]:
+    query = select(executions).where(executions.c.artifact_id == artifact_id).order_by(executions.c.sequence)
+    return [
+        Execution(r.artifact_id, r.key, datetime.fromisoformat(r.started), r.seconds, r.peak_bytes, r.host)
+        for r in connection.execute(query)
+    ]
+
+
+def give_name(connection: Connection, artifact_id: str, name: str) -> int:
+    """Give the artifact the next version of `name`; a name that it already has keeps its version."""
+    if not NAME.fullmatch(name):
+        raise InvalidArtifact(
+            f"{name[:80]!r} is no artifact name; expected lower-case letters, digits, '.', '_' and '-', "
+            "up to 100, beginning with a letter or digit"
+        )
+    existing(connection, artifact_id)
+    has = (names.c.name == name) & (names.c.artifact_id == artifact_id)
+    version = connection.execute(select(names.c.version).where(has)).scalar_one_or_none()
+    if version is None:
+        latest = connection.execute(
+            select(func.max(names.c.version)).where(names.c.name == name)
+        ).scalar_one()
+        version = (latest or 0) + 1
+        connection.execute(insert(names), {"name": name, "version": version, "artifact_id": artifact_id})
+    return int(version)
+
+
+def record_problems(connection: Connection, artifact_id: str) -> list[str]:
+    """Where an artifact's columns and edges differ from its manifest, or its manifest from its id."""
+    row = connection.execute(select(artifacts).where(artifacts.c.id == artifact_id)).one()
+    manifest = Manifest.model_validate_json(row.manifest)
+    found = [] if manifest.id == artifact_id else [f"the manifest's digest is {manifest.id[:12]}, not the id"]
+    expected = _columns(manifest, artifact_id, row.created)
+    found += [
+        f"column {c} is {getattr(row, c)!r}, the manifest says {v!r}"
+        for c, v in expected.items()
+        if getattr(row, c) != v
+    ]
+    held = set(
+        connection.execute(
+            select(edges.c.relation, edges.c.parent).where(edges.c.child == artifact_id)
+        ).tuples()
+    )
+    if held != {(p.relation, p.id) for p in manifest.parents}:
+        found.append("the recorded parents are not those of the manifest")
+    return found
+
+
+def _columns(manifest: Manifest, artifact_id: str, created: str) -> dict[str, Any]:
+    base, quant = manifest.base, manifest.quant
+    return {
+        "id": artifact_id,
+        "kind": manifest.kind,
+        "stage": manifest.stage,
+        "stage_version": manifest.stage_version,
+        "created": created,
+        "bytes": sum(entry.size for entry in manifest.files.values()),
+        **{f"base_{field}": getattr(base, field, None) for field in BaseReference.model_fields},
+        **{f"quant_{field}": _column(getattr(quant, field, None)) for field in QuantSpec.model_fields},
+        "manifest": canonical(manifest.model_dump(mode="json")).decode(),
+    }
+
+
+def _column(value: Any) -> Any:
+    return canonical(value).decode() if isinstance(value, dict) else value
+
+
+def _read(connection: Connection, query: Select[Any]) -> list[Artifact]:
+    rows: list[Row[Any]] = list(connection.execute(query))
+    given = _names(connection, [row.id for row in rows])
+    return [
+        Artifact(
+            row.id,
+            Manifest.model_validate_json(row.manifest),
+            datetime.fromisoformat(row.created),
+            *given.get(row.id, (None, None)),
+        )
+        for row in rows
+    ]
+
+
+def _names(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[str, int]]:
+    query = select(names.c.artifact_id, names.c.name, names.c.version).where(
+        names.c.artifact_id.in_(list(ids))
+    )
+    return {
+        row.artifact_id: (row.name, row.version)
+        for row in connection.execute(query.order_by(names.c.sequence))
+    }
+
+
+def _not_found(connection: Connection, ref: str) -> NotFound:
+    known = [f"{n}@{v}" for n, v in connection.execute(
+        select(names.c.name, names.c.version).order_by(names.c.sequence.desc()).limit(1000)
+    )]  # fmt: skip
+    known += connection.execute(select(channels.c.name).limit(1000)).scalars()
+    if len(ref) >= 3 and re.fullmatch("[0-9a-f]+", ref):
+        same_start = (artifacts.c.id >= ref[:3]) & (artifacts.c.id < ref[:3] + "g")
+        known += [
+            i[:12] for i in connection.execute(select(artifacts.c.id).where(same_start).limit(20)).scalars()
+        ]
+    near = difflib.get_close_matches(ref, known, n=3, cutoff=0.5)
+    return NotFound(
+        f"nothing here is called {ref[:120]!r}; expected an id (6 or more of its digits), name@version "
+        "or a channel such as team/prod" + (f"; near: {', '.join(near)}" if near else "")
+    )

@@ -1,0 +1,265 @@
+"""Channels: names that point to an artifact, moved by compare-and-swap, with an append-only history."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, exc, insert, select, update
+
+from registry import catalog
+from registry.artifacts import digest
+from registry.database import Database, now
+from registry.errors import Conflict, Corrupt, GateRequired, InvalidArtifact, NotFound
+from registry.schema import channel_events, channels, gate_decisions
+
+CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}/[a-z0-9][a-z0-9._-]{0,63}")
+_BEGINNING = "0" * 64
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Where a channel points; `generation` grows by one with each move."""
+
+    name: str
+    artifact_id: str
+    generation: int
+    moved: datetime
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """Why a move needs no gate, and who says so."""
+
+    reason: str
+    who: str
+
+
+@dataclass(frozen=True)
+class ChannelEvent:
+    """One move. `digest` covers the event and, through `previous_digest`, all before it."""
+
+    channel: str
+    generation: int
+    action: Literal["move", "rollback"]
+    artifact_id: str
+    restores: int | None
+    decision_id: str | None
+    reason: str | None
+    who: str | None
+    at: datetime
+    previous_digest: str
+    digest: str
+
+
+class Channels:
+    """The channels of a registry."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, name: str) -> Channel | None:
+        """The channel, or None when it never pointed anywhere."""
+        with self._database.read() as connection:
+            return _current(connection, name)
+
+    def ls(self) -> list[Channel]:
+        """All channels by name."""
+        with self._database.read() as connection:
+            return [_channel(row) for row in connection.execute(select(channels).order_by(channels.c.name))]
+
+    def move(
+        self,
+        name: str,
+        artifact_id: str,
+        expected_generation: int,
+        decision_id: str | None = None,
+        waiver: Waiver | None = None,
+    ) -> Channel:
+        """Point the channel to `artifact_id` if its generation is still `expected_generation` (0: it is new).
+
+        Needs a passing gate decision for this artifact against the channel's current one, or a waiver.
+        Raises Conflict when somebody else moved it, GateRequired, NotFound for an unknown artifact or
+        decision, InvalidArtifact for a bad name or waiver.
+        """
+        _check_name(name)
+        _check_waiver(waiver)
+        with self._database.write() as connection:
+            current = _current(connection, name)
+            catalog.existing(connection, artifact_id)
+            if (current.generation if current else 0) != expected_generation:
+                raise _lost(name, expected_generation, current)
+            if waiver is None:
+                _require_gate(connection, name, artifact_id, current, decision_id)
+            event = {
+                "action": "move",
+                "artifact_id": artifact_id,
+                "restores": None,
+                "decision_id": decision_id,
+                "reason": waiver.reason if waiver else None,
+                "who": waiver.who if waiver else None,
+            }
+            return _swap(connection, name, expected_generation, event)
+
+    def rollback(self, name: str, reason: str, who: str) -> Channel:
+        """Point the channel to the artifact that it had before; again, to the one before that.
+
+        Raises NotFound when there is no such channel or nothing before.
+        """
+        _check_waiver(Waiver(reason, who))
+        with self._database.write() as connection:
+            current = _current(connection, name)
+            if current is None:
+                raise NotFound(f"channel {name!r} does not exist; `tuneline channels` lists those that do")
+            back_to = _earlier(list(_events(connection, name)), current)
+            event = {
+                "action": "rollback",
+                "artifact_id": back_to.artifact_id,
+                "restores": back_to.generation,
+                "decision_id": None,
+                "reason": reason,
+                "who": who,
+            }
+            return _swap(connection, name, current.generation, event)
+
+    def history(self, name: str) -> list[ChannelEvent]:
+        """All events, oldest first. Raises Corrupt when their digests show that one was changed or lost."""
+        with self._database.read() as connection:
+            rows = list(_events(connection, name))
+            current = _current(connection, name)
+        previous = _BEGINNING
+        for number, row in enumerate(rows, start=1):
+            fields = _covered(row._asdict())
+            if row.generation != number or row.previous_digest != previous or digest(fields) != row.digest:
+                raise Corrupt(
+                    f"history of channel {name}: event {number} does not match its digest; it was changed"
+                )
+            previous = row.digest
+        last = (rows[-1].generation, rows[-1].artifact_id) if rows else None
+        if last != ((current.generation, current.artifact_id) if current else None):
+            raise Corrupt(
+                f"history of channel {name}: ends at {last}, the channel says {current}; events were lost"
+            )
+        return [_event(row) for row in rows]
+
+
+def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any]) -> Channel:
+    """The compare-and-swap, in one statement, and its event; the transaction makes them one."""
+    at = now()
+    new = {"artifact_id": event["artifact_id"], "generation": expected + 1, "moved": at}
+    if expected == 0:
+        try:
+            connection.execute(insert(channels), {"name": name, **new})
+        except exc.IntegrityError as error:
+            raise _lost(name, expected, None) from error
+    else:
+        same = (channels.c.name == name) & (channels.c.generation == expected)
+        if connection.execute(update(channels).where(same), new).rowcount != 1:
+            raise _lost(name, expected, _current(connection, name))
+    last = select(channel_events.c.digest).where(
+        (channel_events.c.channel == name) & (channel_events.c.generation == expected)
+    )
+    previous = connection.execute(last).scalar_one_or_none() or _BEGINNING
+    row = {"channel": name, "generation": expected + 1, "at": at, "previous_digest": previous, **event}
+    connection.execute(insert(channel_events), {**row, "digest": digest(_covered(row))})
+    return Channel(name, event["artifact_id"], expected + 1, datetime.fromisoformat(at))
+
+
+def _require_gate(
+    connection: Connection, name: str, artifact_id: str, current: Channel | None, decision_id: str | None
+) -> None:
+    moving = f"channel {name} cannot move to artifact {artifact_id[:12]}"
+    if decision_id is None:
+        raise GateRequired(
+            f"{moving}: it needs a passing gate decision, or a waiver with a reason and a name; "
+            "run `tuneline gate`"
+        )
+    query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
+    decision = connection.execute(query).one_or_none()
+    if decision is None:
+        raise NotFound(
+            f"no gate decision {decision_id[:64]!r} in this registry; run `tuneline gate` to make one"
+        )
+    if decision.verdict != "pass":
+        raise GateRequired(
+            f"{moving}: gate decision {decision_id[:12]} says {decision.verdict}, expected pass"
+        )
+    if decision.candidate != artifact_id:
+        raise GateRequired(
+            f"{moving}: gate decision {decision_id[:12]} is about artifact {decision.candidate[:12]}"
+        )
+    if current is not None and decision.baseline != current.artifact_id:
+        raise GateRequired(
+            f"{moving}: gate decision {decision_id[:12]} compares it with {str(decision.baseline)[:12]}, "
+            f"but the channel has {current.artifact_id[:12]} now; run the gate again against that one"
+        )
+
+
+def _earlier(events: list[Row[Any]], current: Channel) -> Row[Any]:
+    """The event whose artifact stood before the current one.
+
+    A rollback restores a generation and all that was before it, so a second rollback goes further back
+    and not forward again to what was rolled back from.
+    """
+    at = {event.generation: event for event in events}
+    standing = current.generation
+    while standing > 1:
+        standing = at[standing].restores or standing
+        if standing == 1:
+            break
+        standing = at[standing - 1].restores or standing - 1
+        if at[standing].artifact_id != current.artifact_id:
+            return at[standing]
+    raise NotFound(
+        f"channel {current.name} has had no other artifact before {current.artifact_id[:12]}; move it instead"
+    )
+
+
+def _covered(row: dict[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in row.items() if field != "digest"}
+
+
+def _current(connection: Connection, name: str) -> Channel | None:
+    row = connection.execute(select(channels).where(channels.c.name == name)).one_or_none()
+    return None if row is None else _channel(row)
+
+
+def _events(connection: Connection, name: str) -> list[Row[Any]]:
+    query = select(channel_events).where(channel_events.c.channel == name)
+    return list(connection.execute(query.order_by(channel_events.c.generation)))
+
+
+def _channel(row: Row[Any]) -> Channel:
+    return Channel(row.name, row.artifact_id, row.generation, datetime.fromisoformat(row.moved))
+
+
+def _event(row: Row[Any]) -> ChannelEvent:
+    return ChannelEvent(**{**row._asdict(), "at": datetime.fromisoformat(row.at)})
+
+
+def _lost(name: str, expected: int, current: Channel | None) -> Conflict:
+    found = (
+        f"generation {current.generation} (artifact {current.artifact_id[:12]})"
+        if current
+        else "no such channel"
+    )
+    return Conflict(
+        f"channel {name}: expected generation {expected}, found {found}; somebody else moved it: "
+        "look at its history, gate against its current artifact, and try again"
+    )
+
+
+def _check_name(name: str) -> None:
+    if not CHANNEL.fullmatch(name):
+        raise InvalidArtifact(
+            f"{name[:140]!r} is no channel name; expected team/name in lower case, digits, '.', '_', '-'"
+        )
+
+
+def _check_waiver(waiver: Waiver | None) -> None:
+    if waiver is not None and not (waiver.reason.strip() and waiver.who.strip()):
+        raise InvalidArtifact(
+            "going without a gate needs a reason and the name of who decides it; one is empty"
+        )

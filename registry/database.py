@@ -1,0 +1,139 @@
+"""The database: SQLite with WAL and full synchronization, one writer at a time, errors in our words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, insert, inspect, make_url, select
+
+from registry import errors, schema
+
+BUSY_SECONDS = 60.0
+
+
+def now() -> str:
+    """UTC with microseconds, in a form that sorts as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+class Database:
+    """Transactions on the registry's database. Closed and reopened at will; nothing is held in memory."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writing = engine.execution_options(writing=True)
+
+    @classmethod
+    def open(cls, path: Path, url: str | None = None) -> Database:
+        """Connect to `url` (default: the SQLite file `path`), creating the schema where there is none.
+
+        Raises RegistryError for a database system that is not supported or a schema newer than this code.
+        """
+        address = make_url(url) if url else URL.create("sqlite", database=str(path))
+        if address.get_backend_name() != "sqlite" or address.database in (None, "", ":memory:"):
+            raise errors.RegistryError(
+                f"database URL {address.render_as_string()!r}: expected sqlite:///PATH, "
+                "the only database system that this version supports; "
+                "unset TUNELINE_DATABASE_URL to use the default file"
+            )
+        engine = create_engine(address, connect_args={"timeout": BUSY_SECONDS})
+        event.listen(engine, "connect", _configure)
+        event.listen(engine, "begin", _begin)
+        database = cls(engine)
+        try:
+            database._create_or_check()
+        except BaseException:
+            engine.dispose()
+            raise
+        return database
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database."""
+        with _translated(self._engine), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its first moment; committed at the end, durably."""
+        with _translated(self._engine), self._writing.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _create_or_check(self) -> None:
+        with self.read() as connection:
+            exists = inspect(connection).has_table(schema.schema_version.name)
+        if not exists:
+            self._enable_wal()
+            with self.write() as connection:
+                if not inspect(connection).has_table(schema.schema_version.name):
+                    schema.metadata.create_all(connection)
+                    for statement in schema.sqlite_triggers():
+                        connection.exec_driver_sql(statement)
+                    connection.execute(insert(schema.schema_version), {"only": 1, "version": schema.VERSION})
+        with self.read() as connection:
+            found = connection.execute(select(schema.schema_version.c.version)).scalar_one()
+        if found != schema.VERSION:
+            raise errors.RegistryError(
+                f"{self._engine.url.database} has schema version {found}, "
+                f"this program knows {schema.VERSION}: use the Tuneline version that wrote it, or a newer one"
+            )
+
+    def _enable_wal(self) -> None:
+        # SQLite does not wait for its busy timeout here, so two processes that create one need a retry.
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            raw = self._engine.raw_connection()
+            try:
+                raw.cursor().execute("PRAGMA journal_mode = WAL").close()
+                return
+            except Exception as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise errors.StoreFailed(
+                        f"{self._engine.url.database}: cannot switch to WAL: {error}"
+                    ) from error
+                time.sleep(0.01)
+            finally:
+                raw.close()
+
+
+def _configure(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin in _begin, not by the driver's guess
+    for pragma in ("synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    writing = connection.get_execution_options().get("writing")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except exc.DBAPIError as error:
+        raise _in_our_words(error, str(engine.url.database)) from error
+
+
+def _in_our_words(error: exc.DBAPIError, where: str) -> errors.RegistryError:
+    code = getattr(error.orig, "sqlite_errorname", "")
+    said = f"{where}: {error.orig}"
+    if isinstance(error, exc.IntegrityError):
+        return errors.InvalidArtifact(f"the registry refused the record: {error.orig}")
+    if code.startswith("SQLITE_FULL"):
+        return errors.StoreFull(
+            f"{said}; nothing became visible: free some space and run the same command again"
+        )
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return errors.Conflict(f"{said} for {BUSY_SECONDS:.0f} s by another process; try again")
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return errors.Corrupt(f"{said}; restore registry.db from a backup")
+    return errors.StoreFailed(f"{said}; nothing became visible: check the disk and the permissions")

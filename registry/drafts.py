@@ -1,0 +1,211 @@
+"""From a stage's output directory to an artifact: all at once, or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from registry import catalog
+from registry.artifacts import BaseReference, Kind, Manifest, Parentage, QuantSpec
+from registry.compat import check
+from registry.database import Database
+from registry.errors import InvalidArtifact, NotFound, RegistryError
+from registry.files import FoundFile, remove_tree, scan, sync_directory, translated
+from registry.leases import Leases
+from registry.store import LocalStore, Point
+
+log = logging.getLogger("tuneline.registry")
+
+CHECKPOINTS = "checkpoints"
+_SAME_BASE = frozenset({"adapter", "merge", "quantized", "finetune"})
+
+POINTS = (
+    "leased", "draft ready", "scanned", "staged", "synced", "renamed", "directory synced", "stored",
+    "rows written", "committed",
+)  # fmt: skip
+"""What a `Point` hook hears of, in order; those from "staged" to "directory synced" once per new file."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What a draft works with."""
+
+    root: Path
+    database: Database
+    store: LocalStore
+    leases: Leases
+    point: Point
+
+
+class Draft:
+    """A directory to write into, under a lease on its key; `commit` makes an artifact of it."""
+
+    def __init__(self, workshop: Workshop, key: str, token: int) -> None:
+        self._shop = workshop
+        self._key = key
+        self._token = token
+        self.committed: catalog.Artifact | None = None
+        # Each holder has its own path: a stage that outlived its flow cannot write into a successor's draft.
+        self.path = workshop.root / key / str(token)
+
+    def touch(self) -> None:
+        """Renew the lease. Raises Conflict when it is lost: then stop working."""
+        self._shop.leases.renew(self._key, self._token)
+
+    def commit(
+        self,
+        *,
+        stage: str,
+        stage_version: int,
+        config: Mapping[str, Any],
+        toolchain: Mapping[str, str],
+        facts_kind: Kind,
+        relations: Iterable[Parentage],
+        base: BaseReference | None,
+        quant: QuantSpec | None,
+        metrics: Mapping[str, Any],
+        execution: Mapping[str, Any],
+    ) -> catalog.Artifact:
+        """Publish the files below `path` but for `checkpoints/`; returns what the key stands for from now on.
+
+        `execution` has `seconds`, `peak_bytes` (or None) and `started` (ISO 8601). Raises InvalidArtifact for
+        files or facts that break the rules, NotFound for an unknown parent, Incompatible for a parent with
+        another base, StoreFull or StoreFailed for the disk, Conflict when the lease was lost. After any of
+        these nothing is visible.
+        """
+        if self.committed is not None:
+            raise InvalidArtifact(f"this draft was committed as {self.committed.id[:12]}; open another one")
+        run = _checked_execution(execution)
+        with translated(f"publishing the result of stage {stage}"):
+            found = scan(self.path, leave_out=CHECKPOINTS)
+        self._shop.point("scanned")
+        manifest = _manifest(
+            kind=facts_kind, stage=stage, stage_version=stage_version, config=dict(config),
+            toolchain=dict(toolchain), parents=tuple(relations), base=base, quant=quant,
+            metrics=dict(metrics), files={name: file.entry for name, file in found.items()},
+        )  # fmt: skip
+        artifact_id = manifest.id
+        self._check_parents(manifest)
+        with translated(f"publishing the result of stage {stage}"):
+            self._store_files(found)
+            with self._shop.database.write() as connection:
+                self._shop.leases.guard(connection, self._key, self._token)
+                artifact = catalog.publish(connection, manifest, artifact_id, self._key, run)
+                self._shop.point("rows written")
+        self.committed = artifact
+        if artifact.id != artifact_id:
+            log.warning(
+                "key %s already stands for artifact %s; this run's different result %s was dropped",
+                self._key[:12], artifact.id[:12], artifact_id[:12],
+            )  # fmt: skip
+        self._shop.point("committed")
+        return artifact
+
+    def _check_parents(self, manifest: Manifest) -> None:
+        needed = [parent.id for parent in manifest.parents]
+        if manifest.quant is not None and manifest.quant.calibration_dataset is not None:
+            needed.append(manifest.quant.calibration_dataset)
+        with self._shop.database.read() as connection:
+            parents = {one: catalog.by_id(connection, one) for one in needed}
+        missing = [one[:12] for one, artifact in parents.items() if artifact is None]
+        if missing:
+            raise NotFound(f"parents {', '.join(missing)} are not in this registry; publish them first")
+        for parent in manifest.parents:
+            artifact = parents[parent.id]
+            if artifact is not None and parent.relation in _SAME_BASE and manifest.base is not None:
+                check(manifest.base, artifact.manifest)
+
+    def _store_files(self, found: Mapping[str, FoundFile]) -> None:
+        scratch = self.path.with_name(f"{self._token}.incoming")
+        scratch.mkdir(exist_ok=True)
+        for number, file in enumerate(found.values()):
+            self._shop.store.put(file, scratch / str(number))
+        self._shop.point("stored")
+
+
+@contextmanager
+def opened(workshop: Workshop, key: str, stage: str) -> Iterator[Draft]:
+    """A draft under a lease on `key`; checkpoints that the same key's last draft left are in it.
+
+    Raises Conflict when a live process has the lease.
+    """
+    token = workshop.leases.acquire(key, stage)
+    try:
+        workshop.point("leased")
+        draft = Draft(workshop, key, token)
+        try:
+            with translated(f"draft of stage {stage}"):
+                _make_ready(draft.path)
+            workshop.point("draft ready")
+            yield draft
+        finally:
+            _clear(draft.path, keep_checkpoints=draft.committed is None)
+    finally:
+        try:
+            workshop.leases.release(key, token)
+        except RegistryError as error:
+            log.warning("the lease on key %s stays until this process ends: %s", key[:12], error)
+
+
+def sweep(workshop: Workshop, key: str) -> None:
+    """Remove what a process that died after its commit left behind."""
+    left = workshop.root / key
+    if left.is_dir() and not workshop.leases.is_held(key):
+        remove_tree(left)
+
+
+def _make_ready(path: Path) -> None:
+    path.mkdir(parents=True)
+    earlier = sorted(
+        (p for p in path.parent.iterdir() if p.name.isdigit() and p != path), key=lambda p: int(p.name)
+    )
+    for old in reversed(earlier):
+        if (old / CHECKPOINTS).is_dir() and not (old / CHECKPOINTS).is_symlink():
+            (old / CHECKPOINTS).rename(path / CHECKPOINTS)
+            sync_directory(path)
+            break
+    for other in path.parent.iterdir():
+        if other != path:
+            remove_tree(other)
+
+
+def _clear(path: Path, keep_checkpoints: bool) -> None:
+    with suppress(OSError):
+        remove_tree(path.with_name(f"{path.name}.incoming"))
+        if not (keep_checkpoints and (path / CHECKPOINTS).is_dir()):
+            remove_tree(path)
+            path.parent.rmdir()
+
+
+def _manifest(**fields: Any) -> Manifest:
+    try:
+        manifest = Manifest(**fields)
+        again = Manifest.model_validate_json(manifest.model_dump_json())
+        if again.id != manifest.id:
+            raise ValueError("config, metrics or quant hold values that JSON does not keep as they are")
+        return manifest
+    except (ValueError, TypeError) as error:
+        raise InvalidArtifact(
+            f"the result of stage {fields['stage']} cannot be published: {error}"
+        ) from error
+
+
+def _checked_execution(execution: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        peak = execution["peak_bytes"]
+        started = datetime.fromisoformat(execution["started"]).isoformat()
+        return {
+            "seconds": float(execution["seconds"]),
+            "peak_bytes": None if peak is None else int(peak),
+            "started": started,
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidArtifact(
+            f"execution {dict(execution)!r}: expected seconds, peak_bytes (or None) and started (ISO 8601); "
+            f"found {error!r}"
+        ) from error

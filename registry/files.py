@@ -1,0 +1,163 @@
+"""Files as the registry trusts them: regular, safely named, read whole, on the disk before anyone is told."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from registry.artifacts import FileEntry
+from registry.errors import InvalidArtifact, StoreFailed, StoreFull
+from registry.names import check_file_names
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file of a draft: its digest, and what its inode looked like while it was read."""
+
+    path: Path
+    entry: FileEntry
+    stamp: tuple[int, int, int]
+
+
+def scan(root: Path, leave_out: str) -> dict[str, FoundFile]:
+    """Digest the regular files below `root`, without the directory `leave_out` at its top.
+
+    Raises InvalidArtifact for anything that is not a regular file or a directory, and for unsafe names.
+    """
+    paths = {}
+    for path in walk(root, leave_out):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+            raise InvalidArtifact(
+                f"{path.relative_to(root)} is {kind.get(stat.S_IFMT(mode), 'a device')}; an artifact holds "
+                "regular files only: write a copy of the content instead"
+            )
+        paths[path.relative_to(root).as_posix()] = path
+    try:
+        check_file_names(sorted(paths))
+    except ValueError as error:
+        raise InvalidArtifact(str(error)) from error
+    if not paths:
+        raise InvalidArtifact(f"{root} holds no file; a stage must write at least one before it is published")
+    return {name: _found(paths[name]) for name in sorted(paths)}
+
+
+def fault(path: Path, entry: FileEntry) -> tuple[Literal["missing", "altered", "truncated"], str] | None:
+    """How the file at `path` differs from `entry` (every byte is read), or None."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return "missing", "does not exist"
+    except OSError as error:
+        return "altered", f"cannot be opened as a regular file ({error.strerror})"
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return "altered", "is not a regular file"
+        if status.st_size < entry.size:
+            return "truncated", f"has {status.st_size} bytes of {entry.size}"
+        if status.st_size > entry.size:
+            return "altered", f"has {status.st_size} bytes, expected {entry.size}"
+        try:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            return "altered", f"cannot be read ({error.strerror})"
+    return (
+        None
+        if found == entry.sha256
+        else ("altered", f"has sha256 {found[:12]}, expected {entry.sha256[:12]}")
+    )
+
+
+def sync_file(path: Path) -> None:
+    """Have the file's bytes on the disk before this returns."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+sync_directory = sync_file
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, read-only ones below it included; no error when it is not there."""
+    for directory, _, _ in os.walk(path):
+        Path(directory).chmod(0o700)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the system's errors into the registry's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StoreFull(
+                f"{what}: no space left on {error.filename or 'the disk'}; nothing became visible: "
+                "free some space and run the same command again"
+            ) from error
+        raise StoreFailed(
+            f"{what}: {error}; nothing became visible: check the disk and the permissions"
+        ) from error
+
+
+def _found(path: Path) -> FoundFile:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        before = os.fstat(descriptor)
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = FoundFile(path, FileEntry(sha256=sha256, size=before.st_size), _stamp(before))
+    refuse_changed(found, path.lstat())
+    return found
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def refuse_changed(found: FoundFile, status: os.stat_result) -> None:
+    if _stamp(status) != found.stamp:
+        raise InvalidArtifact(
+            f"{found.path} changed while it was read; nothing may write to a draft at its commit"
+        )
+
+
+def walk(root: Path, leave_out: str = "") -> Iterator[Path]:
+    """Everything below `root` that is not a directory, links not followed."""
+    for directory, below, files in os.walk(root, onerror=_raise):
+        here = Path(directory)
+        if here == root and leave_out in below:
+            below.remove(leave_out)
+        below.sort()
+        yield from (here / name for name in below if (here / name).is_symlink())
+        yield from (here / name for name in files)
+
+
+def leaves(view: Path) -> Iterator[tuple[str, int]]:
+    """Name and size of all that is in a view; -1 for what is no regular file."""
+    for path in walk(view):
+        status = path.lstat()
+        yield path.relative_to(view).as_posix(), status.st_size if stat.S_ISREG(status.st_mode) else -1
+
+
+def same_file(path: Path, blob: Path) -> bool:
+    try:
+        return not path.is_symlink() and path.samefile(blob)
+    except OSError:
+        return False
+
+
+def _raise(error: OSError) -> None:
+    raise error

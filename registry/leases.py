@@ -1,0 +1,97 @@
+"""Leases: one process at a time works on a key, and one that lost its lease can no longer publish.
+
+The token that comes with a lease only ever grows ("fencing token": Kleppmann, Designing Data-Intensive
+Applications, ch. 8), and the publishing transaction checks it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from registry.database import Database, now
+from registry.errors import Conflict
+from registry.processes import alive, here, started
+from registry.schema import leases
+
+
+class Leases:
+    """Leases on memo keys; each lasts `seconds` after it was taken or renewed."""
+
+    def __init__(self, database: Database, seconds: float) -> None:
+        self._database = database
+        self._seconds = seconds
+
+    def acquire(self, key: str, stage: str) -> int:
+        """Take the lease, also from a dead or expired holder; returns its token. A live holder: Conflict."""
+        mine = {
+            "stage": stage,
+            "host": here(),
+            "pid": os.getpid(),
+            "pid_started": started(),
+            "acquired": now(),
+            "expires": time.time() + self._seconds,
+        }
+        with self._database.write() as connection:
+            row = _row(connection, key)
+            if row is None:
+                connection.execute(insert(leases), {"key": key, "token": 1, **mine})
+                return 1
+            if _holds(row):
+                raise Conflict(_who_holds(row))
+            token = int(row.token) + 1
+            connection.execute(update(leases).where(leases.c.key == key), {"token": token, **mine})
+            return token
+
+    def renew(self, key: str, token: int) -> None:
+        """Extend the lease. Raises Conflict when somebody else has it by now."""
+        with self._database.write() as connection:
+            self.guard(connection, key, token)
+
+    def guard(self, connection: Connection, key: str, token: int) -> None:
+        """Extend the lease within a transaction, so that what is written there stands or falls with it."""
+        mine = (leases.c.key == key) & (leases.c.token == token) & leases.c.host.is_not(None)
+        extended = connection.execute(update(leases).where(mine), {"expires": time.time() + self._seconds})
+        if extended.rowcount == 1:
+            return
+        row = _row(connection, key)
+        raise Conflict(
+            f"the lease on key {key[:12]} (token {token}) is lost"
+            + (f": {_who_holds(row)}" if row is not None and row.host is not None else " and was released")
+            + "; nothing was published: stop this run, and run the recipe again to use the other's result"
+        )
+
+    def release(self, key: str, token: int) -> None:
+        """Give the lease back; no effect when it is already somebody else's."""
+        with self._database.write() as connection:
+            mine = (leases.c.key == key) & (leases.c.token == token)
+            connection.execute(update(leases).where(mine), {"host": None})
+
+    def is_held(self, key: str) -> bool:
+        """Whether a live process holds the key."""
+        with self._database.read() as connection:
+            row = _row(connection, key)
+        return row is not None and _holds(row)
+
+
+def _row(connection: Connection, key: str) -> Row[Any] | None:
+    return connection.execute(select(leases).where(leases.c.key == key)).one_or_none()
+
+
+def _holds(row: Row[Any]) -> bool:
+    if row.host is None or row.expires <= time.time():
+        return False
+    return row.host != here() or alive(row.pid, row.pid_started)
+
+
+def _who_holds(row: Row[Any]) -> str:
+    until = datetime.fromtimestamp(row.expires, UTC).isoformat(timespec="seconds")
+    return (
+        f"stage {row.stage} for key {row.key[:12]} is being worked on by pid {row.pid} on host "
+        f"{row.host.split(' ')[0]} since {row.acquired[:19]} (lease until {until}); "
+        "wait for it or stop that process, then run the same command again"
+    )

@@ -1,0 +1,146 @@
+"""The registry as everyone above sees it: artifacts in, artifacts out."""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Self
+
+from registry import catalog, drafts
+from registry.artifacts import Kind
+from registry.catalog import Artifact, Edge, Execution
+from registry.channels import Channels
+from registry.database import Database
+from registry.drafts import Draft
+from registry.endpoints import Endpoints
+from registry.errors import InvalidArtifact
+from registry.files import translated
+from registry.gates import Gates
+from registry.leases import Leases
+from registry.store import LocalStore, Point, Problem
+
+LEASE_SECONDS = 600.0
+_KEY = re.compile("[0-9a-f]{64}")
+
+
+def _pass(_point: str) -> None:
+    return None
+
+
+class Registry:
+    """A home directory: the database, and the content store beside it.
+
+    home/registry.db   the only thing that says what exists
+    home/blobs/        each file once, under its sha256
+    home/views/        one directory of links per artifact, made when asked for
+    home/drafts/       what stages are writing; one directory per memo key
+    """
+
+    def __init__(self, home: Path, database: Database, point: Point, lease_seconds: float) -> None:
+        self.home = home
+        self.channels = Channels(database)
+        self.gates = Gates(database)
+        self.endpoints = Endpoints(database)
+        self._database = database
+        self._store = LocalStore(home, point)
+        self._workshop = drafts.Workshop(
+            home / "drafts", database, self._store, Leases(database, lease_seconds), point
+        )
+
+    @classmethod
+    def open(
+        cls,
+        home: Path,
+        database_url: str | None = None,
+        *,
+        point: Point = _pass,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> Registry:
+        """Open the registry in `home`, making it where there is none.
+
+        `point` hears of each step of a publication (for tests that fail there). A lease lasts `lease_seconds`
+        unless `Draft.touch` renews it. Raises RegistryError for a schema from a newer Tuneline.
+        """
+        home = Path(home).absolute()
+        with translated(f"registry {home}"):
+            for folder in ("blobs", "drafts", "views"):
+                (home / folder).mkdir(parents=True, exist_ok=True)
+        return cls(home, Database.open(home / "registry.db", database_url), point, lease_seconds)
+
+    def close(self) -> None:
+        """Let go of the database; needed before a fork."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def find(self, key: str) -> Artifact | None:
+        """What the memo key stands for, if it was ever published."""
+        with self._database.read() as connection:
+            found = catalog.by_key(connection, key)
+        if found is not None:
+            drafts.sweep(self._workshop, key)
+        return found
+
+    def draft(self, key: str, stage: str) -> AbstractContextManager[Draft]:
+        """A directory to write the result for `key` into, under a lease; see `Draft.commit`.
+
+        Raises Conflict when a live process works on the key.
+        """
+        if not _KEY.fullmatch(key):
+            raise InvalidArtifact(f"{key[:80]!r} is no memo key; expected the sha256 that memo_key() returns")
+        return drafts.opened(self._workshop, key, stage)
+
+    def get(self, ref: str) -> Artifact:
+        """The artifact of an id, a unique prefix of its id (6 digits or more), `name@version`, or a channel.
+
+        Raises NotFound, which lists what comes near.
+        """
+        with self._database.read() as connection:
+            return catalog.resolve(connection, ref)
+
+    def name(self, artifact_id: str, name: str) -> int:
+        """Give the artifact a human name; returns its version, 1 for the first artifact of that name.
+
+        Versions have no gaps. An artifact that has the name already keeps its version.
+        """
+        with self._database.write() as connection:
+            return catalog.give_name(connection, artifact_id, name)
+
+    def ls(self, kind: Kind | None = None, limit: int = 50, after: str | None = None) -> list[Artifact]:
+        """A page of artifacts, newest first; `after` is the id of the last one of the page before."""
+        with self._database.read() as connection:
+            return catalog.page(connection, kind, limit, after)
+
+    def lineage(self, artifact_id: str) -> list[Edge]:
+        """Every edge from the artifact up to its furthest ancestors, nearest first. Raises NotFound."""
+        with self._database.read() as connection:
+            catalog.existing(connection, artifact_id)
+            return catalog.lineage(connection, artifact_id)
+
+    def executions(self, artifact_id: str) -> list[Execution]:
+        """The runs that led to the artifact, oldest first."""
+        with self._database.read() as connection:
+            return catalog.runs(connection, artifact_id)
+
+    def view(self, artifact_id: str) -> Path:
+        """A read-only directory with the artifact's files under their names, for engines to read.
+
+        Raises NotFound, or Corrupt when a stored file is gone.
+        """
+        with self._database.read() as connection:
+            artifact = catalog.existing(connection, artifact_id)
+        return self._store.view(artifact.id, artifact.manifest.files)
+
+    def verify(self, artifact_id: str) -> list[Problem]:
+        """Read every byte and every column of the artifact; an empty list means that all is as published."""
+        with self._database.read() as connection:
+            artifact = catalog.existing(connection, artifact_id)
+            record = [
+                Problem("", "record", detail) for detail in catalog.record_problems(connection, artifact_id)
+            ]
+        return record + self._store.problems(artifact.id, artifact.manifest.files)

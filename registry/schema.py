@@ -1,0 +1,241 @@
+"""The tables of the registry, and the triggers that keep what must not change from changing."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+VERSION = 1
+
+metadata = MetaData()
+
+schema_version = Table(
+    "schema_version",
+    metadata,
+    Column("only", Integer, CheckConstraint("only = 1"), primary_key=True),
+    Column("version", Integer, nullable=False),
+)
+
+_BASE_COLUMNS = (
+    "base_source", "base_revision", "base_weights_digest", "base_tokenizer_digest", "base_tokenizer_length",
+    "base_embedding_rows", "base_chat_template_digest", "base_architecture",
+    "quant_method", "quant_requested", "quant_effective", "quant_toolchain",
+)  # fmt: skip
+_MODEL_KINDS = "'base', 'adapter', 'merged', 'quantized'"
+
+
+def _hex(column: str) -> CheckConstraint:
+    return CheckConstraint(f"length({column}) = 64", name=f"{column}_is_sha256")
+
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("stage", String(64), nullable=False),
+    Column("stage_version", Integer, nullable=False),
+    Column("created", String(32), nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("base_source", Text),
+    Column("base_revision", Text),
+    Column("base_weights_digest", String(64)),
+    Column("base_tokenizer_digest", String(64)),
+    Column("base_tokenizer_length", Integer),
+    Column("base_embedding_rows", Integer),
+    Column("base_chat_template_digest", String(64)),
+    Column("base_architecture", Text),
+    Column("quant_method", String(8)),
+    Column("quant_requested", Text),
+    Column("quant_effective", Text),
+    Column("quant_calibration_dataset", String(64), ForeignKey("artifacts.id")),
+    Column("quant_merge_base", String(8)),
+    Column("quant_toolchain", Text),
+    Column("manifest", Text, nullable=False),
+    _hex("id"),
+    _hex("base_weights_digest"),
+    _hex("base_tokenizer_digest"),
+    _hex("base_chat_template_digest"),
+    CheckConstraint(f"kind IN ({_MODEL_KINDS}, 'dataset', 'evaluation')", name="known_kind"),
+    CheckConstraint(
+        f"kind NOT IN ({_MODEL_KINDS}) OR ({' AND '.join(f'{c} IS NOT NULL' for c in _BASE_COLUMNS)})",
+        name="a_model_names_its_base_and_quantization",
+    ),
+    CheckConstraint("length(base_revision) >= 7", name="revision_is_pinned"),
+    CheckConstraint("base_tokenizer_length > 0 AND base_embedding_rows > 0", name="vocabulary_is_known"),
+    CheckConstraint("quant_method IN ('none', 'bnb', 'gptq', 'gguf')", name="known_quantization"),
+    CheckConstraint("kind <> 'quantized' OR quant_method <> 'none'", name="quantized_says_how"),
+    CheckConstraint("quant_merge_base IN ('16bit', 'nf4')", name="known_merge_base"),
+    sqlite_autoincrement=True,
+)
+Index("artifacts_by_kind", artifacts.c.kind, artifacts.c.sequence)
+
+edges = Table(
+    "edges",
+    metadata,
+    Column("child", String(64), ForeignKey("artifacts.id"), primary_key=True),
+    Column("relation", String(16), primary_key=True),
+    Column("parent", String(64), ForeignKey("artifacts.id"), primary_key=True),
+    CheckConstraint("child <> parent", name="nothing_is_its_own_parent"),
+)
+Index("edges_by_parent", edges.c.parent)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("created", String(32), nullable=False),
+    _hex("key"),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False, index=True),
+    Column("key", String(64), nullable=False),
+    Column("started", String(40), nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("peak_bytes", Integer),
+    Column("host", Text, nullable=False),
+)
+
+names = Table(
+    "names",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(100), nullable=False),
+    Column("version", Integer, CheckConstraint("version >= 1"), nullable=False),
+    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False, index=True),
+    UniqueConstraint("name", "version"),
+    UniqueConstraint("name", "artifact_id"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("token", Integer, nullable=False),
+    Column("stage", String(64), nullable=False),
+    Column("host", Text, comment="null once released; the row stays so that the token never goes back"),
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", Float, nullable=False),
+    Column("acquired", String(32), nullable=False),
+    Column("expires", Float, nullable=False, comment="seconds since the epoch"),
+)
+
+gate_decisions = Table(
+    "gate_decisions",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("candidate", String(64), ForeignKey("artifacts.id"), nullable=False, index=True),
+    Column("baseline", String(64), ForeignKey("artifacts.id")),
+    Column("policy", Text, nullable=False),
+    Column(
+        "verdict",
+        String(16),
+        CheckConstraint("verdict IN ('pass', 'fail', 'insufficient', 'invalid')"),
+        nullable=False,
+    ),
+    Column("evidence", Text, nullable=False),
+    Column("created", String(32), nullable=False),
+)
+
+channels = Table(
+    "channels",
+    metadata,
+    Column("name", String(129), primary_key=True),
+    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("generation", Integer, CheckConstraint("generation >= 1"), nullable=False),
+    Column("moved", String(32), nullable=False),
+)
+
+channel_events = Table(
+    "channel_events",
+    metadata,
+    Column("channel", String(129), primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("action", String(8), CheckConstraint("action IN ('move', 'rollback')"), nullable=False),
+    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("restores", Integer, comment="generation that a rollback went back to"),
+    Column("decision_id", String(64), ForeignKey("gate_decisions.id")),
+    Column("reason", Text),
+    Column("who", Text),
+    Column("at", String(32), nullable=False),
+    Column("previous_digest", String(64), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    CheckConstraint(
+        "(action = 'move' AND decision_id IS NOT NULL) OR (length(reason) > 0 AND length(who) > 0)",
+        name="decided_by_a_gate_or_a_person",
+    ),
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(16), nullable=False, unique=True),
+    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("channel", String(129)),
+    Column("engine", String(32), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", Float, nullable=False),
+    Column("log", Text, nullable=False),
+    Column("started", String(32), nullable=False),
+    Column("stopped", String(32)),
+    Column("question", Text),
+    Column("answer", Text),
+    Column("config", Text, nullable=False),
+)
+
+_IMMUTABLE = {
+    "artifacts": "id = NEW.id OR sequence = NEW.sequence",
+    "edges": "child = NEW.child AND relation = NEW.relation AND parent = NEW.parent",
+    "keys": "key = NEW.key",
+    "executions": "sequence = NEW.sequence",
+    "names": "(name = NEW.name AND (version = NEW.version OR artifact_id = NEW.artifact_id)) "
+    "OR sequence = NEW.sequence",
+    "gate_decisions": "id = NEW.id OR sequence = NEW.sequence",
+    "channel_events": "(channel = NEW.channel AND generation = NEW.generation) OR digest = NEW.digest",
+}
+
+
+def sqlite_triggers() -> list[str]:
+    """Statements after which SQLite itself refuses to rewrite history, whoever asks.
+
+    INSERT is watched too, because `INSERT OR REPLACE` deletes without firing a DELETE trigger.
+    """
+    statements = []
+    for table, same_row in _IMMUTABLE.items():
+        refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is immutable'); END"
+        for action in ("UPDATE", "DELETE"):
+            statements.append(
+                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} {refuse}"
+            )
+        statements.append(
+            f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
+            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same_row}) {refuse}"
+        )
+    statements += [
+        "CREATE TRIGGER channels_no_delete BEFORE DELETE ON channels "
+        "BEGIN SELECT RAISE(ABORT, 'channels are never deleted'); END",
+        "CREATE TRIGGER channels_step BEFORE UPDATE ON channels "
+        "WHEN NEW.name <> OLD.name OR NEW.generation <> OLD.generation + 1 "
+        "BEGIN SELECT RAISE(ABORT, 'a channel moves by one generation'); END",
+    ]
+    return statements
