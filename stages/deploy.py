@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from stages.contract import Parents, StageConfig
+from serving import engine, errors
+from serving.engine import Endpoint
+from stages.contract import Parent, Parents, StageConfig
+from stages.errors import InvalidInput, MissingPackage, StageError
+
+SERVED_BY = {"gguf": "llama.cpp", "gptq": "vllm", "none": "vllm"}
+"""Quantization method → the engine that reads it."""
+
+FALLBACK_QUESTION = "Hello, what can you do?"
+"""Asked when the recipe names no question: an engine that was never asked is not proved to work."""
+
+ANSWER_TIMEOUT = 120.0
+"""Seconds for the smoke test's answer."""
 
 
 class DeployConfig(StageConfig):
@@ -19,6 +32,104 @@ class DeployConfig(StageConfig):
     context_length: int = Field(default=2048, ge=64, description="tokens")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all cores")
     ready_timeout: float = Field(default=120, gt=0, description="seconds to wait for health")
-    ttl_minutes: float | None = Field(default=None, gt=0, description="the engine stops by itself after this long")
+    ttl_minutes: float | None = Field(
+        default=None, gt=0, description="the engine stops by itself after this long"
+    )
     question: str | None = Field(default=None, description="smoke test: asked once, the answer is shown")
     system: str | None = Field(default=None, description="system message of the smoke test")
+    max_new_tokens: int = Field(default=64, ge=1, description="length of the smoke test's answer")
+
+
+class DeployFacts(BaseModel):
+    """A running endpoint and what it said: all that the registry writes down of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    artifact_id: str
+    engine: Literal["llama.cpp", "vllm"]
+    url: str
+    pid: int
+    pid_started: float = Field(description="seconds since the epoch; with the pid it names the process")
+    log: Path
+    alias: str = Field(description="the model name that requests use")
+    started: datetime
+    question: str
+    answer: str
+    prompt_tokens: int = Field(description="of the smoke test, as the engine counted them")
+    parity: bool = Field(description="whether that number was compared with the base's own chat template")
+    config: dict[str, Any]
+
+
+def deploy(parents: Parents, config: DeployConfig, out: Path) -> DeployFacts:
+    """Serve `parents["model"]` and ask it once; the engine keeps running when this returns.
+
+    llama.cpp serves a GGUF artifact (`model.gguf`), vLLM a merged or GPTQ one. With `parents["base"]` the
+    smoke test's prompt must be as many tokens as the base's tokenizer and chat template make of it.
+    `out` holds the engine's log from now on, so it is no draft that moves.
+    Raises `InvalidInput`, `MissingPackage` or `StageError`; no engine is left running then.
+    """
+    model = parents["model"]
+    _check_pairing(model, config)
+    try:
+        endpoint = engine.start(model.id, model.path, config, out / "engine.log")
+    except errors.EngineMissing as error:
+        raise MissingPackage(str(error)) from error
+    except (errors.NotServable, errors.PortTaken) as error:
+        raise InvalidInput(str(error)) from error
+    except errors.ServingError as error:
+        raise StageError(str(error)) from error
+    try:
+        return _smoke_test(endpoint, config, parents.get("base"))
+    except BaseException:
+        engine.stop(endpoint)
+        raise
+
+
+def _check_pairing(model: Parent, config: DeployConfig) -> None:
+    method = model.quant.method if model.quant else "none"
+    if SERVED_BY.get(method) != config.engine:
+        what = f"{model.kind} artifact {model.id[:12]} (quantization: {method})"
+        raise InvalidInput(
+            f"engine {config.engine} does not serve the {what}; llama.cpp serves GGUF files, vLLM serves "
+            f"merged and GPTQ models: set deploy.engine, or deploy another artifact"
+        )
+
+
+def _smoke_test(endpoint: Endpoint, config: DeployConfig, base: Parent | None) -> DeployFacts:
+    question = config.question or FALLBACK_QUESTION
+    messages = [{"role": "user", "content": question}]
+    if config.system is not None:
+        messages.insert(0, {"role": "system", "content": config.system})
+    try:
+        reply = engine.ask(endpoint, messages, config.max_new_tokens, ANSWER_TIMEOUT)
+    except errors.RequestFailed as error:
+        raise StageError(f"the smoke test failed and the engine was stopped: {error}") from error
+    if base is not None:
+        _check_parity(base, messages, reply.prompt_tokens)
+    if not reply.text.strip():
+        raise StageError(
+            f"the smoke test's answer to {question!r} is empty ({reply.completion_tokens} tokens, none of them "
+            f"text), so the engine was stopped; ask the model in `tuneline evaluate`, or see {endpoint.log}"
+        )
+    return DeployFacts(
+        **endpoint.model_dump(),
+        question=question,
+        answer=reply.text,
+        prompt_tokens=reply.prompt_tokens,
+        parity=base is not None,
+        config=config.model_dump(mode="json"),
+    )
+
+
+def _check_parity(base: Parent, messages: list[dict[str, str]], counted: int) -> None:
+    """The engine's prompt against the one the model was trained on; a template that is rendered differently
+    shows here before it shows as gibberish."""
+    from stages.backends.chat import encode, load_tokenizer
+
+    expected = len(encode(load_tokenizer(base.path), messages, add_generation_prompt=True))
+    if counted != expected:
+        raise StageError(
+            f"the engine makes {counted} tokens of the smoke test's chat, the base's own tokenizer and chat "
+            f"template make {expected}: the served file renders chats differently than in training, so the "
+            "engine was stopped; quantize again from a model with the base's tokenizer files"
+        )

@@ -1,0 +1,58 @@
+"""llama.cpp's server for a GGUF file, as llama-cpp-python ships it, in `serving.llama_cpp_child`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+from pathlib import Path
+
+from serving.errors import EngineMissing, NotServable
+from serving.process import Launch
+
+INSTALL = "pip install 'llama-cpp-python[server]==0.3.36'"
+
+
+def launch(
+    path: Path, alias: str, listener: socket.socket, context_length: int, threads: int | None
+) -> Launch:
+    """How to serve the GGUF file `path` (or `path/model.gguf`) under the name `alias` on `listener`.
+
+    Raises `EngineMissing` or `NotServable` before anything is started.
+    """
+    file = path / "model.gguf" if path.is_dir() else path
+    _require_package()
+    _require_gguf(file)
+    argv = [
+        sys.executable, "-m", "serving.llama_cpp_child", "--model", str(file.resolve()), "--alias", alias,
+        "--fd", str(listener.fileno()), "--context-length", str(context_length),
+        "--threads", str(threads or _usable_cores()),
+    ]  # fmt: skip
+    return Launch(tuple(argv), fds=(listener.fileno(),))
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _require_package() -> None:
+    for module in ("llama_cpp", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings"):
+        if importlib.util.find_spec(module) is None:
+            raise EngineMissing(f"engine llama.cpp: the module {module!r} is not installed; run: {INSTALL}")
+
+
+def _require_gguf(file: Path) -> None:
+    try:
+        with file.open("rb") as opened:
+            magic = opened.read(4)
+    except OSError as error:
+        raise NotServable(
+            f"{file}: {error.strerror}; llama.cpp serves a GGUF file: quantize with method: gguf"
+        ) from None
+    if magic != b"GGUF":
+        raise NotServable(
+            f"{file} is no GGUF file (it begins with {magic!r}, expected b'GGUF'); quantize with method: gguf"
+        )
