@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.contract import Facts, Parents, StageConfig
+from stages.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stages.data.collect import Tally
+    from stages.data.record import Records
+    from stages.data.source import Source
 
 VERSION = 1
 TOOLS = ("datasets", "pyarrow", "transformers")
@@ -28,13 +38,26 @@ class PrepareConfig(StageConfig):
     """What to read and how to turn it into train, validation and test rows."""
 
     source: str = Field(
-        description="`path:FILE_OR_DIRECTORY` (.jsonl .json .csv .parquet, also .gz), `hub:ORG/NAME@REVISION` "
-        "(a Hugging Face dataset), or `package:DISTRIBUTION/PATH` (data shipped in an installed package)"
+        description="`path:FILE_OR_DIRECTORY` (.jsonl .json .csv .parquet, also .gz), "
+        "`hub:ORG/NAME@REVISION` (a Hugging Face dataset), or `package:DISTRIBUTION/PATH` (data shipped in "
+        "an installed package; PATH may have wildcards)"
     )
     format: Literal[
-        "auto", "messages", "prompt-completion", "instruction", "sharegpt",
-        "chatterbot-dialogue", "chatterbot-topic",
-    ] = Field(default="auto", description="shape of a row; `auto` detects it from the first rows")  # fmt: skip
+        "auto",
+        "messages",
+        "prompt-completion",
+        "instruction",
+        "sharegpt",
+        "dialogue",
+        "chatterbot-dialogue",
+        "chatterbot-topic",
+    ] = Field(default="auto", description="shape of a row; `auto` detects it from the first rows")
+    topics: tuple[str, ...] | None = Field(
+        default=None, description="`chatterbot-topic`: only these topics (file names without .yml)"
+    )
+    hub_config: str | None = Field(default=None, description="`hub:`: the dataset's configuration (subset)")
+    hub_split: str = Field(default="train", description="`hub:`: the split that is read")
+    licence: str | None = Field(default=None, description="for the data card; default: as the source states")
     system: str | None = Field(default=None, description="system message put before rows that have none")
     split: SplitConfig = Field(default_factory=SplitConfig, description="shares held out")
     max_length: int = Field(default=1024, ge=8, description="tokens; longer rows are counted and rejected")
@@ -43,18 +66,147 @@ class PrepareConfig(StageConfig):
         default=0.05, ge=0, le=1, description="share of rejected rows above which the run fails"
     )
     near_duplicates: float | None = Field(
-        default=0.85, gt=0, le=1, description="MinHash Jaccard similarity (word 3-grams) from which two rows are one"
+        default=0.85,
+        gt=0,
+        le=1,
+        description="Jaccard similarity (word 3-grams, found by MinHash) from which two rows are one",
     )
     seed: int = Field(default=0, ge=0, description="seed of the split")
 
+    @field_validator("source")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        scheme, _, rest = value.partition(":")
+        if scheme not in {"path", "hub", "package"} or not rest:
+            raise ValueError(
+                f"{value!r} is no data source; expected path:FILE_OR_DIRECTORY, hub:ORG/NAME@REVISION "
+                "or package:DISTRIBUTION/PATH"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _topics_need_their_format(self) -> PrepareConfig:
+        if self.topics is not None and self.format != "chatterbot-topic":
+            raise ValueError(f"topics belongs to the format chatterbot-topic, not to {self.format}")
+        return self
+
 
 def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
-    """Write `train.parquet`, `validation.parquet`, `test.parquet`, `rejects.jsonl`, `statistics.json`, `README.md`.
+    """Turn a source into checked, distinct chats, split so that no prompt is in two splits.
 
+    Writes `train.parquet`, `validation.parquet`, `test.parquet` (each shuffled by the seed), `rejects.jsonl`
+    (file, line, code and reason of every bad row), `statistics.json` and the data card `README.md`.
     Each Parquet row: `messages` (list of {role, content}, the last one the assistant's), `prompt_hash`
     (sha256 of the normalized messages before the last), `tokens` (length of the rendered chat),
     `trainable` (assistant tokens). Uses the tokenizer and chat template of `parents["base"]`.
-    Facts of kind `dataset`; metrics: rows read/accepted/rejected by reason, duplicates, rows and distinct
-    prompts per split, length quantiles.
+    Facts of kind `dataset`; metrics (also in `statistics.json`): `rows` (read, accepted, rejected),
+    `rejected` by code, `dropped` (duplicates, …), `splits` (rows, distinct prompts, tokens), `tokens`
+    (length quantiles and histogram), `format`, `licence`, `source_hashes`.
+    Raises `InvalidInput` (nothing to read or to keep, too many rejects, a file that is not UTF-8, a base
+    without a usable chat template, too few distinct prompts to split) and `MissingPackage`.
     """
-    raise NotImplementedError
+    from stages.backends.chat import load_tokenizer, require_trainable_template
+
+    tokenizer = load_tokenizer(parents["base"].path)
+    require_trainable_template(tokenizer)
+    scratch = out / ".scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        metrics = _prepare(tokenizer, config, out, scratch)
+    finally:
+        shutil.rmtree(scratch)
+    return Facts(kind="dataset", metrics=metrics)
+
+
+def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from stages.backends.chat import render
+    from stages.data.card import card
+    from stages.data.collect import RowCheck, Tally, collect
+    from stages.data.publish import first_row, write_splits
+    from stages.data.shelf import Shelf
+    from stages.data.source import open_source
+    from stages.data.split import assign
+
+    tally = Tally()
+    source = open_source(
+        config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
+    )
+    format, shape, records = _shaped(source, config, tally)
+    check = RowCheck(tokenizer, shape, config.system, config.max_length)
+    with (
+        (out / "rejects.jsonl").open("w", encoding="utf-8", newline="\n") as rejects,
+        Shelf(scratch, config.seed, config.near_duplicates) as shelf,
+    ):
+        collect(records, check, shelf, rejects, tally, config.max_rows)
+    _refuse_unusable(tally, len(shelf), config)
+    near = shelf.near_duplicates()
+    tally.dropped.update(exact_duplicates=shelf.exact_duplicates, near_duplicates=int(near.sum()))
+    split_of_row = np.full(len(shelf), -1, dtype=np.int8)
+    split_of_row[~near] = assign(shelf.prompts[~near], config.split.validation, config.split.test)
+    splits = write_splits(shelf.path, split_of_row, shelf.places, out)
+    metrics = {
+        "format": format,
+        "licence": config.licence or source.licence,
+        "source_hashes": source.hashes,
+        **_figures(tally, shelf.lengths[~near], splits, config.max_length),
+    }
+    (out / "statistics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", "utf-8")
+    example = render(tokenizer, first_row(out))
+    (out / "README.md").write_text(
+        card(metrics, config.source, config.model_dump(exclude_none=True), example), "utf-8"
+    )
+    return metrics
+
+
+def _shaped(source: Source, config: PrepareConfig, tally: Tally) -> tuple[str, str, Records]:
+    """The format as people call it, the shape of the rows that come, and the rows."""
+    from stages.data.chatterbot import replies, topics
+    from stages.data.collect import pick_format
+
+    format, records = config.format, source.records()
+    if format == "auto" and source.chatterbot:
+        format = "chatterbot-dialogue"
+    if format == "chatterbot-topic":
+        records = topics(records, config.topics, tally.dropped)
+    elif format == "chatterbot-dialogue":
+        records = replies(records, tally.dropped)
+    else:
+        shape, records = pick_format(records, format, config.source)
+        return shape, shape, records
+    return format, *pick_format(records, "prompt-completion", config.source)
+
+
+def _refuse_unusable(tally: Tally, good: int, config: PrepareConfig) -> None:
+    rejected = tally.rejected.total()
+    lengths = sorted(tally.too_long)
+    if len(lengths) == tally.read:
+        raise InvalidInput(
+            f"{config.source}: every one of the {tally.read:,} rows is too long: {lengths[0]:,} to "
+            f"{lengths[-1]:,} tokens (median {lengths[len(lengths) // 2]:,}), max_length is "
+            f"{config.max_length:,}; raise prepare.max_length (and train.max_length), or shorten the rows"
+        )
+    if rejected > config.max_rejected * tally.read or not good:
+        reasons = ", ".join(f"{code} {count:,}" for code, count in tally.rejected.most_common())
+        raise InvalidInput(
+            f"{config.source}: {rejected:,} of {tally.read:,} rows ({rejected / tally.read:.1%}) were "
+            f"rejected, prepare.max_rejected is {config.max_rejected:.1%}: {reasons}; for example "
+            f"{'; '.join(tally.first_rejects)}; correct or remove such rows"
+        )
+
+
+def _figures(
+    tally: Tally, lengths: np.ndarray, splits: dict[str, dict[str, int]], max_length: int
+) -> dict[str, Any]:
+    from stages.data.card import length_figures
+
+    rows = {"read": tally.read, "accepted": len(lengths), "rejected": tally.rejected.total()}
+    return {
+        "rows": rows,
+        "rejected": dict(sorted(tally.rejected.items())),
+        "dropped": dict(sorted(tally.dropped.items())),
+        "splits": splits,
+        "tokens": length_figures(lengths, max_length),
+    }

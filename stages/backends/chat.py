@@ -102,6 +102,19 @@ def require_chat_template(tokenizer: Tokenizer) -> None:
         )
 
 
+def require_trainable_template(tokenizer: Tokenizer) -> None:
+    """Raise `InvalidInput` where the chat template cannot teach a model to answer and to stop."""
+    probe = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": "Answer"}]
+    ids, mask = encode_with_mask(tokenizer, probe)
+    trained = [token for token, learned in zip(ids, mask, strict=True) if learned]
+    if not trained or trained[-1] not in control_tokens(tokenizer):
+        raise InvalidInput(
+            f"the chat template of {tokenizer.name_or_path} ends the assistant's turn without an end-of-turn "
+            "token, so a model trained with it never stops; write {{ eos_token }} after the assistant's "
+            "content and give the template in the recipe: base.chat_template: PATH_OF_A_JINJA_FILE"
+        )
+
+
 def _assistant_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[str, list[Span]]:
     text = render(tokenizer, messages)
     if re.search(r"\{%-?\s*generation\b", str(tokenizer.get_chat_template())):

@@ -1,0 +1,1 @@
+"""From whatever a dataset looks like to checked, distinct, split chats."""

@@ -1,0 +1,92 @@
+"""What a reader should know of a prepared dataset: statistics for programs, a card for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_BINS = 20
+_QUANTILES = {"p05": 0.05, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+def length_figures(lengths: np.ndarray, max_length: int) -> dict[str, Any]:
+    """Quantiles and a histogram of the rows' lengths in tokens.
+
+    Bin k counts edges[k] < length ≤ edges[k + 1]; the last edge is `max_length`.
+    """
+    edges = np.unique(np.linspace(0, max_length, min(_BINS, max_length) + 1).round().astype(int))
+    counts, _ = np.histogram(lengths, bins=edges + 0.5)
+    ranked = np.quantile(lengths, list(_QUANTILES.values()), method="inverted_cdf")
+    return {
+        "min": int(lengths.min()),
+        **{name: int(value) for name, value in zip(_QUANTILES, ranked, strict=True)},
+        "max": int(lengths.max()),
+        "mean": round(float(lengths.mean()), 2),
+        "histogram": {"unit": "tokens", "edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def card(facts: Mapping[str, Any], source: str, settings: Mapping[str, Any], example: str) -> str:
+    """A Markdown data card, with the front matter by which `datasets` finds the splits."""
+    rows, lengths, splits = facts["rows"], facts["tokens"], facts["splits"]
+    parts = [
+        _front_matter(facts["licence"]),
+        "# Prepared dataset",
+        f"Source: `{source}`, read as `{facts['format']}`. Licence: {facts['licence'] or 'not stated'}.",
+        "## Rows",
+        _table(("", "rows"), [
+            ("read", rows["read"]),
+            *((f"rejected: {code}", count) for code, count in facts["rejected"].items()),
+            *((f"dropped: {what.replace('_', ' ')}", count) for what, count in facts["dropped"].items()),
+            ("accepted", rows["accepted"]),
+        ]),
+        "Rejected rows stand in `rejects.jsonl` with their line and the reason. "
+        "Short and ambiguous utterances and later lines are left out before they count as read.",
+        "## Splits",
+        "By distinct prompt: all rows with one prompt (normalized: case, white space, Unicode form) stand in "
+        "one split.",
+        _table(("split", "rows", "distinct prompts", "tokens", "trained tokens"), [
+            (name, s["rows"], s["prompts"], s["tokens"], s["trainable"]) for name, s in splits.items()
+        ]),
+        "## Length",
+        "Tokens of the rendered chat, by the base model's tokenizer and chat template, over all splits.",
+        _table(tuple(k for k in lengths if k != "histogram"),
+               [tuple(v for k, v in lengths.items() if k != "histogram")]),
+        "## One row as the model sees it",
+        _fenced(example),
+        "## Settings",
+        _table(("key", "value"), [(f"`{key}`", f"`{value}`") for key, value in settings.items()]),
+        "## Source files",
+        _table(("file", "sha256, or commit"),
+               [(f"`{name}`", f"`{value}`") for name, value in facts["source_hashes"].items()]),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(licence: str | None) -> str:
+    lines = ["---"]
+    if licence:
+        lines.append(f"license_name: {licence!r}")
+    lines += ["configs:", "- config_name: default", "  data_files:"]
+    for split in ("train", "validation", "test"):
+        lines += [f"  - split: {split}", f"    path: {split}.parquet"]
+    return "\n".join([*lines, "---"])
+
+
+def _table(head: tuple[object, ...], rows: list[tuple[Any, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = f"{value:,}" if isinstance(value, int | float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _fenced(text: str) -> str:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,121 @@
+"""The first pass: read, check and tokenize every row; put the good ones aside."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import IO
+
+from stages.backends.chat import Tokenizer, control_tokens, encode_with_mask
+from stages.contract import progress
+from stages.data.formats import EXPECTED, detect, matches, to_messages
+from stages.data.record import Record, Records, RowError
+from stages.data.shelf import Checked, Shelf
+from stages.errors import InvalidInput
+
+_LOOKED_AT = 100
+_REPORTED = 1000  # rows between two reports of progress
+
+
+@dataclass
+class Tally:
+    """What became of the rows."""
+
+    read: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    first_rejects: list[str] = field(default_factory=list)
+    too_long: array[int] = field(default_factory=lambda: array("I"))
+
+
+class RowCheck:
+    """Turns a record into a `Checked` row; raises `RowError` with the reason where it cannot."""
+
+    def __init__(self, tokenizer: Tokenizer, format: str, system: str | None, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._format = format
+        self._system = system
+        self._max_length = max_length
+        control = sorted(control_tokens(tokenizer).values(), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, control)) or r"(?!)")
+
+    def __call__(self, record: Record) -> Checked:
+        if record.row is None:
+            raise RowError("malformed", record.error or "the row cannot be read")
+        messages = to_messages(self._format, record.row, self._system)
+        for number, message in enumerate(messages, 1):
+            # It would be tokenized as the real thing: a message could end its turn or open another's.
+            if found := self._control.search(message["content"]):
+                raise RowError("control_token", f"message {number} holds the control token {found[0]!r}")
+        try:
+            ids, mask = encode_with_mask(self._tokenizer, messages)
+        except InvalidInput as error:
+            raise RowError("chat_template", str(error)) from error
+        if len(ids) > self._max_length:
+            raise TooLong(len(ids), self._max_length)
+        if not sum(mask):
+            raise RowError("nothing_trainable", "no token of the rendered chat is the assistant's")
+        return Checked(messages, len(ids), sum(mask))
+
+
+class TooLong(RowError):
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__("too_long", f"{tokens} tokens, more than max_length {limit}")
+        self.tokens = tokens
+
+
+def pick_format(records: Records, format: str, source: str) -> tuple[str, Records]:
+    """The declared format or the detected one, and the records again from the first.
+
+    Raises `InvalidInput` when there is no row at all, or none of the first has the fields needed.
+    """
+    first = list(itertools.islice(records, _LOOKED_AT))
+    if not first:
+        raise InvalidInput(f"{source} holds no rows; expected at least one")
+    rows = [record.row for record in first if record.row is not None]
+    if format == "auto":
+        found = next((name for row in rows if (name := detect(row))), None)
+    else:
+        found = format if any(matches(format, row) for row in rows) else None
+    if rows and found is None:
+        expected = "; ".join(EXPECTED.values()) if format == "auto" else EXPECTED[format]
+        fields = ", ".join(map(str, rows[0])) or "(none)"
+        raise InvalidInput(
+            f"{source}: the rows have the fields {fields}, which is not the "
+            f"format {format!r}; expected {expected}: rename the fields, or declare another prepare.format"
+        )
+    return found or "messages", itertools.chain(first, records)
+
+
+def collect(
+    records: Records, check: RowCheck, shelf: Shelf, rejects: IO[str], tally: Tally, max_rows: int | None
+) -> None:
+    """Check each record and put it on the shelf, or write to `rejects` why not.
+
+    Ends after `max_rows` good rows. `rejects` gets JSON lines of file, line, code and reason.
+    """
+    for record in records:
+        tally.read += 1
+        try:
+            shelf.add(check(record))
+        except RowError as error:
+            _reject(record, error, rejects, tally)
+        if tally.read % _REPORTED == 0:
+            progress(tally.read, None, "rows", accepted=len(shelf), rejected=tally.rejected.total())
+        if len(shelf) == max_rows:
+            break
+    progress(tally.read, tally.read, "rows", accepted=len(shelf), rejected=tally.rejected.total())
+
+
+def _reject(record: Record, error: RowError, rejects: IO[str], tally: Tally) -> None:
+    tally.rejected[error.code] += 1
+    if isinstance(error, TooLong):
+        tally.too_long.append(error.tokens)
+    if len(tally.first_rejects) < 3:
+        tally.first_rejects.append(f"{record.file} line {record.line}: {error}")
+    entry = {"file": record.file, "line": record.line, "code": error.code, "reason": str(error)}
+    rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")

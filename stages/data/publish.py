@@ -1,0 +1,69 @@
+"""The second pass: the rows that stay, into one Parquet file a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from stages.contract import progress
+from stages.data.shelf import SCHEMA
+from stages.data.split import SPLITS
+
+_BATCH = 1000
+
+
+def write_splits(
+    rows: Path, split_of_row: np.ndarray, places: np.ndarray, out: Path
+) -> dict[str, dict[str, int]]:
+    """Write `train.parquet`, `validation.parquet` and `test.parquet`, each in the order of `places`.
+
+    `split_of_row`: int8 of shape (rows,), an index into `SPLITS` or -1 for a row that is left out;
+    `places`: uint64 of the same shape. Sources are sorted by topic or date more often than not, and later
+    stages take first rows for a limit or for calibration; so no split keeps the source's order.
+    Returns rows, distinct prompts, tokens and trainable tokens per split.
+    """
+    figures = {}
+    done = 0
+    with pa.memory_map(str(rows)) as file, pa.ipc.open_file(file) as table:
+        starts = np.cumsum([0] + [table.get_batch(k).num_rows for k in range(table.num_record_batches)])
+        for index, name in enumerate(SPLITS):
+            chosen = np.flatnonzero(split_of_row == index)
+            chosen = chosen[np.argsort(places[chosen], kind="stable")]
+            count = {"rows": len(chosen), "prompts": 0, "tokens": 0, "trainable": 0}
+            prompts: set[bytes] = set()
+            with pyarrow.parquet.ParquetWriter(out / f"{name}.parquet", SCHEMA, compression="zstd") as writer:
+                for low in range(0, len(chosen), _BATCH):
+                    part = _take(table, starts, chosen[low : low + _BATCH])
+                    writer.write_table(part)
+                    for column in ("tokens", "trainable"):
+                        count[column] += pa.compute.sum(part.column(column)).as_py()
+                    prompts.update(bytes.fromhex(h)[:16] for h in part.column("prompt_hash").to_pylist())
+                    done += len(part)
+                    progress(done, int((split_of_row >= 0).sum()), "rows written")
+            figures[name] = {**count, "prompts": len(prompts)}
+    return figures
+
+
+def _take(table: Any, starts: np.ndarray, wanted: np.ndarray) -> Any:
+    """The wanted rows in the wanted order, touching only the batches that hold them."""
+    batch_of = np.searchsorted(starts, wanted, side="right") - 1
+    order = np.argsort(batch_of, kind="stable")
+    parts = [
+        table.get_batch(int(k)).take(pa.array(wanted[order][batch_of[order] == k] - starts[k]))
+        for k in np.unique(batch_of)
+    ]
+    back = np.empty(len(wanted), dtype=np.int64)
+    back[order] = np.arange(len(wanted))
+    return pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
+
+
+def first_row(out: Path) -> list[dict[str, str]]:
+    """The messages of the first row to train on."""
+    with pyarrow.parquet.ParquetFile(out / "train.parquet") as table:
+        messages: list[dict[str, str]] = next(table.iter_batches(1)).column("messages")[0].as_py()
+    return messages

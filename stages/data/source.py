@@ -1,0 +1,126 @@
+"""Where rows come from: files, data shipped in an installed package, or a Hugging Face dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stages.data.files import READERS, YAML, data_suffix, read_file
+from stages.data.record import Record, Records
+from stages.errors import InvalidInput, MissingPackage
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows that can be read, and what is known of where they come from."""
+
+    records: Callable[[], Records]
+    hashes: dict[str, str] = field(default_factory=dict)
+    """file → sha256, or dataset → commit"""
+    licence: str | None = None
+    chatterbot: bool = False
+
+
+def open_source(source: str, chatterbot: bool, hub_config: str | None, hub_split: str) -> Source:
+    """The source that a recipe names; `chatterbot` asks for the corpus's YAML files.
+
+    Raises `InvalidInput` when nothing readable is there, `MissingPackage` with the command to install it.
+    """
+    scheme, _, rest = source.partition(":")
+    if scheme == "path":
+        return _from_files(_under(Path(rest).expanduser()), source, chatterbot)
+    if scheme == "package":
+        name, _, pattern = rest.partition("/")
+        files, licence = _in_package(name, pattern)
+        return _from_files(files, source, chatterbot, licence)
+    return _from_hub(rest, hub_config, hub_split)
+
+
+def _from_files(files: dict[str, Path], source: str, chatterbot: bool, licence: str | None = None) -> Source:
+    readable = {name: path for name, path in sorted(files.items()) if data_suffix(name)}
+    corpora = {name: path for name, path in readable.items() if data_suffix(name) in YAML}
+    tables = {name: path for name, path in readable.items() if name not in corpora}
+    # YAML beside data is usually its description; by itself it can only be a corpus.
+    chosen = corpora if chatterbot or not tables else tables
+    if not chosen:
+        expected = YAML if chatterbot else READERS
+        raise InvalidInput(
+            f"{source}: no data file found; expected {' '.join(expected)} (also .gz), "
+            f"found {', '.join(sorted(files)[:8]) or 'nothing'}"
+        )
+
+    def records() -> Records:
+        for name, path in chosen.items():
+            yield from read_file(path, name)
+
+    hashes = {name: _sha256(path) for name, path in chosen.items()}
+    return Source(records, hashes, licence, chatterbot=chosen is corpora)
+
+
+def _under(path: Path) -> dict[str, Path]:
+    if path.is_file():
+        return {path.name: path}
+    if not path.is_dir():
+        raise InvalidInput(
+            f"path:{path}: no such file or directory; a relative path counts from {Path.cwd()}"
+        )
+    found = ((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
+    return {str(name): file for name, file in found if not any(p.startswith(".") for p in name.parts)}
+
+
+def _in_package(name: str, pattern: str) -> tuple[dict[str, Path], str | None]:
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except (importlib.metadata.PackageNotFoundError, ValueError) as error:
+        raise MissingPackage(
+            f"package:{name}/{pattern}: the package {name!r} is not installed: pip install {name}"
+        ) from error
+    files = list(distribution.files or [])
+    matching = {str(file): Path(str(file.locate())) for file in files if pattern and file.match(pattern)}
+    if not matching:
+        data = sorted(str(file) for file in files if data_suffix(str(file)))
+        raise InvalidInput(
+            f"package:{name}/{pattern}: no file of {name} {distribution.version} matches {pattern!r}; "
+            f"its data files: {', '.join(data[:8]) or 'none'}{' …' if len(data) > 8 else ''}"
+        )
+    return matching, _licence(distribution)
+
+
+def _licence(distribution: importlib.metadata.Distribution) -> str | None:
+    metadata = distribution.metadata.json
+    stated = metadata.get("license_expression") or metadata.get("license")
+    if stated:
+        return str(stated).strip().splitlines()[0]
+    classifiers = metadata.get("classifier", [])
+    return next((c.rsplit(" :: ", 1)[1] for c in classifiers if c.startswith("License :: ")), None)
+
+
+def _from_hub(reference: str, config: str | None, split: str) -> Source:
+    import datasets
+    import huggingface_hub
+
+    name, _, revision = reference.partition("@")
+    try:
+        info = huggingface_hub.HfApi().dataset_info(name, revision=revision or None, timeout=10)
+        datasets.disable_progress_bars()
+        table = datasets.load_dataset(name, config, split=split, revision=info.sha)
+    except Exception as error:  # the client raises its own, httpx's and OSError; each means: not to be had
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InvalidInput(
+            f"hub:{reference}: the dataset (split {split}) cannot be loaded ({reason}); check the name, the "
+            "split and the connection, or download its files elsewhere and use path:DIRECTORY"
+        ) from error
+
+    def records() -> Records:
+        for number, row in enumerate(table, 1):
+            yield Record(name, number, row)
+
+    return Source(records, {f"{name} ({split})": str(info.sha)}, table.info.license or None)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
