@@ -1,0 +1,171 @@
+"""Read a GGUF file's description without trusting it: every count is checked against the file's size first.
+
+The format's own reader believes the counts in the file; one of 43 bytes that announces 2⁶³ array elements
+keeps it busy for ever. Here no announced count is followed that the remaining bytes could not hold.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
+
+from stages.errors import InvalidInput
+
+Scalar = int | float | bool | str
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_SHORTEST_PAIR = 8 + 4 + 1
+_SHORTEST_TENSOR = 8 + 4 + 4 + 8
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """`shape` in llama.cpp's order: the length of a row first. `nbytes` as stored."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class GgufDescription:
+    """`values`: scalar and text metadata; `lengths`: elements of each array, whose content is skipped."""
+
+    values: dict[str, Scalar]
+    lengths: dict[str, int]
+    tensors: tuple[GgufTensor, ...]
+    file_bytes: int
+
+    def types(self) -> dict[str, int]:
+        """Tensor type → number of tensors."""
+        return dict(sorted(Counter(tensor.type for tensor in self.tensors).items()))
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def tensor_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+
+def read_gguf(path: Path) -> GgufDescription:
+    """What a GGUF file says it holds; no weights are read. Raises `InvalidInput` for a damaged file."""
+    size = path.stat().st_size
+    if size < 24:
+        raise InvalidInput(
+            f"{path.name}: {size} bytes is too short for a GGUF file; fetch or convert it again"
+        )
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _Cursor(path.name, data, size).description()
+
+
+class _Cursor:
+    """A position in the mapped file that never moves past its end."""
+
+    def __init__(self, name: str, data: mmap.mmap, size: int) -> None:
+        self.name, self.data, self.size, self.position = name, data, size, 0
+
+    def description(self) -> GgufDescription:
+        magic, version, tensor_count, pair_count = self.unpack("4sIQQ")
+        if magic != b"GGUF" or version not in (2, 3):
+            self.fail(
+                f"expected a little-endian GGUF file of version 2 or 3, found {magic!r}, version {version}"
+            )
+        self.must_hold(pair_count, _SHORTEST_PAIR, "metadata entries")
+        values: dict[str, Scalar] = {}
+        lengths: dict[str, int] = {}
+        for _ in range(pair_count):
+            self.pair(values, lengths)
+        self.must_hold(tensor_count, _SHORTEST_TENSOR, "tensors")
+        found = [self.tensor() for _ in range(tensor_count)]
+        self.check_data(found, values.get("general.alignment", 32))
+        return GgufDescription(values, lengths, tuple(tensor for tensor, _ in found), self.size)
+
+    def fail(self, reason: str) -> NoReturn:
+        raise InvalidInput(f"{self.name}: {reason}; fetch or convert the file again")
+
+    def must_hold(self, count: int, each: int, what: str) -> None:
+        left = self.size - self.position
+        if count * each > left:
+            self.fail(f"announces {count} {what} at byte {self.position}, but only {left} bytes follow")
+
+    def unpack(self, codes: str) -> tuple[Any, ...]:
+        length = struct.calcsize("<" + codes)
+        self.must_hold(length, 1, "bytes")
+        found = struct.unpack_from("<" + codes, self.data, self.position)
+        self.position += length
+        return found
+
+    def text(self) -> str:
+        (length,) = self.unpack("Q")
+        self.must_hold(length, 1, "bytes of text")
+        start, self.position = self.position, self.position + length
+        return self.data[start : self.position].decode("utf-8", "replace")
+
+    def pair(self, values: dict[str, Scalar], lengths: dict[str, int]) -> None:
+        key = self.text()
+        (kind,) = self.unpack("I")
+        if kind == _STRING:
+            values[key] = self.text()
+        elif kind == _ARRAY:
+            lengths[key] = self.skip_array(key)
+        elif kind in _SCALARS:
+            (values[key],) = self.unpack(_SCALARS[kind])
+        else:
+            self.fail(f"metadata {key!r} has the unknown type {kind}")
+
+    def skip_array(self, key: str) -> int:
+        kind, count = self.unpack("IQ")
+        if kind in _SCALARS:
+            each = struct.calcsize(_SCALARS[kind])
+            self.must_hold(count, each, f"elements of {key!r}")
+            self.position += count * each
+        elif kind == _STRING:
+            self.must_hold(count, 8, f"texts of {key!r}")
+            for _ in range(count):
+                (length,) = self.unpack("Q")
+                self.must_hold(length, 1, "bytes of text")
+                self.position += length
+        else:
+            self.fail(f"metadata {key!r} is an array of type {kind}; expected numbers or texts")
+        return int(count)
+
+    def tensor(self) -> tuple[GgufTensor, int]:
+        """A tensor and the offset of its bytes from the start of the data."""
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        name = self.text()
+        (dimensions,) = self.unpack("I")
+        if not 1 <= dimensions <= 4:
+            self.fail(f"tensor {name!r} has {dimensions} dimensions; expected 1 to 4")
+        *shape, kind, offset = self.unpack(f"{dimensions}QIQ")
+        if kind not in {int(known) for known in GGML_QUANT_SIZES}:
+            self.fail(f"tensor {name!r} has the unknown type {kind}")
+        known = GGMLQuantizationType(kind)
+        block, block_bytes = GGML_QUANT_SIZES[known]
+        if shape[0] % block:
+            self.fail(
+                f"tensor {name!r}: rows of {shape[0]} are no multiple of {known.name}'s block of {block}"
+            )
+        return GgufTensor(name, known.name, tuple(shape), prod(shape) // block * block_bytes), offset
+
+    def check_data(self, tensors: list[tuple[GgufTensor, int]], alignment: Scalar) -> None:
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            self.fail(f"general.alignment is {alignment!r}; expected a power of two")
+        start = -(-self.position // alignment) * alignment
+        for tensor, offset in tensors:
+            if start + offset + tensor.nbytes > self.size:
+                self.fail(f"is cut short before the end of tensor {tensor.name!r}")
