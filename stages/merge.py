@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.contract import Facts, Parents, StageConfig
+from registry.artifacts import BaseReference, Parentage, QuantSpec
+from registry.errors import Incompatible
+from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
 
 VERSION = 1
-TOOLS = ("torch", "safetensors", "bitsandbytes")
+TOOLS = ("torch", "safetensors", "transformers", "bitsandbytes")
 
 
 class MergeConfig(StageConfig):
@@ -31,5 +34,59 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
     W' = W + s·B·A in float32, then rounded to `config.dtype`; s = alpha/r, or alpha/√r with rsLoRA
     (Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732).
     Facts of kind `merged`; metrics: tensors merged, replaced, copied; largest absolute value; dtype.
+    Raises `Incompatible` when the adapter was trained on another base, `InvalidInput` for anything
+    in base or adapter that cannot be merged exactly; both before anything is written.
     """
-    raise NotImplementedError
+    base, adapter = parents["base"], parents["adapter"]
+    record = _record(adapter)
+    _same_base(base, adapter, record)
+
+    from stages.backends.fold import Nf4, fold
+
+    nf4 = Nf4(_double_quant(adapter, record)) if config.fold_into == "nf4" else None
+    metrics = fold(base.path, adapter.path, out, config.dtype, nf4, config.shard_size)
+    return Facts(
+        kind="merged",
+        relations=tuple(Parentage(relation="merge", id=parent.id) for parent in (base, adapter)),
+        base=base.base,
+        quant=QuantSpec(
+            method="none",
+            requested={"dtype": config.dtype},
+            effective={
+                "dtype": config.dtype,
+                "bits_per_weight": 8 * metrics["bytes"] / metrics["parameters"],
+            },
+            merge_base=config.fold_into,
+            toolchain=toolchain(TOOLS),
+        ),
+        metrics=metrics,
+    )
+
+
+def _record(adapter: Parent) -> dict[str, Any]:
+    """What training noted beside the adapter; empty for an adapter made elsewhere."""
+    file = adapter.path / "tuneline.json"
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def _same_base(base: Parent, adapter: Parent, record: dict[str, Any]) -> None:
+    trained_on = adapter.base
+    if trained_on is None and record.get("base"):
+        trained_on = BaseReference.model_validate(record["base"])
+    if trained_on is None or base.base is None:
+        return
+    for field in ("weights_digest", "tokenizer_digest", "architecture"):
+        expected, found = getattr(trained_on, field), getattr(base.base, field)
+        if expected != found:
+            raise Incompatible(
+                f"adapter {adapter.id[:12]} was trained on {trained_on.source} at "
+                f"{trained_on.revision[:12]}, but the base to merge into is {base.base.source} at "
+                f"{base.base.revision[:12]} (its {field} is {found[:12]}, expected {expected[:12]}); "
+                "merge into the base it was trained on, or train again"
+            )
+
+
+def _double_quant(adapter: Parent, record: dict[str, Any]) -> bool:
+    """As recorded in training; QLoRA's double quantization where nothing is recorded."""
+    requested = adapter.quant.requested if adapter.quant else record.get("quant", {}).get("requested", {})
+    return bool(requested.get("double_quant", True))
