@@ -21,7 +21,7 @@ def avoid_amx() -> bool:
 
     if b"AMX_INT8 = 1" not in low.llama_print_system_info():
         return False
-    if getattr(low.llama_model_default_params, "without_amx", False):
+    if hasattr(low.llama_model_default_params, "stock"):
         return True
     stock = low.llama_model_default_params
 
@@ -30,6 +30,6 @@ def avoid_amx() -> bool:
         params.use_extra_bufts = False
         return params
 
-    plain_buffers.without_amx = True  # type: ignore[attr-defined]
+    plain_buffers.stock = stock  # type: ignore[attr-defined]
     low.llama_model_default_params = plain_buffers
     return True

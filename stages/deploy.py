@@ -108,8 +108,8 @@ def _smoke_test(endpoint: Endpoint, config: DeployConfig, base: Parent | None) -
         _check_parity(base, messages, reply.prompt_tokens)
     if not reply.text.strip():
         raise StageError(
-            f"the smoke test's answer to {question!r} is empty ({reply.completion_tokens} tokens, none of them "
-            f"text), so the engine was stopped; ask the model in `tuneline evaluate`, or see {endpoint.log}"
+            f"the smoke test's answer to {question!r} is empty ({reply.completion_tokens} tokens, none "
+            f"of them text), so the engine was stopped; see what the model says in its evaluation's answers"
         )
     return DeployFacts(
         **endpoint.model_dump(),

