@@ -1,0 +1,266 @@
+"""Charts as self-contained SVG: pure functions from numbers to a string.
+
+Colours are CSS classes (`series-0`, `axis`, …) that the page defines, so one picture serves light and dark.
+Text width is estimated at 0.6 em per character, which is generous for sans-serif digits and letters.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import count, pairwise
+
+from flows.wording import plain
+
+WIDTH = 400
+FONT = 12.0
+_EM = 0.6 * FONT
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line through (x, y) points; `dots` marks each point."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the interval it is known to lie in, and the words beside it."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    words: str
+
+
+def svg_text(text: str) -> str:
+    """`text` fit for SVG: no control characters, markup escaped."""
+    return escape(plain(text), quote=True)
+
+
+def nice_ticks(low: float, high: float, most: int = 6, smallest_step: float = 0.0) -> list[float]:
+    """At most `most` + 1 evenly spaced round numbers (steps of 1, 2 or 5 × 10ᵏ) that cover [low, high].
+
+    `most` >= 2. A range of (nearly) no width is widened first. Raises ValueError on NaN or infinity.
+    """
+    _finite(low, high)
+    low, high = min(low, high), max(low, high)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        pad = 0.1 * max(abs(low), abs(high)) or 1.0
+        low, high = low - pad, high + pad
+    start = math.floor(math.log10((high - low) / most))
+    for exponent, digit in ((exponent, digit) for exponent in count(start) for digit in (1, 2, 5)):
+        first, last = math.floor(_over(low, digit, exponent)), math.ceil(_over(high, digit, exponent))
+        if last - first <= most and digit * 10.0**exponent >= smallest_step:
+            return [_multiple(n * digit, exponent) for n in range(first, last + 1)]
+    raise AssertionError("steps grow without end, so one of them fits")
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Labels with just the digits that tell the ticks apart."""
+    step = min((b - a for a, b in pairwise(ticks)), default=1.0)
+    largest = max((abs(tick) for tick in ticks), default=0.0)
+    if largest >= 1e7 or step < 1e-5:
+        digits = max(1, math.ceil(math.log10(max(largest, step) / step)) + 1)
+        return [f"{tick:.{digits}g}" for tick in ticks]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-6))
+    return [f"{tick:,.{decimals}f}" for tick in ticks]
+
+
+def line_chart(
+    series: Sequence[Series], *, title: str, description: str, x_label: str, y_label: str, height: int = 250
+) -> str:
+    """Lines over a shared x axis, with a legend. Raises ValueError on a NaN or infinite number."""
+    points = [point for one in series for point in one.points]
+    if not points:
+        return _empty(title, description, height)
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    _finite(*xs, *ys)
+    y_ticks = nice_ticks(min(ys), max(ys), 5)
+    left, right, top, bottom = _left_margin(y_ticks), WIDTH - 12.0, 48.0, height - 40.0
+    low, high = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, max(xs) + 1)
+    x_of, y_of = _scale(low, high, left, right), _scale(y_ticks[0], y_ticks[-1], bottom, top)
+    parts = [_legend([one.name for one in series], left)]
+    parts += [_y_axis(y_ticks, y_of, left, right, y_label, top), _x_axis(low, high, x_of, bottom, x_label)]
+    for index, one in enumerate(series):
+        drawn = [(x_of(x), y_of(y)) for x, y in one.points]
+        if len(drawn) > 1:
+            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
+            parts.append(f'<polyline class="line series-{index}" points="{line}"/>')
+        if one.dots or len(drawn) == 1:
+            for (x, y), (value_x, value_y) in zip(drawn, one.points, strict=True):
+                words = f"{one.name}: {value_y:.4g} at {x_label} {value_x:g}"
+                parts.append(_dot(index, x, y, 3.5, words))
+    return _picture(title, description, height, parts)
+
+
+def histogram(
+    edges: Sequence[float],
+    counts: Sequence[int],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    y_label: str,
+    height: int = 250,
+) -> str:
+    """Bars between `edges` (one more than `counts`, increasing). Raises ValueError where they do not fit."""
+    _finite(*edges, *counts)
+    if not counts and len(edges) < 2:
+        return _empty(title, description, height)
+    if len(edges) != len(counts) + 1 or any(b <= a for a, b in pairwise(edges)):
+        raise ValueError(
+            f"a histogram of {len(counts)} counts needs {len(counts) + 1} increasing edges, "
+            f"found {list(edges)!r}"
+        )
+    y_ticks = nice_ticks(0, max(*counts, 1), 5, smallest_step=1)
+    left, right, top, bottom = _left_margin(y_ticks), WIDTH - 12.0, 30.0, height - 40.0
+    x_of, y_of = _scale(edges[0], edges[-1], left, right), _scale(0, y_ticks[-1], bottom, top)
+    parts = [_y_axis(y_ticks, y_of, left, right, y_label, top)]
+    parts.append(_x_axis(edges[0], edges[-1], x_of, bottom, x_label))
+    for (start, end), number in zip(pairwise(edges), counts, strict=True):
+        x, wide, y = x_of(start), x_of(end) - x_of(start), y_of(number)
+        gap = min(2.0, wide / 4)
+        words = svg_text(f"{start:g} to {end:g} {x_label}: {number:,} {y_label}")
+        parts.append(
+            f'<rect class="bar series-0" x="{x + gap / 2:.2f}" y="{y:.2f}" width="{wide - gap:.2f}" '
+            f'height="{bottom - y:.2f}"><title>{words}</title></rect>'
+        )
+    return _picture(title, description, height, parts)
+
+
+def interval_chart(
+    rows: Sequence[Interval], *, title: str, description: str, share: bool, x_label: str
+) -> str:
+    """One row per interval: the label and its words above, the value as a dot on its interval below.
+
+    `share`: the axis is 0 to 1, written in per cent; otherwise it covers the numbers.
+    Raises ValueError on a NaN or infinite number.
+    """
+    if not rows:
+        return _empty(title, description, 120)
+    edges = [edge for row in rows for edge in (row.low, row.value, row.high)]
+    _finite(*edges)
+    pitch, top = 40.0, 8.0
+    bottom = top + pitch * len(rows) + 4
+    ticks = nice_ticks(0, 1, 5) if share else nice_ticks(min(edges), max(edges), 5)
+    x_of = _scale(ticks[0], ticks[-1], 10, WIDTH - 16.0)
+    parts = [_x_axis(ticks[0], ticks[-1], x_of, bottom, x_label, grid_top=top, percent=share)]
+    for index, row in enumerate(rows):
+        base = top + pitch * index
+        room = int((WIDTH - 30 - len(row.words) * _EM) / _EM)
+        label = row.label if len(row.label) <= room else row.label[: max(1, room - 1)] + "…"
+        parts += [
+            _text("label", 10, base + 14, label),
+            _text("value", WIDTH - 16, base + 14, row.words, "end"),
+            _line(f"whisker series-{index}", x_of(row.low), base + 26, x_of(row.high), base + 26),
+            _dot(index, x_of(row.value), base + 26, 4.5, f"{row.label}: {row.words}"),
+        ]
+    return _picture(title, description, bottom + 38, parts)
+
+
+def picture_frame(title: str, description: str, width: float, height: float, body: str) -> str:
+    """An `svg` element with an accessible name and description around `body` (already escaped)."""
+    number = zlib.crc32(f"{title}{description}{body}".encode())
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-labelledby="svg{number}-t svg{number}-d"><title id="svg{number}-t">{svg_text(title)}</title>'
+        f'<desc id="svg{number}-d">{svg_text(description)}</desc>{body}</svg>'
+    )
+
+
+def _picture(title: str, description: str, height: float, parts: Sequence[str]) -> str:
+    return picture_frame(title, description, WIDTH, height, "".join(parts))
+
+
+def _empty(title: str, description: str, height: float) -> str:
+    return _picture(
+        title, description, height, [_text("tick", WIDTH / 2, height / 2, "nothing to draw", "middle")]
+    )
+
+
+def _text(style: str, x: float, y: float, words: str, anchor: str = "start") -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{svg_text(words)}</text>'
+
+
+def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _dot(series: int, x: float, y: float, radius: float, words: str) -> str:
+    return (
+        f'<circle class="dot series-{series}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
+        f"<title>{svg_text(words)}</title></circle>"
+    )
+
+
+def _finite(*numbers: float) -> None:
+    for number in numbers:
+        if not math.isfinite(number):
+            raise ValueError(f"a chart needs finite numbers, found {number}; leave such rows out and say so")
+
+
+def _multiple(factor: int, exponent: int) -> float:
+    return factor * 10.0**exponent if exponent >= 0 else factor / 10.0**-exponent
+
+
+def _over(value: float, digit: int, exponent: int) -> float:
+    quotient = value / (digit * 10.0**exponent)
+    nearest = round(quotient)
+    # 0.3 / 0.1 is 2.9999…: a value on a tick must not cost another tick.
+    return nearest if abs(quotient - nearest) <= 1e-9 * max(1.0, abs(nearest)) else quotient
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    return lambda value: start + (end - start) * (value - low) / (high - low)
+
+
+def _left_margin(ticks: Sequence[float]) -> float:
+    return 12 + _EM * max(len(label) for label in tick_labels(ticks))
+
+
+def _legend(names: Sequence[str], x: float) -> str:
+    parts = []
+    for index, name in enumerate(names):
+        parts += [_line(f"line series-{index}", x, 12, x + 16, 12), _text("label", x + 21, 16, name)]
+        x += 21 + _EM * len(name) + 14
+    return "".join(parts)
+
+
+def _y_axis(
+    ticks: Sequence[float], y_of: Callable[[float], float], left: float, right: float, label: str, top: float
+) -> str:
+    parts = [_text("axis-label", left, top - 12, label)]
+    for tick, words in zip(ticks, tick_labels(ticks), strict=True):
+        y = y_of(tick)
+        parts += [_line("grid", left, y, right, y), _text("tick", left - 6, y + 4, words, "end")]
+    return "".join(parts)
+
+
+def _x_axis(
+    low: float, high: float, x_of: Callable[[float], float], y: float, label: str,
+    grid_top: float | None = None, percent: bool = False,
+) -> str:  # fmt: skip
+    start, end = x_of(low), x_of(high)
+    for most in (7, 5, 4, 3, 2):
+        ticks = [tick for tick in nice_ticks(low, high, most) if start - 0.01 <= x_of(tick) <= end + 0.01]
+        words = [f"{tick:.0%}" for tick in ticks] if percent else tick_labels(ticks)
+        widest = _EM * max((len(word) for word in words), default=0)
+        if all(x_of(b) - x_of(a) >= widest + 6 for a, b in pairwise(ticks)):
+            break
+    parts = [_line("axis", start, y, end, y)]
+    for tick, word in zip(ticks, words, strict=True):
+        half = _EM * len(word) / 2
+        x = min(max(x_of(tick), half), WIDTH - half)
+        if grid_top is not None:
+            parts.append(_line("grid", x_of(tick), grid_top, x_of(tick), y))
+        parts.append(_text("tick", x, y + 16, word, "middle"))
+    parts.append(_text("axis-label", (start + end) / 2, y + 34, label, "middle"))
+    return "".join(parts)
