@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,22 +40,20 @@ class DeployConfig(StageConfig):
 
 
 class DeployFacts(BaseModel):
-    """A running endpoint and what it said: all that the registry writes down of it."""
+    """A running endpoint and what it said, as the registry writes it down.
+
+    Requests name the model `serving.engine.model_alias(artifact_id)`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    artifact_id: str
     engine: Literal["llama.cpp", "vllm"]
     url: str
     pid: int
     pid_started: float = Field(description="seconds since the epoch; with the pid it names the process")
     log: Path
-    alias: str = Field(description="the model name that requests use")
-    started: datetime
     question: str
     answer: str
-    prompt_tokens: int = Field(description="of the smoke test, as the engine counted them")
-    parity: bool = Field(description="whether that number was compared with the base's own chat template")
     config: dict[str, Any]
 
 
@@ -112,11 +109,13 @@ def _smoke_test(endpoint: Endpoint, config: DeployConfig, base: Parent | None) -
             f"of them text), so the engine was stopped; see what the model says in its evaluation's answers"
         )
     return DeployFacts(
-        **endpoint.model_dump(),
+        engine=endpoint.engine,
+        url=endpoint.url,
+        pid=endpoint.pid,
+        pid_started=endpoint.pid_started,
+        log=endpoint.log,
         question=question,
         answer=reply.text,
-        prompt_tokens=reply.prompt_tokens,
-        parity=base is not None,
         config=config.model_dump(mode="json"),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import json
 import shutil
 import socket
@@ -16,6 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from registry.artifacts import BaseReference, QuantSpec
+from registry.endpoints import Endpoints
 from serving import engine, process
 from serving.engine import Endpoint
 from serving.process import Launch
@@ -85,12 +87,9 @@ def test_a_gguf_is_deployed_and_answers(
 ) -> None:
     config = CONFIG.model_copy(update={"question": "What is 2+2? Ünïcode 🙂", "system": "Answer shortly."})
     facts = deploy({"model": gguf, "base": pico_base}, config, tmp_path)
-    assert facts.parity
-    assert facts.prompt_tokens > 20
     assert facts.answer.strip()
     assert facts.question == "What is 2+2? Ünïcode 🙂"
-    assert facts.artifact_id == gguf.id
-    assert facts.alias == f"tuneline-{gguf.id[:12]}"
+    assert started[0].alias == f"tuneline-{gguf.id[:12]}"
     assert facts.log == tmp_path / "engine.log"
     assert DeployConfig.model_validate(facts.config) == config
     assert process.find(facts.pid, facts.pid_started), "it has to keep running"
@@ -103,9 +102,13 @@ def test_a_gguf_is_deployed_and_answers(
     assert DeployFacts.model_validate_json(facts.model_dump_json()) == facts
 
 
+def test_the_facts_are_what_the_registry_writes_down() -> None:
+    taken = set(inspect.signature(Endpoints.add).parameters) - {"self", "artifact_id", "channel"}
+    assert set(DeployFacts.model_fields) == taken
+
+
 def test_without_a_base_the_template_is_not_compared(gguf: Parent, tmp_path: Path) -> None:
     facts = deploy({"model": gguf}, CONFIG, tmp_path)
-    assert not facts.parity
     assert facts.question == FALLBACK_QUESTION
 
 
