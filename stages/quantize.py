@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from stages.contract import Facts, Parents, StageConfig
+from registry.artifacts import Parentage, QuantSpec
+from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
+from stages.errors import InvalidInput
 
 VERSION = 1
-TOOLS = ("torch", "transformers", "gptqmodel", "llama-cpp-python", "gguf")
+TOOLS = ("torch", "transformers", "gptqmodel", "llama-cpp-python", "gguf", "sentencepiece")
+
+GGUF_TYPES = (
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1",
+    "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "Q2_K",
+)  # fmt: skip
+"""llama.cpp's file types that need nothing but the weights, from the most to the fewest bits."""
+
+NEED_IMATRIX = ("IQ3_XS", "IQ3_XXS", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
+"""File types that llama.cpp refuses without an importance matrix."""
 
 
 class GptqConfig(StageConfig):
@@ -22,7 +35,10 @@ class GptqConfig(StageConfig):
     desc_act: bool = Field(default=False, description="quantize columns by decreasing activation")
     damp_percent: float = Field(default=0.05, gt=0, lt=1, description="first rung of the damping ladder")
     calibration_rows: int = Field(default=128, ge=1, description="chat-templated rows of the training split")
-    seed: int = Field(default=0, ge=0)
+    dtype: Literal["float16", "bfloat16"] = Field(
+        default="float16", description="dtype of scales and of the tensors that stay unquantized"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the choice of calibration rows")
 
     @property
     def label(self) -> str:
@@ -33,7 +49,14 @@ class GgufConfig(StageConfig):
     """GGUF through llama.cpp's own converter and quantizer, both of one commit."""
 
     method: Literal["gguf"] = "gguf"
-    type: str = Field(default="Q4_K_M", description="a llama.cpp file type: F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, …")
+    type: str = Field(
+        default="Q4_K_M", description="a llama.cpp file type: F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, …"
+    )
+
+    @field_validator("type")
+    @classmethod
+    def _known_type(cls, value: str) -> str:
+        return check_gguf_type(value)
 
     @property
     def label(self) -> str:
@@ -43,10 +66,104 @@ class GgufConfig(StageConfig):
 QuantizeConfig = Annotated[GptqConfig | GgufConfig, Field(discriminator="method")]
 
 
+def check_gguf_type(name: str) -> str:
+    """`name` in llama.cpp's own spelling. Raises ValueError with the nearest and all valid names."""
+    upper = name.upper()
+    if upper in GGUF_TYPES:
+        return upper
+    if upper in NEED_IMATRIX:
+        raise ValueError(
+            f"the GGUF type {name!r} needs an importance matrix, which is not computed here; "
+            f"use one of {', '.join(GGUF_TYPES)}"
+        )
+    near = difflib.get_close_matches(upper, GGUF_TYPES, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"llama.cpp has no GGUF type {name!r}; {hint}expected one of {', '.join(GGUF_TYPES)}")
+
+
 def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Facts:
     """Quantize `parents["model"]` (merged or base); write a GPTQ directory or `model.gguf` under `out`.
 
     GPTQ calibrates on `parents["dataset"]`. Facts of kind `quantized`, with the requested and the
     effective config: bits per weight, tensors per type, fallbacks, dtype, per-layer loss (GPTQ).
+    Raises `InvalidInput` for a model that is quantized already or cannot be quantized as asked,
+    `InsufficientResources` before writing when the disk is too small, `MissingPackage`.
     """
-    raise NotImplementedError
+    model, dataset = parents["model"], parents.get("dataset")
+    require_unquantized(model)
+    relations = [Parentage(relation="quantized", id=model.id)]
+    if isinstance(config, GgufConfig):
+        from stages.backends.gguf_convert import convert
+
+        effective = convert(model.path, config.type, _name(model), out)
+        calibrated_on = None
+    else:
+        if dataset is None:
+            raise InvalidInput(
+                "GPTQ needs a prepared dataset to calibrate on, and none was given; give the dataset that "
+                "the model was trained on, or use method: gguf, which needs none"
+            )
+        from stages.backends.gptq import quantize_gptq
+
+        effective = quantize_gptq(model.path, dataset.path, config, out)
+        calibrated_on = dataset.id
+        relations.append(Parentage(relation="calibrated_on", id=dataset.id))
+    return Facts(
+        kind="quantized",
+        relations=tuple(relations),
+        base=model.base,
+        quant=QuantSpec(
+            method=config.method,
+            requested=config.model_dump(mode="json"),
+            effective=effective,
+            calibration_dataset=calibrated_on,
+            merge_base=model.quant.merge_base if model.quant else None,
+            toolchain=toolchain(TOOLS),
+        ),
+        metrics={
+            "bytes": effective["bytes"],
+            "bits_per_weight": effective["bits_per_weight"],
+            "parameters": effective["parameters"],
+        },
+    )
+
+
+def require_unquantized(model: Parent) -> None:
+    """Raise `InvalidInput` unless `model` is a Hugging Face directory, unquantized and without own code."""
+    if model.quant is not None and model.quant.method != "none":
+        raise InvalidInput(
+            f"{_name(model)} is already quantized ({model.quant.method}); quantizing twice adds both errors: "
+            "use the merged model that it was made from"
+        )
+    config = _read_json(model.path / "config.json")
+    if config is None:
+        adapter = (model.path / "adapter_config.json").is_file()
+        found = "an adapter: merge it into its base first" if adapter else "no config.json"
+        raise InvalidInput(f"{model.path} is no Hugging Face model directory; found {found}")
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "unknown method")
+        raise InvalidInput(
+            f"{model.path} is already quantized ({method}); quantizing twice adds both errors: "
+            "use the 16-bit model that it was made from"
+        )
+    settings = _read_json(model.path / "tokenizer_config.json") or {}
+    if "auto_map" in config or "auto_map" in settings:
+        raise InvalidInput(
+            f"{model.path} asks for Python code of its own (auto_map), which is never run here; "
+            "use a model whose architecture and tokenizer transformers has built in"
+        )
+
+
+def _name(model: Parent) -> str:
+    """The same for the same work: no directory name, which may be a temporary one."""
+    return Path(model.base.source.partition(":")[2]).stem if model.base else "model"
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InvalidInput(f"{file} is not valid JSON ({error}); fetch the model again") from error
+    return found
