@@ -29,7 +29,9 @@ class LoraConfig(StageConfig):
 class Nf4Config(StageConfig):
     """How the base is quantized while the adapter trains."""
 
-    quant_type: Literal["nf4"] = Field(default="nf4", description="always NF4; FP4 loses accuracy and is refused")
+    quant_type: Literal["nf4"] = Field(
+        default="nf4", description="always NF4; FP4 loses accuracy and is refused"
+    )
     double_quant: bool = Field(default=True, description="quantize the quantization constants too")
     compute_dtype: Literal["bfloat16", "float32"] = Field(
         default="bfloat16", description="never float16: it overflows to NaN in training"
@@ -39,14 +41,18 @@ class Nf4Config(StageConfig):
     @classmethod
     def _never_fp4(cls, value: object) -> object:
         if value != "nf4":
-            raise ValueError(f"quant_type is {value!r}; QLoRA here always uses nf4 (FP4 loses accuracy): remove the key")
+            raise ValueError(
+                f"quant_type is {value!r}; QLoRA here always uses nf4 (FP4 loses accuracy): remove the key"
+            )
         return value
 
     @field_validator("compute_dtype", mode="before")
     @classmethod
     def _never_fp16(cls, value: object) -> object:
         if value in ("float16", "fp16"):
-            raise ValueError("compute_dtype float16 overflows to NaN in QLoRA training; use bfloat16 (or float32)")
+            raise ValueError(
+                "compute_dtype float16 overflows to NaN in QLoRA training; use bfloat16 (or float32)"
+            )
         return value
 
 
@@ -72,9 +78,12 @@ class TrainConfig(StageConfig):
     optimizer: Literal["paged_adamw_32bit", "paged_adamw_8bit", "adamw"] = Field(
         default="paged_adamw_32bit", description="paged where CUDA is; the unpaged equivalent on a CPU"
     )
-    max_length: int = Field(default=1024, ge=8, description="tokens; a longer row is an error (prepare rejects them)")
+    max_length: int = Field(
+        default=1024, ge=8, description="tokens; a longer row is an error (prepare rejects them)"
+    )
     packing: bool = Field(
-        default=False, description="several rows per sequence; only with an attention that keeps rows apart (CUDA)"
+        default=False,
+        description="several rows per sequence; only with an attention that keeps rows apart (CUDA)",
     )
     gradient_checkpointing: bool = Field(default=True, description="recompute activations (non-reentrant)")
     evaluations: int = Field(default=4, ge=0, description="validation losses during training, evenly spaced")
@@ -90,6 +99,9 @@ def train(parents: Parents, config: TrainConfig, out: Path) -> Facts:
     tokens; and per evaluation: step, validation_loss), tokenizer files. Resumes from
     `out/checkpoints` when it was left by the same inputs; removes it at the end.
     Facts of kind `adapter`; metrics: steps, tokens, final train loss, validation losses, trainable parameters.
-    Raises `Diverged` on a NaN or infinite loss.
+    Raises `Diverged` on a NaN or infinite loss, `InvalidInput` for rows or layer names that do not fit,
+    `InsufficientResources` when the model and its activations would not fit into memory.
     """
-    raise NotImplementedError
+    from stages.backends.qlora import train_adapter
+
+    return train_adapter(parents, config, out)

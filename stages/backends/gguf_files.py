@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -73,6 +74,7 @@ def _same_ids_as_llama_cpp(tokenizer: PreTrainedTokenizerBase, gguf: Path) -> No
 def _llama_cpp_ids(gguf: Path, text: str) -> list[int]:
     import llama_cpp
 
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(gguf).encode(), params)

@@ -38,7 +38,7 @@ def download(place: str, out: Path) -> tuple[str, str]:
         folder = _snapshot(repo, commit)
     except GatedRepoError as error:
         raise InvalidInput(
-            f"hub:{place}: access must be granted first; accept the terms on the model's page and set HF_TOKEN"
+            f"hub:{place}: access must be granted first; accept the terms on its page and set HF_TOKEN"
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InvalidInput(f"hub:{place}: no such model on the hub (or HF_TOKEN may not see it)") from error

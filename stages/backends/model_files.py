@@ -16,11 +16,14 @@ from pathlib import Path
 from registry.artifacts import digest as json_digest
 from stages.errors import InsufficientResources, InvalidInput
 
-MODEL_FILES = (
-    "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json",
+TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
     "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"),
+    *TOKENIZER_FILES,
+)
 """Everything a base needs; pickled weights and Python code are never among it."""
 
 FICLONE = 0x40049409

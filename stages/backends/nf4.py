@@ -111,7 +111,7 @@ def require_not_repacked(model: nn.Module) -> None:
     if repacked:
         raise StageError(
             f"{len(repacked)} NF4 layers ({repacked[0]}, …) were repacked for inference during an evaluation; "
-            "training on would follow wrong gradients, so it stops: set train.frozen_weights: dequantized"
+            "training would follow wrong gradients, so it stops: set train.frozen_weights: dequantized"
         )
 
 

@@ -1,0 +1,125 @@
+"""Put a LoRA adapter on exactly the layers that were meant, and store it so that others can use it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from registry.artifacts import BaseReference
+from stages.errors import InvalidInput, StageError
+from stages.train import LoraConfig
+
+
+def target_layers(model: PreTrainedModel, target_modules: str | tuple[str, ...]) -> list[str]:
+    """Full names of the linear layers that get an adapter: all but the output head, or those that end so.
+
+    Raises `InvalidInput` with the nearest names when an ending matches no linear layer.
+    """
+    head = model.get_output_embeddings()
+    linear = [
+        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head
+    ]
+    if target_modules == "all-linear":
+        return linear
+    endings = (target_modules,) if isinstance(target_modules, str) else target_modules
+    chosen: set[str] = set()
+    for ending in endings:
+        matches = {name for name in linear if f".{name}".endswith(f".{ending}")}
+        if not matches:
+            raise InvalidInput(_no_such_layer(model, ending, linear))
+        chosen |= matches
+    return [name for name in linear if name in chosen]
+
+
+def _no_such_layer(model: PreTrainedModel, ending: str, linear: list[str]) -> str:
+    short = sorted({name.rpartition(".")[2] for name in linear})
+    other = [n for n, _ in model.named_modules() if n and f".{n}".endswith(f".{ending}")]
+    if other:
+        return (
+            f"train.lora.target_modules: {ending!r} is {other[0]}, no linear layer of attention or MLP; "
+            f'expected among {", ".join(short)}, or "all-linear"; modules_to_save trains others whole'
+        )
+    near = difflib.get_close_matches(ending, short, n=3, cutoff=0.4) or short
+    return (
+        f"train.lora.target_modules: {ending!r} matches no layer of {type(model).__name__}; "
+        f'nearest: {", ".join(near)}; or use "all-linear"'
+    )
+
+
+def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftModel:
+    """Wrap `model` with a fresh adapter (float32, B = 0) whose A is drawn from `seed`.
+
+    Raises `InvalidInput` when a name in the configuration matches nothing, `StageError` when PEFT chose
+    other layers than those.
+    """
+    layers = target_layers(model, config.target_modules)
+    _check_saved_modules(model, config.modules_to_save)
+    torch.manual_seed(seed)
+    wrapped = peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            use_rslora=config.rslora,
+            target_modules=_short_names(model, layers),
+            modules_to_save=list(config.modules_to_save) or None,
+        ),
+    )
+    found = [name for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    if sorted(found) != sorted(layers):
+        odd = sorted(set(found) ^ set(layers))
+        raise StageError(
+            f"PEFT put adapters on other layers than asked for: {', '.join(odd[:5])}; report this"
+        )
+    return wrapped
+
+
+def _short_names(model: PreTrainedModel, layers: list[str]) -> list[str]:
+    """The endings of `layers` where they mean exactly these; serving engines read those best."""
+    short = tuple(sorted({name.rpartition(".")[2] for name in layers}))
+    return list(short) if target_layers(model, short) == layers else layers
+
+
+def _check_saved_modules(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+    tied = {model.get_input_embeddings(), model.get_output_embeddings()}
+    for wanted in names:
+        found = [m for n, m in model.named_modules() if n and f".{n}".endswith(f".{wanted}")]
+        if not found:
+            short = sorted({name.rpartition(".")[2] for name, _ in model.named_modules() if name})
+            near = difflib.get_close_matches(wanted, short, n=3, cutoff=0.4)
+            raise InvalidInput(
+                f"train.lora.modules_to_save: {wanted!r} matches no module of {type(model).__name__}; "
+                f"nearest: {', '.join(near) or 'none'}"
+            )
+        if model.config.tie_word_embeddings and tied & set(found):
+            raise InvalidInput(
+                f"train.lora.modules_to_save: {wanted!r} shares its weights with the other end of the model "
+                "(tied embeddings), so it cannot be trained alone; remove it, or take a base that is not tied"
+            )
+
+
+def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def save_adapter(model: peft.PeftModel, base: BaseReference, out: Path) -> None:
+    """Write `adapter_model.safetensors` and an `adapter_config.json` that names the real base, no local path."""
+    model.save_pretrained(out, save_embedding_layers=False)
+    (out / "README.md").unlink(missing_ok=True)
+    file = out / "adapter_config.json"
+    settings: dict[str, Any] = json.loads(file.read_text())
+    settings["base_model_name_or_path"] = base.source.removeprefix("hub:")
+    settings["revision"] = base.revision
+    # PEFT writes sets in the order of this process's hash seed
+    settings["target_modules"] = sorted(settings["target_modules"])
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
