@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ Tokenizer = Any
 Message = Mapping[str, str]
 Span = tuple[int, int]
 """Characters [start, end) of a rendered chat."""
+
+_FEW = 4  # messages; up to here rendering every prefix is the fastest way
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
@@ -78,10 +81,12 @@ def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple
             f"the rendered chat begins with {tokenizer.bos_token} twice; remove one from the chat template"
         )
     control = control_tokens(tokenizer)
+    offsets: list[Span] = encoding["offset_mapping"]
     mask = [0] * len(ids)
     for turn in turns:
-        inside = [k for k, offset in enumerate(encoding["offset_mapping"]) if _within(offset, turn)]
-        for k in _through_end_of_turn(inside, ids, encoding["offset_mapping"], text, control):
+        low, high = (bisect_left(offsets, edge, key=lambda offset: offset[0]) for edge in turn)
+        inside = [k for k in range(low, high + 1) if k < len(ids) and _within(offsets[k], turn)]
+        for k in _through_end_of_turn(inside, ids, offsets, text, control):
             mask[k] = 1
     return ids, mask
 
@@ -119,12 +124,18 @@ def _assistant_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple
     text = render(tokenizer, messages)
     if re.search(r"\{%-?\s*generation\b", str(tokenizer.get_chat_template())):
         return text, _marked_spans(tokenizer, messages)
+    if messages[0]["role"] == "assistant":
+        raise InvalidInput("the chat begins with the assistant; a user message must come first")
+    spans = _framed_spans(tokenizer, messages, text) if len(messages) > _FEW else None
+    return text, spans or _prefix_spans(tokenizer, messages, text)
+
+
+def _prefix_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) -> list[Span]:
+    """Each turn by rendering the chat up to it: right for any template, quadratic in the number of turns."""
     spans = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        if index == 0:
-            raise InvalidInput("the chat begins with the assistant; a user message must come first")
         header = render(tokenizer, messages[:index], add_generation_prompt=True)
         turn = text if index + 1 == len(messages) else render(tokenizer, messages[: index + 1])
         if not (turn.startswith(header) and text.startswith(turn)):
@@ -134,7 +145,49 @@ def _assistant_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple
                 "marks them with {% generation %}…{% endgeneration %} as base.chat_template in the recipe"
             )
         spans.append((len(header), len(turn)))
-    return text, spans
+    return spans
+
+
+def _framed_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) -> list[Span] | None:
+    """Each turn by the texts that the template puts around any content, followed through the whole chat.
+
+    Linear in the length of the chat. None where the chat is not exactly such a sequence (the template
+    looks at other turns, or changes contents), so that the slower way has to decide.
+    """
+    frames, header = _frames(tokenizer)
+    first = next((k for k, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
+    start = render(tokenizer, messages[:first])
+    if not text.startswith(start):
+        return None
+    spans, at = [], len(start)
+    for message in messages[first:]:
+        if message["role"] not in frames:
+            return None
+        opening, closing = frames[message["role"]]
+        end = at + len(opening) + len(message["content"]) + len(closing)
+        if text[at:end] != f"{opening}{message['content']}{closing}":
+            return None
+        if message["role"] == "assistant":
+            spans.append((at + header, end))
+        at = end
+    return spans if at == len(text) else None
+
+
+def _frames(tokenizer: Tokenizer) -> tuple[dict[str, tuple[str, str]], int]:
+    """role → the texts around a content; and the length of the assistant's header."""
+    mark = "\N{BLACK SQUARE}"
+    asked = {"role": "user", "content": mark}
+    answered = {"role": "assistant", "content": mark}
+    once, both = render(tokenizer, [asked]), render(tokenizer, [asked, answered])
+    prompt = render(tokenizer, [asked], add_generation_prompt=True)
+    again = render(tokenizer, [asked, answered, asked])
+    frames = {}
+    if both.startswith(prompt) and prompt.startswith(once) and again.startswith(both):
+        for role, added in (("assistant", both[len(once) :]), ("user", again[len(both) :])):
+            opening, found, closing = added.partition(mark)
+            if found:
+                frames[role] = (opening, closing)
+    return frames, len(prompt) - len(once)
 
 
 def _marked_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Span]:
