@@ -14,9 +14,10 @@ from __future__ import annotations
 def avoid_amx() -> bool:
     """Load models into plain buffers from now on, if this build of llama.cpp holds AMX kernels.
 
-    Call it before a `llama_cpp.Llama` is made. Returns whether it had to change anything; it costs the
-    repacked kernels too, which llama.cpp switches with the same flag.
+    Call it before any model is loaded, through `llama_cpp.Llama` or `llama_model_load_from_file`. Returns
+    whether it had to change anything; it costs the repacked kernels too, which have the same switch.
     """
+    import llama_cpp
     from llama_cpp import llama_cpp as low
 
     if b"AMX_INT8 = 1" not in low.llama_print_system_info():
@@ -31,5 +32,7 @@ def avoid_amx() -> bool:
         return params
 
     plain_buffers.stock = stock  # type: ignore[attr-defined]
+    # Two names for one function: llama_cpp.Llama calls the first, a user of the bare API the second.
     low.llama_model_default_params = plain_buffers
+    llama_cpp.llama_model_default_params = plain_buffers
     return True

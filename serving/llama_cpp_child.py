@@ -10,6 +10,8 @@ What is changed of the stock server, and why:
 - A new request cuts off the stream of another; here it waits.
 - It reads unprefixed environment variables (MODEL, API_KEY, SEED, CONFIG_FILE …); here none.
 - It lets every web page call it (CORS *); here only programs.
+- It has no health route, and its model list waits for the answer under way, so that a probe would end a
+  busy engine; here `/health` answers at once.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ def build_app(model: str, alias: str, context_length: int, threads: int | None) 
     app.user_middleware = [m for m in app.user_middleware if m.cls is not CORSMiddleware]
     app.dependency_overrides[stock.authenticate] = known_model_only(alias)
     app.add_exception_handler(UnknownModel, _openai_error)
+    app.add_api_route("/health", _health)
     return app
 
 
@@ -125,6 +128,10 @@ def known_model_only(alias: str) -> Any:
     return check
 
 
+async def _health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
 async def _openai_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, UnknownModel)
     body = {
@@ -136,9 +143,8 @@ async def _openai_error(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": body}, status_code=error.status_code)
 
 
-def main() -> None:
-    import uvicorn
-
+def command_line() -> argparse.ArgumentParser:
+    """The options of `python -m serving.llama_cpp_child`."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.llama_cpp_child", description="Serve one GGUF file."
     )
@@ -149,7 +155,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--context-length", type=int, default=2048, help="tokens")
     parser.add_argument("--threads", type=int, help="default: llama.cpp's own")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    import uvicorn
+
+    args = command_line().parse_args()
     try:
         app = build_app(args.model, args.alias, args.context_length, args.threads)
     except ValueError as error:

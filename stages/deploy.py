@@ -40,13 +40,12 @@ class DeployConfig(StageConfig):
 
 
 class DeployFacts(BaseModel):
-    """A running endpoint and what it said, as the registry writes it down.
-
-    Requests name the model `serving.engine.model_alias(artifact_id)`.
-    """
+    """A running endpoint and what it said, as the registry writes it down."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    artifact_id: str
+    alias: str = Field(description="the model name that requests use; it follows from the artifact's id")
     engine: Literal["llama.cpp", "vllm"]
     url: str
     pid: int
@@ -109,6 +108,8 @@ def _smoke_test(endpoint: Endpoint, config: DeployConfig, base: Parent | None) -
             f"of them text), so the engine was stopped; see what the model says in its evaluation's answers"
         )
     return DeployFacts(
+        artifact_id=endpoint.artifact_id,
+        alias=endpoint.alias,
         engine=endpoint.engine,
         url=endpoint.url,
         pid=endpoint.pid,

@@ -12,6 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,26 @@ def test_no_request_is_penalized_unless_it_asks(started: Endpoint) -> None:
     assert say() != say(repeat_penalty=1.1)
 
 
+def test_a_busy_engine_is_healthy(started: Endpoint) -> None:
+    body = {"model": started.alias, "messages": FRANCE, "max_tokens": 200, "stream": True, "temperature": 0}
+    request = urllib.request.Request(
+        started.url + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+
+    def get(route: str) -> int:
+        with urllib.request.urlopen(started.url + route, timeout=60) as response:
+            status: int = response.status
+            return status
+
+    with urllib.request.urlopen(request, timeout=60) as stream, ThreadPoolExecutor(1) as pool:
+        assert stream.readline().startswith(b"data: ")
+        models = pool.submit(get, "/v1/models")
+        assert get("/health") == 200
+        assert not models.done(), "the model list waits for the answer under way; the health route must not"
+        stream.read()
+        assert models.result() == 200
+
+
 def test_a_web_page_may_not_call_it(started: Endpoint) -> None:
     request = urllib.request.Request(started.url + "/v1/models", headers={"Origin": "http://evil.example"})
     with urllib.request.urlopen(request, timeout=10) as response:
@@ -134,6 +155,7 @@ def test_two_engines_stand_side_by_side(
 
 STARTER = """
 import sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from serving import engine
 from stages.deploy import DeployConfig

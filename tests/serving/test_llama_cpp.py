@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import llama_cpp
 import pytest
 from llama_cpp import llama_cpp as low
 
@@ -33,8 +34,10 @@ def test_amx_is_avoided_where_it_is_built_in(
     stock = low.llama_model_default_params
     stock = getattr(stock, "stock", stock)
     monkeypatch.setattr(low, "llama_model_default_params", stock)
+    monkeypatch.setattr(llama_cpp, "llama_model_default_params", stock)
     monkeypatch.setattr(low, "llama_print_system_info", lambda: info)
     assert low.llama_model_default_params().use_extra_bufts is True
     assert avoid_amx() is plain
     assert avoid_amx() is plain, "a second call changes nothing"
     assert low.llama_model_default_params().use_extra_bufts is not plain
+    assert llama_cpp.llama_model_default_params().use_extra_bufts is not plain

@@ -89,7 +89,8 @@ def test_a_gguf_is_deployed_and_answers(
     facts = deploy({"model": gguf, "base": pico_base}, config, tmp_path)
     assert facts.answer.strip()
     assert facts.question == "What is 2+2? Ünïcode 🙂"
-    assert started[0].alias == f"tuneline-{gguf.id[:12]}"
+    assert facts.artifact_id == gguf.id
+    assert facts.alias == f"tuneline-{gguf.id[:12]}"
     assert facts.log == tmp_path / "engine.log"
     assert DeployConfig.model_validate(facts.config) == config
     assert process.find(facts.pid, facts.pid_started), "it has to keep running"
@@ -103,8 +104,8 @@ def test_a_gguf_is_deployed_and_answers(
 
 
 def test_the_facts_are_what_the_registry_writes_down() -> None:
-    taken = set(inspect.signature(Endpoints.add).parameters) - {"self", "artifact_id", "channel"}
-    assert set(DeployFacts.model_fields) == taken
+    taken = set(inspect.signature(Endpoints.add).parameters) - {"self", "channel"}
+    assert set(DeployFacts.model_fields) == taken | {"alias"}
 
 
 def test_without_a_base_the_template_is_not_compared(gguf: Parent, tmp_path: Path) -> None:
