@@ -18,6 +18,7 @@ from flows.wording import plain
 WIDTH = 400
 FONT = 12.0
 _EM = 0.6 * FONT
+_NOTHING = 1e-90
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def nice_ticks(low: float, high: float, most: int = 6, smallest_step: float = 0.
     """
     _finite(low, high)
     low, high = min(low, high), max(low, high)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        pad = 0.1 * max(abs(low), abs(high)) or 1.0
+    reach = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * reach, _NOTHING):
+        pad = 0.1 * reach if reach > _NOTHING else 1.0
         low, high = low - pad, high + pad
     start = math.floor(math.log10((high - low) / most))
     for exponent, digit in ((exponent, digit) for exponent in count(start) for digit in (1, 2, 5)):
@@ -249,18 +251,27 @@ def _x_axis(
     grid_top: float | None = None, percent: bool = False,
 ) -> str:  # fmt: skip
     start, end = x_of(low), x_of(high)
-    for most in (7, 5, 4, 3, 2):
-        ticks = [tick for tick in nice_ticks(low, high, most) if start - 0.01 <= x_of(tick) <= end + 0.01]
-        words = [f"{tick:.0%}" for tick in ticks] if percent else tick_labels(ticks)
-        widest = _EM * max((len(word) for word in words), default=0)
-        if all(x_of(b) - x_of(a) >= widest + 6 for a, b in pairwise(ticks)):
-            break
     parts = [_line("axis", start, y, end, y)]
-    for tick, word in zip(ticks, words, strict=True):
-        half = _EM * len(word) / 2
-        x = min(max(x_of(tick), half), WIDTH - half)
+    for x, middle, word in _x_labels(low, high, x_of, percent):
         if grid_top is not None:
-            parts.append(_line("grid", x_of(tick), grid_top, x_of(tick), y))
-        parts.append(_text("tick", x, y + 16, word, "middle"))
+            parts.append(_line("grid", x, grid_top, x, y))
+        parts.append(_text("tick", middle, y + 16, word, "middle"))
     parts.append(_text("axis-label", (start + end) / 2, y + 34, label, "middle"))
     return "".join(parts)
+
+
+def _x_labels(
+    low: float, high: float, x_of: Callable[[float], float], percent: bool
+) -> list[tuple[float, float, str]]:
+    """(x of the tick, x of its label's middle, label): as many as stand side by side within the picture."""
+    labels: list[tuple[float, float, str]] = []
+    for most in (7, 5, 4, 3, 2):
+        ticks = [t for t in nice_ticks(low, high, most) if x_of(low) - 0.01 <= x_of(t) <= x_of(high) + 0.01]
+        words = [f"{tick:.0%}" for tick in ticks] if percent else tick_labels(ticks)
+        labels = []
+        for tick, word in zip(ticks, words, strict=True):
+            half = _EM * len(word) / 2
+            labels.append((x_of(tick), min(max(x_of(tick), half), WIDTH - half), word))
+        if all(b[1] - a[1] >= _EM * (len(a[2]) + len(b[2])) / 2 + 6 for a, b in pairwise(labels)):
+            return labels
+    return labels[:1]

@@ -71,7 +71,7 @@ def _score_chart(report: RunReport, task: str) -> str:
         rows,
         title=f"Scores on {task}",
         description="; ".join(f"{row.label}: {row.words}" for row in rows),
-        share=all(score.unit == "share" for _, score in measured),
+        share=all(score.is_share for _, score in measured),
         x_label=f"{task}, 95% intervals, {items}",
     )
 

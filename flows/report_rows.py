@@ -33,7 +33,7 @@ class StageRow:
 
 @dataclass(frozen=True)
 class Score:
-    """A measured value with its 95% interval over `n` items; `share` values lie in 0 to 1."""
+    """A measured value with its 95% interval over `n` items; a share is written in per cent."""
 
     value: float
     low: float
@@ -41,8 +41,13 @@ class Score:
     n: int
     unit: Literal["share", "number"] = "share"
 
+    @property
+    def is_share(self) -> bool:
+        """Whether this is a share; a perplexity given without its unit is not written as 1,200%."""
+        return self.unit == "share" and 0 <= self.low <= self.high <= 1
+
     def __str__(self) -> str:
-        if self.unit == "share":
+        if self.is_share:
             return f"{self.value:.1%} ({100 * self.low:.1f}–{100 * self.high:.1f})"
         return f"{self.value:.4g} ({self.low:.4g}–{self.high:.4g})"
 
