@@ -86,7 +86,12 @@ def _environment() -> dict[str, str]:
 
 
 def _send_job(
-    child: subprocess.Popen[bytes], stage: str, parents: Mapping[str, Parent], config: BaseModel, out: Path, pipe: int
+    child: subprocess.Popen[bytes],
+    stage: str,
+    parents: Mapping[str, Parent],
+    config: BaseModel,
+    out: Path,
+    pipe: int,
 ) -> None:
     job = {
         "stage": stage,
@@ -157,8 +162,8 @@ def _epitaph(stage: str, status: int, peak: int, out_of_memory: bool, log: Path)
     gigabytes = f"{peak / 1e9:.1f} GB"
     if status == -signal.SIGKILL and out_of_memory:
         return (
-            f"{stage} was killed by the system's out-of-memory killer at {gigabytes}. Free memory, take a machine "
-            f"with more, or make batch_size or max_length smaller; `tuneline check` says what a recipe needs."
+            f"{stage} was killed by the system's out-of-memory killer at {gigabytes}. Free memory, take a "
+            f"machine with more, or make batch_size or max_length smaller; `tuneline check` says what a recipe needs."
         )
     if status < 0:
         name = signal.Signals(-status).name

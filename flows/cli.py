@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, call: str, text: str, into: Any = verbs) -> argparse.ArgumentParser:
-        command: argparse.ArgumentParser = into.add_parser(name, help=text, description=text, parents=[common])
+        command: argparse.ArgumentParser = into.add_parser(
+            name, help=text, description=text, parents=[common]
+        )
         command.set_defaults(call=call)
         return command
 
@@ -63,7 +65,9 @@ def _add_stage_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         command = add(stage, "flows.commands:stage", f"{text}, on plain directories")
         command.set_defaults(stage=stage)
         for role in (*needed, *optional):
-            command.add_argument(f"--{role}", required=role in needed, type=Path, help=f"the {role}'s directory")
+            command.add_argument(
+                f"--{role}", required=role in needed, type=Path, help=f"the {role}'s directory"
+            )
         command.add_argument("--out", required=True, type=Path, help="a new directory for the result")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE",
@@ -78,7 +82,9 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
 
     artifacts = group("artifacts", "what the registry holds")
     listing = add("ls", "flows.commands:artifacts_ls", "list artifacts, newest first", artifacts)
-    listing.add_argument("--kind", choices=["base", "dataset", "adapter", "merged", "quantized", "evaluation"])
+    listing.add_argument(
+        "--kind", choices=["base", "dataset", "adapter", "merged", "quantized", "evaluation"]
+    )
     listing.add_argument("--limit", type=int, default=50, help="rows (default 50)")
     for name, text in (
         ("show", "one artifact: base reference, quantization, files, metrics"),

@@ -49,7 +49,13 @@ def check(arguments: argparse.Namespace) -> Reply:
 
     def show() -> None:
         rows = [
-            (s.stage, size(s.memory_bytes), size(s.disk_bytes), "–" if s.seconds is None else duration(s.seconds), s.note)
+            (
+                s.stage,
+                size(s.memory_bytes),
+                size(s.disk_bytes),
+                "–" if s.seconds is None else duration(s.seconds),
+                s.note,
+            )
             for s in stages
         ]
         print_table(f"{recipe.name}: valid; estimates", ("stage", "memory", "disk", "time", "note"), rows)
@@ -74,7 +80,9 @@ def stage(arguments: argparse.Namespace) -> Reply:
 
     def show() -> None:
         console = Console()
-        console.print(f"{arguments.stage}: {arguments.out} ({duration(time.monotonic() - started)})", markup=False)
+        console.print(
+            f"{arguments.stage}: {arguments.out} ({duration(time.monotonic() - started)})", markup=False
+        )
         console.print_json(data=facts["metrics"])
 
     return document, show, 0
@@ -90,10 +98,12 @@ def artifacts_ls(arguments: argparse.Namespace) -> Reply:
     found = _open().ls(kind=arguments.kind, limit=arguments.limit)
     rows = [
         (short(a.id), a.manifest.kind, a.manifest.stage, _what(a.manifest), f"{a.created:%Y-%m-%d %H:%M}",
-         size(sum(f.size for f in a.manifest.files.values())))
+         size(a.size))
         for a in found
     ]  # fmt: skip
-    document = [{"id": a.id, "kind": a.manifest.kind, "created": a.created, "stage": a.manifest.stage} for a in found]
+    document = [
+        {"id": a.id, "kind": a.manifest.kind, "created": a.created, "stage": a.manifest.stage} for a in found
+    ]
     return document, lambda: print_table("", ("id", "kind", "made by", "what", "created", "size"), rows), 0
 
 
@@ -102,7 +112,12 @@ def _what(manifest: Any) -> str:
         return str(manifest.metrics.get("measured_on", ""))
     if manifest.quant is not None and manifest.quant.method != "none":
         asked = manifest.quant.requested
-        return " ".join([manifest.quant.method, *(f"{k}={v}" for k, v in asked.items() if k in {"bits", "type", "group_size"})])
+        return " ".join(
+            [
+                manifest.quant.method,
+                *(f"{k}={v}" for k, v in asked.items() if k in {"bits", "type", "group_size"}),
+            ]
+        )
     return manifest.base.source if manifest.base else ""
 
 
@@ -163,7 +178,15 @@ def endpoints_ls(arguments: argparse.Namespace) -> Reply:
 
     rows = [(row, engine.alive(row)) for row in _open().endpoints.ls(running_only=True)]
     cells = [
-        (row.id, row.channel, short(row.artifact_id), row.engine, row.url, str(row.pid), "running" if alive else "ended")
+        (
+            row.id,
+            row.channel or "–",
+            short(row.artifact_id),
+            row.engine,
+            row.url,
+            str(row.pid),
+            "running" if alive else "ended",
+        )
         for row, alive in rows
     ]
     document = [{**row.model_dump(mode="json"), "alive": alive} for row, alive in rows]

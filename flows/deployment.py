@@ -23,7 +23,9 @@ def deploy(run: Run, config: DeployConfig, channel: str, artifact: Artifact, bas
         for row in serving:
             same = row.artifact_id == artifact.id and row.config == config.model_dump(mode="json")
             if same and engine.alive(row):
-                return row, StageRow(label, "deploy", artifact.id, "reused", time.monotonic() - started, None, row.url)
+                return row, StageRow(
+                    label, "deploy", artifact.id, "reused", time.monotonic() - started, None, row.url
+                )
         if config.port:
             retire(run, [row for row in serving if row.url.endswith(f":{config.port}")])
         run.view.stage(label)
@@ -32,10 +34,13 @@ def deploy(run: Run, config: DeployConfig, channel: str, artifact: Artifact, bas
         parents = {"model": run.parent(artifact), "base": run.parent(base)}
         execution = run_in_child("deploy", parents, config, folder, run.log(label), run.view.update)
         facts = DeployFacts.model_validate(execution.facts)
-        row = run.registry.endpoints.add(artifact_id=artifact.id, channel=channel, **facts.model_dump(mode="json"))
+        known = {"artifact_id", "engine", "url", "pid", "pid_started", "log", "question", "answer", "config"}
+        row = run.registry.endpoints.add(channel=channel, **facts.model_dump(mode="json", include=known))
         retire(run, serving)
         note = f"{row.url} (stop it with: tuneline endpoints stop {row.id})"
-        return row, StageRow(label, "deploy", artifact.id, "ran", execution.seconds, execution.peak_bytes, note)
+        return row, StageRow(
+            label, "deploy", artifact.id, "ran", execution.seconds, execution.peak_bytes, note
+        )
 
     return run.task("deploy", label, work)
 

@@ -1,4 +1,5 @@
-"""The whole product, in the order in which it happens.
+"""The whole product, in the order in which it happens: data → adapter → merged → quantized → gate →
+channel → endpoint, with a measurement at every step.
 
 A step asks the registry first; only what it does not know yet is done.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.deployment import deploy
+from flows.prefect_view import shown_in_prefect
 from flows.promote import Offer, judge, promote
 from flows.recipe import Recipe
 from flows.step import Run
@@ -18,10 +20,12 @@ from stages.quantize import GptqConfig
 
 @flow(name="lifecycle", flow_run_name="{recipe.name}", validate_parameters=False, persist_result=False)
 def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
-    """Data → adapter → merged → quantized → gate → channel → endpoint, with a measurement at every step.
+    """One run as a Prefect flow. `outcome` fills as it goes: a run that failed half-way is reported too."""
+    with shown_in_prefect(run, outcome):
+        _lifecycle(recipe, run, outcome)
 
-    Fills `outcome` as it goes, so that a report can be written of a run that failed half-way.
-    """
+
+def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
     base = outcome.base = run.step("resolve", recipe.base, "resolve base")
     data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base)
 
@@ -31,9 +35,7 @@ def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
     outcome.measured("base NF4", base, before)
 
     adapter = outcome.adapter = run.step("train", recipe.train, "train adapter", base=base, dataset=data)
-    tuned = run.step(
-        "evaluate", as_trained, "evaluate tuned NF4", model=base, adapter=adapter, dataset=data
-    )
+    tuned = run.step("evaluate", as_trained, "evaluate tuned NF4", model=base, adapter=adapter, dataset=data)
     outcome.measured("tuned NF4 + adapter", adapter, tuned)
 
     merged = run.step("merge", recipe.merge, "merge", base=base, adapter=adapter)

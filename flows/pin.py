@@ -74,7 +74,9 @@ def _package_digest(rest: str) -> str:
         raise MissingPackage(f"the package {name} is not installed; run: pip install {name}") from None
     files = [f for f in distribution.files or () if f.match(pattern) or f.as_posix().startswith(pattern)]
     if not files:
-        raise InvalidInput(f"the package {name} {distribution.version} has no file {pattern!r}; see: pip show -f {name}")
+        raise InvalidInput(
+            f"the package {name} {distribution.version} has no file {pattern!r}; see: pip show -f {name}"
+        )
     whole = hashlib.sha256(distribution.version.encode())
     for file in sorted(files, key=lambda f: f.as_posix()):
         whole.update(f"{file.as_posix()}\0{file.hash.value if file.hash else ''}\n".encode())
@@ -93,14 +95,14 @@ def commit_of(repository: str, repo_type: str) -> str:
         info = HfApi().repo_info(name, revision=revision or None, repo_type=repo_type, timeout=10)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise InvalidInput(
-            f"hub:{repository} cannot be resolved to a commit ({type(error).__name__}). Check the name and the "
-            "connection, log in for a gated model, or work offline from a downloaded copy with path:DIRECTORY"
+            f"hub:{repository} cannot be resolved to a commit ({type(error).__name__}). Check the name and "
+            "the connection, log in for a gated model, or work offline from a downloaded copy with path:DIRECTORY"
         ) from None
     return str(info.sha)
 
 
 def tree_stamp(path: Path) -> str:
-    """sha256 over names, sizes and modification times: tells two plain directories apart without reading them."""
+    """sha256 over names, sizes and modification times: tells plain directories apart unread."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     stamp = hashlib.sha256(str(path).encode())
     for file in files:

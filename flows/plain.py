@@ -29,7 +29,9 @@ def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], ou
     The result appears all at once. Raises `Usage` for a missing input or an `out` that exists already.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Usage(f"{out} exists already; --out must name a new or empty directory (nothing is overwritten)")
+        raise Usage(
+            f"{out} exists already; --out must name a new or empty directory (nothing is overwritten)"
+        )
     config = _config(stage, overrides)
     known = {role: _parent(role, path) for role, path in parents.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,8 @@ def _config(stage: str, overrides: Sequence[str]) -> BaseModel:
     tree: dict[str, Any] = {}
     for override in overrides:
         apply_override(tree, override)
-    section: type[StageConfig] = create_model("Section", __base__=StageConfig, **{stage: (config_type(stage), ...)})
+    fields: dict[str, Any] = {stage: (config_type(stage), ...)}
+    section = create_model("Section", __base__=StageConfig, **fields)
     found: BaseModel = getattr(validate(section, {stage: tree}, where="--set"), stage)
     return found
 
@@ -75,5 +78,7 @@ def _parent(role: str, path: Path) -> Parent:
             found = json.loads(facts.read_text("utf-8"))
             known = {key: found[key] for key in ("kind", "base", "quant", "metrics")}
         except (ValueError, KeyError) as error:
-            raise Usage(f"{facts} is damaged ({error}); delete it to treat {folder} as a foreign directory") from None
+            raise Usage(
+                f"{facts} is damaged ({error}); delete it to treat {folder} as a foreign directory"
+            ) from None
     return Parent(id=tree_stamp(path), path=folder, **known)

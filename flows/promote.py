@@ -81,7 +81,9 @@ def promote(run: Run, channel: str, offer: Offer, verdict: Verdict) -> Channel:
     def work() -> tuple[Channel, StageRow]:
         current = run.registry.channels.get(channel)
         if current is not None and current.artifact_id == offer.model.id:
-            return current, StageRow(f"promote to {channel}", "promote", offer.model.id, "reused", 0.0, None, "")
+            return current, StageRow(
+                f"promote to {channel}", "promote", offer.model.id, "reused", 0.0, None, ""
+            )
         moved = run.registry.channels.move(
             channel, offer.model.id, current.generation if current else 0, decision_id=verdict.id
         )

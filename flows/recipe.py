@@ -32,7 +32,8 @@ class PromoteConfig(StageConfig):
         pattern=r"^[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*$", description="TEAM/NAME, e.g. support/prod"
     )
     candidate: str = Field(
-        default="gguf-q4_k_m", description="label of a quantize entry (`gptq-4bit`, `gguf-q4_k_m`, …) or `merged`"
+        default="gguf-q4_k_m",
+        description="label of a quantize entry (`gptq-4bit`, `gguf-q4_k_m`, …) or `merged`",
     )
 
 
@@ -62,8 +63,9 @@ class Recipe(StageConfig):
             if self.gate is None:
                 raise ValueError("promote needs a gate: a channel only moves on a passing gate decision")
             if self.promote.candidate not in (*labels, "merged"):
+                made = ", ".join((*labels, "merged"))
                 raise ValueError(
-                    f"promote.candidate is {self.promote.candidate!r}; this recipe makes: {', '.join((*labels, 'merged'))}"
+                    f"promote.candidate is {self.promote.candidate!r}; this recipe makes: {made}"
                 )
         if self.deploy is not None and self.promote is None:
             raise ValueError("deploy serves what was promoted: add a promote section")
@@ -95,7 +97,9 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         )
     tree = read_yaml(path)
     if not isinstance(tree, dict):
-        raise InvalidRecipe(f"{path}: a recipe is a YAML mapping with a section per stage, found {type(tree).__name__}")
+        raise InvalidRecipe(
+            f"{path}: a recipe is a YAML mapping with a section per stage, found {type(tree).__name__}"
+        )
     for override in overrides:
         apply_override(tree, override)
     folder = Path.cwd() if path.parent == SHIPPED else path.resolve().parent
@@ -111,7 +115,9 @@ def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode)
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         if key in seen:
-            raise InvalidRecipe(f"line {key_node.start_mark.line + 1}: the key {key!r} stands twice; keep one")
+            raise InvalidRecipe(
+                f"line {key_node.start_mark.line + 1}: the key {key!r} stands twice; keep one"
+            )
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -157,7 +163,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _item(node: list[Any], part: str, override: str) -> Any:
     if not part.isdigit() or int(part) >= len(node):
-        raise InvalidRecipe(f"--set {override!r}: {part!r} is no index of a list with {len(node)} entries (from 0)")
+        raise InvalidRecipe(
+            f"--set {override!r}: {part!r} is no index of a list with {len(node)} entries (from 0)"
+        )
     return node[int(part)]
 
 
@@ -191,7 +199,11 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] != "extra_forbidden":
         message = str(problem["msg"]).removeprefix("Value error, ")
         found = problem.get("input")
-        shown = "" if isinstance(found, dict | list | BaseModel) or problem["type"] == "missing" else f" (found {found!r})"
+        shown = (
+            ""
+            if isinstance(found, dict | list | BaseModel) or problem["type"] == "missing"
+            else f" (found {found!r})"
+        )
         return f"{path or 'recipe'}: {message}{shown}"
     last = str(problem["loc"][-1])
     if last == "trust_remote_code":

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from flows.lineage_picture import LineageEdge, LineageNode
@@ -35,7 +34,9 @@ class Outcome:
         self.variants[label] = (model, evaluation)
 
 
-def report(run: Run, outcome: Outcome, recipe: str, run_id: str, started: datetime, seconds: float) -> RunReport:
+def report(
+    run: Run, outcome: Outcome, recipe: str, run_id: str, started: datetime, seconds: float
+) -> RunReport:
     """Everything a reader wants to see of a run, finished or not."""
     nodes, edges = _lineage(run, outcome)
     verdict, channel, endpoint = outcome.verdict, outcome.channel, outcome.endpoint
@@ -46,9 +47,9 @@ def report(run: Run, outcome: Outcome, recipe: str, run_id: str, started: dateti
         started=started,
         seconds=seconds,
         stages=tuple(run.rows),
-        models=tuple(_model_row(label, *pair) for label, pair in outcome.variants.items()),
+        models=tuple(model_row(label, *pair) for label, pair in outcome.variants.items()),
         history=_json_lines(run, outcome.adapter, "history.jsonl"),
-        length_histogram=_histogram(run, outcome.dataset),
+        length_histogram=_histogram(outcome.dataset),
         nodes=nodes,
         edges=edges,
         gate=verdict.decision.model_dump(mode="json") if verdict else None,
@@ -60,7 +61,8 @@ def report(run: Run, outcome: Outcome, recipe: str, run_id: str, started: dateti
     )
 
 
-def _model_row(label: str, model: Artifact, evaluation: Artifact) -> ModelRow:
+def model_row(label: str, model: Artifact, evaluation: Artifact) -> ModelRow:
+    """`model` with the scores, the size and the words of its evaluation."""
     found = evaluation.manifest.metrics
     scores = {
         f"{task} {metric}": Score(s["value"], s["low"], s["high"], s["n"])
@@ -74,7 +76,11 @@ def _model_row(label: str, model: Artifact, evaluation: Artifact) -> ModelRow:
 
 def _lineage(run: Run, outcome: Outcome) -> tuple[list[LineageNode], list[LineageEdge]]:
     artifacts: dict[str, tuple[Artifact, str]] = {}
-    for artifact, label in ((outcome.base, "base"), (outcome.dataset, "dataset"), (outcome.adapter, "adapter")):
+    for artifact, label in (
+        (outcome.base, "base"),
+        (outcome.dataset, "dataset"),
+        (outcome.adapter, "adapter"),
+    ):
         if artifact is not None:
             artifacts.setdefault(artifact.id, (artifact, label))
     for label, (model, evaluation) in outcome.variants.items():
@@ -104,22 +110,26 @@ def _answers(run: Run, outcome: Outcome) -> list[AnswerRow]:
     rows = [AnswerRow(q, a, tuned.get(q), served.get(q)) for q, a in base.items()]
     if outcome.endpoint is not None and outcome.endpoint.question:
         question = outcome.endpoint.question
-        rows.append(AnswerRow(f"{question} (asked at the endpoint)", base.get(question), tuned.get(question), outcome.endpoint.answer))
+        rows.append(
+            AnswerRow(
+                f"{question} (asked at the endpoint)",
+                base.get(question),
+                tuned.get(question),
+                outcome.endpoint.answer,
+            )
+        )
     return rows
 
 
-def _histogram(run: Run, dataset: Artifact | None) -> dict[str, Any] | None:
+def _histogram(dataset: Artifact | None) -> dict[str, Any] | None:
     if dataset is None:
         return None
-    found = json.loads(_file(run, dataset, "statistics.json").read_text("utf-8")).get("length_histogram")
-    return found if isinstance(found, dict) else None
+    found = dataset.manifest.metrics["tokens"]["histogram"]
+    return {"bins": found["edges"], "counts": found["counts"]}
 
 
 def _json_lines(run: Run, artifact: Artifact | None, name: str) -> list[dict[str, Any]]:
     if artifact is None:
         return []
-    return [json.loads(line) for line in _file(run, artifact, name).read_text("utf-8").splitlines()]
-
-
-def _file(run: Run, artifact: Artifact, name: str) -> Path:
-    return run.registry.view(artifact.id) / name
+    text = (run.registry.view(artifact.id) / name).read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]

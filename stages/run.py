@@ -35,9 +35,7 @@ def config_type(stage: str) -> Any:
     return get_type_hints(getattr(stage_module(stage), stage))["config"]
 
 
-def run_stage(
-    stage: str, parents: dict[str, Parent], config: BaseModel, out: Path
-) -> BaseModel:
+def run_stage(stage: str, parents: dict[str, Parent], config: BaseModel, out: Path) -> BaseModel:
     """Call a stage in this process."""
     function: StageFunction = getattr(stage_module(stage), stage)
     return function(parents, config, out)

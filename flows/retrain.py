@@ -1,0 +1,47 @@
+"""Scheduled retraining: the same recipes again, on whatever their sources hold by then.
+
+`deploy/prefect.yaml` schedules it. What did not change costs nothing: the registry knows it already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flows.errors import FlowError
+from flows.settings import Settings, quiet_libraries
+
+quiet_libraries(Settings().root)
+
+from prefect import flow  # noqa: E402  (Prefect reads its settings at import)
+
+from flows.execute import EXPECTED, Result, execute  # noqa: E402
+from flows.recipe import load  # noqa: E402
+
+
+class RetrainFailed(FlowError):
+    """At least one recipe ended with an error; the others ran."""
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(recipes: list[str], overrides: list[str] | None = None) -> dict[str, str]:
+    """Run each recipe, one tenant's failure not stopping the next; returns recipe → how it ended.
+
+    A gate that does not pass is a result (the channel stays where it is), not a failure.
+    Raises `RetrainFailed` at the end if a recipe could not be run to its gate.
+    """
+    ended = {recipe: _one(recipe, overrides or ()) for recipe in recipes}
+    failed = [f"{recipe}: {words}" for recipe, words in ended.items() if words.startswith("error")]
+    if failed:
+        raise RetrainFailed("; ".join(failed))
+    return ended
+
+
+def _one(recipe: str, overrides: Sequence[str]) -> str:
+    try:
+        result: Result = execute(load(recipe, overrides), Settings())
+    except EXPECTED as error:
+        return f"error: {error}"
+    if result.error is not None:
+        return f"error: {result.error}"
+    verdict = result.report.gate["verdict"] if result.report.gate else "no gate"
+    return f"gate: {verdict}; report: {result.html}"

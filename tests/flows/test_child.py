@@ -1,0 +1,150 @@
+"""A stage in a child process: its result, its own refusal, its violent end, and its parent's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows import child
+from flows.child import StageFailed, run_in_child
+from stages.contract import StageConfig
+from stages.errors import StageKilled
+
+STAGE = """
+    from __future__ import annotations
+    import os, pathlib, signal, subprocess, sys, threading
+    from stages.contract import Facts, Parents, StageConfig, progress
+    from stages.errors import InvalidInput
+
+    class Config(StageConfig):
+        what: str
+
+    def probe(parents: Parents, config: Config, out: pathlib.Path) -> Facts:
+        progress(1, 2, "steps", loss=0.5)
+        print("printed by the stage")
+        if config.what == "refuse":
+            raise InvalidInput("the cake is a lie; bake another")
+        if config.what == "defect":
+            raise KeyError("cake")
+        if config.what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config.what == "exit":
+            os._exit(7)
+        if config.what == "leave":
+            subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        if config.what == "wait":
+            grandchild = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+            (out / "pids").write_text(f"{os.getpid()} {grandchild.pid}")
+            progress(2, 2, "steps")
+            threading.Event().wait()
+        (out / "file").write_text("x")
+        return Facts(kind="dataset", metrics={"what": config.what, "pid": os.getpid()})
+"""
+
+
+class Probe(StageConfig):
+    what: str
+
+
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Runs a stage that lives in a folder of its own, found through `stages.__path__`."""
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "probe.py").write_text(textwrap.dedent(STAGE))
+    (folder / "sitecustomize.py").write_text(f"import stages\nstages.__path__.append({str(folder)!r})\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    out = tmp_path / "out"
+    out.mkdir()
+    events: list[dict[str, Any]] = []
+
+    def call(what: str) -> Any:
+        return run_in_child("probe", {}, Probe(what=what), out, tmp_path / "log", events.append), events
+
+    return call
+
+
+def test_result_progress_and_log(probe: Callable[[str], Any], tmp_path: Path) -> None:
+    execution, events = probe("fine")
+    assert execution.facts["metrics"]["what"] == "fine"
+    assert execution.facts["metrics"]["pid"] != os.getpid()
+    assert execution.peak_bytes > 1e6
+    assert events == [{"done": 1, "total": 2, "unit": "steps", "loss": 0.5}]
+    assert "printed by the stage" in (tmp_path / "log").read_text()
+
+
+def test_refusal_keeps_message_and_code(probe: Callable[[str], Any]) -> None:
+    with pytest.raises(StageFailed, match="^the cake is a lie; bake another$") as caught:
+        probe("refuse")
+    assert caught.value.exit_code == 3
+
+
+def test_defect_names_its_type(probe: Callable[[str], Any], tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="KeyError: 'cake'") as caught:
+        probe("defect")
+    assert caught.value.exit_code == 4
+    assert "Traceback" in (tmp_path / "log").read_text()
+
+
+def test_killed_says_so(probe: Callable[[str], Any]) -> None:
+    with pytest.raises(StageKilled, match=r"probe was killed by SIGKILL at .* GB; .*log"):
+        probe("die")
+
+
+def test_killed_for_memory_says_so(probe: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([3, 4])
+    monkeypatch.setattr(child, "_oom_kills", lambda: next(counts))
+    with pytest.raises(StageKilled, match="out-of-memory killer at .* GB. Free memory"):
+        probe("die")
+
+
+def test_silent_exit_is_no_success(probe: Callable[[str], Any]) -> None:
+    with pytest.raises(StageKilled, match="status 7 and no result"):
+        probe("exit")
+
+
+def test_nothing_that_a_stage_started_outlives_it(probe: Callable[[str], Any]) -> None:
+    execution, _ = probe("leave")
+    group = execution.facts["metrics"]["pid"]
+    left = [p for p in psutil.process_iter() if _group(p.pid) == group and p.status() != psutil.STATUS_ZOMBIE]
+    assert not left
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_child_ends_when_its_parent_is_killed(probe: Callable[[str], Any], tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from flows.child import run_in_child;"
+        "from tests.flows.test_child import Probe;"
+        "run_in_child('probe', {}, Probe(what='wait'), Path(sys.argv[1]), Path(sys.argv[2]),"
+        " lambda e: print(e['done'], flush=True))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    path = f"{os.environ['PYTHONPATH']}{os.pathsep}{root}"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "log")],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert parent.stdout is not None
+    assert [parent.stdout.readline().strip() for _ in range(2)] == ["1", "2"]
+    pids = [int(pid) for pid in (tmp_path / "out" / "pids").read_text().split()]
+    watched = [psutil.Process(pid) for pid in pids]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    _, alive = psutil.wait_procs(watched, timeout=20)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
