@@ -1,0 +1,102 @@
+"""compose.yaml: known keys, names that exist, commands that parse; it is not started here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.llama_cpp_child import command_line
+
+
+class Strict(BaseModel):
+    """A misspelled key is an error, as it is not in the tools themselves."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class HealthCheck(Strict):
+    test: list[str] = Field(min_length=2)
+    interval: str = Field(pattern=r"^\d+s$")
+    timeout: str = Field(pattern=r"^\d+s$")
+    retries: int = Field(ge=1)
+    start_period: str = Field(pattern=r"^\d+s$")
+
+
+class Service(Strict):
+    image: str = Field(pattern=r"^[a-z]+:[0-9.]+$")
+    restart: Literal["unless-stopped"]
+    read_only: Literal[True]
+    tmpfs: list[str]
+    cap_drop: list[Literal["ALL"]] = Field(min_length=1)
+    security_opt: list[Literal["no-new-privileges:true"]] = Field(min_length=1)
+    entrypoint: list[str]
+    command: list[str]
+    working_dir: str | None = None
+    environment: dict[str, str] = Field(default_factory=dict)
+    ports: list[str] = Field(default_factory=list)
+    volumes: list[str] = Field(default_factory=list)
+    depends_on: dict[str, dict[str, str]] = Field(default_factory=dict)
+    healthcheck: HealthCheck | None = None
+    mem_limit: str | None = None
+    cpus: float | None = None
+
+
+class Compose(BaseModel):
+    name: str
+    services: dict[str, Service]
+    volumes: dict[str, dict[str, str]]
+
+
+@pytest.fixture
+def compose(tree: Path) -> Compose:
+    document = yaml.safe_load((tree / "deploy" / "compose.yaml").read_text())
+    assert {key for key in document if not key.startswith("x-")} == set(Compose.model_fields)
+    return Compose.model_validate(document)
+
+
+def test_compose_publishes_to_this_machine_only(compose: Compose) -> None:
+    ports = [port for service in compose.services.values() for port in service.ports]
+    assert ports
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
+
+
+def test_compose_refers_to_what_there_is(compose: Compose, pyproject: dict[str, Any], tree: Path) -> None:
+    for service in compose.services.values():
+        assert service.image == f"tuneline:{pyproject['project']['version']}"
+        for needed, how in service.depends_on.items():
+            assert how == {"condition": "service_healthy"}
+            assert compose.services[needed].healthcheck is not None
+        for volume in service.volumes:
+            source = re.sub(r"\$\{[^}]*\}", "/variable", volume).partition(":")[0]
+            if source.startswith("./"):
+                assert (tree / "deploy" / source).is_file(), source
+            elif not source.startswith("/"):
+                assert source in compose.volumes, source
+
+
+def test_composes_engine_command_parses(compose: Compose) -> None:
+    service = compose.services["engine"]
+    assert service.entrypoint == ["tini", "--", "python", "-m", "serving.llama_cpp_child"]
+    args = command_line().parse_args(service.command)
+    assert service.ports == [f"127.0.0.1:{args.port}:{args.port}"]
+    assert args.model.startswith("/models/")
+    assert service.healthcheck is not None
+    assert f"http://127.0.0.1:{args.port}/health" in service.healthcheck.test[-1]
+    compile(service.healthcheck.test[-1], "healthcheck", "exec")
+
+
+def test_the_worker_serves_the_deployments_pool(compose: Compose, prefect_file: dict[str, Any]) -> None:
+    worker = compose.services["worker"]
+    pool = worker.command[worker.command.index("--pool") + 1]
+    assert {d["work_pool"]["name"] for d in prefect_file["deployments"]} == {pool}
+    assert (
+        worker.working_dir
+        == prefect_file["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"]
+    )
+    server = compose.services["prefect"].command
+    assert worker.environment["PREFECT_API_URL"] == f"http://prefect:{server[server.index('--port') + 1]}/api"
