@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from registry.artifacts import BaseReference, Parentage, QuantSpec
+from registry.compat import COMPARED
 from registry.errors import Incompatible
 from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
 
@@ -75,15 +76,13 @@ def _same_base(base: Parent, adapter: Parent, record: dict[str, Any]) -> None:
         trained_on = BaseReference.model_validate(record["base"])
     if trained_on is None or base.base is None:
         return
-    for field in ("weights_digest", "tokenizer_digest", "architecture"):
-        expected, found = getattr(trained_on, field), getattr(base.base, field)
-        if expected != found:
-            raise Incompatible(
-                f"adapter {adapter.id[:12]} was trained on {trained_on.source} at "
-                f"{trained_on.revision[:12]}, but the base to merge into is {base.base.source} at "
-                f"{base.base.revision[:12]} (its {field} is {found[:12]}, expected {expected[:12]}); "
-                "merge into the base it was trained on, or train again"
-            )
+    differing = [field for field in COMPARED if getattr(trained_on, field) != getattr(base.base, field)]
+    if differing:
+        raise Incompatible(
+            f"adapter {adapter.id[:12]} was trained on {trained_on.source} at {trained_on.revision[:12]}, "
+            f"but the base to merge into is {base.base.source} at {base.base.revision[:12]} (they differ in "
+            f"{', '.join(differing)}); merge into the base it was trained on, or train again"
+        )
 
 
 def _double_quant(adapter: Parent, record: dict[str, Any]) -> bool:
