@@ -2,7 +2,7 @@
 
 python -m flows.reference                 print the Markdown
 python -m flows.reference --json-schema   print the JSON Schema
-python -m flows.reference --write docs    write recipe.md and recipe.schema.json into that folder
+python -m flows.reference --write         write recipe.md and recipe.schema.json into docs/
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Schema = dict[str, Any]
 
 _INTRODUCTION = """# Recipe reference
 
-<!-- Written by `python -m flows.reference --write docs`. Do not edit: change the config classes. -->
+<!-- Written by `python -m flows.reference --write`. Do not edit: change the config classes. -->
 
 A recipe is one YAML file for one run, with a section per stage. An unknown key is an error that names its
 path and the nearest valid key. Relative paths are seen from the recipe's folder. A key can be changed for one
@@ -100,7 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen.add_argument(
         "--json-schema", action="store_true", help="print the JSON Schema instead of Markdown"
     )
-    chosen.add_argument("--write", type=Path, metavar="FOLDER", help="write both documents there")
+    chosen.add_argument(
+        "--write",
+        type=Path,
+        nargs="?",
+        const=Path("docs"),
+        metavar="FOLDER",
+        help="write both documents (docs)",
+    )
     given = parser.parse_args(arguments)
     if given.write is not None:
         for path in write(given.write):

@@ -32,6 +32,7 @@ __all__ = [
 _TASKS_PER_TABLE = 3
 _LONGEST_ANSWER = 400
 _RIGHT = {"Time", "Peak memory", "Size", "Bits/weight"}
+_NARROW = {*_RIGHT, "Stage", "State", "Artifact"}
 
 
 def render_terminal(report: RunReport, console: Console, html: Path | None = None) -> None:
@@ -48,7 +49,9 @@ def render_terminal(report: RunReport, console: Console, html: Path | None = Non
     _print_table(console, "Stages", *_stage_cells(report.stages))
     for row in report.stages:
         if row.state == "failed":
-            _say(console, f"{row.label} failed: {row.note}", "bold red")
+            _say(console, f"{row.label} failed{row.note and ': '}{row.note}", "bold red")
+        elif row.note:
+            _say(console, f"{row.label}: {row.note}", "dim")
     tasks = tasks_of(report)
     for start in range(0, len(tasks), _TASKS_PER_TABLE):
         _print_table(console, "Models", *_model_cells(report.models, tasks[start : start + _TASKS_PER_TABLE]))
@@ -62,11 +65,10 @@ def render_terminal(report: RunReport, console: Console, html: Path | None = Non
 
 
 def _stage_cells(stages: Sequence[StageRow]) -> tuple[list[str], list[list[str]]]:
-    head = ["Stage", "State", "Time", "Peak memory", "Artifact", "Note"]
+    head = ["Stage", "State", "Time", "Peak memory", "Artifact"]
     rows = [
-        [row.label, row.state, duration(row.seconds), size(row.peak_bytes), short(row.artifact_id), note]
+        [row.label, row.state, duration(row.seconds), size(row.peak_bytes), short(row.artifact_id)]
         for row in stages
-        for note in ["see below" if row.state == "failed" else row.note]
     ]
     return head, rows
 
@@ -74,12 +76,12 @@ def _stage_cells(stages: Sequence[StageRow]) -> tuple[list[str], list[list[str]]
 def _model_cells(models: Sequence[ModelRow], tasks: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     counts = {task: {row.scores[task].n for row in models if task in row.scores} for task in tasks}
     common = {task: f" (n={n.pop()})" for task, n in counts.items() if len(n) == 1}
-    head = ["Model", *(task + common.get(task, "") for task in tasks), "Size", "Bits/weight", "Artifact"]
+    head = ["Model", *(task + common.get(task, "") for task in tasks), "Size", "Bits/weight"]
     rows = []
     for row in models:
         scores = [_score(row.scores.get(task), task in common) for task in tasks]
         bits = f"{row.bits_per_weight:.2f}" if row.bits_per_weight is not None else "–"
-        rows.append([row.label, *scores, size(row.bytes), bits, short(row.artifact_id)])
+        rows.append([row.label, *scores, size(row.bytes), bits])
     return head, rows
 
 
@@ -100,9 +102,12 @@ def _print_gate(report: RunReport, console: Console) -> None:
 
 def _print_places(report: RunReport, console: Console, html: Path | None) -> None:
     console.print()
-    for name, what in (("Channel", report.channel), ("Endpoint", report.endpoint)):
-        if what:
-            _say(console, f"{name}: {', '.join(f'{key} {value}' for key, value in what.items())}")
+    if (channel := report.channel) is not None:
+        to = f"{short(channel['artifact_id'])}, generation {channel['generation']}"
+        _say(console, f"Channel: {channel['name']} points to {to}")
+    if (endpoint := report.endpoint) is not None:
+        _say(console, f"Endpoint: {endpoint['url']} ({endpoint['engine']})")
+        _say(console, f"Stop it: tuneline endpoints stop {endpoint['id']}")
     if html is not None:
         # Whole even where it is longer than a line: people click on it or copy it.
         console.print(_shown(console, f"Report: {html}"), soft_wrap=True)
@@ -119,7 +124,7 @@ def _print_table(
             _shown(console, column),
             justify="right" if column in _RIGHT else "left",
             overflow="fold",
-            no_wrap=column == "Artifact",
+            no_wrap=column in _NARROW,
         )
     for row in rows:
         table.add_row(*(_shown(console, cell) for cell in row))

@@ -79,7 +79,8 @@ class RunReport:
 
     history: rows of `history.jsonl` (`step`, `loss` … or `step`, `validation_loss`);
     length_histogram: `bins` (edges in tokens, one more than counts) and `counts`;
-    gate: `verdict` and `rules` (each with `sentence`, and `effect`, `low`, `high`, `n` where known).
+    gate: `verdict` and `rules`, each with a `sentence`;
+    channel: `name`, `artifact_id`, `generation`; endpoint: `id`, `url`, `engine`; both may hold more.
     """
 
     recipe: str

@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.mark.parametrize(("name", "write"), [("recipe.md", markdown), ("recipe.schema.json", json_schema)])
 def test_the_committed_reference_is_what_the_classes_say(name: str, write: object) -> None:
     assert callable(write)
-    assert (DOCS / name).read_text("utf-8") == write(), "run: python -m flows.reference --write docs"
+    assert (DOCS / name).read_text("utf-8") == write(), "run: make docs"
 
 
 def test_every_link_leads_to_a_heading() -> None:

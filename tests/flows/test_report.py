@@ -55,10 +55,15 @@ def small_report() -> RunReport:
         edges=[LineageEdge(BASE, ADAPTER, "adapter")],
         gate={"verdict": "pass", "rules": [{"rule": "r", "sentence": "Better than the base."}]},
         answers=[AnswerRow("Which topic?", "I do not know.", "computers", None)],
-        endpoint={"url": "http://127.0.0.1:40123"},
+        endpoint={
+            "id": "ep-1",
+            "url": "http://127.0.0.1:40123",
+            "engine": "llama.cpp",
+            "config": {"port": 0},
+        },
         toolchain={"torch": "2.13.0"},
         base={"source": "package:x/y.gguf", "weights_digest": "c" * 64},
-        channel={"name": "demo/prod", "generation": 1},
+        channel={"name": "demo/prod", "artifact_id": ADAPTER, "generation": 1},
     )
 
 
@@ -107,7 +112,8 @@ def test_a_log_gets_every_fact_in_100_columns_without_colour(tmp_path: Path) -> 
         "demo: Gate passed", "took 12 min 14 s", "5 min 13 s", "2.41 GB", "reused", "a" * 12, "240 steps",
         "79.9% (74.0–84.7)", "(n=214)", "98.0 MB", "4.60", "Measured on the test split.",
         "Better than the base.",
-        "Which topic? I do not know. computers", "generation 1", "http://127.0.0.1:40123",
+        "Which topic? I do not know. computers", "demo/prod points to aaaaaaaaaaaa, generation 1",
+        "http://127.0.0.1:40123 (llama.cpp)", "tuneline endpoints stop ep-1",
     ):  # fmt: skip
         assert fact in words
     assert f"Report: {tmp_path / 'report.html'}\n" in text
