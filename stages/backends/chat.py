@@ -85,7 +85,9 @@ def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple
     mask = [0] * len(ids)
     for turn in turns:
         low, high = (bisect_left(offsets, edge, key=lambda offset: offset[0]) for edge in turn)
-        inside = [k for k in range(low, high + 1) if k < len(ids) and _within(offsets[k], turn)]
+        inside = [
+            k for k in range(max(low - 1, 0), high + 1) if k < len(ids) and _within(offsets[k], turn, text)
+        ]
         for k in _through_end_of_turn(inside, ids, offsets, text, control):
             mask[k] = 1
     return ids, mask
@@ -212,9 +214,13 @@ def _tokenize(tokenizer: Tokenizer, text: str, **options: bool) -> dict[str, Any
     return encoding
 
 
-def _within(offset: Span, turn: Span) -> bool:
-    # Byte-level tokenizers trim spaces from offsets: a token of spaces only is (k, k), k where it ends.
-    return offset[0] >= turn[0] and turn[0] < offset[1] <= turn[1]
+def _within(offset: Span, turn: Span, text: str) -> bool:
+    start, end = offset
+    if start < turn[0]:
+        # A token that begins in the header belongs to the turn if it brings more than white space of it.
+        return bool(text[turn[0] : min(end, turn[1])].strip())
+    # Some byte-level tokenizers trim spaces from offsets: a token of spaces only is (k, k), k where it ends.
+    return turn[0] < end <= turn[1]
 
 
 def _through_end_of_turn(

@@ -92,7 +92,7 @@ def _turns(row: Row, field: str, role_key: str, text_key: str) -> Messages:
         if not isinstance(turn, Mapping):
             raise RowError("wrong_type", f"{field} holds a {_kind(turn)}, expected {EXPECTED['messages']}")
         role = turn.get(role_key, turn.get("role"))
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             raise RowError("unsupported_role", f"the role {role!r} is not one of {', '.join(_ROLES)}")
         messages.append(_message(_ROLES[role], turn.get(text_key, turn.get("content"))))
     return messages

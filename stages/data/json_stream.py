@@ -122,8 +122,9 @@ class _Cursor:
             try:
                 value, end = self._decoder.raw_decode(self._window, self._at)
             except json.JSONDecodeError as error:
+                into = error.pos - self._at  # reading on moves the window
                 if not self._cut_off(error) or not self._read_more():
-                    self._at = min(error.pos, len(self._window))
+                    self._at = min(self._at + into, len(self._window))
                     raise self.wrong(f"malformed JSON: {error.msg}") from error
             except RecursionError as error:
                 raise self.wrong("the row is nested too deeply") from error

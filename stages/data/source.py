@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,10 +104,18 @@ def _from_hub(reference: str, config: str | None, split: str) -> Source:
     import huggingface_hub
 
     name, _, revision = reference.partition("@")
+    if Path(name).exists():  # `datasets` would silently take it for the dataset
+        raise InvalidInput(
+            f"hub:{reference}: {name} is a local directory; write path:{name}, or run elsewhere"
+        )
     try:
-        info = huggingface_hub.HfApi().dataset_info(name, revision=revision or None, timeout=10)
+        commit = revision
+        if not re.fullmatch(r"[0-9a-f]{40}", revision):
+            commit = str(
+                huggingface_hub.HfApi().dataset_info(name, revision=revision or None, timeout=10).sha
+            )
         datasets.disable_progress_bars()
-        table = datasets.load_dataset(name, config, split=split, revision=info.sha)
+        table = datasets.load_dataset(name, config, split=split, revision=commit)
     except Exception as error:  # the client raises its own, httpx's and OSError; each means: not to be had
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InvalidInput(
@@ -118,7 +127,7 @@ def _from_hub(reference: str, config: str | None, split: str) -> Source:
         for number, row in enumerate(table, 1):
             yield Record(name, number, row)
 
-    return Source(records, {f"{name} ({split})": str(info.sha)}, table.info.license or None)
+    return Source(records, {f"{name} ({split})": commit}, table.info.license or None)
 
 
 def _sha256(path: Path) -> str:
