@@ -12,6 +12,7 @@ from registry.artifacts import BaseReference, Parentage, QuantSpec
 from registry.compat import COMPARED
 from registry.errors import Incompatible
 from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
+from stages.train import Nf4Config
 
 VERSION = 1
 TOOLS = ("torch", "safetensors", "transformers", "bitsandbytes")
@@ -42,9 +43,9 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
     record = _record(adapter)
     _same_base(base, adapter, record)
 
-    from stages.backends.fold import Nf4, fold
+    from stages.backends.fold import fold
 
-    nf4 = Nf4(_double_quant(adapter, record)) if config.fold_into == "nf4" else None
+    nf4 = _nf4(adapter, record) if config.fold_into == "nf4" else None
     metrics = fold(base.path, adapter.path, out, config.dtype, nf4, config.shard_size)
     return Facts(
         kind="merged",
@@ -73,7 +74,9 @@ def _record(adapter: Parent) -> dict[str, Any]:
 def _same_base(base: Parent, adapter: Parent, record: dict[str, Any]) -> None:
     trained_on = adapter.base
     if trained_on is None and record.get("base"):
-        trained_on = BaseReference.model_validate(record["base"])
+        trained_on = BaseReference.model_validate(
+            {key: value for key, value in record["base"].items() if key != "id"}
+        )
     if trained_on is None or base.base is None:
         return
     differing = [field for field in COMPARED if getattr(trained_on, field) != getattr(base.base, field)]
@@ -85,7 +88,9 @@ def _same_base(base: Parent, adapter: Parent, record: dict[str, Any]) -> None:
         )
 
 
-def _double_quant(adapter: Parent, record: dict[str, Any]) -> bool:
-    """As recorded in training; QLoRA's double quantization where nothing is recorded."""
+def _nf4(adapter: Parent, record: dict[str, Any]) -> Nf4Config:
+    """As recorded in training; QLoRA's own settings for an adapter without a record."""
     requested = adapter.quant.requested if adapter.quant else record.get("quant", {}).get("requested", {})
-    return bool(requested.get("double_quant", True))
+    return Nf4Config.model_validate(
+        {key: requested[key] for key in Nf4Config.model_fields if key in requested}
+    )

@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from stages.backends.fold_safetensors import DTYPES, TensorFiles, model_files, w
 from stages.backends.model_files import need_room
 from stages.contract import progress
 from stages.errors import InvalidInput
+from stages.train import Nf4Config
 
 log = logging.getLogger("tuneline.merge")
 
@@ -29,19 +29,12 @@ COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "NOTICE*
 FLOAT16_LARGEST = 65504.0
 
 
-@dataclass(frozen=True)
-class Nf4:
-    """How the base was quantized in training. bitsandbytes' block size for Linear4bit is 64."""
-
-    double_quant: bool = True
-
-
 def fold(
     base: Path,
     adapter_dir: Path,
     out: Path,
     dtype: Literal["float16", "bfloat16"],
-    nf4: Nf4 | None,
+    nf4: Nf4Config | None,
     shard_size: int,
 ) -> dict[str, Any]:
     """Write base + adapter as a Hugging Face directory under `out`; with `nf4`, into NF4-rounded weights.
@@ -72,7 +65,7 @@ def fold(
 class _Stream:
     """Computes the tensors of a plan on demand and keeps the largest absolute value seen."""
 
-    def __init__(self, plan: Plan, base: TensorFiles, adapter: Adapter, nf4: Nf4 | None) -> None:
+    def __init__(self, plan: Plan, base: TensorFiles, adapter: Adapter, nf4: Nf4Config | None) -> None:
         self.largest = 0.0
         self._outputs = {output.spec.name: output for output in plan.outputs}
         self._base, self._adapter, self._nf4 = base, adapter.tensors, nf4
@@ -96,7 +89,7 @@ class _Stream:
         if not weight.is_floating_point():
             return weight
         if output.round_trip and self._nf4:
-            weight = nf4_round_trip(weight, output.round_trip, self._nf4)
+            weight = _as_trained_on(weight, output.round_trip, self._nf4)
         if output.low_rank:
             weight = _add_low_rank(weight, output.low_rank, self._adapter)
         if output.bias:
@@ -149,19 +142,11 @@ def _add_low_rank(weight: torch.Tensor, term: LowRank, adapter: TensorFiles) -> 
     return merged
 
 
-def nf4_round_trip(weight: torch.Tensor, kind: ModuleKind, nf4: Nf4) -> torch.Tensor:
-    """The weight as training saw it: bitsandbytes NF4, blocks of 64, and back, in the weight's own dtype.
+def _as_trained_on(weight: torch.Tensor, kind: ModuleKind, nf4: Nf4Config) -> torch.Tensor:
+    """The NF4 values that training saw; transformers quantizes a Conv1D's weight (in, out) as (out, in)."""
+    from stages.backends.nf4 import nf4_round_trip
 
-    A Conv1D's weight (in, out) is quantized as (out, in), as transformers does.
-    """
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    laid_out = weight.T.contiguous() if kind == "conv1d" else weight
-    packed, state = quantize_4bit(
-        laid_out, blocksize=64, quant_type="nf4", compress_statistics=nf4.double_quant
-    )
-    rounded: torch.Tensor = dequantize_4bit(packed, state).view(laid_out.shape)
-    return rounded.T if kind == "conv1d" else rounded
+    return nf4_round_trip(weight.T, nf4).T if kind == "conv1d" else nf4_round_trip(weight, nf4)
 
 
 def _remove_weights(out: Path) -> None:
