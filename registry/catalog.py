@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, insert, select
 
-from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, Relation, canonical
+from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, Record, Relation, canonical
 from registry.database import now
 from registry.errors import InvalidArtifact, NotFound
 from registry.processes import here
@@ -22,8 +21,7 @@ _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 _ROW = (artifacts.c.id, artifacts.c.manifest, artifacts.c.created)
 
 
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(Record):
     """A published artifact; name and version are the latest that it was given, if any."""
 
     id: str
@@ -38,8 +36,7 @@ class Artifact:
         return sum(entry.size for entry in self.manifest.files.values())
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(Record):
     """`child` came from `parent`."""
 
     child: str
@@ -47,8 +44,7 @@ class Edge:
     parent: str
 
 
-@dataclass(frozen=True)
-class Execution:
+class Execution(Record):
     """One run that led to an artifact."""
 
     artifact_id: str
@@ -150,7 +146,7 @@ def lineage(connection: Connection, artifact_id: str) -> list[Edge]:
     query = select(edges).where((edges.c.child == artifact_id) | edges.c.child.in_(select(reached.c.id)))
     below: dict[str, list[Edge]] = {}
     for row in connection.execute(query.order_by(edges.c.child, edges.c.relation, edges.c.parent)):
-        below.setdefault(row.child, []).append(Edge(row.child, row.relation, row.parent))
+        below.setdefault(row.child, []).append(Edge.model_validate(row._asdict()))
     ordered: list[Edge] = []
     waiting = [artifact_id]
     for child in waiting:
@@ -163,8 +159,8 @@ def lineage(connection: Connection, artifact_id: str) -> list[Edge]:
 def runs(connection: Connection, artifact_id: str) -> list[Execution]:
     query = select(executions).where(executions.c.artifact_id == artifact_id).order_by(executions.c.sequence)
     return [
-        Execution(r.artifact_id, r.key, datetime.fromisoformat(r.started), r.seconds, r.peak_bytes, r.host)
-        for r in connection.execute(query)
+        Execution.model_validate({field: getattr(row, field) for field in Execution.model_fields})
+        for row in connection.execute(query)
     ]
 
 
@@ -198,11 +194,8 @@ def record_problems(connection: Connection, artifact_id: str) -> list[str]:
         for c, v in expected.items()
         if getattr(row, c) != v
     ]
-    held = set(
-        connection.execute(
-            select(edges.c.relation, edges.c.parent).where(edges.c.child == artifact_id)
-        ).tuples()
-    )
+    query = select(edges.c.relation, edges.c.parent).where(edges.c.child == artifact_id)
+    held = {(row.relation, row.parent) for row in connection.execute(query)}
     if held != {(p.relation, p.id) for p in manifest.parents}:
         found.append("the recorded parents are not those of the manifest")
     return found
@@ -232,10 +225,11 @@ def _read(connection: Connection, query: Select[Any]) -> list[Artifact]:
     given = _names(connection, [row.id for row in rows])
     return [
         Artifact(
-            row.id,
-            Manifest.model_validate_json(row.manifest),
-            datetime.fromisoformat(row.created),
-            *given.get(row.id, (None, None)),
+            id=row.id,
+            manifest=Manifest.model_validate_json(row.manifest),
+            created=datetime.fromisoformat(row.created),
+            name=given.get(row.id, (None, None))[0],
+            version=given.get(row.id, (None, None))[1],
         )
         for row in rows
     ]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, exc, insert, select, update
 
 from registry import catalog
-from registry.artifacts import digest
+from registry.artifacts import Record, digest
 from registry.database import Database, now
 from registry.errors import Conflict, Corrupt, GateRequired, InvalidArtifact, NotFound
 from registry.schema import channel_events, channels, gate_decisions
@@ -19,8 +19,7 @@ CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}/[a-z0-9][a-z0-9._-]{0,63}")
 _BEGINNING = "0" * 64
 
 
-@dataclass(frozen=True)
-class Channel:
+class Channel(Record):
     """Where a channel points; `generation` grows by one with each move."""
 
     name: str
@@ -37,8 +36,7 @@ class Waiver:
     who: str
 
 
-@dataclass(frozen=True)
-class ChannelEvent:
+class ChannelEvent(Record):
     """One move. `digest` covers the event and, through `previous_digest`, all before it."""
 
     channel: str
@@ -164,7 +162,9 @@ def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any
     previous = connection.execute(last).scalar_one_or_none() or _BEGINNING
     row = {"channel": name, "generation": expected + 1, "at": at, "previous_digest": previous, **event}
     connection.execute(insert(channel_events), {**row, "digest": digest(_covered(row))})
-    return Channel(name, event["artifact_id"], expected + 1, datetime.fromisoformat(at))
+    return Channel(
+        name=name, artifact_id=event["artifact_id"], generation=expected + 1, moved=datetime.fromisoformat(at)
+    )
 
 
 def _require_gate(
@@ -232,11 +232,11 @@ def _events(connection: Connection, name: str) -> list[Row[Any]]:
 
 
 def _channel(row: Row[Any]) -> Channel:
-    return Channel(row.name, row.artifact_id, row.generation, datetime.fromisoformat(row.moved))
+    return Channel.model_validate(row._asdict())
 
 
 def _event(row: Row[Any]) -> ChannelEvent:
-    return ChannelEvent(**{**row._asdict(), "at": datetime.fromisoformat(row.at)})
+    return ChannelEvent.model_validate(row._asdict())
 
 
 def _lost(name: str, expected: int, current: Channel | None) -> Conflict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,17 @@ from typing import Any
 from sqlalchemy import Row, insert, select, update
 
 from registry import catalog
-from registry.artifacts import canonical
+from registry.artifacts import Record, canonical
 from registry.database import Database, now
 from registry.errors import NotFound
-from registry.processes import alive
 from registry.schema import endpoints
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """An engine's process and what it serves. `stopped` is None until somebody marked it so."""
+class Endpoint(Record):
+    """An engine's process and what it serves; `stopped` is None until somebody marked it so.
+
+    A pid is given out again: whoever acts on it first compares `pid_started` with psutil's `create_time()`.
+    """
 
     id: str
     artifact_id: str
@@ -37,11 +37,6 @@ class Endpoint:
     question: str | None
     answer: str | None
     config: dict[str, Any]
-
-    @property
-    def is_running(self) -> bool:
-        """Not marked stopped, and the very process (not another with its pid) is alive on this machine."""
-        return self.stopped is None and alive(self.pid, self.pid_started)
 
 
 class Endpoints:
@@ -93,13 +88,12 @@ class Endpoints:
         return _endpoint(row)
 
     def ls(self, running_only: bool = False) -> list[Endpoint]:
-        """Newest first; `running_only` leaves out those marked stopped and those whose process is gone."""
+        """Newest first; `running_only` leaves out those marked stopped, dead or not."""
+        query = select(endpoints).order_by(endpoints.c.sequence.desc())
+        if running_only:
+            query = query.where(endpoints.c.stopped.is_(None))
         with self._database.read() as connection:
-            found = [
-                _endpoint(r)
-                for r in connection.execute(select(endpoints).order_by(endpoints.c.sequence.desc()))
-            ]
-        return [endpoint for endpoint in found if endpoint.is_running or not running_only]
+            return [_endpoint(row) for row in connection.execute(query)]
 
     def mark_stopped(self, endpoint_id: str) -> Endpoint:
         """Record that the engine was stopped; the first time counts. Raises NotFound."""
@@ -112,8 +106,4 @@ class Endpoints:
 def _endpoint(row: Row[Any]) -> Endpoint:
     fields = row._asdict()
     del fields["sequence"]
-    fields["log"] = Path(row.log)
-    fields["started"] = datetime.fromisoformat(row.started)
-    fields["stopped"] = datetime.fromisoformat(row.stopped) if row.stopped else None
-    fields["config"] = json.loads(row.config)
-    return Endpoint(**fields)
+    return Endpoint.model_validate({**fields, "config": json.loads(row.config)})

@@ -59,10 +59,11 @@ def fault(path: Path, entry: FileEntry) -> tuple[Literal["missing", "altered", "
         return "missing", "does not exist"
     except OSError as error:
         return "altered", f"cannot be opened as a regular file ({error.strerror})"
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        return "altered", "is not a regular file"
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return "altered", "is not a regular file"
         if status.st_size < entry.size:
             return "truncated", f"has {status.st_size} bytes of {entry.size}"
         if status.st_size > entry.size:
@@ -71,11 +72,9 @@ def fault(path: Path, entry: FileEntry) -> tuple[Literal["missing", "altered", "
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             return "altered", f"cannot be read ({error.strerror})"
-    return (
-        None
-        if found == entry.sha256
-        else ("altered", f"has sha256 {found[:12]}, expected {entry.sha256[:12]}")
-    )
+    if found != entry.sha256:
+        return "altered", f"has sha256 {found[:12]}, expected {entry.sha256[:12]}"
+    return None
 
 
 def sync_file(path: Path) -> None:
@@ -91,7 +90,9 @@ sync_directory = sync_file
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory, read-only ones below it included; no error when it is not there."""
+    """Remove what is at `path`, read-only directories included; no error when nothing is."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
     for directory, _, _ in os.walk(path):
         Path(directory).chmod(0o700)
     shutil.rmtree(path, ignore_errors=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Row, insert, select
 
 from registry import catalog
-from registry.artifacts import canonical, digest
+from registry.artifacts import Record, canonical, digest
 from registry.database import Database, now
 from registry.errors import InvalidArtifact, NotFound
 from registry.schema import gate_decisions
@@ -19,8 +18,7 @@ from registry.schema import gate_decisions
 Verdict = Literal["pass", "fail", "insufficient", "invalid"]
 
 
-@dataclass(frozen=True)
-class GateDecision:
+class GateDecision(Record):
     """What a gate said about `candidate` in comparison with `baseline`; its id is its content's digest."""
 
     id: str
@@ -93,6 +91,11 @@ class Gates:
 
 def _decision(row: Row[Any]) -> GateDecision:
     return GateDecision(
-        row.id, row.candidate, row.baseline, json.loads(row.policy), row.verdict, json.loads(row.evidence),
-        datetime.fromisoformat(row.created),
-    )  # fmt: skip
+        id=row.id,
+        candidate=row.candidate,
+        baseline=row.baseline,
+        policy=json.loads(row.policy),
+        verdict=row.verdict,
+        evidence=json.loads(row.evidence),
+        created=datetime.fromisoformat(row.created),
+    )

@@ -141,6 +141,7 @@ class Registry:
         with self._database.read() as connection:
             artifact = catalog.existing(connection, artifact_id)
             record = [
-                Problem("", "record", detail) for detail in catalog.record_problems(connection, artifact_id)
+                Problem(file="", kind="record", detail=detail)
+                for detail in catalog.record_problems(connection, artifact_id)
             ]
         return record + self._store.problems(artifact.id, artifact.manifest.files)

@@ -11,11 +11,10 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from registry.artifacts import FileEntry
+from registry.artifacts import FileEntry, Record
 from registry.errors import Corrupt, InvalidArtifact, StoreFailed
 from registry.files import (
     FoundFile,
@@ -36,13 +35,15 @@ Point = Callable[[str], None]
 _CANNOT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES})
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(Record):
     """One way in which what is stored differs from its manifest."""
 
     file: str
     kind: Literal["missing", "altered", "truncated", "extra", "record"]
     detail: str
+
+    def __str__(self) -> str:
+        return f"{self.file or 'manifest'}: {self.kind}: {self.detail}"
 
 
 class LocalStore:
@@ -97,20 +98,22 @@ class LocalStore:
         for name, entry in files.items():
             problem = fault(self._blob(entry.sha256), entry)
             if problem is not None:
-                found.append(Problem(name, problem[0], f"blob {entry.sha256[:12]} {problem[1]}"))
+                found.append(
+                    Problem(file=name, kind=problem[0], detail=f"blob {entry.sha256[:12]} {problem[1]}")
+                )
         view = self._views / artifact_id
         return found + (list(self._view_problems(view, files)) if view.is_dir() else [])
 
     def _view_problems(self, view: Path, files: Mapping[str, FileEntry]) -> Iterator[Problem]:
         present = {name for name, _ in leaves(view)}
         for name in sorted(present - files.keys()):
-            yield Problem(name, "extra", f"in the view {view}, not in the manifest")
+            yield Problem(file=name, kind="extra", detail=f"in the view {view}, not in the manifest")
         for name, entry in files.items():
             path = view / name
             if name not in present or not same_file(path, self._blob(entry.sha256)):
                 problem = fault(path, entry)
                 if problem is not None:
-                    yield Problem(name, problem[0], f"in the view {view}: {problem[1]}")
+                    yield Problem(file=name, kind=problem[0], detail=f"in the view {view}: {problem[1]}")
 
     def _blob(self, sha256: str) -> Path:
         return self._blobs / sha256[:2] / sha256

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from registry import Artifact, Registry
+from registry.errors import InvalidArtifact, NotFound
+
+Publish = Callable[..., Artifact]
+
+
+def test_a_decision_is_read_back_whole(registry: Registry, publish: Publish) -> None:
+    one, two = publish(registry, "one"), publish(registry, "two")
+    policy, evidence = {"margin": 0.02}, {"n": 400, "p": 0.008, "items": [1, 2]}
+    made = registry.gates.record(two.id, one.id, policy, "pass", evidence)
+    decision = registry.gates.get(made)
+    assert (decision.candidate, decision.baseline, decision.verdict) == (two.id, one.id, "pass")
+    assert (decision.policy, decision.evidence) == (policy, evidence)
+    assert registry.gates.latest(two.id) == decision
+    assert registry.gates.latest(one.id) is None
+
+
+def test_an_id_is_the_digest_of_all_that_was_decided(registry: Registry, publish: Publish) -> None:
+    one, two = publish(registry, "one").id, publish(registry, "two").id
+    record = registry.gates.record
+    ids = [
+        record(one, None, {}, "pass", {}),
+        record(one, two, {}, "pass", {}),
+        record(two, None, {}, "pass", {}),
+        record(one, None, {"a": 1}, "pass", {}),
+        record(one, None, {}, "fail", {}),
+        record(one, None, {}, "pass", {"a": 1}),
+    ]
+    assert len(set(ids)) == 6
+    assert record(one, None, {"a": 1}, "pass", {}) == ids[3]
+    latest = registry.gates.latest(one)
+    assert latest is not None
+    assert latest.id == ids[5]
+
+
+def test_what_is_no_decision_is_refused(registry: Registry, publish: Publish) -> None:
+    one = publish(registry, "one").id
+    with pytest.raises(InvalidArtifact, match="expected one of pass, fail, insufficient, invalid"):
+        registry.gates.record(one, None, {}, "maybe", {})  # type: ignore[arg-type]
+    with pytest.raises(InvalidArtifact, match="finite JSON"):
+        registry.gates.record(one, None, {}, "pass", {"p": float("nan")})
+    with pytest.raises(NotFound):
+        registry.gates.record("f" * 64, None, {}, "pass", {})
+    with pytest.raises(NotFound):
+        registry.gates.record(one, "f" * 64, {}, "pass", {})
+    with pytest.raises(NotFound, match="no gate decision"):
+        registry.gates.get("f" * 64)

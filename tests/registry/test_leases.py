@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from registry import Registry
+from registry.database import Database
+from registry.errors import Conflict
+from registry.leases import Leases
+from registry.processes import alive, started
+from registry.schema import leases as table
+
+KEY = "a" * 64
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database.open(tmp_path / "registry.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def leases(database: Database) -> Leases:
+    return Leases(database, seconds=100)
+
+
+def change(database: Database, **values: object) -> None:
+    with database.write() as connection:
+        connection.execute(update(table).where(table.c.key == KEY), values)
+
+
+def test_a_live_holder_is_named(leases: Leases) -> None:
+    leases.acquire(KEY, "train")
+    with pytest.raises(Conflict, match=f"stage train .* pid {os.getpid()} on host {socket.gethostname()}"):
+        leases.acquire(KEY, "train")
+    assert leases.is_held(KEY)
+
+
+def test_the_token_only_grows(leases: Leases) -> None:
+    tokens = []
+    for _ in range(3):
+        token = leases.acquire(KEY, "train")
+        leases.release(KEY, token)
+        tokens.append(token)
+    assert tokens == [1, 2, 3]
+    assert not leases.is_held(KEY)
+
+
+def test_an_expired_lease_is_taken_over_and_the_old_token_is_dead(leases: Leases, database: Database) -> None:
+    old = leases.acquire(KEY, "train")
+    change(database, expires=0.0)
+    new = leases.acquire(KEY, "train")
+    assert new > old
+    with pytest.raises(Conflict, match="is lost"):
+        leases.renew(KEY, old)
+    leases.release(KEY, old)
+    leases.renew(KEY, new)
+
+
+def test_renewing_an_expired_lease_that_nobody_took_is_fine(leases: Leases, database: Database) -> None:
+    token = leases.acquire(KEY, "train")
+    change(database, expires=0.0)
+    leases.renew(KEY, token)
+    assert leases.is_held(KEY)
+
+
+def test_a_released_lease_cannot_be_renewed(leases: Leases) -> None:
+    token = leases.acquire(KEY, "train")
+    leases.release(KEY, token)
+    with pytest.raises(Conflict, match="was released"):
+        leases.renew(KEY, token)
+
+
+def test_a_reused_pid_is_not_the_holder(leases: Leases, database: Database) -> None:
+    leases.acquire(KEY, "train")
+    change(database, pid_started=started() - 1000)
+    assert leases.acquire(KEY, "train") == 2
+
+
+def test_a_pid_of_another_host_is_believed_until_it_expires(leases: Leases, database: Database) -> None:
+    leases.acquire(KEY, "train")
+    change(database, host="elsewhere", pid=2**22 + 1)
+    with pytest.raises(Conflict, match="on host elsewhere"):
+        leases.acquire(KEY, "train")
+
+
+def test_a_killed_holder_is_replaced(home: Path, key: Callable[[str], str]) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from registry import Registry\n"
+        f"with Registry.open(Path({str(home)!r})).draft({key('x')!r}, 'train') as draft:\n"
+        "    (draft.path / 'checkpoints').mkdir(); (draft.path / 'checkpoints' / 'step').write_text('7')\n"
+        "    (draft.path / 'half.bin').write_text('half')\n"
+        "    print(draft.path, flush=True); sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    holder.stdout.readline()
+    with Registry.open(home) as registry:
+        with pytest.raises(Conflict, match=f"pid {holder.pid}"), registry.draft(key("x"), "train"):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        holder.stdin.close()
+        holder.stdout.close()
+        with registry.draft(key("x"), "train") as draft:
+            assert [p.name for p in draft.path.iterdir()] == ["checkpoints"]
+            assert (draft.path / "checkpoints" / "step").read_text() == "7"
+
+
+def test_alive_tells_processes_apart() -> None:
+    assert alive(os.getpid(), started())
+    assert not alive(os.getpid(), started() - 60)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    began = started(child.pid)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not alive(child.pid, began), "a zombie does no work"
+    child.wait()
+    assert not alive(child.pid, began)

@@ -1,0 +1,216 @@
+"""Publishing against kill -9 and against itself: `python -m tests.reliability.publish --trials 3000`.
+
+Each trial publishes an artifact in a process that is killed at a named point of the publication, or at any
+moment; then checks that what is visible is whole, and that publishing again ends at the id of the content.
+Prints one JSON document; exits with 1 if anything was corrupt, half visible or lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from registry import Registry
+from registry.artifacts import FileEntry, Manifest, memo_key
+from registry.drafts import POINTS
+from registry.errors import Conflict
+
+ANY_MOMENT = "any moment"
+
+
+def files_of(trial: int) -> dict[str, bytes]:
+    """One file that all trials share, two that only this one has."""
+    return {
+        "shared.txt": b"in every artifact",
+        "small.txt": f"trial {trial}".encode(),
+        "nested/large.bin": hashlib.sha256(f"{trial}".encode()).digest() * 4000,
+    }
+
+
+def key_of(trial: int, attempt: int = 0) -> str:
+    return memo_key("prepare", 1, {"trial": trial, "attempt": attempt}, {}, {})
+
+
+def id_of(trial: int) -> str:
+    """The id that the content has, worked out without the registry."""
+    entries = {
+        name: FileEntry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+        for name, content in files_of(trial).items()
+    }
+    return Manifest(
+        kind="dataset", stage="prepare", stage_version=1, config={"trial": trial}, toolchain={}, files=entries
+    ).id
+
+
+def publish(home: Path, trial: int, key: str, point: Callable[[str], None]) -> str:
+    with Registry.open(home, point=point) as registry, registry.draft(key, "prepare") as draft:
+        for name, content in files_of(trial).items():
+            (draft.path / name).parent.mkdir(exist_ok=True)
+            (draft.path / name).write_bytes(content)
+        return draft.commit(
+            stage="prepare", stage_version=1, config={"trial": trial}, toolchain={}, facts_kind="dataset",
+            relations=(), base=None, quant=None, metrics={},
+            execution={"seconds": 0, "peak_bytes": None, "started": "2026-01-01T00:00:00+00:00"},
+        ).id  # fmt: skip
+
+
+def in_child(work: Callable[[], Any], kill_after: float | None = None) -> int:
+    """Run `work` in a forked process; returns its exit status, negative for a signal."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(f"child: {error!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def killer(at: str, times: int) -> Callable[[str], None]:
+    """Ends this process when it passes the point `at` for the nth time."""
+    left = times
+
+    def hear(point: str) -> None:
+        nonlocal left
+        left -= point == at
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hear
+
+
+def kill_trials(home: Path, trials: int, seed: int) -> dict[str, Any]:
+    """Kill, look, publish again, look; returns counts and what went wrong."""
+    choose = random.Random(seed)
+    seen: Counter[str] = Counter()
+    wrong: list[str] = []
+    usual = 0.02
+    for trial in range(trials):
+        at = (*POINTS, ANY_MOMENT)[trial % (len(POINTS) + 1)]
+
+        hook = killer(at, choose.randint(1, 2) if at in POINTS[3:7] else 1)
+        delay = choose.uniform(0, usual) if at == ANY_MOMENT else None
+        status = in_child(lambda t=trial, h=hook: publish(home, t, key_of(t), h), delay)  # type: ignore[misc]
+        killed = status == -signal.SIGKILL
+        seen[f"killed at {at}"] += killed
+        if not killed and at != ANY_MOMENT:
+            wrong.append(f"trial {trial}: was to be killed at {at}, ended with {status}")
+        with Registry.open(home) as registry:
+            visible = registry.find(key_of(trial))
+            seen["visible after the kill"] += visible is not None
+            wrong += whole(registry, trial, f"after a kill at {at}") if visible else []
+            if visible is not None and killed and at in POINTS[:-1]:
+                wrong.append(f"trial {trial}: visible although killed at {at}")
+        begun = time.monotonic()
+        again = in_child(lambda t=trial: publish(home, t, key_of(t), lambda _: None))  # type: ignore[misc]
+        usual = time.monotonic() - begun
+        if again != 0:
+            wrong.append(f"trial {trial}: publishing again after a kill at {at} ended with {again}")
+        with Registry.open(home) as registry:
+            wrong += whole(registry, trial, f"published again after a kill at {at}")
+    wrong += everything(home, trials)
+    return {"trials": trials, **dict(sorted(seen.items())), "wrong": wrong}
+
+
+def whole(registry: Registry, trial: int, when: str) -> list[str]:
+    found = registry.find(key_of(trial))
+    if found is None:
+        return [f"trial {trial}: not found {when}"]
+    problems = [str(problem) for problem in registry.verify(found.id)]
+    if found.id != id_of(trial):
+        problems.append(f"id {found.id} instead of {id_of(trial)}")
+    view = registry.view(found.id)
+    for name, content in files_of(trial).items():
+        if (view / name).read_bytes() != content:
+            problems.append(f"view of {name} differs")
+    return [f"trial {trial} {when}: {problem}" for problem in problems]
+
+
+def everything(home: Path, trials: int) -> list[str]:
+    """After all trials: each artifact is whole, and nothing else is there."""
+    wrong = []
+    with Registry.open(home) as registry:
+        for trial in range(trials):
+            wrong += whole(registry, trial, "at the end")
+        listed = registry.ls(limit=trials + 1)
+        if {artifact.id for artifact in listed} != {id_of(trial) for trial in range(trials)}:
+            wrong.append(f"{len(listed)} artifacts are listed, expected {trials}")
+    left = [path.name for path in (home / "drafts").iterdir()]
+    if left:
+        wrong.append(f"drafts are left: {left}")
+    connection = sqlite3.connect(home / "registry.db")
+    verdict = connection.execute("PRAGMA integrity_check").fetchone()[0]
+    connection.close()
+    return wrong if verdict == "ok" else [*wrong, f"database: {verdict}"]
+
+
+def _publish_together(home: Path, number: int, same_key: bool, start: Any, results: Any) -> None:
+    start.wait()
+    try:
+        results.put(publish(home, 0, key_of(0, 0 if same_key else number), lambda _: None))
+    except Conflict:
+        results.put("conflict")
+
+
+def together(home: Path, processes: int, same_key: bool) -> dict[str, Any]:
+    """The same content published by many processes at once, under one key or one key each."""
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(processes), context.SimpleQueue()
+    Registry.open(home).close()
+    children = [
+        context.Process(target=_publish_together, args=(home, number, same_key, start, results))
+        for number in range(processes)
+    ]
+    for child in children:
+        child.start()
+    got = Counter(results.get() for _ in children)
+    for child in children:
+        child.join()
+    wrong = [f"process ended with {c.exitcode}" for c in children if c.exitcode != 0]
+    if got[id_of(0)] + (got["conflict"] if same_key else 0) != processes or not got[id_of(0)]:
+        wrong.append(f"results {dict(got)}")
+    with Registry.open(home) as registry:
+        if [artifact.id for artifact in registry.ls()] != [id_of(0)]:
+            wrong.append(f"{len(registry.ls())} artifacts")
+        wrong += [str(problem) for problem in registry.verify(id_of(0))]
+    return {"processes": processes, "published": got[id_of(0)], "conflicts": got["conflict"], "wrong": wrong}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=3000, help="publications that are killed")
+    parser.add_argument("--processes", type=int, default=32, help="identical publications at once")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = {
+            "killed": kill_trials(Path(folder) / "killed", given.trials, given.seed),
+            "together, a key each": together(Path(folder) / "keys", given.processes, same_key=False),
+            "together, one key": together(Path(folder) / "key", given.processes, same_key=True),
+        }
+    print(json.dumps({**report, "seconds": round(time.monotonic() - begun, 1)}, indent=2))
+    return 1 if any(part["wrong"] for part in report.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
