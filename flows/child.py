@@ -163,7 +163,8 @@ def _epitaph(stage: str, status: int, peak: int, out_of_memory: bool, log: Path)
     if status == -signal.SIGKILL and out_of_memory:
         return (
             f"{stage} was killed by the system's out-of-memory killer at {gigabytes}. Free memory, take a "
-            f"machine with more, or make batch_size or max_length smaller; `tuneline check` says what a recipe needs."
+            f"machine with more, or make batch_size or max_length smaller; `tuneline check` says what "
+            "a recipe needs."
         )
     if status < 0:
         name = signal.Signals(-status).name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from flows.settings import Settings
 from flows.wording import duration, short, size
 from registry import Registry
 from registry.errors import NotFound
+
+LOG_WIDTH = 110
+"""Columns of a summary that goes to a file; rich would take 80."""
 
 Reply = tuple[Any, Callable[[], None], int]
 
@@ -28,8 +32,9 @@ def run(arguments: argparse.Namespace) -> Reply:
     result = execute(load(arguments.recipe, arguments.set), Settings())
     if arguments.debug and result.error is not None:
         raise result.error
+    console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     document = {**as_json(result.report), "html": str(result.html), "exit_code": result.exit_code}
-    return document, lambda: render_terminal(result.report, Console(), result.html), result.exit_code
+    return document, lambda: render_terminal(result.report, console, result.html), result.exit_code
 
 
 def check(arguments: argparse.Namespace) -> Reply:

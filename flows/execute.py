@@ -14,7 +14,7 @@ from flows.errors import FlowError
 from flows.gate import EXIT_CODES
 from flows.progress_view import ProgressView
 from flows.recipe import Recipe
-from flows.report import RunReport, write_html
+from flows.report import RunReport, StageRow, write_html
 from flows.settings import Settings, quiet_libraries
 from registry import Registry
 from registry.errors import RegistryError
@@ -56,6 +56,8 @@ def execute(recipe: Recipe, settings: Settings) -> Result:
             lifecycle(recipe, run, outcome)
         except (Exception, KeyboardInterrupt) as caught:
             error = caught
+            if not any(row.state == "failed" for row in run.rows):
+                run.rows.append(StageRow("run", "run", None, "failed", 0.0, None, str(caught)))
     found = report(run, outcome, recipe.name, run_id, started, time.monotonic() - clock)
     folder.mkdir(parents=True, exist_ok=True)
     html = folder / "report.html"

@@ -96,7 +96,7 @@ def commit_of(repository: str, repo_type: str) -> str:
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise InvalidInput(
             f"hub:{repository} cannot be resolved to a commit ({type(error).__name__}). Check the name and "
-            "the connection, log in for a gated model, or work offline from a downloaded copy with path:DIRECTORY"
+            "the connection, log in for a gated model, or work offline from a downloaded copy: path:DIRECTORY"
         ) from None
     return str(info.sha)
 

@@ -25,7 +25,9 @@ ANSWER_TIMEOUT = 120.0
 class DeployConfig(StageConfig):
     """Which engine serves the promoted artifact, and where."""
 
-    engine: Literal["llama.cpp", "vllm"] = "llama.cpp"
+    engine: Literal["llama.cpp", "vllm"] = Field(
+        default="llama.cpp", description="llama.cpp serves GGUF files, vLLM merged and GPTQ models"
+    )
     host: Literal["127.0.0.1", "::1"] = Field(default="127.0.0.1", description="loopback only")
     port: int = Field(default=0, ge=0, le=65535, description="0: a free one")
     context_length: int = Field(default=2048, ge=64, description="tokens")

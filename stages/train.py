@@ -70,10 +70,12 @@ class TrainConfig(StageConfig):
     max_steps: int | None = Field(default=None, ge=1, description="stop after this many optimizer steps")
     batch_size: int = Field(default=4, ge=1, description="sequences per device and step")
     gradient_accumulation: int = Field(default=4, ge=1, description="steps before the optimizer moves")
-    learning_rate: float = Field(default=2e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    learning_rate: float = Field(default=2e-4, gt=0, description="peak, after the warm-up")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="how the learning rate falls after the warm-up"
+    )
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
     max_grad_norm: float = Field(default=0.3, gt=0, description="gradient clipping, as in the QLoRA paper")
     optimizer: Literal["paged_adamw_32bit", "paged_adamw_8bit", "adamw"] = Field(
         default="paged_adamw_32bit", description="paged where CUDA is; the unpaged equivalent on a CPU"
@@ -88,7 +90,7 @@ class TrainConfig(StageConfig):
     gradient_checkpointing: bool = Field(default=True, description="recompute activations (non-reentrant)")
     evaluations: int = Field(default=4, ge=0, description="validation losses during training, evenly spaced")
     checkpoint_every: int = Field(default=50, ge=1, description="optimizer steps; at most this much is lost")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of initialization, dropout and order")
 
 
 def train(parents: Parents, config: TrainConfig, out: Path) -> Facts:

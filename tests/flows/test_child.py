@@ -83,7 +83,7 @@ def test_result_progress_and_log(probe: Callable[[str], Any], tmp_path: Path) ->
 
 
 def test_refusal_keeps_message_and_code(probe: Callable[[str], Any]) -> None:
-    with pytest.raises(StageFailed, match="^the cake is a lie; bake another$") as caught:
+    with pytest.raises(StageFailed, match=r"^the cake is a lie; bake another$") as caught:
         probe("refuse")
     assert caught.value.exit_code == 3
 
@@ -103,7 +103,7 @@ def test_killed_says_so(probe: Callable[[str], Any]) -> None:
 def test_killed_for_memory_says_so(probe: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([3, 4])
     monkeypatch.setattr(child, "_oom_kills", lambda: next(counts))
-    with pytest.raises(StageKilled, match="out-of-memory killer at .* GB. Free memory"):
+    with pytest.raises(StageKilled, match=r"out-of-memory killer at .* GB\. Free memory"):
         probe("die")
 
 
@@ -115,8 +115,9 @@ def test_silent_exit_is_no_success(probe: Callable[[str], Any]) -> None:
 def test_nothing_that_a_stage_started_outlives_it(probe: Callable[[str], Any]) -> None:
     execution, _ = probe("leave")
     group = execution.facts["metrics"]["pid"]
-    left = [p for p in psutil.process_iter() if _group(p.pid) == group and p.status() != psutil.STATUS_ZOMBIE]
-    assert not left
+    members = [process for process in psutil.process_iter() if _group(process.pid) == group]
+    _, alive = psutil.wait_procs(members, timeout=20)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def _group(pid: int) -> int | None:

@@ -1,0 +1,336 @@
+"""What a recipe will need: memory, disk and time of each stage, from metadata and measured rates.
+
+Estimates are upper ends of what to expect, not promises; each formula is stated where it is computed.
+Rates were measured on a 2-core AVX512 CPU or taken from the papers named beside them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from flows.model_shape import ModelShape, describe_base
+from stages.evaluate import EvaluateConfig
+from stages.merge import MergeConfig
+from stages.prepare import PrepareConfig
+from stages.quantize import GgufConfig, GptqConfig
+from stages.resolve import BaseConfig
+from stages.train import TrainConfig
+
+__all__ = ["Machine", "ModelShape", "StageEstimate", "describe_base", "estimate", "machine", "shortfalls"]
+
+GB = 1e9
+RUNTIME = 800_000_000
+"""Bytes of Python, torch and the libraries around them, or of a CUDA context with its kernels."""
+LIGHT_RUNTIME = 550_000_000
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes per weight: 4 bits, an 8-bit constant per 64, a 32-bit one per 256 of those: 4.127 bits
+(Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
+NF4_SINGLE_BYTES = (4 + 32 / 64) / 8
+KEPT_PER_LAYER = 34
+"""Bytes per token and hidden unit that one layer keeps for its backward pass in 16 bits, without the attention
+matrix (Korthikanti et al. 2022, arXiv:2205.05198, eq. 2)."""
+CPU_FLOPS = 80e9
+"""Per second and core: 187–219 tokens/s measured for 135M parameters on 2 cores, 6 operations per parameter."""
+GPU_FLOPS = 50e12
+"""Sustained in QLoRA: 65B parameters for 24 hours on one GPU (arXiv:2305.14314, section 1), rounded down."""
+GPTQ_CPU_SECONDS = 114 / 135e6
+"""Per parameter on 2 cores, measured with 32 calibration rows."""
+GPTQ_GPU_SECONDS = 4.2 * 3600 / 175e9
+"""Per parameter on one A100 (Frantar et al. 2022, arXiv:2210.17323, section 4)."""
+DISK_RATE = 100e6
+"""Bytes per second through merge or conversion, measured at 68–280 MB/s."""
+BIG_MODEL = 2_000_000_000
+"""From this many parameters training on a CPU takes days, so a GPU is expected."""
+GGUF_BITS = {
+    "F32": 32.0, "F16": 16.0, "BF16": 16.0, "Q8_0": 8.5, "Q6_K": 6.56, "Q5_K_M": 5.7, "Q5_K_S": 5.54,
+    "Q5_0": 5.54, "Q4_K_M": 4.85, "Q4_K_S": 4.58, "Q4_0": 4.55, "Q3_K_M": 3.91, "Q2_K": 3.35,
+}  # fmt: skip
+
+Device = Literal["cpu", "gpu"]
+
+
+class Plan(Protocol):
+    """The part of a recipe that costs something."""
+
+    @property
+    def base(self) -> BaseConfig: ...
+    @property
+    def prepare(self) -> PrepareConfig: ...
+    @property
+    def train(self) -> TrainConfig: ...
+    @property
+    def merge(self) -> MergeConfig: ...
+    @property
+    def quantize(self) -> tuple[GptqConfig | GgufConfig, ...]: ...
+    @property
+    def evaluate(self) -> EvaluateConfig: ...
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Bytes free now; `cuda`: name and total bytes of each GPU."""
+
+    memory_available: int
+    disk_free: int
+    cpu_count: int
+    cuda: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """`memory_bytes` is main memory for `device` cpu, the GPU's for gpu; `seconds` None: not known beforehand."""
+
+    stage: str
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float | None
+    note: str
+    device: Device = "cpu"
+
+
+def machine(folder: Path = Path()) -> Machine:
+    """What is free here: memory within the container's limit, disk under `folder`, GPUs that nvidia-smi lists."""
+    import psutil
+
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    memory = min(psutil.virtual_memory().available, _container_memory())
+    return Machine(memory, shutil.disk_usage(existing).free, len(os.sched_getaffinity(0)), _cuda())
+
+
+def estimate(recipe: Plan, shape: ModelShape, machine: Machine) -> list[StageEstimate]:
+    """One entry per stage in the order they run. Disk is what the stage adds and keeps."""
+    gpu = bool(machine.cuda) or shape.parameters >= BIG_MODEL
+    tokens = _training_tokens(recipe)
+    return [
+        _resolve(recipe, shape),
+        _prepare(recipe),
+        _train(recipe, shape, machine, gpu, tokens),
+        _evaluate(recipe, shape, machine),
+        _merge(recipe, shape, machine),
+        *(_quantize(config, recipe, shape, machine, gpu) for config in recipe.quantize),
+    ]
+
+
+def shortfalls(estimates: Iterable[StageEstimate], machine: Machine) -> list[str]:
+    """What this machine lacks, one plain sentence each; empty where all fits."""
+    estimates = list(estimates)
+    missing = []
+    largest_gpu = max((size for _, size in machine.cuda), default=0)
+    for stage in estimates:
+        need = f"{stage.stage} needs about {stage.memory_bytes / GB:.1f} GB of"
+        if stage.device == "gpu" and not machine.cuda:
+            missing.append(
+                f"{need} GPU memory, this machine has no CUDA GPU: run it on one that has; {stage.note}"
+            )
+        elif stage.device == "gpu" and stage.memory_bytes > largest_gpu:
+            missing.append(
+                f"{need} GPU memory, the largest GPU here has {largest_gpu / GB:.1f} GB: {_smaller(stage.stage)}"
+            )
+        elif stage.device == "cpu" and stage.memory_bytes > machine.memory_available:
+            missing.append(
+                f"{need} memory, this machine has {machine.memory_available / GB:.1f} GB free: {_smaller(stage.stage)}"
+            )
+    disk = sum(stage.disk_bytes for stage in estimates)
+    if disk > machine.disk_free:
+        missing.append(
+            f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB are free: make room, "
+            "or set TUNELINE_HOME to a larger disk"
+        )
+    return missing
+
+
+def training_memory(
+    shape: ModelShape, config: TrainConfig, longest: int, frozen: Literal["packed", "dequantized"], gpu: bool
+) -> int:
+    """Bytes at the peak of a training step on sequences of `longest` tokens.
+
+    Frozen linear weights in NF4 or 16 bits; embedding, head and norms in float32, as
+    prepare_model_for_kbit_training holds them. Per adapter parameter 4 bytes each for weight, gradient and two
+    Adam moments; with a paged optimizer on a GPU the moments move to main memory when the GPU is full.
+    Activations: with checkpointing one 16-bit hidden state per layer and one layer in full, else every
+    layer in full. Logits: 16 bits, their float32 copy and its gradient.
+    """
+    wide = 2 if config.nf4.compute_dtype == "float32" else 1
+    nf4 = NF4_BYTES if config.nf4.double_quant else NF4_SINGLE_BYTES
+    per_weight = nf4 if frozen == "packed" else 2 * wide
+    weights = shape.linear_parameters * per_weight + (shape.parameters - shape.linear_parameters) * 4
+    paged = gpu and config.optimizer.startswith("paged")
+    moments = 0 if paged else (2 if config.optimizer == "paged_adamw_8bit" else 8)
+    adapter = adapter_parameters(shape, config) * (8 + moments)
+    tokens = config.batch_size * longest
+    full = KEPT_PER_LAYER * wide
+    per_token = 2 * wide * shape.layers + full if config.gradient_checkpointing else full * shape.layers
+    activations = tokens * shape.hidden * per_token
+    logits = tokens * shape.vocabulary * (2 * wide + 4 + 4)
+    return int(RUNTIME + weights + adapter + activations + logits)
+
+
+def adapter_parameters(shape: ModelShape, config: TrainConfig) -> int:
+    """rank × (inputs + outputs) of every adapted layer."""
+    endings = config.lora.target_modules
+    shapes = shape.linear_shapes()
+    names = [
+        name
+        for name in shapes
+        if isinstance(endings, str) or any(ending.endswith(name) for ending in endings)
+    ]
+    return config.lora.rank * shape.layers * sum(sum(shapes[name]) for name in names)
+
+
+def _resolve(recipe: Plan, shape: ModelShape) -> StageEstimate:
+    converted = recipe.base.source.startswith(("package:", "pico:"))
+    kept = shape.parameters * 2 if converted else shape.stored_bytes
+    memory = LIGHT_RUNTIME + (shape.parameters * 6 if converted else 0)
+    note = "converts to 16 bits" if converted else "copies or downloads the base"
+    return StageEstimate("resolve base", memory, kept, 10 + kept / DISK_RATE, note)
+
+
+def _prepare(recipe: Plan) -> StageEstimate:
+    size = _data_bytes(recipe.prepare.source)
+    if size is None:
+        return StageEstimate(
+            "prepare data", LIGHT_RUNTIME, 0, None, "size of the data not known before download"
+        )
+    return StageEstimate(
+        "prepare data", LIGHT_RUNTIME, 2 * size, 10 + size / 1e6, f"{size / 1e6:.1f} MB of data"
+    )
+
+
+def _train(
+    recipe: Plan, shape: ModelShape, machine: Machine, gpu: bool, tokens: float | None
+) -> StageEstimate:
+    config = recipe.train
+    longest = min(config.max_length, recipe.prepare.max_length)
+    frozen: Literal["packed", "dequantized"] = "packed"
+    if config.frozen_weights == "dequantized":
+        frozen = "dequantized"
+    elif config.frozen_weights == "auto" and not gpu:
+        fits = training_memory(shape, config, longest, "dequantized", gpu) <= machine.memory_available
+        frozen = "dequantized" if fits else "packed"
+    memory = training_memory(shape, config, longest, frozen, gpu)
+    adapter = adapter_parameters(shape, config)
+    passes = 6 if config.gradient_checkpointing else 4
+    rate = GPU_FLOPS if gpu else CPU_FLOPS * machine.cpu_count
+    seconds = None if tokens is None else 30 + tokens * passes * shape.parameters / rate
+    note = f"{frozen} NF4, {adapter / 1e6:.1f}M adapter parameters, rows of up to {longest} tokens"
+    if gpu and config.optimizer.startswith("paged"):
+        note += f"; {adapter * 8 / GB:.1f} GB of optimizer state may move to main memory"
+    # one finished adapter and at most two checkpoints with gradients' moments
+    return StageEstimate("train adapter", memory, adapter * 28, seconds, note, "gpu" if gpu else "cpu")
+
+
+def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimate:
+    """The merged model is the largest that is measured: 16-bit weights, keys and values, one batch of logits."""
+    config = recipe.evaluate
+    length = min(recipe.prepare.max_length, config.context_length)
+    cache = 4 * shape.layers * shape.kv_heads * shape.head_size * length * config.batch_size
+    memory = RUNTIME + shape.parameters * 2 + cache + config.batch_size * shape.vocabulary * 8
+    fits = any(memory <= size for _, size in machine.cuda)
+    note = "the merged model in 16 bits is the largest one measured; time depends on the questions"
+    return StageEstimate("evaluate", int(memory), 0, None, note, "gpu" if fits else "cpu")
+
+
+def _merge(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimate:
+    """One tensor at a time: an embedding is copied or converted, a linear weight also has its float32 update."""
+    embedding = shape.vocabulary * shape.hidden * 4
+    linear = max(prod_in * prod_out for prod_in, prod_out in shape.linear_shapes().values()) * 8
+    size = shape.parameters * 2
+    product = 2 * recipe.train.lora.rank * shape.linear_parameters / (CPU_FLOPS * machine.cpu_count)
+    seconds = 15 + size / DISK_RATE + product
+    return StageEstimate(
+        "merge", LIGHT_RUNTIME + max(embedding, linear), size, seconds, "one tensor at a time"
+    )
+
+
+def _quantize(
+    config: GptqConfig | GgufConfig, recipe: Plan, shape: ModelShape, machine: Machine, gpu: bool
+) -> StageEstimate:
+    stage, size = f"quantize {config.label}", shape.parameters * 2
+    if isinstance(config, GgufConfig):
+        # the converter writes 16 bits first; the quantizer holds one tensor in float32 beside its result
+        bits = GGUF_BITS.get(config.type.upper(), 8.5)
+        memory = LIGHT_RUNTIME + shape.vocabulary * shape.hidden * 8
+        disk, seconds = size + shape.parameters * bits / 8, 15 + 2 * size / DISK_RATE
+        return StageEstimate(stage, memory, int(disk), seconds, "includes the 16-bit file it starts from")
+    group = shape.hidden if config.group_size == -1 else config.group_size
+    disk = (shape.parameters - shape.linear_parameters) * 2 + shape.linear_parameters * (
+        config.bits + 24 / group
+    ) / 8
+    rows = config.calibration_rows * recipe.prepare.max_length
+    # input and output of a layer for every calibration token, and the Hessian of the widest input with its inverse
+    activations = rows * shape.hidden * 2 * 2
+    hessian = 3 * 4 * max(shape.hidden, shape.intermediate) ** 2
+    if gpu:
+        seconds, note = (
+            60 + GPTQ_GPU_SECONDS * shape.parameters,
+            "the model in main memory, a layer at a time on the GPU",
+        )
+    else:
+        scale = config.calibration_rows / 32 * 2 / machine.cpu_count
+        seconds, note = 20 + GPTQ_CPU_SECONDS * shape.parameters * max(scale, 0.5), "on the CPU"
+    return StageEstimate(stage, RUNTIME + size + activations + hessian, int(disk), seconds, note)
+
+
+def _training_tokens(recipe: Plan) -> float | None:
+    """About 3 bytes of data file per token once rendered; never more than what `max_steps` allows."""
+    config, size = recipe.train, _data_bytes(recipe.prepare.source)
+    by_data = None if size is None else config.epochs * size / 3
+    if config.max_steps is None:
+        return by_data
+    longest = min(config.max_length, recipe.prepare.max_length)
+    by_steps = config.max_steps * config.batch_size * config.gradient_accumulation * longest
+    return by_steps if by_data is None else min(by_steps, by_data * max(1, by_steps))
+
+
+def _data_bytes(source: str) -> int | None:
+    """Size of the data files, uncompressed (gzip counted five-fold); None where it cannot be known yet."""
+    scheme, _, place = source.partition(":")
+    if scheme == "path":
+        path = Path(place).expanduser()
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    elif scheme == "package":
+        distribution, _, pattern = place.partition("/")
+        try:
+            listed = importlib.metadata.files(distribution) or []
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        files = [Path(str(file.locate())) for file in listed if pattern and file.match(pattern)]
+    else:
+        return None
+    return sum(file.stat().st_size * (5 if file.suffix == ".gz" else 1) for file in files) or None
+
+
+def _smaller(stage: str) -> str:
+    if stage.startswith("train"):
+        return (
+            "lower train.batch_size (and raise gradient_accumulation), shorten rows, turn on "
+            "gradient_checkpointing, or choose a smaller base"
+        )
+    return "free memory, choose a smaller base, or use a larger machine"
+
+
+def _container_memory() -> float:
+    """Bytes left under the control group's limit; infinity where there is none."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return float("inf")
+    return float("inf") if limit == "max" else max(0, int(limit) - used)
+
+
+def _cuda() -> tuple[tuple[str, int], ...]:
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows: list[Any] = [line.rpartition(",") for line in done.stdout.splitlines() if "," in line]
+    return tuple((name.strip(), int(mebibytes) << 20) for name, _, mebibytes in rows)

