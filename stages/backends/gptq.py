@@ -136,7 +136,7 @@ def _run(
     """Save to `scratch/checkpoint`; a row per module, and the names of those only rounded."""
     with _quiet() as messages:
         try:
-            gptqmodel, torch = _load_library()
+            gptqmodel, torch = _load_library(scratch)
             quantizer = gptqmodel.GPTQModel.load(
                 str(model),
                 _library_config(gptqmodel, torch, config, scratch),
@@ -159,7 +159,7 @@ def _run(
     return rows, messages.rounded
 
 
-def _load_library() -> tuple[Any, Any]:
+def _load_library(scratch: Path) -> tuple[Any, Any]:
     # On fewer than three cores the library gives itself one worker and then waits for a second one.
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
     # The compiled packer needs a C++ compiler and a cache in the home directory; the result is the same.
@@ -167,11 +167,14 @@ def _load_library() -> tuple[Any, Any]:
     try:
         import gptqmodel
         import torch
+        from gptqmodel.looper import loop_processor
     except ImportError as error:
         raise MissingPackage(
             f"GPTQModel cannot be imported ({error}); install it with: "
             "pip install gptqmodel==7.6.0 optimum==2.3.0"
         ) from error
+    # it writes a table of losses to `logs` in whatever directory this process runs in
+    loop_processor._PROJECT_LOG_DIR = scratch / "logs"
     return gptqmodel, torch
 
 

@@ -24,7 +24,6 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
     "added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
-_LOCAL = ("offload_to_disk_path", "offload_to_disk")
 
 
 def export(checkpoint: Path, model: Path, dtype: str, out: Path) -> dict[str, Any]:
@@ -39,7 +38,8 @@ def export(checkpoint: Path, model: Path, dtype: str, out: Path) -> dict[str, An
     _copy_tokenizer(model, out)
     weights = _write_weights(checkpoint, bool(config.get("tie_word_embeddings")), getattr(torch, dtype), out)
     saved = json.loads((checkpoint / "config.json").read_text())["quantization_config"]
-    saved["meta"] = {key: value for key, value in saved.get("meta", {}).items() if key not in _LOCAL}
+    # left on, whoever loads the checkpoint gets a temporary directory for it; the path is this machine's
+    saved["meta"] |= {"offload_to_disk": False, "offload_to_disk_path": None}
     _write_json(out / "config.json", legacy_config(config, dtype) | {"quantization_config": saved})
     _write_json(out / "quantize_config.json", saved)
     return weights

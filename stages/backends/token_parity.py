@@ -11,7 +11,7 @@ from stages.backends.chat import Message, load_tokenizer, render
 log = logging.getLogger("tuneline.quantize")
 
 CHATS: tuple[tuple[Message, ...], ...] = (
-    ({"role": "user", "content": "Hello  world!\n\n It's 3.14 % of 1234567, isn't it?"},),
+    ({"role": "user", "content": "Hello  world!\n\n It's   3.14 % of 1234567, isn't it?\n    42"},),
     ({"role": "user", "content": "naïve Straße — 日本語のテスト 🙂👩‍👩‍👧 हिन्दी ไทย مرحبا\u200b"},),
     ({"role": "user", "content": "def f(x):\n\tif x != 0:\n        return x**2  # café\n\n\n"},),
     (

@@ -1,0 +1,676 @@
+"""GPTQ and GGUF of the pico model: files that load elsewhere, answer as their parent, say what they hold."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import math
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from registry.artifacts import QuantSpec
+from stages.backends import llama_cpp_source
+from stages.backends.gguf_convert import converter_error, main_type
+from stages.backends.gguf_read import read_gguf
+from stages.backends.token_parity import compare_tokenizers
+from stages.contract import Facts, Parent
+from stages.errors import InsufficientResources, InvalidInput, MissingPackage, StageError, StageKilled
+from stages.quantize import GGUF_TYPES, GgufConfig, GptqConfig, QuantizeConfig, quantize
+
+TEXT = "The capital of France is Paris, and 12 + 30 = 42.\n"
+CHATS: list[list[dict[str, str]]] = [
+    [{"role": "user", "content": "What is 12345 + 67?\n\n  It's   7 o'clock."}],
+    [
+        {"role": "system", "content": "Réponds en français — 簡潔に。"},
+        {"role": "user", "content": "ça va? 🙂👩‍👩‍👧 ñandú"},
+    ],
+    [{"role": "user", "content": "def f(x):\n\treturn {'a': [x**2, 0x1F]}  # ok\r\n\n"}],
+    [
+        {"role": "user", "content": "Привет, мир! हिन्दी ไทย"},
+        {"role": "assistant", "content": "Hello, world!"},
+        {"role": "user", "content": "I'VE 've <|im_end|> trailing   "},
+    ],
+]
+
+
+def _dataset(folder: Path, rows: int, answer: str = "topic") -> Parent:
+    folder.mkdir(parents=True, exist_ok=True)
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is text number {k} about, with {k * k % 97} words in it?"},
+                {"role": "assistant", "content": f"{answer} {k % 7}"},
+            ]
+        }
+        for k in range(rows)
+    ]
+    pq.write_table(pa.Table.from_pylist(chats), folder / "train.parquet")
+    return Parent(id=hashlib.sha256(str(rows).encode()).hexdigest(), kind="dataset", path=folder)
+
+
+def _copy_with_pre_tokenizer(base: Parent, folder: Path, steps: list[dict[str, Any]]) -> Parent:
+    shutil.copytree(base.path, folder)
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    file.write_text(json.dumps(tokenizer, ensure_ascii=False))
+    return base.model_copy(update={"path": folder})
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+@pytest.fixture(scope="session")
+def exact_base(pico_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> Parent:
+    """The pico model with SmolLM2's own pre-tokenizer, which cuts every digit off before anything else."""
+    return _copy_with_pre_tokenizer(pico_base, tmp_path_factory.mktemp("exact") / "model", [DIGITS, BYTES])
+
+
+@pytest.fixture(scope="session")
+def gguf_f16(exact_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facts]:
+    out = tmp_path_factory.mktemp("f16")
+    return out, quantize({"model": exact_base}, GgufConfig(type="F16"), out)
+
+
+@pytest.fixture(scope="session")
+def gguf_q4(exact_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facts]:
+    """From a copy in another directory, as somebody's own merged model: no quant spec."""
+    folder = tmp_path_factory.mktemp("bring-your-own") / "Another Name-7B-v3"
+    shutil.copytree(exact_base.path, folder)
+    out = tmp_path_factory.mktemp("q4")
+    model = Parent(id=exact_base.id, kind="merged", path=folder, base=exact_base.base)
+    return out, quantize({"model": model}, GgufConfig(type="q4_k_m"), out)
+
+
+@pytest.fixture(scope="session")
+def gptq(pico_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facts, Parent]:
+    dataset = _dataset(tmp_path_factory.mktemp("dataset"), rows=40)
+    out = tmp_path_factory.mktemp("gptq")
+    config = GptqConfig(group_size=64, calibration_rows=16)
+    return out, quantize({"model": pico_base, "dataset": dataset}, config, out), dataset
+
+
+@pytest.fixture(scope="session")
+def parent_logits(pico_base: Parent) -> Any:
+    """Logits of the parent on TEXT, float32, [tokens, vocabulary]."""
+    return _hf_logits(pico_base.path)
+
+
+def _hf_logits(folder: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(folder)(TEXT, return_tensors="pt", add_special_tokens=False).input_ids
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(input_ids=ids).logits[0].float()
+
+
+def _kl(parent: Any, child: Any) -> float:
+    """Mean over the tokens of KL(parent ‖ child), in nats."""
+    import torch.nn.functional as F
+
+    log_p, log_q = F.log_softmax(parent, -1), F.log_softmax(child, -1)
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+
+
+def _effective(facts: Facts) -> dict[str, Any]:
+    assert facts.quant is not None
+    return facts.quant.effective
+
+
+# --- GGUF: the file ---------------------------------------------------------------------------------------
+
+
+def test_gguf_reads_rendered_chats_as_the_same_tokens(
+    exact_base: Parent, gguf_f16: tuple[Path, Facts]
+) -> None:
+    import llama_cpp
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(exact_base.path)
+    engine = llama_cpp.Llama(str(gguf_f16[0] / "model.gguf"), vocab_only=True, verbose=False)
+    try:
+        for chat in CHATS:
+            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert engine.tokenize(text.encode(), add_bos=False, special=True) == expected
+            assert len(expected) > 10
+        assert engine.token_bos() == tokenizer.bos_token_id
+        assert engine.token_eos() == tokenizer.eos_token_id
+        end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        vocabulary = llama_cpp.llama_model_get_vocab(engine.model)
+        ending = [k for k in range(tokenizer.vocab_size) if llama_cpp.llama_vocab_is_eog(vocabulary, k)]
+        assert {end_of_turn, tokenizer.eos_token_id} <= set(ending) <= set(tokenizer.added_tokens_decoder)
+        assert engine.metadata["tokenizer.chat_template"] == tokenizer.chat_template
+    finally:
+        engine.close()
+    assert _effective(gguf_f16[1])["token_parity"] == {"chats": 4, "equal": 4, "bos": True, "eos": True}
+
+
+def test_gguf_logits_agree_with_transformers(
+    pico_base: Parent, gguf_f16: tuple[Path, Facts], parent_logits: Any
+) -> None:
+    import llama_cpp
+    import torch
+
+    from serving.llama_amx import avoid_amx
+
+    avoid_amx()
+    engine = llama_cpp.Llama(
+        str(gguf_f16[0] / "model.gguf"), n_ctx=64, n_threads=2, logits_all=True, verbose=False
+    )
+    try:
+        engine.eval(engine.tokenize(TEXT.encode(), add_bos=False, special=True))
+        found = torch.tensor(engine.scores[: engine.n_tokens])
+    finally:
+        engine.close()
+    # llama.cpp multiplies in float16, transformers here in float32; logits span about ±1.5
+    assert found.shape == parent_logits.shape
+    assert (found - parent_logits).abs().max() < 0.02
+    assert _kl(parent_logits, found) < 1e-4
+
+
+def test_f16_keeps_every_matrix(gguf_f16: tuple[Path, Facts], exact_base: Parent) -> None:
+    out, facts = gguf_f16
+    effective = _effective(facts)
+    assert sorted(file.name for file in out.iterdir()) == ["model.gguf"]
+    assert effective["parameters"] == exact_base.metrics["parameters"]
+    assert effective["types"] == {"F16": 15, "F32": 5}
+    assert effective["fallbacks"]["count"] == 0
+    assert 16 < effective["bits_per_weight"] < 16.01
+    assert facts.base == exact_base.base
+    assert [(link.relation, link.id) for link in facts.relations] == [("quantized", exact_base.id)]
+
+
+def test_converter_and_runtime_are_of_one_commit(gguf_f16: tuple[Path, Facts]) -> None:
+    versions = _effective(gguf_f16[1])["llama_cpp"]
+    assert versions["converter"] == versions["runtime"]
+    assert versions["converter_commit"].startswith(versions["runtime_commit"].removesuffix("-dirty"))
+    assert len(versions["sdist_sha256"]) == 64
+
+
+def test_effective_types_are_those_in_the_file(gguf_q4: tuple[Path, Facts]) -> None:
+    from gguf import GGUFReader
+
+    out, facts = gguf_q4
+    effective = _effective(facts)
+    tensors = GGUFReader(out / "model.gguf").tensors
+    counted: dict[str, int] = {}
+    for tensor in tensors:
+        counted[tensor.tensor_type.name] = counted.get(tensor.tensor_type.name, 0) + 1
+    assert effective["types"] == counted
+    bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors) / sum(int(t.n_elements) for t in tensors)
+    assert effective["bits_per_weight"] == pytest.approx(bits)
+    matrices = sum(len(tensor.shape) > 1 for tensor in tensors)
+    assert effective["fallbacks"]["of"] == matrices
+    assert effective["fallbacks"]["count"] == matrices - counted["Q4_K"]
+    assert effective["fallbacks"]["rows_not_divisible"] == 0
+    assert facts.quant is not None
+    assert facts.quant.requested == {"method": "gguf", "type": "Q4_K_M"}
+    assert facts.quant.merge_base is None
+
+
+def test_nothing_of_the_directory_gets_into_the_file(
+    gguf_f16: tuple[Path, Facts], gguf_q4: tuple[Path, Facts]
+) -> None:
+    values = [read_gguf(out / "model.gguf").values for out, _ in (gguf_f16, gguf_q4)]
+    names = [{k: v for k, v in found.items() if k != "general.file_type"} for found in values]
+    assert names[0] == names[1]
+    assert b"Name-7B" not in (gguf_q4[0] / "model.gguf").read_bytes()
+
+
+def test_a_tokenizer_that_cuts_otherwise_is_noticed(
+    exact_base: Parent, gguf_f16: tuple[Path, Facts], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the digits' step, spaces before a number go into other tokens; nothing else changes."""
+    model = _copy_with_pre_tokenizer(exact_base, tmp_path / "model", [BYTES])
+    found = compare_tokenizers(model.path, gguf_f16[0] / "model.gguf")
+    assert (found["chats"], found["equal"]) == (4, 3)
+    assert "as other tokens from token" in caplog.text
+
+
+# --- GGUF: what is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("Q4_K_X", "Q4_K_M"), ("q5km", "Q5_K_M"), ("IQ2_XXS", "importance matrix")]
+)
+def test_unknown_type_names_the_nearest(name: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        TypeAdapter(QuantizeConfig).validate_python({"method": "gguf", "type": name})
+
+
+def test_type_that_the_runtime_lacks_is_refused_before_writing(pico_base: Parent, tmp_path: Path) -> None:
+    config = GgufConfig.model_construct(method="gguf", type="Q4_9")
+    with pytest.raises(InvalidInput, match=r"no file type 'Q4_9'.*Q4_K_M"):
+        quantize({"model": pico_base}, config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_offered_type_is_one_of_the_runtime() -> None:
+    import llama_cpp
+    from gguf.constants import GGMLQuantizationType
+
+    for name in GGUF_TYPES:
+        prefix = "ALL" if name == "F32" else "MOSTLY"
+        assert hasattr(llama_cpp, f"LLAMA_FTYPE_{prefix}_{name}")
+        assert main_type(name) in GGMLQuantizationType.__members__
+
+
+def test_unknown_pre_tokenizer_is_explained(pico_base: Parent, tmp_path: Path) -> None:
+    split = {"type": "Split", "pattern": {"String": "e"}, "behavior": "Isolated", "invert": False}
+    model, out = _copy_with_pre_tokenizer(pico_base, tmp_path / "model", [split, BYTES]), tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(InvalidInput, match=r"pre-tokenizer hash [0-9a-f]{64}.*method: gptq"):
+        quantize({"model": model}, GgufConfig(type="F16"), out)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stderr", "code", "kind", "said"),
+    [
+        ("ERROR:hf-to-gguf:Model FooForCausalLM is not supported", 1, InvalidInput, "FooForCausalLM"),
+        (
+            "x\nModuleNotFoundError: No module named 'sentencepiece'",
+            1,
+            MissingPackage,
+            "pip install sentencepiece",
+        ),
+        ("OSError: [Errno 28] No space left on device", 1, InsufficientResources, "full"),
+        ("ValueError: Can not map tensor 'a.b'", 1, InvalidInput, "a.b"),
+        ("", -9, StageKilled, "signal 9"),
+        ("ValueError: odd\r\n", 1, StageError, "odd"),
+    ],
+)
+def test_converter_errors_are_readable(stderr: str, code: int, kind: type[StageError], said: str) -> None:
+    error = converter_error(stderr, code)
+    assert type(error) is kind
+    assert said in str(error)
+
+
+def test_missing_converter_names_the_command(
+    pico_base: Parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_cpp_source, "home", lambda: tmp_path / "nowhere")
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(MissingPackage, match=r"python -m stages\.backends\.llama_cpp_source"):
+        quantize({"model": pico_base}, GgufConfig(), out)
+    assert list(out.iterdir()) == []
+
+
+def test_quantized_models_adapters_and_remote_code_are_refused(
+    pico_base: Parent, gptq: tuple[Path, Facts, Parent], tmp_path: Path
+) -> None:
+    spec = pico_base.model_copy(update={"quant": QuantSpec(method="gguf")})
+    with pytest.raises(InvalidInput, match=r"already quantized \(gguf\)"):
+        quantize({"model": spec}, GgufConfig(), tmp_path)
+    bare = Parent(id=pico_base.id, kind="merged", path=gptq[0])
+    with pytest.raises(InvalidInput, match=r"already quantized \(gptq\)"):
+        quantize({"model": bare}, GgufConfig(), tmp_path)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="merge it into its base first"):
+        quantize({"model": bare.model_copy(update={"path": adapter})}, GgufConfig(), tmp_path)
+    (adapter / "config.json").write_text('{"auto_map": {"AutoConfig": "evil.Config"}}')
+    with pytest.raises(InvalidInput, match="never run here"):
+        quantize({"model": bare.model_copy(update={"path": adapter})}, GgufConfig(), tmp_path)
+
+
+@pytest.mark.parametrize("config", [GgufConfig(), GptqConfig(group_size=64, calibration_rows=2)])
+def test_full_disk_is_noticed_before_writing(
+    config: Any, pico_base: Parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, out = _dataset(tmp_path / "data", rows=4), tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    with pytest.raises(InsufficientResources, match=r"needs 0\.\d GB .* 0\.0 GB free"):
+        quantize({"model": pico_base, "dataset": dataset}, config, out)
+    assert list(out.iterdir()) == []
+
+
+# --- GGUF: reading files from outside ---------------------------------------------------------------------
+
+
+def _gguf(pairs: bytes, pair_count: int, tensor_count: int = 0) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensor_count, pair_count) + pairs
+
+
+HOSTILE = {
+    "43-bytes": _gguf(struct.pack("<Q", 3) + b"abc" + struct.pack("<IIQ", 9, 0, 2**63)[:8] , 1),
+    "array": _gguf(struct.pack("<Q1sIIQ", 1, b"a", 9, 4, 2**63), 1),
+    "texts": _gguf(struct.pack("<Q1sIIQ", 1, b"a", 9, 8, 2**60), 1),
+    "nested": _gguf(struct.pack("<Q1sIIQ", 1, b"a", 9, 9, 1), 1),
+    "pairs": _gguf(b"", 2**64 - 1),
+    "tensors": _gguf(b"", 0, 2**64 - 1),
+    "key": _gguf(struct.pack("<Q", 2**62) + b"abcdefgh", 1),
+    "magic": b"GGML" + bytes(40),
+    "short": b"GGUF",
+    "dimensions": _gguf(struct.pack("<Q1sI", 1, b"t", 9) + bytes(40), 0, 1),
+    "data": _gguf(struct.pack("<Q1sIQIQ", 1, b"t", 1, 2**40, 0, 0) + bytes(40), 0, 1),
+}  # fmt: skip
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_gguf_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "hostile.gguf"
+    file.write_bytes(HOSTILE[name])
+    with pytest.raises(InvalidInput, match=r"hostile\.gguf"):
+        read_gguf(file)
+
+
+@settings(deadline=2000, max_examples=60)
+@given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
+def test_damaged_gguf_never_gets_through_as_another_error(
+    tmp_path_factory: pytest.TempPathFactory, at: int, patch: bytes
+) -> None:
+    whole = bytearray(
+        _gguf(
+            struct.pack("<Q4sIQ5s", 4, b"name", 8, 5, b"hello")
+            + struct.pack("<Q4sIIQ", 4, b"list", 9, 4, 3) + struct.pack("<3I", 1, 2, 3),
+            2,
+            1,
+        )
+        + struct.pack("<Q1sIQIQ", 1, b"t", 1, 8, 0, 0)
+        + bytes(120)
+    )  # fmt: skip
+    whole[at : at + len(patch)] = patch
+    file = tmp_path_factory.mktemp("fuzz") / "f.gguf"
+    file.write_bytes(whole)
+    try:
+        description = read_gguf(file)
+    except InvalidInput:
+        return
+    assert description.tensor_bytes <= len(whole)
+
+
+def test_cut_file_is_refused(gguf_f16: tuple[Path, Facts], tmp_path: Path) -> None:
+    file = tmp_path / "cut.gguf"
+    whole = (gguf_f16[0] / "model.gguf").read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InvalidInput, match="cut short before the end of tensor"):
+        read_gguf(file)
+
+
+# --- the converter's installer ----------------------------------------------------------------------------
+
+
+def _sdist(folder: Path, names: list[str]) -> Path:
+    archive = folder / "llama_cpp_python-9.9.tar.gz"
+    content = folder / "content"
+    content.write_text("x")
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in names:
+            tar.add(content, f"llama_cpp_python-9.9/{name}")
+    return archive
+
+
+SDIST = [
+    "vendor/llama.cpp/convert_hf_to_gguf.py", "vendor/llama.cpp/convert_lora_to_gguf.py",
+    "vendor/llama.cpp/conversion/base.py", "vendor/llama.cpp/gguf-py/gguf/__init__.py",
+    "vendor/llama.cpp/models/templates/a.jinja", "vendor/llama.cpp/LICENSE",
+    "vendor/llama.cpp/src/llama.cpp", "vendor/llama.cpp/conversion/../../../evil.py",
+    ".git/modules/vendor/llama.cpp/HEAD",
+]  # fmt: skip
+
+
+def test_installer_unpacks_only_the_converter_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloads = []
+
+    def download(version: str, folder: Path) -> Path:
+        downloads.append(version)
+        return _sdist(folder, SDIST)
+
+    home = tmp_path / "share" / "llama.cpp"
+    home.mkdir(parents=True)
+    (home / "stale.py").write_text("of another version")
+    monkeypatch.setattr(llama_cpp_source, "home", lambda: home)
+    monkeypatch.setattr(llama_cpp_source, "_download", download)
+    first = llama_cpp_source.install()
+    files = {str(file.relative_to(home)) for file in home.rglob("*") if file.is_file()}
+    assert files == {name.removeprefix("vendor/llama.cpp/") for name in SDIST[:6]} | {"source.json"}
+    assert json.loads((home / "source.json").read_text()) == asdict(first)
+    assert (first.commit, len(first.sdist_sha256)) == ("x", 64)
+    assert llama_cpp_source.install() == first == llama_cpp_source.find()
+    assert len(downloads) == 1
+    assert [entry.name for entry in home.parent.iterdir()] == ["llama.cpp"]
+
+
+def test_installer_leaves_nothing_when_the_archive_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "share" / "llama.cpp"
+    monkeypatch.setattr(llama_cpp_source, "home", lambda: home)
+    monkeypatch.setattr(llama_cpp_source, "_download", lambda version, folder: _sdist(folder, SDIST[:2]))
+    with pytest.raises(StageError, match=r"holds no conversion/, gguf-py/gguf/"):
+        llama_cpp_source.install()
+    assert list(home.parent.iterdir()) == []
+
+
+def test_converter_of_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source.json").write_text('{"version": "0.0.1", "commit": "c", "sdist_sha256": "s"}')
+    monkeypatch.setattr(llama_cpp_source, "home", lambda: tmp_path)
+    with pytest.raises(MissingPackage, match=r"of llama-cpp-python 0\.0\.1, but the runtime is"):
+        llama_cpp_source.find()
+
+
+# --- GPTQ -------------------------------------------------------------------------------------------------
+
+
+def test_gptq_directory_is_complete_for_old_loaders(
+    gptq: tuple[Path, Facts, Parent], pico_base: Parent
+) -> None:
+    from safetensors import safe_open
+
+    out, facts, _ = gptq
+    config = json.loads((out / "config.json").read_text())
+    parent = json.loads((pico_base.path / "config.json").read_text())
+    assert config["rope_theta"] == parent["rope_parameters"]["rope_theta"]
+    assert config["torch_dtype"] == config["dtype"] == _effective(facts)["dtype"] == "float16"
+    assert config["quantization_config"] == json.loads((out / "quantize_config.json").read_text())
+    assert config["quantization_config"]["checkpoint_format"] == "gptq"
+    settings = json.loads((out / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == (pico_base.path / "chat_template.jinja").read_text()
+    assert (out / "tokenizer.json").read_bytes() == (pico_base.path / "tokenizer.json").read_bytes()
+    with safe_open(out / "model.safetensors", "pt") as tensors:
+        assert tensors.get_tensor("lm_head.weight").equal(tensors.get_tensor("model.embed_tokens.weight"))
+        dtypes = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    assert dtypes == {"F16", "I32"}
+    leftovers = {file.name for file in out.iterdir()}
+    assert not {name for name in leftovers if name.startswith(".") or name.endswith(".csv")}
+    assert str(out.parent) not in (out / "config.json").read_text() + (out / "gptq_layers.json").read_text()
+
+
+def test_gptq_facts_say_what_happened(gptq: tuple[Path, Facts, Parent], pico_base: Parent) -> None:
+    out, facts, dataset = gptq
+    effective = _effective(facts)
+    assert facts.quant is not None
+    assert facts.quant.calibration_dataset == dataset.id
+    assert {link.relation: link.id for link in facts.relations} == {
+        "quantized": pico_base.id,
+        "calibrated_on": dataset.id,
+    }
+    assert effective["calibration"]["rows"] == 16
+    assert effective["bytes"] == (out / "model.safetensors").stat().st_size
+    # 4 bits, and per 64 of them a 16-bit scale and a 4-bit zero, and per column a 32-bit index
+    assert 4.3 < effective["packed_bits_per_weight"] < 4.6
+    assert effective["modules"] == 14
+    assert len(effective["loss_by_layer"]) == 2
+    assert all(0 < loss < 1 and math.isfinite(loss) for loss in effective["loss_by_layer"])
+    assert effective["fallbacks"] == []
+    layers = json.loads((out / "gptq_layers.json").read_text())
+    assert {row["samples"] for row in layers} == {effective["calibration"]["tokens"]}
+    assert sum(row["loss"] for row in layers) == pytest.approx(sum(effective["loss_by_layer"]))
+
+
+# optimum makes a GPTQModel config of its own, and that a temporary directory that it never uses
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up <TemporaryDirectory '.*gptqmodel_:ResourceWarning")
+def test_gptq_loads_in_transformers_and_stays_near_its_parent(
+    gptq: tuple[Path, Facts, Parent], parent_logits: Any
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(gptq[0], dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(gptq[0])
+    ids = tokenizer(TEXT, return_tensors="pt", add_special_tokens=False).input_ids
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0].float()
+    assert torch.isfinite(logits).all()
+    assert 0 < _kl(parent_logits, logits) < 0.02
+    answer = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False
+    )
+    assert answer.shape[1] > ids.shape[1]
+    del model
+    gc.collect()
+
+
+def test_gptq_loads_in_gptqmodel(gptq: tuple[Path, Facts, Parent], parent_logits: Any) -> None:
+    import torch
+    from gptqmodel import BACKEND, GPTQModel
+
+    model = GPTQModel.load(str(gptq[0]), device="cpu", backend=BACKEND.TORCH)
+    ids = model.tokenizer(TEXT, return_tensors="pt", add_special_tokens=False).input_ids
+    with torch.no_grad():
+        logits = model.model(input_ids=ids).logits[0].float()
+    assert torch.isfinite(logits).all()
+    assert 0 < _kl(parent_logits, logits) < 0.02
+
+
+def test_gptq_is_the_same_twice_tells_layers_and_keeps_stdout_clean(
+    gptq: tuple[Path, Facts, Parent],
+    pico_base: Parent,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, facts, dataset = gptq
+    elsewhere = tmp_path / "cwd"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", str(elsewhere))
+    again = tmp_path / "again"
+    again.mkdir()
+    bare = Parent(id=pico_base.id, kind="merged", path=pico_base.path)
+    with caplog.at_level("INFO", "tuneline.stage"):
+        repeated = quantize(
+            {"model": bare, "dataset": dataset}, GptqConfig(group_size=64, calibration_rows=16), again
+        )
+    assert repeated == facts.model_copy(update={"base": None})
+    for name in ("model.safetensors", "config.json", "quantize_config.json", "gptq_layers.json"):
+        assert (again / name).read_bytes() == (out / name).read_bytes(), name
+    told = [record.progress for record in caplog.records if hasattr(record, "progress")]
+    assert [(step["done"], step["total"], step["unit"]) for step in told] == [
+        (1, 2, "layers"),
+        (2, 2, "layers"),
+    ]
+    assert capfd.readouterr().out == ""
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_too_few_rows_raise_the_damping_and_say_so(pico_base: Parent, tmp_path: Path) -> None:
+    """One short row gives Hessians of low rank; with hardly any damping they have no Cholesky factor."""
+    dataset, out = _dataset(tmp_path / "data", rows=1), tmp_path / "out"
+    out.mkdir()
+    config = GptqConfig(group_size=32, calibration_rows=1, damp_percent=1e-9, dtype="bfloat16")
+    effective = _effective(quantize({"model": pico_base, "dataset": dataset}, config, out))
+    assert effective["damping_raised"]
+    assert all(damp > 1e-4 for damp in effective["damping_raised"].values())
+    assert effective["fallbacks"] == []
+    assert effective["types"].keys() == {"BF16", "I32"}
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_group_size_that_does_not_divide_names_those_that_do(pico_base: Parent, tmp_path: Path) -> None:
+    from stages.backends.gptq import check_group_size
+    from stages.backends.model_files import TensorHeader
+
+    headers = {
+        "model.embed_tokens.weight": TensorHeader("F16", (49152, 500), 0),
+        "model.layers.0.mlp.down_proj.weight": TensorHeader("F16", (576, 1536), 0),
+        "model.layers.0.mlp.up_proj.weight": TensorHeader("F16", (1536, 576), 0),
+        "model.layers.0.input_layernorm.weight": TensorHeader("F16", (576,), 0),
+    }
+    check_group_size(headers, 64)
+    check_group_size(headers, -1)
+    with pytest.raises(InvalidInput, match=r"128 does not divide .*up_proj\.weight \(576 .* 64, 32, -1"):
+        check_group_size(headers, 128)
+
+
+def test_calibration_is_chosen_by_seed_and_digested(pico_base: Parent, tmp_path: Path) -> None:
+    from stages.backends.gptq_calibration import choose
+
+    data = _dataset(tmp_path / "data", rows=30).path
+    first = choose(pico_base.path, data, 8, 0, 2048)
+    assert choose(pico_base.path, data, 8, 0, 2048) == first
+    assert choose(pico_base.path, data, 8, 1, 2048).sha256 != first.sha256
+    everything = choose(pico_base.path, data, 99, 0, 2048)
+    assert len(everything.rows) == 30
+    assert all(row in everything.rows for row in first.rows)
+    cut = choose(pico_base.path, data, 99, 0, 12)
+    assert {len(row) for row in cut.rows} == {12}
+    with pytest.raises(InvalidInput, match="at least 11 tokens"):
+        choose(pico_base.path, data, 99, 0, 10)
+
+
+def test_gptq_without_calibration_data_says_what_to_give(pico_base: Parent, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="prepared dataset to calibrate on"):
+        quantize({"model": pico_base}, GptqConfig(group_size=64), tmp_path)
+    empty = Parent(id="0" * 64, kind="dataset", path=tmp_path)
+    with pytest.raises(InvalidInput, match=r"no train\.parquet"):
+        quantize({"model": pico_base, "dataset": empty}, GptqConfig(group_size=64), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scaled_rope_is_told_to_transformers_4() -> None:
+    from stages.backends.gptq_export import legacy_config
+
+    rope = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 500000.0}
+    config = legacy_config({"rope_parameters": rope}, "float16")
+    assert config["rope_theta"] == 500000.0
+    assert config["rope_scaling"] == {"rope_type": "llama3", "type": "llama3", "factor": 8.0}
+    assert "rope_scaling" not in legacy_config({"rope_parameters": {"rope_theta": 1e4}}, "float16")
+
+
+def test_modules_that_gptq_could_not_do_are_named() -> None:
+    from stages.backends.gptq import summary
+
+    def row(layer: int, module: str, loss: float | None, damp: float) -> dict[str, Any]:
+        return {"layer": layer, "module": module, "loss": loss, "samples": 9, "damp": damp}
+
+    found = summary(
+        [row(0, "a", 0.5, 0.05), row(0, "b", None, 1.0), row(1, "a", 0.25, 0.12)], 0.05, {"layers.1.c"}
+    )
+    assert found["loss_by_layer"] == [0.5, 0.25]
+    assert found["damping_raised"] == {"1.a": 0.12}
+    assert found["fallbacks"] == ["0.b", "layers.1.c"]
+
+
+def test_importing_the_stage_loads_no_framework() -> None:
+    code = (
+        "import sys, stages.quantize; print(sorted({'torch', 'gptqmodel', 'llama_cpp'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
