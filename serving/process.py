@@ -149,8 +149,6 @@ def stop(pid: int, pid_started: float, grace: float) -> bool:
         with contextlib.suppress(psutil.NoSuchProcess):
             leader.terminate()
         _, staying = psutil.wait_procs(members, timeout=grace)
-        if leader in staying:  # not after it ended: its number may be somebody else's session by now
-            staying = _session(leader)
         for process in staying:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -107,6 +107,18 @@ def test_the_stubborn_are_killed_with_all_they_started(tmp_path: Path) -> None:
     assert gone(child)
 
 
+def test_nothing_stays_even_without_a_watcher(tmp_path: Path) -> None:
+    with process.started(python(STUBBORN), tmp_path / "log", ttl=None, grace=5) as started:
+        child = int(wait_for(tmp_path / "log", "child").split()[1])
+    watcher = psutil.Process(started.pid).parent()
+    assert watcher is not None
+    watcher.kill()
+    assert gone(watcher.pid)
+    assert process.stop(started.pid, started.pid_started, grace=0.2)
+    assert gone(started.pid)
+    assert gone(child)
+
+
 def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
     with process.started(python(STUBBORN), tmp_path / "log", ttl=None, grace=5) as started:
         child = int(wait_for(tmp_path / "log", "child").split()[1])
@@ -123,13 +135,16 @@ def test_a_time_to_live_that_needs_force(tmp_path: Path) -> None:
 
 
 def test_another_process_with_the_same_pid_is_left_alone() -> None:
-    with subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True) as foreign:
+    foreign = subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True)
+    try:
         began = psutil.Process(foreign.pid).create_time()
         for recorded in (began - 60, began + 60, 0.0):
             assert process.find(foreign.pid, recorded) is None
             assert process.stop(foreign.pid, recorded, grace=1) is False
         assert foreign.poll() is None
+    finally:
         foreign.kill()
+        foreign.wait()
 
 
 def test_a_zombie_is_not_alive() -> None:
