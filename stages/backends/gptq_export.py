@@ -108,9 +108,13 @@ def _copy_tokenizer(model: Path, out: Path) -> None:
         if (model / name).is_file():
             shutil.copyfile(model / name, out / name)
     template, settings = model / "chat_template.jinja", out / "tokenizer_config.json"
-    if template.is_file() and settings.is_file():
-        values = json.loads(settings.read_text())
-        _write_json(settings, values | {"chat_template": template.read_text(encoding="utf-8")})
+    values = json.loads(settings.read_text()) if settings.is_file() else {}
+    if template.is_file():
+        values["chat_template"] = template.read_text(encoding="utf-8")
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        # transformers 5's own name, which transformers 4 does not know; both know this one
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    _write_json(settings, values)
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

@@ -99,10 +99,17 @@ def gguf_q4(exact_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 @pytest.fixture(scope="session")
 def gptq(pico_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facts, Parent]:
+    """Of a copy whose tokenizer was saved by transformers 5, which names a class that 4 does not know."""
     dataset = _dataset(tmp_path_factory.mktemp("dataset"), rows=40)
+    folder = tmp_path_factory.mktemp("parent") / "model"
+    shutil.copytree(pico_base.path, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "TokenizersBackend"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     out = tmp_path_factory.mktemp("gptq")
+    model = pico_base.model_copy(update={"path": folder})
     config = GptqConfig(group_size=64, calibration_rows=16)
-    return out, quantize({"model": pico_base, "dataset": dataset}, config, out), dataset
+    return out, quantize({"model": model, "dataset": dataset}, config, out), dataset
 
 
 @pytest.fixture(scope="session")
@@ -490,6 +497,7 @@ def test_gptq_directory_is_complete_for_old_loaders(
     assert config["quantization_config"] == json.loads((out / "quantize_config.json").read_text())
     assert config["quantization_config"]["checkpoint_format"] == "gptq"
     settings = json.loads((out / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert settings["chat_template"] == (pico_base.path / "chat_template.jinja").read_text()
     assert (out / "tokenizer.json").read_bytes() == (pico_base.path / "tokenizer.json").read_bytes()
     with safe_open(out / "model.safetensors", "pt") as tensors:
