@@ -82,11 +82,13 @@ def publish(
 
 
 def by_key(connection: Connection, key: str) -> Artifact | None:
+    """The artifact that the memo key stands for."""
     query = select(*_ROW).join(keys, keys.c.artifact_id == artifacts.c.id).where(keys.c.key == key)
     return next(iter(_read(connection, query)), None)
 
 
 def by_id(connection: Connection, artifact_id: str) -> Artifact | None:
+    """The artifact of this full id."""
     return next(iter(_read(connection, select(*_ROW).where(artifacts.c.id == artifact_id))), None)
 
 
@@ -157,6 +159,7 @@ def lineage(connection: Connection, artifact_id: str) -> list[Edge]:
 
 
 def runs(connection: Connection, artifact_id: str) -> list[Execution]:
+    """The executions that led to the artifact, oldest first."""
     query = select(executions).where(executions.c.artifact_id == artifact_id).order_by(executions.c.sequence)
     return [
         Execution.model_validate({field: getattr(row, field) for field in Execution.model_fields})

@@ -34,7 +34,12 @@ class Database:
 
         Raises RegistryError for a database system that is not supported or a schema newer than this code.
         """
-        address = make_url(url) if url else URL.create("sqlite", database=str(path))
+        try:
+            address = make_url(url) if url else URL.create("sqlite", database=str(path))
+        except exc.ArgumentError as error:
+            raise errors.RegistryError(
+                f"the database URL is no URL; expected sqlite:///PATH: {error}"
+            ) from None
         if address.get_backend_name() != "sqlite" or address.database in (None, "", ":memory:"):
             raise errors.RegistryError(
                 f"database URL {address.render_as_string()!r}: expected sqlite:///PATH, "

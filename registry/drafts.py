@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from registry import catalog
 from registry.artifacts import BaseReference, Kind, Manifest, Parentage, QuantSpec
 from registry.compat import check
@@ -81,6 +83,7 @@ class Draft:
         if self.committed is not None:
             raise InvalidArtifact(f"this draft was committed as {self.committed.id[:12]}; open another one")
         run = _checked_execution(execution)
+        self.touch()
         with translated(f"publishing the result of stage {stage}"):
             found = scan(self.path, leave_out=CHECKPOINTS)
         self._shop.point("scanned")
@@ -155,8 +158,10 @@ def opened(workshop: Workshop, key: str, stage: str) -> Iterator[Draft]:
 def sweep(workshop: Workshop, key: str) -> None:
     """Remove what a process that died after its commit left behind."""
     left = workshop.root / key
-    if left.is_dir() and not workshop.leases.is_held(key):
-        remove_tree(left)
+    if left.is_dir():
+        with workshop.leases.if_free(key) as free:
+            if free:
+                remove_tree(left)
 
 
 def _make_ready(path: Path) -> None:
@@ -177,7 +182,11 @@ def _make_ready(path: Path) -> None:
 def _clear(path: Path, keep_checkpoints: bool) -> None:
     with suppress(OSError):
         remove_tree(path.with_name(f"{path.name}.incoming"))
-        if not (keep_checkpoints and (path / CHECKPOINTS).is_dir()):
+        if keep_checkpoints and (path / CHECKPOINTS).is_dir():
+            for other in path.iterdir():
+                if other.name != CHECKPOINTS:
+                    remove_tree(other)
+        else:
             remove_tree(path)
             path.parent.rmdir()
 
@@ -189,6 +198,9 @@ def _manifest(**fields: Any) -> Manifest:
         if again.id != manifest.id:
             raise ValueError("config, metrics or quant hold values that JSON does not keep as they are")
         return manifest
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors())
+        raise InvalidArtifact(f"the result of stage {fields['stage']} cannot be published: {said}") from error
     except (ValueError, TypeError) as error:
         raise InvalidArtifact(
             f"the result of stage {fields['stage']} cannot be published: {error}"

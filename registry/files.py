@@ -129,6 +129,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def refuse_changed(found: FoundFile, status: os.stat_result) -> None:
+    """Raise InvalidArtifact unless the file still is as it was when it was digested (inode, size, time)."""
     if _stamp(status) != found.stamp:
         raise InvalidArtifact(
             f"{found.path} changed while it was read; nothing may write to a draft at its commit"
@@ -154,6 +155,7 @@ def leaves(view: Path) -> Iterator[tuple[str, int]]:
 
 
 def same_file(path: Path, blob: Path) -> bool:
+    """Whether both names are one inode; a symbolic link is not."""
     try:
         return not path.is_symlink() and path.samefile(blob)
     except OSError:

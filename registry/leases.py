@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,11 +73,12 @@ class Leases:
             mine = (leases.c.key == key) & (leases.c.token == token)
             connection.execute(update(leases).where(mine), {"host": None})
 
-    def is_held(self, key: str) -> bool:
-        """Whether a live process holds the key."""
-        with self._database.read() as connection:
+    @contextmanager
+    def if_free(self, key: str) -> Iterator[bool]:
+        """Whether no live process holds the key; nobody can take it before the block ends."""
+        with self._database.write() as connection:
             row = _row(connection, key)
-        return row is not None and _holds(row)
+            yield row is None or not _holds(row)
 
 
 def _row(connection: Connection, key: str) -> Row[Any] | None:

@@ -20,7 +20,8 @@ from registry.gates import Gates
 from registry.leases import Leases
 from registry.store import LocalStore, Point, Problem
 
-LEASE_SECONDS = 600.0
+LEASE_SECONDS = 3600.0
+# Long, since a stage can be silent for long; a holder that died on this host is replaced at once anyway.
 _KEY = re.compile("[0-9a-f]{64}")
 
 

@@ -62,7 +62,9 @@ def test_another_schema_version_is_refused(home: Path, version: int) -> None:
         Registry.open(home)
 
 
-@pytest.mark.parametrize("url", ["postgresql://someone:secret@db/x", "sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://someone:secret@db/x", "sqlite://", "sqlite:///:memory:", "secret"]
+)
 def test_another_database_system_is_refused_without_showing_the_password(home: Path, url: str) -> None:
     with pytest.raises(RegistryError, match="expected sqlite:///PATH") as caught:
         Registry.open(home, url)

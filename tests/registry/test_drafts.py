@@ -103,6 +103,7 @@ def test_checkpoints_wait_for_the_same_key_only(
 
     with pytest.raises(KeyboardInterrupt):
         stage()
+    assert [p.name for p in (home / "drafts").rglob("*") if p.is_file()] == ["step"]
     with registry.draft(key("y"), "train") as other:
         assert list(other.path.iterdir()) == []
     with registry.draft(key("x"), "train") as again:
@@ -111,6 +112,19 @@ def test_checkpoints_wait_for_the_same_key_only(
         (again.path / "done").write_text("done")
         again.commit(**facts())
     assert list((home / "drafts").iterdir()) == []
+
+
+def test_finding_a_result_clears_what_a_crash_after_the_commit_left(
+    registry: Registry, home: Path, publish: Publish, key: Key
+) -> None:
+    made = publish(registry, "one")
+    left = home / "drafts" / key("one") / "1" / "checkpoints"
+    left.mkdir(parents=True)
+    assert registry.find(key("one")) == made
+    assert not (home / "drafts" / key("one")).exists()
+    with registry.draft(key("one"), "train") as draft:
+        assert registry.find(key("one")) == made
+        assert draft.path.is_dir(), "a draft that is being worked on is left alone"
 
 
 def test_a_lost_lease_publishes_nothing(registry: Registry, key: Key, facts: Facts) -> None:
