@@ -7,14 +7,12 @@ Rates were measured on a 2-core AVX512 CPU or taken from the papers named beside
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
+from flows.machine import Machine, machine
 from flows.model_shape import ModelShape, describe_base
 from stages.evaluate import EvaluateConfig
 from stages.merge import MergeConfig
@@ -34,10 +32,10 @@ NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 (Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
 NF4_SINGLE_BYTES = (4 + 32 / 64) / 8
 KEPT_PER_LAYER = 34
-"""Bytes per token and hidden unit that one layer keeps for its backward pass in 16 bits, without the attention
+"""Bytes per token and hidden unit that one layer keeps for its backward pass in 16 bits, less the attention
 matrix (Korthikanti et al. 2022, arXiv:2205.05198, eq. 2)."""
 CPU_FLOPS = 80e9
-"""Per second and core: 187–219 tokens/s measured for 135M parameters on 2 cores, 6 operations per parameter."""
+"""Per second and core: 187–219 tokens/s measured for 135M parameters on 2 cores, 6 operations each."""
 GPU_FLOPS = 50e12
 """Sustained in QLoRA: 65B parameters for 24 hours on one GPU (arXiv:2305.14314, section 1), rounded down."""
 GPTQ_CPU_SECONDS = 114 / 135e6
@@ -74,18 +72,8 @@ class Plan(Protocol):
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Bytes free now; `cuda`: name and total bytes of each GPU."""
-
-    memory_available: int
-    disk_free: int
-    cpu_count: int
-    cuda: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
 class StageEstimate:
-    """`memory_bytes` is main memory for `device` cpu, the GPU's for gpu; `seconds` None: not known beforehand."""
+    """`memory_bytes`: main memory for `device` cpu, the GPU's for gpu; `seconds` None: not known yet."""
 
     stage: str
     memory_bytes: int
@@ -93,15 +81,6 @@ class StageEstimate:
     seconds: float | None
     note: str
     device: Device = "cpu"
-
-
-def machine(folder: Path = Path()) -> Machine:
-    """What is free here: memory within the container's limit, disk under `folder`, GPUs that nvidia-smi lists."""
-    import psutil
-
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    memory = min(psutil.virtual_memory().available, _container_memory())
-    return Machine(memory, shutil.disk_usage(existing).free, len(os.sched_getaffinity(0)), _cuda())
 
 
 def estimate(recipe: Plan, shape: ModelShape, machine: Machine) -> list[StageEstimate]:
@@ -126,22 +105,22 @@ def shortfalls(estimates: Iterable[StageEstimate], machine: Machine) -> list[str
     for stage in estimates:
         need = f"{stage.stage} needs about {stage.memory_bytes / GB:.1f} GB of"
         if stage.device == "gpu" and not machine.cuda:
-            missing.append(
-                f"{need} GPU memory, this machine has no CUDA GPU: run it on one that has; {stage.note}"
-            )
+            missing.append(f"{need} GPU memory, this machine has no GPU: run it on one that has")
         elif stage.device == "gpu" and stage.memory_bytes > largest_gpu:
             missing.append(
-                f"{need} GPU memory, the largest GPU here has {largest_gpu / GB:.1f} GB: {_smaller(stage.stage)}"
+                f"{need} GPU memory, the largest GPU here has {largest_gpu / GB:.1f} GB: "
+                f"{_smaller(stage.stage)}"
             )
         elif stage.device == "cpu" and stage.memory_bytes > machine.memory_available:
             missing.append(
-                f"{need} memory, this machine has {machine.memory_available / GB:.1f} GB free: {_smaller(stage.stage)}"
+                f"{need} memory, this machine has {machine.memory_available / GB:.1f} GB free: "
+                f"{_smaller(stage.stage)}"
             )
     disk = sum(stage.disk_bytes for stage in estimates)
     if disk > machine.disk_free:
         missing.append(
-            f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB are free: make room, "
-            "or set TUNELINE_HOME to a larger disk"
+            f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB are free: make "
+            "room, or set TUNELINE_HOME to a larger disk"
         )
     return missing
 
@@ -152,8 +131,8 @@ def training_memory(
     """Bytes at the peak of a training step on sequences of `longest` tokens.
 
     Frozen linear weights in NF4 or 16 bits; embedding, head and norms in float32, as
-    prepare_model_for_kbit_training holds them. Per adapter parameter 4 bytes each for weight, gradient and two
-    Adam moments; with a paged optimizer on a GPU the moments move to main memory when the GPU is full.
+    prepare_model_for_kbit_training holds them. Per adapter parameter 4 bytes each for weight, gradient and
+    two Adam moments; with a paged optimizer on a GPU the moments move to main memory when the GPU is full.
     Activations: with checkpointing one 16-bit hidden state per layer and one layer in full, else every
     layer in full. Logits: 16 bits, their float32 copy and its gradient.
     """
@@ -227,7 +206,7 @@ def _train(
 
 
 def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimate:
-    """The merged model is the largest that is measured: 16-bit weights, keys and values, one batch of logits."""
+    """The merged model is the largest one measured: 16-bit weights, keys and values, a batch of logits."""
     config = recipe.evaluate
     length = min(recipe.prepare.max_length, config.context_length)
     cache = 4 * shape.layers * shape.kv_heads * shape.head_size * length * config.batch_size
@@ -238,7 +217,7 @@ def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimat
 
 
 def _merge(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimate:
-    """One tensor at a time: an embedding is copied or converted, a linear weight also has its float32 update."""
+    """One tensor at a time: an embedding is copied or converted, a linear weight has a float32 update."""
     embedding = shape.vocabulary * shape.hidden * 4
     linear = max(prod_in * prod_out for prod_in, prod_out in shape.linear_shapes().values()) * 8
     size = shape.parameters * 2
@@ -264,13 +243,13 @@ def _quantize(
         config.bits + 24 / group
     ) / 8
     rows = config.calibration_rows * recipe.prepare.max_length
-    # input and output of a layer for every calibration token, and the Hessian of the widest input with its inverse
+    # input and output of a layer for every calibration token; the widest Hessian, its factor and its inverse
     activations = rows * shape.hidden * 2 * 2
     hessian = 3 * 4 * max(shape.hidden, shape.intermediate) ** 2
     if gpu:
         seconds, note = (
             60 + GPTQ_GPU_SECONDS * shape.parameters,
-            "the model in main memory, a layer at a time on the GPU",
+            "the model in main memory, layer by layer on the GPU",
         )
     else:
         scale = config.calibration_rows / 32 * 2 / machine.cpu_count
@@ -279,14 +258,13 @@ def _quantize(
 
 
 def _training_tokens(recipe: Plan) -> float | None:
-    """About 3 bytes of data file per token once rendered; never more than what `max_steps` allows."""
-    config, size = recipe.train, _data_bytes(recipe.prepare.source)
-    by_data = None if size is None else config.epochs * size / 3
-    if config.max_steps is None:
-        return by_data
-    longest = min(config.max_length, recipe.prepare.max_length)
-    by_steps = config.max_steps * config.batch_size * config.gradient_accumulation * longest
-    return by_steps if by_data is None else min(by_steps, by_data * max(1, by_steps))
+    """At most what `max_steps` allows; else about 3 bytes of data file per token once rendered."""
+    config = recipe.train
+    if config.max_steps is not None:
+        longest = min(config.max_length, recipe.prepare.max_length)
+        return config.max_steps * config.batch_size * config.gradient_accumulation * longest
+    size = _data_bytes(recipe.prepare.source)
+    return None if size is None else config.epochs * size / 3
 
 
 def _data_bytes(source: str) -> int | None:
@@ -314,23 +292,3 @@ def _smaller(stage: str) -> str:
             "gradient_checkpointing, or choose a smaller base"
         )
     return "free memory, choose a smaller base, or use a larger machine"
-
-
-def _container_memory() -> float:
-    """Bytes left under the control group's limit; infinity where there is none."""
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return float("inf")
-    return float("inf") if limit == "max" else max(0, int(limit) - used)
-
-
-def _cuda() -> tuple[tuple[str, int], ...]:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    rows: list[Any] = [line.rpartition(",") for line in done.stdout.splitlines() if "," in line]
-    return tuple((name.strip(), int(mebibytes) << 20) for name, _, mebibytes in rows)

@@ -163,12 +163,12 @@ def _from_gguf(source: str, place: str) -> ModelShape:
 
 
 def _linear(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> int:
-    ends = ("embed", "wte", "wpe", "lm_head", "output.weight")
+    """Parameters of the matrices that are neither embedding nor head, in the names of either file format."""
+    outside = ("embed", "embd", "wte", "wpe", "lm_head")
     return sum(
         prod(shape)
         for name, shape in tensors
-        if len(shape) == 2
-        and not any(part in name for part in ends if part != "output.weight" or name == part)
+        if len(shape) == 2 and name != "output.weight" and not any(part in name for part in outside)
     )
 
 
@@ -202,8 +202,8 @@ def _hub_config(source: str, place: str) -> Mapping[str, Any]:
         answer = httpx.get(url, headers=build_hf_headers(), timeout=HUB_SECONDS, follow_redirects=True)
     except httpx.HTTPError as error:
         raise InvalidInput(
-            f"{source}: the hub is not reachable ({type(error).__name__}) and the model is not in the local cache; "
-            "go online, or bring the model's directory here and set base.source: path:DIRECTORY"
+            f"{source}: the hub is not reachable ({type(error).__name__}) and the model is not in the local "
+            "cache; go online, or bring the model's directory here and set base.source: path:DIRECTORY"
         ) from error
     if answer.status_code in (401, 403):
         raise InvalidInput(

@@ -1,0 +1,48 @@
+"""What this machine has to offer: memory, disk, cores, GPUs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Bytes free now; `cuda`: name and total bytes of each GPU."""
+
+    memory_available: int
+    disk_free: int
+    cpu_count: int
+    cuda: tuple[tuple[str, int], ...] = ()
+
+
+def machine(folder: Path = Path()) -> Machine:
+    """What is free here: memory within the container's limit, disk under `folder`, GPUs of nvidia-smi."""
+    import psutil
+
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    memory = min(psutil.virtual_memory().available, _container_memory())
+    return Machine(int(memory), shutil.disk_usage(existing).free, len(os.sched_getaffinity(0)), _cuda())
+
+
+def _container_memory() -> float:
+    """Bytes left under the control group's limit; infinity where there is none."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return float("inf")
+    return float("inf") if limit == "max" else max(0, int(limit) - used)
+
+
+def _cuda() -> tuple[tuple[str, int], ...]:
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows = [line.rpartition(",") for line in done.stdout.splitlines() if "," in line]
+    return tuple((name.strip(), int(mebibytes) << 20) for name, _, mebibytes in rows)
