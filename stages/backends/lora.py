@@ -113,7 +113,7 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def save_adapter(model: peft.PeftModel, base: BaseReference, out: Path) -> None:
-    """Write `adapter_model.safetensors` and an `adapter_config.json` that names the real base, no local path."""
+    """Write the adapter as PEFT does, with the real base in `adapter_config.json` instead of a local path."""
     model.save_pretrained(out, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)
     file = out / "adapter_config.json"

@@ -110,7 +110,7 @@ def require_not_repacked(model: nn.Module) -> None:
     repacked = repacked_modules(model)
     if repacked:
         raise StageError(
-            f"{len(repacked)} NF4 layers ({repacked[0]}, …) were repacked for inference during an evaluation; "
+            f"{len(repacked)} NF4 layers ({repacked[0]}, …) were repacked for inference by an evaluation; "
             "training would follow wrong gradients, so it stops: set train.frozen_weights: dequantized"
         )
 

@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from stages.backends.lora import trainable
 from stages.backends.nf4 import require_not_repacked
@@ -51,15 +51,19 @@ class Trainer(SFTTrainer):
         checkpoints: Path,
     ) -> None:
         self.recipe = config
-        steps = total_steps(len(train_rows), config)
+        data = _dataset(train_rows)
+        if config.packing:
+            data = pack_dataset(data, config.max_length, "bfd")
+        lengths = [len(ids) for ids in data["input_ids"]]
+        steps = total_steps(len(data), config)
         per_step = config.batch_size * config.gradient_accumulation
-        self.order = training_order(train_rows.lengths, steps * per_step, config.batch_size, config.seed)
-        self.tokens_per_row = [len(train_rows.input_ids[row]) for row in self.order]
+        order = training_order(lengths, steps * per_step, config.batch_size, config.seed)
+        self.tokens_per_row = [lengths[row] for row in order]
         self.validation_rows = validation_rows
         super().__init__(
             model=model,
             args=_settings(config, steps, checkpoints),
-            train_dataset=_dataset(train_rows).select(self.order),
+            train_dataset=data.select(order),
             processing_class=tokenizer,
             callbacks=[_Schedule(config, steps)],
         )
@@ -92,12 +96,8 @@ class Trainer(SFTTrainer):
             return loss
         labels = inputs["labels"][:, 1:]
         kept = (labels != IGNORED).any(dim=0).nonzero().flatten()
-        logits = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-            logits_to_keep=kept,
-        ).logits
+        rest = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**rest, use_cache=False, logits_to_keep=kept).logits
         wanted = labels[:, kept].reshape(-1)
         total = functional.cross_entropy(
             logits.reshape(-1, logits.size(-1)).float(), wanted, ignore_index=IGNORED, reduction="sum"
@@ -148,7 +148,7 @@ class Trainer(SFTTrainer):
         require_not_repacked(model)
         self._metrics["eval"].clear()
         self.log({"validation_loss": total / count})
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
         return {}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -266,8 +266,9 @@ def _settings(config: TrainConfig, steps: int, checkpoints: Path) -> SFTConfig:
         gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
         train_sampling_strategy="sequential",
+        packing=config.packing,
         dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
+        max_length=config.max_length if config.packing else None,
         dataloader_pin_memory=on_gpu,
         logging_steps=1,
         logging_nan_inf_filter=False,
