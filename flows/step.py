@@ -83,6 +83,8 @@ class Run:
             return found, StageRow(label, stage, found.id, "reused", time.monotonic() - started, None, "")
         self.view.stage(label)
         with self.registry.draft(key, stage) as draft:
+            if (found := self.registry.find(key)) is not None:  # another run made it meanwhile
+                return found, StageRow(label, stage, found.id, "reused", time.monotonic() - started, None, "")
             execution = run_in_child(
                 stage, {role: self.parent(p) for role, p in parents.items()}, config, draft.path,
                 self.log(label), _Watch(self.view, draft.touch, label),

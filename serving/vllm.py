@@ -1,8 +1,8 @@
 """vLLM's server for a merged or GPTQ model, from the environment that vLLM is installed in.
 
 vLLM pins torch exactly, so it lives in an environment of its own, named by `TUNELINE_VLLM_PYTHON`.
-Not run in this project's tests, which have no such environment: the command line is checked against
-vLLM 0.32.0's documented options, the rest against a stand-in interpreter.
+Not run in this project's tests, which have no such environment: the command line, the errors and the
+retry of a taken port are tested against a stand-in interpreter.
 """
 
 from __future__ import annotations

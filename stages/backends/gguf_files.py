@@ -8,12 +8,14 @@ import logging
 from pathlib import Path
 
 import torch
+from gguf import GGUFReader
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
 from stages.errors import InvalidInput, MissingPackage
 
-PROBE = "Hello  world!\n\n In 2024, it's 3.14 % naïve — 日本語 🙂\tdef f(x):\n    return x+10 "
-"""Where pre-tokenizers disagree: digits, runs of spaces, contractions, accents, scripts, emoji, code."""
+PROBE = "Hello  world!\n\n In 2024, it's 3.14 % naïve — 日本語 🙂\tdef f(x):\n    return x+10 \na   7\n    42"
+"""Where pre-tokenizers disagree: digits (also after spaces), contractions, accents, scripts, emoji, code."""
 
 
 def packaged_gguf(source: str) -> Path:
@@ -44,8 +46,21 @@ def read_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
     Raises `InvalidInput` when it does not give the token ids that llama.cpp gives on the same file.
     """
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    _restore_digits(tokenizer, gguf)
     _same_ids_as_llama_cpp(tokenizer, gguf)
     return tokenizer
+
+
+def _restore_digits(tokenizer: PreTrainedTokenizerBase, gguf: Path) -> None:
+    """transformers 5.19 drops the step of SmolLM's pre-tokenizer that puts each digit on its own."""
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, out: Path) -> None:

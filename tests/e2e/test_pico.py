@@ -1,0 +1,120 @@
+"""The whole chain on a 2-layer model: every stage for real, in seconds."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Tuneline, states
+
+Pico = tuple[Tuneline, dict[str, Any]]
+WORK = {"resolve", "prepare", "train", "evaluate", "merge", "quantize"}
+
+
+def test_every_stage_runs_and_the_gate_passes(pico: Pico) -> None:
+    _, document = pico
+    assert document["exit_code"] == 0, document["stages"]
+    assert set(states(document).values()) == {"ran"}
+    assert {row["stage"] for row in document["stages"]} >= WORK | {"gate", "promote", "deploy"}
+    assert document["gate"]["verdict"] == "pass"
+    assert document["channel"]["name"] == "pico/smoke"
+
+
+def test_every_number_says_what_it_was_measured_on(pico: Pico) -> None:
+    _, document = pico
+    assert [row["label"] for row in document["models"]] == [
+        "base NF4", "tuned NF4 + adapter", "merged float16", "gguf-q8_0",
+    ]  # fmt: skip
+    for row in document["models"]:
+        score = row["scores"]["routing exact_match"]
+        assert 0 <= score["low"] <= score["value"] <= score["high"] <= 1
+        assert score["n"] == 40
+        assert row["measured_on"]
+        assert row["bytes"] > 0
+    quantized = document["models"][-1]
+    assert 8 <= quantized["bits_per_weight"] < 9
+
+
+def test_the_report_is_one_page(pico: Pico) -> None:
+    _, document = pico
+    page = Path(document["html"]).read_text("utf-8")
+    assert page.count("<svg") >= 3
+    assert 'src="http' not in page
+
+
+def test_the_endpoint_answers(pico: Pico) -> None:
+    _, document = pico
+    endpoint = document["endpoint"]
+    assert endpoint["url"].startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(f"{endpoint['url']}/v1/models", timeout=20) as reply:
+        names = [model["id"] for model in json.load(reply)["data"]]
+    assert names == [f"tuneline-{endpoint['artifact_id'][:12]}"]
+    assert endpoint["answer"]
+
+
+def test_second_run_executes_no_stage(pico: Pico) -> None:
+    tuneline, document = pico
+    again = tuneline.json("run", "pico-smoke")
+    assert again["exit_code"] == 0
+    ran = {label for label, state in states(again).items() if state == "ran"}
+    assert ran <= {"gate"}
+    assert again["endpoint"]["id"] == document["endpoint"]["id"]
+    assert again["seconds"] < 20
+
+
+def test_a_changed_key_reruns_exactly_what_depends_on_it(pico: Pico) -> None:
+    tuneline, _ = pico
+    merge = tuneline.json("run", "pico-smoke", "--set", "merge.dtype=bfloat16", "--set", "deploy=null")
+    reused = {label for label, state in states(merge).items() if state == "reused"}
+    assert reused == {
+        "resolve base", "prepare data", "evaluate base NF4", "train adapter", "evaluate tuned NF4",
+    }  # fmt: skip
+    assert {"merge", "evaluate merged", "quantize gguf-q8_0"} <= states(merge).keys() - reused
+
+
+def test_lineage_and_verify(pico: Pico) -> None:
+    tuneline, document = pico
+    served = document["endpoint"]["artifact_id"]
+    edges = tuneline.json("artifacts", "lineage", served)
+    assert {edge["relation"] for edge in edges} >= {"quantized", "merge", "adapter", "trained_on"}
+    shown = tuneline.json("artifacts", "show", "pico/smoke")
+    assert shown["id"] == served
+    assert shown["base"]["revision"]
+    assert shown["quant"]["method"] == "gguf"
+    assert shown["quant"]["requested"]["type"] == "Q8_0"
+    assert tuneline.json("artifacts", "verify", served)["problems"] == []
+
+
+def test_nothing_half_visible_after_a_crash(pico: Pico, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuneline, _ = pico
+    before = {row["id"] for row in tuneline.json("artifacts", "ls", "--limit", "1000")}
+    broken = tuneline.json(
+        "run", "pico-smoke", "--set", "train.seed=1", "--set", "train.lora.target_modules=[nothing]"
+    )
+    assert broken["exit_code"] == 3
+    assert states(broken)["train adapter"] == "failed"
+    assert "nothing" in next(row["note"] for row in broken["stages"] if row["state"] == "failed")
+    after = {row["id"] for row in tuneline.json("artifacts", "ls", "--limit", "1000")}
+    assert after == before
+    assert not any(path.is_file() for path in (tuneline.home / "drafts").rglob("*"))
+
+
+def test_corruption_is_found(pico: Pico) -> None:
+    tuneline, document = pico
+    merged = next(row for row in document["stages"] if row["stage"] == "merge")["artifact_id"]
+    shown = tuneline.json("artifacts", "show", merged)
+    victim = Path(shown["path"]) / "config.json"
+    original = victim.read_bytes()
+    victim.chmod(0o644)
+    victim.write_bytes(original.replace(b"Llama", b"Lluma", 1))
+    try:
+        found = tuneline.json("artifacts", "verify", merged)
+        assert found["exit_code"] == 4
+        assert any("config.json" in problem for problem in found["problems"])
+    finally:
+        victim.write_bytes(original)
+        victim.chmod(0o444)
