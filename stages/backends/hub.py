@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import httpx
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -17,10 +18,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from stages.backends.model_files import MODEL_FILES, copy_model_files
+from stages.backends.model_files import INDEX, SMALL_FILES, copy_model_files
 from stages.errors import InvalidInput
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 UNREACHABLE = (httpx.HTTPError, OfflineModeIsEnabled, ConnectionError)
 
 
@@ -34,8 +34,7 @@ def download(place: str, out: Path) -> tuple[str, str]:
     repo, _, revision = place.partition("@")
     wanted = revision or "main"
     try:
-        commit = wanted if COMMIT.fullmatch(wanted) else _commit_of(repo, wanted)
-        folder = _snapshot(repo, commit)
+        folder = _fetch(repo, wanted)
     except GatedRepoError as error:
         raise InvalidInput(
             f"hub:{place}: access must be granted first; accept the terms on its page and set HF_TOKEN"
@@ -51,20 +50,20 @@ def download(place: str, out: Path) -> tuple[str, str]:
             "(HF_HOME), or use path:DIRECTORY"
         ) from error
     copy_model_files(folder, out)
-    return repo, commit
+    # the hub's cache keeps each snapshot in a folder named by its commit
+    return repo, folder.name
 
 
-def _commit_of(repo: str, revision: str) -> str:
-    try:
-        return str(HfApi().model_info(repo, revision=revision).sha)
-    except UNREACHABLE as error:
-        if isinstance(error, HfHubHTTPError):
-            raise
-        # the cache keeps which commit a branch pointed at when it was last seen
-        return Path(_snapshot(repo, revision, cached=True)).name
+def _fetch(repo: str, revision: str) -> Path:
+    """The small files first: they say which weights belong to the model, and settle the commit."""
+    folder = _snapshot(repo, revision, SMALL_FILES)
+    index = folder / INDEX
+    if index.is_file():
+        weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        weights = ["model.safetensors"]
+    return _snapshot(repo, folder.name, weights)
 
 
-def _snapshot(repo: str, revision: str, cached: bool = False) -> Path:
-    return Path(
-        snapshot_download(repo, revision=revision, allow_patterns=list(MODEL_FILES), local_files_only=cached)
-    )
+def _snapshot(repo: str, revision: str, names: Iterable[str]) -> Path:
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))

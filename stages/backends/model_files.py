@@ -9,7 +9,6 @@ import json
 import math
 import shutil
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +19,9 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
     "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
-MODEL_FILES = (
-    *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"),
-    *TOKENIZER_FILES,
-)
-"""Everything a base needs; pickled weights and Python code are never among it."""
+INDEX = "model.safetensors.index.json"
+SMALL_FILES = ("config.json", "generation_config.json", INDEX, *TOKENIZER_FILES)
+"""What a base needs beside its weights; pickled weights and Python code are never among it."""
 
 FICLONE = 0x40049409
 """Linux ioctl: share the blocks of another file (btrfs, xfs); see ioctl_ficlone(2)."""
@@ -42,24 +39,14 @@ class TensorHeader:
 
 
 def copy_model_files(folder: Path, out: Path) -> None:
-    """Copy the files of `MODEL_FILES` from `folder` to `out`, sharing blocks where the file system can.
+    """Copy a model's files from `folder` to `out`, sharing blocks where the file system can.
 
     Raises `InvalidInput` when it is no model directory, `InsufficientResources` when the disk has no room.
     """
     if not folder.is_dir():
         raise InvalidInput(f"path:{folder}: no such directory; expected a Hugging Face model directory")
-    chosen = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
-    if not any(file.suffix == ".safetensors" for file in chosen):
-        pickled = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
-        found = (
-            f"only pickled weights ({', '.join(pickled)}), which can run code when opened"
-            if pickled
-            else "none"
-        )
-        raise InvalidInput(
-            f"path:{folder}: expected weights in safetensors files, found {found}; "
-            "convert them with save_pretrained() in a place you trust"
-        )
+    weights = weight_files(folder)
+    chosen = [*(folder / name for name in SMALL_FILES if (folder / name).is_file()), *weights]
     need_room(out, sum(file.stat().st_size for file in chosen), f"copying {folder.name}")
     for file in chosen:
         _copy(file.resolve(), out / file.name)
@@ -98,21 +85,40 @@ def weights_digest(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, by name; those the index names where there is one.
+    """The safetensors files of a model, by name: those that its index names, or else the only one.
 
-    Raises `InvalidInput` when one is missing, or none exists.
+    Other files beside them (an adapter, a second copy in another layout) are no part of the model.
+    Raises `InvalidInput` when there are none or one is missing.
     """
-    index = folder / "model.safetensors.index.json"
-    names: Iterable[str]
+    index = folder / INDEX
     if index.is_file():
-        names = set(json.loads(index.read_text())["weight_map"].values())
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    elif (folder / "model.safetensors").is_file():
+        names = ["model.safetensors"]
     else:
-        names = [file.name for file in folder.glob("*.safetensors")]
-    files = sorted(folder / name for name in names)
-    missing = [file.name for file in files if not file.is_file()]
-    if missing or not files:
-        raise InvalidInput(f"{folder.name}: missing weights: {', '.join(missing) or 'no safetensors file'}")
-    return files
+        names = sorted(file.name for file in folder.glob("*.safetensors"))
+    missing = [name for name in names if "/" in name or not (folder / name).is_file()]
+    if missing:
+        raise InvalidInput(f"{folder.name}: {INDEX} names files that are not there: {', '.join(missing)}")
+    if len(names) > 1 and not index.is_file():
+        raise InvalidInput(
+            f"{folder.name}: {len(names)} safetensors files and no {INDEX} to say which make up the model; "
+            "save it again with save_pretrained()"
+        )
+    if not names:
+        raise InvalidInput(_no_weights(folder))
+    return [folder / name for name in names]
+
+
+def _no_weights(folder: Path) -> str:
+    pickled = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
+    found = (
+        f"only pickled weights ({', '.join(pickled)}), which can run code when opened" if pickled else "none"
+    )
+    return (
+        f"{folder.name}: expected weights in safetensors files, found {found}; "
+        "convert them with save_pretrained() in a place you trust"
+    )
 
 
 def read_headers(folder: Path) -> dict[str, TensorHeader]:
