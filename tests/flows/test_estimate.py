@@ -166,13 +166,13 @@ def test_nf4_takes_the_papers_4_127_bits() -> None:
 @pytest.mark.parametrize("name", ["Llama-65B", "Llama-2-70B"])
 def test_70b_fits_one_48_gb_gpu(name: str, answer: Any) -> None:
     # Dettmers et al. 2023: "finetune a 65B parameter model on a single 48GB GPU"
-    assert 0.8 * 48e9 < qlora_memory(shape_of(name, answer)) < 48e9
+    assert 40 * GIB < qlora_memory(shape_of(name, answer)) < 48 * GIB
 
 
 def test_8b_fits_one_24_gb_gpu_and_16_bit_does_not(answer: Any) -> None:
     shape = shape_of("Llama-3.1-8B", answer)
-    assert 8e9 < qlora_memory(shape) < 24e9
-    assert shape.parameters * 16 > 24e9
+    assert 8 * GIB < qlora_memory(shape) < 24 * GIB
+    assert shape.stored_bytes + 14 * shape.parameters > 24 * GIB
 
 
 def test_memory_moves_the_right_way(answer: Any) -> None:
@@ -185,6 +185,7 @@ def test_memory_moves_the_right_way(answer: Any) -> None:
         {"lora": LoraConfig(rank=256)},
     ):
         assert qlora_memory(shape, **worse) > least, worse
+    assert qlora_memory(shape, lora=LoraConfig(rank=64, dropout=0)) < least
     narrow = TrainConfig(lora=LoraConfig(rank=64, target_modules=("q_proj", "v_proj")))
     assert adapter_parameters(shape, narrow) == 64 * 32 * (4096 + 4096 + 4096 + 1024)
 
@@ -200,7 +201,7 @@ train(parents, TrainConfig.model_validate_json(config), Path(out))
 print("peak", 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]))
 """
 FACTOR = 1.5
-"""How far the estimate may lie from what is measured, either way."""
+"""How far the estimate may lie from the measured peak, either way; on this model the vocabulary dominates."""
 
 
 def test_training_memory_lies_near_the_measured_peak(pico_base: Parent, tmp_path: Path) -> None:
