@@ -32,7 +32,7 @@ NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 (Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
 NF4_SINGLE_BYTES = (4 + 32 / 64) / 8
 KEPT_PER_LAYER = 38
-"""Bytes per token and hidden unit that one layer keeps for its backward pass: 34 in 16 bits without the attention
+"""Bytes per token and hidden unit that a layer keeps for its backward pass: 34 in 16 bits without attention
 matrix (Korthikanti et al. 2022, arXiv:2205.05198, eq. 2), and 4 for the float32 residual."""
 KEPT_PER_LOGIT = 18
 """Bytes per token and vocabulary entry: 16-bit logits, float32 copy, log-softmax, and their gradients."""
@@ -219,7 +219,7 @@ def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimat
     cache = 4 * shape.layers * shape.kv_heads * shape.head_size * length * config.batch_size
     memory = RUNTIME + shape.parameters * 2 + cache + config.batch_size * shape.vocabulary * 8
     fits = any(memory <= size for _, size in machine.cuda)
-    note = "the merged model in 16 bits is the largest one measured; time depends on the questions"
+    note = "largest: the merged model in 16 bits; time depends on the questions"
     return StageEstimate("evaluate", int(memory), 0, None, note, "gpu" if fits else "cpu")
 
 
