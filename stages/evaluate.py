@@ -23,7 +23,9 @@ class HeldoutTask(StageConfig):
 
     kind: Literal["heldout"] = "heldout"
     name: str = "heldout"
-    max_items: int | None = Field(default=None, ge=1, description="first items of the test split, in its order")
+    max_items: int | None = Field(
+        default=None, ge=1, description="first items of the test split, in its order"
+    )
     max_new_tokens: int = Field(default=32, ge=1)
     choice: bool = Field(default=False, description="also score by the likelihood of each distinct answer")
 
@@ -44,11 +46,23 @@ class EvaluateConfig(StageConfig):
 
     tasks: tuple[HeldoutTask | LmEvalTask, ...] = Field(default=(HeldoutTask(),), min_length=1)
     batch_size: int = Field(default=16, ge=1)
-    questions: tuple[str, ...] = Field(default=(), description="asked after the tasks; answers are kept to be read")
-    nf4: Nf4Config | None = Field(
-        default=None, description="quantize the base like this before it is measured (and put the adapter on it)"
+    questions: tuple[str, ...] = Field(
+        default=(), description="asked after the tasks; answers are kept to be read"
     )
-    context_length: int = Field(default=2048, ge=64, description="tokens; for llama.cpp")
+    nf4: Nf4Config | None = Field(
+        default=None,
+        description="quantize the base like this before it is measured (and put the adapter on it)",
+    )
+    context_length: int = Field(
+        default=2048,
+        ge=64,
+        description="tokens of prompt and answer together; the model's own limit holds too",
+    )
+    float16_on_cpu: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="type in which float16 weights are computed on a CPU: float32 is exact; bfloat16 rounds "
+        "the weights and is several times faster on CPUs with AMX or AVX512-BF16",
+    )
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -64,8 +78,14 @@ def evaluate(parents: Parents, config: EvaluateConfig, out: Path) -> Facts:
 
     Items come from `parents["dataset"]`; for a GGUF the chat template and tokenizer of `parents["base"]`
     render the chat. Writes `samples_TASK.jsonl` (one row per item: `item` = sha256 of task, document and
-    prompt; `prompt_hash`, `target`, `answer`, `score` 0/1 or float, `metric`), `results.json`, `answers.json`.
+    prompt; `prompt_hash`, `target`, `answer`, `score` 0/1 or float, `metric`, and `scores` by metric),
+    `results.json`, `answers.json`.
     Facts of kind `evaluation`; metrics: per task and metric `value`, `low`, `high` (95 % Wilson interval),
     `n`; plus `measured_on` in words, size in bytes and bits per weight of what was measured.
+    `computed_with` says in which engine and type. An item that does not fit the context raises
+    `InvalidInput`, NaN or infinite logits raise `Diverged`, missing samples `StageError`.
     """
-    raise NotImplementedError
+    from stages.backends.measure import measure
+
+    found = measure(parents, config, out)
+    return Facts(kind="evaluation", base=parents["model"].base, metrics=found)

@@ -27,7 +27,9 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
     centre = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return Interval(max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+    low = (centre - spread) / scale if successes else 0.0
+    high = (centre + spread) / scale if successes < n else 1.0
+    return Interval(low, high)
 
 
 def tango(gained: int, lost: int, n: int, alpha: float = 0.05) -> Interval:

@@ -1,0 +1,222 @@
+"""Open what a model directory holds, as it is, for measuring: 16-bit, NF4 (with an adapter), GPTQ, GGUF."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from registry.errors import Incompatible
+from stages.backends.chat import control_tokens, load_tokenizer
+from stages.backends.model_files import read_headers
+from stages.backends.token_lm import TokenLM
+from stages.contract import Parent, Parents
+from stages.errors import InvalidInput
+from stages.evaluate import EvaluateConfig
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model ready to be measured. `bytes`: the weights as held, an adapter's included."""
+
+    lm: TokenLM
+    words: str
+    bytes: int
+    parameters: int
+    bits_per_weight: float
+
+
+def open_model(parents: Parents, config: EvaluateConfig) -> Measured:
+    """`parents["model"]`, with `parents["adapter"]` if given.
+
+    Raises `InvalidInput` for a combination that makes no sense, `Incompatible` for another base's adapter.
+    """
+    model, adapter = parents["model"], parents.get("adapter")
+    gguf = sorted(model.path.glob("*.gguf"))
+    settings = {} if gguf else _settings(model)
+    packed = "GGUF" if gguf else "GPTQ" if "quantization_config" in settings else None
+    if packed and (adapter is not None or config.nf4 is not None):
+        asked = "an adapter was given" if adapter is not None else "nf4 is set"
+        raise InvalidInput(
+            f"model {model.id[:12]} is already quantized ({packed}), but {asked}; "
+            "measure it as it is, or give the 16-bit base"
+        )
+    if adapter is not None:
+        _require_same_base(model, adapter)
+    if gguf:
+        return _open_gguf(gguf, model, parents.get("base"), config)
+    own = adapter is not None and (adapter.path / "tokenizer.json").is_file()
+    tokenizer = load_tokenizer(adapter.path if own and adapter else model.path)
+    if packed:
+        network, words = _load_gptq(model.path, config)
+        size = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
+    elif config.nf4 is not None:
+        network, words, size = _load_nf4(model.path, config)
+    else:
+        network, words = _load_16bit(model.path, config)
+        size = sum(header.nbytes for header in read_headers(model.path).values())
+    parameters = network.num_parameters()
+    if adapter is not None:
+        network, words = _put_on(network, adapter.path), f"{words}, with a LoRA adapter"
+        size += sum(file.stat().st_size for file in adapter.path.glob("adapter_model*.safetensors"))
+    lm = _torch_lm(network, tokenizer, config)
+    bits = model.metrics.get("bits_per_weight") if packed else None
+    return Measured(lm, f"{words} on {lm.device.type}", size, parameters, bits or 8 * size / parameters)
+
+
+def _open_gguf(files: list[Path], model: Parent, base: Parent | None, config: EvaluateConfig) -> Measured:
+    if len(files) > 1:
+        raise InvalidInput(f"model {model.id[:12]} holds {len(files)} GGUF files; expected one")
+    if base is None:
+        raise InvalidInput(
+            f"{files[0].name} needs its base beside it, whose chat template renders the questions; "
+            "give the base model's directory as base"
+        )
+    import llama_cpp
+
+    from stages.backends.llama_lm import LlamaCppLM
+
+    tokenizer = load_tokenizer(base.path)
+    lm = LlamaCppLM(
+        files[0], tokenizer, context_length=config.context_length, **_reading(tokenizer, config.batch_size)
+    )
+    size, parameters = files[0].stat().st_size, lm.parameters
+    bits = model.metrics.get("bits_per_weight") or 8 * lm.tensor_bytes / parameters
+    words = f"GGUF {lm.file_type} on llama.cpp (llama-cpp-python {llama_cpp.__version__}) on cpu"
+    return Measured(lm, words, size, parameters, bits)
+
+
+def _torch_lm(network: Any, tokenizer: Any, config: EvaluateConfig) -> TokenLM:
+    from stages.backends.torch_lm import TorchLM
+
+    longest = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    length = min(config.context_length, longest or config.context_length)
+    return TorchLM(network, tokenizer, max_length=length, **_reading(tokenizer, config.batch_size))
+
+
+def _reading(tokenizer: Any, batch_size: int) -> dict[str, Any]:
+    return {
+        "batch_size": batch_size,
+        "stop_ids": frozenset(control_tokens(tokenizer)),
+        "rendered": bool(tokenizer.chat_template),
+    }
+
+
+def _load_16bit(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype="auto", local_files_only=True, trust_remote_code=False
+    )
+    stored = network.dtype
+    network = _ready(network, config)
+    return network, f"{_name(stored)} weights{_computed(stored, network.dtype)}"
+
+
+def _load_nf4(path: Path, config: EvaluateConfig) -> tuple[Any, str, int]:
+    from stages.backends.nf4 import dequantize_in_place, effective_quantization, load_nf4
+
+    nf4 = config.nf4
+    assert nf4 is not None
+    network = load_nf4(path, nf4, "packed")
+    found = effective_quantization(network)
+    packed = {id(module.weight) for _, module in _linear4bit(network)}
+    rest = sum(weight.nbytes for weight in network.parameters() if id(weight) not in packed)
+    if network.device.type == "cpu":
+        # The same values as 16-bit numbers: on a CPU the packed kernels are several times slower.
+        dequantize_in_place(network)
+    nested = " with double quantization" if nf4.double_quant else ""
+    words = f"NF4{nested}, computed in {nf4.compute_dtype} with transformers {transformers.__version__}"
+    return network, words, rest + round(found["weights"] * found["bits_per_weight"] / 8)
+
+
+def _linear4bit(network: nn.Module) -> Any:
+    from stages.backends.nf4 import quantized_modules
+
+    return quantized_modules(network)
+
+
+def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
+    # On fewer than three cores the library gives itself one worker and then waits for a second one.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
+    os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
+    import gptqmodel
+
+    on_cpu = not torch.cuda.is_available()
+    backend = gptqmodel.BACKEND.GPTQ_TORCH if on_cpu else gptqmodel.BACKEND.AUTO
+    network = gptqmodel.GPTQModel.load(str(path), device="cpu" if on_cpu else "cuda", backend=backend).model
+    stored = network.dtype
+    if on_cpu:
+        _dequantize_gptq(network)
+        network = _ready(network, config)
+    words = f"GPTQ by GPTQModel {gptqmodel.__version__}, {_name(stored)} scales"
+    return network, f"{words}{_computed(stored, network.dtype)}"
+
+
+def _dequantize_gptq(network: nn.Module) -> None:
+    """Put dense layers with the kernel's own dequantized values in place of the packed ones.
+
+    GPTQModel's CPU kernel dequantizes a layer whenever it runs; once is enough, and the values are the same.
+    """
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+
+    for name, module in list(network.named_modules()):
+        if isinstance(module, TorchLinear):
+            weight = module.dequantize_weight().T.detach().contiguous()
+            with torch.device("meta"):
+                dense = nn.Linear(module.in_features, module.out_features, bias=False)
+            dense.weight = nn.Parameter(weight, requires_grad=False)
+            if module.bias is not None:
+                dense.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
+            network.set_submodule(name, dense)
+
+
+def _ready(network: Any, config: EvaluateConfig) -> Any:
+    """On the device and in the type to compute with; float16 has no fast kernels on a CPU."""
+    if torch.cuda.is_available():
+        return network.to("cuda")
+    if config.float16_on_cpu != "float16" and network.dtype == torch.float16:
+        return network.to(getattr(torch, config.float16_on_cpu))
+    return network
+
+
+def _computed(stored: torch.dtype, computed: torch.dtype) -> str:
+    in_another = f", computed in {_name(computed)}" if computed != stored else ""
+    return f"{in_another} with transformers {transformers.__version__}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _put_on(network: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(network, str(adapter), is_trainable=False)
+
+
+def _settings(model: Parent) -> Mapping[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((model.path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"{model.path} holds no model that can be measured ({error}); expected a Hugging Face "
+            "directory, a GPTQ directory or one with a .gguf file"
+        ) from error
+    return found
+
+
+def _require_same_base(model: Parent, adapter: Parent) -> None:
+    if model.base is None or adapter.base is None:
+        return
+    if model.base.weights_digest != adapter.base.weights_digest:
+        raise Incompatible(
+            f"adapter {adapter.id[:12]} was trained on {adapter.base.source} at "
+            f"{adapter.base.revision[:12]}, but the model to measure is {model.base.source} at "
+            f"{model.base.revision[:12]} with other weights; measure it on the base it was trained on"
+        )
