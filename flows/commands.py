@@ -7,6 +7,7 @@ import getpass
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -48,7 +49,7 @@ def check(arguments: argparse.Namespace) -> Reply:
     missing = shortfalls(stages, here)
     document = {
         "recipe": recipe.model_dump(mode="json"),
-        "stages": [vars(s) if hasattr(s, "__dict__") else s._asdict() for s in stages],
+        "stages": [asdict(s) for s in stages],
         "shortfalls": missing,
     }
 

@@ -100,7 +100,7 @@ def train(parents: Parents, config: TrainConfig, out: Path) -> Facts:
     config, LoRA settings), `history.jsonl` (a row per logged step: step, loss, learning_rate,
     tokens; and per evaluation: step, validation_loss), tokenizer files. Resumes from
     `out/checkpoints` when it was left by the same inputs; removes it at the end.
-    Facts of kind `adapter`; metrics: steps, tokens, final train loss, validation losses, trainable parameters.
+    Facts of kind `adapter`; metrics: steps, tokens, train loss, validation losses, trainable parameters.
     Raises `Diverged` on a NaN or infinite loss, `InvalidInput` for rows or layer names that do not fit,
     `InsufficientResources` when the model and its activations would not fit into memory.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -149,8 +151,12 @@ def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
 
     on_cpu = not torch.cuda.is_available()
     backend = gptqmodel.BACKEND.GPTQ_TORCH if on_cpu else gptqmodel.BACKEND.AUTO
-    network = gptqmodel.GPTQModel.load(str(path), device="cpu" if on_cpu else "cuda", backend=backend).model
-    stored = network.dtype
+    # Left to itself GPTQModel rounds float16 scales to bfloat16 on a CPU.
+    stored = transformers.AutoConfig.from_pretrained(path, local_files_only=True).dtype or torch.float16
+    with contextlib.redirect_stdout(io.StringIO()):
+        network = gptqmodel.GPTQModel.load(
+            str(path), device="cpu" if on_cpu else "cuda", backend=backend, dtype=stored
+        ).model
     if on_cpu:
         _dequantize_gptq(network)
         network = _ready(network, config)

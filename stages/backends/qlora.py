@@ -16,13 +16,14 @@ from transformers import PreTrainedModel
 from registry.artifacts import BaseReference, Parentage, QuantSpec, digest
 from stages.backends import lora, nf4, sft
 from stages.backends.chat import load_tokenizer
-from stages.backends.memory import training_bytes
 from stages.backends.model_files import TOKENIZER_FILES
 from stages.backends.packing import require_rows_apart
 from stages.backends.rows import Rows, encode_split
 from stages.contract import Facts, Parent, Parents, toolchain
 from stages.errors import InsufficientResources, InvalidInput
+from stages.model_shape import describe_base
 from stages.train import TOOLS, VERSION, TrainConfig
+from stages.training_memory import training_memory
 
 SHORT_ROWS = 128
 """Tokens up to which plain attention trains faster on a CPU than torch's flash kernel: 380 against 280 tokens
@@ -103,9 +104,9 @@ def choose_frozen(base: Path, config: TrainConfig, longest: int) -> nf4.Frozen:
         wanted = ("packed",) if torch.cuda.is_available() else ("dequantized", "packed")
     else:
         wanted = (config.frozen_weights,)
-    needed = 0
+    needed, shape = 0, describe_base(f"path:{base}")
     for frozen in wanted:
-        needed = training_bytes(base, config, longest, dequantized=frozen == "dequantized")
+        needed = training_memory(shape, config, longest, frozen, torch.cuda.is_available())
         if needed <= available:
             return frozen
     raise InsufficientResources(

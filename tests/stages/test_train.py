@@ -26,7 +26,9 @@ from stages.backends.chat import load_tokenizer
 from stages.backends.rows import IGNORED, Rows, encode_split, training_order
 from stages.contract import Facts, Parent
 from stages.errors import Diverged, InsufficientResources, InvalidInput, StageError
+from stages.model_shape import describe_base
 from stages.train import LoraConfig, Nf4Config, TrainConfig, train
+from stages.training_memory import training_memory
 
 TOPICS = ("network", "printer", "movie", "planet", "music", "money", "sport", "food")
 
@@ -150,6 +152,7 @@ CHILD = """
 import logging, sys
 from pathlib import Path
 from stages.contract import Parent
+from stages.model_shape import describe_base
 from stages.train import TrainConfig, train
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s", stream=sys.stdout)
 base, dataset, config, out = sys.argv[1:]
@@ -421,8 +424,9 @@ def test_memory_decides_how_weights_are_held(pico_base: Parent, monkeypatch: pyt
 
     monkeypatch.setattr(psutil, "virtual_memory", Free)
     config = settings(lora=LoraConfig(rank=1).model_dump())
-    full = qlora.training_bytes(pico_base.path, config, 32, dequantized=True)
-    packed = qlora.training_bytes(pico_base.path, config, 32, dequantized=False)
+    shape = describe_base(f"path:{pico_base.path}")
+    full = training_memory(shape, config, 32, "dequantized", gpu=False)
+    packed = training_memory(shape, config, 32, "packed", gpu=False)
     assert full > packed
     Free.available = full
     assert qlora.choose_frozen(pico_base.path, config, 32) == "dequantized"
