@@ -15,7 +15,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lora_models import (
+from tests.stages.lora_models import (
     LINEAR,
     distance,
     load,
