@@ -26,8 +26,8 @@ from stages.train import TOOLS, VERSION, TrainConfig
 from stages.training_memory import training_memory
 
 SHORT_ROWS = 128
-"""Tokens up to which plain attention trains faster on a CPU than torch's flash kernel: 460 against 351 tokens/s
-at 48 tokens, 366 against 399 at 256 (135M model, 16 rows, one core with AMX)."""
+"""Tokens up to which plain attention trains faster on a CPU than torch's flash kernel: 460 against 351
+tokens/s at 48 tokens, 366 against 399 at 256 (135M model, 16 rows, one core with AMX)."""
 
 
 def train_adapter(parents: Parents, config: TrainConfig, out: Path) -> Facts:

@@ -2,8 +2,9 @@
 
     python tests/bench/train.py [pico|135m] [--rows 16] [--tokens 48] [--steps 4] [--dropout 0]
 
-Prints tokens per second of wall clock and of CPU time (forward and backward, no gradient checkpointing;
-each row learns its last 8 tokens), the best of the steps. CPU time is the figure to compare on a machine that does other things.
+Prints tokens per second of wall clock and of CPU time: forward and backward, no gradient checkpointing,
+each row learns its last 8 tokens, the best of the steps. Two threads that wait for each other on a machine
+that does other things lose several times their speed: compare on an idle one, or with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
