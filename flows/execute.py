@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 import uuid
 from dataclasses import asdict, dataclass
@@ -53,11 +54,16 @@ def execute(recipe: Recipe, settings: Settings) -> Result:
     with ProgressView() as view:
         run, outcome, error = Run(registry, view, folder), Outcome(), None
         try:
+            # Prefect's own server starts with the flow, in this process group, and inherits the mask: Ctrl-C
+            # must end the run and not the server that the run still reports to. The flow lifts it for itself.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             lifecycle(recipe, run, outcome)
         except (Exception, KeyboardInterrupt) as caught:
             error = caught
             if not any(row.state == "failed" for row in run.rows):
                 run.rows.append(StageRow("run", "run", None, "failed", 0.0, None, str(caught)))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     found = report(run, outcome, recipe.name, run_id, started, time.monotonic() - clock)
     folder.mkdir(parents=True, exist_ok=True)
     html = folder / "report.html"

@@ -62,7 +62,8 @@ class Run:
             try:
                 result, row = work()
             except BaseException as error:
-                row = StageRow(label, stage, None, "failed", time.monotonic() - started, None, str(error))
+                why = str(error) or "interrupted; the same command again goes on from here"
+                row = StageRow(label, stage, None, "failed", time.monotonic() - started, None, why)
                 raise
             finally:
                 self.rows.append(row)
