@@ -42,6 +42,8 @@ class Launch:
 
 @dataclass(frozen=True)
 class Started:
+    """A started engine: its process and the end of the pipe that it reports on."""
+
     pid: int
     pid_started: float
     """Seconds since the epoch, as psutil gives it."""

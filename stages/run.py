@@ -55,6 +55,7 @@ class _ToPipe(logging.Handler):
 
 
 def send(pipe: TextIO, **message: Any) -> None:
+    """Write one message as a JSON line."""
     pipe.write(json.dumps(message, default=str) + "\n")
     pipe.flush()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: two test processes at once would spin each other to a standstill.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from registry.artifacts import digest
 from stages.contract import Facts, Parent, toolchain

@@ -50,6 +50,8 @@ class Output:
 
 @dataclass(frozen=True)
 class Plan:
+    """What becomes of every tensor: merged, replaced or copied."""
+
     outputs: list[Output]
     tied: bool
     """Whether the result shares input and output embedding."""

@@ -82,10 +82,11 @@ class LlamaCppLM(TokenLM):
 
     @property
     def file_type(self) -> str:
-        """What llama.cpp calls the file, e.g. `llama ?B Q4_K - Medium`."""
+        """What llama.cpp calls the types in the file, e.g. `Q4_K - Medium`."""
         buffer = ctypes.create_string_buffer(256)
         llama_cpp.llama_model_desc(self._model, buffer, len(buffer))
-        return buffer.value.decode(errors="replace")
+        # architecture, a size that it guesses, types
+        return buffer.value.decode(errors="replace").split(" ", 2)[-1]
 
     @property
     def tensor_bytes(self) -> int:

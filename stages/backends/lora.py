@@ -109,6 +109,7 @@ def _check_saved_modules(model: PreTrainedModel, names: tuple[str, ...]) -> None
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters that the optimizer moves."""
     return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
 
 

@@ -29,6 +29,8 @@ FICLONE = 0x40049409
 
 @dataclass(frozen=True)
 class TensorHeader:
+    """A tensor as its safetensors header describes it."""
+
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
@@ -71,11 +73,13 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def sha256_of_file(file: Path) -> str:
+    """sha256 (hex) of a file, read in blocks."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_of_text(text: str) -> str:
+    """sha256 (hex) of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

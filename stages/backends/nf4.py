@@ -55,11 +55,13 @@ def load_nf4(base: Path, nf4: Nf4Config, frozen: Frozen = "packed") -> PreTraine
 
 
 def compute_dtype(nf4: Nf4Config) -> torch.dtype:
+    """The torch dtype that the quantized layers compute in."""
     dtype: torch.dtype = getattr(torch, nf4.compute_dtype)
     return dtype
 
 
 def quantized_modules(model: nn.Module) -> Iterator[tuple[str, bnb.nn.Linear4bit]]:
+    """Name and module of every 4-bit layer."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit))
 
 

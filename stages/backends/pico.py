@@ -26,6 +26,7 @@ def make_pico(seed: int, dtype: torch.dtype, out: Path) -> None:
 
 
 def pico_model(seed: int, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A 2-layer Llama with random weights drawn from `seed`."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,

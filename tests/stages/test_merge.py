@@ -15,17 +15,6 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.stages.lora_models import (
-    LINEAR,
-    distance,
-    load,
-    logits,
-    save_adapter,
-    save_gpt2,
-    save_llama,
-    save_synthetic,
-    with_adapter,
-)
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -38,6 +27,17 @@ from stages.contract import Facts, Parent
 from stages.errors import InsufficientResources, InvalidInput
 from stages.merge import MergeConfig, merge
 from stages.train import Nf4Config
+from tests.stages.lora_models import (
+    LINEAR,
+    distance,
+    load,
+    logits,
+    save_adapter,
+    save_gpt2,
+    save_llama,
+    save_synthetic,
+    with_adapter,
+)
 
 pytestmark = [
     # PEFT's notice on exactly the adapters whose merge is tested here
