@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -97,28 +96,25 @@ def _lineage(run: Run, outcome: Outcome) -> tuple[list[LineageNode], list[Lineag
 
 
 def _answers(run: Run, outcome: Outcome) -> list[AnswerRow]:
-    """Each question with the untuned, the tuned and the last quantized model's answer."""
-    said: dict[str, Mapping[str, str]] = {}
-    for label, (_, evaluation) in outcome.variants.items():
-        path = run.registry.view(evaluation.id) / "answers.json"
-        if path.is_file():
-            said[label] = {row["question"]: row["answer"] for row in json.loads(path.read_text("utf-8"))}
-    columns = list(said.values())
-    if not columns:
-        return []
-    base, tuned, served = columns[0], columns[min(1, len(columns) - 1)], columns[-1]
-    rows = [AnswerRow(q, a, tuned.get(q), served.get(q)) for q, a in base.items()]
-    if outcome.endpoint is not None and outcome.endpoint.question:
-        question = outcome.endpoint.question
-        rows.append(
-            AnswerRow(
-                f"{question} (asked at the endpoint)",
-                base.get(question),
-                tuned.get(question),
-                outcome.endpoint.answer,
-            )
-        )
-    return rows
+    """Each question with the answers of the untuned, the tuned and the promoted model; what the endpoint was
+    asked is answered by the endpoint itself."""
+    variants = list(outcome.variants.values())
+    promoted = [pair for pair in variants if outcome.channel and pair[0].id == outcome.channel.artifact_id]
+    base, tuned, served = (_said(run, pairs) for pairs in (variants[:1], variants[1:2], promoted))
+    if outcome.endpoint is not None and outcome.endpoint.question and outcome.endpoint.answer:
+        served[outcome.endpoint.question] = outcome.endpoint.answer
+    questions = dict.fromkeys([*base, *served])
+    return [AnswerRow(q, base.get(q), tuned.get(q), served.get(q)) for q in questions]
+
+
+def _said(run: Run, pairs: list[tuple[Artifact, Artifact]]) -> dict[str, str]:
+    """Question → answer in the evaluation of the first (model, evaluation), where there is one."""
+    if not pairs:
+        return {}
+    path = run.registry.view(pairs[0][1].id) / "answers.json"
+    if not path.is_file():
+        return {}
+    return {row["question"]: row["answer"] for row in json.loads(path.read_text("utf-8"))}
 
 
 def _histogram(dataset: Artifact | None) -> dict[str, Any] | None:

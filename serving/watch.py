@@ -27,6 +27,9 @@ def main() -> None:
         os._exit(0)
     os.setsid()
     with Path(spec["log"]).open("ab", buffering=0) as log:
+        # A signal may come before there is anything to end; it must not be the watcher that ends.
+        early: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: early.append(number))
         try:
             engine = subprocess.Popen(
                 spec["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -40,7 +43,7 @@ def main() -> None:
         _report(pid=engine.pid, pid_started=psutil.Process(engine.pid).create_time())
         os.dup2(log.fileno(), 1)  # the starter reads until this end of its pipe closes
         os.dup2(log.fileno(), 2)
-        _watch(engine, spec["ttl"], spec["grace"])
+        _watch(engine, spec["ttl"], spec["grace"], early)
 
 
 def _report(**facts: Any) -> None:
@@ -48,7 +51,7 @@ def _report(**facts: Any) -> None:
         os.write(1, json.dumps(facts).encode() + b"\n")
 
 
-def _watch(engine: subprocess.Popen[bytes], ttl: float | None, grace: float) -> None:
+def _watch(engine: subprocess.Popen[bytes], ttl: float | None, grace: float, early: list[int]) -> None:
     """Wait for the engine; end it `ttl` seconds from now, or when the starter or a signal says so."""
     ending = threading.Lock()
 
@@ -62,6 +65,8 @@ def _watch(engine: subprocess.Popen[bytes], ttl: float | None, grace: float) -> 
             end("the command that started it is gone before it was ready")
 
     signal.signal(signal.SIGTERM, lambda *_: end("its watcher was told to end"))
+    if early:
+        end("its watcher was told to end")
     threading.Thread(target=heed_starter, daemon=True).start()
     if ttl is not None:
         timer = threading.Timer(ttl, end, [f"its {ttl / 60:g} minutes are over"])

@@ -1,9 +1,9 @@
 """Rows a second and peak memory of `prepare` on chitchat-dataset (40 MB of JSON, MIT).
 
     pip install chitchat-dataset==0.9.0
-    python -m tests.bench.prepare BASE_DIRECTORY [--copies N]
+    python -m tests.bench.prepare [--copies N]
 
-BASE_DIRECTORY is a Hugging Face directory with a tokenizer and a chat template. `--copies` makes the
+The tokenizer is SmolLM2's. `--copies` makes the
 source N times as long (the copies differ in a word a turn, so that none is a duplicate): peak memory
 has to stay nearly flat.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from stages.contract import Parent
 from stages.prepare import PrepareConfig, prepare
+from stages.resolve import BaseConfig, resolve
 
 # 3,150 of the 7,168 conversations hold one turn, which nobody answered.
 SETTINGS = {"max_length": 2048, "max_rejected": 0.6}
@@ -30,17 +31,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("base", type=Path)
     parser.add_argument("--copies", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        base.mkdir()
+        resolve({}, BaseConfig(source="pico:0"), base)
         if arguments.copies == 1:
             source = "package:chitchat-dataset/chitchat_dataset/dataset.json"
         else:
             source = f"path:{_multiplied(arguments.copies, Path(folder) / 'chitchat.json')}"
         # A process of its own, so that nothing but the stage counts as its memory.
         child = multiprocessing.get_context("spawn").Process(
-            target=_measure, args=(arguments.base, source, Path(folder) / "out")
+            target=_measure, args=(base, source, Path(folder) / "out")
         )
         child.start()
         child.join()
