@@ -81,6 +81,11 @@ def _open_gguf(files: list[Path], model: Parent, base: Parent | None, config: Ev
             f"{files[0].name} needs its base beside it, whose chat template renders the questions; "
             "give the base model's directory as base"
         )
+    if model.base and base.base and model.base.tokenizer_digest != base.base.tokenizer_digest:
+        raise Incompatible(
+            f"{files[0].name} was made from {model.base.source}, but the base beside it is "
+            f"{base.base.source} with another tokenizer; give the base that it was made from"
+        )
     import llama_cpp
 
     from stages.backends.llama_lm import LlamaCppLM

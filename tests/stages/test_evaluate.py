@@ -31,7 +31,7 @@ from stages.backends.torch_lm import TorchLM
 from stages.contract import Facts, Parent
 from stages.errors import Diverged, InvalidInput, StageError
 from stages.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask, evaluate
-from stages.quantize import GgufConfig, quantize
+from stages.quantize import GgufConfig, GptqConfig, quantize
 from stages.train import Nf4Config
 
 SYSTEM = "Name the topic."
@@ -80,6 +80,16 @@ def pico_gguf(pico_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> Pa
     facts = quantize({"model": pico_base}, GgufConfig(type="F16"), folder)
     return Parent(
         id="9" * 64, kind="quantized", path=folder, base=facts.base, quant=facts.quant, metrics=facts.metrics
+    )
+
+
+@pytest.fixture(scope="module")
+def pico_gptq(pico_base: Parent, dataset: Parent, tmp_path_factory: pytest.TempPathFactory) -> Parent:
+    folder = tmp_path_factory.mktemp("gptq")
+    given = GptqConfig(group_size=64, calibration_rows=8)
+    facts = quantize({"model": pico_base, "dataset": dataset}, given, folder)
+    return Parent(
+        id="8" * 64, kind="quantized", path=folder, base=facts.base, quant=facts.quant, metrics=facts.metrics
     )
 
 
@@ -282,7 +292,12 @@ def run(tmp_path: Path, name: str, parents: dict[str, Parent], given: EvaluateCo
 
 
 def test_every_kind_of_model_is_measured_on_the_same_items(
-    tmp_path: Path, pico_base: Parent, pico_adapter: Parent, pico_gguf: Parent, dataset: Parent
+    tmp_path: Path,
+    pico_base: Parent,
+    pico_adapter: Parent,
+    pico_gguf: Parent,
+    pico_gptq: Parent,
+    dataset: Parent,
 ) -> None:
     both = {"model": pico_base, "dataset": dataset}
     nf4, asked = config(nf4=NF4, questions=("Who?", "What?")), config()
@@ -290,10 +305,11 @@ def test_every_kind_of_model_is_measured_on_the_same_items(
         "nf4": run(tmp_path, "nf4", both, nf4),
         "tuned": run(tmp_path, "tuned", {**both, "adapter": pico_adapter}, nf4),
         "16-bit": run(tmp_path, "16-bit", both, asked),
+        "gptq": run(tmp_path, "gptq", {"model": pico_gptq, "base": pico_base, "dataset": dataset}, asked),
         "gguf": run(tmp_path, "gguf", {"model": pico_gguf, "base": pico_base, "dataset": dataset}, asked),
     }
     seen = {name: load_evidence(out, name) for name, (_, out) in runs.items()}
-    assert [evidence.problems for evidence in seen.values()] == [()] * 4
+    assert [evidence.problems for evidence in seen.values()] == [()] * 5
     policy = GatePolicy.model_validate(
         {
             "tasks": [
@@ -311,7 +327,7 @@ def test_every_kind_of_model_is_measured_on_the_same_items(
         decision = decide(policy, evidence, {"baseline": seen["nf4"]})
         assert (decision.verdict, decision.rules[0].n) == ("pass", 20)
     assert [evidence.subject for evidence in seen.values()] == [
-        pico_base.id, pico_adapter.id, pico_base.id, pico_gguf.id,
+        pico_base.id, pico_adapter.id, pico_base.id, pico_gptq.id, pico_gguf.id,
     ]  # fmt: skip
     answers = {name: json.loads((out / "answers.json").read_text()) for name, (_, out) in runs.items()}
     assert [row["question"] for row in answers["nf4"]] == ["Who?", "What?"]
@@ -355,6 +371,26 @@ def test_nf4_is_measured_with_its_own_values(tmp_path: Path, pico_base: Parent, 
         [s for s, _ in lm.loglikelihood(requests, disable_tqdm=True)] for lm in (measured, packed)
     ]
     assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_gptq_is_measured_with_its_own_values(pico_gptq: Parent, torch_lm: TorchLM) -> None:
+    """Dense layers in float32 against GPTQModel's kernel in float16, which dequantizes at every call."""
+    from gptqmodel import BACKEND, GPTQModel
+
+    from stages.backends.measured_model import open_model
+
+    measured = open_model({"model": pico_gptq}, config())
+    kernel = GPTQModel.load(
+        str(pico_gptq.path), device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16
+    ).model
+    packed = TorchLM(kernel, torch_lm.tokenizer, max_length=512, **settings(torch_lm.tokenizer))
+    requests = instances("loglikelihood", pairs(torch_lm.tokenizer)[:12])
+    ours, theirs, parents = [
+        [score for score, _ in lm.loglikelihood(requests)] for lm in (measured.lm, packed, torch_lm)
+    ]
+    assert ours == pytest.approx(theirs, abs=0.003)
+    assert max(abs(a - b) for a, b in zip(ours, parents, strict=True)) > 0.01, "nothing was quantized"
+    assert "float16 scales, computed in float32" in measured.words
 
 
 def test_a_second_evaluation_writes_the_same_bytes(
@@ -442,6 +478,8 @@ def test_combinations_that_make_no_sense_are_refused(
     gguf = {"model": pico_gguf, "base": pico_base, "dataset": dataset}
     assert pico_base.base is not None
     other = pico_base.base.model_copy(update={"weights_digest": "0" * 64})
+    retokenized = pico_base.base.model_copy(update={"tokenizer_digest": "0" * 64})
+    stranger = pico_base.model_copy(update={"base": retokenized})
     bare, foreign = {"model": pico_base}, pico_adapter.model_copy(update={"base": other})
     cases: list[tuple[dict[str, Parent], EvaluateConfig, type[Exception], str]] = [
         ({"model": pico_gguf}, config(), InvalidInput, "needs its base beside it"),
@@ -455,6 +493,7 @@ def test_combinations_that_make_no_sense_are_refused(
         ({"model": dataset}, config(), InvalidInput, "holds no model that can be measured"),
         (bare, config(), InvalidInput, "no prepared dataset was given"),
         ({**bare, "adapter": foreign}, config(), Incompatible, "was trained on"),
+        ({**gguf, "base": stranger}, config(), Incompatible, "with another tokenizer"),
     ]
     for number, (parents, given, error, said) in enumerate(cases):
         with pytest.raises(error, match=said):
