@@ -233,7 +233,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     """A table that does not cut ids and paths."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in {"id", "url"})
     for row in rows:
         table.add_row(*map(str, row))
-    Console(highlight=False, markup=False).print(table)
+    width = None if sys.stdout.isatty() else LOG_WIDTH
+    Console(highlight=False, markup=False, width=width).print(table)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from flows.machine import Machine, machine
+from flows.wording import size
 from stages.evaluate import EvaluateConfig
 from stages.merge import MergeConfig
 from stages.model_shape import ModelShape, describe_base
@@ -24,7 +25,6 @@ from stages.training_memory import RUNTIME, adapter_parameters, training_memory
 
 __all__ = ["Machine", "ModelShape", "StageEstimate", "describe_base", "estimate", "machine", "shortfalls"]
 
-GB = 1e9
 LIGHT_RUNTIME = 550_000_000
 CPU_FLOPS = 80e9
 """Per second and core: 187–219 tokens/s measured for 135M parameters on 2 cores, 6 operations each."""
@@ -93,25 +93,24 @@ def shortfalls(estimates: Iterable[StageEstimate], machine: Machine) -> list[str
     """What this machine lacks, one plain sentence each; empty where all fits."""
     estimates = list(estimates)
     missing = []
-    largest_gpu = max((size for _, size in machine.cuda), default=0)
+    largest_gpu = max((held for _, held in machine.cuda), default=0)
     for stage in estimates:
-        need = f"{stage.stage} needs about {stage.memory_bytes / GB:.1f} GB of"
+        need = f"{stage.stage} needs about {size(stage.memory_bytes)} of"
         if stage.device == "gpu" and not machine.cuda:
             missing.append(f"{need} GPU memory, this machine has no GPU: run it on one that has")
         elif stage.device == "gpu" and stage.memory_bytes > largest_gpu:
             missing.append(
-                f"{need} GPU memory, the largest GPU here has {largest_gpu / GB:.1f} GB: "
-                f"{_smaller(stage.stage)}"
+                f"{need} GPU memory, the largest GPU here has {size(largest_gpu)}: {_smaller(stage.stage)}"
             )
         elif stage.device == "cpu" and stage.memory_bytes > machine.memory_available:
             missing.append(
-                f"{need} memory, this machine has {machine.memory_available / GB:.1f} GB free: "
+                f"{need} memory, this machine has {size(machine.memory_available)} free: "
                 f"{_smaller(stage.stage)}"
             )
     disk = sum(stage.disk_bytes for stage in estimates)
     if disk > machine.disk_free:
         missing.append(
-            f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB are free: make "
+            f"the run needs about {size(disk)} of disk, {size(machine.disk_free)} are free: make "
             "room, or set TUNELINE_HOME to a larger disk"
         )
     return missing
@@ -154,7 +153,7 @@ def _train(
     seconds = None if tokens is None else 30 + tokens * passes * shape.parameters / rate
     note = f"{frozen} NF4, {adapter / 1e6:.1f}M adapter parameters, rows of up to {longest} tokens"
     if gpu and config.optimizer.startswith("paged"):
-        note += f"; {adapter * 8 / GB:.1f} GB of optimizer state may move to main memory"
+        note += f"; {size(adapter * 8)} of optimizer state may move to main memory"
     # one finished adapter and at most two checkpoints with gradients' moments
     return StageEstimate("train adapter", memory, adapter * 28, seconds, note, "gpu" if gpu else "cpu")
 
@@ -165,7 +164,7 @@ def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimat
     length = min(recipe.prepare.max_length, config.context_length)
     cache = 4 * shape.layers * shape.kv_heads * shape.head_size * length * config.batch_size
     memory = RUNTIME + shape.parameters * 2 + cache + config.batch_size * shape.vocabulary * 8
-    fits = any(memory <= size for _, size in machine.cuda)
+    fits = any(memory <= held for _, held in machine.cuda)
     note = "largest: the merged model in 16 bits; time depends on the questions"
     return StageEstimate("evaluate", int(memory), 0, None, note, "gpu" if fits else "cpu")
 

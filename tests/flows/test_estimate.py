@@ -261,7 +261,7 @@ def test_a_laptop_is_told_what_it_lacks(answer: Any) -> None:
     small = Machine(400 * GIB, 10**9, 32, (("A 24 GB card", 24 * GIB),))
     lines = shortfalls(estimate(recipe, shape, small), small)
     assert any("the largest GPU here has 25.8 GB: lower train.batch_size" in line for line in lines)
-    assert any(line.startswith("the run needs about") and "1.0 GB are free" in line for line in lines)
+    assert any(line.startswith("the run needs about") and "1.00 GB are free" in line for line in lines)
 
 
 def test_a_small_model_fits_a_laptop() -> None:
