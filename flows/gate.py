@@ -55,7 +55,7 @@ class GatePolicy(Record):
 
     tasks: tuple[TaskRule, ...] = Field(min_length=1)
     max_bytes: int | None = Field(default=None, ge=1, description="ceiling on the size of the weights")
-    max_bits_per_weight: float | None = Field(default=None, gt=0)
+    max_bits_per_weight: float | None = Field(default=None, gt=0, description="ceiling, as measured")
 
 
 class RuleResult(Record):

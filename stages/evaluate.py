@@ -22,11 +22,11 @@ class HeldoutTask(StageConfig):
     """
 
     kind: Literal["heldout"] = "heldout"
-    name: str = "heldout"
+    name: str = Field(default="heldout", description="how the task is called in reports and gates")
     max_items: int | None = Field(
         default=None, ge=1, description="first items of the test split, in its order"
     )
-    max_new_tokens: int = Field(default=32, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1, description="length of an answer, in tokens")
     choice: bool = Field(default=False, description="also score by the likelihood of each distinct answer")
 
 
@@ -37,15 +37,17 @@ class LmEvalTask(StageConfig):
     name: str = Field(description="task name")
     path: str | None = Field(default=None, description="directory that holds the task's YAML file")
     metric: str = Field(default="acc", description="the metric that is reported first")
-    fewshot: int = Field(default=0, ge=0)
+    fewshot: int = Field(default=0, ge=0, description="examples put before each item")
     limit: int | None = Field(default=None, ge=1, description="first documents only; recorded")
 
 
 class EvaluateConfig(StageConfig):
     """What to measure."""
 
-    tasks: tuple[HeldoutTask | LmEvalTask, ...] = Field(default=(HeldoutTask(),), min_length=1)
-    batch_size: int = Field(default=16, ge=1)
+    tasks: tuple[HeldoutTask | LmEvalTask, ...] = Field(
+        default=(HeldoutTask(),), min_length=1, description="each measured on the same model"
+    )
+    batch_size: int = Field(default=16, ge=1, description="items at a time")
     questions: tuple[str, ...] = Field(
         default=(), description="asked after the tasks; answers are kept to be read"
     )
@@ -63,7 +65,7 @@ class EvaluateConfig(StageConfig):
         description="type in which float16 weights are computed on a CPU: float32 is exact; bfloat16 rounds "
         "the weights and is several times faster on CPUs with AMX or AVX512-BF16",
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of few-shot examples")
 
     @model_validator(mode="after")
     def _distinct_names(self) -> EvaluateConfig:

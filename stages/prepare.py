@@ -24,6 +24,8 @@ TOOLS = ("datasets", "pyarrow", "transformers")
 
 
 class SplitConfig(StageConfig):
+    """What is held out; the rest is trained on."""
+
     validation: float = Field(default=0.05, ge=0, lt=1, description="share of the distinct prompts")
     test: float = Field(default=0.10, ge=0, lt=1, description="share of the distinct prompts")
 

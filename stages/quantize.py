@@ -30,7 +30,7 @@ class GptqConfig(StageConfig):
     """GPTQ through GPTQModel (checkpoint format `gptq`)."""
 
     method: Literal["gptq"] = "gptq"
-    bits: Literal[2, 3, 4, 8] = 4
+    bits: Literal[2, 3, 4, 8] = Field(default=4, description="per weight, without scales")
     group_size: Literal[32, 64, 128, -1] = Field(default=128, description="weights per scale; -1: per column")
     desc_act: bool = Field(default=False, description="quantize columns by decreasing activation")
     damp_percent: float = Field(default=0.05, gt=0, lt=1, description="first rung of the damping ladder")

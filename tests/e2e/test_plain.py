@@ -1,0 +1,113 @@
+"""One piece at a time, on plain directories, as somebody who brings an adapter of their own does it."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Tuneline
+
+Pico = tuple[Tuneline, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def foreign(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The pico run's base, dataset and adapter as directories without any record of Tuneline's."""
+    tuneline, document = pico
+    folder = tmp_path_factory.mktemp("foreign")
+    rows = {row["stage"]: row["artifact_id"] for row in document["stages"] if row["stage"] != "evaluate"}
+    made = {}
+    for role, stage in (
+        ("base", "resolve"),
+        ("dataset", "prepare"),
+        ("adapter", "train"),
+        ("merged", "merge"),
+    ):
+        source = tuneline.json("artifacts", "show", rows[stage])["path"]
+        made[role] = Path(shutil.copytree(source, folder / role))
+    (made["adapter"] / "tuneline.json").unlink()
+    return made
+
+
+@pytest.fixture(scope="module")
+def merged(pico: Pico, foreign: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plain") / "merged"
+    done = pico[0](
+        "merge", "--base", str(foreign["base"]), "--adapter", str(foreign["adapter"]), "--out", str(out)
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_merge_equals_the_merge_of_a_run(merged: Path, foreign: dict[str, Path]) -> None:
+    name = "model.safetensors"
+    assert filecmp.cmp(merged / name, foreign["merged"] / name, shallow=False)
+
+
+def test_quantize_then_evaluate(pico: Pico, merged: Path, foreign: dict[str, Path]) -> None:
+    quantized, scores = merged.parent / "q8", merged.parent / "scores"
+    made = pico[0].json(
+        "quantize",
+        "--model",
+        str(merged),
+        "--out",
+        str(quantized),
+        "--set",
+        "method=gguf",
+        "--set",
+        "type=Q8_0",
+    )
+    assert made["facts"]["quant"]["effective"]["bits_per_weight"] == pytest.approx(8.5, abs=0.1)
+    measured = pico[0].json(
+        "evaluate", "--model", str(quantized / "model.gguf"), "--base", str(foreign["base"]),
+        "--dataset", str(foreign["dataset"]), "--out", str(scores),
+    )  # fmt: skip
+    assert measured["exit_code"] == 0
+    results = json.loads((scores / "results.json").read_text())
+    assert results["tasks"]
+    logged = (scores / "samples_heldout.jsonl").read_text().count("\n")
+    assert logged == measured["facts"]["metrics"]["tasks"]["heldout"]["exact_match"]["n"]
+
+
+def test_prepare_reads_a_file(pico: Pico, foreign: dict[str, Path], tmp_path: Path) -> None:
+    data = tmp_path / "mine.jsonl"
+    rows = ({"prompt": f"Question {i}?", "completion": f"Answer {i * i}."} for i in range(40))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "prepared"
+    made = pico[0].json(
+        "prepare", "--base", str(foreign["base"]), "--out", str(out),
+        "--set", f"source=path:{data}", "--set", "near_duplicates=null",
+    )  # fmt: skip
+    assert made["exit_code"] == 0, made
+    assert made["facts"]["metrics"]["rows"]["accepted"] == 40
+    assert {"train.parquet", "validation.parquet", "test.parquet"} <= {p.name for p in out.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--base", "nowhere", "--adapter", "{adapter}", "--out", "{out}"], "--base"),
+        (["--base", "{base}", "--adapter", "{base}", "--out", "{out}"], "adapter"),
+        (["--base", "{base}", "--adapter", "{adapter}", "--out", "{base}"], "exists already"),
+        (
+            ["--base", "{base}", "--adapter", "{adapter}", "--out", "{out}", "--set", "dtpye=float16"],
+            "'dtype'",
+        ),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(
+    pico: Pico, foreign: dict[str, Path], tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    out = tmp_path / "out"
+    places = {**{role: str(path) for role, path in foreign.items()}, "out": str(out)}
+    done = pico[0]("merge", *(word.format(**places) for word in arguments))
+    assert done.returncode == 3, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+    assert not any(tmp_path.iterdir())
