@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,10 @@ def smollm2_base(pytestconfig: pytest.Config) -> Parent:
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     return as_parent(Facts.model_validate_json(kept.read_text()), folder / "base")
+
+
+def pytest_unconfigure() -> None:
+    """llama_cpp opens /dev/null twice for good; unclosed files are errors here."""
+    silenced = sys.modules.get("llama_cpp._utils")
+    for name in ("outnull_file", "errnull_file") if silenced else ():
+        getattr(silenced, name).close()
