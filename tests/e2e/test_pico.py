@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -121,3 +125,40 @@ def test_corruption_is_found(pico: Pico) -> None:
     finally:
         victim.write_bytes(original)
         victim.chmod(0o444)
+
+
+def test_scheduled_retraining_runs_recipes_and_names_the_one_that_failed(pico: Pico) -> None:
+    tuneline, _ = pico
+    code = "from flows.retrain import retrain; print(retrain(['pico-smoke', 'nope'], ['deploy=null']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TUNELINE_HOME": str(tuneline.home)},
+        cwd=tuneline.home.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "RetrainFailed: nope: error: no recipe 'nope'" in done.stderr
+    assert "pico-smoke: error" not in done.stderr
+
+
+def test_interrupt_ends_the_run_with_a_report(pico: Pico) -> None:
+    tuneline, _ = pico
+    run = subprocess.Popen(
+        [Path(sys.executable).with_name("tuneline"), "run", "pico-smoke", "--set", "train.seed=7"],
+        env={**os.environ, "TUNELINE_HOME": str(tuneline.home)},
+        cwd=tuneline.home.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert run.stderr is not None
+    for line in run.stderr:
+        if line.startswith("train adapter: 1/"):
+            break
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to Prefect's server too
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Failed at train adapter" in out
+    assert "interrupted; the same command again goes on from here" in out.replace("\n", " ")
