@@ -14,7 +14,16 @@ from pydantic import Field, model_validator
 from flows.evidence import Evidence, Record, TaskEvidence, load_evidence
 from stages.intervals import Interval, items_needed, tango
 
-__all__ = ["Decision", "Evidence", "GatePolicy", "RuleResult", "TaskRule", "decide", "load_evidence"]
+__all__ = [
+    "Decision",
+    "Evidence",
+    "GatePolicy",
+    "RuleResult",
+    "TaskRule",
+    "decide",
+    "load_evidence",
+    "without_live",
+]
 
 Verdict = Literal["pass", "fail", "insufficient", "invalid"]
 Reference = Literal["baseline", "parent", "live"]
@@ -36,7 +45,8 @@ class TaskRule(Record):
         description="improve: be better by more than the margin; keep: be worse by less than the margin"
     )
     against: Reference = Field(
-        description="baseline: the quantized base; parent: the merged model; live: the channel's artifact"
+        description="baseline: the quantized base; parent: the merged model; live: the channel's artifact "
+        "(the quantized base while the channel is empty)"
     )
     margin: float = Field(default=0.0, ge=0, lt=1, description="share of the items, e.g. 0.02 for two points")
     alpha: float = Field(default=0.05, gt=0, lt=0.5, description="risk of passing wrongly, one-sided")
@@ -56,6 +66,15 @@ class GatePolicy(Record):
     tasks: tuple[TaskRule, ...] = Field(min_length=1)
     max_bytes: int | None = Field(default=None, ge=1, description="ceiling on the size of the weights")
     max_bits_per_weight: float | None = Field(default=None, gt=0, description="ceiling, as measured")
+
+
+def without_live(policy: GatePolicy) -> GatePolicy:
+    """`policy` for a channel that serves nothing yet: what is asked against `live` is asked against the base."""
+    rules = (
+        rule.model_copy(update={"against": "baseline"}) if rule.against == "live" else rule
+        for rule in policy.tasks
+    )
+    return policy.model_copy(update={"tasks": tuple(rules)})
 
 
 class RuleResult(Record):

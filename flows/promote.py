@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flows.gate import Decision, Evidence, GatePolicy, decide, load_evidence
+from flows.gate import Decision, Evidence, GatePolicy, decide, load_evidence, without_live
 from flows.report import StageRow
 from flows.step import Run
 from registry import Artifact
@@ -50,7 +50,9 @@ def judge(
     current = run.registry.channels.get(channel)
     live = run.registry.get(current.artifact_id) if current else None
     references = {"baseline": baseline, "parent": parent}
-    if live is not None:
+    if live is None:
+        policy = without_live(policy)
+    else:
         evaluation = offer.evaluation if live.id == offer.model.id else measure(live)
         references["live"] = Offer(live, evaluation)
 

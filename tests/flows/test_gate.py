@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.gate import Decision, Evidence, GatePolicy, TaskRule, decide, load_evidence
+from flows.gate import Decision, Evidence, GatePolicy, TaskRule, decide, load_evidence, without_live
 
 Change = Callable[[dict[str, Any], list[dict[str, Any]]], None]
 
@@ -251,3 +251,11 @@ def test_the_gate_needs_no_numeric_library() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_empty_channel_is_judged_against_the_base() -> None:
+    live = TaskRule(task="t", metric="m", role="keep", against="live", margin=0.1)
+    parent = TaskRule(task="t", metric="m", role="keep", against="parent", margin=0.1)
+    rules = without_live(GatePolicy(tasks=(live, parent))).tasks
+    assert [rule.against for rule in rules] == ["baseline", "parent"]
+    assert rules[0].margin == live.margin
