@@ -69,7 +69,7 @@ class GatePolicy(Record):
 
 
 def without_live(policy: GatePolicy) -> GatePolicy:
-    """`policy` for a channel that serves nothing yet: what is asked against `live` is asked against the base."""
+    """`policy` for a channel that serves nothing yet: the base takes the place of what is live."""
     rules = (
         rule.model_copy(update={"against": "baseline"}) if rule.against == "live" else rule
         for rule in policy.tasks

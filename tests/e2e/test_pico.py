@@ -162,3 +162,15 @@ def test_interrupt_ends_the_run_with_a_report(pico: Pico) -> None:
     assert run.returncode == 130
     assert "Failed at train adapter" in out
     assert "interrupted; the same command again goes on from here" in out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("margin", "verdict", "code"), [("0.5", "fail", 1), ("0.05", "insufficient", 2)])
+def test_a_gate_that_does_not_pass_moves_nothing(pico: Pico, margin: str, verdict: str, code: int) -> None:
+    tuneline, _ = pico
+    before = tuneline.json("channels")
+    rule = "gate.tasks.0"
+    changes = (f"{rule}.role=improve", f"{rule}.against=baseline", f"{rule}.margin={margin}", "deploy=null")
+    document = tuneline.json("run", "pico-smoke", *(word for c in changes for word in ("--set", c)))
+    assert (document["exit_code"], document["gate"]["verdict"]) == (code, verdict)
+    assert "promote to pico/smoke" not in states(document)
+    assert tuneline.json("channels") == before
