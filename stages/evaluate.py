@@ -1,4 +1,21 @@
-"""Evaluate a model as it is: quantized base, base + adapter, merged, GPTQ or GGUF."""
+"""Evaluate a model as it is: quantized base, base + adapter, merged, GPTQ or GGUF.
+
+What `results.json` says of a task of kind `fidelity` (how near the model is to another one):
+
+    tasks.NAME = {
+      "kind": "fidelity", "reference": {"subject", "parents", "nf4", "digest", "words"},
+      "metrics": {kl_mean, kl_p99, same_top, flips, perplexity_ratio,
+                  answer_kl_mean, answer_perplexity_ratio: {value, low, high, n}},
+      "flips": {"gained", "lost"}, "finite": true, "tokens", "n", "samples", "samples_sha256", "config", …}
+
+KL is Σ p·(log p − log q) in nats per token, p the reference's and q this model's distribution over the
+tokens that the tokenizer has; `same_top` the share of tokens whose likeliest token is the same; `flips` the
+share of chats whose right answer only one of the two would write greedily (each of its tokens the likeliest),
+`gained` by this model or `lost`; `perplexity_ratio` exp of the mean difference of log-loss, above 1 where this
+model is worse. `answer_…`: on the tokens of the answer alone. Intervals are 95 %, by a bootstrap over chats.
+`subject` is the reference's artifact id (an adapter's where it carries one), `digest` the sha256 over the ids
+and settings it was opened with. `parity` beside the tasks compares the tokenizers and templates.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +27,7 @@ from pydantic import Field, model_validator
 from stages.contract import Facts, Parents, StageConfig
 from stages.train import Nf4Config
 
-VERSION = 1
+VERSION = 2
 TOOLS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "gptqmodel", "llama-cpp-python")
 
 
@@ -41,10 +58,42 @@ class LmEvalTask(StageConfig):
     limit: int | None = Field(default=None, ge=1, description="first documents only; recorded")
 
 
+class FidelityTask(StageConfig):
+    """How near the model is to a reference, token by token, on the first chats of the test split."""
+
+    kind: Literal["fidelity"] = "fidelity"
+    name: str = Field(default="fidelity", description="how the comparison is called in reports and gates")
+    reference: Literal["reference", "base"] = Field(
+        default="reference", description="the parent that is compared with: another model, or the base"
+    )
+    adapter: bool = Field(default=False, description="with the reference's adapter on it, unmerged")
+    nf4: Nf4Config | None = Field(default=None, description="quantize the reference like this first")
+    chats: int = Field(default=64, ge=2, description="first chats of the test split, in its order")
+    tokens: int = Field(
+        default=64, ge=1, description="last tokens of each chat that are compared; all of it is read"
+    )
+
+
+class MergeBaseTask(StageConfig):
+    """Which of two merges is better: into the 16-bit weights (the model) or the NF4 ones (the rival)?
+
+    Asked of the validation split, never of the test split, on which the result will be judged.
+    """
+
+    kind: Literal["merge-base"] = "merge-base"
+    name: str = Field(default="merge base", description="how the comparison is called")
+    nf4: Nf4Config = Field(default_factory=Nf4Config, description="as the adapter was trained")
+    chats: int = Field(default=64, ge=2, description="first chats of the validation split, in its order")
+    tokens: int = Field(default=64, ge=1, description="last tokens of each chat that are compared")
+
+
+Task = HeldoutTask | LmEvalTask | FidelityTask | MergeBaseTask
+
+
 class EvaluateConfig(StageConfig):
     """What to measure."""
 
-    tasks: tuple[HeldoutTask | LmEvalTask, ...] = Field(
+    tasks: tuple[Task, ...] = Field(
         default=(HeldoutTask(),), min_length=1, description="each measured on the same model"
     )
     batch_size: int = Field(default=16, ge=1, description="items at a time")
@@ -72,6 +121,8 @@ class EvaluateConfig(StageConfig):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"two tasks have one name: {names}")
+        if len(names) > 1 and any(isinstance(task, MergeBaseTask) for task in self.tasks):
+            raise ValueError("merge-base compares two models and stands alone: evaluate the rest separately")
         return self
 
 
@@ -84,6 +135,10 @@ def evaluate(parents: Parents, config: EvaluateConfig, out: Path) -> Facts:
     `results.json`, `answers.json`.
     Facts of kind `evaluation`; metrics: per task and metric `value`, `low`, `high` (95 % Wilson interval),
     `n`; plus `measured_on` in words, size in bytes and bits per weight of what was measured.
+    A fidelity task compares with `parents["reference"]`, or with `parents["base"]` and, if asked,
+    `parents["reference_adapter"]` on it; metrics are under `fidelity`, `parity` and `weights`.
+    A merge-base task compares `parents["model"]` and `parents["rival"]`, both made of `parents["base"]` and
+    `parents["adapter"]`; metrics are under `merge_base`.
     `computed_with` says in which engine and type. An item that does not fit the context raises
     `InvalidInput`, NaN or infinite logits raise `Diverged`, missing samples `StageError`.
     """
