@@ -83,7 +83,7 @@ class Run:
         if (found := self.registry.find(key)) is not None:
             return found, StageRow(label, stage, found.id, "reused", time.monotonic() - started, None, "")
         self.view.stage(label)
-        with self.registry.draft(key, stage) as draft:
+        with self.registry.draft(key, stage, holds=[parent.id for parent in parents.values()]) as draft:
             if (found := self.registry.find(key)) is not None:  # another run made it meanwhile
                 return found, StageRow(label, stage, found.id, "reused", time.monotonic() - started, None, "")
             execution = run_in_child(

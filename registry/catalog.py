@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select
 
 from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, Record, Relation, canonical
 from registry.database import now
 from registry.errors import InvalidArtifact, NotFound
 from registry.processes import here
-from registry.schema import artifacts, channels, edges, executions, keys, names
+from registry.schema import artifacts, channels, content_events, edges, executions, keys, names
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
@@ -60,7 +60,8 @@ def publish(
 ) -> Artifact:
     """Write the rows of an artifact; returns what the key stands for from now on.
 
-    A key that already stands for an artifact keeps it, so that what was built on it stays valid.
+    A key that already stands for an artifact keeps it, so that what was built on it stays valid; once that
+    artifact's content was collected, the key is bound again. Content that was collected is back with this.
     """
     known = by_key(connection, key)
     if known is not None:
@@ -72,7 +73,11 @@ def publish(
         rows = [{"child": artifact_id, "relation": r, "parent": p} for r, p in sorted(parentage)]
         if rows:
             connection.execute(insert(edges), rows)
-    connection.execute(insert(keys), {"key": key, "artifact_id": artifact_id, "created": at})
+    else:
+        restore(connection, artifact_id)
+    bound = (keys.c.key == key) & (keys.c.artifact_id == artifact_id)
+    if connection.execute(select(keys.c.key).where(bound)).first() is None:
+        connection.execute(insert(keys), {"key": key, "artifact_id": artifact_id, "created": at})
     connection.execute(
         insert(executions), {"artifact_id": artifact_id, "key": key, "host": here(), **execution}
     )
@@ -82,9 +87,27 @@ def publish(
 
 
 def by_key(connection: Connection, key: str) -> Artifact | None:
-    """The artifact that the memo key stands for."""
-    query = select(*_ROW).join(keys, keys.c.artifact_id == artifacts.c.id).where(keys.c.key == key)
+    """The artifact that the memo key stands for: the one bound to it last whose content is in the store."""
+    query = select(*_ROW).join(keys, keys.c.artifact_id == artifacts.c.id)
+    query = query.where((keys.c.key == key) & content_present())
+    query = query.order_by(keys.c.created.desc(), artifacts.c.sequence.desc()).limit(1)
     return next(iter(_read(connection, query)), None)
+
+
+def content_present() -> ColumnElement[bool]:
+    """A condition on `artifacts`: the latest of its content events, if any, is not 'collected'."""
+    mine = content_events.c.artifact_id == artifacts.c.id
+    latest = select(content_events.c.action).where(mine).order_by(content_events.c.sequence.desc()).limit(1)
+    return func.coalesce(latest.correlate(artifacts).scalar_subquery(), "restored") != "collected"
+
+
+def restore(connection: Connection, artifact_id: str) -> None:
+    """Record that the content of a collected artifact is in the store again; no effect on another one."""
+    query = select(artifacts.c.bytes).where((artifacts.c.id == artifact_id) & ~content_present())
+    size = connection.execute(query).scalar_one_or_none()
+    if size is not None:
+        event = {"artifact_id": artifact_id, "action": "restored", "bytes": size, "at": now()}
+        connection.execute(insert(content_events), event)
 
 
 def by_id(connection: Connection, artifact_id: str) -> Artifact | None:

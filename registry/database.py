@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, insert, inspect, make_url, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    exc,
+    insert,
+    inspect,
+    make_url,
+    select,
+    update,
+)
 
-from registry import errors, schema
+from registry import errors, migrations, schema
+from registry.files import sync_directory, sync_file, translated
+
+log = logging.getLogger("tuneline.registry")
 
 BUSY_SECONDS = 60.0
 
@@ -80,16 +97,39 @@ class Database:
             with self.write() as connection:
                 if not inspect(connection).has_table(schema.schema_version.name):
                     schema.metadata.create_all(connection)
-                    for statement in schema.sqlite_triggers():
-                        connection.exec_driver_sql(statement)
+                    schema.protect(connection)
                     connection.execute(insert(schema.schema_version), {"only": 1, "version": schema.VERSION})
         with self.read() as connection:
-            found = connection.execute(select(schema.schema_version.c.version)).scalar_one()
+            found = _version(connection)
+        if found in migrations.STEPS:
+            with self.write() as connection:
+                found = _version(connection)  # another process may have been faster
+                if found in migrations.STEPS:
+                    self._back_up(found)
+                    migrations.upgrade(connection, found)
+                    connection.execute(update(schema.schema_version), {"version": schema.VERSION})
+                    found = schema.VERSION
         if found != schema.VERSION:
             raise errors.RegistryError(
                 f"{self._engine.url.database} has schema version {found}, "
                 f"this program knows {schema.VERSION}: use the Tuneline version that wrote it, or a newer one"
             )
+
+    def _back_up(self, version: int) -> None:
+        """Copy the file as it is, beside it; what the caller's transaction does is not in the copy."""
+        path = Path(str(self._engine.url.database))
+        copy, whole = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.schema-{version}")
+        with translated(f"copying {path} before its upgrade"):
+            copy.unlink(missing_ok=True)
+            try:
+                with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+                    source.backup(target)
+            except sqlite3.Error as error:
+                raise errors.StoreFailed(f"{copy}: {error}; {path} was not upgraded: make room") from error
+            sync_file(copy)
+            copy.rename(whole)
+            sync_directory(path.parent)
+        log.info("%s is upgraded from schema version %d; %s is as it was", path, version, whole)
 
     def _enable_wal(self) -> None:
         # SQLite does not wait for its busy timeout here, so two processes that create one need a retry.
@@ -107,6 +147,10 @@ class Database:
                 time.sleep(0.01)
             finally:
                 raw.close()
+
+
+def _version(connection: Connection) -> int:
+    return int(connection.execute(select(schema.schema_version.c.version)).scalar_one())
 
 
 def _configure(connection: Any, _record: object) -> None:

@@ -132,12 +132,12 @@ class Draft:
 
 
 @contextmanager
-def opened(workshop: Workshop, key: str, stage: str) -> Iterator[Draft]:
+def opened(workshop: Workshop, key: str, stage: str, holds: Iterable[str]) -> Iterator[Draft]:
     """A draft under a lease on `key`; checkpoints that the same key's last draft left are in it.
 
-    Raises Conflict when a live process has the lease.
+    The lease keeps the content of the artifacts in `holds`. Raises Conflict when a live process has it.
     """
-    token = workshop.leases.acquire(key, stage)
+    token = workshop.leases.acquire(key, stage, holds)
     try:
         workshop.point("leased")
         draft = Draft(workshop, key, token)

@@ -6,9 +6,10 @@ Applications, ch. 8), and the publishing transaction checks it.
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -28,8 +29,11 @@ class Leases:
         self._database = database
         self._seconds = seconds
 
-    def acquire(self, key: str, stage: str) -> int:
-        """Take the lease, also from a dead or expired holder; returns its token. A live holder: Conflict."""
+    def acquire(self, key: str, stage: str, holds: Iterable[str] = ()) -> int:
+        """Take the lease, also from a dead or expired holder; returns its token. A live holder: Conflict.
+
+        The content of the artifacts in `holds` (ids) stays in the store while the lease is held.
+        """
         mine = {
             "stage": stage,
             "host": here(),
@@ -37,6 +41,7 @@ class Leases:
             "pid_started": started(),
             "acquired": now(),
             "expires": time.time() + self._seconds,
+            "holds": json.dumps(sorted(holds)),
         }
         with self._database.write() as connection:
             row = _row(connection, key)

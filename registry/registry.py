@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
@@ -87,14 +88,15 @@ class Registry:
             drafts.sweep(self._workshop, key)
         return found
 
-    def draft(self, key: str, stage: str) -> AbstractContextManager[Draft]:
+    def draft(self, key: str, stage: str, holds: Iterable[str] = ()) -> AbstractContextManager[Draft]:
         """A directory to write the result for `key` into, under a lease; see `Draft.commit`.
 
-        Raises Conflict when a live process works on the key.
+        The lease keeps the content of the artifacts in `holds` (ids), which the work reads, from being
+        collected. Raises Conflict when a live process works on the key.
         """
         if not _KEY.fullmatch(key):
             raise InvalidArtifact(f"{key[:80]!r} is no memo key; expected the sha256 that memo_key() returns")
-        return drafts.opened(self._workshop, key, stage)
+        return drafts.opened(self._workshop, key, stage, holds)
 
     def get(self, ref: str) -> Artifact:
         """The artifact of an id, a unique prefix of its id (6 digits or more), `name@version`, or a channel.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     Float,
     ForeignKey,
     Index,
@@ -16,9 +18,11 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 1
+VERSION = 2
 
 metadata = MetaData()
+
+_BYTES = BigInteger().with_variant(Integer, "sqlite")
 
 schema_version = Table(
     "schema_version",
@@ -48,7 +52,7 @@ artifacts = Table(
     Column("stage", String(64), nullable=False),
     Column("stage_version", Integer, nullable=False),
     Column("created", String(32), nullable=False),
-    Column("bytes", Integer, nullable=False),
+    Column("bytes", _BYTES, nullable=False),
     Column("base_source", Text),
     Column("base_revision", Text),
     Column("base_weights_digest", String(64)),
@@ -96,9 +100,10 @@ keys = Table(
     "keys",
     metadata,
     Column("key", String(64), primary_key=True),
-    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("artifact_id", String(64), ForeignKey("artifacts.id"), primary_key=True),
     Column("created", String(32), nullable=False),
     _hex("key"),
+    comment="a key may be bound again once the content of what it was bound to was collected",
 )
 
 executions = Table(
@@ -109,7 +114,7 @@ executions = Table(
     Column("key", String(64), nullable=False),
     Column("started", String(40), nullable=False),
     Column("seconds", Float, nullable=False),
-    Column("peak_bytes", Integer),
+    Column("peak_bytes", _BYTES),
     Column("host", Text, nullable=False),
 )
 
@@ -135,7 +140,20 @@ leases = Table(
     Column("pid_started", Float, nullable=False),
     Column("acquired", String(32), nullable=False),
     Column("expires", Float, nullable=False, comment="seconds since the epoch"),
+    Column("holds", Text, comment="JSON list of the artifacts that the work reads"),
 )
+
+content_events = Table(
+    "content_events",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("action", String(9), CheckConstraint("action IN ('collected', 'restored')"), nullable=False),
+    Column("bytes", _BYTES, nullable=False),
+    Column("at", String(32), nullable=False),
+    comment="an artifact's files are in the store unless its latest event says 'collected'",
+)
+Index("content_events_by_artifact", content_events.c.artifact_id, content_events.c.sequence)
 
 gate_decisions = Table(
     "gate_decisions",
@@ -153,7 +171,23 @@ gate_decisions = Table(
     ),
     Column("evidence", Text, nullable=False),
     Column("created", String(32), nullable=False),
+    Column("signer", String(64), comment="sha256 of the public key"),
+    Column("signature", Text, CheckConstraint("(signer IS NULL) = (signature IS NULL)"), comment="base64"),
 )
+
+channel_policies = Table(
+    "channel_policies",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("channel", String(129), nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("who", Text, CheckConstraint("length(who) > 0"), nullable=False),
+    Column("reason", Text, CheckConstraint("length(reason) > 0"), nullable=False),
+    Column("at", String(32), nullable=False),
+    comment="the latest is the channel's policy",
+)
+Index("channel_policies_by_channel", channel_policies.c.channel, channel_policies.c.sequence)
 
 channels = Table(
     "channels",
@@ -206,20 +240,26 @@ endpoints = Table(
 _IMMUTABLE = {
     "artifacts": "id = NEW.id OR sequence = NEW.sequence",
     "edges": "child = NEW.child AND relation = NEW.relation AND parent = NEW.parent",
-    "keys": "key = NEW.key",
+    "keys": "key = NEW.key AND artifact_id = NEW.artifact_id",
     "executions": "sequence = NEW.sequence",
     "names": "(name = NEW.name AND (version = NEW.version OR artifact_id = NEW.artifact_id)) "
     "OR sequence = NEW.sequence",
+    "content_events": "sequence = NEW.sequence",
+    "channel_policies": "sequence = NEW.sequence",
     "gate_decisions": "id = NEW.id OR sequence = NEW.sequence",
     "channel_events": "(channel = NEW.channel AND generation = NEW.generation) OR digest = NEW.digest",
 }
+_AGE = "SELECT sequence FROM artifacts WHERE id ="
 
 
-def sqlite_triggers() -> list[str]:
-    """Statements after which SQLite itself refuses to rewrite history, whoever asks.
+def protect(connection: Connection) -> None:
+    """Create the triggers with which the database itself refuses to rewrite history, whoever asks."""
+    for statement in _sqlite_triggers():
+        connection.exec_driver_sql(statement)
 
-    INSERT is watched too, because `INSERT OR REPLACE` deletes without firing a DELETE trigger.
-    """
+
+def _sqlite_triggers() -> list[str]:
+    # INSERT is watched too, because `INSERT OR REPLACE` deletes without firing a DELETE trigger.
     statements = []
     for table, same_row in _IMMUTABLE.items():
         refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is immutable'); END"
@@ -237,5 +277,8 @@ def sqlite_triggers() -> list[str]:
         "CREATE TRIGGER channels_step BEFORE UPDATE ON channels "
         "WHEN NEW.name <> OLD.name OR NEW.generation <> OLD.generation + 1 "
         "BEGIN SELECT RAISE(ABORT, 'a channel moves by one generation'); END",
+        "CREATE TRIGGER edges_point_back BEFORE INSERT ON edges "
+        f"WHEN ({_AGE} NEW.parent) >= ({_AGE} NEW.child) "
+        "BEGIN SELECT RAISE(ABORT, 'a parent is older than its child'); END",
     ]
     return statements

@@ -52,16 +52,6 @@ def test_sqlite_is_durable_and_checks_references(registry: Registry, home: Path)
     assert mode == "wal"
 
 
-@pytest.mark.parametrize("version", [2, 0])
-def test_another_schema_version_is_refused(home: Path, version: int) -> None:
-    Registry.open(home).close()
-    with raw(home) as connection:
-        connection.execute("UPDATE schema_version SET version = ?", (version,))
-    connection.close()
-    with pytest.raises(RegistryError, match=f"has schema version {version}, this program knows 1"):
-        Registry.open(home)
-
-
 @pytest.mark.parametrize(
     "url", ["postgresql://someone:secret@db/x", "sqlite://", "sqlite:///:memory:", "secret"]
 )
