@@ -181,6 +181,13 @@ def lineage(connection: Connection, artifact_id: str) -> list[Edge]:
     return ordered
 
 
+def evaluations(connection: Connection, artifact_id: str) -> list[Artifact]:
+    """The evaluations that name the artifact as what they measured, oldest first."""
+    measured = (edges.c.parent == artifact_id) & (edges.c.relation == "evaluation_of")
+    query = select(*_ROW).join(edges, edges.c.child == artifacts.c.id).where(measured)
+    return _read(connection, query.order_by(artifacts.c.sequence))
+
+
 def runs(connection: Connection, artifact_id: str) -> list[Execution]:
     """The executions that led to the artifact, oldest first."""
     query = select(executions).where(executions.c.artifact_id == artifact_id).order_by(executions.c.sequence)

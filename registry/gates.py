@@ -81,6 +81,12 @@ class Gates:
             )
         return _decision(row)
 
+    def about(self, candidate: str) -> list[GateDecision]:
+        """Every decision about this artifact, oldest first."""
+        query = select(gate_decisions).where(gate_decisions.c.candidate == candidate)
+        with self._database.read() as connection:
+            return [_decision(row) for row in connection.execute(query.order_by(gate_decisions.c.sequence))]
+
     def latest(self, candidate: str) -> GateDecision | None:
         """The decision recorded last about this artifact."""
         about = select(gate_decisions).where(gate_decisions.c.candidate == candidate)

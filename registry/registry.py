@@ -125,6 +125,11 @@ class Registry:
             catalog.existing(connection, artifact_id)
             return catalog.lineage(connection, artifact_id)
 
+    def evaluations(self, artifact_id: str) -> list[Artifact]:
+        """The evaluations that name the artifact as what they measured, oldest first."""
+        with self._database.read() as connection:
+            return catalog.evaluations(connection, artifact_id)
+
     def executions(self, artifact_id: str) -> list[Execution]:
         """The runs that led to the artifact, oldest first."""
         with self._database.read() as connection:
