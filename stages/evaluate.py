@@ -56,6 +56,11 @@ class LmEvalTask(StageConfig):
     metric: str = Field(default="acc", description="the metric that is reported first")
     fewshot: int = Field(default=0, ge=0, description="examples put before each item")
     limit: int | None = Field(default=None, ge=1, description="first documents only; recorded")
+    cluster: str | None = Field(
+        default=None,
+        description="field of the documents whose equal values belong together, e.g. `passage`: such items do "
+        "not count as independent in a gate",
+    )
 
 
 class FidelityTask(StageConfig):
@@ -131,7 +136,7 @@ def evaluate(parents: Parents, config: EvaluateConfig, out: Path) -> Facts:
 
     Items come from `parents["dataset"]`; for a GGUF the chat template and tokenizer of `parents["base"]`
     render the chat. Writes `samples_TASK.jsonl` (one row per item: `item` = sha256 of task, document and
-    prompt; `prompt_hash`, `target`, `answer`, `score` 0/1 or float, `metric`, and `scores` by metric),
+    prompt; `prompt_hash`, `asked` (the question without the template), `cluster`, `target`, `answer`, `score` 0/1 or float, `metric`, and `scores` by metric),
     `results.json`, `answers.json`.
     Facts of kind `evaluation`; metrics: per task and metric `value`, `low`, `high` (95 % Wilson interval),
     `n`; plus `measured_on` in words, size in bytes and bits per weight of what was measured.

@@ -60,7 +60,7 @@ def run_task(
 
 def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, out: Path) -> dict[str, Any]:
     items = HeldoutItems(task, dataset.path, lm)
-    rows = _evaluate(lm, items, task.name, None, rendered=False)
+    rows = _evaluate(lm, items, task, None, rendered=False)
     choice = {key: items.split[key] for key in ("answers", "prefix", "suffix")} if items.split else None
     said = {"config": task.model_dump(mode="json"), "choice": choice}
     known = {"fewshot": 0, "limit": task.max_items, "metric": "exact_match", "dataset": dataset.id}
@@ -74,7 +74,7 @@ def _run_lm_eval(lm: TokenLM, task: LmEvalTask, seed: int, out: Path) -> dict[st
     loaded = _load(task)
     loaded.set_config("num_fewshot", task.fewshot)
     loaded.set_fewshot_seed(seed)
-    rows = _evaluate(lm, loaded, task.name, task.limit, rendered=lm.rendered)
+    rows = _evaluate(lm, loaded, task, task.limit, rendered=lm.rendered)
     if task.metric not in rows[0]["scores"]:
         raise InvalidInput(
             f"task {task.name} gives no score per item for {task.metric}; "
@@ -109,8 +109,11 @@ def _load(task: LmEvalTask) -> Task:
     return next(iter(loaded.values()))
 
 
-def _evaluate(lm: TokenLM, task: Task, name: str, limit: int | None, rendered: bool) -> list[Row]:
+def _evaluate(
+    lm: TokenLM, task: Task, config: HeldoutTask | LmEvalTask, limit: int | None, rendered: bool
+) -> list[Row]:
     """One row per item: what lm-eval logged, merged over the task's filters."""
+    name = config.name
     try:
         found = evaluator.evaluate(
             lm=lm,
@@ -125,7 +128,7 @@ def _evaluate(lm: TokenLM, task: Task, name: str, limit: int | None, rendered: b
         raise InvalidInput(f"lm-eval cannot run task {name}: {error}") from error
     rows: dict[int, Row] = {}
     for sample in (found or {}).get("samples", {}).get(name, ()):
-        row = rows.setdefault(sample["doc_id"], _row(name, sample))
+        row = rows.setdefault(sample["doc_id"], _row(task, config, sample))
         suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
         for metric in sample["metrics"]:
             score = sample[metric]
@@ -139,7 +142,7 @@ def _evaluate(lm: TokenLM, task: Task, name: str, limit: int | None, rendered: b
     return list(rows.values())
 
 
-def _row(name: str, sample: Row) -> Row:
+def _row(task: Task, config: HeldoutTask | LmEvalTask, sample: Row) -> Row:
     contexts = [arguments[0] for arguments in sample["arguments"]]
     prompt = hashlib.sha256(json.dumps(contexts, ensure_ascii=False).encode()).hexdigest()
     answer = sample["filtered_resps"][0]
@@ -147,12 +150,37 @@ def _row(name: str, sample: Row) -> Row:
         likelihoods = [r[0] if isinstance(r, tuple | list) else r for r in sample["filtered_resps"]]
         answer = str(sample["arguments"][likelihoods.index(max(likelihoods))][-1])
     return {
-        "item": digest([name, sample["doc_hash"], prompt]),
+        "item": digest([config.name, sample["doc_hash"], prompt]),
         "prompt_hash": prompt,
+        "asked": _asked(task, sample["doc"]),
+        "cluster": _cluster(config, sample["doc"]),
         "target": str(sample["target"]),
         "answer": answer,
         "scores": {},
     }
+
+
+def _asked(task: Task, document: Row) -> str:
+    """What the item asks, without the chat template, few-shot examples or a shared system message."""
+    if isinstance(task, HeldoutItems):
+        chat = json.loads(document["messages"])[:-1]
+        return "\n".join(message["content"] for message in chat if message["role"] != "system")
+    text = task.doc_to_text(document)
+    if isinstance(text, str):
+        return text
+    return "\n".join(value for value in document.values() if isinstance(value, str))
+
+
+def _cluster(config: HeldoutTask | LmEvalTask, document: Row) -> str | None:
+    """A digest that items share which are not independent of each other."""
+    field = config.cluster if isinstance(config, LmEvalTask) else None
+    if field is None:
+        return None
+    if field not in document:
+        raise InvalidInput(
+            f"task {config.name}: cluster is {field!r}, but its documents have {', '.join(document)}"
+        )
+    return digest(json.loads(json.dumps(document[field], default=str)))
 
 
 def _record(rows: Sequence[Row], name: str, said: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def _results(
         "model": {
             "subject": subject.id,
             "parents": {role: parent.id for role, parent in parents.items()},
+            "nf4": config.nf4.model_dump(mode="json") if config.nf4 else None,
             "computed_with": measured.words,
             "bytes": measured.bytes,
             "bits_per_weight": measured.bits_per_weight,

@@ -419,13 +419,21 @@ def local_task(tmp_path: Path) -> Path:
 
 
 def test_a_local_yaml_task(tmp_path: Path, pico_base: Parent, local_task: Path) -> None:
-    task = LmEvalTask(name="sums", path=str(local_task), limit=5, fewshot=1)
+    task = LmEvalTask(name="sums", path=str(local_task), limit=5, fewshot=1, cluster="answer")
     facts, out = run(tmp_path, "out", {"model": pico_base}, config(tasks=(task,)))
     said = json.loads((out / "results.json").read_text())["tasks"]["sums"]
     assert facts.metrics["tasks"]["sums"]["acc"]["n"] == 5
     assert (said["limit"], said["fewshot"], said["metric"]) == (5, 1, "acc")
     assert said["chat_template_applied_by"] == "lm-eval"
     assert load_evidence(out, "e").problems == ()
+    rows = [json.loads(line) for line in (out / said["samples"]).read_text().splitlines()]
+    assert [row["asked"] for row in rows] == [f"{k} + 1 =" for k in range(5)], "without the few-shot example"
+    assert len({row["cluster"] for row in rows}) == 1, "all answers are the second choice"
+    with pytest.raises(InvalidInput, match="cluster is 'passage', but its documents have question, choices"):
+        run(
+            tmp_path, "none", {"model": pico_base},
+            config(tasks=(task.model_copy(update={"cluster": "passage"}),)),
+        )  # fmt: skip
     with pytest.raises(InvalidInput, match="no score per item for f1"):
         run(
             tmp_path, "other", {"model": pico_base}, config(tasks=(task.model_copy(update={"metric": "f1"}),))
