@@ -17,6 +17,7 @@ from flows.pin import tree_stamp
 from flows.progress_view import ProgressView
 from flows.recipe import apply_override, validate
 from registry.artifacts import Kind
+from stages.compatible import require_compatible
 from stages.contract import Parent, StageConfig
 from stages.run import config_type
 
@@ -34,6 +35,7 @@ def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], ou
         )
     config = _config(stage, overrides)
     known = {role: _parent(role, path) for role, path in parents.items()}
+    require_compatible(stage, config, known)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     log = Path(tempfile.gettempdir()) / f"tuneline-{stage}-{draft.name.rpartition('-')[2]}.log"

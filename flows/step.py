@@ -18,8 +18,9 @@ from flows.child import run_in_child
 from flows.pin import pinned
 from flows.progress_view import ProgressView
 from flows.report import StageRow
-from registry import Artifact, Registry, compat
+from registry import Artifact, Registry
 from registry.artifacts import Parentage, Relation, memo_key
+from stages.compatible import require_compatible
 from stages.contract import Facts, Parent, toolchain
 from stages.run import stage_module
 
@@ -76,7 +77,7 @@ class Run:
     def _find_or_make(
         self, stage: str, config: BaseModel, label: str, parents: Mapping[str, Artifact]
     ) -> tuple[Artifact, StageRow]:
-        _refuse_mismatch(parents)
+        require_compatible(stage, config, {role: p.manifest for role, p in parents.items()})
         module, started = stage_module(stage), time.monotonic()
         canonical, tools = pinned(config), toolchain(module.TOOLS)
         key = memo_key(stage, module.VERSION, canonical, {r: p.id for r, p in parents.items()}, tools)
@@ -128,13 +129,6 @@ class Run:
         """Where the output of the stage with this label goes."""
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in label.lower())
         return self.folder / "logs" / f"{name}.log"
-
-
-def _refuse_mismatch(parents: Mapping[str, Artifact]) -> None:
-    """An adapter goes only onto the very base that it was trained on."""
-    base, adapter = parents.get("base", parents.get("model")), parents.get("adapter")
-    if adapter is not None and base is not None and base.manifest.base is not None:
-        compat.check(base.manifest.base, adapter.manifest)
 
 
 class _Watch:

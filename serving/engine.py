@@ -14,8 +14,11 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from registry import compat
+from registry.compat import Described
 from serving import llama_cpp, process, vllm
 from serving.errors import EngineFailed, PortTaken, RequestFailed
+from serving.limits import limits
 
 LAUNCHERS = {"llama.cpp": llama_cpp.launch, "vllm": vllm.launch}
 GRACE_SECONDS = 10.0
@@ -87,13 +90,19 @@ def model_alias(artifact_id: str) -> str:
     return f"tuneline-{artifact_id[:12]}"
 
 
-def start(artifact_id: str, path: Path, config: EngineConfig, log: Path) -> Endpoint:
+def start(
+    artifact_id: str, path: Path, config: EngineConfig, log: Path, model: Described | None = None
+) -> Endpoint:
     """Start an engine for the model at `path`, wait until it is ready, and leave it running.
 
     It outlives this process; should this process die before it is ready, it ends too. Its output goes to
     `log`, which has to stay where it is. Raises `EngineMissing`, `NotServable`, `PortTaken`, or
-    `EngineFailed` with the end of the log; nothing runs then.
+    `EngineFailed` with the end of the log; nothing runs then. With `model`, `Incompatible` where its
+    manifest says that this engine cannot serve it, or not with this context, before anything is loaded.
     """
+    if model is not None and model.base is not None:
+        use = compat.Use(limits(config.engine), config.context_length)
+        compat.require(compat.pair(model, None, use), f"{config.engine} cannot serve this {model.kind} model")
     for attempt in itertools.count(1):
         try:
             return _start(artifact_id, path.resolve(), config, log.resolve())

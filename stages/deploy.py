@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving import engine, errors
 from serving.engine import Endpoint
+from stages.compatible import require_compatible
 from stages.contract import Parent, Parents, StageConfig
 from stages.errors import InvalidInput, MissingPackage, StageError
 
@@ -68,8 +69,9 @@ def deploy(parents: Parents, config: DeployConfig, out: Path) -> DeployFacts:
     """
     model = parents["model"]
     _check_pairing(model, config)
+    require_compatible("deploy", config, parents)
     try:
-        endpoint = engine.start(model.id, model.path, config, out / "engine.log")
+        endpoint = engine.start(model.id, model.path, config, out / "engine.log", model)
     except errors.EngineMissing as error:
         raise MissingPackage(str(error)) from error
     except (errors.NotServable, errors.PortTaken) as error:

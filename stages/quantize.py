@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from registry.artifacts import Parentage, QuantSpec
+from registry.outlines import KEY
 from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
 from stages.errors import InvalidInput
+from stages.outline import outline_of_gguf, outline_of_model
 
-VERSION = 1
+VERSION = 2
 TOOLS = ("torch", "transformers", "gptqmodel", "llama-cpp-python", "gguf", "sentencepiece")
 
 GGUF_TYPES = (
@@ -94,8 +96,10 @@ def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Fa
     relations = [Parentage(relation="quantized", id=model.id)]
     if isinstance(config, GgufConfig):
         from stages.backends.gguf_convert import convert
+        from stages.backends.gguf_read import read_gguf
 
         effective = convert(model.path, config.type, _name(model), out)
+        outline = outline_of_gguf(read_gguf(out / "model.gguf").values)
         calibrated_on = None
     else:
         if dataset is None:
@@ -106,6 +110,7 @@ def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Fa
         from stages.backends.gptq import quantize_gptq
 
         effective = quantize_gptq(model.path, dataset.path, config, out)
+        outline = outline_of_model(out)
         calibrated_on = dataset.id
         relations.append(Parentage(relation="calibrated_on", id=dataset.id))
     return Facts(
@@ -124,6 +129,7 @@ def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Fa
             "bytes": effective["bytes"],
             "bits_per_weight": effective["bits_per_weight"],
             "parameters": effective["parameters"],
+            KEY: outline,
         },
     )
 

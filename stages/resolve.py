@@ -8,9 +8,11 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from registry.artifacts import QuantSpec
+from registry.outlines import KEY
 from stages.contract import Facts, Parents, StageConfig
+from stages.outline import outline_of_model
 
-VERSION = 1
+VERSION = 2
 TOOLS = ("transformers", "torch", "gguf", "safetensors")
 
 
@@ -47,7 +49,7 @@ def resolve(parents: Parents, config: BaseConfig, out: Path) -> Facts:
     """Write the base model under `out` as a Hugging Face directory (config, tokenizer, safetensors).
 
     Returns facts of kind `base` with its reference and quant spec `none`; metrics: `parameters`,
-    `bytes` (of the weights), `dtype`, `unused_embedding_rows`, and `origin_file_sha256` for a GGUF.
+    `bytes` (of the weights), `dtype`, `unused_embedding_rows`, `outline`, for a GGUF `origin_file_sha256`.
     Raises `InvalidInput` for a base that cannot be used or reached, `MissingPackage` for a package that
     is not installed, `InsufficientResources` when the disk has no room for the weights.
     """
@@ -55,4 +57,5 @@ def resolve(parents: Parents, config: BaseConfig, out: Path) -> Facts:
 
     origin = bases.fetch(config, out)
     reference, metrics = bases.describe(out, origin)
+    metrics[KEY] = outline_of_model(out)
     return Facts(kind="base", base=reference, quant=QuantSpec(method="none"), metrics=metrics)

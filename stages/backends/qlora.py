@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from registry.artifacts import BaseReference, Parentage, QuantSpec, digest
+from registry.outlines import KEY
 from stages.backends import lora, nf4, sft
 from stages.backends.chat import load_tokenizer
 from stages.backends.model_files import TOKENIZER_FILES
@@ -22,6 +23,7 @@ from stages.backends.rows import Rows, encode_split
 from stages.contract import Facts, Parent, Parents, toolchain
 from stages.errors import InsufficientResources, InvalidInput
 from stages.model_shape import describe_base
+from stages.outline import outline_of_adapter
 from stages.train import TOOLS, VERSION, TrainConfig
 from stages.training_memory import training_memory
 
@@ -73,7 +75,7 @@ def train_adapter(parents: Parents, config: TrainConfig, out: Path) -> Facts:
         ),
         base=base.base,
         quant=quant,
-        metrics=_metrics(trainer, rows, validation),
+        metrics={**_metrics(trainer, rows, validation), KEY: outline_of_adapter(out)},
     )
 
 

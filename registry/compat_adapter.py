@@ -1,0 +1,295 @@
+"""The contract's checks on what was made of a model: adapters, merged and quantized models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from registry.compat import Check, Checker, Described, Pair
+from registry.outlines import (
+    AdapterOutline,
+    LoraTarget,
+    ModelOutline,
+    Nf4Recipe,
+    TensorGroup,
+    adapter_outline,
+    model_outline,
+)
+
+_SHOWN = 3
+"""Names told before the rest is counted."""
+
+
+def _targets(subject: Pair) -> Iterator[Check]:
+    """Every module that the adapter changes exists in the model, with the widths that the adapter has."""
+    found = _adapter_on_model(subject)
+    if found is None:
+        return
+    adapter, model = found
+    if adapter is None or model is None or not model.tensors:
+        yield _no_outline("targets", "adapter" if adapter is None else subject.host.kind)
+        return
+    missing = [name for name in adapter.targets if _tensors(model, name) is None]
+    if missing:
+        yield Check(
+            "targets", "refused", f"modules of the model, such as {_some(_modules(model))}", _some(missing),
+            "the adapter belongs to another architecture, or its keys were renamed",
+        )  # fmt: skip
+        return
+    wrong = [
+        f"{name} {one.inputs}→{one.outputs}"
+        for name, ones in adapter.targets.items()
+        for one in ones
+        if not _fits(one, _tensors(model, name) or ())
+    ]
+    if wrong:
+        yield Check(
+            "targets", "refused", _expected_shapes(model, adapter), _some(wrong),
+            "the adapter belongs to a model of another size",
+        )  # fmt: skip
+        return
+    words = f"{sum(one.count for ones in adapter.targets.values() for one in ones)} modules"
+    yield Check(
+        "targets", "ok", words, f"{words}: {_some([n.rpartition('.')[2] for n in adapter.targets], 8)}"
+    )
+
+
+def _saved(subject: Pair) -> Iterator[Check]:
+    """Tensors that the adapter stores whole exist in the model, and only an embedding may have other rows."""
+    found = _adapter_on_model(subject)
+    if found is None or found[0] is None or found[1] is None or not found[1].tensors:
+        return  # told by "targets"
+    adapter, model = found
+    for name, shape in adapter.saved.items():
+        groups = _stored(model, name)
+        if groups is None:
+            yield Check(
+                "saved modules",
+                "refused",
+                "a tensor of the model",
+                name,
+                "the adapter belongs to another model",
+            )
+        elif not any(group.shape == shape or _resized(name, group, shape) for group in groups):
+            expected = " or ".join(str(list(group.shape)) for group in groups)
+            yield Check(
+                "saved modules", "refused", expected, f"{name} {list(shape)}",
+                "the adapter belongs to a model of another size",
+            )  # fmt: skip
+        else:
+            yield Check("saved modules", "ok", name, f"{name} {list(shape)}")
+
+
+def _vocabulary(subject: Pair) -> Iterator[Check]:
+    """The resize rule: an adapter that brings rows brings their tokenizer; ids never exceed rows."""
+    found = _adapter_on_model(subject)
+    reference = subject.host.base
+    if found is None or found[0] is None or reference is None:
+        return
+    adapter = found[0]
+    resized = adapter.embedding_rows not in (None, reference.embedding_rows)
+    rows = adapter.embedding_rows or reference.embedding_rows
+    ids = adapter.tokenizer_length if adapter.tokenizer_length is not None else reference.tokenizer_length
+    if resized and adapter.tokenizer_length is None:
+        yield Check(
+            "vocabulary", "refused", f"the tokenizer of its {rows} embedding rows beside the adapter", "none",
+            "save the tokenizer it was trained with into the adapter's directory",
+        )  # fmt: skip
+    elif ids > rows:
+        yield Check(
+            "vocabulary", "refused", f"at most {rows} token ids, one for each embedding row",
+            f"{ids} ids in the adapter's tokenizer",
+            "train the added rows too (modules_to_save: the embeddings) or use the base's tokenizer",
+        )  # fmt: skip
+    else:
+        yield Check("vocabulary", "ok", f"up to {rows} ids", f"{ids} ids for {rows} rows")
+
+
+def _quant_recipe(subject: Pair) -> Iterator[Check]:
+    """An adapter is used on weights quantized as in its training, or it is said that they are not."""
+    if _adapter_on_model(subject) is None or subject.guest is None:
+        return
+    trained, used = recipe_of(subject.guest), subject.use.recipe
+    here = _words(used) if used else _quantized_as(subject.host)
+    if trained is None:
+        yield Check(
+            "quant recipe", "unknown", "how the base was quantized in training", "no record of it",
+            f"evaluate the adapter on exactly these weights ({here})",
+        )  # fmt: skip
+    elif used is not None and used != trained:
+        yield Check(
+            "quant recipe", "refused", _words(trained), _words(used),
+            "use the recipe that it was trained with (evaluate.nf4)",
+        )  # fmt: skip
+    elif used is None and subject.host.quant is not None and subject.host.quant.method != "none":
+        yield Check(
+            "quant recipe", "unknown", _words(trained), here,
+            "trained on other weights than these: evaluate exactly this pair before it serves",
+        )  # fmt: skip
+    else:
+        note = (
+            ""
+            if used
+            else "trained on NF4 and used on 16-bit weights: its evaluation there says what that costs"
+        )
+        yield Check("quant recipe", "ok", _words(trained), f"trained on {_words(trained)}", note)
+
+
+def _merge_base(subject: Pair) -> Iterator[Check]:
+    """A quantized file comes from a model folded in the same way as this one."""
+    host, guest = subject.host, subject.guest
+    if guest is None or (host.kind, guest.kind) != ("merged", "quantized"):
+        return
+    expected, found = (one.quant.merge_base if one.quant else None for one in (host, guest))
+    if expected is None or found is None:
+        yield Check(
+            "merge base", "unknown", expected or "16bit or nf4", found or "no record of it",
+            "which weights the adapter was folded into is not recorded: evaluate both",
+        )  # fmt: skip
+    elif expected != found:
+        yield Check(
+            "merge base",
+            "refused",
+            expected,
+            found,
+            "this file was made from another merged model: quantize anew",
+        )
+    else:
+        yield Check("merge base", "ok", expected, found)
+
+
+def _made_of(subject: Pair) -> Iterator[Check]:
+    """A merged model has the base's tensors, in the base's shapes but for a resized embedding."""
+    host, guest = subject.host, subject.guest
+    if guest is None or (host.kind, guest.kind) != ("base", "merged"):
+        return
+    base, merged = model_outline(host.metrics), model_outline(guest.metrics)
+    if base is None or merged is None:
+        yield _no_outline("tensors", host.kind if base is None else guest.kind)
+        return
+    wrong = [
+        f"{name} {[list(g.shape) for g in groups]}"
+        for name, groups in merged.tensors.items()
+        if not _same_shapes(base.tensors.get(name), groups, name)
+    ]
+    wrong += [f"no {n}" for n in base.tensors if n not in merged.tensors and not n.startswith("lm_head")]
+    if wrong:
+        yield Check(
+            "tensors", "refused", "the base's tensors in the base's shapes", _some(wrong),
+            "it was made from another model",
+        )  # fmt: skip
+    else:
+        yield Check(
+            "tensors",
+            "ok",
+            f"{len(base.tensors)} kinds",
+            f"{len(merged.tensors)} kinds of tensors, as the base",
+        )
+
+
+CHECKS: dict[str, Checker] = {
+    "targets": _targets,
+    "saved modules": _saved,
+    "vocabulary": _vocabulary,
+    "quant recipe": _quant_recipe,
+    "merge base": _merge_base,
+    "tensors": _made_of,
+}
+
+
+def recipe_of(adapter: Described) -> Nf4Recipe | None:
+    """The NF4 recipe that an adapter was trained with, where its manifest says so."""
+    asked = adapter.quant.requested if adapter.quant and adapter.quant.method == "bnb" else {}
+    if not all(name in asked for name in Nf4Recipe.model_fields):
+        return None
+    return Nf4Recipe.model_validate({name: asked[name] for name in Nf4Recipe.model_fields})
+
+
+def _adapter_on_model(subject: Pair) -> tuple[AdapterOutline | None, ModelOutline | None] | None:
+    host, guest = subject.host, subject.guest
+    if guest is None or guest.kind != "adapter" or host.kind not in ("base", "merged", "quantized"):
+        return None
+    return adapter_outline(guest.metrics), model_outline(host.metrics)
+
+
+def _no_outline(name: str, kind: str) -> Check:
+    return Check(
+        name, "unknown", f"the shape of the {kind} in its manifest", "no record of it",
+        f"it was made by an older version: make the {kind} again, or import it",
+    )  # fmt: skip
+
+
+def _tensors(model: ModelOutline, module: str) -> tuple[TensorGroup, ...] | None:
+    """A module's weight; packed layers of a GPTQ model have `qweight` in its place."""
+    return _stored(model, f"{module}.weight") or _stored(model, f"{module}.qweight")
+
+
+def _stored(model: ModelOutline, name: str) -> tuple[TensorGroup, ...] | None:
+    """Some checkpoints leave out the inner model's name (GPT-2), and a tied head is not stored at all."""
+    for known, groups in model.tensors.items():
+        if known == name or name.endswith(f".{known}") or known.endswith(f".{name}"):
+            return groups
+    if model.tied and name == "lm_head.weight":
+        return next(
+            (groups for known, groups in model.tensors.items() if known.endswith("embed_tokens.weight")), None
+        )
+    return None
+
+
+def _fits(target: LoraTarget, groups: tuple[TensorGroup, ...]) -> bool:
+    """Widths equal in either layout: (out, in) in a Linear, (in, out) in a Conv1D; packed ones say less."""
+    for group in groups:
+        if group.dtype in ("I32", "U8") and target.count <= group.count:
+            # GPTQ packs along the inputs: (inputs · bits / 32, outputs)
+            if group.shape[-1] == target.outputs:
+                return True
+        elif sorted(group.shape) == sorted((target.inputs, target.outputs)) and target.count <= group.count:
+            return True
+    return False
+
+
+def _resized(name: str, group: TensorGroup, shape: tuple[int, ...]) -> bool:
+    return is_end(name) and group.shape[1:] == shape[1:]
+
+
+def is_end(name: str) -> bool:
+    """Whether a tensor is the input or the output embedding."""
+    return any(part in name for part in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out"))
+
+
+def _same_shapes(base: tuple[TensorGroup, ...] | None, merged: tuple[TensorGroup, ...], name: str) -> bool:
+    if base is None:
+        return name.startswith("lm_head")  # a head that was tied
+    counts = sum(group.count for group in base) == sum(group.count for group in merged)
+    shapes = {group.shape for group in base}
+    return counts and all(
+        g.shape in shapes or (is_end(name) and {s[1:] for s in shapes} == {g.shape[1:]}) for g in merged
+    )
+
+
+def _modules(model: ModelOutline) -> list[str]:
+    """The linear layers of a model's blocks, by their short names."""
+    names = [n for n, groups in model.tensors.items() if "*" in n and len(groups[0].shape) == 2]
+    return [name.rpartition(".")[0].rpartition(".")[2] for name in names]
+
+
+def _expected_shapes(model: ModelOutline, adapter: AdapterOutline) -> str:
+    shown = []
+    for name in adapter.targets:
+        shapes = sorted({group.shape for group in _tensors(model, name) or ()})
+        shown.append(f"{name.rpartition('.')[2]} {' or '.join(str(list(shape)) for shape in shapes)}")
+    return _some(shown)
+
+
+def _some(names: list[str], shown: int = _SHOWN) -> str:
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - shown} more" if len(distinct) > shown else ""
+    return ", ".join(distinct[:shown]) + more
+
+
+def _words(recipe: Nf4Recipe) -> str:
+    nested = "with" if recipe.double_quant else "without"
+    return f"{recipe.quant_type} {nested} double quantization in {recipe.compute_dtype}"
+
+
+def _quantized_as(model: Described) -> str:
+    return "16-bit weights" if model.quant is None or model.quant.method == "none" else model.quant.method

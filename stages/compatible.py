@@ -1,0 +1,56 @@
+"""The compatibility contract as the stages enforce it: before any weights are loaded."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from registry import compat
+from registry.compat import Described, Use
+from registry.outlines import Nf4Recipe
+
+
+def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]) -> None:
+    """Raise Incompatible where the contract refuses what `stage` is about to do with `parents`.
+
+    A parent without a base reference is a plain directory of somebody else's: the stage looks at its files.
+    """
+    model, base, adapter = parents.get("model"), parents.get("base"), parents.get("adapter")
+    host = base if stage == "merge" else model
+    if adapter is not None and host is not None:
+        recipe = getattr(config, "nf4", None)
+        trained = None if recipe is None else Nf4Recipe.model_validate(recipe.model_dump())
+        _require(host, adapter, Use(recipe=trained), f"the adapter does not go onto this {host.kind}")
+    if stage == "evaluate" and base is not None and model is not None and _method(model) == "gguf":
+        _require(base, model, Use(rendering=True), "this base cannot render chats for the GGUF file")
+    if stage == "quantize" and getattr(config, "method", "") == "gguf" and model is not None:
+        use = Use(naming=True, architectures=known_to_llama_cpp())
+        _require(model, None, use, "this model cannot become a GGUF file")
+    if stage == "deploy" and base is not None and model is not None:
+        _require(base, model, Use(), f"this {model.kind} model was not made from this base")
+
+
+def known_to_llama_cpp() -> frozenset[str] | None:
+    """Architectures that llama.cpp's installed converter can convert; None where it is not installed.
+
+    Its list of names is a dictionary literal; it is read without running the module, which loads torch.
+    """
+    from stages.backends import llama_cpp_source
+
+    try:
+        tree = ast.parse((llama_cpp_source.home() / "conversion" / "__init__.py").read_text("utf-8"))
+    except (OSError, SyntaxError):
+        return None
+    assigned = [node for node in tree.body if isinstance(node, ast.AnnAssign) and node.value is not None]
+    maps = [node.value for node in assigned if ast.unparse(node.target) == "TEXT_MODEL_MAP"]
+    return frozenset(ast.literal_eval(maps[0])) if maps and maps[0] is not None else None
+
+
+def _require(host: Described, guest: Described | None, use: Use, what: str) -> None:
+    if host.base is not None and (guest is None or guest.base is not None):
+        compat.require(compat.pair(host, guest, use), what)
+
+
+def _method(model: Described) -> str:
+    return model.quant.method if model.quant else "none"

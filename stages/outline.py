@@ -1,0 +1,148 @@
+"""The outline of a model or an adapter, from its configuration and its safetensors headers: no weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from registry.outlines import AdapterOutline, LoraTarget, ModelOutline, TensorGroup, group
+from stages.errors import InvalidInput
+
+Headers = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Tensor name → dtype code and shape."""
+
+_PAIR = re.compile(
+    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(?:\.default)?(?:\.(?P<leaf>weight|bias))?"
+)
+_WHOLE = re.compile(
+    r"(?P<module>.+?)(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(?P<leaf>weight|bias)"
+)
+_ENDS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight")
+
+
+def outline_of_model(folder: Path) -> dict[str, Any]:
+    """For a manifest's metrics: the outline of the Hugging Face model (GPTQ too) in `folder`."""
+    config = json.loads((folder / "config.json").read_text())
+    return model_outline(config, _headers(folder)).model_dump(mode="json")
+
+
+def outline_of_adapter(folder: Path) -> dict[str, Any]:
+    """For a manifest's metrics: the outline of the PEFT LoRA adapter in `folder`."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    file = folder / "tokenizer.json"
+    ids = tokenizer_length(json.loads(file.read_text("utf-8"))) if file.is_file() else None
+    return adapter_outline(config, _headers(folder), ids).model_dump(mode="json")
+
+
+def outline_of_gguf(values: Mapping[str, Any]) -> dict[str, Any]:
+    """For a manifest's metrics: a GGUF file's own limits. Its tensors, in llama.cpp's names, stay out."""
+    length = values.get(f"{values.get('general.architecture')}.context_length")
+    found = ModelOutline(context_length=length if isinstance(length, int) else None, tied=None, tensors={})
+    return found.model_dump(mode="json")
+
+
+def model_outline(config: Mapping[str, Any], headers: Headers) -> ModelOutline:
+    """`config`: config.json. A configuration that keeps its text model apart is read there too."""
+    text = config.get("text_config")
+    flat = {**config, **(text if isinstance(text, dict) else {})}
+    found: dict[str, dict[tuple[tuple[int, ...], str], int]] = {}
+    for name, (dtype, shape) in headers.items():
+        counts = found.setdefault(group(name), {})
+        counts[shape, dtype] = counts.get((shape, dtype), 0) + 1
+    length = flat.get("max_position_embeddings", flat.get("n_positions"))
+    tied = flat.get("tie_word_embeddings")
+    return ModelOutline(
+        context_length=length if isinstance(length, int) and length > 0 else None,
+        tied=tied if isinstance(tied, bool) else None,
+        tensors={
+            name: tuple(
+                TensorGroup(count=count, shape=shape, dtype=dtype)
+                for (shape, dtype), count in sorted(found[name].items())
+            )
+            for name in sorted(found)
+        },
+    )
+
+
+def adapter_outline(config: Mapping[str, Any], headers: Headers, ids: int | None) -> AdapterOutline:
+    """`config`: adapter_config.json; `ids`: length of the tokenizer beside the adapter, if there is one.
+
+    Raises `InvalidInput` for an adapter that holds no pairs, or half of one.
+    """
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+    saved: dict[str, tuple[int, ...]] = {}
+    biases = False
+    for name, (_, shape) in headers.items():
+        inside = name.removeprefix("base_model.model.")
+        part = _PAIR.fullmatch(inside)
+        if part and part["leaf"] != "bias":
+            pairs.setdefault(part["module"], {})[part["part"]] = shape
+        elif part:
+            biases = True
+        elif ".original_module." not in inside:
+            whole = _WHOLE.fullmatch(inside)
+            saved[group(f"{whole['module']}.{whole['leaf']}" if whole else inside)] = shape
+    targets = _targets(pairs)
+    if not targets:
+        raise InvalidInput("the adapter holds no pair of LoRA factors; expected tensors lora_A and lora_B")
+    rows = next((shape[0] for name, shape in saved.items() if name.endswith(_ENDS)), None)
+    return AdapterOutline(
+        rank=max(one.rank for ones in targets.values() for one in ones),
+        alpha=float(config["lora_alpha"]),
+        rslora=bool(config.get("use_rslora")),
+        dora=bool(config.get("use_dora")) or any("lora_magnitude_vector" in one for one in pairs.values()),
+        bias=biases or config.get("bias", "none") != "none" or any(n.endswith(".bias") for n in saved),
+        alpha_pattern=bool(config.get("alpha_pattern")),
+        rank_pattern=bool(config.get("rank_pattern")),
+        targets=targets,
+        saved=dict(sorted(saved.items())),
+        embedding_rows=rows,
+        tokenizer_length=ids,
+    )
+
+
+def tokenizer_length(tokenizer: Mapping[str, Any]) -> int | None:
+    """Largest id of a tokenizer.json, plus one; None where it has no vocabulary of a known form."""
+    vocabulary = (tokenizer.get("model") or {}).get("vocab")
+    ids: Iterable[Any] = ()
+    if isinstance(vocabulary, dict):
+        ids = vocabulary.values()
+    elif isinstance(vocabulary, list):
+        ids = (len(vocabulary) - 1,)
+    added = [entry.get("id") for entry in tokenizer.get("added_tokens") or () if isinstance(entry, dict)]
+    numbers = [one for one in (*ids, *added) if isinstance(one, int)]
+    return max(numbers) + 1 if numbers else None
+
+
+def _targets(pairs: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, tuple[LoraTarget, ...]]:
+    counted: dict[str, dict[tuple[int, int, int, bool], int]] = {}
+    for module, parts in sorted(pairs.items()):
+        embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+        first, second = (
+            parts.get(f"lora_{'embedding_' if embedding else ''}{letter}") for letter in ("A", "B")
+        )
+        if first is None or second is None or len(first) != 2 or len(second) != 2 or first[0] != second[1]:
+            raise InvalidInput(
+                f"the adapter's factors of {module} are {dict(parts)}; expected A (rank, inputs) and "
+                "B (outputs, rank): the file is incomplete or damaged"
+            )
+        key = (first[0], first[1], second[0], embedding)
+        counts = counted.setdefault(group(module), {})
+        counts[key] = counts.get(key, 0) + 1
+    return {
+        name: tuple(
+            LoraTarget(count=count, rank=rank, inputs=inputs, outputs=outputs, embedding=embedding)
+            for (rank, inputs, outputs, embedding), count in sorted(counts.items())
+        )
+        for name, counts in counted.items()
+    }
+
+
+def _headers(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    from stages.backends.model_files import read_headers
+
+    return {name: (header.dtype, header.shape) for name, header in read_headers(folder).items()}
