@@ -1,4 +1,7 @@
-"""Run a stage in a child process of its own, with its own process group and memory."""
+"""Run a stage in a child process of its own, with its own process group and memory.
+
+Half of a short stage's time is importing libraries, so `StandBy` keeps one process that has done so already.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel
 
@@ -22,6 +25,7 @@ from stages.errors import StageError, StageKilled
 from stages.run import resident_peak
 
 GRACE_SECONDS = 5.0
+_TREE = str(Path(__file__).resolve().parent.parent)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,75 @@ class StageFailed(StageError):
         self.exit_code = exit_code
 
 
+class StandBy:
+    """Context manager with one process that imports what most stages need while another stage runs.
+
+    `log`: where it writes until it has a stage.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._waiting: StageProcess | None = None
+
+    def __enter__(self) -> Self:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self.refill()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._waiting is not None:
+            self._waiting.end()
+
+    def take(self) -> StageProcess | None:
+        """The waiting process, which is the caller's from now on; None when it is not there any more."""
+        taken, self._waiting = self._waiting, None
+        if taken is not None and taken.child.poll() is not None:
+            taken.end()
+            return None
+        return taken
+
+    def refill(self) -> None:
+        """Start a process to wait for the next stage."""
+        self._waiting = StageProcess(self._log, "--import-ahead")
+
+
+class StageProcess:
+    """A process that takes one job; see `stages.run`."""
+
+    def __init__(self, log: Path, *options: str) -> None:
+        read_end, self._write_end = os.pipe()
+        self.reader = os.fdopen(read_end, "rb", buffering=0)
+        with log.open("ab") as output:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "stages.run", str(self._write_end), *options],
+                stdin=subprocess.PIPE, stdout=output, stderr=output,
+                pass_fds=[self._write_end], start_new_session=True, cwd=_TREE, env=_environment(),
+            )  # fmt: skip
+        os.close(self._write_end)
+
+    def send(self, **job: Any) -> None:
+        """Give it its job; a process that is gone by now shows when it is listened to."""
+        assert self.child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.write(json.dumps(job).encode() + b"\n")
+            self.child.stdin.flush()
+
+    def end(self) -> None:
+        """End the process and whatever it started; first politely, then not."""
+        if self.child.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.child.stdin.close()
+        if self.child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.wait(GRACE_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+        self.reader.close()
+
+
 def run_in_child(
     stage: str,
     parents: Mapping[str, Parent],
@@ -49,33 +122,35 @@ def run_in_child(
     out: Path,
     log: Path,
     on_progress: Callable[[dict[str, Any]], None],
+    stand_by: StandBy | None = None,
 ) -> Execution:
-    """Run `stage` in a child; its output goes to `log`.
+    """Run `stage` in a child, `stand_by`'s if it has one; its output goes to `log`.
 
     Raises `StageFailed` with the stage's own message, or `StageKilled` if the child died.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    read_end, write_end = os.pipe()
     started, ooms = time.time(), _oom_kills()
-    with log.open("ab") as output, os.fdopen(read_end, "rb", buffering=0) as reader:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "stages.run"],
-            stdin=subprocess.PIPE, stdout=output, stderr=output,
-            pass_fds=[write_end], start_new_session=True, cwd=out, env=_environment(),
-        )  # fmt: skip
-        os.close(write_end)
-        try:
-            _send_job(child, stage, parents, config, out, write_end)
-            last, peak = _listen(child, reader, on_progress)
-            child.wait()
-        finally:
-            end_group(child)
+    process = (stand_by.take() if stand_by else None) or StageProcess(log)
+    try:
+        process.send(
+            stage=stage,
+            parents={role: parent.model_dump(mode="json") for role, parent in parents.items()},
+            config=config.model_dump(mode="json"),
+            out=str(out),
+            log=str(log),
+        )
+        if stand_by is not None:
+            stand_by.refill()
+        last, peak = _listen(process, on_progress)
+        process.child.wait()
+    finally:
+        process.end()
     peak = max(peak, int(last.get("peak_bytes", 0)))
     if "facts" in last:
         return Execution(last["facts"], time.time() - started, peak, started)
     if "error" in last:
         raise StageFailed(last["error"], int(last["exit_code"]))
-    raise StageKilled(_epitaph(stage, child.returncode, peak, _oom_kills() > ooms, log))
+    raise StageKilled(_epitaph(stage, process.child.returncode, peak, _oom_kills() > ooms, log))
 
 
 def _environment() -> dict[str, str]:
@@ -83,51 +158,29 @@ def _environment() -> dict[str, str]:
 
     With its default, GNU OpenMP is 5 to 14 times slower as soon as another process wants a core.
     """
-    tree = str(Path(__file__).resolve().parent.parent)
     inherited = os.environ.get("PYTHONPATH")
     return {
         "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
-        "PYTHONPATH": f"{tree}{os.pathsep}{inherited}" if inherited else tree,
+        "PYTHONPATH": f"{_TREE}{os.pathsep}{inherited}" if inherited else _TREE,
     }
-
-
-def _send_job(
-    child: subprocess.Popen[bytes],
-    stage: str,
-    parents: Mapping[str, Parent],
-    config: BaseModel,
-    out: Path,
-    pipe: int,
-) -> None:
-    job = {
-        "stage": stage,
-        "parents": {role: parent.model_dump(mode="json") for role, parent in parents.items()},
-        "config": config.model_dump(mode="json"),
-        "out": str(out),
-        "pipe": pipe,
-    }
-    assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(job).encode() + b"\n")
-        child.stdin.flush()
 
 
 def _listen(
-    child: subprocess.Popen[bytes], reader: Any, on_progress: Callable[[dict[str, Any]], None]
+    process: StageProcess, on_progress: Callable[[dict[str, Any]], None]
 ) -> tuple[dict[str, Any], int]:
     """Forward progress until the child closes its pipe; return its last word and its peak memory."""
     last: dict[str, Any] = {}
     peak, rest = 0, b""
     with selectors.DefaultSelector() as selector:
-        selector.register(reader, selectors.EVENT_READ)
+        selector.register(process.reader, selectors.EVENT_READ)
         while True:
             if not selector.select(timeout=0.5):
-                peak = max(peak, resident_peak(child.pid))
-                if child.poll() is not None:
+                peak = max(peak, resident_peak(process.child.pid))
+                if process.child.poll() is not None:
                     return last, peak
                 continue
-            chunk = reader.read(65536)
+            chunk = process.reader.read(65536)
             if not chunk:
                 return last, peak
             *lines, rest = (rest + chunk).split(b"\n")
@@ -137,21 +190,6 @@ def _listen(
                     on_progress(message["progress"])
                 else:
                     last = message
-
-
-def end_group(child: subprocess.Popen[bytes]) -> None:
-    """End the child and whatever it started; first politely, then not."""
-    if child.stdin is not None:
-        with contextlib.suppress(OSError):
-            child.stdin.close()
-    if child.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 def _oom_kills() -> int:

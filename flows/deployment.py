@@ -32,7 +32,9 @@ def deploy(run: Run, config: DeployConfig, channel: str, artifact: Artifact, bas
         folder = run.folder / "deploy"
         folder.mkdir(parents=True, exist_ok=True)
         parents = {"model": run.parent(artifact), "base": run.parent(base)}
-        execution = run_in_child("deploy", parents, config, folder, run.log(label), run.view.update)
+        execution = run_in_child(
+            "deploy", parents, config, folder, run.log(label), run.view.update, run.stand_by
+        )
         facts = DeployFacts.model_validate(execution.facts)
         known = {"artifact_id", "engine", "url", "pid", "pid_started", "log", "question", "answer", "config"}
         row = run.registry.endpoints.add(channel=channel, **facts.model_dump(mode="json", include=known))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 import uuid
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.child import StandBy
 from flows.errors import FlowError
 from flows.gate import EXIT_CODES
 from flows.progress_view import ProgressView
@@ -44,26 +44,23 @@ def execute(recipe: Recipe, settings: Settings) -> Result:
     refuse_shortfalls(recipe, settings.root)
     quiet_libraries(settings.root)
     from flows.lifecycle import lifecycle
+    from flows.prefect_server import prefect_server
     from flows.step import Run
     from flows.summary import Outcome, report
 
     started, clock = datetime.now(UTC), time.monotonic()
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = settings.root / "runs" / run_id
-    registry = Registry.open(settings.root, settings.database_url)
-    with ProgressView() as view:
-        run, outcome, error = Run(registry, view, folder), Outcome(), None
+    registry = Registry.open(settings.root, settings.database_url, settings.store_url)
+    with ProgressView() as view, StandBy(folder / "logs" / "stand-by.log") as stand_by:
+        run, outcome, error = Run(registry, view, folder, stand_by), Outcome(), None
         try:
-            # Prefect's own server starts with the flow, in this process group, and inherits the mask: Ctrl-C
-            # must end the run and not the server that the run still reports to. The flow lifts it for itself.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            lifecycle(recipe, run, outcome)
+            with prefect_server(folder / "logs" / "prefect.log"):
+                lifecycle(recipe, run, outcome)
         except (Exception, KeyboardInterrupt) as caught:
             error = caught
             if not any(row.state == "failed" for row in run.rows):
                 run.rows.append(StageRow("run", "run", None, "failed", 0.0, None, str(caught)))
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     found = report(run, outcome, recipe.name, run_id, started, time.monotonic() - clock)
     folder.mkdir(parents=True, exist_ok=True)
     html = folder / "report.html"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,9 +14,8 @@ from flows.wording import duration, short, size
 
 @contextmanager
 def shown_in_prefect(run: Run, outcome: Outcome) -> Iterator[None]:
-    """Publish the tables when the block ends, also when it fails. From here on Ctrl-C ends the run."""
+    """Publish the tables when the block ends, also when it fails."""
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         yield
     finally:
         stages = [

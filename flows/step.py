@@ -14,7 +14,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
-from flows.child import run_in_child
+from flows.child import StandBy, run_in_child
 from flows.pin import pinned
 from flows.progress_view import ProgressView
 from flows.report import StageRow
@@ -49,6 +49,7 @@ class Run:
     registry: Registry
     view: ProgressView
     folder: Path
+    stand_by: StandBy | None = None
     rows: list[StageRow] = field(default_factory=list)
 
     def step(self, stage: str, config: BaseModel, label: str, **parents: Artifact) -> Artifact:
@@ -89,7 +90,7 @@ class Run:
                 return found, StageRow(label, stage, found.id, "reused", time.monotonic() - started, None, "")
             execution = run_in_child(
                 stage, {role: self.parent(p) for role, p in parents.items()}, config, draft.path,
-                self.log(label), _Watch(self.view, draft.touch, label),
+                self.log(label), _Watch(self.view, draft.touch, label), self.stand_by,
             )  # fmt: skip
             facts = Facts.model_validate(execution.facts)
             artifact = draft.commit(

@@ -2,7 +2,8 @@
 
 A job comes as one JSON line on standard input, which stays open: when it closes, the parent is gone
 and this whole process group ends. Progress and the result go, a JSON line each, to the descriptor
-named in the job. Nothing of the parent's memory, and no GPU memory, outlives the stage.
+named on the command line. With `--import-ahead` the libraries that most stages need are imported while
+there is no job yet. Nothing of the parent's memory, and no GPU memory, outlives the stage.
 """
 
 from __future__ import annotations
@@ -86,6 +87,13 @@ def _end_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+def _settle(log: Path, out: Path) -> None:
+    with log.open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.chdir(out)
+
+
 def _result(job: dict[str, Any]) -> dict[str, Any]:
     config = TypeAdapter(config_type(job["stage"])).validate_python(job["config"])
     parents = TypeAdapter(dict[str, Parent]).validate_python(job["parents"])
@@ -94,9 +102,15 @@ def _result(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    job = json.loads(sys.stdin.buffer.readline())
+    if "--import-ahead" in sys.argv:
+        importlib.import_module("stages.backends.import_ahead")
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 0
+    job = json.loads(line)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    pipe = os.fdopen(job["pipe"], "w", encoding="utf-8")
+    pipe = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+    _settle(Path(job["log"]), Path(job["out"]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("tuneline").addHandler(_ToPipe(pipe))
     try:

@@ -8,10 +8,10 @@ import logging
 from pathlib import Path
 
 import torch
-from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
+from stages.backends.gguf_read import read_gguf
 from stages.errors import InvalidInput, MissingPackage
 
 PROBE = "Hello  world!\n\n In 2024, it's 3.14 % naïve — 日本語 🙂\tdef f(x):\n    return x+10 \na   7\n    42"
@@ -53,8 +53,7 @@ def read_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
 
 def _restore_digits(tokenizer: PreTrainedTokenizerBase, gguf: Path) -> None:
     """transformers 5.19 drops the step of SmolLM's pre-tokenizer that puts each digit on its own."""
-    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
-    if field is not None and field.contents() == "smollm":
+    if read_gguf(gguf).values.get("tokenizer.ggml.pre") == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from flows import child
-from flows.child import StageFailed, run_in_child
+from flows.child import StageFailed, StandBy, run_in_child
 from stages.contract import StageConfig
 from stages.errors import StageKilled
 
@@ -56,7 +56,7 @@ class Probe(StageConfig):
 
 
 @pytest.fixture
-def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Runs a stage that lives in a folder of its own, found through `stages.__path__`."""
     folder = tmp_path / "more"
     folder.mkdir()
@@ -67,13 +67,14 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], An
     out.mkdir()
     events: list[dict[str, Any]] = []
 
-    def call(what: str) -> Any:
-        return run_in_child("probe", {}, Probe(what=what), out, tmp_path / "log", events.append), events
+    def call(what: str, stand_by: StandBy | None = None) -> Any:
+        log = tmp_path / "log"
+        return run_in_child("probe", {}, Probe(what=what), out, log, events.append, stand_by), events
 
     return call
 
 
-def test_result_progress_and_log(probe: Callable[[str], Any], tmp_path: Path) -> None:
+def test_result_progress_and_log(probe: Callable[..., Any], tmp_path: Path) -> None:
     execution, events = probe("fine")
     assert execution.facts["metrics"]["what"] == "fine"
     assert execution.facts["metrics"]["pid"] != os.getpid()
@@ -82,37 +83,37 @@ def test_result_progress_and_log(probe: Callable[[str], Any], tmp_path: Path) ->
     assert "printed by the stage" in (tmp_path / "log").read_text()
 
 
-def test_refusal_keeps_message_and_code(probe: Callable[[str], Any]) -> None:
+def test_refusal_keeps_message_and_code(probe: Callable[..., Any]) -> None:
     with pytest.raises(StageFailed, match=r"^the cake is a lie; bake another$") as caught:
         probe("refuse")
     assert caught.value.exit_code == 3
 
 
-def test_defect_names_its_type(probe: Callable[[str], Any], tmp_path: Path) -> None:
+def test_defect_names_its_type(probe: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="KeyError: 'cake'") as caught:
         probe("defect")
     assert caught.value.exit_code == 4
     assert "Traceback" in (tmp_path / "log").read_text()
 
 
-def test_killed_says_so(probe: Callable[[str], Any]) -> None:
+def test_killed_says_so(probe: Callable[..., Any]) -> None:
     with pytest.raises(StageKilled, match=r"probe was killed by SIGKILL at .* GB; .*log"):
         probe("die")
 
 
-def test_killed_for_memory_says_so(probe: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_for_memory_says_so(probe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([3, 4])
     monkeypatch.setattr(child, "_oom_kills", lambda: next(counts))
     with pytest.raises(StageKilled, match=r"out-of-memory killer at .* GB\. Free memory"):
         probe("die")
 
 
-def test_silent_exit_is_no_success(probe: Callable[[str], Any]) -> None:
+def test_silent_exit_is_no_success(probe: Callable[..., Any]) -> None:
     with pytest.raises(StageKilled, match="status 7 and no result"):
         probe("exit")
 
 
-def test_nothing_that_a_stage_started_outlives_it(probe: Callable[[str], Any]) -> None:
+def test_nothing_that_a_stage_started_outlives_it(probe: Callable[..., Any]) -> None:
     execution, _ = probe("leave")
     group = execution.facts["metrics"]["pid"]
     members = [process for process in psutil.process_iter() if _group(process.pid) == group]
@@ -127,7 +128,7 @@ def _group(pid: int) -> int | None:
         return None
 
 
-def test_child_ends_when_its_parent_is_killed(probe: Callable[[str], Any], tmp_path: Path) -> None:
+def test_child_ends_when_its_parent_is_killed(probe: Callable[..., Any], tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from flows.child import run_in_child;"
         "from tests.flows.test_child import Probe;"
@@ -148,4 +149,64 @@ def test_child_ends_when_its_parent_is_killed(probe: Callable[[str], Any], tmp_p
     parent.wait()
     parent.stdout.close()
     _, alive = psutil.wait_procs(watched, timeout=20)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_process_that_stood_by_does_the_work(probe: Callable[..., Any], tmp_path: Path) -> None:
+    with StandBy(tmp_path / "logs" / "stand-by") as stand_by:
+        waiting = _waiting(stand_by)
+        execution, events = probe("fine", stand_by)
+        next_one = _waiting(stand_by)
+    assert execution.facts["metrics"]["pid"] == waiting.pid != next_one.pid
+    assert [event["done"] for event in events] == [1]
+    assert "printed by the stage" in (tmp_path / "log").read_text()
+    assert next_one.poll() is not None
+
+
+def test_a_process_that_died_while_it_stood_by_is_replaced(probe: Callable[..., Any], tmp_path: Path) -> None:
+    with StandBy(tmp_path / "stand-by") as stand_by:
+        waiting = _waiting(stand_by)
+        waiting.kill()
+        waiting.wait()
+        execution, _ = probe("fine", stand_by)
+    assert execution.facts["metrics"]["pid"] != waiting.pid
+
+
+def test_what_stands_by_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys; from pathlib import Path; from flows.child import StandBy\n"
+        "with StandBy(Path(sys.argv[1])) as s: print(s._waiting.child.pid, flush=True); signal.pause()"
+    )
+    _ends_with_its_parent(code, str(tmp_path / "log"))
+
+
+def test_prefect_server_ends_when_its_parent_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    code = (
+        "import psutil, signal, sys; from pathlib import Path\n"
+        "from flows.prefect_server import prefect_server\n"
+        "with prefect_server(Path(sys.argv[1])):\n"
+        "    print(psutil.Process().children()[0].pid, flush=True); signal.pause()"
+    )
+    _ends_with_its_parent(code, str(tmp_path / "log"))
+
+
+def _waiting(stand_by: StandBy) -> subprocess.Popen[bytes]:
+    assert stand_by._waiting is not None
+    return stand_by._waiting.child
+
+
+def _ends_with_its_parent(code: str, *arguments: str) -> None:
+    """`code` prints the pid of a process that it started; kill it and see that one end."""
+    root = Path(__file__).resolve().parents[2]
+    parent = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, cwd=root)
+    assert parent.stdout is not None
+    with parent.stdout as stdout:
+        watched = psutil.Process(int(stdout.readline()))
+        parent.kill()
+        parent.wait()
+    _, alive = psutil.wait_procs([watched], timeout=30)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
