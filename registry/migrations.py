@@ -1,4 +1,4 @@
-"""From an older schema to this one, in one transaction: after it the database is as a fresh one with its rows.
+"""From an older schema to this one, in one transaction: then all is as in a fresh database, with its rows.
 
 The tables of each step are written out here and not taken from `schema`, which will have moved on by then.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
-from registry import schema
+from registry import schema, triggers
 
 _FROM_1 = (
     "ALTER TABLE leases ADD COLUMN holds TEXT",
@@ -55,14 +55,8 @@ STEPS: dict[int, Iterable[str]] = {1: _FROM_1}
 
 def upgrade(connection: Connection, version: int) -> None:
     """Take the database from `version` to `schema.VERSION`; the caller holds the write lock and commits."""
-    for name in _triggers(connection):
-        connection.exec_driver_sql(f"DROP TRIGGER {name}")
+    triggers.drop(connection)
     for step in range(version, schema.VERSION):
         for statement in STEPS[step]:
             connection.exec_driver_sql(statement)
-    schema.protect(connection)
-
-
-def _triggers(connection: Connection) -> list[str]:
-    rows = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-    return list(rows.scalars())
+    triggers.create(connection)

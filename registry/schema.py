@@ -1,4 +1,4 @@
-"""The tables of the registry, and the triggers that keep what must not change from changing."""
+"""The tables of the registry; `triggers` keeps what must not change from changing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    Connection,
     Float,
     ForeignKey,
     Index,
@@ -24,10 +23,16 @@ metadata = MetaData()
 
 _BYTES = BigInteger().with_variant(Integer, "sqlite")
 
+
+def _string(length: int) -> String:
+    # Compared by code points everywhere, as SQLite does: for the order of names, and for prefixes by index.
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 schema_version = Table(
     "schema_version",
     metadata,
-    Column("only", Integer, CheckConstraint("only = 1"), primary_key=True),
+    Column("only", Integer, CheckConstraint('"only" = 1'), primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
 )
 
@@ -47,25 +52,25 @@ artifacts = Table(
     "artifacts",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
-    Column("id", String(64), nullable=False, unique=True),
-    Column("kind", String(16), nullable=False),
-    Column("stage", String(64), nullable=False),
+    Column("id", _string(64), nullable=False, unique=True),
+    Column("kind", _string(16), nullable=False),
+    Column("stage", _string(64), nullable=False),
     Column("stage_version", Integer, nullable=False),
-    Column("created", String(32), nullable=False),
+    Column("created", _string(32), nullable=False),
     Column("bytes", _BYTES, nullable=False),
     Column("base_source", Text),
     Column("base_revision", Text),
-    Column("base_weights_digest", String(64)),
-    Column("base_tokenizer_digest", String(64)),
+    Column("base_weights_digest", _string(64)),
+    Column("base_tokenizer_digest", _string(64)),
     Column("base_tokenizer_length", Integer),
     Column("base_embedding_rows", Integer),
-    Column("base_chat_template_digest", String(64)),
+    Column("base_chat_template_digest", _string(64)),
     Column("base_architecture", Text),
-    Column("quant_method", String(8)),
+    Column("quant_method", _string(8)),
     Column("quant_requested", Text),
     Column("quant_effective", Text),
-    Column("quant_calibration_dataset", String(64), ForeignKey("artifacts.id")),
-    Column("quant_merge_base", String(8)),
+    Column("quant_calibration_dataset", _string(64), ForeignKey("artifacts.id")),
+    Column("quant_merge_base", _string(8)),
     Column("quant_toolchain", Text),
     Column("manifest", Text, nullable=False),
     _hex("id"),
@@ -89,9 +94,9 @@ Index("artifacts_by_kind", artifacts.c.kind, artifacts.c.sequence)
 edges = Table(
     "edges",
     metadata,
-    Column("child", String(64), ForeignKey("artifacts.id"), primary_key=True),
-    Column("relation", String(16), primary_key=True),
-    Column("parent", String(64), ForeignKey("artifacts.id"), primary_key=True),
+    Column("child", _string(64), ForeignKey("artifacts.id"), primary_key=True),
+    Column("relation", _string(16), primary_key=True),
+    Column("parent", _string(64), ForeignKey("artifacts.id"), primary_key=True),
     CheckConstraint("child <> parent", name="nothing_is_its_own_parent"),
 )
 Index("edges_by_parent", edges.c.parent)
@@ -99,9 +104,9 @@ Index("edges_by_parent", edges.c.parent)
 keys = Table(
     "keys",
     metadata,
-    Column("key", String(64), primary_key=True),
-    Column("artifact_id", String(64), ForeignKey("artifacts.id"), primary_key=True),
-    Column("created", String(32), nullable=False),
+    Column("key", _string(64), primary_key=True),
+    Column("artifact_id", _string(64), ForeignKey("artifacts.id"), primary_key=True),
+    Column("created", _string(32), nullable=False),
     _hex("key"),
     comment="a key may be bound again once the content of what it was bound to was collected",
 )
@@ -110,9 +115,9 @@ executions = Table(
     "executions",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
-    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False, index=True),
-    Column("key", String(64), nullable=False),
-    Column("started", String(40), nullable=False),
+    Column("artifact_id", _string(64), ForeignKey("artifacts.id"), nullable=False, index=True),
+    Column("key", _string(64), nullable=False),
+    Column("started", _string(40), nullable=False),
     Column("seconds", Float, nullable=False),
     Column("peak_bytes", _BYTES),
     Column("host", Text, nullable=False),
@@ -122,9 +127,9 @@ names = Table(
     "names",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
-    Column("name", String(100), nullable=False),
+    Column("name", _string(100), nullable=False),
     Column("version", Integer, CheckConstraint("version >= 1"), nullable=False),
-    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False, index=True),
+    Column("artifact_id", _string(64), ForeignKey("artifacts.id"), nullable=False, index=True),
     UniqueConstraint("name", "version"),
     UniqueConstraint("name", "artifact_id"),
 )
@@ -132,13 +137,13 @@ names = Table(
 leases = Table(
     "leases",
     metadata,
-    Column("key", String(64), primary_key=True),
+    Column("key", _string(64), primary_key=True),
     Column("token", Integer, nullable=False),
-    Column("stage", String(64), nullable=False),
+    Column("stage", _string(64), nullable=False),
     Column("host", Text, comment="null once released; the row stays so that the token never goes back"),
     Column("pid", Integer, nullable=False),
     Column("pid_started", Float, nullable=False),
-    Column("acquired", String(32), nullable=False),
+    Column("acquired", _string(32), nullable=False),
     Column("expires", Float, nullable=False, comment="seconds since the epoch"),
     Column("holds", Text, comment="JSON list of the artifacts that the work reads"),
 )
@@ -147,10 +152,10 @@ content_events = Table(
     "content_events",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
-    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
-    Column("action", String(9), CheckConstraint("action IN ('collected', 'restored')"), nullable=False),
+    Column("artifact_id", _string(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("action", _string(9), CheckConstraint("action IN ('collected', 'restored')"), nullable=False),
     Column("bytes", _BYTES, nullable=False),
-    Column("at", String(32), nullable=False),
+    Column("at", _string(32), nullable=False),
     comment="an artifact's files are in the store unless its latest event says 'collected'",
 )
 Index("content_events_by_artifact", content_events.c.artifact_id, content_events.c.sequence)
@@ -159,19 +164,19 @@ gate_decisions = Table(
     "gate_decisions",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
-    Column("id", String(64), nullable=False, unique=True),
-    Column("candidate", String(64), ForeignKey("artifacts.id"), nullable=False, index=True),
-    Column("baseline", String(64), ForeignKey("artifacts.id")),
+    Column("id", _string(64), nullable=False, unique=True),
+    Column("candidate", _string(64), ForeignKey("artifacts.id"), nullable=False, index=True),
+    Column("baseline", _string(64), ForeignKey("artifacts.id")),
     Column("policy", Text, nullable=False),
     Column(
         "verdict",
-        String(16),
+        _string(16),
         CheckConstraint("verdict IN ('pass', 'fail', 'insufficient', 'invalid')"),
         nullable=False,
     ),
     Column("evidence", Text, nullable=False),
-    Column("created", String(32), nullable=False),
-    Column("signer", String(64), comment="sha256 of the public key"),
+    Column("created", _string(32), nullable=False),
+    Column("signer", _string(64), comment="sha256 of the public key"),
     Column("signature", Text, CheckConstraint("(signer IS NULL) = (signature IS NULL)"), comment="base64"),
 )
 
@@ -179,12 +184,12 @@ channel_policies = Table(
     "channel_policies",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
-    Column("channel", String(129), nullable=False),
+    Column("channel", _string(129), nullable=False),
     Column("policy", Text, nullable=False),
-    Column("digest", String(64), nullable=False),
+    Column("digest", _string(64), nullable=False),
     Column("who", Text, CheckConstraint("length(who) > 0"), nullable=False),
     Column("reason", Text, CheckConstraint("length(reason) > 0"), nullable=False),
-    Column("at", String(32), nullable=False),
+    Column("at", _string(32), nullable=False),
     comment="the latest is the channel's policy",
 )
 Index("channel_policies_by_channel", channel_policies.c.channel, channel_policies.c.sequence)
@@ -192,26 +197,26 @@ Index("channel_policies_by_channel", channel_policies.c.channel, channel_policie
 channels = Table(
     "channels",
     metadata,
-    Column("name", String(129), primary_key=True),
-    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("name", _string(129), primary_key=True),
+    Column("artifact_id", _string(64), ForeignKey("artifacts.id"), nullable=False),
     Column("generation", Integer, CheckConstraint("generation >= 1"), nullable=False),
-    Column("moved", String(32), nullable=False),
+    Column("moved", _string(32), nullable=False),
 )
 
 channel_events = Table(
     "channel_events",
     metadata,
-    Column("channel", String(129), primary_key=True),
+    Column("channel", _string(129), primary_key=True),
     Column("generation", Integer, primary_key=True, autoincrement=False),
-    Column("action", String(8), CheckConstraint("action IN ('move', 'rollback')"), nullable=False),
-    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("action", _string(8), CheckConstraint("action IN ('move', 'rollback')"), nullable=False),
+    Column("artifact_id", _string(64), ForeignKey("artifacts.id"), nullable=False),
     Column("restores", Integer, comment="generation that a rollback went back to"),
-    Column("decision_id", String(64), ForeignKey("gate_decisions.id")),
+    Column("decision_id", _string(64), ForeignKey("gate_decisions.id")),
     Column("reason", Text),
     Column("who", Text),
-    Column("at", String(32), nullable=False),
-    Column("previous_digest", String(64), nullable=False),
-    Column("digest", String(64), nullable=False, unique=True),
+    Column("at", _string(32), nullable=False),
+    Column("previous_digest", _string(64), nullable=False),
+    Column("digest", _string(64), nullable=False, unique=True),
     CheckConstraint(
         "(action = 'move' AND decision_id IS NOT NULL) OR (length(reason) > 0 AND length(who) > 0)",
         name="decided_by_a_gate_or_a_person",
@@ -222,63 +227,17 @@ endpoints = Table(
     "endpoints",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
-    Column("id", String(16), nullable=False, unique=True),
-    Column("artifact_id", String(64), ForeignKey("artifacts.id"), nullable=False),
-    Column("channel", String(129)),
-    Column("engine", String(32), nullable=False),
+    Column("id", _string(16), nullable=False, unique=True),
+    Column("artifact_id", _string(64), ForeignKey("artifacts.id"), nullable=False),
+    Column("channel", _string(129)),
+    Column("engine", _string(32), nullable=False),
     Column("url", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("pid_started", Float, nullable=False),
     Column("log", Text, nullable=False),
-    Column("started", String(32), nullable=False),
-    Column("stopped", String(32)),
+    Column("started", _string(32), nullable=False),
+    Column("stopped", _string(32)),
     Column("question", Text),
     Column("answer", Text),
     Column("config", Text, nullable=False),
 )
-
-_IMMUTABLE = {
-    "artifacts": "id = NEW.id OR sequence = NEW.sequence",
-    "edges": "child = NEW.child AND relation = NEW.relation AND parent = NEW.parent",
-    "keys": "key = NEW.key AND artifact_id = NEW.artifact_id",
-    "executions": "sequence = NEW.sequence",
-    "names": "(name = NEW.name AND (version = NEW.version OR artifact_id = NEW.artifact_id)) "
-    "OR sequence = NEW.sequence",
-    "content_events": "sequence = NEW.sequence",
-    "channel_policies": "sequence = NEW.sequence",
-    "gate_decisions": "id = NEW.id OR sequence = NEW.sequence",
-    "channel_events": "(channel = NEW.channel AND generation = NEW.generation) OR digest = NEW.digest",
-}
-_AGE = "SELECT sequence FROM artifacts WHERE id ="
-
-
-def protect(connection: Connection) -> None:
-    """Create the triggers with which the database itself refuses to rewrite history, whoever asks."""
-    for statement in _sqlite_triggers():
-        connection.exec_driver_sql(statement)
-
-
-def _sqlite_triggers() -> list[str]:
-    # INSERT is watched too, because `INSERT OR REPLACE` deletes without firing a DELETE trigger.
-    statements = []
-    for table, same_row in _IMMUTABLE.items():
-        refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is immutable'); END"
-        for action in ("UPDATE", "DELETE"):
-            statements.append(
-                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} {refuse}"
-            )
-        statements.append(
-            f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
-            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same_row}) {refuse}"
-        )
-    statements += [
-        "CREATE TRIGGER channels_no_delete BEFORE DELETE ON channels "
-        "BEGIN SELECT RAISE(ABORT, 'channels are never deleted'); END",
-        "CREATE TRIGGER channels_step BEFORE UPDATE ON channels "
-        "WHEN NEW.name <> OLD.name OR NEW.generation <> OLD.generation + 1 "
-        "BEGIN SELECT RAISE(ABORT, 'a channel moves by one generation'); END",
-        "CREATE TRIGGER edges_point_back BEFORE INSERT ON edges "
-        f"WHEN ({_AGE} NEW.parent) >= ({_AGE} NEW.child) "
-        "BEGIN SELECT RAISE(ABORT, 'a parent is older than its child'); END",
-    ]
-    return statements

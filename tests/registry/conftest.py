@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from registry import Artifact, Registry
 from registry.artifacts import BaseReference, QuantSpec, memo_key
+from tests.registry import servers
+from tests.registry.places import COMBINATIONS, Place, Places
 
 EXECUTION = {"seconds": 1.5, "peak_bytes": 1000, "started": "2026-01-02T03:04:05+00:00"}
 
@@ -18,9 +21,53 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[servers.PostgreSQL]:
+    with servers.postgresql() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgresql: servers.PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a database that holds an empty registry; a copy of it is made faster than a new one."""
+    url = postgresql.fresh()
+    Registry.open(tmp_path_factory.mktemp("template"), url).close()
+    return servers.name_of(url)
+
+
+@pytest.fixture(params=COMBINATIONS)
+def combination(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def registry(home: Path) -> Iterator[Registry]:
-    with Registry.open(home) as opened:
+def places(combination: str, home: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
+    database, _ = combination.split("-")
+    count = 0
+    with ExitStack() as stack:
+
+        def make() -> Place:
+            nonlocal count
+            count += 1
+            where = home if count == 1 else home.with_name(f"home-{count}")
+            if database == "sqlite":
+                return Place(where)
+            server: servers.PostgreSQL = request.getfixturevalue("postgresql")
+            url = server.fresh(request.getfixturevalue("template"))
+            stack.callback(server.drop, url)
+            return Place(where, url)
+
+        yield make
+
+
+@pytest.fixture
+def place(places: Places) -> Place:
+    return places()
+
+
+@pytest.fixture
+def registry(place: Place) -> Iterator[Registry]:
+    with place.open() as opened:
         yield opened
 
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry import Artifact, Registry, Waiver
+from registry import Artifact, Registry, Waiver, triggers
 from registry.errors import Conflict, Corrupt, GateRequired, InvalidArtifact, NotFound
+from tests.registry.places import Places
 
 Publish = Callable[..., Artifact]
 BY_HAND = Waiver(reason="the first one", who="ada")
@@ -104,10 +105,8 @@ def test_rolling_back_goes_further_back_each_time(registry: Registry, ids: list[
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.integers(0, 3) | st.none(), max_size=12))
-def test_rollback_is_undo(
-    steps: list[int | None], tmp_path_factory: pytest.TempPathFactory, publish: Publish
-) -> None:
-    with Registry.open(tmp_path_factory.mktemp("registry")) as registry:
+def test_rollback_is_undo(steps: list[int | None], places: Places, publish: Publish) -> None:
+    with places().open() as registry:
         ids = [publish(registry, str(number)).id for number in range(4)]
         undo: list[int] = []
         generation = 0
@@ -134,7 +133,7 @@ def test_rollback_is_undo(
     [
         "UPDATE channel_events SET reason = 'nicer' WHERE generation = 2",
         "UPDATE channel_events SET at = '2020' WHERE generation = 1",
-        "UPDATE channel_events SET digest = printf('%064d', 1) WHERE generation = 3",
+        f"UPDATE channel_events SET digest = '{'1' * 64}' WHERE generation = 3",
         "DELETE FROM channel_events WHERE generation = 1",
         "DELETE FROM channel_events WHERE generation = 2",
         "DELETE FROM channel_events WHERE generation = 3",
@@ -146,8 +145,7 @@ def test_a_changed_history_shows(registry: Registry, ids: list[str], statement: 
         registry.channels.move("team/prod", artifact, generation, waiver=BY_HAND)
     registry.channels.history("team/prod")
     with registry._database.write() as connection:
-        connection.exec_driver_sql("DROP TRIGGER channel_events_no_update")
-        connection.exec_driver_sql("DROP TRIGGER channel_events_no_delete")
+        triggers.drop(connection)
         connection.exec_driver_sql(statement)
     with pytest.raises(Corrupt, match="history of channel team/prod"):
         registry.channels.history("team/prod")

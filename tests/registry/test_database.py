@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sqlite3
 import subprocess
 import sys
 import time
@@ -10,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
-from registry import Artifact, Registry, Waiver
+from registry import Artifact, Registry, Waiver, schema
 from registry.artifacts import BaseReference, QuantSpec
+from registry.database import now
 from registry.errors import Corrupt, InvalidArtifact, RegistryError, StoreFailed
 from registry.schema import artifacts as table
+from tests.registry.places import Place
+from tests.registry.servers import PostgreSQL, name_of
 
 Publish = Callable[..., Artifact]
-
-
-def raw(home: Path) -> sqlite3.Connection:
-    return sqlite3.connect(home / "registry.db", isolation_level=None)
 
 
 def test_importing_the_registry_loads_nothing_heavy() -> None:
@@ -42,8 +40,8 @@ def test_opening_is_fast(home: Path) -> None:
     assert time.perf_counter() - begun < 0.2
 
 
-def test_sqlite_is_durable_and_checks_references(registry: Registry, home: Path) -> None:
-    with registry._database.write() as connection:
+def test_sqlite_is_durable_and_checks_references(home: Path) -> None:
+    with Registry.open(home) as registry, registry._database.write() as connection:
         pragma = {
             p: connection.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("synchronous", "foreign_keys")
         }
@@ -53,10 +51,15 @@ def test_sqlite_is_durable_and_checks_references(registry: Registry, home: Path)
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://someone:secret@db/x", "sqlite://", "sqlite:///:memory:", "secret"]
-)
-def test_another_database_system_is_refused_without_showing_the_password(home: Path, url: str) -> None:
-    with pytest.raises(RegistryError, match="expected sqlite:///PATH") as caught:
+    "url",
+    [
+        "mysql://someone:secret@db/x", "oracle+nodriver://someone:secret@db/x", "sqlite://",
+        "sqlite:///:memory:", "secret", "postgresql:/someone:secret", "postgresql://someone:secret@db",
+        "postgresql://someone:secret@x@db", "postgresql://a/secret@b/c",
+    ],
+)  # fmt: skip
+def test_a_url_that_names_no_database_is_refused_without_showing_it(home: Path, url: str) -> None:
+    with pytest.raises(RegistryError, match=r"expected (sqlite|postgresql)://") as caught:
         Registry.open(home, url)
     assert "secret" not in str(caught.value)
 
@@ -83,48 +86,129 @@ def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
         Registry.open(tmp_path / "file" / "home")
 
 
-def _open_and_name(home: Path, results: Any) -> None:
-    with Registry.open(home) as registry:
-        results.put(registry.ls())
+def _open_and_list(place: Place, start: Any) -> None:
+    start.wait()
+    with place.open() as registry:
+        assert registry.ls() == []
 
 
-def test_eight_processes_create_one_registry(home: Path) -> None:
+def race(place: Place) -> list[int | None]:
     context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
-    processes = [context.Process(target=_open_and_name, args=(home, results)) for _ in range(8)]
+    start = context.Barrier(8)
+    processes = [context.Process(target=_open_and_list, args=(place, start)) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * 8
+    return [process.exitcode for process in processes]
 
 
-def test_history_cannot_be_rewritten_even_by_another_program(
-    registry: Registry, home: Path, publish: Publish
-) -> None:
+def test_eight_processes_create_one_registry(home: Path) -> None:
+    assert race(Place(home)) == [0] * 8
+
+
+def test_eight_processes_create_one_registry_on_a_server(home: Path, postgresql: PostgreSQL) -> None:
+    url = postgresql.fresh()
+    assert race(Place(home, url)) == [0] * 8
+    assert postgresql.sql("SELECT version FROM schema_version", name_of(url)) == [(schema.VERSION,)]
+    postgresql.drop(url)
+
+
+def fill(registry: Registry, publish: Publish) -> None:
+    """At least one row in every table that nobody may change."""
     one, two = publish(registry, "one"), publish(registry, "two", relations=())
     publish(registry, "three", relations=({"relation": "trained_on", "id": one.id},))
     registry.gates.record(two.id, one.id, {}, "pass", {})
     registry.name(one.id, "first")
     registry.channels.move("team/prod", one.id, 0, waiver=Waiver("start", "me"))
-    connection = raw(home)
-    for name in ("artifacts", "edges", "keys", "executions", "names", "gate_decisions", "channel_events"):
-        before = connection.execute(f"SELECT * FROM {name}").fetchall()
+    event = {"artifact_id": two.id, "action": "collected", "bytes": 3, "at": now()}
+    policy = {
+        "channel": "team/prod", "policy": "{}", "digest": "d" * 64, "who": "me", "reason": "new", "at": now()
+    }  # fmt: skip
+    with registry._database.write() as connection:
+        connection.execute(insert(schema.content_events), event)
+        connection.execute(insert(schema.channel_policies), policy)
+
+
+FOR_EVER = (
+    "artifacts", "edges", "keys", "executions", "names", "content_events", "channel_policies",
+    "gate_decisions", "channel_events",
+)  # fmt: skip
+
+
+def refused(registry: Registry, statement: str, match: str) -> None:
+    with pytest.raises(InvalidArtifact, match=match), registry._database.write() as connection:
+        connection.exec_driver_sql(statement)
+
+
+def test_history_cannot_be_rewritten_by_any_statement(registry: Registry, publish: Publish) -> None:
+    fill(registry, publish)
+    sqlite = registry._database._engine.dialect.name == "sqlite"
+    for name in FOR_EVER:
+        table = schema.metadata.tables[name]
+        with registry._database.read() as connection:
+            before = connection.execute(select(table)).all()
         assert before, name
-        column = connection.execute(f"PRAGMA table_info({name})").fetchall()[-1][1]
+        column = table.columns.keys()[-1]
         for statement in (
-            f"UPDATE {name} SET {column} = 'x'",
+            f"UPDATE {name} SET {column} = {column}",
             f"DELETE FROM {name}",
-            f"INSERT OR REPLACE INTO {name} SELECT * FROM {name}",
+            f"INSERT OR REPLACE INTO {name} SELECT * FROM {name}" if sqlite else f"TRUNCATE {name} CASCADE",
         ):
-            with pytest.raises(sqlite3.IntegrityError, match="immutable"):
-                connection.execute(statement)
-        assert connection.execute(f"SELECT * FROM {name}").fetchall() == before
-    with pytest.raises(sqlite3.IntegrityError, match="never deleted"):
-        connection.execute("DELETE FROM channels")
-    with pytest.raises(sqlite3.IntegrityError, match="by one generation"):
-        connection.execute("UPDATE channels SET generation = generation + 2")
-    connection.close()
+            refused(registry, statement, "immutable")
+        with registry._database.read() as connection:
+            assert connection.execute(select(table)).all() == before
+    refused(registry, "DELETE FROM channels", "never deleted")
+    refused(registry, "UPDATE channels SET generation = generation + 2", "by one generation")
+    refused(registry, "UPDATE channels SET generation = generation + 1, name = 'other/name'", "by one")
+
+
+def test_the_database_itself_keeps_edges_pointing_back(registry: Registry, publish: Publish) -> None:
+    old, young = publish(registry, "old"), publish(registry, "young")
+
+    def edge(child: str, parent: str) -> None:
+        with registry._database.write() as connection:
+            row = {"child": child, "relation": "trained_on", "parent": parent}
+            connection.execute(insert(schema.edges), row)
+
+    for child, parent in ((old.id, young.id), (old.id, old.id)):
+        with pytest.raises(InvalidArtifact, match="a parent is older than its child"):
+            edge(child, parent)
+    for child, parent in ((old.id, "f" * 64), ("f" * 64, old.id)):
+        with pytest.raises(InvalidArtifact, match=r"(?i)foreign key"):
+            edge(child, parent)
+    edge(young.id, old.id)
+    assert [(e.child, e.parent) for e in registry.lineage(young.id)] == [(young.id, old.id)]
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("content_events", {"action": "lost"}), ("content_events", {"artifact_id": "f" * 64}),
+        ("content_events", {"bytes": None}), ("channel_policies", {"who": ""}),
+        ("channel_policies", {"reason": ""}), ("gate_decisions", {"signer": "e" * 64}),
+        ("gate_decisions", {"signature": "abcd"}), ("gate_decisions", {"verdict": "maybe"}),
+    ],
+)  # fmt: skip
+def test_rows_that_break_a_rule_are_refused(
+    registry: Registry, publish: Publish, table: str, change: dict[str, object]
+) -> None:
+    fill(registry, publish)
+    of = schema.metadata.tables[table]
+    with registry._database.read() as connection:
+        row = connection.execute(select(of)).one()._asdict()
+    del row["sequence"]
+    row = {**row, "id": "e" * 64} if "id" in row else row
+    with pytest.raises(InvalidArtifact, match="refused the record"), registry._database.write() as connection:
+        connection.execute(insert(of), {**row, **change})
+    with registry._database.write() as connection:
+        connection.execute(insert(of), row)
+
+
+def test_numbers_beyond_32_bits(registry: Registry, publish: Publish, facts: Callable[..., Any]) -> None:
+    run = {**facts()["execution"], "peak_bytes": 2**40}
+    made = publish(registry, "one", execution=run)
+    assert registry.executions(made.id)[0].peak_bytes == 2**40
 
 
 @pytest.mark.parametrize(
@@ -156,5 +240,5 @@ def test_the_database_itself_demands_base_and_quantization(
 def test_a_reader_does_not_wait_for_a_writer(registry: Registry, publish: Publish) -> None:
     made = publish(registry, "one")
     with registry._database.write() as connection:
-        connection.exec_driver_sql("UPDATE leases SET expires = 0")
+        connection.execute(update(schema.leases), {"expires": 0.0})
         assert registry.ls() == [made]

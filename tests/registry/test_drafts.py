@@ -26,6 +26,7 @@ from registry.errors import (
     StoreFull,
 )
 from registry.schema import leases
+from tests.registry.places import Place, Places
 
 Publish = Callable[..., Artifact]
 Key = Callable[[str], str]
@@ -69,10 +70,10 @@ def test_a_key_keeps_its_first_artifact(
     assert "was dropped" in caplog.text
 
 
-def test_time_and_place_are_not_part_of_the_id(tmp_path: Path, publish: Publish, facts: Facts) -> None:
+def test_time_and_place_are_not_part_of_the_id(places: Places, publish: Publish, facts: Facts) -> None:
     ids = set()
     for number in range(2):
-        with Registry.open(tmp_path / str(number)) as registry:
+        with places().open() as registry:
             run = {"seconds": number, "peak_bytes": None, "started": f"2026-01-0{number + 1}T00:00:00"}
             ids.add(publish(registry, str(number), FILES, execution=run).id)
     assert len(ids) == 1
@@ -291,19 +292,19 @@ def test_an_error_at_any_file_operation_leaves_nothing_half_done(
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, StoreFull), (errno.EIO, StoreFailed)])
 def test_an_error_at_any_point_leaves_nothing_half_done(
-    home: Path, publish: Publish, key: Key, point: str, code: int, kind: type[RegistryError]
+    place: Place, publish: Publish, key: Key, point: str, code: int, kind: type[RegistryError]
 ) -> None:
     def fail(at: str) -> None:
         if at == point:
             raise OSError(code, os.strerror(code))
 
-    with Registry.open(home, point=fail) as registry, pytest.raises((kind, OSError)):
+    with place.open(point=fail) as registry, pytest.raises((kind, OSError)):
         publish(registry, "x", FILES)
-    with Registry.open(home) as registry:
+    with place.open() as registry:
         assert (registry.find(key("x")) is None) == (point != "committed")
         made = publish(registry, "x", FILES)
         assert registry.verify(made.id) == []
-        assert list((home / "drafts").iterdir()) == []
+        assert list((place.home / "drafts").iterdir()) == []
 
 
 def test_a_full_database_publishes_nothing(home: Path, publish: Publish, key: Key) -> None:

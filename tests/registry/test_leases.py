@@ -5,8 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import update
@@ -17,15 +16,14 @@ from registry.errors import Conflict
 from registry.leases import Leases
 from registry.processes import alive, started
 from registry.schema import leases as table
+from tests.registry.places import Place
 
 KEY = "a" * 64
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path / "registry.db")
-    yield opened
-    opened.close()
+def database(registry: Registry) -> Database:
+    return registry._database
 
 
 @pytest.fixture
@@ -98,10 +96,10 @@ def test_a_pid_of_another_host_is_believed_until_it_expires(leases: Leases, data
         leases.acquire(KEY, "train")
 
 
-def test_a_killed_holder_is_replaced(home: Path, key: Callable[[str], str]) -> None:
+def test_a_killed_holder_is_replaced(place: Place, key: Callable[[str], str]) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from registry import Registry\n"
-        f"with Registry.open(Path({str(home)!r})).draft({key('x')!r}, 'train') as draft:\n"
+        "import sys; from pathlib import PosixPath; from tests.registry.places import Place\n"
+        f"with {place!r}.open().draft({key('x')!r}, 'train') as draft:\n"
         "    (draft.path / 'checkpoints').mkdir(); (draft.path / 'checkpoints' / 'step').write_text('7')\n"
         "    (draft.path / 'half.bin').write_text('half')\n"
         "    print(draft.path, flush=True); sys.stdin.read()\n"
@@ -110,7 +108,7 @@ def test_a_killed_holder_is_replaced(home: Path, key: Callable[[str], str]) -> N
     assert holder.stdout is not None
     assert holder.stdin is not None
     holder.stdout.readline()
-    with Registry.open(home) as registry:
+    with place.open() as registry:
         with pytest.raises(Conflict, match=f"pid {holder.pid}"), registry.draft(key("x"), "train"):
             pass
         holder.send_signal(signal.SIGKILL)

@@ -1,23 +1,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from registry import Artifact, Edge, Registry, Waiver
+from registry import Artifact, Edge, Registry, Waiver, triggers
 from registry.artifacts import BaseReference, Parentage, QuantSpec
 from registry.errors import InvalidArtifact, NotFound
 from registry.schema import artifacts
+from tests.registry.places import Place, Places
 
 Publish = Callable[..., Artifact]
 
 
 def test_what_was_published_is_read_back_whole(
-    registry: Registry, home: Path, publish: Publish, base: BaseReference
+    registry: Registry, place: Place, publish: Publish, base: BaseReference
 ) -> None:
     dataset = publish(registry, "data")
     quant = QuantSpec(
@@ -29,7 +29,7 @@ def test_what_was_published_is_read_back_whole(
         registry, "model", facts_kind="quantized", stage="quantize", stage_version=3, config={"bits": 4},
         base=base, quant=quant, metrics={"size": 1}, relations=relations, toolchain={"torch": "2"},
     )  # fmt: skip
-    with Registry.open(home) as again:
+    with place.open() as again:
         found = again.get(made.id)
     assert found == made
     assert found.manifest.base == base
@@ -49,8 +49,7 @@ def test_verify_finds_a_record_that_was_changed(registry: Registry, publish: Pub
         registry, "child", relations=(Parentage(relation="trained_on", id=publish(registry, "p").id),)
     )
     with registry._database.write() as connection:
-        connection.exec_driver_sql("DROP TRIGGER artifacts_no_update")
-        connection.exec_driver_sql("DROP TRIGGER edges_no_delete")
+        triggers.drop(connection)
         connection.exec_driver_sql(
             "UPDATE artifacts SET stage_version = 2, "
             """manifest = replace(manifest, '"config":{}', '"config":{"a":1}')"""
@@ -141,12 +140,10 @@ def test_pages_are_newest_first_and_complete(
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_lineage_is_everything_above(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, publish: Publish
-) -> None:
+def test_lineage_is_everything_above(data: st.DataObject, places: Places, publish: Publish) -> None:
     count = data.draw(st.integers(1, 8))
     above: dict[int, set[int]] = {}
-    with Registry.open(tmp_path_factory.mktemp("registry")) as registry:
+    with places().open() as registry:
         made: list[Artifact] = []
         for number in range(count):
             chosen = data.draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()

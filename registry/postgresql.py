@@ -1,0 +1,135 @@
+"""PostgreSQL: writers wait for one advisory lock, readers see one state, every wait has an end."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+
+from registry import errors
+
+log = logging.getLogger("tuneline.registry")
+
+LOCK_SECONDS = 60
+READING: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+_WRITER = 0x74756E656C696E65  # "tuneline"; advisory locks are named by a number, within one database
+_SETTINGS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+    "application_name": "tuneline",
+}
+# All local to the transaction, so that a pooler between us and the server may share connections. A server
+# that answers a commit before it is on its disk is told not to. A client that stopped in a transaction, or
+# whose host is gone, must not keep the lock.
+_BEFORE_WRITING = (
+    f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true), "
+    "set_config('idle_in_transaction_session_timeout', '10min', true), "
+    "set_config('tcp_keepalives_idle', '30', true), set_config('tcp_keepalives_interval', '10', true), "
+    "set_config('tcp_keepalives_count', '3', true), set_config('synchronous_commit', "
+    "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
+    "ELSE current_setting('synchronous_commit') END, true)"
+)
+
+
+def connect(address: URL) -> Engine:
+    """An engine for the database that the URL names; what it leaves out, libpq takes from PGHOST and so on.
+
+    Raises RegistryError where the driver is not installed or the URL cannot be meant so.
+    """
+    if not address.database or "@" in f"{address.database}{address.host}":
+        raise errors.RegistryError(
+            "the database URL cannot be read; expected postgresql://USER@HOST:PORT/DATABASE, where "
+            "'@', '/' and ':' within a name or password are written %40, %2F and %3A"
+        )
+    query = {**_SETTINGS, **address.query}
+    try:
+        engine = create_engine(
+            address.set(drivername="postgresql+psycopg", query=query),
+            # Statements that the driver prepares do not survive a pooler that changes the server's session.
+            connect_args={"prepare_threshold": None},
+            pool_pre_ping=True,
+        )
+    except ImportError as error:
+        raise errors.RegistryError(
+            f"a PostgreSQL registry needs the driver psycopg, which is not installed ({error}): "
+            "pip install 'tuneline[postgres]'"
+        ) from error
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def make_ready(engine: Engine) -> None:
+    """Check what a database must be before tables are made in it; raises RegistryError."""
+    with engine.connect() as connection:
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise errors.RegistryError(
+            f"{shown(engine.url)}: its encoding is {encoding}, expected UTF8: "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+def back_up(engine: Engine, version: int) -> None:
+    """Say that the upgrade begins; a copy is for pg_dump to make."""
+    log.info("%s is upgraded from schema version %d, in one transaction", shown(engine.url), version)
+
+
+def shown(address: URL) -> str:
+    """The URL without anything that could be secret."""
+    plain = make_url("postgresql://").set(
+        username=address.username, host=address.host, port=address.port, database=address.database
+    )
+    return plain.render_as_string()
+
+
+def in_our_words(error: exc.DBAPIError, where: str) -> errors.RegistryError:
+    """What PostgreSQL's error means to a user; its codes are in the manual's appendix A."""
+    code = getattr(error.orig, "sqlstate", None) or ""
+    diagnosis = getattr(error.orig, "diag", None)
+    parts = [getattr(diagnosis, part, None) for part in ("message_primary", "message_detail")]
+    detail = "; ".join(part for part in parts if part) or " ".join(str(error.orig).split())
+    said = f"{where}: {detail}"
+    if code.startswith(("22", "23")) or isinstance(error, exc.DataError):
+        return errors.InvalidArtifact(f"the registry refused the record: {detail}")
+    if code == "53100":
+        return errors.StoreFull(
+            f"{said}; nothing became visible: free space on the server and run the same command again"
+        )
+    if code == "55P03":
+        return errors.Conflict(
+            f"{said}: another process has been writing for {LOCK_SECONDS} s; try again, "
+            "and look at pg_stat_activity if it stays"
+        )
+    if code.startswith("40"):
+        return errors.Conflict(f"{said}; nothing became visible: try again")
+    if code.startswith("XX001") or code.startswith("XX002"):
+        return errors.Corrupt(f"{said}; restore the database from a backup")
+    advice = next((text for start, text in _ADVICE.items() if code.startswith(start)), None)
+    if advice is None and (error.connection_invalidated or not code or code.startswith(("08", "57P"))):
+        advice = _BROKEN if error.connection_invalidated else "check that the server runs and can be reached"
+    return errors.StoreFailed(f"{said}; {advice or 'nothing became visible: look at the log of the server'}")
+
+
+_ADVICE = {
+    "25006": "the server only reads (a standby?): name the primary in TUNELINE_DATABASE_URL",
+    "28": "check the user and the password (TUNELINE_DATABASE_URL, PGPASSWORD or ~/.pgpass)",
+    "3D000": "create it first: createdb --encoding=UTF8",
+    "42501": "have the role that owns the tables open the registry first, to create or upgrade them, and "
+    "grant this one SELECT, INSERT and UPDATE on the tables and USAGE on the sequences",
+    "53300": "the server has no connection left: try again, or raise its max_connections",
+}
+_BROKEN = (
+    "the connection broke: if that was within a commit, only the server knows whether it was recorded; "
+    "run the same command again, which finds what is there"
+)
+
+
+def _begin(connection: Connection) -> None:
+    if connection.get_execution_options().get("writing"):
+        connection.exec_driver_sql(_BEFORE_WRITING)
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER})")

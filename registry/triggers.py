@@ -1,0 +1,98 @@
+"""The triggers with which the database itself refuses to rewrite history, whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, text
+
+_IMMUTABLE = {
+    "artifacts": "id = NEW.id OR sequence = NEW.sequence",
+    "edges": "child = NEW.child AND relation = NEW.relation AND parent = NEW.parent",
+    "keys": "key = NEW.key AND artifact_id = NEW.artifact_id",
+    "executions": "sequence = NEW.sequence",
+    "names": "(name = NEW.name AND (version = NEW.version OR artifact_id = NEW.artifact_id)) "
+    "OR sequence = NEW.sequence",
+    "content_events": "sequence = NEW.sequence",
+    "channel_policies": "sequence = NEW.sequence",
+    "gate_decisions": "id = NEW.id OR sequence = NEW.sequence",
+    "channel_events": "(channel = NEW.channel AND generation = NEW.generation) OR digest = NEW.digest",
+}
+"""Table → which row an `INSERT OR REPLACE` would replace."""
+
+_CHANNEL_STAYS = "channels are never deleted"
+_CHANNEL_JUMPS = "NEW.name <> OLD.name OR NEW.generation <> OLD.generation + 1"
+_CHANNEL_STEPS = "a channel moves by one generation"
+_AGE = "SELECT sequence FROM artifacts WHERE id ="
+_YOUNG_PARENT = f"({_AGE} NEW.parent) >= ({_AGE} NEW.child)"
+_PARENT_IS_OLDER = "a parent is older than its child"
+
+
+def create(connection: Connection) -> None:
+    """Create all of them; they must not be there yet."""
+    for statement in _sqlite() if connection.dialect.name == "sqlite" else _postgresql():
+        connection.execute(text(statement))
+
+
+def drop(connection: Connection) -> None:
+    """Drop all of them, so that a migration can change the tables; `create` must follow."""
+    if connection.dialect.name == "sqlite":
+        found = text("SELECT name AS trigger, tbl_name AS relation FROM sqlite_master WHERE type = 'trigger'")
+    else:
+        found = text(
+            "SELECT tgname AS trigger, relname AS relation FROM pg_trigger "
+            "JOIN pg_class c ON c.oid = tgrelid WHERE NOT tgisinternal AND pg_table_is_visible(c.oid)"
+        )
+    for row in connection.execute(found).all():
+        on = "" if connection.dialect.name == "sqlite" else f" ON {row.relation}"
+        connection.execute(text(f"DROP TRIGGER {row.trigger}{on}"))
+
+
+def _sqlite() -> Iterator[str]:
+    def refuse(trigger: str, action: str, table: str, said: str, when: str = "") -> str:
+        return (
+            f"CREATE TRIGGER {trigger} BEFORE {action} ON {table} {when and f'WHEN {when} '}"
+            f"BEGIN SELECT RAISE(ABORT, '{said}'); END"
+        )
+
+    for table, same_row in _IMMUTABLE.items():
+        said = f"{table} is immutable"
+        for action in ("UPDATE", "DELETE"):
+            yield refuse(f"{table}_no_{action.lower()}", action, table, said)
+        # `INSERT OR REPLACE` deletes without firing a DELETE trigger.
+        exists = f"EXISTS (SELECT 1 FROM {table} WHERE {same_row})"
+        yield refuse(f"{table}_no_replace", "INSERT", table, said, exists)
+    yield refuse("channels_no_delete", "DELETE", "channels", _CHANNEL_STAYS)
+    yield refuse("channels_step", "UPDATE", "channels", _CHANNEL_STEPS, _CHANNEL_JUMPS)
+    yield refuse("edges_point_back", "INSERT", "edges", _PARENT_IS_OLDER, _YOUNG_PARENT)
+
+
+def _postgresql() -> Iterator[str]:
+    def refuse(trigger: str, action: str, table: str, said: str, when: str = "") -> str:
+        each = "STATEMENT" if action == "TRUNCATE" else "ROW"
+        return (
+            f"CREATE TRIGGER {trigger} BEFORE {action} ON {table} FOR EACH {each} "
+            f"{when and f'WHEN ({when}) '}EXECUTE FUNCTION tuneline_refuse('{said}')"
+        )
+
+    raising = "RAISE EXCEPTION USING ERRCODE = 'integrity_constraint_violation', MESSAGE ="
+    yield (
+        "CREATE OR REPLACE FUNCTION tuneline_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN {raising} TG_ARGV[0]; END $$"
+    )
+    # A query within a condition is for functions only; the path is bound so that none shadows our table.
+    yield (
+        "CREATE OR REPLACE FUNCTION tuneline_parent_is_older() RETURNS trigger LANGUAGE plpgsql "
+        f"SET search_path FROM CURRENT AS $$ BEGIN IF {_YOUNG_PARENT} THEN {raising} '{_PARENT_IS_OLDER}'; "
+        "END IF; RETURN NEW; END $$"
+    )
+    for table in _IMMUTABLE:
+        for action in ("UPDATE", "DELETE", "TRUNCATE"):
+            yield refuse(f"{table}_no_{action.lower()}", action, table, f"{table} is immutable")
+    for action in ("DELETE", "TRUNCATE"):
+        yield refuse(f"channels_no_{action.lower()}", action, "channels", _CHANNEL_STAYS)
+    yield refuse("channels_step", "UPDATE", "channels", _CHANNEL_STEPS, _CHANNEL_JUMPS)
+    yield (
+        "CREATE TRIGGER edges_point_back BEFORE INSERT ON edges FOR EACH ROW "
+        "EXECUTE FUNCTION tuneline_parent_is_older()"
+    )
