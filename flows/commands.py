@@ -94,14 +94,15 @@ def stage(arguments: argparse.Namespace) -> Reply:
     return document, show, 0
 
 
-def _open() -> Registry:
+def open_registry() -> Registry:
+    """The registry that the settings name."""
     settings = Settings()
-    return Registry.open(settings.root, settings.database_url)
+    return Registry.open(settings.root, settings.database_url, settings.store_url)
 
 
 def artifacts_ls(arguments: argparse.Namespace) -> Reply:
     """Artifacts, newest first."""
-    found = _open().ls(kind=arguments.kind, limit=arguments.limit)
+    found = open_registry().ls(kind=arguments.kind, limit=arguments.limit)
     rows = [
         (short(a.id), a.manifest.kind, a.manifest.stage, _what(a.manifest), f"{a.created:%Y-%m-%d %H:%M}",
          size(a.size))
@@ -129,7 +130,7 @@ def _what(manifest: Any) -> str:
 
 def artifacts_show(arguments: argparse.Namespace) -> Reply:
     """One artifact, whole."""
-    registry = _open()
+    registry = open_registry()
     artifact = registry.get(arguments.ref)
     document = {
         "id": artifact.id,
@@ -144,7 +145,7 @@ def artifacts_lineage(arguments: argparse.Namespace) -> Reply:
     """The artifacts that one was made from, as a tree."""
     from rich.tree import Tree
 
-    registry = _open()
+    registry = open_registry()
     artifact = registry.get(arguments.ref)
     edges = registry.lineage(artifact.id)
 
@@ -166,7 +167,7 @@ def artifacts_lineage(arguments: argparse.Namespace) -> Reply:
 
 def artifacts_verify(arguments: argparse.Namespace) -> Reply:
     """Re-hash an artifact's bytes."""
-    registry = _open()
+    registry = open_registry()
     artifact = registry.get(arguments.ref)
     problems = [str(problem) for problem in registry.verify(artifact.id)]
 
@@ -182,7 +183,7 @@ def endpoints_ls(arguments: argparse.Namespace) -> Reply:
     """Endpoints that were not stopped, and whether they are alive."""
     from serving import engine
 
-    rows = [(row, engine.alive(row)) for row in _open().endpoints.ls(running_only=True)]
+    rows = [(row, engine.alive(row)) for row in open_registry().endpoints.ls(running_only=True)]
     cells = [
         (
             row.id,
@@ -204,7 +205,7 @@ def endpoints_stop(arguments: argparse.Namespace) -> Reply:
     """Stop one endpoint."""
     from serving import engine
 
-    registry = _open()
+    registry = open_registry()
     row = registry.endpoints.get(arguments.id)
     engine.stop(row)
     registry.endpoints.mark_stopped(row.id)
@@ -213,7 +214,7 @@ def endpoints_stop(arguments: argparse.Namespace) -> Reply:
 
 def channels_ls(arguments: argparse.Namespace) -> Reply:
     """Every channel."""
-    found = _open().channels.ls()
+    found = open_registry().channels.ls()
     rows = [(c.name, short(c.artifact_id), str(c.generation)) for c in found]
     document = [c.model_dump(mode="json") for c in found]
     return document, lambda: print_table("", ("channel", "artifact", "generation"), rows), 0
@@ -221,7 +222,7 @@ def channels_ls(arguments: argparse.Namespace) -> Reply:
 
 def rollback(arguments: argparse.Namespace) -> Reply:
     """Move a channel back."""
-    registry = _open()
+    registry = open_registry()
     if registry.channels.get(arguments.channel) is None:
         raise NotFound(f"no channel {arguments.channel!r}; `tuneline channels` lists them")
     moved = registry.channels.rollback(arguments.channel, reason=arguments.reason, who=getpass.getuser())

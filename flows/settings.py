@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -17,6 +17,14 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".tuneline"), description="registry, content store, logs and reports")
     database_url: str | None = Field(
         default=None, description="SQLAlchemy URL of the registry; default: SQLite under the home"
+    )
+    store_url: str | None = Field(
+        default=None,
+        description="where files are kept: s3://BUCKET/PREFIX, file:///PATH; default: under the home",
+    )
+
+    api_token: SecretStr | None = Field(
+        default=None, description="what `tuneline api` asks for; needed to serve other machines"
     )
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,23 +15,29 @@ from pydantic import ValidationError
 
 from registry import catalog
 from registry.artifacts import BaseReference, Kind, Manifest, Parentage, QuantSpec
+from registry.blobs import Point
 from registry.compat import check
 from registry.database import Database
-from registry.errors import InvalidArtifact, NotFound, RegistryError
+from registry.errors import InvalidArtifact, NotFound, RegistryError, StoreFailed
 from registry.files import FoundFile, remove_tree, scan, sync_directory, translated
 from registry.leases import Leases
-from registry.store import LocalStore, Point
+from registry.store import Store
 
 log = logging.getLogger("tuneline.registry")
 
 CHECKPOINTS = "checkpoints"
 _SAME_BASE = frozenset({"adapter", "merge", "quantized", "finetune"})
 
+_ROUNDS = 5
+
 POINTS = (
     "leased", "draft ready", "scanned", "staged", "synced", "renamed", "directory synced", "stored",
     "rows written", "committed",
 )  # fmt: skip
-"""What a `Point` hook hears of, in order; those from "staged" to "directory synced" once per new file."""
+"""What a `Point` hook hears of, in order; those from "staged" to "directory synced" once per new file.
+
+With an object store, "uploaded" comes between the last "directory synced" and "stored", once per new blob.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Workshop:
 
     root: Path
     database: Database
-    store: LocalStore
+    store: Store
     leases: Leases
     point: Point
 
@@ -94,12 +101,8 @@ class Draft:
         )  # fmt: skip
         artifact_id = manifest.id
         self._check_parents(manifest)
-        with translated(f"publishing the result of stage {stage}"):
-            self._store_files(found)
-            with self._shop.database.write() as connection:
-                self._shop.leases.guard(connection, self._key, self._token)
-                artifact = catalog.publish(connection, manifest, artifact_id, self._key, run)
-                self._shop.point("rows written")
+        with translated(f"publishing the result of stage {stage}"), self._kept_alive():
+            artifact = self._publish(found.values(), manifest, artifact_id, run)
         self.committed = artifact
         if artifact.id != artifact_id:
             log.warning(
@@ -123,12 +126,46 @@ class Draft:
             if artifact is not None and parent.relation in _SAME_BASE and manifest.base is not None:
                 check(manifest.base, artifact.manifest)
 
-    def _store_files(self, found: Mapping[str, FoundFile]) -> None:
+    def _publish(
+        self, found: Collection[FoundFile], manifest: Manifest, artifact_id: str, run: Mapping[str, Any]
+    ) -> catalog.Artifact:
         scratch = self.path.with_name(f"{self._token}.incoming")
         scratch.mkdir(exist_ok=True)
-        for number, file in enumerate(found.values()):
-            self._shop.store.put(file, scratch / str(number))
-        self._shop.point("stored")
+        lacking = {file.entry for file in found}
+        for _ in range(_ROUNDS):
+            self._shop.store.put([file for file in found if file.entry in lacking], scratch)
+            self._shop.point("stored")
+            with self._shop.database.write() as connection:
+                self._shop.leases.guard(connection, self._key, self._token)
+                # Blobs are collected under the same lock, so what is there now stays for this artifact.
+                lacking = set(self._shop.store.missing(file.entry for file in found))
+                if not lacking:
+                    artifact = catalog.publish(connection, manifest, artifact_id, self._key, run)
+                    self._shop.point("rows written")
+                    return artifact
+        raise StoreFailed(
+            f"artifact {artifact_id[:12]}: blob {min(e.sha256 for e in lacking)[:12]} was stored {_ROUNDS} "
+            "times and was gone each time; nothing became visible: see who deletes from the store, then run "
+            "the same command again"
+        )
+
+    @contextmanager
+    def _kept_alive(self) -> Iterator[None]:
+        """Renew the lease now and then, since an upload may take longer than it lasts."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(self._shop.leases.seconds / 3):
+                with suppress(RegistryError):  # the publishing transaction finds out by itself
+                    self.touch()
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 @contextmanager

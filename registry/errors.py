@@ -3,6 +3,7 @@
 RegistryError                 anything below; has an exit code for the command line
 ├── NotFound                  no artifact, channel or endpoint of that name
 ├── InvalidArtifact           a manifest or a file that breaks the rules (exit code 3)
+├── InvalidSetting            a database or store URL that cannot be used (exit code 3)
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
 ├── Corrupt                   stored bytes differ from their digest
 ├── Conflict                  somebody else moved the channel or holds the lease
@@ -23,6 +24,10 @@ class NotFound(RegistryError):
 
 
 class InvalidArtifact(RegistryError):
+    exit_code = 3
+
+
+class InvalidSetting(RegistryError):
     exit_code = 3
 
 

@@ -17,6 +17,9 @@ from registry.artifacts import FileEntry
 from registry.errors import InvalidArtifact, StoreFailed, StoreFull
 from registry.names import check_file_names
 
+Fault = tuple[Literal["missing", "altered", "truncated"], str]
+"""How stored bytes differ from what was published, and in words."""
+
 
 @dataclass(frozen=True)
 class FoundFile:
@@ -51,7 +54,7 @@ def scan(root: Path, leave_out: str) -> dict[str, FoundFile]:
     return {name: _found(paths[name]) for name in sorted(paths)}
 
 
-def fault(path: Path, entry: FileEntry) -> tuple[Literal["missing", "altered", "truncated"], str] | None:
+def fault(path: Path, entry: FileEntry) -> Fault | None:
     """How the file at `path` differs from `entry` (every byte is read), or None."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -27,7 +27,7 @@ class Leases:
 
     def __init__(self, database: Database, seconds: float) -> None:
         self._database = database
-        self._seconds = seconds
+        self.seconds = seconds
 
     def acquire(self, key: str, stage: str, holds: Iterable[str] = ()) -> int:
         """Take the lease, also from a dead or expired holder; returns its token. A live holder: Conflict.
@@ -40,7 +40,7 @@ class Leases:
             "pid": os.getpid(),
             "pid_started": started(),
             "acquired": now(),
-            "expires": time.time() + self._seconds,
+            "expires": time.time() + self.seconds,
             "holds": json.dumps(sorted(holds)),
         }
         with self._database.write() as connection:
@@ -62,7 +62,7 @@ class Leases:
     def guard(self, connection: Connection, key: str, token: int) -> None:
         """Extend the lease within a transaction, so that what is written there stands or falls with it."""
         mine = (leases.c.key == key) & (leases.c.token == token) & leases.c.host.is_not(None)
-        extended = connection.execute(update(leases).where(mine), {"expires": time.time() + self._seconds})
+        extended = connection.execute(update(leases).where(mine), {"expires": time.time() + self.seconds})
         if extended.rowcount == 1:
             return
         row = _row(connection, key)

@@ -10,6 +10,7 @@ from typing import Self
 
 from registry import catalog, drafts
 from registry.artifacts import Kind
+from registry.blobs import Point
 from registry.catalog import Artifact, Edge, Execution
 from registry.channels import Channels
 from registry.database import Database
@@ -19,7 +20,7 @@ from registry.errors import InvalidArtifact
 from registry.files import translated
 from registry.gates import Gates
 from registry.leases import Leases
-from registry.store import LocalStore, Point, Problem
+from registry.store import Problem, Store
 
 LEASE_SECONDS = 3600.0
 # Long, since a stage can be silent for long; a holder that died on this host is replaced at once anyway.
@@ -34,18 +35,20 @@ class Registry:
     """A home directory: the database, and the content store beside it.
 
     home/registry.db   the only thing that says what exists
-    home/blobs/        each file once, under its sha256
+    home/blobs/        each file once, under its sha256; with an object store, home/cache/ instead
     home/views/        one directory of links per artifact, made when asked for
     home/drafts/       what stages are writing; one directory per memo key
     """
 
-    def __init__(self, home: Path, database: Database, point: Point, lease_seconds: float) -> None:
+    def __init__(
+        self, home: Path, database: Database, store: Store, point: Point, lease_seconds: float
+    ) -> None:
         self.home = home
         self.channels = Channels(database)
         self.gates = Gates(database)
         self.endpoints = Endpoints(database)
         self._database = database
-        self._store = LocalStore(home, point)
+        self._store = store
         self._workshop = drafts.Workshop(
             home / "drafts", database, self._store, Leases(database, lease_seconds), point
         )
@@ -55,6 +58,7 @@ class Registry:
         cls,
         home: Path,
         database_url: str | None = None,
+        store_url: str | None = None,
         *,
         point: Point = _pass,
         lease_seconds: float = LEASE_SECONDS,
@@ -66,13 +70,15 @@ class Registry:
         """
         home = Path(home).absolute()
         with translated(f"registry {home}"):
-            for folder in ("blobs", "drafts", "views"):
+            for folder in ("drafts", "views"):
                 (home / folder).mkdir(parents=True, exist_ok=True)
-        return cls(home, Database.open(home / "registry.db", database_url), point, lease_seconds)
+            store = Store(home, point, store_url)
+        return cls(home, Database.open(home / "registry.db", database_url), store, point, lease_seconds)
 
     def close(self) -> None:
-        """Let go of the database; needed before a fork."""
+        """Let go of the database and the store; needed before a fork."""
         self._database.close()
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self
