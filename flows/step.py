@@ -37,6 +37,9 @@ RELATIONS: dict[tuple[str, str], Relation] = {
     ("evaluate", "model"): "evaluation_of",
     ("evaluate", "adapter"): "evaluation_of",
     ("evaluate", "base"): "tokenized_for",
+    ("evaluate", "rival"): "evaluation_of",
+    ("evaluate", "reference"): "compared_with",
+    ("evaluate", "reference_adapter"): "compared_with",
     ("evaluate", "dataset"): "evaluated_on",
 }
 """(stage, the parent's role) → how the result relates to that parent."""

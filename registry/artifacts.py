@@ -19,7 +19,7 @@ Kind = Literal["base", "dataset", "adapter", "merged", "quantized", "evaluation"
 QuantMethod = Literal["none", "bnb", "gptq", "gguf"]
 Relation = Literal[
     "adapter", "merge", "quantized", "finetune",
-    "trained_on", "calibrated_on", "evaluated_on", "evaluation_of", "tokenized_for",
+    "trained_on", "calibrated_on", "evaluated_on", "evaluation_of", "compared_with", "tokenized_for",
 ]  # fmt: skip
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in lower-case hexadecimal."""

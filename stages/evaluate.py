@@ -11,9 +11,9 @@ What `results.json` says of a task of kind `fidelity` (how near the model is to 
 KL is Σ p·(log p − log q) in nats per token, p the reference's and q this model's distribution over the
 tokens that the tokenizer has; `same_top` the share of tokens whose likeliest token is the same; `flips` the
 share of chats whose right answer only one of the two would write greedily (each of its tokens the likeliest),
-`gained` by this model or `lost`; `perplexity_ratio` exp of the mean difference of log-loss, above 1 where this
-model is worse. `answer_…`: on the tokens of the answer alone. Intervals are 95 %, by a bootstrap over chats.
-`subject` is the reference's artifact id (an adapter's where it carries one), `digest` the sha256 over the ids
+`gained` by this model or `lost`; `perplexity_ratio` exp of the mean difference of log-loss, above 1 where
+this model is worse. `answer_…`: on the tokens of the answer alone. Intervals are 95 %, by a bootstrap over
+chats. `subject` is the reference's artifact id (an adapter's where it carries one), `digest` the sha256 over the ids
 and settings it was opened with. `parity` beside the tasks compares the tokenizers and templates.
 """
 
@@ -126,6 +126,11 @@ class EvaluateConfig(StageConfig):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"two tasks have one name: {names}")
+        compared = {(task.chats, task.tokens) for task in self.tasks if isinstance(task, FidelityTask)}
+        if len(compared) > 1:
+            raise ValueError("the fidelity tasks of one evaluation compare the same chats: give all one size")
+        if all(isinstance(task, FidelityTask) for task in self.tasks):
+            raise ValueError("fidelity says how near a model is, not how good: give a task beside it")
         if len(names) > 1 and any(isinstance(task, MergeBaseTask) for task in self.tasks):
             raise ValueError("merge-base compares two models and stands alone: evaluate the rest separately")
         return self
@@ -136,14 +141,15 @@ def evaluate(parents: Parents, config: EvaluateConfig, out: Path) -> Facts:
 
     Items come from `parents["dataset"]`; for a GGUF the chat template and tokenizer of `parents["base"]`
     render the chat. Writes `samples_TASK.jsonl` (one row per item: `item` = sha256 of task, document and
-    prompt; `prompt_hash`, `asked` (the question without the template), `cluster`, `target`, `answer`, `score` 0/1 or float, `metric`, and `scores` by metric),
-    `results.json`, `answers.json`.
+    prompt; `prompt_hash`, `document` (its place in the split), `asked` (the question without the template),
+    `cluster`, `target`, `answer`, `score` 0/1 or float, `metric`, and `scores` by metric), `results.json`,
+    `answers.json`.
     Facts of kind `evaluation`; metrics: per task and metric `value`, `low`, `high` (95 % Wilson interval),
     `n`; plus `measured_on` in words, size in bytes and bits per weight of what was measured.
     A fidelity task compares with `parents["reference"]`, or with `parents["base"]` and, if asked,
     `parents["reference_adapter"]` on it; metrics are under `fidelity`, `parity` and `weights`.
     A merge-base task compares `parents["model"]` and `parents["rival"]`, both made of `parents["base"]` and
-    `parents["adapter"]`; metrics are under `merge_base`.
+    `parents["reference_adapter"]`; metrics are under `merge_base`.
     `computed_with` says in which engine and type. An item that does not fit the context raises
     `InvalidInput`, NaN or infinite logits raise `Diverged`, missing samples `StageError`.
     """

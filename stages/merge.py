@@ -9,12 +9,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from registry.artifacts import BaseReference, Parentage, QuantSpec
-from registry.compat import COMPARED
+from registry.compat import differing
 from registry.errors import Incompatible
+from registry.outlines import KEY
 from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
+from stages.outline import outline_of_model
 from stages.train import Nf4Config
 
-VERSION = 1
+VERSION = 2
 TOOLS = ("torch", "safetensors", "transformers", "bitsandbytes")
 
 
@@ -22,12 +24,20 @@ class MergeConfig(StageConfig):
     """How to fold the adapter in."""
 
     dtype: Literal["float16", "bfloat16"] = Field(default="float16", description="dtype of the result")
-    fold_into: Literal["16bit", "nf4"] = Field(
-        default="16bit",
-        description="`16bit`: the base's own weights; `nf4`: the base's weights after an NF4 round trip, "
-        "as the adapter saw them in training (only the modules that were quantized)",
+    base: Literal["auto", "16bit", "nf4"] = Field(
+        default="auto",
+        description="`16bit`: fold into the base's own weights; `nf4`: into the base's weights after an NF4 "
+        "round trip, as the adapter saw them in training (only the modules that were quantized); `auto`: a "
+        "recipe does both and keeps what is better on the validation split, a single merge does `16bit`",
     )
     shard_size: int = Field(default=2_000_000_000, ge=1_000_000, description="bytes per safetensors shard")
+
+    @property
+    def candidates(self) -> tuple[MergeConfig, ...]:
+        """One config per fold that is to be made."""
+        if self.base != "auto":
+            return (self,)
+        return tuple(self.model_copy(update={"base": fold}) for fold in ("16bit", "nf4"))
 
 
 def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
@@ -45,7 +55,7 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
 
     from stages.backends.fold import fold
 
-    nf4 = _nf4(adapter, record) if config.fold_into == "nf4" else None
+    nf4 = recorded_nf4(adapter) if config.base == "nf4" else None
     metrics = fold(base.path, adapter.path, out, config.dtype, nf4, config.shard_size)
     return Facts(
         kind="merged",
@@ -58,10 +68,10 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
                 "dtype": config.dtype,
                 "bits_per_weight": 8 * metrics["bytes"] / metrics["parameters"],
             },
-            merge_base=config.fold_into,
+            merge_base=config.candidates[0].base,
             toolchain=toolchain(TOOLS),
         ),
-        metrics=metrics,
+        metrics={**metrics, KEY: outline_of_model(out)},
     )
 
 
@@ -79,17 +89,17 @@ def _same_base(base: Parent, adapter: Parent, record: dict[str, Any]) -> None:
         )
     if trained_on is None or base.base is None:
         return
-    differing = [field for field in COMPARED if getattr(trained_on, field) != getattr(base.base, field)]
-    if differing:
+    if differ := [one.name for one in differing(base.base, trained_on)]:
         raise Incompatible(
             f"adapter {adapter.id[:12]} was trained on {trained_on.source} at {trained_on.revision[:12]}, "
             f"but the base to merge into is {base.base.source} at {base.base.revision[:12]} (they differ in "
-            f"{', '.join(differing)}); merge into the base it was trained on, or train again"
+            f"{', '.join(differ)}); merge into the base it was trained on, or train again"
         )
 
 
-def _nf4(adapter: Parent, record: dict[str, Any]) -> Nf4Config:
+def recorded_nf4(adapter: Parent) -> Nf4Config:
     """As recorded in training; QLoRA's own settings for an adapter without a record."""
+    record = {} if adapter.quant else _record(adapter)
     requested = adapter.quant.requested if adapter.quant else record.get("quant", {}).get("requested", {})
     return Nf4Config.model_validate(
         {key: requested[key] for key in Nf4Config.model_fields if key in requested}

@@ -89,7 +89,7 @@ class _Stream:
         if not weight.is_floating_point():
             return weight
         if output.round_trip and self._nf4:
-            weight = _as_trained_on(weight, output.round_trip, self._nf4)
+            weight = as_trained_on(weight, output.round_trip, self._nf4)
         if output.low_rank:
             weight = _add_low_rank(weight, output.low_rank, self._adapter)
         if output.bias:
@@ -129,12 +129,15 @@ class _Stream:
         return f"tensor {output.spec.name} would hold NaN or infinite values; {cause}"
 
 
+def low_rank_update(term: LowRank, adapter: TensorFiles) -> torch.Tensor:
+    """scale · B·A in float32, laid out as the weight is stored."""
+    update = (adapter.read(term.b).float() @ adapter.read(term.a).float()).mul_(term.scale)
+    return update.T if term.transposed else update
+
+
 def _add_low_rank(weight: torch.Tensor, term: LowRank, adapter: TensorFiles) -> torch.Tensor:
     """W + scale · B·A in float32 (then DoRA's rescaling); the product is the only float32 copy."""
-    update = adapter.read(term.b).float() @ adapter.read(term.a).float()
-    if term.transposed:
-        update = update.T
-    merged = update.mul_(term.scale).add_(weight)
+    merged = low_rank_update(term, adapter).add_(weight)
     if term.magnitude:
         inputs, column = (0, (1, -1)) if term.transposed else (1, (-1, 1))
         norm = torch.linalg.vector_norm(merged, dim=inputs)
@@ -142,7 +145,7 @@ def _add_low_rank(weight: torch.Tensor, term: LowRank, adapter: TensorFiles) -> 
     return merged
 
 
-def _as_trained_on(weight: torch.Tensor, kind: ModuleKind, nf4: Nf4Config) -> torch.Tensor:
+def as_trained_on(weight: torch.Tensor, kind: ModuleKind, nf4: Nf4Config) -> torch.Tensor:
     """The NF4 values that training saw; transformers quantizes a Conv1D's weight (in, out) as (out, in)."""
     from stages.backends.nf4 import nf4_round_trip
 

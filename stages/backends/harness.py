@@ -152,6 +152,7 @@ def _row(task: Task, config: HeldoutTask | LmEvalTask, sample: Row) -> Row:
     return {
         "item": digest([config.name, sample["doc_hash"], prompt]),
         "prompt_hash": prompt,
+        "document": sample["doc_id"],
         "asked": _asked(task, sample["doc"]),
         "cluster": _cluster(config, sample["doc"]),
         "target": str(sample["target"]),
@@ -192,7 +193,7 @@ def _record(rows: Sequence[Row], name: str, said: dict[str, Any], out: Path) -> 
             raise StageError(f"task {name}, item {row['item'][:12]}: {bad[0]} is no finite number")
         row |= {"metric": first, "score": row["scores"][first]}
     raw = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
-    file = f"samples_{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.jsonl"
+    file = samples_file(name)
     write(out / file, raw)
     metrics = {metric: summarize([row["scores"][metric] for row in rows]) for metric in rows[0]["scores"]}
     return {
@@ -203,6 +204,11 @@ def _record(rows: Sequence[Row], name: str, said: dict[str, Any], out: Path) -> 
         "samples_sha256": hashlib.sha256(raw).hexdigest(),
         "metrics": {first: metrics.pop(first), **metrics},
     }
+
+
+def samples_file(task: str) -> str:
+    """Where the samples of a task lie in an evaluation."""
+    return f"samples_{re.sub(r'[^A-Za-z0-9._-]', '_', task)}.jsonl"
 
 
 def summarize(scores: Sequence[float]) -> dict[str, Any]:

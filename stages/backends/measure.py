@@ -12,12 +12,16 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from stages.backends.chat import render
+from stages.backends.fidelity_tasks import run_fidelity
+from stages.backends.fidelity_weights import nonfinite_tensors
 from stages.backends.harness import run_task, write
 from stages.backends.heldout import system_message
 from stages.backends.measured_model import Measured, open_model
+from stages.backends.merge_base import compare_merges
 from stages.backends.token_lm import TokenLM
-from stages.contract import Parents, toolchain
-from stages.evaluate import EvaluateConfig
+from stages.contract import Parent, Parents, toolchain
+from stages.errors import Diverged
+from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
 
 ANSWER_TOKENS = 64
 
@@ -25,15 +29,23 @@ ANSWER_TOKENS = 64
 def measure(parents: Parents, config: EvaluateConfig, out: Path) -> dict[str, Any]:
     """Measure, write samples, `answers.json` and, last, `results.json`; return the facts' metrics."""
     with _quiet():
+        only = config.tasks[0]
+        if isinstance(only, MergeBaseTask):
+            return compare_merges(parents, config, only, out)
         measured = open_model(parents, config)
-        tasks = {
-            task.name: run_task(measured.lm, task, parents.get("dataset"), config.seed, out)
-            for task in config.tasks
-        }
-        answers = _ask(measured.lm, parents, config)
+        tasks = {}
+        with _naming_the_damage(parents["model"]):
+            for task in config.tasks:
+                if isinstance(task, HeldoutTask | LmEvalTask):
+                    tasks[task.name] = run_task(measured.lm, task, parents.get("dataset"), config.seed, out)
+            answers = _ask(measured.lm, parents, config)
+            compared = run_fidelity(measured, parents, config, out) if _has_fidelity(config) else {}
     write(out / "answers.json", _json(answers))
-    write(out / "results.json", _json(_results(parents, config, measured, tasks)))
+    fidelity = compared.pop("tasks", {})
+    results = {**_results(parents, config, measured, {**tasks, **fidelity}), **compared}
+    write(out / "results.json", _json(results))
     return {
+        **({"fidelity": fidelity, **compared} if fidelity else {}),
         "tasks": {name: said["metrics"] for name, said in tasks.items()},
         "measured_on": "; ".join(f"{name}: {said['words']}" for name, said in tasks.items()),
         "computed_with": measured.words,
@@ -41,6 +53,24 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> dict[str, An
         "bits_per_weight": measured.bits_per_weight,
         "parameters": measured.parameters,
     }
+
+
+def _has_fidelity(config: EvaluateConfig) -> bool:
+    return any(isinstance(task, FidelityTask) for task in config.tasks)
+
+
+@contextlib.contextmanager
+def _naming_the_damage(model: Parent) -> Iterator[None]:
+    """Say which tensors are not finite where the logits are not."""
+    try:
+        yield
+    except Diverged as error:
+        damaged = [] if list(model.path.glob("*.gguf")) else nonfinite_tensors(model.path)
+        if not damaged:
+            raise
+        raise Diverged(
+            f"{error}; NaN or infinite values are in {len(damaged)} of its tensors: {', '.join(damaged[:3])}"
+        ) from None
 
 
 def _results(

@@ -35,8 +35,8 @@ class Measured:
     bits_per_weight: float
 
 
-def open_model(parents: Parents, config: EvaluateConfig) -> Measured:
-    """`parents["model"]`, with `parents["adapter"]` if given.
+def open_model(parents: Parents, config: EvaluateConfig, exact: bool = False) -> Measured:
+    """`parents["model"]`, with `parents["adapter"]` if given; `exact`: in float32 where a CPU computes.
 
     Raises `InvalidInput` for a combination that makes no sense, `Incompatible` for another base's adapter.
     """
@@ -66,6 +66,8 @@ def open_model(parents: Parents, config: EvaluateConfig) -> Measured:
         size = sum(header.nbytes for header in read_headers(model.path).values())
     parameters = network.num_parameters()
     if adapter is not None:
+        if exact and network.device.type == "cpu":
+            network, words = network.float(), f"{words}, computed in float32"
         network, words = _put_on(network, adapter.path), f"{words}, with a LoRA adapter"
         size += sum(file.stat().st_size for file in adapter.path.glob("adapter_model*.safetensors"))
     lm = _torch_lm(network, tokenizer, config)

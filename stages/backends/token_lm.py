@@ -75,6 +75,40 @@ class TokenLM(TemplateLM):
         """Tokens that the engine can hold at once."""
         return 1 << 30
 
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give the model's memory back; it cannot be asked afterwards."""
+
+    def predictions(self, rows: Sequence[Row], last: Sequence[int]) -> Iterator[torch.Tensor]:
+        """For each row, in order: float32 logits [n, vocabulary] that its last `n` tokens are predicted with.
+
+        `last` holds the n of each row, 1 ≤ n < its length. Raises `InvalidInput` for a row longer than the
+        context, `Diverged` for logits that are not finite.
+        """
+        for batch in self._in_order(rows, last):
+            cuts = [len(rows[place]) - last[place] for place in batch]
+            first = _finite(self._read([rows[place][:cut] for place, cut in zip(batch, cuts, strict=True)]))
+            rests = [rows[place][cut:-1] for place, cut in zip(batch, cuts, strict=True)]
+            longer = [k for k, rest in enumerate(rests) if rest]
+            after = iter(self._branch(longer, [rests[k] for k in longer]) if longer else ())
+            for k, rest in enumerate(rests):
+                yield torch.cat([first[k : k + 1], _finite(next(after))]) if rest else first[k : k + 1]
+
+    def _in_order(self, rows: Sequence[Row], last: Sequence[int]) -> Iterator[list[int]]:
+        """Places of consecutive rows that can be read together."""
+        batch: list[int] = []
+        held = added = 0
+        for place, (row, n) in enumerate(zip(rows, last, strict=True)):
+            self._check_length(str(row), len(row))
+            full = held + len(row) > self._room() or added + n > BRANCH_TOKENS
+            if batch and (full or len(batch) == self.batch_size):
+                yield batch
+                batch, held, added = [], 0, 0
+            batch.append(place)
+            held, added = held + len(row), added + n
+        if batch:
+            yield batch
+
     def _common(self, rows: Sequence[Row]) -> Row:
         """What all rows begin with; what the engine has read already (`_beginning`), where that will do."""
         known = self._beginning

@@ -26,6 +26,10 @@ class TorchLM(TokenLM):
         self._cache = DynamicCache()
         self._mask = torch.zeros(0, 0, dtype=torch.long)
 
+    def close(self) -> None:
+        """Forget the model and what was read; nobody else must hold it for its memory to come back."""
+        self.model = self._shared = self._cache = None
+
     def _tokenize(self, text: str, special: bool) -> Row:
         return tuple(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 

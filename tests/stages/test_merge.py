@@ -263,7 +263,7 @@ def test_nf4_fold_is_what_training_saw(tmp_path: Path) -> None:
     base = save_llama(tmp_path / "base")
     # only q_proj is adapted; every other quantized layer must go through NF4 all the same
     adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
-    facts = run(base, adapter, tmp_path / "out", fold_into="nf4", dtype="bfloat16")
+    facts = run(base, adapter, tmp_path / "out", base="nf4", dtype="bfloat16")
     live = load_nf4(base, Nf4Config(), "packed")
     quantized = {name for name, module in live.named_modules() if type(module).__name__ == "Linear4bit"}
     assert layout(base).quantized == quantized
@@ -292,7 +292,7 @@ def test_nf4_uses_the_recorded_double_quantization(own: tuple[Path, Path], tmp_p
         record = {"quant": {"requested": {"double_quant": double_quant}}}
         (adapter / "tuneline.json").write_text(json.dumps(record))
         out = tmp_path / f"out-{double_quant}"
-        run(base, adapter, out, fold_into="nf4")
+        run(base, adapter, out, base="nf4")
         results.append(load_file(out / "model.safetensors")["model.layers.0.mlp.up_proj.weight"])
     assert not torch.equal(*results)
 
@@ -301,7 +301,7 @@ def test_nf4_uses_the_recorded_double_quantization(own: tuple[Path, Path], tmp_p
 def test_conv1d_goes_through_nf4_as_in_training(tmp_path: Path) -> None:
     base = save_gpt2(tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter", target_modules=["c_fc"], fan_in_fan_out=True)
-    run(base, adapter, tmp_path / "out", fold_into="nf4")
+    run(base, adapter, tmp_path / "out", base="nf4")
     live = load_nf4(base, Nf4Config(), "packed").get_submodule("transformer.h.0.attn.c_attn").weight
     seen_in_training = dequantize_4bit(live.data, live.quant_state).T
     ours = load_file(tmp_path / "out" / "model.safetensors")["transformer.h.0.attn.c_attn.weight"]
