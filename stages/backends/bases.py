@@ -19,13 +19,13 @@ from transformers import (
 )
 
 from registry.artifacts import BaseReference
-from registry.artifacts import digest as json_digest
 from stages.backends import gguf_files, hub
 from stages.backends.model_files import (
     copy_model_files,
     read_headers,
     sha256_of_file,
     sha256_of_text,
+    tokenizer_digest,
     weights_digest,
 )
 from stages.backends.pico import make_pico
@@ -143,15 +143,6 @@ def read_model_config(folder: Path, name: str) -> PretrainedConfig:
             "expected a decoder such as LlamaForCausalLM"
         )
     return config
-
-
-def tokenizer_digest(folder: Path) -> str:
-    """sha256 over the files that decide which ids a text gets; the chat template has its own digest."""
-    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
-    found = {name: sha256_of_file(folder / name) for name in names if (folder / name).is_file()}
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings.pop("chat_template", None)
-    return json_digest([found, settings])
 
 
 def _chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:

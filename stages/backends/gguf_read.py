@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,12 +27,13 @@ _SHORTEST_TENSOR = 8 + 4 + 4 + 8
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """`shape` in llama.cpp's order: the length of a row first. `nbytes` as stored."""
+    """`shape` in llama.cpp's order: the length of a row first. `nbytes` as stored, from byte `start` on."""
 
     name: str
     type: str
     shape: tuple[int, ...]
     nbytes: int
+    start: int
 
     @property
     def elements(self) -> int:
@@ -41,12 +42,16 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufDescription:
-    """`values`: scalar and text metadata; `lengths`: elements of each array, whose content is skipped."""
+    """`values`: scalar and text metadata; `lengths`: elements of each array, whose content is skipped.
+
+    `texts`: content of the arrays that were asked for.
+    """
 
     values: dict[str, Scalar]
     lengths: dict[str, int]
     tensors: tuple[GgufTensor, ...]
     file_bytes: int
+    texts: dict[str, tuple[str, ...]]
 
     def types(self) -> dict[str, int]:
         """Tensor type → number of tensors."""
@@ -61,22 +66,26 @@ class GgufDescription:
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
-def read_gguf(path: Path) -> GgufDescription:
-    """What a GGUF file says it holds; no weights are read. Raises `InvalidInput` for a damaged file."""
+def read_gguf(path: Path, keep: frozenset[str] = frozenset()) -> GgufDescription:
+    """What a GGUF file says it holds; no weights are read. `keep`: arrays of texts whose content is wanted.
+
+    Raises `InvalidInput` for a damaged file.
+    """
     size = path.stat().st_size
     if size < 24:
         raise InvalidInput(
             f"{path.name}: {size} bytes is too short for a GGUF file; fetch or convert it again"
         )
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _Cursor(path.name, data, size).description()
+        return _Cursor(path.name, data, size, keep).description()
 
 
 class _Cursor:
     """A position in the mapped file that never moves past its end."""
 
-    def __init__(self, name: str, data: mmap.mmap, size: int) -> None:
+    def __init__(self, name: str, data: mmap.mmap, size: int, keep: frozenset[str]) -> None:
         self.name, self.data, self.size, self.position = name, data, size, 0
+        self.keep, self.texts = keep, dict[str, tuple[str, ...]]()
 
     def description(self) -> GgufDescription:
         magic, version, tensor_count, pair_count = self.unpack("4sIQQ")
@@ -91,8 +100,9 @@ class _Cursor:
             self.pair(values, lengths)
         self.must_hold(tensor_count, _SHORTEST_TENSOR, "tensors")
         found = [self.tensor() for _ in range(tensor_count)]
-        self.check_data(found, values.get("general.alignment", 32))
-        return GgufDescription(values, lengths, tuple(tensor for tensor, _ in found), self.size)
+        start = self.check_data(found, values.get("general.alignment", 32))
+        placed = tuple(replace(tensor, start=start + tensor.start) for tensor in found)
+        return GgufDescription(values, lengths, placed, self.size, self.texts)
 
     def fail(self, reason: str) -> NoReturn:
         raise InvalidInput(f"{self.name}: {reason}; fetch or convert the file again")
@@ -117,6 +127,8 @@ class _Cursor:
 
     def pair(self, values: dict[str, Scalar], lengths: dict[str, int]) -> None:
         key = self.text()
+        if key in values or key in lengths:
+            self.fail(f"metadata {key!r} stands there twice")
         (kind,) = self.unpack("I")
         if kind == _STRING:
             values[key] = self.text()
@@ -135,6 +147,9 @@ class _Cursor:
             self.position += count * each
         elif kind == _STRING:
             self.must_hold(count, 8, f"texts of {key!r}")
+            if key in self.keep:
+                self.texts[key] = tuple(self.text() for _ in range(count))
+                return int(count)
             for _ in range(count):
                 (length,) = self.unpack("Q")
                 self.must_hold(length, 1, "bytes of text")
@@ -143,8 +158,8 @@ class _Cursor:
             self.fail(f"metadata {key!r} is an array of type {kind}; expected numbers or texts")
         return int(count)
 
-    def tensor(self) -> tuple[GgufTensor, int]:
-        """A tensor and the offset of its bytes from the start of the data."""
+    def tensor(self) -> GgufTensor:
+        """A tensor; its `start` counts from the start of the data."""
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
         name = self.text()
@@ -160,12 +175,21 @@ class _Cursor:
             self.fail(
                 f"tensor {name!r}: rows of {shape[0]} are no multiple of {known.name}'s block of {block}"
             )
-        return GgufTensor(name, known.name, tuple(shape), prod(shape) // block * block_bytes), offset
+        return GgufTensor(name, known.name, tuple(shape), prod(shape) // block * block_bytes, offset)
 
-    def check_data(self, tensors: list[tuple[GgufTensor, int]], alignment: Scalar) -> None:
+    def check_data(self, tensors: list[GgufTensor], alignment: Scalar) -> int:
+        """Where the data starts; every tensor lies in it, and none in another."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             self.fail(f"general.alignment is {alignment!r}; expected a power of two")
         start = -(-self.position // alignment) * alignment
-        for tensor, offset in tensors:
-            if start + offset + tensor.nbytes > self.size:
+        end, before, names = 0, "", set[str]()
+        for tensor in sorted(tensors, key=lambda one: (one.start, one.nbytes)):
+            if start + tensor.start + tensor.nbytes > self.size:
                 self.fail(f"is cut short before the end of tensor {tensor.name!r}")
+            if tensor.start < end:
+                self.fail(f"tensor {tensor.name!r} overlaps tensor {before!r}")
+            if tensor.name in names:
+                self.fail(f"tensor {tensor.name!r} stands there twice")
+            end, before = tensor.start + tensor.nbytes, tensor.name
+            names.add(tensor.name)
+        return start

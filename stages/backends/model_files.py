@@ -83,6 +83,15 @@ def sha256_of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def tokenizer_digest(folder: Path) -> str:
+    """sha256 over the files that decide which ids a text gets; the chat template has its own digest."""
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
+    found = {name: sha256_of_file(folder / name) for name in names if (folder / name).is_file()}
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    return json_digest([found, settings])
+
+
 def weights_digest(folder: Path) -> str:
     """sha256 over the sorted (file name, sha256) of the safetensors files in `folder`."""
     return json_digest([[file.name, sha256_of_file(file)] for file in weight_files(folder)])

@@ -1,0 +1,82 @@
+"""JSON files of somebody else's: bounded in size and depth, no key twice, no NaN, no code to be fetched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from stages.errors import InvalidInput
+
+MEGABYTE = 1_000_000
+DEEPEST = 64
+CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
+"""What asks transformers to import Python from the model's repository."""
+
+
+def read_object(file: Path, largest: int) -> dict[str, Any]:
+    """The JSON object in `file`, of at most `largest` bytes. Raises `InvalidInput` naming what is wrong."""
+    size = file.stat().st_size
+    if size > largest:
+        raise InvalidInput(
+            f"{file.name} has {size / MEGABYTE:.0f} MB, expected at most {largest / MEGABYTE:.0f} MB; "
+            "no model needs that much: fetch it anew from a source you trust"
+        )
+    return parse_object(file.read_bytes(), file.name)
+
+
+def parse_object(raw: bytes, name: str) -> dict[str, Any]:
+    """Like `read_object`, for bytes; `name` is for messages."""
+    try:
+        found = json.loads(raw, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{name} is not valid JSON ({error}); fetch it again") from None
+    except RecursionError:
+        raise InvalidInput(_too_deep(name)) from None
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{name} holds a {type(found).__name__}, expected a JSON object")
+    _check_depth(found, name)
+    return found
+
+
+def refuse_code(config: dict[str, Any], name: str) -> None:
+    """Raise `InvalidInput` where a configuration asks for Python code of its own."""
+    asked = [key for key in CODE_KEYS if config.get(key)]
+    if asked:
+        raise InvalidInput(
+            f"{name} asks for Python code of its own ({', '.join(asked)}), which is never run here; "
+            "use a model whose architecture and tokenizer transformers has built in"
+        )
+
+
+def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:60]!r} stands there twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number that JSON knows")
+
+
+def _check_depth(tree: Any, name: str) -> None:
+    level, depth = [tree], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise InvalidInput(_too_deep(name))
+        containers = [one for one in level if isinstance(one, dict | list)]
+        level = [
+            child
+            for one in containers
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, dict | list)
+        ]
+
+
+def _too_deep(name: str) -> str:
+    return f"{name} is nested more than {DEEPEST} levels deep; expected a file as a model's library writes it"
