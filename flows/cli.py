@@ -19,6 +19,8 @@ EXIT_CODES = """exit codes:
   4  internal error; --debug shows where
   130  interrupted; the next run resumes"""
 
+REFERENCE = "an id, its first 6 or more digits, NAME@VERSION or a channel"
+
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
@@ -89,10 +91,10 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
     for name, text in (
         ("show", "one artifact: base reference, quantization, files, metrics"),
         ("lineage", "what an artifact was made from"),
-        ("verify", "read every byte again and compare it with its digest"),
     ):
         command = add(name, f"flows.commands:artifacts_{name}", text, artifacts)
-        command.add_argument("ref", help="an id, its first 6 or more digits, NAME@VERSION or a channel")
+        command.add_argument("ref", help=REFERENCE)
+    _add_export_commands(add, artifacts)
 
     endpoints = group("endpoints", "running engines")
     add("ls", "flows.commands:endpoints_ls", "list endpoints", endpoints)
@@ -102,6 +104,29 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
     back = add("rollback", "flows.commands:rollback", "move a channel back to what it pointed to before")
     back.add_argument("channel")
     back.add_argument("--reason", required=True, help="kept in the channel's history")
+
+    api = add("api", "flows.api_commands:api", "serve the registry over HTTP, read-only")
+    api.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    api.add_argument("--port", type=int, default=8700, help="0: a free one (default 8700)")
+
+
+def _add_export_commands(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:
+    """Hand an artifact on, and check what was handed on."""
+    signed = "write an artifact to a signed directory"
+    export = add("export", "flows.export_commands:export", signed, artifacts)
+    export.add_argument("ref", help=REFERENCE)
+    export.add_argument(
+        "out", type=Path, help="a new directory, with model card, SBOM, lineage and signature"
+    )
+    export.add_argument(
+        "--key", type=Path, metavar="PEM",
+        help="EC P-256 private key to sign with (default: TUNELINE_SIGNING_KEY, else the registry's own)",
+    )  # fmt: skip
+    reread = "read every byte again and compare it with its digest"
+    verify = add("verify", "flows.export_commands:verify", reread, artifacts)
+    verify.add_argument("ref", help=f"{REFERENCE}; or an exported directory, which needs no registry")
+    whose = "of whoever exported the directory: checks the signature"
+    verify.add_argument("--public-key", type=Path, metavar="PEM", help=whose)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,10 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         return _fail(error, arguments)
-    if arguments.json:
-        print(json.dumps(document, indent=2, default=str))
-    else:
+    if not arguments.json:
         text()
+    elif document is not None:  # a command that runs on has said its document already
+        print(json.dumps(document, indent=2, default=str))
     return int(code)
 
 

@@ -23,6 +23,10 @@ class Settings(BaseSettings):
         description="where files are kept: s3://BUCKET/PREFIX, file:///PATH; default: under the home",
     )
 
+    signing_key: Path | None = Field(
+        default=None,
+        description="EC P-256 private key (PEM) for gate decisions and exports; default: the registry's own",
+    )
     api_token: SecretStr | None = Field(
         default=None, description="what `tuneline api` asks for; needed to serve other machines"
     )
