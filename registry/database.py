@@ -47,8 +47,8 @@ class Database:
     def open(cls, path: Path, url: str | None = None) -> Database:
         """Connect to `url` (default: the SQLite file `path`), creating the schema where there is none.
 
-        A schema from an older Tuneline is upgraded. Raises RegistryError for a database system that is not
-        supported or a schema newer than this code, StoreFailed where the database cannot be reached.
+        A schema from an older Tuneline is upgraded. Raises InvalidSetting for a URL that cannot be used,
+        StoreFailed where the database cannot be reached, RegistryError for a schema newer than this code.
         """
         address = _address(url) if url else URL.create("sqlite", database=str(path))
         database = cls(_SYSTEMS[address.get_backend_name()].connect(address))
@@ -121,7 +121,7 @@ def _address(url: str) -> URL:
         known = False
     if not known:
         # The URL itself is not shown: where it cannot be read, nothing tells its password from the rest.
-        raise errors.RegistryError(
+        raise errors.InvalidSetting(
             "the database URL is none that Tuneline knows; expected sqlite:///PATH or "
             "postgresql://USER@HOST:PORT/DATABASE; unset TUNELINE_DATABASE_URL to use the default file"
         ) from None

@@ -12,7 +12,7 @@ from registry import errors
 log = logging.getLogger("tuneline.registry")
 
 LOCK_SECONDS = 60
-READING: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+READING: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
 
 _WRITER = 0x74756E656C696E65  # "tuneline"; advisory locks are named by a number, within one database
 _SETTINGS = {
@@ -22,6 +22,7 @@ _SETTINGS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
     "application_name": "tuneline",
+    "client_encoding": "utf8",
 }
 # All local to the transaction, so that a pooler between us and the server may share connections. A server
 # that answers a commit before it is on its disk is told not to. A client that stopped in a transaction, or
@@ -39,13 +40,14 @@ _BEFORE_WRITING = (
 def connect(address: URL) -> Engine:
     """An engine for the database that the URL names; what it leaves out, libpq takes from PGHOST and so on.
 
-    Raises RegistryError where the driver is not installed or the URL cannot be meant so.
+    Raises InvalidSetting where the driver is not installed or the URL cannot be meant so.
     """
+    unreadable = errors.InvalidSetting(
+        "the database URL cannot be read; expected postgresql://USER@HOST:PORT/DATABASE, where "
+        "'@', '/' and ':' within a name or password are written %40, %2F and %3A"
+    )
     if not address.database or "@" in f"{address.database}{address.host}":
-        raise errors.RegistryError(
-            "the database URL cannot be read; expected postgresql://USER@HOST:PORT/DATABASE, where "
-            "'@', '/' and ':' within a name or password are written %40, %2F and %3A"
-        )
+        raise unreadable
     query = {**_SETTINGS, **address.query}
     try:
         engine = create_engine(
@@ -54,8 +56,10 @@ def connect(address: URL) -> Engine:
             connect_args={"prepare_threshold": None},
             pool_pre_ping=True,
         )
+    except exc.ArgumentError:
+        raise unreadable from None
     except ImportError as error:
-        raise errors.RegistryError(
+        raise errors.InvalidSetting(
             f"a PostgreSQL registry needs the driver psycopg, which is not installed ({error}): "
             "pip install 'tuneline[postgres]'"
         ) from error
@@ -64,11 +68,11 @@ def connect(address: URL) -> Engine:
 
 
 def make_ready(engine: Engine) -> None:
-    """Check what a database must be before tables are made in it; raises RegistryError."""
+    """Check what a database must be before tables are made in it; raises InvalidSetting."""
     with engine.connect() as connection:
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
     if encoding != "UTF8":
-        raise errors.RegistryError(
+        raise errors.InvalidSetting(
             f"{shown(engine.url)}: its encoding is {encoding}, expected UTF8: "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
@@ -111,18 +115,20 @@ def in_our_words(error: exc.DBAPIError, where: str) -> errors.RegistryError:
         return errors.Corrupt(f"{said}; restore the database from a backup")
     advice = next((text for start, text in _ADVICE.items() if code.startswith(start)), None)
     if advice is None and (error.connection_invalidated or not code or code.startswith(("08", "57P"))):
-        advice = _BROKEN if error.connection_invalidated else "check that the server runs and can be reached"
+        advice = _BROKEN if error.connection_invalidated else _UNREACHABLE
     return errors.StoreFailed(f"{said}; {advice or 'nothing became visible: look at the log of the server'}")
 
 
 _ADVICE = {
     "25006": "the server only reads (a standby?): name the primary in TUNELINE_DATABASE_URL",
-    "28": "check the user and the password (TUNELINE_DATABASE_URL, PGPASSWORD or ~/.pgpass)",
-    "3D000": "create it first: createdb --encoding=UTF8",
     "42501": "have the role that owns the tables open the registry first, to create or upgrade them, and "
     "grant this one SELECT, INSERT and UPDATE on the tables and USAGE on the sequences",
     "53300": "the server has no connection left: try again, or raise its max_connections",
 }
+_UNREACHABLE = (
+    "check that the server runs and can be reached, that the database exists (createdb --encoding=UTF8), and "
+    "the user and password (TUNELINE_DATABASE_URL, PGPASSWORD or ~/.pgpass)"
+)
 _BROKEN = (
     "the connection broke: if that was within a commit, only the server knows whether it was recorded; "
     "run the same command again, which finds what is there"

@@ -21,9 +21,11 @@ READING: dict[str, Any] = {}
 
 
 def connect(address: URL) -> Engine:
-    """An engine for the file that the URL names; raises RegistryError for a URL without one."""
+    """An engine for the file that the URL names; raises InvalidSetting for a URL without one."""
     if address.database in (None, "", ":memory:"):
-        raise errors.RegistryError(f"database URL {address}: expected sqlite:///PATH with the path of a file")
+        raise errors.InvalidSetting(
+            f"database URL {address}: expected sqlite:///PATH with the path of a file"
+        )
     engine = create_engine(address, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)

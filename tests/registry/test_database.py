@@ -14,7 +14,7 @@ from sqlalchemy import insert, select, update
 from registry import Artifact, Registry, Waiver, schema
 from registry.artifacts import BaseReference, QuantSpec
 from registry.database import now
-from registry.errors import Corrupt, InvalidArtifact, RegistryError, StoreFailed
+from registry.errors import Corrupt, InvalidArtifact, InvalidSetting, StoreFailed
 from registry.schema import artifacts as table
 from tests.registry.places import Place
 from tests.registry.servers import PostgreSQL, name_of
@@ -59,7 +59,7 @@ def test_sqlite_is_durable_and_checks_references(home: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_url_that_names_no_database_is_refused_without_showing_it(home: Path, url: str) -> None:
-    with pytest.raises(RegistryError, match=r"expected (sqlite|postgresql)://") as caught:
+    with pytest.raises(InvalidSetting, match=r"expected (sqlite|postgresql)://") as caught:
         Registry.open(home, url)
     assert "secret" not in str(caught.value)
 
