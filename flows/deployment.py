@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from flows.child import run_in_child
+from flows.promote import Offer
 from flows.report import StageRow
 from flows.step import Run
 from registry import Artifact
@@ -13,15 +14,21 @@ from serving import engine
 from stages.deploy import DeployConfig, DeployFacts
 
 
-def deploy(run: Run, config: DeployConfig, channel: str, artifact: Artifact, base: Artifact) -> Endpoint:
-    """A healthy endpoint that serves `artifact` as configured. The channel's older endpoints are stopped."""
-    label = f"deploy on {config.engine}"
+def deploy(
+    run: Run, config: DeployConfig, channel: str, offer: Offer, base: Artifact, dataset: Artifact
+) -> Endpoint:
+    """A healthy endpoint that serves what was offered, as configured, and answers as its evaluation did.
+
+    The channel's older endpoints are stopped. What the endpoint was asked is kept with it, as `probe`.
+    """
+    label, artifact = f"deploy on {config.engine}", offer.model
 
     def work() -> tuple[Endpoint, StageRow]:
         started = time.monotonic()
         serving = [row for row in run.registry.endpoints.ls(running_only=True) if row.channel == channel]
         for row in serving:
-            same = row.artifact_id == artifact.id and row.config == config.model_dump(mode="json")
+            asked = {key: value for key, value in row.config.items() if key != "probe"}
+            same = row.artifact_id == artifact.id and asked == config.model_dump(mode="json")
             if same and engine.alive(row):
                 return row, StageRow(
                     label, "deploy", artifact.id, "reused", time.monotonic() - started, None, row.url
@@ -31,13 +38,18 @@ def deploy(run: Run, config: DeployConfig, channel: str, artifact: Artifact, bas
         run.view.stage(label)
         folder = run.folder / "deploy"
         folder.mkdir(parents=True, exist_ok=True)
-        parents = {"model": run.parent(artifact), "base": run.parent(base)}
+        parts = {"model": artifact, "base": base, "dataset": dataset, "evaluation": offer.evaluation}
+        parents = {role: run.parent(part) for role, part in parts.items()}
         execution = run_in_child(
             "deploy", parents, config, folder, run.log(label), run.view.update, run.stand_by
         )
         facts = DeployFacts.model_validate(execution.facts)
-        known = {"artifact_id", "engine", "url", "pid", "pid_started", "log", "question", "answer", "config"}
-        row = run.registry.endpoints.add(channel=channel, **facts.model_dump(mode="json", include=known))
+        known = {"artifact_id", "engine", "url", "pid", "pid_started", "log", "question", "answer"}
+        row = run.registry.endpoints.add(
+            channel=channel,
+            **facts.model_dump(mode="json", include=known),
+            config={**facts.config, "probe": facts.probe},
+        )
         retire(run, serving)
         note = f"{row.url} (stop it with: tuneline endpoints stop {row.id})"
         return row, StageRow(

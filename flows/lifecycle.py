@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.arbitration import merge
 from flows.deployment import deploy
 from flows.prefect_view import shown_in_prefect
 from flows.promote import Offer, judge, promote
 from flows.recipe import Recipe
+from flows.rungs import Rungs
 from flows.step import Run
 from flows.summary import Outcome
-from stages.evaluate import EvaluateConfig
 from stages.quantize import GptqConfig
 
 
@@ -29,17 +30,21 @@ def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
     base = outcome.base = run.step("resolve", recipe.base, "resolve base")
     data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base)
 
-    as_trained = recipe.evaluate.model_copy(update={"nf4": recipe.train.nf4})
-    as_stored: EvaluateConfig = recipe.evaluate.model_copy(update={"nf4": None})
-    before = run.step("evaluate", as_trained, "evaluate base NF4", model=base, dataset=data)
+    rungs = Rungs(recipe.evaluate, recipe.ladder, recipe.train.nf4)
+    before = run.step("evaluate", rungs.base, "evaluate base NF4", model=base, dataset=data)
     outcome.measured("base NF4", base, before)
 
     adapter = outcome.adapter = run.step("train", recipe.train, "train adapter", base=base, dataset=data)
-    tuned = run.step("evaluate", as_trained, "evaluate tuned NF4", model=base, adapter=adapter, dataset=data)
+    tuned = run.step(
+        "evaluate", rungs.tuned, "evaluate tuned NF4", model=base, base=base, adapter=adapter, dataset=data
+    )
     outcome.measured("tuned NF4 + adapter", adapter, tuned)
 
-    merged = run.step("merge", recipe.merge, "merge", base=base, adapter=adapter)
-    parent = run.step("evaluate", as_stored, "evaluate merged", model=merged, base=base, dataset=data)
+    merged, outcome.merge_choice = merge(run, recipe.merge, rungs, base, adapter, data)
+    parent = run.step(
+        "evaluate", rungs.merged(merged), "evaluate merged",
+        model=merged, base=base, reference_adapter=adapter, dataset=data,
+    )  # fmt: skip
     outcome.measured(f"merged {recipe.merge.dtype}", merged, parent)
     offers = {"merged": Offer(merged, parent)}
 
@@ -47,8 +52,9 @@ def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
         calibration = {"dataset": data} if isinstance(config, GptqConfig) else {}
         quantized = run.step("quantize", config, f"quantize {config.label}", model=merged, **calibration)
         score = run.step(
-            "evaluate", as_stored, f"evaluate {config.label}", model=quantized, base=base, dataset=data
-        )
+            "evaluate", rungs.quantized, f"evaluate {config.label}",
+            model=quantized, base=base, reference=merged, dataset=data,
+        )  # fmt: skip
         outcome.measured(config.label, quantized, score)
         offers[config.label] = Offer(quantized, score)
 
@@ -60,11 +66,11 @@ def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
         baseline=Offer(base, before),
         parent=Offer(merged, parent),
         measure=lambda live: run.step(
-            "evaluate", as_stored, "evaluate live", model=live, base=base, dataset=data
+            "evaluate", rungs.stored, "evaluate live", model=live, base=base, dataset=data
         ),
     )  # fmt: skip
     if not verdict.passed:
         return
     outcome.channel = promote(run, channel, offer, verdict)
     if recipe.deploy is not None:
-        outcome.endpoint = deploy(run, recipe.deploy, channel, offer.model, base)
+        outcome.endpoint = deploy(run, recipe.deploy, channel, offer, base, data)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from flows.errors import InvalidRecipe
 from flows.gate import GatePolicy
+from flows.rungs import LadderConfig
 from stages.contract import StageConfig
 from stages.deploy import DeployConfig
 from stages.evaluate import EvaluateConfig
@@ -46,6 +47,9 @@ class Recipe(StageConfig):
     prepare: PrepareConfig
     train: TrainConfig = Field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    ladder: LadderConfig | None = Field(
+        default_factory=LadderConfig, description="null: models are measured on the tasks alone"
+    )
     merge: MergeConfig = Field(default_factory=MergeConfig)
     quantize: tuple[QuantizeConfig, ...] = Field(
         default=(GgufConfig(),), description="one entry per served format"

@@ -23,6 +23,7 @@ class Outcome:
     base: Artifact | None = None
     dataset: Artifact | None = None
     adapter: Artifact | None = None
+    merge_choice: Artifact | None = None
     variants: dict[str, tuple[Artifact, Artifact]] = field(default_factory=dict)
     verdict: Verdict | None = None
     channel: Channel | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,9 @@ class DeployConfig(StageConfig):
     question: str | None = Field(default=None, description="smoke test: asked once, the answer is shown")
     system: str | None = Field(default=None, description="system message of the smoke test")
     max_new_tokens: int = Field(default=64, ge=1, description="length of the smoke test's answer")
+    probes: int = Field(
+        default=4, ge=0, description="held-out items asked over HTTP; the answers must be those of the file"
+    )
 
 
 class DeployFacts(BaseModel):
@@ -57,13 +61,19 @@ class DeployFacts(BaseModel):
     question: str
     answer: str
     config: dict[str, Any]
+    probe: dict[str, Any] | None = Field(
+        default=None,
+        description="held-out items: `asked`, `same` answers, `same_prompt` lengths, `different` ones",
+    )
 
 
 def deploy(parents: Parents, config: DeployConfig, out: Path) -> DeployFacts:
     """Serve `parents["model"]` and ask it once; the engine keeps running when this returns.
 
     llama.cpp serves a GGUF artifact (`model.gguf`), vLLM a merged or GPTQ one. With `parents["base"]` the
-    smoke test's prompt must be as many tokens as the base's tokenizer and chat template make of it.
+    smoke test's prompt must be as many tokens as the base's tokenizer and chat template make of it. With
+    `parents["evaluation"]` and `parents["dataset"]` the first items of its first held-out task are asked
+    again, and the answers compared with those that the file itself gave.
     `out` holds the engine's log from now on, so it is no draft that moves.
     Raises `InvalidInput`, `MissingPackage` or `StageError`; no engine is left running then.
     """
@@ -79,7 +89,8 @@ def deploy(parents: Parents, config: DeployConfig, out: Path) -> DeployFacts:
     except errors.ServingError as error:
         raise StageError(str(error)) from error
     try:
-        return _smoke_test(endpoint, config, parents.get("base"))
+        facts = _smoke_test(endpoint, config, parents.get("base"))
+        return facts.model_copy(update={"probe": _probe(endpoint, config, parents)})
     except BaseException:
         engine.stop(endpoint)
         raise
@@ -123,6 +134,48 @@ def _smoke_test(endpoint: Endpoint, config: DeployConfig, base: Parent | None) -
         answer=reply.text,
         config=config.model_dump(mode="json"),
     )
+
+
+def _probe(endpoint: Endpoint, config: DeployConfig, parents: Parents) -> dict[str, Any] | None:
+    """None where there is nothing to compare with."""
+    logged = _logged(parents["evaluation"].path, config.probes) if "evaluation" in parents else None
+    if logged is None or "dataset" not in parents or "base" not in parents:
+        return None
+    from stages.backends.probe import prompts
+
+    rows, limit = logged
+    chats = prompts(parents["dataset"].path, parents["base"].path, [row["document"] for row in rows])
+    same_prompt, different = 0, []
+    for row, (messages, _, tokens) in zip(rows, chats, strict=True):
+        try:
+            reply = engine.ask(endpoint, messages, limit, ANSWER_TIMEOUT)
+        except errors.RequestFailed as error:
+            raise StageError(f"a held-out item got no answer, the engine was stopped: {error}") from error
+        same_prompt += reply.prompt_tokens == tokens
+        if reply.text.strip() != row["answer"].strip():
+            found = {
+                "document": row["document"],
+                "file": row["answer"].strip(),
+                "endpoint": reply.text.strip(),
+            }
+            different.append(found)
+    asked = len(rows)
+    return {
+        "asked": asked,
+        "same": asked - len(different),
+        "same_prompt": same_prompt,
+        "different": different,
+    }
+
+
+def _logged(evaluation: Path, count: int) -> tuple[list[dict[str, Any]], int] | None:
+    """The first `count` items of the first held-out task, and the length of an answer in tokens."""
+    tasks = json.loads((evaluation / "results.json").read_text("utf-8"))["tasks"].values()
+    heldout = next((task for task in tasks if task["config"].get("kind") == "heldout"), None)
+    if heldout is None or not count:
+        return None
+    lines = (evaluation / heldout["samples"]).read_text("utf-8").splitlines()[:count]
+    return [json.loads(line) for line in lines], int(heldout["config"]["max_new_tokens"])
 
 
 def _check_parity(base: Parent, messages: list[dict[str, str]], counted: int) -> None:

@@ -13,8 +13,8 @@ tokens that the tokenizer has; `same_top` the share of tokens whose likeliest to
 share of chats whose right answer only one of the two would write greedily (each of its tokens the likeliest),
 `gained` by this model or `lost`; `perplexity_ratio` exp of the mean difference of log-loss, above 1 where
 this model is worse. `answer_…`: on the tokens of the answer alone. Intervals are 95 %, by a bootstrap over
-chats. `subject` is the reference's artifact id (an adapter's where it carries one), `digest` the sha256 over the ids
-and settings it was opened with. `parity` beside the tasks compares the tokenizers and templates.
+chats. `subject` is the reference's artifact id (an adapter's where it carries one), `digest` the sha256 over
+the ids and settings it was opened with. `parity` beside the tasks compares the tokenizers and templates.
 """
 
 from __future__ import annotations

@@ -33,12 +33,10 @@ def compare_merges(
     Loss is what training lowered: nats per token of the answers. Raises `InvalidInput` for a missing parent
     or a validation split of fewer than 2 rows.
     """
-    for role in ("model", "rival", "base", "adapter", "dataset"):
+    for role in ("model", "rival", "base", "reference_adapter", "dataset"):
         if role not in parents:
-            raise InvalidInput(
-                f"a merge-base task needs two merges and what they were made of; no {role} given"
-            )
-    base, adapter = parents["base"], parents["adapter"]
+            raise InvalidInput(f"merge-base needs two merges and what they were made of; no {role} was given")
+    base, adapter, dataset = parents["base"], parents["reference_adapter"], parents["dataset"]
     tokenizer = load_tokenizer(base.path)
     chats = read_chats(dataset.path / "validation.parquet", tokenizer, task.chats, task.tokens)
     trained = open_model({"model": base, "adapter": adapter}, config.model_copy(update={"nf4": task.nf4}))
