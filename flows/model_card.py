@@ -233,7 +233,7 @@ def _cell(value: object) -> str:
 
 def _code(value: object) -> str:
     """Text in code font, which nothing in it can end."""
-    return "`" + " ".join(plain(str(value)).split()).replace("`", "'") + "`"
+    return "`" + " ".join(plain(str(value)).split()).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _json(value: Any) -> str:
