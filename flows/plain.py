@@ -16,9 +16,13 @@ from flows.errors import Usage
 from flows.pin import tree_stamp
 from flows.progress_view import ProgressView
 from flows.recipe import apply_override, validate
+from flows.settings import Settings
+from registry import Artifact, Registry
 from registry.artifacts import Kind
+from registry.errors import NotFound
 from stages.compatible import require_compatible
 from stages.contract import Parent, StageConfig
+from stages.foreign import inspect
 from stages.run import config_type
 
 KINDS: dict[str, Kind] = {"base": "base", "model": "merged", "adapter": "adapter", "dataset": "dataset"}
@@ -55,6 +59,31 @@ def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], ou
     return execution.facts
 
 
+def _from_registry(role: str, ref: str) -> Parent:
+    settings = Settings()
+    if not (settings.root / "registry.db").exists() and settings.database_url is None:
+        raise Usage(f"--{role} {ref} does not exist, and there is no registry in {settings.root}")
+    registry = Registry.open(settings.root, settings.database_url, settings.store_url)
+    try:
+        artifact = registry.get(ref)
+    except NotFound as error:
+        raise Usage(f"--{role} {ref}: no such directory, and no such artifact: {error}") from None
+    return as_parent(registry, artifact)
+
+
+def as_parent(registry: Registry, artifact: Artifact) -> Parent:
+    """`artifact` as a stage sees it."""
+    manifest = artifact.manifest
+    return Parent(
+        id=artifact.id,
+        kind=manifest.kind,
+        path=registry.view(artifact.id),
+        base=manifest.base,
+        quant=manifest.quant,
+        metrics=manifest.metrics,
+    )
+
+
 def _config(stage: str, overrides: Sequence[str]) -> BaseModel:
     tree: dict[str, Any] = {}
     for override in overrides:
@@ -66,10 +95,16 @@ def _config(stage: str, overrides: Sequence[str]) -> BaseModel:
 
 
 def _parent(role: str, path: Path) -> Parent:
-    """A directory (or a GGUF file) with what Tuneline itself once recorded about it, if it did."""
-    path = path.resolve()
+    """A directory (or a GGUF file) with what Tuneline itself once recorded about it, if it did.
+
+    Where no such path exists, the artifact of that reference. Models and adapters are looked at in a limited
+    child before anything else reads them.
+    """
     if not path.exists():
-        raise Usage(f"--{role} {path} does not exist")
+        return _from_registry(role, str(path))
+    path = path.resolve()
+    if role != "dataset":
+        inspect(path)
     folder = path.parent if path.is_file() else path
     known: dict[str, Any] = {"kind": KINDS[role]}
     if path.suffix == ".gguf":

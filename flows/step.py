@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from flows.child import StandBy, run_in_child
 from flows.pin import pinned
+from flows.plain import as_parent
 from flows.progress_view import ProgressView
 from flows.report import StageRow
 from registry import Artifact, Registry
@@ -119,15 +120,7 @@ class Run:
 
     def parent(self, artifact: Artifact) -> Parent:
         """`artifact` as a stage sees it."""
-        manifest = artifact.manifest
-        return Parent(
-            id=artifact.id,
-            kind=manifest.kind,
-            path=self.registry.view(artifact.id),
-            base=manifest.base,
-            quant=manifest.quant,
-            metrics=manifest.metrics,
-        )
+        return as_parent(self.registry, artifact)
 
     def log(self, label: str) -> Path:
         """Where the output of the stage with this label goes."""

@@ -115,6 +115,12 @@ def _names(folder: Path) -> list[str]:
     return names
 
 
+def _own_notes(folder: Path) -> list[str]:
+    """Only a plain file counts; what else lies beside a GGUF file is none of our business."""
+    notes = [folder / name for name in ("tuneline-facts.json", "tuneline.json")]
+    return [one.name for one in notes if one.is_file() and not one.is_symlink()]
+
+
 def _look_at_gguf(file: Path, thorough: bool) -> dict[str, Any]:
     found = foreign_gguf.read(file)
     effective, named = foreign_gguf.effective(found)
@@ -137,5 +143,5 @@ def _look_at_gguf(file: Path, thorough: bool) -> dict[str, Any]:
         "embedding": None if embedding is None else list(embedding),
         "blocks": found.values.get(f"{architecture}.block_count"),
         "metadata": {key: found.values[key] for key in keep if key in found.values},
-        "record": own_record(file.parent, _names(file.parent)) if file.name == "model.gguf" else None,
+        "record": own_record(file.parent, _own_notes(file.parent)),
     }

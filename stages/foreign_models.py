@@ -141,7 +141,7 @@ def own_record(folder: Path, names: list[str]) -> dict[str, Any] | None:
 def _found(
     form: str, names: list[str], needed: list[str], shape: Any, tokenizer: Any, record: Any, **more: Any
 ) -> dict[str, Any]:
-    wanted = {*needed, "generation_config.json", *TOKENIZER_FILES}
+    wanted = {*needed, "generation_config.json", "quantize_config.json", *TOKENIZER_FILES}
     return {
         "form": form,
         "files": [name for name in names if name in wanted],

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from registry.artifacts import QuantSpec
 from registry.outlines import KEY
 from stages.contract import Facts, Parents, StageConfig
+from stages.foreign import inspect
 from stages.outline import outline_of_model
 
 VERSION = 2
@@ -56,6 +57,8 @@ def resolve(parents: Parents, config: BaseConfig, out: Path) -> Facts:
     from stages.backends import bases
 
     origin = bases.fetch(config, out)
+    if config.source.startswith(("hub:", "path:")):
+        inspect(out)
     reference, metrics = bases.describe(out, origin)
     metrics[KEY] = outline_of_model(out)
     return Facts(kind="base", base=reference, quant=QuantSpec(method="none"), metrics=metrics)

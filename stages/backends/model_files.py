@@ -51,7 +51,7 @@ def copy_model_files(folder: Path, out: Path) -> None:
     chosen = [*(folder / name for name in SMALL_FILES if (folder / name).is_file()), *weights]
     need_room(out, sum(file.stat().st_size for file in chosen), f"copying {folder.name}")
     for file in chosen:
-        _copy(file.resolve(), out / file.name)
+        copy_file(file.resolve(), out / file.name)
 
 
 def need_room(out: Path, nbytes: int, purpose: str) -> None:
@@ -64,7 +64,8 @@ def need_room(out: Path, nbytes: int, purpose: str) -> None:
         )
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content, sharing its blocks where the file system can."""
     with source.open("rb") as read, target.open("wb") as write:
         with contextlib.suppress(OSError):
             fcntl.ioctl(write.fileno(), FICLONE, read.fileno())

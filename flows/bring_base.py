@@ -1,0 +1,114 @@
+"""The base that something belongs to: named by the user, or matched with one in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flows.child import run_in_child
+from flows.errors import Usage
+from flows.pin import pinned
+from registry import Artifact, Registry
+from registry.artifacts import BaseReference, memo_key
+from registry.compat import differing
+from registry.errors import Incompatible
+from stages import resolve
+from stages.contract import Facts, toolchain
+from stages.resolve import BaseConfig
+
+SCHEMES = ("hub:", "path:", "package:", "pico:")
+HOW = (
+    "give it: --base with the id or name of a base in this registry (`tuneline artifacts ls --kind base`), "
+    "hub:ORG/NAME@COMMIT or path:DIRECTORY"
+)
+
+
+def given_base(registry: Registry, base: str, log: Path) -> Artifact:
+    """The artifact that `--base` names; a source that is not in the registry yet is resolved into it."""
+    if not base.startswith(SCHEMES):
+        return registry.get(base)
+    try:
+        return resolved(registry, BaseConfig(source=base), log)
+    except ValidationError as error:
+        raise Usage(f"--base {base}: {error.errors()[0]['msg']}") from None
+
+
+def resolved(registry: Registry, config: BaseConfig, log: Path) -> Artifact:
+    """The base of a source as a run of a recipe would resolve it, from the registry where it is there."""
+    canonical, tools = pinned(config), toolchain(resolve.TOOLS)
+    key = memo_key("resolve", resolve.VERSION, canonical, {}, tools)
+    if (found := registry.find(key)) is not None:
+        return found
+    with registry.draft(key, "resolve") as draft:
+        execution = run_in_child("resolve", {}, config, draft.path, log, lambda event: draft.touch())
+        facts = Facts.model_validate(execution.facts)
+        return draft.commit(
+            stage="resolve", stage_version=resolve.VERSION, config=canonical, toolchain=tools,
+            facts_kind=facts.kind, relations=(), base=facts.base, quant=facts.quant, metrics=facts.metrics,
+            execution={
+                "seconds": execution.seconds, "peak_bytes": execution.peak_bytes,
+                "started": datetime.fromtimestamp(execution.started, UTC).isoformat(),
+            },
+        )  # fmt: skip
+
+
+def matched_base(registry: Registry, found: Mapping[str, Any], what: str) -> tuple[Artifact, str]:
+    """The one base that the files name exactly, and in which words. Raises `Usage` saying how to give it.
+
+    Exactly means a whole base reference, or a repository with its commit. A name alone matches nothing.
+    """
+    bases = [one for one in _all_bases(registry) if one.manifest.base is not None]
+    record = recorded_base(found)
+    if record is not None:
+        for one in bases:
+            if not differing(one.manifest.base, record):  # type: ignore[arg-type]
+                return one, f"{found['record']['file']} beside it names {record.source}, every digest equal"
+    config = found.get("config") or {}
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if name and revision:
+        for one in bases:
+            reference = one.manifest.base
+            if reference and reference.revision == revision and reference.source in (name, f"hub:{name}"):
+                return one, f"adapter_config.json names {name} at {revision[:12]}"
+    named = f" (its files name {str(name)[:80]!r}, revision {str(revision)[:40]})" if name else ""
+    raise Usage(f"which base {what} belongs to cannot be told from its files{named}; {HOW}")
+
+
+def refuse_contradiction(found: Mapping[str, Any], base: Artifact) -> None:
+    """Raise Incompatible where the files name another base than the given one."""
+    reference, record = base.manifest.base, recorded_base(found)
+    if reference is None:
+        return
+    if record is not None and (wrong := differing(reference, record)):
+        raise Incompatible(
+            f"{found['record']['file']} says that it was made for {record.source} at {record.revision[:12]}, "
+            f"not for {reference.source} at {reference.revision[:12]} (they differ in "
+            f"{', '.join(one.name for one in wrong)}); give that base"
+        )
+    config = found.get("config") or {}
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if revision and reference.source in (name, f"hub:{name}") and revision != reference.revision:
+        raise Incompatible(
+            f"adapter_config.json names {name} at revision {str(revision)[:40]}, but the base given is "
+            f"{reference.source} at {reference.revision[:12]}; give the base at the adapter's revision"
+        )
+
+
+def recorded_base(found: Mapping[str, Any]) -> BaseReference | None:
+    """The whole base reference that Tuneline wrote beside the files, if it did."""
+    said = (found.get("record") or {}).get("base")
+    try:
+        return BaseReference.model_validate({k: v for k, v in said.items() if k != "id"}) if said else None
+    except (ValidationError, AttributeError):
+        return None
+
+
+def _all_bases(registry: Registry) -> list[Artifact]:
+    bases: list[Artifact] = []
+    while page := registry.ls(kind="base", limit=200, after=bases[-1].id if bases else None):
+        bases += page
+    return bases

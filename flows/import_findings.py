@@ -1,0 +1,217 @@
+"""What an import could establish about somebody else's files, what is only claimed, and what nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from registry import Artifact
+from registry.artifacts import BaseReference, Kind, QuantSpec, Relation
+from registry.compat import examine, pair
+from registry.compat_adapter import is_end
+from registry.errors import Incompatible
+from registry.outlines import KEY, model_outline
+
+KINDS: dict[str, Kind] = {"adapter": "adapter", "model": "merged", "gptq": "quantized", "gguf": "quantized"}
+RELATIONS: dict[str, Relation] = {
+    "adapter": "adapter", "model": "finetune", "gptq": "quantized", "gguf": "quantized",
+}  # fmt: skip
+
+_DECISIVE = frozenset({"kinds", "targets", "saved modules", "vocabulary", "tensors"})
+"""Checks of the contract that an import must pass; the others are about using the artifact."""
+_REWRITTEN = 0.001
+"""Share of tokens that llama.cpp's converter may write differently without it being another vocabulary."""
+
+
+@dataclass
+class Findings:
+    """Sentences for the manifest and for the user."""
+
+    established: list[str] = field(default_factory=list)
+    claimed: list[str] = field(default_factory=list)
+    not_established: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Description:
+    """The artifact to be, as the contract reads it."""
+
+    kind: Kind
+    base: BaseReference | None
+    quant: QuantSpec
+    metrics: dict[str, Any]
+
+
+def describe(
+    found: Mapping[str, Any], base: Artifact, tokens: Mapping[str, int] | None, findings: Findings
+) -> Description:
+    """What is published. Raises Incompatible where the files cannot belong to the base.
+
+    `found` comes from a thorough `stages.foreign.inspect`, `tokens` from `compare_vocabulary`.
+    """
+    quant = _quant(found, findings)
+    effective = quant.effective
+    metrics = {"bytes": found.get("bytes", effective.get("bytes")), KEY: found["outline"]}
+    metrics["parameters"] = found.get("parameters", effective.get("parameters"))
+    if found["form"] != "adapter":
+        metrics["bits_per_weight"] = effective["bits_per_weight"]
+    subject = Description(KINDS[found["form"]], base.manifest.base, quant, metrics)
+    _contract(subject, base, findings)
+    _vocabulary(found, base, tokens, findings)
+    _template(found, base, findings)
+    if found["form"] == "gguf":
+        _gguf_shape(found, base, findings)
+    _integrity(found, findings)
+    _origin(found, findings)
+    return subject
+
+
+def _quant(found: Mapping[str, Any], findings: Findings) -> QuantSpec:
+    recorded = _recorded_quant(found)
+    if found["form"] == "adapter":
+        if recorded is not None and recorded.method == "bnb":
+            findings.claimed.append(f"quant recipe in training: as {found['record']['file']} says")
+            return recorded
+        findings.not_established.append(
+            "quant recipe in training: PEFT does not record it; measure the adapter where it will be used"
+        )
+        return QuantSpec(method="none", effective={"dtypes": found["dtypes"]})
+    if found["form"] == "gguf":
+        if not found["names_its_type"]:
+            findings.not_established.append(
+                "file type: the file names none that is known; its tensors' types do"
+            )
+        return QuantSpec(
+            method="gguf", effective=found["effective"], merge_base=_merge_base(recorded, findings)
+        )
+    bits = 8 * found["bytes"] / found["parameters"]
+    effective = {"bytes": found["bytes"], "parameters": found["parameters"], "bits_per_weight": bits}
+    effective |= {"types": found["dtypes"]}
+    if found["tokenizer"]:
+        effective["chat_template"] = found["tokenizer"]["chat_template"]
+    if found["form"] == "model":
+        effective["dtype"] = ", ".join(found["dtypes"])
+        return QuantSpec(method="none", effective=effective, merge_base=_merge_base(recorded, findings))
+    said = found["quantization"]
+    findings.established.append(
+        f"GPTQ settings: {said['bits']} bits in groups of {said['group_size']}, from {said['stands_in']}"
+    )
+    findings.not_established.append("calibration data: no GPTQ checkpoint names them")
+    effective |= {"format": "gptq", **{key: value for key, value in said.items() if key != "stands_in"}}
+    return QuantSpec(method="gptq", effective=effective, merge_base=_merge_base(recorded, findings))
+
+
+def _recorded_quant(found: Mapping[str, Any]) -> QuantSpec | None:
+    try:
+        said = (found.get("record") or {}).get("quant")
+        return QuantSpec.model_validate(said) if said else None
+    except ValidationError:
+        return None
+
+
+def _merge_base(recorded: QuantSpec | None, findings: Findings) -> Any:
+    if recorded is not None and recorded.merge_base is not None:
+        findings.claimed.append(f"merge base: {recorded.merge_base}, as its own record says")
+        return recorded.merge_base
+    findings.not_established.append("merge base: which weights an adapter was folded into, if one was")
+    return None
+
+
+def _contract(subject: Description, base: Artifact, findings: Findings) -> None:
+    answers = [one for one in examine(pair(base.manifest, subject)) if one.name in _DECISIVE]
+    refused = [one.line() for one in answers if one.state == "refused"]
+    if refused:
+        raise Incompatible(f"these files do not belong to the base {base.id[:12]}: {'; '.join(refused)}")
+    findings.established += [
+        f"{one.name}: {one.found}" for one in answers if one.state == "ok" and one.name != "kinds"
+    ]
+    findings.not_established += [one.line() for one in answers if one.state == "unknown"]
+
+
+def _vocabulary(
+    found: Mapping[str, Any], base: Artifact, tokens: Mapping[str, int] | None, findings: Findings
+) -> None:
+    reference = base.manifest.base
+    tokenizer = found.get("tokenizer")
+    if found["form"] != "gguf" and tokenizer is None:
+        if found["form"] != "adapter":
+            findings.not_established.append("tokenizer: none beside the weights; the base's has to be used")
+        return
+    if tokenizer and reference and tokenizer["digest"] == reference.tokenizer_digest:
+        findings.established.append("tokenizer: byte for byte the base's")
+        return
+    if tokens is None:
+        findings.not_established.append("tokenizer: in a form whose ids cannot be compared with the base's")
+        return
+    total = tokens["same"] + tokens["other"] + tokens["missing"]
+    allowed = _REWRITTEN * total if found["form"] == "gguf" else 0
+    if tokens["missing"] or tokens["other"] > allowed:
+        raise Incompatible(
+            f"its vocabulary is not the base's: of the base's {total} token ids, {tokens['other']} stand for "
+            f"other tokens and {tokens['missing']} for none; give the base it was made for"
+        )
+    findings.established.append(
+        f"vocabulary: {tokens['same']} of the base's {total} ids are the same tokens, {tokens['added']} added"
+    )
+    findings.not_established.append(
+        "tokenizer: not byte for byte the base's, so that texts may be cut differently"
+    )
+
+
+def _template(found: Mapping[str, Any], base: Artifact, findings: Findings) -> None:
+    template = (found.get("tokenizer") or {}).get("chat_template")
+    if found["form"] == "gguf":
+        template = found["effective"]["chat_template"]
+    reference = base.manifest.base
+    if template is None or reference is None:
+        return
+    if template["sha256"] == reference.chat_template_digest:
+        findings.established.append("chat template: the base's")
+    else:
+        which = "another than the base's" if template["present"] else "none, unlike the base"
+        findings.not_established.append(
+            f"chat template: {which}; the contract refuses to serve it beside this base"
+        )
+
+
+def _gguf_shape(found: Mapping[str, Any], base: Artifact, findings: Findings) -> None:
+    outline = model_outline(base.manifest.metrics)
+    if outline is None or not outline.tensors or found["embedding"] is None:
+        findings.not_established.append("shape: the base's manifest does not say what it would have to be")
+        return
+    embedding = next(
+        (ones[0].shape for n, ones in outline.tensors.items() if is_end(n) and not n.startswith("lm_head")),
+        None,
+    )
+    layers = max(
+        (sum(one.count for one in ones) for n, ones in outline.tensors.items() if "*" in n), default=0
+    )
+    expected, seen = [*(embedding or ()), layers], [*reversed(found["embedding"]), found["blocks"]]
+    if expected != seen:
+        raise Incompatible(
+            f"the file has {seen[0]} embedding rows of {seen[1]} and {seen[2]} blocks, the base "
+            f"{expected[0]} rows of {expected[1]} and {expected[2]} layers; give the base it was made for"
+        )
+    findings.established.append(
+        f"shape: {seen[0]} embedding rows of {seen[1]}, {seen[2]} blocks, as the base"
+    )
+
+
+def _integrity(found: Mapping[str, Any], findings: Findings) -> None:
+    unseen = found.get("not_scanned") or []
+    findings.established.append(
+        "numbers: all finite" if not unseen else "numbers: finite where the format is known here"
+    )
+    if unseen:
+        findings.not_established.append(f"numbers: tensors of types {', '.join(unseen)} were not looked into")
+
+
+def _origin(found: Mapping[str, Any], findings: Findings) -> None:
+    config = found.get("config") or {}
+    if found["form"] == "adapter" and not config.get("revision"):
+        named = str(config.get("base_model_name_or_path"))[:80]
+        findings.not_established.append(f"revision: adapter_config.json names {named!r} without one")
+    findings.not_established.append("training: data, settings and toolchain")
