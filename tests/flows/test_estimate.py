@@ -18,6 +18,7 @@ from flows.estimate import Machine, adapter_parameters, describe_base, estimate,
 from flows.machine import machine
 from stages.contract import Parent
 from stages.errors import InvalidInput, MissingPackage
+from stages.evaluate import HeldoutTask, LmEvalTask
 from stages.model_shape import ModelShape
 from stages.prepare import PrepareConfig, SplitConfig, prepare
 from stages.quantize import GgufConfig, GptqConfig
@@ -269,8 +270,27 @@ def test_a_small_model_fits_a_laptop() -> None:
     stages = estimate(recipe, describe_base(SMOLLM2), LAPTOP)
     assert shortfalls(stages, LAPTOP) == []
     assert {stage.device for stage in stages} == {"cpu"}
-    timed = {stage.stage: stage.seconds for stage in stages if stage.stage != "evaluate"}
-    assert all(seconds is not None and 1 < seconds < 3600 for seconds in timed.values())
+    assert all(stage.seconds is not None and 1 < stage.seconds < 3600 for stage in stages)
+
+
+def test_time_of_an_evaluation_follows_what_is_asked() -> None:
+    recipe = recipes.load("demo")
+
+    def seconds(*tasks: HeldoutTask | LmEvalTask) -> float | None:
+        evaluate = recipe.evaluate.model_copy(update={"tasks": tasks})
+        changed = recipe.model_copy(update={"evaluate": evaluate})
+        stages = estimate(changed, describe_base(SMOLLM2), LAPTOP)
+        return next(stage.seconds for stage in stages if stage.stage == "evaluate")
+
+    few, all_, choice = (
+        seconds(HeldoutTask(max_items=8)),
+        seconds(HeldoutTask()),
+        seconds(HeldoutTask(choice=True)),
+    )
+    assert few and all_ and choice
+    assert few < all_ < choice
+    assert seconds(LmEvalTask(name="hellaswag")) is None
+    assert seconds(LmEvalTask(name="hellaswag", limit=100))
 
 
 def test_disk_follows_the_quantization(answer: Any) -> None:
