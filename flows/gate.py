@@ -1,240 +1,163 @@
 """The gate: policy × evidence → verdict.
 
-Binary metrics, compared on the same items with Tango's score interval; matched by item, never by position.
+Paired statistics on the items that both sides logged, matched by digest and never by position.
 Fails closed: whatever keeps the numbers from being comparable gives `invalid`, never `pass`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from flows.evidence import Evidence, Record, TaskEvidence, load_evidence
-from stages.intervals import Interval, items_needed, tango
+from flows.evidence import Evidence, load_evidence
+from flows.gate_contamination import Seen
+from flows.gate_limits import judge_ceilings, judge_fidelity, judge_required
+from flows.gate_policy import GatePolicy, Record, TaskRule, Verdict, without_live
+from flows.gate_rules import RuleResult, judge_tasks
 
 __all__ = [
+    "EXIT_CODES",
     "Decision",
     "Evidence",
+    "Facts",
     "GatePolicy",
     "RuleResult",
     "TaskRule",
+    "Waived",
     "decide",
     "load_evidence",
     "without_live",
 ]
 
-Verdict = Literal["pass", "fail", "insufficient", "invalid"]
-Reference = Literal["baseline", "parent", "live"]
-WORDS: Mapping[Reference, str] = {
-    "baseline": "the quantized base",
-    "parent": "the merged model",
-    "live": "the channel's current artifact",
-}
 SEVERITY: tuple[Verdict, ...] = ("pass", "insufficient", "fail", "invalid")
 EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "insufficient": 2, "invalid": 3}
 
 
-class TaskRule(Record):
-    """One claim about one metric of one task."""
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the candidate beyond its evaluation."""
 
-    task: str = Field(description="name of the task in the evaluation")
-    metric: str = Field(description="a metric with scores 0 and 1")
-    role: Literal["improve", "keep"] = Field(
-        description="improve: be better by more than the margin; keep: be worse by less than the margin"
-    )
-    against: Reference = Field(
-        description="baseline: the quantized base; parent: the merged model; live: the channel's artifact "
-        "(the quantized base while the channel is empty)"
-    )
-    margin: float = Field(default=0.0, ge=0, lt=1, description="share of the items, e.g. 0.02 for two points")
-    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="risk of passing wrongly, one-sided")
-
-    @model_validator(mode="after")
-    def _keep_needs_room(self) -> TaskRule:
-        if self.role == "keep" and self.margin == 0:
-            raise ValueError(
-                "role keep needs a margin above 0: no number of items can prove a drop of exactly 0"
-            )
-        return self
+    quant: str | None = None
+    """`gptq`, a GGUF type, or `none`."""
+    parent: str | None = None
+    """Id of the artifact that it was quantized from; its fidelity is judged against that one."""
+    fidelity: Evidence | None = None
+    """The evaluation that compares it with its parent, where that is not the candidate's own evidence."""
+    latency_ms: Sequence[float] | None = None
+    """Durations of requests to it."""
+    seen: Seen | None = None
+    """Which evaluation items its training data hold; None: nobody looked."""
+    missing: tuple[str, ...] = ()
+    """Required evidence that is not there, in words."""
 
 
-class GatePolicy(Record):
-    """What an artifact has to prove before a channel may point to it."""
-
-    tasks: tuple[TaskRule, ...] = Field(min_length=1)
-    max_bytes: int | None = Field(default=None, ge=1, description="ceiling on the size of the weights")
-    max_bits_per_weight: float | None = Field(default=None, gt=0, description="ceiling, as measured")
-
-
-def without_live(policy: GatePolicy) -> GatePolicy:
-    """`policy` for a channel that serves nothing yet: the base takes the place of what is live."""
-    rules = (
-        rule.model_copy(update={"against": "baseline"}) if rule.against == "live" else rule
-        for rule in policy.tasks
-    )
-    return policy.model_copy(update={"tasks": tuple(rules)})
-
-
-class RuleResult(Record):
-    """One rule's outcome. `effect` is candidate minus reference, `low`/`high` its one-sided bounds."""
+@dataclass(frozen=True)
+class Waived:
+    """A finding that somebody answers for."""
 
     rule: str
-    verdict: Verdict
-    sentence: str
-    effect: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    discordant: int = Field(default=0, description="items on which the two disagree")
-    more_items: int | None = Field(default=None, description="about how many more would decide (power 0.8)")
+    reason: str
+    who: str
 
 
 class Decision(Record):
     verdict: Verdict
     rules: tuple[RuleResult, ...]
     evidence: dict[str, str] = Field(description="role → digest of the evaluation that was read")
+    evaluations: dict[str, str] = Field(
+        default_factory=dict, description="role → id or path of the evaluation that was read"
+    )
+    applied: dict[str, Any] | None = Field(
+        default=None, description="the policy as applied, where it is not the policy as written"
+    )
 
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.verdict]
 
 
-def decide(policy: GatePolicy, candidate: Evidence, references: Mapping[str, Evidence]) -> Decision:
+def decide(
+    policy: GatePolicy,
+    candidate: Evidence,
+    references: Mapping[str, Evidence],
+    facts: Facts | None = None,
+    waived: Sequence[Waived] = (),
+) -> Decision:
     """Judge `candidate` by `policy` against `references` (role → evidence).
 
     The verdict is the worst of the rules': invalid, then fail, then insufficient. All rules must pass, so
-    no correction for several claims is needed (an intersection-union test, Berger 1982).
+    no correction for several claims is needed (an intersection-union test, Berger 1982); of an any_of group,
+    Holm-corrected, the best counts. Rules against `live` are judged against the base while nothing is live.
     """
-    results = [_judge_rule(rule, candidate, references.get(rule.against)) for rule in policy.tasks]
-    results += _judge_ceilings(policy, candidate)
-    verdict = max((result.verdict for result in results), key=SEVERITY.index)
-    digests = {role: evidence.digest for role, evidence in references.items()}
+    facts = facts or Facts()
+    applied = policy if "live" in references else without_live(policy)
+    results = judge_tasks(applied.tasks, candidate, references, policy.evidence.min_items)
+    results += judge_required(policy.evidence, candidate, facts.missing)
+    results += judge_ceilings(policy, candidate, facts.latency_ms)
+    results += judge_fidelity(policy.fidelity, facts.fidelity or candidate, facts.quant, facts.parent)
+    if policy.contamination is not None:
+        compared = {rule.task for rule in policy.tasks}
+        results.append(_contamination(policy, candidate, compared, facts.seen))
+    results = [_waive(result, waived) for result in results]
+    read = {"candidate": candidate, **references}
+    if facts.fidelity is not None:
+        read["fidelity"] = facts.fidelity
     return Decision(
-        verdict=verdict, rules=tuple(results), evidence={"candidate": candidate.digest, **digests}
+        verdict=max(_counted(results), key=SEVERITY.index),
+        rules=tuple(results),
+        evidence={role: evidence.digest for role, evidence in read.items()},
+        evaluations={role: evidence.artifact_id for role, evidence in read.items()},
+        applied=None if applied == policy else applied.model_dump(mode="json"),
     )
 
 
-def _judge_rule(rule: TaskRule, candidate: Evidence, reference: Evidence | None) -> RuleResult:
-    name = f"{rule.task}/{rule.metric} {rule.role} against {rule.against}"
-    problems = list(_problems(rule, candidate, reference))
-    if problems or reference is None:
-        return RuleResult(rule=name, verdict="invalid", sentence=f"{name}: " + "; ".join(problems))
-    ours = candidate.tasks[rule.task].scores[rule.metric]
-    theirs = reference.tasks[rule.task].scores[rule.metric]
-    gained = sum(ours[item] > theirs[item] for item in ours)
-    lost = sum(ours[item] < theirs[item] for item in ours)
-    return _compare(rule, name, gained, lost, len(ours))
+def _counted(results: Sequence[RuleResult]) -> list[Verdict]:
+    """The verdicts that make up the decision's: of a group the best one, unless one is invalid."""
+    counted: list[Verdict] = [
+        "pass" if result.waived else result.verdict for result in results if result.group is None
+    ]
+    for group in {result.group for result in results} - {None}:
+        verdicts = [result.verdict for result in results if result.group == group]
+        counted.append("invalid" if "invalid" in verdicts else min(verdicts, key=SEVERITY.index))
+    return counted
 
 
-def _compare(rule: TaskRule, name: str, gained: int, lost: int, n: int) -> RuleResult:
-    threshold = rule.margin if rule.role == "improve" else -rule.margin
-    bounds = tango(gained, lost, n, rule.alpha)
-    verdict: Verdict = "insufficient"
-    if bounds.low > threshold:
-        verdict = "pass"
-    elif bounds.high < threshold:
-        verdict = "fail"
-    effect = (gained - lost) / n
-    more = _more_items(rule, gained, lost, n, threshold) if verdict == "insufficient" else None
-    return RuleResult(
-        rule=name,
-        verdict=verdict,
-        sentence=_sentence(rule, effect, bounds, n, gained, lost, verdict, more),
-        effect=effect,
-        low=bounds.low,
-        high=bounds.high,
-        n=n,
-        discordant=gained + lost,
-        more_items=more,
+def _contamination(policy: GatePolicy, candidate: Evidence, tasks: set[str], seen: Seen | None) -> RuleResult:
+    """Fail where more items than the policy lets through stand in the training data."""
+    name, limits = "contamination", policy.contamination
+    assert limits is not None
+    unasked = sum(
+        len(task.prompts) - len(task.asked) for key, task in candidate.tasks.items() if key in tasks
     )
-
-
-def _more_items(rule: TaskRule, gained: int, lost: int, n: int, threshold: float) -> int | None:
-    # One pseudo-item that flipped: models that agreed on every item so far need not agree on the next ones.
-    share = max(gained + lost, 1) / n
-    total = items_needed(share, (gained - lost) / n, threshold, rule.alpha)
-    return None if total is None else max(1, total - n)
-
-
-def _problems(rule: TaskRule, candidate: Evidence, reference: Evidence | None) -> Iterable[str]:
-    """Every reason why the two evaluations cannot be compared by this rule."""
-    if reference is None:
-        yield f"there is no evaluation of {WORDS[rule.against]}; evaluate it on the same tasks"
-        return
-    yield from candidate.problems
-    yield from (f"{WORDS[rule.against]}: {problem}" for problem in reference.problems)
-    yield from _differences("", candidate.setting, reference.setting)
-    tasks = [evidence.tasks.get(rule.task) for evidence in (candidate, reference)]
-    for whose, task in zip(("the candidate", WORDS[rule.against]), tasks, strict=True):
-        if task is None or rule.metric not in task.scores:
-            yield f"{whose} was not measured on {rule.task} with {rule.metric}"
-        elif not set(task.scores[rule.metric].values()) <= {0.0, 1.0}:
-            yield f"{rule.metric} of {whose} has scores other than 0 and 1, which this gate cannot judge"
-    ours, theirs = tasks
-    if ours is not None and theirs is not None:
-        yield from _differences(f"{rule.task}: ", ours.setting, theirs.setting)
-        yield from _unmatched(ours, theirs)
-
-
-def _differences(where: str, ours: Mapping[str, object], theirs: Mapping[str, object]) -> Iterable[str]:
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
-            yield f"{where}{key.replace('_', ' ')} differs ({ours.get(key)} against {theirs.get(key)})"
-
-
-def _unmatched(ours: TaskEvidence, theirs: TaskEvidence) -> Iterable[str]:
-    alone = len(ours.prompts.keys() ^ theirs.prompts.keys())
-    if alone:
-        yield f"{alone} items were measured on one side only; both must see the same items"
-    shared = ours.prompts.keys() & theirs.prompts.keys()
-    reworded = sum(ours.prompts[item] != theirs.prompts[item] for item in shared)
-    if reworded:
-        yield f"{reworded} items were asked with different prompts"
-
-
-def _judge_ceilings(policy: GatePolicy, candidate: Evidence) -> list[RuleResult]:
-    ceilings = (
-        ("size", candidate.bytes, policy.max_bytes, "bytes"),
-        ("bits per weight", candidate.bits_per_weight, policy.max_bits_per_weight, "bits"),
-    )
-    return [_ceiling(*entry) for entry in ceilings if entry[2] is not None]
-
-
-def _ceiling(name: str, found: float | None, ceiling: float, unit: str) -> RuleResult:
-    if found is None:
-        return RuleResult(
-            rule=name, verdict="invalid", sentence=f"{name}: not measured; at most {ceiling} asked"
+    if seen is None or unasked:
+        why = (
+            f"{unasked} items were logged without their question: evaluate again with this version"
+            if unasked
+            else "the training data are not known: give them with --trained-on, or gate a registered artifact"
         )
-    verdict: Verdict = "pass" if found <= ceiling else "fail"
-    said = "within" if verdict == "pass" else "above"
+        return RuleResult(rule=name, kind="contamination", verdict="invalid", sentence=f"{name}: {why}")
+    found = len(seen.items)
+    examples = "; ".join(f"{item.asked[:60]!r} ({item.why})" for item in seen.items[:3])
+    said = (
+        f"{name}: {found} of {seen.looked_for:,} items stand in the training data ({seen.rows:,} rows; word "
+        f"for word, or at least {limits.share:.0%} of their {limits.words}-word sequences); "
+        f"{limits.max_items} are let through{'. ' + examples if found else ''}."
+    )
+    verdict: Verdict = "pass" if found <= limits.max_items else "fail"
     return RuleResult(
-        rule=name, verdict=verdict, sentence=f"{name}: {found:,} {unit}, {said} the ceiling of {ceiling:,}"
+        rule=name, kind="contamination", verdict=verdict, sentence=said, n=seen.looked_for, discordant=found
     )
 
 
-def _sentence(
-    rule: TaskRule, effect: float, bounds: Interval, n: int, gained: int, lost: int, verdict: Verdict,
-    more: int | None,
-) -> str:  # fmt: skip
-    asked = (
-        f"better by more than {100 * rule.margin:g} points"
-        if rule.role == "improve"
-        else f"worse by less than {100 * rule.margin:g} points"
-    )
-    figures = (
-        f"{rule.task}/{rule.metric}: {100 * effect:+.1f} points against {WORDS[rule.against]} on {n} paired "
-        f"items ({gained} gained, {lost} lost; with {100 * (1 - rule.alpha):g} % confidence at least "
-        f"{100 * bounds.low:+.1f}, at most {100 * bounds.high:+.1f})"
-    )
-    if verdict == "pass":
-        return f"{figures}: shown to be {asked}."
-    if verdict == "fail":
-        return f"{figures}: shown not to be {asked}."
-    wanted = (
-        f"about {more} more items would decide if the difference stays as it is"
-        if more is not None
-        else "the difference lies at the margin, where no number of items decides"
-    )
-    return f"{figures}: too few items to tell whether it is {asked}; {wanted}."
+def _waive(result: RuleResult, waived: Sequence[Waived]) -> RuleResult:
+    """Findings can be answered for; what is invalid cannot, since nobody knows what it hides."""
+    for waiver in waived:
+        if waiver.rule == result.rule and result.kind != "task" and result.verdict == "fail":
+            said = f"{result.sentence} Waived by {waiver.who}: {waiver.reason}."
+            return result.model_copy(
+                update={"waived": {"reason": waiver.reason, "who": waiver.who}, "sentence": said}
+            )
+    return result

@@ -1,7 +1,4 @@
-"""Intervals for shares and for paired differences of shares, and how many items a decision needs.
-
-Pure Python on purpose: a gate that runs in CI reads logged samples and needs no numeric library.
-"""
+"""Intervals for shares and for paired differences of shares. Pure Python: they are needed everywhere."""
 
 from __future__ import annotations
 
@@ -43,12 +40,12 @@ def tango(gained: int, lost: int, n: int, alpha: float = 0.05) -> Interval:
         raise ValueError(f"impossible pairs: {gained} gained and {lost} lost of {n}")
     z = NormalDist().inv_cdf(1 - alpha)
     observed = (gained - lost) / n
-    low = _crossing(gained, lost, n, z, -1.0, observed)
-    high = _crossing(gained, lost, n, -z, observed, 1.0)
+    low = crossing(gained, lost, n, z, -1.0, observed)
+    high = crossing(gained, lost, n, -z, observed, 1.0)
     return Interval(low, high)
 
 
-def tango_score(gained: int, lost: int, n: int, difference: float) -> float:
+def tango_score(gained: float, lost: float, n: float, difference: float) -> float:
     """Tango's statistic for "the true difference is `difference`": standard normal under it.
 
     (b - c - nΔ) / sqrt(n (2q + Δ(1 - Δ))), where q is the restricted maximum-likelihood estimate of the
@@ -66,7 +63,7 @@ def tango_score(gained: int, lost: int, n: int, difference: float) -> float:
     return distance / math.sqrt(variance)
 
 
-def _crossing(gained: int, lost: int, n: int, z: float, left: float, right: float) -> float:
+def crossing(gained: float, lost: float, n: float, z: float, left: float, right: float) -> float:
     """Where the score, which falls as the difference rises, crosses `z` between `left` and `right`."""
     for _ in range(80):
         middle = (left + right) / 2
@@ -77,17 +74,10 @@ def _crossing(gained: int, lost: int, n: int, z: float, left: float, right: floa
     return (left + right) / 2
 
 
-def items_needed(
-    discordant_share: float, difference: float, threshold: float, alpha: float = 0.05, power: float = 0.8
-) -> int | None:
-    """Pairs with which a one-sided test at `alpha` tells `difference` from `threshold` with `power`.
-
-    n = (z_α + z_β)² (ψ - δ²) / (δ - δ₀)² (Miettinen 1968, Biometrics 24:339; normal approximation), ψ the
-    share of pairs on which the models differ. None where no number would do.
-    """
-    gap = difference - threshold
-    if abs(gap) < 1e-9:
-        return None
-    z = NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(power)
-    variance = max(discordant_share - difference * difference, 0.0)
-    return max(1, math.ceil(z * z * variance / (gap * gap)))
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided mid-p value of "gains and losses are as likely" (McNemar 1947; the mid-p form of Fagerland,
+    Lydersen & Laake 2013, BMC Medical Research Methodology 13:91): half of the observed table's probability
+    counts. 1 where nothing flipped."""
+    flips, fewer = gained + lost, min(gained, lost)
+    chances = [math.comb(flips, k) / 2**flips for k in range(fewer + 1)]
+    return min(1.0, 2 * math.fsum(chances) - chances[-1])

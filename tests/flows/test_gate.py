@@ -104,9 +104,9 @@ def test_too_few_items_say_how_many_more(tmp_path: Path) -> None:
     theirs = [1.0, 0.0] + [0.0, 1.0] * 24
     decision = judge(tmp_path, rule("keep", 0.02), ours, theirs)
     assert (decision.verdict, decision.exit_code) == ("insufficient", 2)
-    # z² · ψ / margin² = 6.1826 · 0.04 / 0.0004 = 618.3, of which 50 are there
-    assert decision.rules[0].more_items == 619 - 50
-    assert "about 569 more items would decide" in decision.rules[0].sentence
+    # tests/stages/test_power.py: with 4 % flips about 690 items have the power 0.8, of which 50 are there
+    assert decision.rules[0].more_items == 695 - 50
+    assert "about 645 more items would decide" in decision.rules[0].sentence
 
 
 def test_equal_answers_on_few_items_are_not_proof(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.intervals import items_needed, tango, tango_score, wilson
+from stages.intervals import mcnemar, tango, tango_score, wilson
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_tango_refuses_impossible_pairs() -> None:
         tango(3, 3, 5)
 
 
-@pytest.mark.parametrize(("flips", "items"), [(0.02, 310), (0.04, 619), (0.08, 1237)])
-def test_items_needed_for_two_points(flips: float, items: int) -> None:
-    assert items_needed(flips, 0.0, -0.02) == items
-
-
-def test_no_number_of_items_decides_at_the_threshold() -> None:
-    assert items_needed(0.1, 0.02, 0.02) is None
+@pytest.mark.parametrize(
+    ("gained", "lost", "expected"),
+    # Fagerland, Lydersen & Laake 2013, BMC Medical Research Methodology 13:91, table 2 and 5: mid-p 0.039
+    [(1, 7, 0.0390625), (7, 1, 0.0390625), (0, 0, 1.0), (5, 5, 1.0), (0, 5, 0.03125)],
+)
+def test_mcnemars_mid_p(gained: int, lost: int, expected: float) -> None:
+    assert mcnemar(gained, lost) == pytest.approx(expected)

@@ -1,0 +1,187 @@
+"""A gate's policy: what an artifact has to prove before a channel may point to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from registry.artifacts import digest
+
+Verdict = Literal["pass", "fail", "insufficient", "invalid"]
+Reference = Literal["baseline", "parent", "live"]
+WORDS: Mapping[Reference, str] = {
+    "baseline": "the quantized base",
+    "parent": "the merged model",
+    "live": "the channel's current artifact",
+}
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskRule(Record):
+    """One claim about one metric of one task."""
+
+    task: str = Field(description="name of the task in the evaluation")
+    metric: str = Field(description="name of the metric, e.g. `exact_match`")
+    role: Literal["improve", "keep"] = Field(
+        description="improve: be better by more than the margin; keep: be worse by less than the margin"
+    )
+    against: Reference = Field(
+        description="baseline: the quantized base; parent: the merged model; live: the channel's artifact "
+        "(the quantized base while the channel is empty)"
+    )
+    margin: float = Field(
+        default=0.0, ge=0, description="in the metric's unit; of a share, 0.02 is two points in a hundred"
+    )
+    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="risk of passing wrongly, one-sided")
+    power: float = Field(
+        default=0.8, gt=0, lt=1, description="chance of passing that the number of items is planned for"
+    )
+    expected: float | None = Field(
+        default=None,
+        description="true difference that is planned for; default: 0 for keep, twice the margin for improve",
+    )
+    scores: Literal["binary", "real"] = Field(
+        default="binary",
+        description="binary: each item scores 0 or 1 (Tango's interval); real: any numbers (a cluster-robust "
+        "interval of the mean difference)",
+    )
+    any_of: str | None = Field(
+        default=None,
+        description="name of a group of improve rules of which one is enough; Holm's correction applies",
+    )
+
+    @model_validator(mode="after")
+    def _sensible(self) -> TaskRule:
+        if self.role == "keep" and self.margin == 0:
+            raise ValueError(
+                "role keep needs a margin above 0: no number of items can prove a drop of exactly 0"
+            )
+        if self.scores == "binary" and not self.margin < 1:
+            raise ValueError(f"a margin of {self.margin:g} is no share of the items; 0.02 is two points")
+        if self.any_of is not None and self.role != "improve":
+            raise ValueError("any_of joins improve rules; a keep rule must hold in any case")
+        return self
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.metric} {self.role} against {self.against}"
+
+    @property
+    def threshold(self) -> float:
+        """The difference, candidate minus reference, that has to be exceeded."""
+        return self.margin if self.role == "improve" else -self.margin
+
+    @property
+    def planned(self) -> float:
+        """The true difference that the number of items is planned for."""
+        if self.expected is not None:
+            return self.expected
+        return 0.0 if self.role == "keep" else (2 * self.margin or 0.02)
+
+
+class FidelityLimits(Record):
+    """How near a file of one quantization type has to be to the model it was made from."""
+
+    quant: str = Field(
+        description="`gptq`, a GGUF type such as `Q4_K_M` or `Q8_0`, or `none` for a merged model"
+    )
+    task: str | None = Field(
+        default=None,
+        description="name of the fidelity task; default: every one that compares with the file's own parent",
+    )
+    kl_mean: float | None = Field(default=None, gt=0, description="at most, in nats per token")
+    kl_p99: float | None = Field(default=None, gt=0, description="at most, in nats per token")
+    same_top: float | None = Field(
+        default=None, gt=0, le=1, description="at least, share of tokens with the same likeliest token"
+    )
+    flips: float | None = Field(
+        default=None, ge=0, le=1, description="at most, share of answers that changed, either way"
+    )
+    perplexity_ratio: float | None = Field(default=None, gt=0, description="at most")
+    answer_kl_mean: float | None = Field(default=None, gt=0, description="at most, on the answers' tokens")
+    answer_perplexity_ratio: float | None = Field(
+        default=None, gt=0, description="at most, on the answers' tokens"
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> FidelityLimits:
+        if not self.limits:
+            raise ValueError(f"fidelity of {self.quant}: set at least one limit, for example kl_mean")
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Metric → limit, of those that are set."""
+        found = self.model_dump(exclude={"quant", "task"}, exclude_none=True)
+        return {metric: float(limit) for metric, limit in found.items()}
+
+
+class RequiredEvidence(Record):
+    """What has to have been measured, whatever the rules compare."""
+
+    tasks: tuple[str, ...] = Field(default=(), description="tasks that the candidate's evaluation holds")
+    min_items: int = Field(default=1, ge=1, description="fewest items of each task that a rule compares")
+    lineage: bool = Field(
+        default=False, description="the registry knows the base, the adapter and the training data"
+    )
+    verified: bool = Field(
+        default=False, description="every byte of the candidate is read again and matches its digest"
+    )
+
+
+class Contamination(Record):
+    """Which items count as seen in training, and how many of them are let through."""
+
+    words: int = Field(default=8, ge=3, description="length of the word sequences that are looked for")
+    share: float = Field(
+        default=0.5, gt=0, le=1, description="share of an item's sequences in the training data that counts"
+    )
+    max_items: int = Field(default=0, ge=0, description="such items that are let through")
+
+
+class GatePolicy(Record):
+    """What an artifact has to prove before a channel may point to it."""
+
+    tasks: tuple[TaskRule, ...] = Field(min_length=1, description="all must hold, but for any_of groups")
+    fidelity: tuple[FidelityLimits, ...] = Field(
+        default=(), description="limits by quantization type; those of the candidate's type apply"
+    )
+    max_bytes: int | None = Field(default=None, ge=1, description="ceiling on the size of the weights")
+    max_bits_per_weight: float | None = Field(default=None, gt=0, description="ceiling, as measured")
+    max_latency_ms: float | None = Field(
+        default=None, gt=0, description="ceiling on the 95th percentile, from `--latency FILE`"
+    )
+    evidence: RequiredEvidence = Field(default_factory=RequiredEvidence)
+    contamination: Contamination | None = Field(
+        default=None, description="look for the evaluation's items in the training data; without it, no check"
+    )
+
+    @model_validator(mode="after")
+    def _groups_share_their_risk(self) -> GatePolicy:
+        for group in {rule.any_of for rule in self.tasks} - {None}:
+            alphas = {rule.alpha for rule in self.tasks if rule.any_of == group}
+            if len(alphas) > 1:
+                raise ValueError(f"the rules of any_of {group!r} share one alpha, found {sorted(alphas)}")
+        quants = [limits.quant for limits in self.fidelity]
+        if len(set(quants)) != len(quants):
+            raise ValueError(f"fidelity names a quantization type twice: {', '.join(quants)}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the policy with all its defaults written out: two files that mean the same have one."""
+        return digest(self.model_dump(mode="json"))
+
+
+def without_live(policy: GatePolicy) -> GatePolicy:
+    """`policy` for a channel that serves nothing yet: the base takes the place of what is live."""
+    rules = (
+        rule.model_copy(update={"against": "baseline"}) if rule.against == "live" else rule
+        for rule in policy.tasks
+    )
+    return policy.model_copy(update={"tasks": tuple(rules)})
