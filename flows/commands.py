@@ -97,7 +97,9 @@ def stage(arguments: argparse.Namespace) -> Reply:
 def open_registry() -> Registry:
     """The registry that the settings name."""
     settings = Settings()
-    return Registry.open(settings.root, settings.database_url, settings.store_url)
+    return Registry.open(
+        settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
+    )
 
 
 def artifacts_ls(arguments: argparse.Namespace) -> Reply:

@@ -51,7 +51,9 @@ def execute(recipe: Recipe, settings: Settings) -> Result:
     started, clock = datetime.now(UTC), time.monotonic()
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = settings.root / "runs" / run_id
-    registry = Registry.open(settings.root, settings.database_url, settings.store_url)
+    registry = Registry.open(
+        settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
+    )
     with ProgressView() as view, StandBy(folder / "logs" / "stand-by.log") as stand_by:
         run, outcome, error = Run(registry, view, folder, stand_by), Outcome(), None
         try:

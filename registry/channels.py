@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, exc, insert, select, update
 
-from registry import catalog
+from registry import catalog, content, gates, policies
 from registry.artifacts import Record, digest
 from registry.database import Database, now
-from registry.errors import Conflict, Corrupt, GateRequired, InvalidArtifact, NotFound
-from registry.schema import channel_events, channels, gate_decisions
+from registry.errors import Conflict, Corrupt, InvalidArtifact, NotFound
+from registry.policies import ChannelPolicy
+from registry.schema import channel_events, channels
+from registry.signing import Keys
 
 CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}/[a-z0-9][a-z0-9._-]{0,63}")
 _BEGINNING = "0" * 64
@@ -55,8 +58,9 @@ class ChannelEvent(Record):
 class Channels:
     """The channels of a registry."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keys: Keys) -> None:
         self._database = database
+        self._keys = keys
 
     def get(self, name: str) -> Channel | None:
         """The channel, or None when it never pointed anywhere."""
@@ -78,19 +82,21 @@ class Channels:
     ) -> Channel:
         """Point the channel to `artifact_id` if its generation is still `expected_generation` (0: it is new).
 
-        Needs a passing gate decision for this artifact against the channel's current one, or a waiver.
+        Needs a signed, passing gate decision for this artifact against the channel's current one under the
+        channel's policy, or a waiver. A channel without a policy takes over that of the first decision.
         Raises Conflict when somebody else moved it, GateRequired, NotFound for an unknown artifact or
-        decision, InvalidArtifact for a bad name or waiver.
+        decision, Corrupt for a changed or unsigned one, InvalidArtifact for a bad name or waiver.
         """
         _check_name(name)
         _check_waiver(waiver)
         with self._database.write() as connection:
             current = _current(connection, name)
             catalog.existing(connection, artifact_id)
+            content.require(connection, [artifact_id])
             if (current.generation if current else 0) != expected_generation:
                 raise _lost(name, expected_generation, current)
             if waiver is None:
-                _require_gate(connection, name, artifact_id, current, decision_id)
+                self._pass_gate(connection, name, artifact_id, current, decision_id)
             event = {
                 "action": "move",
                 "artifact_id": artifact_id,
@@ -100,6 +106,46 @@ class Channels:
                 "who": waiver.who if waiver else None,
             }
             return _swap(connection, name, expected_generation, event)
+
+    def _pass_gate(
+        self,
+        connection: Connection,
+        name: str,
+        artifact_id: str,
+        current: Channel | None,
+        decision: str | None,
+    ) -> None:
+        policy = policies.latest(connection, name)
+        passed = gates.require(
+            connection, self._keys, decision,
+            moving=f"channel {name} cannot move to artifact {artifact_id[:12]}",
+            artifact_id=artifact_id,
+            current=current.artifact_id if current else None,
+            policy=policy.digest if policy else None,
+        )  # fmt: skip
+        if policy is None:
+            reason = f"taken over from gate decision {passed.id[:12]}, the first to move the channel"
+            policies.add(connection, name, passed.policy, who=f"key {str(passed.signer)[:12]}", reason=reason)
+
+    def set_policy(self, name: str, policy: Mapping[str, Any], who: str, reason: str) -> ChannelPolicy:
+        """Make `policy` what artifacts have to pass here from now on; the same again changes nothing.
+
+        Raises InvalidArtifact for a bad channel name, an empty reason or name, or content that is not JSON.
+        """
+        _check_name(name)
+        _check_waiver(Waiver(reason, who))
+        with self._database.write() as connection:
+            return policies.add(connection, name, policy, who, reason)
+
+    def policy(self, name: str) -> ChannelPolicy | None:
+        """The channel's policy, or None where none was set; a channel need not have moved to have one."""
+        with self._database.read() as connection:
+            return policies.latest(connection, name)
+
+    def policies(self, name: str) -> list[ChannelPolicy]:
+        """Every policy that the channel had, oldest first."""
+        with self._database.read() as connection:
+            return policies.history(connection, name)
 
     def rollback(self, name: str, reason: str, who: str) -> Channel:
         """Point the channel to the artifact that it had before; again, to the one before that.
@@ -111,7 +157,8 @@ class Channels:
             current = _current(connection, name)
             if current is None:
                 raise NotFound(f"channel {name!r} does not exist; `tuneline channels` lists those that do")
-            back_to = _earlier(list(_events(connection, name)), current)
+            back_to = earlier(list(_events(connection, name)), current)
+            content.require(connection, [back_to.artifact_id])
             event = {
                 "action": "rollback",
                 "artifact_id": back_to.artifact_id,
@@ -167,37 +214,7 @@ def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any
     )
 
 
-def _require_gate(
-    connection: Connection, name: str, artifact_id: str, current: Channel | None, decision_id: str | None
-) -> None:
-    moving = f"channel {name} cannot move to artifact {artifact_id[:12]}"
-    if decision_id is None:
-        raise GateRequired(
-            f"{moving}: it needs a passing gate decision, or a waiver with a reason and a name; "
-            "run `tuneline gate`"
-        )
-    query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
-    decision = connection.execute(query).one_or_none()
-    if decision is None:
-        raise NotFound(
-            f"no gate decision {decision_id[:64]!r} in this registry; run `tuneline gate` to make one"
-        )
-    if decision.verdict != "pass":
-        raise GateRequired(
-            f"{moving}: gate decision {decision_id[:12]} says {decision.verdict}, expected pass"
-        )
-    if decision.candidate != artifact_id:
-        raise GateRequired(
-            f"{moving}: gate decision {decision_id[:12]} is about artifact {decision.candidate[:12]}"
-        )
-    if current is not None and decision.baseline != current.artifact_id:
-        raise GateRequired(
-            f"{moving}: gate decision {decision_id[:12]} compares it with {str(decision.baseline)[:12]}, "
-            f"but the channel has {current.artifact_id[:12]} now; run the gate again against that one"
-        )
-
-
-def _earlier(events: list[Row[Any]], current: Channel) -> Row[Any]:
+def earlier(events: list[Row[Any]], current: Channel) -> Row[Any]:
     """The event whose artifact stood before the current one.
 
     A rollback restores a generation and all that was before it, so a second rollback goes further back

@@ -1,20 +1,23 @@
-"""Gate decisions: policy × evidence → verdict, recorded once and never changed."""
+"""Gate decisions: policy × evidence → verdict, recorded once, signed, and never changed."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from registry import catalog
 from registry.artifacts import Record, canonical, digest
 from registry.database import Database, now
-from registry.errors import InvalidArtifact, NotFound
+from registry.errors import Corrupt, GateRequired, InvalidArtifact, NotFound
 from registry.schema import gate_decisions
+from registry.signing import Keys
 
+_PREFIX = re.compile(r"[0-9a-f]{6,64}")
 Verdict = Literal["pass", "fail", "insufficient", "invalid"]
 
 
@@ -28,13 +31,21 @@ class GateDecision(Record):
     verdict: Verdict
     evidence: dict[str, Any]
     created: datetime
+    signer: str | None = None
+    signature: str | None = None
+
+    @property
+    def policy_digest(self) -> str:
+        """sha256 of the canonical policy; a channel's policy has the same where it is the same."""
+        return digest(self.policy)
 
 
 class Gates:
     """The gate decisions of a registry."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keys: Keys) -> None:
         self._database = database
+        self._keys = keys
 
     def record(
         self,
@@ -44,7 +55,7 @@ class Gates:
         verdict: Verdict,
         evidence: Mapping[str, Any],
     ) -> str:
-        """Write a decision down and return its id; the same decision again is the same id.
+        """Write a decision down, signed, and return its id; the same decision again is the same id.
 
         Raises NotFound for artifacts that are not here, InvalidArtifact for content that is not finite JSON.
         """
@@ -59,6 +70,8 @@ class Gates:
         except (ValueError, TypeError) as error:
             raise InvalidArtifact(f"a gate's policy and evidence must be finite JSON: {error}") from error
         decision_id = digest({**content, **{field: json.loads(text) for field, text in texts.items()}})
+        signer, signature = self._keys.sign(_signed(decision_id))
+        signed = {"signer": signer, "signature": signature}
         with self._database.write() as connection:
             for artifact_id in (candidate, baseline):
                 if artifact_id is not None:
@@ -66,7 +79,8 @@ class Gates:
             same = select(gate_decisions.c.id).where(gate_decisions.c.id == decision_id)
             if connection.execute(same).first() is None:
                 connection.execute(
-                    insert(gate_decisions), {"id": decision_id, **content, **texts, "created": now()}
+                    insert(gate_decisions),
+                    {"id": decision_id, **content, **texts, **signed, "created": now()},
                 )
         return decision_id
 
@@ -76,9 +90,7 @@ class Gates:
             query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise NotFound(
-                f"no gate decision {decision_id[:64]!r} in this registry; run `tuneline gate` to make one"
-            )
+            raise _unknown(decision_id)
         return _decision(row)
 
     def about(self, candidate: str) -> list[GateDecision]:
@@ -86,6 +98,21 @@ class Gates:
         query = select(gate_decisions).where(gate_decisions.c.candidate == candidate)
         with self._database.read() as connection:
             return [_decision(row) for row in connection.execute(query.order_by(gate_decisions.c.sequence))]
+
+    def resolve(self, ref: str) -> GateDecision:
+        """The decision of an id or of the first 6 or more digits of one; raises NotFound."""
+        matches = (gate_decisions.c.id >= ref) & (gate_decisions.c.id < ref + "g")
+        with self._database.read() as connection:
+            rows = list(connection.execute(select(gate_decisions).where(matches).limit(3)))
+        if not _PREFIX.fullmatch(ref) or not rows:
+            raise _unknown(ref)
+        if len(rows) > 1:
+            raise NotFound(f"{ref!r} is ambiguous: it begins {', '.join(r.id[:16] for r in rows)}, …")
+        return _decision(rows[0])
+
+    def problem(self, decision: GateDecision) -> str | None:
+        """Why a decision is not to be believed (changed, unsigned, signed by a stranger), or None."""
+        return _problem(decision, self._keys)
 
     def latest(self, candidate: str) -> GateDecision | None:
         """The decision recorded last about this artifact."""
@@ -95,13 +122,68 @@ class Gates:
         return None if row is None else _decision(row)
 
 
+def require(
+    connection: Connection, keys: Keys, decision_id: str | None, moving: str, artifact_id: str,
+    current: str | None, policy: str | None,
+) -> GateDecision:  # fmt: skip
+    """The decision, if it lets `artifact_id` take the place of `current` under the policy of that digest.
+
+    Raises GateRequired otherwise, beginning with `moving`; NotFound; Corrupt for a changed decision.
+    """
+    if decision_id is None:
+        raise GateRequired(
+            f"{moving}: it needs a passing gate decision, or a waiver with a reason and a name; "
+            "run `tuneline gate`"
+        )
+    query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise _unknown(decision_id)
+    decision = _decision(row)
+    said = f"{moving}: gate decision {decision_id[:12]}"
+    if decision.verdict != "pass":
+        raise GateRequired(f"{said} says {decision.verdict}, expected pass")
+    if decision.candidate != artifact_id:
+        raise GateRequired(f"{said} is about artifact {decision.candidate[:12]}")
+    if current is not None and decision.baseline != current:
+        raise GateRequired(
+            f"{said} compares it with {str(decision.baseline)[:12]}, but the channel has {current[:12]} now; "
+            "run the gate again against that one"
+        )
+    if policy is not None and decision.policy_digest != policy:
+        raise GateRequired(
+            f"{said} was made under the policy {decision.policy_digest[:12]}, but the channel's is "
+            f"{policy[:12]}; run the gate again under the channel's policy"
+        )
+    if problem := _problem(decision, keys):
+        raise (Corrupt if decision.signer else GateRequired)(f"{said} {problem}")
+    return decision
+
+
+def _problem(decision: GateDecision, keys: Keys) -> str | None:
+    """Why a decision as it is read now is not the one that was signed, or None."""
+    covered = ("candidate", "baseline", "verdict", "policy", "evidence")
+    if digest({field: getattr(decision, field) for field in covered}) != decision.id:
+        return "was changed after it was made: its content has another digest than its id"
+    return keys.problem(decision.signer, _signed(decision.id), decision.signature)
+
+
+def _signed(decision_id: str) -> bytes:
+    """What a signature covers: the id, which is the digest of all that was decided."""
+    return f"tuneline gate decision {decision_id}".encode()
+
+
+def _unknown(decision_id: str) -> NotFound:
+    return NotFound(
+        f"no gate decision {decision_id[:64]!r} in this registry; run `tuneline gate` to make one"
+    )
+
+
 def _decision(row: Row[Any]) -> GateDecision:
     return GateDecision(
-        id=row.id,
-        candidate=row.candidate,
-        baseline=row.baseline,
+        **{field: getattr(row, field) for field in ("id", "candidate", "baseline", "verdict")},
+        **{field: getattr(row, field) for field in ("signer", "signature")},
         policy=json.loads(row.policy),
-        verdict=row.verdict,
         evidence=json.loads(row.evidence),
         created=datetime.fromisoformat(row.created),
     )

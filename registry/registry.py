@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
-from registry import catalog, drafts
+from registry import catalog, content, drafts
 from registry.artifacts import Kind
 from registry.blobs import Point
 from registry.catalog import Artifact, Edge, Execution
@@ -20,6 +20,7 @@ from registry.errors import InvalidArtifact
 from registry.files import translated
 from registry.gates import Gates
 from registry.leases import Leases
+from registry.signing import Keys
 from registry.store import Problem, Store
 
 LEASE_SECONDS = 3600.0
@@ -41,11 +42,13 @@ class Registry:
     """
 
     def __init__(
-        self, home: Path, database: Database, store: Store, point: Point, lease_seconds: float
-    ) -> None:
+        self, home: Path, database: Database, store: Store, point: Point, lease_seconds: float,
+        signing_key: Path | None = None,
+    ) -> None:  # fmt: skip
         self.home = home
-        self.channels = Channels(database)
-        self.gates = Gates(database)
+        keys = Keys(home, signing_key)
+        self.channels = Channels(database, keys)
+        self.gates = Gates(database, keys)
         self.endpoints = Endpoints(database)
         self._database = database
         self._store = store
@@ -62,18 +65,21 @@ class Registry:
         *,
         point: Point = _pass,
         lease_seconds: float = LEASE_SECONDS,
+        signing_key: Path | None = None,
     ) -> Registry:
         """Open the registry in `home`, making it where there is none.
 
         `point` hears of each step of a publication (for tests that fail there). A lease lasts `lease_seconds`
-        unless `Draft.touch` renews it. Raises RegistryError for a schema from a newer Tuneline.
+        unless `Draft.touch` renews it. Gate decisions are signed with `signing_key` (default: a key that the
+        registry makes for itself). Raises RegistryError for a schema from a newer Tuneline.
         """
         home = Path(home).absolute()
         with translated(f"registry {home}"):
             for folder in ("drafts", "views"):
                 (home / folder).mkdir(parents=True, exist_ok=True)
             store = Store(home, point, store_url)
-        return cls(home, Database.open(home / "registry.db", database_url), store, point, lease_seconds)
+        database = Database.open(home / "registry.db", database_url)
+        return cls(home, database, store, point, lease_seconds, signing_key)
 
     def close(self) -> None:
         """Let go of the database and the store; needed before a fork."""
@@ -118,6 +124,7 @@ class Registry:
         Versions have no gaps. An artifact that has the name already keeps its version.
         """
         with self._database.write() as connection:
+            content.require(connection, [artifact_id])
             return catalog.give_name(connection, artifact_id, name)
 
     def ls(self, kind: Kind | None = None, limit: int = 50, after: str | None = None) -> list[Artifact]:
@@ -148,12 +155,14 @@ class Registry:
         """
         with self._database.read() as connection:
             artifact = catalog.existing(connection, artifact_id)
+            content.require(connection, [artifact_id])
         return self._store.view(artifact.id, artifact.manifest.files)
 
     def verify(self, artifact_id: str) -> list[Problem]:
         """Read every byte and every column of the artifact; an empty list means that all is as published."""
         with self._database.read() as connection:
             artifact = catalog.existing(connection, artifact_id)
+            content.require(connection, [artifact_id])
             record = [
                 Problem(file="", kind="record", detail=detail)
                 for detail in catalog.record_problems(connection, artifact_id)

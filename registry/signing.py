@@ -78,6 +78,40 @@ def verify(public_pem: bytes, content: bytes, signature: str) -> bool:
     return True
 
 
+class Keys:
+    """Whom a registry believes: its own key, and the public keys in `home/keys/trusted/*.pem`.
+
+    Where several machines share a database, either all have one key (TUNELINE_SIGNING_KEY), or each has the
+    others' public halves among its trusted ones.
+    """
+
+    def __init__(self, home: Path, configured: Path | None = None) -> None:
+        self.home = Path(home)
+        self._configured = configured
+
+    def sign(self, content: bytes) -> tuple[str, str]:
+        """(fingerprint, signature) of `content`; makes the registry's key where there is none."""
+        return sign(key_path(self.home, self._configured), content)
+
+    def problem(self, signer: str | None, content: bytes, signature: str | None) -> str | None:
+        """Why the signature is not to be believed, or None. Raises InvalidArtifact for a key that is none."""
+        if signer is None or signature is None:
+            return "is not signed, as an older version made it: run the gate again"
+        pem = self._trusted().get(signer)
+        if pem is None:
+            return (
+                f"is signed with the key {signer[:12]}, which is not trusted here; if it should be, put its "
+                f"public half into {self.home / 'keys' / 'trusted'}"
+            )
+        return None if verify(pem, content, signature) else "has a signature that does not match its content"
+
+    def _trusted(self) -> dict[str, bytes]:
+        pems = [public_key(key_path(self.home, self._configured))]
+        with translated("trusted keys"):
+            pems += [path.read_bytes() for path in sorted((self.home / "keys" / "trusted").glob("*.pem"))]
+        return {fingerprint(pem): pem for pem in pems}
+
+
 def _make(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
