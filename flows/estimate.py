@@ -47,7 +47,7 @@ BRANCH_TOKENS = 1024
 """Continuation tokens that an evaluation reads at once."""
 LOGIT_COPIES = 8
 HEAP_HOLES = 1.3
-"""On a CPU batches of different lengths leave holes in the heap: the demo took 1.28 times one batch's need."""
+"""On a CPU batches of different lengths leave holes in the heap: the demo took 1.28 times its largest."""
 
 Device = Literal["cpu", "gpu"]
 
