@@ -95,6 +95,7 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
         command = add(name, f"flows.commands:artifacts_{name}", text, artifacts)
         command.add_argument("ref", help=REFERENCE)
     _add_export_commands(add, artifacts)
+    _add_import_commands(add, artifacts)
 
     endpoints = group("endpoints", "running engines")
     add("ls", "flows.commands:endpoints_ls", "list endpoints", endpoints)
@@ -108,6 +109,27 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
     api = add("api", "flows.api_commands:api", "serve the registry over HTTP, read-only")
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     api.add_argument("--port", type=int, default=8700, help="0: a free one (default 8700)")
+
+
+def _add_import_commands(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:
+    """Bring in what was made elsewhere, and ask what goes together."""
+    adopt = "adopt a PEFT adapter, a merged model, a GPTQ directory or a GGUF file"
+    bring = add("import", "flows.import_commands:artifacts_import", adopt, artifacts)
+    bring.add_argument("path", type=Path, help="a directory, or a .gguf file")
+    kinds = ["base", "adapter", "merged", "quantized"]
+    bring.add_argument("--kind", choices=kinds, help="default: what the files are")
+    whose = f"what it was made for: {REFERENCE}; or hub:ORG/NAME@COMMIT, path:DIRECTORY"
+    bring.add_argument("--base", metavar="REF", help=whose)
+    bring.add_argument("--name", help="a name for it, such as support; it gets the next version")
+
+    explain = "explain, from metadata alone, whether two artifacts and an engine go together"
+    compat = add("compat", "flows.import_commands:artifacts_compat", explain, artifacts)
+    compat.add_argument("a", help=REFERENCE)
+    compat.add_argument("b", nargs="?", help="what is to be put on A, or was made from it")
+    compat.add_argument("--engine", choices=["vllm", "llama.cpp"], help="check this engine's limits too")
+    compat.add_argument("--context-length", type=int, metavar="N", help="tokens that will be asked for")
+    compat.add_argument("--max-rank", type=int, metavar="N", help="the engine's largest adapter rank")
+    compat.add_argument("--strict", action="store_true", help="exit code 3 also for what is not known")
 
 
 def _add_export_commands(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:
