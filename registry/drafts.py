@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from registry import catalog
+from registry import catalog, content
 from registry.artifacts import BaseReference, Kind, Manifest, Parentage, QuantSpec
 from registry.blobs import Point
 from registry.compat import check
@@ -83,9 +83,9 @@ class Draft:
         """Publish the files below `path` but for `checkpoints/`; returns what the key stands for from now on.
 
         `execution` has `seconds`, `peak_bytes` (or None) and `started` (ISO 8601). Raises InvalidArtifact for
-        files or facts that break the rules, NotFound for an unknown parent, Incompatible for a parent with
-        another base, StoreFull or StoreFailed for the disk, Conflict when the lease was lost. After any of
-        these nothing is visible.
+        files or facts that break the rules, NotFound for an unknown parent, Collected for one whose files are
+        gone, Incompatible for one with another base, StoreFull or StoreFailed for the disk, Conflict when the
+        lease was lost. After any of these nothing is visible.
         """
         if self.committed is not None:
             raise InvalidArtifact(f"this draft was committed as {self.committed.id[:12]}; open another one")
@@ -113,9 +113,7 @@ class Draft:
         return artifact
 
     def _check_parents(self, manifest: Manifest) -> None:
-        needed = [parent.id for parent in manifest.parents]
-        if manifest.quant is not None and manifest.quant.calibration_dataset is not None:
-            needed.append(manifest.quant.calibration_dataset)
+        needed = _needed(manifest)
         with self._shop.database.read() as connection:
             parents = {one: catalog.by_id(connection, one) for one in needed}
         missing = [one[:12] for one, artifact in parents.items() if artifact is None]
@@ -132,11 +130,13 @@ class Draft:
         scratch = self.path.with_name(f"{self._token}.incoming")
         scratch.mkdir(exist_ok=True)
         lacking = {file.entry for file in found}
+        parents = _needed(manifest)
         for _ in range(_ROUNDS):
             self._shop.store.put([file for file in found if file.entry in lacking], scratch)
             self._shop.point("stored")
             with self._shop.database.write() as connection:
                 self._shop.leases.guard(connection, self._key, self._token)
+                content.require(connection, parents)
                 # Blobs are collected under the same lock, so what is there now stays for this artifact.
                 lacking = set(self._shop.store.missing(file.entry for file in found))
                 if not lacking:
@@ -226,6 +226,14 @@ def _clear(path: Path, keep_checkpoints: bool) -> None:
         else:
             remove_tree(path)
             path.parent.rmdir()
+
+
+def _needed(manifest: Manifest) -> list[str]:
+    """Ids of the artifacts without which this one cannot be."""
+    needed = [parent.id for parent in manifest.parents]
+    if manifest.quant is not None and manifest.quant.calibration_dataset is not None:
+        needed.append(manifest.quant.calibration_dataset)
+    return needed
 
 
 def _manifest(**fields: Any) -> Manifest:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Row, insert, select, update
 
-from registry import catalog
+from registry import catalog, content
 from registry.artifacts import Record, canonical
 from registry.database import Database, now
 from registry.errors import NotFound
@@ -76,6 +76,7 @@ class Endpoints:
         }
         with self._database.write() as connection:
             catalog.existing(connection, artifact_id)
+            content.require(connection, [artifact_id])
             connection.execute(insert(endpoints), row)
         return self.get(str(row["id"]))
 

@@ -5,6 +5,7 @@ RegistryError                 anything below; has an exit code for the command l
 ├── InvalidArtifact           a manifest or a file that breaks the rules (exit code 3)
 ├── InvalidSetting            a database or store URL that cannot be used (exit code 3)
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
+├── Collected                 an artifact whose files were removed to free space (exit code 3)
 ├── Corrupt                   stored bytes differ from their digest
 ├── Conflict                  somebody else moved the channel or holds the lease
 ├── GateRequired              a channel move without a passing gate decision or a waiver
@@ -32,6 +33,10 @@ class InvalidSetting(RegistryError):
 
 
 class Incompatible(RegistryError):
+    exit_code = 3
+
+
+class Collected(RegistryError):
     exit_code = 3
 
 

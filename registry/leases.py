@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from registry import content
 from registry.database import Database, now
 from registry.errors import Conflict
 from registry.processes import alive, here, started
@@ -32,8 +33,10 @@ class Leases:
     def acquire(self, key: str, stage: str, holds: Iterable[str] = ()) -> int:
         """Take the lease, also from a dead or expired holder; returns its token. A live holder: Conflict.
 
-        The content of the artifacts in `holds` (ids) stays in the store while the lease is held.
+        The content of the artifacts in `holds` (ids) stays in the store while the lease is held; where it was
+        collected already: Collected.
         """
+        held = sorted(holds)
         mine = {
             "stage": stage,
             "host": here(),
@@ -41,14 +44,15 @@ class Leases:
             "pid_started": started(),
             "acquired": now(),
             "expires": time.time() + self.seconds,
-            "holds": json.dumps(sorted(holds)),
+            "holds": json.dumps(held),
         }
         with self._database.write() as connection:
+            content.require(connection, held)
             row = _row(connection, key)
             if row is None:
                 connection.execute(insert(leases), {"key": key, "token": 1, **mine})
                 return 1
-            if _holds(row):
+            if is_held(row):
                 raise Conflict(_who_holds(row))
             token = int(row.token) + 1
             connection.execute(update(leases).where(leases.c.key == key), {"token": token, **mine})
@@ -83,14 +87,15 @@ class Leases:
         """Whether no live process holds the key; nobody can take it before the block ends."""
         with self._database.write() as connection:
             row = _row(connection, key)
-            yield row is None or not _holds(row)
+            yield row is None or not is_held(row)
 
 
 def _row(connection: Connection, key: str) -> Row[Any] | None:
     return connection.execute(select(leases).where(leases.c.key == key)).one_or_none()
 
 
-def _holds(row: Row[Any]) -> bool:
+def is_held(row: Row[Any]) -> bool:
+    """Whether the lease has not run out and its holder, as far as can be seen from here, lives."""
     if row.host is None or row.expires <= time.time():
         return False
     return row.host != here() or alive(row.pid, row.pid_started)

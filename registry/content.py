@@ -1,0 +1,50 @@
+"""Whether an artifact's files are in the store, or were collected to free space. Its record always stays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from sqlalchemy import Connection, Row, insert, select
+
+from registry.database import now
+from registry.errors import Collected
+from registry.schema import artifacts, content_events
+
+
+def collected(connection: Connection, ids: Collection[str] | None = None) -> dict[str, str]:
+    """Those of the artifacts (default: of all) whose content was collected, with the time of it."""
+    query = select(content_events.c.artifact_id, content_events.c.action, content_events.c.at)
+    if ids is not None:
+        query = query.where(content_events.c.artifact_id.in_(list(ids)))
+    latest = {row.artifact_id: row for row in connection.execute(query.order_by(content_events.c.sequence))}
+    return {one: row.at for one, row in latest.items() if row.action == "collected"}
+
+
+def require(connection: Connection, ids: Iterable[str]) -> None:
+    """Raise Collected when the content of one of these artifacts was collected.
+
+    Within a writing transaction what was found stays true, since content is collected under the same lock.
+    """
+    gone = collected(connection, list(ids))
+    if gone:
+        one, at = next(iter(gone.items()))
+        query = select(artifacts.c.kind, artifacts.c.stage).where(artifacts.c.id == one)
+        raise _collected(one, at, connection.execute(query).one())
+
+
+def collect(connection: Connection, sizes: dict[str, int]) -> None:
+    """Record that the content of these artifacts (id → bytes) is no longer kept."""
+    at = now()
+    rows = [
+        {"artifact_id": one, "action": "collected", "bytes": size, "at": at} for one, size in sizes.items()
+    ]
+    if rows:
+        connection.execute(insert(content_events), rows)
+
+
+def _collected(artifact_id: str, at: str, row: Row[tuple[str, str]]) -> Collected:
+    return Collected(
+        f"the files of {row.kind} {artifact_id[:12]} were collected at {at[:19]} to free space; its record "
+        f"and lineage are still here. Run again the recipe that made it: its stage {row.stage} is then done "
+        "again, and equal files come back under the same id"
+    )
