@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from flows.ladder import Ladder
+from flows.ladder_rows import HEAD, terminal_rows
 from flows.lineage_picture import LineageEdge, LineageNode
 from flows.report_page import write_html
 from flows.report_rows import AnswerRow, ModelRow, RunReport, Score, StageRow, measured_on, tasks_of, verdict
@@ -57,6 +59,7 @@ def render_terminal(report: RunReport, console: Console, html: Path | None = Non
         _print_table(console, "Models", *_model_cells(report.models, tasks[start : start + _TASKS_PER_TABLE]))
     for line in measured_on(report):
         _say(console, line, "dim")
+    _print_ladder(report, console)
     _print_gate(report, console)
     if report.answers:
         rows = [[_cut(cell) for cell in row] for row in report.answers]
@@ -89,6 +92,16 @@ def _score(score: Score | None, n_in_head: bool) -> str:
     if score is None:
         return "–"
     return str(score) if n_in_head else f"{score} n={score.n}"
+
+
+def _print_ladder(report: RunReport, console: Console) -> None:
+    if report.ladder is None:
+        return
+    ladder = Ladder.model_validate(report.ladder)
+    _print_table(console, "Ladder", HEAD, terminal_rows(ladder))
+    _say(console, ladder.sentence, "bold red" if ladder.breaks_at else "")
+    if ladder.merge_base is not None:
+        _say(console, f"The merge was {ladder.merge_base['reason']}.", "dim")
 
 
 def _print_gate(report: RunReport, console: Console) -> None:

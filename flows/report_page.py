@@ -13,6 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.charts import Interval, Series, histogram, interval_chart, line_chart
+from flows.ladder import Ladder
+from flows.ladder_chart import ladder_chart
+from flows.ladder_rows import ladder_cells
 from flows.lineage_picture import lineage_picture, reads_rows
 from flows.report_rows import RunReport, measured_on, tasks_of, verdict
 from flows.wording import duration, plain, short, size
@@ -45,8 +48,9 @@ def html_page(report: RunReport) -> str:
         lstrip_blocks=True,
         finalize=lambda value: plain(value) if type(value) is str else value,
     )
-    environment.filters.update(duration=duration, size=size, short=short)
+    environment.filters.update(duration=duration, size=size, short=short, ladder_cells=ladder_cells)
     tone, words = verdict(report)
+    ladder = Ladder.model_validate(report.ladder) if report.ladder else None
     return environment.get_template("report.html.j2").render(
         report=report,
         tone=tone,
@@ -58,6 +62,8 @@ def html_page(report: RunReport) -> str:
         length_chart=Markup(_length_chart(report.length_histogram)) if report.length_histogram else None,
         measured_on=measured_on(report),
         unseen=sum(reads_rows(edge, {node.id: node for node in report.nodes}) for edge in report.edges),
+        ladder=ladder,
+        ladder_picture=Markup(ladder_chart(ladder)) if ladder else None,
         lineage=Markup(lineage_picture(report.nodes, report.edges)) if report.nodes else None,
     )
 

@@ -80,7 +80,8 @@ class RunReport:
     history: rows of `history.jsonl` (`step`, `loss` … or `step`, `validation_loss`);
     length_histogram: `bins` (edges in tokens, one more than counts) and `counts`;
     gate: `verdict` and `rules`, each with a `sentence`;
-    channel: `name`, `artifact_id`, `generation`; endpoint: `id`, `url`, `engine`; both may hold more.
+    channel: `name`, `artifact_id`, `generation`; endpoint: `id`, `url`, `engine`; both may hold more;
+    ladder: what `flows.ladder.Ladder` holds.
     """
 
     recipe: str
@@ -99,6 +100,7 @@ class RunReport:
     toolchain: Mapping[str, str] = field(default_factory=dict)
     base: Mapping[str, Any] | None = None
     channel: Mapping[str, Any] | None = None
+    ladder: Mapping[str, Any] | None = None
 
 
 def verdict(report: RunReport) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from flows.ladder_evidence import ladder_of
 from flows.lineage_picture import LineageEdge, LineageNode
 from flows.promote import Verdict
 from flows.report import AnswerRow, ModelRow, RunReport, Score
@@ -40,6 +41,7 @@ def report(
     """Everything a reader wants to see of a run, finished or not."""
     nodes, edges = _lineage(run, outcome)
     verdict, channel, endpoint = outcome.verdict, outcome.channel, outcome.endpoint
+    ladder = ladder_of(run.registry, outcome, run.rows)
     newest = next(reversed(outcome.variants.values()), None)
     return RunReport(
         recipe=recipe,
@@ -58,6 +60,7 @@ def report(
         toolchain=newest[1].manifest.toolchain if newest else {},
         base=outcome.base.manifest.base.model_dump() if outcome.base and outcome.base.manifest.base else None,
         channel=channel.model_dump(mode="json") if channel else None,
+        ladder=ladder.model_dump(mode="json") if ladder else None,
     )
 
 
