@@ -151,6 +151,8 @@ def _document_problems(directory: Path, manifest: Manifest, manifest_id: str) ->
 
 def _dossier(directory: Path, manifest: Manifest, manifest_id: str) -> Dossier:
     lineage, decisions = _json(directory, LINEAGE), _json(directory, DECISIONS)
+    if not (isinstance(decisions, list) and all(isinstance(decision, dict) for decision in decisions)):
+        raise _Broken(f"{DECISIONS}: is no list of gate decisions")
     try:
         if lineage["format"] != FORMAT:
             raise _Broken(
@@ -164,7 +166,7 @@ def _dossier(directory: Path, manifest: Manifest, manifest_id: str) -> Dossier:
             manifest=manifest,
             manifests={**manifests, manifest_id: manifest},
             evaluations=tuple(lineage["evaluations"]),
-            decisions=tuple(dict(decision) for decision in decisions),
+            decisions=tuple(decisions),
             published=str(lineage["published"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -60,7 +60,11 @@ def publish(
 
 
 def evaluate(
-    registry: Registry, model: Artifact, dataset: Artifact, value: float = 0.625, beneath: Artifact | None = None
+    registry: Registry,
+    model: Artifact,
+    dataset: Artifact,
+    value: float = 0.625,
+    beneath: Artifact | None = None,
 ) -> Artifact:
     """An evaluation of `model`, measured on the base `beneath` where it is an adapter."""
     score = {"value": value, "low": value - 0.125, "high": value + 0.125, "n": 231, "interval": "wilson"}
@@ -91,14 +95,16 @@ def family(registry: Registry, weights: bytes = b"weights", **of_base: Any) -> d
         (("tokenized_for", made["base"]),),
         config={"source": "hub:acme/chats@" + "b" * 40, "system": 'Say "hi" in one word.'},
         metrics={
-            "licence": "BSD License", "rows": {"read": 12, "accepted": 10, "rejected": 2}, "dropped": {"near": 1},
+            "licence": "BSD License", "dropped": {"near": 1},
+            "rows": {"read": 12, "accepted": 10, "rejected": 2},
             "splits": {"train": {"rows": 8, "prompts": 8, "tokens": 99, "trainable": 33}},
         },
     )  # fmt: skip
     nf4 = {"quant_type": "nf4", "double_quant": True, "compute_dtype": "bfloat16"}
     made["adapter"] = publish(
         registry, "adapter", "train",
-        {"adapter_config.json": b"{}", "adapter_model.safetensors": weights, "README.md": b"PEFT's own card\n"},
+        {"adapter_config.json": b"{}", "adapter_model.safetensors": weights,
+         "README.md": b"PEFT's own card\n"},
         (("adapter", made["base"]), ("trained_on", made["dataset"])),
         base=base, config={"lora": {"rank": 12}, "epochs": 2.0},
         quant=QuantSpec(method="bnb", requested=nf4, effective={"bits_per_weight": 4.127}),
