@@ -99,6 +99,16 @@ class StageProcess:
             self.child.stdin.write(json.dumps(job).encode() + b"\n")
             self.child.stdin.flush()
 
+    def ended(self) -> bool:
+        """Whether it is gone; it stays to be reaped."""
+        return os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def reap(self) -> int:
+        """Wait for its end; bytes of its peak resident memory, or of this process's if that was more."""
+        _, status, usage = os.wait4(self.child.pid, 0)
+        self.child.returncode = os.waitstatus_to_exitcode(status)
+        return usage.ru_maxrss * 1024
+
     def end(self) -> None:
         """End the process and whatever it started; first politely, then not."""
         if self.child.stdin is not None:
@@ -142,7 +152,7 @@ def run_in_child(
         if stand_by is not None:
             stand_by.refill()
         last, peak = _listen(process, on_progress)
-        process.child.wait()
+        highest = process.reap()
     finally:
         process.end()
     peak = max(peak, int(last.get("peak_bytes", 0)))
@@ -150,7 +160,8 @@ def run_in_child(
         return Execution(last["facts"], time.time() - started, peak, started)
     if "error" in last:
         raise StageFailed(last["error"], int(last["exit_code"]))
-    raise StageKilled(_epitaph(stage, process.child.returncode, peak, _oom_kills() > ooms, log))
+    # One that was killed may have grown between two looks at it.
+    raise StageKilled(_epitaph(stage, process.child.returncode, max(peak, highest), _oom_kills() > ooms, log))
 
 
 def _environment() -> dict[str, str]:
@@ -177,7 +188,7 @@ def _listen(
         while True:
             if not selector.select(timeout=0.5):
                 peak = max(peak, resident_peak(process.child.pid))
-                if process.child.poll() is not None:
+                if process.ended():
                     return last, peak
                 continue
             chunk = process.reader.read(65536)

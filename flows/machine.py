@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -28,14 +29,21 @@ def machine(folder: Path = Path()) -> Machine:
     return Machine(int(memory), shutil.disk_usage(existing).free, len(os.sched_getaffinity(0)), _cuda())
 
 
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Where version 2 and version 1 of control groups tell limit and use, and the part that is only file cache."""
+
+
 def _container_memory() -> float:
     """Bytes left under the control group's limit; infinity where there is none."""
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return float("inf")
-    return float("inf") if limit == "max" else max(0, int(limit) - used)
+    for folder, limit, used, cache in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            allowed = int((folder / limit).read_text())
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return max(0, allowed - int((folder / used).read_text()) + int(statistics[cache]))
+    return float("inf")
 
 
 def _cuda() -> tuple[tuple[str, int], ...]:

@@ -13,6 +13,7 @@ import httpx
 import pyarrow.parquet
 import pytest
 
+from flows import machine as machine_module
 from flows import recipe as recipes
 from flows.estimate import Machine, adapter_parameters, describe_base, estimate, shortfalls
 from flows.machine import machine
@@ -309,6 +310,20 @@ def test_machine_reports_this_one(tmp_path: Path) -> None:
     assert here.memory_available > 10**8
     assert here.disk_free > 0
     assert here.cpu_count == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_containers_limit_counts_without_its_file_cache(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, limit, used, cache = machine_module._CGROUPS[version]
+    monkeypatch.setattr(machine_module, "_CGROUPS", ((tmp_path, limit, used, cache),))
+    (tmp_path / used).write_text("700\n")
+    (tmp_path / "memory.stat").write_text(f"anon 500\n{cache} 150\n")
+    (tmp_path / limit).write_text("1000\n")
+    assert machine(tmp_path).memory_available == 450
+    (tmp_path / limit).write_text("max\n")
+    assert machine(tmp_path).memory_available > 10**8
 
 
 def test_gpus_come_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
