@@ -33,7 +33,7 @@ _CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Where version 2 and version 1 of control groups tell limit and use, and the part that is only file cache."""
+"""Where version 2 and version 1 of control groups tell limit, use, and how much of it is only file cache."""
 
 
 def _container_memory() -> float:
