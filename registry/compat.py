@@ -136,10 +136,12 @@ Checker = Callable[[Pair], Iterable[Check]]
 
 def checkers() -> dict[str, Checker]:
     """Every check of the contract by name, in the order in which they are told."""
-    from registry import compat_adapter, compat_engine
+    from registry import compat_adapter, compat_engine, compat_made_of
 
     base = {name: _comparing(name) for name in COMPARED}
-    return {"kinds": _kinds, **base, **compat_adapter.CHECKS, **compat_engine.CHECKS}
+    return {
+        "kinds": _kinds, **base, **compat_adapter.CHECKS, **compat_made_of.CHECKS, **compat_engine.CHECKS,
+    }  # fmt: skip
 
 
 def examine(subject: Pair, without: frozenset[str] = frozenset()) -> list[Check]:

@@ -1,4 +1,4 @@
-"""The contract's checks on what was made of a model: adapters, merged and quantized models."""
+"""The contract's checks on an adapter and the model that it is put on."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def _targets(subject: Pair) -> Iterator[Check]:
         return
     adapter, model = found
     if adapter is None or model is None or not model.tensors:
-        yield _no_outline("targets", "adapter" if adapter is None else subject.host.kind)
+        yield no_outline("targets", "adapter" if adapter is None else subject.host.kind)
         return
     missing = [name for name in adapter.targets if _tensors(model, name) is None]
     if missing:
         yield Check(
-            "targets", "refused", f"modules of the model, such as {_some(_modules(model))}", _some(missing),
+            "targets", "refused", f"modules of the model, such as {some(_modules(model))}", some(missing),
             "the adapter belongs to another architecture, or its keys were renamed",
         )  # fmt: skip
         return
@@ -43,13 +43,13 @@ def _targets(subject: Pair) -> Iterator[Check]:
     ]
     if wrong:
         yield Check(
-            "targets", "refused", _expected_shapes(model, adapter), _some(wrong),
+            "targets", "refused", _expected_shapes(model, adapter), some(wrong),
             "the adapter belongs to a model of another size",
         )  # fmt: skip
         return
     words = f"{sum(one.count for ones in adapter.targets.values() for one in ones)} modules"
     yield Check(
-        "targets", "ok", words, f"{words}: {_some([n.rpartition('.')[2] for n in adapter.targets], 8)}"
+        "targets", "ok", words, f"{words}: {some([n.rpartition('.')[2] for n in adapter.targets], 8)}"
     )
 
 
@@ -134,65 +134,11 @@ def _quant_recipe(subject: Pair) -> Iterator[Check]:
         yield Check("quant recipe", "ok", _words(trained), f"trained on {_words(trained)}", note)
 
 
-def _merge_base(subject: Pair) -> Iterator[Check]:
-    """A quantized file comes from a model folded in the same way as this one."""
-    host, guest = subject.host, subject.guest
-    if guest is None or (host.kind, guest.kind) != ("merged", "quantized"):
-        return
-    expected, found = (one.quant.merge_base if one.quant else None for one in (host, guest))
-    if expected is None or found is None:
-        yield Check(
-            "merge base", "unknown", expected or "16bit or nf4", found or "no record of it",
-            "which weights the adapter was folded into is not recorded: evaluate both",
-        )  # fmt: skip
-    elif expected != found:
-        yield Check(
-            "merge base",
-            "refused",
-            expected,
-            found,
-            "this file was made from another merged model: quantize anew",
-        )
-    else:
-        yield Check("merge base", "ok", expected, found)
-
-
-def _made_of(subject: Pair) -> Iterator[Check]:
-    """A merged model has the base's tensors, in the base's shapes but for a resized embedding."""
-    host, guest = subject.host, subject.guest
-    if guest is None or (host.kind, guest.kind) != ("base", "merged"):
-        return
-    base, merged = model_outline(host.metrics), model_outline(guest.metrics)
-    if base is None or merged is None:
-        yield _no_outline("tensors", host.kind if base is None else guest.kind)
-        return
-    wrong = [
-        f"{name} {[list(g.shape) for g in groups]}"
-        for name, groups in merged.tensors.items()
-        if not _same_shapes(base.tensors.get(name), groups, name)
-    ]
-    wrong += [f"no {n}" for n in base.tensors if n not in merged.tensors and not n.startswith("lm_head")]
-    if wrong:
-        yield Check(
-            "tensors", "refused", "the base's tensors in the base's shapes", _some(wrong),
-            "it was made from another model",
-        )  # fmt: skip
-    else:
-        yield Check(
-            "tensors",
-            "ok",
-            f"{len(base.tensors)} kinds",
-            f"{len(merged.tensors)} kinds of tensors, as the base",
-        )
-
-
 CHECKS: dict[str, Checker] = {
     "targets": _targets,
     "saved modules": _saved,
     "vocabulary": _vocabulary,
     "quant recipe": _quant_recipe,
-    "merge base": _merge_base,
-    "tensors": _made_of,
 }
 
 
@@ -211,7 +157,8 @@ def _adapter_on_model(subject: Pair) -> tuple[AdapterOutline | None, ModelOutlin
     return adapter_outline(guest.metrics), model_outline(host.metrics)
 
 
-def _no_outline(name: str, kind: str) -> Check:
+def no_outline(name: str, kind: str) -> Check:
+    """The answer where a manifest holds no outline."""
     return Check(
         name, "unknown", f"the shape of the {kind} in its manifest", "no record of it",
         f"it was made by an older version: make the {kind} again, or import it",
@@ -256,16 +203,6 @@ def is_end(name: str) -> bool:
     return any(part in name for part in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out"))
 
 
-def _same_shapes(base: tuple[TensorGroup, ...] | None, merged: tuple[TensorGroup, ...], name: str) -> bool:
-    if base is None:
-        return name.startswith("lm_head")  # a head that was tied
-    counts = sum(group.count for group in base) == sum(group.count for group in merged)
-    shapes = {group.shape for group in base}
-    return counts and all(
-        g.shape in shapes or (is_end(name) and {s[1:] for s in shapes} == {g.shape[1:]}) for g in merged
-    )
-
-
 def _modules(model: ModelOutline) -> list[str]:
     """The linear layers of a model's blocks, by their short names."""
     names = [n for n, groups in model.tensors.items() if "*" in n and len(groups[0].shape) == 2]
@@ -277,10 +214,11 @@ def _expected_shapes(model: ModelOutline, adapter: AdapterOutline) -> str:
     for name in adapter.targets:
         shapes = sorted({group.shape for group in _tensors(model, name) or ()})
         shown.append(f"{name.rpartition('.')[2]} {' or '.join(str(list(shape)) for shape in shapes)}")
-    return _some(shown)
+    return some(shown)
 
 
-def _some(names: list[str], shown: int = _SHOWN) -> str:
+def some(names: list[str], shown: int = _SHOWN) -> str:
+    """The first few names, and how many more there are."""
     distinct = list(dict.fromkeys(names))
     more = f" and {len(distinct) - shown} more" if len(distinct) > shown else ""
     return ", ".join(distinct[:shown]) + more

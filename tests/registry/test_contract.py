@@ -1,0 +1,89 @@
+"""The compatibility contract: what it refuses, what it lets pass, and that every check of it matters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from registry.compat import Check, Use, checkers, examine, pair, require
+from registry.errors import Incompatible
+from tests.registry import pairs
+from tests.registry.pairs import MISMATCHES, Case
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def answers(case: Case, without: frozenset[str] = frozenset()) -> list[Check]:
+    return examine(pair(case.host, case.guest, case.use), without)
+
+
+def refused(case: Case, without: frozenset[str] = frozenset()) -> set[str]:
+    return {one.name for one in answers(case, without) if one.state == "refused"}
+
+
+@pytest.mark.parametrize("wrong", MISMATCHES)
+def test_each_mismatch_is_refused_for_its_own_reason(wrong: str) -> None:
+    name, make = MISMATCHES[wrong]
+    case = make()
+    assert refused(case) == {name}
+    assert refused(pairs.swapped(case)) == {name}, "whichever of the two is named first"
+    with pytest.raises(Incompatible) as caught:
+        require(pair(case.host, case.guest, case.use), "this cannot be")
+    told = next(one for one in answers(case) if one.state == "refused")
+    assert told.todo
+    assert all(word in str(caught.value) for word in (name, told.expected, told.found, told.todo))
+
+
+def test_no_valid_pair_is_refused() -> None:
+    cases = list(pairs.valid(200))
+    assert not [(case, refused(case)) for case in cases if refused(case)]
+
+
+@pytest.mark.parametrize("name", list(checkers()))
+def test_every_check_matters(name: str) -> None:
+    """With one check switched off, something wrong would pass."""
+    caught_by_it = [make() for check, make in MISMATCHES.values() if check == name]
+    assert caught_by_it, f"no mismatch fixture is refused by {name!r}"
+    assert all(refused(case) for case in caught_by_it)
+    assert any(not refused(case, frozenset({name})) for case in caught_by_it)
+
+
+def test_what_manifests_do_not_say_is_unknown_and_never_ok() -> None:
+    silent = pairs.manifest("base", pairs.reference(), pairs.merged().quant, {})  # type: ignore[arg-type]
+    foreign = pairs.adapter(trained=None)
+    case = Case(silent, foreign, Use(pairs.vllm(), 512, naming=True))
+    states = {one.name: one.state for one in answers(case)}
+    unknown = {name for name, state in states.items() if state == "unknown"}
+    assert unknown == {"targets", "quant recipe", "dtype", "context length", "engine architecture"}
+    assert "refused" not in states.values()
+
+
+def test_an_adapter_on_a_quantized_base_has_to_be_measured_there() -> None:
+    states = {one.name: one for one in answers(Case(pairs.gptq(), pairs.adapter(), Use(pairs.vllm())))}
+    assert states["quant recipe"].state == "unknown"
+    assert "evaluate exactly this pair" in states["quant recipe"].todo
+    assert states["targets"].state == "ok", "packed layers are recognized"
+
+
+def test_what_is_unknown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    require(pair(pairs.base(), pairs.adapter(trained=None)), "the adapter")
+    assert "not known: quant recipe" in caplog.text
+
+
+def test_the_contract_takes_milliseconds_and_loads_no_library() -> None:
+    cases = [*pairs.valid(20), *(make() for _, make in MISMATCHES.values())]
+    started = time.perf_counter()
+    for case in cases:
+        answers(case)
+    assert (time.perf_counter() - started) / len(cases) < 0.05
+    code = (
+        "import sys; from tests.registry import pairs; from tests.registry.test_contract import refused;"
+        "assert not refused(next(pairs.valid(1)));"
+        "print(*{'torch', 'transformers', 'peft', 'safetensors', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
