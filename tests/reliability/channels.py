@@ -7,24 +7,24 @@ with 1 unless each generation had exactly one winner, the others a Conflict, and
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from registry import Registry, Waiver
+from registry import Waiver
 from registry.errors import Conflict
-from tests.reliability.publish import id_of, key_of, publish
+from tests.registry.places import Place
+from tests.reliability import choice
+from tests.reliability.publish import answer, id_of, key_of, publish
 
 CHANNEL = "team/prod"
 
 
-def _compete(home: Path, number: int, rounds: int, start: Any, results: Any) -> None:
-    with Registry.open(home) as registry:
+def _compete(place: Place, number: int, rounds: int, start: Any, results: Any) -> None:
+    with place.open() as registry:
         for turn in range(rounds):
             start.wait()
             current = registry.channels.get(CHANNEL)
@@ -38,13 +38,13 @@ def _compete(home: Path, number: int, rounds: int, start: Any, results: Any) -> 
                 results.put(("lost", turn, number, 0))
 
 
-def compete(home: Path, processes: int, rounds: int) -> dict[str, Any]:
+def compete(place: Place, processes: int, rounds: int) -> dict[str, Any]:
     for trial in range(2):
-        publish(home, trial, key_of(trial), lambda _: None)
+        answer(partial(publish, place, trial, key_of(trial), lambda _: None))
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(processes), context.SimpleQueue()
     children = [
-        context.Process(target=_compete, args=(home, number, rounds, start, results))
+        context.Process(target=_compete, args=(place, number, rounds, start, results))
         for number in range(processes)
     ]
     for child in children:
@@ -56,7 +56,7 @@ def compete(home: Path, processes: int, rounds: int) -> dict[str, Any]:
     winners = {(turn, generation): number for what, turn, number, generation in got if what == "won"}
     won = Counter(turn for what, turn, _, _ in got if what == "won")
     wrong += [f"round {turn} had {won[turn]} winners" for turn in range(rounds) if won[turn] != 1]
-    with Registry.open(home) as registry:
+    with place.open() as registry:
         history = registry.channels.history(CHANNEL)
     if [(e.reason, e.who) for e in history] != [
         (f"round {turn}", f"process {winners.get((turn, turn + 1))}") for turn in range(rounds)
@@ -72,12 +72,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--processes", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=200)
+    choice.add_arguments(parser)
     given = parser.parse_args(arguments)
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        report = compete(Path(folder) / "home", given.processes, given.rounds)
-    print(json.dumps({**report, "seconds": round(time.monotonic() - begun, 1)}, indent=2))
-    return 1 if report["wrong"] else 0
+    with choice.chosen(given) as places:
+        result = compete(places(), given.processes, given.rounds)
+    choice.report(given, begun, **result)
+    return 1 if result["wrong"] else 0
 
 
 if __name__ == "__main__":

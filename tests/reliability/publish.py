@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import os
 import random
 import signal
 import sqlite3
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 from registry import Registry
 from registry.artifacts import FileEntry, Manifest, memo_key
 from registry.drafts import POINTS
 from registry.errors import Conflict
+from tests.registry.places import Place
+from tests.reliability import choice
 
 ANY_MOMENT = "any moment"
 
@@ -55,8 +56,8 @@ def id_of(trial: int) -> str:
     ).id
 
 
-def publish(home: Path, trial: int, key: str, point: Callable[[str], None]) -> str:
-    with Registry.open(home, point=point) as registry, registry.draft(key, "prepare") as draft:
+def publish(place: Place, trial: int, key: str, point: Callable[[str], None]) -> str:
+    with place.open(point=point) as registry, registry.draft(key, "prepare") as draft:
         for name, content in files_of(trial).items():
             (draft.path / name).parent.mkdir(exist_ok=True)
             (draft.path / name).write_bytes(content)
@@ -96,7 +97,19 @@ def killer(at: str, times: int) -> Callable[[str], None]:
     return hear
 
 
-def kill_trials(home: Path, trials: int, seed: int) -> dict[str, Any]:
+def answer(work: Callable[[], Any]) -> Any:
+    """What `work` returns in a forked process; this one opens no store, whose threads no fork survives."""
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    child = context.Process(target=lambda: results.put(work()))
+    child.start()
+    child.join()
+    if child.exitcode != 0:
+        raise RuntimeError(f"a look at the registry ended with {child.exitcode}")
+    return results.get()
+
+
+def kill_trials(place: Place, trials: int, seed: int) -> dict[str, Any]:
     """Kill, look, publish again, look; returns counts and what went wrong."""
     choose = random.Random(seed)
     seen: Counter[str] = Counter()
@@ -104,29 +117,36 @@ def kill_trials(home: Path, trials: int, seed: int) -> dict[str, Any]:
     usual = 0.02
     for trial in range(trials):
         at = (*POINTS, ANY_MOMENT)[trial % (len(POINTS) + 1)]
-
         hook = killer(at, choose.randint(1, 2) if at in POINTS[3:7] else 1)
         delay = choose.uniform(0, usual) if at == ANY_MOMENT else None
-        status = in_child(lambda t=trial, h=hook: publish(home, t, key_of(t), h), delay)  # type: ignore[misc]
+        status = in_child(partial(publish, place, trial, key_of(trial), hook), delay)
         killed = status == -signal.SIGKILL
         seen[f"killed at {at}"] += killed
         if not killed and at != ANY_MOMENT:
             wrong.append(f"trial {trial}: was to be killed at {at}, ended with {status}")
-        with Registry.open(home) as registry:
-            visible = registry.find(key_of(trial))
-            seen["visible after the kill"] += visible is not None
-            wrong += whole(registry, trial, f"after a kill at {at}") if visible else []
-            if visible is not None and killed and at in POINTS[:-1]:
-                wrong.append(f"trial {trial}: visible although killed at {at}")
+        visible, problems = answer(partial(look, place, trial, f"after a kill at {at}"))
+        wrong += problems if visible else []
+        seen["visible after the kill"] += visible
+        if visible and killed and at in POINTS[:-1]:
+            wrong.append(f"trial {trial}: visible although killed at {at}")
         begun = time.monotonic()
-        again = in_child(lambda t=trial: publish(home, t, key_of(t), lambda _: None))  # type: ignore[misc]
+        again = in_child(partial(publish, place, trial, key_of(trial), _pass))
         usual = time.monotonic() - begun
         if again != 0:
             wrong.append(f"trial {trial}: publishing again after a kill at {at} ended with {again}")
-        with Registry.open(home) as registry:
-            wrong += whole(registry, trial, f"published again after a kill at {at}")
-    wrong += everything(home, trials)
+        wrong += answer(partial(look, place, trial, f"published again after a kill at {at}"))[1]
+    wrong += answer(partial(everything, place, trials))
     return {"trials": trials, **dict(sorted(seen.items())), "wrong": wrong}
+
+
+def _pass(_point: str) -> None:
+    return None
+
+
+def look(place: Place, trial: int, when: str) -> tuple[bool, list[str]]:
+    """Whether the trial's artifact is visible, and what is not as it should be where it must be."""
+    with place.open() as registry:
+        return registry.find(key_of(trial)) is not None, whole(registry, trial, when)
 
 
 def whole(registry: Registry, trial: int, when: str) -> list[str]:
@@ -143,39 +163,40 @@ def whole(registry: Registry, trial: int, when: str) -> list[str]:
     return [f"trial {trial} {when}: {problem}" for problem in problems]
 
 
-def everything(home: Path, trials: int) -> list[str]:
+def everything(place: Place, trials: int) -> list[str]:
     """After all trials: each artifact is whole, and nothing else is there."""
     wrong = []
-    with Registry.open(home) as registry:
+    with place.open() as registry:
         for trial in range(trials):
             wrong += whole(registry, trial, "at the end")
         listed = registry.ls(limit=trials + 1)
         if {artifact.id for artifact in listed} != {id_of(trial) for trial in range(trials)}:
             wrong.append(f"{len(listed)} artifacts are listed, expected {trials}")
-    left = [path.name for path in (home / "drafts").iterdir()]
+    left = [path.name for path in (place.home / "drafts").iterdir()]
     if left:
         wrong.append(f"drafts are left: {left}")
-    connection = sqlite3.connect(home / "registry.db")
-    verdict = connection.execute("PRAGMA integrity_check").fetchone()[0]
-    connection.close()
-    return wrong if verdict == "ok" else [*wrong, f"database: {verdict}"]
+    if place.database_url is None:
+        with closing(sqlite3.connect(place.home / "registry.db")) as connection:
+            verdict = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        wrong += [] if verdict == "ok" else [f"database: {verdict}"]
+    return wrong
 
 
-def _publish_together(home: Path, number: int, same_key: bool, start: Any, results: Any) -> None:
+def _publish_together(place: Place, number: int, same_key: bool, start: Any, results: Any) -> None:
     start.wait()
     try:
-        results.put(publish(home, 0, key_of(0, 0 if same_key else number), lambda _: None))
+        results.put(publish(place, 0, key_of(0, 0 if same_key else number), _pass))
     except Conflict:
         results.put("conflict")
 
 
-def together(home: Path, processes: int, same_key: bool) -> dict[str, Any]:
+def together(place: Place, processes: int, same_key: bool) -> dict[str, Any]:
     """The same content published by many processes at once, under one key or one key each."""
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(processes), context.SimpleQueue()
-    Registry.open(home).close()
+    answer(partial(_open, place))
     children = [
-        context.Process(target=_publish_together, args=(home, number, same_key, start, results))
+        context.Process(target=_publish_together, args=(place, number, same_key, start, results))
         for number in range(processes)
     ]
     for child in children:
@@ -186,11 +207,19 @@ def together(home: Path, processes: int, same_key: bool) -> dict[str, Any]:
     wrong = [f"process ended with {c.exitcode}" for c in children if c.exitcode != 0]
     if got[id_of(0)] + (got["conflict"] if same_key else 0) != processes or not got[id_of(0)]:
         wrong.append(f"results {dict(got)}")
-    with Registry.open(home) as registry:
-        if [artifact.id for artifact in registry.ls()] != [id_of(0)]:
-            wrong.append(f"{len(registry.ls())} artifacts")
-        wrong += [str(problem) for problem in registry.verify(id_of(0))]
+    wrong += answer(partial(_only_one, place))
     return {"processes": processes, "published": got[id_of(0)], "conflicts": got["conflict"], "wrong": wrong}
+
+
+def _open(place: Place) -> None:
+    place.open().close()
+
+
+def _only_one(place: Place) -> list[str]:
+    with place.open() as registry:
+        listed = [artifact.id for artifact in registry.ls()]
+        wrong = [] if listed == [id_of(0)] else [f"{len(listed)} artifacts"]
+        return wrong + [str(problem) for problem in registry.verify(id_of(0))]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -200,16 +229,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=3000, help="publications that are killed")
     parser.add_argument("--processes", type=int, default=32, help="identical publications at once")
     parser.add_argument("--seed", type=int, default=0)
+    choice.add_arguments(parser)
     given = parser.parse_args(arguments)
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        report = {
-            "killed": kill_trials(Path(folder) / "killed", given.trials, given.seed),
-            "together, a key each": together(Path(folder) / "keys", given.processes, same_key=False),
-            "together, one key": together(Path(folder) / "key", given.processes, same_key=True),
+    with choice.chosen(given) as places:
+        parts: dict[str, dict[str, Any]] = {
+            "killed": kill_trials(places(), given.trials, given.seed),
+            "together, a key each": together(places(), given.processes, same_key=False),
+            "together, one key": together(places(), given.processes, same_key=True),
         }
-    print(json.dumps({**report, "seconds": round(time.monotonic() - begun, 1)}, indent=2))
-    return 1 if any(part["wrong"] for part in report.values()) else 0
+    choice.report(given, begun, **parts)
+    return 1 if any(part["wrong"] for part in parts.values()) else 0
 
 
 if __name__ == "__main__":
