@@ -96,6 +96,7 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
         command.add_argument("ref", help=REFERENCE)
     _add_export_commands(add, artifacts)
     _add_import_commands(add, artifacts)
+    _add_gc_command(add, artifacts)
 
     endpoints = group("endpoints", "running engines")
     add("ls", "flows.commands:endpoints_ls", "list endpoints", endpoints)
@@ -109,6 +110,20 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
     api = add("api", "flows.api_commands:api", "serve the registry over HTTP, read-only")
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     api.add_argument("--port", type=int, default=8700, help="0: a free one (default 8700)")
+
+
+def _add_gc_command(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:
+    text = "free the files of artifacts that nothing needs; their records stay. Without --delete, only say so"
+    gc = add("gc", "flows.gc_commands:artifacts_gc", text, artifacts)
+    gc.add_argument("--delete", action="store_true", help="do it")
+    gc.add_argument("--why", metavar="REF", help=f"say why this artifact keeps its files: {REFERENCE}")
+    gc.add_argument(
+        "--keep-days", type=float, default=14.0, help="keep what was made in so many days (default 14)"
+    )
+    gc.add_argument(
+        "--history", type=int, default=10, help="keep what each channel's last events had (default 10)"
+    )
+    gc.add_argument("--cache", action="store_true", help="also empty this machine's cache of an object store")
 
 
 def _add_import_commands(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from flows.settings import Settings
 from flows.wording import duration, short, size
 from registry import Registry
-from registry.errors import NotFound
+from registry.errors import Collected, NotFound
 
 LOG_WIDTH = 110
 """Columns of a summary that goes to a file; rich would take 80."""
@@ -134,10 +134,15 @@ def artifacts_show(arguments: argparse.Namespace) -> Reply:
     """One artifact, whole."""
     registry = open_registry()
     artifact = registry.get(arguments.ref)
+    try:
+        path, content = str(registry.view(artifact.id)), "present"
+    except Collected as gone:
+        path, content = None, f"collected: {gone}"
     document = {
         "id": artifact.id,
         "created": artifact.created,
-        "path": str(registry.view(artifact.id)),
+        "path": path,
+        "content": content,
         **artifact.manifest.model_dump(mode="json"),
     }
     return document, lambda: Console().print_json(data=document, default=str), 0
