@@ -16,7 +16,7 @@ from registry.artifacts import BaseReference, QuantSpec
 from registry.database import now
 from registry.errors import Corrupt, InvalidArtifact, InvalidSetting, StoreFailed
 from registry.schema import artifacts as table
-from tests.registry.places import Place
+from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
 
 Publish = Callable[..., Artifact]
@@ -141,6 +141,7 @@ def refused(registry: Registry, statement: str, match: str) -> None:
         connection.exec_driver_sql(statement)
 
 
+@only("local")
 def test_history_cannot_be_rewritten_by_any_statement(registry: Registry, publish: Publish) -> None:
     fill(registry, publish)
     sqlite = registry._database._engine.dialect.name == "sqlite"
@@ -163,6 +164,7 @@ def test_history_cannot_be_rewritten_by_any_statement(registry: Registry, publis
     refused(registry, "UPDATE channels SET generation = generation + 1, name = 'other/name'", "by one")
 
 
+@only("local")
 def test_the_database_itself_keeps_edges_pointing_back(registry: Registry, publish: Publish) -> None:
     old, young = publish(registry, "old"), publish(registry, "young")
 
@@ -181,6 +183,7 @@ def test_the_database_itself_keeps_edges_pointing_back(registry: Registry, publi
     assert [(e.child, e.parent) for e in registry.lineage(young.id)] == [(young.id, old.id)]
 
 
+@only("local")
 @pytest.mark.parametrize(
     ("table", "change"),
     [
@@ -205,12 +208,14 @@ def test_rows_that_break_a_rule_are_refused(
         connection.execute(insert(of), row)
 
 
+@only("local")
 def test_numbers_beyond_32_bits(registry: Registry, publish: Publish, facts: Callable[..., Any]) -> None:
     run = {**facts()["execution"], "peak_bytes": 2**40}
     made = publish(registry, "one", execution=run)
     assert registry.executions(made.id)[0].peak_bytes == 2**40
 
 
+@only("local")
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -237,6 +242,7 @@ def test_the_database_itself_demands_base_and_quantization(
         connection.execute(insert(table), good)
 
 
+@only("local")
 def test_a_reader_does_not_wait_for_a_writer(registry: Registry, publish: Publish) -> None:
     made = publish(registry, "one")
     with registry._database.write() as connection:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import event, insert, select, update
 
 from registry import Artifact, Registry
 from registry.artifacts import BaseReference, Parentage, QuantSpec
+from registry.database import now
 from registry.drafts import POINTS
 from registry.errors import (
     Conflict,
@@ -25,7 +26,7 @@ from registry.errors import (
     StoreFailed,
     StoreFull,
 )
-from registry.schema import leases
+from registry.schema import content_events, leases
 from tests.registry.places import Place, Places
 
 Publish = Callable[..., Artifact]
@@ -68,6 +69,42 @@ def test_a_key_keeps_its_first_artifact(
     assert publish(registry, "one", {"a": b"2"}) == first
     assert registry.ls() == [first]
     assert "was dropped" in caplog.text
+
+
+def collect(registry: Registry, artifact: Artifact) -> None:
+    """Record, as a collection does, that the content is gone."""
+    event = {"artifact_id": artifact.id, "action": "collected", "bytes": artifact.size, "at": now()}
+    with registry._database.write() as connection:
+        connection.execute(insert(content_events), event)
+
+
+def test_a_key_is_bound_again_once_its_content_was_collected(
+    registry: Registry, publish: Publish, key: Key
+) -> None:
+    first = publish(registry, "one", {"a": b"1"})
+    collect(registry, first)
+    assert registry.find(key("one")) is None
+    second = publish(registry, "one", {"a": b"2"})
+    assert registry.find(key("one")) == second != first
+    collect(registry, second)
+    assert registry.find(key("one")) is None
+    assert publish(registry, "one", {"a": b"1"}) == first, "the same content is the same artifact"
+    assert registry.find(key("one")) == first
+    assert [run.key for run in registry.executions(first.id)] == [key("one")] * 2
+
+
+def test_content_that_comes_back_under_another_key_is_back_for_both(
+    registry: Registry, publish: Publish, key: Key
+) -> None:
+    made = publish(registry, "one", {"a": b"1"})
+    collect(registry, made)
+    publish(registry, "two", {"a": b"1"})
+    assert registry.find(key("one")) == registry.find(key("two")) == made
+    with registry._database.read() as connection:
+        events = connection.execute(select(content_events).order_by(content_events.c.sequence)).all()
+    assert [(e.artifact_id, e.action, e.bytes) for e in events] == [
+        (made.id, "collected", 1), (made.id, "restored", 1)
+    ]  # fmt: skip
 
 
 def test_time_and_place_are_not_part_of_the_id(places: Places, publish: Publish, facts: Facts) -> None:

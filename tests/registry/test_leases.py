@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from registry import Registry
 from registry.database import Database
@@ -19,6 +20,11 @@ from registry.schema import leases as table
 from tests.registry.places import Place
 
 KEY = "a" * 64
+
+
+@pytest.fixture(params=["sqlite-local", "postgresql-local"])
+def combination(request: pytest.FixtureRequest) -> str:
+    return str(request.param)  # leases know no store
 
 
 @pytest.fixture
@@ -39,6 +45,19 @@ def is_held(leases: Leases) -> bool:
 def change(database: Database, **values: object) -> None:
     with database.write() as connection:
         connection.execute(update(table).where(table.c.key == KEY), values)
+
+
+def test_a_lease_says_what_its_work_reads(registry: Registry, database: Database) -> None:
+    def held() -> tuple[str | None, object]:
+        with database.read() as connection:
+            row = connection.execute(select(table)).one()
+        return row.host and "held", json.loads(row.holds)
+
+    with registry.draft(KEY, "train", holds=["f" * 64, "b" * 64]):
+        assert held() == ("held", ["b" * 64, "f" * 64])
+    assert held()[0] is None
+    with registry.draft(KEY, "train"):
+        assert held() == ("held", [])
 
 
 def test_a_live_holder_is_named(leases: Leases) -> None:

@@ -7,14 +7,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from registry import Registry, catalog, migrations, schema
-from registry.errors import RegistryError
+from registry import Artifact, Registry, catalog, migrations, schema
+from registry.errors import InvalidArtifact, RegistryError
+from tests.registry.places import Place, only
 
 OLD = Path(__file__).with_name("data") / "schema-1.sql"
 TABLES = (
@@ -165,6 +167,30 @@ def test_no_room_for_the_copy(old: Path) -> None:
     with pytest.raises(RegistryError, match="before its upgrade"):
         Registry.open(old)
     assert version(old / "registry.db") == 1
+
+
+@only("local")
+def test_an_upgrade_to_come_works_on_both_systems(
+    place: Place, publish: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with place.open() as registry:
+        made = publish(registry, "one")
+    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
+    step = ["ALTER TABLE artifacts ADD COLUMN note TEXT", "UPDATE artifacts SET note = 'upgraded'"]
+    monkeypatch.setitem(migrations.STEPS, schema.VERSION - 1, [*step, "SELECT nothing"])
+    with pytest.raises(RegistryError, match="nothing"):
+        place.open()
+    monkeypatch.setitem(migrations.STEPS, schema.VERSION - 1, step)
+    with place.open() as registry:
+        assert registry.ls() == [made]
+        for statement in ("UPDATE artifacts SET note = ''", "DELETE FROM keys"):
+            with pytest.raises(InvalidArtifact, match="immutable"), registry._database.write() as connection:
+                connection.exec_driver_sql(statement)
+        with registry._database.read() as connection:
+            assert connection.exec_driver_sql("SELECT note FROM artifacts").scalars().all() == ["upgraded"]
+    monkeypatch.undo()
+    with pytest.raises(RegistryError, match=f"version {schema.VERSION + 1}, this program knows"):
+        place.open()
 
 
 @pytest.mark.parametrize("found", [schema.VERSION + 1, 0])
