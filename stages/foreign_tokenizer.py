@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from stages.outline import tokenizer_length
 LARGEST = 64 * MEGABYTE
 """Bytes of a tokenizer.json; the largest in use (262,144 tokens) has about 34 MB."""
 LONGEST_TEMPLATE = 200_000
+TEMPLATE_SECONDS = 3
 LONGEST_CHAT = 1_000_000
 """Characters that a template may make of one short message."""
 
@@ -83,14 +86,8 @@ def try_template(template: str) -> None:
     plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
     chat = [{"role": "user", "content": "ping"}]
     try:
-        pieces = environment.from_string(plain).generate(
-            messages=chat, add_generation_prompt=True, bos_token="", eos_token="", tools=None
-        )
-        written = 0
-        for piece in pieces:
-            written += len(piece)
-            if written > LONGEST_CHAT:
-                raise InvalidInput("the chat template makes megabytes of one short message; it is hostile")
+        with _at_most(TEMPLATE_SECONDS):
+            _render(environment.from_string(plain), chat)
     except SecurityError as error:
         raise InvalidInput(
             f"the chat template does what a template must not ({error}); it is never run outside a sandbox: "
@@ -98,6 +95,32 @@ def try_template(template: str) -> None:
         ) from None
     except (jinja2.TemplateError, OverflowError, TypeError, ValueError, KeyError, AttributeError):
         return
+
+
+def _render(template: Any, chat: list[dict[str, str]]) -> None:
+    written = 0
+    for piece in template.generate(
+        messages=chat, add_generation_prompt=True, bos_token="", eos_token="", tools=None
+    ):
+        written += len(piece)
+        if written > LONGEST_CHAT:
+            raise InvalidInput("the chat template makes megabytes of one short message; it is hostile")
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise `InvalidInput` once the code inside has computed for that long."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise InvalidInput(f"the chat template computes for more than {seconds:g} s; it is hostile")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def vocabulary(folder: Path) -> dict[int, str] | None:
