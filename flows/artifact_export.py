@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from flows.dossier import CARD, DECISIONS, FACTS, LINEAGE, MANIFEST, SBOM, Dossier, gather, place
+from flows.dossier import SBOM, Dossier, gather, place
 from flows.errors import Usage
-from flows.model_card import model_card
-from flows.sbom import bill_of_materials, schema_problem
+from flows.export_check import verify_directory
+from flows.export_documents import documents
+from flows.sbom import schema_problem
 from flows.signature import sign_directory
 from flows.wording import short, size
 from registry import Registry, signing
-from registry.artifacts import Manifest, canonical
 from registry.errors import Corrupt, StoreFull
-from registry.files import fault, remove_tree, sync_directory, sync_file, translated, walk
-
-FORMAT = 1
-"""Of the JSON files beside the artifact's own; a verifier refuses a higher one."""
+from registry.files import remove_tree, sync_directory, sync_file, translated
 
 
 @dataclass(frozen=True)
@@ -39,14 +33,14 @@ class Exported:
 def export(registry: Registry, ref: str, out: Path, private_key: Path) -> Exported:
     """Write the artifact of `ref`, with all that is known about it, to the new directory `out`, and sign it.
 
-    The directory appears whole or not at all. Every file is read again after it was copied. Raises Usage for
-    an `out` that exists, NotFound, Corrupt for content that is gone or damaged, InvalidArtifact for a key
+    The directory appears whole or not at all, and only once it has been verified as others will. Raises Usage
+    for an `out` that exists, NotFound, Corrupt for content that is gone or damaged, InvalidArtifact for a key
     that is none, StoreFull, StoreFailed.
     """
     if os.path.lexists(out):
         raise Usage(f"{out} exists already; name a new directory (nothing is overwritten)")
     out = out.resolve()
-    signing.public_key(private_key)
+    public_pem = signing.public_key(private_key)
     artifact, dossier = gather(registry, ref)
     view = registry.view(artifact.id)
     with translated(f"export of {short(artifact.id)} to {out}"):
@@ -59,10 +53,9 @@ def export(registry: Registry, ref: str, out: Path, private_key: Path) -> Export
             _write_files(dossier, view, draft)
             _write_documents(dossier, draft)
             signer = sign_directory(draft, private_key)
-            files = tuple(sorted(path.relative_to(draft).as_posix() for path in walk(draft)))
-            for name in files:
-                sync_file(draft / name)
-            sync_directory(draft)
+            (scratch / "signer.pub.pem").write_bytes(public_pem)
+            _refuse_faults(dossier, draft, scratch / "signer.pub.pem")
+            files = _synced(draft)
             if os.path.lexists(out):
                 raise Usage(f"{out} was made by somebody else meanwhile; nothing is overwritten")
             draft.rename(out)
@@ -72,51 +65,12 @@ def export(registry: Registry, ref: str, out: Path, private_key: Path) -> Export
     return Exported(artifact.id, out, files, signer)
 
 
-def documents(dossier: Dossier) -> dict[str, bytes]:
-    """Name → content of what stands beside the artifact's own files, but for the signature."""
-    written = {
-        MANIFEST: canonical(dossier.manifest.model_dump(mode="json")),
-        FACTS: pretty(facts(dossier.manifest)),
-        LINEAGE: pretty(
-            {
-                "format": FORMAT,
-                "artifact": dossier.id,
-                "published": dossier.published,
-                "evaluations": list(dossier.evaluations),
-                "manifests": {i: m.model_dump(mode="json") for i, m in dossier.manifests.items()},
-            }
-        ),
-        DECISIONS: pretty(list(dossier.decisions)),
-        SBOM: pretty(bill_of_materials(dossier)),
-    }
-    if dossier.is_model:
-        written[CARD] = model_card(dossier).encode()
-    return written
-
-
-def facts(manifest: Manifest) -> dict[str, Any]:
-    """What the commands that work on plain directories read: a stage's facts."""
-    tree = manifest.model_dump(mode="json")
-    return {
-        "kind": tree["kind"],
-        "relations": tree["parents"],
-        "base": tree["base"],
-        "quant": tree["quant"],
-        "metrics": tree["metrics"],
-    }
-
-
 def _write_files(dossier: Dossier, view: Path, draft: Path) -> None:
     draft.mkdir()
-    for name, entry in dossier.manifest.files.items():
+    for name in dossier.manifest.files:
         target = draft / place(name, dossier.is_model)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(view / name, target)
-        if (problem := fault(target, entry)) is not None:
-            raise Corrupt(
-                f"file {name} of artifact {short(dossier.id)} {problem[1]}; nothing was exported: run "
-                f"`tuneline artifacts verify {short(dossier.id)}`, then make the artifact again or restore it"
-            )
 
 
 def _write_documents(dossier: Dossier, draft: Path) -> None:
@@ -127,6 +81,26 @@ def _write_documents(dossier: Dossier, draft: Path) -> None:
         (draft / name).write_bytes(content)
 
 
+def _refuse_faults(dossier: Dossier, draft: Path, public_key: Path) -> None:
+    problems = verify_directory(draft, public_key).problems
+    if problems:
+        raise Corrupt(
+            f"artifact {short(dossier.id)} is not as it was published: {problems[0]}; nothing was exported: "
+            f"run `tuneline artifacts verify {short(dossier.id)}`, then make it again or restore a backup"
+        )
+
+
+def _synced(draft: Path) -> tuple[str, ...]:
+    """The files below `draft`, all of it on the disk."""
+    found = []
+    for directory, _, names in os.walk(draft):
+        for name in names:
+            sync_file(Path(directory) / name)
+            found.append((Path(directory) / name).relative_to(draft).as_posix())
+        sync_directory(Path(directory))
+    return tuple(sorted(found))
+
+
 def _refuse_shortage(needed: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -134,8 +108,3 @@ def _refuse_shortage(needed: int, folder: Path) -> None:
             f"{folder}: the export needs {size(needed)}, {size(free)} are free; nothing was written: "
             "free some space or name another directory"
         )
-
-
-def pretty(value: Mapping[str, Any] | list[Any]) -> bytes:
-    """JSON as the documents of an export are written."""
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import yaml
 from pydantic import ValidationError
 
 from flows import model_card, sbom
-from flows.artifact_export import FORMAT, facts, pretty
 from flows.dossier import (
     CARD,
     DECISIONS,
@@ -28,20 +27,21 @@ from flows.dossier import (
     place,
 )
 from flows.errors import Usage
+from flows.export_documents import FORMAT, facts, pretty
 from flows.signature import signature_problem, signed_names
 from flows.wording import plain, short
 from registry import signing
-from registry.artifacts import Manifest, canonical, digest
+from registry.artifacts import MODEL_KINDS, Manifest, canonical
 from registry.files import fault, leaves
+from registry.gates import GateDecision, signed_content
 
-UNSIGNED = (
+UNCHECKED = (
     "the signature was not checked, for want of the signer's public key (--public-key): whoever changed one "
     "of these files could have changed the others to match, so nothing here shows who made them"
 )
 
 LARGEST_DOCUMENT = 64_000_000
 """Bytes. The documents beside the artifact's files are read whole, and may come from anybody."""
-_DECIDED = ("candidate", "baseline", "policy", "verdict", "evidence")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Verified:
     problems: tuple[str, ...]
     signer: str | None
     """Fingerprint of the public key that the signature was checked with; None where it was not checked."""
+    not_proved: tuple[str, ...]
+    """What this verification does not show, one sentence each."""
 
 
 class _Broken(Exception):
@@ -64,18 +66,28 @@ def verify_directory(directory: Path, public_key: Path | None) -> Verified:
     With a public key the signature is checked too. Whatever is wrong becomes a problem, one sentence each;
     raises Usage or InvalidArtifact only for a `public_key` that is none.
     """
-    signer = None if public_key is None else signing.fingerprint(_public_pem(public_key))
+    pem = None if public_key is None else _public_pem(public_key)
+    signer = None if pem is None else signing.fingerprint(pem)
     directory = directory.resolve()
     manifest_id: str | None = None
     problems: list[str] = []
+    not_proved = [UNCHECKED] if pem is None else []
     try:
         manifest, manifest_id = _manifest(directory)
         problems += _file_problems(directory, manifest)
-        problems += _document_problems(directory, manifest, manifest_id)
+        dossier = _dossier(directory, manifest, manifest_id)
+        problems += _document_problems(directory, dossier)
+        decisions = _decisions(dossier)
+        problems += _decision_problems(dossier, decisions, pem)
+        not_proved += _unchecked_decisions(decisions, signer)
     except _Broken as error:
         problems.append(str(error))
     problems += _signature_problems(directory, public_key)
-    return Verified(manifest_id, tuple(" ".join(plain(problem).splitlines()) for problem in problems), signer)
+    return Verified(manifest_id, tuple(map(_line, problems)), signer, tuple(map(_line, not_proved)))
+
+
+def _line(sentence: str) -> str:
+    return " ".join(plain(sentence).splitlines())
 
 
 def _public_pem(path: Path) -> bytes:
@@ -97,7 +109,7 @@ def _manifest(directory: Path) -> tuple[Manifest, str]:
 
 
 def _file_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
-    is_model = manifest.kind in ("base", "adapter", "merged", "quantized")
+    is_model = manifest.kind in MODEL_KINDS
     expected = {place(name, is_model): entry for name, entry in manifest.files.items()}
     beside = {MANIFEST, FACTS, LINEAGE, DECISIONS, SBOM, SIGNATURE} | ({CARD} if is_model else set())
     found = dict(leaves(directory))
@@ -128,16 +140,10 @@ def _empty_directories(directory: Path) -> Iterator[str]:
             yield Path(here).relative_to(directory).as_posix()
 
 
-def _document_problems(directory: Path, manifest: Manifest, manifest_id: str) -> Iterator[str]:
-    try:
-        dossier = _dossier(directory, manifest, manifest_id)
-    except _Broken as error:
-        yield str(error)
-        return
+def _document_problems(directory: Path, dossier: Dossier) -> Iterator[str]:
     for name, problems in (
         (LINEAGE, _lineage_problems(dossier)),
-        (DECISIONS, _decision_problems(dossier)),
-        (FACTS, _facts_problems(directory, manifest)),
+        (FACTS, _facts_problems(directory, dossier.manifest)),
         (SBOM, _sbom_problems(directory, dossier)),
         (CARD, _card_problems(directory, dossier) if dossier.is_model else iter(())),
     ):
@@ -202,12 +208,38 @@ def _lineage_problems(dossier: Dossier) -> Iterator[str]:
         yield f"{short(stranger)} is no ancestor of this artifact or of its evaluations"
 
 
-def _decision_problems(dossier: Dossier) -> Iterator[str]:
-    for decision in dossier.decisions:
-        if decision["candidate"] != dossier.id:
-            yield f"decision {short(decision['id'])} is about another artifact"
-        if digest({key: decision[key] for key in _DECIDED}) != decision["id"]:
-            yield f"decision {short(decision['id'])} is not what its id says"
+def _decisions(dossier: Dossier) -> list[GateDecision]:
+    try:
+        return [GateDecision.model_validate(decision) for decision in dossier.decisions]
+    except ValidationError as error:
+        raise _Broken(f"{DECISIONS}: cannot be read as gate decisions ({_brief(error)})") from None
+
+
+def _decision_problems(
+    dossier: Dossier, decisions: Iterable[GateDecision], public_pem: bytes | None
+) -> Iterator[str]:
+    signer = None if public_pem is None else signing.fingerprint(public_pem)
+    for decision in decisions:
+        what = f"{DECISIONS}: decision {short(decision.id)}"
+        if decision.candidate != dossier.id:
+            yield f"{what} is about another artifact"
+        if decision.content_digest != decision.id:
+            yield f"{what} is not what its id says"
+        if public_pem is not None and decision.signer == signer:
+            signature = decision.signature or ""
+            if not signing.verify(public_pem, signed_content(decision.id), signature):
+                yield f"{what} was not signed by key {short(signer)}, which it names"
+
+
+def _unchecked_decisions(decisions: Iterable[GateDecision], signer: str | None) -> Iterator[str]:
+    for decision in decisions:
+        if decision.signer is None:
+            yield f"gate decision {short(decision.id)} is not signed by anybody"
+        elif signer is not None and decision.signer != signer:
+            yield (
+                f"gate decision {short(decision.id)} is signed by key {short(decision.signer)}, which was "
+                "not given: only whoever exported it vouches for it here"
+            )
 
 
 def _facts_problems(directory: Path, manifest: Manifest) -> Iterator[str]:

@@ -43,7 +43,7 @@ def verify(arguments: argparse.Namespace) -> Reply:
                 "`tuneline artifacts verify` reads an artifact of this registry"
             )
         return artifacts_verify(arguments)
-    from flows.export_check import UNSIGNED, verify_directory
+    from flows.export_check import verify_directory
 
     found = verify_directory(directory, arguments.public_key)
     document: dict[str, Any] = {
@@ -51,9 +51,8 @@ def verify(arguments: argparse.Namespace) -> Reply:
         "id": found.id,
         "signed_by": found.signer,
         "problems": list(found.problems),
+        "not_proved": list(found.not_proved),
     }
-    if found.signer is None:
-        document["not_proved"] = UNSIGNED
 
     def show() -> None:
         for line in found.problems:
@@ -65,7 +64,7 @@ def verify(arguments: argparse.Namespace) -> Reply:
             print(f"{name}: every file as exported and signed by key {short(found.signer)}")
         else:
             print(f"{name}: the files agree with the manifest and with each other")
-        if found.signer is None:
-            print(f"Not proved: {UNSIGNED}.")
+        for line in found.not_proved:
+            print(f"Not proved: {line}.")
 
     return document, show, 4 if found.problems else 0

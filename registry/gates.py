@@ -35,6 +35,12 @@ class GateDecision(Record):
     signature: str | None = None
 
     @property
+    def content_digest(self) -> str:
+        """sha256 of what was decided, which is the decision's id unless it was changed since."""
+        covered = ("candidate", "baseline", "verdict", "policy", "evidence")
+        return digest({field: getattr(self, field) for field in covered})
+
+    @property
     def policy_digest(self) -> str:
         """sha256 of the canonical policy; a channel's policy has the same where it is the same."""
         return digest(self.policy)
@@ -70,7 +76,7 @@ class Gates:
         except (ValueError, TypeError) as error:
             raise InvalidArtifact(f"a gate's policy and evidence must be finite JSON: {error}") from error
         decision_id = digest({**content, **{field: json.loads(text) for field, text in texts.items()}})
-        signer, signature = self._keys.sign(_signed(decision_id))
+        signer, signature = self._keys.sign(signed_content(decision_id))
         signed = {"signer": signer, "signature": signature}
         with self._database.write() as connection:
             for artifact_id in (candidate, baseline):
@@ -162,13 +168,12 @@ def require(
 
 def _problem(decision: GateDecision, keys: Keys) -> str | None:
     """Why a decision as it is read now is not the one that was signed, or None."""
-    covered = ("candidate", "baseline", "verdict", "policy", "evidence")
-    if digest({field: getattr(decision, field) for field in covered}) != decision.id:
+    if decision.content_digest != decision.id:
         return "was changed after it was made: its content has another digest than its id"
-    return keys.problem(decision.signer, _signed(decision.id), decision.signature)
+    return keys.problem(decision.signer, signed_content(decision.id), decision.signature)
 
 
-def _signed(decision_id: str) -> bytes:
+def signed_content(decision_id: str) -> bytes:
     """What a signature covers: the id, which is the digest of all that was decided."""
     return f"tuneline gate decision {decision_id}".encode()
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from flows.artifact_export import documents, export
+from flows.artifact_export import export
 from flows.dossier import Dossier, gather
 from flows.export_check import verify_directory
+from flows.export_documents import documents
 from flows.signature import sign_directory
 from registry import Registry, signing
 from registry.artifacts import Manifest
@@ -32,9 +33,9 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, key: Path) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    with Registry.open(folder / "home") as registry:
-        return export(registry, family(registry, WEIGHTS)["gguf"].id, folder / "model", key).out
+    out = tmp_path_factory.mktemp("exported") / "model"
+    with Registry.open(key.parent.parent) as registry:
+        return export(registry, family(registry, WEIGHTS)["gguf"].id, out, key).out
 
 
 @pytest.fixture
@@ -224,6 +225,7 @@ INCONSISTENT: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a verdict turned": ("gate-decisions.json", lambda v: v[0].update(verdict="fail"), "not what its id"),
     "another candidate": ("gate-decisions.json", lambda v: v[0].update(candidate="0"), "another artifact"),
     "decisions that are none": ("gate-decisions.json", lambda v: v[0].clear(), "cannot be read as"),
+    "a decision of tomorrow": ("gate-decisions.json", lambda v: v[0].update(mood=1), "cannot be read as"),
     "facts edited": ("tuneline-facts.json", lambda v: v.update(kind="merged"), "differs from the manifest"),
     "a hash in the SBOM": (
         "sbom.cdx.json", lambda v: first_file(v)["hashes"][0].update(content="0" * 64), "artifacts differs",
@@ -324,6 +326,34 @@ def test_a_machine_without_a_registry(copy: Path, key: Path) -> None:
     assert second.startswith("model.sig: not valid")
     assert last.endswith("NOT as exported")
     assert [p.name for p in copy.parent.iterdir()] == ["copy"], "verifying must make nothing"
+
+
+def test_a_decision_signed_by_another_registry(tmp_path: Path, key: Path) -> None:
+    with Registry.open(tmp_path / "home") as registry:
+        made = family(registry)
+        out = export(registry, made["gguf"].id, tmp_path / "out", key).out
+    found = verify_directory(out, signing.public_path(key))
+    assert found.problems == ()
+    (sentence,) = found.not_proved
+    assert "is signed by key" in sentence
+    assert "which was not given" in sentence
+
+
+def test_a_decision_with_a_forged_signature(tmp_path: Path) -> None:
+    own = signing.key_path(tmp_path / "home", None)
+    with Registry.open(tmp_path / "home") as registry:
+        made = family(registry)
+        out = export(registry, made["gguf"].id, tmp_path / "out", own).out
+    assert verify_directory(out, signing.public_path(own)).not_proved == ()
+    changed(out, "gate-decisions.json", lambda v: v[0].update(signature="AAAA"))
+    sign_directory_again(out, own)
+    (problem,) = verify_directory(out, signing.public_path(own)).problems
+    assert "was not signed by key" in problem
+
+
+def sign_directory_again(directory: Path, key: Path) -> None:
+    (directory / "model.sig").unlink()
+    sign_directory(directory, key)
 
 
 def test_the_library_s_own_command_agrees(copy: Path, key: Path) -> None:
