@@ -2,16 +2,18 @@
 
 An artifact keeps its files while `registry.reach` says so. Others lose them in two steps. First, in one
 transaction, they are marked as collected: from then on nobody builds on them, and a memo key that stood for
-one stands for nothing. Then blobs that no artifact with content needs are deleted, a batch at a time, with the
-write lock held and after another look at what was published meanwhile. A publication looks under the same lock
-whether all its blobs are there. A crash between any two steps leaves blobs to the next collection.
+one stands for nothing. Then blobs that no artifact with content needs are deleted, a batch at a time, with
+the write lock held and after another look at what was published meanwhile. A publication looks under the
+same lock whether all its blobs are there. A crash between any two steps leaves blobs to the next collection.
 """
 
 from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,14 +208,18 @@ def _stale_drafts(registry: Registry, keeping: Keeping, delete: bool) -> Part:
     """Drafts, with their checkpoints, that no live process works on and nobody wrote to for so many days."""
     before, count, size = time.time() - keeping.days * 86400, 0, 0
     for draft in sorted((registry.home / "drafts").iterdir()):
-        changed, alone = _last_change(draft)
-        if changed > before:
-            continue
-        with registry._workshop.leases.if_free(draft.name) as free:
-            if free:
-                count, size = count + 1, size + alone
+        with suppress(FileNotFoundError):  # somebody works on it
+            changed, alone = _last_change(draft)
+            if changed > before:
+                continue
+            with registry._workshop.leases.if_free(draft.name) as free:
+                if not free:
+                    continue
+                gone = draft.with_name(f".{uuid.uuid4().hex}")
                 if delete:
-                    remove_tree(draft)
+                    draft.rename(gone)
+            remove_tree(gone)
+            count, size = count + 1, size + alone
     return Part(count=count, bytes=size)
 
 

@@ -1,0 +1,227 @@
+"""Publish, promote, roll back, collect and kill -9 at once: `python -m tests.reliability.gc --steps 2000`.
+
+Several processes work on one registry. Each takes random steps: it publishes an artifact (of a small family
+of contents, so that blobs are shared and results come again), on parents or not; promotes or names one; rolls
+a channel back; or collects with `delete`, keeping nothing for its age. Some are killed with -9 at a named
+point of a publication or a collection, or at any moment. After each round everything that is in use, worked
+out here from the tables anew, must be there byte for byte. `--without lock` or `--without check` switches one
+protection off, to see that the trial finds it. Prints one JSON document; exits with 1 if anything was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from sqlalchemy import select
+
+from registry import Artifact, Registry, Waiver, content, gc
+from registry.artifacts import Parentage, memo_key
+from registry.drafts import POINTS
+from registry.errors import Collected, Conflict, NotFound, RegistryError
+from registry.gc import POINTS as GC_POINTS
+from registry.gc import collect
+from registry.reach import Keeping
+from registry.schema import channel_events, channels, content_events, edges, names
+from registry.store import Store
+from tests.reliability.publish import killer
+
+FAMILIES = 12
+CHANNELS = ("team/prod", "team/canary")
+KEEPING = Keeping(days=0, history=3)
+ANY_MOMENT = "any moment"
+WORK = ("publish",) * 5 + ("promote",) * 3 + ("rollback", "name", "collect", "collect")
+
+
+def publish(registry: Registry, family: int, attempt: int, parents: Iterable[Artifact] = ()) -> Artifact:
+    """One file that all share, one of this family of contents, and one of the attempt."""
+    ids = sorted({parent.id for parent in parents})
+    key = memo_key("prepare", 1, {"family": family}, {str(i): one for i, one in enumerate(ids)}, {})
+    with registry.draft(key, "prepare", holds=ids) as draft:
+        found = registry.find(key)
+        if found is not None:
+            return found
+        (draft.path / "shared").write_bytes(b"in every artifact")
+        (draft.path / "family").write_bytes(f"family {family} ".encode() * 500)
+        (draft.path / "attempt").write_bytes(f"attempt {attempt} at {family}".encode())
+        return draft.commit(
+            stage="prepare", stage_version=1, config={"family": family}, toolchain={},
+            facts_kind="dataset", base=None, quant=None, metrics={},
+            relations=[Parentage(relation="finetune", id=one) for one in ids],
+            execution={"seconds": 0, "peak_bytes": None, "started": "2026-01-01T00:00:00+00:00"},
+        )  # fmt: skip
+
+
+def step(registry: Registry, what: str, choose: random.Random) -> None:
+    """One random step of this kind."""
+    if what == "collect":
+        collect(registry, KEEPING, delete=True)
+    elif what == "rollback":
+        registry.channels.rollback(choose.choice(CHANNELS), reason="trial", who="trial")
+    else:
+        with registry._database.read() as connection:
+            gone = content.collected(connection)
+        recent = [artifact for artifact in registry.ls(limit=12) if artifact.id not in gone]
+        parents = choose.sample(recent, min(len(recent), choose.randint(0, 2)))
+        made = publish(registry, choose.randrange(FAMILIES), choose.randrange(2), parents)
+        if what == "promote":
+            channel = choose.choice(CHANNELS)
+            current = registry.channels.get(channel)
+            generation = current.generation if current else 0
+            registry.channels.move(channel, made.id, generation, waiver=Waiver("trial", "trial"))
+        if what == "name" and choose.random() < 0.3:  # a name is for ever, and so would everything be
+            registry.name(made.id, "kept")
+
+
+class Unlocked:
+    """A registry in which a transaction that should hold the write lock does not."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._store, self._workshop = registry._store, registry._workshop
+        self._database = SimpleNamespace(write=registry._database.read)
+
+
+def switch_off(protection: str | None) -> None:
+    """Make this process go without the lock during deletions, or without the check before a commit."""
+    if protection == "lock":
+        locked = gc._delete
+        gc._delete = lambda registry, found: locked(Unlocked(registry), found)  # type: ignore[arg-type]
+    if protection == "check":
+        Store.missing = lambda *_: []  # type: ignore[method-assign]
+
+
+def work(
+    place: tuple[Any, ...], seed: int, steps: int, point: str | None, log: Path, without: str | None
+) -> None:
+    """Take random steps; end by kill -9 at `point`, if given. What came of each step goes to `log`."""
+    switch_off(without)
+    gc.UNDER_WAY_SECONDS = 0.0  # what is being published is fair game
+    choose = random.Random(seed)
+    kill = killer(point, choose.randint(1, 3)) if point in (*POINTS, *GC_POINTS) else lambda _: None
+
+    def hook(at: str) -> None:
+        kill(at)
+        if at in {"stored", "gc marked", "gc listed", "gc deleting"}:
+            time.sleep(choose.uniform(0, 0.02))  # so that the others come between
+
+    with Registry.open(*place, point=hook) as registry:
+        for _ in range(steps):
+            what = said = choose.choice(WORK)
+            try:
+                step(registry, what, choose)
+            except (Collected, Conflict, NotFound) as error:
+                said = f"{what}: {type(error).__name__}"
+            with log.open("a") as lines:
+                lines.write(f"{said}\n")
+
+
+def in_use(registry: Registry) -> dict[str, str]:
+    """What must be there and why, from the tables alone and not by the collector's own reckoning."""
+    found: dict[str, str] = {}
+    with registry._database.read() as connection:
+        for row in connection.execute(select(channels)):
+            found[row.artifact_id] = f"{row.name} points to it"
+            past = select(channel_events).where(channel_events.c.channel == row.name)
+            late = past.order_by(channel_events.c.generation.desc()).limit(KEEPING.history)
+            for event in connection.execute(late):
+                found.setdefault(event.artifact_id, f"{row.name} had it as generation {event.generation}")
+        for row in connection.execute(select(names)):
+            found.setdefault(row.artifact_id, f"it is {row.name}@{row.version}")
+        pairs = [(row.child, row.parent) for row in connection.execute(select(edges))]
+        latest = {
+            row.artifact_id: row.action
+            for row in connection.execute(select(content_events).order_by(content_events.c.sequence))
+        }
+    while more := {p: f"{c[:12]} was made from it" for c, p in pairs if c in found and p not in found}:
+        found |= more
+    # What never was marked as collected promises its files too, in use or not.
+    everything = {artifact.id for artifact in registry.ls(limit=1_000_000)}
+    here = everything - {one for one, action in latest.items() if action == "collected"}
+    return found | dict.fromkeys(here - found.keys(), "it is not marked as collected")
+
+
+def lost(registry: Registry) -> list[str]:
+    """What is in use and not there byte for byte."""
+    wrong = []
+    for one, why in in_use(registry).items():
+        try:
+            wrong += [f"{one[:12]} ({why}): {problem}" for problem in registry.verify(one)]
+        except RegistryError as error:
+            wrong.append(f"{one[:12]} ({why}): {error}")
+    return wrong
+
+
+def trial(
+    place: tuple[Any, ...], seed: int, steps: int, processes: int, without: str | None = None
+) -> dict[str, Any]:
+    """`steps` steps in all, in rounds; half of the processes are killed in each."""
+    choose, seen, wrong, begun = random.Random(seed), Counter[str](), list[str](), time.monotonic()
+    context = multiprocessing.get_context("fork")
+    log = place[0].with_name("steps")
+    each, rounds, checked = 10, 0, 0
+    while seen.total() < steps and not wrong:
+        rounds += 1
+        points = [choose.choice((*POINTS, *GC_POINTS, *(ANY_MOMENT,) * 4)) for _ in range(processes // 2)]
+        children = [
+            context.Process(target=work, args=(place, choose.randrange(2**32), each, point, log, without))
+            for point in (*points, *[None] * (processes - len(points)))
+        ]
+        for child in children:
+            child.start()
+        for child, point in zip(children, points, strict=False):
+            if point == ANY_MOMENT:
+                child.join(choose.uniform(0.02, 0.5))
+                os.kill(int(child.pid or 0), signal.SIGKILL)
+        for child in children:
+            child.join()
+            seen["killed"] += child.exitcode == -signal.SIGKILL
+            if child.exitcode not in (0, -signal.SIGKILL):
+                wrong.append(f"a process ended with {child.exitcode}")
+        seen.update(log.read_text().splitlines() if log.exists() else [])
+        log.unlink(missing_ok=True)
+        with Registry.open(*place) as registry:
+            wrong += lost(registry)
+            checked += len(in_use(registry))
+    with Registry.open(*place) as registry:
+        collect(registry, KEEPING, delete=True)
+        wrong += lost(registry)
+        with registry._database.read() as connection:
+            events = Counter(connection.execute(select(content_events.c.action)).scalars())
+    return {
+        "seed": seed, "steps": seen.total() - seen["killed"], "rounds": rounds, **dict(sorted(seen.items())),
+        **events, "artifacts checked": checked, "seconds": round(time.monotonic() - begun, 1), "wrong": wrong,
+    }  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--processes", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without", choices=["lock", "check"], help="switch this protection off")
+    parser.add_argument("--database-url", help="default: SQLite")
+    parser.add_argument("--store-url", help="default: a local directory")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        place = (Path(folder) / "home", given.database_url, given.store_url)
+        report = trial(place, given.seed, given.steps, given.processes, given.without)
+    print(json.dumps(report, indent=2))
+    return 1 if report["wrong"] or not report.get("collected") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
