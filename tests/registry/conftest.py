@@ -35,6 +35,20 @@ def template(postgresql: servers.PostgreSQL, tmp_path_factory: pytest.TempPathFa
     return servers.name_of(url)
 
 
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ObjectStore]:
+    with servers.object_store(tmp_path_factory.mktemp("object-store")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(object_store: servers.ObjectStore, monkeypatch: pytest.MonkeyPatch) -> servers.ObjectStore:
+    """The S3 server, with credentials for it in the environment."""
+    for name, value in object_store.environment().items():
+        monkeypatch.setenv(name, value)
+    return object_store
+
+
 @pytest.fixture(params=COMBINATIONS)
 def combination(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -42,7 +56,7 @@ def combination(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def places(combination: str, home: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
-    database, _ = combination.split("-")
+    database, store = combination.split("-")
     count = 0
     with ExitStack() as stack:
 
@@ -50,12 +64,13 @@ def places(combination: str, home: Path, request: pytest.FixtureRequest) -> Iter
             nonlocal count
             count += 1
             where = home if count == 1 else home.with_name(f"home-{count}")
+            store_url = request.getfixturevalue("s3").fresh() if store == "s3" else None
             if database == "sqlite":
-                return Place(where)
+                return Place(where, store_url=store_url)
             server: servers.PostgreSQL = request.getfixturevalue("postgresql")
             url = server.fresh(request.getfixturevalue("template"))
             stack.callback(server.drop, url)
-            return Place(where, url)
+            return Place(where, url, store_url)
 
         yield make
 

@@ -11,20 +11,21 @@ import pytest
 
 from registry import Registry
 
-COMBINATIONS = ("sqlite-local", "postgresql-local")
+COMBINATIONS = ("sqlite-local", "postgresql-local", "sqlite-s3", "postgresql-s3")
 """What the conformance suite, that is every test with the fixture `registry` or `place`, runs on."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A home, and the URL of a database that is not in it."""
+    """A home, and the URLs of a database and a store that are not in it."""
 
     home: Path
     database_url: str | None = None
+    store_url: str | None = None
 
     def open(self, **options: Any) -> Registry:
         """The registry there; made where there is none yet."""
-        return Registry.open(self.home, self.database_url, **options)
+        return Registry.open(self.home, self.database_url, self.store_url, **options)
 
 
 Places = Callable[[], Place]

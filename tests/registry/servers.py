@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import botocore.session
+import psutil
 import psycopg
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 _PR_SET_PDEATHSIG = 1
 _SETTINGS = {
@@ -27,6 +34,17 @@ _SETTINGS = {
     "shared_buffers": "32MB",
     "autovacuum": "off",
 }
+
+_WEED_PORTS = (
+    "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
+    "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc",
+)  # fmt: skip
+_WEED_SOCKETS = ("s3", "filer", *(f"{part}-grpc" for part in ("s3", "master", "volume", "filer", "admin")))
+_WEED_SETTINGS = (
+    "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=64",
+    "-volume.max=100", "-s3.autoCreateBucket=false", "-s3.iam=false", "-s3.port.iceberg=0",
+    "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
+)  # fmt: skip
 
 
 class PostgreSQL:
@@ -124,3 +142,105 @@ def _end_with_parent() -> None:
     # A killed test run cannot clean up; the kernel then sends the signal (Linux only).
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+class ObjectStore:
+    """An S3 server on loopback, its data in `folder`; it has a bucket, and users `owner` and `reader`."""
+
+    bucket = "tuneline"
+    secrets: ClassVar = {"owner": "owners-secret-key", "reader": "readers-secret-key"}
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        rights = {"owner": ["Admin"], "reader": ["Read", "List"]}
+        users = [
+            {"name": name, "actions": rights[name], "credentials": [{"accessKey": name, "secretKey": secret}]}
+            for name, secret in self.secrets.items()
+        ]
+        (folder / "users.json").write_text(json.dumps({"identities": users}))
+        self.ports = _free_ports(len(_WEED_PORTS))
+        self.endpoint = f"http://127.0.0.1:{self.ports[0]}"
+        self.start()
+
+    def start(self) -> None:
+        """Start the server; returns once it answers and has the bucket."""
+        weed = Path(sys.executable).with_name("weed")
+        command = [weed, "-logdir", self.folder, "mini", f"-dir={self.folder}", *_WEED_SETTINGS]
+        command += [f"-s3.config={self.folder / 'users.json'}", f"-bucket={self.bucket}"]
+        command += [f"-{name}={port}" for name, port in zip(_WEED_PORTS, self.ports, strict=True)]
+        sockets = " ".join(
+            f"/tmp/seaweedfs-{part}-{port}.sock" for part in _WEED_SOCKETS for port in self.ports
+        )
+        # However this process ends, the shell then reads the end of its input and puts things in order.
+        keeper = f'"$@" >>log 2>&1 <&- & echo $!; cat >/dev/null; kill -KILL $!; wait $!; rm -f {sockets}'
+        self._keeper = subprocess.Popen(
+            ["sh", "-c", keeper, "keeper", *command],
+            cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        assert self._keeper.stdout is not None
+        self.pid = int(self._keeper.stdout.readline())
+        client, deadline = self.client(), time.monotonic() + 30
+        while not self._answers(client):
+            if not psutil.pid_exists(self.pid) or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError((self.folder / "log").read_text()[-5000:])
+            time.sleep(0.02)
+        client.close()
+
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the server and remove what it left outside its folder."""
+        self._keeper.communicate(timeout=30)
+
+    def environment(self, user: str = "owner") -> dict[str, str]:
+        """What a process needs to reach this server as `user`, and nothing else by mistake."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": user,
+            "AWS_SECRET_ACCESS_KEY": self.secrets[user],
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def fresh(self) -> str:
+        """The URL of a place in the bucket that nobody else uses."""
+        return f"s3://{self.bucket}/{uuid.uuid4().hex}"
+
+    def client(self, user: str = "owner") -> Any:
+        """A client that is not the registry's, to look at the objects and to damage them."""
+        return botocore.session.get_session().create_client(
+            "s3", "us-east-1", endpoint_url=self.endpoint, aws_access_key_id=user,
+            aws_secret_access_key=self.secrets[user],
+            config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
+        )  # fmt: skip
+
+    def _answers(self, client: Any) -> bool:
+        try:
+            client.head_bucket(Bucket=self.bucket)
+            return True
+        except (BotoCoreError, ClientError):
+            return False
+
+
+@contextmanager
+def object_store(folder: Path) -> Iterator[ObjectStore]:
+    """An S3 server that ends with the block, or with this process."""
+    server = ObjectStore(folder)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
