@@ -119,9 +119,7 @@ def existing(connection: Connection, artifact_id: str) -> Artifact:
     """The artifact of this full id; raises NotFound."""
     found = by_id(connection, artifact_id)
     if found is None:
-        raise NotFound(
-            f"no artifact {artifact_id[:64]!r} in this registry; `tuneline artifacts ls` lists what there is"
-        )
+        raise _no_such(artifact_id)
     return found
 
 
@@ -154,11 +152,10 @@ def page(connection: Connection, kind: Kind | None, limit: int, after: str | Non
     if kind is not None:
         query = query.where(artifacts.c.kind == kind)
     if after is not None:
-        existing(connection, after)
-        query = query.where(
-            artifacts.c.sequence
-            < select(artifacts.c.sequence).where(artifacts.c.id == after).scalar_subquery()
-        )
+        last = connection.execute(select(artifacts.c.sequence).where(artifacts.c.id == after)).scalar()
+        if last is None:
+            raise _no_such(after)
+        query = query.where(artifacts.c.sequence < last)
     return _read(connection, query)
 
 
@@ -276,6 +273,12 @@ def _names(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[str, i
         row.artifact_id: (row.name, row.version)
         for row in connection.execute(query.order_by(names.c.sequence))
     }
+
+
+def _no_such(artifact_id: str) -> NotFound:
+    return NotFound(
+        f"no artifact {artifact_id[:64]!r} in this registry; `tuneline artifacts ls` lists what there is"
+    )
 
 
 def _not_found(connection: Connection, ref: str) -> NotFound:

@@ -12,6 +12,9 @@ from sqlalchemy import Connection
 from registry import schema, triggers
 
 _FROM_1 = (
+    "CREATE INDEX artifacts_by_stage ON artifacts (stage, sequence)",
+    "CREATE INDEX artifacts_by_base ON artifacts (base_revision, sequence)",
+    "CREATE INDEX artifacts_by_quantization ON artifacts (quant_method, sequence)",
     "ALTER TABLE leases ADD COLUMN holds TEXT",
     "ALTER TABLE gate_decisions ADD COLUMN signer VARCHAR(64)",
     "ALTER TABLE gate_decisions ADD COLUMN signature TEXT CHECK ((signer IS NULL) = (signature IS NULL))",

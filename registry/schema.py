@@ -90,6 +90,9 @@ artifacts = Table(
     sqlite_autoincrement=True,
 )
 Index("artifacts_by_kind", artifacts.c.kind, artifacts.c.sequence)
+Index("artifacts_by_stage", artifacts.c.stage, artifacts.c.sequence)
+Index("artifacts_by_base", artifacts.c.base_revision, artifacts.c.sequence)
+Index("artifacts_by_quantization", artifacts.c.quant_method, artifacts.c.sequence)
 
 edges = Table(
     "edges",

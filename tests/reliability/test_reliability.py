@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import random
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+
+from registry import Registry
+from registry.schema import artifacts
+from tests.reliability import choice, scale
 
 
 def run(pytestconfig: pytest.Config, module: str, *arguments: str) -> dict[str, Any]:
@@ -33,6 +41,34 @@ def test_kill_9_at_every_point_and_identical_publishes(pytestconfig: pytest.Conf
     assert report["together, one key"]["published"] >= 1
 
 
-def test_eight_processes_on_one_channel(pytestconfig: pytest.Config) -> None:
-    report = run(pytestconfig, "channels", "--processes", "8", "--rounds", "15")
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_eight_processes_on_one_channel(pytestconfig: pytest.Config, database: str) -> None:
+    report = run(pytestconfig, "channels", "--processes", "8", "--rounds", "15", "--database", database)
     assert (report["won"], report["lost"], report["events"]) == (15, 105, 15)
+
+
+def test_identical_publishes_and_kills_on_a_server(pytestconfig: pytest.Config) -> None:
+    report = run(pytestconfig, "publish", "--trials", "11", "--processes", "8", "--database", "postgresql")
+    assert report["killed"]["visible after the kill"] >= 1
+    assert report["together, a key each"]["published"] == 8
+    assert report["together, one key"]["published"] >= 1
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_question_costs_the_same_however_much_there_is(database: str) -> None:
+    # The database's own work is compared, not the time, which depends on what else the machine does.
+    given = argparse.Namespace(database=database, store="local")
+    with choice.chosen(given) as places, places().open() as registry:
+        loaded = scale.Loader(registry)
+        spent = []
+        for size in (2000, 8000):
+            loaded.fill(size)
+            asked = scale.questions(registry, loaded, random.Random(0))
+            spent.append(scale.work(registry, {**asked, "a scan": partial(scan, registry)}, 5))
+        assert scale.too_much(*spent).keys() == {"a scan"}
+
+
+def scan(registry: Registry) -> None:
+    """A question that no index answers."""
+    with registry._database.read() as connection:
+        connection.execute(select(artifacts.c.id).where(artifacts.c.stage_version == 9)).all()
