@@ -189,8 +189,9 @@ def test_the_database_itself_keeps_edges_pointing_back(registry: Registry, publi
     [
         ("content_events", {"action": "lost"}), ("content_events", {"artifact_id": "f" * 64}),
         ("content_events", {"bytes": None}), ("channel_policies", {"who": ""}),
-        ("channel_policies", {"reason": ""}), ("gate_decisions", {"signer": "e" * 64}),
-        ("gate_decisions", {"signature": "abcd"}), ("gate_decisions", {"verdict": "maybe"}),
+        ("channel_policies", {"reason": ""}), ("gate_decisions", {"verdict": "maybe"}),
+        ("gate_decisions", {"signer": "e" * 64, "signature": None}),
+        ("gate_decisions", {"signer": None, "signature": "abcd"}),
     ],
 )  # fmt: skip
 def test_rows_that_break_a_rule_are_refused(
