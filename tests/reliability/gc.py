@@ -38,11 +38,11 @@ from registry.schema import channel_events, channels, content_events, edges, nam
 from registry.store import Store
 from tests.reliability.publish import killer
 
-FAMILIES = 12
+FAMILIES = 8
 CHANNELS = ("team/prod", "team/canary")
-KEEPING = Keeping(days=0, history=3)
+KEEPING = Keeping(days=0, history=2)
 ANY_MOMENT = "any moment"
-WORK = ("publish",) * 5 + ("promote",) * 3 + ("rollback", "name", "collect", "collect")
+WORK = ("publish",) * 5 + ("promote",) * 3 + ("rollback", "name", *("collect",) * 4)
 
 
 def publish(registry: Registry, family: int, attempt: int, parents: Iterable[Artifact] = ()) -> Artifact:
@@ -81,7 +81,7 @@ def step(registry: Registry, what: str, choose: random.Random) -> None:
             current = registry.channels.get(channel)
             generation = current.generation if current else 0
             registry.channels.move(channel, made.id, generation, waiver=Waiver("trial", "trial"))
-        if what == "name" and choose.random() < 0.3:  # a name is for ever, and so would everything be
+        if what == "name" and choose.random() < 0.05:  # a name is for ever, and so would everything be
             registry.name(made.id, "kept")
 
 
@@ -114,7 +114,7 @@ def work(
     def hook(at: str) -> None:
         kill(at)
         if at in {"stored", "gc marked", "gc listed", "gc deleting"}:
-            time.sleep(choose.uniform(0, 0.02))  # so that the others come between
+            time.sleep(choose.uniform(0, 0.1))  # so that the others come between
 
     with Registry.open(*place, point=hook) as registry:
         for _ in range(steps):
@@ -127,14 +127,14 @@ def work(
                 lines.write(f"{said}\n")
 
 
-def in_use(registry: Registry) -> dict[str, str]:
+def in_use(registry: Registry, history: int) -> dict[str, str]:
     """What must be there and why, from the tables alone and not by the collector's own reckoning."""
     found: dict[str, str] = {}
     with registry._database.read() as connection:
         for row in connection.execute(select(channels)):
             found[row.artifact_id] = f"{row.name} points to it"
             past = select(channel_events).where(channel_events.c.channel == row.name)
-            late = past.order_by(channel_events.c.generation.desc()).limit(KEEPING.history)
+            late = past.order_by(channel_events.c.generation.desc()).limit(history)
             for event in connection.execute(late):
                 found.setdefault(event.artifact_id, f"{row.name} had it as generation {event.generation}")
         for row in connection.execute(select(names)):
@@ -152,10 +152,10 @@ def in_use(registry: Registry) -> dict[str, str]:
     return found | dict.fromkeys(here - found.keys(), "it is not marked as collected")
 
 
-def lost(registry: Registry) -> list[str]:
+def lost(registry: Registry, history: int = KEEPING.history) -> list[str]:
     """What is in use and not there byte for byte."""
     wrong = []
-    for one, why in in_use(registry).items():
+    for one, why in in_use(registry, history).items():
         try:
             wrong += [f"{one[:12]} ({why}): {problem}" for problem in registry.verify(one)]
         except RegistryError as error:
@@ -193,7 +193,7 @@ def trial(
         log.unlink(missing_ok=True)
         with Registry.open(*place) as registry:
             wrong += lost(registry)
-            checked += len(in_use(registry))
+            checked += len(in_use(registry, KEEPING.history))
     with Registry.open(*place) as registry:
         collect(registry, KEEPING, delete=True)
         wrong += lost(registry)

@@ -1,0 +1,571 @@
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from sqlalchemy import select, update
+
+from flows.cli import main
+from registry import Artifact, Registry, Waiver, gc, reach
+from registry.artifacts import Parentage
+from registry.errors import Collected, NotFound
+from registry.gc import collect, explain
+from registry.reach import Keeping
+from registry.schema import content_events, leases
+from registry.store import Store
+from tests.registry.places import Place, only
+from tests.reliability.gc import Unlocked, lost
+
+Publish = Callable[..., Artifact]
+Key = Callable[[str], str]
+NOTHING_OLD = Keeping(days=0, history=2)
+
+
+@pytest.fixture(autouse=True)
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "UNDER_WAY_SECONDS", 0.0)
+
+
+def sweep(registry: Registry, keeping: Keeping = NOTHING_OLD, **options: Any) -> gc.Freed:
+    return collect(registry, keeping, delete=True, **options)
+
+
+def ids(freed: gc.Freed) -> list[str]:
+    return [one.id for one in freed.artifacts]
+
+
+def blobs(registry: Registry) -> set[str]:
+    return {blob.sha256 for blob in registry._store.stored()}
+
+
+def move(registry: Registry, channel: str, artifact: Artifact) -> None:
+    current = registry.channels.get(channel)
+    generation = current.generation if current else 0
+    registry.channels.move(channel, artifact.id, generation, waiver=Waiver("test", "test"))
+
+
+def below(parent: Artifact) -> dict[str, Any]:
+    return {"relations": (Parentage(relation="finetune", id=parent.id),)}
+
+
+def test_nothing_happens_without_delete(registry: Registry, publish: Publish) -> None:
+    made = publish(registry, "one", {"a": b"alone", "b": b"shared"})
+    kept = publish(registry, "two", {"b": b"shared"})
+    registry.name(kept.id, "kept")
+    told = collect(registry, NOTHING_OLD)
+    assert (told.deleted, ids(told), told.kept) == (False, [made.id], 1)
+    assert told.blobs == gc.Part(count=1, bytes=5), "what another artifact shares is not freed"
+    assert registry.verify(made.id) == registry.verify(kept.id) == []
+    done = sweep(registry)
+    assert done == told.model_copy(update={"deleted": True})
+    assert len(blobs(registry)) == 1
+    assert registry.verify(kept.id) == []
+
+
+def test_records_stay_and_files_come_back(registry: Registry, publish: Publish, key: Key) -> None:
+    parent = publish(registry, "parent")
+    made = publish(registry, "one", {"a": b"1"}, **below(parent))
+    path = registry.view(made.id)
+    assert set(ids(sweep(registry))) == {parent.id, made.id}
+    assert not path.exists()
+    assert blobs(registry) == set()
+    assert registry.get(made.id[:12]) == made
+    assert [edge.parent for edge in registry.lineage(made.id)] == [parent.id]
+    assert registry.find(key("one")) is None
+    for use in (registry.view, registry.verify, lambda one: registry.name(one, "it")):
+        with pytest.raises(Collected, match="Run again the recipe that made it: its stage prepare"):
+            use(made.id)
+    with pytest.raises(Collected, match=parent.id[:12]):
+        publish(registry, "one", {"a": b"1"}, **below(parent))
+    publish(registry, "parent")
+    again = publish(registry, "one", {"a": b"1"}, **below(parent))
+    assert again == made == registry.find(key("one"))
+    assert registry.verify(made.id) == []
+    assert (registry.view(made.id) / "a").read_bytes() == b"1"
+
+
+def test_another_result_takes_the_key(registry: Registry, publish: Publish, key: Key) -> None:
+    first = publish(registry, "one", {"a": b"1"})
+    sweep(registry)
+    second = publish(registry, "one", {"a": b"2"})
+    assert second.id != first.id
+    assert registry.find(key("one")) == second
+    with pytest.raises(Collected):
+        registry.view(first.id)
+    sweep(registry)
+    assert registry.find(key("one")) is None
+    assert publish(registry, "one", {"a": b"1"}) == first == registry.find(key("one"))
+    assert registry.verify(first.id) == []
+
+
+def test_what_is_gone_is_refused_where_it_would_be_used(
+    registry: Registry, publish: Publish, key: Key
+) -> None:
+    gone, live = publish(registry, "gone"), publish(registry, "live")
+    registry.name(live.id, "live")
+    sweep(registry)
+    with pytest.raises(Collected):
+        move(registry, "team/prod", gone)
+    assert registry.channels.get("team/prod") is None
+    with pytest.raises(Collected):
+        registry.endpoints.add(artifact_id=gone.id, engine="e", url="u", pid=1, pid_started=1.0, log="log")
+    with pytest.raises(Collected), registry.draft(key("next"), "train", holds=[live.id, gone.id]):
+        pass
+    with registry.draft(key("next"), "train", holds=[live.id]):
+        pass
+
+
+@only("sqlite", "local")
+class TestRoots:
+    def test_recent_artifacts_and_what_they_came_from(
+        self, registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = publish(registry, "old")
+        unused = publish(registry, "unused")
+        with registry._database.read() as connection:
+            soon = datetime.now(UTC) + timedelta(days=13)
+            assert reach.reach(connection, Keeping(days=14), soon).keeps(unused.id)
+            late = datetime.now(UTC) + timedelta(days=15)
+            assert not reach.reach(connection, Keeping(days=14), late).keeps(unused.id)
+        later = (datetime.now(UTC) + timedelta(days=15)).isoformat(timespec="microseconds")
+        monkeypatch.setattr("registry.catalog.now", lambda: later)
+        publish(registry, "young", **below(old))
+        with registry._database.read() as connection:
+            found = reach.reach(connection, Keeping(days=14), late)
+        assert found.keeps(old.id)
+        assert not found.keeps(unused.id)
+
+    def test_a_result_made_again_lately_is_recent(
+        self, registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = publish(registry, "first", {"a": b"same"})
+        later = datetime.now(UTC) + timedelta(days=20)
+        monkeypatch.setattr("registry.catalog.now", lambda: later.isoformat(timespec="microseconds"))
+        assert publish(registry, "second", {"a": b"same"}) == made
+        with registry._database.read() as connection:
+            assert reach.reach(connection, Keeping(days=14), later + timedelta(days=1)).keeps(made.id)
+
+    def test_channels_their_history_and_rollbacks(self, registry: Registry, publish: Publish) -> None:
+        made = [publish(registry, str(n)) for n in range(6)]
+        for artifact in made:
+            move(registry, "team/prod", artifact)
+        reasons = explain(registry, made[5].id, NOTHING_OLD)
+        assert reasons[0] == "channel team/prod points to it"
+        assert ids(sweep(registry)) == [a.id for a in made[:3]]
+        for back in (made[4], made[3]):
+            assert registry.channels.rollback("team/prod", "r", "w").artifact_id == back.id
+        with pytest.raises(Collected, match=made[2].id[:12]):
+            registry.channels.rollback("team/prod", "r", "w")
+        assert lost(registry) == []
+
+    def test_after_rollbacks_the_next_ones_still_work(self, registry: Registry, publish: Publish) -> None:
+        made = [publish(registry, str(n)) for n in range(8)]
+        for artifact in made:
+            move(registry, "team/prod", artifact)
+        for _ in range(4):
+            registry.channels.rollback("team/prod", "r", "w")
+        # The last two events are rollbacks to 4 and 3; the next two would go to 2 and 1.
+        assert set(ids(sweep(registry))) == {made[n].id for n in (0, 5, 6, 7)}
+        for n in (2, 1):
+            assert registry.channels.rollback("team/prod", "r", "w").artifact_id == made[n].id
+
+    def test_endpoints_until_they_are_stopped(self, registry: Registry, publish: Publish) -> None:
+        made = publish(registry, "one")
+        row = registry.endpoints.add(
+            artifact_id=made.id, engine="llama.cpp", url="u", pid=1, pid_started=1.0, log="log"
+        )
+        assert ids(sweep(registry)) == []
+        assert f"tuneline endpoints stop {row.id}" in explain(registry, made.id, NOTHING_OLD)[0]
+        registry.endpoints.mark_stopped(row.id)
+        assert ids(sweep(registry)) == [made.id]
+
+    def test_what_a_stage_reads_while_its_lease_lives(
+        self, registry: Registry, publish: Publish, key: Key
+    ) -> None:
+        made = publish(registry, "one")
+        with registry.draft(key("work"), "train", holds=[made.id]):
+            assert ids(sweep(registry)) == []
+            assert explain(registry, made.id, NOTHING_OLD)[0].startswith("stage train reads it (pid ")
+            with registry._database.write() as connection:
+                connection.execute(update(leases), {"expires": 0.0})
+            assert ids(collect(registry, NOTHING_OLD)) == [made.id]
+        assert ids(sweep(registry)) == [made.id]
+
+    def test_names_and_the_chain_of_reasons(self, registry: Registry, publish: Publish) -> None:
+        base = publish(registry, "base")
+        adapter = publish(registry, "adapter", **below(base))
+        merged = publish(registry, "merged", **below(adapter))
+        registry.name(merged.id, "support")
+        assert ids(sweep(registry)) == []
+        assert explain(registry, merged.id, NOTHING_OLD) == ["it is called support@1"]
+        (why,) = explain(registry, base.id, NOTHING_OLD)
+        assert why == (
+            f"{adapter.id[:12]} was made from it (finetune), from that {merged.id[:12]} (finetune); "
+            "it is called support@1"
+        )
+
+    def test_the_evidence_of_decisions_that_count(self, registry: Registry, publish: Publish) -> None:
+        def measured(model: Artifact, text: str) -> Artifact:
+            relation = (Parentage(relation="evaluation_of", id=model.id),)
+            return publish(registry, f"evaluation {text}", facts_kind="evaluation", relations=relation)
+
+        base, model = publish(registry, "base"), publish(registry, "model")
+        other = publish(registry, "other")
+        good, of_base, named = measured(model, "model"), measured(base, "base"), measured(other, "other")
+        unrelated = measured(other, "unrelated")
+        registry.channels.move("team/prod", model.id, 0, waiver=Waiver("first", "w"))
+        with registry._database.write() as connection:  # as if a gate had decided on this move
+            _decide(connection, "team/prod", model.id, base.id, {"parent": named.id})
+        assert set(ids(sweep(registry))) == {base.id, other.id, unrelated.id}
+        for evaluation in (good, of_base, named):
+            assert (
+                "rests on it (channel team/prod, generation 1)"
+                in explain(registry, evaluation.id, NOTHING_OLD)[0]
+            )
+            assert registry.verify(evaluation.id) == []
+
+    def test_a_calibration_dataset_stays_with_its_model(
+        self, registry: Registry, publish: Publish, base: Any
+    ) -> None:
+        from registry.artifacts import QuantSpec
+
+        dataset = publish(registry, "dataset")
+        quant = QuantSpec(method="gptq", calibration_dataset=dataset.id)
+        model = publish(registry, "model", facts_kind="quantized", base=base, quant=quant)
+        registry.name(model.id, "model")
+        assert ids(sweep(registry)) == []
+
+
+def _decide(connection: Any, channel: str, candidate: str, baseline: str, evidence: dict[str, str]) -> None:
+    """A decision and a second event of the channel that rests on it, past everything that would forbid it."""
+    from registry.schema import channel_events, channels, gate_decisions
+
+    row = {"id": "d" * 64, "candidate": candidate, "baseline": baseline, "policy": "{}", "verdict": "pass"}
+    connection.execute(
+        gate_decisions.insert(), {**row, "evidence": json.dumps(evidence), "created": "2026-01-01"}
+    )
+    connection.exec_driver_sql("DROP TRIGGER channel_events_no_update")
+    connection.execute(update(channel_events), {"decision_id": "d" * 64})
+    assert connection.execute(select(channels.c.name)).scalar_one() == channel
+
+
+@only("sqlite", "local")
+class TestRests:
+    def test_what_crashed_publications_left(
+        self, registry: Registry, place: Place, publish: Publish, key: Key
+    ) -> None:
+        kept = publish(registry, "kept", {"a": b"kept"})
+        registry.name(kept.id, "kept")
+
+        def crash(point: str) -> None:
+            if point == "stored":
+                raise KeyboardInterrupt
+
+        with place.open(point=crash) as crashing, pytest.raises(KeyboardInterrupt):
+            publish(crashing, "one", {"a": b"left", "b": b"kept"})
+        told = collect(registry, NOTHING_OLD)
+        assert (told.leftovers, told.blobs) == (gc.Part(count=1, bytes=4), gc.Part())
+        sweep(registry)
+        assert len(blobs(registry)) == 1
+        assert registry.verify(kept.id) == []
+
+    def test_young_files_of_nobody_may_be_on_their_way(
+        self, registry: Registry, place: Place, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gc, "UNDER_WAY_SECONDS", 3600.0)
+        seen = []
+
+        def look(point: str) -> None:
+            if point == "stored":
+                seen.append(sweep(registry).leftovers.count)
+
+        with place.open(point=look) as publishing:
+            publish(publishing, "one")
+        assert seen == [0]
+
+    def test_stale_drafts_but_none_that_is_worked_on(
+        self, registry: Registry, home: Path, key: Key, publish: Publish
+    ) -> None:
+        stale, fresh = (
+            home / "drafts" / key("stale") / "1" / "checkpoints",
+            home / "drafts" / key("fresh") / "1",
+        )
+        for folder in (stale, fresh):
+            folder.mkdir(parents=True)
+            (folder / "step").write_bytes(b"12345")
+        long_ago = datetime.now().timestamp() - 20 * 86400
+        for path in (stale / "step", stale, stale.parent, stale.parent.parent):
+            os.utime(path, (long_ago, long_ago))
+        with registry.draft(key("worked on"), "train") as draft:
+            os.utime(draft.path, (long_ago, long_ago))
+            os.utime(draft.path.parent, (long_ago, long_ago))
+            assert collect(registry).drafts == gc.Part(count=1, bytes=5)
+            assert stale.exists()
+            assert collect(registry, delete=True).drafts == gc.Part(count=1, bytes=5)
+            assert not stale.exists()
+            assert (fresh / "step").exists()
+            assert draft.path.is_dir()
+        assert [path.name for path in (home / "drafts").iterdir()] == [key("fresh")]
+
+    @pytest.mark.parametrize("at", gc.POINTS)
+    def test_a_crash_at_any_point_loses_nothing(
+        self, registry: Registry, place: Place, publish: Publish, at: str
+    ) -> None:
+        kept, gone = publish(registry, "kept"), publish(registry, "gone")
+        registry.name(kept.id, "kept")
+
+        def crash(point: str) -> None:
+            if point == at:
+                raise KeyboardInterrupt
+
+        with place.open(point=crash) as crashing, pytest.raises(KeyboardInterrupt):
+            collect(crashing, NOTHING_OLD, delete=True)
+        assert lost(registry) == []
+        sweep(registry)
+        assert len(blobs(registry)) == 1
+        assert publish(registry, "gone") == gone
+        assert lost(registry) == []
+
+
+@only("s3")
+def test_the_cache_of_an_object_store(registry: Registry, home: Path, publish: Publish, key: Key) -> None:
+    served, spare = publish(registry, "served", {"a": b"123"}), publish(registry, "spare", {"a": b"4567"})
+    for artifact in (served, spare):
+        registry.name(artifact.id, "kept")
+        registry.view(artifact.id)
+    assert sweep(registry).cached == gc.Part()
+    with registry.draft(key("work"), "train", holds=[served.id]):
+        assert collect(registry, NOTHING_OLD, cache=True).cached == gc.Part(count=1, bytes=4)
+        assert sweep(registry, cache=True).cached == gc.Part(count=1, bytes=4)
+        assert [path.name for path in (home / "views").iterdir()] == [served.id]
+    assert sweep(registry, cache=True).cached == gc.Part(count=1, bytes=3)
+    assert list(registry._store.cached()) == []
+    for artifact in (served, spare):
+        assert registry.verify(artifact.id) == []
+        assert (registry.view(artifact.id) / "a").is_file()
+
+
+def published_while_swept(registry: Registry, place: Place, publish: Publish) -> Artifact:
+    """A publication whose files are swept between their storing and its commit."""
+    swept: list[int] = []
+
+    def sweep_once(point: str) -> None:
+        if point == "stored" and not swept:
+            swept.append(sweep(registry).leftovers.count)
+
+    with place.open(point=sweep_once) as publishing:
+        made = publish(publishing, "one")
+    assert swept == [1]
+    return made
+
+
+def test_a_publication_puts_back_what_was_swept_meanwhile(
+    registry: Registry, place: Place, publish: Publish
+) -> None:
+    made = published_while_swept(registry, place, publish)
+    assert registry.verify(made.id) == []
+
+
+@only("sqlite", "local")
+def test_without_the_check_it_would_be_lost(
+    registry: Registry, place: Place, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "missing", lambda *_: [])
+    made = published_while_swept(registry, place, publish)
+    assert [problem.kind for problem in registry.verify(made.id)] == ["missing"]
+    assert lost(registry) != []
+
+
+def swept_while_restored(
+    registry: Registry, place: Place, publish: Publish, patience: float
+) -> tuple[Artifact, bool]:
+    """A collection during whose deletions another process makes the same artifact again.
+
+    Returns it, and whether that process was done before the deletions were.
+    """
+    made = publish(registry, "one")
+    early: list[bool] = []
+
+    def again() -> None:
+        with place.open() as other:
+            publish(other, "one")
+
+    thread = threading.Thread(target=again)
+
+    def meanwhile(point: str) -> None:
+        if point == "gc deleting":
+            thread.start()
+            thread.join(patience)
+            early.append(not thread.is_alive())
+
+    with place.open(point=meanwhile) as sweeping:
+        sweep(sweeping)
+    thread.join()
+    return made, early[0]
+
+
+@only("local")
+def test_the_lock_keeps_a_publication_out_of_the_deletions(
+    registry: Registry, place: Place, publish: Publish
+) -> None:
+    made, early = swept_while_restored(registry, place, publish, patience=0.5)
+    assert not early
+    assert registry.verify(made.id) == []
+
+
+@only("sqlite", "local")
+def test_without_the_lock_it_would_be_lost(
+    registry: Registry, place: Place, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = gc._delete
+    monkeypatch.setattr(gc, "_delete", lambda registry, found: locked(Unlocked(registry), found))
+    made, early = swept_while_restored(registry, place, publish, patience=30)
+    assert early
+    assert [problem.kind for problem in registry.verify(made.id)] == ["missing"]
+
+
+class Collecting(RuleBasedStateMachine):
+    """Any order of publishing, promoting, rolling back, naming and collecting, in one process."""
+
+    made = Bundle("made")
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = self.tmp_path_factory.mktemp("collecting")
+        self.registry = Registry.open(self.folder)
+        self.content: dict[str, set[str]] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "registry"):
+            self.registry.close()
+
+    @rule(
+        target=made, family=st.integers(0, 4), attempt=st.integers(0, 1), parents=st.lists(made, max_size=2)
+    )
+    def publish(self, family: int, attempt: int, parents: list[str]) -> str:
+        from tests.reliability.gc import publish
+
+        known = [self.registry.get(parent) for parent in parents]
+        gone = set(parents) & self.gone()
+        try:
+            artifact = publish(self.registry, family, attempt, known)
+        except Collected:
+            assert gone
+            return parents[0]
+        assert not gone
+        self.content[artifact.id] = {entry.sha256 for entry in artifact.manifest.files.values()}
+        return artifact.id
+
+    @rule(one=made, channel=st.sampled_from(["a/one", "a/two"]))
+    def promote(self, one: str, channel: str) -> None:
+        gone = one in self.gone()
+        try:
+            move(self.registry, channel, self.registry.get(one))
+            assert not gone
+        except Collected:
+            assert gone
+
+    @rule(channel=st.sampled_from(["a/one", "a/two"]))
+    def rollback(self, channel: str) -> None:
+        gone = self.gone()
+        with suppress(NotFound, Collected):
+            assert self.registry.channels.rollback(channel, "r", "w").artifact_id not in gone
+
+    @rule(one=made)
+    def name(self, one: str) -> None:
+        if one not in self.gone():
+            self.registry.name(one, "name")
+
+    @rule(history=st.integers(1, 3))
+    def collect(self, history: int) -> None:
+        keeping, before = Keeping(days=0, history=history), set(self.content) - self.gone()
+        told = collect(self.registry, keeping)
+        assert set(self.content) - self.gone() == before
+        done = sweep(self.registry, keeping)
+        assert done == told.model_copy(update={"deleted": True})
+        after = set(self.content) - self.gone()
+        assert before - after == set(ids(done))
+        with self.registry._database.read() as connection:
+            needed = reach.reach(connection, keeping, datetime.now(UTC))
+        assert after == {one for one in before if needed.keeps(one)}
+        assert blobs(self.registry) == set().union(*(self.content[one] for one in after))
+
+    @invariant()
+    def nothing_in_use_is_lost(self) -> None:
+        if hasattr(self, "registry"):
+            assert lost(self.registry, history=1) == []
+
+    def gone(self) -> set[str]:
+        with self.registry._database.read() as connection:
+            rows = connection.execute(select(content_events).order_by(content_events.c.sequence))
+            latest = {row.artifact_id: row.action for row in rows}
+        return {one for one, action in latest.items() if action == "collected"}
+
+
+def test_any_order_of_steps(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    Collecting.tmp_path_factory = tmp_path_factory
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Collecting,
+        settings=settings(
+            max_examples=15, stateful_step_count=20, deadline=None, database=None, derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )  # fmt: skip
+
+
+@only("sqlite", "local")
+class TestCommand:
+    def run(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+        code = main(["artifacts", "gc", *arguments, "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    def test_it_says_does_and_explains(
+        self, registry: Registry, home: Path, publish: Publish,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        monkeypatch.setenv("TUNELINE_HOME", str(home))
+        kept, gone = publish(registry, "kept"), publish(registry, "gone", {"a": b"x" * 2000})
+        registry.name(kept.id, "kept")
+        code, told = self.run(capsys)
+        assert (code, told["deleted"], told["artifacts"], told["bytes"]) == (0, False, [], 0)
+        code, told = self.run(capsys, "--keep-days", "0")
+        assert (code, [one["id"] for one in told["artifacts"]], told["bytes"]) == (0, [gone.id], 2000)
+        assert main(["artifacts", "gc", "--keep-days", "0"]) == 0
+        said = capsys.readouterr().out
+        assert "would free 2.00 kB; 1 artifacts keep their files" in said
+        assert "nothing was deleted" in said
+        code, why = self.run(capsys, "--why", "kept@1", "--keep-days", "0")
+        assert (code, why) == (0, {"id": kept.id, "kept": True, "reasons": ["it is called kept@1"]})
+        assert self.run(capsys, "--delete", "--keep-days", "0")[1]["deleted"] is True
+        assert main(["artifacts", "show", gone.id, "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert shown["path"] is None
+        assert shown["content"].startswith("collected: the files of dataset")
+        assert main(["artifacts", "verify", gone.id]) == 3
+        assert "Run again the recipe" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--keep-days", "-1"], ["--keep-days", "nan"], ["--history", "0"], ["--why", "x", "--delete"],
+         ["--why", "x@1"]],
+    )  # fmt: skip
+    def test_what_it_refuses(
+        self, registry: Registry, home: Path, publish: Publish, arguments: list[str],
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        monkeypatch.setenv("TUNELINE_HOME", str(home))
+        publish(registry, "one")
+        assert main(["artifacts", "gc", *arguments]) == 3
+        assert capsys.readouterr().err.startswith("tuneline: ")
