@@ -9,6 +9,9 @@ import pytest
 from registry import Artifact, Endpoint, Registry
 from registry.errors import NotFound
 from registry.processes import alive, started
+from tests.registry.places import only
+
+pytestmark = only("local")  # rows only: where the files are makes no difference
 
 Publish = Callable[..., Artifact]
 

@@ -6,6 +6,9 @@ import pytest
 
 from registry import Artifact, Registry
 from registry.errors import InvalidArtifact, NotFound
+from tests.registry.places import only
+
+pytestmark = only("local")  # rows only: where the files are makes no difference
 
 Publish = Callable[..., Artifact]
 

@@ -11,7 +11,7 @@ from registry import Artifact, Edge, Registry, Waiver, triggers
 from registry.artifacts import BaseReference, Parentage, QuantSpec
 from registry.errors import InvalidArtifact, NotFound
 from registry.schema import artifacts
-from tests.registry.places import Place, Places
+from tests.registry.places import Place, Places, only
 
 Publish = Callable[..., Artifact]
 
@@ -106,6 +106,7 @@ def test_an_unknown_id_is_said_to_be_unknown(registry: Registry, method: str) ->
         getattr(registry, method)("f" * 64)
 
 
+@only("local")
 @pytest.mark.parametrize("bad", ["../../x", "Ünï", "", "a@b", "team/x", "A", "x" * 101])
 def test_names_are_plain(registry: Registry, publish: Publish, bad: str) -> None:
     with pytest.raises(InvalidArtifact, match="is no artifact name"):
@@ -138,6 +139,7 @@ def test_pages_are_newest_first_and_complete(
     assert pages == [newest[1:3], newest[3:5], newest[5:]]
 
 
+@only("local")
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_lineage_is_everything_above(data: st.DataObject, places: Places, publish: Publish) -> None:

@@ -14,6 +14,7 @@ import pytest
 from registry import Artifact, Registry
 from registry.errors import Corrupt, InvalidArtifact
 from registry.files import scan
+from tests.registry.places import only
 
 Publish = Callable[..., Artifact]
 FILES = {"config.json": b"{}", "model/weights.bin": b"w" * 100_000, "model/empty": b""}
@@ -29,6 +30,7 @@ def overwrite(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+@only("local")
 def test_files_are_stored_once_and_read_only(registry: Registry, home: Path, publish: Publish) -> None:
     one = publish(registry, "one", FILES)
     two = publish(registry, "two", {**FILES, "extra.txt": b"more"}, metrics={"n": 2})
@@ -40,6 +42,7 @@ def test_files_are_stored_once_and_read_only(registry: Registry, home: Path, pub
     assert list((home / "drafts").iterdir()) == []
 
 
+@only("local")
 def test_a_view_costs_links_not_copies(registry: Registry, home: Path, publish: Publish) -> None:
     view = registry.view(publish(registry, "one", FILES).id)
     assert {p.relative_to(view).as_posix(): p.read_bytes() for p in view.rglob("*") if p.is_file()} == FILES
@@ -76,6 +79,7 @@ def test_a_complete_view_is_left_alone(registry: Registry, publish: Publish) -> 
     assert registry.view(artifact.id).stat().st_ino == inode
 
 
+@only("local")
 def test_where_links_fail_a_view_is_copied_once(
     registry: Registry, home: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +98,7 @@ def test_where_links_fail_a_view_is_copied_once(
     assert registry.verify(artifact.id) == []
 
 
+@only("local")
 def test_a_view_of_a_lost_blob_names_the_file(registry: Registry, home: Path, publish: Publish) -> None:
     artifact = publish(registry, "one", FILES)
     blob(home, b"{}").unlink()
@@ -102,6 +107,7 @@ def test_a_view_of_a_lost_blob_names_the_file(registry: Registry, home: Path, pu
     assert list((home / "views").iterdir()) == []
 
 
+@only("local")
 def test_publishing_again_repairs_damaged_blobs_and_their_views(
     registry: Registry, home: Path, publish: Publish
 ) -> None:
@@ -117,6 +123,7 @@ def test_publishing_again_repairs_damaged_blobs_and_their_views(
     assert registry.verify(artifact.id) == []
 
 
+@only("local")
 def test_verify_finds_every_changed_byte(registry: Registry, home: Path, publish: Publish) -> None:
     content = b"every byte of this counts"
     artifact = publish(registry, "one", {"small.txt": content})
@@ -131,6 +138,7 @@ def test_verify_finds_every_changed_byte(registry: Registry, home: Path, publish
     assert registry.verify(artifact.id) == []
 
 
+@only("local")
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
