@@ -16,7 +16,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".tuneline"), description="registry, content store, logs and reports")
     database_url: str | None = Field(
-        default=None, description="SQLAlchemy URL of the registry; default: SQLite under the home"
+        default=None, description="postgresql://USER@HOST/DATABASE for teams; default: SQLite in the home"
     )
     store_url: str | None = Field(
         default=None,

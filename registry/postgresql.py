@@ -96,7 +96,8 @@ def in_our_words(error: exc.DBAPIError, where: str) -> errors.RegistryError:
     code = getattr(error.orig, "sqlstate", None) or ""
     diagnosis = getattr(error.orig, "diag", None)
     parts = [getattr(diagnosis, part, None) for part in ("message_primary", "message_detail")]
-    detail = "; ".join(part for part in parts if part) or " ".join(str(error.orig).split())
+    lines = [part for part in parts if part] or str(error.orig).splitlines()
+    detail = "; ".join(line.strip() for line in lines)
     said = f"{where}: {detail}"
     if code.startswith(("22", "23")) or isinstance(error, exc.DataError):
         return errors.InvalidArtifact(f"the registry refused the record: {detail}")
