@@ -80,6 +80,10 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise self._system.in_our_words(error, self._where) from error
+        except exc.TimeoutError as error:
+            raise errors.Conflict(
+                f"{self._where}: every connection of this process is in use; try again"
+            ) from error
 
     def _create_or_upgrade(self) -> None:
         with self.read() as connection:

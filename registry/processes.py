@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+_MACHINE = Path("/etc/machine-id")
 _SAME_START = 2.0  # seconds; a start time moves a little when the clock is set
 
 
 def here() -> str:
-    """This host and, on Linux, its pid namespace: where a pid means the same process."""
-    try:
-        namespace = " " + str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        namespace = ""
-    return socket.gethostname() + namespace
+    """This host and, on Linux, its pid namespace: where a pid means the same process.
+
+    A host is its name and, since names repeat, its machine id; both outlast a reboot, after which a pid that
+    was at work is known to be gone.
+    """
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        # The id itself is not for others to see (machine-id(5)); a digest tells machines apart as well.
+        parts.append(hashlib.sha256(b"tuneline " + _MACHINE.read_bytes()).hexdigest()[:12])
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
 
 
 def started(pid: int | None = None) -> float:

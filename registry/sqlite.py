@@ -26,7 +26,7 @@ def connect(address: URL) -> Engine:
         raise errors.InvalidSetting(
             f"database URL {address}: expected sqlite:///PATH with the path of a file"
         )
-    engine = create_engine(address, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(address.set(drivername="sqlite"), connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine

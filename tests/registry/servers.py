@@ -99,6 +99,15 @@ class PostgreSQL:
         """Remove a database, whoever is still connected."""
         self.sql(f"DROP DATABASE {name_of(url)} WITH (FORCE)")
 
+    def copy(self, source: str, target: str) -> None:
+        """Dump one database and restore it into another, empty one, as an administrator does."""
+        with (self.folder / "dump").open("w+b") as dump:
+            command = [_program("pg_dump"), "--format=custom", f"--dbname={source}"]
+            subprocess.run(command, check=True, stdout=dump, timeout=60)
+            dump.seek(0)
+            command = [_program("pg_restore"), "--exit-on-error", f"--dbname={target}"]
+            subprocess.run(command, check=True, stdin=dump, timeout=60)
+
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(statement.encode())

@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 
-from registry import Registry
+from registry import Registry, processes
 from registry.database import Database
 from registry.errors import Conflict
 from registry.leases import Leases
@@ -112,6 +113,18 @@ def test_a_pid_of_another_host_is_believed_until_it_expires(leases: Leases, data
     leases.acquire(KEY, "train")
     change(database, host="elsewhere", pid=2**22 + 1)
     with pytest.raises(Conflict, match="on host elsewhere"):
+        leases.acquire(KEY, "train")
+
+
+def test_two_machines_of_one_name_are_two_hosts(
+    leases: Leases, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "machine-id").write_text("another\n")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(processes, "_MACHINE", tmp_path / "machine-id")
+        leases.acquire(KEY, "train")
+        change(database, pid=2**22 + 1)
+    with pytest.raises(Conflict, match=f"on host {socket.gethostname()} since"):
         leases.acquire(KEY, "train")
 
 

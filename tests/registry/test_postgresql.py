@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from registry import Artifact, Registry, Waiver, postgresql
 from registry.errors import (
@@ -26,6 +27,7 @@ from registry.errors import (
     StoreFailed,
     StoreFull,
 )
+from registry.schema import edges
 from tests.registry import servers
 from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
@@ -315,6 +317,29 @@ def test_a_role_that_may_only_use_the_tables(
                 connection.exec_driver_sql(statement)
     sql("DROP OWNED BY runner")
     sql("DROP ROLE runner")
+
+
+def test_a_dump_is_a_backup(home: Path, postgresql: PostgreSQL, template: str, publish: Publish) -> None:
+    url, restored = postgresql.fresh(template), postgresql.fresh()
+    with Registry.open(home, url) as registry:
+        parent = publish(registry, "parent")
+        child = publish(registry, "child", relations=({"relation": "trained_on", "id": parent.id},))
+        registry.channels.move("team/prod", child.id, 0, waiver=Waiver("first", "me"))
+        history = registry.channels.history("team/prod")
+    postgresql.copy(url, restored)
+    with Registry.open(home, restored) as registry:
+        assert registry.ls() == [child, parent]
+        assert registry.verify(child.id) == []
+        assert registry.channels.history("team/prod") == history
+        assert publish(registry, "more").id == registry.ls(limit=1)[0].id
+        for statement in ("DELETE FROM edges", "TRUNCATE artifacts CASCADE"):
+            with pytest.raises(InvalidArtifact, match="immutable"), registry._database.write() as connection:
+                connection.exec_driver_sql(statement)
+        back = {"child": parent.id, "relation": "trained_on", "parent": child.id}
+        with pytest.raises(InvalidArtifact, match="older"), registry._database.write() as connection:
+            connection.execute(insert(edges), back)
+    for one in (url, restored):
+        postgresql.drop(one)
 
 
 def test_two_registries_in_one_database(home: Path, postgresql: PostgreSQL, publish: Publish) -> None:
