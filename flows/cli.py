@@ -9,7 +9,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from flows.gate_arguments import add_gate_commands, implied_action
 
 EXIT_CODES = """exit codes:
   0  done, or the gate passed
@@ -22,9 +24,16 @@ EXIT_CODES = """exit codes:
 REFERENCE = "an id, its first 6 or more digits, NAME@VERSION or a channel"
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Wrong arguments are invalid input: argparse's own 2 would say that a gate lacks evidence."""
+        self.print_usage(sys.stderr)
+        self.exit(3, f"{self.prog}: {message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="tuneline",
         description="From fine-tune to serve with QLoRA, with proof at every step.",
         epilog=EXIT_CODES,
@@ -102,7 +111,7 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
     add("ls", "flows.commands:endpoints_ls", "list endpoints", endpoints)
     add("stop", "flows.commands:endpoints_stop", "stop an endpoint", endpoints).add_argument("id")
 
-    add("channels", "flows.commands:channels_ls", "what each channel points to")
+    add_gate_commands(add, verbs)
     back = add("rollback", "flows.commands:rollback", "move a channel back to what it pointed to before")
     back.add_argument("channel")
     back.add_argument("--reason", required=True, help="kept in the channel's history")
@@ -168,7 +177,7 @@ def _add_export_commands(add: Callable[..., argparse.ArgumentParser], artifacts:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(implied_action(sys.argv[1:] if argv is None else argv))
     module, _, name = arguments.call.partition(":")
     from importlib import import_module
 

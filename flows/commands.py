@@ -219,14 +219,6 @@ def endpoints_stop(arguments: argparse.Namespace) -> Reply:
     return {"id": row.id, "stopped": True}, lambda: print(f"{row.id}: stopped"), 0
 
 
-def channels_ls(arguments: argparse.Namespace) -> Reply:
-    """Every channel."""
-    found = open_registry().channels.ls()
-    rows = [(c.name, short(c.artifact_id), str(c.generation)) for c in found]
-    document = [c.model_dump(mode="json") for c in found]
-    return document, lambda: print_table("", ("channel", "artifact", "generation"), rows), 0
-
-
 def rollback(arguments: argparse.Namespace) -> Reply:
     """Move a channel back."""
     registry = open_registry()

@@ -13,6 +13,7 @@ from typing import Any
 from flows.child import StandBy
 from flows.errors import FlowError
 from flows.gate import EXIT_CODES
+from flows.gate_channel import refuse_other_policy
 from flows.progress_view import ProgressView
 from flows.recipe import Recipe
 from flows.report import RunReport, StageRow, write_html
@@ -39,7 +40,8 @@ class Result:
 def execute(recipe: Recipe, settings: Settings) -> Result:
     """Check resources, run the lifecycle flow, write the report. Never raises for a stage's failure.
 
-    Raises `InsufficientResources` before anything starts.
+    Before anything starts, raises `InsufficientResources`, and `Usage` for a gate that is not the policy of
+    the channel it promotes to.
     """
     refuse_shortfalls(recipe, settings.root)
     quiet_libraries(settings.root)
@@ -54,6 +56,8 @@ def execute(recipe: Recipe, settings: Settings) -> Result:
     registry = Registry.open(
         settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
     )
+    if recipe.gate is not None and recipe.promote is not None:
+        refuse_other_policy(registry, recipe.promote.channel, recipe.gate)
     with ProgressView() as view, StandBy(folder / "logs" / "stand-by.log") as stand_by:
         run, outcome, error = Run(registry, view, folder, stand_by), Outcome(), None
         try:

@@ -215,8 +215,8 @@ def sentence(rule: TaskRule, found: RuleResult) -> str:
     figures = (
         f"{rule.task}/{rule.metric}: {number(found.effect)} against {WORDS[rule.against]} on {found.n} paired"
         f" items{grouped} ({found.gained} gained, {found.lost} lost; with "
-        f"{100 * (1 - (found.alpha or 0)):g} % confidence at least {number(found.low).removesuffix(' points')}, at most "
-        f"{number(found.high).removesuffix(' points')})"
+        f"{100 * (1 - (found.alpha or 0)):g} % confidence at least "
+        f"{number(found.low).removesuffix(' points')}, at most {number(found.high).removesuffix(' points')})"
     )
     if found.verdict == "pass":
         return f"{figures}: shown to be {asked}."

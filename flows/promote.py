@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flows.gate import Decision, Evidence, GatePolicy, decide, load_evidence, without_live
-from flows.report import StageRow
+from flows.gate import GatePolicy, decide
+from flows.gate_channel import Verdict, adopt_policy, record
+from flows.gate_evidence import from_registry
+from flows.report_rows import StageRow
 from flows.step import Run
 from registry import Artifact
 from registry.channels import Channel
@@ -18,18 +20,6 @@ class Offer:
 
     model: Artifact
     evaluation: Artifact
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A recorded gate decision."""
-
-    id: str
-    decision: Decision
-
-    @property
-    def passed(self) -> bool:
-        return self.decision.verdict == "pass"
 
 
 def judge(
@@ -46,35 +36,24 @@ def judge(
 
     `measure` evaluates the channel's current artifact on the same items. The decision names the channel's
     current artifact as its baseline (the base model while the channel is empty): that is what it may replace.
+    The policy becomes the channel's if it has none. Raises `Usage` if it has another one.
     """
     current = run.registry.channels.get(channel)
     live = run.registry.get(current.artifact_id) if current else None
-    references = {"baseline": baseline, "parent": parent}
-    if live is None:
-        policy = without_live(policy)
-    else:
-        evaluation = offer.evaluation if live.id == offer.model.id else measure(live)
-        references["live"] = Offer(live, evaluation)
+    evaluations = {
+        "candidate": offer.evaluation, "baseline": baseline.evaluation, "parent": parent.evaluation,
+    }  # fmt: skip
+    if live is not None:
+        evaluations["live"] = offer.evaluation if live.id == offer.model.id else measure(live)
 
     def work() -> tuple[Verdict, StageRow]:
-        decision = decide(
-            policy, _evidence(run, offer), {name: _evidence(run, other) for name, other in references.items()}
-        )
-        recorded = run.registry.gates.record(
-            candidate=offer.model.id,
-            baseline=(live or baseline.model).id,
-            policy=policy.model_dump(mode="json"),
-            verdict=decision.verdict,
-            evidence=decision.model_dump(mode="json"),
-        )
-        row = StageRow("gate", "gate", None, "ran", 0.0, None, decision.verdict)
-        return Verdict(recorded, decision), row
+        adopt_policy(run.registry, channel, policy, reason="the gate of the first recipe that promotes to it")
+        case = from_registry(run.registry, policy, offer.model, live, baseline.model, evaluations)
+        decision = decide(policy, case.evidence, case.references, case.facts)
+        verdict = record(run.registry, policy, case, decision)
+        return verdict, StageRow("gate", "gate", None, "ran", 0.0, None, decision.verdict)
 
     return run.task("gate", "gate", work)
-
-
-def _evidence(run: Run, offer: Offer) -> Evidence:
-    return load_evidence(run.registry.view(offer.evaluation.id), offer.evaluation.id)
 
 
 def promote(run: Run, channel: str, offer: Offer, verdict: Verdict) -> Channel:

@@ -71,6 +71,11 @@ class Recipe(StageConfig):
                 raise ValueError(
                     f"promote.candidate is {self.promote.candidate!r}; this recipe makes: {made}"
                 )
+        if self.gate is not None and self.gate.max_latency_ms is not None:
+            raise ValueError(
+                "gate.max_latency_ms: a run gates before it deploys and has no latency yet; take it out "
+                "here, and gate with `tuneline gate POLICY --latency FILE` once it was measured"
+            )
         if self.deploy is not None and self.promote is None:
             raise ValueError("deploy serves what was promoted: add a promote section")
         if self.train.max_length < self.prepare.max_length:
