@@ -112,7 +112,7 @@ def _merge_cause(shares: list[float], modules: int, foreign: list[str], lacking:
     if foreign and shares:
         return "it was made from other base weights (another revision)"
     if foreign:
-        return "tensors that the adapter does not touch were changed"
+        return "tensors that the adapter does not touch are not the base's (another revision of it?)"
     if (
         len(shares) == modules
         and max(shares) - min(shares) < 0.1 * max(map(abs, shares))

@@ -27,15 +27,14 @@ class Reader:
     ids: Callable[[str], list[int]]
 
 
-def compare_readers(model: Path, base: Path, chats: Sequence[Chat]) -> dict[str, Any]:
-    """`model` (a Hugging Face or GPTQ directory, or one with a GGUF file) against its `base`.
+def compare_readers(model: Path, base: Path, tokenizer: Tokenizer, chats: Sequence[Chat]) -> dict[str, Any]:
+    """`model` (a Hugging Face or GPTQ directory, or one with a GGUF file) against its `base` and `tokenizer`.
 
     `chats` and a few hard texts are rendered with each one's own template and cut by its own tokenizer.
     Returns `chats` (compared), `equal` (with the same ids), `first_difference` in words, `double_bos`,
     `template` (same text), `vocabulary` (ids that stand for other texts) and `special` (name → [found,
     expected] of the special tokens that differ).
     """
-    tokenizer = load_tokenizer(base)
     with _of(model, tokenizer) as found:
         return _compare(found, _of_directory(base, tokenizer), tokenizer, chats)
 

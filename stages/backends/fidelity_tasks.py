@@ -36,9 +36,12 @@ def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, o
         measured.lm.close()
         gc.collect()
         for task in tasks:
-            entries[task.name] = _compare(found, task, references[task.name], config, out)
+            exact = task.adapter and task.nf4 is None
+            setting = config.model_copy(update={"nf4": task.nf4})
+            opened = open_model(references[task.name], setting, exact, tokenizer)
+            entries[task.name] = _compare(found, task, opened, references[task.name], out)
     holder = parents.get("adapter", parents["model"])
-    parity = compare_readers(holder.path, base.path, chats.messages)
+    parity = compare_readers(holder.path, base.path, tokenizer, chats.messages)
     return {"tasks": entries, "parity": parity, "weights": _weights(parents)}
 
 
@@ -61,15 +64,8 @@ def _reference(task: FidelityTask, parents: Parents) -> dict[str, Parent]:
 
 
 def _compare(
-    found: LogProbabilities,
-    task: FidelityTask,
-    reference: dict[str, Parent],
-    config: EvaluateConfig,
-    out: Path,
+    found: LogProbabilities, task: FidelityTask, opened: Measured, reference: dict[str, Parent], out: Path
 ) -> dict[str, Any]:
-    opened = open_model(
-        reference, config.model_copy(update={"nf4": task.nf4}), exact=task.adapter and task.nf4 is None
-    )
     compared = compare(found, opened.lm)
     opened.lm.close()
     gc.collect()

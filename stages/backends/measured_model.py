@@ -17,6 +17,7 @@ from torch import nn
 
 from registry.errors import Incompatible
 from stages.backends.chat import control_tokens, load_tokenizer
+from stages.backends.gptq_groups import require_group_size
 from stages.backends.model_files import read_headers
 from stages.backends.token_lm import TokenLM
 from stages.contract import Parent, Parents
@@ -35,8 +36,12 @@ class Measured:
     bits_per_weight: float
 
 
-def open_model(parents: Parents, config: EvaluateConfig, exact: bool = False) -> Measured:
+def open_model(
+    parents: Parents, config: EvaluateConfig, exact: bool = False, tokenizer: Any = None
+) -> Measured:
     """`parents["model"]`, with `parents["adapter"]` if given; `exact`: in float32 where a CPU computes.
+
+    With `tokenizer` its own is not read: for whoever asks in token ids.
 
     Raises `InvalidInput` for a combination that makes no sense, `Incompatible` for another base's adapter.
     """
@@ -53,9 +58,9 @@ def open_model(parents: Parents, config: EvaluateConfig, exact: bool = False) ->
     if adapter is not None:
         _require_same_base(model, adapter)
     if gguf:
-        return _open_gguf(gguf, model, parents.get("base"), config)
+        return _open_gguf(gguf, model, parents.get("base"), config, tokenizer)
     own = adapter is not None and (adapter.path / "tokenizer.json").is_file()
-    tokenizer = load_tokenizer(adapter.path if own and adapter else model.path)
+    tokenizer = tokenizer or load_tokenizer(adapter.path if own and adapter else model.path)
     if packed:
         network, words = _load_gptq(model.path, config)
         size = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
@@ -75,7 +80,9 @@ def open_model(parents: Parents, config: EvaluateConfig, exact: bool = False) ->
     return Measured(lm, f"{words} on {lm.device.type}", size, parameters, bits or 8 * size / parameters)
 
 
-def _open_gguf(files: list[Path], model: Parent, base: Parent | None, config: EvaluateConfig) -> Measured:
+def _open_gguf(
+    files: list[Path], model: Parent, base: Parent | None, config: EvaluateConfig, tokenizer: Any
+) -> Measured:
     if len(files) > 1:
         raise InvalidInput(f"model {model.id[:12]} holds {len(files)} GGUF files; expected one")
     if base is None:
@@ -92,7 +99,7 @@ def _open_gguf(files: list[Path], model: Parent, base: Parent | None, config: Ev
 
     from stages.backends.llama_lm import LlamaCppLM
 
-    tokenizer = load_tokenizer(base.path)
+    tokenizer = tokenizer or load_tokenizer(base.path)
     lm = LlamaCppLM(
         files[0], tokenizer, context_length=config.context_length, **_reading(tokenizer, config.batch_size)
     )
@@ -156,6 +163,7 @@ def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
     import gptqmodel
 
+    require_group_size(path)
     on_cpu = not torch.cuda.is_available()
     backend = gptqmodel.BACKEND.GPTQ_TORCH if on_cpu else gptqmodel.BACKEND.AUTO
     # Left to itself GPTQModel rounds float16 scales to bfloat16 on a CPU.

@@ -39,13 +39,14 @@ def compare_merges(
     base, adapter, dataset = parents["base"], parents["reference_adapter"], parents["dataset"]
     tokenizer = load_tokenizer(base.path)
     chats = read_chats(dataset.path / "validation.parquet", tokenizer, task.chats, task.tokens)
-    trained = open_model({"model": base, "adapter": adapter}, config.model_copy(update={"nf4": task.nf4}))
+    as_trained_config = config.model_copy(update={"nf4": task.nf4})
+    trained = open_model({"model": base, "adapter": adapter}, as_trained_config, tokenizer=tokenizer)
     found: dict[Fold, Comparison] = {}
     with LogProbabilities(trained.lm, chats, len(tokenizer), out) as as_trained:
         trained.lm.close()
         gc.collect()
         for role, fold in FOLDS.items():
-            opened = open_model({"model": parents[role], "base": base}, config)
+            opened = open_model({"model": parents[role], "base": base}, config, tokenizer=tokenizer)
             found[fold] = compare(as_trained, opened.lm, other_is_reference=False)
             opened.lm.close()
             gc.collect()
