@@ -105,7 +105,6 @@ def test_rolling_back_goes_further_back_each_time(registry: Registry, ids: list[
         channels.rollback("team/none", "x", "ada")
 
 
-@only("local")
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.integers(0, 3) | st.none(), max_size=12))
 def test_rollback_is_undo(steps: list[int | None], places: Places, publish: Publish) -> None:

@@ -140,7 +140,6 @@ def test_pages_are_newest_first_and_complete(
 
 
 @only("local")
-@only("local")
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_lineage_is_everything_above(data: st.DataObject, places: Places, publish: Publish) -> None:
