@@ -22,6 +22,7 @@ ENOUGH = 100
 _SPENT = 0.02  # share of alpha for the discordant share lying outside its confidence set
 _SHARES = 24  # discordant shares at which the risk is summed
 _TAIL = 1e-10
+_ROUNDING = 1e-9
 
 
 @lru_cache(maxsize=4096)
@@ -47,7 +48,10 @@ def critical_value(discordant: int, n: int, threshold: float, alpha: float) -> f
     tail = tail[np.argsort(-scores.ravel()[tail])]
     risk = _risk(tail // losses.size, tail % losses.size, n, won, lost)
     kept = int(np.searchsorted(risk, alpha - spent, side="right"))
-    return normal if kept == len(tail) else float(scores.ravel()[tail[kept]])
+    if kept == len(tail):
+        return normal
+    # A table with just this score must not pass, and an interval's bound, found by bisection, is rounded.
+    return float(scores.ravel()[tail[kept]]) * (1 + _ROUNDING)
 
 
 def paired_interval(
@@ -59,11 +63,11 @@ def paired_interval(
     design: float = 1.0,
     clusters: int = 0,
 ) -> Interval:
-    """Tango's interval with the critical values that a claim about `threshold` asks for; each end at 1 - alpha.
+    """Tango's interval with the critical values for a claim about `threshold`; each end at 1 - alpha.
 
-    It lies above (below) `threshold` exactly where the test rejects. Where items come in `clusters`, counts are
-    divided by the `design` effect and Student's t with clusters - 1 degrees of freedom is the least critical
-    value (for pairs, after Rao & Scott 1992, Biometrics 48:577).
+    It lies above (below) `threshold` exactly where the test rejects. Where items come in `clusters`, counts
+    are divided by the `design` effect, and Student's t with clusters - 1 degrees of freedom is the least
+    critical value (for pairs, after Rao & Scott 1992, Biometrics 48:577).
     """
     if n <= 0 or min(gained, lost) < 0 or gained + lost > n:
         raise ValueError(f"impossible pairs: {gained} gained and {lost} lost of {n}")

@@ -1,0 +1,491 @@
+"""`tuneline gate`, `promote` and `channels`, from evaluations in a registry and on plain directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from flows import cli
+from registry import Registry
+from registry.errors import Corrupt, GateRequired
+from tests.flows.gated import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
+
+GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80
+POLICY: dict[str, Any] = {
+    "tasks": [
+        {"task": "heldout", "metric": "exact_match", "role": "improve", "against": "baseline", "margin": 0.1},
+        {"task": "heldout", "metric": "exact_match", "role": "keep", "against": "parent", "margin": 0.1},
+        {"task": "heldout", "metric": "exact_match", "role": "keep", "against": "live", "margin": 0.1},
+    ]
+}
+Run = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    with Registry.open(tmp_path / "home") as opened:
+        yield opened
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Callable[..., str]:
+    def make(name: str = "policy.yaml", **changes: Any) -> str:
+        (tmp_path / name).write_text(yaml.safe_dump({**POLICY, **changes}))
+        return str(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit code and JSON document (None where there is none) of a command."""
+
+    def command(*words: str) -> tuple[int, Any]:
+        capsys.readouterr()
+        code = cli.main([*words, "--json"])
+        out = capsys.readouterr().out
+        return code, json.loads(out) if out.strip() else None
+
+    return command
+
+
+@pytest.fixture
+def lineage(registry: Registry) -> Lineage:
+    """A lineage whose base is bad and whose merged model and GGUF are good."""
+    made = Lineage(registry)
+    for model, scores in ((made.base, BAD), (made.merged, GOOD), (made.gguf, GOOD)):
+        made.evaluate(model, scores)
+    return made
+
+
+def test_from_nothing_to_a_moved_channel(lineage: Lineage, policy: Callable[..., str], run: Run) -> None:
+    file, candidate = policy(), lineage.gguf.id
+    code, said = run("gate", file, "--candidate", candidate[:12], "--channel", "team/prod")
+    assert (code, said["verdict"]) == (0, "pass")
+    assert said["baseline"] == lineage.base.id, "an empty channel: the base takes the place of what is live"
+    assert said["applied"]["tasks"][2]["against"] == "baseline"
+    assert [rule["n"] for rule in said["rules"]] == [100, 100, 100]
+    shown = run("gate", "show", said["id"][:8])[1]
+    assert (shown["id"], shown["problem"]) == (said["id"], None)
+    assert [rule["against"] for rule in shown["policy"]["tasks"]] == ["baseline", "parent", "live"], (
+        "as written"
+    )
+    code, moved = run("promote", candidate, "team/prod")
+    assert (code, moved["generation"], moved["decision"]) == (0, 1, said["id"])
+    assert run("channels")[1][0]["artifact_id"] == candidate
+    code, channel = run("channels", "show", "team/prod")
+    assert channel["history"][0]["decision_id"] == said["id"]
+    assert channel["policies"][0]["policy"] == shown["policy"], "taken over from the first decision"
+
+
+def test_the_second_is_compared_with_what_the_channel_serves(
+    lineage: Lineage, policy: Callable[..., str], run: Run, registry: Registry
+) -> None:
+    file = policy()
+    run("gate", file, "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    run("promote", lineage.gguf.id, "team/prod")
+    better = lineage.quantized("Q8_0")
+    lineage.evaluate(better, GOOD)
+    code, said = run("gate", "team/prod", "--candidate", better.id, "--baseline", "team/prod")
+    assert (code, said["baseline"]) == (0, lineage.gguf.id)
+    assert run("promote", better.id, "team/prod")[1]["generation"] == 2
+    worse = lineage.quantized("Q2_K")
+    lineage.evaluate(worse, BAD)
+    code, said = run("gate", file, "--candidate", worse.id, "--channel", "team/prod")
+    assert (code, said["verdict"]) == (1, "fail")
+    assert run("promote", worse.id, "team/prod")[0] == 1
+    channel = registry.channels.get("team/prod")
+    assert channel is not None
+    assert channel.artifact_id == better.id
+    stale = run("promote", lineage.gguf.id, "team/prod")
+    assert stale[0] == 1
+    assert "run the gate again against that one" in stale[1]["error"]
+
+
+def test_a_channel_keeps_to_its_policy(
+    lineage: Lineage, policy: Callable[..., str], run: Run, registry: Registry
+) -> None:
+    strict = policy("strict.yaml", max_bytes=10)
+    assert run("channels", "policy", "team/prod", "--set", strict)[0] == 3, "needs a reason"
+    code, said = run("channels", "policy", "team/prod", "--set", strict, "--reason", "small machines")
+    assert (code, said["reason"]) == (0, "small machines")
+    easy = policy("easy.yaml")
+    code, refused = run("gate", easy, "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    assert code == 3
+    assert "max_bytes: here none, channel 10" in refused["error"]
+    assert "tuneline channels policy team/prod --set FILE --reason WHY" in refused["error"]
+    code, passed = run("gate", easy, "--candidate", lineage.gguf.id, "--baseline", lineage.base.id)
+    assert (code, passed["verdict"]) == (0, "pass"), "without a channel any policy may be tried"
+    code, refused = run("promote", lineage.gguf.id, "team/prod", "--decision", passed["id"])
+    assert code == 1
+    assert "was made under the policy" in refused["error"]
+    code, failed = run("gate", "team/prod", "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    assert (code, failed["rules"][3]["rule"]) == (1, "size")
+    assert run("promote", lineage.gguf.id, "team/prod", "--waive")[0] == 3
+    waived = ("--waive", "--reason", "tried by hand", "--who", "ada")
+    assert run("promote", lineage.gguf.id, "team/prod", *waived)[0] == 0
+    event = registry.channels.history("team/prod")[0]
+    assert (event.reason, event.who, event.decision_id) == ("tried by hand", "ada", None)
+    text = registry.channels.policy("team/prod")
+    assert text is not None
+    assert text.policy["max_bytes"] == 10
+
+
+def test_a_printed_policy_can_be_set_again(
+    lineage: Lineage, policy: Callable[..., str], run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run("channels", "policy", "team/prod", "--set", policy(), "--reason", "first")
+    assert cli.main(["channels", "policy", "team/prod"]) == 0
+    (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
+    run("channels", "policy", "team/prod", "--set", str(tmp_path / "again.yaml"), "--reason", "second")
+    assert len(run("channels", "show", "team/prod")[1]["policies"]) == 1, "the same policy is not set twice"
+    assert run("channels", "policy", "team/none")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE gate_decisions SET verdict = 'pass'", "changed after it was made"),
+        ("UPDATE gate_decisions SET evidence = '{}'", "changed after it was made"),
+        ("UPDATE gate_decisions SET signature = 'AAAA'", "a signature that does not match"),
+        ("UPDATE gate_decisions SET signer = printf('%064d', 1)", "which is not trusted here"),
+        ("UPDATE gate_decisions SET signer = NULL, signature = NULL", "is not signed"),
+    ],
+)
+def test_a_forged_decision_moves_nothing(
+    lineage: Lineage, policy: Callable[..., str], run: Run, registry: Registry, statement: str, said: str
+) -> None:
+    scores = {"verdict": BAD}.get("verdict" if "verdict" in statement else "", GOOD)
+    model = lineage.quantized("Q5_K_M")
+    lineage.evaluate(model, scores)
+    decision = run("gate", policy(), "--candidate", model.id, "--channel", "team/prod")[1]["id"]
+    with registry._database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER gate_decisions_no_update")
+        connection.exec_driver_sql(statement)
+    code, shown = run("gate", "show", decision)
+    assert code == 4
+    assert said in shown["problem"]
+    with pytest.raises((Corrupt, GateRequired), match=said):
+        registry.channels.move("team/prod", model.id, 0, decision_id=decision)
+    assert registry.channels.get("team/prod") is None
+
+
+def test_another_machines_decision_counts_once_its_key_is_trusted(
+    lineage: Lineage, policy: Callable[..., str], run: Run, registry: Registry, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from registry import signing
+
+    theirs = signing.key_path(tmp_path / "ci", None)
+    monkeypatch.setenv("TUNELINE_SIGNING_KEY", str(theirs))
+    run("gate", policy(), "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    monkeypatch.delenv("TUNELINE_SIGNING_KEY")
+    code, refused = run("promote", lineage.gguf.id, "team/prod")
+    assert (code, "which is not trusted here" in refused["error"]) == (4, True)
+    trusted = tmp_path / "home" / "keys" / "trusted"
+    trusted.mkdir(parents=True)
+    (trusted / "ci.pem").write_bytes(signing.public_path(theirs).read_bytes())
+    assert run("promote", lineage.gguf.id, "team/prod")[0] == 0
+
+
+def damage_results(registry: Registry, lineage: Lineage) -> None:
+    file = registry.view(registry.evaluations(lineage.gguf.id)[-1].id) / "results.json"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes().replace(b'"bytes": 100', b'"bytes": 999'))
+
+
+def remove_samples(registry: Registry, lineage: Lineage) -> None:
+    (made,) = registry.evaluations(lineage.gguf.id)
+    entry, view = made.manifest.files["samples_heldout.jsonl"], registry.view(made.id)
+    (registry.home / "blobs" / entry.sha256[:2] / entry.sha256).unlink()
+    (view / "samples_heldout.jsonl").unlink()
+
+
+BROKEN: dict[str, tuple[Callable[[Lineage], object], str]] = {
+    "never evaluated": (lambda found: None, "there is no evaluation of quantized"),
+    "evaluation of another digest": (
+        lambda found: found.evaluate(found.gguf, GOOD, subject=found.merged.id),
+        "is an evaluation of",
+    ),
+    "measured in NF4": (
+        lambda found: found.evaluate(found.gguf, GOOD, nf4=NF4),
+        "the adapter belongs to None",
+    ),
+    "edited": (
+        lambda found: (found.evaluate(found.gguf, GOOD), damage_results(found.registry, found)),
+        "the registry recorded",
+    ),
+    "its samples are gone": (
+        lambda found: (found.evaluate(found.gguf, GOOD), remove_samples(found.registry, found)),
+        "cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_evidence_in_a_registry_is_invalid(
+    registry: Registry, policy: Callable[..., str], run: Run, name: str
+) -> None:
+    made = Lineage(registry)
+    made.evaluate(made.base, BAD)
+    made.evaluate(made.merged, GOOD)
+    BROKEN[name][0](made)
+    code, said = run("gate", policy(), "--candidate", made.gguf.id, "--channel", "team/prod")
+    assert (code, said["verdict"]) == (3, "invalid")
+    assert BROKEN[name][1] in said["rules"][0]["sentence"]
+    assert run("promote", made.gguf.id, "team/prod")[0] == 1
+
+
+def test_a_base_measured_in_another_nf4_setting_is_invalid(
+    registry: Registry, policy: Callable[..., str], run: Run
+) -> None:
+    made = Lineage(registry)
+    made.evaluate(made.base, BAD, nf4={**NF4, "double_quant": False})
+    made.evaluate(made.merged, GOOD)
+    made.evaluate(made.gguf, GOOD)
+    code, said = run("gate", policy(), "--candidate", made.gguf.id, "--channel", "team/prod")
+    assert code == 3
+    assert "the quantized base: was measured with the NF4 setting" in said["rules"][0]["sentence"]
+    made.evaluate(made.base, BAD)
+    assert run("gate", policy(), "--candidate", made.gguf.id, "--channel", "team/prod")[0] == 0
+
+
+def test_the_latest_evaluation_that_is_comparable_is_taken(
+    lineage: Lineage, policy: Callable[..., str], run: Run
+) -> None:
+    lineage.evaluate(lineage.gguf, BAD, seed=1)  # newer, but nothing else was measured with that seed
+    code, said = run("gate", policy(), "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    assert (code, said["verdict"]) == (0, "pass")
+    for model in (lineage.base, lineage.merged):
+        lineage.evaluate(model, BAD if model == lineage.base else GOOD, seed=1)
+    code, said = run("gate", policy(), "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    assert (code, said["verdict"]) == (1, "fail"), "now the newest of each are alike"
+
+
+def test_items_in_the_training_data(registry: Registry, policy: Callable[..., str], run: Run) -> None:
+    made = Lineage(registry, trained_on=("something else", question(5)))
+    for model, scores in ((made.base, BAD), (made.merged, GOOD), (made.gguf, GOOD)):
+        made.evaluate(model, scores)
+    gate = ("gate", policy(contamination={"words": 8}), "--candidate", made.gguf.id, "--channel", "team/prod")
+    code, said = run(*gate)
+    assert (code, said["verdict"]) == (1, "fail")
+    assert "1 of 100 items stand in the training data (2 rows" in said["rules"][-1]["sentence"]
+    assert run(*gate, "--waive", "contamination")[0] == 3, "a waiver needs a reason and a name"
+    code, said = run(*gate, "--waive", "contamination", "--reason", "known", "--who", "ada")
+    assert (code, said["rules"][-1]["waived"]) == (0, {"reason": "known", "who": "ada"})
+    assert run("promote", made.gguf.id, "team/prod")[0] == 0
+    shown = run("gate", "show", said["id"])[1]
+    assert shown["evidence"]["rules"][-1]["waived"]["who"] == "ada"
+
+
+def test_fidelity_is_read_from_the_evaluation_against_the_parent(
+    lineage: Lineage, policy: Callable[..., str], run: Run
+) -> None:
+    limits = policy(fidelity=[{"quant": "Q4_K_M", "kl_mean": 0.05}])
+    gate = ("gate", limits, "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    code, said = run(*gate)
+    assert (code, "was not compared with its parent" in said["rules"][-1]["sentence"]) == (3, True)
+    near = {"kl_mean": (0.01, 0.02, 0.03)}
+    lineage.evaluate(lineage.gguf, GOOD, fidelity=fidelity_task("to base", lineage.base.id, **near))
+    assert run(*gate)[0] == 3, "compared with the base, not with its parent"
+    lineage.evaluate(lineage.gguf, GOOD, fidelity=fidelity_task("fidelity", lineage.merged.id, **near))
+    assert run(*gate)[0] == 0
+
+
+def test_verified_evidence_finds_damage(lineage: Lineage, policy: Callable[..., str], run: Run) -> None:
+    strict = policy(evidence={"verified": True, "lineage": True})
+    gate = ("gate", strict, "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    assert run(*gate)[0] == 0
+    weights = lineage.registry.view(lineage.gguf.id) / "model.gguf"
+    weights.chmod(0o644)
+    weights.write_bytes(b"GGUF Q4_K_N")
+    code, said = run(*gate)
+    assert (code, "the candidate is damaged" in said["rules"][-1]["sentence"]) == (3, True)
+
+
+@pytest.fixture
+def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "never"))
+    write(tmp_path / "candidate", evaluation(GOOD))
+    write(tmp_path / "baseline", evaluation(BAD))
+    return str(tmp_path / "candidate"), str(tmp_path / "baseline")
+
+
+def test_plain_directories_need_no_registry(
+    directories: tuple[str, str], policy: Callable[..., str], run: Run, tmp_path: Path
+) -> None:
+    candidate, baseline = directories
+    gate = ("gate", policy(), "--candidate", candidate, "--baseline", baseline)
+    code, said = run(*gate)
+    assert (code, "give its evaluation with --parent" in said["error"]) == (3, True)
+    parent = str(write(tmp_path / "parent", evaluation(GOOD)))
+    code, said = run(*gate, "--parent", parent)
+    assert (code, said["verdict"], said["id"]) == (0, "pass", None)
+    assert not (tmp_path / "never").exists()
+    code, said = run("gate", policy(contamination={}), *gate[2:], "--parent", parent)
+    assert (code, "give them with --trained-on" in said["rules"][-1]["sentence"]) == (3, True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.parquet").write_bytes(parquet([question(1)]))
+    trained = ("--parent", parent, "--trained-on", str(tmp_path / "data"))
+    assert run("gate", policy(contamination={}), *gate[2:], *trained)[0] == 1
+    (tmp_path / "data" / "train.parquet").write_bytes(b"no parquet")
+    code, said = run("gate", policy(contamination={}), *gate[2:], *trained)
+    assert (code, "expected the train.parquet of a prepared dataset" in said["error"]) == (3, True)
+
+
+def test_latency_comes_from_a_file_about_this_artifact(
+    lineage: Lineage, policy: Callable[..., str], run: Run, tmp_path: Path
+) -> None:
+    gate = ("gate", policy(max_latency_ms=200), "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    assert run(*gate)[0] == 3
+    file = tmp_path / "latency.json"
+    cases = [
+        ({"subject": lineage.gguf.id, "milliseconds": [100.0] * 80}, 0, ""),
+        ({"subject": lineage.gguf.id, "milliseconds": [100.0] * 80 + [300.0] * 40}, 1, ""),
+        ({"subject": lineage.gguf.id, "milliseconds": [100.0] * 20}, 2, ""),
+        ({"subject": lineage.base.id, "milliseconds": [100.0] * 80}, 3, "was measured on"),
+        ({"subject": lineage.gguf.id, "milliseconds": []}, 3, "at least one duration"),
+        ({"subject": lineage.gguf.id, "milliseconds": [100, -1]}, 3, "finite and above 0"),
+        ({"subject": lineage.gguf.id}, 3, "expected {"),
+    ]
+    for content, expected, words in cases:
+        file.write_text(json.dumps(content))
+        code, said = run(*gate, "--latency", str(file))
+        assert code == expected, said
+        assert words in said.get("error", "")
+
+
+MISUSE = [
+    (["--candidate", "{gguf}"], "give --baseline REF, or --channel"),
+    (["--candidate", "{dataset}", "--channel", "a/b"], "is a dataset; a gate compares models"),
+    (["--candidate", "{gguf}", "--baseline", "{gguf}", "--parent", "x"], "--parent is for directories"),
+    (["--candidate", "{gguf}", "--baseline", "."], "expected two directories"),
+    (["--candidate", "nothing", "--channel", "a/b"], "nothing here is called 'nothing'"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MISUSE)
+def test_arguments_that_do_not_fit(
+    lineage: Lineage, policy: Callable[..., str], run: Run, words: list[str], said: str
+) -> None:
+    known = {"gguf": lineage.gguf.id, "dataset": lineage.dataset.id}
+    code, found = run("gate", policy(), *(word.format(**known) for word in words))
+    assert (code, said in found["error"]) == (3, True), found
+
+
+def test_missing_arguments_do_not_look_like_missing_evidence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["gate", "policy.yaml"])
+    assert ended.value.code == 3
+    assert "required: --candidate" in capsys.readouterr().err
+
+
+def test_a_policy_file_is_checked_like_a_recipe(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "tasks:\n  - {task: t, metric: m, role: keep, agains: live, margin: 0.1}\n"
+    )
+    code, said = run("gate", "plan", str(tmp_path / "p.yaml"))
+    assert code == 3
+    assert "tasks.0.agains: unknown key; did you mean 'against'?" in said["error"]
+    assert run("gate", "plan", str(tmp_path / "none.yaml"))[0] == 3
+
+
+def test_plans(run: Run, policy: Callable[..., str], tmp_path: Path) -> None:
+    margin = {"task": "t", "metric": "m", "against": "live"}
+    tasks = [
+        {**margin, "role": "keep", "margin": 0.02},
+        {**margin, "role": "improve", "margin": 0.05},
+        {**margin, "role": "keep", "margin": 0.1, "scores": "real"},
+    ]
+    file = policy(tasks=tasks)
+    code, rows = run("gate", "plan", file, "--flip-rate", "0.04", "--items", "619", "--spread", "0.5")
+    assert code == 0
+    assert (rows[0]["items"], rows[0]["power"] > 0.8, rows[0]["power_with"] < 0.78) == (686, True, True)
+    assert "needs at least that many flips" in rows[1]["note"]
+    assert rows[2]["items"] == 155
+    assert run("gate", "plan", file, "--flip-rate", "4")[0] == 3
+    assert cli.main(["gate", "plan", file]) == 0
+
+
+def test_reports_for_ci(
+    directories: tuple[str, str], policy: Callable[..., str], run: Run, tmp_path: Path
+) -> None:
+    candidate, baseline = directories
+    tasks = [POLICY["tasks"][0], {**POLICY["tasks"][2], "margin": 0.9}]
+    xml, page = tmp_path / "junit.xml", tmp_path / "summary.md"
+    for ceiling, code, failures in ((1000, 0, 0), (10, 1, 1)):
+        file = policy(tasks=tasks, max_bytes=ceiling)
+        found = run("gate", file, "--candidate", candidate, "--baseline", baseline,
+                    "--junit", str(xml), "--markdown", str(page))  # fmt: skip
+        assert found[0] == code
+        suite = ElementTree.parse(xml).getroot()
+        check_junit(suite)
+        assert suite.get("failures") == str(failures)
+        text = page.read_text()
+        assert ("## Gate passed" in text) == (code == 0)
+        tables = [line for line in text.splitlines() if line.startswith("|")]
+        assert {line.replace("\\|", "").count("|") for line in tables} == {7}
+    (tmp_path / "candidate" / "samples_heldout.jsonl").write_text("")
+    assert run("gate", file, "--candidate", candidate, "--baseline", baseline, "--junit", str(xml))[0] == 3
+    suite = ElementTree.parse(xml).getroot()
+    assert suite.get("errors") == "2"
+    unwritable = ("--junit", str(tmp_path / "no" / "junit.xml"))
+    code, said = run("gate", file, "--candidate", candidate, "--baseline", baseline, *unwritable)
+    assert (code, "cannot be written" in said["error"]) == (3, True)
+
+
+def check_junit(root: ElementTree.Element) -> None:
+    """The shape that CI servers read (Jenkins' junit-10.xsd): elements, their order, attributes, counts."""
+    assert root.tag == "testsuites"
+    children = {"testsuites": {"testsuite"}, "testsuite": {"properties", "testcase"},
+                "properties": {"property"}, "testcase": {"failure", "error", "system-out"}}  # fmt: skip
+    needed = {
+        "testsuite": {"name", "tests", "failures", "errors"},
+        "testcase": {"name", "classname"},
+        "property": {"name", "value"},
+        "failure": {"message", "type"},
+        "error": {"message", "type"},
+    }
+    for element in root.iter():
+        assert {child.tag for child in element} <= children.get(element.tag, set())
+        assert needed.get(element.tag, set()) <= set(element.keys())
+    for counter in (root, *root.iter("testsuite")):
+        assert int(counter.get("tests", "")) == len(list(counter.iter("testcase")))
+        assert int(counter.get("failures", "")) == len(list(counter.iter("failure")))
+        assert int(counter.get("errors", "")) == len(list(counter.iter("error")))
+    assert all(len(case) == 1 for case in root.iter("testcase"))
+
+
+def test_it_is_quick_and_loads_nothing_heavy(
+    lineage: Lineage, policy: Callable[..., str], tmp_path: Path
+) -> None:
+    """1,500 items on four models, with contamination, in a process of its own."""
+    rows = [1.0] * 1400 + [0.0] * 100
+    for model in (lineage.base, lineage.merged, lineage.gguf):
+        lineage.evaluate(model, rows[::-1] if model == lineage.base else rows, seed=3)
+    file = policy(contamination={})
+    code = (
+        "import sys; from flows.cli import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'transformers', 'prefect', 'lm_eval', 'datasets'} & set(sys.modules); "
+        "sys.exit(f'loaded {heavy}' if heavy else code)"
+    )
+    begun = time.monotonic()
+    words = ("gate", file, "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "TUNELINE_HOME": str(lineage.registry.home)},
+    )  # fmt: skip
+    assert done.returncode in {0, 1, 2}, done.stderr
+    assert time.monotonic() - begun < 10, "under 3 s on an idle machine; a busy one is given more"
