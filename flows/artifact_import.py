@@ -156,7 +156,10 @@ def _complete(folder: Path, found: Mapping[str, Any], findings: Findings) -> Non
         settings.pop(local, None)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     form = found["quantization"]["checkpoint_format"]
-    config["quantization_config"] = {**settings, "quant_method": "gptq", "checkpoint_format": form}
+    # without this, GPTQModel makes a temporary directory for every checkpoint that it opens
+    meta = {**(settings.get("meta") or {}), "offload_to_disk": False, "offload_to_disk_path": None}
+    settings |= {"quant_method": "gptq", "checkpoint_format": form, "meta": meta}
+    config["quantization_config"] = settings
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     findings.established.append("config.json: given the settings of quantize_config.json, as engines read it")
 

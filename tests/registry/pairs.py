@@ -112,11 +112,12 @@ def merged(
     ref: BaseReference | None = None,
     folded: Any = "16bit",
     headers: dict[str, Any] | None = None,
-    context: int = 2048,
+    template: str | None = None,
 ) -> Manifest:
-    config = {"max_position_embeddings": context, "tie_word_embeddings": True}
+    config = {"max_position_embeddings": 2048, "tie_word_embeddings": True}
     outline = model_outline(config, headers or weights("F16")).model_dump(mode="json")
-    quant = QuantSpec(method="none", merge_base=folded)
+    brought = {"chat_template": {"present": True, "sha256": template}} if template else {}
+    quant = QuantSpec(method="none", merge_base=folded, effective=brought)
     return manifest("merged", ref or reference(), quant, {"outline": outline})
 
 
@@ -212,6 +213,10 @@ MISMATCHES: dict[str, tuple[str, Callable[[], Case]]] = {
     "another template in the file": (
         "template in the file",
         lambda: Case(base(), gguf(template="4" * 64), Use()),
+    ),
+    "another template beside the weights": (
+        "template in the file",
+        lambda: Case(base(), merged(template="4" * 64), Use()),
     ),
     "a GGUF file for vLLM": ("format", lambda: Case(gguf(), None, Use(vllm()))),
     "a merged model for llama.cpp": ("format", lambda: Case(merged(), None, Use(llama_cpp()))),

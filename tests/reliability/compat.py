@@ -1,8 +1,8 @@
 """The compatibility contract at full size: `python -m tests.reliability.compat --trials 50000`.
 
-Every mismatch fixture is refused for its own reason and no other; of `--trials` valid pairs, in which all that
-may differ differs, none is refused; and with each check switched off, something wrong passes. Prints one JSON
-document; exits with 1 otherwise.
+Every mismatch fixture is refused for its own reason and no other; of `--trials` valid pairs, in which all
+that may differ differs, none is refused; and with each check switched off, something wrong passes. Prints one
+JSON document; exits with 1 otherwise.
 """
 
 from __future__ import annotations

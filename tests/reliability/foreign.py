@@ -1,8 +1,8 @@
 """Hostile and damaged files, each in the limited child: `python -m tests.reliability.foreign`.
 
-Every one has to be refused with its own reason, within the seconds given. On top of these, `--trials` good files
-have random bytes changed: whatever becomes of them, the reader answers or refuses, and never breaks or hangs.
-Prints one JSON document; exits with 1 where something got through or took too long.
+Every one has to be refused with its own reason, within the seconds given. On top of these, `--trials` good
+files have random bytes changed: whatever becomes of them, the reader answers or refuses, and never breaks or
+hangs. Prints one JSON document; exits with 1 where something got through or took too long.
 """
 
 from __future__ import annotations

@@ -166,6 +166,7 @@ _ESCAPE = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
 _HUGE_ARRAY = (
     struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text("a") + struct.pack("<I", 9) + struct.pack("<I", 0)
 )
+_LLAMA = pair("general.architecture", 8, text("llama"))
 _NESTED_ARRAY = pair("a", 9, struct.pack("<IQ", 9, 1) + struct.pack("<IQ", 9, 1) + bytes(100))
 
 HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -299,10 +300,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "an adapter in a GGUF": (
         lambda f: _file(
-            f, gguf(pairs=[pair("general.architecture", 8, text("llama")), pair("general.type", 8, text("adapter"))])
+            f, gguf(pairs=[_LLAMA, pair("general.type", 8, text("adapter"))])
         ), "expected a model"
     ),
-    "NaN in a GGUF": (lambda f: _file(f, gguf(data=floats(16, float("nan")))), "holds NaN or infinite values"),
+    "NaN in a GGUF": (lambda f: _file(f, gguf(data=floats(16, float("nan")))), "holds NaN or infinite"),
     "an infinite scale in a GGUF": (
         lambda f: _file(f, gguf(tensors=[tensor(shape=(32, 1), kind=8)], data=b"\x00\x7c" + bytes(32))),
         "holds NaN or infinite values",

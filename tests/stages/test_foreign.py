@@ -25,10 +25,7 @@ def test_what_is_hostile_or_damaged_is_refused(wrong: str, tmp_path: Path) -> No
     place = make(tmp_path / "stranger")
     started = time.monotonic()
     with pytest.raises(InvalidInput) as caught:
-        if wrong in IN_THE_CHILD:
-            inspect(place, thorough=True)
-        else:
-            look(str(place), thorough=True)
+        inspect(place, thorough=True) if wrong in IN_THE_CHILD else look(str(place), thorough=True)
     assert said in str(caught.value)
     assert len(str(caught.value)) < 600
     assert time.monotonic() - started < 30
