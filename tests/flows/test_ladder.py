@@ -1,0 +1,247 @@
+"""The ladder's checks: each finds what it is there for, none speaks on a healthy lineage, none is idle."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import ladder_checks
+from flows.ladder import Evidence, Ladder, logged_answers, read_ladder
+from flows.ladder_chart import ladder_chart
+from flows.ladder_rows import HEAD, terminal_rows
+from flows.rungs import BASE, FOLD, PARENT
+
+PARITY = {"chats": 20, "equal": 20, "first_difference": None, "double_bos": False, "template": True,
+          "vocabulary": 0, "special": {}}  # fmt: skip
+WEIGHTS = {
+    "modules": 14,
+    "wrong": [],
+    "foreign": [],
+    "missing": [],
+    "added": [],
+    "nonfinite": [],
+    "tied": False,
+}
+BAD_PARITY = {"equal": 0, "first_difference": "from token 3 on [1], expected [2]"}
+
+
+def figure(value: float, spread: float = 0.1) -> dict[str, Any]:
+    return {"value": value, "low": value * (1 - spread), "high": value * (1 + spread), "n": 64}
+
+
+def fidelity(kl: float, answer_ratio: float = 1.0, same_top: float = 0.9) -> dict[str, Any]:
+    spread = 0.001
+    return {
+        "metrics": {
+            "kl_mean": figure(kl), "kl_p99": figure(5 * kl), "same_top": figure(same_top, spread),
+            "flips": figure(0.01), "perplexity_ratio": figure(answer_ratio, spread),
+            "answer_kl_mean": figure(kl), "answer_perplexity_ratio": figure(answer_ratio, spread),
+        }
+    }  # fmt: skip
+
+
+def answers(right: int, of: int = 100) -> dict[str, tuple[str, float]]:
+    return {f"item {k}": ("yes", 1.0) if k < right else ("no", 0.0) for k in range(of)}
+
+
+def rung(label: str, kind: Any, right: int, **compared: dict[str, Any]) -> Evidence:
+    tasks = {"routing": {"exact_match": figure(right / 100, 0.05)}}
+    named = {
+        {"parent": PARENT, "to_base": BASE, "fold": FOLD}[name]: found for name, found in compared.items()
+    }
+    metrics: dict[str, Any] = {"tasks": tasks, "fidelity": named, "parity": PARITY}
+    if kind == "merged":
+        metrics["weights"] = WEIGHTS
+    quant = {"gptq-4bit": "gptq-4", "gguf-q8_0": "Q8_0"}.get(label, "none")
+    trained = "d" * 64
+    calibrated = trained if quant == "gptq-4" else None
+    return Evidence(label, kind, label, metrics, answers(right), quant, calibrated, trained)
+
+
+def lineage() -> dict[str, Evidence]:
+    """Five healthy rungs and an endpoint; figures like those of the 135M model."""
+    gguf = rung("gguf-q8_0", "quantized", 67, parent=fidelity(0.005), to_base=fidelity(4.5, 0.01))
+    return {
+        "base": rung("base NF4", "base", 0),
+        "tuned": rung("tuned NF4 + adapter", "tuned", 67, parent=fidelity(4.5, 0.01)),
+        "merged": rung("merged", "merged", 67, parent=fidelity(0.3), fold=fidelity(1e-6)),
+        "gptq": rung("gptq-4bit", "quantized", 66, parent=fidelity(0.13), to_base=fidelity(4.6, 0.01)),
+        "gguf": gguf,
+        "endpoint": Evidence(
+            "endpoint", "endpoint", "gguf-q8_0", probe={"asked": 4, "same": 4, "same_prompt": 4}
+        ),
+    }  # fmt: skip
+
+
+def wrong(shares: list[float]) -> Callable[[Evidence], Evidence]:
+    found = [{"module": str(k), "share": share} for k, share in enumerate(shares)]
+    return lambda e: changed(e, "weights", wrong=found)
+
+
+def far(**compared: dict[str, Any]) -> Callable[[Evidence], Evidence]:
+    names = {"parent": PARENT, "to_base": BASE, "fold": FOLD}
+    return lambda e: changed(e, "fidelity", **{names[name]: found for name, found in compared.items()})
+
+
+def changed(one: Evidence, section: str, **values: Any) -> Evidence:
+    return replace(one, metrics={**one.metrics, section: {**one.metrics.get(section, {}), **values}})
+
+
+@dataclass(frozen=True)
+class Fault:
+    check: str
+    rung: str
+    change: Callable[[Evidence], Evidence]
+    cause: str
+
+
+FAULTS = (
+    Fault("stopped", "merged", lambda e: replace(e, metrics={}, stopped="NaN logits"), "NaN logits"),
+    Fault("vocabulary", "gguf", lambda e: changed(e, "parity", vocabulary=2), "2 ids"),
+    Fault(
+        "special tokens", "gguf", lambda e: changed(e, "parity", special={"eos": [0, 2]}), "do not stop"
+    ),
+    Fault(
+        "special tokens", "gguf", lambda e: changed(e, "parity", special={"adds_bos": [True, False]}), "BOS"
+    ),
+    Fault("double BOS", "merged", lambda e: changed(e, "parity", double_bos=True), "BOS stands twice"),
+    Fault(
+        "template", "merged", lambda e: changed(e, "parity", template=False, **BAD_PARITY), "chat template"
+    ),
+    Fault("template", "gptq", lambda e: changed(e, "parity", **BAD_PARITY), "cuts text differently"),
+    Fault("weights", "merged", lambda e: changed(e, "weights", tied=True), "re-tied"),
+    Fault("weights", "merged", wrong([0.0]), "1 of 14 modules were not merged"),
+    Fault("weights", "merged", wrong([2.0] * 14), "scaled by 2"),
+    Fault("weights", "merged", wrong([k / 9 - 0.7 for k in range(14)]), "stale directory"),
+    Fault("weights", "merged", lambda e: changed(e, "weights", foreign=["embed"]), "another revision"),
+    Fault("weights", "merged", lambda e: changed(e, "weights", nonfinite=["q"]), "not finite"),
+    Fault("weights", "merged", lambda e: changed(e, "weights", missing=["lm_head"]), "missing"),
+    Fault("fold", "merged", far(fold=fidelity(0.05)), "not the sum"),
+    Fault("provenance", "gptq", lambda e: replace(e, calibrated_on="e" * 64), "other text"),
+    Fault("distance", "gguf", far(parent=fidelity(0.2)), "stale directory"),
+    Fault("distance", "gptq", far(parent=fidelity(2.0, same_top=0.1)), "read wrongly"),
+    Fault("distance", "gguf", far(parent=fidelity(4.0), to_base=fidelity(0.1, 0.01)), "tune is not in it"),
+    Fault("effect", "tuned", far(parent=fidelity(1e-7)), "changes nothing"),
+    Fault("effect", "tuned", far(parent=fidelity(4, 1.9)), "made the model worse"),
+    Fault("survival", "gptq", far(to_base=fidelity(4, 1.5)), "did not survive"),
+    Fault("answers", "gptq", lambda e: replace(e, answers=answers(40)), "generates worse"),
+    Fault("answers", "merged", lambda e: replace(e, answers=answers(40)), "generates worse"),
+    Fault(
+        "endpoint", "endpoint",
+        lambda e: replace(e, probe={"asked": 4, "same": 4, "same_prompt": 3}), "renders chats differently",
+    ),
+    Fault(
+        "endpoint", "endpoint",
+        lambda e: replace(e, probe={"asked": 4, "same": 2, "same_prompt": 4}), "2 of 4 answers",
+    ),
+)  # fmt: skip
+IDS = [f"{fault.check} at {fault.rung}: {fault.cause}" for fault in FAULTS]
+
+
+def judge(fault: Fault | None) -> Ladder:
+    evidence = lineage()
+    if fault is not None:
+        evidence[fault.rung] = fault.change(evidence[fault.rung])
+    return read_ladder(list(evidence.values()))
+
+
+def found(fault: Fault) -> bool:
+    """Whether the ladder names the rung, by the right check, with the right cause."""
+    ladder = judge(fault)
+    broken = next((rung for rung in ladder.rungs if rung.findings), None)
+    right = broken is not None and broken.label == lineage()[fault.rung].label
+    return right and broken.findings[0].check == fault.check and fault.cause in str(ladder.cause)
+
+
+def test_a_healthy_lineage_raises_no_alarm() -> None:
+    ladder = judge(None)
+    assert ladder.breaks_at is None
+    assert [rung.findings for rung in ladder.rungs] == [()] * 6
+    assert ladder.sentence == "Each of the 4 compared forms is what it was made from."
+    assert [rung.parent for rung in ladder.rungs] == [
+        None, "base NF4", "tuned NF4 + adapter", "merged", "merged", "gguf-q8_0",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
+def test_each_fault_is_named_with_its_rung_and_cause(fault: Fault) -> None:
+    ladder = judge(fault)
+    assert found(fault), (ladder.breaks_at, ladder.cause)
+
+
+@pytest.mark.parametrize("check", ladder_checks.CHECKS)
+def test_no_check_is_idle(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switched off, each check leaves a fault above unfound."""
+    monkeypatch.setitem(ladder_checks.CHECKS, check, lambda *_: None)
+    missed = [fault.check for fault in FAULTS if not found(fault)]
+    assert set(missed) == {check}
+
+
+def test_the_first_broken_rung_is_named_not_the_later_ones() -> None:
+    evidence = lineage()
+    for name in ("merged", "gguf"):
+        evidence[name] = changed(evidence[name], "parity", vocabulary=1)
+    assert read_ladder(list(evidence.values())).breaks_at == "merged"
+
+
+def test_a_large_but_uncertain_distance_is_no_break() -> None:
+    wide = {
+        "metrics": {**fidelity(0.03)["metrics"], "kl_mean": {"value": 0.03, "low": 0.01, "high": 0.2, "n": 8}}
+    }
+    evidence = lineage()
+    evidence["gguf"] = changed(evidence["gguf"], "fidelity", **{PARENT: wide})
+    assert read_ladder(list(evidence.values())).breaks_at is None
+
+
+def test_a_16_bit_fold_may_be_far_from_the_nf4_model_that_was_trained() -> None:
+    evidence = lineage()
+    evidence["merged"] = changed(evidence["merged"], "fidelity", **{PARENT: fidelity(0.8)})
+    assert read_ladder(list(evidence.values())).breaks_at is None
+    metrics = {**evidence["merged"].metrics["fidelity"]}
+    metrics.pop(FOLD)
+    evidence["merged"] = replace(
+        evidence["merged"], metrics={**evidence["merged"].metrics, "fidelity": metrics}
+    )
+    assert read_ladder(list(evidence.values())).breaks_at == "merged", "an NF4 fold may not"
+
+
+def test_the_chart_says_in_words_what_it_shows() -> None:
+    ladder = judge(FAULTS[-1])
+    picture = ladder_chart(ladder)
+    root = ElementTree.fromstring(picture)
+    assert root.get("role") == "img"
+    description = next(e.text or "" for e in root.iter() if e.tag.endswith("desc"))
+    assert "gguf-q8_0, KL 0.005 (0.0045 to 0.0055) to merged" in description
+    assert "breaks here" in picture
+    assert "nan" not in picture.lower()
+    circles = [e for e in root.iter() if e.tag.endswith("circle")]
+    assert len(circles) == 4 + 5, "a KL of four rungs and a score of five"
+
+
+def test_a_ladder_of_equal_models_can_be_drawn() -> None:
+    evidence = [rung("base NF4", "base", 0), rung("tuned", "tuned", 0, parent=fidelity(0.0))]
+    assert "same" in ladder_chart(read_ladder(evidence))
+
+
+def test_rows_for_the_terminal() -> None:
+    rows = terminal_rows(judge(None))
+    assert all(len(row) == len(HEAD) for row in rows)
+    assert rows[0][:3] == ["tuned NF4 + adapter", "base NF4", "4.5"]
+    assert rows[1][-1] == "0 of 100"
+
+
+def test_answers_are_read_from_an_evaluation(tmp_path: Path) -> None:
+    assert logged_answers(tmp_path) == {}
+    rows = [{"item": "a", "answer": " yes ", "score": 1.0}, {"item": "b", "answer": "no", "score": 0}]
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tasks: Mapping[str, Any] = {
+        "fidelity": {"kind": "fidelity", "samples": "other.jsonl"}, "routing": {"samples": "samples.jsonl"},
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps({"tasks": tasks}))
+    assert logged_answers(tmp_path) == {"a": ("yes", 1.0), "b": ("no", 0.0)}
