@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.charts import Interval, Series, histogram, interval_chart, line_chart
+from flows.forest_plot import forest_plots
 from flows.ladder import Ladder
 from flows.ladder_chart import ladder_chart
 from flows.ladder_rows import ladder_cells
@@ -64,6 +65,7 @@ def html_page(report: RunReport) -> str:
         unseen=sum(reads_rows(edge, {node.id: node for node in report.nodes}) for edge in report.edges),
         ladder=ladder,
         ladder_picture=Markup(ladder_chart(ladder)) if ladder else None,
+        forest_plots=[Markup(plot) for plot in forest_plots(report.gate["rules"])] if report.gate else [],
         lineage=Markup(lineage_picture(report.nodes, report.edges)) if report.nodes else None,
     )
 

@@ -10,7 +10,7 @@ from tests.reliability import gates
 def test_few_gates_of_each_cell_keep_their_promises(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The full size is `python -m tests.reliability.gates`; these are the cells where it went wrong before."""
+    """The full size is `python -m tests.reliability.gates`; in these cells it went wrong before."""
     monkeypatch.setattr(gates, "SIZES", (100, 200))
     monkeypatch.setattr(gates, "FLIPS", (0.02, 0.04))
     assert gates.main(["--trials", "4000", "--json"]) == 0
