@@ -151,10 +151,13 @@ def walk(root: Path, leave_out: str = "") -> Iterator[Path]:
 
 
 def leaves(view: Path) -> Iterator[tuple[str, int]]:
-    """Name and size of all that is in a view; -1 for what is no regular file."""
+    """Name and size of all that is in a view; -1 for what is no regular file, empty directories too."""
     for path in walk(view):
         status = path.lstat()
         yield path.relative_to(view).as_posix(), status.st_size if stat.S_ISREG(status.st_mode) else -1
+    for directory, below, files in os.walk(view):
+        if not below and not files and directory != str(view):
+            yield Path(directory).relative_to(view).as_posix(), -1
 
 
 def same_file(path: Path, blob: Path) -> bool:

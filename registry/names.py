@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
 LONGEST_NAME = 1024
 LONGEST_PART = 255
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]')
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])( *\..*)?", re.IGNORECASE)
 
 
 def check_file_names(names: Iterable[str]) -> None:
     """Raise ValueError for a name that is unsafe, or that some file system would take for another one.
 
     Names are relative POSIX paths. Refused: absolute paths, empty, `.` and `..` parts, backslashes, control
-    and invisible characters, bytes that are not UTF-8, parts over 255 and names over 1024 bytes, and two
-    names that are equal once case and Unicode normalization (NFKC) are ignored, directories included.
+    and invisible characters, bytes that are not UTF-8, parts over 255 and names over 1024 bytes, what Windows
+    does not take (devices such as NUL, the characters <>:"|?*, a dot or space at the end of a part), and
+    two names that are equal once case and Unicode normalization (NFKC) are ignored, directories included.
     """
     seen: dict[str, tuple[str, bool]] = {}
     for name in names:
@@ -50,6 +54,10 @@ def _check_one(name: str) -> None:
         refuse("has an empty, '.' or '..' part")
     if any(len(part.encode()) > LONGEST_PART for part in parts):
         refuse(f"has a part longer than {LONGEST_PART} bytes")
+    if _NOT_ON_WINDOWS.search(name) or any(
+        part.endswith((".", " ")) or _WINDOWS_DEVICE.fullmatch(part) for part in parts
+    ):
+        refuse("is none on Windows")
 
 
 def _folded(name: str) -> str:

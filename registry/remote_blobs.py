@@ -33,9 +33,6 @@ THREADS = 8
 """Requests at once for small files; each of these may hold a part in memory."""
 AHEAD = 4
 """Parts of one large file in memory at once."""
-ATTEMPTS = 3
-"""Tries of one request, with growing pauses. What is left after them, s3fs tries once more from the start."""
-CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
 UPLOADS = 2
 """Times that a file is sent when what arrived is something else."""
 
@@ -239,12 +236,7 @@ class RemoteBlobs:
         # A file system made before a fork would wait for a thread that the child does not have.
         with self._connecting:
             if os.getpid() not in self._connected:
-                import fsspec
-
-                made = fsspec.filesystem(self._protocol, **_options(self._protocol))
-                if self._protocol in S3:
-                    made.retries = 2
-                self._connected[os.getpid()] = made
+                self._connected[os.getpid()] = _connect(self._protocol)
             return self._connected[os.getpid()]
 
     @contextmanager
@@ -265,16 +257,14 @@ class RemoteBlobs:
         yield from map(work, [entry for entry in wanted if entry.size > PART])
 
 
-def _options(protocol: str) -> dict[str, Any]:
-    if protocol not in S3:
-        return {}
-    config = {
-        "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": READ_SECONDS,
-        "retries": {"total_max_attempts": ATTEMPTS, "mode": "standard"},
-        "max_pool_connections": 2 * THREADS,
-    }
-    return {"config_kwargs": config, "skip_instance_cache": True, "use_listings_cache": False}
+def _connect(protocol: str) -> Any:
+    if protocol in S3:
+        from registry import s3
+
+        return s3.S3.connect_anew(2 * THREADS)
+    import fsspec
+
+    return fsspec.filesystem(protocol)
 
 
 def _part(size: int) -> int:

@@ -50,8 +50,9 @@ def in_our_words(error: BaseException, what: str, url: str) -> RegistryError:
     if code == "NoSuchBucket":
         return no_bucket(what, url)
     if names & {*_UNANSWERED, "TimeoutError", "ConnectionError"}:
+        name = next((n for n in (type(one).__name__ for one in chain) if n in _UNANSWERED), "Timeout")
         return StoreFailed(
-            f"{what}: {endpoint(url)} does not answer ({type(chain[-1]).__name__}, tried several times); "
+            f"{what}: {endpoint(url)} does not answer ({name}, tried several times); "
             f"{nothing}: check the network and AWS_ENDPOINT_URL, and run the same command again"
         )
     said = _redacted(str(error))[:300]

@@ -132,7 +132,7 @@ class Store:
             fresh = self._views / f".{artifact_id}.{uuid.uuid4().hex}"
             with translated(f"view of artifact {artifact_id[:12]}"):
                 try:
-                    self._download(files)
+                    self._download(files, artifact_id)
                     self._fill(fresh, files, artifact_id)
                     self._install(fresh, view, files)
                 finally:
@@ -153,9 +153,12 @@ class Store:
                         Problem(file=name, kind=problem[0], detail=f"cached blob {short} {problem[1]}")
                     )
         view = self._views / artifact_id
-        return found + (list(self._view_problems(view, files)) if view.is_dir() else [])
+        return found + (list(self._view_problems(view, files)) if os.path.lexists(view) else [])
 
     def _view_problems(self, view: Path, files: Mapping[str, FileEntry]) -> Iterator[Problem]:
+        if view.is_symlink() or not view.is_dir():
+            yield Problem(file=".", kind="altered", detail=f"the view {view} is no directory")
+            return
         present = {name for name, _ in leaves(view)}
         for name in sorted(present - files.keys()):
             yield Problem(file=name, kind="extra", detail=f"in the view {view}, not in the manifest")
@@ -166,13 +169,15 @@ class Store:
                 if problem is not None:
                     yield Problem(file=name, kind=problem[0], detail=f"in the view {view}: {problem[1]}")
 
-    def _download(self, files: Mapping[str, FileEntry]) -> None:
+    def _download(self, files: Mapping[str, FileEntry], artifact_id: str) -> None:
         if self._remote is not None:
             lacking = self._local.missing(dict.fromkeys(files.values()))
             wanted = {entry: self._local.incoming() for entry in lacking}
             try:
                 for entry in self._remote.fetch(wanted):
                     self._local.adopt(wanted[entry], entry)
+            except Corrupt as error:
+                raise Corrupt(f"artifact {artifact_id[:12]}: {error}") from error
             finally:
                 for place in wanted.values():
                     place.unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.O
 
 
 @pytest.fixture
-def s3(object_store: servers.ObjectStore, monkeypatch: pytest.MonkeyPatch) -> servers.ObjectStore:
+def s3_server(object_store: servers.ObjectStore, monkeypatch: pytest.MonkeyPatch) -> servers.ObjectStore:
     """The S3 server, with credentials for it in the environment."""
     for name, value in object_store.environment().items():
         monkeypatch.setenv(name, value)
@@ -64,7 +64,7 @@ def places(combination: str, home: Path, request: pytest.FixtureRequest) -> Iter
             nonlocal count
             count += 1
             where = home if count == 1 else home.with_name(f"home-{count}")
-            store_url = request.getfixturevalue("s3").fresh() if store == "s3" else None
+            store_url = request.getfixturevalue("s3_server").fresh() if store == "s3" else None
             if database == "sqlite":
                 return Place(where, store_url=store_url)
             server: servers.PostgreSQL = request.getfixturevalue("postgresql")
