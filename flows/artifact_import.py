@@ -160,7 +160,8 @@ def _complete(folder: Path, found: Mapping[str, Any], findings: Findings) -> Non
     meta = {**(settings.get("meta") or {}), "offload_to_disk": False, "offload_to_disk_path": None}
     settings |= {"quant_method": "gptq", "checkpoint_format": form, "meta": meta}
     config["quantization_config"] = settings
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for name, tree in (("config.json", config), ("quantize_config.json", settings)):
+        (folder / name).write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
     findings.established.append("config.json: given the settings of quantize_config.json, as engines read it")
 
 
