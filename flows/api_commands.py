@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import signal
+import socket
 from types import FrameType
 
 import uvicorn
@@ -45,6 +46,8 @@ def api(arguments: argparse.Namespace) -> Reply:
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         server = uvicorn.Server(config)
+        # asyncio leaves this out for a socket that does not say it is TCP; each answer would wait 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address, port = listener.getsockname()[:2]
         url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         told = {"url": url, "openapi": f"{url}/openapi.json", "token": token is not None, "pid": os.getpid()}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import http.client
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -436,6 +438,19 @@ def test_the_command_serves_until_a_signal(tmp_path: Path, number: int) -> None:
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_no_answer_waits_for_the_next_packet(tmp_path: Path) -> None:
+    with served(tmp_path) as (_, told):
+        connection = http.client.HTTPConnection("127.0.0.1", int(told["url"].rpartition(":")[2]))
+        seconds = []
+        for _ in range(20):
+            begun = time.perf_counter()
+            connection.request("GET", "/healthz")
+            connection.getresponse().read()
+            seconds.append(time.perf_counter() - begun)
+        connection.close()
+    assert min(seconds[1:]) < 0.03, "with Nagle's algorithm each answer takes 40 ms"
 
 
 def test_the_command_asks_for_the_token(tmp_path: Path) -> None:
