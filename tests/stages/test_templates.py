@@ -1,0 +1,43 @@
+"""Chat templates come from strangers: wherever one is rendered, it cannot reach Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.backends.chat import load_tokenizer, render
+from stages.contract import Parent
+from stages.errors import InvalidInput
+
+MESSAGES = [{"role": "user", "content": "ping"}]
+HOSTILE = {
+    "run a command": "{{ cycler.__init__.__globals__.os.system('touch %s') }}",
+    "reach every class": "{{ ''.__class__.__mro__[1].__subclasses__() | length }}%s",
+    "change what is not its own": "{{ messages.append(1) }}%s",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pico_base: Parent) -> Any:
+    return load_tokenizer(pico_base.path)
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_ours_is_a_sandbox(attack: str, tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer.chat_template = HOSTILE[attack] % (tmp_path / "made")
+    with pytest.raises(InvalidInput, match="refuses"):
+        render(tokenizer, MESSAGES)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_the_engine_s_is_a_sandbox(attack: str, tmp_path: Path) -> None:
+    import jinja2
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    formatter = Jinja2ChatFormatter(HOSTILE[attack] % (tmp_path / "made"), eos_token="", bos_token="")
+    with pytest.raises(jinja2.TemplateError):
+        formatter(messages=MESSAGES)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
