@@ -183,6 +183,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         document, text, code = getattr(import_module(module), name)(arguments)
+        if not arguments.json:
+            text()
+        elif document is not None:  # a command that runs on has said its document already
+            print(json.dumps(document, indent=2, default=str))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("tuneline: interrupted", file=sys.stderr)
         return 130
@@ -191,10 +196,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         return _fail(error, arguments)
-    if not arguments.json:
-        text()
-    elif document is not None:  # a command that runs on has said its document already
-        print(json.dumps(document, indent=2, default=str))
     return int(code)
 
 
