@@ -55,7 +55,7 @@ def search(
     whole = {" ".join(text) for text in wanted.values()}
     sequences = {gram for text in wanted.values() for gram in grams(text, limits.words)}
     met_whole: set[str] = set()
-    met: set[str] = set()
+    met: set[tuple[str, ...]] = set()
     count = 0
     for row in rows:
         count += 1
@@ -63,11 +63,10 @@ def search(
             text = words(message)
             if (joined := " ".join(text)) in whole:
                 met_whole.add(joined)
-            if sequences:
-                met.update(gram for gram in grams(text, limits.words) if gram in sequences)
+            met |= sequences.intersection(grams(text, limits.words))
     found = []
     for (name, item), text in wanted.items():
-        mine = grams(text, limits.words)
+        mine = list(grams(text, limits.words))
         share = sum(gram in met for gram in mine) / len(mine) if mine else 0.0
         exact = bool(text) and " ".join(text) in met_whole
         if exact or (mine and share >= limits.share):
@@ -78,12 +77,12 @@ def search(
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case, compatibility forms of letters made one (Unicode NFKC)."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    return _WORD.findall((text if text.isascii() else unicodedata.normalize("NFKC", text)).lower())
 
 
-def grams(text: list[str], length: int) -> list[str]:
+def grams(text: list[str], length: int) -> Iterator[tuple[str, ...]]:
     """Every run of `length` words."""
-    return [" ".join(text[start : start + length]) for start in range(len(text) - length + 1)]
+    return zip(*(text[start:] for start in range(length)), strict=False)
 
 
 def training_texts(dataset: Path) -> Iterator[list[str]]:

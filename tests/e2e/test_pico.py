@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,40 @@ def test_a_gate_that_does_not_pass_moves_nothing(pico: Pico, margin: str, verdic
     tuneline, _ = pico
     before = tuneline.json("channels")
     rule = "gate.tasks.0"
-    changes = (f"{rule}.role=improve", f"{rule}.against=baseline", f"{rule}.margin={margin}", "deploy=null")
+    channel = f"pico/strict{margin}"
+    changes = (f"{rule}.role=improve", f"{rule}.against=baseline", f"{rule}.margin={margin}", "deploy=null",
+               f"promote.channel={channel}")  # fmt: skip
     document = tuneline.json("run", "pico-smoke", *(word for c in changes for word in ("--set", c)))
     assert (document["exit_code"], document["gate"]["verdict"]) == (code, verdict)
-    assert "promote to pico/smoke" not in states(document)
+    assert f"promote to {channel}" not in states(document)
     assert tuneline.json("channels") == before
+
+
+def test_a_gate_that_is_not_the_channels_policy_stops_before_any_work(pico: Pico) -> None:
+    tuneline, _ = pico
+    shown = tuneline.json("channels", "policy", "pico/smoke")
+    assert shown["policy"]["tasks"][0]["margin"] == 0.2, "the gate of the first recipe"
+    before = {row["id"] for row in tuneline.json("artifacts", "ls", "--limit", "1000")}
+    refused = tuneline.json(
+        "run",
+        "pico-smoke",
+        "--set",
+        "train.seed=3",
+        "--set",
+        "gate.tasks.0.margin=0.3",
+        "--set",
+        "deploy=null",
+    )
+    assert refused["exit_code"] == 3
+    assert "tasks.0.margin: here 0.3, channel 0.2" in refused["error"]
+    assert {row["id"] for row in tuneline.json("artifacts", "ls", "--limit", "1000")} == before
+
+
+def test_the_command_line_comes_to_the_recipes_verdict(pico: Pico) -> None:
+    tuneline, document = pico
+    served = document["endpoint"]["artifact_id"]
+    begun = time.monotonic()
+    gate = tuneline.json("gate", "pico/smoke", "--candidate", served, "--channel", "pico/smoke")
+    assert (gate["exit_code"], gate["verdict"]) == (0, "pass")
+    assert time.monotonic() - begun < 10, "under 3 s on an idle machine"
+    assert gate["rules"][0] == document["gate"]["rules"][0]
