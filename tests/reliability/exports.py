@@ -1,7 +1,7 @@
 """Bytes of an exported directory, flipped one at a time: `python -m tests.reliability.exports`.
 
-Every byte of the documents and of the signature, and 1,000 random ones of the large file; `--each 50` takes 50
-random bytes of each document instead. Prints one JSON document; exits with 1 if `verify` missed any.
+Every byte of the documents and of the signature, and 1,000 random ones of the large file; `--each 50` takes
+50 random bytes of each document instead. Prints one JSON document; exits with 1 if `verify` missed any.
 """
 
 from __future__ import annotations
