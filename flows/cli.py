@@ -70,7 +70,12 @@ def _add_stage_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     for stage, text, needed, optional in (
         ("prepare", "prepare a dataset for a base model's chat template", ("base",), ()),
         ("merge", "merge a PEFT adapter into a 16-bit base model", ("base", "adapter"), ()),
-        ("quantize", "quantize a 16-bit model to GPTQ or GGUF", ("model",), ("dataset",)),
+        (
+            "quantize",
+            "quantize a 16-bit model to GPTQ or GGUF, or an adapter to GGUF",
+            ("model",),
+            ("dataset", "base"),
+        ),
         ("evaluate", "measure a model directory or a GGUF file", ("model",), ("dataset", "adapter", "base")),
     ):
         command = add(stage, "flows.commands:stage", f"{text}, on plain directories")

@@ -35,6 +35,7 @@ RELATIONS: dict[tuple[str, str], Relation] = {
     ("merge", "adapter"): "merge",
     ("quantize", "model"): "quantized",
     ("quantize", "dataset"): "calibrated_on",
+    ("quantize", "base"): "adapter",
     ("evaluate", "model"): "evaluation_of",
     ("evaluate", "adapter"): "evaluation_of",
     ("evaluate", "base"): "tokenized_for",

@@ -9,6 +9,7 @@ from typing import Any
 from registry import compat
 from registry.compat import Described, Use
 from registry.outlines import Nf4Recipe
+from serving.limits import limits
 
 
 def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]) -> None:
@@ -25,8 +26,11 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
     if stage == "evaluate" and base is not None and model is not None and _method(model) == "gguf":
         _require(base, model, Use(rendering=True), "this base cannot render chats for the GGUF file")
     if stage == "quantize" and getattr(config, "method", "") == "gguf" and model is not None:
-        use = Use(naming=True, architectures=known_to_llama_cpp())
-        _require(model, None, use, "this model cannot become a GGUF file")
+        engine = limits("llama.cpp") if model.kind == "adapter" else None
+        use = Use(engine, naming=True, architectures=known_to_llama_cpp())
+        _require(model, None, use, f"this {model.kind} cannot become a GGUF file")
+        if engine is not None and base is not None:
+            _require(base, model, Use(), "this adapter was not made for this base")
     if stage == "deploy" and base is not None and model is not None:
         _require(base, model, Use(), f"this {model.kind} model was not made from this base")
 

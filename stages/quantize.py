@@ -1,4 +1,4 @@
-"""Quantize a merged model for serving: GPTQ or GGUF."""
+"""Quantize for serving: a merged or base model to GPTQ or GGUF, an adapter to GGUF."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from registry.artifacts import Parentage, QuantSpec
 from registry.outlines import KEY
 from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
 from stages.errors import InvalidInput
-from stages.outline import outline_of_gguf, outline_of_model
+from stages.outline import outline_of_adapter, outline_of_gguf, outline_of_model
 
 VERSION = 2
 TOOLS = ("torch", "transformers", "gptqmodel", "llama-cpp-python", "gguf", "sentencepiece")
@@ -88,10 +88,14 @@ def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Fa
 
     GPTQ calibrates on `parents["dataset"]`. Facts of kind `quantized`, with the requested and the
     effective config: bits per weight, tensors per type, fallbacks, dtype, per-layer loss (GPTQ).
+    An adapter as `parents["model"]`, with `parents["base"]`, becomes a GGUF adapter for llama.cpp: facts of
+    kind `adapter` then.
     Raises `InvalidInput` for a model that is quantized already or cannot be quantized as asked,
     `InsufficientResources` before writing when the disk is too small, `MissingPackage`.
     """
     model, dataset = parents["model"], parents.get("dataset")
+    if model.kind == "adapter" or (model.path / "adapter_config.json").is_file():
+        return _adapter(model, parents.get("base"), config, out)
     require_unquantized(model)
     relations = [Parentage(relation="quantized", id=model.id)]
     if isinstance(config, GgufConfig):
@@ -131,6 +135,41 @@ def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Fa
             "parameters": effective["parameters"],
             KEY: outline,
         },
+    )
+
+
+def _adapter(adapter: Parent, base: Parent | None, config: GptqConfig | GgufConfig, out: Path) -> Facts:
+    if isinstance(config, GptqConfig):
+        raise InvalidInput(
+            f"{adapter.path} is an adapter, and GPTQ is for whole models; merge it into its base first, or "
+            "serve it as it is on vLLM"
+        )
+    if adapter.quant is not None and adapter.quant.method == "gguf":
+        raise InvalidInput(f"{adapter.path} is a GGUF adapter already; give the adapter as it was trained")
+    if base is None:
+        raise InvalidInput(
+            f"{adapter.path} is an adapter; llama.cpp's converter needs the configuration of its base model: "
+            "give that too (--base)"
+        )
+    from stages.backends.gguf_adapter import convert_adapter
+
+    effective = convert_adapter(adapter.path, base.path, config.type, "adapter", out)
+    shape = {KEY: adapter.metrics.get(KEY) or outline_of_adapter(adapter.path)}
+    figures = {name: effective[name] for name in ("bytes", "bits_per_weight", "parameters")}
+    return Facts(
+        kind="adapter",
+        relations=(
+            Parentage(relation="quantized", id=adapter.id),
+            Parentage(relation="adapter", id=base.id),
+        ),
+        base=adapter.base or base.base,
+        quant=QuantSpec(
+            method="gguf",
+            requested=config.model_dump(mode="json"),
+            effective=effective,
+            toolchain=toolchain(TOOLS),
+        ),
+        metrics=figures | shape,
     )
 
 

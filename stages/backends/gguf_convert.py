@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,14 @@ def convert(model: Path, file_type: str, name: str, out: Path) -> dict[str, Any]
     progress(2, 3, "phases", phase="inspect")
     description = read_gguf(out / FILE)
     if file_type == "F16" and dtypes != {"F16"}:
-        _require_finite(out / FILE)
+        require_finite(out / FILE)
     with _llama_log():
         parity = compare_tokenizers(model, out / FILE)
     effective = describe(description, file_type)
     effective |= {
         "converted_as": outtype,
         "token_parity": parity,
-        "llama_cpp": _versions(source),
+        "llama_cpp": versions(source),
     }
     progress(3, 3, "phases", phase="done")
     return effective
@@ -148,17 +148,26 @@ def _need_room(model: Path, file_type: str, out: Path) -> None:
 
 def _run_converter(model: Path, outtype: str, name: str, target: Path) -> None:
     """The directory's name ends up in the file, so the converter sees the model under `name`."""
-    home = llama_cpp_source.home()
-    label = re.sub(r"[^\w.-]+", "-", name) or "model"
+    label = file_label(name)
     alias = target.parent / label
     alias.symlink_to(model.resolve(), target_is_directory=True)
-    command = [
-        sys.executable, str(home / "convert_hf_to_gguf.py"), str(alias),
-        "--outtype", outtype, "--outfile", str(target), "--model-name", label,
-    ]  # fmt: skip
+    run_converter(
+        "convert_hf_to_gguf.py",
+        [str(alias), "--outtype", outtype, "--outfile", str(target), "--model-name", label],
+    )
+
+
+def file_label(name: str) -> str:
+    """`name` with nothing in it that a path or the converter would read otherwise."""
+    return re.sub(r"[^\w.-]+", "-", name) or "model"
+
+
+def run_converter(script: str, arguments: Sequence[str]) -> None:
+    """Run one of llama.cpp's converters in a child process. Raises what `converter_error` makes of its words."""
+    home = llama_cpp_source.home()
     environment = os.environ | {"PYTHONPATH": str(home / "gguf-py"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        command,
+        [sys.executable, str(home / script), *arguments],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -239,8 +248,8 @@ def _llama_log() -> Iterator[list[str]]:
         llama_cpp.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
 
 
-def _require_finite(file: Path) -> None:
-    """A weight beyond 65504 becomes infinite in F16; better said here than found in the answers."""
+def require_finite(file: Path) -> None:
+    """Raise `InvalidInput` for an infinite F16. A weight beyond 65504 becomes infinite in F16; better said here than found in the answers."""
     import numpy as np
     from gguf import GGUFReader
 
@@ -251,7 +260,8 @@ def _require_finite(file: Path) -> None:
             )
 
 
-def _versions(source: ConverterSource) -> dict[str, str]:
+def versions(source: ConverterSource) -> dict[str, str]:
+    """Runtime and converter, each with its commit."""
     import llama_cpp
 
     library = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
