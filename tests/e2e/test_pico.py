@@ -51,6 +51,26 @@ def test_the_report_is_one_page(pico: Pico) -> None:
     assert 'src="http' not in page
 
 
+def test_the_ladder_holds(pico: Pico) -> None:
+    _, document = pico
+    ladder = document["ladder"]
+    assert ladder["breaks_at"] is None, ladder["cause"]
+    rungs = {rung["label"]: rung for rung in ladder["rungs"]}
+    assert list(rungs) == [
+        "base NF4", "tuned NF4 + adapter", "merged float16", "gguf-q8_0", "endpoint on llama.cpp",
+    ]  # fmt: skip
+    assert rungs["tuned NF4 + adapter"]["figures"]["kl_mean"]["low"] > 0
+    assert rungs["merged float16"]["fold"]["kl_mean"]["high"] < 1e-3
+    assert rungs["gguf-q8_0"]["parent"] == "merged float16"
+    assert (
+        rungs["gguf-q8_0"]["to_base"]["kl_mean"]["value"] > rungs["gguf-q8_0"]["figures"]["kl_mean"]["value"]
+    )
+    assert rungs["endpoint on llama.cpp"]["parent"] == "gguf-q8_0"
+    probe = document["endpoint"]["config"]["probe"]
+    assert (probe["asked"], probe["same_prompt"]) == (4, 4)
+    assert "Fidelity ladder" in Path(document["html"]).read_text("utf-8")
+
+
 def test_the_endpoint_answers(pico: Pico) -> None:
     _, document = pico
     endpoint = document["endpoint"]
@@ -73,15 +93,25 @@ def test_second_run_executes_no_stage(pico: Pico) -> None:
 
 def test_a_changed_key_reruns_exactly_what_depends_on_it(pico: Pico) -> None:
     tuneline, _ = pico
-    changes = ("merge.dtype=bfloat16", "gate=null", "promote=null", "deploy=null")
+    changes = ("merge.dtype=bfloat16", "merge.base=auto", "gate=null", "promote=null", "deploy=null")
     merge = tuneline.json("run", "pico-smoke", *(word for change in changes for word in ("--set", change)))
     reused = {label for label, state in states(merge).items() if state == "reused"}
     assert reused == {
         "resolve base", "prepare data", "evaluate base NF4", "train adapter", "evaluate tuned NF4",
     }  # fmt: skip
     assert states(merge).keys() - reused == {
-        "merge", "evaluate merged", "quantize gguf-q8_0", "evaluate gguf-q8_0",
+        "merge into 16bit", "merge into nf4", "choose the merge",
+        "evaluate merged", "quantize gguf-q8_0", "evaluate gguf-q8_0",
     }  # fmt: skip
+    made = {row["label"]: row["artifact_id"] for row in merge["stages"]}
+    choice = tuneline.json("artifacts", "show", made["choose the merge"])
+    chosen = choice["metrics"]["merge_base"]
+    assert merge["ladder"]["merge_base"]["reason"] == chosen["reason"]
+    assert set(chosen["loss"]) == {"16bit", "nf4"}
+    merged = tuneline.json("artifacts", "show", chosen["merged"][chosen["chosen"]])
+    assert merged["quant"]["merge_base"] == chosen["chosen"]
+    relations = {(parent["relation"], parent["id"]) for parent in choice["parents"]}
+    assert {("evaluation_of", id_) for id_ in chosen["merged"].values()} <= relations
 
 
 def test_lineage_and_verify(pico: Pico) -> None:

@@ -69,7 +69,8 @@ def test_sizes_and_bits_are_the_files_own(demo: Demo) -> None:
 
 
 def test_merged_logits_are_those_of_base_and_adapter(demo: Demo) -> None:
-    base, adapter, merged = (path_of(demo, label) for label in ("resolve base", "train adapter", "merge"))
+    labels = ("resolve base", "train adapter", "merge into 16bit")
+    base, adapter, merged = (path_of(demo, label) for label in labels)
     ids = torch.tensor([encode(load_tokenizer(base), CHAT, add_generation_prompt=True)])
     with torch.inference_mode():
         live = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -100,7 +101,17 @@ def test_effective_quantization_is_recorded(demo: Demo) -> None:
     quant = tuneline.json("artifacts", "show", row["artifact_id"])["quant"]
     assert quant["requested"]["type"] == "Q4_K_M"
     assert "fallbacks" in str(quant["effective"])
-    assert quant["merge_base"] == "16bit"
+    chosen = document["ladder"]["merge_base"]
+    assert quant["merge_base"] == chosen["chosen"]
+    assert "held-out loss" in chosen["reason"]
+
+
+def test_the_ladder_holds(demo: Demo) -> None:
+    ladder = demo[1]["ladder"]
+    assert ladder["breaks_at"] is None, ladder["cause"]
+    kl = {rung["label"]: rung["figures"]["kl_mean"]["value"] for rung in ladder["rungs"] if rung["figures"]}
+    assert kl["gguf-q8_0"] < kl["gguf-q4_k_m"] < kl["tuned NF4 + adapter"]
+    assert demo[1]["endpoint"]["config"]["probe"]["same_prompt"] == 4
 
 
 def test_adapter_carries_where_it_belongs(demo: Demo) -> None:
