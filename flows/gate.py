@@ -32,6 +32,8 @@ __all__ = [
     "without_live",
 ]
 
+MOST_LISTED = 200
+"""Contaminated items that a decision names; it counts all of them."""
 SEVERITY: tuple[Verdict, ...] = ("pass", "insufficient", "fail", "invalid")
 EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "insufficient": 2, "invalid": 3}
 
@@ -147,9 +149,11 @@ def _contamination(policy: GatePolicy, candidate: Evidence, tasks: set[str], see
         f"{limits.max_items} are let through{'. ' + examples if found else ''}."
     )
     verdict: Verdict = "pass" if found <= limits.max_items else "fail"
+    listed = tuple(f"{i.task} {i.item[:12]}, {i.why}: {i.asked[:200]}" for i in seen.items[:MOST_LISTED])
     return RuleResult(
-        rule=name, kind="contamination", verdict=verdict, sentence=said, n=seen.looked_for, discordant=found
-    )
+        rule=name, kind="contamination", verdict=verdict, sentence=said, n=seen.looked_for, discordant=found,
+        listed=listed,
+    )  # fmt: skip
 
 
 def _waive(result: RuleResult, waived: Sequence[Waived]) -> RuleResult:

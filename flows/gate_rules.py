@@ -46,6 +46,7 @@ class RuleResult(Record):
     )
     more_items: int | None = Field(default=None, description="about how many more would decide")
     group: str | None = None
+    listed: tuple[str, ...] = Field(default=(), description="items that stand in the training data")
     waived: dict[str, str] | None = Field(default=None, description="reason and who")
 
 

@@ -507,6 +507,8 @@ def test_items_seen_in_training_fail_unless_somebody_answers_for_them(tmp_path: 
         "contamination: 1 of 100 items stand in the training data (2 rows; word for word, or at least 50% of "
         f"their 8-word sequences); 0 are let through. {question(7)[:60]!r} (word for word).",
     )
+    listed = decide(policy, sound, {"baseline": sound}, Facts(seen=seen)).rules[-1].listed
+    assert listed == (f"heldout {item(7)[:12]}, word for word: {question(7)}",)
     waiver = Waived("contamination", "known duplicates of v1", "ada")
     passed, said = verdict(Facts(seen=seen), waiver)
     assert passed == "pass"
