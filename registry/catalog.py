@@ -161,13 +161,10 @@ def page(connection: Connection, kind: Kind | None, limit: int, after: str | Non
 
 def lineage(connection: Connection, artifact_id: str) -> list[Edge]:
     """Every edge above the artifact, nearest first."""
-    reached = (
-        select(edges.c.parent.label("id")).where(edges.c.child == artifact_id).cte("reached", recursive=True)
-    )
-    reached = reached.union(select(edges.c.parent).join(reached, edges.c.child == reached.c.id))
-    query = select(edges).where((edges.c.child == artifact_id) | edges.c.child.in_(select(reached.c.id)))
+    above = select(edges).where(edges.c.child == artifact_id).cte("above", recursive=True)
+    above = above.union(select(edges).join(above, edges.c.child == above.c.parent))
     below: dict[str, list[Edge]] = {}
-    for row in connection.execute(query.order_by(edges.c.child, edges.c.relation, edges.c.parent)):
+    for row in connection.execute(select(above).order_by(above.c.child, above.c.relation, above.c.parent)):
         below.setdefault(row.child, []).append(Edge.model_validate(row._asdict()))
     ordered: list[Edge] = []
     waiting = [artifact_id]

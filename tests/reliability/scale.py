@@ -3,13 +3,15 @@
 Fills a registry with families of artifacts (bases, datasets, adapters, merged and quantized models,
 evaluations; the last of each family has a lineage of depth 10), asks what people ask of it, in random order
 and about random artifacts, then fills it further and asks again. Prints one JSON document: for each question
-p50 and p95 in milliseconds at each size, and how the database's own work grew (SQLite's instructions,
-PostgreSQL's pages). Exits with 1 when a p95 is over 50 ms, or the work more than doubled.
+p50 and p95 in milliseconds at each size, and by what the database's own work was multiplied (SQLite's
+instructions, PostgreSQL's pages). Exits with 1 when a p95 is over 50 ms, or work grew by more than half of
+what the artifacts did.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import statistics
 import sys
@@ -39,7 +41,6 @@ from tests.reliability import choice
 
 DEPTH = 10
 SLOWEST_MS = 50.0
-GROWTH = 2.0
 FAMILY = 20
 """Artifacts of a family."""
 
@@ -119,7 +120,7 @@ class Loader:
     ) -> str:  # fmt: skip
         files = {
             f"model-{part}.safetensors": FileEntry(sha256=digest([self.count, part]), size=10_000_000 + part)
-            for part in range(8)
+            for part in range(4)
         }
         manifest = Manifest(
             kind=kind, stage=stage, stage_version=1, config={"family": family, "number": self.count},
@@ -127,8 +128,10 @@ class Loader:
             metrics={"loss": 1 / (family + 1)}, files=files,
             parents=tuple(Parentage(relation=relation, id=parent) for relation, parent in parents),
         )  # fmt: skip
-        one, key, at = manifest.id, digest(["key", self.count]), now()
-        self._row(artifacts, **catalog._columns(manifest, one, at))
+        key, at = digest(["key", self.count]), now()
+        columns = catalog._columns(manifest, "", at)
+        one = hashlib.sha256(columns["manifest"].encode()).hexdigest()
+        self._row(artifacts, **{**columns, "id": one})
         for relation, parent in parents:
             self._row(edges, child=one, relation=relation, parent=parent)
         self._row(keys, key=key, artifact_id=one, created=at)
@@ -141,7 +144,7 @@ class Loader:
         return one
 
     def _name(self, family: int, one: str) -> None:
-        name, version = f"model-{family % 500}", family // 500 + 1
+        name, version = f"model-{family // 5}", family % 5 + 1
         self._row(names, name=name, version=version, artifact_id=one)
         self.names.append(f"{name}@{version}")
 
@@ -271,9 +274,13 @@ def work(registry: Registry, asked: dict[str, Question], rounds: int) -> dict[st
     return found
 
 
-def too_much(small: dict[str, float], large: dict[str, float]) -> dict[str, float]:
-    """How often the work of the questions was multiplied, where that was more than it may."""
-    return {name: round(large[name] / small[name], 2) for name in small if large[name] > GROWTH * small[name]}
+def too_much(small: dict[str, float], large: dict[str, float], times: float) -> dict[str, float]:
+    """By what the work of a question was multiplied, where that is over half of what the artifacts were.
+
+    Work that does not depend on them still varies: with a tree's height, and with the plan that is chosen.
+    """
+    growth = {name: round(large[name] / small[name], 2) for name in small}
+    return {name: by for name, by in growth.items() if by > times / 2}
 
 
 def measure(registry: Registry, sizes: list[int], rounds: int, seed: int) -> dict[str, Any]:
@@ -288,14 +295,15 @@ def measure(registry: Registry, sizes: list[int], rounds: int, seed: int) -> dic
         times[loaded.count] = timed(asked, rounds, choose)
         works[loaded.count] = work(registry, asked, min(rounds, 10))
     small, large = works.values()
-    growth = {name: round(large[name] / small[name], 2) for name in small}
+    grown = too_much(small, large, times=sizes[1] / sizes[0])
     wrong = [
         f"{name}: p95 {found['p95 ms']} ms among {size} artifacts"
         for size, all_found in times.items()
         for name, found in all_found.items()
         if found["p95 ms"] > SLOWEST_MS
     ]
-    wrong += [f"{name}: work grew {by}-fold" for name, by in too_much(small, large).items()]
+    wrong += [f"{name}: work grew {by}-fold" for name, by in grown.items()]
+    growth = {name: round(large[name] / small[name], 2) for name in small}
     return {"filled in seconds": seconds, "times": times, "growth of work": growth, "wrong": wrong}
 
 
@@ -304,7 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs=2, default=[10_000, 100_000])
-    parser.add_argument("--rounds", type=int, default=200, help="of each question, at each size")
+    parser.add_argument("--rounds", type=int, default=100, help="of each question, at each size")
     parser.add_argument("--seed", type=int, default=0)
     choice.add_arguments(parser)
     given = parser.parse_args(arguments)
