@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
@@ -42,9 +43,13 @@ def collect(connection: Connection, sizes: dict[str, int]) -> None:
         connection.execute(insert(content_events), rows)
 
 
-def _collected(artifact_id: str, at: str, row: Row[tuple[str, str]]) -> Collected:
+def _collected(artifact_id: str, at: str, row: Row[Any]) -> Collected:
+    again = (
+        "import it again"
+        if row.stage == "import"
+        else f"run again the recipe that made it, whose stage {row.stage} is then done again"
+    )
     return Collected(
         f"the files of {row.kind} {artifact_id[:12]} were collected at {at[:19]} to free space; its record "
-        f"and lineage are still here. Run again the recipe that made it: its stage {row.stage} is then done "
-        "again, and equal files come back under the same id"
+        f"and lineage are still here. To have them back, {again}: equal files come back under the same id"
     )

@@ -184,7 +184,9 @@ def _delete(registry: Registry, found: _Unneeded) -> None:
 def _needed_since(connection: Connection, found: _Unneeded) -> set[str]:
     """The blobs of what was published or restored after `found` was looked for."""
     later = select(artifacts.c.id).where(artifacts.c.sequence > found.last_artifact)
-    events = select(content_events.c.artifact_id).where(content_events.c.sequence > found.last_event)
+    events = select(content_events.c.artifact_id).where(
+        (content_events.c.sequence > found.last_event) & (content_events.c.action == "restored")
+    )
     ids = {*connection.execute(later).scalars(), *connection.execute(events).scalars()}
     return {digest for _, digests in _files(connection, ids) for digest in digests}
 

@@ -59,7 +59,7 @@ class Reach:
         found = [*self.roots.get(artifact_id, []), *self.evidence.get(artifact_id, [])]
         if found or artifact_id not in self.through:
             return found
-        steps = []
+        steps: list[str] = []
         while artifact_id in self.through and artifact_id not in self.roots:
             relation, child = self.through[artifact_id]
             steps.append(f"{child[:12]} was made from it ({relation})" if not steps else
@@ -168,6 +168,8 @@ def _ancestors(connection: Connection, roots: Iterable[str]) -> dict[str, tuple[
 def _evidence(connection: Connection, decided: Mapping[str, str]) -> dict[str, list[str]]:
     """The evaluations that these decisions name, and those of the models that they judged."""
     found: dict[str, list[str]] = {}
+    known = select(artifacts.c.id).where(artifacts.c.kind == "evaluation")
+    evaluations = set(connection.execute(known).scalars()) if decided else set()
     for decision_id, move in decided.items():
         query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
         row = connection.execute(query).one()
@@ -175,10 +177,8 @@ def _evidence(connection: Connection, decided: Mapping[str, str]) -> dict[str, l
         measured = select(edges.c.child).where(
             edges.c.parent.in_(judged) & (edges.c.relation == "evaluation_of")
         )
-        named = artifacts.c.id.in_(sorted(set(_DIGEST.findall(row.evidence))))
-        query = select(artifacts.c.id).where(
-            (artifacts.c.kind == "evaluation") & (named | artifacts.c.id.in_(measured))
-        )
-        for one in connection.execute(query).scalars():
+        # Evidence names items by digest too, and these by the thousand.
+        named = {*_DIGEST.findall(row.evidence), *connection.execute(measured).scalars()}
+        for one in sorted(named & evaluations):
             _add(found, one, f"gate decision {decision_id[:12]} rests on it ({move})")
     return found

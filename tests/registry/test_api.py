@@ -28,6 +28,7 @@ from registry.api_http import problem
 from tests.reliability.api import TOKEN, add, fill, fuzz
 
 Made = dict[str, list[Artifact]]
+BELOW = ("", "/manifest", "/files", "/lineage", "/executions", "/evaluations")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def test_no_path_and_no_secret_in_any_answer(client: TestClient, filled: tuple[R
         *("/v1/" + page for page in ("artifacts", "channels", "gates", "endpoints", "names")),
     ]
     for kind in made.values():
-        for below in ("", "/manifest", "/files", "/lineage", "/executions", "/evaluations"):
+        for below in BELOW:
             urls.append(f"/v1/artifacts/{kind[0].id}{below}")
     urls += ["/v1/channels/support/prod", "/v1/channels/support/prod/history", "/v1/artifacts/nothing"]
     for url in urls:
@@ -384,6 +385,22 @@ def test_many_readers_at_once(filled: tuple[Registry, Made], client: TestClient)
     for thread in threads:
         thread.join()
     assert got == [wanted] * 40
+
+
+def test_every_page_on_every_database(registry: Registry) -> None:
+    made = fill(registry, runs=2)
+    with TestClient(application(registry), "http://localhost") as client:
+        found = [item["id"] for item in pages(client, "/v1/artifacts?limit=2&stage=prepare")]
+        assert sorted(found) == sorted(artifact.id for artifact in made["dataset"])
+        assert [c["name"] for c in pages(client, "/v1/channels?team=team-1&limit=1")] == ["team-1/canary"]
+        (decision, *_) = pages(client, "/v1/gates?verdict=pass&limit=1")
+        urls = [f"gates/{decision['id']}", "endpoints?running=true", "channels/support/prod/history", "names"]
+        for url in (*urls, *(f"artifacts/support@1{below}" for below in BELOW)):
+            assert client.get(f"/v1/{url}").status_code == 200, url
+        down = client.get(f"/v1/artifacts/{made['base'][0].id}/lineage?direction=down").json()
+        assert len(down["nodes"]) == 11
+        for url in ("artifacts?name=%00", "artifacts/%00", "channels/a%00/b", "names?name=%00"):
+            assert client.get(f"/v1/{url}").status_code == 422
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])

@@ -83,7 +83,7 @@ def test_records_stay_and_files_come_back(registry: Registry, publish: Publish, 
     assert [edge.parent for edge in registry.lineage(made.id)] == [parent.id]
     assert registry.find(key("one")) is None
     for use in (registry.view, registry.verify, lambda one: registry.name(one, "it")):
-        with pytest.raises(Collected, match="Run again the recipe that made it: its stage prepare"):
+        with pytest.raises(Collected, match="run again the recipe that made it, whose stage prepare"):
             use(made.id)
     with pytest.raises(Collected, match=parent.id[:12]):
         publish(registry, "one", {"a": b"1"}, **below(parent))
@@ -554,7 +554,7 @@ class TestCommand:
         assert shown["path"] is None
         assert shown["content"].startswith("collected: the files of dataset")
         assert main(["artifacts", "verify", gone.id]) == 3
-        assert "Run again the recipe" in capsys.readouterr().err
+        assert "run again the recipe" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         "arguments",

@@ -11,13 +11,11 @@ protection off, to see that the trial finds it. Prints one JSON document; exits 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -36,6 +34,8 @@ from registry.gc import collect
 from registry.reach import Keeping
 from registry.schema import channel_events, channels, content_events, edges, names
 from registry.store import Store
+from tests.registry.places import Place
+from tests.reliability import choice
 from tests.reliability.publish import killer
 
 FAMILIES = 8
@@ -102,9 +102,7 @@ def switch_off(protection: str | None) -> None:
         Store.missing = lambda *_: []  # type: ignore[method-assign]
 
 
-def work(
-    place: tuple[Any, ...], seed: int, steps: int, point: str | None, log: Path, without: str | None
-) -> None:
+def work(place: Place, seed: int, steps: int, point: str | None, log: Path, without: str | None) -> None:
     """Take random steps; end by kill -9 at `point`, if given. What came of each step goes to `log`."""
     switch_off(without)
     gc.UNDER_WAY_SECONDS = 0.0  # what is being published is fair game
@@ -116,7 +114,7 @@ def work(
         if at in {"stored", "gc marked", "gc listed", "gc deleting"}:
             time.sleep(choose.uniform(0, 0.1))  # so that the others come between
 
-    with Registry.open(*place, point=hook) as registry:
+    with place.open(point=hook) as registry:
         for _ in range(steps):
             what = said = choose.choice(WORK)
             try:
@@ -163,13 +161,11 @@ def lost(registry: Registry, history: int = KEEPING.history) -> list[str]:
     return wrong
 
 
-def trial(
-    place: tuple[Any, ...], seed: int, steps: int, processes: int, without: str | None = None
-) -> dict[str, Any]:
+def trial(place: Place, seed: int, steps: int, processes: int, without: str | None = None) -> dict[str, Any]:
     """`steps` steps in all, in rounds; half of the processes are killed in each."""
-    choose, seen, wrong, begun = random.Random(seed), Counter[str](), list[str](), time.monotonic()
+    choose, seen, wrong = random.Random(seed), Counter[str](), list[str]()
     context = multiprocessing.get_context("fork")
-    log = place[0].with_name("steps")
+    log = place.home.with_name("steps")
     each, rounds, checked = 10, 0, 0
     while seen.total() < steps and not wrong:
         rounds += 1
@@ -191,17 +187,17 @@ def trial(
                 wrong.append(f"a process ended with {child.exitcode}")
         seen.update(log.read_text().splitlines() if log.exists() else [])
         log.unlink(missing_ok=True)
-        with Registry.open(*place) as registry:
+        with place.open() as registry:
             wrong += lost(registry)
             checked += len(in_use(registry, KEEPING.history))
-    with Registry.open(*place) as registry:
+    with place.open() as registry:
         collect(registry, KEEPING, delete=True)
         wrong += lost(registry)
         with registry._database.read() as connection:
             events = Counter(connection.execute(select(content_events.c.action)).scalars())
     return {
         "seed": seed, "steps": seen.total() - seen["killed"], "rounds": rounds, **dict(sorted(seen.items())),
-        **events, "artifacts checked": checked, "seconds": round(time.monotonic() - begun, 1), "wrong": wrong,
+        **events, "artifacts checked": checked, "wrong": wrong,
     }  # fmt: skip
 
 
@@ -213,14 +209,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without", choices=["lock", "check"], help="switch this protection off")
-    parser.add_argument("--database-url", help="default: SQLite")
-    parser.add_argument("--store-url", help="default: a local directory")
-    given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        place = (Path(folder) / "home", given.database_url, given.store_url)
-        report = trial(place, given.seed, given.steps, given.processes, given.without)
-    print(json.dumps(report, indent=2))
-    return 1 if report["wrong"] or not report.get("collected") else 0
+    choice.add_arguments(parser)
+    given, begun = parser.parse_args(arguments), time.monotonic()
+    with choice.chosen(given) as places:
+        found = trial(places(), given.seed, given.steps, given.processes, given.without)
+    choice.report(given, begun, **found)
+    return 1 if found["wrong"] or not found.get("collected") else 0
 
 
 if __name__ == "__main__":

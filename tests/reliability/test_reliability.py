@@ -72,3 +72,10 @@ def scan(registry: Registry) -> None:
     """A question that no index answers."""
     with registry._database.read() as connection:
         connection.execute(select(artifacts.c.id).where(artifacts.c.stage_version == 9)).all()
+
+
+def test_publications_moves_collections_and_kills_at_once(pytestconfig: pytest.Config) -> None:
+    report = run(pytestconfig, "gc", "--steps", "80", "--processes", "4")
+    assert report["collected"] >= 1
+    assert report["killed"] >= 1
+    assert report["artifacts checked"] >= 5
