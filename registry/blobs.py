@@ -20,7 +20,16 @@ from typing import Protocol
 
 from registry.artifacts import FileEntry
 from registry.errors import InvalidArtifact
-from registry.files import Fault, FoundFile, fault, refuse_changed, remove_tree, sync_directory, sync_file
+from registry.files import (
+    Fault,
+    FoundFile,
+    fault,
+    found_file,
+    refuse_changed,
+    remove_tree,
+    sync_directory,
+    sync_file,
+)
 
 Point = Callable[[str], None]
 """Called with the name of each point that a publication passes; a test may fail or end the process there."""
@@ -167,7 +176,7 @@ def _link_or_copy(found: FoundFile, scratch: Path) -> None:
     scratch.chmod(0o444)
     if linked:
         refuse_changed(found, scratch.lstat())
-    elif fault(scratch, found.entry) is not None:
+    elif found_file(scratch).entry != found.entry:
         raise InvalidArtifact(
             f"{found.path} changed while it was copied; nothing may write to a draft at its commit"
         )

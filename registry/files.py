@@ -51,7 +51,7 @@ def scan(root: Path, leave_out: str) -> dict[str, FoundFile]:
         raise InvalidArtifact(str(error)) from error
     if not paths:
         raise InvalidArtifact(f"{root} holds no file; a stage must write at least one before it is published")
-    return {name: _found(paths[name]) for name in sorted(paths)}
+    return {name: found_file(paths[name]) for name in sorted(paths)}
 
 
 def fault(path: Path, entry: FileEntry) -> Fault | None:
@@ -117,7 +117,8 @@ def translated(what: str) -> Iterator[None]:
         ) from error
 
 
-def _found(path: Path) -> FoundFile:
+def found_file(path: Path) -> FoundFile:
+    """Digest a regular file. Raises InvalidArtifact when it changes meanwhile, and OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         before = os.fstat(descriptor)

@@ -18,9 +18,15 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from registry import content
 from registry.database import Database, now
-from registry.errors import Conflict
+from registry.errors import Conflict, RegistryError
 from registry.processes import alive, here, started
 from registry.schema import leases
+
+_GIVEN_UP: set[tuple[str, int, str]] = set()
+"""Key, token and time of leases that this process gave back while the database could not be written.
+
+Else it would be told, until the lease runs out, that it is at work itself, when it tries again.
+"""
 
 
 class Leases:
@@ -28,6 +34,7 @@ class Leases:
 
     def __init__(self, database: Database, seconds: float) -> None:
         self._database = database
+        self._acquired: dict[tuple[str, int], str] = {}
         self.seconds = seconds
 
     def acquire(self, key: str, stage: str, holds: Iterable[str] = ()) -> int:
@@ -50,13 +57,15 @@ class Leases:
             content.require(connection, held)
             row = _row(connection, key)
             if row is None:
-                connection.execute(insert(leases), {"key": key, "token": 1, **mine})
-                return 1
-            if is_held(row):
+                token = 1
+                connection.execute(insert(leases), {"key": key, "token": token, **mine})
+            elif is_held(row):
                 raise Conflict(_who_holds(row))
-            token = int(row.token) + 1
-            connection.execute(update(leases).where(leases.c.key == key), {"token": token, **mine})
-            return token
+            else:
+                token = int(row.token) + 1
+                connection.execute(update(leases).where(leases.c.key == key), {"token": token, **mine})
+        self._acquired[key, token] = str(mine["acquired"])
+        return token
 
     def renew(self, key: str, token: int) -> None:
         """Extend the lease. Raises Conflict when somebody else has it by now."""
@@ -78,9 +87,14 @@ class Leases:
 
     def release(self, key: str, token: int) -> None:
         """Give the lease back; no effect when it is already somebody else's."""
-        with self._database.write() as connection:
-            mine = (leases.c.key == key) & (leases.c.token == token)
-            connection.execute(update(leases).where(mine), {"host": None})
+        acquired = self._acquired.pop((key, token), "")
+        try:
+            with self._database.write() as connection:
+                mine = (leases.c.key == key) & (leases.c.token == token)
+                connection.execute(update(leases).where(mine), {"host": None})
+        except RegistryError:
+            _GIVEN_UP.add((key, token, acquired))
+            raise
 
     @contextmanager
     def if_free(self, key: str) -> Iterator[bool]:
@@ -96,7 +110,7 @@ def _row(connection: Connection, key: str) -> Row[Any] | None:
 
 def is_held(row: Row[Any]) -> bool:
     """Whether the lease has not run out and its holder, as far as can be seen from here, lives."""
-    if row.host is None or row.expires <= time.time():
+    if row.host is None or row.expires <= time.time() or (row.key, row.token, row.acquired) in _GIVEN_UP:
         return False
     return row.host != here() or alive(row.pid, row.pid_started)
 

@@ -110,6 +110,7 @@ def _pump(proxy: Proxy, source: socket.socket, sink: socket.socket) -> None:
         while not proxy.ended.is_set() and (piece := _receive(source)) != b"":
             if piece:
                 sink.sendall(piece)
+        sink.shutdown(socket.SHUT_RDWR)
 
 
 def _receive(source: socket.socket) -> bytes | None:

@@ -1,8 +1,8 @@
 """Does `verify` find every damage? `python -m tests.reliability.integrity --store s3`.
 
-Every byte of small files is changed, one at a time, and random bytes of a large one; files are added, removed,
-renamed, swapped, cut, lengthened and replaced by links, in blobs, in the cache of an object store, in its
-objects and in views. Each time `verify` must name the file, and find nothing once the damage is undone. Prints
+Every byte of small files is changed, one at a time, and random bytes of a large one; files are added, removed
+or renamed, swapped, cut, lengthened and replaced by links, in blobs, in the cache of an object store, in its
+objects and in views. Each time `verify` must name the file, and find nothing once that is undone. Prints
 one JSON document; exits with 1 if anything went unseen, or an intact artifact was blamed.
 """
 
