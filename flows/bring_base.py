@@ -39,6 +39,9 @@ def given_base(registry: Registry, base: str, log: Path) -> Artifact:
 
 def resolved(registry: Registry, config: BaseConfig, log: Path) -> Artifact:
     """The base of a source as a run of a recipe would resolve it, from the registry where it is there."""
+    scheme, _, place = config.source.partition(":")
+    if scheme == "path":  # the stage runs in a directory of its own
+        config = config.model_copy(update={"source": f"path:{Path(place).expanduser().resolve()}"})
     canonical, tools = pinned(config), toolchain(resolve.TOOLS)
     key = memo_key("resolve", resolve.VERSION, canonical, {}, tools)
     if (found := registry.find(key)) is not None:
