@@ -21,10 +21,11 @@ from registry import Artifact, Registry
 from registry.artifacts import memo_key
 from registry.compat import Use, examine, pair
 from registry.errors import Incompatible
+from serving import engine
 from serving.limits import limits
 from stages.compatible import require_compatible
 from stages.contract import Parent
-from stages.deploy import DeployConfig
+from stages.deploy import DeployConfig, deploy
 from stages.errors import InvalidInput
 from stages.evaluate import EvaluateConfig, HeldoutTask, evaluate
 from stages.quantize import GgufConfig, GptqConfig, quantize
@@ -319,8 +320,8 @@ def test_nothing_is_left_after_a_refusal(
 def test_the_contract_knows_imports(
     base: Artifact, adapter: Adoption, merged: Adoption, gptq: Adoption, gguf: Adoption
 ) -> None:
-    for found, engine in ((adapter, "vllm"), (merged, "vllm"), (gptq, "vllm"), (gguf, "llama.cpp")):
-        answers = examine(pair(base.manifest, found.artifact.manifest, Use(limits(engine), 512)))
+    for found, name in ((adapter, "vllm"), (merged, "vllm"), (gptq, "vllm"), (gguf, "llama.cpp")):
+        answers = examine(pair(base.manifest, found.artifact.manifest, Use(limits(name), 512)))
         assert not [one for one in answers if one.state == "refused"], found.artifact.manifest.kind
     answers = examine(pair(base.manifest, adapter.artifact.manifest))
     assert {one.name for one in answers if one.state == "unknown"} == {"quant recipe"}
@@ -345,6 +346,19 @@ def test_each_can_be_measured(
         out.mkdir()
         facts = evaluate({**below, **roles}, config, out)
         assert facts.metrics["tasks"]["heldout"]["exact_match"]["n"] == 2
+
+
+def test_an_imported_gguf_is_served(
+    registry: Registry, base: Artifact, gguf: Adoption, tmp_path: Path
+) -> None:
+    parents = {"model": as_parent(registry, gguf.artifact), "base": as_parent(registry, base)}
+    config = DeployConfig(context_length=256, max_new_tokens=8, ready_timeout=300)
+    with pytest.raises(Incompatible, match="context length: expected at most 2048 tokens, found 4096"):
+        deploy(parents, config.model_copy(update={"context_length": 4096}), tmp_path)
+    assert not (tmp_path / "engine.log").exists(), "refused before anything was started"
+    served = deploy(parents, config, tmp_path)
+    engine.stop(served)
+    assert served.artifact_id == gguf.artifact.id
 
 
 def test_an_imported_adapter_is_merged_by_reference_and_as_peft_does_it(
