@@ -6,7 +6,10 @@ ServingError                anything below; has an exit code for the command lin
 ├── PortTaken               somebody else listens there (exit code 3)
 ├── EngineFailed            it died, or was not ready in time; the log's end is in the message (exit code 4)
 ├── EngineStays             it does not go away, or is somebody else's to end (exit code 4)
-└── RequestFailed           the engine refused a request, or answered nonsense (exit code 4)
+├── RequestFailed           the engine refused a request, or answered nonsense (exit code 4)
+├── UnknownModel            no model or adapter of this name is served (exit code 3)
+├── AdapterRefused          it has no effect, or its name stands for something else (exit code 3)
+└── Overloaded              no room for another adapter or answer; later there may be (exit code 4)
 """
 
 
@@ -37,4 +40,16 @@ class EngineStays(ServingError):
 
 
 class RequestFailed(ServingError):
+    exit_code = 4
+
+
+class UnknownModel(ServingError):
+    exit_code = 3
+
+
+class AdapterRefused(ServingError):
+    exit_code = 3
+
+
+class Overloaded(ServingError):
     exit_code = 4

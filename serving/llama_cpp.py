@@ -1,4 +1,4 @@
-"""llama.cpp's server for a GGUF file, as llama-cpp-python ships it, in `serving.llama_cpp_child`."""
+"""How to start `serving.llama_cpp_child`: llama.cpp for a GGUF file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from serving.errors import EngineMissing, NotServable
 from serving.process import Launch
 
-INSTALL = "pip install 'llama-cpp-python[server]==0.3.36'"
+INSTALL = "pip install 'llama-cpp-python==0.3.36' uvicorn starlette"
 
 
 def launch(
@@ -32,6 +32,30 @@ def launch(
     return Launch(tuple(argv), fds=(listener.fileno(),))
 
 
+def launch_resident(
+    path: Path,
+    alias: str,
+    listener: socket.socket,
+    control: socket.socket,
+    *,
+    context_length: int,
+    threads: int | None,
+    parallel: int,
+    queue: int,
+    adapters: int,
+) -> Launch:
+    """The same with up to `adapters` adapters beside it, which are loaded and unloaded through `control`.
+
+    `parallel` answers are decoded at once, `queue` more may wait. Raises as `launch` does.
+    """
+    more = (
+        "--control-fd", str(control.fileno()), "--parallel", str(parallel), "--queue", str(queue),
+        "--adapters", str(adapters),
+    )  # fmt: skip
+    plain = launch(path, alias, listener, context_length, threads)
+    return Launch((*plain.argv, *more), plain.env, (*plain.fds, control.fileno()))
+
+
 def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -39,7 +63,7 @@ def _usable_cores() -> int:
 
 
 def _require_package() -> None:
-    for module in ("llama_cpp", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings"):
+    for module in ("llama_cpp", "uvicorn", "starlette"):
         if importlib.util.find_spec(module) is None:
             raise EngineMissing(f"engine llama.cpp: the module {module!r} is not installed; run: {INSTALL}")
 

@@ -75,6 +75,23 @@ def listen(host: str, port: int) -> socket.socket:
     return taken
 
 
+def listen_unix(path: Path) -> socket.socket:
+    """Listen on a new Unix socket at `path`, which the engine inherits.
+
+    Raises `NotServable` for a path that cannot be had; it may be about 100 bytes long.
+    """
+    taken = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        taken.bind(str(path))
+        taken.listen()
+    except OSError as error:
+        taken.close()
+        raise NotServable(
+            f"cannot listen on the Unix socket {path}: {error}; set TMPDIR to a shorter path"
+        ) from None
+    return taken
+
+
 def _who_listens(port: int) -> str:
     with contextlib.suppress(psutil.Error):
         for link in psutil.net_connections("tcp"):
@@ -84,12 +101,14 @@ def _who_listens(port: int) -> str:
 
 
 @contextlib.contextmanager
-def started(launch: Launch, log: Path, ttl: float | None, grace: float) -> Iterator[Started]:
+def started(
+    launch: Launch, log: Path, ttl: float | None, grace: float, keep: bool = True
+) -> Iterator[Started]:
     """Start `launch` in a session of its own, its output appended to `log`.
 
-    It keeps running when the block is left in order. It is ended when the block raises, or when this
-    process dies inside the block; and `ttl` seconds after its start, if given. `grace`: seconds between
-    SIGTERM and SIGKILL. Raises `EngineFailed` if it cannot be started at all.
+    It keeps running when the block is left in order, unless `keep` is false. It is ended when the block
+    raises, or when this process dies inside the block; and `ttl` seconds after its start, if given.
+    `grace`: seconds between SIGTERM and SIGKILL. Raises `EngineFailed` if it cannot be started at all.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     spec = {
@@ -117,6 +136,9 @@ def started(launch: Launch, log: Path, ttl: float | None, grace: float) -> Itera
         except BaseException:
             stop(engine.pid, engine.pid_started, grace)
             raise
+        if not keep:
+            stop(engine.pid, engine.pid_started, grace)
+            return
         with contextlib.suppress(BrokenPipeError):  # ended just now; whoever asks it next will see
             watcher.stdin.write(b"keep\n")
 

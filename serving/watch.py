@@ -3,7 +3,7 @@
 An engine has to outlive the command that started it, and somebody has to reap it, to end it when its
 time is up, and to write down what it died of. That is this process: it lets go of its starter, starts
 the engine in a session of its own and waits. Standard input tells what becomes of the starter: `keep`
-leaves the engine running, an end without that word means that the starter died or gave up.
+leaves the engine running, an end without that word means that the starter died, or is done with it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _watch(engine: subprocess.Popen[bytes], ttl: float | None, grace: float, ear
 
     def heed_starter() -> None:
         if os.read(0, 16) != b"keep\n":
-            end("the command that started it is gone before it was ready")
+            end("the process that started it is gone, or has let it go")
 
     signal.signal(signal.SIGTERM, lambda *_: end("its watcher was told to end"))
     if early:

@@ -16,6 +16,7 @@ import pytest
 from serving import engine
 from serving.process import Launch
 from stages.deploy import DeployConfig
+from tests.serving.canaries import Family, kept_family
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 
@@ -72,3 +73,9 @@ def started_here() -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+@pytest.fixture(scope="session")
+def family(pytestconfig: pytest.Config) -> Family:
+    """A pico base and three adapters, each with an answer of its own; made once, kept in `.cache/`."""
+    return kept_family(pytestconfig.rootpath, 3)

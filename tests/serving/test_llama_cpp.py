@@ -15,7 +15,7 @@ from serving.llama_amx import avoid_amx
 from stages.deploy import DeployConfig
 
 
-@pytest.mark.parametrize("absent", ["llama_cpp", "sse_starlette"])
+@pytest.mark.parametrize("absent", ["llama_cpp", "uvicorn"])
 def test_a_missing_package_names_the_command(
     monkeypatch: pytest.MonkeyPatch, smollm2_gguf: Path, config: DeployConfig, tmp_path: Path, absent: str
 ) -> None:

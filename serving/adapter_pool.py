@@ -1,0 +1,115 @@
+"""Which adapters are in an engine: loaded on first use, the least recently used out when there is no room."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.errors import Overloaded
+from serving.resident import Engine
+
+
+@dataclass
+class PoolCounts:
+    """Since the pool was made."""
+
+    hits: int = 0
+    loads: int = 0
+    evictions: int = 0
+    refusals: int = 0
+    """Requests turned away because every slot was in use or pinned for too long."""
+
+
+class AdapterPool:
+    """Hands out served names for as long as they are used. Belongs to one event loop."""
+
+    def __init__(self, engine: Engine, patience: float = 10.0) -> None:
+        """`patience`: seconds to wait for a slot when all are in use."""
+        self.engine = engine
+        self.counts = PoolCounts()
+        self._patience = patience
+        self._users: Counter[str] = Counter()
+        self._order: dict[str, None] = {}
+        """Digests, the least recently used first."""
+        self._pinned: set[str] = set()
+        self._changing = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def use(self, digest: str, path: Path) -> AsyncIterator[str]:
+        """The served name of an adapter, which stays loaded inside the block.
+
+        Raises what `Engine.load_adapter` raises; `Overloaded` when no slot became free in time.
+        """
+        name = self._take(digest)
+        if name is not None:
+            self.counts.hits += 1
+        else:
+            name = await self._bring(digest, path)
+        try:
+            yield name
+        finally:
+            self._users[digest] -= 1
+            self._freed.set()
+
+    def pin(self, digest: str) -> None:
+        """Never evict it."""
+        self._pinned.add(digest)
+
+    def unpin(self, digest: str) -> None:
+        """It may be evicted again."""
+        self._pinned.discard(digest)
+        self._freed.set()
+
+    async def drop(self, digest: str) -> None:
+        """Unload it once nobody uses it any more; a later use loads it again."""
+        async with self._changing:
+            self._order.pop(digest, None)
+            await self.engine.unload_adapter(digest)
+
+    def _take(self, digest: str) -> str | None:
+        name = self.engine.loaded.get(digest)
+        if name is not None:
+            self._users[digest] += 1
+            self._order.pop(digest, None)
+            self._order[digest] = None
+        return name
+
+    async def _bring(self, digest: str, path: Path) -> str:
+        async with self._changing:  # one load at a time: the second to ask finds it loaded
+            if (name := self._take(digest)) is not None:
+                self.counts.hits += 1
+                return name
+            await self._make_room()
+            await self.engine.load_adapter(digest, path)
+            self.counts.loads += 1
+            name = self._take(digest)
+        if name is None:
+            raise Overloaded("the engine was started again just now; try again")
+        return name
+
+    async def _make_room(self) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                while len(self.engine.loaded) >= self.engine.slots:
+                    victim = self._victim()
+                    if victim is not None:
+                        self.counts.evictions += 1
+                        await self.engine.unload_adapter(victim)
+                        continue
+                    self._freed.clear()
+                    await self._freed.wait()
+        except TimeoutError:
+            self.counts.refusals += 1
+            raise Overloaded(
+                f"all {self.engine.slots} adapter slots are in use or pinned, and none became free within "
+                f"{self._patience:g} s"
+            ) from None
+
+    def _victim(self) -> str | None:
+        idle = (one for one in self._order if not self._users[one] and one not in self._pinned)
+        return next((one for one in idle if one in self.engine.loaded), None)

@@ -1,0 +1,44 @@
+"""From tokens to the text that a client gets: whole characters, cut at a stop sequence."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class Text:
+    """Takes the tokens' bytes and gives the text that is certain: no half character or stop sequence."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = stops
+        self._held = ""
+        self.stopped = False
+
+    def add(self, piece: bytes) -> str:
+        """What may be told after `piece`; `stopped` is set when a stop sequence has come."""
+        return self._tell(self._decoder.decode(piece))
+
+    def end(self) -> str:
+        """What was held back, once there will be no more."""
+        rest = self._tell(self._decoder.decode(b"", final=True))
+        rest, self._held = rest + self._held, ""
+        return rest
+
+    def _tell(self, new: str) -> str:
+        if self.stopped:
+            return ""
+        self._held += new
+        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if found:
+            told, self._held, self.stopped = self._held[: min(found)], "", True
+            return told
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        told, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return told
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` with which `stop` begins."""
+    sizes = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((size for size in sizes if text.endswith(stop[:size])), 0)
