@@ -15,7 +15,7 @@ from flows.child import run_in_child
 from flows.errors import Usage
 from flows.pin import tree_stamp
 from flows.progress_view import ProgressView
-from flows.recipe import apply_override, validate
+from flows.recipe import anchor, apply_override, validate
 from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import Kind
@@ -37,6 +37,7 @@ def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], ou
         raise Usage(
             f"{out} exists already; --out must name a new or empty directory (nothing is overwritten)"
         )
+    out = out.absolute()  # the stage runs in a directory of its own
     config = _config(stage, overrides)
     known = {role: _parent(role, path) for role, path in parents.items()}
     require_compatible(stage, config, known)
@@ -90,7 +91,7 @@ def _config(stage: str, overrides: Sequence[str]) -> BaseModel:
         apply_override(tree, override)
     fields: dict[str, Any] = {stage: (config_type(stage), ...)}
     section = create_model("Section", __base__=StageConfig, **fields)
-    found: BaseModel = getattr(validate(section, {stage: tree}, where="--set"), stage)
+    found: BaseModel = getattr(validate(section, anchor({stage: tree}, Path.cwd()), where="--set"), stage)
     return found
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import filecmp
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,21 @@ def test_prepare_reads_a_file(pico: Pico, foreign: dict[str, Path], tmp_path: Pa
     assert made["exit_code"] == 0, made
     assert made["facts"]["metrics"]["rows"]["accepted"] == 40
     assert {"train.parquet", "validation.parquet", "test.parquet"} <= {p.name for p in out.iterdir()}
+
+
+def test_relative_paths_are_seen_from_where_the_command_runs(
+    pico: Pico, foreign: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = ({"prompt": f"Question {i}?", "completion": f"Answer {i * i}."} for i in range(40))
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "base").symlink_to(foreign["base"])
+    done = subprocess.run(
+        [Path(sys.executable).with_name("tuneline"), "prepare", "--base", "base", "--out", "sub/prepared",
+         "--set", "source=path:mine.jsonl", "--set", "near_duplicates=null"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sub/prepared/train.parquet").is_file()
 
 
 @pytest.mark.parametrize(
