@@ -56,9 +56,9 @@ def _targets(subject: Pair) -> Iterator[Check]:
 def _saved(subject: Pair) -> Iterator[Check]:
     """Tensors that the adapter stores whole exist in the model, and only an embedding may have other rows."""
     found = _adapter_on_model(subject)
-    if found is None or found[0] is None or found[1] is None or not found[1].tensors:
+    adapter, model = found or (None, None)
+    if adapter is None or model is None or not model.tensors:
         return  # told by "targets"
-    adapter, model = found
     for name, shape in adapter.saved.items():
         groups = _stored(model, name)
         if groups is None:

@@ -251,4 +251,4 @@ def _no_adapter(name: str) -> Check:
 
 
 def _list(values: frozenset[int] | frozenset[str] | set[str] | list[str]) -> str:
-    return ", ".join(str(value) for value in sorted(values))  # type: ignore[type-var]
+    return ", ".join(str(value) for value in sorted(values))

@@ -59,22 +59,23 @@ def require_finite(file: Path, found: GgufDescription) -> list[str]:
             stream.seek(tensor.start)
             if tensor.type in _FLOATS:
                 code, mask = _FLOATS[tensor.type]
-                width, places = np.dtype(code).itemsize, (0,)
+                block: tuple[int, tuple[int, ...]] = (np.dtype(code).itemsize, (0,))
             elif tensor.type in _SCALES:
-                (width, places), code, mask = _SCALES[tensor.type], "<u2", 0x7C00
+                block, code, mask = _SCALES[tensor.type], "<u2", 0x7C00
             else:
                 if not tensor.type.startswith("I"):
                     unknown.add(tensor.type)
                 continue
-            _scan(stream, tensor, width, places, np.dtype(code), mask, file.name)
+            _scan(stream, tensor, block, np.dtype(code), mask, file.name)
     return sorted(unknown)
 
 
 def _scan(
-    stream: Any, tensor: GgufTensor, width: int, places: tuple[int, ...], bits: Any, mask: int, name: str
+    stream: Any, tensor: GgufTensor, block: tuple[int, tuple[int, ...]], bits: Any, mask: int, name: str
 ) -> None:
     import numpy as np
 
+    width, places = block
     left = tensor.nbytes // width
     while left:
         count = min(left, _CHUNK_BLOCKS)
