@@ -30,6 +30,12 @@ from tests.registry.places import Place
 from tests.reliability import choice
 
 ANY_MOMENT = "any moment"
+PER_FILE = (*POINTS[3:7], "uploaded")
+
+
+def points_of(place: Place) -> tuple[str, ...]:
+    """The points that a publication there passes, in order."""
+    return (*POINTS[:7], "uploaded", *POINTS[7:]) if place.store_url else POINTS
 
 
 def files_of(trial: int) -> dict[str, bytes]:
@@ -70,6 +76,15 @@ def publish(place: Place, trial: int, key: str, point: Callable[[str], None]) ->
 
 def in_child(work: Callable[[], Any], kill_after: float | None = None) -> int:
     """Run `work` in a forked process; returns its exit status, negative for a signal."""
+    pid = in_background(work)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_background(work: Callable[[], Any]) -> int:
+    """Run `work` in a forked process; returns its pid."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -78,10 +93,7 @@ def in_child(work: Callable[[], Any], kill_after: float | None = None) -> int:
         except BaseException as error:
             print(f"child: {error!r}", file=sys.stderr, flush=True)
             os._exit(1)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return pid
 
 
 def killer(at: str, times: int) -> Callable[[str], None]:
@@ -115,9 +127,10 @@ def kill_trials(place: Place, trials: int, seed: int) -> dict[str, Any]:
     seen: Counter[str] = Counter()
     wrong: list[str] = []
     usual = 0.02
+    points = points_of(place)
     for trial in range(trials):
-        at = (*POINTS, ANY_MOMENT)[trial % (len(POINTS) + 1)]
-        hook = killer(at, choose.randint(1, 2) if at in POINTS[3:7] else 1)
+        at = (*points, ANY_MOMENT)[trial % (len(points) + 1)]
+        hook = killer(at, choose.randint(1, 2) if at in PER_FILE else 1)
         delay = choose.uniform(0, usual) if at == ANY_MOMENT else None
         status = in_child(partial(publish, place, trial, key_of(trial), hook), delay)
         killed = status == -signal.SIGKILL
@@ -211,6 +224,30 @@ def together(place: Place, processes: int, same_key: bool) -> dict[str, Any]:
     return {"processes": processes, "published": got[id_of(0)], "conflicts": got["conflict"], "wrong": wrong}
 
 
+def killed_among_others(place: Place, rounds: int, processes: int, seed: int) -> dict[str, Any]:
+    """The same content published by several processes at once, half of which are killed at any moment."""
+    choose = random.Random(seed)
+    answer(partial(_open, place))
+    killed, wrong, usual = 0, [], 0.05
+    for trial in range(rounds):
+        begun = time.monotonic()
+        running = [
+            in_background(partial(publish, place, trial, key_of(trial, number), _pass))
+            for number in range(processes)
+        ]
+        delays = sorted(choose.uniform(0, usual) for _ in range(processes // 2))
+        for pid, delay in zip(running[processes - len(delays) :], delays, strict=True):
+            time.sleep(max(0.0, delay - (time.monotonic() - begun)))
+            os.kill(pid, signal.SIGKILL)
+        ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in running]
+        usual = time.monotonic() - begun
+        killed += ends.count(-signal.SIGKILL)
+        if any(ends[: processes - len(delays)]):
+            wrong.append(f"round {trial}: processes ended with {ends}")
+        wrong += answer(partial(look, place, trial, "after some publishers were killed"))[1]
+    return {"rounds": rounds, "processes": processes, "killed": killed, "wrong": wrong}
+
+
 def _open(place: Place) -> None:
     place.open().close()
 
@@ -228,6 +265,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--trials", type=int, default=3000, help="publications that are killed")
     parser.add_argument("--processes", type=int, default=32, help="identical publications at once")
+    parser.add_argument(
+        "--rounds", type=int, default=100, help="times that some of six publishers are killed"
+    )
     parser.add_argument("--seed", type=int, default=0)
     choice.add_arguments(parser)
     given = parser.parse_args(arguments)
@@ -237,6 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
             "killed": kill_trials(places(), given.trials, given.seed),
             "together, a key each": together(places(), given.processes, same_key=False),
             "together, one key": together(places(), given.processes, same_key=True),
+            "killed among others": killed_among_others(places(), given.rounds, 6, given.seed),
         }
     choice.report(given, begun, **parts)
     return 1 if any(part["wrong"] for part in parts.values()) else 0

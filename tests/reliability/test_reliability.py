@@ -27,7 +27,7 @@ def run(pytestconfig: pytest.Config, module: str, *arguments: str) -> dict[str, 
 
 
 def test_kill_9_at_every_point_and_identical_publishes(pytestconfig: pytest.Config) -> None:
-    report = run(pytestconfig, "publish", "--trials", "22", "--processes", "4")
+    report = run(pytestconfig, "publish", "--trials", "22", "--processes", "4", "--rounds", "3")
     killed = report["killed"]
     named = {
         name: count
@@ -39,6 +39,7 @@ def test_kill_9_at_every_point_and_identical_publishes(pytestconfig: pytest.Conf
     assert killed["visible after the kill"] >= 2, "those killed after the commit are visible"
     assert report["together, a key each"]["published"] == 4
     assert report["together, one key"]["published"] >= 1
+    assert report["killed among others"]["rounds"] == 3
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
@@ -48,7 +49,18 @@ def test_eight_processes_on_one_channel(pytestconfig: pytest.Config, database: s
 
 
 def test_identical_publishes_and_kills_on_a_server(pytestconfig: pytest.Config) -> None:
-    report = run(pytestconfig, "publish", "--trials", "11", "--processes", "8", "--database", "postgresql")
+    report = run(
+        pytestconfig,
+        "publish",
+        "--trials",
+        "11",
+        "--processes",
+        "8",
+        "--rounds",
+        "1",
+        "--database",
+        "postgresql",
+    )
     assert report["killed"]["visible after the kill"] >= 1
     assert report["together, a key each"]["published"] == 8
     assert report["together, one key"]["published"] >= 1
