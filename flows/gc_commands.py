@@ -57,8 +57,9 @@ def _show(freed: Freed) -> None:
     ]
     for count, what, held in parts:
         if count:
-            print(f"{count} {what}" + ("" if held is None else f": {size(held)}"))
+            print(f"{what}: {count}" + ("" if held is None else f", {size(held)}"))
     done = "freed" if freed.deleted else "would free"
-    print(f"{done} {size(freed.bytes)}; {freed.kept} artifacts keep their files")
+    print(f"artifacts that keep their files: {freed.kept}")
+    print(f"{done} {size(freed.bytes)}")
     if not freed.deleted:
         print("nothing was deleted; --delete does it, --why ARTIFACT says why one stays")

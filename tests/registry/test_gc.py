@@ -544,7 +544,7 @@ class TestCommand:
         assert (code, [one["id"] for one in told["artifacts"]], told["bytes"]) == (0, [gone.id], 2000)
         assert main(["artifacts", "gc", "--keep-days", "0"]) == 0
         said = capsys.readouterr().out
-        assert "would free 2.00 kB; 1 artifacts keep their files" in said
+        assert "artifacts that keep their files: 1\nwould free 2.00 kB\n" in said
         assert "nothing was deleted" in said
         code, why = self.run(capsys, "--why", "kept@1", "--keep-days", "0")
         assert (code, why) == (0, {"id": kept.id, "kept": True, "reasons": ["it is called kept@1"]})
