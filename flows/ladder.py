@@ -158,6 +158,8 @@ def _score(one: Evidence) -> dict[str, Any]:
 
 def _paired(one: Evidence, parent: Evidence) -> dict[str, int]:
     """Generated answers of the same items: right only here, right only before, and changed in any way."""
+    if one.probe is not None:
+        return {"changed": one.probe["asked"] - one.probe["same"], "compared": one.probe["asked"]}
     shared = one.answers.keys() & parent.answers.keys()
     if not shared:
         return {}

@@ -41,4 +41,5 @@ def _cell(figure: Figure | None, form: str) -> tuple[str, str]:
 def _answers(rung: Rung) -> tuple[str, str]:
     if not rung.compared:
         return "–", ""
-    return f"{rung.changed} of {rung.compared}", f"+{rung.gained} −{rung.lost} right"
+    won = f"+{rung.gained} −{rung.lost} right" if rung.gained is not None else ""
+    return f"{rung.changed} of {rung.compared}", won
