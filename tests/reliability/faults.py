@@ -1,8 +1,8 @@
 """Publishing on a disk or object store that fails: `python -m tests.reliability.faults --store s3`.
 
 A publication is repeated once per call to the system (per request, with an object store) and per error, with
-that one call failing: always a clear error or success, nothing half visible, nothing lost that was there, and
-the same id when tried again. The order of the calls is recorded (write, fsync, rename, fsync of the directory,
+that call failing: always a clear error or success, nothing half visible, nothing lost that was there, and
+the same id when tried again. The order of calls is recorded (write, fsync, rename, fsync of the directory,
 commit), and wrong orders are shown to be noticed. Where mounting is allowed, a small disk is filled for real.
 Prints one JSON document; exits with 1 if anything went wrong.
 """

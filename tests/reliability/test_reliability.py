@@ -91,3 +91,8 @@ def test_publications_moves_collections_and_kills_at_once(pytestconfig: pytest.C
     assert report["collected"] >= 1
     assert report["killed"] >= 1
     assert report["artifacts checked"] >= 5
+
+
+def test_a_large_file_is_never_in_memory(pytestconfig: pytest.Config) -> None:
+    report = run(pytestconfig, "large_file", "--megabytes", "150", "--store", "s3")
+    assert report["wrong"] == []
