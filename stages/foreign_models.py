@@ -103,8 +103,8 @@ def _quantization(folder: Path, names: list[str], config: dict[str, Any]) -> dic
     form = found.get("checkpoint_format", found.get("format", "gptq"))
     if method != "gptq" or form not in ("gptq", "gptq_v2"):
         raise InvalidInput(
-            f"{folder.name} is quantized with {method!r:.40} in the format {form!r:.40}; expected GPTQ "
-            "in the format gptq or gptq_v2"
+            f"{folder.name} is already quantized ({method!r:.40}, format {form!r:.40}); expected GPTQ in "
+            "the format gptq or gptq_v2, or the 16-bit model that it was made from"
         )
     for name in ("bits", "group_size"):
         if type(found.get(name)) is not int:

@@ -173,7 +173,7 @@ def unknown_model(model: Path) -> None:
 
 
 def already_quantized(model: Path) -> None:
-    edit(model / "config.json", quantization_config={"quant_method": "gptq"})
+    edit(model / "config.json", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 64})
 
 
 def no_chat_template(model: Path) -> None:
@@ -205,7 +205,7 @@ def no_config(model: Path) -> None:
     ("damage", "message"),
     [
         (pickled_only, r"only pickled weights \(pytorch_model\.bin\), which can run code"),
-        (remote_code, r"own Python code \(auto_map\), which is never run"),
+        (remote_code, r"Python code of its own \(auto_map\), which is never run"),
         (masked_language_model, "BertForMaskedLM, not a causal language model"),
         (unknown_model, "transformers does not know this model"),
         (already_quantized, r"already quantized \(gptq\)"),
@@ -213,8 +213,8 @@ def no_config(model: Path) -> None:
         (broken_chat_template, "chat template fails on one user message"),
         (deaf_chat_template, "drops the user's message"),
         (too_few_rows, "tokenizer has 49152 ids but the embedding has only 49000 rows"),
-        (cut_short, r"model\.safetensors: cut short before the tensor .* fetch it again"),
-        (no_config, r"no config\.json; expected a Hugging Face model directory"),
+        (cut_short, r"model\.safetensors is cut short: .* fetch it again"),
+        (no_config, r"no model that is known here; expected .*config\.json"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
