@@ -151,3 +151,48 @@ def test_a_changed_history_shows(registry: Registry, ids: list[str], statement: 
         connection.exec_driver_sql(statement)
     with pytest.raises(Corrupt, match="history of channel team/prod"):
         registry.channels.history("team/prod")
+
+
+def test_the_first_decision_gives_a_channel_its_policy(registry: Registry, ids: list[str]) -> None:
+    channels, gates = registry.channels, registry.gates
+    assert channels.policy("team/prod") is None
+    strict, easy = {"margin": 0.01}, {"margin": 0.5}
+    first = gates.record(ids[1], ids[0], strict, "pass", {})
+    channels.move("team/prod", ids[1], 0, decision_id=first)
+    taken = channels.policy("team/prod")
+    assert taken is not None
+    assert (taken.policy, taken.digest) == (strict, gates.get(first).policy_digest)
+    other = gates.record(ids[2], ids[1], easy, "pass", {})
+    with pytest.raises(GateRequired, match=r"was made under the policy .*, but the channel's is"):
+        channels.move("team/prod", ids[2], 1, decision_id=other)
+    channels.set_policy("team/prod", easy, "ada", "less is enough")
+    channels.set_policy("team/prod", dict(easy), "bob", "the same again")
+    assert [(p.policy, p.who) for p in channels.policies("team/prod")][1:] == [(easy, "ada")]
+    assert channels.move("team/prod", ids[2], 1, decision_id=other).generation == 2
+
+
+def test_a_waiver_gives_no_policy(registry: Registry, ids: list[str]) -> None:
+    registry.channels.move("team/prod", ids[0], 0, waiver=BY_HAND)
+    assert registry.channels.policy("team/prod") is None
+
+
+def test_policies_need_a_channel_a_reason_a_name_and_json(registry: Registry) -> None:
+    for name, policy, who, reason in (
+        ("prod", {}, "ada", "why"),
+        ("team/prod", {}, " ", "why"),
+        ("team/prod", {}, "ada", ""),
+        ("team/prod", {"margin": float("nan")}, "ada", "why"),
+    ):
+        with pytest.raises(InvalidArtifact):
+            registry.channels.set_policy(name, policy, who, reason)
+    assert registry.channels.policies("team/prod") == []
+
+
+def test_a_changed_policy_lets_nothing_move(registry: Registry, ids: list[str]) -> None:
+    registry.channels.set_policy("team/prod", {"margin": 0.01}, "ada", "why")
+    decision = registry.gates.record(ids[0], None, {"margin": 0.5}, "pass", {})
+    with registry._database.write() as connection:
+        triggers.drop(connection)
+        connection.exec_driver_sql("UPDATE channel_policies SET policy = '{\"margin\":0.5}'")
+    with pytest.raises(Corrupt, match="is not the one that was set"):
+        registry.channels.move("team/prod", ids[0], 0, decision_id=decision)

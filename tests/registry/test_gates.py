@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from registry import Artifact, Registry
+from registry import Artifact, Registry, signing
 from registry.errors import InvalidArtifact, NotFound
 from tests.registry.places import only
 
@@ -54,3 +54,22 @@ def test_what_is_no_decision_is_refused(registry: Registry, publish: Publish) ->
         registry.gates.record(one, "f" * 64, {}, "pass", {})
     with pytest.raises(NotFound, match="no gate decision"):
         registry.gates.get("f" * 64)
+
+
+def test_a_decision_is_found_by_its_first_digits(registry: Registry, publish: Publish) -> None:
+    one = publish(registry, "one").id
+    made = registry.gates.record(one, None, {}, "pass", {})
+    assert registry.gates.resolve(made[:6]) == registry.gates.resolve(made) == registry.gates.get(made)
+    for ref in ("", made[:5], "zzzzzz", "f" * 64, "%" * 8):
+        with pytest.raises(NotFound, match="no gate decision"):
+            registry.gates.resolve(ref)
+
+
+def test_a_decision_is_signed_by_the_registrys_key(registry: Registry, publish: Publish) -> None:
+    one = publish(registry, "one").id
+    decision = registry.gates.get(registry.gates.record(one, None, {}, "pass", {}))
+    assert decision.signer == signing.fingerprint((registry.home / "keys" / "signing.pub.pem").read_bytes())
+    assert registry.gates.problem(decision) is None
+    changed = decision.model_copy(update={"verdict": "fail"})
+    assert "was changed after it was made" in str(registry.gates.problem(changed))
+    assert "is not signed" in str(registry.gates.problem(decision.model_copy(update={"signer": None})))
