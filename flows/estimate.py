@@ -191,10 +191,10 @@ def _merge(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimate:
     linear = max(prod_in * prod_out for prod_in, prod_out in shape.linear_shapes().values()) * 8
     size = shape.parameters * 2
     product = 2 * recipe.train.lora.rank * shape.linear_parameters / (CPU_FLOPS * machine.cpu_count)
-    seconds = 15 + size / DISK_RATE + product
-    return StageEstimate(
-        "merge", LIGHT_RUNTIME + max(embedding, linear), size, seconds, "one tensor at a time"
-    )
+    folds = len(recipe.merge.candidates)
+    seconds = folds * (15 + size / DISK_RATE + product)
+    note = "one tensor at a time" + (", into both the 16-bit and the NF4 weights" if folds > 1 else "")
+    return StageEstimate("merge", LIGHT_RUNTIME + max(embedding, linear), folds * size, seconds, note)
 
 
 def _quantize(

@@ -152,7 +152,9 @@ def _score(one: Evidence) -> dict[str, Any]:
     task = next(iter(one.metrics.get("tasks", {}).items()), None)
     if task is None:
         return {}
-    metric, found = next(iter(task[1].items()))
+    # a manifest sorts its keys, so the first metric is not the main one
+    metric = "exact_match" if "exact_match" in task[1] else next(iter(task[1]))
+    found = task[1][metric]
     return {"score": _figure(found), "metric": f"{task[0]} {metric}"}
 
 

@@ -319,6 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--healthy", type=int, default=20, help="healthy lineages")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first one")
+    parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=FAULTS, help="default: all")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     begun = time.monotonic()
@@ -332,8 +333,8 @@ def main(arguments: list[str] | None = None) -> int:
             shutil.rmtree(root / f"healthy-{seed}")
         line = grown(root / "faults", base)
         start = replace(line, evidence=list(line.evidence)).ladder
-        said = seed_faults(line, {**FAULTS, **BESIDE})
-    twelve = [said[name] for name in FAULTS]
+        said = seed_faults(line, {**{name: FAULTS[name] for name in given.faults}, **BESIDE})
+    twelve = [said[name] for name in given.faults]
     found, placed = sum(s["found"] for s in twelve), sum(s["right_rung"] for s in twelve)
     alarms = [one for one in fine if one["breaks_at"] is not None]
     report = {
@@ -341,7 +342,8 @@ def main(arguments: list[str] | None = None) -> int:
         "start": start.model_dump(mode="json"), "seconds": round(time.monotonic() - begun, 1),
     }  # fmt: skip
     print(json.dumps(report, indent=1))
-    return 0 if found == 12 and placed >= 11 and not alarms and start.breaks_at is None else 1
+    asked = len(given.faults)
+    return 0 if found == asked and placed >= asked - 1 and not alarms and start.breaks_at is None else 1
 
 
 if __name__ == "__main__":

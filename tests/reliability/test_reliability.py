@@ -42,6 +42,21 @@ def test_kill_9_at_every_point_and_identical_publishes(pytestconfig: pytest.Conf
     assert report["killed among others"]["rounds"] == 3
 
 
+def test_seeded_faults_are_found_on_their_rung(pytestconfig: pytest.Config) -> None:
+    faults = ["double BOS", "a module not merged", "stale directory"]
+    report = run(pytestconfig, "ladder", "--healthy", "0", "--faults", *faults)
+    assert report["found"] == report["right_rung"] == len(faults)
+    assert report["start"]["breaks_at"] is None
+    assert all(said["right_cause"] for said in report["faults"].values()), report["faults"]
+
+
+def test_the_chosen_merge_is_not_worse_than_the_other(pytestconfig: pytest.Config) -> None:
+    report = run(pytestconfig, "arbitration", "--seeds", "1", "--architectures", "1")
+    assert report["worse"] == 0
+    (rows,) = report["architectures"].values()
+    assert rows[0]["reason"].startswith("folded into")
+
+
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_eight_processes_on_one_channel(pytestconfig: pytest.Config, database: str) -> None:
     report = run(pytestconfig, "channels", "--processes", "8", "--rounds", "15", "--database", database)
