@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 from flows.cli import parser
+from flows.gate_arguments import implied_action
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -44,3 +47,35 @@ def test_make_targets_exist(document: Path) -> None:
 def test_commands_exist(document: Path) -> None:
     verbs = set(parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr, arg-type]
     assert set(re.findall(r"(?:`|\$ )tuneline ([a-z]+)", document.read_text("utf-8"))) <= verbs
+
+
+def shown_commands(text: str) -> list[list[str]]:
+    """The arguments of each `$ tuneline …` in a console block; lines may go on after a backslash."""
+    shown = []
+    for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in re.findall(r"^\$ (.*)$", block.replace("\\\n", " "), re.MULTILINE):
+            words = shlex.split(line, comments=True)
+            if "tuneline" in words and all("=" in word for word in words[: words.index("tuneline")]):
+                arguments = [word for word in words[words.index("tuneline") + 1 :] if word != "…"]
+                shown.append(list(takewhile(lambda word: word not in {"|", ">", "&", "&&", ";"}, arguments)))
+    return shown
+
+
+def test_shown_commands_take_these_arguments(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = []
+    for arguments in shown_commands(document.read_text("utf-8")):
+        try:
+            parser().parse_args(implied_action(arguments))
+        except SystemExit as end:
+            if end.code != 0:  # --help ends with 0
+                wrong.append(f"{' '.join(arguments)}: {capsys.readouterr().err}")
+    assert not wrong
+
+
+def test_a_command_that_is_not_there_would_be_noticed() -> None:
+    text = (
+        "```console\n$ A=b tuneline artifacts exprot x | head\n$ ls\n$ tuneline \\\n check demo # why\n```\n"
+    )
+    assert shown_commands(text) == [["artifacts", "exprot", "x"], ["check", "demo"]]
+    with pytest.raises(SystemExit):
+        parser().parse_args(shown_commands(text)[0])
