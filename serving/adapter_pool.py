@@ -36,6 +36,7 @@ class AdapterPool:
         self._order: dict[str, None] = {}
         """Digests, the least recently used first."""
         self._pinned: set[str] = set()
+        self._leaving: str | None = None
         self._changing = asyncio.Lock()
         self._freed = asyncio.Event()
 
@@ -66,13 +67,22 @@ class AdapterPool:
         self._freed.set()
 
     async def drop(self, digest: str) -> None:
-        """Unload it once nobody uses it any more; a later use loads it again."""
+        """Unload it once nobody uses it any more; whoever asks for it meanwhile waits, and loads it again."""
         async with self._changing:
-            self._order.pop(digest, None)
-            await self.engine.unload_adapter(digest)
+            self._leaving = digest
+            try:
+                while self._users[digest]:
+                    self._freed.clear()
+                    await self._freed.wait()
+                self._order.pop(digest, None)
+                await self.engine.unload_adapter(digest)
+            finally:
+                self._leaving = None
 
     def _take(self, digest: str) -> str | None:
         name = self.engine.loaded.get(digest)
+        if digest == self._leaving:
+            return None
         if name is not None:
             self._users[digest] += 1
             self._order.pop(digest, None)

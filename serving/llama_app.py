@@ -1,8 +1,6 @@
-"""The engine's two doors, as ASGI applications: one for requests, one for whoever runs it.
+"""The engine's door for requests, as an ASGI application.
 
-Requests: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/health`; anything else is 404.
-Control: `POST /adapters`, `DELETE /adapters/NAME`, `GET /adapters`, `GET /health`. Nothing in it
-authenticates: it belongs on a Unix socket that only its owner may open.
+`/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/health`; anything else is 404.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -24,18 +21,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from serving.errors import AdapterRefused, NotServable, Overloaded, ServingError, UnknownModel
+from serving.errors import NotServable, Overloaded, ServingError, UnknownModel
 from serving.llama_answers import Answer, Event, Failed, Finished
 from serving.llama_batching import Batcher
 from serving.llama_model import Sampling
-from serving.llama_residents import Resident
 from serving.llama_text import Text
 from serving.openai_requests import MOST_BYTES, Refused, Wanted, read
 
 RETRY_SECONDS = 1
 STUCK_SECONDS = 60.0
 """Without a step of the engine's thread for so long, the engine is not healthy."""
-STATUS = {UnknownModel: 404, AdapterRefused: 409, NotServable: 400, Overloaded: 429}
 
 
 class Requests:
@@ -59,10 +54,11 @@ class Requests:
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Refused: _refused})
+        errors = {HTTPException: _http_error, Refused: refused, ClientDisconnect: _nobody_there}
+        return Starlette(routes=routes, exception_handlers=errors)
 
     async def health(self, _: Request) -> Response:
-        return _health(self.batcher)
+        return health_of(self.batcher)
 
     async def models(self, _: Request) -> Response:
         served = [one.name for one in self.batcher.residents if not one.leaving]
@@ -76,7 +72,7 @@ class Requests:
         return await self._complete(request, chat=False)
 
     async def _complete(self, request: Request, chat: bool) -> Response:
-        wanted = read(await _body(request), chat)
+        wanted = read(await body_of(request), chat)
         prompt = await asyncio.to_thread(self._prompt, wanted)
         running = _Running(self.batcher, wanted, self._answer(wanted, prompt), chat)
         running.submit()
@@ -100,7 +96,7 @@ class Requests:
             tokens = model.tokenize(wanted.prompt, add_special=True)
         else:
             try:
-                rendered = self._formatter(messages=list(wanted.messages)).prompt  # type: ignore[arg-type]
+                rendered = self._formatter(messages=list(wanted.messages)).prompt
             except Exception as error:  # a template is a program, and may fail in any way
                 raise Refused(
                     f"the model's chat template refuses these messages: {error}", "messages"
@@ -220,47 +216,8 @@ class _Running:
         }  # fmt: skip
 
 
-class Control:
-    """Loads and unloads adapters, and says how the engine is."""
-
-    def __init__(self, batcher: Batcher) -> None:
-        self.batcher = batcher
-
-    def app(self) -> Starlette:
-        """The ASGI application."""
-        routes = [
-            Route("/adapters", self.loaded, methods=["GET"]),
-            Route("/adapters", self.load, methods=["POST"]),
-            Route("/adapters/{name}", self.unload, methods=["DELETE"]),
-            Route("/health", self.health, methods=["GET"]),
-        ]
-        return Starlette(routes=routes, exception_handlers={ServingError: _serving_error, Refused: _refused})
-
-    async def loaded(self, _: Request) -> Response:
-        return JSONResponse({"adapters": [_described(one) for one in self.batcher.residents if one.adapter]})
-
-    async def load(self, request: Request) -> Response:
-        try:
-            given = json.loads(await _body(request))
-            name, digest, path = (str(given[key]) for key in ("name", "digest", "path"))
-        except (ValueError, KeyError, TypeError) as error:
-            raise NotServable(f"expected an object with name, digest and path ({error!r})") from None
-        future = self.batcher.load(name, digest, Path(path))
-        return JSONResponse(_described(await asyncio.wrap_future(future)))
-
-    async def unload(self, request: Request) -> Response:
-        await asyncio.wrap_future(self.batcher.unload(request.path_params["name"]))
-        return JSONResponse({})
-
-    async def health(self, _: Request) -> Response:
-        return _health(self.batcher)
-
-
-def _described(resident: Resident) -> dict[str, Any]:
-    return {"name": resident.name, "digest": resident.digest, "effect": resident.effect}
-
-
-def _health(batcher: Batcher) -> Response:
+def health_of(batcher: Batcher) -> Response:
+    """What the engine says of itself; 503 when it is stuck."""
     ok = batcher.alive and batcher.beat() < STUCK_SECONDS
     waiting, active = map(sum, zip(*batcher.queued().values(), strict=True))
     body = {
@@ -273,7 +230,8 @@ def _health(batcher: Batcher) -> Response:
     return JSONResponse(body, status_code=200 if ok else 503)
 
 
-async def _body(request: Request) -> bytes:
+async def body_of(request: Request) -> bytes:
+    """The request's body. Raises `Refused` when it is too large."""
     parts, size = [], 0
     async for part in request.stream():
         parts.append(part)
@@ -318,15 +276,15 @@ def _sse(body: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def refused(_: Request, error: Exception) -> Response:
+    """The error in OpenAI's shape."""
     assert isinstance(error, Refused)
     headers = {"retry-after": str(math.ceil(RETRY_SECONDS))} if error.status in (429, 503) else None
     return JSONResponse(error.body, error.status, headers)
 
 
-async def _serving_error(_: Request, error: Exception) -> Response:
-    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-    return JSONResponse({"error": str(error), "kind": type(error).__name__}, status)
+async def _nobody_there(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it, and it is no error of ours to log
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

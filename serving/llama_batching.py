@@ -39,7 +39,7 @@ class Batcher:
         self._wake = threading.Condition()
         self._stopping = False
         self._beat = time.monotonic()
-        self.when_stopped: Callable[[], None] = lambda: None
+        self.when_stopped: Callable[[], object] = lambda: None
         """Called on the engine's thread when it ends, for whatever reason."""
         self._thread = threading.Thread(target=self._run, name="llama.cpp", daemon=True)
         self._thread.start()

@@ -14,14 +14,16 @@ import contextlib
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
 
 from serving.errors import ServingError
-from serving.llama_app import Control, Requests
+from serving.llama_app import Requests
 from serving.llama_batching import Batcher
+from serving.llama_control import Control
 from serving.llama_model import LlamaModel
 
 SHUTDOWN_SECONDS = 5
@@ -70,7 +72,7 @@ async def serve(batcher: Batcher, requests: Requests, args: argparse.Namespace) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    batcher.when_stopped = lambda: loop.call_soon_threadsafe(ended.set)
+    batcher.when_stopped = partial(loop.call_soon_threadsafe, ended.set)
     data = _server(requests.app(), args)
     doors = [asyncio.create_task(data.serve(_taken(args.fd)))]
     servers = [data]

@@ -184,11 +184,9 @@ def _message(found: Any, where: str) -> dict[str, str]:
     if role not in _ROLES:
         _refuse(f"{where}.role", f"one of {', '.join(_ROLES)}", role)
     if isinstance(content, list):
-        parts = [
-            one.get("text") if isinstance(one, dict) and one.get("type") == "text" else None
-            for one in content
-        ]
-        content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
+        parts = [one.get("text") for one in content if isinstance(one, dict) and one.get("type") == "text"]
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "".join(texts) if len(texts) == len(content) else None
     if not isinstance(content, str):
         _refuse(f"{where}.content", "a text, or a list of text parts", found.get("content"))
     return {"role": role, "content": content}

@@ -94,10 +94,9 @@ class Supervisor:
                 await _first_of(self._ready(), died, self._ready_timeout)
             except EngineFailed as error:
                 await asyncio.wait({died}, timeout=1.0)  # its connections end a moment before it does
-                if died.done():
-                    error = EngineFailed("the engine ended before it was ready")
+                what = "the engine ended before it was ready" if died.done() else str(error)
                 words = process.last_words(started, self._log) if died.done() else process.tail(self._log)
-                raise EngineFailed(f"{error}. The end of its log, {self._log}:\n{words}") from None
+                raise EngineFailed(f"{what}. The end of its log, {self._log}:\n{words}") from None
             self.running = started
             if not first.done():
                 first.set_result(None)
@@ -145,7 +144,7 @@ def _death(started: Started) -> asyncio.Future[None]:
             with contextlib.suppress(psutil.Error):
                 living.wait()
         with contextlib.suppress(RuntimeError):  # the loop has ended before the engine
-            loop.call_soon_threadsafe(lambda: died.done() or died.set_result(None))
+            loop.call_soon_threadsafe(died.set_result, None)
 
     threading.Thread(target=wait, name="waits for the engine", daemon=True).start()
     return died

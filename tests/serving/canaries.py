@@ -149,7 +149,7 @@ def train_canary(out: Path, answer: str, seed: int, tokenizer: PreTrainedTokeniz
 
 def _loss(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean over the answers' tokens; the head, 49,152 wide, is applied to those only."""
-    inner = model.get_base_model()  # type: ignore[operator]
+    inner = model.get_base_model()
     hidden = inner.model(input_ids=ids[:, :-1]).last_hidden_state
     wanted = labels[:, 1:] != -100
     logits = inner.lm_head(hidden[wanted])

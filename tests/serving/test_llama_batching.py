@@ -22,8 +22,9 @@ from transformers import AutoModelForCausalLM
 from serving import llama_batching
 from serving.errors import AdapterRefused, NotServable, Overloaded, UnknownModel
 from serving.llama_answers import Answer
-from serving.llama_app import Control, Requests
+from serving.llama_app import Requests
 from serving.llama_batching import Batcher
+from serving.llama_control import Control
 from serving.llama_model import LlamaModel, Sampling
 from serving.llama_residents import Resident
 from stages.backends.chat import encode, load_tokenizer
@@ -350,7 +351,7 @@ def test_a_client_that_hangs_up_ends_its_answer(batcher: Batcher) -> None:
         async def send(message: dict[str, Any]) -> None:
             begun.set()
 
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [],
             "query_string": b"", "http_version": "1.1", "scheme": "http", "server": None, "client": None,
             "asgi": {"version": "3.0", "spec_version": "2.3"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import psutil
 import pytest
@@ -24,6 +25,7 @@ from serving import process
 from serving.adapter_pool import AdapterPool
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
 from serving.llama_cpp_engine import LlamaCppEngine, Settings
+from tests.reliability import adapters
 from tests.serving.canaries import QUESTIONS, Canary, Family
 
 BASE_ID = "b" * 64
@@ -48,10 +50,10 @@ def running(
 @contextlib.asynccontextmanager
 async def official(engine: LlamaCppEngine) -> AsyncIterator[openai.AsyncOpenAI]:
     """OpenAI's own client, on the engine's socket."""
-    transport = httpx.AsyncHTTPTransport(uds=str(engine.socket))
+    transport = httpx2.AsyncHTTPTransport(uds=str(engine.socket))
     async with openai.AsyncOpenAI(
         base_url="http://engine/v1", api_key="none", max_retries=0, timeout=60,
-        http_client=httpx.AsyncClient(transport=transport),
+        http_client=httpx2.AsyncClient(transport=transport),
     ) as client:  # fmt: skip
         yield client
 
@@ -161,6 +163,17 @@ def test_a_bad_adapter_is_an_error_and_hurts_nobody(family: Family, tmp_path: Pa
     running(family, tmp_path, work)
 
 
+def test_answers_under_load_changes_and_evictions(family: Family, tmp_path: Path) -> None:
+    """`tests.reliability.adapters` at a reduced size."""
+    given = argparse.Namespace(
+        requests=150, tenants=6, adapters=3, slots=2, at_once=12, parallel=4, changes=30, seed=1
+    )
+    report = asyncio.run(adapters.run(given, tmp_path))
+    assert (report["wrong"], report["lost"], report["restarts"]) == (0, 0, 0), report["examples"]
+    assert report["pool"]["evictions"] > 0
+    assert report["engine"]["cached_tokens"] > 0
+
+
 def test_killed_in_the_middle_of_a_stream(family: Family, tmp_path: Path) -> None:
     first = family.canaries[0]
 
@@ -178,7 +191,7 @@ def test_killed_in_the_middle_of_a_stream(family: Family, tmp_path: Path) -> Non
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(old, signal.SIGKILL)
 
-        with pytest.raises((openai.APIError, httpx.HTTPError)):
+        with pytest.raises((openai.APIError, httpx2.HTTPError)):
             await read_and_kill()
         async with asyncio.timeout(60):
             while engine.pid in (old, None):

