@@ -96,6 +96,9 @@ def from_registry(
         if model is not None and (role == "candidate" or needed.get(role))
     }
     evidence = read.pop("candidate")
+    if gone := registry.gates.collected(candidate.id):
+        why = f"the files of {candidate.id[:12]} were collected at {gone}: there is nothing left to serve"
+        evidence = evidence.model_copy(update={"problems": (*evidence.problems, why)})
     parent = family.merged if candidate.manifest.kind == "quantized" else family.adapter
     facts = Facts(
         quant=family.quant,

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, Row, insert, select
 
-from registry import catalog
+from registry import catalog, content
 from registry.artifacts import Record, canonical, digest
 from registry.database import Database, now
 from registry.errors import Corrupt, GateRequired, InvalidArtifact, NotFound
@@ -119,6 +119,11 @@ class Gates:
     def problem(self, decision: GateDecision) -> str | None:
         """Why a decision is not to be believed (changed, unsigned, signed by a stranger), or None."""
         return _problem(decision, self._keys)
+
+    def collected(self, artifact_id: str) -> str | None:
+        """When the artifact's content was collected, or None while it is there."""
+        with self._database.read() as connection:
+            return content.collected(connection, [artifact_id]).get(artifact_id)
 
     def latest(self, candidate: str) -> GateDecision | None:
         """The decision recorded last about this artifact."""

@@ -14,10 +14,12 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from sqlalchemy import insert
 
 from flows import cli
 from registry import Registry
 from registry.errors import Corrupt, GateRequired
+from registry.schema import content_events
 from tests.flows.gated import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80
@@ -213,7 +215,17 @@ def remove_samples(registry: Registry, lineage: Lineage) -> None:
     (view / "samples_heldout.jsonl").unlink()
 
 
+def collect(registry: Registry, lineage: Lineage) -> None:
+    with registry._database.write() as connection:
+        event = {"artifact_id": lineage.gguf.id, "action": "collected", "bytes": 1, "at": "2026-11-22"}
+        connection.execute(insert(content_events), event)
+
+
 BROKEN: dict[str, tuple[Callable[[Lineage], object], str]] = {
+    "its model was collected": (
+        lambda found: (found.evaluate(found.gguf, GOOD), collect(found.registry, found)),
+        "there is nothing left to serve",
+    ),
     "never evaluated": (lambda found: None, "there is no evaluation of quantized"),
     "evaluation of another digest": (
         lambda found: found.evaluate(found.gguf, GOOD, subject=found.merged.id),
@@ -245,7 +257,8 @@ def test_broken_evidence_in_a_registry_is_invalid(
     code, said = run("gate", policy(), "--candidate", made.gguf.id, "--channel", "team/prod")
     assert (code, said["verdict"]) == (3, "invalid")
     assert BROKEN[name][1] in said["rules"][0]["sentence"]
-    assert run("promote", made.gguf.id, "team/prod")[0] == 1
+    assert run("promote", made.gguf.id, "team/prod")[0] in {1, 3}
+    assert registry.channels.get("team/prod") is None
 
 
 def test_a_base_measured_in_another_nf4_setting_is_invalid(
