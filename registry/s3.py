@@ -14,7 +14,7 @@ REQUEST_SECONDS = 180.0
 """The longest that one request may take in all: a part, a question, or a page of a listing."""
 
 
-class S3(S3FileSystem):  # type: ignore[misc]
+class S3(S3FileSystem):
     """S3 with credentials and endpoint from the AWS_* environment, in which no request can hang for good."""
 
     retries = ROUNDS

@@ -67,14 +67,15 @@ class Store:
         file that changed after it was digested, OSError for the disk, StoreFull or StoreFailed for an object
         store.
         """
-        for number, file in enumerate(found):
+        different = {file.entry: file for file in found}
+        for number, file in enumerate(different.values()):
             place = scratch / str(number) if self._beside_drafts else self._local.incoming()
             try:
                 self._local.put(file, place)
             finally:
                 place.unlink(missing_ok=True)
         if self._remote is not None:
-            for _ in self._remote.put({f.entry: self._local.path(f.entry.sha256) for f in found}):
+            for _ in self._remote.put({entry: self._local.path(entry.sha256) for entry in different}):
                 self._point("uploaded")
 
     def missing(self, entries: Iterable[FileEntry]) -> list[FileEntry]:

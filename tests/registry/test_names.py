@@ -16,6 +16,8 @@ from registry.names import check_file_names
         "", "/etc/passwd", "../up", "a/../b", "a//b", "a/", "./a", "a\\b", "nul\0", "line\nbreak", "bell\x07",
         "right-to-left\u202eexe", "zero\u200bwidth",
         "undecodable\udcff", "x" * 256, "d/" * 600 + "x", "x" * 4096,
+        "NUL", "nul.txt", "d/con", "Aux .x", "com1", "LPT9.bin", "a:b", "a?", "a*", "<a>",
+        'a"b', "a|b", "a.", "a /b",
     ],
 )  # fmt: skip
 def test_unsafe_names_are_refused(name: str) -> None:

@@ -275,3 +275,22 @@ def test_a_file_with_another_name_elsewhere_is_copied(
         artifact = draft.commit(**facts())  # type: ignore[arg-type]
     outside.write_text("changed later")
     assert registry.verify(artifact.id) == []
+
+
+def test_a_device_is_refused(tmp_path: Path) -> None:
+    try:
+        os.mknod(tmp_path / "odd", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    with pytest.raises(InvalidArtifact, match="odd is a device"):
+        scan(tmp_path, "checkpoints")
+
+
+@only("sqlite", "local")
+def test_ten_thousand_files(registry: Registry, publish: Publish) -> None:
+    files = {f"part-{number % 100:02}/{number}.txt": str(number % 50).encode() for number in range(10_000)}
+    made = publish(registry, "one", files)
+    assert registry.verify(made.id) == []
+    view = registry.view(made.id)
+    assert sum(path.is_file() for path in view.rglob("*")) == 10_000
+    assert len(list(registry._store.stored())) == 50

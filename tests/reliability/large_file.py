@@ -69,9 +69,13 @@ def run(places: Any, megabytes: int) -> dict[str, Any]:
         middle = time.monotonic()
         seen, problems = answer(partial(read, there, made))
         wrong += problems
+        ended = time.monotonic()
         figures[size] = {
-            "published": published, "seen": seen, "publishing": middle - begun, "seeing": time.monotonic() - middle
-        }  # fmt: skip
+            "published": published,
+            "seen": seen,
+            "publishing": middle - begun,
+            "seeing": ended - middle,
+        }
     small, large = figures[1], figures[megabytes]
     return {
         "megabytes": megabytes,
