@@ -21,6 +21,7 @@ from flows.gate_reports import junit, lines, markdown
 from flows.recipe import read_yaml, validate
 from flows.wording import short
 from registry import Artifact, Registry, Waiver
+from registry.channels import CHANNEL
 from registry.errors import NotFound
 
 
@@ -85,6 +86,8 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
         channel = baseline
     if channel is not None:
         refuse_other_policy(registry, channel, policy)
+    if channel is not None and not CHANNEL.fullmatch(channel):
+        raise Usage(f"{channel[:140]!r} is no channel name; expected team/name, for example support/prod")
     base, live, evaluations = None, None, dict(pinned)
     if channel is not None:
         current = registry.channels.get(channel)
@@ -169,6 +172,10 @@ def plan(arguments: argparse.Namespace) -> Reply:
     rates = arguments.flip_rate or [0.02, 0.04, 0.08]
     if bad := [rate for rate in rates if not 0 < rate <= 1]:
         raise Usage(f"--flip-rate {bad[0]}: expected a share above 0 and at most 1, for example 0.04")
+    if arguments.items is not None and arguments.items < 2:
+        raise Usage(f"--items {arguments.items}: expected at least 2")
+    if arguments.spread is not None and not 0 < arguments.spread < float("inf"):
+        raise Usage(f"--spread {arguments.spread}: expected a finite number above 0")
     found = plan_rules(policy, rates, arguments.items, arguments.spread)
     document = [row.model_dump(mode="json") for row in found]
 

@@ -19,7 +19,7 @@ WORDS: Mapping[Reference, str] = {
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TaskRule(Record):

@@ -550,6 +550,7 @@ def test_overlap_is_counted_over_all_training_rows(tmp_path: Path) -> None:
     [
         ({"role": "keep", "margin": 0.0}, "needs a margin above 0"),
         ({"role": "keep", "margin": 2.0}, "is no share of the items"),
+        ({"role": "keep", "margin": float("inf"), "scores": "real"}, "finite number"),
         ({"role": "keep", "margin": 0.1, "any_of": "g"}, "any_of joins improve rules"),
         ({"role": "keep", "margin": 0.1, "alpha": 0.6}, "less than 0.5"),
     ],

@@ -385,6 +385,7 @@ MISUSE = [
     (["--candidate", "{dataset}", "--channel", "a/b"], "is a dataset; a gate compares models"),
     (["--candidate", "{gguf}", "--baseline", "{gguf}", "--parent", "x"], "--parent is for directories"),
     (["--candidate", "{gguf}", "--baseline", "."], "expected two directories"),
+    (["--candidate", "{gguf}", "--channel", "Bad"], "'Bad' is no channel name"),
     (["--candidate", "nothing", "--channel", "a/b"], "nothing here is called 'nothing'"),
 ]
 
@@ -428,7 +429,8 @@ def test_plans(run: Run, policy: Callable[..., str], tmp_path: Path) -> None:
     assert (rows[0]["items"], rows[0]["power"] > 0.8, rows[0]["power_with"] < 0.78) == (686, True, True)
     assert "needs at least that many flips" in rows[1]["note"]
     assert rows[2]["items"] == 155
-    assert run("gate", "plan", file, "--flip-rate", "4")[0] == 3
+    for wrong in (("--flip-rate", "4"), ("--flip-rate", "nan"), ("--items", "-5"), ("--spread", "0")):
+        assert run("gate", "plan", file, *wrong)[0] == 3
     assert cli.main(["gate", "plan", file]) == 0
 
 
