@@ -18,6 +18,15 @@ def licence_of_base(dossier: Dossier) -> str | None:
     return None
 
 
+def imports(dossier: Dossier) -> dict[str, dict[str, list[str]]]:
+    """id → what is established, claimed and not established, of what in the family was made elsewhere."""
+    return {
+        id_: {key: list(found.get(key, ())) for key in ("established", "claimed", "not_established")}
+        for id_, manifest in dossier.family().items()
+        if isinstance(found := manifest.metrics.get("import"), dict)
+    }
+
+
 def not_measured(dossier: Dossier) -> list[str]:
     """Sentences about what was not measured or is not known, each true of this very artifact."""
     rows = scores(dossier)
@@ -39,6 +48,9 @@ def not_measured(dossier: Dossier) -> list[str]:
             )
         tasks = ", ".join(sorted({row.task for row in rows}))
         said.append(f"Anything but {tasks}: general abilities, other languages, other kinds of prompts.")
+    for imported in imports(dossier).values():
+        said += [f"Claimed by whoever made it, not verified: {line}." for line in imported["claimed"]]
+        said += [f"Not established: {line}." for line in imported["not_established"]]
     said.append("Safety, bias, and resistance to hostile prompts.")
     said.append("Speed and memory in serving.")
     said.append("Whether the base model saw the test items, or text like them, in its own training.")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from textwrap import dedent
+from typing import Any
 
 from flows.dossier import Dossier, place
 from flows.wording import short
+from registry.artifacts import Manifest
+from registry.outlines import adapter_outline
 
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
@@ -40,6 +44,15 @@ def hub_name(source: str) -> str | None:
     scheme, _, rest = source.partition(":")
     name = rest.partition("@")[0]
     return name if scheme == "hub" and _HUB_NAME.fullmatch(name) else None
+
+
+def rank_of(manifest: Manifest) -> int | None:
+    """An adapter's rank (the largest of any module), where its manifest has it."""
+    outline = adapter_outline(manifest.metrics)
+    if outline is not None:
+        return outline.rank
+    rank = manifest.config.get("lora", {}).get("rank")
+    return rank if isinstance(rank, int) else None
 
 
 def _messages(dossier: Dossier) -> str:
@@ -73,30 +86,27 @@ def _base_lines(dossier: Dossier) -> tuple[str, str, str]:
 
 def _adapter(dossier: Dossier) -> list[Snippet]:
     base, revision, served = _base_lines(dossier)
-    asked = dossier.manifest.quant.requested if dossier.manifest.quant else {}
-    compute = "float32" if asked.get("compute_dtype") == "float32" else "bfloat16"
+    quant = dossier.manifest.quant
+    asked = quant.requested if quant is not None and quant.method == "bnb" else None
     python = dedent(f"""\
-        import torch
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+        from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if asked else ""}
 
         directory = "path/to/this/directory"
         {base}
-        nf4 = BitsAndBytesConfig(  # as it was trained
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant={bool(asked.get("double_quant", True))},
-            bnb_4bit_compute_dtype=torch.{compute},
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            base{revision}, quantization_config=nf4, dtype=torch.{compute}
-        )
+        """)
+    if asked:
+        python = "import torch\n" + python
+        python += _in_nf4(revision, asked)
+    else:
+        python += f'model = AutoModelForCausalLM.from_pretrained(base{revision}, dtype="auto")\n'
+    python += dedent(f"""\
         model = PeftModel.from_pretrained(model, directory).eval()
         tokenizer = AutoTokenizer.from_pretrained(directory)
         messages = {_messages(dossier)}
         """)
-    rank = dossier.manifest.config.get("lora", {}).get("rank")
-    limit = f" --max-lora-rank {max(8, 1 << (rank - 1).bit_length())}" if isinstance(rank, int) else ""
+    rank = rank_of(dossier.manifest)
+    limit = f" --max-lora-rank {max(8, 1 << (rank - 1).bit_length())}" if rank else ""
     name = f"tuneline-{short(dossier.id)}"
     served_by = f"vllm serve {served} --enable-lora{limit} --lora-modules {name}=path/to/this/directory"
     converted = "python convert_lora_to_gguf.py path/to/this/directory --base path/to/the/base"
@@ -109,6 +119,21 @@ def _adapter(dossier: Dossier) -> list[Snippet]:
             f"$ {converted}\n$ llama-server --model base.gguf --lora adapter.gguf",
         ),
     ]
+
+
+def _in_nf4(revision: str, asked: Mapping[str, Any]) -> str:
+    compute = "float32" if asked.get("compute_dtype") == "float32" else "bfloat16"
+    return dedent(f"""\
+        nf4 = BitsAndBytesConfig(  # as it was trained
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant={bool(asked.get("double_quant", True))},
+            bnb_4bit_compute_dtype=torch.{compute},
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            base{revision}, quantization_config=nf4, dtype=torch.{compute}
+        )
+        """)
 
 
 def _whole(dossier: Dossier) -> list[Snippet]:

@@ -14,8 +14,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.dossier import DECISIONS, LINEAGE, MANIFEST, SBOM, SIGNATURE, Dossier
-from flows.limits import licence_of_base, not_measured
-from flows.loading import hub_name, snippets
+from flows.limits import imports, licence_of_base, not_measured
+from flows.loading import hub_name, rank_of, snippets
 from flows.scores import ScoreRow, scores
 from flows.wording import plain, short, size
 from registry.artifacts import Manifest
@@ -50,6 +50,7 @@ def model_card(dossier: Dossier) -> str:
         rows=scores(dossier),
         snippets=snippets(dossier),
         limits=not_measured(dossier),
+        imports=imports(dossier),
         bytes=sum(entry.size for entry in dossier.manifest.files.values()),
         files={"manifest": MANIFEST, "lineage": LINEAGE, "decisions": DECISIONS, "sbom": SBOM,
                "signature": SIGNATURE},
@@ -124,7 +125,7 @@ def what(manifest: Manifest) -> str:
     asked = manifest.quant.requested if manifest.quant else {}
     method = manifest.quant.method if manifest.quant else "none"
     if manifest.kind == "adapter":
-        rank = manifest.config.get("lora", {}).get("rank")
+        rank = rank_of(manifest)
         return f"LoRA adapter, rank {rank}" if rank else "LoRA adapter"
     if method == "gguf":
         return f"GGUF {asked.get('type', '')}".strip()
@@ -139,6 +140,8 @@ def _summary(dossier: Dossier) -> str:
     base, kind = dossier.base.source, dossier.manifest.kind
     if kind == "base":
         return f"The base model {base}, unchanged, as later stages use it."
+    if dossier.manifest.stage == "import":
+        return f"{what(dossier.manifest)} for {base}, made elsewhere and brought in."
     if kind == "adapter":
         return f"A LoRA adapter for {base}. It was trained with QLoRA: on the base's weights in 4-bit NF4."
     folded = {"16bit": "the base's own 16-bit weights", "nf4": "the base's weights after an NF4 round trip"}
@@ -157,7 +160,8 @@ def _library(manifest: Manifest) -> str:
 
 def _tags(manifest: Manifest) -> list[str]:
     method = manifest.quant.method if manifest.quant else "none"
-    tags = {"adapter": ("lora", "qlora"), "merged": ("merged",), "quantized": (method,)}
+    lora = ("lora", "qlora") if method == "bnb" else ("lora",)
+    tags = {"adapter": lora, "merged": ("merged",), "quantized": (method,)}
     bits = manifest.quant.requested.get("bits") if manifest.quant else None
     return ["tuneline", *tags.get(manifest.kind, ()), *((f"{bits}-bit",) if bits else ())]
 

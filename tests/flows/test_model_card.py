@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from flows.dossier import Dossier, gather
 from flows.model_card import front_matter, model_card, parsed_front_matter
 from registry import Artifact, Registry
-from tests.flows.lineages import MODELS, evaluate, family
+from tests.flows.lineages import MODELS, evaluate, family, publish
 
 HOSTILE = 'x"\n---\n```\n| `a` | <script>[l](javascript:x) {{ 7*7 }} \x1b[31m'
 
@@ -191,3 +191,26 @@ def test_front_matter_of_a_stranger_cannot_explode() -> None:
     for text in ("# no front matter", "---\n- a\n---\n", "---\na: 1\n"):
         with pytest.raises(ValueError):
             parsed_front_matter(text)
+
+
+def test_what_was_brought_in_is_told_as_such(tmp_path: Path) -> None:
+    said = {
+        "established": ["numbers: all finite"],
+        "claimed": ["base: as given"],
+        "not_established": ["data"],
+    }
+    with Registry.open(tmp_path) as registry:
+        made = family(registry)
+        brought = publish(
+            registry, "adapter", "import", {"adapter_model.safetensors": b"w"}, (("adapter", made["base"]),),
+            base=made["base"].manifest.base, quant=made["base"].manifest.quant, metrics={"import": said},
+        )  # fmt: skip
+        text = model_card(dossier(registry, brought))
+    assert "LoRA adapter for hub:acme/Tiny-1B, made elsewhere and brought in." in text
+    assert "Established from its files: numbers: all finite." in text
+    assert "- Claimed by whoever made it, not verified: base: as given." in text
+    assert "- Not established: data." in text
+    assert "QLoRA" not in text
+    assert "BitsAndBytesConfig" not in text
+    assert "tags:\n- tuneline\n- lora\n" in text
+    assert [ast.parse(code) for code in snippets(text)]
