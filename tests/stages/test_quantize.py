@@ -27,9 +27,11 @@ from stages.backends import llama_cpp_source
 from stages.backends.gguf_convert import converter_error, main_type
 from stages.backends.gguf_read import read_gguf
 from stages.backends.token_parity import compare_tokenizers
+from stages.compatible import require_compatible
 from stages.contract import Facts, Parent
 from stages.errors import InsufficientResources, InvalidInput, MissingPackage, StageError, StageKilled
 from stages.quantize import GGUF_TYPES, GgufConfig, GptqConfig, QuantizeConfig, quantize
+from tests.stages.lora_models import save_adapter
 
 TEXT = "The capital of France is Paris, and 12 + 30 = 42.\n"
 CHATS: list[list[dict[str, str]]] = [
@@ -322,6 +324,32 @@ def test_missing_converter_names_the_command(
     assert list(out.iterdir()) == []
 
 
+def test_an_adapter_becomes_a_gguf_adapter(pico_base: Parent, tmp_path: Path) -> None:
+    peft = save_adapter(pico_base.path, tmp_path / "peft")
+    adapter = Parent(id="a" * 64, kind="adapter", path=peft, base=pico_base.base)
+    out = tmp_path / "out"
+    out.mkdir()
+    parents = {"model": adapter, "base": pico_base}
+    with pytest.raises(InvalidInput, match=r"Q4_K_M is not for adapters.*F32, F16, BF16, Q8_0"):
+        quantize(parents, GgufConfig(), out)
+    facts = quantize(parents, GgufConfig(type="F16"), out)
+    assert [file.name for file in out.iterdir()] == ["model.gguf"]
+    assert facts.kind == "adapter"
+    assert facts.base == pico_base.base
+    assert [(one.relation, one.id) for one in facts.relations] == [
+        ("quantized", adapter.id),
+        ("adapter", pico_base.id),
+    ]
+    assert facts.quant is not None
+    assert facts.quant.effective["content"] == "lora"
+    assert facts.quant.effective["pairs"] == 14, "seven matrices of two layers"
+    assert facts.metrics["bytes"] == (out / "model.gguf").stat().st_size
+    require_compatible("quantize", GgufConfig(type="F16"), parents)
+    done = adapter.model_copy(update={"quant": facts.quant})
+    with pytest.raises(InvalidInput, match="a GGUF adapter already"):
+        quantize({"model": done, "base": pico_base}, GgufConfig(type="F16"), out)
+
+
 def test_quantized_models_adapters_and_remote_code_are_refused(
     pico_base: Parent, gptq: tuple[Path, Facts, Parent], tmp_path: Path
 ) -> None:
@@ -334,8 +362,11 @@ def test_quantized_models_adapters_and_remote_code_are_refused(
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
-    with pytest.raises(InvalidInput, match="merge it into its base first"):
+    with pytest.raises(InvalidInput, match=r"is an adapter.*give that too"):
         quantize({"model": bare.model_copy(update={"path": adapter})}, GgufConfig(), tmp_path)
+    with pytest.raises(InvalidInput, match="is an adapter, and GPTQ is for whole models; merge it into its"):
+        quantize({"model": bare.model_copy(update={"path": adapter})}, GptqConfig(), tmp_path)
+    (adapter / "adapter_config.json").unlink()
     (adapter / "config.json").write_text('{"auto_map": {"AutoConfig": "evil.Config"}}')
     with pytest.raises(InvalidInput, match="never run here"):
         quantize({"model": bare.model_copy(update={"path": adapter})}, GgufConfig(), tmp_path)
