@@ -197,7 +197,7 @@ def _eval_result(row: ScoreRow, dossier: Dossier) -> EvalResult:
         task_name=row.task,
         dataset_type=hub_name(source) or (f"tuneline-{short(row.dataset)}" if row.dataset else row.task),
         dataset_name=f"{source.partition('@')[0]} (held-out rows)" if dataset else row.task,
-        dataset_split="test" if dataset else None,
+        dataset_split=row.split,
         dataset_revision=source.rpartition("@")[2] if hub_name(source) else row.dataset,
         metric_type=row.metric,
         metric_name=f"{row.metric} ({row.computed_with})" if row.computed_with else row.metric,

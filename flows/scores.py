@@ -9,6 +9,9 @@ from typing import Any
 from flows.dossier import Dossier
 from registry.artifacts import Manifest
 
+_SPLITS = {"merge-base": "validation"}
+"""Kind of task → the split that it reads, where that is not the test split."""
+
 
 @dataclass(frozen=True)
 class ScoreRow:
@@ -25,7 +28,9 @@ class ScoreRow:
     measured_on: str
     computed_with: str
     dataset: str | None
-    """Id of the dataset that a task of the prepared data's test split read; None for a task of lm-eval."""
+    """Id of the dataset that a task on prepared data read; None for a task of lm-eval."""
+    split: str | None
+    """The split of it that was read."""
 
     @property
     def width(self) -> float:
@@ -40,11 +45,12 @@ def scores(dossier: Dossier) -> list[ScoreRow]:
 
 def _rows(evaluation: str, manifest: Manifest) -> Iterator[ScoreRow]:
     found = manifest.metrics
-    own = {task["name"] for task in manifest.config.get("tasks", ()) if task.get("kind") != "lm-eval"}
+    kinds = {task.get("name"): task.get("kind") for task in manifest.config.get("tasks", ())}
     dataset = next((p.id for p in manifest.parents if p.relation == "evaluated_on"), None)
     for task, metrics in sorted(found.get("tasks", {}).items()):
         for metric, score in sorted(metrics.items()):
             if isinstance(score, Mapping) and "value" in score:
+                own = kinds.get(task) not in (None, "lm-eval")
                 yield ScoreRow(
                     evaluation=evaluation,
                     task=task,
@@ -52,7 +58,8 @@ def _rows(evaluation: str, manifest: Manifest) -> Iterator[ScoreRow]:
                     **_figures(score),
                     measured_on=str(found.get("measured_on", "")),
                     computed_with=str(found.get("computed_with", "")),
-                    dataset=dataset if task in own else None,
+                    dataset=dataset if own else None,
+                    split=_SPLITS.get(kinds[task], "test") if own and dataset else None,
                 )
 
 
