@@ -35,16 +35,14 @@ def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
     outcome.measured("base NF4", base, before)
 
     adapter = outcome.adapter = run.step("train", recipe.train, "train adapter", base=base, dataset=data)
-    tuned = run.step(
-        "evaluate", rungs.tuned, "evaluate tuned NF4", model=base, base=base, adapter=adapter, dataset=data
-    )
+    known = {"base": base, "dataset": data}
+    tuned = run.step("evaluate", rungs.tuned, "evaluate tuned NF4", model=base, adapter=adapter, **known)
     outcome.measured("tuned NF4 + adapter", adapter, tuned)
 
     merged, outcome.merge_choice = merge(run, recipe.merge, rungs, base, adapter, data)
     parent = run.step(
-        "evaluate", rungs.merged(merged), "evaluate merged",
-        model=merged, base=base, reference_adapter=adapter, dataset=data,
-    )  # fmt: skip
+        "evaluate", rungs.merged(merged), "evaluate merged", model=merged, reference_adapter=adapter, **known
+    )
     outcome.measured(f"merged {recipe.merge.dtype}", merged, parent)
     offers = {"merged": Offer(merged, parent)}
 
@@ -52,9 +50,13 @@ def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
         calibration = {"dataset": data} if isinstance(config, GptqConfig) else {}
         quantized = run.step("quantize", config, f"quantize {config.label}", model=merged, **calibration)
         score = run.step(
-            "evaluate", rungs.quantized, f"evaluate {config.label}",
-            model=quantized, base=base, reference=merged, dataset=data,
-        )  # fmt: skip
+            "evaluate",
+            rungs.quantized,
+            f"evaluate {config.label}",
+            model=quantized,
+            reference=merged,
+            **known,
+        )
         outcome.measured(config.label, quantized, score)
         offers[config.label] = Offer(quantized, score)
 
@@ -65,9 +67,7 @@ def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
         run, recipe.gate, channel, offer,
         baseline=Offer(base, before),
         parent=Offer(merged, parent),
-        measure=lambda live: run.step(
-            "evaluate", rungs.stored, "evaluate live", model=live, base=base, dataset=data
-        ),
+        measure=lambda live: run.step("evaluate", rungs.stored, "evaluate live", model=live, **known),
     )  # fmt: skip
     if not verdict.passed:
         return
