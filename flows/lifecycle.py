@@ -49,14 +49,8 @@ def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
     for config in recipe.quantize:
         calibration = {"dataset": data} if isinstance(config, GptqConfig) else {}
         quantized = run.step("quantize", config, f"quantize {config.label}", model=merged, **calibration)
-        score = run.step(
-            "evaluate",
-            rungs.quantized,
-            f"evaluate {config.label}",
-            model=quantized,
-            reference=merged,
-            **known,
-        )
+        compared = {"model": quantized, "reference": merged, **known}
+        score = run.step("evaluate", rungs.quantized, f"evaluate {config.label}", **compared)
         outcome.measured(config.label, quantized, score)
         offers[config.label] = Offer(quantized, score)
 
