@@ -24,9 +24,9 @@ def test_a_failing_disk(places: Places) -> None:
 
 @only("sqlite", "s3")
 def test_a_failing_object_store(places: Places) -> None:
-    found = faults.every_fault(places, "s3", stride=3)
+    found = faults.every_fault(places, "s3")
     assert found["wrong"] == []
-    assert {"request: put_object", "answer: put_object, answer lost"} & found["at"].keys()
+    assert found["at"].keys() >= {"request: put_object", "answer: put_object, answer lost"}
 
 
 def test_a_small_disk() -> None:
