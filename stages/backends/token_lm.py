@@ -75,7 +75,6 @@ class TokenLM(TemplateLM):
         """Tokens that the engine can hold at once."""
         return 1 << 30
 
-    @abc.abstractmethod
     def close(self) -> None:
         """Give the model's memory back; it cannot be asked afterwards."""
 

@@ -82,6 +82,12 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 CONFIG = DeployConfig(context_length=256, threads=1, max_new_tokens=8)
 
 
+def test_an_adapter_is_no_model(pico_base: Parent, tmp_path: Path) -> None:
+    adapter = parent(pico_base, tmp_path, "gguf").model_copy(update={"kind": "adapter"})
+    with pytest.raises(InvalidInput, match="is an adapter, which is no model by itself"):
+        deploy({"model": adapter}, CONFIG, tmp_path)
+
+
 def test_a_gguf_is_deployed_and_answers(
     gguf: Parent, pico_base: Parent, tmp_path: Path, started: list[Endpoint]
 ) -> None:
@@ -105,7 +111,8 @@ def test_a_gguf_is_deployed_and_answers(
 
 def test_the_facts_are_what_the_registry_writes_down() -> None:
     taken = set(inspect.signature(Endpoints.add).parameters) - {"self", "channel"}
-    assert set(DeployFacts.model_fields) == taken | {"alias"}
+    # the probe is kept in the endpoint's config
+    assert set(DeployFacts.model_fields) == taken | {"alias", "probe"}
 
 
 def test_without_a_base_the_template_is_not_compared(gguf: Parent, tmp_path: Path) -> None:
