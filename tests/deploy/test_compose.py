@@ -84,7 +84,7 @@ def test_composes_engine_command_parses(compose: Compose) -> None:
     assert service.entrypoint == ["tini", "--", "python", "-m", "serving.llama_cpp_child"]
     args = command_line().parse_args(service.command)
     assert service.ports == [f"127.0.0.1:{args.port}:{args.port}"]
-    assert args.model.startswith("/models/")
+    assert str(args.model).startswith("/models/")
     assert service.healthcheck is not None
     assert f"http://127.0.0.1:{args.port}/health" in service.healthcheck.test[-1]
     compile(service.healthcheck.test[-1], "healthcheck", "exec")

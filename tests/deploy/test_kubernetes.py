@@ -149,7 +149,7 @@ def test_kubernetes_engine_command_parses(pod: PodSpec) -> None:
     artifact = objects()["Deployment", "engine"]["spec"]["template"]["metadata"]["annotations"][
         "tuneline/artifact"
     ]
-    assert args.model == f"/models/{artifact}/model.gguf"
+    assert str(args.model) == f"/models/{artifact}/model.gguf"
     assert args.alias == model_alias(artifact)
 
 
