@@ -107,8 +107,8 @@ class Requests:
             raise Refused("the prompt is empty", "prompt")
         if room < max(wanted.max_tokens or 1, 1):
             raise Refused(
-                f"the prompt has {len(tokens)} tokens and {wanted.max_tokens or 1} are asked for; this "
-                f"model's context is {model.context_length} tokens",
+                f"this model's maximum context length is {model.context_length} tokens; the prompt has "
+                f"{len(tokens)}, and {wanted.max_tokens or 1} are asked for",
                 "prompt" if wanted.messages is None else "messages",
                 code="context_length_exceeded",
             )

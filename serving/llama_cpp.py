@@ -53,7 +53,11 @@ def launch_resident(
         "--adapters", str(adapters),
     )  # fmt: skip
     plain = launch(path, alias, listener, context_length, threads)
-    return Launch((*plain.argv, *more), plain.env, (*plain.fds, control.fileno()))
+    # llama.cpp makes its graphs anew for every adapter that comes; glibc would keep the old ones' memory,
+    # which is a third of a small adapter's size
+    return Launch(
+        (*plain.argv, *more), {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}, (*plain.fds, control.fileno())
+    )
 
 
 def _usable_cores() -> int:

@@ -98,6 +98,11 @@ def deploy(parents: Parents, config: DeployConfig, out: Path) -> DeployFacts:
 
 def _check_pairing(model: Parent, config: DeployConfig) -> None:
     method = model.quant.method if model.quant else "none"
+    if model.kind == "adapter":
+        raise InvalidInput(
+            f"{model.id[:12]} is an adapter, which is no model by itself; merge it into its base and "
+            "quantize that, or load it into an engine that serves its base"
+        )
     if SERVED_BY.get(method) != config.engine:
         what = f"{model.kind} artifact {model.id[:12]} (quantization: {method})"
         raise InvalidInput(

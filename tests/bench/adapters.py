@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -41,6 +42,10 @@ CONFIG = {
 }  # fmt: skip
 """SmolLM2-135M's; the converter reads nothing else of the base."""
 MEGABYTE = 1e6
+STOCK = (
+    "from serving.llama_amx import avoid_amx; avoid_amx()\n"  # without, it may crash at its first request
+    "from llama_cpp.server.__main__ import main; main()"
+)
 
 
 def make_adapter(folder: Path, rank: int) -> Path:
@@ -93,16 +98,19 @@ def switch_cost(base: Path, adapter: Path) -> dict[str, float]:
 
 
 async def stream(http: httpx.AsyncClient, model: str, tokens: int) -> tuple[float, int]:
-    """Seconds to the first text, and how many pieces came."""
+    """Seconds to the first text, infinite for a stream that broke off, and how many pieces came."""
     body = {"model": model, "prompt": "Once upon a time there was", "max_tokens": tokens, "stream": True,
             "temperature": 0}  # fmt: skip
     began, first, pieces = time.perf_counter(), None, 0
-    async with http.stream("POST", "/v1/completions", json=body) as answer:
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
-                first = first or time.perf_counter() - began
-                pieces += 1
-    return first or float("nan"), pieces
+    with contextlib.suppress(httpx.RemoteProtocolError):  # the stock server breaks streams off
+        async with http.stream("POST", "/v1/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
+                    first = first or time.perf_counter() - began
+                    pieces += 1
+                if '"finish_reason":"' in line.replace(" ", ""):
+                    return first or 0.0, pieces
+    return float("inf"), pieces
 
 
 async def speed(
@@ -114,10 +122,12 @@ async def speed(
         done = await asyncio.gather(*(stream(http, models[i % len(models)], tokens) for i in range(at_once)))
         seconds = time.perf_counter() - began
     first = sorted(one for one, _ in done)
+    whole = [one for one in first if one < float("inf")]
     return {
         "TTFT p50 ms": 1000 * first[len(first) // 2],
         "TTFT max ms": 1000 * first[-1],
         "tokens/s": sum(count for _, count in done) / seconds,
+        "broken off": len(first) - len(whole),
     }
 
 
@@ -148,7 +158,7 @@ async def stock(base: Path, adapter: Path, given: argparse.Namespace) -> dict[st
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     argv = [
-        sys.executable, "-m", "llama_cpp.server", "--model", str(base), "--lora_path", str(adapter),
+        sys.executable, "-c", STOCK, "--model", str(base), "--lora_path", str(adapter),
         "--n_ctx", "512", "--port", str(port), "--interrupt_requests", "false", "--model_alias", "one",
     ]  # fmt: skip
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
@@ -185,12 +195,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         adapter = make_adapter(folder, given.rank)
-        report = asyncio.run(ours(base, adapter, given, folder))
-        report |= {f"ms: {name}": value for name, value in switch_cost(base, adapter).items()}
-        report |= asyncio.run(stock(base, adapter, given))
+        show(asyncio.run(ours(base, adapter, given, folder)))
+        show({f"ms: {name}": value for name, value in switch_cost(base, adapter).items()})
+        show(asyncio.run(stock(base, adapter, given)))
+
+
+def show(report: dict[str, Any]) -> None:
+    """One line for each figure, or row of figures."""
     for name, value in report.items():
         shown = value if isinstance(value, dict) else {"": value}
-        print(f"{name:44}" + "   ".join(f"{key} {number:8.2f}" for key, number in shown.items()))
+        print(f"{name:44}" + "   ".join(f"{key} {n:8.2f}" for key, n in shown.items()), flush=True)
 
 
 if __name__ == "__main__":

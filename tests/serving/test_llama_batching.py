@@ -383,7 +383,7 @@ def test_a_client_that_hangs_up_ends_its_answer(batcher: Batcher) -> None:
         ({"n": 10**9}, 400, "n: one answer"),
         ({"max_tokens": -1}, 400, "max_tokens: expected"),
         ({"max_tokens": 10**30}, 400, "max_tokens: expected"),
-        ({"max_tokens": 255}, 400, "context is 256 tokens"),
+        ({"max_tokens": 255}, 400, "context length is 256 tokens"),
         ({"temperature": "hot"}, 400, "temperature: expected a number"),
         ({"stop": ["a"] * 5}, 400, "stop: expected"),
         ({"chat_template": "{{ x }}"}, 400, "'chat_template' is not supported"),
@@ -392,7 +392,7 @@ def test_a_client_that_hangs_up_ends_its_answer(batcher: Batcher) -> None:
         ({"messages": []}, 400, "messages: expected a list"),
         ({"messages": [{"role": "root", "content": "x"}]}, 400, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "list of text parts"),
-        ({"messages": [{"role": "user", "content": "word " * 400}]}, 400, "context is 256 tokens"),
+        ({"messages": [{"role": "user", "content": "word " * 400}]}, 400, "context length is 256 tokens"),
     ],
 )  # fmt: skip
 def test_bad_bodies(batcher: Batcher, body: Any, status: int, named: str) -> None:
