@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from flows.evidence import Record
 from flows.ladder_checks import CHECKS
 from flows.rungs import BASE, FOLD, PARENT
@@ -68,9 +70,9 @@ class Rung(Record):
     kind: Kind
     artifact_id: str | None
     parent: str | None
-    figures: dict[str, Figure] = {}
-    to_base: dict[str, Figure] = {}
-    fold: dict[str, Figure] = {}
+    figures: dict[str, Figure] = Field(default_factory=dict)
+    to_base: dict[str, Figure] = Field(default_factory=dict)
+    fold: dict[str, Figure] = Field(default_factory=dict)
     score: Figure | None = None
     metric: str | None = None
     gained: int | None = None

@@ -58,8 +58,8 @@ class LmEvalTask(StageConfig):
     limit: int | None = Field(default=None, ge=1, description="first documents only; recorded")
     cluster: str | None = Field(
         default=None,
-        description="field of the documents whose equal values belong together, e.g. `passage`: such items do "
-        "not count as independent in a gate",
+        description="field of the documents whose equal values belong together, e.g. `passage`: such items "
+        "do not count as independent in a gate",
     )
 
 

@@ -67,8 +67,8 @@ def require_plain_lora(adapter: Adapter) -> None:
     for key in ("use_dora", "use_rslora", "alpha_pattern", "lora_bias", "fan_in_fan_out"):
         if adapter.config.get(key):
             raise InvalidInput(
-                f"{adapter.directory}/adapter_config.json sets {key} = {adapter.config[key]!r}, which llama.cpp "
-                f"does not apply; {_ADVICE}"
+                f"{adapter.directory}/adapter_config.json sets {key} = {adapter.config[key]!r}, which "
+                f"llama.cpp does not apply; {_ADVICE}"
             )
     for name, change in adapter.changes.items():
         end = any(part in name for part in _ENDS)

@@ -163,7 +163,7 @@ def file_label(name: str) -> str:
 
 
 def run_converter(script: str, arguments: Sequence[str]) -> None:
-    """Run one of llama.cpp's converters in a child process. Raises what `converter_error` makes of its words."""
+    """Run one of llama.cpp's converters in a child process. Raises as `converter_error` reads its words."""
     home = llama_cpp_source.home()
     environment = os.environ | {"PYTHONPATH": str(home / "gguf-py"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -249,7 +249,7 @@ def _llama_log() -> Iterator[list[str]]:
 
 
 def require_finite(file: Path) -> None:
-    """Raise `InvalidInput` for an infinite F16. A weight beyond 65504 becomes infinite in F16; better said here than found in the answers."""
+    """Raise `InvalidInput` for a weight beyond 65504, which F16 makes infinite; the answers would suffer."""
     import numpy as np
     from gguf import GGUFReader
 

@@ -1,7 +1,7 @@
 """Is `merge.base: auto` as good as the better fixed choice? `python -m tests.reliability.arbitration`.
 
 Five small architectures, each with a base that has learnt something and adapters of several seeds on it. A
-fold is chosen on the validation split, and judged on a test split of other questions. Prints one JSON document;
+fold is chosen on the validation split, and judged on a test split of other questions. Prints a JSON document;
 exits with 1 if a chosen fold is worse on the test split than the other one beyond their paired interval.
 """
 
