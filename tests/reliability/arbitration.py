@@ -19,6 +19,9 @@ from typing import Any
 import torch
 import transformers
 
+from flows.progress_view import ProgressView
+from flows.step import Run
+from registry import Registry
 from registry.artifacts import digest
 from stages.contract import Parent
 from stages.evaluate import EvaluateConfig, MergeBaseTask, evaluate
@@ -56,23 +59,50 @@ def arbitrate(root: Path, base: Parent, seed: int) -> dict[str, Any]:
         "model": lines["16bit"].merge(), "rival": lines["nf4"].merge(), "base": base,
         "reference_adapter": adapter, "dataset": data,
     }  # fmt: skip
-    decision = _compared(parents, root / "validation")
-    shutil.copytree(data.path, root / "judged")
-    shutil.copy(root / "judged" / "test.parquet", root / "judged" / "validation.parquet")
-    judged = data.model_copy(update={"path": root / "judged", "id": digest([data.id, "test"])})
-    test = _compared({**parents, "dataset": judged}, root / "test")
+    config = EvaluateConfig(tasks=(MergeBaseTask(nf4=NF4, chats=30, tokens=32),))
+    return {"seed": seed, **judged(_compared(parents, config, root / "validation"), parents, config, root)}
+
+
+def from_registry(home: Path, root: Path) -> dict[str, Any]:
+    """The choice that a run in the registry at `home` made last, judged on its dataset's test split."""
+    with Registry.open(home) as registry:
+        made = next(
+            a for a in registry.ls(kind="evaluation", limit=1000) if "merge_base" in a.manifest.metrics
+        )
+        run = Run(registry, ProgressView(), root)
+        parents: dict[str, Parent] = {}
+        for parent in made.manifest.parents:
+            found = run.parent(registry.get(parent.id))
+            fold = found.quant.merge_base if found.quant else None
+            role = {"16bit": "model", "nf4": "rival", None: found.kind}[
+                fold if found.kind == "merged" else None
+            ]
+            parents[{"adapter": "reference_adapter"}.get(role, role)] = found
+    config = EvaluateConfig.model_validate(made.manifest.config)
+    return judged(made.manifest.metrics["merge_base"], parents, config, root)
+
+
+def judged(
+    decision: dict[str, Any], parents: dict[str, Parent], config: EvaluateConfig, root: Path
+) -> dict[str, Any]:
+    """The decision, and whether the fold that it chose is the worse one on the test split."""
+    data = parents["dataset"]
+    shutil.copytree(data.path, root / "judged", copy_function=shutil.copyfile)
+    (root / "judged").chmod(0o755)
+    shutil.copyfile(data.path / "test.parquet", root / "judged" / "validation.parquet")
+    swapped = data.model_copy(update={"path": root / "judged", "id": digest([data.id, "test"])})
+    test = _compared({**parents, "dataset": swapped}, config, root / "test")
     chosen, difference = decision["chosen"], test["loss_difference"]
     worse = difference["low"] > 0 if chosen == "16bit" else difference["high"] < 0
     return {
-        "seed": seed, "chosen": chosen, "by": decision["by"], "reason": decision["reason"],
+        "chosen": chosen, "by": decision["by"], "reason": decision["reason"],
         "test_loss": test["loss"], "test_difference": difference, "test_right": test["right"],
         "kl": decision["kl"], "worse_than_the_other_beyond_its_interval": worse,
     }  # fmt: skip
 
 
-def _compared(parents: dict[str, Parent], out: Path) -> dict[str, Any]:
+def _compared(parents: dict[str, Parent], config: EvaluateConfig, out: Path) -> dict[str, Any]:
     out.mkdir()
-    config = EvaluateConfig(tasks=(MergeBaseTask(nf4=NF4, chats=30, tokens=32),))
     found: dict[str, Any] = evaluate(parents, config, out).metrics["merge_base"]
     return found
 
@@ -83,7 +113,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, default=3, help="adapters per architecture")
     parser.add_argument("--architectures", type=int, default=len(ARCHITECTURES), help="the first so many")
+    parser.add_argument("--home", type=Path, help="instead: judge the last choice of a run in this registry")
     given = parser.parse_args(arguments)
+    if given.home is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            row = from_registry(given.home, Path(folder))
+        print(json.dumps(row, indent=1))
+        return int(row["worse_than_the_other_beyond_its_interval"])
     torch.set_num_threads(1)
     begun = time.monotonic()
     found: dict[str, list[dict[str, Any]]] = {}
