@@ -400,7 +400,7 @@ print(len(made), type(said).__name__)
 def test_a_really_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = f"mount -t tmpfs -o size=1500k none {disk}"
+    mounted = f"mount -t tmpfs -o size=2500k none {disk}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mounted], capture_output=True).returncode != 0:
         pytest.skip("mounting a small file system in a namespace is not allowed here")
     command = f'{mounted} && exec "{sys.executable}" - "{disk}/home"'

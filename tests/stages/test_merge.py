@@ -60,7 +60,7 @@ def parent(path: Path, kind: Any = "base", base: BaseReference | None = None) ->
     return Parent(id="0" * 64, kind=kind, path=path, base=base)
 
 
-def run(base: Path, adapter: Path, out: Path, **config: Any) -> Facts:
+def run(base: Path, adapter: Path, out: Path, /, **config: Any) -> Facts:
     out.mkdir(exist_ok=True)
     return merge({"base": parent(base), "adapter": parent(adapter, "adapter")}, MergeConfig(**config), out)
 
