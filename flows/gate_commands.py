@@ -158,7 +158,10 @@ def load_policy(name: str | Path, registry: Registry | None) -> GatePolicy:
         return validate(GatePolicy, tree, where=str(path))
     found = registry.channels.policy(str(name)) if registry is not None else None
     if found is None:
-        raise NotFound(f"no policy {str(name)!r}: neither a file nor a channel that has one")
+        raise NotFound(
+            f"no policy {str(name)!r}: neither a YAML file nor a channel that has one; `tuneline channels` "
+            "lists the channels, docs/gates.md shows a policy"
+        )
     return validate(GatePolicy, found.policy, where=f"the policy of channel {name}")
 
 
