@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,10 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == ""
+
+
+def test_the_lock_holds_exact_versions_and_nothing_of_one_machine() -> None:
+    lines = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
+    assert len(lines) > 100
+    assert [line for line in lines[1:] if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
+    assert lines[0].startswith("#")
