@@ -58,7 +58,7 @@ def test_hugging_face_reads_the_front_matter(
     assert not caplog.records
     assert data.get("base_model") == (None if name == "base" else "acme/Tiny-1B")
     assert data.get("base_model_relation") == relation
-    assert data.library_name == library
+    assert data.to_dict()["library_name"] == library
     assert data.tags == tags
     assert data.get("datasets") == (None if name == "base" else ["acme/chats"])
     assert data.get("license") is None
