@@ -67,6 +67,10 @@ class LlamaCppEngine:
         return running.pid if running else None
 
     @property
+    def up(self) -> bool:
+        return self._supervisor.running is not None
+
+    @property
     def restarts(self) -> int:
         """How often it had to be started again."""
         return self._supervisor.restarts

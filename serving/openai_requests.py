@@ -61,7 +61,7 @@ _NUMBERS = {
 
 def read(body: bytes, chat: bool) -> Wanted:
     """The request in `body`. Raises `Refused`."""
-    given = _parse(body)
+    given = parse(body)
     asked = _Fields(given)
     model = asked.text("model", required=True)
     assert model is not None
@@ -89,7 +89,12 @@ def read(body: bytes, chat: bool) -> Wanted:
     return wanted
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
+    """A body's JSON object, no key of which stands twice, nested no deeper than `deepest`.
+
+    Raises `Refused`.
+    """
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
@@ -108,7 +113,16 @@ def _parse(body: bytes) -> dict[str, Any]:
         raise Refused(f"the body is not valid JSON text ({error})", code="invalid_json") from None
     if not isinstance(given, dict):
         raise Refused(f"expected a JSON object, found {type(given).__name__}", code="invalid_json")
+    if deepest is not None and _deeper(given, deepest):
+        raise Refused(f"the body is nested deeper than {deepest} levels", code="invalid_json")
     return given
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(one, levels - 1) for one in inner)
 
 
 class _Fields:

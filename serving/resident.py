@@ -36,6 +36,16 @@ class Engine(Protocol):
         """How many adapters may be loaded at once."""
         ...
 
+    @property
+    def up(self) -> bool:
+        """Whether it runs and is ready; false between two lives of it."""
+        ...
+
+    @property
+    def restarts(self) -> int:
+        """How often it had to be started again."""
+        ...
+
     async def start(self) -> None:
         """Return when the engine is ready and a probe has found the base behind it.
 
