@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flows.charts import FONT, nice_ticks, picture_frame, svg_text, tick_labels
+from flows.charts import FONT, WIDTH, nice_ticks, picture_frame, svg_text, tick_labels
 from flows.wording import plain
 
-WIDTH = 860.0
-_LEFT, _RIGHT = 12.0, 848.0
-_PITCH, _TOP = 58.0, 10.0
+_LEFT, _RIGHT = 10.0, WIDTH - 10.0
+_PITCH, _TOP = 70.0, 6.0
 _EM = 0.6 * FONT
 
 Rule = Mapping[str, Any]
@@ -36,7 +35,7 @@ def forest_plots(rules: Sequence[Rule]) -> list[str]:
 
 def _plot(rules: Sequence[Rule], scale: float, x_label: str) -> str:
     edges = [scale * rule[key] for rule in rules for key in ("low", "high", "threshold", "effect")]
-    ticks = nice_ticks(min(0.0, *edges), max(0.0, *edges), 8)
+    ticks = nice_ticks(min(0.0, *edges), max(0.0, *edges), 6)
     bottom = _TOP + _PITCH * len(rules) + 4
     x_of = _scale(ticks[0], ticks[-1], _LEFT + 8, _RIGHT - 8)
     parts = [_line("axis", x_of(ticks[0]), bottom, x_of(ticks[-1]), bottom)]
@@ -52,16 +51,16 @@ def _plot(rules: Sequence[Rule], scale: float, x_label: str) -> str:
 
 def _row(rule: Rule, scale: float, x_of: Callable[[float], float], top: float) -> str:
     figures = _figures(rule, scale)
-    room = int((_RIGHT - _LEFT - 20 - len(figures) * _EM) / _EM)
+    room = int((_RIGHT - _LEFT) / _EM)
     name = plain(str(rule["rule"]))
-    name = name if len(name) <= room else name[: max(1, room - 1)] + "…"
-    line = top + 38
+    name = name if len(name) <= room else name[: room - 1] + "…"
+    line = top + 50
     low, effect, high, asked = (x_of(scale * rule[key]) for key in ("low", "effect", "high", "threshold"))
     toward = 6.0  # the good side of the line is to its right: a difference has to be above it
     return (
         f'<g class="verdict-{rule["verdict"]}"><title>{svg_text(f"{name}: {figures}")}</title>'
         + _text("label", _LEFT, top + 16, name)
-        + _text("value", _RIGHT, top + 16, figures, "end")
+        + _text("value", _LEFT, top + 32, figures)
         + _line("asked", asked, line - 13, asked, line + 13)
         + f'<path class="asked-side" d="M{asked:.1f} {line - 13:.1f}l{toward} 4l-{toward} 4z"/>'
         + _line("whisker", low, line, high, line)

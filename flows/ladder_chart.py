@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from flows.charts import nice_ticks, picture_frame, svg_text
+from flows.charts import WIDTH, nice_ticks, picture_frame, svg_text
 from flows.ladder import Figure, Ladder, Rung
 
-WIDTH, PITCH, TOP = 720.0, 46.0, 34.0
-LABELS, KL, SCORE = (0.0, 190.0), (200.0, 440.0), (500.0, 704.0)
+PITCH, TOP = 62.0, 24.0
+KL, SCORE = (20.0, 200.0), (238.0, 378.0)
 """Left and right edge of each column."""
+MOST_DECADES = 6
+"""Labels of powers of ten that fit side by side under the first column."""
 FLOOR = 1e-6
 """Nats per token; below this two models are the same but for rounding."""
 
@@ -26,43 +28,61 @@ def ladder_chart(ladder: Ladder) -> str:
     low, high = _score_range([rung.score for rung in ladder.rungs if rung.score])
     score_of = _scale(low, high, *SCORE)
     parts = [
-        _text("axis-label", KL[0], 14, "KL to the form before it (nats per token)"),
-        _text("axis-label", SCORE[0], 14, _score_label(ladder.rungs)),
+        _text("axis-label", KL[0], 12, "KL to the form before it"),
+        _text("axis-label", SCORE[0], 12, _score_label(ladder.rungs)),
+        _text("axis-label", sum(KL) / 2, bottom + 32, "nats per token", "middle"),
     ]
-    for decade in decades:
-        parts.append(_line("grid", kl_of(10.0**decade), TOP - 6, kl_of(10.0**decade), bottom))
-        parts.append(_text("tick", kl_of(10.0**decade), bottom + 16, f"{10.0**decade:g}", "middle"))
+    shown = decades[:: math.ceil(len(decades) / MOST_DECADES)]
+    for decade in shown:
+        parts.append(_line("grid", kl_of(10.0**decade), TOP, kl_of(10.0**decade), bottom))
+        parts.append(_text("tick", kl_of(10.0**decade), bottom + 16, _power(decade), "middle"))
     for tick in (tick for tick in nice_ticks(low, high, 4) if low <= tick <= high):
         words = f"{tick:.0%}" if high <= 1 else f"{tick:g}"
-        parts.append(_line("grid", score_of(tick), TOP - 6, score_of(tick), bottom))
+        parts.append(_line("grid", score_of(tick), TOP, score_of(tick), bottom))
         parts.append(_text("tick", score_of(tick), bottom + 16, words, "middle"))
     for index, rung in enumerate(ladder.rungs):
         parts += _row(rung, index, TOP + PITCH * index, kl_of, score_of)
     description = "; ".join(_words(rung) for rung in ladder.rungs) + ". " + ladder.sentence
-    return picture_frame("Fidelity ladder", description, WIDTH, bottom + 26, "".join(parts))
+    return picture_frame("Fidelity ladder", description, WIDTH, bottom + 40, "".join(parts))
 
 
 def _row(
     rung: Rung, index: int, y: float, kl_of: Callable[[float], float], score_of: Callable[[float], float]
 ) -> list[str]:
-    middle = y + PITCH / 2 - 4
-    label = rung.label if len(rung.label) <= 24 else rung.label[:23] + "…"
     note = "✕ breaks here" if rung.findings else (f"from {rung.parent}" if rung.parent else "the start")
     parts = [
-        _line("grid", LABELS[0], y - 6, WIDTH, y - 6),
-        _text("label", LABELS[0] + 4, middle + 1, label),
-        _text("tick", LABELS[0] + 4, middle + 17, note[:32]),
+        _line("grid", 0, y, WIDTH, y),
+        _text("label", 4, y + 16, _cut(rung.label, 24)),
+        _text("tick", WIDTH - 4, y + 16, _cut(note, 28), "end"),
     ]
     if (kl := rung.figures.get("kl_mean")) is not None:
         value = f"{kl.value:.2g}" if kl.value >= FLOOR else "same"
-        parts += _mark(index, kl, kl_of, middle + 12, f"{rung.label}: KL {value}", FLOOR)
-        parts.append(_text("value", min(kl_of(max(kl.value, FLOOR)), KL[1] - 12), middle, value, "middle"))
+        parts += _mark(index, kl, kl_of, y + 48, f"{rung.label}: KL {value}", FLOOR)
+        parts.append(_value(kl_of(max(kl.value, FLOOR)), KL, y + 38, value))
+    elif rung.kind == "endpoint" and rung.compared and rung.changed is not None:
+        same = f"{rung.compared - rung.changed} of {rung.compared} answers are the file's"
+        parts.append(_text("value", KL[0], y + 38, same))
     if (score := rung.score) is not None:
         value = f"{score.value:.1%}" if 0 <= score.low <= score.high <= 1 else f"{score.value:.3g}"
-        parts += _mark(index, score, score_of, middle + 12, f"{rung.label}: {rung.metric} {value}")
-        place = min(max(score_of(score.value), SCORE[0] + 20), SCORE[1] - 20)
-        parts.append(_text("value", place, middle, value, "middle"))
+        parts += _mark(index, score, score_of, y + 48, f"{rung.label}: {rung.metric} {value}")
+        parts.append(_value(score_of(score.value), SCORE, y + 38, value))
     return parts
+
+
+def _value(x: float, column: tuple[float, float], y: float, words: str) -> str:
+    """`words` above their dot, within the column."""
+    return _text("value", min(max(x, column[0] + 14), column[1] - 14), y, words, "middle")
+
+
+def _power(decade: int) -> str:
+    """A power of ten as short as it can be read."""
+    if -3 <= decade <= 2:
+        return f"{10.0**decade:g}"
+    return "10" + str(decade).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _cut(words: str, most: int) -> str:
+    return words if len(words) <= most else words[: most - 1] + "…"
 
 
 def _mark(
@@ -88,7 +108,7 @@ def _words(rung: Rung) -> str:
 
 def _score_label(rungs: Sequence[Rung]) -> str:
     metric = next((rung.metric for rung in rungs if rung.metric), "score")
-    return metric if len(metric) <= 30 else metric[:29] + "…"
+    return _cut(metric, 21)
 
 
 def _score_range(scores: Sequence[Figure]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flows import ladder_checks
+from flows.charts import WIDTH
 from flows.ladder import Evidence, Ladder, logged_answers, read_ladder
 from flows.ladder_chart import ladder_chart
 from flows.ladder_rows import HEAD, terminal_rows
@@ -222,6 +223,9 @@ def test_the_chart_says_in_words_what_it_shows() -> None:
     assert "nan" not in picture.lower()
     circles = [e for e in root.iter() if e.tag.endswith("circle")]
     assert len(circles) == 4 + 5, "a KL of four rungs and a score of five"
+    assert "2 of 4 answers are the file's" in [e.text for e in root.iter() if e.tag.endswith("text")]
+    edges = [float(e.get("x", "0")) for e in root.iter() if e.tag.endswith("text")]
+    assert 0 <= min(edges) <= max(edges) <= WIDTH, "nothing is drawn beside the picture"
 
 
 def test_a_ladder_of_equal_models_can_be_drawn() -> None:
