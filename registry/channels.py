@@ -70,7 +70,7 @@ class Channels:
     def ls(self) -> list[Channel]:
         """All channels by name."""
         with self._database.read() as connection:
-            return [_channel(row) for row in connection.execute(select(channels).order_by(channels.c.name))]
+            return every(connection)
 
     def move(
         self,
@@ -87,7 +87,7 @@ class Channels:
         Raises Conflict when somebody else moved it, GateRequired, NotFound for an unknown artifact or
         decision, Corrupt for a changed or unsigned one, InvalidArtifact for a bad name or waiver.
         """
-        _check_name(name)
+        check_name(name)
         _check_waiver(waiver)
         with self._database.write() as connection:
             current = _current(connection, name)
@@ -132,7 +132,7 @@ class Channels:
 
         Raises InvalidArtifact for a bad channel name, an empty reason or name, or content that is not JSON.
         """
-        _check_name(name)
+        check_name(name)
         _check_waiver(Waiver(reason, who))
         with self._database.write() as connection:
             return policies.add(connection, name, policy, who, reason)
@@ -188,6 +188,11 @@ class Channels:
                 f"history of channel {name}: ends at {last}, the channel says {current}; events were lost"
             )
         return [_event(row) for row in rows]
+
+
+def every(connection: Connection) -> list[Channel]:
+    """All channels by name."""
+    return [_channel(row) for row in connection.execute(select(channels).order_by(channels.c.name))]
 
 
 def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any]) -> Channel:
@@ -268,7 +273,8 @@ def _lost(name: str, expected: int, current: Channel | None) -> Conflict:
     )
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise InvalidArtifact for what is no channel's name."""
     if not CHANNEL.fullmatch(name):
         raise InvalidArtifact(
             f"{name[:140]!r} is no channel name; expected team/name in lower case, digits, '.', '_', '-'"
@@ -280,3 +286,15 @@ def _check_waiver(waiver: Waiver | None) -> None:
         raise InvalidArtifact(
             "going without a gate needs a reason and the name of who decides it; one is empty"
         )
+    if waiver is not None:
+        check_text("the reason", waiver.reason)
+        check_text("the name of who decides it", waiver.who)
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise InvalidArtifact where `text` is empty, or holds what a database cannot keep."""
+    found = next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if found is not None:
+        raise InvalidArtifact(f"{what} holds {found!a}, which is no character of a text; write it without")
+    if not text.strip():
+        raise InvalidArtifact(f"{what} is empty")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import URL, Connection, Engine, exc, insert, inspect, make_url, select, update
 
-from registry import errors, migrations, postgresql, schema, sqlite, triggers
+from registry import errors, migrations, postgresql, schema, schema_serving, sqlite, triggers
 
 
 def now() -> str:
@@ -24,6 +24,7 @@ class _System(Protocol):
     READING: dict[str, Any]
 
     def connect(self, address: URL) -> Engine: ...
+    def counting(self, engine: Engine) -> Engine: ...
     def make_ready(self, engine: Engine) -> None: ...
     def back_up(self, engine: Engine, version: int) -> None: ...
     def in_our_words(self, error: exc.DBAPIError, where: str) -> errors.RegistryError: ...
@@ -40,6 +41,7 @@ class Database:
         self._engine = engine
         self._reading = engine.execution_options(**self._system.READING)
         self._writing = engine.execution_options(writing=True)
+        self._counting = self._system.counting(engine)
         sqlite_file = engine.dialect.name == "sqlite"
         self._where = str(engine.url.database) if sqlite_file else postgresql.shown(engine.url)
 
@@ -71,7 +73,19 @@ class Database:
         with self._translated(), self._writing.begin() as connection:
             yield connection
 
+    @contextmanager
+    def count(self) -> Iterator[Connection]:
+        """A writing transaction whose commit does not wait for the disk, for what requests wait for.
+
+        All see at once what it wrote, and it outlives this process. The end of the machine (SQLite) or of the
+        server (PostgreSQL) may take back the last moments: whole transactions, never a part of one. On
+        PostgreSQL it waits for other such transactions only, and not for publications.
+        """
+        with self._translated(), self._counting.begin() as connection:
+            yield connection
+
     def close(self) -> None:
+        self._counting.dispose()
         self._engine.dispose()
 
     @contextmanager
@@ -80,6 +94,11 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise self._system.in_our_words(error, self._where) from error
+        except UnicodeEncodeError as error:
+            raise errors.InvalidArtifact(
+                f"{ascii(error.object)[:80]} holds {error.object[error.start]!a}, half a character, which no "
+                "database keeps; write it without"
+            ) from None
         except exc.TimeoutError as error:
             raise errors.Conflict(
                 f"{self._where}: every connection of this process is in use; try again"
@@ -96,6 +115,7 @@ class Database:
                     schema.metadata.create_all(connection)
                     triggers.create(connection)
                     connection.execute(insert(schema.schema_version), {"only": 1, "version": schema.VERSION})
+                    connection.execute(insert(schema_serving.serving_version), {"only": 1, "version": 0})
         with self.read() as connection:
             found = _version(connection)
         if found in migrations.STEPS:

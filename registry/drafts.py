@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from registry import catalog, content
+from registry import catalog, content, deletions
 from registry.artifacts import BaseReference, Kind, Manifest, Parentage, QuantSpec
 from registry.blobs import Point
 from registry.compat import check
@@ -29,6 +30,7 @@ CHECKPOINTS = "checkpoints"
 _SAME_BASE = frozenset({"adapter", "merge", "quantized", "finetune"})
 
 _ROUNDS = 5
+_PAUSE = 0.05
 
 POINTS = (
     "leased", "draft ready", "scanned", "staged", "synced", "renamed", "directory synced", "stored",
@@ -137,17 +139,29 @@ class Draft:
             with self._shop.database.write() as connection:
                 self._shop.leases.guard(connection, self._key, self._token)
                 content.require(connection, parents)
-                # Blobs are collected under the same lock, so what is there now stays for this artifact.
-                lacking = set(self._shop.store.missing(file.entry for file in found))
+                # In this order, what is neither marked nor missing stays for this artifact.
+                marked = deletions.marked(connection, self._shop.store.is_shared)
+                going = {file.entry for file in found if file.entry.sha256 in marked}
+                lacking = going.union(self._shop.store.missing(file.entry for file in found))
                 if not lacking:
                     artifact = catalog.publish(connection, manifest, artifact_id, self._key, run)
                     self._shop.point("rows written")
                     return artifact
+            self._await_deletion({entry.sha256 for entry in going})
         raise StoreFailed(
             f"artifact {artifact_id[:12]}: blob {min(e.sha256 for e in lacking)[:12]} was stored {_ROUNDS} "
             "times and was gone each time; nothing became visible: see who deletes from the store, then run "
             "the same command again"
         )
+
+    def _await_deletion(self, digests: set[str]) -> None:
+        """Wait until no collection deletes these blobs any more; a mark that nobody takes away runs out."""
+        if digests:
+            log.warning("waiting for a collection, which deletes files that this result has, too")
+        while digests:
+            time.sleep(_PAUSE)
+            with self._shop.database.read() as connection:
+                digests = digests & deletions.marked(connection, self._shop.store.is_shared)
 
     @contextmanager
     def _kept_alive(self) -> Iterator[None]:

@@ -4,6 +4,8 @@ RegistryError                 anything below; has an exit code for the command l
 ├── NotFound                  no artifact, channel or endpoint of that name
 ├── InvalidArtifact           a manifest or a file that breaks the rules (exit code 3)
 ├── InvalidSetting            a database or store URL that cannot be used (exit code 3)
+├── InvalidTenant             a tenant's name, limits or key that breaks the rules (exit code 3)
+├── AlreadyExists             a name that is taken (exit code 3)
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
 ├── Collected                 an artifact whose files were removed to free space (exit code 3)
 ├── Corrupt                   stored bytes differ from their digest
@@ -29,6 +31,14 @@ class InvalidArtifact(RegistryError):
 
 
 class InvalidSetting(RegistryError):
+    exit_code = 3
+
+
+class InvalidTenant(RegistryError):
+    exit_code = 3
+
+
+class AlreadyExists(RegistryError):
     exit_code = 3
 
 

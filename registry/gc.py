@@ -2,9 +2,10 @@
 
 An artifact keeps its files while `registry.reach` says so. Others lose them in two steps. First, in one
 transaction, they are marked as collected: from then on nobody builds on them, and a memo key that stood for
-one stands for nothing. Then blobs that no artifact with content needs are deleted, a batch at a time, with
-the write lock held and after another look at what was published meanwhile. A publication looks under the
-same lock whether all its blobs are there. A crash between any two steps leaves blobs to the next collection.
+one stands for nothing. Then blobs that no artifact with content needs are deleted, a batch at a time: after
+another look at what was published meanwhile they are marked, deleted, and unmarked (`registry.deletions`). A
+publication looks whether all its blobs are there and none is marked. A crash between any two steps leaves
+blobs to the next collection.
 """
 
 from __future__ import annotations
@@ -20,23 +21,27 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, select
 
-from registry import content
+from registry import content, deletions
 from registry.artifacts import Kind, Record
 from registry.blobs import StoredBlob
 from registry.database import Database
+from registry.errors import StoreFailed
 from registry.files import remove_tree, translated, walk
 from registry.leases import is_held
 from registry.reach import Keeping, Reach, reach
 from registry.registry import Registry
 from registry.schema import artifacts, content_events, endpoints, leases
+from registry.store import Store
 
 UNDER_WAY_SECONDS = 3600.0
 """A younger blob that belongs to no artifact may be of a publication that is under way."""
 BATCH = 100
-"""Deletions under one write lock: enough to be quick, few enough that nobody waits for long."""
+"""Blobs that are marked at once: enough to be quick, few enough that nobody waits for long."""
+AT_ONCE = 8
+"""Blobs of a batch between two looks at the clock."""
 
 POINTS = ("gc marked", "gc listed", "gc deleting", "gc deleted", "gc done")
-"""What a `Point` hook hears of, in order; from "gc deleting", where the lock is held, once per batch."""
+"""What a `Point` hook hears of, in order; from "gc deleting", where blobs are marked, once per batch."""
 
 
 class Part(Record):
@@ -171,14 +176,34 @@ def _files(connection: Connection, ids: Collection[str] | None = None) -> Iterat
 
 
 def _delete(registry: Registry, found: _Unneeded) -> None:
-    point = registry._workshop.point
-    doomed = [blob.sha256 for blob in (*found.blobs, *found.leftovers)]
-    for start in range(0, len(doomed), BATCH):
-        with registry._database.write() as connection:
+    database, shared, point = registry._database, registry._store.is_shared, registry._workshop.point
+    unneeded = [blob.sha256 for blob in (*found.blobs, *found.leftovers)]
+    for start in range(0, len(unneeded), BATCH):
+        with database.write() as connection:
             new = _needed_since(connection, found)
+            gone = [one for one in unneeded[start : start + BATCH] if one not in new]
+            batch, until = deletions.mark(connection, gone, shared)
+        ended = not shared  # in a store of this machine alone, a deletion ends with the call
+        try:
             point("gc deleting")
-            registry._store.delete(one for one in doomed[start : start + BATCH] if one not in new)
+            _delete_until(registry._store, batch, until)
+            ended = True
+        finally:
+            if ended:
+                with database.write() as connection:
+                    deletions.unmark(connection, batch)
         point("gc deleted")
+
+
+def _delete_until(store: Store, batch: list[str], until: float) -> None:
+    for start in range(0, len(batch), AT_ONCE):
+        if time.time() > until:
+            raise StoreFailed(
+                f"deleting {start} blobs took longer than {deletions.BEGIN_SECONDS:.0f} s, or this process "
+                "stood still: it stopped there, and nothing that is needed was deleted; run `tuneline "
+                "artifacts gc --delete` again for the rest"
+            )
+        store.delete(batch[start : start + AT_ONCE])
 
 
 def _needed_since(connection: Connection, found: _Unneeded) -> set[str]:

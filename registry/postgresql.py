@@ -15,6 +15,7 @@ LOCK_SECONDS = 60
 READING: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
 
 _WRITER = 0x74756E656C696E65  # "tuneline"; advisory locks are named by a number, within one database
+_COUNTER = _WRITER + 1
 _SETTINGS = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
@@ -27,14 +28,17 @@ _SETTINGS = {
 # All local to the transaction, so that a pooler between us and the server may share connections. A server
 # that answers a commit before it is on its disk is told not to. A client that stopped in a transaction, or
 # whose host is gone, must not keep the lock.
-_BEFORE_WRITING = (
+_WAITING = (
     f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', true), "
     "set_config('idle_in_transaction_session_timeout', '10min', true), "
     "set_config('tcp_keepalives_idle', '30', true), set_config('tcp_keepalives_interval', '10', true), "
     "set_config('tcp_keepalives_count', '3', true), set_config('synchronous_commit', "
-    "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
+)
+_BEFORE_WRITING = (
+    f"{_WAITING}CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
     "ELSE current_setting('synchronous_commit') END, true)"
 )
+_BEFORE_COUNTING = f"{_WAITING}'off', true)"
 
 
 def connect(address: URL) -> Engine:
@@ -65,6 +69,11 @@ def connect(address: URL) -> Engine:
         ) from error
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def counting(engine: Engine) -> Engine:
+    """The same connections; what is written waits neither for the disk nor for other kinds of writers."""
+    return engine.execution_options(writing=True, counting=True)
 
 
 def make_ready(engine: Engine) -> None:
@@ -123,7 +132,8 @@ def in_our_words(error: exc.DBAPIError, where: str) -> errors.RegistryError:
 _ADVICE = {
     "25006": "the server only reads (a standby?): name the primary in TUNELINE_DATABASE_URL",
     "42501": "have the role that owns the tables open the registry first, to create or upgrade them, and "
-    "grant this one SELECT, INSERT and UPDATE on the tables and USAGE on the sequences",
+    "grant this one SELECT, INSERT and UPDATE on the tables, USAGE on the sequences and, for a gateway, "
+    "DELETE on gateways, reservations, budgets and outcomes",
     "53300": "the server has no connection left: try again, or raise its max_connections",
 }
 _UNREACHABLE = (
@@ -137,6 +147,8 @@ _BROKEN = (
 
 
 def _begin(connection: Connection) -> None:
-    if connection.get_execution_options().get("writing"):
-        connection.exec_driver_sql(_BEFORE_WRITING)
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER})")
+    options = connection.get_execution_options()
+    if options.get("writing"):
+        counting = options.get("counting", False)
+        connection.exec_driver_sql(_BEFORE_COUNTING if counting else _BEFORE_WRITING)
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_COUNTER if counting else _WRITER})")

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, select
 from registry.channels import Channel, earlier
 from registry.errors import NotFound
 from registry.leases import is_held
+from registry.rollouts import in_force
 from registry.schema import (
     artifacts,
     channel_events,
@@ -125,6 +126,8 @@ def _in_use(connection: Connection, roots: dict[str, list[str]]) -> None:
         if is_held(row):
             for one in json.loads(row.holds or "[]"):
                 _add(roots, one, f"stage {row.stage} reads it (pid {row.pid} on {row.host.split(' ')[0]})")
+    for rollout in in_force(connection).values():
+        _add(roots, rollout.candidate, f"channel {rollout.channel} tries it out since {rollout.at:%Y-%m-%d}")
     for row in connection.execute(select(names).order_by(names.c.sequence)):
         _add(roots, row.artifact_id, f"it is called {row.name}@{row.version}")
 

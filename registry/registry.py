@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
-from registry import catalog, content, drafts
+from registry import catalog, content, drafts, serving_state
 from registry.artifacts import Kind
 from registry.blobs import Point
+from registry.budgets import Budgets
 from registry.catalog import Artifact, Edge, Execution
 from registry.channels import Channels
 from registry.database import Database
@@ -20,8 +21,12 @@ from registry.errors import InvalidArtifact
 from registry.files import translated
 from registry.gates import Gates
 from registry.leases import Leases
+from registry.outcomes import Outcomes
+from registry.rollouts import Rollouts
+from registry.serving_state import ServingState
 from registry.signing import Keys
 from registry.store import Problem, Store
+from registry.tenants import Tenants
 
 LEASE_SECONDS = 3600.0
 # Long, since a stage can be silent for long; a holder that died on this host is replaced at once anyway.
@@ -50,6 +55,10 @@ class Registry:
         self.channels = Channels(database, keys)
         self.gates = Gates(database, keys)
         self.endpoints = Endpoints(database)
+        self.tenants = Tenants(database)
+        self.rollouts = Rollouts(database)
+        self.budgets = Budgets(database)
+        self.outcomes = Outcomes(database)
         self._database = database
         self._store = store
         self._workshop = drafts.Workshop(
@@ -147,6 +156,19 @@ class Registry:
         """The runs that led to the artifact, oldest first."""
         with self._database.read() as connection:
             return catalog.runs(connection, artifact_id)
+
+    def serving_state(self) -> ServingState:
+        """Channels, tenants, live keys and rollouts in force, of one moment: what a gateway goes by."""
+        with self._database.read() as connection:
+            return serving_state.read(connection)
+
+    def serving_version(self) -> int:
+        """A number that grows with each change of what `serving_state` reads; ask for it as often as needed.
+
+        That a key expires is no change: the state says when it will.
+        """
+        with self._database.read() as connection:
+            return serving_state.version(connection)
 
     def view(self, artifact_id: str) -> Path:
         """A read-only directory with the artifact's files under their names, for engines to read.

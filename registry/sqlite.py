@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,17 @@ def connect(address: URL) -> Engine:
         raise errors.InvalidSetting(
             f"database URL {address}: expected sqlite:///PATH with the path of a file"
         )
-    engine = create_engine(address.set(drivername="sqlite"), connect_args={"timeout": BUSY_SECONDS})
-    event.listen(engine, "connect", _configure)
+    return _engine(address.set(drivername="sqlite"), "FULL")
+
+
+def counting(engine: Engine) -> Engine:
+    """An engine for the same file whose commits leave it to the next checkpoint to wait for the disk."""
+    return _engine(engine.url, "NORMAL").execution_options(writing=True)
+
+
+def _engine(address: URL, synchronous: str) -> Engine:
+    engine = create_engine(address, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", partial(_configure, synchronous))
     event.listen(engine, "begin", _begin)
     return engine
 
@@ -83,9 +93,9 @@ def in_our_words(error: exc.DBAPIError, where: str) -> errors.RegistryError:
     return errors.StoreFailed(f"{said}; nothing became visible: check the disk and the permissions")
 
 
-def _configure(connection: Any, _record: object) -> None:
+def _configure(synchronous: str, connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin in _begin, not by the driver's guess
-    for pragma in ("synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON"):
+    for pragma in (f"synchronous = {synchronous}", "foreign_keys = ON", "recursive_triggers = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -57,6 +57,11 @@ class Store:
         self._local.root.mkdir(parents=True, exist_ok=True)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other machines may use it, and a request may arrive after its sender is gone."""
+        return not (self._remote is None and self._beside_drafts)
+
+    @property
     def _blobs(self) -> Blobs:
         return self._remote or self._local
 

@@ -17,12 +17,42 @@ _IMMUTABLE = {
     "channel_policies": "sequence = NEW.sequence",
     "gate_decisions": "id = NEW.id OR sequence = NEW.sequence",
     "channel_events": "(channel = NEW.channel AND generation = NEW.generation) OR digest = NEW.digest",
+    "tenant_events": "sequence = NEW.sequence OR (tenant = NEW.tenant AND number = NEW.number) "
+    "OR digest = NEW.digest",
+    "rollout_events": "sequence = NEW.sequence OR (channel = NEW.channel AND number = NEW.number) "
+    "OR digest = NEW.digest",
 }
 """Table → which row an `INSERT OR REPLACE` would replace."""
 
-_CHANNEL_STAYS = "channels are never deleted"
-_CHANNEL_JUMPS = "NEW.name <> OLD.name OR NEW.generation <> OLD.generation + 1"
-_CHANNEL_STEPS = "a channel moves by one generation"
+_STANDING = {
+    "channels": (
+        "a channel moves by one generation",
+        "NEW.name <> OLD.name OR NEW.generation <> OLD.generation + 1",
+    ),
+    "rollouts": (
+        "a rollout goes from event to event",
+        "NEW.channel <> OLD.channel OR NEW.number <> OLD.number + 1",
+    ),
+    "tenants": (
+        "a tenant changes with its next event and keeps its name and salt",
+        "NEW.name <> OLD.name OR NEW.salt <> OLD.salt OR NEW.created <> OLD.created "
+        "OR NEW.changes <> OLD.changes + 1",
+    ),
+    "tenant_keys": (
+        "a key stays what it is, and its end only comes nearer",
+        "NEW.sequence <> OLD.sequence OR NEW.id <> OLD.id OR NEW.sha256 <> OLD.sha256 "
+        "OR NEW.tenant <> OLD.tenant OR NEW.created <> OLD.created "
+        "OR (OLD.expires IS NOT NULL AND (NEW.expires IS NULL OR NEW.expires > OLD.expires)) "
+        "OR (OLD.revoked IS NOT NULL AND (NEW.revoked IS NULL OR NEW.revoked <> OLD.revoked))",
+    ),
+}
+"""Table whose rows stay for ever → how one may change, and the condition of a change that is none such."""
+
+_SERVED = ("channel_events", "tenant_events", "rollout_events")
+"""What a gateway has to hear of."""
+_COUNT = "UPDATE serving_version SET version = version + 1"
+_RECORDED = "an outcome is not changed"
+
 _AGE = "SELECT sequence FROM artifacts WHERE id ="
 _YOUNG_PARENT = f"({_AGE} NEW.parent) >= ({_AGE} NEW.child)"
 _PARENT_IS_OLDER = "a parent is older than its child"
@@ -62,8 +92,12 @@ def _sqlite() -> Iterator[str]:
         # `INSERT OR REPLACE` deletes without firing a DELETE trigger.
         exists = f"EXISTS (SELECT 1 FROM {table} WHERE {same_row})"
         yield refuse(f"{table}_no_replace", "INSERT", table, said, exists)
-    yield refuse("channels_no_delete", "DELETE", "channels", _CHANNEL_STAYS)
-    yield refuse("channels_step", "UPDATE", "channels", _CHANNEL_STEPS, _CHANNEL_JUMPS)
+    for table, (steps, jumps) in _STANDING.items():
+        yield refuse(f"{table}_no_delete", "DELETE", table, f"{table} are never deleted")
+        yield refuse(f"{table}_step", "UPDATE", table, steps, jumps)
+    for table in _SERVED:
+        yield f"CREATE TRIGGER {table}_count AFTER INSERT ON {table} BEGIN {_COUNT}; END"
+    yield refuse("outcomes_no_update", "UPDATE", "outcomes", _RECORDED)
     yield refuse("edges_point_back", "INSERT", "edges", _PARENT_IS_OLDER, _YOUNG_PARENT)
 
 
@@ -89,9 +123,20 @@ def _postgresql() -> Iterator[str]:
     for table in _IMMUTABLE:
         for action in ("UPDATE", "DELETE", "TRUNCATE"):
             yield refuse(f"{table}_no_{action.lower()}", action, table, f"{table} is immutable")
-    for action in ("DELETE", "TRUNCATE"):
-        yield refuse(f"channels_no_{action.lower()}", action, "channels", _CHANNEL_STAYS)
-    yield refuse("channels_step", "UPDATE", "channels", _CHANNEL_STEPS, _CHANNEL_JUMPS)
+    for table, (steps, jumps) in _STANDING.items():
+        for action in ("DELETE", "TRUNCATE"):
+            yield refuse(f"{table}_no_{action.lower()}", action, table, f"{table} are never deleted")
+        yield refuse(f"{table}_step", "UPDATE", table, steps, jumps)
+    yield (
+        "CREATE OR REPLACE FUNCTION tuneline_count() RETURNS trigger LANGUAGE plpgsql "
+        f"SET search_path FROM CURRENT AS $$ BEGIN {_COUNT}; RETURN NULL; END $$"
+    )
+    for table in _SERVED:
+        yield (
+            f"CREATE TRIGGER {table}_count AFTER INSERT ON {table} FOR EACH ROW "
+            "EXECUTE FUNCTION tuneline_count()"
+        )
+    yield refuse("outcomes_no_update", "UPDATE", "outcomes", _RECORDED)
     yield (
         "CREATE TRIGGER edges_point_back BEFORE INSERT ON edges FOR EACH ROW "
         "EXECUTE FUNCTION tuneline_parent_is_older()"
