@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flows.gate_arguments import add_gate_commands, implied_action
+from flows.tenant_arguments import add_tenant_commands
 
 EXIT_CODES = """exit codes:
   0  done, or the gate passed
@@ -117,6 +118,7 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
     add("stop", "flows.commands:endpoints_stop", "stop an endpoint", endpoints).add_argument("id")
 
     add_gate_commands(add, verbs)
+    add_tenant_commands(add, verbs)
     back = add("rollback", "flows.commands:rollback", "move a channel back to what it pointed to before")
     back.add_argument("channel")
     back.add_argument("--reason", required=True, help="kept in the channel's history")
@@ -124,6 +126,20 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
     api = add("api", "flows.api_commands:api", "serve the registry over HTTP, read-only")
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     api.add_argument("--port", type=int, default=8700, help="0: a free one (default 8700)")
+    _add_serving_commands(add)
+
+
+def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    text = "serve channels to tenants: an OpenAI-compatible gateway and its engines"
+    serve = add("serve", "flows.serve_commands:serve", text)
+    serve.add_argument("config", type=Path, help="a YAML file, such as deploy/serve.yaml")
+    serve.add_argument("--check", action="store_true", help="only validate the file")
+    chat = add("chat", "flows.chat_command:chat", "talk to what a channel points to")
+    chat.add_argument("channel")
+    chat.add_argument("--url", help="a gateway's address; its key is in TUNELINE_KEY. Default: own endpoint")
+    chat.add_argument("--message", help="ask this once; default: read questions from standard input")
+    chat.add_argument("--system", help="a system message")
+    chat.add_argument("--max-tokens", type=int, help="of one answer (default: what the server gives)")
 
 
 def _add_gc_command(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:

@@ -1,0 +1,301 @@
+"""One request: who asks, for what, may they, which artifact answers, on which engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from registry.rollouts import Rollout
+from registry.tenants import Tenant
+from serving.errors import AdapterRefused, NotServable, Overloaded, ServingError
+from serving.gateway import tracing
+from serving.gateway.admission import Concurrency, Rates, TooMany
+from serving.gateway.config import Bounds
+from serving.gateway.directory import Directory
+from serving.gateway.exchange import Exchange, Recorder
+from serving.gateway.fleet import Fleet
+from serving.gateway.ledger import Ledger
+from serving.gateway.metrics import Metrics
+from serving.gateway.outcomes import Outcomes
+from serving.gateway.place import Place
+from serving.gateway.relay import Events, Tally
+from serving.gateway.requests import Asked, read
+from serving.gateway.rollout import Chosen, choose
+from serving.gateway.shadow import Shadows
+from serving.openai_requests import Refused
+
+log = logging.getLogger("tuneline.gateway")
+
+ROUTES = {"/v1/chat/completions": True, "/v1/completions": False}
+ATTEMPTS = 2
+"""An engine that died before its answer began has been asked for nothing yet."""
+
+
+class App:
+    """The application behind the gateway's port."""
+
+    def __init__(
+        self, directory: Directory, fleet: Fleet, ledger: Ledger, outcomes: Outcomes, metrics: Metrics,
+        shadows: Shadows, bounds: Bounds,
+    ) -> None:  # fmt: skip
+        self._directory, self._fleet, self._ledger = directory, fleet, ledger
+        self._metrics, self._shadows, self._bounds = metrics, shadows, bounds
+        self._recorder = Recorder(metrics, outcomes)
+        self._rates, self._concurrency = Rates(), Concurrency()
+        self._context = max(place.section.context_length for place in fleet.places)
+        self._broken: set[int] = set()
+        """Rollouts whose candidate no engine takes."""
+
+    async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
+        """Answer one HTTP request, and write down that it was."""
+        exchange = Exchange(http)
+        self._metrics.under_way.inc()
+        try:
+            with tracing.span(http.path[:40], http.headers):
+                return await self._answer(exchange)
+        except Refused as error:
+            return _refusal(exchange, error)
+        except (ConnectionError, asyncio.CancelledError):
+            exchange.status, exchange.reason = exchange.status or 499, "client_gone"
+            raise
+        except Exception:
+            log.exception("request %s", exchange.id)
+            return _refusal(exchange, Refused("the gateway failed; its log says why", None, 500, "internal"))
+        finally:
+            self._metrics.under_way.dec()
+            self._recorder.ended(exchange)
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        http = exchange.http
+        known = http.path in ROUTES or http.path == "/v1/models"
+        if not known or http.raw_path != http.path:
+            raise Refused(f"no such route: {http.method} {http.path[:100]!r}", None, 404, "not_found")
+        wanted = "GET" if http.path == "/v1/models" else "POST"
+        if http.method != wanted:
+            raise Refused(f"{http.path} takes {wanted}", None, 405, "method_not_allowed")
+        tenant = exchange.tenant = self._directory.tenant(_authorization(http))
+        if http.path == "/v1/models":
+            exchange.status = 200
+            return web.json_response(self._models(tenant), headers={"x-request-id": exchange.id})
+        self._rates.take(tenant.name, tenant.limits.requests_per_minute)
+        self._concurrency.enter(tenant.name, tenant.limits.concurrency)
+        try:
+            asked = read(await self._body(http), ROUTES[http.path], self._bounds, self._context)
+            if asked.model != tenant.channel:
+                said = f"this key has no model {asked.model[:80]!r}; GET /v1/models lists what it has"
+                raise Refused(said, "model", 404, "model_not_found")
+            exchange.tally = Tally(asked)
+            return await self._served(exchange, tenant, exchange.tally)
+        finally:
+            self._concurrency.leave(tenant.name)
+
+    def _models(self, tenant: Tenant) -> dict[str, object]:
+        channel = self._directory.state.channels.get(tenant.channel)
+        data = []
+        if channel is not None:
+            created = int(channel.moved.timestamp())
+            data = [{"id": channel.name, "object": "model", "created": created, "owned_by": "tuneline"}]
+        return {"object": "list", "data": data}
+
+    async def _body(self, http: web.BaseRequest) -> bytes:
+        most = self._bounds.body_bytes
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._bounds.body_seconds):
+                async for part in http.content.iter_any():
+                    parts.append(part)
+                    size += len(part)
+                    if size > most:
+                        raise Refused(f"the body is larger than {most} bytes", None, 413, "too_large")
+        except TimeoutError:
+            said = f"the body did not come within {self._bounds.body_seconds:g} s"
+            raise Refused(said, None, 408, "timeout") from None
+        except web.RequestPayloadError as error:
+            raise Refused(f"the body cannot be read: {error}", None, 400, "invalid_body") from None
+        return b"".join(parts)
+
+    async def _served(self, exchange: Exchange, tenant: Tenant, tally: Tally) -> web.StreamResponse:
+        place, path = await self._chosen(exchange, tenant, tally.asked)
+        chosen = exchange.chosen
+        assert chosen is not None
+        tally.keep_text = chosen.shadow is not None
+        bound = place.token_bound(tally.asked)
+        reservation = await self._ledger.reserve(tenant.name, bound, tenant.limits.tokens_per_day)
+        try:
+            response = await self._from_engine(exchange, place, path, tenant, tally)
+        except Refused as error:
+            if self._gave_up(chosen, self._directory.state.rollouts.get(tenant.channel), error):
+                return await self._served(exchange, tenant, tally)
+            raise
+        finally:
+            self._ledger.settle(reservation, tally.used(place.prompt_bound(tally.asked), bound))
+        if chosen.shadow is not None and response.status == 200 and not tally.failed:
+            said = "".join(tally.texts)
+            self._shadows.ask(chosen.shadow, tally.asked, tenant, exchange.generation, said)
+        return response
+
+    async def _chosen(self, exchange: Exchange, tenant: Tenant, asked: Asked) -> tuple[Place, Path]:
+        """Which artifact answers, and where; a candidate that cannot be served leaves it to the live one."""
+        state = self._directory.state
+        channel = state.channels.get(tenant.channel)
+        if channel is None:
+            said = f"{tenant.channel} has no model yet: nothing was promoted to it"
+            raise Refused(said, "model", 404, "model_not_found")
+        exchange.generation = channel.generation
+        rollout = state.rollouts.get(tenant.channel)
+        if rollout is not None and rollout.sequence in self._broken:
+            rollout = None
+        live = self._fleet.standing(channel.name, channel.artifact_id)
+        given = exchange.http.headers.get("x-conversation-id") or asked.conversation
+        chosen = exchange.chosen = choose(live, rollout, f"{tenant.name} {given}")
+        try:
+            return await self._fleet.place_for(chosen.artifact_id)
+        except Refused as error:
+            if not self._gave_up(chosen, rollout, error):
+                raise
+        return await self._chosen(exchange, tenant, asked)
+
+    def _gave_up(self, chosen: Chosen, rollout: Rollout | None, error: Refused) -> bool:
+        """Whether a candidate is the trouble; then its rollout ends here, and the live artifact answers."""
+        if chosen.arm != "canary" or rollout is None or error.status != 409:
+            return False
+        self._broken.add(rollout.sequence)
+        log.error("rollout %d of %s cannot be served: %s", rollout.sequence, rollout.channel, error)
+        return True
+
+    async def _from_engine(
+        self, exchange: Exchange, place: Place, path: Path, tenant: Tenant, tally: Tally
+    ) -> web.StreamResponse:
+        assert exchange.chosen is not None
+        artifact_id = exchange.chosen.artifact_id
+        place.line.enter()
+        began: float | None = None
+        try:
+            for attempt in range(1, ATTEMPTS + 1):
+                async with _lent(place, artifact_id, path) as name:
+                    if attempt == 1:
+                        self._metrics.added.observe(time.monotonic() - exchange.began)
+                    began = time.monotonic()
+                    try:
+                        async with ask(place, tally.asked, name, tenant.salt, exchange.id) as answer:
+                            lost = (
+                                answer.status == 404 and attempt < ATTEMPTS
+                            )  # it was started again just now
+                            if not lost:
+                                return await self._relay(exchange, answer, tally)
+                    except aiohttp.ClientConnectionError as error:
+                        if exchange.response is not None or attempt == ATTEMPTS or tally.begun:
+                            raise _unavailable(error) from None
+            raise AssertionError("unreachable")
+        finally:
+            place.line.leave(None if began is None or tally.first is None else time.monotonic() - began)
+
+    async def _relay(
+        self, exchange: Exchange, answer: aiohttp.ClientResponse, tally: Tally
+    ) -> web.StreamResponse:
+        assert exchange.chosen is not None
+        exchange.status = answer.status
+        headers = {"x-request-id": exchange.id, "x-tuneline-artifact": exchange.chosen.artifact_id}
+        headers["content-type"] = answer.headers.get("content-type", "application/json")
+        if "retry-after" in answer.headers:
+            headers["retry-after"] = answer.headers["retry-after"]
+        tally.begun = answer.status == 200
+        if answer.status != 200 or not tally.asked.stream:
+            try:
+                body = await answer.read()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise _unavailable(error) from None
+            if answer.status == 200:
+                tally.whole(body)
+            return web.Response(body=body, status=answer.status, headers=headers)
+        response = exchange.response = web.StreamResponse(headers=headers | {"cache-control": "no-store"})
+        await response.prepare(exchange.http)
+        await self._stream(response, answer, tally)
+        return response
+
+    async def _stream(
+        self, response: web.StreamResponse, answer: aiohttp.ClientResponse, tally: Tally
+    ) -> None:
+        events = Events(tally)
+        try:
+            async for chunk in answer.content.iter_any():
+                await self._write(response, events.feed(chunk))
+            await self._write(response, events.end())
+        except (aiohttp.ClientError, TimeoutError):
+            tally.failed = True
+            body = Refused("the engine ended in the middle of the answer", None, 503, "unavailable").body
+            await self._write(response, b"data: " + json.dumps(body).encode() + b"\n\n")
+        await response.write_eof()
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        if not data:
+            return
+        try:
+            async with asyncio.timeout(self._bounds.write_seconds):
+                await response.write(data)
+        except TimeoutError:
+            raise ConnectionResetError("the client reads too slowly") from None
+
+
+def ask(
+    place: Place, asked: Asked, name: str, salt: str, request_id: str
+) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    """The engine's answer. Nothing of the client's request reaches it but the checked body."""
+    body = asked.body | {"model": name, "cache_salt": salt}
+    route = "/v1/chat/completions" if asked.chat else "/v1/completions"
+    return place.http.post(
+        f"http://engine{route}", data=json.dumps(body, ensure_ascii=False).encode(),
+        headers={"content-type": "application/json", "x-request-id": request_id},
+    )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def _lent(place: Place, artifact_id: str, path: Path) -> AsyncIterator[str]:
+    """`Place.lend`, with what can go wrong in a client's words."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            name = await stack.enter_async_context(place.lend(artifact_id, path))
+        except Overloaded as error:
+            raise TooMany(str(error), "overloaded", 1) from None
+        except (AdapterRefused, NotServable) as error:
+            log.error("artifact %s: %s", artifact_id[:12], error)
+            said = f"the engine does not take artifact {artifact_id[:12]}: {error}"
+            raise Refused(said, None, 409, "incompatible_artifact") from None
+        except ServingError as error:
+            raise _unavailable(error) from None
+        yield name
+
+
+def _unavailable(error: Exception) -> Refused:
+    log.warning("no answer from an engine: %r", error)
+    return Refused("the engine gave no answer, it may be starting again; try again", None, 503, "unavailable")
+
+
+def _authorization(http: web.BaseRequest) -> str:
+    given = http.headers.getall("authorization", [])
+    if len(given) > 1:
+        raise Refused("expected one Authorization header", None, 400, "invalid_header")
+    return given[0] if given else ""
+
+
+def _refusal(exchange: Exchange, error: Refused) -> web.StreamResponse:
+    """The error in OpenAI's shape; in the middle of a stream its connection can only be cut."""
+    exchange.reason = error.code
+    if exchange.response is not None:
+        raise ConnectionResetError(str(error))
+    exchange.status = error.status
+    headers = {"x-request-id": exchange.id}
+    if error.status in (429, 503):
+        headers["retry-after"] = str(error.retry_after if isinstance(error, TooMany) else 1)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    body = json.dumps(error.body).encode()
+    return web.Response(body=body, status=error.status, headers=headers, content_type="application/json")

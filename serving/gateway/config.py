@@ -1,0 +1,99 @@
+"""`serve.yaml`: which engines run, and how much anybody may ask of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serving.errors import NotServable
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineSection(_Section):
+    """One engine, or several of the same kind."""
+
+    engine: Literal["llama.cpp", "vllm"] = Field(description="which engine")
+    model: str = Field(
+        min_length=1,
+        description="what it holds: an artifact's id, NAME@VERSION, or a channel, which it then follows. "
+        "The quantized base for tenants with adapters, a merged or quantized model without",
+    )
+    adapters: int = Field(default=16, ge=1, le=1024, description="adapters loaded at once")
+    max_rank: int = Field(default=16, ge=1, description="vllm: largest rank of an adapter")
+    context_length: int = Field(default=2048, ge=16, description="tokens of prompt and answer together")
+    parallel: int = Field(default=4, ge=1, le=1024, description="answers decoded at once")
+    queue: int = Field(default=64, ge=1, le=65536, description="answers that may wait")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all cores")
+    replicas: int = Field(default=1, ge=1, le=64, description="processes of this kind")
+    affinity: bool = Field(
+        default=True, description="ask the replica first that had the adapter before; false: any in turn"
+    )
+    ready_timeout: float = Field(default=300.0, gt=0, description="seconds a start may take")
+
+
+class Bounds(_Section):
+    """What one request may be at most."""
+
+    body_bytes: int = Field(default=1 << 20, ge=1024, description="bytes of a request's body")
+    depth: int = Field(default=16, ge=4, le=128, description="nesting of its JSON")
+    messages: int = Field(default=1024, ge=1, description="messages of a chat")
+    max_tokens: int = Field(
+        default=1024, ge=1, description="tokens of an answer; also where a request does not say and it fits"
+    )
+    n: int = Field(default=1, ge=1, le=16, description="answers to one request")
+    header_seconds: float = Field(default=10.0, gt=0, description="until a request's headers have come")
+    body_seconds: float = Field(default=10.0, gt=0, description="until its body has come")
+    write_seconds: float = Field(default=30.0, gt=0, description="a client may take to read what was sent")
+    wait_seconds: float = Field(
+        default=10.0, gt=0,
+        description="a request is answered 429 at once if it would wait longer for its first token",
+    )  # fmt: skip
+    connections: int = Field(default=4096, ge=1, description="open connections")
+
+
+class Address(_Section):
+    """Where something listens."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=0, ge=0, le=65535, description="0: a free one")
+
+
+class ServeConfig(_Section):
+    """The whole file."""
+
+    gateway: Address = Field(default=Address(port=8080), description="where clients ask")
+    operations: Address = Field(
+        default=Address(port=9090), description="/metrics, /healthz and /readyz; not for clients"
+    )
+    engines: list[EngineSection] = Field(min_length=1, description="what serves")
+    bounds: Bounds = Field(default=Bounds(), description="what one request may be at most")
+    shadows: int = Field(default=2, ge=0, le=64, description="shadow requests under way at once")
+    metric_tenants: int = Field(
+        default=200, ge=0, description="tenants with a label of their own; all others are `other`"
+    )
+    grace_seconds: float = Field(default=30.0, ge=0, description="for answers under way at the end")
+
+
+def load(path: Path) -> ServeConfig:
+    """The configuration in a YAML file. Raises NotServable, which names file, key, and what was expected."""
+    try:
+        given = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise NotServable(
+            f"{path}: {error.strerror}; expected a YAML file such as deploy/serve.yaml"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise NotServable(f"{path}: no valid YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise NotServable(f"{path}: expected keys such as `engines`, found {type(given).__name__}")
+    try:
+        return ServeConfig.model_validate(given)
+    except ValidationError as error:
+        said = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
+        raise NotServable(f"{path}: " + "; ".join(said)) from None

@@ -1,0 +1,254 @@
+"""The engines of a gateway, and which of them can answer with an artifact."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from registry import Artifact, Registry, compat
+from registry.compat import Use
+from registry.errors import RegistryError
+from registry.serving_state import ServingState
+from serving.errors import ServingError
+from serving.gateway.config import EngineSection
+from serving.gateway.place import Place, engine_of
+from serving.openai_requests import Refused
+from serving.resident import Engine
+
+log = logging.getLogger("tuneline.gateway")
+
+SPILL_SECONDS = 0.5
+"""A longer wait at the engine that knows an adapter is worse than a load at another one."""
+
+MakeEngine = Callable[[EngineSection, str, Path, Path], Engine]
+
+
+@dataclass
+class _Group:
+    """What one section of the configuration runs."""
+
+    number: int
+    section: EngineSection
+    channel: str | None
+    """The channel that it follows, if it does."""
+    places: list[Place] = field(default_factory=list)
+    turn: int = 0
+    moving: asyncio.Task[None] | None = None
+    failed: str | None = None
+    """The artifact that could not be started last; it is not tried again until the channel moves."""
+
+
+class Fleet:
+    """All engines. Belongs to one event loop."""
+
+    def __init__(
+        self, registry: Registry, sections: list[EngineSection], wait_seconds: float,
+        make: MakeEngine = engine_of,
+    ) -> None:  # fmt: skip
+        self._registry, self._wait, self._make = registry, wait_seconds, make
+        self._groups = [_Group(number, section, None) for number, section in enumerate(sections)]
+        self._known: dict[str, tuple[Artifact, Path]] = {}
+        self._fitting: dict[str, list[_Group]] = {}
+        self._lives = itertools.count(1)
+        self._pinned: set[str] = set()
+        self._draining: set[asyncio.Task[None]] = set()
+        self._rows: list[str] = []
+
+    async def start(self, state: ServingState) -> None:
+        """Start every engine. Raises RegistryError for what is not found, ServingError; nothing runs then."""
+        try:
+            for group in self._groups:
+                followed = state.channels.get(group.section.model)
+                group.channel = followed.name if followed else None
+                ref = followed.artifact_id if followed else group.section.model
+                group.places = await self._started(group, ref)
+        except BaseException:
+            await self.stop()
+            raise
+        await self.changed(state)
+
+    async def stop(self) -> None:
+        """End every engine."""
+        moving = [group.moving for group in self._groups if group.moving] + list(self._draining)
+        for task in moving:
+            task.cancel()
+        await asyncio.gather(*moving, return_exceptions=True)
+        await asyncio.gather(*(place.stop() for place in self.places), return_exceptions=True)
+        await asyncio.to_thread(self._sign_off)
+
+    @property
+    def places(self) -> list[Place]:
+        """Every engine that takes requests."""
+        return [place for group in self._groups for place in group.places]
+
+    async def changed(self, state: ServingState) -> None:
+        """Follow channels that moved, and pin what tenants are pinned to."""
+        for group in self._groups:
+            channel = state.channels.get(group.channel or "")
+            target = channel.artifact_id if channel else None
+            if target is None or target == group.failed or (group.moving and not group.moving.done()):
+                continue
+            if all(place.artifact.id != target for place in group.places):
+                group.moving = asyncio.create_task(self._follow(group, target))
+        wanted = {tenant.channel for tenant in state.tenants.values() if tenant.pinned}
+        pinned = {state.channels[channel].artifact_id for channel in wanted if channel in state.channels}
+        for place in self.places:
+            for digest in self._pinned - pinned:
+                place.pool.unpin(digest)
+            for digest in pinned:
+                place.pool.pin(digest)
+        self._pinned = pinned
+
+    def standing(self, channel: str, artifact_id: str) -> str:
+        """What answers for a channel that points to `artifact_id`.
+
+        The artifact before it, while an engine that follows the channel is still loading the new one.
+        """
+        for group in self._groups:
+            if (
+                group.channel == channel
+                and group.places
+                and group.places[0].artifact.manifest.kind != "adapter"
+            ):
+                held = group.places[0].artifact.id
+                if held != artifact_id and group.moving is not None:
+                    return held
+        return artifact_id
+
+    async def place_for(self, artifact_id: str) -> tuple[Place, Path]:
+        """An engine that can answer with the artifact, and where its files are.
+
+        Raises `Refused`: 409 where no engine holds its base, with the reasons; 503 while none runs.
+        """
+        artifact, path = await self.known(artifact_id)
+        if artifact_id not in self._fitting:
+            self._fitting[artifact_id] = self._groups_for(artifact)
+        places = [place for group in self._fitting[artifact_id] for place in group.places]
+        running = [place for place in places if place.engine.up]
+        if not running:
+            raise Refused("the engine is being started again; try again", None, 503, "unavailable")
+        return self._pick(self._fitting[artifact_id][0], running, artifact_id), path
+
+    async def known(self, artifact_id: str) -> tuple[Artifact, Path]:
+        """An artifact and the directory with its files. Raises `Refused` (503)."""
+        if artifact_id not in self._known:
+
+            def look() -> tuple[Artifact, Path]:
+                return self._registry.get(artifact_id), self._registry.view(artifact_id)
+
+            try:
+                self._known[artifact_id] = await asyncio.to_thread(look)
+            except RegistryError as error:
+                log.error("artifact %s: %s", artifact_id[:12], error)
+                said = f"artifact {artifact_id[:12]} cannot be read now"
+                raise Refused(said, None, 503, "unavailable") from None
+        return self._known[artifact_id]
+
+    def _pick(self, group: _Group, running: list[Place], artifact_id: str) -> Place:
+        if len(running) == 1:
+            return running[0]
+        if not group.section.affinity:
+            group.turn += 1
+            return running[group.turn % len(running)]
+
+        def rank(place: Place) -> bytes:
+            return hashlib.sha256(f"{place.name} {artifact_id}".encode()).digest()
+
+        ordered = sorted(running, key=rank)
+        near = next((place for place in ordered if place.line.wait() <= SPILL_SECONDS), None)
+        return near or min(ordered, key=lambda place: place.line.wait())
+
+    def _groups_for(self, artifact: Artifact) -> list[_Group]:
+        fitting, reasons = [], []
+        for group in self._groups:
+            if any(place.artifact.id == artifact.id for place in group.places):
+                fitting.append(group)
+            elif artifact.manifest.kind != "adapter":
+                reasons.append(
+                    f"engine {group.number} holds another model than this {artifact.manifest.kind} one"
+                )
+            elif not group.channel and group.places:
+                refused = _refusals(group.places[0], artifact)
+                if refused:
+                    reasons.append(f"engine {group.number}: {'; '.join(refused)}")
+                else:
+                    fitting.append(group)
+        if not fitting:
+            said = f"no engine here can answer with artifact {artifact.id[:12]}: " + " | ".join(reasons)
+            raise Refused(said, None, 409, "incompatible_artifact")
+        return fitting
+
+    async def _started(self, group: _Group, ref: str) -> list[Place]:
+        artifact = await asyncio.to_thread(self._registry.get, ref)
+        _, path = await self.known(artifact.id)
+        places = []
+        for number in range(group.section.replicas):
+            name = f"{group.number}-{number}"
+            file = self._registry.home / "logs" / f"engine-{name}.{next(self._lives)}.log"
+            engine = self._make(group.section, artifact.id, path, file)
+            places.append(Place(name, group.section, artifact, engine, self._wait))
+        try:
+            compat.require(
+                _use(places[0], None),
+                f"{group.section.engine} cannot serve this {artifact.manifest.kind} model",
+            )
+            await asyncio.gather(*(place.start() for place in places))
+        except BaseException:
+            await asyncio.gather(*(place.stop() for place in places), return_exceptions=True)
+            raise
+        await asyncio.to_thread(self._sign_on, places[0])
+        return places
+
+    async def _follow(self, group: _Group, target: str) -> None:
+        """Start engines with the new artifact beside the old ones, then let those finish and end them."""
+        log.info("channel %s moved: starting engines for artifact %s", group.channel, target[:12])
+        try:
+            new = await self._started(group, target)
+        except (ServingError, RegistryError, Refused) as error:
+            group.failed = target
+            log.error("channel %s: its artifact %s cannot be served: %s", group.channel, target[:12], error)
+            return
+        old, group.places, group.failed = group.places, new, None
+        self._fitting.clear()
+        for place in old:
+            task = asyncio.create_task(_end_after_use(place))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
+
+    def _sign_on(self, place: Place) -> None:
+        """Write down that this process serves the artifact, so that its files are not collected meanwhile."""
+        row = self._registry.endpoints.add(
+            artifact_id=place.artifact.id, engine=place.section.engine, url=f"gateway engine {place.name}",
+            pid=os.getpid(), pid_started=psutil.Process().create_time(), log=self._registry.home / "logs",
+        )  # fmt: skip
+        self._rows.append(row.id)
+
+    def _sign_off(self) -> None:
+        for row in self._rows:
+            try:
+                self._registry.endpoints.mark_stopped(row)
+            except RegistryError as error:
+                log.warning("endpoint %s: %s", row, error)
+
+
+async def _end_after_use(place: Place) -> None:
+    while place.line.inside:
+        await asyncio.sleep(0.2)
+    await place.stop()
+
+
+def _use(place: Place, adapter: Artifact | None) -> compat.Pair:
+    use = Use(place.limits, place.section.context_length)
+    return compat.pair(place.artifact.manifest, adapter.manifest if adapter else None, use)
+
+
+def _refusals(place: Place, adapter: Artifact) -> list[str]:
+    return [one.line() for one in compat.examine(_use(place, adapter)) if one.state == "refused"]

@@ -1,0 +1,146 @@
+"""Token budgets: reserved before a request reaches an engine, settled when it ends, however it ends.
+
+All gateways share the registry's budgets. One thread writes for the whole process, and whatever has
+gathered while it wrote goes into its next transaction, so that a busy gateway writes no more often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import threading
+import uuid
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from registry import Registry
+from registry.budgets import Ask
+from registry.errors import NotFound, RegistryError
+from registry.processes import here, started
+from serving.gateway.admission import TooMany
+from serving.openai_requests import Refused
+
+log = logging.getLogger("tuneline.gateway")
+
+MOST_AT_ONCE = 256
+BEAT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class _Settled:
+    reservation: str
+    tokens: int
+
+
+_Work = tuple[Ask, "Future[bool]"] | _Settled | None
+
+
+class Ledger:
+    """The budgets of the registry, for one gateway."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._gateway = ""
+        self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._unwritten: list[_Settled] = []
+        self._thread = threading.Thread(target=self._run, name="budgets", daemon=True)
+
+    def start(self) -> int:
+        """Charge what gateways that are gone had reserved; returns how many reservations that were."""
+        recovered = self._registry.budgets.recover()
+        self._open()
+        self._thread.start()
+        return recovered
+
+    def _open(self) -> None:
+        self._gateway = self._registry.budgets.open_gateway(here(), os.getpid(), started())
+
+    def stop(self) -> None:
+        """Write what is left."""
+        self._work.put(None)
+        self._thread.join()
+        try:
+            self._registry.budgets.close_gateway(self._gateway)
+        except RegistryError as error:
+            log.error("budgets: what is reserved stays so until another gateway starts: %s", error)
+
+    async def reserve(self, tenant: str, tokens: int, limit: int | None) -> str | None:
+        """A reservation of `tokens` of the tenant's `limit` of today; None for a tenant without a limit.
+
+        Raises `TooMany` when they are not left, `Refused` when the registry does not answer.
+        """
+        if limit is None:
+            return None
+        now = datetime.now(UTC)
+        ask = Ask(uuid.uuid4().hex, tenant, tokens, limit, now.date().isoformat())
+        done: Future[bool] = Future()
+        self._work.put((ask, done))
+        try:
+            granted = await asyncio.shield(asyncio.wrap_future(done))
+        except asyncio.CancelledError:
+            done.add_done_callback(lambda _: self.settle(ask.reservation, 0))
+            raise
+        except RegistryError as error:
+            log.error("budgets: %s", error)
+            raise Refused("budgets cannot be read now", None, 503, "unavailable") from None
+        if not granted:
+            midnight = now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() + 86400
+            raise TooMany(
+                f"this request may take {tokens} tokens, more than is left of {limit} for today (UTC); "
+                "a smaller max_tokens may fit",
+                "insufficient_quota", midnight - now.timestamp(),
+            )  # fmt: skip
+        return ask.reservation
+
+    def settle(self, reservation: str | None, tokens: int) -> None:
+        """Charge what was used of a reservation, and free the rest. Does not wait."""
+        if reservation is not None:
+            self._work.put(_Settled(reservation, tokens))
+
+    def _run(self) -> None:
+        while True:
+            try:
+                batch = [self._work.get(timeout=BEAT_SECONDS)]
+            except queue.Empty:
+                batch = []
+            while len(batch) < MOST_AT_ONCE and not self._work.empty():
+                batch.append(self._work.get())
+            asks = [one for one in batch if isinstance(one, tuple)]
+            settled = [one for one in batch if isinstance(one, _Settled)]
+            self._settle(self._unwritten + settled, idle=not batch)
+            self._reserve(asks)
+            if None in batch:
+                return
+
+    def _settle(self, settled: list[_Settled], idle: bool) -> None:
+        try:
+            if settled:
+                self._registry.budgets.settle([(one.reservation, one.tokens) for one in settled])
+                self._unwritten = []
+            elif idle:
+                self._registry.budgets.beat(self._gateway)
+        except NotFound:
+            self._open()  # silent for so long that another gateway took it for dead
+        except RegistryError as error:
+            self._unwritten = settled  # still reserved, so nobody else can spend it
+            log.error("budgets: %d settlements wait to be written: %s", len(settled), error)
+
+    def _reserve(self, asks: list[tuple[Ask, Future[bool]]]) -> None:
+        if not asks:
+            return
+        wanted = [ask for ask, _ in asks]
+        try:
+            try:
+                granted = self._registry.budgets.reserve(self._gateway, wanted)
+            except NotFound:
+                self._open()
+                granted = self._registry.budgets.reserve(self._gateway, wanted)
+        except Exception as error:
+            for _, done in asks:
+                done.set_exception(error)
+            return
+        for (_, done), one in zip(asks, granted, strict=True):
+            done.set_result(one)

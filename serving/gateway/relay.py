@@ -1,0 +1,115 @@
+"""Bytes from an engine to a client, as they are, with what they cost counted on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.gateway.requests import Asked
+
+_END = b"\n\n"
+
+
+@dataclass
+class Tally:
+    """What is known of an answer so far. Times are those of `time.monotonic`, in seconds."""
+
+    asked: Asked
+    keep_text: bool = False
+    begun: bool = False
+    """Whether an engine has it, and did not refuse it."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    pieces: int = 0
+    """Events of a stream that had text, each of which stands for a token or more."""
+    first: float | None = None
+    last: float | None = None
+    reason: str | None = None
+    """Why the answer ended; None until it has."""
+    failed: bool = False
+    texts: list[str] = field(default_factory=list)
+    """With `keep_text`, the answer."""
+
+    def used(self, prompt_bound: int, reserved: int) -> int:
+        """The tokens to charge: as the engine counted them, else what has been worked on.
+
+        Nobody knows how far an answer had come that was not streamed: all that it could take is charged.
+        """
+        if self.prompt_tokens is not None and self.completion_tokens is not None:
+            return self.prompt_tokens + self.completion_tokens
+        if not self.begun:
+            return 0
+        return min(reserved, prompt_bound + self.pieces) if self.asked.stream else reserved
+
+    def whole(self, body: bytes) -> None:
+        """Read an answer that came in one piece."""
+        self.first = self.last = time.monotonic()
+        try:
+            said = json.loads(body)
+            self._count(said.get("usage"))
+            for choice in said["choices"]:
+                self._note(choice, choice.get("message") or choice)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.failed = True
+
+    def event(self, data: bytes) -> bool:
+        """Read one event of a stream; returns whether the client is to have it."""
+        if data == b"[DONE]":
+            return True
+        try:
+            said = json.loads(data)
+            if "error" in said:
+                self.failed = True
+                return True
+            self._count(said.get("usage"))
+            choices = said.get("choices") or []
+            for choice in choices:
+                self._note(choice, choice.get("delta") or choice)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.failed = True
+            return True
+        return bool(choices) or self.asked.wants_usage
+
+    def _count(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            self.prompt_tokens = int(usage["prompt_tokens"])
+            self.completion_tokens = int(usage.get("completion_tokens") or 0)
+
+    def _note(self, choice: dict[str, Any], holder: dict[str, Any]) -> None:
+        text = holder.get("content") or holder.get("text") or ""
+        if text or holder.get("tool_calls"):
+            self.pieces += 1
+            self.last = time.monotonic()
+            self.first = self.first or self.last
+            if self.keep_text:
+                self.texts.append(str(text))
+        self.reason = choice.get("finish_reason") or self.reason
+
+
+class Events:
+    """Cuts a stream into its events; what the client did not ask for is left out."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._rest = b""
+        self.done = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What of the stream so far, and not yet passed on, is for the client."""
+        *events, self._rest = (self._rest + chunk).split(_END)
+        passed = [one + _END for one in events if self._wanted(one)]
+        return b"".join(passed)
+
+    def end(self) -> bytes:
+        """What is left when the engine closed the stream."""
+        self._tally.failed = self._tally.failed or not self.done
+        return self._rest
+
+    def _wanted(self, event: bytes) -> bool:
+        if not event.startswith(b"data:"):
+            return True
+        data = event[5:].strip()
+        self.done = self.done or data == b"[DONE]"
+        return self._tally.event(data)

@@ -1,0 +1,188 @@
+"""The gateway as a process: its two ports, its engines, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import uvloop
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from registry import Registry
+from serving.gateway.app import App
+from serving.gateway.config import Address, Bounds, ServeConfig
+from serving.gateway.directory import Directory
+from serving.gateway.fleet import Fleet
+from serving.gateway.ledger import Ledger
+from serving.gateway.metrics import CONTENT_TYPE, Metrics
+from serving.gateway.outcomes import Outcomes
+from serving.gateway.shadow import Shadows
+from serving.process import listen
+
+log = logging.getLogger("tuneline.gateway")
+
+KEEPALIVE_SECONDS = 75.0
+STALE_SECONDS = 30.0
+"""A gateway that has not heard from its registry for longer is not ready for more traffic."""
+
+Announce = Callable[[str, str], None]
+
+
+def run(config: ServeConfig, registry: Registry, announce: Announce) -> None:
+    """Serve until SIGTERM or SIGINT; `announce` gets the gateway's URL and that of its operations.
+
+    Raises ServingError or RegistryError when something cannot be started; nothing is left running then.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, registry, announce))
+
+
+async def _serve(config: ServeConfig, registry: Registry, announce: Announce) -> None:
+    told_to_end = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_end.set)
+    async with contextlib.AsyncExitStack() as stack:
+        door = stack.enter_context(_listen(config.gateway))
+        side = stack.enter_context(_listen(config.operations))
+        app, operations = await _assemble(config, registry, stack)
+        server = _Door(app, config.bounds)
+        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=config.grace_seconds)
+        await _open(stack, runner, door)
+        behind = web.AppRunner(operations, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await _open(stack, behind, side)
+        announce(_url(door), _url(side))
+        await told_to_end.wait()
+        log.info("ending: no new requests, answers under way have %g s", config.grace_seconds)
+
+
+async def _assemble(
+    config: ServeConfig, registry: Registry, stack: contextlib.AsyncExitStack
+) -> tuple[App, web.Application]:
+    """Everything that is started before the ports open, and ends after they close, last first."""
+    directory, ledger, outcomes = Directory(registry), Ledger(registry), Outcomes(registry)
+    fleet = Fleet(registry, config.engines, config.bounds.wait_seconds)
+    metrics = Metrics(config.metric_tenants)
+    recovered = await asyncio.to_thread(ledger.start)
+    stack.push_async_callback(asyncio.to_thread, ledger.stop)
+    if recovered:
+        log.warning("%d reservations of gateways that are gone were charged in full", recovered)
+    await directory.start(lambda: fleet.changed(directory.state))
+    stack.push_async_callback(directory.stop)
+    stack.push_async_callback(fleet.stop)
+    await fleet.start(directory.state)
+    outcomes.start()
+    stack.push_async_callback(outcomes.stop)
+    shadows = Shadows(fleet, outcomes, metrics, config.shadows)
+    stack.push_async_callback(shadows.stop)
+    metrics.watch(fleet, directory)
+    app = App(directory, fleet, ledger, outcomes, metrics, shadows, config.bounds)
+    return app, _operations(metrics, directory, fleet)
+
+
+def _operations(metrics: Metrics, directory: Directory, fleet: Fleet) -> web.Application:
+    """What an operator's tools ask: not for clients, and it shows no prompt and no key."""
+
+    async def numbers(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def alive(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def ready(_: web.Request) -> web.Response:
+        engines = {place.name: place.engine.up for place in fleet.places}
+        ok = any(engines.values()) and directory.age < STALE_SECONDS
+        said = {"ready": ok, "engines": engines, "registry_age_seconds": round(directory.age, 1)}
+        return web.json_response(said, status=200 if ok else 503)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", numbers), web.get("/healthz", alive), web.get("/readyz", ready)])
+    return app
+
+
+class _Connection(RequestHandler):
+    """Closed when its first headers do not come in time, or when there are too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        door = self._manager
+        assert isinstance(door, _Door)
+        if len(door.connections) > door.bounds.connections:
+            self.force_close()
+            return
+        loop = asyncio.get_running_loop()
+        self._impatience = loop.call_later(door.bounds.header_seconds, self._give_up)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if hasattr(self, "_impatience"):
+            self._impatience.cancel()
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        if self._current_request is None and not self._request_count:
+            self.force_close()
+
+
+class _Door(web.Server):
+    """aiohttp's server without what a gateway has no use for."""
+
+    def __init__(self, app: App, bounds: Bounds) -> None:
+        super().__init__(
+            app, handler_cancellation=True, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS,
+            auto_decompress=False, max_line_size=4096, max_field_size=8190,
+        )  # fmt: skip
+        self.bounds = bounds
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+@contextlib.contextmanager
+def _listen(address: Address) -> Any:
+    with listen(address.host, address.port) as taken:
+        # asyncio leaves this out for a socket that does not say it is TCP; each event would wait 40 ms
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        taken.setblocking(False)
+        yield taken
+
+
+async def _open(stack: contextlib.AsyncExitStack, runner: web.BaseRunner, taken: socket.socket) -> None:
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, taken).start()
+
+
+def _url(taken: socket.socket) -> str:
+    host, port = taken.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage(),
+        }  # fmt: skip
+        said |= getattr(record, "request", {})
+        if record.exc_info:
+            said["trace"] = self.formatException(record.exc_info)
+        return json.dumps(said, ensure_ascii=False)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Send the log of this process to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("tuneline")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)

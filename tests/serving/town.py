@@ -1,0 +1,113 @@
+"""A registry as a gateway finds it: a pico base, its GGUF, and adapters of it that each know one answer.
+
+    python -m tests.serving.town HOME --adapters 4
+
+publishes them with the stages and the import that users have, and prints what was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.artifact_import import adopt
+from flows.bring_base import resolved
+from flows.plain import as_parent
+from registry import Artifact, Registry, Waiver
+from registry.artifacts import digest, memo_key
+from stages.contract import toolchain
+from stages.quantize import TOOLS, VERSION, GgufConfig, quantize
+from stages.resolve import BaseConfig
+from tests.serving.canaries import Family, kept_family
+
+WAIVER = Waiver("made for a test", "tests")
+F16 = GgufConfig(method="gguf", type="F16")
+
+
+@dataclass(frozen=True)
+class House:
+    """One adapter, as a PEFT directory and as a GGUF file, and the only answer it knows."""
+
+    peft: str
+    gguf: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Town:
+    """Ids of what is in the registry at `home`."""
+
+    home: Path
+    base: str
+    gguf: str
+    houses: tuple[House, ...]
+
+
+def kept_town(checkout: Path, home: Path, adapters: int) -> Town:
+    """A copy, at `home`, of a town that an earlier run left in `.cache/`, or of a new one."""
+    made_by = [Path(__file__).read_text("utf-8"), Path(__file__).with_name("canaries.py").read_text("utf-8")]
+    made_by += [toolchain(TOOLS), VERSION]
+    folder = checkout / ".cache" / f"town-{digest(made_by)[:16]}-{adapters}"
+    if not folder.exists():
+        family = kept_family(checkout, adapters)
+        draft = Path(tempfile.mkdtemp(prefix=".town-", dir=folder.parent))
+        make_town(draft / "home", family)
+        with contextlib.suppress(OSError):  # another run was faster
+            (draft / "home").rename(folder)
+        shutil.rmtree(draft)
+    shutil.copytree(folder, home, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns("views"))
+    return open_town(home)
+
+
+def open_town(home: Path) -> Town:
+    """What `make_town` published."""
+    made = json.loads((home / "town.json").read_text())
+    return Town(home, made["base"], made["gguf"], tuple(House(**one) for one in made["houses"]))
+
+
+def make_town(home: Path, family: Family) -> None:
+    """Resolve, import and quantize, as a user would."""
+    with Registry.open(home) as registry:
+        base = resolved(registry, BaseConfig(source=f"path:{family.base}"), home / "resolve.log")
+        gguf = _quantized(registry, {"model": base})
+        registry.name(gguf.id, "town-base")
+        houses = []
+        for canary in family.canaries:
+            peft = adopt(registry, canary.peft, base=base.id).artifact
+            made = _quantized(registry, {"model": peft, "base": base})
+            houses.append({"peft": peft.id, "gguf": made.id, "answer": canary.answer})
+    found = {"base": base.id, "gguf": gguf.id, "houses": houses}
+    (home / "town.json").write_text(json.dumps(found, indent=1))
+
+
+def _quantized(registry: Registry, parents: Mapping[str, Artifact]) -> Artifact:
+    config = F16.model_dump(mode="json")
+    key = memo_key("quantize", VERSION, config, {r: p.id for r, p in parents.items()}, toolchain(TOOLS))
+    with registry.draft(key, "quantize") as draft:
+        began = datetime.now(UTC)
+        facts = quantize({role: as_parent(registry, one) for role, one in parents.items()}, F16, draft.path)
+        return draft.commit(
+            stage="quantize", stage_version=VERSION, config=config, toolchain=toolchain(TOOLS),
+            facts_kind=facts.kind, relations=facts.relations, base=facts.base, quant=facts.quant,
+            metrics=facts.metrics,
+            execution={"seconds": 0.0, "peak_bytes": None, "started": began.isoformat()},
+        )  # fmt: skip
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("home", type=Path)
+    arguments.add_argument("--adapters", type=int, default=4)
+    given = arguments.parse_args()
+    print(kept_town(Path(__file__).resolve().parents[2], given.home, given.adapters))
+
+
+if __name__ == "__main__":
+    main()
