@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.tenant_arguments import add_channel_commands
+
 GATE_ACTIONS = ("run", "plan", "show")
 
 
@@ -19,7 +21,7 @@ def implied_action(argv: Sequence[str]) -> list[str]:
 
 
 def add_gate_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
-    """`gate run|plan|show`, `promote`, `channels [show|policy]`."""
+    """`gate run|plan|show`, `promote`, `channels [show|policy|rollout|outcomes]`."""
     text = "judge a candidate by a policy, from logged samples"
     gate = verbs.add_parser(
         "gate",
@@ -99,3 +101,4 @@ def _add_channels(add: Callable[..., argparse.ArgumentParser], verbs: Any) -> No
         "--set", type=Path, metavar="FILE", dest="file", help="a policy, or a recipe with a gate"
     )
     policy.add_argument("--reason", help="why it is set; kept with it")
+    add_channel_commands(add, actions)
