@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, exc, insert, select, text, update
+from sqlalchemy import Connection, TextClause, bindparam, delete, exc, insert, select, text
 
 from registry.database import Database
 from registry.errors import InvalidArtifact, NotFound
@@ -23,6 +23,22 @@ from registry.schema_serving import budgets, gateways, reservations
 SILENT_SECONDS = 60.0
 """A gateway on another host that says nothing for so long is taken for dead."""
 
+
+def _listing(statement: str, *lists: str) -> TextClause:
+    return text(statement).bindparams(*(bindparam(name, expanding=True) for name in lists))
+
+
+# Written out, as every request waits for them: to put them together each time takes longer than to run them.
+_SPENT = _listing(
+    "SELECT day, tenant, used + reserved AS total FROM budgets WHERE day IN :days AND tenant IN :tenants",
+    "days", "tenants",
+)  # fmt: skip
+_KNOWN = _listing("SELECT id, day, tenant, tokens FROM reservations WHERE id IN :ids", "ids")
+_BEAT = text("UPDATE gateways SET beat = :at WHERE id = :id")
+_ADD = text(
+    "INSERT INTO reservations (id, gateway, day, tenant, tokens) "
+    "VALUES (:id, :gateway, :day, :tenant, :tokens)"
+)
 _RESERVE = text(
     "INSERT INTO budgets (day, tenant, used, reserved) VALUES (:day, :tenant, 0, :tokens) "
     "ON CONFLICT (day, tenant) DO UPDATE SET reserved = budgets.reserved + excluded.reserved"
@@ -31,6 +47,7 @@ _SETTLE = text(
     "UPDATE budgets SET used = used + :used, reserved = reserved - :reserved "
     "WHERE day = :day AND tenant = :tenant"
 )
+_REMOVE = _listing("DELETE FROM reservations WHERE id IN :ids", "ids")
 
 
 class Ask(NamedTuple):
@@ -62,17 +79,15 @@ class Budgets:
             return []
         with self._database.count() as connection:
             spent = _spent(connection, asks)
-            ids = reservations.c.id.in_([ask.reservation for ask in asks])
-            known = set(connection.execute(select(reservations.c.id).where(ids)).scalars())
+            ids = [ask.reservation for ask in asks]
+            known = {row.id for row in connection.execute(_KNOWN, {"ids": ids})}
             granted, new = [], []
             for ask in asks:
                 total = spent.get((ask.day, ask.tenant), 0) + ask.tokens
-                fits = ask.reservation not in known and total <= ask.limit
-                if fits:
+                if ask.reservation not in known and total <= ask.limit:
                     spent[ask.day, ask.tenant] = total
                     known.add(ask.reservation)
-                    row = {"id": ask.reservation, "day": ask.day, "tenant": ask.tenant, "tokens": ask.tokens}
-                    new.append({"gateway": gateway, **row})
+                    new.append(ask)
                 granted.append(ask.reservation in known)
             if new:
                 _add(connection, gateway, new)
@@ -108,11 +123,9 @@ class Budgets:
         return gateway
 
     def beat(self, gateway: str) -> None:
-        """Say that the gateway lives; to be done more often than `SILENT_SECONDS`. Raises NotFound."""
+        """Say that the gateway lives, at least every `SILENT_SECONDS`; a grant says it too. Raises NotFound."""
         with self._database.count() as connection:
-            mine = update(gateways).where(gateways.c.id == gateway)
-            if connection.execute(mine, {"beat": time.time()}).rowcount != 1:
-                raise _unknown(gateway)
+            _beat(connection, gateway)
 
     def close_gateway(self, gateway: str) -> int:
         """Forget a gateway that ends; what it did not settle is charged in full. Returns how many were."""
@@ -143,32 +156,39 @@ class Budgets:
 
 def _spent(connection: Connection, asks: Sequence[Ask]) -> dict[tuple[str, str], int]:
     """Used and reserved, by day and tenant."""
-    days, tenants = {ask.day for ask in asks}, {ask.tenant for ask in asks}
-    query = select(budgets).where(budgets.c.day.in_(days) & budgets.c.tenant.in_(tenants))
-    return {(row.day, row.tenant): row.used + row.reserved for row in connection.execute(query)}
+    of = {"days": list({ask.day for ask in asks}), "tenants": list({ask.tenant for ask in asks})}
+    return {(row.day, row.tenant): row.total for row in connection.execute(_SPENT, of)}
 
 
-def _add(connection: Connection, gateway: str, rows: list[dict[str, str | int]]) -> None:
-    try:
-        connection.execute(insert(reservations), rows)
-    except exc.IntegrityError as error:
-        raise _unknown(gateway) from error
+def _add(connection: Connection, gateway: str, asks: Sequence[Ask]) -> None:
+    rows = [
+        {
+            "id": one.reservation,
+            "gateway": gateway,
+            "day": one.day,
+            "tenant": one.tenant,
+            "tokens": one.tokens,
+        }
+        for one in asks
+    ]
+    _beat(connection, gateway)
+    connection.execute(_ADD, rows)
     try:
         connection.execute(_RESERVE, rows)
     except exc.IntegrityError as error:
-        names = ", ".join(sorted({str(row["tenant"]) for row in rows}))
+        names = ", ".join(sorted({ask.tenant for ask in asks}))
         raise NotFound(f"no tenant of one of these names: {names}") from error
 
 
 def _settle(connection: Connection, used: dict[str, int]) -> int:
-    these = reservations.c.id.in_(list(used))
-    rows = list(connection.execute(select(reservations).where(these)))
+    ids = {"ids": list(used)}
     moved = [
-        {"day": row.day, "tenant": row.tenant, "used": used[row.id], "reserved": row.tokens} for row in rows
+        {"day": row.day, "tenant": row.tenant, "used": used[row.id], "reserved": row.tokens}
+        for row in connection.execute(_KNOWN, ids)
     ]
     if moved:
         connection.execute(_SETTLE, moved)
-        connection.execute(delete(reservations).where(these))
+        connection.execute(_REMOVE, ids)
     return len(moved)
 
 
@@ -184,8 +204,9 @@ def _refuse_negative(counts: Iterable[int]) -> None:
         raise InvalidArtifact("tokens below 0 cannot be reserved or settled")
 
 
-def _unknown(gateway: str) -> NotFound:
-    return NotFound(
-        f"no gateway {gateway[:40]!r}: it was never opened, or was taken for dead and what it had "
-        "reserved was charged; open it again"
-    )
+def _beat(connection: Connection, gateway: str) -> None:
+    if connection.execute(_BEAT, {"at": time.time(), "id": gateway}).rowcount != 1:
+        raise NotFound(
+            f"no gateway {gateway[:40]!r}: it was never opened, or was taken for dead and what it had "
+            "reserved was charged; open it again"
+        )
