@@ -133,6 +133,9 @@ def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     text = "serve channels to tenants: an OpenAI-compatible gateway and its engines"
     serve = add("serve", "flows.serve_commands:serve", text)
     serve.add_argument("config", type=Path, help="a YAML file, such as deploy/serve.yaml")
+    serve.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; repeatable"
+    )
     serve.add_argument("--check", action="store_true", help="only validate the file")
     chat = add("chat", "flows.chat_command:chat", "talk to what a channel points to")
     chat.add_argument("channel")

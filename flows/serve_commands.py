@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 
 from flows.commands import Reply, open_registry
-from serving.gateway.config import load
+from flows.errors import InvalidRecipe
+from flows.recipe import apply_override, read_yaml, validate
+from serving.gateway.config import ServeConfig
 
 
 def serve(arguments: argparse.Namespace) -> Reply:
     """Serve what `serve.yaml` describes; says where as soon as it listens.
 
-    Raises ServingError for a configuration or an engine that does not work, RegistryError.
+    Raises InvalidRecipe for a configuration that is none, ServingError for an engine that does not work,
+    RegistryError.
     """
-    config = load(arguments.config)
+    config = _config(arguments.config, arguments.set)
     if arguments.check:
         document = config.model_dump(mode="json")
         return document, lambda: print(f"{arguments.config}: {len(config.engines)} engines; valid"), 0
@@ -31,3 +35,12 @@ def serve(arguments: argparse.Namespace) -> Reply:
     with open_registry() as registry:
         run(config, registry, announce)
     return None, lambda: None, 0
+
+
+def _config(path: Path, overrides: list[str]) -> ServeConfig:
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise InvalidRecipe(f"{path}: expected keys such as `engines`, found {type(tree).__name__}")
+    for override in overrides:
+        apply_override(tree, override)
+    return validate(ServeConfig, tree, where=str(path))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from serving.errors import NotServable
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Section(BaseModel):
@@ -78,22 +74,3 @@ class ServeConfig(_Section):
         default=200, ge=0, description="tenants with a label of their own; all others are `other`"
     )
     grace_seconds: float = Field(default=30.0, ge=0, description="for answers under way at the end")
-
-
-def load(path: Path) -> ServeConfig:
-    """The configuration in a YAML file. Raises NotServable, which names file, key, and what was expected."""
-    try:
-        given = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise NotServable(
-            f"{path}: {error.strerror}; expected a YAML file such as deploy/serve.yaml"
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise NotServable(f"{path}: no valid YAML: {error}") from None
-    if not isinstance(given, dict):
-        raise NotServable(f"{path}: expected keys such as `engines`, found {type(given).__name__}")
-    try:
-        return ServeConfig.model_validate(given)
-    except ValidationError as error:
-        said = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
-        raise NotServable(f"{path}: " + "; ".join(said)) from None
