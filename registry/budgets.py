@@ -123,7 +123,10 @@ class Budgets:
         return gateway
 
     def beat(self, gateway: str) -> None:
-        """Say that the gateway lives, at least every `SILENT_SECONDS`; a grant says it too. Raises NotFound."""
+        """Say that the gateway lives, as each grant says too; no less than every `SILENT_SECONDS`.
+
+        Raises NotFound, where it was taken for dead.
+        """
         with self._database.count() as connection:
             _beat(connection, gateway)
 

@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -259,11 +260,20 @@ def _existing(connection: Connection, name: str) -> Row[Any]:
     return row
 
 
+@lru_cache(maxsize=1024)  # many tenants, few plans
+def _limits(
+    requests_per_minute: int | None, concurrency: int | None, tokens_per_day: int | None
+) -> TenantLimits:
+    return TenantLimits(
+        requests_per_minute=requests_per_minute, concurrency=concurrency, tokens_per_day=tokens_per_day
+    )
+
+
 def _tenant(row: Row[Any]) -> Tenant:
     return Tenant(
         name=row.name,
         channel=row.channel,
-        limits=TenantLimits(**{field: getattr(row, field) for field in _LIMITS}),
+        limits=_limits(row.requests_per_minute, row.concurrency, row.tokens_per_day),
         pinned=bool(row.pinned),
         salt=row.salt,
         created=datetime.fromisoformat(row.created),
