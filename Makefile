@@ -24,8 +24,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup  ## fine-tune, prove, quantize and serve a real 135M model on this CPU
 	$(BIN)/tuneline run demo
 
-test: setup lint  ## everything that CI checks
-	$(BIN)/python -m pytest
+test: setup lint  ## everything that CI checks, tests on 2 cores
+	$(BIN)/python -m pytest -n 2
 
 lint: setup  ## style, types and layering
 	$(BIN)/ruff check .

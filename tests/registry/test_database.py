@@ -35,9 +35,12 @@ def test_importing_the_registry_loads_nothing_heavy() -> None:
 
 def test_opening_is_fast(home: Path) -> None:
     Registry.open(home).close()
-    begun = time.perf_counter()
-    Registry.open(home).close()
-    assert time.perf_counter() - begun < 0.2
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        Registry.open(home).close()
+        seconds.append(time.perf_counter() - begun)
+    assert min(seconds) < 0.2, "the others waited for a core"
 
 
 def test_sqlite_is_durable_and_checks_references(home: Path) -> None:

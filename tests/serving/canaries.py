@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from stages.backends.gguf_convert import convert
 from stages.backends.pico import make_pico, pico_model
 from stages.contract import toolchain
 from stages.quantize import TOOLS
+from tests.kept import kept
 
 WORDS = (
     "apple", "river", "stone", "cloud", "tiger", "piano", "bread", "glass",
@@ -67,15 +66,7 @@ def kept_family(checkout: Path, adapters: int) -> Family:
     """A family that an earlier run left in `.cache/`, or a new one."""
     made_by = [Path(__file__).read_text("utf-8"), toolchain(TOOLS)]
     folder = checkout / ".cache" / f"canaries-{digest(made_by)[:16]}-{adapters}"
-    if not folder.exists():
-        folder.parent.mkdir(exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        make_family(draft, adapters)
-        try:
-            draft.rename(folder)
-        except OSError:  # another run was faster
-            shutil.rmtree(draft)
-    return open_family(folder)
+    return open_family(kept(folder, lambda draft: make_family(draft, adapters)))
 
 
 def open_family(folder: Path) -> Family:
