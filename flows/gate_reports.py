@@ -32,10 +32,9 @@ def junit(title: str, decision: Decision, recorded: str | None) -> str:
 
     The elements and attributes are those that Jenkins' junit plugin, GitLab and the GitHub actions read.
     """
-    broken = [
-        rule for rule in decision.rules if _counts(rule) and rule.verdict in {"invalid", "insufficient"}
-    ]
-    failed = [rule for rule in decision.rules if _counts(rule) and rule.verdict == "fail"]
+    counted = [rule for rule in decision.rules if _counts(rule, decision)]
+    broken = [rule for rule in counted if rule.verdict in {"invalid", "insufficient"}]
+    failed = [rule for rule in counted if rule.verdict == "fail"]
     counts = {
         "tests": str(len(decision.rules)), "failures": str(len(failed)), "errors": str(len(broken)),
         "skipped": "0", "time": "0",
@@ -93,8 +92,10 @@ def _word(rule: RuleResult) -> str:
     return "waived" if rule.waived else rule.verdict
 
 
-def _counts(rule: RuleResult) -> bool:
-    return rule.waived is None and rule.group is None
+def _counts(rule: RuleResult, decision: Decision) -> bool:
+    """Whether a rule that does not pass keeps the gate from passing: not where its group has one that does."""
+    group = {other.verdict for other in decision.rules if rule.group and other.group == rule.group}
+    return rule.waived is None and ("pass" not in group or "invalid" in group)
 
 
 def _cell(text: str) -> str:

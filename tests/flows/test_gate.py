@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -476,6 +477,24 @@ def test_fidelity_that_is_not_known_is_invalid(tmp_path: Path) -> None:
         decision = of_fidelity(tmp_path / str(number), facts, **metrics)
         assert decision.verdict == "invalid"
         assert any(said in result.sentence for result in decision.rules)
+
+
+def test_fidelity_that_is_not_to_be_believed_is_invalid(tmp_path: Path) -> None:
+    facts = Facts(quant="Q4_K_M", parent="p" * 64)
+    good = fidelity_task("fidelity", "p" * 64, kl_mean=(0.01, 0.02, 0.03), same_top=(0.92, 0.95, 0.97))
+    policy = GatePolicy.model_validate({"tasks": rule("keep", 0.5).tasks, "fidelity": [LIMITS]})
+    sound = evidence(tmp_path / "sound", [1.0] * 100, fidelity=good)
+
+    def judged(measured: Evidence) -> Decision:
+        return decide(policy, sound, {"baseline": sound}, replace(facts, fidelity=measured))
+
+    assert judged(sound).verdict == "pass"
+    infinite = {"fidelity": {**good["fidelity"], "finite": False}}
+    found = judged(evidence(tmp_path / "infinite", [1.0] * 100, fidelity=infinite))
+    assert (found.verdict, "from logits that are not finite" in found.rules[1].sentence) == ("invalid", True)
+    damaged = sound.model_copy(update={"problems": ("results.json has sha256 0, the registry recorded 1",)})
+    found = judged(damaged)
+    assert (found.verdict, "the registry recorded 1" in found.rules[1].sentence) == ("invalid", True)
 
 
 def test_required_evidence_has_to_be_there(tmp_path: Path) -> None:

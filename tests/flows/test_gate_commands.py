@@ -461,6 +461,22 @@ def test_reports_for_ci(
     assert (code, "cannot be written" in said["error"]) == (3, True)
 
 
+def test_of_a_group_only_what_decides_is_a_failure(
+    policy: Callable[..., str], run: Run, tmp_path: Path
+) -> None:
+    group = {"task": "heldout", "role": "improve", "against": "baseline", "any_of": "either"}
+    file = policy(tasks=[{**group, "metric": metric} for metric in ("f", "g")])
+    base = str(write(tmp_path / "base", evaluation({"f": BAD, "g": GOOD})))
+    for name, scores, code, failures in (("one", GOOD, 0, "0"), ("none", [0.0] * 100, 1, "2")):
+        candidate = str(write(tmp_path / name, evaluation({"f": scores, "g": [0.0] * 100})))
+        xml = tmp_path / f"{name}.xml"
+        found = run("gate", file, "--candidate", candidate, "--baseline", base, "--junit", str(xml))
+        assert found[0] == code, found
+        suite = ElementTree.parse(xml).getroot()
+        check_junit(suite)
+        assert suite.get("failures") == failures
+
+
 def check_junit(root: ElementTree.Element) -> None:
     """The shape that CI servers read (Jenkins' junit-10.xsd): elements, their order, attributes, counts."""
     assert root.tag == "testsuites"

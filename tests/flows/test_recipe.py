@@ -10,6 +10,7 @@ import yaml
 from flows.errors import InvalidRecipe
 from flows.recipe import load, shipped
 
+KEEP = {"task": "routing", "metric": "exact_match", "role": "keep", "against": "parent", "margin": 0.1}
 MINIMAL = {"name": "mine", "base": {"source": "pico:0"}, "prepare": {"source": "path:data.jsonl"}}
 
 
@@ -61,6 +62,10 @@ def test_paths_are_seen_from_the_recipe(tmp_path: Path) -> None:
         ({"train": {"epochs": "many"}}, ["train.epochs", "'many'"]),
         ({"base": {"source": "meta/llama"}}, ["base.source", "hub:ORG/NAME@REVISION"]),
         ({"promote": {"channel": "a/b"}}, ["promote needs a gate"]),
+        (
+            {"gate": {"tasks": [KEEP], "max_latency_ms": 100}},
+            ["gate.max_latency_ms: a run gates before it deploys", "`tuneline gate POLICY --latency FILE`"],
+        ),
         ({"train": {"max_length": 8}}, ["train.max_length (8)", "make them equal"]),
         ({"quantize": [{"method": "gguf"}, {"method": "gguf"}]}, ["two quantize entries", "gguf-q4_k_m"]),
     ],
