@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,9 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.llama_cpp_child import command_line
+from flows.cli import parser
+from flows.serve_commands import serve
+from serving.gateway.config import ServeConfig
 
 
 class Strict(BaseModel):
@@ -79,15 +82,29 @@ def test_compose_refers_to_what_there_is(compose: Compose, pyproject: dict[str, 
                 assert source in compose.volumes, source
 
 
-def test_composes_engine_command_parses(compose: Compose) -> None:
-    service = compose.services["engine"]
-    assert service.entrypoint == ["tini", "--", "python", "-m", "serving.llama_cpp_child"]
-    args = command_line().parse_args(service.command)
-    assert service.ports == [f"127.0.0.1:{args.port}:{args.port}"]
-    assert str(args.model).startswith("/models/")
+def test_the_gateways_command_and_configuration_are_valid(compose: Compose, tree: Path) -> None:
+    service = compose.services["gateway"]
+    assert service.entrypoint == ["tini", "--", "tuneline"]
+    assert f"./serve.yaml:{service.command[1]}:ro" in service.volumes
+    given = parser().parse_args(
+        [*service.command[:1], str(tree / "deploy" / "serve.yaml"), *service.command[2:]]
+    )
+    found, _, code = serve(Namespace(**{**vars(given), "check": True}))
+    assert code == 0
+    config = ServeConfig.model_validate(found)
+    doors = (config.gateway, config.operations)
+    assert {door.host for door in doors} == {"0.0.0.0"}, "published ports come from outside the container"
+    assert service.ports == [f"127.0.0.1:{door.port}:{door.port}" for door in doors]
     assert service.healthcheck is not None
-    assert f"http://127.0.0.1:{args.port}/health" in service.healthcheck.test[-1]
+    assert f"http://127.0.0.1:{config.operations.port}/readyz" in service.healthcheck.test[-1]
     compile(service.healthcheck.test[-1], "healthcheck", "exec")
+
+
+def test_the_gateway_and_the_worker_share_a_registry(compose: Compose) -> None:
+    gateway, worker = compose.services["gateway"], compose.services["worker"]
+    assert gateway.environment["TUNELINE_HOME"] == worker.environment["TUNELINE_HOME"]
+    assert "registry:/data" in gateway.volumes
+    assert "registry:/data" in worker.volumes
 
 
 def test_the_worker_serves_the_deployments_pool(compose: Compose, prefect_file: dict[str, Any]) -> None:
