@@ -2,8 +2,8 @@
 
 Blobs are in `home/blobs`, in a directory of another file system (`file:///mnt/store`), or in an object store
 (`s3://bucket/prefix`, or any other URL that fsspec knows). In the last case `home/cache` keeps what this
-machine published or read: publishing puts a file into the cache first and uploads it from there, and a view
-downloads what the cache lacks. The cache may be removed at any time; what a view links stays readable.
+machine published or read: publishing puts a file into the cache, too, and a view downloads what the cache
+lacks. The cache may be removed at any time; what a view links stays readable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Literal
 from registry.artifacts import FileEntry, Record
 from registry.blobs import CANNOT_LINK, Blobs, LocalBlobs, Point, StoredBlob
 from registry.errors import Corrupt, StoreFailed
-from registry.files import FoundFile, fault, leaves, remove_tree, same_file, translated
+from registry.files import FoundFile, fault, leaves, refuse_changed, remove_tree, same_file, translated
 from registry.names import check_file_names
 from registry.remote_blobs import RemoteBlobs
 from registry.store_url import directory_of
@@ -80,7 +80,9 @@ class Store:
             finally:
                 place.unlink(missing_ok=True)
         if self._remote is not None:
-            for _ in self._remote.put({entry: self._local.path(entry.sha256) for entry in different}):
+            # From the draft and not from the cache, which a collection may empty meanwhile.
+            for entry in self._remote.put({entry: file.path for entry, file in different.items()}):
+                refuse_changed(different[entry], different[entry].path.lstat())
                 self._point("uploaded")
 
     def missing(self, entries: Iterable[FileEntry]) -> list[FileEntry]:

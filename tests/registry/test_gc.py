@@ -1,30 +1,36 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from flows.cli import main
-from registry import Artifact, Registry, Waiver, gc, reach
+from registry import Artifact, Registry, Waiver, deletions, drafts, gc, reach, schema
 from registry.artifacts import Parentage
-from registry.errors import Collected, NotFound
+from registry.errors import Collected, NotFound, StoreFailed
 from registry.gc import collect, explain
 from registry.reach import Keeping
 from registry.schema import content_events, leases
 from registry.store import Store
+from tests.registry import servers
 from tests.registry.places import Place, only
-from tests.reliability.gc import Unlocked, lost
+from tests.reliability.gc import lost
+from tests.reliability.publish import answer, in_background, in_child, killer
 
 Publish = Callable[..., Artifact]
 Key = Callable[[str], str]
@@ -386,52 +392,187 @@ def test_without_the_check_it_would_be_lost(
     assert lost(registry) != []
 
 
-def swept_while_restored(
-    registry: Registry, place: Place, publish: Publish, patience: float
-) -> tuple[Artifact, bool]:
-    """A collection during whose deletions another process makes the same artifact again.
+class TestDeletions:
+    """Of the same content a publication comes between the batch's mark and its deletions."""
 
-    Returns it, and whether that process was done before the deletions were.
-    """
-    made = publish(registry, "one")
-    early: list[bool] = []
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(deletions, "MARK_SECONDS", 3.0)
 
-    def again() -> None:
-        with place.open() as other:
-            publish(other, "one")
+    def restored(
+        self, registry: Registry, place: Place, publish: Publish, first: Callable[[], Any]
+    ) -> tuple[Artifact, bool]:
+        """Collects an artifact, well or not. Once its deletions begin, calls `first`, has a thread make it
+        again, and goes on when that is done or waits. Returns it, and whether the thread waited."""
+        made, waiting = publish(registry, "one"), threading.Event()
 
-    thread = threading.Thread(target=again)
+        def again() -> None:
+            with place.open() as other:
+                publish(other, "one")
 
-    def meanwhile(point: str) -> None:
-        if point == "gc deleting":
+        thread = threading.Thread(target=again)
+        really = Store.delete
+
+        def late(store: Store, digests: Any) -> None:
+            first()
             thread.start()
-            thread.join(patience)
-            early.append(not thread.is_alive())
+            deadline = time.monotonic() + 30
+            while thread.is_alive() and not waiting.is_set() and time.monotonic() < deadline:
+                thread.join(0.02)
+            really(store, digests)
 
-    with place.open(point=meanwhile) as sweeping:
-        sweep(sweeping)
-    thread.join()
-    return made, early[0]
+        noticed = mock.patch.object(drafts.log, "warning", side_effect=lambda *_: waiting.set())
+        with place.open() as sweeping, mock.patch.object(Store, "delete", late), noticed:
+            with suppress(StoreFailed):
+                sweep(sweeping)
+            thread.join()
+        return made, waiting.is_set()
+
+    def test_a_publication_waits_and_stores_anew(
+        self, registry: Registry, place: Place, publish: Publish
+    ) -> None:
+        made, waited = self.restored(registry, place, publish, lambda: None)
+        assert waited
+        assert registry.verify(made.id) == []
+
+    @only("postgresql")
+    def test_also_when_every_connection_breaks(
+        self, registry: Registry, place: Place, publish: Publish, postgresql: servers.PostgreSQL
+    ) -> None:
+        made, waited = self.restored(registry, place, publish, lambda: broken(postgresql, place))
+        assert registry.verify(made.id) == []
+        assert waited
+
+    @only("sqlite", "local")
+    def test_without_marks_it_would_be_lost(
+        self, registry: Registry, place: Place, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(deletions, "marked", lambda *_: set())
+        made, _ = self.restored(registry, place, publish, lambda: None)
+        assert [problem.kind for problem in registry.verify(made.id)] == ["missing"]
+
+    @only("sqlite")
+    def test_kill_9_before_the_deletions(
+        self, home: Path, combination: str, place: Place, publish: Publish
+    ) -> None:
+        def collect_and_die() -> None:
+            with place.open(point=killer("gc deleting", 1)) as sweeping:
+                sweep(sweeping)
+
+        made = answer(lambda: self.made(place, publish))
+        assert in_child(collect_and_die) == -signal.SIGKILL
+        with place.open() as registry:
+            begun = time.monotonic()
+            assert self.made(place, publish) == made
+            waited = time.monotonic() - begun
+            # What the dead process asked of an object store may still arrive there; on a disk nothing can.
+            assert waited > 1 if combination == "sqlite-s3" else waited < 1
+            assert registry.verify(made) == []
+            sweep(registry)
+            assert blobs(registry) == set()
+            assert self.marks(registry) == []
+
+    def made(self, place: Place, publish: Publish) -> str:
+        with place.open() as registry:
+            return publish(registry, "one").id
+
+    def marks(self, registry: Registry) -> list[str]:
+        with registry._database.read() as connection:
+            return list(connection.execute(select(schema.deletions.c.host)).scalars())
+
+    @only("sqlite", "local")
+    def test_who_dies_after_the_store_was_looked_at_was_seen_before(
+        self, place: Place, publish: Publish
+    ) -> None:
+        made = self.made(place, publish)
+        marked, go = multiprocessing.Event(), multiprocessing.Event()
+
+        def hook(point: str) -> None:
+            if point == "gc deleting":
+                marked.set()
+                go.wait(30)
+
+        delete = Store.delete
+
+        def delete_and_die(store: Store, digests: Any) -> None:
+            delete(store, digests)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def collect_and_die() -> None:
+            with place.open(point=hook) as sweeping, mock.patch.object(Store, "delete", delete_and_die):
+                sweep(sweeping)
+
+        child = in_background(collect_and_die)
+        assert marked.wait(30)
+        really, ended = Store.missing, list[int]()
+
+        def look(store: Store, entries: Any) -> Any:
+            found = really(store, entries)
+            if not ended:
+                assert found == []
+                go.set()
+                ended.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            return found
+
+        with mock.patch.object(Store, "missing", look):
+            assert self.made(place, publish) == made
+        assert ended == [-signal.SIGKILL]
+        with place.open() as registry:
+            assert registry.verify(made) == []
+
+    @only("sqlite", "local")
+    def test_two_collections_at_once_leave_each_other_their_marks(
+        self, registry: Registry, place: Place, publish: Publish
+    ) -> None:
+        def another() -> None:
+            with place.open() as other:
+                assert sweep(other).blobs.count == 1
+
+        made, waited = self.restored(registry, place, publish, another)
+        assert waited
+        assert registry.verify(made.id) == []
+
+    @only("sqlite", "local")
+    def test_a_mark_of_another_machine_counts_until_it_runs_out(
+        self, registry: Registry, publish: Publish
+    ) -> None:
+        made = publish(registry, "one")
+        sweep(registry)
+        (blob,) = made.manifest.files.values()
+        theirs = {"host": "elsewhere", "pid": 1, "pid_started": 0.0, "expires": time.time() + 1}
+        with registry._database.write() as connection:
+            connection.execute(insert(schema.deletions), {"sha256": blob.sha256, **theirs})
+            assert deletions.mark(connection, [blob.sha256], False)[0] == []
+        begun = time.monotonic()
+        assert publish(registry, "one") == made
+        assert time.monotonic() - begun > 0.5
+        assert registry.verify(made.id) == []
+        assert self.marks(registry) == ["elsewhere"]
+        sweep(registry)
+        assert self.marks(registry) == []
+
+    @only("local")
+    def test_who_stood_still_for_too_long_deletes_nothing(
+        self, registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish(registry, "one")
+        monkeypatch.setattr(deletions, "BEGIN_SECONDS", -1.0)
+        with pytest.raises(StoreFailed, match="nothing that is needed was deleted"):
+            sweep(registry)
+        assert len(blobs(registry)) == 1
+        assert self.marks(registry) == []
+        monkeypatch.undo()
+        monkeypatch.setattr(gc, "UNDER_WAY_SECONDS", 0.0)
+        sweep(registry)
+        assert blobs(registry) == set()
 
 
-@only("local")
-def test_the_lock_keeps_a_publication_out_of_the_deletions(
-    registry: Registry, place: Place, publish: Publish
-) -> None:
-    made, early = swept_while_restored(registry, place, publish, patience=0.5)
-    assert not early
-    assert registry.verify(made.id) == []
-
-
-@only("sqlite", "local")
-def test_without_the_lock_it_would_be_lost(
-    registry: Registry, place: Place, publish: Publish, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    locked = gc._delete
-    monkeypatch.setattr(gc, "_delete", lambda registry, found: locked(Unlocked(registry), found))
-    made, early = swept_while_restored(registry, place, publish, patience=30)
-    assert early
-    assert [problem.kind for problem in registry.verify(made.id)] == ["missing"]
+def broken(server: servers.PostgreSQL, place: Place) -> None:
+    """The server hangs up on whoever uses the registry's database."""
+    server.sql(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        f"WHERE datname = '{servers.name_of(place.database_url or '')}'"
+    )
 
 
 class Collecting(RuleBasedStateMachine):

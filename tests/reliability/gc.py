@@ -4,8 +4,10 @@ Several processes work on one registry. Each takes random steps: it publishes an
 of contents, so that blobs are shared and results come again), on parents or not; promotes or names one; rolls
 a channel back; or collects with `delete`, keeping nothing for its age. Some are killed with -9 at a named
 point of a publication or a collection, or at any moment. After each round everything that is in use, worked
-out here from the tables anew, must be there byte for byte. `--without lock` or `--without check` switches one
-protection off, to see that the trial finds it. Prints one JSON document; exits with 1 if anything was lost.
+out here from the tables anew, must be there byte for byte. On PostgreSQL, connections break now and then: the
+server hangs up on everybody, also between a collection's deletions. `--without marks` or `--without check`
+switches one protection off, to see that the trial finds it. Prints one JSON document; exits with 1 if anything
+was lost.
 """
 
 from __future__ import annotations
@@ -19,16 +21,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 from sqlalchemy import select
 
-from registry import Artifact, Registry, Waiver, content, gc
+from registry import Artifact, Registry, Waiver, content, deletions, gc
 from registry.artifacts import Parentage, memo_key
 from registry.drafts import POINTS
-from registry.errors import Collected, Conflict, NotFound, RegistryError
+from registry.errors import Collected, Conflict, NotFound, RegistryError, StoreFailed
 from registry.gc import POINTS as GC_POINTS
 from registry.gc import collect
 from registry.reach import Keeping
@@ -85,33 +88,38 @@ def step(registry: Registry, what: str, choose: random.Random) -> None:
             registry.name(made.id, "kept")
 
 
-class Unlocked:
-    """A registry in which a transaction that should hold the write lock does not."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._store, self._workshop = registry._store, registry._workshop
-        self._database = SimpleNamespace(write=registry._database.read)
-
-
 def switch_off(protection: str | None) -> None:
-    """Make this process go without the lock during deletions, or without the check before a commit."""
-    if protection == "lock":
-        locked = gc._delete
-        gc._delete = lambda registry, found: locked(Unlocked(registry), found)  # type: ignore[arg-type]
+    """Make this process go without marks on what is deleted, or without the check before a commit."""
+    if protection == "marks":
+        deletions.marked = lambda *_: set()
     if protection == "check":
         Store.missing = lambda *_: []  # type: ignore[method-assign]
+
+
+def hang_up(place: Place) -> None:
+    """Have the server end every connection to the registry's database, this process's own too."""
+    with psycopg.connect(str(place.database_url), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
 def work(place: Place, seed: int, steps: int, point: str | None, log: Path, without: str | None) -> None:
     """Take random steps; end by kill -9 at `point`, if given. What came of each step goes to `log`."""
     switch_off(without)
     gc.UNDER_WAY_SECONDS = 0.0  # what is being published is fair game
+    if place.store_url:
+        deletions.MARK_SECONDS = 5.0  # what a killed collection marked would hold up the trial
     choose = random.Random(seed)
     kill = killer(point, choose.randint(1, 3)) if point in (*POINTS, *GC_POINTS) else lambda _: None
 
     def hook(at: str) -> None:
         kill(at)
         if at in {"stored", "gc marked", "gc listed", "gc deleting"}:
+            if place.database_url and choose.random() < 0.03:
+                with suppress(psycopg.Error):  # somebody else hung up on us first
+                    hang_up(place)
             time.sleep(choose.uniform(0, 0.1))  # so that the others come between
 
     with place.open(point=hook) as registry:
@@ -121,6 +129,10 @@ def work(place: Place, seed: int, steps: int, point: str | None, log: Path, with
                 step(registry, what, choose)
             except (Collected, Conflict, NotFound) as error:
                 said = f"{what}: {type(error).__name__}"
+            except StoreFailed as error:
+                if "terminating connection" not in str(error):
+                    raise
+                said = f"{what}: connection broke"
             with log.open("a") as lines:
                 lines.write(f"{said}\n")
 
@@ -208,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--processes", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--without", choices=["lock", "check"], help="switch this protection off")
+    parser.add_argument("--without", choices=["marks", "check"], help="switch this protection off")
     choice.add_arguments(parser)
     given, begun = parser.parse_args(arguments), time.monotonic()
     with choice.chosen(given) as places:
