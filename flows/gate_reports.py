@@ -93,7 +93,7 @@ def _word(rule: RuleResult) -> str:
 
 
 def _counts(rule: RuleResult, decision: Decision) -> bool:
-    """Whether a rule that does not pass keeps the gate from passing: not where its group has one that does."""
+    """Whether a rule that does not pass stops the gate: not where another rule of its group passes."""
     group = {other.verdict for other in decision.rules if rule.group and other.group == rule.group}
     return rule.waived is None and ("pass" not in group or "invalid" in group)
 
