@@ -47,9 +47,27 @@ def run(config: ServeConfig, registry: Registry, announce: Announce) -> None:
 
 
 async def _serve(config: ServeConfig, registry: Registry, announce: Announce) -> None:
-    told_to_end = asyncio.Event()
+    told_to_end, open_now = asyncio.Event(), asyncio.Event()
+    serving = asyncio.ensure_future(_until(told_to_end, open_now, config, registry, announce))
+
+    def end() -> None:
+        told_to_end.set()
+        if not open_now.is_set():  # engines may take minutes to start
+            serving.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told_to_end.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if not told_to_end.is_set():
+            raise
+
+
+async def _until(
+    told_to_end: asyncio.Event, open_now: asyncio.Event, config: ServeConfig, registry: Registry,
+    announce: Announce,
+) -> None:  # fmt: skip
     async with contextlib.AsyncExitStack() as stack:
         door = stack.enter_context(_listen(config.gateway))
         side = stack.enter_context(_listen(config.operations))
@@ -59,6 +77,7 @@ async def _serve(config: ServeConfig, registry: Registry, announce: Announce) ->
         await _open(stack, runner, door)
         behind = web.AppRunner(operations, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await _open(stack, behind, side)
+        open_now.set()
         announce(_url(door), _url(side))
         await told_to_end.wait()
         log.info("ending: no new requests, answers under way have %g s", config.grace_seconds)
