@@ -27,6 +27,7 @@ log = logging.getLogger("tuneline.gateway")
 
 MOST_AT_ONCE = 256
 BEAT_SECONDS = 10.0
+UNLIMITED = 10**15
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,19 @@ class Ledger:
         except RegistryError as error:
             log.error("budgets: what is reserved stays so until another gateway starts: %s", error)
 
-    async def reserve(self, tenant: str, tokens: int, limit: int | None) -> str | None:
-        """A reservation of `tokens` of the tenant's `limit` of today; None for a tenant without a limit.
+    async def reserve(self, tenant: str, tokens: int, limit: int | None) -> str:
+        """A reservation of `tokens` of the tenant's `limit` of today.
 
+        What a tenant without a limit uses is counted as well, but its requests wait for nothing.
         Raises `TooMany` when they are not left, `Refused` when the registry does not answer.
         """
-        if limit is None:
-            return None
         now = datetime.now(UTC)
-        ask = Ask(uuid.uuid4().hex, tenant, tokens, limit, now.date().isoformat())
+        most = UNLIMITED if limit is None else limit
+        ask = Ask(uuid.uuid4().hex, tenant, tokens, most, now.date().isoformat())
         done: Future[bool] = Future()
         self._work.put((ask, done))
+        if limit is None:
+            return ask.reservation
         try:
             granted = await asyncio.shield(asyncio.wrap_future(done))
         except asyncio.CancelledError:
@@ -95,10 +98,9 @@ class Ledger:
             )  # fmt: skip
         return ask.reservation
 
-    def settle(self, reservation: str | None, tokens: int) -> None:
+    def settle(self, reservation: str, tokens: int) -> None:
         """Charge what was used of a reservation, and free the rest. Does not wait."""
-        if reservation is not None:
-            self._work.put(_Settled(reservation, tokens))
+        self._work.put(_Settled(reservation, tokens))
 
     def _run(self) -> None:
         while True:
@@ -110,8 +112,8 @@ class Ledger:
                 batch.append(self._work.get())
             asks = [one for one in batch if isinstance(one, tuple)]
             settled = [one for one in batch if isinstance(one, _Settled)]
+            self._reserve(asks)  # first: a short request's settlement may be in the same batch
             self._settle(self._unwritten + settled, idle=not batch)
-            self._reserve(asks)
             if None in batch:
                 return
 
