@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fix bench docs lock clean
+.PHONY: help setup demo test lint fix bench docs lock vllm test-vllm clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## create .venv with the exact versions of requirements.lock
 
@@ -49,5 +49,18 @@ lock: setup  ## write requirements.lock from what is installed
 	  | sed -E 's/^([A-Za-z0-9_.-]+) @ .*-([0-9][0-9.]*)-py3.*/\1==\2/; s/\+cpu$$//'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
+vllm: .venv-vllm/.ready  ## create .venv-vllm with vLLM for this CPU (CONTRIBUTING.md: with CUDA)
+
+.venv-vllm/.ready: requirements-vllm.lock
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	  --extra-index-url https://download.pytorch.org/whl/cpu "torch==2.13.0+cpu"
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.lock
+	.venv-vllm/bin/python -c 'import torch, vllm.version; print("vLLM", vllm.version.__version__, "on torch", torch.__version__)'
+	@touch $@
+
+test-vllm: setup vllm  ## what CI checks of vLLM: the engines' conformance suite on it, and its known faults
+	$(BIN)/python -m pytest -m vllm tests/serving
+
 clean:  ## remove the environment and this folder's registry
-	rm -rf $(VENV) .tuneline
+	rm -rf $(VENV) .venv-vllm .tuneline

