@@ -11,7 +11,9 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.cli import parser
 from serving.engine import model_alias
+from serving.gateway.config import ServeConfig
 from serving.llama_cpp_child import command_line
 
 KUBERNETES = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
@@ -24,7 +26,7 @@ class Strict(BaseModel):
 
 
 class Get(Strict):
-    path: Literal["/health"]
+    path: Literal["/health", "/healthz", "/readyz"]
     port: str
 
 
@@ -66,8 +68,17 @@ class Mount(Strict):
     readOnly: bool = False
 
 
+class SecretRef(Strict):
+    name: str
+
+
+class EnvFrom(Strict):
+    secretRef: SecretRef
+
+
 class Container(Strict):
     name: str
+    envFrom: list[EnvFrom] = Field(default_factory=list)
     image: str
     command: list[str]
     args: list[str]
@@ -102,8 +113,13 @@ class EmptyDir(Strict):
     sizeLimit: str = Field(pattern=r"^\d+[MG]i$")
 
 
+class Config(Strict):
+    name: str
+
+
 class Volume(Strict):
     name: str
+    configMap: Config | None = None
     persistentVolumeClaim: Claim | None = None
     emptyDir: EmptyDir | None = None
 
@@ -124,23 +140,34 @@ def objects() -> dict[tuple[str, str], dict[str, Any]]:
     return {(o["kind"], o["metadata"]["name"]): o for o in found}
 
 
+def pod_of(name: str) -> PodSpec:
+    return PodSpec.model_validate(objects()["Deployment", name]["spec"]["template"]["spec"])
+
+
+@pytest.fixture(params=["engine", "gateway"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def pod() -> PodSpec:
-    return PodSpec.model_validate(objects()["Deployment", "engine"]["spec"]["template"]["spec"])
+def pod(name: str) -> PodSpec:
+    return pod_of(name)
 
 
 def test_every_object_is_of_a_current_api() -> None:
     assert {(o["apiVersion"], o["kind"]) for o in objects().values()} == {
         ("apps/v1", "Deployment"),
+        ("v1", "ConfigMap"),
         ("v1", "Service"),
         ("v1", "PersistentVolumeClaim"),
         ("networking.k8s.io/v1", "NetworkPolicy"),
     }
-    assert all(set(o) == {"apiVersion", "kind", "metadata", "spec"} for o in objects().values())
+    for (kind, _), one in objects().items():
+        assert set(one) == {"apiVersion", "kind", "metadata", "data" if kind == "ConfigMap" else "spec"}
 
 
-def test_kubernetes_engine_command_parses(pod: PodSpec) -> None:
-    container = pod.containers[0]
+def test_kubernetes_engine_command_parses() -> None:
+    container = pod_of("engine").containers[0]
     assert container.command == ["tini", "--", "python", "-m", "serving.llama_cpp_child"]
     args = command_line().parse_args(container.args)
     assert [p.containerPort for p in container.ports] == [args.port]
@@ -164,7 +191,10 @@ def test_mounts_have_volumes_and_claims_exist(pod: PodSpec) -> None:
     volumes = {v.name: v for v in pod.volumes}
     assert {m.name for m in pod.containers[0].volumeMounts} == set(volumes)
     for volume in volumes.values():
-        assert (volume.persistentVolumeClaim is None) != (volume.emptyDir is None)
+        kinds = (volume.persistentVolumeClaim, volume.emptyDir, volume.configMap)
+        assert sum(kind is not None for kind in kinds) == 1
+        if volume.configMap:
+            assert ("ConfigMap", volume.configMap.name) in objects()
         if volume.persistentVolumeClaim:
             assert ("PersistentVolumeClaim", volume.persistentVolumeClaim.claimName) in objects()
 
@@ -172,14 +202,14 @@ def test_mounts_have_volumes_and_claims_exist(pod: PodSpec) -> None:
 def test_the_pods_user_is_the_images(pod: PodSpec, dockerfile: list[tuple[str, str]]) -> None:
     user = dict(dockerfile)["USER"]
     assert f"{pod.securityContext.runAsUser}:{pod.securityContext.runAsGroup}" == user
-    assert pod.containers[0].workingDir == next(rest for name, rest in dockerfile if name == "WORKDIR")
+    assert pod.containers[0].workingDir in [rest for name, rest in dockerfile if name == "WORKDIR"]
 
 
-def test_selectors_select_the_pod(pod: PodSpec) -> None:
-    deployment = objects()["Deployment", "engine"]["spec"]
+def test_selectors_select_the_pod(pod: PodSpec, name: str) -> None:
+    deployment = objects()["Deployment", name]["spec"]
     labels = deployment["template"]["metadata"]["labels"]
     ports = {p.name for p in pod.containers[0].ports}
-    service, policy = objects()["Service", "engine"]["spec"], objects()["NetworkPolicy", "engine"]["spec"]
+    service, policy = objects()["Service", name]["spec"], objects()["NetworkPolicy", name]["spec"]
     assert (
         deployment["selector"]["matchLabels"]
         == service["selector"]
@@ -188,8 +218,25 @@ def test_selectors_select_the_pod(pod: PodSpec) -> None:
     )
     assert {p["targetPort"] for p in service["ports"]} <= ports
     assert {p["port"] for rule in policy["ingress"] for p in rule["ports"]} <= ports
+    assert "Ingress" in policy["policyTypes"]
+
+
+def test_the_engine_reaches_nothing() -> None:
+    policy = objects()["NetworkPolicy", "engine"]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert "egress" not in policy, "nothing is listed, so nothing is reached"
+
+
+def test_the_gateways_configuration_is_valid() -> None:
+    container = pod_of("gateway").containers[0]
+    config = ServeConfig.model_validate(
+        yaml.safe_load(objects()["ConfigMap", "gateway"]["data"]["serve.yaml"])
+    )
+    assert parser().parse_args(container.args).config == Path("/etc/tuneline/serve.yaml")
+    assert {m.mountPath for m in container.volumeMounts} >= {"/etc/tuneline", "/data", "/tmp"}
+    assert [p.containerPort for p in container.ports] == [config.gateway.port, config.operations.port]
+    assert {config.gateway.host, config.operations.host} == {"0.0.0.0"}
+    assert pod_of("gateway").terminationGracePeriodSeconds > config.grace_seconds
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
@@ -197,8 +244,8 @@ def test_kustomize_renders_the_projects_version(pyproject: dict[str, Any]) -> No
     done = subprocess.run(
         ["kubectl", "kustomize", str(KUBERNETES)], capture_output=True, text=True, check=True
     )
-    rendered = {o["kind"]: o for o in yaml.safe_load_all(done.stdout)}
-    assert set(rendered) == {kind for kind, _ in objects()}
-    image = rendered["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
-    assert image == f"tuneline:{pyproject['project']['version']}"
-    assert {o["metadata"]["namespace"] for o in rendered.values()} == {"tuneline"}
+    rendered = list(yaml.safe_load_all(done.stdout))
+    assert {(o["kind"], o["metadata"]["name"]) for o in rendered} == set(objects())
+    pods = [o["spec"]["template"]["spec"] for o in rendered if o["kind"] == "Deployment"]
+    assert {pod["containers"][0]["image"] for pod in pods} == {f"tuneline:{pyproject['project']['version']}"}
+    assert {o["metadata"]["namespace"] for o in rendered} == {"tuneline"}
