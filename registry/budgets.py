@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, TextClause, bindparam, delete, exc, insert, select, text
+from sqlalchemy import Connection, String, TextClause, bindparam, delete, exc, insert, select, text
 
 from registry.database import Database
 from registry.errors import InvalidArtifact, NotFound
@@ -25,7 +25,7 @@ SILENT_SECONDS = 60.0
 
 
 def _listing(statement: str, *lists: str) -> TextClause:
-    return text(statement).bindparams(*(bindparam(name, expanding=True) for name in lists))
+    return text(statement).bindparams(*(bindparam(name, expanding=True, type_=String) for name in lists))
 
 
 # Written out, as every request waits for them: to put them together each time takes longer than to run them.

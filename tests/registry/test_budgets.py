@@ -1,0 +1,255 @@
+"""Token budgets: never over the limit, whoever asks at once, and none lost when a gateway is killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import update
+
+from registry import Registry
+from registry.budgets import SILENT_SECONDS, Ask
+from registry.errors import InvalidArtifact, NotFound
+from registry.processes import here, started
+from registry.schema_serving import gateways
+from tests.registry.places import Place, only
+
+pytestmark = only("local")
+
+DAY = "2026-11-22"
+
+
+def opened(registry: Registry) -> str:
+    """A tenant, and a gateway of this process."""
+    registry.tenants.add("acme", "team/prod", "ada")
+    return registry.budgets.open_gateway(here(), os.getpid(), started())
+
+
+def ask(tokens: int, limit: int = 100, tenant: str = "acme", day: str = DAY) -> Ask:
+    return Ask(uuid.uuid4().hex, tenant, tokens, limit, day)
+
+
+def test_what_is_reserved_is_settled(registry: Registry) -> None:
+    gateway, budgets = opened(registry), registry.budgets
+    registry.tenants.add("other", "team/prod", "ada")
+    assert budgets.spent("acme", DAY) == (0, 0)
+    asks = [ask(60), ask(50), ask(40), ask(1), ask(100, tenant="other"), ask(100, day="2026-11-23")]
+    assert budgets.reserve(gateway, asks) == [True, False, True, False, True, True]
+    assert budgets.spent("acme", DAY) == (0, 100)
+    budgets.settle([(asks[0].reservation, 10), (asks[2].reservation, 45), (asks[4].reservation, 0)])
+    assert budgets.spent("acme", DAY) == (55, 0), "more than was reserved counts too"
+    assert budgets.spent("other", DAY) == (0, 0)
+    assert budgets.spent("acme", "2026-11-23") == (0, 100)
+    assert budgets.reserve(gateway, [ask(46), ask(45)]) == [False, True]
+
+
+def test_nothing_is_counted_twice(registry: Registry) -> None:
+    gateway, budgets = opened(registry), registry.budgets
+    first = ask(60)
+    assert budgets.reserve(gateway, [first]) == [True]
+    assert budgets.reserve(gateway, [first, first, ask(40)]) == [True, True, True]
+    assert budgets.spent("acme", DAY) == (0, 100)
+    assert budgets.reserve(gateway, [first, ask(1)]) == [True, False], "granted, though nothing is left"
+    for _ in range(2):
+        budgets.settle([(first.reservation, 7), (first.reservation, 9)])
+    assert budgets.spent("acme", DAY) == (7, 40)
+    budgets.settle([(uuid.uuid4().hex, 1000)])
+    budgets.settle([])
+    assert budgets.reserve(gateway, []) == []
+    assert budgets.spent("acme", DAY) == (7, 40)
+
+
+def test_bad_calls_change_nothing(registry: Registry) -> None:
+    gateway, budgets = opened(registry), registry.budgets
+    held = ask(10)
+    assert budgets.reserve(gateway, [held]) == [True]
+    for call, error, match in (
+        (lambda: budgets.reserve("f" * 16, [ask(1)]), NotFound, "no gateway"),
+        (lambda: budgets.reserve(gateway, [ask(1), ask(1, tenant="nobody")]), NotFound, "no tenant"),
+        (lambda: budgets.reserve(gateway, [ask(1), ask(-1)]), InvalidArtifact, "below 0"),
+        (lambda: budgets.reserve(gateway, [Ask("short", "acme", 1, 100, DAY)]), InvalidArtifact, "refused"),
+        (lambda: budgets.settle([(held.reservation, -1)]), InvalidArtifact, "below 0"),
+        (lambda: budgets.beat("f" * 16), NotFound, "open it again"),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+        assert budgets.spent("acme", DAY) == (0, 10)
+
+
+def _ask_at_once(place: Place, start: Any, granted: Any) -> None:
+    with place.open() as registry:
+        gateway = registry.budgets.open_gateway(here(), os.getpid(), started())
+        start.wait(60)
+
+        def one() -> None:
+            mine = sum(registry.budgets.reserve(gateway, [ask(30, limit=1000)]))
+            with granted.get_lock():
+                granted.value += mine
+
+        threads = [threading.Thread(target=one) for _ in range(25)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+
+def test_100_requests_at_once_on_a_nearly_empty_budget(place: Place) -> None:
+    with place.open() as registry:
+        gateway = opened(registry)
+        assert registry.budgets.reserve(gateway, [ask(800, limit=1000)]) == [True]
+    context = multiprocessing.get_context("fork")
+    start, granted = context.Barrier(4), context.Value("i", 0)
+    processes = [context.Process(target=_ask_at_once, args=(place, start, granted)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert granted.value == 6
+    with place.open() as registry:
+        assert registry.budgets.spent("acme", DAY) == (0, 800 + 6 * 30)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("reserve"), st.lists(st.integers(0, 60), min_size=1, max_size=5)),
+        st.tuples(st.just("settle"), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 70)), max_size=4)),
+        st.tuples(st.just("again"), st.integers(0, 9)),
+    ),
+    max_size=15,
+)
+_days = count(1)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_any_order_of_reserving_and_settling(registry: Registry, steps: list[tuple[str, Any]]) -> None:
+    gateway = opened(registry) if not registry.tenants.ls() else registry.budgets.open_gateway(here(), 1, 1.0)
+    day = f"{next(_days):010}"
+    used, held, made = 0, {}, []
+    for what, value in steps:
+        if what == "reserve":
+            asks = [ask(tokens, day=day) for tokens in value]
+            for one, granted in zip(asks, registry.budgets.reserve(gateway, asks), strict=True):
+                assert granted == (used + sum(held.values()) + one.tokens <= 100)
+                if granted:
+                    held[one.reservation] = one.tokens
+                    made.append(one)
+        elif what == "settle":
+            chosen = [(made[at % len(made)].reservation, tokens) for at, tokens in value if made]
+            registry.budgets.settle(chosen)
+            for reservation, tokens in chosen:
+                if held.pop(reservation, None) is not None:
+                    used += tokens
+        elif made and made[value % len(made)].reservation in held:
+            assert registry.budgets.reserve(gateway, [made[value % len(made)]]) == [True]
+        assert registry.budgets.spent("acme", day) == (used, sum(held.values()))
+    registry.budgets.close_gateway(gateway)
+    assert registry.budgets.spent("acme", day) == (used + sum(held.values()), 0)
+
+
+GATEWAY = """
+import os, sys
+from pathlib import Path
+from registry import Registry
+from registry.budgets import Ask
+from registry.processes import here, started
+
+registry = Registry.open(Path(sys.argv[1]), sys.argv[2] or None)
+gateway = registry.budgets.open_gateway(here(), os.getpid(), started())
+asks = [Ask(f"{number:032x}", "acme", 10, 100, "2026-11-22") for number in range(3)]
+assert all(registry.budgets.reserve(gateway, asks))
+registry.budgets.settle([(asks[0].reservation, 4)])
+print(gateway, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_gateway_that_is_killed_is_charged_in_full(registry: Registry, place: Place) -> None:
+    living, budgets = opened(registry), registry.budgets
+    assert budgets.reserve(living, [ask(5)]) == [True]
+    command = [sys.executable, "-c", GATEWAY, str(place.home), place.database_url or ""]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(command, cwd=root, stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout is not None
+        killed = process.stdout.readline().strip()
+        assert budgets.spent("acme", DAY) == (4, 25)
+        assert budgets.recover() == 0, "both live"
+        process.send_signal(signal.SIGKILL)
+    assert budgets.spent("acme", DAY) == (4, 25)
+    assert budgets.recover() == 2
+    assert budgets.spent("acme", DAY) == (24, 5)
+    budgets.settle([(f"{1:032x}", 3)])
+    assert budgets.recover() == 0
+    assert budgets.spent("acme", DAY) == (24, 5), "a settlement that comes late changes nothing"
+    with pytest.raises(NotFound, match="taken for dead"):
+        budgets.reserve(killed, [ask(1)])
+    assert budgets.reserve(living, [ask(1)]) == [True]
+
+
+def test_a_gateway_elsewhere_is_dead_when_it_is_silent(registry: Registry) -> None:
+    opened(registry)
+    budgets = registry.budgets
+    silent, busy = (budgets.open_gateway("elsewhere", 1, 1.0) for _ in range(2))
+
+    def be_silent(*ids: str, seconds: float) -> None:
+        with registry._database.write() as connection:
+            late = {"beat": time.time() - seconds}
+            connection.execute(update(gateways).where(gateways.c.id.in_(ids)), late)
+
+    assert budgets.reserve(silent, [ask(10)]) + budgets.reserve(busy, [ask(20)]) == [True, True]
+    be_silent(silent, busy, seconds=SILENT_SECONDS - 5)
+    assert budgets.recover() == 0
+    be_silent(silent, busy, seconds=SILENT_SECONDS + 5)
+    budgets.beat(busy)
+    assert budgets.recover() == 1
+    assert budgets.spent("acme", DAY) == (10, 20)
+    be_silent(busy, seconds=SILENT_SECONDS + 5)
+    assert budgets.reserve(busy, [ask(1)]) == [True]
+    assert budgets.recover() == 0, "a grant is a sign of life"
+    with pytest.raises(NotFound, match="open it again"):
+        budgets.beat(silent)
+    assert budgets.close_gateway(busy) == 2
+    assert budgets.spent("acme", DAY) == (31, 0)
+
+
+def test_old_days_can_be_forgotten(registry: Registry) -> None:
+    gateway, budgets = opened(registry), registry.budgets
+    asks: Sequence[Ask] = [ask(1, day=f"2026-11-{day}") for day in (19, 20, 21, 22)]
+    assert all(budgets.reserve(gateway, asks))
+    budgets.settle([(one.reservation, 1) for one in asks[1:]])
+    assert budgets.prune("2026-11-22") == 2
+    assert [budgets.spent("acme", one.day) for one in asks] == [(0, 1), (0, 0), (0, 0), (1, 0)]
+
+
+def test_counting_does_not_wait_for_the_disk_and_all_else_does(registry: Registry) -> None:
+    sqlite = registry._database._engine.dialect.name == "sqlite"
+    setting = "PRAGMA synchronous" if sqlite else "SHOW synchronous_commit"
+    found = []
+    for transaction in (registry._database.count, registry._database.write, registry._database.count):
+        with transaction() as connection:
+            found.append(connection.exec_driver_sql(setting).scalar())
+    assert found == ([1, 2, 1] if sqlite else ["off", "on", "off"])
+
+
+def test_on_a_server_counting_does_not_wait_for_a_publication(registry: Registry) -> None:
+    if registry._database._engine.dialect.name == "sqlite":
+        with registry._database.read(), registry._database.count():
+            return  # one writer per file; readers do not count
+    gateway = opened(registry)
+    with registry._database.write() as connection:
+        connection.exec_driver_sql("SELECT 1")
+        assert registry.budgets.reserve(gateway, [ask(1)]) == [True]

@@ -1,0 +1,152 @@
+"""Rollouts: what a channel tries out, until when, and what keeps the candidate's files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from registry import Artifact, Registry, Waiver, gc, triggers
+from registry.artifacts import BaseReference, QuantSpec
+from registry.errors import Collected, Corrupt, InvalidArtifact, NotFound
+from registry.gc import collect, explain
+from registry.reach import Keeping
+from registry.rollouts import RolloutEvent
+from tests.registry.places import only
+from tests.registry.test_database import refused
+
+pytestmark = only("local")
+
+Model = Callable[[Registry, str], Artifact]
+BY_HAND = Waiver(reason="by hand", who="ada")
+
+
+@pytest.fixture
+def model(publish: Callable[..., Artifact], base: BaseReference, plain: QuantSpec) -> Model:
+    return lambda registry, text: publish(registry, text, facts_kind="base", base=base, quant=plain)
+
+
+@pytest.fixture
+def live(registry: Registry, model: Model) -> Artifact:
+    """What team/prod points to."""
+    made = model(registry, "live")
+    registry.channels.move("team/prod", made.id, 0, waiver=BY_HAND)
+    return made
+
+
+def start(registry: Registry, candidate: Artifact, canary: float = 5, shadow: float = 0, **more: Any) -> Any:
+    words = {"who": "ada", "reason": "see how it does", **more}
+    return registry.rollouts.start("team/prod", candidate.id, canary, shadow, **words)
+
+
+def test_a_rollout_is_in_force_until_the_channel_moves(
+    registry: Registry, live: Artifact, model: Model
+) -> None:
+    one, two = model(registry, "one"), model(registry, "two")
+    assert registry.rollouts.current("team/prod") is None
+    assert registry.rollouts.history("team/prod") == []
+    version = registry.serving_version()
+    made = start(registry, one, 5, 12.5)
+    assert (made.channel, made.generation, made.candidate) == ("team/prod", 1, one.id)
+    assert (made.canary_percent, made.shadow_percent, made.who) == (5.0, 12.5, "ada")
+    assert registry.rollouts.current("team/prod") == made
+    assert registry.serving_state().rollouts == {"team/prod": made}
+    assert registry.serving_version() > version
+    newer = start(registry, two, 0, 100)
+    assert registry.rollouts.current("team/prod") == newer
+    registry.channels.move("team/prod", one.id, 1, waiver=BY_HAND)
+    assert registry.rollouts.current("team/prod") is None
+    assert registry.serving_state().rollouts == {}
+    registry.channels.rollback("team/prod", "back", "ada")
+    assert registry.rollouts.current("team/prod") is None, "the same artifact, but another generation"
+    last = start(registry, two)
+    assert (last.generation, last.sequence > newer.sequence) == (3, True)
+
+
+def test_a_rollout_stops(registry: Registry, live: Artifact, model: Model) -> None:
+    with pytest.raises(NotFound, match="tries nothing out"):
+        registry.rollouts.stop("team/prod", "ada", "enough")
+    candidate = model(registry, "one")
+    start(registry, candidate)
+    version = registry.serving_version()
+    registry.rollouts.stop("team/prod", "bob", "too many failures")
+    assert registry.serving_version() > version
+    assert registry.rollouts.current("team/prod") is None
+    with pytest.raises(NotFound, match="tries nothing out"):
+        registry.rollouts.stop("team/prod", "bob", "again")
+    history = registry.rollouts.history("team/prod")
+    assert [(e.action, e.candidate, e.canary_percent, e.who, e.reason) for e in history] == [
+        ("start", candidate.id, 5.0, "ada", "see how it does"),
+        ("stop", candidate.id, 0.0, "bob", "too many failures"),
+    ]
+    assert all(isinstance(event, RolloutEvent) for event in history)
+
+
+def test_what_cannot_be_tried_out(
+    registry: Registry, live: Artifact, model: Model, publish: Callable[..., Artifact]
+) -> None:
+    candidate = model(registry, "one")
+    with pytest.raises(InvalidArtifact, match=r"points to .* already"):
+        start(registry, live)
+    with pytest.raises(InvalidArtifact, match="is a dataset: a channel tries out models"):
+        start(registry, publish(registry, "data"))
+    for share in (-0.1, 100.1, math.nan, math.inf, True):
+        for shares in ((share, 0.0), (0.0, share)):
+            with pytest.raises(InvalidArtifact, match="expected a number from 0 to 100"):
+                start(registry, candidate, *shares)
+    with pytest.raises(InvalidArtifact, match="0 % tries nothing out"):
+        start(registry, candidate, 0, 0)
+    for words in ({"who": " "}, {"reason": ""}, {"reason": "a\0b"}, {"who": "\udcff"}):
+        with pytest.raises(InvalidArtifact, match=r"is empty|no character of a text"):
+            start(registry, candidate, **words)
+    with pytest.raises(NotFound, match="points nowhere yet"):
+        registry.rollouts.start("team/new", candidate.id, 5, 0, "ada", "why")
+    with pytest.raises(NotFound, match="no artifact"):
+        registry.rollouts.start("team/prod", "f" * 64, 5, 0, "ada", "why")
+    assert registry.rollouts.history("team/prod") == []
+
+
+def test_the_candidates_files_stay_while_it_is_tried_out(
+    registry: Registry, live: Artifact, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc, "UNDER_WAY_SECONDS", 0.0)
+    candidate, other = model(registry, "one"), model(registry, "two")
+    start(registry, candidate)
+    nothing_old = Keeping(days=0, history=1)
+    assert [one.id for one in collect(registry, nothing_old, delete=True).artifacts] == [other.id]
+    assert registry.verify(candidate.id) == []
+    assert "channel team/prod tries it out" in explain(registry, candidate.id, nothing_old)[0]
+    with pytest.raises(Collected):
+        start(registry, other)
+    registry.rollouts.stop("team/prod", "ada", "done")
+    assert [one.id for one in collect(registry, nothing_old, delete=True).artifacts] == [candidate.id]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE rollout_events SET canary_percent = 100 WHERE number = 1",
+        "UPDATE rollout_events SET reason = 'nicer' WHERE number = 2",
+        "DELETE FROM rollout_events WHERE number = 1",
+        "DELETE FROM rollout_events WHERE number = 3",
+        "DELETE FROM rollout_events",
+        "UPDATE rollouts SET number = 2",
+    ],
+)
+def test_a_changed_history_shows(registry: Registry, live: Artifact, model: Model, statement: str) -> None:
+    for text in ("one", "two"):
+        start(registry, model(registry, text))
+    registry.rollouts.stop("team/prod", "ada", "enough")
+    for direct, match in (
+        (statement, "immutable|from event to event"),
+        ("DELETE FROM rollouts", "never deleted"),
+    ):
+        refused(registry, direct, match)
+    assert len(registry.rollouts.history("team/prod")) == 3
+    with registry._database.write() as connection:
+        triggers.drop(connection)
+        connection.exec_driver_sql(statement)
+    with pytest.raises(Corrupt, match="rollouts of channel team/prod"):
+        registry.rollouts.history("team/prod")
