@@ -107,8 +107,8 @@ def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
     try:
         text = body.decode("utf-8")
         given = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
-        # half a surrogate pair is legal in JSON's escapes, but no text
-        json.dumps(given, ensure_ascii=False).encode()
+        if "\\u" in text:  # half a surrogate pair is legal in JSON's escapes, but no text
+            json.dumps(given, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Refused(f"the body is not valid JSON text ({error})", code="invalid_json") from None
     if not isinstance(given, dict):
