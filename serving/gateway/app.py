@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from registry.rollouts import Rollout
 from registry.tenants import Tenant
@@ -35,6 +35,7 @@ from serving.openai_requests import Refused
 log = logging.getLogger("tuneline.gateway")
 
 ROUTES = {"/v1/chat/completions": True, "/v1/completions": False}
+METHODS = {"/v1/models": "GET", **dict.fromkeys(ROUTES, "POST")}
 ATTEMPTS = 2
 """An engine that died before its answer began has been asked for nothing yet."""
 
@@ -73,14 +74,20 @@ class App:
             self._metrics.under_way.dec()
             self._recorder.ended(exchange)
 
+    def malformed(self, http: web.BaseRequest, why: str) -> web.StreamResponse:
+        """The answer to bytes that are no HTTP request."""
+        exchange = Exchange(http)
+        try:
+            return _refusal(exchange, Refused(f"this is no valid HTTP: {why}", None, 400, "invalid_http"))
+        finally:
+            self._recorder.ended(exchange)
+
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         http = exchange.http
-        known = http.path in ROUTES or http.path == "/v1/models"
-        if not known or http.raw_path != http.path:
+        if http.path not in METHODS or http.raw_path != http.path:
             raise Refused(f"no such route: {http.method} {http.path[:100]!r}", None, 404, "not_found")
-        wanted = "GET" if http.path == "/v1/models" else "POST"
-        if http.method != wanted:
-            raise Refused(f"{http.path} takes {wanted}", None, 405, "method_not_allowed")
+        if http.method != METHODS[http.path]:
+            raise Refused(f"{http.path} takes {METHODS[http.path]}", None, 405, "method_not_allowed")
         tenant = exchange.tenant = self._directory.tenant(_authorization(http))
         if http.path == "/v1/models":
             exchange.status = 200
@@ -106,6 +113,10 @@ class App:
         return {"object": "list", "data": data}
 
     async def _body(self, http: web.BaseRequest) -> bytes:
+        if http.headers.get("content-encoding", "identity").lower() != "identity":
+            said = "the body is encoded; expected plain JSON, with no Content-Encoding"
+            raise Refused(said, None, 415, "unsupported_encoding")
+        await _go_on(http)
         most = self._bounds.body_bytes
         parts, size = [], 0
         try:
@@ -236,13 +247,8 @@ class App:
         await response.write_eof()
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
-        if not data:
-            return
-        try:
-            async with asyncio.timeout(self._bounds.write_seconds):
-                await response.write(data)
-        except TimeoutError:
-            raise ConnectionResetError("the client reads too slowly") from None
+        if data:
+            await response.write(data)  # ends by a cut connection where nobody reads (`door`)
 
 
 def ask(
@@ -286,6 +292,15 @@ def _authorization(http: web.BaseRequest) -> str:
     return given[0] if given else ""
 
 
+async def _go_on(http: web.BaseRequest) -> None:
+    """Answer `Expect`, which clients send before a large body."""
+    expected = http.headers.get("expect")
+    if expected is not None and expected.lower() != "100-continue":
+        raise Refused("Expect: only 100-continue is understood", None, 417, "invalid_header")
+    if expected is not None and http.version >= HttpVersion11:
+        await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 def _refusal(exchange: Exchange, error: Refused) -> web.StreamResponse:
     """The error in OpenAI's shape; in the middle of a stream its connection can only be cut."""
     exchange.reason = error.code
@@ -297,5 +312,7 @@ def _refusal(exchange: Exchange, error: Refused) -> web.StreamResponse:
         headers["retry-after"] = str(error.retry_after if isinstance(error, TooMany) else 1)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if error.status == 405:
+        headers["allow"] = METHODS[exchange.http.path]
     body = json.dumps(error.body).encode()
     return web.Response(body=body, status=error.status, headers=headers, content_type="application/json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import logging
 import signal
@@ -15,12 +16,12 @@ from typing import Any
 
 import uvloop
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from registry import Registry
 from serving.gateway.app import App
-from serving.gateway.config import Address, Bounds, ServeConfig
+from serving.gateway.config import Address, ServeConfig
 from serving.gateway.directory import Directory
+from serving.gateway.door import Door
 from serving.gateway.fleet import Fleet
 from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import CONTENT_TYPE, Metrics
@@ -30,7 +31,6 @@ from serving.process import listen
 
 log = logging.getLogger("tuneline.gateway")
 
-KEEPALIVE_SECONDS = 75.0
 STALE_SECONDS = 30.0
 """A gateway that has not heard from its registry for longer is not ready for more traffic."""
 
@@ -72,12 +72,13 @@ async def _until(
         door = stack.enter_context(_listen(config.gateway))
         side = stack.enter_context(_listen(config.operations))
         app, operations = await _assemble(config, registry, stack)
-        server = _Door(app, config.bounds)
+        server = Door(app, config.bounds)
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=config.grace_seconds)
         await _open(stack, runner, door)
         behind = web.AppRunner(operations, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await _open(stack, behind, side)
         open_now.set()
+        _warn_of_networks(config)
         announce(_url(door), _url(side))
         await told_to_end.wait()
         log.info("ending: no new requests, answers under way have %g s", config.grace_seconds)
@@ -127,43 +128,6 @@ def _operations(metrics: Metrics, directory: Directory, fleet: Fleet) -> web.App
     return app
 
 
-class _Connection(RequestHandler):
-    """Closed when its first headers do not come in time, or when there are too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        door = self._manager
-        assert isinstance(door, _Door)
-        if len(door.connections) > door.bounds.connections:
-            self.force_close()
-            return
-        loop = asyncio.get_running_loop()
-        self._impatience = loop.call_later(door.bounds.header_seconds, self._give_up)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if hasattr(self, "_impatience"):
-            self._impatience.cancel()
-        super().connection_lost(exc)
-
-    def _give_up(self) -> None:
-        if self._current_request is None and not self._request_count:
-            self.force_close()
-
-
-class _Door(web.Server):
-    """aiohttp's server without what a gateway has no use for."""
-
-    def __init__(self, app: App, bounds: Bounds) -> None:
-        super().__init__(
-            app, handler_cancellation=True, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS,
-            auto_decompress=False, max_line_size=4096, max_field_size=8190,
-        )  # fmt: skip
-        self.bounds = bounds
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-
 @contextlib.contextmanager
 def _listen(address: Address) -> Any:
     with listen(address.host, address.port) as taken:
@@ -177,6 +141,25 @@ async def _open(stack: contextlib.AsyncExitStack, runner: web.BaseRunner, taken:
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.SockSite(runner, taken).start()
+
+
+def _warn_of_networks(config: ServeConfig) -> None:
+    if not _loopback(config.gateway.host):
+        log.warning(
+            "the gateway listens on %s and speaks plain HTTP: whoever is on the way reads keys and prompts; "
+            "put a proxy with TLS in front of it (docs/security.md)", config.gateway.host,
+        )  # fmt: skip
+    if not _loopback(config.operations.host):
+        log.warning(
+            "operations listen on %s and ask for no key: keep clients away from there (docs/security.md)",
+            config.operations.host,
+        )  # fmt: skip
+
+
+def _loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _url(taken: socket.socket) -> str:
@@ -195,13 +178,15 @@ class JsonLines(logging.Formatter):
         said |= getattr(record, "request", {})
         if record.exc_info:
             said["trace"] = self.formatException(record.exc_info)
-        return json.dumps(said, ensure_ascii=False)
+        # in ASCII: a client's path might hold what a terminal, or a reader of lines, obeys
+        return json.dumps(said)
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Send the log of this process to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logger = logging.getLogger("tuneline")
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(level)
+    for name, lowest in (("", logging.WARNING), ("tuneline", level)):  # "": the libraries'
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(lowest)
