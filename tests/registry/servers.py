@@ -116,6 +116,13 @@ class PostgreSQL:
             command = [self._programs / "pg_restore", "--exit-on-error", f"--dbname={target}"]
             subprocess.run(command, check=True, stdin=dump, timeout=60)
 
+    def structure(self, url: str) -> list[str]:
+        """What pg_dump says of tables, indexes, triggers and functions; comments aside, and in no order."""
+        command = [self._programs / "pg_dump", "--schema-only", "--no-comments", f"--dbname={url}"]
+        dump = subprocess.run(command, check=True, capture_output=True, timeout=60)
+        lines = dump.stdout.decode().splitlines()
+        return sorted(line.strip().rstrip(",") for line in lines if not line.startswith(("--", "\\")))
+
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(statement.encode())

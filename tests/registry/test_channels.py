@@ -71,6 +71,17 @@ def test_a_waiver_needs_a_reason_and_a_name(registry: Registry, ids: list[str]) 
     registry.channels.move("team/prod", ids[0], 0, waiver=BY_HAND)
     with pytest.raises(InvalidArtifact):
         registry.channels.rollback("team/prod", "", "ada")
+    for bad in ("half \ud83d of it", "\udcff", "nothing\0"):
+        for waiver in (Waiver(bad, "ada"), Waiver("because", bad)):
+            with pytest.raises(InvalidArtifact, match=r"holds '.*', which is no character of a text"):
+                registry.channels.move("team/prod", ids[1], 1, waiver=waiver)
+            with pytest.raises(InvalidArtifact, match="no character of a text"):
+                registry.channels.rollback("team/prod", waiver.reason, waiver.who)
+            with pytest.raises(InvalidArtifact, match="no character of a text"):
+                registry.channels.set_policy("team/prod", {}, waiver.who, waiver.reason)
+    with pytest.raises(InvalidArtifact, match="half a character"):
+        registry.channels.get("team/\udcff")
+    assert registry.channels.policies("team/prod") == []
     (event,) = registry.channels.history("team/prod")
     assert (event.reason, event.who, event.decision_id) == ("the first one", "ada", None)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from registry import Artifact, Registry, Waiver, schema
+from registry import Artifact, Registry, Waiver, schema, schema_serving
 from registry.artifacts import BaseReference, QuantSpec
 from registry.database import now
 from registry.errors import Corrupt, InvalidArtifact, InvalidSetting, StoreFailed
@@ -131,11 +131,19 @@ def fill(registry: Registry, publish: Publish) -> None:
     with registry._database.write() as connection:
         connection.execute(insert(schema.content_events), event)
         connection.execute(insert(schema.channel_policies), policy)
+    registry.tenants.add("acme", "team/prod", "me")
+    rollout = {
+        "channel": "team/prod", "number": 1, "action": "start", "generation": 1, "candidate": two.id,
+        "canary_percent": 5.0, "shadow_percent": 0.0, "who": "me", "reason": "new", "at": now(),
+        "previous_digest": "0" * 64, "digest": "d" * 64,
+    }  # fmt: skip
+    with registry._database.write() as connection:
+        connection.execute(insert(schema_serving.rollout_events), rollout)
 
 
 FOR_EVER = (
     "artifacts", "edges", "keys", "executions", "names", "content_events", "channel_policies",
-    "gate_decisions", "channel_events",
+    "gate_decisions", "channel_events", "tenant_events", "rollout_events",
 )  # fmt: skip
 
 

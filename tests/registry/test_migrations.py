@@ -1,4 +1,8 @@
-"""Upgrades of real databases: `data/schema-1.sql` is what version 0.1.0 held after its pico-smoke recipe."""
+"""Upgrades of real databases: `data/schema-1.sql` is what version 0.1.0 held after its pico-smoke recipe.
+
+`data/schema-2.sql` is that one, upgraded by the code of schema 2 and used further;
+`schema-2.postgresql.sql` is a registry that this code made on PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +11,52 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from registry import Artifact, Registry, catalog, migrations, schema
+from registry import Artifact, Registry, Waiver, catalog, migrations, schema
+from registry.budgets import Ask
 from registry.errors import InvalidArtifact, RegistryError
+from registry.outcomes import Outcome
 from tests.registry.places import Place, only
+from tests.registry.servers import PostgreSQL, name_of
 
-OLD = Path(__file__).with_name("data") / "schema-1.sql"
+DATA = Path(__file__).with_name("data")
 TABLES = (
     "artifacts", "edges", "keys", "executions", "names", "leases", "gate_decisions", "channels",
     "channel_events", "endpoints",
 )  # fmt: skip
+TABLES_2 = (*TABLES, "content_events", "channel_policies")
 
 
 @pytest.fixture
 def old(home: Path) -> Path:
     """A home with the database that version 1 left."""
+    return left_by(1, home)
+
+
+def left_by(version: int, home: Path) -> Path:
     home.mkdir()
     with closing(sqlite3.connect(home / "registry.db")) as connection:
-        connection.executescript(OLD.read_text("utf-8"))
+        connection.executescript((DATA / f"schema-{version}.sql").read_text("utf-8"))
         connection.execute("PRAGMA journal_mode = WAL")
     return home
 
 
-def rows(home: Path, name: str = "registry.db") -> dict[str, list[dict[str, Any]]]:
+def rows(
+    home: Path, name: str = "registry.db", tables: Iterable[str] = TABLES
+) -> dict[str, list[dict[str, Any]]]:
     with closing(sqlite3.connect(home / name)) as connection:
         connection.row_factory = sqlite3.Row
         return {
             table: [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3")]
-            for table in TABLES
+            for table in tables
         }
 
 
@@ -74,6 +90,79 @@ def test_an_upgraded_database_is_as_a_fresh_one_with_all_its_rows(old: Path, tmp
         assert all(row[column] is None for row in after[table] for column in added)
     Registry.open(tmp_path / "fresh").close()
     assert structure(old) == structure(tmp_path / "fresh")
+
+
+def test_schema_2_becomes_as_a_fresh_one_with_all_its_rows(home: Path, tmp_path: Path) -> None:
+    old = left_by(2, home)
+    before = rows(old, tables=TABLES_2)
+    assert {table for table, held in before.items() if not held} == set()
+    with Registry.open(old) as registry:
+        used(registry)
+    assert version(old / "registry.db.schema-2") == 2
+    assert rows(old, "registry.db.schema-2", TABLES_2) == before
+    with Registry.open(tmp_path / "fresh"):
+        assert structure(old) == structure(tmp_path / "fresh")
+    after = rows(old, tables=TABLES_2)
+    for table in TABLES_2:
+        kept = [row for row in after[table] if row in before[table]]
+        assert len(kept) >= len(before[table]) - (table == "channels"), table
+
+
+@only("postgresql", "local")
+def test_schema_2_on_a_server_becomes_as_a_fresh_one(place: Place, postgresql: PostgreSQL) -> None:
+    url = postgresql.fresh()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute((DATA / "schema-2.postgresql.sql").read_bytes())
+
+    def held() -> dict[str, list[tuple[Any, ...]]]:
+        return {
+            table: postgresql.sql(f"SELECT * FROM {table} ORDER BY 1, 2, 3", name_of(url))
+            for table in TABLES_2
+        }
+
+    before = held()
+    assert {table for table, found in before.items() if not found} == set()
+    Registry.open(place.home, url).close()
+    assert held() == before
+    place.open().close()
+    copies = []
+    for source in (url, str(place.database_url)):  # a dump writes some conditions in another way
+        copies.append(postgresql.fresh())
+        postgresql.copy(source, copies[-1])
+    upgraded, fresh = (postgresql.structure(copy) for copy in copies)
+    assert upgraded == fresh
+    with Registry.open(place.home, url) as registry:
+        used(registry)
+    for one in (url, *copies):
+        postgresql.drop(one)
+
+
+def used(registry: Registry) -> None:
+    """Every table of serving takes its rows, beside those that were there."""
+    current = registry.channels.get("team/prod")
+    assert current is not None
+    base = registry.ls("base")[0]
+    registry.tenants.add("acme", "team/prod", "ada")
+    registry.rollouts.start("team/prod", base.id, 5, 0, "ada", "why")
+    gateway = registry.budgets.open_gateway("here", 1, 1.0)
+    asked = Ask("0" * 32, "acme", 5, 10, "2026-11-22")
+    assert registry.budgets.reserve(gateway, [asked, asked._replace(reservation="1" * 32, tokens=6)]) == [
+        True, False,
+    ]  # fmt: skip
+    counted = {
+        "channel": "team/prod",
+        "generation": 1,
+        "artifact_id": base.id,
+        "arm": "canary",
+        "requests": 1,
+    }
+    registry.outcomes.add([Outcome(**counted, minute=datetime.now(UTC))])
+    seen = registry.serving_version()
+    registry.channels.move("team/prod", base.id, current.generation, waiver=Waiver("worth it", "ada"))
+    assert registry.rollouts.current("team/prod") is None
+    assert registry.serving_version() == seen + 1
+    assert len(registry.channels.history("team/prod")) == current.generation + 1
+    assert len(registry.tenants.audit()) == len(registry.rollouts.history("team/prod")) == 1
 
 
 def test_what_was_recorded_is_still_there_for_those_who_ask(old: Path) -> None:
