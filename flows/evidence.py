@@ -119,7 +119,7 @@ def _readable(log: Log) -> Iterator[str]:
 
 
 def _whole(log: Log) -> Iterator[str]:
-    if len(log.rows) + len(log.unreadable) != log.said["n"]:
+    if log.raw is not None and len(log.rows) + len(log.unreadable) != log.said["n"]:
         found = len(log.rows) + len(log.unreadable)
         yield f"{log.said['n']} items were measured, {found} are in {log.file}"
 
@@ -146,7 +146,7 @@ def _every_metric(log: Log) -> Iterator[str]:
 
 
 def _summary_agrees(log: Log) -> Iterator[str]:
-    if _is_fidelity(log):
+    if _is_fidelity(log) or log.raw is None:
         return
     for metric, summary in log.said.get("metrics", {}).items():
         scores = [row["scores"][metric] for row in log.rows if _is_number(row["scores"].get(metric))]

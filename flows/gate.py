@@ -131,15 +131,8 @@ def _contamination(policy: GatePolicy, candidate: Evidence, tasks: set[str], see
     """Fail where more items than the policy lets through stand in the training data."""
     name, limits = "contamination", policy.contamination
     assert limits is not None
-    unasked = sum(
-        len(task.prompts) - len(task.asked) for key, task in candidate.tasks.items() if key in tasks
-    )
-    if seen is None or unasked:
-        why = (
-            f"{unasked} items were logged without their question: evaluate again with this version"
-            if unasked
-            else "the training data are not known: give them with --trained-on, or gate a registered artifact"
-        )
+    why = _unsearched(candidate, tasks, seen)
+    if seen is None or why is not None:
         return RuleResult(rule=name, kind="contamination", verdict="invalid", sentence=f"{name}: {why}")
     found = len(seen.items)
     examples = "; ".join(f"{item.asked[:60]!r} ({item.why})" for item in seen.items[:3])
@@ -154,6 +147,17 @@ def _contamination(policy: GatePolicy, candidate: Evidence, tasks: set[str], see
         rule=name, kind="contamination", verdict=verdict, sentence=said, n=seen.looked_for, discordant=found,
         listed=listed,
     )  # fmt: skip
+
+
+def _unsearched(candidate: Evidence, tasks: set[str], seen: Seen | None) -> str | None:
+    """Why no search for the items of `tasks` says anything, or None."""
+    if seen is None:
+        return "the training data are not known: give them with --trained-on, or gate a registered artifact"
+    logged = {key: task for key, task in candidate.tasks.items() if key in tasks and task.prompts}
+    if absent := sorted(tasks - logged.keys()):
+        return f"there are no items of {', '.join(absent)} to look for"
+    unasked = sum(len(task.prompts) - len(task.asked) for task in logged.values())
+    return f"{unasked} items were logged without their question: evaluate again" if unasked else None
 
 
 def _waive(result: RuleResult, waived: Sequence[Waived]) -> RuleResult:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -16,6 +14,7 @@ from flows.errors import Usage
 from flows.gate import GatePolicy, Waived, decide
 from flows.gate_channel import record, refuse_other_policy
 from flows.gate_evidence import Case, from_directories, from_registry
+from flows.gate_latency import read_latency
 from flows.gate_plan import RulePlan, plan_rules
 from flows.gate_reports import junit, lines, markdown
 from flows.recipe import read_yaml, validate
@@ -70,7 +69,7 @@ def _waivers(arguments: argparse.Namespace) -> list[Waived]:
 def _of_directories(policy: GatePolicy, arguments: argparse.Namespace) -> Case:
     return from_directories(
         policy, Path(arguments.candidate), Path(arguments.baseline), arguments.parent, arguments.quant,
-        arguments.trained_on, _latency(arguments.latency, None),
+        arguments.trained_on, read_latency(arguments.latency, None),
     )  # fmt: skip
 
 
@@ -92,6 +91,11 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
     if channel is not None:
         current = registry.channels.get(channel)
         live = registry.get(current.artifact_id) if current else None
+        if current is None and channel == baseline:
+            raise Usage(
+                f"--baseline {channel}: this channel serves nothing, so there is nothing to compare with; to "
+                f"gate for a new channel, give --channel {channel}"
+            )
         if current is None:
             print(
                 f"channel {channel} serves nothing yet: the quantized base takes its place", file=sys.stderr
@@ -109,7 +113,7 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
             live, role = given, "live"
         if found:
             evaluations[role] = found["candidate"]
-    latency = _latency(arguments.latency, candidate.id)
+    latency = read_latency(arguments.latency, candidate.id)
     return from_registry(registry, policy, candidate, live, base, evaluations, latency)
 
 
@@ -125,24 +129,6 @@ def _model(registry: Registry, ref: str) -> tuple[Artifact, dict[str, Artifact]]
     if not of:
         raise Usage(f"{ref} is an evaluation of nothing that the registry knows")
     return of[0], {"candidate": artifact}
-
-
-def _latency(path: Path | None, subject: str | None) -> Sequence[float] | None:
-    if path is None:
-        return None
-    try:
-        said = json.loads(path.read_text("utf-8"))
-        durations = [float(value) for value in said["milliseconds"]]
-        measured = said["subject"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Usage(
-            f'--latency {path}: expected {{"subject": ID, "milliseconds": [durations]}} ({error})'
-        ) from None
-    if subject is not None and measured != subject:
-        raise Usage(f"--latency {path} was measured on {str(measured)[:12]}, not on {subject[:12]}")
-    if not durations or not all(0 < value < float("inf") for value in durations):
-        raise Usage(f"--latency {path}: expected at least one duration, all finite and above 0")
-    return durations
 
 
 def load_policy(name: str | Path, registry: Registry | None) -> GatePolicy:

@@ -37,7 +37,8 @@ def _ceiling(name: str, found: float | None, ceiling: float, unit: str) -> RuleR
         return RuleResult(rule=name, kind="ceiling", verdict="invalid", sentence=said)
     verdict: Verdict = "pass" if found <= ceiling else "fail"
     where = "within" if verdict == "pass" else "above"
-    said = f"{name}: {found:,} {unit}, {where} the ceiling of {ceiling:,}"
+    measured, most = (f"{x:,}" if isinstance(x, int) else f"{x:.6g}" for x in (found, ceiling))
+    said = f"{name}: {measured} {unit}, {where} the ceiling of {most}"
     return RuleResult(
         rule=name, kind="ceiling", verdict=verdict, sentence=said, effect=found, threshold=ceiling
     )
@@ -130,8 +131,8 @@ def _limit(name: str, task: Fidelity, metric: str, limit: float, quant: str) -> 
     verdict: Verdict = "pass" if kept else "fail" if broken else "insufficient"
     words = "at least" if at_least else "at most"
     said = (
-        f"{rule}: {found['value']:.4g} (95 % interval {low:.4g} to {high:.4g}, n = {found['n']:,.0f}) for "
-        f"{quant}, {words} {limit:g} asked"
+        f"{rule}: {found['value']:.4g} for {quant} on {found['n']:,.0f} chats (95 % interval {low:.4g} to "
+        f"{high:.4g}), {words} {limit:g} asked"
     )
     said += "; compare more chats" if verdict == "insufficient" else ""
     return RuleResult(

@@ -82,7 +82,7 @@ def _figures(rule: RuleResult) -> tuple[str, str, str, str]:
             f"{100 * (rule.low or 0):+.1f} to {100 * (rule.high or 0):+.1f}",
         )
     else:
-        effect = f"{rule.effect:.4g}"
+        effect = f"{rule.effect:,.0f}" if rule.rule == "size" else f"{rule.effect:.4g}"
         interval = "–" if rule.low is None or rule.high is None else f"{rule.low:.4g} to {rule.high:.4g}"
     differ = f"{rule.discordant:,}" if rule.kind == "task" else "–"
     return effect, interval, f"{rule.n:,}" if rule.n else "–", differ

@@ -102,7 +102,7 @@ def _judge_group(
     rules: list[TaskRule], candidate: Evidence, references: Mapping[str, Evidence], min_items: int
 ) -> list[RuleResult]:
     """Holm 1979 (Scandinavian Journal of Statistics 6:65): one of the claims is enough, so each is tested at
-    alpha over the number of claims that are still open. All of them count: an unreadable one is invalid."""
+    alpha over the number of claims that are still open."""
     shown: dict[TaskRule, RuleResult] = {}
     while True:
         share = rules[0].alpha / max(1, len(rules) - len(shown))
@@ -112,7 +112,7 @@ def _judge_group(
             for rule in rules
         }
         new = {rule: r for rule, r in results.items() if r.verdict == "pass" and rule not in shown}
-        if not new or any(r.verdict == "invalid" for r in results.values()):
+        if not new:
             return list(results.values())
         shown |= new
 

@@ -137,6 +137,8 @@ def test_metrics_that_are_no_shares(tmp_path: Path) -> None:
     assert won.rules[0].method == "clustered-mean"
     assert (same.verdict, same.exit_code) == ("insufficient", 2)
     assert "only 0 items differ, at least 20 must" in same.rules[0].sentence
+    single = judge(tmp_path / "single", rule("keep", 0.02, scores="real"), [0.5], [0.4])
+    assert (single.verdict, "has a single item" in single.rules[0].sentence) == ("invalid", True)
 
 
 def test_any_of_a_group_is_enough_and_costs_a_correction(tmp_path: Path) -> None:
@@ -166,6 +168,9 @@ def test_any_of_a_group_is_enough_and_costs_a_correction(tmp_path: Path) -> None
     assert both.verdict == "pass"
     assert [(r.verdict, r.alpha) for r in both.rules] == [("pass", 0.05), ("pass", 0.025)], "Holm steps down"
     assert decided("all", gained, worse, grouped=False).verdict == "insufficient"
+    halves = decided("halves", clear, [0.5] * 200)
+    assert [r.verdict for r in halves.rules] == ["pass", "invalid"]
+    assert halves.verdict == "invalid", "a claim that cannot be read is not made up for by another"
 
 
 def _set(*path: str, value: Any) -> Change:
@@ -293,6 +298,11 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         ),
         "was not measured on heldout with exact_match",
     ),
+    "no file": (
+        "samples are there",
+        _damaged(_set(*HELDOUT, "samples", value="samples_other.jsonl")),
+        "the samples samples_other.jsonl are missing",
+    ),
     "elsewhere": (
         "samples are there",
         _damaged(_set(*HELDOUT, "samples", value="../base/samples_heldout.jsonl")),
@@ -336,6 +346,7 @@ UNREADABLE: dict[str, Change] = {
     "no model": _set("model", value={}),
     "tasks are none": _set("tasks", value=None),
     "tasks are a list": _set("tasks", value=["heldout"]),
+    "a figure is NaN": _set(*HELDOUT, "metrics", "exact_match", "low", value=float("nan")),
     "no seed": lambda results, _: (results.pop("seed"), None)[1],
     "the name of samples is a number": _set(*HELDOUT, "samples", value=3),
     "the digest is none": _set(*HELDOUT, "samples_sha256", value=None),
@@ -398,6 +409,8 @@ def test_results_that_make_no_sense_are_invalid(tmp_path: Path, name: str) -> No
     broken = evidence(tmp_path / "broken", [1.0] * 100, UNREADABLE[name])
     decision = decide(rule("keep", 0.5), broken, {"baseline": evidence(tmp_path / "base", [1.0] * 100)})
     assert decision.verdict == "invalid"
+    reasons = ("results.json of broken cannot be used", "are missing", "is not the file that was measured")
+    assert any(reason in decision.rules[0].sentence for reason in reasons)
 
 
 def test_missing_files_and_references_are_invalid(tmp_path: Path) -> None:
@@ -424,6 +437,11 @@ def test_ceilings(tmp_path: Path) -> None:
 
     assert verdicts(max_bytes=100, max_bits_per_weight=4.5) == ["pass", "pass", "pass"]
     assert verdicts(max_bytes=99, max_bits_per_weight=4.4) == ["pass", "fail", "fail"]
+    large = sound.model_copy(update={"bytes": 16_398_336, "bits_per_weight": 8.502185436622337})
+    limits = {"tasks": rule("keep", 0.5).tasks, "max_bytes": 20_000_000, "max_bits_per_weight": 9}
+    rules = decide(GatePolicy.model_validate(limits), large, {"baseline": sound}).rules
+    assert rules[1].sentence == "size: 16,398,336 bytes, within the ceiling of 20,000,000"
+    assert rules[2].sentence == "bits per weight: 8.50219 bits, within the ceiling of 9"
     unmeasured = sound.model_copy(update={"bytes": None})
     policy = GatePolicy(tasks=rule("keep", 0.5).tasks, max_bytes=100)
     assert decide(policy, unmeasured, {"baseline": sound}).verdict == "invalid"
@@ -538,6 +556,12 @@ def test_items_seen_in_training_fail_unless_somebody_answers_for_them(tmp_path: 
     decision = decide(policy, mute, {"baseline": sound}, Facts(seen=seen))
     assert decision.verdict == "invalid"
     assert "1 items were logged without their question" in decision.rules[-1].sentence
+    nothing = evidence(tmp_path / "nothing", [1.0] * 100, late=_row(lambda rows: rows.clear()))
+    decision = decide(
+        policy, nothing, {"baseline": sound}, Facts(seen=search(nothing, ["heldout"], chats, limits))
+    )
+    assert decision.rules[-1].verdict == "invalid", "nothing was looked for, so nothing was shown"
+    assert "there are no items of heldout to look for" in decision.rules[-1].sentence
 
 
 def test_only_findings_can_be_waived(tmp_path: Path) -> None:
@@ -547,6 +571,9 @@ def test_only_findings_can_be_waived(tmp_path: Path) -> None:
     name = policy.tasks[0].name
     waived = [Waived("size", "disk is cheap", "ada"), Waived(name, "never mind", "ada")]
     assert decide(policy, sound, {"baseline": sound}, waived=waived).verdict == "pass"
+    assert decide(policy, sound, {"baseline": sound}, waived=waived[1:]).verdict == "fail"
+    other = Waived("bits per weight", "disk is cheap", "ada")
+    assert decide(policy, sound, {"baseline": sound}, waived=[other]).verdict == "fail"
     assert decide(policy, worse, {"baseline": sound}, waived=waived).verdict == "fail"
 
 

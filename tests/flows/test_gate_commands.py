@@ -21,6 +21,7 @@ from registry import Registry
 from registry.errors import Corrupt, GateRequired
 from registry.schema import content_events
 from tests.flows.gated import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
+from tests.flows.lineages import publish
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80
 POLICY: dict[str, Any] = {
@@ -103,6 +104,9 @@ def test_the_second_is_compared_with_what_the_channel_serves(
     code, said = run("gate", "team/prod", "--candidate", better.id, "--baseline", "team/prod")
     assert (code, said["baseline"]) == (0, lineage.gguf.id)
     assert run("promote", better.id, "team/prod")[1]["generation"] == 2
+    mixed = ("--baseline", lineage.gguf.id, "--channel", "team/prod")
+    code, said = run("gate", file, "--candidate", better.id, *mixed)
+    assert (code, "compares with what it serves: leave --baseline out" in said["error"]) == (3, True)
     worse = lineage.quantized("Q2_K")
     lineage.evaluate(worse, BAD)
     code, said = run("gate", file, "--candidate", worse.id, "--channel", "team/prod")
@@ -315,6 +319,9 @@ def test_fidelity_is_read_from_the_evaluation_against_the_parent(
     assert run(*gate)[0] == 3, "compared with the base, not with its parent"
     lineage.evaluate(lineage.gguf, GOOD, fidelity=fidelity_task("fidelity", lineage.merged.id, **near))
     assert run(*gate)[0] == 0
+    far = {"kl_mean": (4.0, 4.5, 5.0)}
+    lineage.evaluate(lineage.gguf, GOOD, fidelity=fidelity_task("to base", lineage.base.id, **far))
+    assert run(*gate)[0] == 0, "a newer comparison with something else does not hide the one with the parent"
 
 
 def test_verified_evidence_finds_damage(lineage: Lineage, policy: Callable[..., str], run: Run) -> None:
@@ -326,6 +333,23 @@ def test_verified_evidence_finds_damage(lineage: Lineage, policy: Callable[..., 
     weights.write_bytes(b"GGUF Q4_K_N")
     code, said = run(*gate)
     assert (code, "the candidate is damaged" in said["rules"][-1]["sentence"]) == (3, True)
+
+
+def test_a_lineage_that_is_not_known_is_invalid(
+    lineage: Lineage, policy: Callable[..., str], run: Run
+) -> None:
+    tasks = [POLICY["tasks"][0]]
+    orphan = publish(
+        lineage.registry, "merged", "import", {"model.safetensors": b"from elsewhere"},
+        base=lineage.base.manifest.base, quant=lineage.merged.manifest.quant,
+    )  # fmt: skip
+    lineage.evaluate(orphan, GOOD)
+    gate = ("--candidate", orphan.id, "--baseline", lineage.base.id)
+    assert run("gate", policy(tasks=tasks), *gate)[0] == 0, "the policy asks for no lineage"
+    code, said = run("gate", policy(tasks=tasks, evidence={"lineage": True}), *gate)
+    assert (code, said["rules"][-1]["rule"]) == (3, "evidence")
+    for lacking in ("no base", "no adapter", "no training data"):
+        assert lacking in said["rules"][-1]["sentence"]
 
 
 @pytest.fixture
@@ -347,6 +371,9 @@ def test_plain_directories_need_no_registry(
     code, said = run(*gate, "--parent", parent)
     assert (code, said["verdict"], said["id"]) == (0, "pass", None)
     assert not (tmp_path / "never").exists()
+    for asked in ({"lineage": True}, {"verified": True}):
+        code, said = run("gate", policy(evidence=asked), *gate[2:], "--parent", parent)
+        assert (code, "has no lineage and no digests" in said["rules"][-1]["sentence"]) == (3, True)
     code, said = run("gate", policy(contamination={}), *gate[2:], "--parent", parent)
     assert (code, "give them with --trained-on" in said["rules"][-1]["sentence"]) == (3, True)
     (tmp_path / "data").mkdir()
@@ -386,6 +413,10 @@ MISUSE = [
     (["--candidate", "{gguf}", "--baseline", "{gguf}", "--parent", "x"], "--parent is for directories"),
     (["--candidate", "{gguf}", "--baseline", "."], "expected two directories"),
     (["--candidate", "{gguf}", "--channel", "Bad"], "'Bad' is no channel name"),
+    (
+        ["--candidate", "{gguf}", "--baseline", "suport/prod"],
+        "serves nothing, so there is nothing to compare",
+    ),
     (["--candidate", "nothing", "--channel", "a/b"], "nothing here is called 'nothing'"),
 ]
 
@@ -452,6 +483,7 @@ def test_reports_for_ci(
         assert ("## Gate passed" in text) == (code == 0)
         tables = [line for line in text.splitlines() if line.startswith("|")]
         assert {line.replace("\\|", "").count("|") for line in tables} == {7}
+        assert "| size | 100 | – | – | – |" in text
     (tmp_path / "candidate" / "samples_heldout.jsonl").write_text("")
     assert run("gate", file, "--candidate", candidate, "--baseline", baseline, "--junit", str(xml))[0] == 3
     suite = ElementTree.parse(xml).getroot()
