@@ -22,13 +22,16 @@ from flows.bring_base import resolved
 from flows.plain import as_parent
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import digest, memo_key
+from stages import merge, quantize
 from stages.contract import toolchain
-from stages.quantize import TOOLS, VERSION, GgufConfig, quantize
+from stages.merge import MergeConfig
+from stages.quantize import GgufConfig
 from stages.resolve import BaseConfig
 from tests.serving.canaries import Family, kept_family
 
 WAIVER = Waiver("made for a test", "tests")
 F16 = GgufConfig(method="gguf", type="F16")
+FOLD = MergeConfig(base="16bit", dtype="bfloat16")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class House:
     peft: str
     gguf: str
     answer: str
+    merged: str
+    """The GGUF of base and adapter in one; of the first two houses, else empty."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,14 @@ class Town:
     base: str
     gguf: str
     houses: tuple[House, ...]
+    stranger: str
+    """A GGUF adapter of another base."""
 
 
 def kept_town(checkout: Path, home: Path, adapters: int) -> Town:
     """A copy, at `home`, of a town that an earlier run left in `.cache/`, or of a new one."""
     made_by = [Path(__file__).read_text("utf-8"), Path(__file__).with_name("canaries.py").read_text("utf-8")]
-    made_by += [toolchain(TOOLS), VERSION]
+    made_by += [toolchain(quantize.TOOLS), quantize.VERSION, merge.VERSION]
     folder = checkout / ".cache" / f"town-{digest(made_by)[:16]}-{adapters}"
     if not folder.exists():
         family = kept_family(checkout, adapters)
@@ -69,32 +76,44 @@ def kept_town(checkout: Path, home: Path, adapters: int) -> Town:
 def open_town(home: Path) -> Town:
     """What `make_town` published."""
     made = json.loads((home / "town.json").read_text())
-    return Town(home, made["base"], made["gguf"], tuple(House(**one) for one in made["houses"]))
+    return Town(
+        home, made["base"], made["gguf"], tuple(House(**one) for one in made["houses"]), made["stranger"]
+    )
 
 
 def make_town(home: Path, family: Family) -> None:
-    """Resolve, import and quantize, as a user would."""
+    """Resolve, import, merge and quantize, as a user would."""
     with Registry.open(home) as registry:
         base = resolved(registry, BaseConfig(source=f"path:{family.base}"), home / "resolve.log")
-        gguf = _quantized(registry, {"model": base})
+        gguf = _made(registry, "quantize", {"model": base})
         registry.name(gguf.id, "town-base")
         houses = []
-        for canary in family.canaries:
+        for number, canary in enumerate(family.canaries):
             peft = adopt(registry, canary.peft, base=base.id).artifact
-            made = _quantized(registry, {"model": peft, "base": base})
-            houses.append({"peft": peft.id, "gguf": made.id, "answer": canary.answer})
-    found = {"base": base.id, "gguf": gguf.id, "houses": houses}
+            made = _made(registry, "quantize", {"model": peft, "base": base})
+            merged = ""
+            if number < 2:
+                whole = _made(registry, "merge", {"base": base, "adapter": peft})
+                merged = _made(registry, "quantize", {"model": whole}).id
+            houses.append({"peft": peft.id, "gguf": made.id, "answer": canary.answer, "merged": merged})
+        other = resolved(registry, BaseConfig(source="pico:7"), home / "resolve.log")
+        peft = adopt(registry, family.canaries[0].peft, base=other.id).artifact
+        stranger = _made(registry, "quantize", {"model": peft, "base": other})
+    found = {"base": base.id, "gguf": gguf.id, "houses": houses, "stranger": stranger.id}
     (home / "town.json").write_text(json.dumps(found, indent=1))
 
 
-def _quantized(registry: Registry, parents: Mapping[str, Artifact]) -> Artifact:
-    config = F16.model_dump(mode="json")
-    key = memo_key("quantize", VERSION, config, {r: p.id for r, p in parents.items()}, toolchain(TOOLS))
-    with registry.draft(key, "quantize") as draft:
+def _made(registry: Registry, stage: str, parents: Mapping[str, Artifact]) -> Artifact:
+    """What the stage makes of the parents, published."""
+    module, config = (quantize, F16) if stage == "quantize" else (merge, FOLD)
+    said, tools = config.model_dump(mode="json"), toolchain(module.TOOLS)
+    key = memo_key(stage, module.VERSION, said, {r: p.id for r, p in parents.items()}, tools)
+    with registry.draft(key, stage) as draft:
         began = datetime.now(UTC)
-        facts = quantize({role: as_parent(registry, one) for role, one in parents.items()}, F16, draft.path)
+        found = {role: as_parent(registry, one) for role, one in parents.items()}
+        facts = getattr(module, stage)(found, config, draft.path)
         return draft.commit(
-            stage="quantize", stage_version=VERSION, config=config, toolchain=toolchain(TOOLS),
+            stage=stage, stage_version=module.VERSION, config=said, toolchain=tools,
             facts_kind=facts.kind, relations=facts.relations, base=facts.base, quant=facts.quant,
             metrics=facts.metrics,
             execution={"seconds": 0.0, "peak_bytes": None, "started": began.isoformat()},
