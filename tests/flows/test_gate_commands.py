@@ -487,6 +487,7 @@ def test_reports_for_ci(
     (tmp_path / "candidate" / "samples_heldout.jsonl").write_text("")
     assert run("gate", file, "--candidate", candidate, "--baseline", baseline, "--junit", str(xml))[0] == 3
     suite = ElementTree.parse(xml).getroot()
+    check_junit(suite)
     assert suite.get("errors") == "2"
     unwritable = ("--junit", str(tmp_path / "no" / "junit.xml"))
     code, said = run("gate", file, "--candidate", candidate, "--baseline", baseline, *unwritable)

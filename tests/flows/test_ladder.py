@@ -59,21 +59,23 @@ def rung(label: str, kind: Any, right: int, **compared: dict[str, Any]) -> Evide
     metrics: dict[str, Any] = {"tasks": tasks, "fidelity": named, "parity": PARITY}
     if kind == "merged":
         metrics["weights"] = WEIGHTS
-    quant = {"gptq-4bit": "gptq-4", "gguf-q8_0": "Q8_0"}.get(label, "none")
+    quant = {"gptq-4bit": "gptq-4", "gguf-q8_0": "Q8_0", "adapter apart": "Q8_0"}.get(label, "none")
     trained = "d" * 64
     calibrated = trained if quant == "gptq-4" else None
     return Evidence(label, kind, label, metrics, answers(right), quant, calibrated, trained)
 
 
 def lineage() -> dict[str, Evidence]:
-    """Five healthy rungs and an endpoint; figures like those of the 135M model."""
+    """Six healthy rungs and an endpoint; figures like those of the 135M model."""
     gguf = rung("gguf-q8_0", "quantized", 67, parent=fidelity(0.005), to_base=fidelity(4.5, 0.01))
+    apart = {"parent": fidelity(0.3), "fold": fidelity(0.005), "to_base": fidelity(4.5, 0.01)}
     return {
         "base": rung("base NF4", "base", 0),
         "tuned": rung("tuned NF4 + adapter", "tuned", 67, parent=fidelity(4.5, 0.01)),
         "merged": rung("merged", "merged", 67, parent=fidelity(0.3), fold=fidelity(1e-6)),
         "gptq": rung("gptq-4bit", "quantized", 66, parent=fidelity(0.13), to_base=fidelity(4.6, 0.01)),
         "gguf": gguf,
+        "apart": rung("adapter apart", "apart", 67, **apart),
         "endpoint": Evidence(
             "endpoint", "endpoint", "gguf-q8_0", probe={"asked": 4, "same": 4, "same_prompt": 4}
         ),
@@ -128,6 +130,9 @@ FAULTS = (
     Fault("distance", "gguf", far(parent=fidelity(0.2)), "stale directory"),
     Fault("distance", "gptq", far(parent=fidelity(2.0, same_top=0.1)), "read wrongly"),
     Fault("distance", "gguf", far(parent=fidelity(4.0), to_base=fidelity(0.1, 0.01)), "tune is not in it"),
+    Fault("distance", "apart", far(fold=fidelity(0.2)), "does not put the trained adapter on the base"),
+    Fault("vocabulary", "apart", lambda e: changed(e, "parity", vocabulary=2), "2 ids"),
+    Fault("survival", "apart", far(to_base=fidelity(4, 1.5)), "did not survive"),
     Fault("effect", "tuned", far(parent=fidelity(1e-7)), "changes nothing"),
     Fault("effect", "tuned", far(parent=fidelity(4, 1.9)), "made the model worse"),
     Fault("survival", "gptq", far(to_base=fidelity(4, 1.5)), "did not survive"),
@@ -163,10 +168,10 @@ def found(fault: Fault) -> bool:
 def test_a_healthy_lineage_raises_no_alarm() -> None:
     ladder = judge(None)
     assert ladder.breaks_at is None
-    assert [rung.findings for rung in ladder.rungs] == [()] * 6
-    assert ladder.sentence == "Each of the 4 compared forms is what it was made from."
+    assert [rung.findings for rung in ladder.rungs] == [()] * 7
+    assert ladder.sentence == "Each of the 5 compared forms is what it was made from."
     assert [rung.parent for rung in ladder.rungs] == [
-        None, "base NF4", "tuned NF4 + adapter", "merged", "merged", "gguf-q8_0",
+        None, "base NF4", "tuned NF4 + adapter", "merged", "merged", "tuned NF4 + adapter", "gguf-q8_0",
     ]  # fmt: skip
 
 
@@ -195,9 +200,19 @@ def test_a_large_but_uncertain_distance_is_no_break() -> None:
     wide = {
         "metrics": {**fidelity(0.03)["metrics"], "kl_mean": {"value": 0.03, "low": 0.01, "high": 0.2, "n": 8}}
     }
+    fold = {"value": 0.004, "low": 0.002, "high": 0.009, "n": 8}
+    wide_fold = {"metrics": {**fidelity(0.004)["metrics"], "kl_mean": fold}}
     evidence = lineage()
     evidence["gguf"] = changed(evidence["gguf"], "fidelity", **{PARENT: wide})
+    evidence["merged"] = changed(evidence["merged"], "fidelity", **{FOLD: wide_fold})
     assert read_ladder(list(evidence.values())).breaks_at is None
+
+
+def test_a_few_lost_answers_may_be_chance() -> None:
+    evidence = lineage()
+    for name in ("base", "tuned", "merged", "gptq", "gguf"):
+        evidence[name] = replace(evidence[name], answers=answers(9 if name == "gguf" else 10, of=12))
+    assert read_ladder(list(evidence.values())).breaks_at is None, "one of twelve is more than 5 %"
 
 
 def test_a_16_bit_fold_may_be_far_from_the_nf4_model_that_was_trained() -> None:
@@ -222,7 +237,7 @@ def test_the_chart_says_in_words_what_it_shows() -> None:
     assert "breaks here" in picture
     assert "nan" not in picture.lower()
     circles = [e for e in root.iter() if e.tag.endswith("circle")]
-    assert len(circles) == 4 + 5, "a KL of four rungs and a score of five"
+    assert len(circles) == 5 + 6, "a KL of five rungs and a score of six"
     assert "2 of 4 answers are the file's" in [e.text for e in root.iter() if e.tag.endswith("text")]
     edges = [float(e.get("x", "0")) for e in root.iter() if e.tag.endswith("text")]
     assert 0 <= min(edges) <= max(edges) <= WIDTH, "nothing is drawn beside the picture"

@@ -48,6 +48,8 @@ def test_what_is_no_decision_is_refused(registry: Registry, publish: Publish) ->
         registry.gates.record(one, None, {}, "maybe", {})  # type: ignore[arg-type]
     with pytest.raises(InvalidArtifact, match="finite JSON"):
         registry.gates.record(one, None, {}, "pass", {"p": float("nan")})
+    with pytest.raises(InvalidArtifact, match="finite JSON"):
+        registry.gates.record(one, None, {"margin": float("inf")}, "pass", {})
     with pytest.raises(NotFound):
         registry.gates.record("f" * 64, None, {}, "pass", {})
     with pytest.raises(NotFound):

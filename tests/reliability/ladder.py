@@ -240,6 +240,7 @@ def seed_faults(line: Lineage, faults: dict[str, Fault]) -> dict[str, dict[str, 
             "rung": found.breaks_at,
             "right_rung": found.breaks_at == fault.rung,
             "right_cause": fault.cause.lower() in (found.cause or "").lower(),
+            "kl": next((r.figures["kl_mean"].value for r in reversed(found.rungs) if r.figures), None),
             "by": finding.check if finding else None,
             "cause": found.cause,
         }
@@ -333,7 +334,8 @@ def main(arguments: list[str] | None = None) -> int:
             shutil.rmtree(root / f"healthy-{seed}")
         line = grown(root / "faults", base)
         start = replace(line, evidence=list(line.evidence)).ladder
-        said = seed_faults(line, {**{name: FAULTS[name] for name in given.faults}, **BESIDE})
+        beside = BESIDE if set(given.faults) == set(FAULTS) else {}
+        said = seed_faults(line, {**{name: FAULTS[name] for name in given.faults}, **beside})
     twelve = [said[name] for name in given.faults]
     found, placed = sum(s["found"] for s in twelve), sum(s["right_rung"] for s in twelve)
     alarms = [one for one in fine if one["breaks_at"] is not None]

@@ -307,7 +307,7 @@ GATE_SWITCHES = [
 ]  # fmt: skip
 SIGNATURE_SWITCHES = [
     *_in(
-        "registry/gates.py", CHANNELS, COMMANDS,
+        "registry/gates.py", CHANNELS, GATES, COMMANDS,
         a_move_needs_a_decision=("if decision_id is None:\n        raise GateRequired(",
                                  "if decision_id is None:\n        return None  # type: ignore\n"
                                  "        raise GateRequired("),
