@@ -51,6 +51,12 @@ def adopt(registry: Registry, path: Path, kind: str | None = None, base: str | N
             artifact = resolved(registry, BaseConfig(source=f"path:{path}"), log)
             return Adoption(artifact, artifact, Findings(established=["base: resolved from its files"]), [])
         found = inspect(path)
+        if found["form"] == "gguf-adapter":
+            raise Usage(
+                f"{path.name} is a GGUF adapter, which does not say on which weights it was trained; import "
+                "the PEFT adapter that it was made from. A recipe with an `adapter` section makes a GGUF "
+                "adapter that can be served"
+            )
         if kind not in (None, KINDS[found["form"]]):
             raise Usage(f"--kind {kind}: {path.name} is {_ARTICLE[found['form']]}; leave --kind out")
         parent, findings = _parent(registry, found, base, path, log)

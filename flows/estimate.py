@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from flows.machine import Machine, machine
+from flows.recipe import AdapterConfig
 from flows.wording import size
 from stages.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
 from stages.merge import MergeConfig
@@ -66,6 +67,8 @@ class Plan(Protocol):
     @property
     def quantize(self) -> tuple[GptqConfig | GgufConfig, ...]: ...
     @property
+    def adapter(self) -> AdapterConfig | None: ...
+    @property
     def evaluate(self) -> EvaluateConfig: ...
 
 
@@ -92,6 +95,7 @@ def estimate(recipe: Plan, shape: ModelShape, machine: Machine) -> list[StageEst
         _evaluate(recipe, shape, machine),
         _merge(recipe, shape, machine),
         *(_quantize(config, recipe, shape, machine, gpu) for config in recipe.quantize),
+        *_apart(recipe, shape, machine),
     ]
 
 
@@ -175,7 +179,7 @@ def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimat
     fits = any(memory <= held for _, held in machine.cuda)
     if not fits and recipe.merge.dtype == "float16" and config.float16_on_cpu == "float32":
         memory += shape.parameters * 2
-    models = 3 + len(recipe.quantize)
+    models = 3 + len(recipe.quantize) + (recipe.adapter is not None)
     rate = GPU_FLOPS if fits else CPU_FLOPS * machine.cpu_count
     tokens = _evaluated_tokens(recipe)
     seconds = None if tokens is None else models * (12 + 2 * shape.parameters * tokens / rate)
@@ -224,6 +228,18 @@ def _quantize(
         scale = config.calibration_rows / 32 * 2 / machine.cpu_count
         seconds, note = 20 + GPTQ_CPU_SECONDS * shape.parameters * max(scale, 0.5), "on the CPU"
     return StageEstimate(stage, RUNTIME + size + activations + hessian, int(disk), seconds, note)
+
+
+def _apart(recipe: Plan, shape: ModelShape, machine: Machine) -> list[StageEstimate]:
+    if recipe.adapter is None:
+        return []
+    config = recipe.adapter
+    base = _quantize(config.resident, recipe, shape, machine, gpu=False)
+    base = replace(base, stage=f"quantize base {config.base}", note="once for all tenants of the base")
+    # read in float32; converted tensor by tensor
+    size = adapter_parameters(shape, recipe.train) * 4
+    memory, note = LIGHT_RUNTIME + 2 * size, "the factors alone"
+    return [base, StageEstimate(f"quantize adapter {config.type}", memory, size, 15 + size / DISK_RATE, note)]
 
 
 def _training_tokens(recipe: Plan) -> float | None:

@@ -28,13 +28,9 @@ class Ancestry:
     dataset: Artifact | None = None
 
     @property
-    def quant(self) -> str:
-        """`gptq`, a GGUF type, `nf4`, or `none`."""
-        spec = self.model.manifest.quant
-        if spec is None or spec.method == "none":
-            return "none"
-        known = {**spec.effective, **spec.requested}
-        return {"gguf": str(known.get("type", "gguf")), "bnb": "nf4"}.get(spec.method, spec.method)
+    def parent(self) -> Artifact | None:
+        """The merged model, or the trained adapter that a GGUF adapter was made from."""
+        return self.adapter if is_gguf_adapter(self.model) else self.merged
 
     @property
     def missing(self) -> list[str]:
@@ -55,9 +51,24 @@ class Case:
     chosen: Mapping[str, Artifact] = field(default_factory=dict)
 
 
+def is_gguf_adapter(model: Artifact) -> bool:
+    """Whether it is an adapter as llama.cpp loads it, made from one that was trained."""
+    quant = model.manifest.quant
+    return model.manifest.kind == "adapter" and quant is not None and quant.method == "gguf"
+
+
+def quant_of(model: Artifact) -> str:
+    """`gptq`, a GGUF type, `nf4`, or `none`."""
+    spec = model.manifest.quant
+    if spec is None or spec.method == "none":
+        return "none"
+    known = {**spec.effective, **spec.requested}
+    return {"gguf": str(known.get("type", "gguf")), "bnb": "nf4"}.get(spec.method, spec.method)
+
+
 def ancestry(registry: Registry, model: Artifact) -> Ancestry:
     """The nearest ancestor of each kind. Raises NotFound."""
-    found: dict[str, Artifact] = {model.manifest.kind: model}
+    found: dict[str, Artifact] = {} if is_gguf_adapter(model) else {model.manifest.kind: model}
     data: Artifact | None = None
     for edge in registry.lineage(model.id):
         parent = registry.get(edge.parent)
@@ -84,7 +95,7 @@ def from_registry(
     found or read becomes a problem in the evidence, not an error.
     """
     family = ancestry(registry, candidate)
-    models = {"baseline": base or family.base, "parent": family.merged, "live": live}
+    models = {"baseline": base or family.base, "parent": family.parent, "live": live}
     needed = {role: {r.task for r in policy.tasks if r.against == role} for role in models}
     if live is None:
         needed["baseline"] |= needed.pop("live")
@@ -101,7 +112,7 @@ def from_registry(
         evidence = evidence.model_copy(update={"problems": (*evidence.problems, why)})
     parent = family.merged if candidate.manifest.kind == "quantized" else family.adapter
     facts = Facts(
-        quant=family.quant,
+        quant=quant_of(_weights(registry, candidate, chosen.get("candidate"))),
         parent=parent.id if parent else None,
         fidelity=_fidelity(registry, candidate, parent, chosen) if policy.fidelity else None,
         latency_ms=latency_ms,
@@ -215,7 +226,7 @@ def _nf4(registry: Registry, family: Ancestry, model: Artifact) -> dict[str, Any
     The base and the adapter are measured as the adapter was trained; stored weights as they are stored.
     """
     kind = model.manifest.kind
-    if kind in {"merged", "quantized"}:
+    if kind in {"merged", "quantized"} or is_gguf_adapter(model):
         return {"nf4": None}
     adapter = model if kind == "adapter" else family.adapter
     known = adapter is not None and "nf4" in adapter.manifest.config
@@ -258,6 +269,14 @@ def _fidelity(
     if not found or found[0].id == (chosen["candidate"].id if "candidate" in chosen else None):
         return None
     return _read(registry, candidate, found[0], {"nf4": None})
+
+
+def _weights(registry: Registry, candidate: Artifact, evaluation: Artifact | None) -> Artifact:
+    """What the limits are about: of a GGUF adapter, the quantized base that it was measured on."""
+    if not is_gguf_adapter(candidate) or evaluation is None:
+        return candidate
+    of = [p.id for p in evaluation.manifest.parents if p.relation == "evaluation_of" and p.id != candidate.id]
+    return registry.get(of[0]) if of else candidate
 
 
 def _missing(registry: Registry, policy: GatePolicy, family: Ancestry) -> list[str]:

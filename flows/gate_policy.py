@@ -13,7 +13,7 @@ Verdict = Literal["pass", "fail", "insufficient", "invalid"]
 Reference = Literal["baseline", "parent", "live"]
 WORDS: Mapping[Reference, str] = {
     "baseline": "the quantized base",
-    "parent": "the merged model",
+    "parent": "what it was made from",
     "live": "the channel's current artifact",
 }
 
@@ -31,8 +31,8 @@ class TaskRule(Record):
         description="improve: be better by more than the margin; keep: be worse by less than the margin"
     )
     against: Reference = Field(
-        description="baseline: the quantized base; parent: the merged model; live: the channel's artifact "
-        "(the quantized base while the channel is empty)"
+        description="baseline: the quantized base; parent: what it was made from (the merged model, or base "
+        "and adapter as trained); live: the channel's artifact (the quantized base while it is empty)"
     )
     margin: float = Field(
         default=0.0, ge=0, description="in the metric's unit; of a share, 0.02 is two points in a hundred"

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from flows.commands import Reply, open_registry
 from flows.wording import short
+from registry import Artifact, Registry
 
 
 def artifacts_import(arguments: argparse.Namespace) -> Reply:
@@ -44,6 +45,15 @@ def artifacts_import(arguments: argparse.Namespace) -> Reply:
     return document, show, 0
 
 
+def _measured(registry: Registry, one: Artifact, other: Artifact) -> bool:
+    """Whether some evaluation measured the two together, with the weights as they are stored."""
+    return any(
+        {one.id, other.id} <= {p.id for p in found.manifest.parents if p.relation == "evaluation_of"}
+        and found.manifest.config.get("nf4") is None
+        for found in registry.evaluations(one.id)
+    )
+
+
 def artifacts_compat(arguments: argparse.Namespace) -> Reply:
     """Every check of the contract, one line each."""
     from registry.compat import Use, examine, pair
@@ -51,11 +61,14 @@ def artifacts_compat(arguments: argparse.Namespace) -> Reply:
     from stages.compatible import known_to_llama_cpp
 
     registry = open_registry()
-    a = registry.get(arguments.a).manifest
-    b = registry.get(arguments.b).manifest if arguments.b else None
+    one, other = registry.get(arguments.a), registry.get(arguments.b) if arguments.b else None
+    a, b = one.manifest, other.manifest if other else None
     engine = limits(arguments.engine, arguments.max_rank) if arguments.engine else None
     known = known_to_llama_cpp() if arguments.engine == "llama.cpp" else None
-    use = Use(engine, arguments.context_length, architectures=known, naming=engine is not None)
+    measured = other is not None and _measured(registry, one, other)
+    use = Use(
+        engine, arguments.context_length, architectures=known, naming=engine is not None, measured=measured
+    )
     answers = examine(pair(a, b, use))
     states = {answer.state for answer in answers}
     verdict = "refused" if "refused" in states else "unknown" if "unknown" in states or not answers else "ok"

@@ -19,8 +19,10 @@ from flows.ladder_checks import CHECKS
 from flows.rungs import BASE, FOLD, PARENT
 from registry.artifacts import Manifest
 
-Kind = Literal["base", "tuned", "merged", "quantized", "endpoint"]
-PARENTS: Mapping[Kind, Kind] = {"tuned": "base", "merged": "tuned", "quantized": "merged"}
+Kind = Literal["base", "tuned", "merged", "quantized", "apart", "endpoint"]
+PARENTS: Mapping[Kind, Kind] = {
+    "tuned": "base", "merged": "tuned", "quantized": "merged", "apart": "tuned",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Evidence:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     answers: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     quant: str = "none"
-    """`gptq-4`, a GGUF type such as `Q4_K_M`, or `none`."""
+    """`gptq-4`, a GGUF type such as `Q4_K_M` (of the base, for an adapter apart), or `none`."""
     calibrated_on: str | None = None
     trained_on: str | None = None
     probe: Mapping[str, Any] | None = None
@@ -63,7 +65,8 @@ class Finding(Record):
 class Rung(Record):
     """One form of the model against the one before. `figures`: metric → value, against `parent`.
 
-    `to_base`: a quantized file against the quantized base; `fold`: a merge against the same sum unmerged.
+    `to_base`: a file against the quantized base; `fold`: a merge, or an adapter apart, against the same sum
+    unmerged, in the base's own weights.
     """
 
     label: str

@@ -127,7 +127,7 @@ def _merge_cause(shares: list[float], modules: int, foreign: list[str], lacking:
 def fold(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
     """Merged and unmerged give the same predictions."""
     kl = rung.fold.get("kl_mean")
-    if kl is None or kl.low <= FOLD_LIMIT:
+    if rung.kind != "merged" or kl is None or kl.low <= FOLD_LIMIT:
         return None
     words = f"KL {kl.value:.3g} to base + adapter unmerged, at most {FOLD_LIMIT} is rounding"
     return words, f"the merged model is not the sum of base and adapter: {words}"
@@ -142,21 +142,26 @@ def provenance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
 
 
 def distance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
-    """No farther from the parent than this type of quantization explains."""
-    kl = rung.figures.get("kl_mean")
+    """No farther from the parent than this type of quantization explains; an adapter apart, from its sum with
+    the base's own weights, since it was trained on other ones."""
+    figures = rung.fold if rung.kind == "apart" else rung.figures
+    kl = figures.get("kl_mean")
     if kl is None or rung.kind == "tuned" or (rung.kind == "merged" and rung.fold):
         return None
     limit = LIMITS.get(one.quant, LIMITS["Q2_K"])
     if kl.low <= limit:
         return None
     interval = f"{kl.low:.3g} to {kl.high:.3g}"
-    words = f"KL {kl.value:.3g} to {rung.parent} ({interval}), at most {limit:g} for {one.quant}"
+    to = "base + adapter in 16 bits" if rung.kind == "apart" else rung.parent
+    words = f"KL {kl.value:.3g} to {to} ({interval}), at most {limit:g} for {one.quant}"
     return words, f"{_distance_cause(rung, one)}: {words}"
 
 
 def _distance_cause(rung: Rung, one: Evidence) -> str:
     if rung.kind == "merged":
         return "the merged model is not the sum of base and adapter"
+    if rung.kind == "apart":
+        return "the engine does not put the trained adapter on the base as it is (another file, scaled, cut)"
     base, kl = rung.to_base.get("kl_mean"), rung.figures["kl_mean"]
     if base is not None and base.high < kl.low:
         return "the file is nearer to the base than to its parent: the tune is not in it (a stale directory?)"

@@ -31,13 +31,16 @@ def _measured(registry: Registry, outcome: Outcome) -> Iterator[Evidence]:
     trained_on = _trained_on(outcome.adapter)
     for label, (model, evaluation) in outcome.variants.items():
         quant = model.manifest.quant
+        kind, weights = KINDS[model.manifest.kind], model
+        if outcome.resident is not None and kind == "tuned" and quant and quant.method == "gguf":
+            kind, weights = "apart", outcome.resident.artifact
         yield Evidence(
             label=label,
-            kind=KINDS[model.manifest.kind],
+            kind=kind,
             artifact_id=model.id,
             metrics=evaluation.manifest.metrics,
             answers=logged_answers(registry.view(evaluation.id)),
-            quant=describe_quant(model.manifest),
+            quant=describe_quant(weights.manifest),
             calibrated_on=quant.calibration_dataset if quant else None,
             trained_on=trained_on,
         )
@@ -61,6 +64,8 @@ def _failed(rows: list[StageRow]) -> Iterator[Evidence]:
 
 
 def _kind(stage: str, verb: str, what: str) -> Kind:
+    if what.startswith(("adapter ", "base ")) and what != "base NF4":
+        return "apart"
     if stage == "evaluate":
         known: dict[str, Kind] = {"base NF4": "base", "tuned NF4": "tuned", "merged": "merged"}
         return "merged" if verb == "choose" else known.get(what, "quantized")

@@ -1,5 +1,5 @@
 """The whole product, in the order in which it happens: data → adapter → merged → quantized → gate →
-channel → endpoint, with a measurement at every step.
+channel → endpoint, with a measurement at every step. Or: → adapter → gate → channel, for many tenants.
 
 A step asks the registry first; only what it does not know yet is done.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.apart import apart, measure_live
 from flows.arbitration import merge
 from flows.deployment import deploy
 from flows.prefect_view import shown_in_prefect
@@ -54,14 +55,18 @@ def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
         outcome.measured(config.label, quantized, score)
         offers[config.label] = Offer(quantized, score)
 
+    if recipe.adapter is not None:
+        outcome.resident, offers["adapter"] = apart(run, recipe.adapter, rungs, adapter, **known)
+        outcome.measured(recipe.adapter.label, offers["adapter"].model, offers["adapter"].evaluation)
+
     if recipe.gate is None or recipe.promote is None:
         return
     offer, channel = offers[recipe.promote.candidate], recipe.promote.channel
     verdict = outcome.verdict = judge(
         run, recipe.gate, channel, offer,
         baseline=Offer(base, before),
-        parent=Offer(merged, parent),
-        measure=lambda live: run.step("evaluate", rungs.stored, "evaluate live", model=live, **known),
+        parent=Offer(adapter, tuned) if offer is offers.get("adapter") else offers["merged"],
+        measure=lambda live: measure_live(run, rungs, live, **known),
     )  # fmt: skip
     if not verdict.passed:
         return

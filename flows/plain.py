@@ -104,11 +104,14 @@ def _parent(role: str, path: Path) -> Parent:
     if not path.exists():
         return _from_registry(role, str(path))
     path = path.resolve()
-    if role != "dataset":
-        inspect(path)
+    form = inspect(path)["form"] if role != "dataset" else None
+    if form == "gguf-adapter" and role != "adapter":
+        raise Usage(
+            f"--{role} {path} is a GGUF adapter; give it with --adapter, and a GGUF of its base with --model"
+        )
     folder = path.parent if path.is_file() else path
     known: dict[str, Any] = {"kind": KINDS[role]}
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and role != "adapter":
         known["kind"] = "quantized"
     facts = folder / "tuneline-facts.json"
     if facts.is_file():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from flows.errors import InvalidRecipe
 from flows.gate import GatePolicy
@@ -18,7 +18,7 @@ from stages.deploy import DeployConfig
 from stages.evaluate import EvaluateConfig
 from stages.merge import MergeConfig
 from stages.prepare import PrepareConfig
-from stages.quantize import GgufConfig, QuantizeConfig
+from stages.quantize import GgufConfig, QuantizeConfig, check_gguf_type
 from stages.resolve import BaseConfig
 from stages.train import TrainConfig
 
@@ -34,8 +34,38 @@ class PromoteConfig(StageConfig):
     )
     candidate: str = Field(
         default="gguf-q4_k_m",
-        description="label of a quantize entry (`gptq-4bit`, `gguf-q4_k_m`, …) or `merged`",
+        description="label of a quantize entry (`gptq-4bit`, `gguf-q4_k_m`, …), `merged`, or `adapter`",
     )
+
+
+class AdapterConfig(StageConfig):
+    """Make a GGUF adapter beside the merged model, to be served apart: many tenants, one base in memory."""
+
+    base: str = Field(
+        default="Q8_0", description="GGUF type of the base that it will be served over, shared by all tenants"
+    )
+    type: Literal["F32", "F16", "BF16", "Q8_0"] = Field(
+        default="F16", description="GGUF type of the adapter itself"
+    )
+
+    @field_validator("base")
+    @classmethod
+    def _known_type(cls, value: str) -> str:
+        return check_gguf_type(value)
+
+    @property
+    def resident(self) -> GgufConfig:
+        """How the base is quantized."""
+        return GgufConfig(type=self.base)
+
+    @property
+    def own(self) -> GgufConfig:
+        """How the adapter is converted."""
+        return GgufConfig(type=self.type)
+
+    @property
+    def label(self) -> str:
+        return f"adapter on base {self.base}"
 
 
 class Recipe(StageConfig):
@@ -54,6 +84,9 @@ class Recipe(StageConfig):
     quantize: tuple[QuantizeConfig, ...] = Field(
         default=(GgufConfig(),), description="one entry per served format"
     )
+    adapter: AdapterConfig | None = Field(
+        default=None, description="serve the adapter apart from its base; without it, merged only"
+    )
     gate: GatePolicy | None = Field(default=None, description="without one nothing is promoted")
     promote: PromoteConfig | None = None
     deploy: DeployConfig | None = Field(default=None, description="without it nothing is started")
@@ -66,10 +99,15 @@ class Recipe(StageConfig):
         if self.promote is not None:
             if self.gate is None:
                 raise ValueError("promote needs a gate: a channel only moves on a passing gate decision")
-            if self.promote.candidate not in (*labels, "merged"):
-                made = ", ".join((*labels, "merged"))
+            made = [*labels, "merged", *(["adapter"] if self.adapter else [])]
+            if self.promote.candidate not in made:
                 raise ValueError(
-                    f"promote.candidate is {self.promote.candidate!r}; this recipe makes: {made}"
+                    f"promote.candidate is {self.promote.candidate!r}; this recipe makes: {', '.join(made)}"
+                )
+            if self.promote.candidate == "adapter" and self.deploy is not None:
+                raise ValueError(
+                    "deploy starts an engine for one whole model, and promote.candidate is the adapter: "
+                    "take deploy out (deploy: null); adapters are served by `tuneline serve`"
                 )
         if self.gate is not None and self.gate.max_latency_ms is not None:
             raise ValueError(

@@ -81,7 +81,8 @@ class RunReport:
     length_histogram: `bins` (edges in tokens, one more than counts) and `counts`;
     gate: `verdict` and `rules`, each with a `sentence`;
     channel: `name`, `artifact_id`, `generation`; endpoint: `id`, `url`, `engine`; both may hold more;
-    ladder: what `flows.ladder.Ladder` holds.
+    ladder: what `flows.ladder.Ladder` holds;
+    resident: `artifact_id` and `name` of the base's GGUF that an engine has to hold for the adapter apart.
     """
 
     recipe: str
@@ -101,6 +102,7 @@ class RunReport:
     base: Mapping[str, Any] | None = None
     channel: Mapping[str, Any] | None = None
     ladder: Mapping[str, Any] | None = None
+    resident: Mapping[str, Any] | None = None
 
 
 def verdict(report: RunReport) -> tuple[str, str]:

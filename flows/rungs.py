@@ -62,6 +62,15 @@ class Rungs:
         return self._with(self.stored, self._task(PARENT, reference="reference"), base)
 
     @property
+    def apart(self) -> EvaluateConfig:
+        """A GGUF adapter on a GGUF base: against base and adapter as trained, against the same sum in the
+        base's own weights, and against the quantized base."""
+        trained = self._task(PARENT, reference="base", adapter=True, nf4=self.nf4)
+        exact = self._task(FOLD, reference="base", adapter=True)
+        base = self._task(BASE, reference="base", nf4=self.nf4)
+        return self._with(self.stored, trained, exact, base)
+
+    @property
     def merge_base(self) -> EvaluateConfig:
         """Two merges of one adapter, on the validation split."""
         size = self.ladder or LadderConfig()

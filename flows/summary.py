@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from flows.apart import Resident
 from flows.ladder_evidence import ladder_of
 from flows.lineage_picture import LineageEdge, LineageNode
 from flows.promote import Verdict
@@ -29,6 +30,7 @@ class Outcome:
     verdict: Verdict | None = None
     channel: Channel | None = None
     endpoint: Endpoint | None = None
+    resident: Resident | None = None
 
     def measured(self, label: str, model: Artifact, evaluation: Artifact) -> None:
         """`model`, called `label`, has this evaluation."""
@@ -41,6 +43,7 @@ def report(
     """Everything a reader wants to see of a run, finished or not."""
     nodes, edges = _lineage(run, outcome)
     verdict, channel, endpoint = outcome.verdict, outcome.channel, outcome.endpoint
+    held = outcome.resident
     ladder = ladder_of(run.registry, outcome, run.rows)
     newest = next(reversed(outcome.variants.values()), None)
     return RunReport(
@@ -61,6 +64,7 @@ def report(
         base=outcome.base.manifest.base.model_dump() if outcome.base and outcome.base.manifest.base else None,
         channel=channel.model_dump(mode="json") if channel else None,
         ladder=ladder.model_dump(mode="json") if ladder else None,
+        resident={"artifact_id": held.artifact.id, "name": held.name} if held else None,
     )
 
 
@@ -83,6 +87,7 @@ def _lineage(run: Run, outcome: Outcome) -> tuple[list[LineageNode], list[Lineag
         (outcome.base, "base"),
         (outcome.dataset, "dataset"),
         (outcome.adapter, "adapter"),
+        (outcome.resident.artifact if outcome.resident else None, "base in GGUF"),
     ):
         if artifact is not None:
             artifacts.setdefault(artifact.id, (artifact, label))

@@ -90,6 +90,8 @@ class EngineLimits:
     """Dtypes of unquantized weights, as safetensors names them; empty: whatever the file holds."""
     max_rank: int
     """Largest rank of an adapter, as the engine is started."""
+    adapters: frozenset[str]
+    """Quantization methods of the adapters that it loads: `gguf`, or PEFT's `none` and `bnb`."""
     gptq_bits: frozenset[int] = frozenset()
     gptq_groups: frozenset[int] = frozenset()
     refused_lora: frozenset[str] = frozenset()
@@ -111,6 +113,8 @@ class Use:
     """What the engine, or the converter to its format, knows; None: not known here."""
     naming: bool = False
     """Whether the architecture has to be one of these."""
+    measured: bool = False
+    """Exactly this pair was evaluated, or is about to be."""
     rendering: bool = False
     """The host only renders chats and counts tokens for the guest: its weights do not matter."""
 
@@ -236,11 +240,15 @@ def _kinds(subject: Pair) -> Iterator[Check]:
     host, guest = subject.host, subject.guest
     if guest is None:
         return
+    folded = host.kind == "quantized" and host.quant is not None and host.quant.merge_base is not None
     kinds = f"{guest.kind} with {host.kind}"
     expected = "an artifact and what it was made for or from"
     if guest.kind == "adapter" and host.kind == "merged":
         todo = "the merged model holds a tune already: put the adapter on the base"
         yield Check("kinds", "refused", "an adapter on a base", kinds, todo)
+    elif guest.kind == "adapter" and folded:
+        todo = "the merged model in it holds a tune already: put the adapter on a quantized base"
+        yield Check("kinds", "refused", "an adapter on a base", f"{kinds} made of a merged model", todo)
     elif guest.kind == host.kind == "adapter":
         yield Check("kinds", "ok", expected, kinds, "they can be served side by side on one base")
     elif host.kind in ("dataset", "evaluation"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from registry.compat import Check, Checker, Described, Pair
+from registry.compat import Check, Checker, Described, Pair, differing
 from registry.outlines import (
     AdapterOutline,
     LoraTarget,
@@ -14,6 +14,9 @@ from registry.outlines import (
     adapter_outline,
     model_outline,
 )
+
+TRAINED_ON = "trained_on"
+"""Where the effective quantization of a GGUF adapter says how the base was quantized in training."""
 
 _SHOWN = 3
 """Names told before the rest is counted."""
@@ -25,6 +28,10 @@ def _targets(subject: Pair) -> Iterator[Check]:
     if found is None:
         return
     adapter, model = found
+    if adapter is not None and _gguf_of_its_base(subject):
+        words = "modules of the base that both were made for"
+        yield Check("targets", "ok", words, words)
+        return
     if adapter is None or model is None or not model.tensors:
         yield no_outline("targets", "adapter" if adapter is None else subject.host.kind)
         return
@@ -110,7 +117,10 @@ def _quant_recipe(subject: Pair) -> Iterator[Check]:
         return
     trained, used = recipe_of(subject.guest), subject.use.recipe
     here = _words(used) if used else _quantized_as(subject.host)
-    if trained is None:
+    if used is None and subject.use.measured:
+        words = f"measured on exactly these weights ({here})"
+        yield Check("quant recipe", "ok", words, words)
+    elif trained is None:
         yield Check(
             "quant recipe", "unknown", "how the base was quantized in training", "no record of it",
             f"evaluate the adapter on exactly these weights ({here})",
@@ -144,7 +154,10 @@ CHECKS: dict[str, Checker] = {
 
 def recipe_of(adapter: Described) -> Nf4Recipe | None:
     """The NF4 recipe that an adapter was trained with, where its manifest says so."""
-    asked = adapter.quant.requested if adapter.quant and adapter.quant.method == "bnb" else {}
+    quant = adapter.quant
+    asked = quant.requested if quant and quant.method == "bnb" else {}
+    if quant and quant.method == "gguf":
+        asked = quant.effective.get(TRAINED_ON) or {}
     if not all(name in asked for name in Nf4Recipe.model_fields):
         return None
     return Nf4Recipe.model_validate({name: asked[name] for name in Nf4Recipe.model_fields})
@@ -155,6 +168,15 @@ def _adapter_on_model(subject: Pair) -> tuple[AdapterOutline | None, ModelOutlin
     if guest is None or guest.kind != "adapter" or host.kind not in ("base", "merged", "quantized"):
         return None
     return adapter_outline(guest.metrics), model_outline(host.metrics)
+
+
+def _gguf_of_its_base(subject: Pair) -> bool:
+    """A GGUF file's outline names no tensors; the adapter's were looked for in the base, whose digest says
+    that the file was made from it."""
+    host, guest = subject.host, subject.guest
+    if host.quant is None or host.quant.method != "gguf" or host.base is None:
+        return False
+    return guest is not None and guest.base is not None and not differing(host.base, guest.base)
 
 
 def no_outline(name: str, kind: str) -> Check:

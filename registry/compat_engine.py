@@ -35,6 +35,22 @@ def _format(subject: Pair) -> Iterator[Check]:
         yield Check("format", "ok", engine.name, f"{engine.name} {engine.version} reads a {found}")
 
 
+def _adapter_format(subject: Pair) -> Iterator[Check]:
+    """llama.cpp loads GGUF adapters, vLLM those that PEFT wrote."""
+    engine = subject.use.engine
+    for one in (subject.host, subject.guest):
+        if engine is None or one is None or one.kind != "adapter":
+            continue
+        gguf, wanted = (one.quant is not None and one.quant.method == "gguf"), "gguf" in engine.adapters
+        found, expected = (f"a {'GGUF' if form else 'PEFT'} adapter" for form in (gguf, wanted))
+        if (one.quant.method if one.quant else "none") in engine.adapters:
+            yield Check("adapter format", "ok", expected, f"{engine.name} loads {found}")
+        else:
+            make = "make one of it: `tuneline quantize --model ADAPTER --base BASE --set method=gguf`"
+            todo = make if wanted else "serve the PEFT adapter that it was made from"
+            yield Check("adapter format", "refused", expected, found, todo)
+
+
 def _gptq(subject: Pair) -> Iterator[Check]:
     """The engine has kernels for these bits and group sizes."""
     engine, model = subject.use.engine, _served(subject)
@@ -175,7 +191,7 @@ def _lora(subject: Pair) -> Iterator[Check]:
 def _template(subject: Pair) -> Iterator[Check]:
     """A file that brings its own chat template brings the one that the model was trained with."""
     for one in (subject.guest, subject.host):
-        if one is None or one.quant is None or one.base is None:
+        if one is None or one.quant is None or one.base is None or one.kind == "adapter":
             continue
         found = one.quant.effective.get("chat_template")
         if found is None and one.quant.method != "gguf":
@@ -200,6 +216,7 @@ def _template(subject: Pair) -> Iterator[Check]:
 CHECKS: dict[str, Checker] = {
     "template in the file": _template,
     "format": _format,
+    "adapter format": _adapter_format,
     "gptq": _gptq,
     "dtype": _dtype,
     "context length": _context,

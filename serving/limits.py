@@ -24,6 +24,7 @@ ENGINES = {
         kinds=frozenset({"base", "merged", "quantized"}),
         dtypes=frozenset({"F16", "BF16", "F32"}),
         max_rank=16,
+        adapters=frozenset({"none", "bnb"}),
         gptq_bits=frozenset({2, 3, 4, 8}),
         gptq_groups=frozenset({-1, 32, 64, 128}),
         refused_lora=frozenset({"dora", "bias", "saved", "alpha_pattern", "rank_pattern"}),
@@ -36,6 +37,7 @@ ENGINES = {
         kinds=frozenset({"quantized"}),
         dtypes=frozenset(),
         max_rank=1_000_000,
+        adapters=frozenset({"gguf"}),
         refused_lora=frozenset({"dora", "rslora", "bias", "saved", "embedding", "alpha_pattern"}),
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from registry import compat
@@ -22,11 +23,14 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
     if adapter is not None and host is not None:
         recipe = getattr(config, "nf4", None)
         trained = None if recipe is None else Nf4Recipe.model_validate(recipe.model_dump())
-        _require(host, adapter, Use(recipe=trained), f"the adapter does not go onto this {host.kind}")
+        use = Use(recipe=trained, measured=stage == "evaluate")
+        _require(host, adapter, use, f"the adapter does not go onto this {host.kind}")
     if stage == "evaluate" and base is not None and model is not None and _method(model) == "gguf":
         _require(base, model, Use(rendering=True), "this base cannot render chats for the GGUF file")
     if stage == "quantize" and getattr(config, "method", "") == "gguf" and model is not None:
-        engine = limits("llama.cpp") if model.kind == "adapter" else None
+        # what llama.cpp could not apply once it is converted; that it is none yet is no reason
+        taken = replace(limits("llama.cpp"), adapters=limits("vllm").adapters)
+        engine = taken if model.kind == "adapter" else None
         use = Use(engine, naming=True, architectures=known_to_llama_cpp())
         _require(model, None, use, f"this {model.kind} cannot become a GGUF file")
         if engine is not None and base is not None:

@@ -101,7 +101,7 @@ def _check_pairing(model: Parent, config: DeployConfig) -> None:
     if model.kind == "adapter":
         raise InvalidInput(
             f"{model.id[:12]} is an adapter, which is no model by itself; merge it into its base and "
-            "quantize that, or load it into an engine that serves its base"
+            "quantize that, or serve it with `tuneline serve`, beside a base that is loaded once"
         )
     if SERVED_BY.get(method) != config.engine:
         what = f"{model.kind} artifact {model.id[:12]} (quantization: {method})"

@@ -139,6 +139,8 @@ class EvaluateConfig(StageConfig):
 def evaluate(parents: Parents, config: EvaluateConfig, out: Path) -> Facts:
     """Measure `parents["model"]` (base, merged or quantized), with `parents["adapter"]` if given.
 
+    A PEFT adapter goes onto a 16-bit or NF4 base, a GGUF adapter onto a GGUF of its base, at run time.
+
     Items come from `parents["dataset"]`; for a GGUF the chat template and tokenizer of `parents["base"]`
     render the chat. Writes `samples_TASK.jsonl` (one row per item: `item` = sha256 of task, document and
     prompt; `prompt_hash`, `document` (its place in the split), `asked` (the question without the template),

@@ -15,7 +15,7 @@ from stages.errors import InvalidInput
 from stages.foreign_models import look_at_adapter, look_at_model, own_record, shown
 from stages.limited import limited, limits_for
 
-Form = Literal["adapter", "model", "gptq", "gguf"]
+Form = Literal["adapter", "model", "gptq", "gguf", "gguf-adapter"]
 
 MOST_FILES = 1000
 
@@ -122,6 +122,8 @@ def _own_notes(folder: Path) -> list[str]:
 
 
 def _look_at_gguf(file: Path, thorough: bool) -> dict[str, Any]:
+    if foreign_gguf.is_adapter(file):
+        return {"form": "gguf-adapter", "files": [file.name], "left_out": []}
     found = foreign_gguf.read(file)
     effective, named = foreign_gguf.effective(found)
     unseen = foreign_gguf.require_finite(file, found) if thorough else []

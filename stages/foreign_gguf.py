@@ -31,12 +31,16 @@ def read(file: Path) -> GgufDescription:
         raise InvalidInput(f"{file.name} describes no model (general.architecture: {architecture!r:.60})")
     if found.values.get("general.type", "model") != "model":
         raise InvalidInput(
-            f"{file.name} is a GGUF of type {found.values['general.type']!r:.40}, expected a model; "
-            "import an adapter from its PEFT directory"
+            f"{file.name} is a GGUF of type {found.values['general.type']!r:.40}, expected a language model"
         )
     if not found.texts.get(TOKENS):
         raise InvalidInput(f"{file.name} holds no vocabulary ({TOKENS}); expected a language model's file")
     return found
+
+
+def is_adapter(file: Path) -> bool:
+    """Whether it is a LoRA for llama.cpp. Raises `InvalidInput` for a damaged file."""
+    return read_gguf(file).values.get("general.type") == "adapter"
 
 
 def effective(found: GgufDescription) -> tuple[dict[str, Any], bool]:

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from registry.artifacts import Parentage, QuantSpec
+from registry.compat_adapter import TRAINED_ON, recipe_of
 from registry.outlines import KEY
 from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
 from stages.errors import InvalidInput
 from stages.outline import outline_of_adapter, outline_of_gguf, outline_of_model
 
-VERSION = 2
+VERSION = 3
 TOOLS = ("torch", "transformers", "gptqmodel", "llama-cpp-python", "gguf", "sentencepiece")
 
 GGUF_TYPES = (
@@ -154,6 +155,8 @@ def _adapter(adapter: Parent, base: Parent | None, config: GptqConfig | GgufConf
     from stages.backends.gguf_adapter import convert_adapter
 
     effective = convert_adapter(adapter.path, base.path, config.type, "adapter", out)
+    if (recipe := recipe_of(adapter)) is not None:
+        effective[TRAINED_ON] = recipe.model_dump(mode="json")
     shape = {KEY: adapter.metrics.get(KEY) or outline_of_adapter(adapter.path)}
     figures = {name: effective[name] for name in ("bytes", "bits_per_weight", "parameters")}
     return Facts(

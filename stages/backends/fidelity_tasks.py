@@ -40,7 +40,9 @@ def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, o
             setting = config.model_copy(update={"nf4": task.nf4})
             opened = open_model(references[task.name], setting, exact, tokenizer)
             entries[task.name] = _compare(found, task, opened, references[task.name], out)
-    holder = parents.get("adapter", parents["model"])
+    # an adapter may bring a tokenizer of its own; one in a GGUF cannot
+    of_model = any(parents["model"].path.glob("*.gguf"))
+    holder = parents["model"] if of_model else parents.get("adapter", parents["model"])
     parity = compare_readers(holder.path, base.path, tokenizer, chats.messages)
     return {"tasks": entries, "parity": parity, "weights": _weights(parents)}
 

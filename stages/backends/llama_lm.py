@@ -30,14 +30,17 @@ class LlamaCppLM(TokenLM):
     """Tokenizes with the GGUF's own vocabulary; `tokenizer` (the base's) only renders chats."""
 
     def __init__(
-        self, path: Path, tokenizer: Any, *, context_length: int, batch_size: int, **settings: Any
-    ) -> None:
+        self, path: Path, tokenizer: Any, *, context_length: int, batch_size: int,
+        adapter: Path | None = None, **settings: Any,
+    ) -> None:  # fmt: skip
         set_verbose(False)
         avoid_amx()
         self._open_model(path)
         max_length = min(context_length, llama_cpp.llama_model_n_ctx_train(self._model))
         super().__init__(tokenizer, max_length=max_length, batch_size=batch_size, **settings)
         self._open_context(path)
+        if adapter is not None:
+            self._put_on(adapter, path)
         self._positions: list[int] = []
         self._sequences: list[int] = []
 
@@ -69,6 +72,19 @@ class LlamaCppLM(TokenLM):
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._shared_sequence = params.n_seq_max - 1
         self._batch = llama_cpp.llama_batch_init(BATCH_TOKENS, 0, 1)
+
+    def _put_on(self, adapter: Path, path: Path) -> None:
+        """As an engine does: at run time, whole (scale 1). It is freed with the model."""
+        lora = llama_cpp.llama_adapter_lora_init(self._model, str(adapter).encode())
+        if not lora:
+            raise InvalidInput(
+                f"{adapter}: llama.cpp {llama_cpp.__version__} cannot put this on {path.name}; expected a "
+                "GGUF adapter (LoRA) made for the same base model"
+            )
+        one = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(lora)
+        failed = llama_cpp.llama_set_adapters_lora(self._context, one, 1, (ctypes.c_float * 1)(1.0))
+        if failed:
+            raise StageError(f"{adapter}: llama.cpp could not switch the adapter on (code {failed})")
 
     def close(self) -> None:
         """Give the model's memory back; the object cannot be used afterwards."""

@@ -46,19 +46,12 @@ def open_model(
     Raises `InvalidInput` for a combination that makes no sense, `Incompatible` for another base's adapter.
     """
     model, adapter = parents["model"], parents.get("adapter")
-    gguf = sorted(model.path.glob("*.gguf"))
+    gguf = _gguf_in(model)
     settings = {} if gguf else _settings(model)
     packed = "GGUF" if gguf else "GPTQ" if "quantization_config" in settings else None
-    if packed and (adapter is not None or config.nf4 is not None):
-        asked = "an adapter was given" if adapter is not None else "nf4 is set"
-        raise InvalidInput(
-            f"model {model.id[:12]} is already quantized ({packed}), but {asked}; "
-            "measure it as it is, or give the 16-bit base"
-        )
-    if adapter is not None:
-        _require_same_base(model, adapter)
+    _require_sense(model, adapter, packed, config)
     if gguf:
-        return _open_gguf(gguf, model, parents.get("base"), config, tokenizer)
+        return _open_gguf(gguf, parents, config, tokenizer)
     own = adapter is not None and (adapter.path / "tokenizer.json").is_file()
     tokenizer = tokenizer or load_tokenizer(adapter.path if own and adapter else model.path)
     if packed:
@@ -80,19 +73,41 @@ def open_model(
     return Measured(lm, f"{words} on {lm.device.type}", size, parameters, bits or 8 * size / parameters)
 
 
-def _open_gguf(
-    files: list[Path], model: Parent, base: Parent | None, config: EvaluateConfig, tokenizer: Any
-) -> Measured:
-    if len(files) > 1:
-        raise InvalidInput(f"model {model.id[:12]} holds {len(files)} GGUF files; expected one")
+def _require_sense(model: Parent, adapter: Parent | None, packed: str | None, config: EvaluateConfig) -> None:
+    # llama.cpp's converter writes its file beside PEFT's unless told otherwise
+    peft = adapter is not None and (adapter.path / "adapter_config.json").is_file()
+    apart = None if adapter is None or (peft and packed != "GGUF") else _gguf_in(adapter)
+    if apart and packed != "GGUF":
+        raise InvalidInput(
+            f"{apart} is a GGUF adapter, which llama.cpp puts on a GGUF of its base; give that as the model"
+        )
+    if packed and ((adapter is not None and not apart) or config.nf4 is not None):
+        asked = "nf4 is set" if config.nf4 is not None else "a PEFT adapter was given"
+        raise InvalidInput(
+            f"model {model.id[:12]} is already quantized ({packed}), but {asked}; "
+            "measure it as it is, or give the 16-bit base"
+        )
+    if adapter is not None:
+        _require_same_base(model, adapter)
+
+
+def _gguf_in(parent: Parent) -> Path | None:
+    found = sorted(parent.path.glob("*.gguf"))
+    if len(found) > 1:
+        raise InvalidInput(f"{parent.kind} {parent.id[:12]} holds {len(found)} GGUF files; expected one")
+    return found[0] if found else None
+
+
+def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: Any) -> Measured:
+    model, base, adapter = parents["model"], parents.get("base"), parents.get("adapter")
     if base is None:
         raise InvalidInput(
-            f"{files[0].name} needs its base beside it, whose chat template renders the questions; "
+            f"{file.name} needs its base beside it, whose chat template renders the questions; "
             "give the base model's directory as base"
         )
     if model.base and base.base and model.base.tokenizer_digest != base.base.tokenizer_digest:
         raise Incompatible(
-            f"{files[0].name} was made from {model.base.source}, but the base beside it is "
+            f"{file.name} was made from {model.base.source}, but the base beside it is "
             f"{base.base.source} with another tokenizer; give the base that it was made from"
         )
     import llama_cpp
@@ -100,13 +115,16 @@ def _open_gguf(
     from stages.backends.llama_lm import LlamaCppLM
 
     tokenizer = tokenizer or load_tokenizer(base.path)
+    lora = None if adapter is None else _gguf_in(adapter)
     lm = LlamaCppLM(
-        files[0], tokenizer, context_length=config.context_length, **_reading(tokenizer, config.batch_size)
-    )
-    size, parameters = files[0].stat().st_size, lm.parameters
-    bits = model.metrics.get("bits_per_weight") or 8 * lm.tensor_bytes / parameters
-    words = f"GGUF {lm.file_type} on llama.cpp (llama-cpp-python {llama_cpp.__version__}) on cpu"
-    return Measured(lm, words, size, parameters, bits)
+        file, tokenizer, adapter=lora, context_length=config.context_length,
+        **_reading(tokenizer, config.batch_size),
+    )  # fmt: skip
+    beside = lora.stat().st_size if lora else 0
+    bits = model.metrics.get("bits_per_weight") or 8 * lm.tensor_bytes / lm.parameters
+    words = f"GGUF {lm.file_type}{' with a LoRA adapter' if lora else ''} on llama.cpp"
+    words += f" (llama-cpp-python {llama_cpp.__version__}) on cpu"
+    return Measured(lm, words, file.stat().st_size + beside, lm.parameters, bits + 8 * beside / lm.parameters)
 
 
 def _torch_lm(network: Any, tokenizer: Any, config: EvaluateConfig) -> TokenLM:

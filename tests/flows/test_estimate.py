@@ -247,7 +247,7 @@ def test_every_shipped_recipe_can_be_estimated(name: str, answer: Any) -> None:
     answer(httpx.Response(200, json=config_json("Llama-3.3-70B" if "70b" in name else "Llama-3.1-8B")))
     recipe = recipes.load(name)
     stages = estimate(recipe, describe_base(recipe.base.source), LAPTOP)
-    assert len(stages) == 5 + len(recipe.quantize)
+    assert len(stages) == 5 + len(recipe.quantize) + (2 if recipe.adapter else 0)
     assert all(stage.memory_bytes > 0 for stage in stages)
     train = next(stage for stage in stages if stage.stage.startswith("train"))
     assert train.device == ("gpu" if "llama" in name else "cpu")

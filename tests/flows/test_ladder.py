@@ -234,7 +234,7 @@ def test_the_chart_says_in_words_what_it_shows() -> None:
     assert root.get("role") == "img"
     description = next(e.text or "" for e in root.iter() if e.tag.endswith("desc"))
     assert "gguf-q8_0, KL 0.005 (0.0045 to 0.0055) to merged" in description
-    assert "breaks here" in picture
+    assert [e.text for e in root.iter() if e.get("class") == "broken"] == ["✕ breaks here"]
     assert "nan" not in picture.lower()
     circles = [e for e in root.iter() if e.tag.endswith("circle")]
     assert len(circles) == 5 + 6, "a KL of five rungs and a score of six"

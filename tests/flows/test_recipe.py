@@ -25,8 +25,8 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     assert load(name).name == name
 
 
-def test_four_recipes_are_shipped() -> None:
-    assert set(shipped()) >= {"demo", "pico-smoke", "llama-8b-gptq", "llama-70b-single-gpu"}
+def test_five_recipes_are_shipped() -> None:
+    assert set(shipped()) >= {"demo", "pico-smoke", "pico-tenant", "llama-8b-gptq", "llama-70b-single-gpu"}
 
 
 def test_big_recipes_follow_qlora_practice() -> None:
@@ -62,6 +62,23 @@ def test_paths_are_seen_from_the_recipe(tmp_path: Path) -> None:
         ({"train": {"epochs": "many"}}, ["train.epochs", "'many'"]),
         ({"base": {"source": "meta/llama"}}, ["base.source", "hub:ORG/NAME@REVISION"]),
         ({"promote": {"channel": "a/b"}}, ["promote needs a gate"]),
+        (
+            {"gate": {"tasks": [KEEP], "max_latency_ms": 100}},
+            ["gate.max_latency_ms: a run gates before it deploys", "`tuneline gate POLICY --latency FILE`"],
+        ),
+        ({"adapter": {"base": "Q4_X"}}, ["adapter.base", "no GGUF type 'Q4_X'"]),
+        ({"adapter": {"type": "Q4_K_M"}}, ["adapter.type", "'F16'", "found 'Q4_K_M'"]),
+        (
+            {"gate": {"tasks": [KEEP]}, "promote": {"channel": "a/b", "candidate": "adapter"}},
+            ["promote.candidate is 'adapter'; this recipe makes: gguf-q4_k_m, merged"],
+        ),
+        (
+            {
+                "gate": {"tasks": [KEEP]}, "promote": {"channel": "a/b", "candidate": "adapter"},
+                "adapter": {}, "deploy": {},
+            },
+            ["take deploy out (deploy: null); adapters are served by `tuneline serve`"],
+        ),
         (
             {"gate": {"tasks": [KEEP], "max_latency_ms": 100}},
             ["gate.max_latency_ms: a run gates before it deploys", "`tuneline gate POLICY --latency FILE`"],

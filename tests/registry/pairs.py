@@ -108,6 +108,14 @@ def adapter(
     return manifest("adapter", ref or reference(), quant, {"outline": outline})
 
 
+def gguf_adapter(
+    ref: BaseReference | None = None, trained: dict[str, Any] | None = NF4, **config: Any
+) -> Manifest:
+    made = adapter(ref, **config)
+    quant = QuantSpec(method="gguf", effective={} if trained is None else {"trained_on": trained})
+    return made.model_copy(update={"quant": quant})
+
+
 def merged(
     ref: BaseReference | None = None,
     folded: Any = "16bit",
@@ -218,6 +226,19 @@ MISMATCHES: dict[str, tuple[str, Callable[[], Case]]] = {
         "template in the file",
         lambda: Case(base(), merged(template="4" * 64), Use()),
     ),
+    "an adapter on a merged model in GGUF": (
+        "kinds",
+        lambda: Case(gguf(), gguf_adapter(), Use(llama_cpp())),
+    ),
+    "a PEFT adapter for llama.cpp": (
+        "adapter format",
+        lambda: Case(gguf(folded=None), adapter(), Use(llama_cpp())),
+    ),
+    "a GGUF adapter for vLLM": ("adapter format", lambda: _on_base(gguf_adapter(), Use(vllm()))),
+    "a GGUF adapter of another revision": (
+        "revision",
+        lambda: Case(gguf(folded=None), gguf_adapter(reference(revision="b" * 40)), Use(llama_cpp())),
+    ),
     "a GGUF file for vLLM": ("format", lambda: Case(gguf(), None, Use(vllm()))),
     "a merged model for llama.cpp": ("format", lambda: Case(merged(), None, Use(llama_cpp()))),
     "5-bit GPTQ for vLLM": ("gptq", lambda: Case(gptq(bits=5), None, Use(vllm()))),
@@ -235,11 +256,11 @@ MISMATCHES: dict[str, tuple[str, Callable[[], Case]]] = {
     "DoRA for vLLM": ("adapter features", lambda: _on_base(adapter(use_dora=True), Use(vllm()))),
     "rsLoRA for llama.cpp": (
         "adapter features",
-        lambda: Case(gguf(), adapter(use_rslora=True), Use(llama_cpp())),
+        lambda: Case(gguf(folded=None), gguf_adapter(use_rslora=True), Use(llama_cpp())),
     ),
     "an embedding in a LoRA for llama.cpp": (
         "adapter features",
-        lambda: Case(gguf(), adapter(headers=_resized(ROWS)), Use(llama_cpp())),
+        lambda: Case(gguf(folded=None), gguf_adapter(headers=_resized(ROWS)), Use(llama_cpp())),
     ),
 }
 """What is wrong → the check that refuses it, and the pair."""
@@ -255,7 +276,7 @@ def _widened(headers: dict[str, Any]) -> dict[str, Any]:
 def valid(count: int, seed: int = 0) -> Iterator[Case]:
     """Healthy pairs in which everything that may differ differs: `count` of them, the same for one seed."""
     chance = random.Random(seed)
-    makers = (_valid_adapter, _valid_merged, _valid_gptq, _valid_gguf, _valid_base)
+    makers = (_valid_adapter, _valid_merged, _valid_gptq, _valid_gguf, _valid_base, _valid_apart)
     for number in range(count):
         yield makers[number % len(makers)](chance)
 
@@ -318,6 +339,13 @@ def _valid_gguf(chance: random.Random) -> Case:
     if use.rendering:  # whoever only renders chats may have other weights
         host = base(replace_weights(one), rows=one.embedding_rows)
     return Case(host, gguf(other, folded), use)
+
+
+def _valid_apart(chance: random.Random) -> Case:
+    one, other = _valid_reference(chance)
+    guest = gguf_adapter(other, chance.choice((NF4, None)), r=chance.choice((1, 8, 64)))
+    use = Use(llama_cpp(), 1024, architectures=ARCHITECTURES, naming=True, measured=chance.random() < 0.5)
+    return Case(gguf(one, folded=None), guest, use)
 
 
 def _valid_base(chance: random.Random) -> Case:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from registry.compat import Check, Use, checkers, examine, pair, require
+from registry.compat_adapter import recipe_of
 from registry.errors import Incompatible
 from tests.registry import pairs
 from tests.registry.pairs import MISMATCHES, Case
@@ -87,3 +89,20 @@ def test_the_contract_takes_milliseconds_and_loads_no_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_an_adapter_apart_is_ok_once_exactly_this_pair_was_measured() -> None:
+    base, adapter = pairs.gguf(folded=None), pairs.gguf_adapter()
+    use = Use(pairs.llama_cpp(), architectures=pairs.ARCHITECTURES, naming=True)
+    before = answers(Case(base, adapter, use))
+    assert {one.name for one in before if one.state != "ok"} == {"quant recipe"}
+    measured = answers(Case(base, adapter, replace(use, measured=True)))
+    assert {one.state for one in measured} == {"ok"}
+    other = pairs.gguf_adapter(pairs.reference(weights_digest="1" * 64))
+    against = answers(Case(base, other, replace(use, measured=True)))
+    assert {one.name for one in against if one.state == "refused"} == {"weights_digest"}
+
+
+def test_a_gguf_adapter_remembers_how_it_was_trained() -> None:
+    assert recipe_of(pairs.gguf_adapter()) == pairs.recipe()
+    assert recipe_of(pairs.gguf_adapter(trained=None)) is None
