@@ -53,7 +53,7 @@ def _row(
     parts = [
         _line("grid", 0, y, WIDTH, y),
         _text("label", 4, y + 16, _cut(rung.label, 24)),
-        _text("tick", WIDTH - 4, y + 16, _cut(note, 28), "end"),
+        _text("broken" if rung.findings else "tick", WIDTH - 4, y + 16, _cut(note, 28), "end"),
     ]
     if (kl := rung.figures.get("kl_mean")) is not None:
         value = f"{kl.value:.2g}" if kl.value >= FLOOR else "same"
