@@ -42,6 +42,22 @@ def stopped(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
     return (one.stopped, one.stopped) if one.stopped else None
 
 
+def compared(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+    """It was held against the form before it; where it was not, no other check can find anything."""
+    if one.stopped or rung.kind in ("base", "endpoint"):
+        return None
+    done = {
+        "token by token": "kl_mean" in rung.figures,
+        "in how it reads chats": bool(_parity(one)),
+        "tensor by tensor": rung.kind != "merged" or bool(one.metrics.get("weights")),
+    }
+    lacking = [how for how, there in done.items() if not there]
+    if not lacking:
+        return None
+    words = f"not compared with {rung.parent or 'the form before it'} {' and '.join(lacking)}"
+    return words, f"nothing shows that it is what it was made from: {words}"
+
+
 def vocabulary(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
     """Every id stands for the base's text."""
     wrong = _parity(one).get("vocabulary", 0)
@@ -232,6 +248,7 @@ def _parity(one: Evidence) -> Mapping[str, Any]:
 
 CHECKS: dict[str, Check] = {
     "stopped": stopped,
+    "compared": compared,
     "vocabulary": vocabulary,
     "special tokens": special_tokens,
     "double BOS": double_bos,

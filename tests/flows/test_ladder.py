@@ -106,6 +106,9 @@ class Fault:
 
 FAULTS = (
     Fault("stopped", "merged", lambda e: replace(e, metrics={}, stopped="NaN logits"), "NaN logits"),
+    Fault("compared", "tuned", lambda e: replace(e, metrics={}), "with base NF4 token by token"),
+    Fault("compared", "gguf", lambda e: replace(e, metrics={**e.metrics, "parity": {}}), "how it reads chats"),
+    Fault("compared", "merged", lambda e: replace(e, metrics={**e.metrics, "weights": None}), "by tensor"),
     Fault("vocabulary", "gguf", lambda e: changed(e, "parity", vocabulary=2), "2 ids"),
     Fault(
         "special tokens", "gguf", lambda e: changed(e, "parity", special={"eos": [0, 2]}), "do not stop"

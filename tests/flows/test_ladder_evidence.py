@@ -15,10 +15,12 @@ from flows.summary import Outcome
 from registry import Artifact, Registry
 from registry.artifacts import QuantSpec
 from tests.flows.lineages import family, publish
-from tests.flows.test_ladder import fidelity
+from tests.flows.test_ladder import PARITY, WEIGHTS, fidelity
 
 GPTQ = {"method": "gptq", "bits": 4}
-TESTED = {"tasks": {}, "fidelity": {"fidelity": fidelity(0.01)}}
+TESTED = {
+    "tasks": {}, "fidelity": {"fidelity": fidelity(0.01)}, "parity": PARITY, "weights": WEIGHTS,
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -62,10 +62,6 @@ def test_paths_are_seen_from_the_recipe(tmp_path: Path) -> None:
         ({"train": {"epochs": "many"}}, ["train.epochs", "'many'"]),
         ({"base": {"source": "meta/llama"}}, ["base.source", "hub:ORG/NAME@REVISION"]),
         ({"promote": {"channel": "a/b"}}, ["promote needs a gate"]),
-        (
-            {"gate": {"tasks": [KEEP], "max_latency_ms": 100}},
-            ["gate.max_latency_ms: a run gates before it deploys", "`tuneline gate POLICY --latency FILE`"],
-        ),
         ({"adapter": {"base": "Q4_X"}}, ["adapter.base", "no GGUF type 'Q4_X'"]),
         ({"adapter": {"type": "Q4_K_M"}}, ["adapter.type", "'F16'", "found 'Q4_K_M'"]),
         (
