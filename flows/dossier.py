@@ -87,7 +87,7 @@ def gather(registry: Registry, ref: str) -> tuple[Artifact, Dossier]:
     manifests = {artifact.id: artifact.manifest}
     _add_ancestors(registry, manifests, [artifact.manifest])
     above = frozenset(manifests)
-    evaluations = [e for e in registry.evaluations(artifact.id) if is_about(e.manifest, artifact.id, above)]
+    evaluations = [e for e in registry.evaluations(artifact.id) if is_about(e.manifest, artifact, above)]
     manifests.update({e.id: e.manifest for e in evaluations})
     _add_ancestors(registry, manifests, [e.manifest for e in evaluations])
     return artifact, Dossier(
@@ -100,14 +100,14 @@ def gather(registry: Registry, ref: str) -> tuple[Artifact, Dossier]:
     )
 
 
-def is_about(evaluation: Manifest, artifact_id: str, family: Iterable[str]) -> bool:
+def is_about(evaluation: Manifest, artifact: Artifact | Dossier, family: Iterable[str]) -> bool:
     """Whether an evaluation measured this artifact, and not something that was only made with it.
 
-    An adapter is measured on its base, and such an evaluation names both: it is about the adapter, whose
-    `family` (the artifact with its ancestors) contains the base; it is not about the base.
+    An adapter is measured on its base, or on a quantized one, and such an evaluation names both: it is about
+    the adapter. Of anything else, all that was measured is in its `family` (it and its ancestors).
     """
     measured = {p.id for p in evaluation.parents if p.relation == "evaluation_of"}
-    return artifact_id in measured and measured <= set(family)
+    return artifact.id in measured and (artifact.manifest.kind == "adapter" or measured <= set(family))
 
 
 def place(name: str, is_model: bool) -> str:

@@ -197,7 +197,7 @@ def _lineage_problems(dossier: Dossier) -> Iterator[str]:
             yield f"the manifest of {short(known_as)} has the digest {short(manifest.id)}"
     family = dossier.family()
     for evaluation in dossier.evaluations:
-        if not is_about(dossier.manifests[evaluation], dossier.id, family):
+        if not is_about(dossier.manifests[evaluation], dossier, family):
             yield f"evaluation {short(evaluation)} did not measure this artifact"
     needed, waiting = set(), [dossier.id, *dossier.evaluations]
     for one in waiting:

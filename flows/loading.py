@@ -30,10 +30,10 @@ class Snippet:
 def snippets(dossier: Dossier) -> list[Snippet]:
     """Ways to load the exported directory, whose path the reader fills in. The first is what was tested."""
     manifest = dossier.manifest
-    if manifest.kind == "adapter":
-        return _adapter(dossier)
     if manifest.quant is not None and manifest.quant.method == "gguf":
         return _gguf(dossier)
+    if manifest.kind == "adapter":
+        return _adapter(dossier)
     if manifest.quant is not None and manifest.quant.method == "gptq":
         return _gptq(dossier)
     return _whole(dossier)
@@ -176,15 +176,18 @@ def _gptq(dossier: Dossier) -> list[Snippet]:
 def _gguf(dossier: Dossier) -> list[Snippet]:
     files = [place(name, dossier.is_model) for name in dossier.manifest.files if name.endswith(".gguf")]
     file = f"path/to/this/directory/{files[0] if files else 'model.gguf'}"
+    loaded, served = json.dumps(file), shlex.quote(file)
+    if dossier.manifest.kind == "adapter":
+        loaded, served = f'"base.gguf", lora_path={loaded}', f"base.gguf --lora {served}"
     python = dedent(f"""\
         from llama_cpp import Llama
 
-        model = Llama({json.dumps(file)}, n_ctx=2048, verbose=False)
+        model = Llama({loaded}, n_ctx=2048, verbose=False)
         messages = {_messages(dossier)}
         answer = model.create_chat_completion(messages, max_tokens=64, temperature=0)
         print(answer["choices"][0]["message"]["content"])
         """)
     return [
         Snippet("llama-cpp-python", "python", python),
-        Snippet("llama.cpp", "console", f"$ llama-server --model {shlex.quote(file)}"),
+        Snippet("llama.cpp", "console", f"$ llama-server --model {served}"),
     ]

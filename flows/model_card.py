@@ -126,7 +126,8 @@ def what(manifest: Manifest) -> str:
     method = manifest.quant.method if manifest.quant else "none"
     if manifest.kind == "adapter":
         rank = rank_of(manifest)
-        return f"LoRA adapter, rank {rank}" if rank else "LoRA adapter"
+        words = f"LoRA adapter, rank {rank}" if rank else "LoRA adapter"
+        return f"{words}, GGUF {asked.get('type', '')}".strip() if method == "gguf" else words
     if method == "gguf":
         return f"GGUF {asked.get('type', '')}".strip()
     if method == "gptq":
@@ -144,6 +145,8 @@ def _summary(dossier: Dossier) -> str:
         return f"{what(dossier.manifest)} for {base}, made elsewhere and brought in."
     if kind == "adapter":
         return f"A LoRA adapter for {base}. It was trained with QLoRA: on the base's weights in 4-bit NF4."
+    if kind == "quantized" and dossier.made_by("merge") is None:
+        return f"The base model {base}, quantized to {what(dossier.manifest)}."
     folded = {"16bit": "the base's own 16-bit weights", "nf4": "the base's weights after an NF4 round trip"}
     into = folded.get((dossier.manifest.quant.merge_base if dossier.manifest.quant else None) or "")
     merged = f"{base} with a LoRA adapter merged into " + (into or "it")
@@ -153,9 +156,9 @@ def _summary(dossier: Dossier) -> str:
 
 
 def _library(manifest: Manifest) -> str:
-    if manifest.kind == "adapter":
-        return "peft"
-    return "gguf" if manifest.quant is not None and manifest.quant.method == "gguf" else "transformers"
+    if manifest.quant is not None and manifest.quant.method == "gguf":
+        return "gguf"
+    return "peft" if manifest.kind == "adapter" else "transformers"
 
 
 def _tags(manifest: Manifest) -> list[str]:

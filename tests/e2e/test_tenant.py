@@ -122,6 +122,19 @@ def test_the_gate_command_comes_to_the_same_verdict(tenant: Pico) -> None:
     assert "what it was made from" in gate["rules"][0]["sentence"]
 
 
+def test_an_export_says_how_it_was_measured_and_is_loaded(tenant: Pico, tmp_path: Path) -> None:
+    tuneline, run = tenant
+    adapter = made(run, "quantize adapter F16")
+    assert tuneline("artifacts", "export", adapter, str(tmp_path / "out")).returncode == 0
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert 'Llama("base.gguf", lora_path="path/to/this/directory/model.gguf"' in card
+    assert "library_name: gguf" in card
+    assert f"`{made(run, f'evaluate {LABEL}')[:12]}`" in card
+    key = tuneline.home / "keys" / "signing.pub.pem"
+    checked = tuneline("artifacts", "verify", str(tmp_path / "out"), "--public-key", str(key))
+    assert checked.returncode == 0, checked.stderr
+
+
 def test_plain_directories_give_the_same_answers(tenant: Pico, tmp_path: Path) -> None:
     tuneline, run = tenant
     with Registry.open(tuneline.home) as registry:
