@@ -27,6 +27,9 @@ CONTROL = {("GET", "/health"), ("GET", "/metrics")}
 LOAD = ("POST", "/v1/load_lora_adapter")
 UNLOAD = ("POST", "/v1/unload_lora_adapter")
 UNDER_WAY = ("GET", "/tuneline/under-way")
+DEADLY = ("prompt_logprobs", "echo")
+"""With adapters on a CPU, vLLM 0.32 ends for everybody when one asks for log-probabilities of the prompt
+while it decodes for another; `echo` does so too, together with `logprobs`."""
 KEY_HEADER = b"x-tuneline-control"
 
 
@@ -81,9 +84,12 @@ class Door:
         body = await _whole(receive)
         if body is None:
             return
-        name = _field(body, "model")
-        if not name:
+        wanted = _object(body)
+        name = wanted.get("model")
+        if not name or not isinstance(name, str):
             await _refuse(send, 400, "the body has to be a JSON object that names a `model`")
+        elif deadly := [key for key in DEADLY if not (wanted.get(key) is None or wanted[key] is False)]:
+            await _refuse(send, 400, f"{deadly[0]} is not offered here")
         elif name in self._leaving:
             await _refuse(send, 404, f"the model {name!r} is not served here")
         elif sum(self._active.values()) >= self._most and not self._has_key(scope):  # a probe has it
@@ -106,7 +112,7 @@ class Door:
 
     async def _unload(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         body = await _whole(receive)
-        name = _field(body or b"", "lora_name")
+        name = str(_object(body or b"").get("lora_name"))
         empty = self._leaving.setdefault(name, asyncio.Event())
         if not self._active[name]:
             empty.set()
@@ -117,12 +123,13 @@ class Door:
             self._leaving.pop(name, None)
 
 
-def _field(body: bytes, key: str) -> str:
+def _object(body: bytes) -> dict[str, Any]:
+    """The JSON object in it; an empty one where there is none."""
     try:
-        found = json.loads(body)[key]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
-    return found if isinstance(found, str) else ""
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 async def _whole(receive: Receive) -> bytes | None:

@@ -85,7 +85,7 @@ class VllmEngine:
         """Artifact digest → the files that vLLM reads."""
         self._serials = itertools.count(1)
         self._changing = asyncio.Lock()
-        self._base_says: vllm_probe.Logprobs = []
+        self._base_says: vllm_probe.Likeliest = {}
         self._seen: tuple[float, float] = (-1.0, 0.0)
         """Tokens at the last sign of progress, and when that was."""
         self._supervisor = Supervisor(

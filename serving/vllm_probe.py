@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 
 import httpx
 
@@ -10,44 +11,50 @@ from serving.errors import AdapterRefused, EngineFailed
 
 PROBE = "Who are you, and what can you do for me today?"
 LEAST_EFFECT = 1e-5
-"""Change of the probe's log-probabilities, relative to their norm."""
+"""Change of the log-probabilities of the tokens that the base finds likeliest, relative to their norm."""
 ABOVE_NOISE = 4.0
 """The change has to be so many times what the base's own answer changes by: other requests in the batch
 move the last bits, and in 16 bits those are not small."""
 ATTEMPTS = 4
+LIKELIEST = 20
+"""As many as vLLM tells."""
 
-Logprobs = list[float]
-"""Natural logarithms of the probabilities of the probe's tokens, from the second on, given those before."""
+Likeliest = dict[str, float]
+"""Token → natural logarithm of its probability after the probe's last token."""
 
 
-async def ask(client: httpx.AsyncClient, model: str) -> Logprobs:
-    """What `model` gives the probe. It is computed anew: vLLM reads no cache for such a request.
+async def ask(client: httpx.AsyncClient, model: str) -> Likeliest:
+    """What `model` would say after the probe, computed anew. Raises `EngineFailed` for no usable answer.
 
-    Raises `EngineFailed` when there is no usable answer.
+    (The probe's own tokens would tell more; with adapters, vLLM 0.32 ends when it is asked for those while
+    it decodes for somebody else.)
     """
-    body = {"model": model, "prompt": PROBE, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    body = {
+        "model": model, "prompt": PROBE, "max_tokens": 1, "temperature": 0, "logprobs": LIKELIEST,
+        "cache_salt": secrets.token_hex(8),
+    }  # fmt: skip
     try:
         answer = await client.post("/v1/completions", json=body, timeout=None)
         if answer.status_code != 200:
             raise EngineFailed(f"the probe of {model} got {answer.status_code}: {answer.text[:300]}")
-        places = answer.json()["choices"][0]["prompt_logprobs"][1:]
-        found = [next(iter(place.values()))["logprob"] for place in places]
-    except (httpx.HTTPError, RuntimeError, ValueError, KeyError, TypeError, IndexError) as error:
+        found: Likeliest = answer.json()["choices"][0]["logprobs"]["top_logprobs"][0]
+        sound = len(found) > 1 and all(map(math.isfinite, found.values()))
+    except (httpx.HTTPError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineFailed(f"the probe of {model} got no answer: {error!r}") from None
-    if not found or not all(map(math.isfinite, found)):
+    if not sound:
         raise EngineFailed(f"the probe of {model} got {found}, expected log-probabilities")
     return found
 
 
-async def require_effect(client: httpx.AsyncClient, base: str, name: str, base_says: Logprobs) -> float:
+async def require_effect(client: httpx.AsyncClient, base: str, name: str, base_says: Likeliest) -> float:
     """The relative change, ‖with it − base‖ / ‖base‖. Raises `AdapterRefused` where it is none."""
     effect = noise = 0.0
     for _ in range(ATTEMPTS):
-        effect = _change(await ask(client, name), base_says)
-        noise = max(noise, _change(await ask(client, base), base_says))
+        effect = change(await ask(client, name), base_says)
+        noise = max(noise, change(await ask(client, base), base_says))
         if effect > max(LEAST_EFFECT, ABOVE_NOISE * noise):
             return effect
-        if noise == 0.0 and effect == 0.0:
+        if noise == effect == 0.0:
             break
     raise AdapterRefused(
         f"{name}: the adapter changes the base's log-probabilities by {effect:.2g} of their norm, expected "
@@ -56,7 +63,8 @@ async def require_effect(client: httpx.AsyncClient, base: str, name: str, base_s
     )
 
 
-def _change(found: Logprobs, reference: Logprobs) -> float:
-    if len(found) != len(reference):
-        return math.inf
-    return math.dist(found, reference) / math.hypot(*reference)
+def change(found: Likeliest, reference: Likeliest) -> float:
+    """At least how far `found` is from `reference`, relative to its norm, over the tokens of `reference`."""
+    least = min(found.values())  # what is not told is no likelier
+    moved = [found.get(token, min(least, said)) for token, said in reference.items()]
+    return math.dist(moved, list(reference.values())) / math.hypot(*reference.values())

@@ -1,6 +1,6 @@
 """Does each request get the answer of its own adapter, whatever happens to the others meanwhile?
 
-    python -m tests.reliability.adapters --requests 10000 [--tenants 16] [--slots 6] [--changes 200]
+    python -m tests.reliability.adapters --engine vllm --requests 10000 [--tenants 16] [--slots 6]
 
 Tenants ask a real engine at once, streamed and not, each with a salt of its own and beginnings used again,
 while adapters are loaded on demand, evicted, unloaded, and channels are moved and rolled back. Prints JSON.
@@ -26,8 +26,8 @@ import httpx
 
 from serving.adapter_pool import AdapterPool
 from serving.errors import Overloaded
-from serving.llama_cpp_engine import LlamaCppEngine, Settings
 from tests.serving.canaries import QUESTIONS, Canary, Family, kept_family
+from tests.serving.engines import AnyEngine, adapter_of, engine_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAUSE = 0.05
@@ -38,6 +38,7 @@ PAUSE = 0.05
 class Trial:
     """What is asked for, by whom, and what came of it."""
 
+    engine: str
     channels: list[Canary]
     """Per tenant, the artifact that its channel points to now."""
     left: int
@@ -70,7 +71,7 @@ async def attempt(
         "cache_salt": f"tenant-{number}", "stream": stream,
     }  # fmt: skip
     try:
-        async with pool.use(canary.digest, canary.path) as name:
+        async with pool.use(canary.digest, adapter_of(trial.engine, canary)) as name:
             said = http.stream("POST", "/v1/chat/completions", json=body | {"model": name})
             async with said as answer:
                 if answer.status_code == 429:
@@ -88,7 +89,7 @@ def read_stream(lines: list[str]) -> str:
     events = [line.removeprefix("data: ") for line in lines if line]
     if not events or events[-1] != "[DONE]":
         return f"a stream that did not end: {events[-1:]}"
-    return "".join(json.loads(e)["choices"][0]["delta"].get("content", "") for e in events[:-1])
+    return "".join(json.loads(e)["choices"][0]["delta"].get("content") or "" for e in events[:-1])
 
 
 async def disturb(trial: Trial, changes: int, total: int, pool: AdapterPool, family: Family) -> None:
@@ -112,33 +113,38 @@ async def disturb(trial: Trial, changes: int, total: int, pool: AdapterPool, fam
 
 
 async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The whole trial; see the module."""
+    """The whole trial on an engine of its own; see the module."""
     family = kept_family(CHECKOUT, given.adapters)
-    draw = random.Random(given.seed)
+    engine = engine_of(
+        given.engine, family, folder / "engine.log", adapters=given.slots, parallel=given.parallel,
+        threads=None,
+    )  # fmt: skip
+    async with engine:
+        return await trial(given, engine, family)
+
+
+async def trial(given: argparse.Namespace, engine: AnyEngine, family: Family) -> dict[str, Any]:
+    """The trial on an engine that runs."""
     channels = [family.canaries[number % len(family.canaries)] for number in range(given.tenants)]
-    trial = Trial(channels, given.requests, draw)
-    settings = Settings(context_length=256, parallel=given.parallel, queue=64, adapters=given.slots)
-    began = time.monotonic()
-    async with (
-        LlamaCppEngine("b" * 64, family.gguf, settings, folder / "engine.log") as engine,
-        connected(engine) as http,
-    ):
+    one = Trial(given.engine, channels, given.requests, random.Random(given.seed))
+    began, restarts = time.monotonic(), engine.restarts
+    async with connected(engine) as http:
         pool = AdapterPool(engine)
-        workers = [tenant(trial, number % given.tenants, pool, http) for number in range(given.at_once)]
-        await asyncio.gather(disturb(trial, given.changes, given.requests, pool, family), *workers)
+        workers = [tenant(one, number % given.tenants, pool, http) for number in range(given.at_once)]
+        await asyncio.gather(disturb(one, given.changes, given.requests, pool, family), *workers)
         health = await engine.health()
-        restarts = engine.restarts
-    answered = trial.counts["right"] + len(trial.wrong)
+    answered = one.counts["right"] + len(one.wrong)
     return {
         "requests": given.requests, "tenants": given.tenants, "adapters": len(family.canaries),
-        "slots": given.slots, "at once": given.at_once, "wrong": len(trial.wrong),
-        "lost": given.requests - answered, **trial.counts, "pool": asdict(pool.counts), "engine": health,
-        "restarts": restarts, "seconds": round(time.monotonic() - began, 1), "examples": trial.wrong[:5],
+        "slots": given.slots, "at once": given.at_once, "wrong": len(one.wrong),
+        "lost": given.requests - answered, **one.counts, "pool": asdict(pool.counts), "engine": health,
+        "restarts": engine.restarts - restarts, "seconds": round(time.monotonic() - began, 1),
+        "examples": one.wrong[:5],
     }  # fmt: skip
 
 
 @asynccontextmanager
-async def connected(engine: LlamaCppEngine) -> AsyncIterator[httpx.AsyncClient]:
+async def connected(engine: AnyEngine) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client on the engine's socket."""
     limits = httpx.Limits(max_connections=None)
     transport = httpx.AsyncHTTPTransport(uds=str(engine.socket), limits=limits)
@@ -148,6 +154,7 @@ async def connected(engine: LlamaCppEngine) -> AsyncIterator[httpx.AsyncClient]:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--engine", choices=("llama.cpp", "vllm"), default="llama.cpp")
     for name, default, text in (
         ("requests", 10_000, "how many in all"), ("tenants", 16, "each with a channel and a salt"),
         ("adapters", 16, "trained for the purpose"), ("slots", 6, "adapters loaded at once"),

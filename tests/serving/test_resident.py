@@ -1,4 +1,7 @@
-"""The conformance suite of `serving.resident.Engine`: a real process, real adapters, the official client."""
+"""The conformance suite of `serving.resident.Engine`: real processes, real adapters, the official client.
+
+On llama.cpp always; on vLLM where `make vllm` has made its environment (`make test-vllm`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,52 +28,44 @@ import pytest
 from serving import process
 from serving.adapter_pool import AdapterPool
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
-from serving.llama_cpp_engine import LlamaCppEngine, Settings
 from tests.reliability import adapters
 from tests.serving.canaries import QUESTIONS, Canary, Family
+from tests.serving.engines import (
+    KINDS,
+    AnyEngine,
+    Shared,
+    another_life,
+    ask,
+    engine_of,
+    official,
+    require_vllm,
+    shared_engine,
+    tree,
+)  # fmt: skip
 
-BASE_ID = "b" * 64
 TREE = Path(__file__).resolve().parents[2]
-SETTINGS = Settings(context_length=256, parallel=4, queue=64, adapters=2, threads=1, ready_timeout=60)
 
 
-def engine_of(family: Family, folder: Path) -> LlamaCppEngine:
-    return LlamaCppEngine(BASE_ID, family.gguf, SETTINGS, folder / "engine.log")
+@pytest.fixture(scope="module", params=KINDS)
+def living(
+    request: pytest.FixtureRequest, family: Family, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shared]:
+    with shared_engine(request.param, family, tmp_path_factory.mktemp("engine")) as shared:
+        yield shared
 
 
-def running(
-    family: Family, folder: Path, work: Callable[[LlamaCppEngine, openai.AsyncOpenAI], Awaitable[None]]
-) -> None:
-    async def run() -> None:
-        async with engine_of(family, folder) as engine, official(engine) as client:
-            await work(engine, client)
-
-    asyncio.run(run())
+@pytest.fixture
+def shared(living: Shared, monkeypatch: pytest.MonkeyPatch) -> Shared:
+    """The module's engine. What it starts in a test outlives that test, unlike all else."""
+    monkeypatch.delenv("TEST_RUN")
+    return living
 
 
-@contextlib.asynccontextmanager
-async def official(engine: LlamaCppEngine) -> AsyncIterator[openai.AsyncOpenAI]:
-    """OpenAI's own client, on the engine's socket."""
-    transport = httpx2.AsyncHTTPTransport(uds=str(engine.socket))
-    async with openai.AsyncOpenAI(
-        base_url="http://engine/v1", api_key="none", max_retries=0, timeout=60,
-        http_client=httpx2.AsyncClient(transport=transport),
-    ) as client:  # fmt: skip
-        yield client
-
-
-async def ask(client: openai.AsyncOpenAI, model: str, question: str = QUESTIONS[0], **more: Any) -> str:
-    answer = await client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": question}], max_tokens=8, temperature=0, **more
-    )
-    return answer.choices[0].message.content or ""
-
-
-def test_the_official_client(family: Family, tmp_path: Path) -> None:
+def test_the_official_client(shared: Shared, family: Family) -> None:
     first, second, _ = family.canaries
 
-    async def work(engine: LlamaCppEngine, client: openai.AsyncOpenAI) -> None:
-        name = await engine.load_adapter(first.digest, first.path)
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
+        name = await engine.load_adapter(first.digest, shared.adapter(first))
         assert first.digest[:12] in name
         assert {model.id async for model in client.models.list()} == {engine.base, name}
         assert await ask(client, name) == first.answer
@@ -96,36 +92,35 @@ def test_the_official_client(family: Family, tmp_path: Path) -> None:
         )  # fmt: skip
         assert stopped.choices[0].message.content == first.answer.split()[0] + " "
 
-        with pytest.raises(openai.NotFoundError, match="is not served here"):
+        with pytest.raises(openai.NotFoundError, match=r"is not served here|does not exist"):
             await ask(client, f"tuneline-{second.digest[:12]}")
-        with pytest.raises(openai.BadRequestError, match="chat_template"):
+        with pytest.raises(openai.BadRequestError, match=r"chat.template"):
             await ask(client, name, extra_body={"chat_template": "{{ 1 }}"})
 
-    running(family, tmp_path, work)
+    shared.run(work)
 
 
-def test_nothing_but_its_sockets_listens_and_only_the_owner_may_open_them(
-    family: Family, tmp_path: Path
-) -> None:
-    async def work(engine: LlamaCppEngine, _: openai.AsyncOpenAI) -> None:
-        assert engine.socket.parent.stat().st_mode & 0o777 == 0o700
-        links = psutil.Process(engine.pid).net_connections("all")
-        assert not [link for link in links if link.family != socket.AF_UNIX]
-        folder.append(engine.socket.parent)
+def test_only_loopback_and_its_owner_reach_it(shared: Shared) -> None:
+    async def work(engine: AnyEngine, _: openai.AsyncOpenAI) -> None:
+        folder = engine.socket.parent
+        assert 0o700 in {one.stat().st_mode & 0o777 for one in (folder, folder.parent)}
+        links = [link for one in tree(engine) for link in one.net_connections("all")]
+        outside = [link for link in links if link.family != socket.AF_UNIX]
+        if shared.kind == "vllm":  # its processes talk to each other
+            outside = [link for link in outside if link.laddr.ip != "127.0.0.1"]
+        assert not outside
 
-    folder: list[Path] = []
-    running(family, tmp_path, work)
-    assert not folder[0].exists()
+    shared.run(work)
 
 
-def test_loads_at_once_evictions_and_pins(family: Family, tmp_path: Path) -> None:
+def test_loads_at_once_evictions_and_pins(shared: Shared, family: Family) -> None:
     first, second, third = family.canaries
 
-    async def work(engine: LlamaCppEngine, client: openai.AsyncOpenAI) -> None:
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
         pool = AdapterPool(engine, patience=0.2)
 
         async def through(canary: Canary) -> None:
-            async with pool.use(canary.digest, canary.path) as name:
+            async with pool.use(canary.digest, shared.adapter(canary)) as name:
                 assert await ask(client, name) == canary.answer
 
         await asyncio.gather(*(through(first) for _ in range(6)))
@@ -138,7 +133,7 @@ def test_loads_at_once_evictions_and_pins(family: Family, tmp_path: Path) -> Non
         await through(second)
         await through(third)
         assert first.digest in engine.loaded
-        async with pool.use(third.digest, third.path):
+        async with pool.use(third.digest, shared.adapter(third)):
             with pytest.raises(Overloaded, match="all 2 adapter slots are in use or pinned"):
                 await through(second)
         pool.unpin(first.digest)
@@ -146,41 +141,50 @@ def test_loads_at_once_evictions_and_pins(family: Family, tmp_path: Path) -> Non
         await pool.drop(second.digest)
         assert second.digest not in engine.loaded
 
-    running(family, tmp_path, work)
+    shared.run(work)
 
 
-def test_a_bad_adapter_is_an_error_and_hurts_nobody(family: Family, tmp_path: Path) -> None:
+def test_a_bad_adapter_is_an_error_and_hurts_nobody(shared: Shared, family: Family, tmp_path: Path) -> None:
     first, second, _ = family.canaries
 
-    async def work(engine: LlamaCppEngine, client: openai.AsyncOpenAI) -> None:
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
         with pytest.raises(NotServable):
             await engine.load_adapter("c" * 64, tmp_path / "nowhere")
-        name = await engine.load_adapter(first.digest, first.path)
+        name = await engine.load_adapter(first.digest, shared.adapter(first))
         with pytest.raises(AdapterRefused, match="stands for one artifact only"):
-            await engine.load_adapter(first.digest[:12] + "0" * 52, second.path)
+            await engine.load_adapter(first.digest[:12] + "0" * 52, shared.adapter(second))
         assert await ask(client, name) == first.answer
 
-    running(family, tmp_path, work)
+    shared.run(work)
 
 
-def test_answers_under_load_changes_and_evictions(family: Family, tmp_path: Path) -> None:
+def test_answers_under_load_changes_and_evictions(shared: Shared, family: Family) -> None:
     """`tests.reliability.adapters` at a reduced size."""
     given = argparse.Namespace(
-        requests=150, tenants=6, adapters=3, slots=2, at_once=12, parallel=4, changes=30, seed=1
-    )
-    report = asyncio.run(adapters.run(given, tmp_path))
-    assert (report["wrong"], report["lost"], report["restarts"]) == (0, 0, 0), report["examples"]
+        engine=shared.kind, requests=150, tenants=6, adapters=3, slots=2, at_once=12, parallel=4,
+        changes=30, seed=1,
+    )  # fmt: skip
+    report: dict[str, Any] = {}
+
+    async def work(engine: AnyEngine, _: openai.AsyncOpenAI) -> None:
+        before = engine.restarts
+        report.update(await adapters.trial(given, engine, family))
+        assert engine.restarts == before
+
+    shared.run(work)
+    assert (report["wrong"], report["lost"]) == (0, 0), report["examples"]
     assert report["pool"]["evictions"] > 0
     assert report["engine"]["cached_tokens"] > 0
 
 
-def test_killed_in_the_middle_of_a_stream(family: Family, tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_a_stream(shared: Shared, family: Family) -> None:
     first = family.canaries[0]
 
-    async def work(engine: LlamaCppEngine, client: openai.AsyncOpenAI) -> None:
-        await engine.load_adapter(first.digest, first.path)
-        old = engine.pid
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
+        await engine.load_adapter(first.digest, shared.adapter(first))
+        old, restarts = engine.pid, engine.restarts
         assert old is not None
+        below = tree(engine)
         stream = await client.chat.completions.create(
             model=engine.base, messages=[{"role": "user", "content": "Go on"}], max_tokens=200, stream=True,
             temperature=0,
@@ -193,25 +197,24 @@ def test_killed_in_the_middle_of_a_stream(family: Family, tmp_path: Path) -> Non
 
         with pytest.raises((openai.APIError, httpx2.HTTPError)):
             await read_and_kill()
-        async with asyncio.timeout(60):
-            while engine.pid in (old, None):
-                await asyncio.sleep(0.02)
-        assert engine.restarts == 1
+        await another_life(engine, old)
+        assert engine.restarts == restarts + 1
+        assert not [one for one in below if one.is_running()], "nothing of its first life is left"
         assert engine.loaded == {}, "nothing is taken for loaded that is not"
         async with official(engine) as again:
             with pytest.raises(openai.NotFoundError):
                 await ask(again, f"tuneline-{first.digest[:12]}")
             pool = AdapterPool(engine)
-            async with pool.use(first.digest, first.path) as name:
+            async with pool.use(first.digest, shared.adapter(first)) as name:
                 assert await ask(again, name) == first.answer
-        assert "killed (SIGKILL)" in (tmp_path / "engine.log").read_text()
+        assert "killed (SIGKILL)" in shared.log.read_text()
 
-    running(family, tmp_path, work)
+    shared.run(work)
 
 
 def test_a_hung_engine_is_ended_and_started_again(family: Family, tmp_path: Path) -> None:
     async def run() -> None:
-        engine = engine_of(family, tmp_path)
+        engine = engine_of("llama.cpp", family, tmp_path / "engine.log")
         engine._supervisor._check_every = 0.1
 
         async def silence() -> dict[str, Any]:
@@ -220,12 +223,12 @@ def test_a_hung_engine_is_ended_and_started_again(family: Family, tmp_path: Path
         async with engine:
             old = engine.pid
             engine._supervisor._healthy = silence
+            assert old is not None
             async with asyncio.timeout(60):
                 while engine.pid == old:
                     await asyncio.sleep(0.02)
-                engine._supervisor._healthy = engine.health
-                while engine.pid is None:
-                    await asyncio.sleep(0.02)
+            engine._supervisor._healthy = engine.health
+            await another_life(engine, old)
             async with official(engine) as client:
                 assert await ask(client, engine.base)
 
@@ -233,11 +236,13 @@ def test_a_hung_engine_is_ended_and_started_again(family: Family, tmp_path: Path
 
 
 OWNER = """
-import asyncio, signal, sys
+import asyncio, sys
 from pathlib import Path
-from serving.llama_cpp_engine import LlamaCppEngine, Settings
+from tests.serving.canaries import open_family
+from tests.serving.engines import engine_of
 async def run():
-    engine = LlamaCppEngine("b" * 64, Path(sys.argv[1]), Settings(256, threads=1), Path(sys.argv[2]))
+    kind, family, log = sys.argv[1:]
+    engine = engine_of(kind, open_family(Path(family)), Path(log))
     await engine.start()
     print(engine.pid, engine.socket.parent, flush=True)
     await asyncio.Event().wait()
@@ -245,35 +250,48 @@ asyncio.run(run())
 """
 
 
-def test_no_orphan_when_the_owner_is_killed(family: Family, tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", OWNER, str(family.gguf), str(tmp_path / "engine.log")]
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_orphan_when_the_owner_is_killed(kind: str, family: Family, tmp_path: Path) -> None:
+    if kind == "vllm":
+        require_vllm()
+    argv = [sys.executable, "-c", OWNER, kind, str(family.base.parent), str(tmp_path / "engine.log")]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=TREE) as owner:
         assert owner.stdout is not None
         pid, folder = owner.stdout.readline().decode().split()
         engine = psutil.Process(int(pid))
+        all_of_it = [engine, *engine.children(recursive=True)]
         owner.kill()
-    engine.wait(timeout=20)
+    _, left = psutil.wait_procs(all_of_it, timeout=20)
+    assert not left
     shutil.rmtree(folder)  # its owner had no time to
     assert "the process that started it is gone" in (tmp_path / "engine.log").read_text()
 
 
-def test_a_file_that_is_no_model_never_starts(family: Family, tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(family.gguf.read_bytes()[:100_000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_no_model_never_starts(kind: str, family: Family, tmp_path: Path) -> None:
+    if kind == "vllm":
+        require_vllm()
+        shutil.copytree(family.base, tmp_path, dirs_exist_ok=True)
+        weights = tmp_path / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:100_000])
+    else:
+        (tmp_path / "model.gguf").write_bytes(family.gguf.read_bytes()[:100_000])
 
     async def run(path: Path) -> None:
-        await LlamaCppEngine(BASE_ID, path, SETTINGS, tmp_path / "engine.log").start()
+        await engine_of(kind, replace(family, base=path, gguf=path), tmp_path / "engine.log").start()
 
-    with pytest.raises(EngineFailed, match=r"ended before it was ready(.|\n)*cannot be served"):
+    with pytest.raises(EngineFailed, match=r"ended before it was ready(.|\n)*engine\.log"):
         asyncio.run(run(tmp_path))
-    with pytest.raises(NotServable, match="No such file"):
+    assert not list(tmp_path.glob("tuneline-*"))
+    with pytest.raises(NotServable, match=r"No such file|no config\.json"):
         asyncio.run(run(tmp_path / "nowhere"))
 
 
-def test_a_slow_client_holds_up_nobody(family: Family, tmp_path: Path) -> None:
+def test_a_slow_client_holds_up_nobody(shared: Shared, family: Family) -> None:
     first = family.canaries[0]
 
-    async def work(engine: LlamaCppEngine, client: openai.AsyncOpenAI) -> None:
-        name = await engine.load_adapter(first.digest, first.path)
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
+        name = await engine.load_adapter(first.digest, shared.adapter(first))
         body = {"model": engine.base, "prompt": "Once", "max_tokens": 200, "stream": True}
         raw = json.dumps(body).encode()
         reader, writer = await asyncio.open_unix_connection(str(engine.socket), limit=64)
@@ -291,14 +309,14 @@ def test_a_slow_client_holds_up_nobody(family: Family, tmp_path: Path) -> None:
             while (await engine.health())["active"]:
                 await asyncio.sleep(0.02)
 
-    running(family, tmp_path, work)
+    shared.run(work)
 
 
-def test_the_process_is_found_by_its_own_record(family: Family, tmp_path: Path) -> None:
-    async def work(engine: LlamaCppEngine, _: openai.AsyncOpenAI) -> None:
+def test_the_process_is_found_by_its_own_record(shared: Shared, family: Family) -> None:
+    async def work(engine: AnyEngine, _: openai.AsyncOpenAI) -> None:
         assert engine.pid is not None
         assert os.getsid(engine.pid) == engine.pid, "a session and group of its own"
         found = psutil.Process(engine.pid)
         assert process.find(engine.pid, found.create_time()) is not None
 
-    running(family, tmp_path, work)
+    shared.run(work)

@@ -1,0 +1,250 @@
+"""The parts of the vLLM engine that need no vLLM: the door, an adapter's files, the probe, the counters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from serving import peft_files, vllm, vllm_probe
+from serving.errors import AdapterRefused, EngineFailed, NotServable
+from serving.vllm_door import Door
+from serving.vllm_engine import read_counters
+
+KEY = {"x-tuneline-control": "secret"}
+
+
+class Behind:
+    """Plays vLLM: an answer ends when told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.end = asyncio.Event()
+        self.app = Starlette()
+        self.app.router.default = self.answer
+
+    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        body = await request.body()
+        self.asked.append(f"{scope['path']} {body.decode()}")
+        if scope["path"].endswith("completions"):
+            await self.end.wait()
+        response: Response = PlainTextResponse("yes")
+        await response(scope, receive, send)
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELINE_CONTROL_KEY", "secret")
+    monkeypatch.setenv("TUNELINE_MOST_REQUESTS", "2")
+
+
+def through(work: Callable[[httpx.AsyncClient, Behind], Awaitable[None]]) -> None:
+    async def run() -> None:
+        behind = Behind()
+        door = Door(behind.app)
+        transport = httpx.ASGITransport(app=door)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://door", timeout=5) as client:
+            await work(client, behind)
+
+    asyncio.run(run())
+
+
+def asking(client: httpx.AsyncClient, model: Any) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(client.post("/v1/chat/completions", json={"model": model}))
+
+
+async def until(client: httpx.AsyncClient, count: int) -> None:
+    async with asyncio.timeout(5):
+        while (await client.get("/tuneline/under-way", headers=KEY)).json()["under_way"] != count:
+            await asyncio.sleep(0)
+
+
+def test_an_unload_waits_for_answers_under_way_and_lets_nobody_in(key: None) -> None:
+    async def work(client: httpx.AsyncClient, behind: Behind) -> None:
+        under_way = asking(client, "ada")
+        await until(client, 1)
+        body = {"lora_name": "ada"}
+        leaving = asyncio.create_task(client.post("/v1/unload_lora_adapter", json=body, headers=KEY))
+        while (late := await asking(client, "nobody" if leaving.done() else "ada")).status_code == 200:
+            raise AssertionError("let in")
+        assert late.status_code == 404
+        assert late.json()["error"]["code"] == "not_found"
+        assert not leaving.done()
+        assert len(behind.asked) == 1, "vLLM has not heard of it yet"
+        behind.end.set()
+        assert (await under_way).text == "yes"
+        assert (await leaving).status_code == 200
+        assert behind.asked[-1] == "/v1/unload_lora_adapter " + json.dumps(body, separators=(",", ":"))
+        assert (await asking(client, "ada")).text == "yes", "the name may be loaded again"
+
+    through(work)
+
+
+def test_another_adapters_answers_hold_up_no_unload(key: None) -> None:
+    async def work(client: httpx.AsyncClient, behind: Behind) -> None:
+        other = asking(client, "bob")
+        await until(client, 1)
+        gone = await client.post("/v1/unload_lora_adapter", json={"lora_name": "ada"}, headers=KEY)
+        assert gone.status_code == 200
+        behind.end.set()
+        await other
+
+    through(work)
+
+
+def test_no_more_than_fit(key: None) -> None:
+    async def work(client: httpx.AsyncClient, behind: Behind) -> None:
+        held = [asking(client, "ada"), asking(client, "bob")]
+        await until(client, 2)
+        refused = await asking(client, "bob")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        probe = asyncio.create_task(
+            client.post("/v1/completions", json={"model": "ada"}, headers=KEY)  # the engine's own
+        )
+        await until(client, 3)
+        behind.end.set()
+        assert [(await one).status_code for one in (*held, probe)] == [200] * 3
+        await until(client, 0)
+
+    through(work)
+
+
+def test_a_request_names_its_model(key: None) -> None:
+    async def work(client: httpx.AsyncClient, behind: Behind) -> None:
+        for model in ("", None, 7, ["ada"], {"a": 1}):
+            assert (await asking(client, model)).status_code == 400
+        for body in (b"", b"{", b"[]", b'"ada"', b"[" * 100_000, b"\xff\xfe"):
+            assert (await client.post("/v1/completions", content=body)).status_code == 400
+        for more in ({"prompt_logprobs": 0}, {"prompt_logprobs": 5}, {"echo": True, "logprobs": 1}):
+            refused = await client.post("/v1/completions", json={"model": "ada"} | more)
+            assert (refused.status_code, "is not offered here" in refused.text) == (400, True)
+        assert not behind.asked
+
+    through(work)
+
+
+def test_the_key_opens_what_the_engine_needs_and_no_more(key: None) -> None:
+    async def work(client: httpx.AsyncClient, behind: Behind) -> None:
+        for method, path in (("POST", "/v1/load_lora_adapter"), ("GET", "/metrics"), ("GET", "/health")):
+            assert (await client.request(method, path)).status_code == 404
+            wrong = {"x-tuneline-control": "Secret"}
+            assert (await client.request(method, path, headers=wrong)).status_code == 404
+            twice = [*KEY.items(), *KEY.items()]
+            assert (await client.request(method, path, headers=twice)).status_code == 404
+            assert (await client.request(method, path, headers=KEY)).status_code == 200
+        assert (await client.post("/adapters", headers=KEY)).status_code == 404
+        assert (await client.get("/v1/models")).status_code == 200
+
+    through(work)
+
+
+def adapter(folder: Path, **config: Any) -> Path:
+    folder.mkdir()
+    (folder / peft_files.CONFIG).write_text(json.dumps({"r": 8} | config))
+    (folder / peft_files.WEIGHTS).write_bytes(b"weights")
+    (folder / "adapter_model.bin").write_bytes(b"a pickle")
+    return folder
+
+
+def test_two_files_are_copied_and_nothing_else(tmp_path: Path) -> None:
+    source = adapter(tmp_path / "a")
+    found = peft_files.copy(source, tmp_path / "copy", 8)
+    assert {one.name for one in (tmp_path / "copy").iterdir()} == {peft_files.CONFIG, peft_files.WEIGHTS}
+    assert peft_files.copy(source, tmp_path / "again", 8) == found
+    (source / peft_files.WEIGHTS).write_bytes(b"Weights")
+    assert peft_files.copy(source, tmp_path / "other", 8) != found
+
+
+def link(source: Path) -> None:
+    (source / peft_files.WEIGHTS).rename(source.parent / "elsewhere")
+    (source / peft_files.WEIGHTS).symlink_to(source.parent / "elsewhere")
+
+
+def pipe(source: Path) -> None:
+    (source / peft_files.WEIGHTS).unlink()
+    os.mkfifo(source / peft_files.WEIGHTS)
+
+
+def config(text: str) -> Callable[[Path], None]:
+    return lambda source: (source / peft_files.CONFIG).write_text(text) and None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda source: (source / peft_files.WEIGHTS).unlink(), r"adapter_model\.bin is a pickle"),
+        (lambda source: (source / peft_files.CONFIG).unlink(), r"adapter_config\.json: No such file"),
+        (link, r"Too many levels of symbolic links; expected a regular file"),
+        (pipe, r"no regular file"),
+        (config('{"r": 16}'), r"rank is 16, this engine was started for at most 8"),
+        (config('{"r": 8, "rank_pattern": {"q_proj": 32}}'), r"rank is 32"),
+        (config('{"r": "x"}'), r"no configuration of a LoRA"),
+        (config("[" * 100_000), r"no configuration of a LoRA"),
+        (config("{}"), r"no configuration of a LoRA: KeyError"),
+    ],
+)
+def test_what_is_no_adapter(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
+    source = adapter(tmp_path / "a")
+    spoil(source)
+    with pytest.raises(NotServable, match=message):
+        peft_files.copy(source, tmp_path / "copy", 8)
+
+
+def probed(answers: dict[str, list[dict[str, float]]]) -> float:
+    """The effect that is found when base and adapter answer these, one after another."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        said = answers[json.loads(request.content)["model"]].pop(0)
+        return httpx.Response(200, json={"choices": [{"logprobs": {"top_logprobs": [said]}}]})
+
+    async def run() -> float:
+        transport = httpx.MockTransport(answer)
+        async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+            return await vllm_probe.require_effect(client, "base", "ada", {"a": -3.0, "b": -4.0})
+
+    return asyncio.run(run())
+
+
+def test_an_effect_is_what_stands_out_of_the_noise() -> None:
+    still, noisy, moved = {"a": -3.0, "b": -4.0}, {"a": -3.0, "b": -4.01}, {"a": -3.0, "b": -4.5}
+    assert probed({"ada": [moved], "base": [still]}) == pytest.approx(0.1)
+    assert probed({"ada": [noisy, moved], "base": [noisy, noisy]}) == pytest.approx(0.1)
+    assert probed({"ada": [{"x": -1.0, "y": -4.0}], "base": [still]}) == pytest.approx(0.2)
+    for said, base in ((still, still), (noisy, noisy), ({"a": -3.0, "b": -4.03}, noisy)):
+        with pytest.raises(AdapterRefused, match="it has no effect here"):
+            probed({"ada": [said] * 4, "base": [base] * 4})
+    with pytest.raises(EngineFailed, match="expected log-probabilities"):
+        probed({"ada": [{}], "base": [still]})
+
+
+def test_counters_are_summed_over_labels() -> None:
+    text = """# HELP vllm:generation_tokens_total Number
+vllm:generation_tokens_total{engine="0",model_name="a"} 5.0
+vllm:generation_tokens_total{engine="1",model_name="a"} 2.0
+vllm:generation_tokens_created{engine="0"} 1.7e9
+vllm:request_success_total{finished_reason="stop"} 3.0
+vllm:request_success_total{finished_reason="length"} 1.0
+"""
+    assert read_counters(text) == {
+        "prompt_tokens": 0, "cached_tokens": 0, "generated_tokens": 7, "answers": 4,
+    }  # fmt: skip
+
+
+def test_a_rank_that_vllm_does_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    more: dict[str, Any] = {
+        "context_length": 64, "threads": 1, "parallel": 1, "adapters": 1, "control_key": "", "most": 1,
+        "options": (),
+    }  # fmt: skip
+    with pytest.raises(NotServable, match="max_rank is 12, vLLM takes one of 1, 8, 16"):
+        vllm.launch_resident(tmp_path, "base", tmp_path / "api", max_rank=12, **more)
