@@ -6,6 +6,7 @@ What would change the answer and is not done here is refused by name, never igno
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -102,11 +103,14 @@ def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
         return found
 
     def no_number(text: str) -> NoReturn:
-        raise ValueError(f"{text} is no JSON number")
+        raise ValueError(f"{text[:20]} is no JSON number, or too large")
+
+    def finite(text: str) -> float:
+        return found if math.isfinite(found := float(text)) else no_number(text)
 
     try:
         text = body.decode("utf-8")
-        given = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
+        given = json.loads(text, object_pairs_hook=once, parse_constant=no_number, parse_float=finite)
         if "\\u" in text:  # half a surrogate pair is legal in JSON's escapes, but no text
             json.dumps(given, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

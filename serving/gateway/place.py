@@ -84,7 +84,7 @@ class Place:
     def prompt_bound(self, asked: Asked) -> int:
         """At least as many tokens as its prompt has: no token stands for less than a byte of text."""
         room = self.section.context_length
-        if self._frame is None or "tools" in asked.body:
+        if self._frame is None:
             return room
         once, each = self._frame
         return min(room, asked.size + once + each * asked.turns)

@@ -20,8 +20,7 @@ SHARED = frozenset({
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
 })  # fmt: skip
 CHAT = SHARED | {
-    "messages", "max_completion_tokens", "logprobs", "top_logprobs", "response_format", "tools",
-    "tool_choice", "parallel_tool_calls",
+    "messages", "max_completion_tokens", "logprobs", "top_logprobs", "response_format",
 }  # fmt: skip
 TEXT = SHARED | {"prompt", "logprobs", "echo", "suffix", "best_of"}
 _NOT_FORWARDED = frozenset(
@@ -33,7 +32,14 @@ _WHY = {
     "chat_template_kwargs": "templates come from the registry",
     "cache_salt": "each tenant has a salt of its own",
     "priority": "the gateway shares out the engine",
+    "tools": "no engine here calls functions",
 }
+_NAMED = frozenset({"role", "content", "name"})
+_ROLES = ("system", "developer", "user", "assistant")
+_FORMATS = ("text", "json_object")
+MOST_STOPS = 4
+MOST_BIASES = 300
+MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,9 @@ def read(raw: bytes, chat: bool, bounds: Bounds, context_length: int | None = No
     `context_length` for certain; otherwise the engine's context limits it.
     """
     given = {name: value for name, value in parse(raw, bounds.depth).items() if value is not None}
+    for name in ("tools", "functions"):
+        if given.get(name) == []:
+            del given[name]
     for name in given:
         if name not in (CHAT if chat else TEXT):
             why = f": {_WHY[name]}" if name in _WHY else ""
@@ -71,6 +80,7 @@ def read(raw: bytes, chat: bool, bounds: Bounds, context_length: int | None = No
     if not isinstance(model, str):
         _refuse("model: expected the name that GET /v1/models lists, as a text", "model")
     texts, turns = _messages(given, bounds) if chat else _prompt(given)
+    _bounded(given, chat)
     stream = given.get("stream", False)
     options = given.get("stream_options", {})
     if not isinstance(stream, bool):
@@ -80,7 +90,7 @@ def read(raw: bytes, chat: bool, bounds: Bounds, context_length: int | None = No
     answers = max(_whole(given, name, 1, bounds.n) or 1 for name in ("n", "best_of"))
     limits = [_whole(given, name, 1, bounds.max_tokens) for name in ("max_completion_tokens", "max_tokens")]
     each = next((one for one in limits if one is not None), None)
-    size = sum(len(text.encode()) for text in texts) + len(json.dumps(given.get("tools") or ""))
+    size = sum(len(text.encode()) for text in texts)
     if each is None and context_length is not None and size + bounds.max_tokens < context_length:
         each = bounds.max_tokens
         given["max_tokens"] = each
@@ -106,18 +116,21 @@ def _messages(given: dict[str, Any], bounds: Bounds) -> tuple[list[str], int]:
     others: list[str] = []
     for place, message in enumerate(messages):
         where = f"messages[{place}]"
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            _refuse(f"{where}: expected an object with role and content", "messages")
-        texts = _content(message.get("content"), where)
-        texts += [json.dumps(value) for name, value in message.items() if name not in ("role", "content")]
-        (first if message["role"] == "user" and not first else others).append("".join(texts))
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            _refuse(f"{where}: expected an object with role ({', '.join(_ROLES)}) and content", "messages")
+        said = _content(message.get("content"), where) + _text(message, "name", where)
+        for name in message.keys() - _NAMED:
+            if message[name] not in (None, [], {}):  # clients send an answer back with all that it had
+                _refuse(f"{where}.{name[:60]} is not accepted here; leave it out", "messages")
+            del message[name]
+        (first if message["role"] == "user" and not first else others).append(said)
     return first + others, len(messages)
 
 
-def _content(found: Any, where: str) -> list[str]:
-    """The texts of one message; anything that the engine would have to fetch is refused."""
+def _content(found: Any, where: str) -> str:
+    """The text of one message; anything that the engine would have to fetch is refused."""
     if found is None or isinstance(found, str):
-        return [found or ""]
+        return found or ""
     if not isinstance(found, list):
         _refuse(f"{where}.content: expected a text, or a list of text parts", "messages")
     texts = []
@@ -127,7 +140,7 @@ def _content(found: Any, where: str) -> list[str]:
         if not isinstance(part["text"], str):
             _refuse(f"{where}.content: expected the text of a part as a text", "messages")
         texts.append(part["text"])
-    return texts
+    return "\n".join(texts)  # as an engine puts them together
 
 
 def _prompt(given: dict[str, Any]) -> tuple[list[str], int]:
@@ -135,6 +148,35 @@ def _prompt(given: dict[str, Any]) -> tuple[list[str], int]:
     if not isinstance(prompt, str):
         _refuse("prompt: expected one text", "prompt")
     return [prompt + str(given.get("suffix") or "")], 1
+
+
+def _bounded(given: dict[str, Any], chat: bool) -> None:
+    """What costs an engine more than a token, for every token."""
+    stops = given.get("stop", [])
+    stops = [stops] if isinstance(stops, str) else stops
+    if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(s, str) for s in stops):
+        _refuse(f"stop: expected a text, or a list of up to {MOST_STOPS} texts", "stop")
+    biases = given.get("logit_bias", {})
+    if not isinstance(biases, dict) or len(biases) > MOST_BIASES:
+        _refuse(f"logit_bias: expected an object with up to {MOST_BIASES} token ids", "logit_bias")
+    if chat and not isinstance(given.get("logprobs", False), bool):
+        _refuse("logprobs: expected true or false", "logprobs")
+    _whole(given, "top_logprobs" if chat else "logprobs", 0, MOST_LOGPROBS)
+    wanted = given.get("response_format", {"type": "text"})
+    if not isinstance(wanted, dict) or set(wanted) != {"type"} or wanted["type"] not in _FORMATS:
+        _refuse(
+            f"response_format: expected {{type: {' or '.join(_FORMATS)}}}; a schema to compile could hold up "
+            "the engine for other tenants", "response_format", "unsupported_value",
+        )  # fmt: skip
+    if wanted["type"] == "text":
+        given.pop("response_format", None)
+
+
+def _text(holder: dict[str, Any], name: str, where: str) -> str:
+    found = holder.get(name)
+    if not isinstance(found, str | None):
+        _refuse(f"{where}.{name}: expected a text", "messages")
+    return found or ""
 
 
 def _whole(given: dict[str, Any], name: str, low: int, high: int) -> int | None:
