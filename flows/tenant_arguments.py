@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 LIMITS = {
-    "requests_per_minute": "requests in any minute",
+    "requests_per_minute": "requests per minute",
     "concurrency": "requests that are being answered at once",
     "tokens_per_day": "tokens, prompt and completion, in a day (UTC)",
 }
