@@ -68,7 +68,7 @@ def rung(label: str, kind: Any, right: int, **compared: dict[str, Any]) -> Evide
 def lineage() -> dict[str, Evidence]:
     """Six healthy rungs and an endpoint; figures like those of the 135M model."""
     gguf = rung("gguf-q8_0", "quantized", 67, parent=fidelity(0.005), to_base=fidelity(4.5, 0.01))
-    apart = {"parent": fidelity(0.3), "fold": fidelity(0.005), "to_base": fidelity(4.5, 0.01)}
+    apart = {"parent": fidelity(0.3), "fold": fidelity(0.01), "to_base": fidelity(4.5, 0.01)}
     return {
         "base": rung("base NF4", "base", 0),
         "tuned": rung("tuned NF4 + adapter", "tuned", 67, parent=fidelity(4.5, 0.01)),
@@ -107,7 +107,7 @@ class Fault:
 FAULTS = (
     Fault("stopped", "merged", lambda e: replace(e, metrics={}, stopped="NaN logits"), "NaN logits"),
     Fault("compared", "tuned", lambda e: replace(e, metrics={}), "with base NF4 token by token"),
-    Fault("compared", "gguf", lambda e: replace(e, metrics={**e.metrics, "parity": {}}), "how it reads chats"),
+    Fault("compared", "gguf", lambda e: replace(e, metrics={**e.metrics, "parity": {}}), "it reads chats"),
     Fault("compared", "merged", lambda e: replace(e, metrics={**e.metrics, "weights": None}), "by tensor"),
     Fault("vocabulary", "gguf", lambda e: changed(e, "parity", vocabulary=2), "2 ids"),
     Fault(
