@@ -22,8 +22,7 @@ from tests.serving.canaries import QUESTIONS, RANK, Canary, Family
 BASE_ID = "b" * 64
 VLLM = ("--dtype=float32", "--block-size=16", f"--kv-cache-memory-bytes={1 << 26}")
 """Small blocks, so that the beginnings of short prompts are cached; no rounding that decides an answer."""
-ON_VLLM = [pytest.mark.vllm, pytest.mark.xdist_group("vllm")]
-KINDS = ["llama.cpp", pytest.param("vllm", marks=ON_VLLM)]
+KINDS = ["llama.cpp", pytest.param("vllm", marks=pytest.mark.vllm)]
 
 AnyEngine = LlamaCppEngine | VllmEngine
 Work = Callable[[AnyEngine, openai.AsyncOpenAI], Awaitable[None]]

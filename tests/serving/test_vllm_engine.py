@@ -23,10 +23,10 @@ from serving.adapter_pool import AdapterPool
 from serving.errors import AdapterRefused, NotServable
 from serving.vllm_engine import VllmEngine
 from tests.serving.canaries import QUESTIONS, Canary, Family
-from tests.serving.engines import ON_VLLM, AnyEngine, Shared, another_life, ask, official, shared_engine, tree
+from tests.serving.engines import AnyEngine, Shared, another_life, ask, official, shared_engine, tree
 from tests.serving.vllm_faults import SWITCH
 
-pytestmark = ON_VLLM
+pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture(scope="module")
