@@ -104,16 +104,30 @@ def open_registry() -> Registry:
 
 def artifacts_ls(arguments: argparse.Namespace) -> Reply:
     """Artifacts, newest first."""
-    found = open_registry().ls(kind=arguments.kind, limit=arguments.limit)
-    rows = [
-        (short(a.id), a.manifest.kind, a.manifest.stage, _what(a.manifest), f"{a.created:%Y-%m-%d %H:%M}",
-         size(a.size))
+    registry = open_registry()
+    found = registry.ls(kind=arguments.kind, limit=arguments.limit)
+    gone = registry.collected(a.id for a in found)
+    document = [
+        {
+            "id": a.id, "name": a.called, "kind": a.manifest.kind, "created": a.created,
+            "stage": a.manifest.stage, "bytes": a.size,
+            "content": "collected" if a.id in gone else "present",
+        }
         for a in found
     ]  # fmt: skip
-    document = [
-        {"id": a.id, "kind": a.manifest.kind, "created": a.created, "stage": a.manifest.stage} for a in found
-    ]
-    return document, lambda: print_table("", ("id", "kind", "made by", "what", "created", "size"), rows), 0
+
+    def show() -> None:
+        titles = ["id", "name", "kind", "made by", "what", "created", "size"]
+        rows = [
+            [short(a.id), a.called or "", a.manifest.kind, a.manifest.stage, _what(a.manifest),
+             f"{a.created:%Y-%m-%d %H:%M}", size(a.size) + (", collected" if a.id in gone else "")]
+            for a in found
+        ]  # fmt: skip
+        if not any(a.called for a in found):
+            titles, rows = [titles[0], *titles[2:]], [[row[0], *row[2:]] for row in rows]
+        print_table("", titles, rows)
+
+    return document, show, 0
 
 
 def _what(manifest: Any) -> str:

@@ -11,6 +11,7 @@ from flows.errors import Usage
 from flows.settings import Settings
 from flows.wording import short
 from registry import signing
+from registry.errors import NotFound
 
 
 def export(arguments: argparse.Namespace) -> Reply:
@@ -42,7 +43,10 @@ def verify(arguments: argparse.Namespace) -> Reply:
                 f"--public-key belongs to an exported directory, and {directory} is none; without it, "
                 "`tuneline artifacts verify` reads an artifact of this registry"
             )
-        return artifacts_verify(arguments)
+        try:
+            return artifacts_verify(arguments)
+        except NotFound as error:
+            raise NotFound(f"{error}; nor is it a directory that was exported") from error
     from flows.export_check import verify_directory
 
     found = verify_directory(directory, arguments.public_key)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from flows.dossier import SIGNATURE
 from registry import signing
+
+_DIGESTS = re.compile(r"': Expected 'Digest\(.*?\)', Actual 'Digest\(.*?\)'", re.DOTALL)
+"""What the library writes in raw bytes behind the name of an altered file."""
 
 
 def sign_directory(directory: Path, private_key: Path) -> str:
@@ -47,7 +51,8 @@ def signature_problem(directory: Path, public_key: Path) -> str | None:
         checker = Config().use_elliptic_key_verifier(public_key=public_key)
         checker.set_hashing_config(_hashing(directory)).verify(directory, target)
     except Exception as error:  # The library lets whatever goes wrong in a stranger's bytes through.
-        return f"not valid: {' '.join(str(error).split()) or type(error).__name__}"
+        said = _DIGESTS.sub("'", str(error))
+        return f"not valid: {' '.join(said.split()) or type(error).__name__}"
     return None
 
 

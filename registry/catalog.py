@@ -35,6 +35,11 @@ class Artifact(Record):
         """Bytes of all its files."""
         return sum(entry.size for entry in self.manifest.files.values())
 
+    @property
+    def called(self) -> str | None:
+        """The latest name that it was given, as `name@version`."""
+        return None if self.name is None else f"{self.name}@{self.version}"
+
 
 class Edge(Record):
     """`child` came from `parent`."""

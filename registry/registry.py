@@ -141,6 +141,11 @@ class Registry:
         with self._database.read() as connection:
             return catalog.page(connection, kind, limit, after)
 
+    def collected(self, ids: Iterable[str]) -> set[str]:
+        """Those of the artifacts whose files were collected to free space."""
+        with self._database.read() as connection:
+            return set(content.collected(connection, list(ids)))
+
     def lineage(self, artifact_id: str) -> list[Edge]:
         """Every edge from the artifact up to its furthest ancestors, nearest first. Raises NotFound."""
         with self._database.read() as connection:

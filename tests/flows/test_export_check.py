@@ -118,7 +118,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "swapped": (lambda d: swap(d, "model.gguf", "lineage.json"), "model.gguf: "),
     "documents swapped": (lambda d: swap(d, "sbom.cdx.json", "lineage.json"), "lineage.json: "),
     "card removed": (lambda d: (d / "README.md").unlink(), "README.md: missing"),
-    "card changed": (lambda d: append(d / "README.md"), "model.sig: not valid"),
+    "card changed": (
+        lambda d: append(d / "README.md"),
+        """model.sig: not valid: Signature mismatch: ["Hash mismatch for 'README.md'"]""",
+    ),
     "card is a link": (lambda d: linked(d, "README.md", "/etc/hostname"), "README.md: "),
     "SBOM removed": (lambda d: (d / "sbom.cdx.json").unlink(), "sbom.cdx.json: missing"),
     "lineage removed": (lambda d: (d / "lineage.json").unlink(), "lineage.json: missing"),

@@ -690,6 +690,14 @@ class TestCommand:
         code, why = self.run(capsys, "--why", "kept@1", "--keep-days", "0")
         assert (code, why) == (0, {"id": kept.id, "kept": True, "reasons": ["it is called kept@1"]})
         assert self.run(capsys, "--delete", "--keep-days", "0")[1]["deleted"] is True
+        assert main(["artifacts", "ls", "--json"]) == 0
+        listed = {one["id"]: one for one in json.loads(capsys.readouterr().out)}
+        assert (listed[gone.id]["content"], listed[gone.id]["name"]) == ("collected", None)
+        assert (listed[kept.id]["content"], listed[kept.id]["name"]) == ("present", "kept@1")
+        assert main(["artifacts", "ls"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.rstrip().endswith("2.00 kB, collected") for line in lines] == [False, True, False]
+        assert "kept@1" in lines[2]
         assert main(["artifacts", "show", gone.id, "--json"]) == 0
         shown = json.loads(capsys.readouterr().out)
         assert shown["path"] is None
