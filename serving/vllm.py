@@ -83,6 +83,8 @@ def launch_resident(
     if is_cpu_build(python):
         # with adapters the model is not compiled there; what is left costs 14 s at the first request
         env["TORCHDYNAMO_DISABLE"] = "1"
+        if adapters:
+            more += ("--worker-extension-cls", "serving.vllm_cpu_lora.Mended")
     return Launch((*plain.argv, *more, *options), env)
 
 

@@ -20,7 +20,7 @@ from serving.vllm_engine import VllmEngine
 from tests.serving.canaries import QUESTIONS, RANK, Canary, Family
 
 BASE_ID = "b" * 64
-VLLM = ("--dtype=float32", "--block-size=16", f"--kv-cache-memory-bytes={1 << 26}")
+VLLM = ("--dtype=float32", "--block-size=32", f"--kv-cache-memory-bytes={1 << 26}")
 """Small blocks, so that the beginnings of short prompts are cached; no rounding that decides an answer."""
 KINDS = ["llama.cpp", pytest.param("vllm", marks=pytest.mark.vllm)]
 

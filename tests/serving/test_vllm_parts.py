@@ -7,15 +7,17 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from serving import peft_files, vllm, vllm_probe
+from serving import peft_files, vllm, vllm_cpu_lora, vllm_probe
 from serving.errors import AdapterRefused, EngineFailed, NotServable
 from serving.vllm_door import Door
 from serving.vllm_engine import read_counters
@@ -225,6 +227,26 @@ def test_an_effect_is_what_stands_out_of_the_noise() -> None:
             probed({"ada": [said] * 4, "base": [base] * 4})
     with pytest.raises(EngineFailed, match="expected log-probabilities"):
         probed({"ada": [{}], "base": [still]})
+
+
+def faulty(inputs: Any, weights: Any, output: Any, indices: Any, scale: float = 1.0) -> None:
+    """As vLLM's kernels are: an index of -1 is the last one."""
+    output += scale * torch.einsum("bi,boi->bo", inputs, weights[indices])
+
+
+@pytest.mark.parametrize("name", vllm_cpu_lora.KERNELS)
+def test_rows_of_the_base_stay_as_they_are(name: str) -> None:
+    defines, uses = (SimpleNamespace(**dict.fromkeys(vllm_cpu_lora.KERNELS, faulty)) for _ in range(2))
+    weights, inputs = torch.randn(2, 3, 4), torch.randn(3, 4)
+    indices = torch.tensor([1, -1, 0])
+    before, after = torch.zeros(3, 3), torch.zeros(3, 3)
+    faulty(inputs, weights, before, indices, scale=2.0)
+    assert before[1].abs().sum() > 0
+    vllm_cpu_lora.mend(defines, uses)
+    getattr(uses, name)(inputs, weights, after, indices, scale=2.0)
+    assert getattr(defines, name) is getattr(uses, name)
+    assert not after[1].any()
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
 
 
 def test_counters_are_summed_over_labels() -> None:

@@ -10,11 +10,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from serving import vllm_cpu_lora  # what is mended stays mended: there is one extension only
+
 SWITCH = "TUNELINE_TEST_FAULT"
 """Names a file; the fault is there as long as the file is."""
 
 
-class StaleSlots:
+class StaleSlots(vllm_cpu_lora.Mended):
     """vLLM adds this to its worker's class; loading it is all that is wanted."""
 
 
