@@ -122,8 +122,10 @@ def _own_notes(folder: Path) -> list[str]:
 
 
 def _look_at_gguf(file: Path, thorough: bool) -> dict[str, Any]:
-    if foreign_gguf.is_adapter(file):
-        return {"form": "gguf-adapter", "files": [file.name], "left_out": []}
+    lora = foreign_gguf.read_adapter(file)
+    if lora is not None:
+        unseen = foreign_gguf.require_finite(file, lora) if thorough else []
+        return {"form": "gguf-adapter", "files": [file.name], "left_out": [], "not_scanned": unseen}
     found = foreign_gguf.read(file)
     effective, named = foreign_gguf.effective(found)
     unseen = foreign_gguf.require_finite(file, found) if thorough else []

@@ -38,9 +38,23 @@ def read(file: Path) -> GgufDescription:
     return found
 
 
-def is_adapter(file: Path) -> bool:
-    """Whether it is a LoRA for llama.cpp. Raises `InvalidInput` for a damaged file."""
-    return read_gguf(file).values.get("general.type") == "adapter"
+def read_adapter(file: Path) -> GgufDescription | None:
+    """The description of a LoRA for llama.cpp, None for anything else.
+
+    Raises `InvalidInput` for a damaged file, or an adapter of another kind.
+    """
+    found = read_gguf(file)
+    if found.values.get("general.type") != "adapter":
+        return None
+    names = {tensor.name for tensor in found.tensors}
+    modules = {name.removesuffix(".lora_a").removesuffix(".lora_b") for name in names}
+    pairs = {f"{module}.{factor}" for module in modules for factor in ("lora_a", "lora_b")}
+    if found.values.get("adapter.type") != "lora" or not names or names != pairs:
+        raise InvalidInput(
+            f"{file.name} says it is an adapter and holds no whole pairs of LoRA factors; convert it again "
+            "from its PEFT directory"
+        )
+    return found
 
 
 def effective(found: GgufDescription) -> tuple[dict[str, Any], bool]:

@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from flows.artifact_import import adopt
+from flows.errors import Usage
+from flows.plain import as_parent, run_plain
 from registry import Artifact, Registry
 from registry.artifacts import Manifest
 from registry.compat import Use, examine, pair
 from serving.limits import limits
+from stages.backends.measured_model import open_model
+from stages.errors import InvalidInput
+from stages.evaluate import EvaluateConfig
 from tests.e2e.conftest import Tuneline, states
 
 Pico = tuple[Tuneline, dict[str, Any]]
@@ -154,19 +160,29 @@ def test_plain_directories_give_the_same_answers(tenant: Pico, tmp_path: Path) -
     assert found["exit_code"] == 0, found
     assert "with a LoRA adapter on llama.cpp" in found["facts"]["metrics"]["computed_with"]
     assert answers(out) == answers(evaluation)
-    without = [word for role in ("base", "adapter") for word in (f"--{role}", str(places[role]))]
-    wrong = tuneline.json("evaluate", "--model", str(places["base"]), *without, "--dataset",
-                          str(places["dataset"]), "--out", str(tmp_path / "wrong"))  # fmt: skip
-    assert wrong["exit_code"] == 3
-    assert "is a GGUF adapter, which llama.cpp puts on a GGUF of its base" in wrong["error"]
-    adopted = tuneline.json("artifacts", "import", str(places["adapter"]), "--base", "pico/tenant")
-    assert adopted["exit_code"] == 3
-    assert "import the PEFT adapter" in adopted["error"]
-    as_model = tuneline.json("quantize", "--model", str(places["adapter"]), "--out", str(tmp_path / "q"),
-                             "--set", "method=gguf")  # fmt: skip
-    assert as_model["exit_code"] == 3
-    assert "give it with --adapter" in as_model["error"]
-    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_gguf_adapter_where_none_belongs_is_refused(tenant: Pico, tmp_path: Path) -> None:
+    tuneline, run = tenant
+    with Registry.open(tuneline.home) as registry:
+        adapter = registry.get(made(run, "quantize adapter F16"))
+        place = copied(registry, adapter, tmp_path / "adapter")
+        with pytest.raises(Usage, match=r"is a GGUF adapter.*import the PEFT adapter"):
+            adopt(registry, place, None, made(run, "resolve base"))
+        on_16_bits = {role: as_parent(registry, registry.get(made(run, step))) for role, step in (
+            ("model", "resolve base"), ("adapter", "quantize adapter F16"),
+        )}  # fmt: skip
+        on_gguf = {
+            "model": as_parent(registry, registry.get(run["resident"]["artifact_id"])),
+            "adapter": as_parent(registry, registry.get(made(run, "train adapter"))),
+        }
+    with pytest.raises(InvalidInput, match=r"which llama\.cpp puts on a GGUF of its base"):
+        open_model(on_16_bits, EvaluateConfig())
+    with pytest.raises(InvalidInput, match=r"already quantized \(GGUF\), but a PEFT adapter was given"):
+        open_model(on_gguf, EvaluateConfig())
+    with pytest.raises(Usage, match="give it with --adapter"):
+        run_plain("quantize", {"model": place}, ["method=gguf"], tmp_path / "out")
+    assert [one.name for one in tmp_path.iterdir()] == ["adapter"]
 
 
 def copied(registry: Registry, artifact: Artifact, place: Path) -> Path:

@@ -298,10 +298,16 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a GGUF without a vocabulary": (
         lambda f: _file(f, gguf(pairs=[pair("general.architecture", 8, text("llama"))])), "no vocabulary"
     ),
-    "an adapter in a GGUF": (
+    "a GGUF that is neither a model nor an adapter": (
         lambda f: _file(
-            f, gguf(pairs=[_LLAMA, pair("general.type", 8, text("adapter"))])
-        ), "expected a model"
+            f, gguf(pairs=[_LLAMA, pair("general.type", 8, text("imatrix"))])
+        ), "expected a language model"
+    ),
+    "an adapter in a GGUF without LoRA factors": (
+        lambda f: _file(
+            f, gguf(pairs=[_LLAMA, pair("general.type", 8, text("adapter")),
+                           pair("adapter.type", 8, text("lora"))])
+        ), "no whole pairs of LoRA factors"
     ),
     "NaN in a GGUF": (lambda f: _file(f, gguf(data=floats(16, float("nan")))), "holds NaN or infinite"),
     "an infinite scale in a GGUF": (
