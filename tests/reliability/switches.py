@@ -33,16 +33,18 @@ GATE, COMMANDS = "tests/flows/test_gate.py", "tests/flows/test_gate_commands.py"
 LADDER, RECIPE = "tests/flows/test_ladder.py", "tests/flows/test_recipe.py"
 CHANNELS, GATES, SIGNING = (f"tests/registry/test_{name}.py" for name in ("channels", "gates", "signing"))
 INTERVALS, CLUSTERS = "tests/stages/test_intervals.py", "tests/stages/test_clusters.py"
-FIDELITY, WEIGHTS = "tests/stages/test_fidelity.py", "tests/stages/test_fidelity_weights.py"
-HEAVY = {FIDELITY, WEIGHTS}
-"""These load torch."""
+HEAVY = "tests/stages/test_fidelity"
+"""These load torch, so only the tests that matter are run."""
+PARITY = f"{HEAVY}.py::test_parity_tells_a_changed_tokenizer"
+FOLDS = f"{HEAVY}.py::test_the_fold_is_chosen_by_loss_then_score_then_nearness"
+DAMAGE, WEIGHTS = f"{HEAVY}.py::test_a_damaged_reference_leaves_no_scratch", f"{HEAVY}_weights.py"
 LONGEST = 300
 """Seconds for the tests of one switch."""
 
 
 @dataclass(frozen=True)
 class Switch:
-    """A check, and how its source reads without it. `tests`: files that guard it, the quickest first."""
+    """A check, and how its source reads without it. `tests`: what guards it, the quickest first."""
 
     name: str
     file: str
@@ -352,7 +354,7 @@ LADDER_SWITCHES = [
         a_rung_has_its_own_parent=('"quantized": "merged"', '"quantized": "tuned"'),
     ),
     *_in(
-        "stages/backends/fidelity_parity.py", FIDELITY,
+        "stages/backends/fidelity_parity.py", PARITY,
         vocabularies_id_by_id=(
             "wrong = sum(word is not None and _word(found, id_) != word for id_, word in "
             "enumerate(expected.words))",
@@ -374,11 +376,11 @@ LADDER_SWITCHES = [
         a_head_that_was_tied=('"tied": _ties(merged) and not plan.tied', '"tied": False'),
     ),
     *_in(
-        "stages/backends/token_lm.py", FIDELITY,
+        "stages/backends/token_lm.py", DAMAGE,
         finite_logits=("if not bool(torch.isfinite(logits).all()):", "if False:"),
     ),
     *_in(
-        "stages/merge_base.py", FIDELITY,
+        "stages/merge_base.py", FOLDS,
         the_loss_decides_first=("if loss.low > 0 or loss.high < 0:", "if False:"),
         the_score_decides_next=("if bounds.low > 0 or bounds.high < 0:", "if False:"),
         the_nearer_fold=('"16bit" if evidence.kl["16bit"] < evidence.kl["nf4"] else "nf4"', '"16bit"'),
@@ -473,7 +475,7 @@ def tried(switch: Switch | None, tests: Sequence[str]) -> dict[str, Any]:
 
 def survey(chosen: Sequence[Switch]) -> dict[str, Any]:
     """Every one of `chosen`, and their tests as the source is."""
-    _load_ahead(heavy=any(HEAVY & set(switch.tests) for switch in chosen))
+    _load_ahead(heavy=any(test.startswith(HEAVY) for switch in chosen for test in switch.tests))
     begun = time.monotonic()
     whole = tried(None, sorted({test for switch in chosen for test in switch.tests}))
     noticed, unnoticed = {}, {}

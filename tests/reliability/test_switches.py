@@ -35,7 +35,7 @@ def test_every_switch_fits_the_source_as_it_is() -> None:
     assert len({switch.name for switch in every}) == len(every) >= 150
     for switch in every:
         compile(switch.source, switch.file, "exec")
-        assert all((switches.ROOT / test).is_file() for test in switch.tests)
+        assert all((switches.ROOT / test.partition("::")[0]).is_file() for test in switch.tests)
 
 
 def test_a_switch_that_no_longer_fits_is_an_error() -> None:
