@@ -202,6 +202,14 @@ def test_parity_tells_a_changed_tokenizer(tmp_path: Path, base: Parent) -> None:
     assert found["special"] == {"stop": [[0], [2]]}
     assert (found["equal"], found["double_bos"], found["template"]) == (0, True, False)
     assert found["first_difference"].startswith("from token 1 on [1, ")
+    assert found["vocabulary"] == 0
+    tree = json.loads((changed / "tokenizer.json").read_text())
+    words = tree["model"]["vocab"]
+    first, second = list(words)[30000:30002]
+    words[first], words[second] = words[second], words[first]
+    (changed / "tokenizer.json").write_text(json.dumps(tree))
+    found = compare_readers(changed, base.path, load_tokenizer(base.path), [])
+    assert found["vocabulary"] == 2, "though no chat may hold them"
 
 
 def test_intervals_over_chats_hold_what_they_promise() -> None:
