@@ -84,6 +84,7 @@ class Registry:
         """
         home = Path(home).absolute()
         with translated(f"registry {home}"):
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)  # models, salts, digests of keys
             for folder in ("drafts", "views"):
                 (home / folder).mkdir(parents=True, exist_ok=True)
             store = Store(home, point, store_url)

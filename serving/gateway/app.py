@@ -16,7 +16,6 @@ from aiohttp import HttpVersion11, web
 from registry.rollouts import Rollout
 from registry.tenants import Tenant
 from serving.errors import AdapterRefused, NotServable, Overloaded, ServingError
-from serving.gateway import tracing
 from serving.gateway.admission import Concurrency, Rates, TooMany
 from serving.gateway.config import Bounds
 from serving.gateway.directory import Directory
@@ -60,8 +59,7 @@ class App:
         exchange = Exchange(http)
         self._metrics.under_way.inc()
         try:
-            with tracing.span(http.path[:40], http.headers):
-                return await self._answer(exchange)
+            return await self._answer(exchange)
         except Refused as error:
             return _refusal(exchange, error)
         except (ConnectionError, asyncio.CancelledError):
@@ -219,6 +217,8 @@ class App:
         if "retry-after" in answer.headers:
             headers["retry-after"] = answer.headers["retry-after"]
         tally.begun = answer.status == 200
+        if answer.status >= 500:
+            raise _unavailable(ServingError(f"it answered {answer.status}"))
         if answer.status != 200 or not tally.asked.stream:
             try:
                 body = await answer.read()
@@ -272,8 +272,8 @@ async def _lent(place: Place, artifact_id: str, path: Path) -> AsyncIterator[str
         except Overloaded as error:
             raise TooMany(str(error), "overloaded", 1) from None
         except (AdapterRefused, NotServable) as error:
-            log.error("artifact %s: %s", artifact_id[:12], error)
-            said = f"the engine does not take artifact {artifact_id[:12]}: {error}"
+            log.error("artifact %s: %s", artifact_id[:12], error)  # with paths, which are no client's business
+            said = f"the engine does not take artifact {artifact_id[:12]}; the gateway's log says why"
             raise Refused(said, None, 409, "incompatible_artifact") from None
         except ServingError as error:
             raise _unavailable(error) from None

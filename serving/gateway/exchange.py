@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from registry.tenants import Tenant
+from serving.gateway import tracing
 from serving.gateway.metrics import Metrics
 from serving.gateway.outcomes import Outcomes, Seen
 from serving.gateway.relay import Tally
@@ -53,7 +54,10 @@ class Recorder:
             self._metrics.rejections.labels(label, exchange.reason).inc()
         if exchange.tally is not None and exchange.tally.begun:
             self._answered(exchange, exchange.tally, label, seconds)
-        log.info("request", extra={"request": self._line(exchange, name, arm, seconds)})
+        line = self._line(exchange, name, arm, seconds)
+        log.info("request", extra={"request": line})
+        route = exchange.http.path if exchange.chosen else "refused"
+        tracing.record(route, exchange.http.headers, seconds, line)
 
     def _answered(self, exchange: Exchange, tally: Tally, label: str, seconds: float) -> None:
         prompt, said = tally.prompt_tokens or 0, tally.completion_tokens or tally.pieces

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans, where the operator has set up an SDK; else nothing.
+"""An OpenTelemetry span for each request, where the operator has set up an SDK; else nothing is loaded.
 
 `opentelemetry-instrument tuneline serve …` (package opentelemetry-distro) sets one up from the OTEL_
 variables. Spans hold names and sizes, never a prompt or an answer.
@@ -6,29 +6,25 @@ variables. Spans hold names and sizes, never a prompt or an answer.
 
 from __future__ import annotations
 
-import contextlib
+import sys
+import time
 from collections.abc import Mapping
-from typing import Any
 
-try:
-    from opentelemetry import propagate, trace
-except ImportError:  # optional
-    trace = None  # type: ignore[assignment]
+SDK = "opentelemetry.sdk.trace"
 
 
-def enabled() -> bool:
-    """Whether somebody collects spans in this process."""
-    return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+def record(route: str, headers: Mapping[str, str], seconds: float, said: Mapping[str, object]) -> None:
+    """A span that ends now, under the caller's if its `traceparent` header names one.
 
-
-@contextlib.contextmanager
-def span(name: str, headers: Mapping[str, str]) -> Any:
-    """A span around the block, under the caller's if its `traceparent` header names one."""
-    if not enabled():
-        yield None
+    `route`: one of a few. `said`: what else is known of the request, text or numbers.
+    """
+    if SDK not in sys.modules:
         return
-    context = propagate.extract({name.lower(): value for name, value in headers.items()})
-    with trace.get_tracer("tuneline.gateway").start_as_current_span(
-        name, context, kind=trace.SpanKind.SERVER
-    ) as found:
-        yield found
+    from opentelemetry import propagate, trace
+
+    ended = time.time_ns()
+    parent = propagate.extract({name.lower(): value for name, value in headers.items()})
+    known = {f"tuneline.{name}": value for name, value in said.items() if isinstance(value, str | int | float)}
+    trace.get_tracer("tuneline.gateway").start_span(
+        route, parent, trace.SpanKind.SERVER, known, start_time=ended - int(seconds * 1e9)
+    ).end(ended)
