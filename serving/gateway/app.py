@@ -272,7 +272,7 @@ async def _lent(place: Place, artifact_id: str, path: Path) -> AsyncIterator[str
         except Overloaded as error:
             raise TooMany(str(error), "overloaded", 1) from None
         except (AdapterRefused, NotServable) as error:
-            log.error("artifact %s: %s", artifact_id[:12], error)  # with paths, which are no client's business
+            log.error("artifact %s: %s", artifact_id[:12], error)  # it names paths, which no client needs
             said = f"the engine does not take artifact {artifact_id[:12]}; the gateway's log says why"
             raise Refused(said, None, 409, "incompatible_artifact") from None
         except ServingError as error:

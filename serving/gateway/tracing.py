@@ -24,7 +24,7 @@ def record(route: str, headers: Mapping[str, str], seconds: float, said: Mapping
 
     ended = time.time_ns()
     parent = propagate.extract({name.lower(): value for name, value in headers.items()})
-    known = {f"tuneline.{name}": value for name, value in said.items() if isinstance(value, str | int | float)}
+    known = {f"tuneline.{name}": one for name, one in said.items() if isinstance(one, str | int | float)}
     trace.get_tracer("tuneline.gateway").start_span(
         route, parent, trace.SpanKind.SERVER, known, start_time=ended - int(seconds * 1e9)
     ).end(ended)
