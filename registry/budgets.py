@@ -150,12 +150,6 @@ class Budgets:
             ]
             return _end(connection, dead)
 
-    def prune(self, before: str) -> int:
-        """Forget what was used on days before that one (YYYY-MM-DD); returns the number of rows."""
-        old = (budgets.c.day < before) & (budgets.c.reserved == 0)
-        with self._database.count() as connection:
-            return connection.execute(delete(budgets).where(old)).rowcount
-
 
 def _spent(connection: Connection, asks: Sequence[Ask]) -> dict[tuple[str, str], int]:
     """Used and reserved, by day and tenant."""

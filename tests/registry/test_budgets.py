@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -227,15 +226,6 @@ def test_a_gateway_elsewhere_is_dead_when_it_is_silent(registry: Registry) -> No
         budgets.beat(silent)
     assert budgets.close_gateway(busy) == 2
     assert budgets.spent("acme", DAY) == (31, 0)
-
-
-def test_old_days_can_be_forgotten(registry: Registry) -> None:
-    gateway, budgets = opened(registry), registry.budgets
-    asks: Sequence[Ask] = [ask(1, day=f"2026-11-{day}") for day in (19, 20, 21, 22)]
-    assert all(budgets.reserve(gateway, asks))
-    budgets.settle([(one.reservation, 1) for one in asks[1:]])
-    assert budgets.prune("2026-11-22") == 2
-    assert [budgets.spent("acme", one.day) for one in asks] == [(0, 1), (0, 0), (0, 0), (1, 0)]
 
 
 def test_counting_does_not_wait_for_the_disk_and_all_else_does(registry: Registry) -> None:
