@@ -12,6 +12,9 @@ from pathlib import Path
 from serving.errors import Overloaded
 from serving.resident import Engine
 
+TURN_SECONDS = 0.25
+"""A busy adapter's time, once another one waits for its slot; a load takes a tenth of that."""
+
 
 @dataclass
 class PoolCounts:
@@ -106,19 +109,32 @@ class AdapterPool:
         try:
             async with asyncio.timeout(self._patience):
                 while len(self.engine.loaded) >= self.engine.slots:
-                    victim = self._victim()
-                    if victim is not None:
-                        self.counts.evictions += 1
-                        await self.engine.unload_adapter(victim)
-                        continue
-                    self._freed.clear()
-                    await self._freed.wait()
+                    victim = await self._idle()
+                    self.counts.evictions += 1
+                    await self.engine.unload_adapter(victim)
         except TimeoutError:
             self.counts.refusals += 1
             raise Overloaded(
                 f"all {self.engine.slots} adapter slots are in use or pinned, and none became free within "
                 f"{self._patience:g} s"
             ) from None
+        finally:
+            self._leaving = None
+
+    async def _idle(self) -> str:
+        """An adapter that nobody uses; while all are busy, the one loaded longest ago takes no more requests.
+
+        Else busy tenants would hold their slots for as long as their requests overlap.
+        """
+        turn = asyncio.get_running_loop().time() + TURN_SECONDS
+        while (victim := self._victim()) is None:
+            self._freed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(turn if self._leaving is None else None):
+                    await self._freed.wait()
+                    continue
+            self._leaving = next((one for one in self.engine.loaded if one not in self._pinned), "")
+        return victim
 
     def _victim(self) -> str | None:
         idle = (one for one in self._order if not self._users[one] and one not in self._pinned)

@@ -25,7 +25,7 @@ from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import Metrics
 from serving.gateway.outcomes import Outcomes
 from serving.gateway.place import Place
-from serving.gateway.relay import Events, Tally
+from serving.gateway.relay import Events, Tally, to_client
 from serving.gateway.requests import Asked, read
 from serving.gateway.rollout import Chosen, choose
 from serving.gateway.shadow import Shadows
@@ -138,14 +138,16 @@ class App:
         tally.keep_text = chosen.shadow is not None
         bound = place.token_bound(tally.asked)
         reservation = await self._ledger.reserve(tenant.name, bound, tenant.limits.tokens_per_day)
+        response = None
         try:
             response = await self._from_engine(exchange, place, path, tenant, tally)
         except Refused as error:
-            if self._gave_up(chosen, self._directory.state.rollouts.get(tenant.channel), error):
-                return await self._served(exchange, tenant, tally)
-            raise
+            if not self._gave_up(chosen, self._directory.state.rollouts.get(tenant.channel), error):
+                raise
         finally:
             self._ledger.settle(reservation, tally.used(place.prompt_bound(tally.asked), bound))
+        if response is None:
+            return await self._served(exchange, tenant, tally)
         if chosen.shadow is not None and response.status == 200 and not tally.failed:
             said = "".join(tally.texts)
             self._shadows.ask(chosen.shadow, tally.asked, tenant, exchange.generation, said)
@@ -193,15 +195,16 @@ class App:
                     if attempt == 1:
                         self._metrics.added.observe(time.monotonic() - exchange.began)
                     began = time.monotonic()
+                    tally.begun = True  # also for a client that is gone before the answer comes
                     try:
                         async with ask(place, tally.asked, name, tenant.salt, exchange.id) as answer:
-                            lost = (
-                                answer.status == 404 and attempt < ATTEMPTS
-                            )  # it was started again just now
-                            if not lost:
+                            # 404: the engine was started again just now
+                            if answer.status != 404 or attempt == ATTEMPTS:
                                 return await self._relay(exchange, answer, tally)
+                        tally.begun = False
                     except aiohttp.ClientConnectionError as error:
-                        if exchange.response is not None or attempt == ATTEMPTS or tally.begun:
+                        tally.begun = False
+                        if attempt == ATTEMPTS:
                             raise _unavailable(error) from None
             raise AssertionError("unreachable")
         finally:
@@ -244,11 +247,13 @@ class App:
             tally.failed = True
             body = Refused("the engine ended in the middle of the answer", None, 503, "unavailable").body
             await self._write(response, b"data: " + json.dumps(body).encode() + b"\n\n")
-        await response.write_eof()
+        with to_client():
+            await response.write_eof()
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
         if data:
-            await response.write(data)  # ends by a cut connection where nobody reads (`door`)
+            with to_client():
+                await response.write(data)  # ends by a cut connection where nobody reads (`door`)
 
 
 def ask(

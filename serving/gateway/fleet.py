@@ -41,9 +41,17 @@ class _Group:
     """The channel that it follows, if it does."""
     places: list[Place] = field(default_factory=list)
     turn: int = 0
+    target: str | None = None
+    """The artifact that the channel points to."""
     moving: asyncio.Task[None] | None = None
     failed: str | None = None
-    """The artifact that could not be started last; it is not tried again until the channel moves."""
+    """The target, once it could not be started; it is not tried again until the channel moves."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether its channel points to what it does not hold, and could be started for all that is known."""
+        held = {place.artifact.id for place in self.places}
+        return self.target is not None and self.target not in held and self.target != self.failed
 
 
 class Fleet:
@@ -94,10 +102,10 @@ class Fleet:
         for group in self._groups:
             channel = state.channels.get(group.channel or "")
             target = channel.artifact_id if channel else None
-            if target is None or target == group.failed or (group.moving and not group.moving.done()):
-                continue
-            if all(place.artifact.id != target for place in group.places):
-                group.moving = asyncio.create_task(self._follow(group, target))
+            if target != group.target:
+                group.target, group.failed = target, None
+            if group.behind and (group.moving is None or group.moving.done()):
+                group.moving = asyncio.create_task(self._follow(group))
         wanted = {tenant.channel for tenant in state.tenants.values() if tenant.pinned}
         pinned = {state.channels[channel].artifact_id for channel in wanted if channel in state.channels}
         for place in self.places:
@@ -207,13 +215,19 @@ class Fleet:
         await asyncio.to_thread(self._sign_on, places[0])
         return places
 
-    async def _follow(self, group: _Group, target: str) -> None:
+    async def _follow(self, group: _Group) -> None:
+        """Until the group holds what its channel points to, which may move again meanwhile."""
+        while group.behind:
+            await self._replace(group, str(group.target))
+
+    async def _replace(self, group: _Group, target: str) -> None:
         """Start engines with the new artifact beside the old ones, then let those finish and end them."""
         log.info("channel %s moved: starting engines for artifact %s", group.channel, target[:12])
         try:
             new = await self._started(group, target)
         except (ServingError, RegistryError, Refused) as error:
-            group.failed = target
+            if group.target == target:
+                group.failed = target
             log.error("channel %s: its artifact %s cannot be served: %s", group.channel, target[:12], error)
             return
         old, group.places, group.failed = group.places, new, None

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import threading
+import time
 import uuid
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class Ledger:
             raise
         except RegistryError as error:
             log.error("budgets: %s", error)
+            self.settle(ask.reservation, 0)  # it may have been written all the same
             raise Refused("budgets cannot be read now", None, 503, "unavailable") from None
         if not granted:
             midnight = now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() + 86400
@@ -103,6 +105,7 @@ class Ledger:
         self._work.put(_Settled(reservation, tokens))
 
     def _run(self) -> None:
+        looked = time.monotonic()
         while True:
             try:
                 batch = [self._work.get(timeout=BEAT_SECONDS)]
@@ -113,22 +116,33 @@ class Ledger:
             asks = [one for one in batch if isinstance(one, tuple)]
             settled = [one for one in batch if isinstance(one, _Settled)]
             self._reserve(asks)  # first: a short request's settlement may be in the same batch
-            self._settle(self._unwritten + settled, idle=not batch)
+            self._settle(self._unwritten + settled)
+            if time.monotonic() - looked > BEAT_SECONDS:
+                looked = time.monotonic()
+                self._look()
             if None in batch:
                 return
 
-    def _settle(self, settled: list[_Settled], idle: bool) -> None:
+    def _settle(self, settled: list[_Settled]) -> None:
+        if not settled:
+            return
         try:
-            if settled:
-                self._registry.budgets.settle([(one.reservation, one.tokens) for one in settled])
-                self._unwritten = []
-            elif idle:
-                self._registry.budgets.beat(self._gateway)
-        except NotFound:
-            self._open()  # silent for so long that another gateway took it for dead
-        except RegistryError as error:
+            self._registry.budgets.settle([(one.reservation, one.tokens) for one in settled])
+            self._unwritten = []
+        except Exception as error:  # this thread has to live: every request waits for it
             self._unwritten = settled  # still reserved, so nobody else can spend it
             log.error("budgets: %d settlements wait to be written: %s", len(settled), error)
+
+    def _look(self) -> None:
+        """Say that this gateway lives, and charge what those that died without a restart had reserved."""
+        try:
+            try:
+                self._registry.budgets.beat(self._gateway)
+            except NotFound:
+                self._open()  # silent for so long that another gateway took it for dead
+            self._registry.budgets.recover()
+        except Exception as error:
+            log.error("budgets: %s", error)
 
     def _reserve(self, asks: list[tuple[Ask, Future[bool]]]) -> None:
         if not asks:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+import aiohttp
 
 from serving.gateway.requests import Asked
 
@@ -19,7 +23,7 @@ class Tally:
     asked: Asked
     keep_text: bool = False
     begun: bool = False
-    """Whether an engine has it, and did not refuse it."""
+    """Whether an engine was given it, and neither refused it nor died before it answered."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     pieces: int = 0
@@ -113,3 +117,12 @@ class Events:
         data = event[5:].strip()
         self.done = self.done or data == b"[DONE]"
         return self._tally.event(data)
+
+
+@contextlib.contextmanager
+def to_client() -> Iterator[None]:
+    """Around writing: aiohttp says with the same exception that the client hung up and that an engine did."""
+    try:
+        yield
+    except aiohttp.ClientError as error:
+        raise ConnectionResetError(str(error)) from None
