@@ -123,6 +123,10 @@ def artifacts_ls(arguments: argparse.Namespace) -> Reply:
              f"{a.created:%Y-%m-%d %H:%M}", size(a.size) + (", collected" if a.id in gone else "")]
             for a in found
         ]  # fmt: skip
+        if not found:
+            kind = f" of kind {arguments.kind}" if arguments.kind else ""
+            print(f"no artifacts{kind} in the registry of {registry.home}")
+            return
         if not any(a.called for a in found):
             titles, rows = [titles[0], *titles[2:]], [[row[0], *row[2:]] for row in rows]
         print_table("", titles, rows)
