@@ -56,7 +56,7 @@ class Recorder:
             self._answered(exchange, exchange.tally, label, seconds)
         line = self._line(exchange, name, arm, seconds)
         log.info("request", extra={"request": line})
-        route = exchange.http.path if exchange.chosen else "refused"
+        route = exchange.http.path if exchange.tenant else "refused"  # only then it is one of ours
         tracing.record(route, exchange.http.headers, seconds, line)
 
     def _answered(self, exchange: Exchange, tally: Tally, label: str, seconds: float) -> None:
