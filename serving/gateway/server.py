@@ -22,10 +22,11 @@ from serving.gateway.app import App
 from serving.gateway.config import Address, ServeConfig
 from serving.gateway.directory import Directory
 from serving.gateway.door import Door
-from serving.gateway.fleet import Fleet
+from serving.gateway.fleet import Fleet, MakeEngine
 from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import CONTENT_TYPE, Metrics
 from serving.gateway.outcomes import Outcomes
+from serving.gateway.place import engine_of
 from serving.gateway.shadow import Shadows
 from serving.process import listen
 
@@ -37,18 +38,20 @@ STALE_SECONDS = 30.0
 Announce = Callable[[str, str], None]
 
 
-def run(config: ServeConfig, registry: Registry, announce: Announce) -> None:
+def run(config: ServeConfig, registry: Registry, announce: Announce, make: MakeEngine = engine_of) -> None:
     """Serve until SIGTERM or SIGINT; `announce` gets the gateway's URL and that of its operations.
 
-    Raises ServingError or RegistryError when something cannot be started; nothing is left running then.
+    `make` makes an engine of a section of the configuration. Raises ServingError or RegistryError when
+    something cannot be started; nothing is left running then.
     """
+    fleet = Fleet(registry, config.engines, config.bounds.wait_seconds, make)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, registry, announce))
+        runner.run(_serve(config, registry, fleet, announce))
 
 
-async def _serve(config: ServeConfig, registry: Registry, announce: Announce) -> None:
+async def _serve(config: ServeConfig, registry: Registry, fleet: Fleet, announce: Announce) -> None:
     told_to_end, open_now = asyncio.Event(), asyncio.Event()
-    serving = asyncio.ensure_future(_until(told_to_end, open_now, config, registry, announce))
+    serving = asyncio.ensure_future(_until(told_to_end, open_now, config, registry, fleet, announce))
 
     def end() -> None:
         told_to_end.set()
@@ -66,12 +69,12 @@ async def _serve(config: ServeConfig, registry: Registry, announce: Announce) ->
 
 async def _until(
     told_to_end: asyncio.Event, open_now: asyncio.Event, config: ServeConfig, registry: Registry,
-    announce: Announce,
+    fleet: Fleet, announce: Announce,
 ) -> None:  # fmt: skip
     async with contextlib.AsyncExitStack() as stack:
         door = stack.enter_context(_listen(config.gateway))
         side = stack.enter_context(_listen(config.operations))
-        app, operations = await _assemble(config, registry, stack)
+        app, operations = await _assemble(config, registry, fleet, stack)
         server = Door(app, config.bounds)
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=config.grace_seconds)
         await _open(stack, runner, door)
@@ -85,11 +88,10 @@ async def _until(
 
 
 async def _assemble(
-    config: ServeConfig, registry: Registry, stack: contextlib.AsyncExitStack
+    config: ServeConfig, registry: Registry, fleet: Fleet, stack: contextlib.AsyncExitStack
 ) -> tuple[App, web.Application]:
     """Everything that is started before the ports open, and ends after they close, last first."""
     directory, ledger, outcomes = Directory(registry), Ledger(registry), Outcomes(registry)
-    fleet = Fleet(registry, config.engines, config.bounds.wait_seconds)
     metrics = Metrics(config.metric_tenants)
     recovered = await asyncio.to_thread(ledger.start)
     stack.push_async_callback(asyncio.to_thread, ledger.stop)
