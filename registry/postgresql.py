@@ -132,8 +132,8 @@ def in_our_words(error: exc.DBAPIError, where: str) -> errors.RegistryError:
 _ADVICE = {
     "25006": "the server only reads (a standby?): name the primary in TUNELINE_DATABASE_URL",
     "42501": "have the role that owns the tables open the registry first, to create or upgrade them, and "
-    "grant this one SELECT, INSERT and UPDATE on the tables, USAGE on the sequences and, for a gateway, "
-    "DELETE on gateways and reservations",
+    "grant this one SELECT, INSERT and UPDATE on the tables, USAGE on the sequences, and DELETE on deletions "
+    "for collections, on gateways and reservations for a gateway",
     "53300": "the server has no connection left: try again, or raise its max_connections",
 }
 _UNREACHABLE = (

@@ -27,6 +27,8 @@ from registry.errors import (
     StoreFailed,
     StoreFull,
 )
+from registry.gc import collect
+from registry.reach import Keeping
 from registry.schema import edges
 from tests.registry import servers
 from tests.registry.places import Place, only
@@ -315,6 +317,11 @@ def test_a_role_that_may_only_use_the_tables(
                 restricted._database.write() as connection,
             ):
                 connection.exec_driver_sql(statement)
+        publish(restricted, "two")
+        with pytest.raises(StoreFailed, match="and DELETE on deletions"):
+            collect(restricted, Keeping(days=0), delete=True)
+        sql("GRANT DELETE ON deletions TO runner")
+        assert collect(restricted, Keeping(days=0), delete=True).blobs.count == 1
     sql("DROP OWNED BY runner")
     sql("DROP ROLE runner")
 
