@@ -17,7 +17,7 @@ from registry import Artifact, Registry, compat
 from registry.compat import Use
 from registry.errors import RegistryError
 from registry.serving_state import ServingState
-from serving.errors import ServingError
+from serving.errors import NotServable, ServingError
 from serving.gateway.config import EngineSection
 from serving.gateway.place import Place, engine_of
 from serving.openai_requests import Refused
@@ -196,6 +196,11 @@ class Fleet:
 
     async def _started(self, group: _Group, ref: str) -> list[Place]:
         artifact = await asyncio.to_thread(self._registry.get, ref)
+        if artifact.manifest.kind == "adapter":
+            raise NotServable(
+                f"engines.{group.number}.model: {ref} is an adapter; expected the base that it was made for: "
+                "adapters are loaded when a tenant's channel points to them"
+            )
         _, path = await self.known(artifact.id)
         places = []
         for number in range(group.section.replicas):
