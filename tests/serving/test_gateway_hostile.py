@@ -130,6 +130,8 @@ def test_the_engine_saw_nothing_but_what_may_reach_it(gateway: Recorded) -> None
     for name in FOREIGN:
         for value in ("x", 1, {"a": 1}, True):
             assert refused(post(gateway, BODY | {name: value}))["param"] == name
+    for number in range(20):
+        assert ok(post(gateway, BODY | {"seed": number}))
     salt = gateway.registry.tenants.get("mine").salt
     seen = gateway.asked()
     assert len(seen) > 20
