@@ -80,11 +80,8 @@ def launch_resident(
         "TUNELINE_CONTROL_KEY": control_key, "TUNELINE_MOST_REQUESTS": str(most),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_RPC_BASE_PATH": folder, "TMPDIR": folder,
     }  # fmt: skip
-    if is_cpu_build(python):
-        # with adapters the model is not compiled there; what is left costs 14 s at the first request
-        env["TORCHDYNAMO_DISABLE"] = "1"
-        if adapters:
-            more += ("--worker-extension-cls", "serving.vllm_cpu_lora.Mended")
+    if adapters and is_cpu_build(python):
+        more += ("--worker-extension-cls", "serving.vllm_cpu_lora.Mended")
     return Launch((*plain.argv, *more, *options), env)
 
 
@@ -100,7 +97,9 @@ def _launch(python: str, path: Path, alias: str, context_length: int, threads: i
         "VLLM_HOST_IP": "127.0.0.1",  # its processes talk to each other on loopback only
     }  # fmt: skip
     if is_cpu_build(python):
-        argv += ["--kv-cache-memory-bytes", str(CPU_CACHE_BYTES)]
+        # compiling took longer than any patience when the cores were busy, and needs a compiler
+        argv += ["--kv-cache-memory-bytes", str(CPU_CACHE_BYTES), "--enforce-eager"]
+        env["TORCHDYNAMO_DISABLE"] = "1"
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound to cores, two engines would share the first ones

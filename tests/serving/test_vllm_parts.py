@@ -17,10 +17,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from serving import peft_files, vllm, vllm_cpu_lora, vllm_probe
+from serving import peft_files, vllm, vllm_cpu_lora, vllm_engine, vllm_probe
 from serving.errors import AdapterRefused, EngineFailed, NotServable
 from serving.vllm_door import Door
-from serving.vllm_engine import read_counters
+from serving.vllm_engine import VllmEngine, read_counters
 
 KEY = {"x-tuneline-control": "secret"}
 
@@ -270,3 +270,34 @@ def test_a_rank_that_vllm_does_not_take(tmp_path: Path, monkeypatch: pytest.Monk
     }  # fmt: skip
     with pytest.raises(NotServable, match="max_rank is 12, vLLM takes one of 1, 8, 16"):
         vllm.launch_resident(tmp_path, "base", tmp_path / "api", max_rank=12, **more)
+
+
+def test_no_token_for_long_while_somebody_waits_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"under_way": 1, "tokens": 5, "status": 200}
+
+    async def control(method: str, route: str, **_: Any) -> httpx.Response:
+        if route == "/metrics":
+            return httpx.Response(200, text=f"vllm:generation_tokens_total{{}} {told['tokens']}.0\n")
+        if route == "/health":
+            return httpx.Response(told["status"])
+        return httpx.Response(200, json={"under_way": told["under_way"]})
+
+    async def run() -> None:
+        engine = VllmEngine("b" * 64, tmp_path, vllm_engine.Settings(), tmp_path / "log")
+        monkeypatch.setattr(engine, "_control", control)
+        monkeypatch.setattr(vllm_engine, "STUCK_SECONDS", 1000.0)
+        assert (await engine.health())["generated_tokens"] == 5
+        monkeypatch.setattr(vllm_engine, "STUCK_SECONDS", -1.0)
+        with pytest.raises(EngineFailed, match="1 answers are under way, and no token came"):
+            await engine.health()
+        monkeypatch.setattr(vllm_engine, "STUCK_SECONDS", 1000.0)
+        told["tokens"] = 6
+        assert (await engine.health())["active"] == 1
+        told["status"] = 503
+        with pytest.raises(EngineFailed, match="not well"):
+            await engine.health()
+        await engine.stop()
+
+    asyncio.run(run())
