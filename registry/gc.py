@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def collect(
         drafts = _stale_drafts(registry, keeping, delete)
         views = _drop_views(registry, [one.id for one in marked], delete)
         if delete:
-            _delete(registry, found)
+            found = _delete(registry, found)
             registry._store.sweep()
         cached = _empty_cache(registry, found.needed, delete) if cache else Part()
     point("gc done")
@@ -175,9 +175,10 @@ def _files(connection: Connection, ids: Collection[str] | None = None) -> Iterat
         yield row.id, [entry["sha256"] for entry in json.loads(row.manifest)["files"].values()]
 
 
-def _delete(registry: Registry, found: _Unneeded) -> None:
+def _delete(registry: Registry, found: _Unneeded) -> _Unneeded:
+    """Delete these blobs; returns those that it deleted, which are not those that are needed by now."""
     database, shared, point = registry._database, registry._store.is_shared, registry._workshop.point
-    unneeded = [blob.sha256 for blob in (*found.blobs, *found.leftovers)]
+    unneeded, deleted = [blob.sha256 for blob in (*found.blobs, *found.leftovers)], set[str]()
     for start in range(0, len(unneeded), BATCH):
         with database.write() as connection:
             new = _needed_since(connection, found)
@@ -192,7 +193,13 @@ def _delete(registry: Registry, found: _Unneeded) -> None:
             if ended:
                 with database.write() as connection:
                     deletions.unmark(connection, batch)
+        deleted.update(batch)
         point("gc deleted")
+    return replace(
+        found,
+        blobs=[blob for blob in found.blobs if blob.sha256 in deleted],
+        leftovers=[blob for blob in found.leftovers if blob.sha256 in deleted],
+    )
 
 
 def _delete_until(store: Store, batch: list[str], until: float) -> None:
