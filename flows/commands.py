@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.errors import Usage
 from flows.settings import Settings
 from flows.wording import duration, short, size
 from registry import Registry
@@ -104,8 +105,11 @@ def open_registry() -> Registry:
 
 def artifacts_ls(arguments: argparse.Namespace) -> Reply:
     """Artifacts, newest first."""
+    if not 1 <= arguments.limit <= 10_000:
+        raise Usage(f"--limit {arguments.limit}: expected a number of rows from 1 to 10000")
     registry = open_registry()
-    found = registry.ls(kind=arguments.kind, limit=arguments.limit)
+    found = registry.ls(kind=arguments.kind, limit=arguments.limit + 1)
+    more, found = len(found) > arguments.limit, found[: arguments.limit]
     gone = registry.collected(a.id for a in found)
     document = [
         {
@@ -130,6 +134,8 @@ def artifacts_ls(arguments: argparse.Namespace) -> Reply:
         if not any(a.called for a in found):
             titles, rows = [titles[0], *titles[2:]], [[row[0], *row[2:]] for row in rows]
         print_table("", titles, rows)
+        if more:
+            print(f"these are the newest {len(found)}; --limit shows more")
 
     return document, show, 0
 

@@ -698,6 +698,10 @@ class TestCommand:
         lines = capsys.readouterr().out.splitlines()
         assert [line.rstrip().endswith("2.00 kB, collected") for line in lines] == [False, True, False]
         assert "kept@1" in lines[2]
+        assert main(["artifacts", "ls", "--limit", "1"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "these are the newest 1; --limit shows more"
+        assert main(["artifacts", "ls", "--limit", "0"]) == 3
+        assert "--limit 0: expected" in capsys.readouterr().err
         assert main(["artifacts", "ls", "--kind", "merged"]) == 0
         assert capsys.readouterr().out == f"no artifacts of kind merged in the registry of {home}\n"
         assert main(["artifacts", "show", gone.id, "--json"]) == 0
