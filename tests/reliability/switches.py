@@ -85,7 +85,7 @@ def of_tables() -> Iterator[Switch]:
             for key, value in zip(node.value.keys, node.value.values, strict=True):
                 assert isinstance(key, ast.Constant)
                 old, check = ast.get_source_segment(source, key), ast.get_source_segment(source, value)
-                name = f"{Path(file).stem}: {key.value}"
+                name = f"{Path(file).stem}: {key.value!s}"
                 yield Switch(name, file, f"{old}: {check}", f"{old}: {idle}", tests)
 
 
