@@ -1,8 +1,9 @@
-"""The recipe reference, written from the config classes: Markdown for people, JSON Schema for editors.
+"""The references of recipes and of serve.yaml, written from the config classes: Markdown for people, JSON
+Schema for editors.
 
-python -m flows.reference                 print the Markdown
-python -m flows.reference --json-schema   print the JSON Schema
-python -m flows.reference --write         write recipe.md and recipe.schema.json into docs/
+python -m flows.reference                 print the recipe's Markdown
+python -m flows.reference --json-schema   print the recipe's JSON Schema
+python -m flows.reference --write         write recipe.md, serve.md and their schemas into docs/
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from flows.recipe import Recipe, shipped
+from serving.gateway.config import ServeConfig
 
 Schema = dict[str, Any]
 
@@ -45,6 +47,14 @@ The shipped recipe `{name}`, whole:
 {example}
 ```
 """
+_SERVE = """# Reference of serve.yaml
+
+<!-- Written by `python -m flows.reference --write`. Do not edit: change the config classes. -->
+
+What `tuneline serve FILE` runs; [Serving many tenants](serving.md) explains it. An unknown key is an error
+that names its path and the nearest valid key. `--set engines.0.replicas=2` changes a key for one start, `--check`
+only validates. [`serve.schema.json`](serve.schema.json) is for editors.
+"""
 _PLAIN = {
     "integer": "whole number",
     "number": "number",
@@ -57,17 +67,23 @@ _TAGS = ("method", "kind")
 
 
 def markdown(model: type[BaseModel] = Recipe, example: str = "pico-smoke") -> str:
-    """The reference of `model` as Markdown: a section with a table of keys for each config class."""
+    """The reference of recipes as Markdown."""
+    text = shipped()[example].read_text(encoding="utf-8").strip()
+    return _INTRODUCTION.format(name=example, example=text) + "\n" + sections(model)
+
+
+def serve_markdown() -> str:
+    """The reference of `serve.yaml` as Markdown."""
+    return _SERVE + "\n" + sections(ServeConfig)
+
+
+def sections(model: type[BaseModel]) -> str:
+    """A section with a table of keys for each config class below `model`."""
     schema = model.model_json_schema()
     headings: dict[str, str] = {}
     for name, heading in _walk("", schema, schema["$defs"]):
         headings.setdefault(name, heading)
-    text = shipped()[example].read_text(encoding="utf-8").strip()
-    parts = [
-        _INTRODUCTION.format(name=example, example=text),
-        "## Top level\n",
-        _table(schema, schema, headings),
-    ]
+    parts = ["## Top level\n", _table(schema, schema, headings)]
     for name, heading in headings.items():
         section = schema["$defs"][name]
         level = "###" if "." in heading else "##"
@@ -80,18 +96,26 @@ def markdown(model: type[BaseModel] = Recipe, example: str = "pico-smoke") -> st
 
 
 def json_schema(model: type[BaseModel] = Recipe) -> str:
-    """The JSON Schema (draft 2020-12) of a recipe file, as text."""
+    """The JSON Schema (draft 2020-12) of a recipe file, or of another kind, as text."""
     tree = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
 def write(folder: Path) -> list[Path]:
-    """Write both documents into `folder`; their paths."""
-    documents = {folder / "recipe.md": markdown(), folder / "recipe.schema.json": json_schema()}
+    """Write all documents into `folder`; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path, text in documents.items():
-        path.write_text(text, encoding="utf-8")
-    return list(documents)
+    for name, text in DOCUMENTS.items():
+        (folder / name).write_text(text(), encoding="utf-8")
+    return [folder / name for name in DOCUMENTS]
+
+
+DOCUMENTS: dict[str, Callable[[], str]] = {
+    "recipe.md": markdown,
+    "recipe.schema.json": json_schema,
+    "serve.md": serve_markdown,
+    "serve.schema.json": lambda: json_schema(ServeConfig),
+}
+"""File → what its text is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="?",
         const=Path("docs"),
         metavar="FOLDER",
-        help="write both documents (docs)",
+        help="write all documents (docs)",
     )
     given = parser.parse_args(arguments)
     if given.write is not None:
@@ -187,6 +211,8 @@ def _default(field: Schema, definitions: dict[str, Schema]) -> str:
         return "none"
     if value in ("", []):
         return "empty"
+    if isinstance(value, dict):
+        return "its defaults"
     if isinstance(value, list):
         variants = [definitions[name] for name in _references(field)]
         return f"`[{', '.join(_entry(item, variants) for item in value)}]`"
