@@ -191,8 +191,7 @@ def _delete(registry: Registry, found: _Unneeded) -> _Unneeded:
             ended = True
         finally:
             if ended:
-                with database.write() as connection:
-                    deletions.unmark(connection, batch)
+                _unmark(database, batch)
         deleted.update(batch)
         point("gc deleted")
     return replace(
@@ -200,6 +199,15 @@ def _delete(registry: Registry, found: _Unneeded) -> _Unneeded:
         blobs=[blob for blob in found.blobs if blob.sha256 in deleted],
         leftovers=[blob for blob in found.leftovers if blob.sha256 in deleted],
     )
+
+
+def _unmark(database: Database, batch: list[str]) -> None:
+    try:
+        with database.write() as connection:
+            deletions.unmark(connection, batch)
+    except StoreFailed:  # a connection that broke meanwhile: who lives on would hold publications up
+        with database.write() as connection:
+            deletions.unmark(connection, batch)
 
 
 def _delete_until(store: Store, batch: list[str], until: float) -> None:

@@ -443,6 +443,23 @@ class TestDeletions:
         assert registry.verify(made.id) == []
         assert waited
 
+    @only("postgresql", "local")
+    def test_a_connection_that_breaks_meanwhile_leaves_no_mark(
+        self, registry: Registry, place: Place, publish: Publish, postgresql: servers.PostgreSQL
+    ) -> None:
+        publish(registry, "one")
+        unmark = deletions.unmark
+
+        def on_a_broken_connection(*arguments: Any) -> None:
+            broken(postgresql, place)
+            unmark(*arguments)
+
+        tries = iter((on_a_broken_connection, unmark))
+        with mock.patch.object(deletions, "unmark", side_effect=lambda *given: next(tries)(*given)):
+            sweep(registry)
+        assert blobs(registry) == set()
+        assert self.marks(registry) == []
+
     @only("sqlite", "local")
     def test_without_marks_it_would_be_lost(
         self, registry: Registry, place: Place, publish: Publish, monkeypatch: pytest.MonkeyPatch
