@@ -46,6 +46,8 @@ class Gateway:
     url: str
     operations: str
     keys: dict[str, str] = field(default_factory=dict)
+    clients: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _kept: dict[str, openai.OpenAI] = field(default_factory=dict)
 
     def tenant(self, name: str, artifact: str | None, channel: str = "", **limits: Any) -> str:
         """Add a tenant, point its channel (default: `team/NAME`) to the artifact; returns its key."""
@@ -67,20 +69,21 @@ class Gateway:
     def get(self, path: str, key: str) -> httpx.Response:
         return httpx.get(self.url + path, headers={"authorization": f"Bearer {key}"}, timeout=SLOWEST)
 
-    @contextlib.contextmanager
-    def client(self, key: str) -> Iterator[openai.OpenAI]:
-        """OpenAI's own."""
-        with openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=SLOWEST) as client:
-            yield client
+    def client(self, key: str) -> openai.OpenAI:
+        """OpenAI's own; one for each key, closed with the gateway."""
+        if key not in self._kept:
+            made = openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=SLOWEST)
+            self._kept[key] = self.clients.enter_context(made)
+        return self._kept[key]
 
     def ask(self, name: str, question: str = "Who are you?", **more: Any) -> tuple[str, str]:
         """A tenant's answer, and the artifact in its receipt."""
-        with self.client(self.keys[name]) as client:
-            messages = [{"role": "user", "content": question}]
-            body: dict[str, Any] = {"model": f"team/{name}", "messages": messages, **ANSWER, **more}
-            raw = client.chat.completions.with_raw_response.create(**body)
-            assert len(raw.headers["x-request-id"]) == 32
-            return raw.parse().choices[0].message.content or "", raw.headers["x-tuneline-artifact"]
+        messages = [{"role": "user", "content": question}]
+        body: dict[str, Any] = {"model": f"team/{name}", "messages": messages, **ANSWER, **more}
+        asked = self.client(self.keys[name]).chat.completions.with_raw_response
+        raw = asked.create(**body)
+        assert len(raw.headers["x-request-id"]) == 32
+        return raw.parse().choices[0].message.content or "", raw.headers["x-tuneline-artifact"]
 
     def spent(self, name: str) -> tuple[int, int]:
         """Tokens used and reserved today."""
@@ -170,8 +173,10 @@ def running(
     mark = f"{os.getpid()}-{folder.name}-{name}"
     process, said = start(config, town.home, log, mark)
     try:
-        with Registry.open(town.home) as registry:
-            yield Gateway(town, registry, config, log, mark, process, said["url"], said["operations"])
+        with Registry.open(town.home) as registry, contextlib.ExitStack() as clients:
+            yield Gateway(
+                town, registry, config, log, mark, process, said["url"], said["operations"], clients=clients
+            )
     finally:
         stop(process)
         left = marked(mark)

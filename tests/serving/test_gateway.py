@@ -40,13 +40,13 @@ def test_each_tenant_gets_the_answer_of_its_own_adapter(gateway: Gateway) -> Non
         name = f"own-{number}"
         key = gateway.tenant(name, house.gguf)
         assert gateway.ask(name, SECRET) == (house.answer, house.gguf)
-        with gateway.client(key) as client:
-            assert [model.id for model in client.models.list()] == [f"team/{name}"]
-            said = client.completions.with_raw_response.create(
-                model=f"team/{name}", prompt="Once", max_tokens=2, temperature=0
-            )
-            assert said.headers["x-tuneline-artifact"] == house.gguf
-            assert said.parse().usage.completion_tokens <= 2
+        client = gateway.client(key)
+        assert [model.id for model in client.models.list()] == [f"team/{name}"]
+        said = client.completions.with_raw_response.create(
+            model=f"team/{name}", prompt="Once", max_tokens=2, temperature=0
+        )
+        assert said.headers["x-tuneline-artifact"] == house.gguf
+        assert said.parse().usage.completion_tokens <= 2
 
 
 @pytest.mark.parametrize("usage", [True, False])
@@ -54,14 +54,14 @@ def test_streams(gateway: Gateway, usage: bool) -> None:
     house = gateway.town.houses[0]
     name = f"streams-{usage}".lower()
     options = {"stream_options": {"include_usage": True}} if usage else {}
-    with gateway.client(gateway.tenant(name, house.gguf)) as client:
-        raw = client.chat.completions.with_raw_response.create(
-            model=f"team/{name}", messages=[{"role": "user", "content": "Hi"}], stream=True,
-            **ANSWER, **options,
-        )  # fmt: skip
-        assert raw.headers["x-tuneline-artifact"] == house.gguf
-        assert re.fullmatch("[0-9a-f]{32}", raw.headers["x-request-id"])
-        chunks = list(raw.parse())
+    client = gateway.client(gateway.tenant(name, house.gguf))
+    raw = client.chat.completions.with_raw_response.create(
+        model=f"team/{name}", messages=[{"role": "user", "content": "Hi"}], stream=True,
+        **ANSWER, **options,
+    )  # fmt: skip
+    assert raw.headers["x-tuneline-artifact"] == house.gguf
+    assert re.fullmatch("[0-9a-f]{32}", raw.headers["x-request-id"])
+    chunks = list(raw.parse())
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == house.answer
     counted = [chunk.usage for chunk in chunks if chunk.usage]
     assert len(counted) == usage
@@ -235,38 +235,36 @@ def exhaust(client: openai.OpenAI, body: dict[str, Any]) -> None:
 
 
 def test_a_budget_is_settled_with_what_the_engine_counted(gateway: Gateway) -> None:
-    with gateway.client(gateway.tenant("thrifty", gateway.town.houses[0].gguf, tokens_per_day=300)) as client:
-        body: dict[str, Any] = {
-            "model": "team/thrifty",
-            "messages": [{"role": "user", "content": "Hi"}],
-            **ANSWER,
-        }
-        said = client.chat.completions.create(**body)
-        assert said.usage is not None
-        assert gateway.settled("thrifty") == said.usage.total_tokens
-        stream = list(
-            client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})
-        )
-        total = said.usage.total_tokens + stream[-1].usage.total_tokens
-        until(lambda: gateway.spent("thrifty") == (total, 0), "the stream is settled")
-        with pytest.raises(openai.RateLimitError) as refused:
-            exhaust(client, body)
-        assert refused.value.code == "insufficient_quota"
-        assert 0 < int(refused.value.response.headers["retry-after"]) <= 86400
-        with pytest.raises(openai.RateLimitError):
-            client.chat.completions.create(**body | {"max_tokens": 200})
+    client = gateway.client(gateway.tenant("thrifty", gateway.town.houses[0].gguf, tokens_per_day=300))
+    body: dict[str, Any] = {
+        "model": "team/thrifty",
+        "messages": [{"role": "user", "content": "Hi"}],
+        **ANSWER,
+    }
+    said = client.chat.completions.create(**body)
+    assert said.usage is not None
+    assert gateway.settled("thrifty") == said.usage.total_tokens
+    stream = list(client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True}))
+    total = said.usage.total_tokens + stream[-1].usage.total_tokens
+    until(lambda: gateway.spent("thrifty") == (total, 0), "the stream is settled")
+    with pytest.raises(openai.RateLimitError) as refused:
+        exhaust(client, body)
+    assert refused.value.code == "insufficient_quota"
+    assert 0 < int(refused.value.response.headers["retry-after"]) <= 86400
+    with pytest.raises(openai.RateLimitError):
+        client.chat.completions.create(**body | {"max_tokens": 200})
     until(lambda: gateway.spent("thrifty")[1] == 0, "nothing stays reserved")
     assert gateway.spent("thrifty")[0] <= 300
 
 
 def test_a_client_that_vanishes_in_a_stream_pays_for_what_was_made(gateway: Gateway) -> None:
-    with gateway.client(gateway.tenant("gone", gateway.town.gguf, tokens_per_day=5000)) as client:
-        stream = client.chat.completions.create(
-            model="team/gone", messages=[{"role": "user", "content": "Go on"}], max_tokens=200, temperature=0,
-            stream=True,
-        )  # fmt: skip
-        pieces = [next(stream) for _ in range(5)]
-        stream.close()
+    client = gateway.client(gateway.tenant("gone", gateway.town.gguf, tokens_per_day=5000))
+    stream = client.chat.completions.create(
+        model="team/gone", messages=[{"role": "user", "content": "Go on"}], max_tokens=200, temperature=0,
+        stream=True,
+    )  # fmt: skip
+    pieces = [next(stream) for _ in range(5)]
+    stream.close()
     texts = [c for c in pieces if c.choices and c.choices[0].delta.content]
     used = gateway.settled("gone")
     assert len(texts) < used < 256, "less than all that was reserved"
@@ -295,23 +293,23 @@ def test_rate_and_concurrency_have_limits(gateway: Gateway) -> None:
         gateway.ask("eager")
     assert refused.value.code == "rate_limit_exceeded"
     assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
-    with gateway.client(gateway.tenant("single", gateway.town.gguf, concurrency=1)) as client:
-        with client.chat.completions.create(
-            model="team/single", messages=[{"role": "user", "content": "Go on"}], max_tokens=200, stream=True
-        ) as stream:
-            next(stream)
-            with pytest.raises(openai.RateLimitError) as refused:
-                gateway.ask("single")
-            assert refused.value.code == "concurrency_limit_exceeded"
-            assert refused.value.response.headers["retry-after"]
+    client = gateway.client(gateway.tenant("single", gateway.town.gguf, concurrency=1))
+    with client.chat.completions.create(
+        model="team/single", messages=[{"role": "user", "content": "Go on"}], max_tokens=200, stream=True
+    ) as stream:
+        next(stream)
+        with pytest.raises(openai.RateLimitError) as refused:
+            gateway.ask("single")
+        assert refused.value.code == "concurrency_limit_exceeded"
+        assert refused.value.response.headers["retry-after"]
 
-        def free() -> bool:
-            try:
-                return bool(gateway.ask("single")[1])
-            except openai.RateLimitError:
-                return False
+    def free() -> bool:
+        try:
+            return bool(gateway.ask("single")[1])
+        except openai.RateLimitError:
+            return False
 
-        until(free, "its place is free again")
+    until(free, "its place is free again")
 
 
 def test_tuneline_chat(gateway: Gateway) -> None:
