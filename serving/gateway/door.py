@@ -38,6 +38,7 @@ class _Connection(RequestHandler):
     """Cut where its first headers do not come in time, nobody reads the answer, or there are too many."""
 
     _patience: asyncio.TimerHandle | None = None
+    _heard = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(self._manager, Door)
@@ -51,7 +52,8 @@ class _Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._request_count == 1 and not self._paused:  # its headers have come
+        if not self._heard and self._request_count:  # its headers have come
+            self._heard = True
             self._stay()
 
     def pause_writing(self) -> None:

@@ -29,6 +29,7 @@ from serving.gateway.fleet import Fleet
 
 FLOOD = "Tell me everything."
 """What is answered for as long as somebody listens."""
+LENGTHY = "Answer with so many letters:"
 _USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 
 
@@ -75,7 +76,9 @@ async def answer(request: web.Request) -> web.StreamResponse:
     with request.app["record"].open("a") as file:
         file.write(json.dumps(line) + "\n")
     asked = json.loads(body)
-    choice = {"index": 0, "finish_reason": "stop", "text": "Yes.", "message": {"content": "Yes."}}
+    _, lengthy, size = str(asked.get("messages")).partition(LENGTHY)
+    text = "a" * int(size.strip("' ]}")) if lengthy else "Yes."
+    choice = {"index": 0, "finish_reason": "stop", "text": text, "message": {"content": text}}
     if not asked.get("stream"):
         return web.json_response({"choices": [choice], "usage": _USAGE})
     stream = web.StreamResponse(headers={"content-type": "text/event-stream"})

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tests.serving.gateway import SLOWEST, until
 from tests.serving.hostile import CHAT, Answer, Recorded, exchange, parsed, recorded, request, rest
-from tests.serving.recorded import FLOOD
+from tests.serving.recorded import FLOOD, LENGTHY
 from tests.serving.town import kept_town
 
 MODEL = "team/mine"
@@ -450,19 +450,29 @@ def test_a_reader_that_never_reads_lets_go_of_everything(gateway: Recorded, key:
         assert ok(exchange(gateway.address, request(json.dumps(other).encode(), gateway.keys["other"])))
 
 
+def test_a_client_that_reads_is_never_cut(gateway: Recorded, key: str) -> None:
+    """However long its answer, and with more requests behind it in the first bytes that it sent."""
+    body = {**BODY, "messages": [{"role": "user", "content": FLOOD}], "stream": True}
+    asked = request(json.dumps(body).encode(), key, close=False)
+    with socket.create_connection(gateway.address, timeout=SLOWEST) as client:
+        client.sendall(asked + asked)
+        until_then = time.monotonic() + 2 * SECONDS
+        while time.monotonic() < until_then:
+            assert client.recv(1 << 16)
+
+
 def test_an_answer_that_is_never_read_does_not_keep_its_connection(gateway: Recorded, key: str) -> None:
-    """Also where all of it has been written, and only the kernel still waits for its reader."""
+    """Whole answers of many sizes, more than the kernel takes."""
     before = gateway.held()
-    asked = request(b"", key, "GET /v1/models HTTP/1.1", close=False)
     with contextlib.ExitStack() as stack:
-        for _ in range(5):
+        for size in range(50_000, 3_000_000, 200_000):
+            content = f"{LENGTHY} {size}"
+            body = json.dumps({**BODY, "messages": [{"role": "user", "content": content}]}).encode()
             client = stack.enter_context(socket.socket())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(gateway.address)
-            client.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                for _ in range(20_000):
-                    client.sendall(asked)
+            client.sendall(request(body, key))
+        until(lambda: LENGTHY in gateway.asked()[-1]["body"], "the engine is asked")
         gateway.idle_as(before)
 
 

@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_meant(
         (PORTS + "engines: [%s]" % (ENGINE % "nothing@1"), "nothing@1"),
         (PORTS + "engines: [%s]" % (ENGINE % "team/never"), "team/never"),
         (PORTS + "engines: [%s]" % (ENGINE % "ADAPTER"), "is an adapter; expected the base"),
-        (PORTS + "engines: [%s]" % (ENGINE % "PEFT"), "llama.cpp cannot serve"),
+        (PORTS + "engines: [%s]" % (ENGINE % "BASE"), "llama.cpp cannot serve this base model"),
         ("gateway: {port: TAKEN}\noperations: {port: 0}\nengines: [%s]" % (ENGINE % "town-base@1"),
          "is taken by"),
         ("gateway: {host: 203.0.113.7, port: 0}\noperations: {port: 0}\nengines: [%s]" % (ENGINE % "x"),
@@ -219,7 +219,7 @@ def test_what_cannot_be_served_leaves_nothing_running(
 ) -> None:
     house = quiet.houses[0]
     taken = gateway.url.rsplit(":", 1)[1].removesuffix("/v1")
-    text = text.replace("ADAPTER", house.gguf).replace("PEFT", house.peft).replace("TAKEN", taken)
+    text = text.replace("ADAPTER", house.gguf).replace("BASE", quiet.base).replace("TAKEN", taken)
     ended = serve(quiet, tmp_path, text)
     assert ended.returncode == 3, ended.stderr
     assert said in ended.stderr
