@@ -136,22 +136,31 @@ class App:
         chosen = exchange.chosen
         assert chosen is not None
         tally.keep_text = chosen.shadow is not None
-        bound = place.token_bound(tally.asked)
-        reservation = await self._ledger.reserve(tenant.name, bound, tenant.limits.tokens_per_day)
         response = None
+        place.line.enter()
         try:
-            response = await self._from_engine(exchange, place, path, tenant, tally)
+            response = await self._charged(exchange, place, path, tenant, tally)
         except Refused as error:
             if not self._gave_up(chosen, self._directory.state.rollouts.get(tenant.channel), error):
                 raise
         finally:
-            self._ledger.settle(reservation, tally.used(place.prompt_bound(tally.asked), bound))
+            place.line.leave(answered=tally.first is not None)
         if response is None:
             return await self._served(exchange, tenant, tally)
         if chosen.shadow is not None and response.status == 200 and not tally.failed:
             said = "".join(tally.texts)
             self._shadows.ask(chosen.shadow, tally.asked, tenant, exchange.generation, said)
         return response
+
+    async def _charged(
+        self, exchange: Exchange, place: Place, path: Path, tenant: Tenant, tally: Tally
+    ) -> web.StreamResponse:
+        bound = place.token_bound(tally.asked)
+        reservation = await self._ledger.reserve(tenant.name, bound, tenant.limits.tokens_per_day)
+        try:
+            return await self._from_engine(exchange, place, path, tenant, tally)
+        finally:
+            self._ledger.settle(reservation, tally.used(place.prompt_bound(tally.asked), bound))
 
     async def _chosen(self, exchange: Exchange, tenant: Tenant, asked: Asked) -> tuple[Place, Path]:
         """Which artifact answers, and where; a candidate that cannot be served leaves it to the live one."""
@@ -187,28 +196,22 @@ class App:
     ) -> web.StreamResponse:
         assert exchange.chosen is not None
         artifact_id = exchange.chosen.artifact_id
-        place.line.enter()
-        began: float | None = None
-        try:
-            for attempt in range(1, ATTEMPTS + 1):
-                async with _lent(place, artifact_id, path) as name:
-                    if attempt == 1:
-                        self._metrics.added.observe(time.monotonic() - exchange.began)
-                    began = time.monotonic()
-                    tally.begun = True  # also for a client that is gone before the answer comes
-                    try:
-                        async with ask(place, tally.asked, name, tenant.salt, exchange.id) as answer:
-                            # 404: the engine was started again just now
-                            if answer.status != 404 or attempt == ATTEMPTS:
-                                return await self._relay(exchange, answer, tally)
-                        tally.begun = False
-                    except aiohttp.ClientConnectionError as error:
-                        tally.begun = False
-                        if attempt == ATTEMPTS:
-                            raise _unavailable(error) from None
-            raise AssertionError("unreachable")
-        finally:
-            place.line.leave(None if began is None or tally.first is None else time.monotonic() - began)
+        for attempt in range(1, ATTEMPTS + 1):
+            async with _lent(place, artifact_id, path) as name:
+                if attempt == 1:
+                    self._metrics.added.observe(time.monotonic() - exchange.began)
+                tally.begun = True  # also for a client that is gone before the answer comes
+                try:
+                    async with ask(place, tally.asked, name, tenant.salt, exchange.id) as answer:
+                        # 404: the engine was started again just now
+                        if answer.status != 404 or attempt == ATTEMPTS:
+                            return await self._relay(exchange, answer, tally)
+                    tally.begun = False
+                except aiohttp.ClientConnectionError as error:
+                    tally.begun = False
+                    if attempt == ATTEMPTS:
+                        raise _unavailable(error) from None
+        raise AssertionError("unreachable")
 
     async def _relay(
         self, exchange: Exchange, answer: aiohttp.ClientResponse, tally: Tally

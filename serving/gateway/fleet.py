@@ -26,7 +26,7 @@ from serving.resident import Engine
 log = logging.getLogger("tuneline.gateway")
 
 SPILL_SECONDS = 0.5
-"""A longer wait at the engine that knows an adapter is worse than a load at another one."""
+"""So much shorter has the wait at another engine to be, else the one that knows an adapter keeps it."""
 
 MakeEngine = Callable[[EngineSection, str, Path, Path], Engine]
 
@@ -170,9 +170,8 @@ class Fleet:
         def rank(place: Place) -> bytes:
             return hashlib.sha256(f"{place.name} {artifact_id}".encode()).digest()
 
-        ordered = sorted(running, key=rank)
-        near = next((place for place in ordered if place.line.wait() <= SPILL_SECONDS), None)
-        return near or min(ordered, key=lambda place: place.line.wait())
+        ordered = enumerate(sorted(running, key=rank))
+        return min(ordered, key=lambda one: one[1].line.wait() + one[0] * SPILL_SECONDS)[1]
 
     def _groups_for(self, artifact: Artifact) -> list[_Group]:
         fitting, reasons = [], []

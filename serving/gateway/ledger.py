@@ -105,10 +105,10 @@ class Ledger:
         self._work.put(_Settled(reservation, tokens))
 
     def _run(self) -> None:
-        looked = time.monotonic()
+        look = time.monotonic() + BEAT_SECONDS
         while True:
             try:
-                batch = [self._work.get(timeout=BEAT_SECONDS)]
+                batch = [self._work.get(timeout=max(0.0, look - time.monotonic()))]
             except queue.Empty:
                 batch = []
             while len(batch) < MOST_AT_ONCE and not self._work.empty():
@@ -117,8 +117,8 @@ class Ledger:
             settled = [one for one in batch if isinstance(one, _Settled)]
             self._reserve(asks)  # first: a short request's settlement may be in the same batch
             self._settle(self._unwritten + settled)
-            if time.monotonic() - looked > BEAT_SECONDS:
-                looked = time.monotonic()
+            if time.monotonic() >= look:
+                look = time.monotonic() + BEAT_SECONDS
                 self._look()
             if None in batch:
                 return

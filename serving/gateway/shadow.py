@@ -62,7 +62,7 @@ class Shadows:
             tally.failed = True
             log.warning("shadow to %s: %r", candidate[:12], error)
         finally:
-            place.line.leave(None)
+            place.line.leave(tally.first is not None)
         self._metrics.shadows.labels("failed" if tally.failed else "answered").inc()
         self._outcomes.add(Seen(
             tenant.channel, generation, candidate, "shadow", tally.failed, tally.reason,
