@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,31 +93,39 @@ class AdapterPool:
         return name
 
     async def _bring(self, digest: str, path: Path) -> str:
-        async with self._changing:  # one load at a time: the second to ask finds it loaded
+        deadline = asyncio.get_running_loop().time() + self._patience
+        await self._in_time(deadline, self._changing.acquire())
+        try:  # one load at a time: the second to ask finds it loaded
             if (name := self._take(digest)) is not None:
                 self.counts.hits += 1
                 return name
-            await self._make_room()
+            await self._in_time(deadline, self._make_room())
             await self.engine.load_adapter(digest, path)
             self.counts.loads += 1
             name = self._take(digest)
+        finally:
+            self._changing.release()
         if name is None:
             raise Overloaded("the engine was started again just now; try again")
         return name
 
-    async def _make_room(self) -> None:
+    async def _in_time(self, deadline: float, work: Awaitable[object]) -> None:
         try:
-            async with asyncio.timeout(self._patience):
-                while len(self.engine.loaded) >= self.engine.slots:
-                    victim = await self._idle()
-                    self.counts.evictions += 1
-                    await self.engine.unload_adapter(victim)
+            async with asyncio.timeout_at(deadline):
+                await work
         except TimeoutError:
             self.counts.refusals += 1
             raise Overloaded(
                 f"all {self.engine.slots} adapter slots are in use or pinned, and none became free within "
                 f"{self._patience:g} s"
             ) from None
+
+    async def _make_room(self) -> None:
+        try:
+            while len(self.engine.loaded) >= self.engine.slots:
+                victim = await self._idle()
+                self.counts.evictions += 1
+                await self.engine.unload_adapter(victim)
         finally:
             self._leaving = None
 
