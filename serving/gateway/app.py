@@ -89,7 +89,7 @@ class App:
         tenant = exchange.tenant = self._directory.tenant(_authorization(http))
         if http.path == "/v1/models":
             exchange.status = 200
-            return web.json_response(self._models(tenant), headers={"x-request-id": exchange.id})
+            return web.json_response(self._models(tenant), headers=exchange.headers)
         self._rates.take(tenant.name, tenant.limits.requests_per_minute)
         self._concurrency.enter(tenant.name, tenant.limits.concurrency)
         try:
@@ -218,7 +218,7 @@ class App:
     ) -> web.StreamResponse:
         assert exchange.chosen is not None
         exchange.status = answer.status
-        headers = {"x-request-id": exchange.id, "x-tuneline-artifact": exchange.chosen.artifact_id}
+        headers = exchange.headers | {"x-tuneline-artifact": exchange.chosen.artifact_id}
         headers["content-type"] = answer.headers.get("content-type", "application/json")
         if "retry-after" in answer.headers:
             headers["retry-after"] = answer.headers["retry-after"]
@@ -315,7 +315,7 @@ def _refusal(exchange: Exchange, error: Refused) -> web.StreamResponse:
     if exchange.response is not None:
         raise ConnectionResetError(str(error))
     exchange.status = error.status
-    headers = {"x-request-id": exchange.id}
+    headers = exchange.headers
     if error.status in (429, 503):
         headers["retry-after"] = str(error.retry_after if isinstance(error, TooMany) else 1)
     if error.status == 401:

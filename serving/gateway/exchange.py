@@ -36,6 +36,11 @@ class Exchange:
     response: web.StreamResponse | None = None
     """Set once a stream has begun: from then on there is no other status to give."""
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of every answer; the server's name alone, where the library would tell its version too."""
+        return {"x-request-id": self.id, "server": "tuneline"}
+
 
 class Recorder:
     """Writes ended requests into the metrics, the outcomes and the log."""
