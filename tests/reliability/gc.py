@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from registry.schema import channel_events, channels, content_events, edges, nam
 from registry.store import Store
 from tests.registry.places import Place
 from tests.reliability import choice
-from tests.reliability.publish import killer
+from tests.reliability.publish import answer, killer
 
 FAMILIES = 8
 CHANNELS = ("team/prod", "team/canary")
@@ -175,6 +176,21 @@ def lost(registry: Registry, history: int = KEEPING.history) -> list[str]:
     return wrong
 
 
+def look(place: Place) -> tuple[list[str], int]:
+    """What is lost, and of how many artifacts that are in use."""
+    with place.open() as registry:
+        return lost(registry), len(in_use(registry, KEEPING.history))
+
+
+def at_the_end(place: Place) -> tuple[list[str], Counter[str]]:
+    """What is lost after a last collection, and how often content was collected and restored."""
+    with place.open() as registry:
+        collect(registry, KEEPING, delete=True)
+        with registry._database.read() as connection:
+            events = Counter(connection.execute(select(content_events.c.action)).scalars())
+        return lost(registry), events
+
+
 def trial(place: Place, seed: int, steps: int, processes: int, without: str | None = None) -> dict[str, Any]:
     """`steps` steps in all, in rounds; half of the processes are killed in each."""
     choose, seen, wrong = random.Random(seed), Counter[str](), list[str]()
@@ -201,14 +217,10 @@ def trial(place: Place, seed: int, steps: int, processes: int, without: str | No
                 wrong.append(f"a process ended with {child.exitcode}")
         seen.update(log.read_text().splitlines() if log.exists() else [])
         log.unlink(missing_ok=True)
-        with place.open() as registry:
-            wrong += lost(registry)
-            checked += len(in_use(registry, KEEPING.history))
-    with place.open() as registry:
-        collect(registry, KEEPING, delete=True)
-        wrong += lost(registry)
-        with registry._database.read() as connection:
-            events = Counter(connection.execute(select(content_events.c.action)).scalars())
+        found, count = answer(partial(look, place))
+        wrong, checked = wrong + found, checked + count
+    found, events = answer(partial(at_the_end, place))
+    wrong += found
     return {
         "seed": seed, "steps": seen.total() - seen["killed"], "rounds": rounds, **dict(sorted(seen.items())),
         **events, "artifacts checked": checked, "wrong": wrong,
