@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from serving.resident import Engine
 log = logging.getLogger("tuneline.gateway")
 
 SPILL_SECONDS = 0.5
-"""So much shorter has the wait at another engine to be, else the one that knows an adapter keeps it."""
+"""A request goes to another engine than its adapter's own where it would wait so much less."""
 
 MakeEngine = Callable[[EngineSection, str, Path, Path], Engine]
 
@@ -65,6 +65,8 @@ class Fleet:
         self._groups = [_Group(number, section, None) for number, section in enumerate(sections)]
         self._known: dict[str, tuple[Artifact, Path]] = {}
         self._fitting: dict[str, list[_Group]] = {}
+        self._homes: dict[str, Place] = {}
+        """Of several engines, the one that is to keep an adapter; each is home to about as many."""
         self._lives = itertools.count(1)
         self._pinned: set[str] = set()
         self._draining: set[asyncio.Task[None]] = set()
@@ -106,6 +108,9 @@ class Fleet:
                 group.target, group.failed = target, None
             if group.behind and (group.moving is None or group.moving.done()):
                 group.moving = asyncio.create_task(self._follow(group))
+        served = {channel.artifact_id for channel in state.channels.values()}
+        served |= {rollout.candidate for rollout in state.rollouts.values()}
+        self._homes = {one: home for one, home in self._homes.items() if one in served}
         wanted = {tenant.channel for tenant in state.tenants.values() if tenant.pinned}
         pinned = {state.channels[channel].artifact_id for channel in wanted if channel in state.channels}
         for place in self.places:
@@ -143,7 +148,7 @@ class Fleet:
         running = [place for place in places if place.engine.up]
         if not running:
             raise Refused("the engine is being started again; try again", None, 503, "unavailable")
-        return self._pick(self._fitting[artifact_id][0], running, artifact_id), path
+        return self._pick(self._fitting[artifact_id][0], places, running, artifact_id), path
 
     async def known(self, artifact_id: str) -> tuple[Artifact, Path]:
         """An artifact and the directory with its files. Raises `Refused` (503)."""
@@ -160,18 +165,17 @@ class Fleet:
                 raise Refused(said, None, 503, "unavailable") from None
         return self._known[artifact_id]
 
-    def _pick(self, group: _Group, running: list[Place], artifact_id: str) -> Place:
+    def _pick(self, group: _Group, places: list[Place], running: list[Place], artifact_id: str) -> Place:
         if len(running) == 1:
             return running[0]
         if not group.section.affinity:
             group.turn += 1
             return running[group.turn % len(running)]
-
-        def rank(place: Place) -> bytes:
-            return hashlib.sha256(f"{place.name} {artifact_id}".encode()).digest()
-
-        ordered = enumerate(sorted(running, key=rank))
-        return min(ordered, key=lambda one: one[1].line.wait() + one[0] * SPILL_SECONDS)[1]
+        home = self._homes.get(artifact_id)
+        if home not in places:
+            adapters = Counter(self._homes.values())
+            home = self._homes[artifact_id] = min(places, key=lambda place: adapters[place])
+        return min(running, key=lambda place: place.line.wait() + SPILL_SECONDS * (place is not home))
 
     def _groups_for(self, artifact: Artifact) -> list[_Group]:
         fitting, reasons = [], []

@@ -102,6 +102,23 @@ def test_who_is_turned_away_for_overload_has_reserved_nothing(gateway: Gateway) 
     assert set(refused) == {"overloaded"}
 
 
+def test_each_adapter_has_a_replica_of_its_own_and_each_replica_its_share(
+    pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    town = kept_town(pytestconfig.rootpath, tmp_path / "home", 3)
+    with running(town, tmp_path, [LLAMA | {"adapters": 2, "replicas": 2}]) as gateway:
+        for number, house in enumerate(town.houses):
+            gateway.tenant(f"t{number}", house.gguf)
+        for _ in range(4):
+            for number, house in enumerate(town.houses):
+                assert gateway.ask(f"t{number}") == (house.answer, house.gguf)
+        loads = [
+            gateway.number("tuneline_engine_adapter_events_total", engine=engine, event="loads")
+            for engine in ("0-0", "0-1")
+        ]
+    assert sorted(loads) == [1, 2]
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
     with Registry.open(tmp_path / "home") as found:

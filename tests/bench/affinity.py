@@ -1,0 +1,206 @@
+"""Four times as many adapters as an engine has slots for: `python -m tests.bench.affinity [--seconds 15]`.
+
+Two replicas with real engines (llama.cpp on a pico base) behind the gateway. First the time to the first
+text, with each adapter kept on one replica and with replicas in turn, under the same load. Then more and more
+load, up to three times what the engines answer: what is answered, what is turned away, and how long the rest
+waited. Load is open: requests come when they come, and a time counts from then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import uvloop
+
+from tests.serving.canaries import QUESTIONS
+from tests.serving.gateway import CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
+from tests.serving.town import Town, kept_town
+
+LONGEST = 2.0
+"""`bounds.wait_seconds`."""
+CLIENTS = 24
+"""That ask without a pause, to find out how much is answered at most: fewer than are turned away."""
+STEPS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
+EVENTS = ("hits", "loads", "evictions")
+
+
+@dataclass
+class Load:
+    """Requests of all tenants to one gateway, and what came of them."""
+
+    gateway: Gateway
+    keys: dict[str, str]
+    firsts: list[float] = field(default_factory=list)
+    """Seconds from when a request was due to the first text of its answer."""
+    wholes: list[float] = field(default_factory=list)
+    """The same to its end."""
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    """How long requests came."""
+    took: float = 0.0
+    """How long it was until the last was answered."""
+
+    async def ask(self, http: aiohttp.ClientSession, draw: random.Random, due: float) -> None:
+        name = draw.choice(sorted(self.keys))
+        body = {
+            "model": f"team/{name}", "max_tokens": 8, "temperature": 0, "stream": True,
+            "messages": [{"role": "user", "content": draw.choice(QUESTIONS)}],
+        }  # fmt: skip
+        headers = {"authorization": f"Bearer {self.keys[name]}"}
+        async with http.post(f"{self.gateway.url}/chat/completions", json=body, headers=headers) as answer:
+            self.counts[str(answer.status)] += 1
+            if answer.status != 200:
+                said = (await answer.json())["error"]
+                if said["code"] != "overloaded":
+                    raise SystemExit(f"{answer.status} {said}")
+                return
+            first = 0.0
+            async for line in answer.content:
+                if not first and b'"content":"' in line and b'"content":""' not in line:
+                    first = time.monotonic() - due
+            if not first or (line.strip() and line != b"data: [DONE]\n"):
+                raise SystemExit(f"an answer without text or end: {line!r}")
+        self.firsts.append(first)
+        self.wholes.append(time.monotonic() - due)
+
+    async def open(self, http: aiohttp.ClientSession, a_second: float, seconds: float, seed: int) -> None:
+        """So many requests a second, at random moments, of random tenants: the same for the same seed."""
+        draw, began = random.Random(seed), time.monotonic()
+        due = began
+        async with asyncio.TaskGroup() as group:
+            while (due := due + draw.expovariate(a_second)) < began + seconds:
+                await asyncio.sleep(due - time.monotonic())
+                group.create_task(self.ask(http, draw, due))
+        self.seconds += seconds
+        self.took += time.monotonic() - began
+
+    async def closed(self, http: aiohttp.ClientSession, seconds: float) -> None:
+        """Clients that ask again at once."""
+        draw, began = random.Random(0), time.monotonic()
+
+        async def client() -> None:
+            while (now := time.monotonic()) < began + seconds:
+                await self.ask(http, draw, now)
+
+        await asyncio.gather(*(client() for _ in range(CLIENTS)))
+        self.seconds += seconds
+        self.took += time.monotonic() - began
+
+    def row(self) -> dict[str, object]:
+        """As a table shows it."""
+        firsts = [1e3 * one for one in self.firsts]
+        return {
+            "asked/s": round(sum(self.counts.values()) / self.seconds, 1),
+            "answered/s": round(self.counts["200"] / self.took, 1),
+            "429/s": round(self.counts["429"] / self.seconds, 1),
+            "TTFT p50 ms": round(statistics.median(firsts)),
+            "TTFT p99 ms": round(statistics.quantiles(firsts, n=100)[98]),
+            "whole p99 ms": round(1e3 * statistics.quantiles(self.wholes, n=100)[98]),
+        }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
+    arguments.add_argument("--slots", type=int, default=1, help="adapters that each of the engines holds")
+    given = arguments.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        town = kept_town(CHECKOUT, folder / "home", 4 * given.slots)
+        gateways = {
+            name: stack.enter_context(_running(town, folder, name, given.slots, affinity))
+            for name, affinity in (("affinity", True), ("in turn", False))
+        }
+        keys = _tenants(town, list(gateways.values()))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_measure(gateways, keys, given.seconds))
+
+
+@contextlib.contextmanager
+def _running(town: Town, folder: Path, name: str, slots: int, affinity: bool) -> Iterator[Gateway]:
+    engine = LLAMA | {"adapters": slots, "replicas": 2, "affinity": affinity, "queue": 1024}
+    with running(
+        town, folder, [engine], name=name.replace(" ", "-"), bounds={"wait_seconds": LONGEST}
+    ) as one:
+        yield one
+
+
+def _tenants(town: Town, gateways: list[Gateway]) -> dict[str, str]:
+    """Name → key of a tenant for each adapter, known to all gateways."""
+    keys = {f"t{n}": gateways[0].tenant(f"t{n}", house.gguf) for n, house in enumerate(town.houses)}
+    for gateway in gateways:
+        for name, key in keys.items():
+            until(lambda g=gateway, k=key: g.get("/models", k).json()["data"], f"{name} is known")
+    return keys
+
+
+async def _measure(gateways: dict[str, Gateway], keys: dict[str, str], seconds: float) -> None:
+    print(json.dumps({"cores": os.cpu_count(), "load before": os.getloadavg()[0], "adapters": len(keys)}))
+    timeout = aiohttp.ClientTimeout(total=SLOWEST)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as http:
+        most = {}
+        for name, gateway in gateways.items():
+            load = Load(gateway, keys)
+            await load.closed(http, 3)
+            load = Load(gateway, keys)
+            await load.closed(http, seconds)
+            most[name] = load.counts["200"] / load.took
+            print(json.dumps({name: f"{most[name]:.1f} answered/s at most"} | load.row()), flush=True)
+        _table(await _compared(gateways, keys, http, min(most.values()) / 2, seconds))
+        _table(await _overloaded(gateways["affinity"], keys, http, most["affinity"], seconds))
+
+
+async def _compared(
+    gateways: dict[str, Gateway], keys: dict[str, str], http: aiohttp.ClientSession, a_second: float,
+    seconds: float,
+) -> list[dict[str, object]]:  # fmt: skip
+    """In four turns each, so that what else the machine does meets both."""
+    loads = {name: Load(gateway, keys) for name, gateway in gateways.items()}
+    before = {name: _events(gateway) for name, gateway in gateways.items()}
+    for turn in range(4):
+        for load in loads.values():
+            await load.open(http, a_second, seconds / 2, seed=turn)
+    rows: list[dict[str, object]] = []
+    for name, load in loads.items():
+        events = {event: round(n - before[name][event]) for event, n in _events(load.gateway).items()}
+        rows.append({"replica": name} | load.row() | events)
+    return rows
+
+
+async def _overloaded(
+    gateway: Gateway, keys: dict[str, str], http: aiohttp.ClientSession, most: float, seconds: float
+) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for step in STEPS:
+        load = Load(gateway, keys)
+        await load.open(http, step * most, seconds, seed=0)
+        rows.append({"load": f"{step:g} ×"} | load.row())
+    return rows
+
+
+def _events(gateway: Gateway) -> dict[str, float]:
+    return {event: gateway.number("tuneline_engine_adapter_events_total", event=event) for event in EVENTS}
+
+
+def _table(rows: list[dict[str, object]]) -> None:
+    print("\n| " + " | ".join(rows[0]) + " |")
+    print("|" + "---|" * len(rows[0]))
+    for row in rows:
+        print("| " + " | ".join(str(value) for value in row.values()) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
