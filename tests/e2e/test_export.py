@@ -73,8 +73,8 @@ def test_every_export_is_verified_where_there_is_no_registry(pico: Pico, exporte
         assert (found["exit_code"], found["problems"], found["not_proved"]) == (0, [], []), kind
     assert not stranger.home.exists()
     decisions = json.loads((exported / "gguf/gate-decisions.json").read_text())
-    assert decisions[-1]["verdict"] == "pass"
-    assert decisions[-1]["signature"]
+    assert "pass" in {one["verdict"] for one in decisions}
+    assert all(one["signature"] for one in decisions)
 
 
 LOAD = """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -545,11 +545,13 @@ def test_it_is_quick_and_loads_nothing_heavy(
         "heavy = {'torch', 'transformers', 'prefect', 'lm_eval', 'datasets'} & set(sys.modules); "
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )
-    begun = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     words = ("gate", file, "--candidate", lineage.gguf.id, "--channel", "team/prod")
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60,
         env={**os.environ, "TUNELINE_HOME": str(lineage.registry.home)},
     )  # fmt: skip
     assert done.returncode in {0, 1, 2}, done.stderr
-    assert time.monotonic() - begun < 10, "under 3 s on an idle machine; a busy one is given more"
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # On a busy machine it also waits for a core, which is no work of its own.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
