@@ -48,7 +48,7 @@ class Bounds(_Section):
     write_seconds: float = Field(default=30.0, gt=0, description="a client may take to read what was sent")
     wait_seconds: float = Field(
         default=10.0, gt=0,
-        description="a request is answered 429 at once if it would wait longer for its first token",
+        description="a request is answered 429 at once if it might wait longer for its turn",
     )  # fmt: skip
     connections: int = Field(default=4096, ge=1, description="open connections")
 
