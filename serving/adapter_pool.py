@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class PoolCounts:
     hits: int = 0
     loads: int = 0
     evictions: int = 0
+    load_seconds: float = 0.0
+    """That all loads took together."""
     refusals: int = 0
     """Requests turned away because every slot was in use or pinned for too long."""
 
@@ -100,7 +103,9 @@ class AdapterPool:
                 self.counts.hits += 1
                 return name
             await self._in_time(deadline, self._make_room())
+            began = time.monotonic()
             await self.engine.load_adapter(digest, path)
+            self.counts.load_seconds += time.monotonic() - began
             self.counts.loads += 1
             name = self._take(digest)
         finally:

@@ -25,9 +25,6 @@ from serving.resident import Engine
 
 log = logging.getLogger("tuneline.gateway")
 
-SPILL_SECONDS = 0.5
-"""A request goes to another engine than its adapter's own where it would wait so much less."""
-
 MakeEngine = Callable[[EngineSection, str, Path, Path], Engine]
 
 
@@ -175,7 +172,14 @@ class Fleet:
         if home not in places:
             adapters = Counter(self._homes.values())
             home = self._homes[artifact_id] = min(places, key=lambda place: adapters[place])
-        return min(running, key=lambda place: place.line.wait() + SPILL_SECONDS * (place is not home))
+
+        def seconds(place: Place) -> tuple[float, bool]:
+            """Elsewhere it may have to be loaded, and to put out one that is then loaded again."""
+            counts = place.pool.counts
+            detour = 0.0 if place is home else 2 * counts.load_seconds / max(counts.loads, 1)
+            return place.line.wait() + detour, place is not home
+
+        return min(running, key=seconds)
 
     def _groups_for(self, artifact: Artifact) -> list[_Group]:
         fitting, reasons = [], []

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -143,8 +144,13 @@ def _tenants(town: Town, gateways: list[Gateway]) -> dict[str, str]:
     keys = {f"t{n}": gateways[0].tenant(f"t{n}", house.gguf) for n, house in enumerate(town.houses)}
     for gateway in gateways:
         for name, key in keys.items():
-            until(lambda g=gateway, k=key: g.get("/models", k).json()["data"], f"{name} is known")
+            until(partial(_serves, gateway, key), f"{name} is known")
     return keys
+
+
+def _serves(gateway: Gateway, key: str) -> bool:
+    answer = gateway.get("/models", key)
+    return answer.status_code == 200 and bool(answer.json()["data"])
 
 
 async def _measure(gateways: dict[str, Gateway], keys: dict[str, str], seconds: float) -> None:
