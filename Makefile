@@ -25,7 +25,7 @@ demo: setup  ## fine-tune, prove, quantize and serve a real 135M model on this C
 	$(BIN)/tuneline run demo
 
 test: setup lint  ## everything that CI checks, tests on 2 cores
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not vllm"
 
 lint: setup  ## style, types and layering
 	$(BIN)/ruff check .
@@ -53,13 +53,11 @@ vllm: .venv-vllm/.ready  ## create .venv-vllm with vLLM for this CPU (CONTRIBUTI
 
 .venv-vllm/.ready: requirements-vllm.lock
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps \
-	  --extra-index-url https://download.pytorch.org/whl/cpu "torch==2.13.0+cpu"
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.lock
 	.venv-vllm/bin/python -c 'import torch, vllm.version; print("vLLM", vllm.version.__version__, "on torch", torch.__version__)'
 	@touch $@
 
-test-vllm: setup vllm  ## what CI checks of vLLM: the engines' conformance suite on it, and its known faults
+test-vllm: setup vllm  ## the engines' conformance suite on it, and its known faults
 	$(BIN)/python -m pytest -m vllm tests/serving
 
 clean:  ## remove the environment and this folder's registry
