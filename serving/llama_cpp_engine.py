@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from serving import errors, llama_cpp, process
 from serving.engine import model_alias
 from serving.errors import EngineFailed
 from serving.process import Launch
+from serving.scratch import Scratch
 from serving.supervise import Supervisor
 
 CONTROL_SECONDS = 30.0
@@ -49,7 +48,8 @@ class LlamaCppEngine:
         self.slots = settings.adapters
         self.loaded: dict[str, str] = {}
         self._path, self._settings = path.resolve(), settings
-        self._folder = Path(tempfile.mkdtemp(prefix="tuneline-"))  # open to its owner only
+        self._scratch = Scratch()
+        self._folder = self._scratch.path
         self._life = 0
         self._client: httpx.AsyncClient | None = None
         self._supervisor = Supervisor(
@@ -94,7 +94,7 @@ class LlamaCppEngine:
     async def stop(self) -> None:
         await self._supervisor.stop()
         await self._hang_up()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.remove()
 
     async def load_adapter(self, digest: str, path: Path) -> str:
         file = path / "model.gguf" if path.is_dir() else path

@@ -12,7 +12,6 @@ import itertools
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from serving import peft_files, vllm, vllm_probe
 from serving.engine import model_alias
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
 from serving.process import Launch
+from serving.scratch import Scratch
 from serving.supervise import Supervisor
 
 CONTROL_SECONDS = 30.0
@@ -74,7 +74,8 @@ class VllmEngine:
         self.slots = settings.adapters
         self.loaded: dict[str, str] = {}
         self._path, self._settings = path.resolve(), settings
-        self._folder = Path(tempfile.mkdtemp(prefix="tuneline-"))  # open to its owner only
+        self._scratch = Scratch()
+        self._folder = self._scratch.path
         self._life = 0
         self._key = secrets.token_hex(16)
         self._client: httpx.AsyncClient | None = None
@@ -130,7 +131,7 @@ class VllmEngine:
     async def stop(self) -> None:
         await self._supervisor.stop()
         await self._hang_up()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.remove()
 
     async def load_adapter(self, digest: str, path: Path) -> str:
         """As `Engine` says; `path` has `adapter_config.json` and `adapter_model.safetensors`."""

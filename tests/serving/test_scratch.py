@@ -1,0 +1,37 @@
+"""Directories of processes that were killed go; those of the living stay."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.scratch import Scratch
+
+TREE = Path(__file__).resolve().parents[2]
+HOLD = "from serving.scratch import Scratch; one = Scratch(); print(one.path, flush=True); input()"
+
+
+def test_what_a_killed_process_left_goes_with_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tuneline-without-a-lock").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], cwd=TREE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        theirs = Path(other.stdout.readline().strip())
+        mine = Scratch()
+        assert mine.path.stat().st_mode & 0o777 == 0o700
+        assert theirs.is_dir(), "its process lives"
+        other.kill()
+    Scratch().remove()
+    assert not theirs.exists()
+    assert mine.path.is_dir()
+    assert (tmp_path / "tuneline-without-a-lock").is_dir()
+    mine.remove()
+    assert not mine.path.exists()
