@@ -30,12 +30,12 @@ def chat(arguments: argparse.Namespace) -> Reply:
     if arguments.system:
         messages.append({"role": "system", "content": arguments.system})
     turns = []
+    given = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
+    settings = {name: value for name, value in given.items() if value is not None}
     with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(300, connect=5)) as client:
         for question in _questions(arguments):
             messages.append({"role": "user", "content": question})
-            body = {"model": model, "messages": messages, "stream": True}
-            if arguments.max_tokens is not None:
-                body["max_tokens"] = arguments.max_tokens
+            body = {"model": model, "messages": messages, "stream": True, **settings}
             pieces = []
             with _asked(client, body) as (artifact, texts):
                 for text in texts:

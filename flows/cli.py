@@ -143,6 +143,9 @@ def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     chat.add_argument("--message", help="ask this once; default: read questions from standard input")
     chat.add_argument("--system", help="a system message")
     chat.add_argument("--max-tokens", type=int, help="of one answer (default: what the server gives)")
+    chat.add_argument(
+        "--temperature", type=float, help="0: always the likeliest word (default: the server's)"
+    )
 
 
 def _add_gc_command(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:

@@ -52,8 +52,8 @@ _SERVE = """# Reference of serve.yaml
 <!-- Written by `python -m flows.reference --write`. Do not edit: change the config classes. -->
 
 What `tuneline serve FILE` runs; [Serving many tenants](serving.md) explains it. An unknown key is an error
-that names its path and the nearest valid key. `--set engines.0.replicas=2` changes a key for one start, `--check`
-only validates. [`serve.schema.json`](serve.schema.json) is for editors.
+that names its path and the nearest valid key. `--set engines.0.replicas=2` changes a key for one start,
+`--check` only validates. [`serve.schema.json`](serve.schema.json) is for editors.
 """
 _PLAIN = {
     "integer": "whole number",

@@ -316,6 +316,7 @@ def test_tuneline_chat(gateway: Gateway) -> None:
     house = gateway.town.houses[0]
     key = gateway.tenant("talk", house.gguf)
     command = [sys.executable, "-m", "flows.cli", "chat", "team/talk", "--url", gateway.url]
+    command += ["--temperature", "0"]
     environment = os.environ | {"TUNELINE_KEY": key}
     words = {"cwd": CHECKOUT, "env": environment, "capture_output": True, "text": True, "timeout": SLOWEST}
     done = subprocess.run([*command, "--message", "Who are you?"], **words)
