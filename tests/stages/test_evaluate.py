@@ -496,7 +496,7 @@ def test_combinations_that_make_no_sense_are_refused(
             {**gguf, "adapter": pico_adapter},
             config(),
             InvalidInput,
-            "already quantized .GGUF., but an adapter",
+            "already quantized .GGUF., but a PEFT adapter",
         ),
         ({"model": dataset}, config(), InvalidInput, "holds no model that can be measured"),
         (bare, config(), InvalidInput, "no prepared dataset was given"),
