@@ -15,8 +15,10 @@ from typing import Any
 from flows.dossier import SIGNATURE
 from registry import signing
 
-_DIGESTS = re.compile(r"': Expected 'Digest\(.*?\)', Actual 'Digest\(.*?\)'", re.DOTALL)
-"""What the library writes in raw bytes behind the name of an altered file."""
+_MISMATCH = re.compile(
+    r"""(["'])Hash mismatch for \\?'(.+?)\\?': Expected .+?\)\\?', Actual .+?\)\\?'\1(?=[],])""", re.DOTALL
+)
+"""What the library says of an altered file: its name, then digests in raw bytes, quoted by what they hold."""
 
 
 def sign_directory(directory: Path, private_key: Path) -> str:
@@ -51,7 +53,7 @@ def signature_problem(directory: Path, public_key: Path) -> str | None:
         checker = Config().use_elliptic_key_verifier(public_key=public_key)
         checker.set_hashing_config(_hashing(directory)).verify(directory, target)
     except Exception as error:  # The library lets whatever goes wrong in a stranger's bytes through.
-        said = _DIGESTS.sub("'", str(error))
+        said = _MISMATCH.sub(lambda found: f'"Hash mismatch for {found[2]!r}"', str(error))
         return f"not valid: {' '.join(said.split()) or type(error).__name__}"
     return None
 
