@@ -23,6 +23,8 @@ from serving.llama_cpp_engine import LlamaCppEngine
 from serving.resident import Engine
 from serving.vllm_engine import VllmEngine
 
+SLOT_SHARE = 0.85
+"""Of the longest wait for a first token, what a request may spend waiting for a slot: it is then to be read."""
 READ_SECONDS = 300.0
 """Between two pieces of an answer; a stuck engine is started again long before."""
 
@@ -34,7 +36,7 @@ class Place:
         self, name: str, section: EngineSection, artifact: Artifact, engine: Engine, wait_seconds: float
     ) -> None:
         self.name, self.section, self.artifact, self.engine = name, section, artifact, engine
-        self.pool = AdapterPool(engine, patience=wait_seconds)
+        self.pool = AdapterPool(engine, patience=SLOT_SHARE * wait_seconds)
         self.line = Line(section.parallel, section.queue, wait_seconds)
         self.limits = limits(section.engine, section.max_rank if section.engine == "vllm" else None)
         self._http: aiohttp.ClientSession | None = None
