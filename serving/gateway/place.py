@@ -24,7 +24,7 @@ from serving.resident import Engine
 from serving.vllm_engine import VllmEngine
 
 SLOT_SHARE = 0.85
-"""Of the longest wait for a first token, what a request may spend waiting for a slot: it is then to be read."""
+"""Of the longest wait for a first token, what the wait for a slot may take: the prompt is read after it."""
 READ_SECONDS = 300.0
 """Between two pieces of an answer; a stuck engine is started again long before."""
 
