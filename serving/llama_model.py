@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from serving.errors import EngineFailed, NotServable
 from serving.llama_amx import avoid_amx
+from serving.llama_shelf import Adapter, Shelf
 
 BATCH_TOKENS = 512
 """Read in one call; longer prompts are read in pieces, between which others have their turn."""
@@ -26,7 +27,6 @@ BATCH_TOKENS = 512
 Entry = tuple[int, int, int, bool]
 """token, position, sequence, whether its logits are wanted"""
 
-Adapter = ctypes.c_void_p
 _log_callback: Any = None
 """C holds it without a reference."""
 
@@ -56,6 +56,8 @@ class LlamaModel:
         self._model = low.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise NotServable(f"{path}: llama.cpp {low.__version__} cannot load this file; see its log")
+        self._path = path
+        self._shelf: Shelf | None = None
         self._vocab = low.llama_model_get_vocab(self._model)
         self.vocabulary = int(low.llama_vocab_n_tokens(self._vocab))
         self.context_length = context_length
@@ -82,6 +84,8 @@ class LlamaModel:
         """Free everything, adapters too; the object cannot be used afterwards."""
         low.llama_batch_free(self._batch)
         low.llama_free(self._context)
+        if self._shelf is not None:
+            self._shelf.close()
         low.llama_model_free(self._model)
 
     def metadata(self, key: str) -> str | None:
@@ -122,14 +126,14 @@ class LlamaModel:
 
     def load_adapter(self, path: Path) -> Adapter:
         """Raises `NotServable` for a file that is no LoRA, or not one for this model."""
-        found = low.llama_adapter_lora_init(self._model, str(path).encode())
-        if not found:
-            raise NotServable(f"{path}: llama.cpp cannot put this adapter on the model; see the engine's log")
-        return found
+        if self._shelf is None:
+            self._shelf = Shelf(self._path, self._model)
+        return self._shelf.load(path)
 
     def free_adapter(self, adapter: Adapter) -> None:
         """It must not be in use; `use` something else first."""
-        low.llama_adapter_lora_free(adapter)
+        assert self._shelf is not None
+        self._shelf.free(adapter)
 
     def use(self, adapter: Adapter | None) -> None:
         """Decode with this adapter, and no other, from now on; None: with the model alone."""
