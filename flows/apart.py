@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flows.errors import Usage
+from flows.ladder.rungs import Rungs
 from flows.promote import Offer
 from flows.recipe import AdapterConfig
-from flows.rungs import Rungs
 from flows.step import Run
 from registry import Artifact, Registry
 from registry.artifacts import BaseReference

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.rungs import Rungs
+from flows.ladder.rungs import Rungs
 from flows.step import Run
 from registry import Artifact
 from stages.merge import MergeConfig

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from flows.gate_arguments import add_gate_commands, implied_action
-from flows.tenant_arguments import add_tenant_commands
+from flows.commands.gate_arguments import add_gate_commands, implied_action
+from flows.commands.tenant_arguments import add_tenant_commands
 
 EXIT_CODES = """exit codes:
   0  done, or the gate passed
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         ("run", "run a recipe from data to endpoint; what is known already is not done again"),
         ("check", "validate a recipe and estimate memory, disk and time, without loading weights"),
     ):
-        command = add(name, f"flows.commands:{name}", text)
+        command = add(name, f"flows.commands.run:{name}", text)
         command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; repeatable"
@@ -79,7 +79,7 @@ def _add_stage_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         ),
         ("evaluate", "measure a model directory or a GGUF file", ("model",), ("dataset", "adapter", "base")),
     ):
-        command = add(stage, "flows.commands:stage", f"{text}, on plain directories")
+        command = add(stage, "flows.commands.run:stage", f"{text}, on plain directories")
         command.set_defaults(stage=stage)
         for role in (*needed, *optional):
             command.add_argument(
@@ -98,7 +98,7 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
         return command.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     artifacts = group("artifacts", "what the registry holds")
-    listing = add("ls", "flows.commands:artifacts_ls", "list artifacts, newest first", artifacts)
+    listing = add("ls", "flows.commands.run:artifacts_ls", "list artifacts, newest first", artifacts)
     listing.add_argument(
         "--kind", choices=["base", "dataset", "adapter", "merged", "quantized", "evaluation"]
     )
@@ -107,23 +107,23 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
         ("show", "one artifact: base reference, quantization, files, metrics"),
         ("lineage", "what an artifact was made from"),
     ):
-        command = add(name, f"flows.commands:artifacts_{name}", text, artifacts)
+        command = add(name, f"flows.commands.run:artifacts_{name}", text, artifacts)
         command.add_argument("ref", help=REFERENCE)
     _add_export_commands(add, artifacts)
     _add_import_commands(add, artifacts)
     _add_gc_command(add, artifacts)
 
     endpoints = group("endpoints", "running engines")
-    add("ls", "flows.commands:endpoints_ls", "list endpoints", endpoints)
-    add("stop", "flows.commands:endpoints_stop", "stop an endpoint", endpoints).add_argument("id")
+    add("ls", "flows.commands.run:endpoints_ls", "list endpoints", endpoints)
+    add("stop", "flows.commands.run:endpoints_stop", "stop an endpoint", endpoints).add_argument("id")
 
     add_gate_commands(add, verbs)
     add_tenant_commands(add, verbs)
-    back = add("rollback", "flows.commands:rollback", "move a channel back to what it pointed to before")
+    back = add("rollback", "flows.commands.run:rollback", "move a channel back to what it pointed to before")
     back.add_argument("channel")
     back.add_argument("--reason", required=True, help="kept in the channel's history")
 
-    api = add("api", "flows.api_commands:api", "serve the registry over HTTP, read-only")
+    api = add("api", "flows.commands.api:api", "serve the registry over HTTP, read-only")
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     api.add_argument("--port", type=int, default=8700, help="0: a free one (default 8700)")
     _add_serving_commands(add)
@@ -131,13 +131,13 @@ def _add_registry_commands(add: Callable[..., argparse.ArgumentParser], verbs: A
 
 def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     text = "serve channels to tenants: an OpenAI-compatible gateway and its engines"
-    serve = add("serve", "flows.serve_commands:serve", text)
+    serve = add("serve", "flows.commands.serve:serve", text)
     serve.add_argument("config", type=Path, help="a YAML file, such as deploy/serve.yaml")
     serve.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; repeatable"
     )
     serve.add_argument("--check", action="store_true", help="only validate the file")
-    chat = add("chat", "flows.chat_command:chat", "talk to what a channel points to")
+    chat = add("chat", "flows.commands.chat:chat", "talk to what a channel points to")
     chat.add_argument("channel")
     chat.add_argument("--url", help="a gateway's address; its key is in TUNELINE_KEY. Default: own endpoint")
     chat.add_argument("--message", help="ask this once; default: read questions from standard input")
@@ -150,7 +150,7 @@ def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_gc_command(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:
     text = "free the files of artifacts that nothing needs; their records stay. Without --delete, only say so"
-    gc = add("gc", "flows.gc_commands:artifacts_gc", text, artifacts)
+    gc = add("gc", "flows.commands.gc:artifacts_gc", text, artifacts)
     gc.add_argument("--delete", action="store_true", help="do it")
     gc.add_argument("--why", metavar="REF", help=f"say why this artifact keeps its files: {REFERENCE}")
     gc.add_argument(
@@ -165,7 +165,7 @@ def _add_gc_command(add: Callable[..., argparse.ArgumentParser], artifacts: Any)
 def _add_import_commands(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:
     """Bring in what was made elsewhere, and ask what goes together."""
     adopt = "adopt a PEFT adapter, a merged model, a GPTQ directory or a GGUF file"
-    bring = add("import", "flows.import_commands:artifacts_import", adopt, artifacts)
+    bring = add("import", "flows.commands.imports:artifacts_import", adopt, artifacts)
     bring.add_argument("path", type=Path, help="a directory, or a .gguf file")
     kinds = ["base", "adapter", "merged", "quantized"]
     bring.add_argument("--kind", choices=kinds, help="default: what the files are")
@@ -174,7 +174,7 @@ def _add_import_commands(add: Callable[..., argparse.ArgumentParser], artifacts:
     bring.add_argument("--name", help="a name for it, such as support; it gets the next version")
 
     explain = "explain, from metadata alone, whether two artifacts and an engine go together"
-    compat = add("compat", "flows.import_commands:artifacts_compat", explain, artifacts)
+    compat = add("compat", "flows.commands.imports:artifacts_compat", explain, artifacts)
     compat.add_argument("a", help=REFERENCE)
     compat.add_argument("b", nargs="?", help="what is to be put on A, or was made from it")
     compat.add_argument("--engine", choices=["vllm", "llama.cpp"], help="check this engine's limits too")
@@ -186,7 +186,7 @@ def _add_import_commands(add: Callable[..., argparse.ArgumentParser], artifacts:
 def _add_export_commands(add: Callable[..., argparse.ArgumentParser], artifacts: Any) -> None:
     """Hand an artifact on, and check what was handed on."""
     signed = "write an artifact to a signed directory"
-    export = add("export", "flows.export_commands:export", signed, artifacts)
+    export = add("export", "flows.commands.export:export", signed, artifacts)
     export.add_argument("ref", help=REFERENCE)
     export.add_argument(
         "out", type=Path, help="a new directory, with model card, SBOM, lineage and signature"
@@ -196,7 +196,7 @@ def _add_export_commands(add: Callable[..., argparse.ArgumentParser], artifacts:
         help="EC P-256 private key to sign with (default: TUNELINE_SIGNING_KEY, else the registry's own)",
     )  # fmt: skip
     reread = "read every byte again and compare it with its digest"
-    verify = add("verify", "flows.export_commands:verify", reread, artifacts)
+    verify = add("verify", "flows.commands.export:verify", reread, artifacts)
     verify.add_argument("ref", help=f"{REFERENCE}; or an exported directory, which needs no registry")
     whose = "of whoever exported the directory: checks the signature"
     verify.add_argument("--public-key", type=Path, metavar="PEM", help=whose)

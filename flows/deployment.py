@@ -6,7 +6,7 @@ import time
 
 from flows.child import run_in_child
 from flows.promote import Offer
-from flows.report import StageRow
+from flows.report.report import StageRow
 from flows.step import Run
 from registry import Artifact
 from registry.endpoints import Endpoint

@@ -12,11 +12,11 @@ from typing import Any
 
 from flows.child import StandBy
 from flows.errors import FlowError
-from flows.gate import EXIT_CODES
-from flows.gate_channel import refuse_other_policy
+from flows.gates.channel import refuse_other_policy
+from flows.gates.gate import EXIT_CODES
 from flows.progress_view import ProgressView
 from flows.recipe import Recipe
-from flows.report import RunReport, StageRow, write_html
+from flows.report.report import RunReport, StageRow, write_html
 from flows.settings import Settings, quiet_libraries
 from registry import Registry
 from registry.errors import RegistryError
@@ -47,8 +47,8 @@ def execute(recipe: Recipe, settings: Settings) -> Result:
     quiet_libraries(settings.root)
     from flows.lifecycle import lifecycle
     from flows.prefect_server import prefect_server
+    from flows.report.summary import Outcome, report
     from flows.step import Run
-    from flows.summary import Outcome, report
 
     started, clock = datetime.now(UTC), time.monotonic()
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"

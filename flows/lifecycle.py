@@ -11,12 +11,12 @@ from prefect import flow
 from flows.apart import apart, measure_live
 from flows.arbitration import merge
 from flows.deployment import deploy
+from flows.ladder.rungs import Rungs
 from flows.prefect_view import shown_in_prefect
 from flows.promote import Offer, judge, promote
 from flows.recipe import Recipe
-from flows.rungs import Rungs
+from flows.report.summary import Outcome
 from flows.step import Run
-from flows.summary import Outcome
 from stages.quantize import GptqConfig
 
 

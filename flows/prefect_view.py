@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
+from flows.report.summary import Outcome, model_row
 from flows.step import Run
-from flows.summary import Outcome, model_row
 from flows.wording import duration, short, size
 
 

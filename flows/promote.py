@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flows.gate import GatePolicy, decide
-from flows.gate_channel import Verdict, adopt_policy, record
-from flows.gate_evidence import from_registry
-from flows.report_rows import StageRow
+from flows.gates.channel import Verdict, adopt_policy, record
+from flows.gates.gate import GatePolicy, decide
+from flows.gates.sources import from_registry
+from flows.report.rows import StageRow
 from flows.step import Run
 from registry import Artifact
 from registry.channels import Channel

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from flows.errors import InvalidRecipe
-from flows.gate import GatePolicy
-from flows.rungs import LadderConfig
+from flows.gates.gate import GatePolicy
+from flows.ladder.rungs import LadderConfig
 from stages.contract import StageConfig
 from stages.deploy import DeployConfig
 from stages.evaluate import EvaluateConfig

@@ -18,7 +18,7 @@ from flows.child import StandBy, run_in_child
 from flows.pin import pinned
 from flows.plain import as_parent
 from flows.progress_view import ProgressView
-from flows.report import StageRow
+from flows.report.report import StageRow
 from registry import Artifact, Registry
 from registry.artifacts import Parentage, Relation, memo_key
 from stages.compatible import require_compatible

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import parser
-from flows.gate_arguments import implied_action
+from flows.commands.gate_arguments import implied_action
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.cli import parser
-from flows.serve_commands import serve
+from flows.commands.serve import serve
 from serving.gateway.config import ServeConfig
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flows.artifact_import import adopt
 from flows.errors import Usage
+from flows.exchange.artifact_import import adopt
 from flows.plain import as_parent, run_plain
 from registry import Artifact, Registry
 from registry.artifacts import Manifest

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.artifact_import import Adoption, adopt
 from flows.cli import main
 from flows.errors import Usage
+from flows.exchange.artifact_import import Adoption, adopt
 from flows.plain import as_parent, run_plain
 from registry import Artifact, Registry
 from registry.artifacts import memo_key

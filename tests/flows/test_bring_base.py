@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows import bring_base
+from flows.exchange import bring_base
 from registry import Registry
 from stages.resolve import BaseConfig
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.charts import (
+from flows.report.charts import (
     FONT,
     Interval,
     Series,

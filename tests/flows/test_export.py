@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from flows import artifact_export
-from flows.artifact_export import export
 from flows.cli import main
-from flows.dossier import place
 from flows.errors import Usage
-from flows.export_check import verify_directory
+from flows.exchange import artifact_export
+from flows.exchange.artifact_export import export
+from flows.exchange.dossier import place
+from flows.exchange.export_check import verify_directory
 from registry import Artifact, Registry, signing
 from registry.errors import Corrupt, InvalidArtifact, NotFound, StoreFull
 from stages.contract import Facts

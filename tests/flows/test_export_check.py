@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from flows.artifact_export import export
-from flows.dossier import Dossier, gather
-from flows.export_check import verify_directory
-from flows.export_documents import documents
-from flows.signature import sign_directory
+from flows.exchange.artifact_export import export
+from flows.exchange.dossier import Dossier, gather
+from flows.exchange.export_check import verify_directory
+from flows.exchange.export_documents import documents
+from flows.exchange.signature import sign_directory
 from registry import Registry, signing
 from registry.artifacts import Manifest
 from tests.flows.lineages import family, rewritten

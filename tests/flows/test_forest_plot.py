@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from xml.etree import ElementTree
 
-from flows.forest_plot import forest_plots
+from flows.report.forest_plot import forest_plots
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows import evidence as reading
-from flows import gate_checks
-from flows.evidence import Expected
-from flows.gate import (
+from flows.gates import checks as gate_checks
+from flows.gates import evidence as reading
+from flows.gates.contamination import search, words
+from flows.gates.evidence import Expected
+from flows.gates.gate import (
     Decision,
     Evidence,
     Facts,
@@ -29,8 +30,7 @@ from flows.gate import (
     load_evidence,
     without_live,
 )
-from flows.gate_contamination import search, words
-from flows.gate_policy import Contamination
+from flows.gates.policy import Contamination
 from tests.flows.gated import NF4, Change, Results, Row, evaluation, fidelity_task, item, question, write
 
 
@@ -622,7 +622,8 @@ def test_policies_that_make_no_sense_are_refused() -> None:
 
 def test_the_gate_needs_no_numeric_library() -> None:
     code = (
-        "import sys, flows.gate; heavy = {'torch', 'numpy', 'transformers', 'lm_eval'} & set(sys.modules); "
+        "import sys, flows.gates.gate\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'lm_eval'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

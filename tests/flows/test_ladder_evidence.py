@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flows.ladder import Ladder
-from flows.ladder_evidence import ladder_of
-from flows.report_rows import StageRow
-from flows.summary import Outcome
+from flows.ladder.evidence import ladder_of
+from flows.ladder.ladder import Ladder
+from flows.report.rows import StageRow
+from flows.report.summary import Outcome
 from registry import Artifact, Registry
 from registry.artifacts import QuantSpec
 from tests.flows.lineages import family, publish

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.lineage_picture import LineageEdge, LineageNode, lineage_picture
+from flows.report.lineage_picture import LineageEdge, LineageNode, lineage_picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -12,8 +12,8 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from flows.dossier import Dossier, gather
-from flows.model_card import front_matter, model_card, parsed_front_matter
+from flows.exchange.dossier import Dossier, gather
+from flows.exchange.model_card import front_matter, model_card, parsed_front_matter
 from registry import Artifact, Registry
 from tests.flows.lineages import MODELS, evaluate, family, publish
 

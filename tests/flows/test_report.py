@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.report import (
+from flows.report.page import html_page
+from flows.report.report import (
     AnswerRow,
     LineageEdge,
     LineageNode,
@@ -24,7 +25,6 @@ from flows.report import (
     verdict,
     write_html,
 )
-from flows.report_page import html_page
 
 EVIL = '<script>alert("1")</script>\x1b[31m'
 SPLIT = "the test split"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from packageurl import PackageURL
 
-from flows.dossier import Dossier, gather
-from flows.sbom import bill_of_materials, schema_problem
+from flows.exchange.dossier import Dossier, gather
+from flows.exchange.sbom import bill_of_materials, schema_problem
 from registry import Artifact, Registry
 from tests.flows.lineages import MODELS, evaluate, family
 

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from flows.artifact_export import export
-from flows.export_check import verify_directory
+from flows.exchange.artifact_export import export
+from flows.exchange.export_check import verify_directory
 from registry import Registry, signing
 from tests.flows.lineages import family
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from flows.ladder import Evidence, Ladder
+from flows.ladder.ladder import Evidence, Ladder
 from registry.errors import RegistryError
 from stages.contract import Parent
 from stages.quantize import GgufConfig, GptqConfig

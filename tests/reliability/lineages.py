@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import torch
 import transformers
 
-from flows.ladder import Evidence, Kind, Ladder, logged_answers, read_ladder
-from flows.rungs import BASE, FOLD, PARENT
+from flows.ladder.ladder import Evidence, Kind, Ladder, logged_answers, read_ladder
+from flows.ladder.rungs import BASE, FOLD, PARENT
 from registry.artifacts import QuantSpec, digest
 from stages.backends import bases
 from stages.backends.chat import encode_with_mask, load_tokenizer

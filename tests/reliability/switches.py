@@ -66,12 +66,17 @@ class Switch:
 
 
 TABLES = {
-    ("flows/evidence.py", "TASK_CHECKS"): ("lambda *_: ()", (GATE,)),
-    ("flows/evidence.py", "READING_CHECKS"): ("lambda *_: ()", (GATE,)),
-    ("flows/gate_checks.py", "PAIR_CHECKS"): ("lambda *_: ()", (GATE,)),
-    ("flows/ladder_checks.py", "CHECKS"): ("lambda *_: None", (LADDER,)),
+    ("flows/gates/evidence.py", "TASK_CHECKS"): ("lambda *_: ()", (GATE,)),
+    ("flows/gates/evidence.py", "READING_CHECKS"): ("lambda *_: ()", (GATE,)),
+    ("flows/gates/checks.py", "PAIR_CHECKS"): ("lambda *_: ()", (GATE,)),
+    ("flows/ladder/checks.py", "CHECKS"): ("lambda *_: None", (LADDER,)),
 }
 """Checks that stand in a table: (file, name) → what to put in a check's place, and the tests."""
+
+
+def part(file: str) -> str:
+    """`gates/limits` for `flows/gates/limits.py`."""
+    return file.partition("/")[2].removesuffix(".py")
 
 
 def of_tables() -> Iterator[Switch]:
@@ -85,12 +90,12 @@ def of_tables() -> Iterator[Switch]:
             for key, value in zip(node.value.keys, node.value.values, strict=True):
                 assert isinstance(key, ast.Constant)
                 old, check = ast.get_source_segment(source, key), ast.get_source_segment(source, value)
-                name = f"{Path(file).stem}: {key.value!s}"
+                name = f"{part(file)}: {key.value!s}"
                 yield Switch(name, file, f"{old}: {check}", f"{old}: {idle}", tests)
 
 
 def _in(file: str, *tests: str, **switches: tuple[str, str]) -> list[Switch]:
-    stem = Path(file).stem
+    stem = part(file)
     return [
         Switch(f"{stem}: {name.replace('_', ' ')}", file, old, new, tests)
         for name, (old, new) in switches.items()
@@ -99,7 +104,7 @@ def _in(file: str, *tests: str, **switches: tuple[str, str]) -> list[Switch]:
 
 GATE_SWITCHES = [
     *_in(
-        "flows/evidence.py", GATE,
+        "flows/gates/evidence.py", GATE,
         samples_lie_in_the_evaluation=("if file.parent != path or not", "if not"),
         no_NaN_in_rows=("row = json.loads(line, parse_constant=_refuse_constant)", "row = json.loads(line)"),
         no_NaN_in_results=("results = json.loads(raw, parse_constant=_refuse_constant)",
@@ -110,7 +115,7 @@ GATE_SWITCHES = [
         ),
     ),
     *_in(
-        "flows/gate_rules.py", GATE,
+        "flows/gates/rules.py", GATE,
         items_are_paired_by_hash=(
             "values=tuple(mine[item] - other[item] for item in items)",
             "values=tuple(a - b for a, b in zip(mine.values(), other.values()))",
@@ -134,7 +139,7 @@ GATE_SWITCHES = [
         one_item_has_no_spread=("if len(set(found.clusters)) < 2:", "if False:"),
     ),
     *_in(
-        "flows/gate.py", GATE,
+        "flows/gates/gate.py", GATE,
         the_worst_rule_counts=("verdict=max(_counted(results)", "verdict=min(_counted(results)"),
         an_invalid_claim_makes_its_group_invalid=('"invalid" if "invalid" in verdicts else min(', "(min)("),
         rules_on_tasks_cannot_be_waived=('result.kind != "task" and ', ""),
@@ -152,14 +157,14 @@ GATE_SWITCHES = [
         the_size_of_the_sample=("references, policy.evidence.min_items)", "references, 1)"),
     ),
     *_in(
-        "flows/gate_contamination.py", GATE,
+        "flows/gates/contamination.py", GATE,
         items_word_for_word=('exact = bool(text) and " ".join(text) in met_whole', "exact = False"),
         items_in_large_part=("if exact or (mine and share >= limits.share):", "if exact:"),
         sequences_over_all_rows=("met |= sequences", "met = sequences"),
         case_and_punctuation_aside=('normalize("NFKC", text)).lower()', 'normalize("NFKC", text))'),
     ),
     *_in(
-        "flows/gate_contamination.py", COMMANDS,
+        "flows/gates/contamination.py", COMMANDS,
         training_data_that_cannot_be_read=(
             "except (OSError, pyarrow.ArrowException, KeyError, AttributeError, TypeError) as error:\n"
             "        raise Usage(",
@@ -168,7 +173,7 @@ GATE_SWITCHES = [
         ),
     ),
     *_in(
-        "flows/gate_limits.py", GATE,
+        "flows/gates/limits.py", GATE,
         size=("if policy.max_bytes is not None:", "if False:"),
         bits_per_weight=("if policy.max_bits_per_weight is not None:", "if False:"),
         latency=("if policy.max_latency_ms is not None:", "if False:"),
@@ -212,7 +217,7 @@ GATE_SWITCHES = [
         limits_that_are_floors=('AT_LEAST = frozenset({"same_top"})', "AT_LEAST = frozenset()"),
     ),
     *_in(
-        "flows/gate_evidence.py", COMMANDS,
+        "flows/gates/sources.py", COMMANDS,
         a_candidate_that_was_never_evaluated=(
             'why = f"there is no evaluation of {model.manifest.kind} {model.id[:12]}"\n'
             '        return Evidence(artifact_id="none", digest="none", subject=model.id, problems=(why,))',
@@ -244,7 +249,7 @@ GATE_SWITCHES = [
         ),
     ),
     *_in(
-        "flows/gate_commands.py", COMMANDS,
+        "flows/commands/gate.py", COMMANDS,
         a_waiver_needs_a_reason_and_a_name=(
             "if not (_said(arguments.reason) and _said(arguments.who)):\n"
             '        raise Usage("--waive needs --reason WHY and --who NAME; both are recorded',
@@ -265,20 +270,20 @@ GATE_SWITCHES = [
                                             "return document, text, 0"),
     ),
     *_in(
-        "flows/gate_latency.py", COMMANDS,
+        "flows/gates/latency.py", COMMANDS,
         latency_of_another_artifact=("if subject is not None and measured != subject:", "if False:"),
         latencies_that_are_no_durations=(
             'if not durations or not all(0 < value < float("inf") for value in durations):', "if False:",
         ),
     ),
     *_in(
-        "flows/gate_reports.py", COMMANDS,
+        "flows/gates/reports.py", COMMANDS,
         a_group_of_which_no_rule_passes=('("pass" not in group or "invalid" in group)', "not rule.group"),
         failures_in_the_JUnit_report=("if rule in failed:", "if False:"),
         what_is_invalid_in_the_JUnit_report=("elif rule in broken:", "elif False:"),
     ),
     *_in(
-        "flows/gate_policy.py", GATE,
+        "flows/gates/policy.py", GATE,
         a_margin_of_nothing=('if self.role == "keep" and self.margin == 0:', "if False:"),
         a_margin_beyond_every_share=('if self.scores == "binary" and not self.margin < 1:', "if False:"),
         groups_are_of_improve_rules=('if self.any_of is not None and self.role != "improve":', "if False:"),
@@ -338,7 +343,7 @@ SIGNATURE_SWITCHES = [
 ]  # fmt: skip
 LADDER_SWITCHES = [
     *_in(
-        "flows/ladder_checks.py", LADDER,
+        "flows/ladder/checks.py", LADDER,
         the_whole_interval_of_a_distance=("    if kl.low <= limit:", "    if kl.value <= limit:"),
         the_whole_interval_of_a_fold=("kl.low <= FOLD_LIMIT", "kl.high <= FOLD_LIMIT"),
         the_limit_is_of_the_type=("LIMITS.get(one.quant, LIMITS[\"Q2_K\"])", "LIMITS[\"Q2_K\"]"),
@@ -348,7 +353,7 @@ LADDER_SWITCHES = [
         nearer_to_the_base_than_to_the_parent=("if base is not None and base.high < kl.low:", "if False:"),
     ),
     *_in(
-        "flows/ladder.py", LADDER,
+        "flows/ladder/ladder.py", LADDER,
         the_first_broken_rung=("broken = next((rung for rung in rungs if rung.findings), None)",
                                "broken = next((rung for rung in reversed(rungs) if rung.findings), None)"),
         a_rung_has_its_own_parent=('"quantized": "merged"', '"quantized": "tuned"'),

@@ -16,7 +16,7 @@ UNGUARDED = """
 import sys
 from tests.reliability import switches
 idle = switches.Switch(
-    "a check that nobody guards", "flows/ladder_checks.py", "LOST_ANSWERS = 0.05", "LOST_ANSWERS = 0.0500",
+    "a check that nobody guards", "flows/ladder/checks.py", "LOST_ANSWERS = 0.05", "LOST_ANSWERS = 0.0500",
     (switches.LADDER,),
 )
 switches.switches = lambda: [idle]
@@ -39,17 +39,17 @@ def test_every_switch_fits_the_source_as_it_is() -> None:
 
 
 def test_a_switch_that_no_longer_fits_is_an_error() -> None:
-    moved = switches.Switch("moved", "flows/gate.py", "no such line", "", (switches.GATE,))
-    with pytest.raises(ValueError, match=r"'no such line' is 0 times in flows/gate\.py, expected once"):
+    moved = switches.Switch("moved", "flows/gates/gate.py", "no such line", "", (switches.GATE,))
+    with pytest.raises(ValueError, match=r"'no such line' is 0 times in flows/gates/gate\.py, expected once"):
         _ = moved.source
 
 
 def test_checks_that_are_switched_off_are_noticed(pytestconfig: pytest.Config) -> None:
-    chosen = ("gate_limits: size", "gate: contaminated items fail", "ladder_checks: double BOS")
+    chosen = ("gates/limits: size", "gates/gate: contaminated items fail", "ladder/checks: double BOS")
     code, report = run(pytestconfig.rootpath, "-m", "tests.reliability.switches", "--only", *chosen)
     assert code == 0, report
     assert report["by"].keys() == set(chosen)
-    assert report["by"]["gate_limits: size"] == f"{switches.GATE}::test_ceilings"
+    assert report["by"]["gates/limits: size"] == f"{switches.GATE}::test_ceilings"
 
 
 def test_a_check_that_nobody_guards_is_told(pytestconfig: pytest.Config) -> None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.artifact_import import adopt
-from flows.bring_base import resolved
+from flows.exchange.artifact_import import adopt
+from flows.exchange.bring_base import resolved
 from flows.plain import as_parent
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import digest, memo_key

@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from flows.gate import GatePolicy, decide, load_evidence
+from flows.gates.gate import GatePolicy, decide, load_evidence
 from registry.errors import Incompatible
 from stages.backends import heldout
 from stages.backends.chat import control_tokens, load_tokenizer, render

@@ -1,0 +1,74 @@
+"""The commands that hand an artifact on, and those that check what was handed on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flows.commands.run import Reply, artifacts_verify, open_registry
+from flows.errors import Usage
+from flows.settings import Settings
+from flows.wording import short
+from registry import signing
+from registry.errors import NotFound
+
+
+def export(arguments: argparse.Namespace) -> Reply:
+    """Write an artifact and all that is known about it to a new directory, signed."""
+    from flows.exchange.artifact_export import export
+
+    settings = Settings()
+    key = signing.key_path(settings.root, arguments.key or settings.signing_key)
+    with open_registry() as registry:
+        done = export(registry, arguments.ref, arguments.out, key)
+    document = {"id": done.id, "out": str(done.out), "files": list(done.files), "signer": done.signer}
+
+    def show() -> None:
+        print(f"{short(done.id)}: {len(done.files)} files in {done.out}, signed by key {short(done.signer)}")
+        public = signing.public_path(key)
+        if not public.is_file():
+            print(f"The signer's public key: openssl pkey -in {key} -pubout -out {public}")
+        print(f"Check it anywhere: tuneline artifacts verify {done.out} --public-key {public}")
+
+    return document, show, 0
+
+
+def verify(arguments: argparse.Namespace) -> Reply:
+    """Check an exported directory, or an artifact of the registry."""
+    directory = Path(arguments.ref)
+    if not directory.is_dir():
+        if arguments.public_key is not None:
+            raise Usage(
+                f"--public-key belongs to an exported directory, and {directory} is none; without it, "
+                "`tuneline artifacts verify` reads an artifact of this registry"
+            )
+        try:
+            return artifacts_verify(arguments)
+        except NotFound as error:
+            raise NotFound(f"{error}; nor is it a directory that was exported") from error
+    from flows.exchange.export_check import verify_directory
+
+    found = verify_directory(directory, arguments.public_key)
+    document: dict[str, Any] = {
+        "directory": str(directory),
+        "id": found.id,
+        "signed_by": found.signer,
+        "problems": list(found.problems),
+        "not_proved": list(found.not_proved),
+    }
+
+    def show() -> None:
+        for line in found.problems:
+            print(line)
+        name = short(found.id) if found.id else str(directory)
+        if found.problems:
+            print(f"{name}: NOT as exported")
+        elif found.signer is not None:
+            print(f"{name}: every file as exported and signed by key {short(found.signer)}")
+        else:
+            print(f"{name}: the files agree with the manifest and with each other")
+        for line in found.not_proved:
+            print(f"Not proved: {line}.")
+
+    return document, show, 4 if found.problems else 0

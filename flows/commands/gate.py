@@ -1,0 +1,315 @@
+"""`tuneline gate`, `promote` and `channels`: what each does. What they return: `flows.commands.run`."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+from pathlib import Path
+
+import yaml
+
+from flows.commands.run import Reply, open_registry, print_table
+from flows.errors import Usage
+from flows.gates.channel import record, refuse_other_policy
+from flows.gates.gate import GatePolicy, Waived, decide
+from flows.gates.latency import read_latency
+from flows.gates.plan import RulePlan, plan_rules
+from flows.gates.reports import junit, lines, markdown
+from flows.gates.sources import Case, from_directories, from_registry
+from flows.recipe import read_yaml, validate
+from flows.wording import short
+from registry import Artifact, Registry, Waiver
+from registry.channels import CHANNEL
+from registry.errors import NotFound
+
+
+def run(arguments: argparse.Namespace) -> Reply:
+    """Judge, record, report."""
+    waived = _waivers(arguments)
+    directories = [Path(ref).is_dir() for ref in (arguments.candidate, arguments.baseline) if ref]
+    if all(directories) and len(directories) == 2:
+        policy = load_policy(arguments.policy, None)
+        case, verdict_id = _of_directories(policy, arguments), None
+        decision = decide(policy, case.evidence, case.references, case.facts, waived)
+    elif any(directories):
+        raise Usage(
+            f"--candidate {arguments.candidate} and --baseline {arguments.baseline}: expected two "
+            "directories of evaluations, or two references to the registry"
+        )
+    else:
+        with open_registry() as registry:
+            policy = load_policy(arguments.policy, registry)
+            case = _of_registry(registry, policy, arguments)
+            decision = decide(policy, case.evidence, case.references, case.facts, waived)
+            verdict_id = record(registry, policy, case, decision).id
+    title = f"gate of {arguments.candidate}"
+    for path, report in ((arguments.junit, junit), (arguments.markdown, markdown)):
+        if path is not None:
+            _write(path, report(title, decision, verdict_id))
+    document = {
+        "id": verdict_id,
+        "candidate": case.candidate or arguments.candidate,
+        "baseline": case.baseline or arguments.baseline,
+        "policy_digest": policy.digest,
+        "exit_code": decision.exit_code,
+        **decision.model_dump(mode="json"),
+    }
+    return document, lambda: print("\n".join(lines(title, decision, verdict_id))), decision.exit_code
+
+
+def _waivers(arguments: argparse.Namespace) -> list[Waived]:
+    if not arguments.waive:
+        return []
+    if not (_said(arguments.reason) and _said(arguments.who)):
+        raise Usage("--waive needs --reason WHY and --who NAME; both are recorded in the decision")
+    return [Waived(rule, arguments.reason, arguments.who) for rule in arguments.waive]
+
+
+def _of_directories(policy: GatePolicy, arguments: argparse.Namespace) -> Case:
+    return from_directories(
+        policy, Path(arguments.candidate), Path(arguments.baseline), arguments.parent, arguments.quant,
+        arguments.trained_on, read_latency(arguments.latency, None),
+    )  # fmt: skip
+
+
+def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Namespace) -> Case:
+    for option in ("parent", "quant", "trained_on"):
+        if getattr(arguments, option) is not None:
+            raise Usage(f"--{option.replace('_', '-')} is for directories; the registry knows it by lineage")
+    candidate, pinned = _model(registry, arguments.candidate)
+    baseline, channel = arguments.baseline, arguments.channel
+    if baseline is None and channel is None:
+        raise Usage("give --baseline REF, or --channel to compare with what it serves")
+    if channel is None and baseline is not None and "/" in baseline:
+        channel = baseline
+    if channel is not None:
+        refuse_other_policy(registry, channel, policy)
+    if channel is not None and not CHANNEL.fullmatch(channel):
+        raise Usage(f"{channel[:140]!r} is no channel name; expected team/name, for example support/prod")
+    base, live, evaluations = None, None, dict(pinned)
+    if channel is not None:
+        current = registry.channels.get(channel)
+        live = registry.get(current.artifact_id) if current else None
+        if current is None and channel == baseline:
+            raise Usage(
+                f"--baseline {channel}: this channel serves nothing, so there is nothing to compare with; to "
+                f"gate for a new channel, give --channel {channel}"
+            )
+        if current is None:
+            print(
+                f"channel {channel} serves nothing yet: the quantized base takes its place", file=sys.stderr
+            )
+    if baseline is not None and baseline != channel:
+        given, found = _model(registry, baseline)
+        if given.manifest.kind == "base":
+            base, role = given, "baseline"
+        elif live is not None and live.id != given.id:
+            raise Usage(
+                f"--baseline {baseline} is {short(given.id)}, but channel {channel} serves {short(live.id)}; "
+                "a decision that can move the channel compares with what it serves: leave --baseline out"
+            )
+        else:
+            live, role = given, "live"
+        if found:
+            evaluations[role] = found["candidate"]
+    latency = read_latency(arguments.latency, candidate.id)
+    return from_registry(registry, policy, candidate, live, base, evaluations, latency)
+
+
+def _model(registry: Registry, ref: str) -> tuple[Artifact, dict[str, Artifact]]:
+    """The artifact of `ref`; of an evaluation, the model it measured, and `{"candidate": evaluation}`."""
+    artifact = registry.get(ref)
+    if artifact.manifest.kind == "dataset":
+        raise Usage(f"{ref} is a dataset; a gate compares models")
+    if artifact.manifest.kind != "evaluation":
+        return artifact, {}
+    of = [registry.get(p.id) for p in artifact.manifest.parents if p.relation == "evaluation_of"]
+    of.sort(key=lambda model: model.manifest.kind != "adapter")
+    if not of:
+        raise Usage(f"{ref} is an evaluation of nothing that the registry knows")
+    return of[0], {"candidate": artifact}
+
+
+def load_policy(name: str | Path, registry: Registry | None) -> GatePolicy:
+    """The policy in a YAML file (or the gate of the recipe in it), or of a channel.
+
+    Raises InvalidRecipe for a file that is none, NotFound for a channel without a policy.
+    """
+    path = Path(name)
+    if path.is_file():
+        tree = read_yaml(path)
+        if isinstance(tree, dict) and {"gate", "base", "prepare"} <= tree.keys():
+            tree = tree["gate"]
+        return validate(GatePolicy, tree, where=str(path))
+    found = registry.channels.policy(str(name)) if registry is not None else None
+    if found is None:
+        raise NotFound(
+            f"no policy {str(name)!r}: neither a YAML file nor a channel that has one; `tuneline channels` "
+            "lists the channels, docs/gates.md shows a policy"
+        )
+    return validate(GatePolicy, found.policy, where=f"the policy of channel {name}")
+
+
+def plan(arguments: argparse.Namespace) -> Reply:
+    """How many items each rule needs."""
+    if Path(arguments.policy).is_file():
+        policy = load_policy(arguments.policy, None)
+    else:
+        with open_registry() as registry:
+            policy = load_policy(arguments.policy, registry)
+    rates = arguments.flip_rate or [0.02, 0.04, 0.08]
+    if bad := [rate for rate in rates if not 0 < rate <= 1]:
+        raise Usage(f"--flip-rate {bad[0]}: expected a share above 0 and at most 1, for example 0.04")
+    if arguments.items is not None and arguments.items < 2:
+        raise Usage(f"--items {arguments.items}: expected at least 2")
+    if arguments.spread is not None and not 0 < arguments.spread < float("inf"):
+        raise Usage(f"--spread {arguments.spread}: expected a finite number above 0")
+    found = plan_rules(policy, rates, arguments.items, arguments.spread)
+    document = [row.model_dump(mode="json") for row in found]
+
+    def show() -> None:
+        with_items = arguments.items is not None
+        columns = ["rule", "differs on", "true difference", "items needed", "power"]
+        columns += [f"power with {arguments.items:,}"] if with_items else []
+        print_table("", columns, [_plan_cells(row, with_items) for row in found])
+        for note in dict.fromkeys(row.note for row in found if row.note):
+            print(note)
+
+    return document, show, 0
+
+
+def _plan_cells(row: RulePlan, with_items: bool) -> list[str]:
+    unit = (lambda value: f"{100 * value:+.1f} points") if row.scores == "binary" else (lambda v: f"{v:+.4g}")
+    cells = [
+        row.rule,
+        "–" if row.flip_rate is None else f"{row.flip_rate:.1%}",
+        unit(row.difference),
+        "–" if row.items is None else f"{row.items:,}",
+        "–" if row.power is None else f"{row.power:.2f}",
+    ]
+    return [*cells, "–" if row.power_with is None else f"{row.power_with:.2f}"] if with_items else cells
+
+
+def show(arguments: argparse.Namespace) -> Reply:
+    """A recorded decision; exit code 4 when it was changed or its signature does not hold."""
+    with open_registry() as registry:
+        found = registry.gates.resolve(arguments.id)
+        problem = registry.gates.problem(found)
+    document = {**found.model_dump(mode="json"), "problem": problem}
+
+    def text() -> None:
+        print(f"decision {found.id}")
+        print(f"verdict {found.verdict} on {short(found.candidate)} against {short(found.baseline)}")
+        print(f"made {found.created:%Y-%m-%d %H:%M:%S} under the policy {found.policy_digest[:12]}")
+        print(f"signature: {'holds, by key ' + str(found.signer)[:12] if problem is None else problem}")
+        for rule in found.evidence.get("rules", ()):
+            print(f"{rule['verdict']:>12}  {rule['sentence']}")
+
+    return document, text, 4 if problem else 0
+
+
+def promote(arguments: argparse.Namespace) -> Reply:
+    """Move a channel on a passing decision, or on a waiver."""
+    waiver = None
+    if arguments.waive:
+        if not (_said(arguments.reason) and _said(arguments.who)):
+            raise Usage("--waive needs --reason WHY and --who NAME; both are kept in the channel's history")
+        waiver = Waiver(arguments.reason, arguments.who)
+    elif arguments.reason or arguments.who:
+        raise Usage("--reason and --who belong to --waive; a gate decision speaks for itself")
+    with open_registry() as registry:
+        artifact = registry.get(arguments.ref)
+        current = registry.channels.get(arguments.channel)
+        decision = None if waiver else _decision(registry, artifact, arguments.decision)
+        generation = current.generation if current else 0
+        moved = registry.channels.move(arguments.channel, artifact.id, generation, decision, waiver)
+    text = f"{moved.name} → {short(moved.artifact_id)} (generation {moved.generation})"
+    return {**moved.model_dump(mode="json"), "decision": decision}, lambda: print(text), 0
+
+
+def _decision(registry: Registry, artifact: Artifact, given: str | None) -> str | None:
+    if given is not None:
+        return registry.gates.resolve(given).id
+    latest = registry.gates.latest(artifact.id)
+    return latest.id if latest else None
+
+
+def channels(arguments: argparse.Namespace) -> Reply:
+    """Every channel."""
+    with open_registry() as registry:
+        found = registry.channels.ls()
+        policies = {channel.name: registry.channels.policy(channel.name) for channel in found}
+    rows = [
+        (c.name, short(c.artifact_id), str(c.generation), short(policy.digest) if policy else "–")
+        for c in found
+        for policy in (policies[c.name],)
+    ]
+    document = [c.model_dump(mode="json") for c in found]
+    return document, lambda: print_table("", ("channel", "artifact", "generation", "policy"), rows), 0
+
+
+def channel_show(arguments: argparse.Namespace) -> Reply:
+    """A channel: where it points, its policies and its moves."""
+    with open_registry() as registry:
+        current = registry.channels.get(arguments.channel)
+        history = registry.channels.history(arguments.channel)
+        policies = registry.channels.policies(arguments.channel)
+    if current is None and not policies:
+        raise NotFound(f"no channel {arguments.channel!r}; `tuneline channels` lists them")
+    document = {
+        "name": arguments.channel,
+        "current": current.model_dump(mode="json") if current else None,
+        "policies": [policy.model_dump(mode="json") for policy in policies],
+        "history": [event.model_dump(mode="json") for event in history],
+    }
+
+    def text() -> None:
+        where = (
+            f"{short(current.artifact_id)} (generation {current.generation})" if current else "nothing yet"
+        )
+        print(f"{arguments.channel} → {where}")
+        for policy in policies:
+            print(f"{policy.at:%Y-%m-%d %H:%M}  policy {short(policy.digest)}, {policy.who}: {policy.reason}")
+        for event in history:
+            why = (
+                f"decision {short(event.decision_id)}"
+                if event.decision_id
+                else f"{event.who}: {event.reason}"
+            )
+            print(f"{event.at:%Y-%m-%d %H:%M}  {event.action} to {short(event.artifact_id)}, {why}")
+
+    return document, text, 0
+
+
+def channel_policy(arguments: argparse.Namespace) -> Reply:
+    """Print a channel's policy as YAML, or set it."""
+    with open_registry() as registry:
+        if arguments.file is not None:
+            if not _said(arguments.reason):
+                raise Usage("--set needs --reason WHY; it is kept with the policy")
+            policy = load_policy(arguments.file, None)
+            registry.channels.set_policy(
+                arguments.channel, policy.model_dump(mode="json"), getpass.getuser(), arguments.reason
+            )
+        found = registry.channels.policy(arguments.channel)
+    if found is None:
+        raise NotFound(f"channel {arguments.channel} has no policy yet; set one with --set FILE --reason WHY")
+
+    def text() -> None:
+        print(f"# {found.channel}, policy {found.digest[:12]}, set {found.at:%Y-%m-%d} by {found.who}:")
+        print(f"# {' '.join(found.reason.split())}")
+        print(yaml.safe_dump(found.policy, sort_keys=False, allow_unicode=True), end="")
+
+    return found.model_dump(mode="json"), text, 0
+
+
+def _said(words: str | None) -> bool:
+    return bool(words and words.strip())
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Usage(f"{path} cannot be written: {error}") from None

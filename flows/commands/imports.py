@@ -1,0 +1,88 @@
+"""The commands `artifacts import` and `artifacts compat`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from rich.console import Console
+
+from flows.commands.run import Reply, open_registry
+from flows.wording import short
+from registry import Artifact, Registry
+
+
+def artifacts_import(arguments: argparse.Namespace) -> Reply:
+    """Publish somebody else's files, and say what is known of them."""
+    from flows.exchange.artifact_import import adopt
+
+    registry = open_registry()
+    adoption = adopt(registry, arguments.path, arguments.kind, arguments.base)
+    artifact, findings = adoption.artifact, adoption.findings
+    version = registry.name(artifact.id, arguments.name) if arguments.name else None
+    document = {
+        "id": artifact.id,
+        "kind": artifact.manifest.kind,
+        "base": adoption.base.id,
+        "name": None if version is None else f"{arguments.name}@{version}",
+        **vars(findings),
+        "left_out": adoption.left_out,
+    }
+
+    def show() -> None:
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        named = f" as {document['name']}" if document["name"] else ""
+        console.print(f"{artifact.manifest.kind} {short(artifact.id)}{named}, base {short(adoption.base.id)}")
+        for words, lines in (
+            ("established", findings.established),
+            ("claimed, not verified", findings.claimed),
+            ("not established", findings.not_established),
+            ("left out", adoption.left_out),
+        ):
+            for line in lines:
+                console.print(f"  {words}: {line}")
+
+    return document, show, 0
+
+
+def _measured(registry: Registry, one: Artifact, other: Artifact) -> bool:
+    """Whether some evaluation measured the two together, with the weights as they are stored."""
+    return any(
+        {one.id, other.id} <= {p.id for p in found.manifest.parents if p.relation == "evaluation_of"}
+        and found.manifest.config.get("nf4") is None
+        for found in registry.evaluations(one.id)
+    )
+
+
+def artifacts_compat(arguments: argparse.Namespace) -> Reply:
+    """Every check of the contract, one line each."""
+    from registry.compat import Use, examine, pair
+    from serving.limits import limits
+    from stages.compatible import known_to_llama_cpp
+
+    registry = open_registry()
+    one, other = registry.get(arguments.a), registry.get(arguments.b) if arguments.b else None
+    a, b = one.manifest, other.manifest if other else None
+    engine = limits(arguments.engine, arguments.max_rank) if arguments.engine else None
+    known = known_to_llama_cpp() if arguments.engine == "llama.cpp" else None
+    measured = other is not None and _measured(registry, one, other)
+    use = Use(
+        engine, arguments.context_length, architectures=known, naming=engine is not None, measured=measured
+    )
+    answers = examine(pair(a, b, use))
+    states = {answer.state for answer in answers}
+    verdict = "refused" if "refused" in states else "unknown" if "unknown" in states or not answers else "ok"
+    document = {"verdict": verdict, "checks": [asdict(answer) for answer in answers]}
+
+    def show() -> None:
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        for answer in answers:
+            console.print(f"{answer.state:<8} {answer.line()}")
+        closing = {
+            "ok": "They go together.",
+            "refused": "They do not go together.",
+            "unknown": "Nothing speaks against it, and not everything is known.",
+        }
+        console.print(closing[verdict])
+
+    return document, show, 3 if verdict == "refused" or (verdict == "unknown" and arguments.strict) else 0

@@ -1,0 +1,118 @@
+"""The arguments of `tuneline tenants`, `channels rollout` and `channels outcomes`; loads nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+LIMITS = {
+    "requests_per_minute": "requests per minute",
+    "concurrency": "requests that are being answered at once",
+    "tokens_per_day": "tokens, prompt and completion, in a day (UTC)",
+}
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+Add = Callable[..., argparse.ArgumentParser]
+
+
+def span(words: str) -> timedelta:
+    """`90s`, `30m`, `24h` or `7d`."""
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", words)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{words!r}: expected a time such as 90s, 30m, 24h or 7d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def limit(words: str) -> int | None:
+    """A whole number, or `none`; which numbers make a limit, the registry knows."""
+    if words == "none":
+        return None
+    if not re.fullmatch("-?[0-9]{1,18}", words):
+        raise argparse.ArgumentTypeError(f"{words!r}: expected a whole number, or none")
+    return int(words)
+
+
+def add_tenant_commands(add: Add, verbs: Any) -> None:
+    """`tenants add|ls|show|set|rotate|revoke|audit`."""
+    text = "who may ask of which channel, with which key, and how much"
+    group = verbs.add_parser("tenants", help=text, description=text)
+    actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def command(name: str, words: str, call: str | None = None) -> argparse.ArgumentParser:
+        return add(name, f"flows.commands.tenants:{call or name}", words, actions)
+
+    new = command("add", "a new tenant; prints its key, this once")
+    _name(new)
+    new.add_argument("channel", help="TEAM/NAME; need not exist yet")
+    _limits(new)
+    new.add_argument("--pinned", action="store_true", help="its adapter is never evicted")
+    command("ls", "list tenants")
+    _name(command("show", "one tenant: limits, keys without their secrets, today's tokens"))
+    change = command("set", "change a tenant; what is not named stays", "change")
+    _name(change)
+    change.add_argument("--channel", help="TEAM/NAME")
+    _limits(change)
+    change.add_argument(
+        "--pinned", action=argparse.BooleanOptionalAction, help="its adapter is never evicted"
+    )
+    rotate = command("rotate", "a new key, printed this once; the keys before it end after the overlap")
+    _name(rotate)
+    rotate.add_argument(
+        "--overlap", type=span, default=timedelta(hours=24), metavar="TIME",
+        help="how long the keys before it still work: 30m, 24h, 7d, 0s (default 24h)",
+    )  # fmt: skip
+    revoke = command("revoke", "end a tenant's keys at once")
+    _name(revoke)
+    revoke.add_argument("--key", metavar="ID", help="only this one (default: all)")
+    for mutating in (new, change, rotate, revoke):
+        _who(mutating)
+    audit = command("audit", "every change of tenants and keys, with a check that none was tampered with")
+    audit.add_argument("name", nargs="?", help="one tenant (default: all)")
+
+
+def add_channel_commands(add: Add, actions: Any) -> None:
+    """`channels rollout` and `channels outcomes`."""
+    text = "try a candidate out on a channel's traffic, end that, or say what is tried out"
+    rollout = add("rollout", "flows.commands.rollout:rollout", text, actions)
+    rollout.add_argument("channel")
+    rollout.add_argument("candidate", nargs="?", help="an id, its first 6 or more digits, or NAME@VERSION")
+    rollout.add_argument(
+        "--canary", type=float, default=0.0, metavar="PERCENT", help="of conversations, answered by it"
+    )
+    rollout.add_argument(
+        "--shadow", type=float, default=0.0, metavar="PERCENT",
+        help="of requests, sent to it too; its answers are dropped",
+    )  # fmt: skip
+    rollout.add_argument("--stop", action="store_true", help="end the rollout in force")
+    rollout.add_argument("--reason", help="kept in the history; needed to start and to stop")
+    _who(rollout)
+    text = "how the answers of a channel's artifacts fared, per artifact and arm"
+    outcomes = add("outcomes", "flows.commands.rollout:outcomes", text, actions)
+    outcomes.add_argument("channel")
+    outcomes.add_argument(
+        "--since", type=span, metavar="TIME", help="of the last 30m, 24h, 7d (default: all)"
+    )
+    outcomes.add_argument(
+        "--latency", type=Path, metavar="FILE", help="write the durations for `tuneline gate --latency`"
+    )
+    outcomes.add_argument("--artifact", metavar="REF", help="whose durations, for --latency")
+    outcomes.add_argument("--prune", type=span, metavar="TIME", help="first forget what is older than that")
+
+
+def _name(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", help="the tenant's: a-z, 0-9, '.', '_', '-'")
+
+
+def _who(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--who", help="who answers for it (default: your login name); kept in the log")
+
+
+def _limits(command: argparse.ArgumentParser) -> None:
+    for field, text in LIMITS.items():
+        command.add_argument(
+            f"--{field.replace('_', '-')}", type=limit, metavar="N", default=argparse.SUPPRESS,
+            help=f"{text}; or none",
+        )  # fmt: skip

@@ -1,0 +1,193 @@
+"""How each kind of model is loaded, as commands that a reader can copy from a model card."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from textwrap import dedent
+from typing import Any
+
+from flows.exchange.dossier import Dossier, place
+from flows.wording import short
+from registry.artifacts import Manifest
+from registry.outlines import adapter_outline
+
+_HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """One way to load a model: for which library, in which language, the text to copy."""
+
+    title: str
+    language: str
+    code: str
+
+
+def snippets(dossier: Dossier) -> list[Snippet]:
+    """Ways to load the exported directory, whose path the reader fills in. The first is what was tested."""
+    manifest = dossier.manifest
+    if manifest.quant is not None and manifest.quant.method == "gguf":
+        return _gguf(dossier)
+    if manifest.kind == "adapter":
+        return _adapter(dossier)
+    if manifest.quant is not None and manifest.quant.method == "gptq":
+        return _gptq(dossier)
+    return _whole(dossier)
+
+
+def hub_name(source: str) -> str | None:
+    """`ORG/NAME` of a source on the Hugging Face hub, None for any other."""
+    scheme, _, rest = source.partition(":")
+    name = rest.partition("@")[0]
+    return name if scheme == "hub" and _HUB_NAME.fullmatch(name) else None
+
+
+def rank_of(manifest: Manifest) -> int | None:
+    """An adapter's rank (the largest of any module), where its manifest has it."""
+    outline = adapter_outline(manifest.metrics)
+    if outline is not None:
+        return outline.rank
+    rank = manifest.config.get("lora", {}).get("rank")
+    return rank if isinstance(rank, int) else None
+
+
+def _messages(dossier: Dossier) -> str:
+    """A chat to try, with the system message that the model was trained with, where it had one."""
+    datasets = dossier.related("trained_on").values()
+    system = next((d.config["system"] for d in datasets if d.config.get("system")), None)
+    turns = [{"role": "system", "content": system}] if system else []
+    return json.dumps([*turns, {"role": "user", "content": "Hello!"}], ensure_ascii=False)
+
+
+def _answer(model: str) -> str:
+    return dedent(f"""\
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        ).to({model}.device)
+        answer = {model}.generate(**inputs, max_new_tokens=64, do_sample=False)
+        print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+        """)
+
+
+def _base_lines(dossier: Dossier) -> tuple[str, str, str]:
+    """How to name the base: in Python, as further arguments in Python, on a command line."""
+    name, revision = hub_name(dossier.base.source), dossier.base.revision
+    if name is not None:
+        pinned = f", revision={json.dumps(revision)}"
+        return f'base = "{name}"', pinned, f"{name} --revision {shlex.quote(revision)}"
+    ids = [i for i, m in dossier.ancestors().items() if m.kind == "base"]
+    where = f"  # tuneline artifacts export {short(ids[0])} path/to/the/base" if ids else ""
+    return f'base = "path/to/the/base"{where}', "", "path/to/the/base"
+
+
+def _adapter(dossier: Dossier) -> list[Snippet]:
+    base, revision, served = _base_lines(dossier)
+    quant = dossier.manifest.quant
+    asked = quant.requested if quant is not None and quant.method == "bnb" else None
+    python = dedent(f"""\
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if asked else ""}
+
+        directory = "path/to/this/directory"
+        {base}
+        """)
+    if asked:
+        python = "import torch\n" + python
+        python += _in_nf4(revision, asked)
+    else:
+        python += f'model = AutoModelForCausalLM.from_pretrained(base{revision}, dtype="auto")\n'
+    python += dedent(f"""\
+        model = PeftModel.from_pretrained(model, directory).eval()
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        messages = {_messages(dossier)}
+        """)
+    rank = rank_of(dossier.manifest)
+    limit = f" --max-lora-rank {max(8, 1 << (rank - 1).bit_length())}" if rank else ""
+    name = f"tuneline-{short(dossier.id)}"
+    served_by = f"vllm serve {served} --enable-lora{limit} --lora-modules {name}=path/to/this/directory"
+    converted = "python convert_lora_to_gguf.py path/to/this/directory --base path/to/the/base"
+    return [
+        Snippet("transformers and PEFT", "python", python + _answer("model")),
+        Snippet("vLLM (on the base as it is stored, not in NF4)", "console", f"$ {served_by}"),
+        Snippet(
+            "llama.cpp (its converter, from the commit of the llama.cpp that will serve it)",
+            "console",
+            f"$ {converted}\n$ llama-server --model base.gguf --lora adapter.gguf",
+        ),
+    ]
+
+
+def _in_nf4(revision: str, asked: Mapping[str, Any]) -> str:
+    compute = "float32" if asked.get("compute_dtype") == "float32" else "bfloat16"
+    return dedent(f"""\
+        nf4 = BitsAndBytesConfig(  # as it was trained
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant={bool(asked.get("double_quant", True))},
+            bnb_4bit_compute_dtype=torch.{compute},
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            base{revision}, quantization_config=nf4, dtype=torch.{compute}
+        )
+        """)
+
+
+def _whole(dossier: Dossier) -> list[Snippet]:
+    python = dedent(f"""\
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        directory = "path/to/this/directory"
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        messages = {_messages(dossier)}
+        """)
+    return [
+        Snippet("transformers", "python", python + _answer("model")),
+        Snippet("vLLM", "console", "$ vllm serve path/to/this/directory"),
+        Snippet(
+            "llama.cpp (its converter, from the commit of the llama.cpp that will serve it)",
+            "console",
+            "$ python convert_hf_to_gguf.py path/to/this/directory --outfile model.gguf\n"
+            "$ llama-server --model model.gguf",
+        ),
+    ]
+
+
+def _gptq(dossier: Dossier) -> list[Snippet]:
+    python = dedent(f"""\
+        from gptqmodel import GPTQModel
+        from transformers import AutoTokenizer
+
+        directory = "path/to/this/directory"
+        model = GPTQModel.load(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        messages = {_messages(dossier)}
+        """)
+    return [
+        Snippet("GPTQModel", "python", python + _answer("model")),
+        Snippet("vLLM", "console", "$ vllm serve path/to/this/directory"),
+    ]
+
+
+def _gguf(dossier: Dossier) -> list[Snippet]:
+    files = [place(name, dossier.is_model) for name in dossier.manifest.files if name.endswith(".gguf")]
+    file = f"path/to/this/directory/{files[0] if files else 'model.gguf'}"
+    loaded, served = json.dumps(file), shlex.quote(file)
+    if dossier.manifest.kind == "adapter":
+        loaded, served = f'"base.gguf", lora_path={loaded}', f"base.gguf --lora {served}"
+    python = dedent(f"""\
+        from llama_cpp import Llama
+
+        model = Llama({loaded}, n_ctx=2048, verbose=False)
+        messages = {_messages(dossier)}
+        answer = model.create_chat_completion(messages, max_tokens=64, temperature=0)
+        print(answer["choices"][0]["message"]["content"])
+        """)
+    return [
+        Snippet("llama-cpp-python", "python", python),
+        Snippet("llama.cpp", "console", f"$ llama-server --model {served}"),
+    ]

@@ -1,0 +1,126 @@
+"""What keeps two evaluations from being compared by a rule: each check yields its reasons, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from flows.gates.evidence import Evidence, TaskEvidence
+from flows.gates.policy import WORDS, TaskRule
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A rule with the two evaluations that it compares."""
+
+    rule: TaskRule
+    candidate: Evidence
+    reference: Evidence
+    min_items: int = 1
+
+    @property
+    def sides(self) -> tuple[tuple[str, Evidence], ...]:
+        return (("the candidate", self.candidate), (WORDS[self.rule.against], self.reference))
+
+    @property
+    def tasks(self) -> tuple[TaskEvidence, TaskEvidence] | None:
+        """Both sides' items, where both have some."""
+        ours, theirs = (evidence.tasks.get(self.rule.task) for _, evidence in self.sides)
+        return (ours, theirs) if ours is not None and theirs is not None else None
+
+
+def _sound(pair: Pair) -> Iterator[str]:
+    for whose, evidence in pair.sides:
+        yield from (f"{whose}: {problem}" for problem in evidence.problems)
+
+
+def _measured(pair: Pair) -> Iterator[str]:
+    for whose, evidence in pair.sides:
+        task = evidence.tasks.get(pair.rule.task)
+        if task is None or pair.rule.metric not in task.scores:
+            yield f"{whose} was not measured on {pair.rule.task} with {pair.rule.metric}"
+
+
+def _binary(pair: Pair) -> Iterator[str]:
+    if pair.rule.scores != "binary":
+        return
+    for whose, evidence in pair.sides:
+        task = evidence.tasks.get(pair.rule.task)
+        if task is not None and not set(task.scores.get(pair.rule.metric, {}).values()) <= {0.0, 1.0}:
+            yield (
+                f"{pair.rule.metric} of {whose} has scores other than 0 and 1: set scores: real in the rule "
+                "if that is right"
+            )
+
+
+def _same(key: str, of_task: bool, pair: Pair) -> Iterator[str]:
+    sides: tuple[Any, ...] = pair.tasks or () if of_task else (pair.candidate, pair.reference)
+    settings = [side.setting.get(key) for side in sides]
+    if len(settings) == 2 and settings[0] != settings[1]:
+        yield f"{key.replace('_', ' ')} differs ({settings[0]} against {settings[1]})"
+
+
+def _same_nf4(pair: Pair) -> Iterator[str]:
+    ours, theirs = pair.candidate.nf4, pair.reference.nf4
+    if ours is not None and theirs is not None and ours != theirs:
+        yield f"NF4 setting differs ({ours} against {theirs})"
+
+
+def _same_items(pair: Pair) -> Iterator[str]:
+    if pair.tasks is not None:
+        alone = len(pair.tasks[0].prompts.keys() ^ pair.tasks[1].prompts.keys())
+        if alone:
+            yield f"{alone} items were measured on one side only; both must see the same items"
+
+
+def _same_prompts(pair: Pair) -> Iterator[str]:
+    if pair.tasks is not None:
+        reworded = _different(pair.tasks[0].prompts, pair.tasks[1].prompts)
+        if reworded:
+            yield f"{reworded} items were asked with different prompts"
+
+
+def _same_clusters(pair: Pair) -> Iterator[str]:
+    if pair.tasks is not None:
+        ours, theirs = pair.tasks
+        moved = _different(ours.clusters, theirs.clusters) + len(
+            ours.clusters.keys() ^ theirs.clusters.keys()
+        )
+        if moved:
+            yield f"{moved} items are in another cluster"
+        if ours.clusters and len(ours.clusters) != len(ours.prompts):
+            yield f"{len(ours.prompts) - len(ours.clusters)} items have no cluster, the others have"
+
+
+def _enough(pair: Pair) -> Iterator[str]:
+    if pair.tasks is not None and len(pair.tasks[0].prompts) < pair.min_items:
+        yield f"has {len(pair.tasks[0].prompts)} items, the policy asks for at least {pair.min_items}"
+
+
+def _different(ours: dict[str, str], theirs: dict[str, str]) -> int:
+    return sum(ours[item] != theirs[item] for item in ours.keys() & theirs.keys())
+
+
+PAIR_CHECKS: dict[str, Callable[[Pair], Iterable[str]]] = {
+    "both are sound": _sound,
+    "both have the metric": _measured,
+    "scores are as the rule says": _binary,
+    "same harness": partial(_same, "harness", False),
+    "same seed": partial(_same, "seed", False),
+    "same chat template": partial(_same, "chat_template", False),
+    "same NF4 setting": _same_nf4,
+    "same task config": partial(_same, "config_digest", True),
+    "same few-shot examples": partial(_same, "fewshot", True),
+    "same limit": partial(_same, "limit", True),
+    "same items": _same_items,
+    "same prompts": _same_prompts,
+    "same clusters": _same_clusters,
+    "enough items": _enough,
+}
+
+
+def problems(pair: Pair) -> list[str]:
+    """Every reason why the two evaluations cannot be compared by this rule."""
+    return list(dict.fromkeys(reason for check in PAIR_CHECKS.values() for reason in check(pair)))

@@ -1,0 +1,104 @@
+"""A gate's decision for people, for CI servers (JUnit XML) and for step summaries (Markdown)."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from flows.gates.gate import Decision
+from flows.gates.rules import RuleResult
+from flows.wording import plain
+
+HEADLINES = {
+    "pass": "Gate passed",
+    "fail": "Gate failed",
+    "insufficient": "Not enough evidence",
+    "invalid": "Evidence invalid",
+}
+
+
+def lines(title: str, decision: Decision, recorded: str | None) -> list[str]:
+    """The decision for a terminal."""
+    found = [f"{plain(title)}: {HEADLINES[decision.verdict]}"]
+    for rule in decision.rules:
+        found.append(f"{_word(rule):>12}  {plain(rule.sentence)}")
+        if rule.power is not None and rule.verdict == "insufficient":
+            found.append(f"{'':>12}  chance to pass with these items: {rule.power:.0%}")
+    found.append(f"recorded and signed as decision {recorded}" if recorded else "not recorded: no registry")
+    return found
+
+
+def junit(title: str, decision: Decision, recorded: str | None) -> str:
+    """JUnit XML, a test case per rule: `fail` is a failure, `invalid` and `insufficient` are errors.
+
+    The elements and attributes are those that Jenkins' junit plugin, GitLab and the GitHub actions read.
+    """
+    counted = [rule for rule in decision.rules if _counts(rule, decision)]
+    broken = [rule for rule in counted if rule.verdict in {"invalid", "insufficient"}]
+    failed = [rule for rule in counted if rule.verdict == "fail"]
+    counts = {
+        "tests": str(len(decision.rules)), "failures": str(len(failed)), "errors": str(len(broken)),
+        "skipped": "0", "time": "0",
+    }  # fmt: skip
+    suites = ElementTree.Element("testsuites", {"name": "tuneline gate", **counts})
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": plain(title), **counts})
+    properties = ElementTree.SubElement(suite, "properties")
+    known = {"verdict": decision.verdict, "decision": recorded or "not recorded"}
+    known |= {f"evidence.{role}": digest for role, digest in decision.evidence.items()}
+    for name, value in known.items():
+        ElementTree.SubElement(properties, "property", {"name": name, "value": value})
+    for rule in decision.rules:
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": f"gate.{rule.kind}", "name": plain(rule.rule), "time": "0"}
+        )
+        said = {"message": plain(rule.sentence), "type": rule.verdict}
+        if rule in failed:
+            ElementTree.SubElement(case, "failure", said).text = plain(rule.sentence)
+        elif rule in broken:
+            ElementTree.SubElement(case, "error", said).text = plain(rule.sentence)
+        else:
+            ElementTree.SubElement(case, "system-out").text = plain(rule.sentence)
+    ElementTree.indent(suites)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, "unicode") + "\n"
+
+
+def markdown(title: str, decision: Decision, recorded: str | None) -> str:
+    """A summary for the page of a CI run."""
+    rows = [f"## {HEADLINES[decision.verdict]}", "", f"{_cell(title)}", ""]
+    rows += ["| | rule | difference | interval | items | differ |", "|---|---|---|---|---|---|"]
+    for rule in decision.rules:
+        cells = (_word(rule), rule.rule, *_figures(rule))
+        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    rows += ["", *(f"- {_cell(rule.sentence)}" for rule in decision.rules), ""]
+    rows.append(f"Decision `{recorded}`." if recorded else "Not recorded: the evidence is not in a registry.")
+    return "\n".join(rows) + "\n"
+
+
+def _figures(rule: RuleResult) -> tuple[str, str, str, str]:
+    if rule.effect is None:
+        return "–", "–", f"{rule.n:,}" if rule.n else "–", f"{rule.discordant:,}" if rule.n else "–"
+    if rule.method in {"tango", "tango-clustered"}:
+        effect, interval = (
+            f"{100 * rule.effect:+.1f}",
+            f"{100 * (rule.low or 0):+.1f} to {100 * (rule.high or 0):+.1f}",
+        )
+    else:
+        effect = f"{rule.effect:,.0f}" if rule.rule == "size" else f"{rule.effect:.4g}"
+        interval = "–" if rule.low is None or rule.high is None else f"{rule.low:.4g} to {rule.high:.4g}"
+    differ = f"{rule.discordant:,}" if rule.kind == "task" else "–"
+    return effect, interval, f"{rule.n:,}" if rule.n else "–", differ
+
+
+def _word(rule: RuleResult) -> str:
+    return "waived" if rule.waived else rule.verdict
+
+
+def _counts(rule: RuleResult, decision: Decision) -> bool:
+    """Whether a rule that does not pass stops the gate: not where another rule of its group passes."""
+    group = {other.verdict for other in decision.rules if rule.group and other.group == rule.group}
+    return rule.waived is None and ("pass" not in group or "invalid" in group)
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown shows as it is, in one table cell."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in plain(text))
+    return " ".join(escaped.split())

@@ -1,0 +1,234 @@
+"""Judge one rule: paired statistics on the items that both evaluations logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from flows.gates.checks import Pair, problems
+from flows.gates.evidence import Evidence
+from flows.gates.policy import WORDS, Record, TaskRule, Verdict
+from stages.clusters import FEWEST, Mean, clustered_mean, mean_items_needed
+from stages.few_flips import paired_interval
+from stages.intervals import mcnemar
+from stages.power import items_needed, pass_probability
+
+Method = Literal["tango", "tango-clustered", "clustered-mean"]
+FLIPS_SUMMED = 400
+"""Flips up to which the power is summed exactly; beyond, the approximation is as good and much faster."""
+
+
+class RuleResult(Record):
+    """One rule's outcome. `effect` is candidate minus reference, `low`/`high` its one-sided bounds."""
+
+    rule: str
+    verdict: Verdict
+    sentence: str
+    kind: Literal["task", "ceiling", "fidelity", "evidence", "contamination"] = "task"
+    method: Method | None = None
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    threshold: float | None = Field(default=None, description="the difference or limit that is asked for")
+    alpha: float | None = Field(default=None, description="one-sided, after Holm's correction in a group")
+    n: int = 0
+    clusters: int | None = None
+    gained: int | None = None
+    lost: int | None = None
+    discordant: int = Field(default=0, description="items on which the two disagree")
+    mcnemar: float | None = Field(default=None, description="two-sided mid-p, for information")
+    power: float | None = Field(
+        default=None,
+        description="chance to pass with these items and flips if the true difference is the one planned for",
+    )
+    more_items: int | None = Field(default=None, description="about how many more would decide")
+    group: str | None = None
+    listed: tuple[str, ...] = Field(default=(), description="items that stand in the training data")
+    waived: dict[str, str] | None = Field(default=None, description="reason and who")
+
+
+class Differences(Record):
+    """Candidate minus reference, item by item, in the order of the items' digests."""
+
+    values: tuple[float, ...]
+    clusters: tuple[str, ...]
+
+    @property
+    def clustered(self) -> bool:
+        return len(set(self.clusters)) < len(self.clusters)
+
+
+def judge_tasks(
+    rules: Iterable[TaskRule], candidate: Evidence, references: Mapping[str, Evidence], min_items: int
+) -> list[RuleResult]:
+    """The outcome of each rule; an any_of group of several adds one of its own."""
+    results: list[RuleResult] = []
+    groups: dict[str, list[TaskRule]] = {}
+    for rule in rules:
+        if rule.any_of is None:
+            results.append(judge_rule(rule, candidate, references.get(rule.against), min_items))
+        else:
+            groups.setdefault(rule.any_of, []).append(rule)
+    for group in groups.values():
+        results += _judge_group(group, candidate, references, min_items)
+    return results
+
+
+def judge_rule(
+    rule: TaskRule,
+    candidate: Evidence,
+    reference: Evidence | None,
+    min_items: int,
+    alpha: float | None = None,
+) -> RuleResult:
+    """The outcome of one rule at `alpha` (default: its own). Invalid where the two cannot be compared."""
+    if reference is None:
+        reasons = [f"there is no evaluation of {WORDS[rule.against]}; evaluate it on the same tasks"]
+    else:
+        reasons = problems(Pair(rule, candidate, reference, min_items))
+    if reasons or reference is None:
+        said = f"{rule.name}: " + "; ".join(reasons)
+        return RuleResult(rule=rule.name, verdict="invalid", sentence=said, group=rule.any_of)
+    found = paired(rule, candidate, reference)
+    risk = alpha or rule.alpha
+    result = _binary(rule, found, risk) if rule.scores == "binary" else _real(rule, found, risk, candidate)
+    return result if result.sentence else result.model_copy(update={"sentence": sentence(rule, result)})
+
+
+def _judge_group(
+    rules: list[TaskRule], candidate: Evidence, references: Mapping[str, Evidence], min_items: int
+) -> list[RuleResult]:
+    """Holm 1979 (Scandinavian Journal of Statistics 6:65): one of the claims is enough, so each is tested at
+    alpha over the number of claims that are still open."""
+    shown: dict[TaskRule, RuleResult] = {}
+    while True:
+        share = rules[0].alpha / max(1, len(rules) - len(shown))
+        results = {
+            rule: shown.get(rule)
+            or judge_rule(rule, candidate, references.get(rule.against), min_items, share)
+            for rule in rules
+        }
+        new = {rule: r for rule, r in results.items() if r.verdict == "pass" and rule not in shown}
+        if not new:
+            return list(results.values())
+        shown |= new
+
+
+def paired(rule: TaskRule, candidate: Evidence, reference: Evidence) -> Differences:
+    """The differences that a rule judges. Items are matched by digest; `problems` found none unmatched."""
+    ours, theirs = candidate.tasks[rule.task], reference.tasks[rule.task]
+    mine, other = ours.scores[rule.metric], theirs.scores[rule.metric]
+    items = sorted(mine.keys() & other.keys())
+    return Differences(
+        values=tuple(mine[item] - other[item] for item in items),
+        clusters=tuple(ours.clusters.get(item, item) for item in items),
+    )
+
+
+def _binary(rule: TaskRule, found: Differences, alpha: float) -> RuleResult:
+    n = len(found.values)
+    gained, lost = sum(d > 0 for d in found.values), sum(d < 0 for d in found.values)
+    mean = clustered_mean(found.values, found.clusters, alpha) if found.clustered else None
+    design, clusters = (mean.design, mean.clusters) if mean else (1.0, 0)
+    bounds = paired_interval(gained, lost, n, rule.threshold, alpha, design, clusters)
+    verdict = _verdict(bounds.low, bounds.high, rule.threshold)
+    share = max(gained + lost, 1) / n  # models that agreed on all items so far need not agree on the next
+    effect = (gained - lost) / n
+    total = items_needed(share, effect, rule.threshold, alpha, rule.power)
+    return RuleResult(
+        rule=rule.name, verdict=verdict, sentence="",
+        method="tango-clustered" if mean else "tango",
+        effect=effect, low=bounds.low, high=bounds.high, threshold=rule.threshold, alpha=alpha, n=n,
+        clusters=clusters or None, gained=gained, lost=lost, discordant=gained + lost,
+        mcnemar=mcnemar(gained, lost), power=_power(rule, share, round(n / design), alpha),
+        more_items=_more(verdict, total and math.ceil(total * design), n), group=rule.any_of,
+    )  # fmt: skip
+
+
+def _real(rule: TaskRule, found: Differences, alpha: float, candidate: Evidence) -> RuleResult:
+    n = len(found.values)
+    if len(set(found.clusters)) < 2:
+        said = f"{rule.name}: has a single {'cluster' if found.clustered else 'item'}; no spread can be known"
+        return RuleResult(rule=rule.name, verdict="invalid", sentence=said, group=rule.any_of)
+    mean = clustered_mean(found.values, found.clusters, alpha)
+    verdict = _verdict(mean.low, mean.high, rule.threshold)
+    if mean.moved < FEWEST:
+        verdict = "insufficient"
+    spread = mean.error * math.sqrt(n)
+    total = mean_items_needed(spread, mean.value, rule.threshold, alpha, rule.power) if spread else None
+    fewest = math.ceil(n * FEWEST / mean.moved) if mean.moved else None
+    if total is not None and fewest is not None:
+        total = max(total, fewest)
+    return RuleResult(
+        rule=rule.name, verdict=verdict, sentence="", method="clustered-mean",
+        effect=mean.value, low=mean.low, high=mean.high, threshold=rule.threshold, alpha=alpha, n=n,
+        clusters=mean.clusters if found.clustered else None,
+        gained=sum(d > 0 for d in found.values), lost=sum(d < 0 for d in found.values),
+        discordant=sum(d != 0 for d in found.values), power=_mean_power(rule, mean, alpha),
+        more_items=_more(verdict, total, n), group=rule.any_of,
+    )  # fmt: skip
+
+
+def _verdict(low: float, high: float, threshold: float) -> Verdict:
+    return "pass" if low > threshold else "fail" if high < threshold else "insufficient"
+
+
+def _more(verdict: Verdict, total: int | None, n: int) -> int | None:
+    return None if verdict != "insufficient" or total is None else max(1, total - n)
+
+
+def _power(rule: TaskRule, share: float, n: int, alpha: float) -> float | None:
+    """Chance to pass at the difference planned for, with as many flips as were seen (at least that many)."""
+    rate = min(1.0, max(share, abs(rule.planned)))
+    if rule.planned <= rule.threshold:
+        return None
+    if rate * n <= FLIPS_SUMMED:
+        return pass_probability(n, rate, rule.planned, rule.threshold, alpha)
+    return _normal_power((rule.planned - rule.threshold) / math.sqrt((rate - rule.planned**2) / n), alpha)
+
+
+def _mean_power(rule: TaskRule, mean: Mean, alpha: float) -> float | None:
+    if rule.planned <= rule.threshold or not mean.error:
+        return None
+    return _normal_power((rule.planned - rule.threshold) / mean.error, alpha)
+
+
+def _normal_power(distance: float, alpha: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().cdf(distance - NormalDist().inv_cdf(1 - alpha))
+
+
+def sentence(rule: TaskRule, found: RuleResult) -> str:
+    """What was found, for people: every figure with what it was measured on."""
+    unit, scale = ("points", 100.0) if rule.scores == "binary" else ("", 1.0)
+
+    def number(value: Any, sign: str = "+") -> str:
+        shown = f"{scale * value:{sign}.1f}" if scale == 100 else f"{value:{sign}.4g}"
+        return f"{shown} {unit}".rstrip()
+
+    margin = f"{scale * rule.margin:g} {unit}".rstrip()
+    asked = f"better by more than {margin}" if rule.role == "improve" else f"worse by less than {margin}"
+    grouped = f" in {found.clusters} clusters" if found.clusters else ""
+    figures = (
+        f"{rule.task}/{rule.metric}: {number(found.effect)} against {WORDS[rule.against]} on {found.n} paired"
+        f" items{grouped} ({found.gained} gained, {found.lost} lost; with "
+        f"{100 * (1 - (found.alpha or 0)):g} % confidence at least "
+        f"{number(found.low).removesuffix(' points')}, at most {number(found.high).removesuffix(' points')})"
+    )
+    if found.verdict == "pass":
+        return f"{figures}: shown to be {asked}."
+    if found.verdict == "fail":
+        return f"{figures}: shown not to be {asked}."
+    if rule.scores == "real" and found.discordant < FEWEST:
+        few = f"only {found.discordant} items differ, at least {FEWEST} must for an interval of a mean"
+        return f"{figures}: too few differences to tell whether it is {asked}; {few}."
+    wanted = (
+        f"about {found.more_items:,} more items would decide if the difference stays as it is"
+        if found.more_items is not None
+        else "the difference lies at the margin, where no number of items decides"
+    )
+    return f"{figures}: too few items to tell whether it is {asked}; {wanted}."

@@ -1,0 +1,305 @@
+"""Find what a gate reads: by lineage in the registry, or in plain directories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.errors import Usage
+from flows.gates.contamination import Seen, search, training_texts
+from flows.gates.evidence import Evidence, Expected, load_evidence
+from flows.gates.gate import Facts
+from flows.gates.policy import WORDS, GatePolicy, Reference
+from registry import Artifact, Registry
+from registry.artifacts import MODEL_KINDS, digest
+from registry.errors import RegistryError
+
+
+@dataclass(frozen=True)
+class Ancestry:
+    """The artifacts that a model came from, as far as the registry knows them."""
+
+    model: Artifact
+    base: Artifact | None = None
+    adapter: Artifact | None = None
+    merged: Artifact | None = None
+    dataset: Artifact | None = None
+
+    @property
+    def parent(self) -> Artifact | None:
+        """The merged model, or the trained adapter that a GGUF adapter was made from."""
+        return self.adapter if is_gguf_adapter(self.model) else self.merged
+
+    @property
+    def missing(self) -> list[str]:
+        """What a whole lineage has and this one has not."""
+        wanted = {"base": self.base, "adapter": self.adapter, "training data": self.dataset}
+        return [f"the lineage has no {name}" for name, found in wanted.items() if found is None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a decision rests on. `candidate` and `baseline` are ids where the registry knows them."""
+
+    evidence: Evidence
+    references: dict[str, Evidence]
+    facts: Facts
+    candidate: str | None = None
+    baseline: str | None = None
+    chosen: Mapping[str, Artifact] = field(default_factory=dict)
+
+
+def is_gguf_adapter(model: Artifact) -> bool:
+    """Whether it is an adapter as llama.cpp loads it, made from one that was trained."""
+    quant = model.manifest.quant
+    return model.manifest.kind == "adapter" and quant is not None and quant.method == "gguf"
+
+
+def quant_of(model: Artifact) -> str:
+    """`gptq`, a GGUF type, `nf4`, or `none`."""
+    spec = model.manifest.quant
+    if spec is None or spec.method == "none":
+        return "none"
+    known = {**spec.effective, **spec.requested}
+    return {"gguf": str(known.get("type", "gguf")), "bnb": "nf4"}.get(spec.method, spec.method)
+
+
+def ancestry(registry: Registry, model: Artifact) -> Ancestry:
+    """The nearest ancestor of each kind. Raises NotFound."""
+    found: dict[str, Artifact] = {} if is_gguf_adapter(model) else {model.manifest.kind: model}
+    data: Artifact | None = None
+    for edge in registry.lineage(model.id):
+        parent = registry.get(edge.parent)
+        if edge.relation == "trained_on" and data is None:
+            data = parent
+        elif parent.manifest.kind in MODEL_KINDS:
+            found.setdefault(parent.manifest.kind, parent)
+    return Ancestry(model, found.get("base"), found.get("adapter"), found.get("merged"), data)
+
+
+def from_registry(
+    registry: Registry,
+    policy: GatePolicy,
+    candidate: Artifact,
+    live: Artifact | None,
+    base: Artifact | None = None,
+    evaluations: Mapping[str, Artifact] | None = None,
+    latency_ms: Sequence[float] | None = None,
+) -> Case:
+    """The evidence about `candidate` and what it is compared with.
+
+    `live` is what the channel serves, `base` another base than the lineage's; `evaluations` (role → artifact)
+    are taken as they are, any other is the latest that was measured like the candidate's. What cannot be
+    found or read becomes a problem in the evidence, not an error.
+    """
+    family = ancestry(registry, candidate)
+    models = {"baseline": base or family.base, "parent": family.parent, "live": live}
+    needed = {role: {r.task for r in policy.tasks if r.against == role} for role in models}
+    if live is None:
+        needed["baseline"] |= needed.pop("live")
+    chosen = dict(evaluations or {})
+    _choose(registry, family, models, needed, chosen)
+    read = {
+        role: _read(registry, model, chosen.get(role), _nf4(registry, family, model))
+        for role, model in {"candidate": candidate, **models}.items()
+        if model is not None and (role == "candidate" or needed.get(role))
+    }
+    evidence = read.pop("candidate")
+    if gone := registry.gates.collected(candidate.id):
+        why = f"the files of {candidate.id[:12]} were collected at {gone}: there is nothing left to serve"
+        evidence = evidence.model_copy(update={"problems": (*evidence.problems, why)})
+    parent = family.merged if candidate.manifest.kind == "quantized" else family.adapter
+    facts = Facts(
+        quant=quant_of(_weights(registry, candidate, chosen.get("candidate"))),
+        parent=parent.id if parent else None,
+        fidelity=_fidelity(registry, candidate, parent, chosen) if policy.fidelity else None,
+        latency_ms=latency_ms,
+        seen=_seen(registry, policy, evidence, family.dataset),
+        missing=tuple(_missing(registry, policy, family)),
+    )
+    baseline = live or models["baseline"]
+    return Case(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen)
+
+
+def from_directories(
+    policy: GatePolicy,
+    candidate: Path,
+    baseline: Path,
+    parent: Path | None = None,
+    quant: str | None = None,
+    trained_on: Path | None = None,
+    latency_ms: Sequence[float] | None = None,
+) -> Case:
+    """Evaluations as `tuneline evaluate` wrote them; the baseline stands for the base and what is live."""
+    paths: dict[Reference, Path | None] = {"baseline": baseline, "live": baseline, "parent": parent}
+    needed = {rule.against for rule in policy.tasks}
+    references = {
+        str(role): load_evidence(path, str(path)) for role, path in paths.items() if path and role in needed
+    }
+    if "parent" in needed and parent is None:
+        raise Usage(f"the policy has rules against {WORDS['parent']}: give its evaluation with --parent DIR")
+    evidence = load_evidence(candidate, str(candidate))
+    missing = []
+    if policy.evidence.lineage or policy.evidence.verified:
+        missing.append("a plain directory has no lineage and no digests; gate a registered artifact")
+    facts = Facts(
+        quant=quant,
+        seen=_search(policy, evidence, trained_on) if trained_on else None,
+        latency_ms=latency_ms,
+        missing=tuple(missing),
+    )
+    return Case(evidence, references, facts)
+
+
+def _choose(
+    registry: Registry,
+    family: Ancestry,
+    models: Mapping[str, Artifact | None],
+    needed: Mapping[str, set[str]],
+    chosen: dict[str, Artifact],
+) -> None:
+    """Add the latest evaluation of each role to `chosen`.
+
+    Of the candidate, the latest one that every reference has a like of, and these; where there is none, the
+    latest of each, for the gate to say what differs.
+    """
+    offers = {
+        role: _evaluations(registry, family, model)
+        for role, model in {"candidate": family.model, **models}.items()
+        if model is not None and role not in chosen and (role == "candidate" or needed.get(role))
+    }
+    tasks = set().union(*needed.values())
+    whole = [e for e in offers.get("candidate", ()) if tasks <= _tasks(e).keys()]
+    candidates = [chosen["candidate"]] if "candidate" in chosen else whole or offers.get("candidate", [])
+    others = {role: found for role, found in offers.items() if role != "candidate"}
+
+    def like(evaluation: Artifact, role: str) -> Artifact | None:
+        wanted = _likeness(evaluation, needed[role])
+        return next((e for e in others[role] if _likeness(e, needed[role]) == wanted), None)
+
+    best = next(
+        (e for e in candidates if all(like(e, role) for role in others)), next(iter(candidates), None)
+    )
+    if best is not None:
+        chosen["candidate"] = best
+    for role, found in others.items():
+        pick = (like(best, role) if best else None) or next(iter(found), None)
+        if pick is not None:
+            chosen[role] = pick
+
+
+def _evaluations(registry: Registry, family: Ancestry, model: Artifact) -> list[Artifact]:
+    """Those that measured `model` itself on tasks, newest first; with the right NF4 setting before others."""
+    found = [e for e in reversed(registry.evaluations(model.id)) if _subject(registry, e) == model.id]
+    expected = _nf4(registry, family, model)
+    return sorted(
+        (e for e in found if _tasks(e)),
+        key=lambda e: expected is not None and e.manifest.config.get("nf4") != expected.get("nf4"),
+    )
+
+
+def _subject(registry: Registry, evaluation: Artifact) -> str | None:
+    """What an evaluation measured: the adapter where there is one on its base."""
+    of = [registry.get(p.id) for p in evaluation.manifest.parents if p.relation == "evaluation_of"]
+    adapters = [a for a in of if a.manifest.kind == "adapter"]
+    return next((a.id for a in (*adapters, *of)), None)
+
+
+def _tasks(evaluation: Artifact) -> dict[str, Any]:
+    """Name → config of the tasks that were scored item by item."""
+    configs = {task.get("name"): task for task in evaluation.manifest.config.get("tasks", ())}
+    return {name: configs.get(name) for name in evaluation.manifest.metrics.get("tasks", ())}
+
+
+def _likeness(evaluation: Artifact, tasks: set[str]) -> str:
+    """A digest that two evaluations share which asked the same of two models."""
+    configs = {name: config for name, config in _tasks(evaluation).items() if name in tasks}
+    data = sorted(p.id for p in evaluation.manifest.parents if p.relation == "evaluated_on")
+    return digest([configs, evaluation.manifest.config.get("seed"), data])
+
+
+def _nf4(registry: Registry, family: Ancestry, model: Artifact) -> dict[str, Any] | None:
+    """`{"nf4": setting}` that a measurement of `model` has to have, or None where that is not known.
+
+    The base and the adapter are measured as the adapter was trained; stored weights as they are stored.
+    """
+    kind = model.manifest.kind
+    if kind in {"merged", "quantized"} or is_gguf_adapter(model):
+        return {"nf4": None}
+    adapter = model if kind == "adapter" else family.adapter
+    known = adapter is not None and "nf4" in adapter.manifest.config
+    return {"nf4": adapter.manifest.config["nf4"]} if adapter is not None and known else None
+
+
+def _read(
+    registry: Registry, model: Artifact, evaluation: Artifact | None, nf4: dict[str, Any] | None
+) -> Evidence:
+    """The evaluation as the registry holds it, or evidence that says why there is none."""
+    if evaluation is None:
+        why = f"there is no evaluation of {model.manifest.kind} {model.id[:12]}"
+        return Evidence(artifact_id="none", digest="none", subject=model.id, problems=(why,))
+    expected = Expected(
+        subject=model.id,
+        files={name: entry.sha256 for name, entry in evaluation.manifest.files.items()},
+        nf4=nf4["nf4"] if nf4 else None,
+        knows_nf4=nf4 is not None,
+    )
+    try:
+        return load_evidence(registry.view(evaluation.id), evaluation.id, expected)
+    except RegistryError as error:
+        why = f"evaluation {evaluation.id[:12]} cannot be read: {error}"
+        return Evidence(artifact_id=evaluation.id, digest="none", subject=model.id, problems=(why,))
+
+
+def _fidelity(
+    registry: Registry, candidate: Artifact, parent: Artifact | None, chosen: Mapping[str, Artifact]
+) -> Evidence | None:
+    """The latest evaluation that compares the candidate with its parent, where it is not the one chosen."""
+    found = [
+        evaluation
+        for evaluation in reversed(registry.evaluations(candidate.id))
+        if parent is not None
+        and any(
+            (task.get("reference") or {}).get("subject") == parent.id
+            for task in evaluation.manifest.metrics.get("fidelity", {}).values()
+        )
+    ]
+    if not found or found[0].id == (chosen["candidate"].id if "candidate" in chosen else None):
+        return None
+    return _read(registry, candidate, found[0], {"nf4": None})
+
+
+def _weights(registry: Registry, candidate: Artifact, evaluation: Artifact | None) -> Artifact:
+    """What the limits are about: of a GGUF adapter, the quantized base that it was measured on."""
+    if not is_gguf_adapter(candidate) or evaluation is None:
+        return candidate
+    of = [p.id for p in evaluation.manifest.parents if p.relation == "evaluation_of" and p.id != candidate.id]
+    return registry.get(of[0]) if of else candidate
+
+
+def _missing(registry: Registry, policy: GatePolicy, family: Ancestry) -> list[str]:
+    missing = family.missing if policy.evidence.lineage else []
+    if policy.evidence.verified:
+        problems = registry.verify(family.model.id)
+        missing += [f"the candidate is damaged: {problem}" for problem in problems[:3]]
+    return missing
+
+
+def _seen(
+    registry: Registry, policy: GatePolicy, evidence: Evidence, dataset: Artifact | None
+) -> Seen | None:
+    if policy.contamination is None or dataset is None:
+        return None
+    try:
+        return _search(policy, evidence, registry.view(dataset.id))
+    except RegistryError:  # collected or damaged training data: nobody can look any more
+        return None
+
+
+def _search(policy: GatePolicy, evidence: Evidence, dataset: Path) -> Seen | None:
+    if policy.contamination is None:
+        return None
+    tasks = {rule.task for rule in policy.tasks}
+    return search(evidence, sorted(tasks), training_texts(dataset), policy.contamination)

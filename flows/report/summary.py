@@ -1,0 +1,140 @@
+"""Gather what a run came to, from the registry's artifacts, for the report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from flows.apart import Resident
+from flows.ladder.evidence import ladder_of
+from flows.promote import Verdict
+from flows.report.lineage_picture import LineageEdge, LineageNode
+from flows.report.report import AnswerRow, ModelRow, RunReport, Score
+from flows.step import Run
+from registry import Artifact
+from registry.channels import Channel
+from registry.endpoints import Endpoint
+
+
+@dataclass
+class Outcome:
+    """What exists so far; a run that failed half-way has less."""
+
+    base: Artifact | None = None
+    dataset: Artifact | None = None
+    adapter: Artifact | None = None
+    merge_choice: Artifact | None = None
+    variants: dict[str, tuple[Artifact, Artifact]] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    channel: Channel | None = None
+    endpoint: Endpoint | None = None
+    resident: Resident | None = None
+
+    def measured(self, label: str, model: Artifact, evaluation: Artifact) -> None:
+        """`model`, called `label`, has this evaluation."""
+        self.variants[label] = (model, evaluation)
+
+
+def report(
+    run: Run, outcome: Outcome, recipe: str, run_id: str, started: datetime, seconds: float
+) -> RunReport:
+    """Everything a reader wants to see of a run, finished or not."""
+    nodes, edges = _lineage(run, outcome)
+    verdict, channel, endpoint = outcome.verdict, outcome.channel, outcome.endpoint
+    held = outcome.resident
+    ladder = ladder_of(run.registry, outcome, run.rows)
+    newest = next(reversed(outcome.variants.values()), None)
+    return RunReport(
+        recipe=recipe,
+        run_id=run_id,
+        started=started,
+        seconds=seconds,
+        stages=tuple(run.rows),
+        models=tuple(model_row(label, *pair) for label, pair in outcome.variants.items()),
+        history=_json_lines(run, outcome.adapter, "history.jsonl"),
+        length_histogram=_histogram(outcome.dataset),
+        nodes=nodes,
+        edges=edges,
+        gate=verdict.decision.model_dump(mode="json") if verdict else None,
+        answers=_answers(run, outcome),
+        endpoint=endpoint.model_dump(mode="json") if endpoint else None,
+        toolchain=newest[1].manifest.toolchain if newest else {},
+        base=outcome.base.manifest.base.model_dump() if outcome.base and outcome.base.manifest.base else None,
+        channel=channel.model_dump(mode="json") if channel else None,
+        ladder=ladder.model_dump(mode="json") if ladder else None,
+        resident={"artifact_id": held.artifact.id, "name": held.name} if held else None,
+    )
+
+
+def model_row(label: str, model: Artifact, evaluation: Artifact) -> ModelRow:
+    """`model` with the scores, the size and the words of its evaluation."""
+    found = evaluation.manifest.metrics
+    scores = {
+        f"{task} {metric}": Score(s["value"], s["low"], s["high"], s["n"])
+        for task, metrics in found["tasks"].items()
+        for metric, s in metrics.items()
+    }
+    return ModelRow(
+        label, scores, found.get("bytes"), found.get("bits_per_weight"), found["measured_on"], model.id
+    )
+
+
+def _lineage(run: Run, outcome: Outcome) -> tuple[list[LineageNode], list[LineageEdge]]:
+    artifacts: dict[str, tuple[Artifact, str]] = {}
+    for artifact, label in (
+        (outcome.base, "base"),
+        (outcome.dataset, "dataset"),
+        (outcome.adapter, "adapter"),
+        (outcome.resident.artifact if outcome.resident else None, "base in GGUF"),
+    ):
+        if artifact is not None:
+            artifacts.setdefault(artifact.id, (artifact, label))
+    for label, (model, evaluation) in outcome.variants.items():
+        artifacts.setdefault(model.id, (model, label))
+        artifacts.setdefault(evaluation.id, (evaluation, f"score of {label}"))
+    nodes = [LineageNode(id_, a.manifest.kind, label) for id_, (a, label) in artifacts.items()]
+    edges = [
+        LineageEdge(parent.id, id_, parent.relation)
+        for id_, (artifact, _) in artifacts.items()
+        for parent in artifact.manifest.parents
+        if parent.id in artifacts and parent.relation != "tokenized_for"
+    ]
+    return nodes, edges
+
+
+def _answers(run: Run, outcome: Outcome) -> list[AnswerRow]:
+    """Each question with the answers of the untuned, the tuned and the promoted model; what the endpoint was
+    asked is answered by the endpoint itself."""
+    variants = list(outcome.variants.values())
+    promoted = [pair for pair in variants if outcome.channel and pair[0].id == outcome.channel.artifact_id]
+    base, tuned, served = (_said(run, pairs) for pairs in (variants[:1], variants[1:2], promoted))
+    if outcome.endpoint is not None and outcome.endpoint.question and outcome.endpoint.answer:
+        served[outcome.endpoint.question] = outcome.endpoint.answer
+    questions = dict.fromkeys([*base, *served])
+    return [AnswerRow(q, base.get(q), tuned.get(q), served.get(q)) for q in questions]
+
+
+def _said(run: Run, pairs: list[tuple[Artifact, Artifact]]) -> dict[str, str]:
+    """Question → answer in the evaluation of the first (model, evaluation), where there is one."""
+    if not pairs:
+        return {}
+    path = run.registry.view(pairs[0][1].id) / "answers.json"
+    if not path.is_file():
+        return {}
+    return {row["question"]: row["answer"] for row in json.loads(path.read_text("utf-8"))}
+
+
+def _histogram(dataset: Artifact | None) -> dict[str, Any] | None:
+    if dataset is None:
+        return None
+    found = dataset.manifest.metrics["tokens"]["histogram"]
+    return {"bins": found["edges"], "counts": found["counts"]}
+
+
+def _json_lines(run: Run, artifact: Artifact | None, name: str) -> list[dict[str, Any]]:
+    if artifact is None:
+        return []
+    text = (run.registry.view(artifact.id) / name).read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
