@@ -13,23 +13,20 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from serving import peft_files, vllm, vllm_probe
 from serving.engine import model_alias
+from serving.engine_process import CONTROL_SECONDS, EngineProcess
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
 from serving.process import Launch
-from serving.scratch import Scratch
-from serving.supervise import Supervisor
+from serving.proof import Recorded
 
-CONTROL_SECONDS = 30.0
-"""For health; loads and unloads may take as long as the answers before them."""
 STUCK_SECONDS = 120.0
 """Without a token while answers are under way."""
 POLL_SECONDS = 0.25
@@ -65,20 +62,19 @@ class Settings:
     """More of vLLM's own, such as `--tensor-parallel-size=2`."""
 
 
-class VllmEngine:
-    """See `serving.resident.Engine`. Use it as an async context manager, or call `start` and `stop`."""
+class VllmEngine(EngineProcess):
+    """See `serving.resident.Engine`."""
 
-    def __init__(self, artifact_id: str, path: Path, settings: Settings, log: Path) -> None:
-        """`path`: the directory of a Hugging Face model; its served name follows from the id."""
-        self.base = model_alias(artifact_id)
-        self.slots = settings.adapters
-        self.loaded: dict[str, str] = {}
-        self._path, self._settings = path.resolve(), settings
-        self._scratch = Scratch()
-        self._folder = self._scratch.path
-        self._life = 0
+    def __init__(
+        self, artifact_id: str, path: Path, settings: Settings, log: Path, recorded: Sequence[Recorded] = ()
+    ) -> None:
+        """`path`: the directory of a Hugging Face model; its served name follows from the id.
+
+        `recorded`: of what it answered when it was evaluated, it has to say something again after each start.
+        """
+        super().__init__(artifact_id, path, settings.adapters, log, settings.ready_timeout, recorded)
+        self._settings = settings
         self._key = secrets.token_hex(16)
-        self._client: httpx.AsyncClient | None = None
         self._bytes: dict[str, str] = {}
         """Served name → digest of the files it stood for, ever."""
         self._leaving: set[str] = set()
@@ -89,49 +85,10 @@ class VllmEngine:
         self._base_says: vllm_probe.Likeliest = {}
         self._seen: tuple[float, float] = (-1.0, 0.0)
         """Tokens at the last sign of progress, and when that was."""
-        self._supervisor = Supervisor(
-            self._prepare, self._ready, self.health, log.resolve(), settings.ready_timeout
-        )
 
     @property
     def socket(self) -> Path:
         return self._folder / str(self._life) / "api"
-
-    @property
-    def pid(self) -> int | None:
-        """Of the engine that runs now; None between two."""
-        running = self._supervisor.running
-        return running.pid if running else None
-
-    @property
-    def up(self) -> bool:
-        return self._supervisor.running is not None
-
-    @property
-    def restarts(self) -> int:
-        """How often it had to be started again."""
-        return self._supervisor.restarts
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def start(self) -> None:
-        try:
-            await self._supervisor.start()
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def stop(self) -> None:
-        await self._supervisor.stop()
-        await self._hang_up()
-        self._scratch.remove()
 
     async def load_adapter(self, digest: str, path: Path) -> str:
         """As `Engine` says; `path` has `adapter_config.json` and `adapter_model.safetensors`."""
@@ -220,15 +177,17 @@ class VllmEngine:
             control_key=self._key, most=one.parallel + one.queue, options=one.options,
         )  # fmt: skip
 
-    async def _ready(self) -> None:
-        await self._hang_up()
-        for what in (self.loaded, self._copies, self._leaving):
-            what.clear()
-        self._seen = -1.0, 0.0
+    def _connect(self) -> httpx.AsyncClient:
         transport = httpx.AsyncHTTPTransport(uds=str(self.socket), limits=httpx.Limits(max_connections=None))
-        self._client = httpx.AsyncClient(
+        return httpx.AsyncClient(
             transport=transport, base_url="http://engine", headers={"x-tuneline-control": self._key}
         )
+
+    async def _greet(self) -> None:
+        assert self._client is not None
+        self._copies.clear()
+        self._leaving.clear()
+        self._seen = -1.0, 0.0
         while True:
             with contextlib.suppress(EngineFailed):
                 if (await self._control("GET", "/health")).status_code == 200:
@@ -238,21 +197,6 @@ class VllmEngine:
         if served != [self.base]:
             raise EngineFailed(f"the engine serves {served}, expected [{self.base!r}]")
         self._base_says = await vllm_probe.ask(self._client, self.base)
-
-    async def _hang_up(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
-
-    async def _control(
-        self, method: str, route: str, body: dict[str, str] | None = None, timeout: float | None = None
-    ) -> httpx.Response:
-        if self._client is None:
-            raise EngineFailed("the engine is not running")
-        try:
-            return await self._client.request(method, route, json=body, timeout=timeout)
-        except (httpx.HTTPError, RuntimeError) as error:
-            raise EngineFailed(f"the engine gave no answer to {method} {route}: {error!r}") from None
 
 
 def read_counters(text: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from serving.errors import NotServable, ServingError
 from serving.gateway.config import EngineSection
 from serving.gateway.place import Place, engine_of
 from serving.openai_requests import Refused
+from serving.proof import Recorded, recorded_answers
 from serving.resident import Engine
 
 log = logging.getLogger("tuneline.gateway")
 
-MakeEngine = Callable[[EngineSection, str, Path, Path], Engine]
+MakeEngine = Callable[[EngineSection, str, Path, Path, Sequence[Recorded]], Engine]
 
 
 @dataclass
@@ -209,11 +210,17 @@ class Fleet:
                 "adapters are loaded when a tenant's channel points to them"
             )
         _, path = await self.known(artifact.id)
+        recorded = await asyncio.to_thread(recorded_answers, self._registry, artifact)
+        if group.channel and not recorded:
+            log.warning(
+                "artifact %s has no held-out answers on record: its files are known, not that the engine "
+                "answers with them", artifact.id[:12],
+            )  # fmt: skip
         places = []
         for number in range(group.section.replicas):
             name = f"{group.number}-{number}"
             file = self._registry.home / "logs" / f"engine-{name}.{next(self._lives)}.log"
-            engine = self._make(group.section, artifact.id, path, file)
+            engine = self._make(group.section, artifact.id, path, file, recorded)
             places.append(Place(name, group.section, artifact, engine, self._wait))
         try:
             compat.require(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from serving.gateway.config import EngineSection
 from serving.gateway.requests import Asked
 from serving.limits import limits
 from serving.llama_cpp_engine import LlamaCppEngine
+from serving.proof import Recorded
 from serving.resident import Engine
 from serving.vllm_engine import VllmEngine
 
@@ -113,12 +114,14 @@ class Place:
             raise RequestFailed(f"{self.name}: a first question got no answer: {error!r}") from None
 
 
-def engine_of(section: EngineSection, artifact_id: str, path: Path, log: Path) -> Engine:
+def engine_of(
+    section: EngineSection, artifact_id: str, path: Path, log: Path, recorded: Sequence[Recorded] = ()
+) -> Engine:
     """The engine that a section of the configuration describes, not started yet."""
     shared: dict[str, Any] = section.model_dump(
         include={"context_length", "parallel", "queue", "adapters", "threads", "ready_timeout"}
     )
     if section.engine == "llama.cpp":
-        return LlamaCppEngine(artifact_id, path, llama_cpp_engine.Settings(**shared), log)
+        return LlamaCppEngine(artifact_id, path, llama_cpp_engine.Settings(**shared), log, recorded)
     settings = vllm_engine.Settings(max_rank=section.max_rank, **shared)
-    return VllmEngine(artifact_id, path, settings, log)
+    return VllmEngine(artifact_id, path, settings, log, recorded)

@@ -108,7 +108,7 @@ def gateway(config: Path, record: Path, state: Path) -> None:
     """The real one, but for its engine."""
     fleets: list[Fleet] = []
 
-    def make(section: EngineSection, artifact_id: str, path: Path, log: Path) -> Recording:
+    def make(section: EngineSection, artifact_id: str, *_: Any) -> Recording:
         return Recording(artifact_id, record, section.adapters)
 
     def fleet(*given: Any) -> Fleet:
