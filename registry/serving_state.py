@@ -18,7 +18,7 @@ from registry.tenants import Tenant, TenantKey
 class ServingState:
     """Who may ask of what, as of one moment; `version` is that of `Registry.serving_version`.
 
-    `keys` maps the sha256 (hex) of a whole key to it; a key that expires later is there and says so.
+    `keys` maps the sha256 (hex) of a whole key to it; revoked ones are left out, expired ones say so.
     """
 
     version: int
@@ -34,7 +34,7 @@ def read(connection: Connection) -> ServingState:
         version=version(connection),
         channels={channel.name: channel for channel in channels.every(connection)},
         tenants=tenants.every(connection),
-        keys=tenants.live_keys(connection),
+        keys=tenants.unrevoked_keys(connection),
         rollouts=rollouts.in_force(connection),
     )
 

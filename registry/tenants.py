@@ -213,9 +213,10 @@ def every(connection: Connection) -> dict[str, Tenant]:
     return {row.name: _tenant(row) for row in connection.execute(select(tenants).order_by(tenants.c.name))}
 
 
-def live_keys(connection: Connection) -> dict[str, TenantKey]:
-    """The keys that open something now, by the sha256 (hex) of the whole key."""
-    return {row.sha256: _key(row) for row in connection.execute(tenant_events.live_keys(now()))}
+def unrevoked_keys(connection: Connection) -> dict[str, TenantKey]:
+    """By the sha256 (hex) of the whole key; those that have expired are among them."""
+    query = select(tenant_keys).where(tenant_keys.c.revoked.is_(None))
+    return {row.sha256: _key(row) for row in connection.execute(query)}
 
 
 def key_digest(text: str) -> str:

@@ -71,6 +71,6 @@ class ServeConfig(_Section):
     bounds: Bounds = Field(default=Bounds(), description="what one request may be at most")
     shadows: int = Field(default=2, ge=0, le=64, description="shadow requests under way at once")
     metric_tenants: int = Field(
-        default=200, ge=0, description="tenants with a label of their own; all others are `other`"
+        default=200, ge=0, description="tenants with a label of their own; all others are `(other)`"
     )
     grace_seconds: float = Field(default=30.0, ge=0, description="for answers under way at the end")

@@ -19,7 +19,7 @@ _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
-    """Counted by tenant, for so many tenants; the others share the label `other`."""
+    """Counted by tenant, for so many tenants; the others share the label `(other)`, which is no name."""
 
     def __init__(self, tenants: int) -> None:
         self._most = tenants
@@ -59,7 +59,7 @@ class Metrics:
         if name is None:
             return ""
         if name not in self._labels:
-            self._labels[name] = name if len(self._labels) < self._most else "other"
+            self._labels[name] = name if len(self._labels) < self._most else "(other)"
         return self._labels[name]
 
     def watch(self, fleet: Fleet, directory: Directory) -> None:

@@ -28,7 +28,8 @@ HOUR = timedelta(hours=1)
 
 
 def live(registry: Registry) -> set[str]:
-    return {key.id for key in registry.serving_state().keys.values()}
+    at = datetime.now(UTC)
+    return {key.id for key in registry.serving_state().keys.values() if key.live(at)}
 
 
 def test_a_key_opens_and_is_nowhere(registry: Registry, place: Place) -> None:
