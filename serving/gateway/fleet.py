@@ -68,7 +68,6 @@ class Fleet:
         self._lives = itertools.count(1)
         self._pinned: set[str] = set()
         self._draining: set[asyncio.Task[None]] = set()
-        self._rows: list[str] = []
 
     async def start(self, state: ServingState) -> None:
         """Start every engine. Raises RegistryError for what is not found, ServingError; nothing runs then."""
@@ -89,8 +88,7 @@ class Fleet:
         for task in moving:
             task.cancel()
         await asyncio.gather(*moving, return_exceptions=True)
-        await asyncio.gather(*(place.stop() for place in self.places), return_exceptions=True)
-        await asyncio.to_thread(self._sign_off)
+        await asyncio.gather(*(self._end(place) for place in self.places), return_exceptions=True)
 
     @property
     def places(self) -> list[Place]:
@@ -252,7 +250,7 @@ class Fleet:
         old, group.places, group.failed = group.places, new, None
         self._fitting.clear()
         for place in old:
-            task = asyncio.create_task(_end_after_use(place))
+            task = asyncio.create_task(self._end_after_use(place))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
 
@@ -262,20 +260,22 @@ class Fleet:
             artifact_id=place.artifact.id, engine=place.section.engine, url=f"gateway engine {place.name}",
             pid=os.getpid(), pid_started=psutil.Process().create_time(), log=self._registry.home / "logs",
         )  # fmt: skip
-        self._rows.append(row.id)
+        place.endpoint = row.id
 
-    def _sign_off(self) -> None:
-        for row in self._rows:
+    async def _end_after_use(self, place: Place) -> None:
+        try:
+            while place.line.inside:
+                await asyncio.sleep(0.2)
+        finally:
+            await self._end(place)
+
+    async def _end(self, place: Place) -> None:
+        await place.stop()
+        if place.endpoint is not None:
             try:
-                self._registry.endpoints.mark_stopped(row)
+                await asyncio.to_thread(self._registry.endpoints.mark_stopped, place.endpoint)
             except RegistryError as error:
-                log.warning("endpoint %s: %s", row, error)
-
-
-async def _end_after_use(place: Place) -> None:
-    while place.line.inside:
-        await asyncio.sleep(0.2)
-    await place.stop()
+                log.warning("endpoint %s: %s", place.endpoint, error)
 
 
 def _use(place: Place, adapter: Artifact | None) -> compat.Pair:

@@ -40,6 +40,8 @@ class Place:
         self.pool = AdapterPool(engine, patience=SLOT_SHARE * wait_seconds)
         self.line = Line(section.parallel, section.queue, wait_seconds)
         self.limits = limits(section.engine, section.max_rank if section.engine == "vllm" else None)
+        self.endpoint: str | None = None
+        """The registry's record of it."""
         self._http: aiohttp.ClientSession | None = None
         self._socket: Path | None = None
         self._frame: tuple[int, int] | None = None

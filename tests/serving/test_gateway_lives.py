@@ -57,6 +57,11 @@ def test_an_engine_follows_its_channel_and_ends_in_order(whole: Gateway) -> None
         asking.join()
     assert set(receipts) == {first.merged, second.merged}, "no request was lost, none was mixed up"
 
+    def signed_on() -> list[str]:
+        return [row.artifact_id for row in whole.registry.endpoints.ls(running_only=True)]
+
+    until(lambda: signed_on() == [first.merged], "those that were replaced are signed off")
+
     body = {
         "model": "team/whole", "prompt": "Once", "max_tokens": 200, "stream": True, "temperature": 1.5,
         "seed": 1,
