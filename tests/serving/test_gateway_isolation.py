@@ -136,7 +136,7 @@ def test_labels_of_metrics_are_bounded_and_escaped() -> None:
     samples = [s for s in families["tuneline_gateway_requests"].samples if s.name.endswith("_total")]
     assert len(samples) == 201
     assert sum(s.value for s in samples) == 301
-    assert next(s.value for s in samples if s.labels["tenant"] == "other") == 101
+    assert next(s.value for s in samples if s.labels["tenant"] == "(other)") == 101
     (refused, *_) = families["tuneline_gateway_rejections"].samples
     assert refused.labels["tenant"] == 'a"b\\\n} 1\n'
 
@@ -147,6 +147,33 @@ def test_nothing_is_traced_where_nobody_collects(gateway: Gateway) -> None:
     assert subprocess.run([sys.executable, "-c", loaded], cwd=CHECKOUT).returncode == 0
     tracing.record("/v1/models", {}, 0.1, {})
     assert tracing.SDK not in sys.modules
+
+
+TRACED = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from serving.gateway import tracing
+
+spans = InMemorySpanExporter()
+trace.set_tracer_provider(TracerProvider())
+trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(spans))
+headers = {"TraceParent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+tracing.record("/v1/chat/completions", headers, 0.25, {"status": 200, "tenant": "acme", "parts": ["a"]})
+(span,) = spans.get_finished_spans()
+assert (span.name, span.kind) == ("/v1/chat/completions", trace.SpanKind.SERVER)
+assert f"{span.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
+assert f"{span.parent.span_id:016x}" == "b7ad6b7169203331"
+assert span.end_time - span.start_time == 250_000_000
+assert dict(span.attributes) == {"tuneline.status": 200, "tuneline.tenant": "acme"}
+"""
+
+
+def test_a_request_is_a_span_of_its_callers_trace() -> None:
+    """In a process of its own, as an SDK is set up once for all."""
+    done = subprocess.run([sys.executable, "-c", TRACED], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # Mistakes in serve.yaml
