@@ -47,9 +47,9 @@ class Shelf:
         found = _loaded(self._description, path)
         try:
             self._make_room(path)
-        except BaseException:
+        except Exception as error:  # a reader of foreign files; the engine has to outlive it
             self.free(found)
-            raise
+            raise NotServable(f"{path}: no room could be made for this adapter: {error!r}") from error
         return found
 
     def free(self, adapter: Adapter) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,17 @@ def test_an_adapter_on_the_shelf_is_the_same_as_the_models_own(
         model.use(None)
         assert not np.array_equal(said(), found)
         model.free_adapter(own)
+
+
+def test_an_engine_outlives_an_adapter_without_room(
+    batcher: Batcher, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as nowhere:
+        nowhere.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        with pytest.raises(NotServable, match="no room could be made for this adapter: FileNotFoundError"):
+            load(batcher, family.canaries[0])
+    assert batcher.alive
+    load(batcher, family.canaries[0])
 
 
 def test_slots_are_bounded_and_a_load_is_done_once(batcher: Batcher, family: Family) -> None:
