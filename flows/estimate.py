@@ -231,15 +231,18 @@ def _quantize(
 
 
 def _apart(recipe: Plan, shape: ModelShape, machine: Machine) -> list[StageEstimate]:
-    if recipe.adapter is None:
-        return []
     config = recipe.adapter
+    if config is None or config.on_16bit:
+        return []
     base = _quantize(config.resident, recipe, shape, machine, gpu=False)
     base = replace(base, stage=f"quantize base {config.base}", note="once for all tenants of the base")
     # read in float32; converted tensor by tensor
     size = adapter_parameters(shape, recipe.train) * 4
     memory, note = LIGHT_RUNTIME + 2 * size, "the factors alone"
-    return [base, StageEstimate(f"quantize adapter {config.type}", memory, size, 15 + size / DISK_RATE, note)]
+    return [
+        base,
+        StageEstimate(f"quantize adapter {config.own.type}", memory, size, 15 + size / DISK_RATE, note),
+    ]
 
 
 def _training_tokens(recipe: Plan) -> float | None:

@@ -39,29 +39,47 @@ class PromoteConfig(StageConfig):
 
 
 class AdapterConfig(StageConfig):
-    """Make a GGUF adapter beside the merged model, to be served apart: many tenants, one base in memory."""
+    """Offer the adapter beside the merged model, to be served apart: many tenants, one base in memory."""
 
     base: str = Field(
-        default="Q8_0", description="GGUF type of the base that it will be served over, shared by all tenants"
+        default="Q8_0",
+        description="what it will be served and is measured over, shared by all tenants: a GGUF type (by "
+        "llama.cpp), or `16bit`, the base as it is (by vLLM)",
     )
-    type: Literal["F32", "F16", "BF16", "Q8_0"] = Field(
-        default="F16", description="GGUF type of the adapter itself"
+    type: Literal["F32", "F16", "BF16", "Q8_0"] | None = Field(
+        default=None,
+        description="GGUF type of the adapter itself, F16 if not given; over `16bit` it has none and stays "
+        "as it was trained",
     )
 
     @field_validator("base")
     @classmethod
     def _known_type(cls, value: str) -> str:
-        return check_gguf_type(value)
+        return value if value == "16bit" else check_gguf_type(value)
+
+    @model_validator(mode="after")
+    def _type_of_a_gguf(self) -> AdapterConfig:
+        if self.on_16bit and self.type is not None:
+            raise ValueError(
+                f"type {self.type} is of a GGUF adapter, and over `base: 16bit` the adapter is served as it "
+                "was trained: take type out (--set adapter.type=null)"
+            )
+        return self
+
+    @property
+    def on_16bit(self) -> bool:
+        """Whether it stays a PEFT adapter, over the base as it is."""
+        return self.base == "16bit"
 
     @property
     def resident(self) -> GgufConfig:
-        """How the base is quantized."""
+        """How the base is quantized for llama.cpp."""
         return GgufConfig(type=self.base)
 
     @property
     def own(self) -> GgufConfig:
-        """How the adapter is converted."""
-        return GgufConfig(type=self.type)
+        """How the adapter is converted for llama.cpp."""
+        return GgufConfig(type=self.type or "F16")
 
     @property
     def label(self) -> str:

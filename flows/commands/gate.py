@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
 from flows.commands.run import Reply, open_registry, print_table
 from flows.errors import Usage
+from flows.gates.ancestry import nf4_only
 from flows.gates.channel import record, refuse_other_policy
 from flows.gates.gate import GatePolicy, Waived, decide
 from flows.gates.latency import read_latency
@@ -42,6 +44,7 @@ def run(arguments: argparse.Namespace) -> Reply:
             policy = load_policy(arguments.policy, registry)
             case = _of_registry(registry, policy, arguments)
             decision = decide(policy, case.evidence, case.references, case.facts, waived)
+            _tell(case.notes)
             verdict_id = record(registry, policy, case, decision).id
     title = f"gate of {arguments.candidate}"
     for path, report in ((arguments.junit, junit), (arguments.markdown, markdown)):
@@ -53,6 +56,7 @@ def run(arguments: argparse.Namespace) -> Reply:
         "baseline": case.baseline or arguments.baseline,
         "policy_digest": policy.digest,
         "exit_code": decision.exit_code,
+        "notes": list(case.notes),
         **decision.model_dump(mode="json"),
     }
     return document, lambda: print("\n".join(lines(title, decision, verdict_id))), decision.exit_code
@@ -224,8 +228,11 @@ def promote(arguments: argparse.Namespace) -> Reply:
         decision = None if waiver else _decision(registry, artifact, arguments.decision)
         generation = current.generation if current else 0
         moved = registry.channels.move(arguments.channel, artifact.id, generation, decision, waiver)
+        notes = [said] if (said := nf4_only(registry, artifact)) else []
+    _tell(notes)
     text = f"{moved.name} → {short(moved.artifact_id)} (generation {moved.generation})"
-    return {**moved.model_dump(mode="json"), "decision": decision}, lambda: print(text), 0
+    document = {**moved.model_dump(mode="json"), "decision": decision, "notes": notes}
+    return document, lambda: print(text), 0
 
 
 def _decision(registry: Registry, artifact: Artifact, given: str | None) -> str | None:
@@ -306,6 +313,11 @@ def channel_policy(arguments: argparse.Namespace) -> Reply:
 
 def _said(words: str | None) -> bool:
     return bool(words and words.strip())
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _write(path: Path, text: str) -> None:

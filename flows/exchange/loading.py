@@ -108,11 +108,13 @@ def _adapter(dossier: Dossier) -> list[Snippet]:
     rank = rank_of(dossier.manifest)
     limit = f" --max-lora-rank {max(8, 1 << (rank - 1).bit_length())}" if rank else ""
     name = f"tuneline-{short(dossier.id)}"
+    evaluated = [e for e in dossier.evaluations if dossier.manifests[e].config.get("nf4") is None]
+    how = f"evaluation {short(evaluated[-1])}" if evaluated else "no evaluation measured that"
     served_by = f"vllm serve {served} --enable-lora{limit} --lora-modules {name}=path/to/this/directory"
     converted = "python convert_lora_to_gguf.py path/to/this/directory --base path/to/the/base"
     return [
         Snippet("transformers and PEFT", "python", python + _answer("model")),
-        Snippet("vLLM (on the base as it is stored, not in NF4)", "console", f"$ {served_by}"),
+        Snippet(f"vLLM (over the base as it is stored, not in NF4: {how})", "console", f"$ {served_by}"),
         Snippet(
             "llama.cpp (its converter, from the commit of the llama.cpp that will serve it)",
             "console",

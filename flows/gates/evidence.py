@@ -190,7 +190,8 @@ def _as_registered(reading: Reading) -> Iterator[str]:
 def _nf4_as_trained(reading: Reading) -> Iterator[str]:
     found, wanted = reading.results["model"].get("nf4"), reading.expected.nf4
     if reading.expected.knows_nf4 and found != wanted:
-        yield f"was measured with the NF4 setting {found}, but the adapter belongs to {wanted}"
+        belongs = f"the adapter belongs to {wanted}" if wanted else "it is served without NF4"
+        yield f"was measured with the NF4 setting {found}, but {belongs}"
 
 
 READING_CHECKS: dict[str, Callable[[Reading], Iterable[str]]] = {

@@ -8,35 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import Usage
+from flows.gates.ancestry import Ancestry, ancestry, as_stored, is_gguf_adapter, nf4_only, on_16bit, quant_of
 from flows.gates.contamination import Seen, search, training_texts
 from flows.gates.evidence import Evidence, Expected, load_evidence
 from flows.gates.gate import Facts
 from flows.gates.policy import WORDS, GatePolicy, Reference
 from registry import Artifact, Registry
-from registry.artifacts import MODEL_KINDS, digest
+from registry.artifacts import digest
 from registry.errors import RegistryError
-
-
-@dataclass(frozen=True)
-class Ancestry:
-    """The artifacts that a model came from, as far as the registry knows them."""
-
-    model: Artifact
-    base: Artifact | None = None
-    adapter: Artifact | None = None
-    merged: Artifact | None = None
-    dataset: Artifact | None = None
-
-    @property
-    def parent(self) -> Artifact | None:
-        """The merged model, or the trained adapter that a GGUF adapter was made from."""
-        return self.adapter if is_gguf_adapter(self.model) else self.merged
-
-    @property
-    def missing(self) -> list[str]:
-        """What a whole lineage has and this one has not."""
-        wanted = {"base": self.base, "adapter": self.adapter, "training data": self.dataset}
-        return [f"the lineage has no {name}" for name, found in wanted.items() if found is None]
 
 
 @dataclass(frozen=True)
@@ -49,34 +28,8 @@ class Case:
     candidate: str | None = None
     baseline: str | None = None
     chosen: Mapping[str, Artifact] = field(default_factory=dict)
-
-
-def is_gguf_adapter(model: Artifact) -> bool:
-    """Whether it is an adapter as llama.cpp loads it, made from one that was trained."""
-    quant = model.manifest.quant
-    return model.manifest.kind == "adapter" and quant is not None and quant.method == "gguf"
-
-
-def quant_of(model: Artifact) -> str:
-    """`gptq`, a GGUF type, `nf4`, or `none`."""
-    spec = model.manifest.quant
-    if spec is None or spec.method == "none":
-        return "none"
-    known = {**spec.effective, **spec.requested}
-    return {"gguf": str(known.get("type", "gguf")), "bnb": "nf4"}.get(spec.method, spec.method)
-
-
-def ancestry(registry: Registry, model: Artifact) -> Ancestry:
-    """The nearest ancestor of each kind. Raises NotFound."""
-    found: dict[str, Artifact] = {} if is_gguf_adapter(model) else {model.manifest.kind: model}
-    data: Artifact | None = None
-    for edge in registry.lineage(model.id):
-        parent = registry.get(edge.parent)
-        if edge.relation == "trained_on" and data is None:
-            data = parent
-        elif parent.manifest.kind in MODEL_KINDS:
-            found.setdefault(parent.manifest.kind, parent)
-    return Ancestry(model, found.get("base"), found.get("adapter"), found.get("merged"), data)
+    notes: tuple[str, ...] = ()
+    """What whoever decides should know of the evidence."""
 
 
 def from_registry(
@@ -95,14 +48,17 @@ def from_registry(
     found or read becomes a problem in the evidence, not an error.
     """
     family = ancestry(registry, candidate)
-    models = {"baseline": base or family.base, "parent": family.parent, "live": live}
+    parent = family.parent
+    if parent is not None and parent.id == candidate.id and not on_16bit(registry, candidate):
+        parent = None
+    models = {"baseline": base or family.base, "parent": parent, "live": live}
     needed = {role: {r.task for r in policy.tasks if r.against == role} for role in models}
     if live is None:
         needed["baseline"] |= needed.pop("live")
     chosen = dict(evaluations or {})
     _choose(registry, family, models, needed, chosen)
     read = {
-        role: _read(registry, model, chosen.get(role), _nf4(registry, family, model))
+        role: _read(registry, model, chosen.get(role), _nf4(registry, family, model, role))
         for role, model in {"candidate": candidate, **models}.items()
         if model is not None and (role == "candidate" or needed.get(role))
     }
@@ -110,17 +66,18 @@ def from_registry(
     if gone := registry.gates.collected(candidate.id):
         why = f"the files of {candidate.id[:12]} were collected at {gone}: there is nothing left to serve"
         evidence = evidence.model_copy(update={"problems": (*evidence.problems, why)})
-    parent = family.merged if candidate.manifest.kind == "quantized" else family.adapter
+    made_from = family.merged if candidate.manifest.kind == "quantized" else family.adapter
     facts = Facts(
         quant=quant_of(_weights(registry, candidate, chosen.get("candidate"))),
-        parent=parent.id if parent else None,
-        fidelity=_fidelity(registry, candidate, parent, chosen) if policy.fidelity else None,
+        parent=made_from.id if made_from else None,
+        fidelity=_fidelity(registry, candidate, made_from, chosen) if policy.fidelity else None,
         latency_ms=latency_ms,
         seen=_seen(registry, policy, evidence, family.dataset),
         missing=tuple(_missing(registry, policy, family)),
     )
     baseline = live or models["baseline"]
-    return Case(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen)
+    notes = tuple(said for one in (candidate, live) if one and (said := nf4_only(registry, one)))
+    return Case(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen, notes)
 
 
 def from_directories(
@@ -166,7 +123,7 @@ def _choose(
     latest of each, for the gate to say what differs.
     """
     offers = {
-        role: _evaluations(registry, family, model)
+        role: _evaluations(registry, family, model, role)
         for role, model in {"candidate": family.model, **models}.items()
         if model is not None and role not in chosen and (role == "candidate" or needed.get(role))
     }
@@ -190,10 +147,12 @@ def _choose(
             chosen[role] = pick
 
 
-def _evaluations(registry: Registry, family: Ancestry, model: Artifact) -> list[Artifact]:
+def _evaluations(registry: Registry, family: Ancestry, model: Artifact, role: str) -> list[Artifact]:
     """Those that measured `model` itself on tasks, newest first; with the right NF4 setting before others."""
     found = [e for e in reversed(registry.evaluations(model.id)) if _subject(registry, e) == model.id]
-    expected = _nf4(registry, family, model)
+    if role == "parent" and model.id == family.model.id:
+        found = [e for e in found if not as_stored(e)]
+    expected = _nf4(registry, family, model, role)
     return sorted(
         (e for e in found if _tasks(e)),
         key=lambda e: expected is not None and e.manifest.config.get("nf4") != expected.get("nf4"),
@@ -220,13 +179,16 @@ def _likeness(evaluation: Artifact, tasks: set[str]) -> str:
     return digest([configs, evaluation.manifest.config.get("seed"), data])
 
 
-def _nf4(registry: Registry, family: Ancestry, model: Artifact) -> dict[str, Any] | None:
+def _nf4(registry: Registry, family: Ancestry, model: Artifact, role: str) -> dict[str, Any] | None:
     """`{"nf4": setting}` that a measurement of `model` has to have, or None where that is not known.
 
-    The base and the adapter are measured as the adapter was trained; stored weights as they are stored.
+    The base and the adapter are measured as the adapter was trained; stored weights as they are stored, and
+    the adapter like them where it is to be served and was measured so.
     """
     kind = model.manifest.kind
     if kind in {"merged", "quantized"} or is_gguf_adapter(model):
+        return {"nf4": None}
+    if kind == "adapter" and role in {"candidate", "live"} and on_16bit(registry, model):
         return {"nf4": None}
     adapter = model if kind == "adapter" else family.adapter
     known = adapter is not None and "nf4" in adapter.manifest.config
@@ -272,8 +234,8 @@ def _fidelity(
 
 
 def _weights(registry: Registry, candidate: Artifact, evaluation: Artifact | None) -> Artifact:
-    """What the limits are about: of a GGUF adapter, the quantized base that it was measured on."""
-    if not is_gguf_adapter(candidate) or evaluation is None:
+    """What the limits are about: of an adapter that was measured over stored weights, those of the base."""
+    if candidate.manifest.kind != "adapter" or evaluation is None or not as_stored(evaluation):
         return candidate
     of = [p.id for p in evaluation.manifest.parents if p.relation == "evaluation_of" and p.id != candidate.id]
     return registry.get(of[0]) if of else candidate

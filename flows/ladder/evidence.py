@@ -32,7 +32,8 @@ def _measured(registry: Registry, outcome: Outcome) -> Iterator[Evidence]:
     for label, (model, evaluation) in outcome.variants.items():
         quant = model.manifest.quant
         kind, weights = KINDS[model.manifest.kind], model
-        if outcome.resident is not None and kind == "tuned" and quant and quant.method == "gguf":
+        as_stored = evaluation.manifest.config.get("nf4") is None
+        if outcome.resident is not None and kind == "tuned" and as_stored:
             kind, weights = "apart", outcome.resident.artifact
         yield Evidence(
             label=label,

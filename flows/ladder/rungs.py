@@ -71,6 +71,13 @@ class Rungs:
         return self._with(self.stored, trained, exact, base)
 
     @property
+    def apart_16bit(self) -> EvaluateConfig:
+        """The adapter as trained on the base's own weights: against the same on the NF4 ones, and against the
+        quantized base."""
+        trained = self._task(PARENT, reference="base", adapter=True, nf4=self.nf4)
+        return self._with(self.stored, trained, self._task(BASE, reference="base", nf4=self.nf4))
+
+    @property
     def merge_base(self) -> EvaluateConfig:
         """Two merges of one adapter, on the validation split."""
         size = self.ladder or LadderConfig()

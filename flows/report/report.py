@@ -119,8 +119,9 @@ def _print_places(report: RunReport, console: Console, html: Path | None) -> Non
         to = f"{short(channel['artifact_id'])}, generation {channel['generation']}"
         _say(console, f"Channel: {channel['name']} points to {to}")
     if (held := report.resident) is not None:
-        which = f"model: {held['name']} ({short(held['artifact_id'])}, the base's GGUF)"
-        _say(console, f"Adapter apart: an engine in serve.yaml has to hold {which}")
+        rank = f", max_rank: {held['max_rank']}" if "max_rank" in held else ""
+        section = f"{{engine: {held['engine']}, model: {held['name']}{rank}}}"
+        _say(console, f"Adapter apart: serve.yaml needs the engine {section}")
     if (endpoint := report.endpoint) is not None:
         _say(console, f"Endpoint: {endpoint['url']} ({endpoint['engine']})")
         _say(console, f"Stop it: tuneline endpoints stop {endpoint['id']}")

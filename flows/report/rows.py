@@ -82,7 +82,8 @@ class RunReport:
     gate: `verdict` and `rules`, each with a `sentence`;
     channel: `name`, `artifact_id`, `generation`; endpoint: `id`, `url`, `engine`; both may hold more;
     ladder: what `flows.ladder.ladder.Ladder` holds;
-    resident: `artifact_id` and `name` of the base's GGUF that an engine has to hold for the adapter apart.
+    resident: `artifact_id` and `name` of what an `engine` has to hold for the adapter apart, and the
+    `max_rank` that it has to be started for where that is not its own.
     """
 
     recipe: str

@@ -43,7 +43,6 @@ def report(
     """Everything a reader wants to see of a run, finished or not."""
     nodes, edges = _lineage(run, outcome)
     verdict, channel, endpoint = outcome.verdict, outcome.channel, outcome.endpoint
-    held = outcome.resident
     ladder = ladder_of(run.registry, outcome, run.rows)
     newest = next(reversed(outcome.variants.values()), None)
     return RunReport(
@@ -64,8 +63,15 @@ def report(
         base=outcome.base.manifest.base.model_dump() if outcome.base and outcome.base.manifest.base else None,
         channel=channel.model_dump(mode="json") if channel else None,
         ladder=ladder.model_dump(mode="json") if ladder else None,
-        resident={"artifact_id": held.artifact.id, "name": held.name} if held else None,
+        resident=_resident(outcome.resident),
     )
+
+
+def _resident(held: Resident | None) -> dict[str, Any] | None:
+    if held is None:
+        return None
+    found = {"artifact_id": held.artifact.id, "engine": held.engine, "name": held.name}
+    return found if held.max_rank is None else {**found, "max_rank": held.max_rank}
 
 
 def model_row(label: str, model: Artifact, evaluation: Artifact) -> ModelRow:
@@ -109,7 +115,8 @@ def _answers(run: Run, outcome: Outcome) -> list[AnswerRow]:
     asked is answered by the endpoint itself."""
     variants = list(outcome.variants.values())
     promoted = [pair for pair in variants if outcome.channel and pair[0].id == outcome.channel.artifact_id]
-    base, tuned, served = (_said(run, pairs) for pairs in (variants[:1], variants[1:2], promoted))
+    # an adapter was measured as trained, and again over what it is served over
+    base, tuned, served = (_said(run, pairs) for pairs in (variants[:1], variants[1:2], promoted[-1:]))
     if outcome.endpoint is not None and outcome.endpoint.question and outcome.endpoint.answer:
         served[outcome.endpoint.question] = outcome.endpoint.answer
     questions = dict.fromkeys([*base, *served])

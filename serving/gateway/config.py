@@ -18,7 +18,8 @@ class EngineSection(_Section):
     model: str = Field(
         min_length=1,
         description="what it holds: an artifact's id, NAME@VERSION, or a channel, which it then follows. "
-        "The quantized base for tenants with adapters, a merged or quantized model without",
+        "The base for tenants with adapters (its GGUF; for vllm in 16 bits or GPTQ), a merged or quantized "
+        "model without",
     )
     adapters: int = Field(default=16, ge=1, le=1024, description="adapters loaded at once")
     max_rank: int = Field(default=16, ge=1, description="vllm: largest rank of an adapter")

@@ -67,7 +67,8 @@ def test_the_pair_is_the_exact_sum_but_for_the_bases_rounding(tenant: Pico) -> N
 def test_the_base_to_hold_is_named(tenant: Pico) -> None:
     tuneline, run = tenant
     held = run["resident"]
-    assert held == {"artifact_id": made(run, "quantize base Q8_0"), "name": "pico-0-q8_0@1"}
+    base = made(run, "quantize base Q8_0")
+    assert held == {"artifact_id": base, "engine": "llama.cpp", "name": "pico-0-q8_0@1"}
     shown = tuneline.json("artifacts", "show", held["name"])
     assert (shown["id"], shown["kind"]) == (held["artifact_id"], "quantized")
     kept = tuneline("artifacts", "gc", "--why", held["name"])

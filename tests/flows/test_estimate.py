@@ -242,6 +242,16 @@ def test_training_memory_lies_near_the_measured_peak(pico_base: Parent, tmp_path
 # --- the whole recipe ---
 
 
+def test_over_16_bits_an_adapter_is_measured_and_not_converted() -> None:
+    shape = describe_base("pico:0")
+    gguf, stored = (
+        {stage.stage: stage for stage in estimate(recipes.load("pico-tenant", overrides), shape, LAPTOP)}
+        for overrides in ([], ["adapter.base=16bit"])
+    )
+    assert set(gguf) - set(stored) == {"quantize base Q8_0", "quantize adapter F16"}
+    assert stored["evaluate"].note == gguf["evaluate"].note
+
+
 @pytest.mark.parametrize("name", sorted(recipes.shipped()))
 def test_every_shipped_recipe_can_be_estimated(name: str, answer: Any) -> None:
     answer(httpx.Response(200, json=config_json("Llama-3.3-70B" if "70b" in name else "Llama-3.1-8B")))

@@ -333,7 +333,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     "quantized file measured in NF4": (
         "NF4 is as trained",
         _damaged(nf4=NF4, expected=Expected(nf4=None, knows_nf4=True)),
-        "the adapter belongs to None",
+        "it is served without NF4",
     ),
     "too few items": (
         "enough items",

@@ -146,6 +146,24 @@ def test_the_pinned_revision_stands_in_the_commands(registry: Registry, made: di
     assert f"vllm serve acme/Tiny-1B --revision {'a' * 40} --enable-lora --max-lora-rank 16" in text
 
 
+def test_the_card_of_an_adapter_says_whether_it_was_measured_as_vllm_serves_it(tmp_path: Path) -> None:
+    with Registry.open(tmp_path) as registry:
+        made = family(registry)
+        bare = dossier(registry, made["adapter"])
+        measured = (("evaluation_of", made["adapter"]), ("evaluation_of", made["base"]))
+        evaluations = (("NF4", {"nf4": {"quant_type": "nf4"}}), ("16 bit", {"nf4": None}))
+        nf4, stored = (
+            publish(registry, "evaluation", "evaluate", {"results.json": name.encode()}, measured,
+                    config=config, metrics={"tasks": {}, "measured_on": name}, base=bare.base)
+            for name, config in evaluations
+        )  # fmt: skip
+        both = dossier(registry, made["adapter"])
+    words = "vLLM (over the base as it is stored, not in NF4: {}):"
+    assert words.format(f"evaluation {stored.id[:12]}") in model_card(both)
+    only = Dossier(both.id, both.manifest, both.manifests, (nf4.id,), (), both.published)
+    assert words.format("no evaluation measured that") in model_card(only)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_hostile_text_stays_text(tmp_path: Path, name: str) -> None:
     with Registry.open(tmp_path) as registry:

@@ -64,6 +64,7 @@ def test_paths_are_seen_from_the_recipe(tmp_path: Path) -> None:
         ({"promote": {"channel": "a/b"}}, ["promote needs a gate"]),
         ({"adapter": {"base": "Q4_X"}}, ["adapter.base", "no GGUF type 'Q4_X'"]),
         ({"adapter": {"type": "Q4_K_M"}}, ["adapter.type", "'F16'", "found 'Q4_K_M'"]),
+        ({"adapter": {"base": "16bit", "type": "F16"}}, ["adapter: type F16 is of a GGUF", "take type out"]),
         (
             {"gate": {"tasks": [KEEP]}, "promote": {"channel": "a/b", "candidate": "adapter"}},
             ["promote.candidate is 'adapter'; this recipe makes: gguf-q4_k_m, merged"],

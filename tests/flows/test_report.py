@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from flows.report.page import html_page
@@ -131,6 +132,16 @@ def test_a_terminal_gets_colour_but_no_stranger_drives_it() -> None:
     assert "\x07" not in text
     assert "[bold]]0;owned" in text
     assert "[/red]" in text
+
+
+def test_the_engine_for_an_adapter_apart_can_be_copied_into_serve_yaml() -> None:
+    held = {"artifact_id": BASE, "engine": "vllm", "name": "tiny-16bit@1", "max_rank": 32}
+    report = dataclasses.replace(small_report(), resident=held)
+    section = shown(report).partition("serve.yaml needs the engine ")[2].partition("\n")[0]
+    assert yaml.safe_load(section) == {"engine": "vllm", "model": "tiny-16bit@1", "max_rank": 32}
+    del held["max_rank"]
+    assert "needs the engine {engine: vllm, model: tiny-16bit@1}" in shown(report)
+    assert "<dt>engine</dt><dd>vllm</dd>" in html_page(report)
 
 
 def test_an_ascii_log_does_not_end_the_run() -> None:
