@@ -86,9 +86,10 @@ def test_the_live_adapter_is_measured_as_vllm_serves_it(stored: Pico) -> None:
 def test_the_contract_and_the_card_know_that_it_was_measured(stored: Pico, tmp_path: Path) -> None:
     tuneline, run = stored
     adapter = made(run, "train adapter")
-    said = tuneline.json("artifacts", "compat", "pico-0-16bit@1", adapter, "--engine", "vllm", "--strict")
+    said = tuneline.json("artifacts", "compat", "pico-0-16bit@1", adapter, "--engine", "vllm")
     recipe = next(check for check in said["checks"] if check["name"] == "quant recipe")
-    assert (said["verdict"], "measured on exactly these weights" in recipe["found"]) == ("ok", True)
+    assert (said["exit_code"], recipe["state"]) == (0, "ok")
+    assert "measured on exactly these weights" in recipe["found"]
     assert tuneline("artifacts", "export", adapter, str(tmp_path / "out")).returncode == 0
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "vLLM (over the base as it is stored, not in NF4: evaluation " in card

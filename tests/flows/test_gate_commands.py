@@ -18,6 +18,7 @@ from sqlalchemy import insert
 
 from flows import cli
 from registry import Artifact, Registry, Waiver
+from registry.artifacts import QuantSpec
 from registry.errors import Corrupt, GateRequired
 from registry.schema import content_events
 from tests.flows.gated import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
@@ -432,6 +433,22 @@ def test_an_adapter_that_was_measured_on_nf4_alone_is_said_to_be(
     against_itself = said["rules"][1]
     assert (code, against_itself["verdict"]) == (3, "invalid")
     assert "there is no evaluation of what it was made from" in against_itself["sentence"]
+
+
+def test_an_adapter_from_elsewhere_is_compared_with_itself_on_nf4(
+    lineage: Lineage, policy: Callable[..., str], run: Run
+) -> None:
+    """Nobody wrote down how it was trained."""
+    foreign = publish(
+        lineage.registry, "adapter", "import", {"adapter_model.safetensors": b"from elsewhere"},
+        (("adapter", lineage.base),), base=lineage.base.manifest.base, quant=QuantSpec(method="none"),
+    )  # fmt: skip
+    nf4 = lineage.evaluate(foreign, GOOD, nf4=NF4)
+    for right in (85, 86):
+        newest = lineage.evaluate(foreign, [1.0] * right + [0.0] * (100 - right), nf4=None)
+    code, said = run("gate", policy(), "--candidate", foreign.id, "--channel", "team/prod")
+    assert (said["evaluations"]["candidate"], said["evaluations"]["parent"]) == (newest.id, nf4.id)
+    assert code == 0, said["rules"]
 
 
 def test_the_limits_of_an_adapter_over_16_bits_are_those_of_no_quantization(

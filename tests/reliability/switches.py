@@ -244,8 +244,16 @@ GATE_SWITCHES = [
         comparable_evaluations_are_sought=("if _likeness(e, needed[role]) == wanted)", "if True)"),
         fidelity_is_read_against_the_parent=('.get("subject") == parent.id', '.get("subject") != "x"'),
         the_channel_is_what_is_compared_with=(
-            "return Case(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen)",
-            "return Case(evidence, read, facts, candidate.id, None, chosen)",
+            "candidate.id, baseline.id if baseline else None, chosen, notes)",
+            "candidate.id, None, chosen, notes)",
+        ),
+        an_adapter_is_judged_as_it_is_served=(
+            'if kind == "adapter" and role in {"candidate", "live"} and on_16bit(registry, model):',
+            "if False:",
+        ),
+        an_adapter_is_not_its_own_parent=("        parent = None", "        pass"),
+        an_adapter_is_compared_with_what_was_trained=(
+            "found = [e for e in found if not as_stored(e)]", "pass",
         ),
     ),
     *_in(
