@@ -24,6 +24,9 @@ from serving.llama_shelf import Adapter, Shelf
 BATCH_TOKENS = 512
 """Read in one call; longer prompts are read in pieces, between which others have their turn."""
 
+COLDEST = 1e-5
+"""Below it the likeliest token is taken; a logit divided by less may be more than a float can hold."""
+
 Entry = tuple[int, int, int, bool]
 """token, position, sequence, whether its logits are wanted"""
 
@@ -187,7 +190,7 @@ class Sampler:
                     vocabulary, window, how.repeat_penalty, how.frequency_penalty, how.presence_penalty
                 )
             )
-        if how.temperature == 0:
+        if how.temperature < COLDEST:
             steps.append(low.llama_sampler_init_greedy())
         else:
             if how.top_k:

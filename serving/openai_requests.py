@@ -167,12 +167,17 @@ class _Fields:
         return found
 
     def require_nothing_left(self) -> None:
-        left = {n: v for n, v in self._left.items() if n not in _IGNORED and v not in (False, [], {})}
+        left = [name for name, value in self._left.items() if not _says_nothing(name, value)]
         if left:
             name = sorted(left)[0]
             raise Refused(
                 f"{name!r} is not supported here; leave it out", param=name, code="unsupported_parameter"
             )
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    # `logprobs: 0` asks for those of the answer's own tokens, though 0 equals False
+    return name in _IGNORED or value is False or value in ([], {}) or (name, value) == ("top_logprobs", 0)
 
 
 def _one_answer(asked: _Fields) -> None:

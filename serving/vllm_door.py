@@ -30,6 +30,8 @@ UNDER_WAY = ("GET", "/tuneline/under-way")
 DEADLY = ("prompt_logprobs", "echo")
 """With adapters on a CPU, vLLM 0.32 ends for everybody when one asks for log-probabilities of the prompt
 while it decodes for another; `echo` does so too, together with `logprobs`."""
+IGNORED = {"repeat_penalty": "repetition_penalty"}
+"""llama.cpp's name → vLLM's, which would answer as though the other had not been said."""
 KEY_HEADER = b"x-tuneline-control"
 
 
@@ -90,6 +92,8 @@ class Door:
             await _refuse(send, 400, "the body has to be a JSON object that names a `model`")
         elif deadly := [key for key in DEADLY if not (wanted.get(key) is None or wanted[key] is False)]:
             await _refuse(send, 400, f"{deadly[0]} is not offered here")
+        elif ignored := [key for key in IGNORED if wanted.get(key) not in (None, 1)]:
+            await _refuse(send, 400, f"{ignored[0]} is called {IGNORED[ignored[0]]} here")
         elif name in self._leaving:
             await _refuse(send, 404, f"the model {name!r} is not served here")
         elif sum(self._active.values()) >= self._most and not self._has_key(scope):  # a probe has it

@@ -25,7 +25,7 @@ from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import Metrics
 from serving.gateway.outcomes import Outcomes
 from serving.gateway.place import Place
-from serving.gateway.relay import Events, Tally, to_client
+from serving.gateway.relay import Events, Tally, refusal, to_client
 from serving.gateway.requests import Asked, read
 from serving.gateway.rollout import Chosen, choose
 from serving.gateway.shadow import Shadows
@@ -232,6 +232,9 @@ class App:
                 raise _unavailable(error) from None
             if answer.status == 200:
                 tally.whole(body)
+            else:
+                refused = refusal(body, answer.status)
+                exchange.reason, body = refused.code, json.dumps(refused.body).encode()
             return web.Response(body=body, status=answer.status, headers=headers)
         response = exchange.response = web.StreamResponse(headers=headers | {"cache-control": "no-store"})
         await response.prepare(exchange.http)

@@ -12,8 +12,12 @@ from typing import Any
 import aiohttp
 
 from serving.gateway.requests import Asked
+from serving.openai_requests import Refused
 
 _END = b"\n\n"
+LONGEST_REASON = 500
+"""Characters."""
+_CODES = {404: "model_not_found", 429: "overloaded"}
 
 
 @dataclass
@@ -117,6 +121,24 @@ class Events:
         data = event[5:].strip()
         self.done = self.done or data == b"[DONE]"
         return self._tally.event(data)
+
+
+def refusal(body: bytes, status: int) -> Refused:
+    """An engine's refusal in OpenAI's shape, which vLLM's is not: its codes are numbers.
+
+    Where there is none, or a server's own list of what did not fit its types, only that it was refused.
+    """
+    found: Any = None
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        found = json.loads(body)["error"]
+    found = found if isinstance(found, dict) else {}
+    message, param, code = (found.get(name) for name in ("message", "param", "code"))
+    if not isinstance(message, str) or not message or "validation error" in message:
+        message = "the engine does not take this request"
+    if not isinstance(code, str):
+        long = "maximum context length" in message
+        code = "context_length_exceeded" if long else _CODES.get(status, "invalid_value")
+    return Refused(message[:LONGEST_REASON], param if isinstance(param, str) else None, status, code)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -40,6 +41,12 @@ _FORMATS = ("text", "json_object")
 MOST_STOPS = 4
 MOST_BIASES = 300
 MOST_LOGPROBS = 20
+_NUMBERS = {
+    "temperature": (0, 2), "top_p": (1e-6, 1), "min_p": (0, 1), "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2), "repeat_penalty": (0.1, 2), "repetition_penalty": (0.1, 2),
+}  # fmt: skip
+_WHOLE = {"top_k": (-1, 1 << 20), "seed": (-(1 << 63), (1 << 63) - 1)}
+_TOKEN = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ def read(raw: bytes, chat: bool, bounds: Bounds, context_length: int | None = No
         _refuse("model: expected the name that GET /v1/models lists, as a text", "model")
     texts, turns = _messages(given, bounds) if chat else _prompt(given)
     _bounded(given, chat)
+    _typed(given)
     stream = given.get("stream", False)
     options = given.get("stream_options", {})
     if not isinstance(stream, bool):
@@ -118,6 +126,8 @@ def _messages(given: dict[str, Any], bounds: Bounds) -> tuple[list[str], int]:
         where = f"messages[{place}]"
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             _refuse(f"{where}: expected an object with role ({', '.join(_ROLES)}) and content", "messages")
+        if message.get("content") is None and message["role"] != "assistant":
+            _refuse(f"{where}.content: expected a text, or a list of text parts, found null", "messages")
         said = _content(message.get("content"), where) + _text(message, "name", where)
         for name in message.keys() - _NAMED:
             if message[name] not in (None, [], {}):  # clients send an answer back with all that it had
@@ -154,11 +164,16 @@ def _bounded(given: dict[str, Any], chat: bool) -> None:
     """What costs an engine more than a token, for every token."""
     stops = given.get("stop", [])
     stops = [stops] if isinstance(stops, str) else stops
-    if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(s, str) for s in stops):
+    if not isinstance(stops, list) or len(stops) > MOST_STOPS:
         _refuse(f"stop: expected a text, or a list of up to {MOST_STOPS} texts", "stop")
+    if not all(isinstance(one, str) and one for one in stops):
+        _refuse("stop: expected texts that are not empty", "stop")
     biases = given.get("logit_bias", {})
     if not isinstance(biases, dict) or len(biases) > MOST_BIASES:
         _refuse(f"logit_bias: expected an object with up to {MOST_BIASES} token ids", "logit_bias")
+    for token, bias in biases.items():
+        if not _TOKEN.fullmatch(token) or not _within(bias, -100, 100):
+            _refuse("logit_bias: expected token ids, each with a number from -100 to 100", "logit_bias")
     if chat and not isinstance(given.get("logprobs", False), bool):
         _refuse("logprobs: expected true or false", "logprobs")
     _whole(given, "top_logprobs" if chat else "logprobs", 0, MOST_LOGPROBS)
@@ -172,6 +187,19 @@ def _bounded(given: dict[str, Any], chat: bool) -> None:
         given.pop("response_format", None)
 
 
+def _typed(given: dict[str, Any]) -> None:
+    """What an engine would refuse in its own words, or fail at, as vLLM does at numbers too large for C."""
+    for name, (low, high) in _NUMBERS.items():
+        if name in given and not _within(given[name], low, high):
+            _refuse(f"{name}: expected a number from {low:g} to {high:g}, found {_shown(given[name])}", name)
+    for name, (lowest, highest) in _WHOLE.items():
+        _whole(given, name, lowest, highest)
+    if not isinstance(given.get("echo", False), bool):
+        _refuse("echo: expected true or false", "echo")
+    if not isinstance(given.get("suffix", ""), str):
+        _refuse("suffix: expected a text", "suffix")
+
+
 def _text(holder: dict[str, Any], name: str, where: str) -> str:
     found = holder.get(name)
     if not isinstance(found, str | None):
@@ -183,10 +211,17 @@ def _whole(given: dict[str, Any], name: str, low: int, high: int) -> int | None:
     found = given.get(name)
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int) or not low <= found <= high:
-        shown = json.dumps(found)[:40]
-        _refuse(f"{name}: expected a whole number from {low} to {high}, found {shown}", name)
+    if not isinstance(found, int) or not _within(found, low, high):
+        _refuse(f"{name}: expected a whole number from {low} to {high}, found {_shown(found)}", name)
     return found
+
+
+def _within(found: Any, low: float, high: float) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool) and low <= found <= high
+
+
+def _shown(found: Any) -> str:
+    return json.dumps(found)[:40]
 
 
 def _refuse(message: str, param: str, code: str = "invalid_value") -> NoReturn:

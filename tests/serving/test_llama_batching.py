@@ -369,6 +369,8 @@ def test_temperature_zero_repeats_itself(batcher: Batcher) -> None:
         assert len(set(said)) == 1
         drawn = [await say(http, BASE, tokens=8, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
         assert drawn[0] == drawn[1] != drawn[2]
+        for nearly in (5e-324, 1e-45, 1e-38, 1e-20):  # a logit divided by some of these is no float any more
+            assert await say(http, BASE, tokens=24, temperature=nearly) == said[0]
 
     asked(batcher, work)
 
@@ -429,6 +431,7 @@ def test_a_client_that_hangs_up_ends_its_answer(batcher: Batcher) -> None:
         ({"chat_template": "{{ x }}"}, 400, "'chat_template' is not supported"),
         ({"tools": [{"type": "function"}]}, 400, "'tools' is not supported"),
         ({"response_format": {"type": "json_object"}}, 400, "'response_format'"),
+        ({"logprobs": 0}, 400, "'logprobs' is not supported"),
         ({"messages": []}, 400, "messages: expected a list"),
         ({"messages": [{"role": "root", "content": "x"}]}, 400, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "list of text parts"),

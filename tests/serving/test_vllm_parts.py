@@ -130,6 +130,8 @@ def test_a_request_names_its_model(key: None) -> None:
         for more in ({"prompt_logprobs": 0}, {"prompt_logprobs": 5}, {"echo": True, "logprobs": 1}):
             refused = await client.post("/v1/completions", json={"model": "ada"} | more)
             assert (refused.status_code, "is not offered here" in refused.text) == (400, True)
+        refused = await client.post("/v1/completions", json={"model": "ada", "repeat_penalty": 1.1})
+        assert (refused.status_code, "called repetition_penalty here" in refused.text) == (400, True)
         assert not behind.asked
 
     through(work)
