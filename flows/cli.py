@@ -136,7 +136,8 @@ def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     serve.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; repeatable"
     )
-    serve.add_argument("--check", action="store_true", help="only validate the file")
+    serve.add_argument("--check", action="store_true", help="validate it, estimate memory, start nothing")
+    serve.add_argument("--ignore-memory", action="store_true", help="start even where memory seems short")
     chat = add("chat", "flows.commands.chat:chat", "talk to what a channel points to")
     chat.add_argument("channel")
     chat.add_argument("--url", help="a gateway's address; its key is in TUNELINE_KEY. Default: own endpoint")

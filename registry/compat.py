@@ -236,17 +236,22 @@ def _no_base(which: Described) -> Check:
     )  # fmt: skip
 
 
+def holds_tune(held: Described) -> bool:
+    """Whether an adapter is folded into this model, so that no other may be put on it."""
+    folded = held.quant is not None and held.quant.merge_base is not None
+    return held.kind == "merged" or (held.kind == "quantized" and folded)
+
+
 def _kinds(subject: Pair) -> Iterator[Check]:
     host, guest = subject.host, subject.guest
     if guest is None:
         return
-    folded = host.kind == "quantized" and host.quant is not None and host.quant.merge_base is not None
     kinds = f"{guest.kind} with {host.kind}"
     expected = "an artifact and what it was made for or from"
     if guest.kind == "adapter" and host.kind == "merged":
         todo = "the merged model holds a tune already: put the adapter on the base"
         yield Check("kinds", "refused", "an adapter on a base", kinds, todo)
-    elif guest.kind == "adapter" and folded:
+    elif guest.kind == "adapter" and holds_tune(host):
         todo = "the merged model in it holds a tune already: put the adapter on a quantized base"
         yield Check("kinds", "refused", "an adapter on a base", f"{kinds} made of a merged model", todo)
     elif guest.kind == host.kind == "adapter":

@@ -70,7 +70,7 @@ def describe_base(source: str) -> ModelShape:
     if scheme == "pico":
         return _from_config(source, PICO, "config of a pico model")
     if scheme == "package":
-        return _from_gguf(source, place)
+        return describe_gguf(_packaged(source, place), source)
     if scheme == "hub":
         return _from_config(source, _hub_config(source, place), "config.json on the hub")
     folder = Path(place).expanduser()
@@ -129,10 +129,11 @@ def _from_folder(source: str, folder: Path, config: Mapping[str, Any]) -> ModelS
     return ModelShape(**{**vars(_from_config(source, config, "its config.json")), **counted})
 
 
-def _from_gguf(source: str, place: str) -> ModelShape:
+def describe_gguf(file: Path, source: str = "") -> ModelShape:
+    """Shape of the model in a GGUF file, from its header; `source` is its name. Raises `InvalidInput`."""
     from stages.backends.gguf_read import read_gguf
 
-    found = read_gguf(_packaged(source, place))
+    source, found = source or str(file), read_gguf(file)
     architecture = found.values.get("general.architecture", "unknown")
 
     def value(key: str, default: int | None = None) -> int:

@@ -5,36 +5,83 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from flows.commands.run import Reply, open_registry
+from flows.commands.run import Reply, open_registry, print_table
 from flows.errors import InvalidRecipe
+from flows.machine import machine
 from flows.recipe import apply_override, read_yaml, validate
+from flows.wording import size
+from registry import Registry
+from registry.errors import NotFound
 from serving.gateway.config import ServeConfig
+from stages.errors import InsufficientResources
 
 
 def serve(arguments: argparse.Namespace) -> Reply:
     """Serve what `serve.yaml` describes; says where as soon as it listens.
 
-    Raises InvalidRecipe for a configuration that is none, ServingError for an engine that does not work,
-    RegistryError.
+    Raises InvalidRecipe for a configuration that is none, InsufficientResources where this machine cannot
+    hold the engines, ServingError for an engine that does not work, RegistryError.
     """
     config = _config(arguments.config, arguments.set)
     if arguments.check:
-        document = config.model_dump(mode="json")
-        return document, lambda: print(f"{arguments.config}: {len(config.engines)} engines; valid"), 0
+        return _check(arguments.config, config)
     from serving.gateway.server import log_to_stderr, run
 
-    log_to_stderr()
-
-    def announce(url: str, operations: str) -> None:
-        told = {"url": f"{url}/v1", "operations": operations, "pid": os.getpid()}
-        words = f"tuneline serve: {url}/v1; metrics and readiness at {operations}; Ctrl-C ends it"
-        print(json.dumps(told) if arguments.json else words, flush=True)
-
     with open_registry() as registry:
-        run(config, registry, announce)
+        if not arguments.ignore_memory:
+            _refuse_shortfalls(registry, config)
+        log_to_stderr()
+        run(config, registry, partial(_announce, arguments.json))
     return None, lambda: None, 0
+
+
+def _announce(as_json: bool, url: str, operations: str) -> None:
+    told = {"url": f"{url}/v1", "operations": operations, "pid": os.getpid()}
+    words = f"tuneline serve: {url}/v1; metrics and readiness at {operations}; Ctrl-C ends it"
+    print(json.dumps(told) if as_json else words, flush=True)
+
+
+def _refuse_shortfalls(registry: Registry, config: ServeConfig) -> None:
+    """Raise `InsufficientResources` if this machine cannot hold the engines."""
+    from flows.serving_estimate import estimate_engines, shortfalls
+
+    here = machine(registry.home)
+    missing = shortfalls(estimate_engines(registry, config.engines, here), here)
+    if missing:
+        raise InsufficientResources(f"{'; '.join(missing)}; or --ignore-memory, to try all the same")
+
+
+def _check(path: Path, config: ServeConfig) -> Reply:
+    """What the file describes, and what its engines need, as far as this registry knows their models."""
+    from flows.serving_estimate import EngineEstimate, estimate_engines, shortfalls
+
+    engines, missing, unknown = list[EngineEstimate](), list[str](), None
+    with open_registry() as registry:
+        here = machine(registry.home)
+        try:
+            engines = estimate_engines(registry, config.engines, here)
+            missing = shortfalls(engines, here)
+        except NotFound as error:
+            unknown = str(error)
+    document = {
+        **config.model_dump(mode="json"),
+        "estimates": [asdict(one) for one in engines], "shortfalls": missing, "unknown": unknown,
+    }  # fmt: skip
+
+    def show() -> None:
+        if engines:
+            rows = [(one.engine, size(one.memory_bytes), one.note) for one in engines]
+            print_table(f"{path}: valid; estimates", ("engine", "memory", "note"), rows)
+        else:
+            print(f"{path}: valid. What its engines need is not known here: {unknown}")
+        for line in missing:
+            print(f"Not enough: {line}")
+
+    return document, show, 3 if missing else 0
 
 
 def _config(path: Path, overrides: list[str]) -> ServeConfig:

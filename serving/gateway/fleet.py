@@ -208,6 +208,9 @@ class Fleet:
                 "adapters are loaded when a tenant's channel points to them"
             )
         _, path = await self.known(artifact.id)
+        section = group.section
+        if compat.holds_tune(artifact.manifest):
+            section = section.model_copy(update={"adapters": 0})
         recorded = await asyncio.to_thread(recorded_answers, self._registry, artifact)
         if group.channel and not recorded:
             log.warning(
@@ -218,8 +221,8 @@ class Fleet:
         for number in range(group.section.replicas):
             name = f"{group.number}-{number}"
             file = self._registry.home / "logs" / f"engine-{name}.{next(self._lives)}.log"
-            engine = self._make(group.section, artifact.id, path, file, recorded)
-            places.append(Place(name, group.section, artifact, engine, self._wait))
+            engine = self._make(section, artifact.id, path, file, recorded)
+            places.append(Place(name, section, artifact, engine, self._wait))
         try:
             compat.require(
                 _use(places[0], None),
