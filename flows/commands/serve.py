@@ -68,7 +68,7 @@ def _check(path: Path, config: ServeConfig) -> Reply:
         except NotFound as error:
             unknown = str(error)
     document = {
-        **config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
         "estimates": [asdict(one) for one in engines], "shortfalls": missing, "unknown": unknown,
     }  # fmt: skip
 

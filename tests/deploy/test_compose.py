@@ -82,7 +82,10 @@ def test_compose_refers_to_what_there_is(compose: Compose, pyproject: dict[str, 
                 assert source in compose.volumes, source
 
 
-def test_the_gateways_command_and_configuration_are_valid(compose: Compose, tree: Path) -> None:
+def test_the_gateways_command_and_configuration_are_valid(
+    compose: Compose, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path))
     service = compose.services["gateway"]
     assert service.entrypoint == ["tini", "--", "tuneline"]
     assert f"./serve.yaml:{service.command[1]}:ro" in service.volumes
@@ -91,7 +94,7 @@ def test_the_gateways_command_and_configuration_are_valid(compose: Compose, tree
     )
     found, _, code = serve(Namespace(**{**vars(given), "check": True}))
     assert code == 0
-    config = ServeConfig.model_validate(found)
+    config = ServeConfig.model_validate(found["config"])
     doors = (config.gateway, config.operations)
     assert {door.host for door in doors} == {"0.0.0.0"}, "published ports come from outside the container"
     assert service.ports == [f"127.0.0.1:{door.port}:{door.port}" for door in doors]
