@@ -93,7 +93,7 @@ class Requests:
         model = self.batcher.model
         if wanted.messages is None:
             assert wanted.prompt is not None
-            tokens = model.tokenize(wanted.prompt, add_special=True)
+            tokens = self._tokens(wanted.prompt, wanted, add_special=True)
         else:
             try:
                 rendered = self._formatter(messages=list(wanted.messages)).prompt
@@ -101,18 +101,27 @@ class Requests:
                 raise Refused(
                     f"the model's chat template refuses these messages: {error}", "messages"
                 ) from None
-            tokens = model.tokenize(rendered, add_special=False)
-        room = model.context_length - len(tokens)
+            tokens = self._tokens(rendered, wanted, add_special=False)
         if not tokens:
             raise Refused("the prompt is empty", "prompt")
-        if room < max(wanted.max_tokens or 1, 1):
-            raise Refused(
-                f"this model's maximum context length is {model.context_length} tokens; the prompt has "
-                f"{len(tokens)}, and {wanted.max_tokens or 1} are asked for",
-                "prompt" if wanted.messages is None else "messages",
-                code="context_length_exceeded",
-            )
+        if model.context_length - len(tokens) < (wanted.max_tokens or 1):
+            raise self._too_long(str(len(tokens)), wanted)
         return tokens
+
+    def _tokens(self, text: str, wanted: Wanted, add_special: bool) -> tuple[int, ...]:
+        least = self.batcher.model.least_tokens(text)
+        if least > self.batcher.model.context_length:
+            raise self._too_long(f"at least {least}", wanted)
+        return self.batcher.model.tokenize(text, add_special)
+
+    def _too_long(self, tokens: str, wanted: Wanted) -> Refused:
+        room = self.batcher.model.context_length
+        return Refused(
+            f"this model's maximum context length is {room} tokens; the prompt has {tokens}, and "
+            f" {wanted.max_tokens or 1} are asked for",
+            "prompt" if wanted.messages is None else "messages",
+            code="context_length_exceeded",
+        )
 
     def _answer(self, wanted: Wanted, prompt: tuple[int, ...]) -> Answer:
         room = self.batcher.model.context_length - len(prompt)

@@ -10,6 +10,7 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from serving.llama_shelf import Adapter, Shelf
 
 BATCH_TOKENS = 512
 """Read in one call; longer prompts are read in pieces, between which others have their turn."""
+
+SHORT_BYTES = 16_384
+"""Of a prompt that is read into tokens without ado."""
+
+SPECIAL = low.LLAMA_TOKEN_ATTR_CONTROL | low.LLAMA_TOKEN_ATTR_USER_DEFINED | low.LLAMA_TOKEN_ATTR_UNKNOWN
 
 COLDEST = 1e-5
 """Below it the likeliest token is taken; a logit divided by less may be more than a float can hold."""
@@ -112,6 +118,23 @@ class LlamaModel:
         tokens = (low.llama_token * room)()
         count = low.llama_tokenize(self._vocab, raw, len(raw), tokens, room, add_special, True)
         return tuple(tokens[:count])
+
+    def least_tokens(self, text: str) -> int:
+        """No more tokens than `tokenize` would find, without its time, which grows with the square of a long
+        text's special tokens: a megabyte of them took 54 s."""
+        raw = text.encode()
+        if len(raw) <= SHORT_BYTES:
+            return 0
+        longest, special = self._spelling
+        return max(len(raw) // longest, *map(raw.count, special))
+
+    @cached_property
+    def _spelling(self) -> tuple[int, tuple[bytes, ...]]:
+        """The most bytes that a token stands for, and the texts that are a token wherever they stand."""
+        texts = [low.llama_vocab_get_text(self._vocab, token) for token in range(self.vocabulary)]
+        attributes = [low.llama_vocab_get_attr(self._vocab, token) for token in range(self.vocabulary)]
+        special = {text for text, how in zip(texts, attributes, strict=True) if how & SPECIAL and text}
+        return max(map(len, texts)), tuple(special)
 
     def piece(self, token: int) -> bytes:
         """The token's text, which may end within a character; nothing for a special token."""

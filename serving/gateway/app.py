@@ -25,7 +25,7 @@ from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import Metrics
 from serving.gateway.outcomes import Outcomes
 from serving.gateway.place import Place
-from serving.gateway.relay import Events, Tally, refusal, to_client
+from serving.gateway.relay import Events, Tally, opening, refusal, to_client
 from serving.gateway.requests import Asked, read
 from serving.gateway.rollout import Chosen, choose
 from serving.gateway.shadow import Shadows
@@ -217,35 +217,36 @@ class App:
         self, exchange: Exchange, answer: aiohttp.ClientResponse, tally: Tally
     ) -> web.StreamResponse:
         assert exchange.chosen is not None
-        exchange.status = answer.status
+        tally.begun = answer.status == 200
+        try:
+            exchange.status, body = await opening(answer, tally.asked.stream)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unavailable(error) from None
         headers = exchange.headers | {"x-tuneline-artifact": exchange.chosen.artifact_id}
         headers["content-type"] = answer.headers.get("content-type", "application/json")
-        if "retry-after" in answer.headers:
-            headers["retry-after"] = answer.headers["retry-after"]
-        tally.begun = answer.status == 200
-        if answer.status >= 500:
-            raise _unavailable(ServingError(f"it answered {answer.status}"))
-        if answer.status != 200 or not tally.asked.stream:
-            try:
-                body = await answer.read()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise _unavailable(error) from None
-            if answer.status == 200:
-                tally.whole(body)
-            else:
-                refused = refusal(body, answer.status)
-                exchange.reason, body = refused.code, json.dumps(refused.body).encode()
-            return web.Response(body=body, status=answer.status, headers=headers)
+        headers |= {name: answer.headers[name] for name in ("retry-after",) if name in answer.headers}
+        tally.begun = exchange.status == 200
+        if exchange.status >= 500:
+            raise _unavailable(ServingError(f"it answered {exchange.status}"))
+        if not tally.begun:
+            refused = refusal(body, exchange.status)
+            exchange.reason, body = refused.code, json.dumps(refused.body).encode()
+            headers["content-type"] = "application/json"
+        elif not tally.asked.stream:
+            tally.whole(body)
+        if not tally.begun or not tally.asked.stream:
+            return web.Response(body=body, status=exchange.status, headers=headers)
         response = exchange.response = web.StreamResponse(headers=headers | {"cache-control": "no-store"})
         await response.prepare(exchange.http)
-        await self._stream(response, answer, tally)
+        await self._stream(response, body, answer, tally)
         return response
 
     async def _stream(
-        self, response: web.StreamResponse, answer: aiohttp.ClientResponse, tally: Tally
+        self, response: web.StreamResponse, first: bytes, answer: aiohttp.ClientResponse, tally: Tally
     ) -> None:
         events = Events(tally)
         try:
+            await self._write(response, events.feed(first))
             async for chunk in answer.content.iter_any():
                 await self._write(response, events.feed(chunk))
             await self._write(response, events.end())

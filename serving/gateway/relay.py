@@ -123,6 +123,22 @@ class Events:
         return self._tally.event(data)
 
 
+async def opening(answer: aiohttp.ClientResponse, stream: bool) -> tuple[int, bytes]:
+    """Its status and its body; of a stream the first bytes, unless it is refused.
+
+    vLLM looks at some values only after it has answered 200, and tells of them in the stream's first event.
+    """
+    if answer.status != 200 or not stream:
+        return answer.status, await answer.read()
+    first = await answer.content.readany()
+    if not first.startswith(b'data: {"error"'):
+        return 200, first
+    status, event = 500, first[6:].partition(_END)[0]
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        status = int(json.loads(event)["error"]["code"])
+    return (status if 400 <= status < 600 else 500), event
+
+
 def refusal(body: bytes, status: int) -> Refused:
     """An engine's refusal in OpenAI's shape, which vLLM's is not: its codes are numbers.
 

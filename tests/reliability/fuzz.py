@@ -5,7 +5,7 @@
 Requests drawn from everything that the gateway takes, at and around its bounds (`fuzz_requests`), go through
 the real gateway to the real engine, and some of their clients vanish. Meanwhile other tenants ask ordinary
 questions, each of which has to be answered with the tenant's own word. Each answer is judged
-(`fuzz_answers`): its shape, its usage, its receipt; a refusal has to have a reason for the client, and nothing
+(`fuzz_answers`): its shape, usage and receipt; a refusal has to have a reason for the client, and nothing
 may be a 5xx. In the end the engine is the one of the start, has not grown, works on nothing, and every budget
 has what was delivered. Prints JSON, and exits with 1 on any finding. `--plant` does damage, to be found.
 """
@@ -38,7 +38,7 @@ HOUSES = 4
 """The first answers drawn requests; each of the others has a tenant with ordinary questions."""
 COLD = (0, 0, 0.0, -0.0, *NEARLY_NOTHING)
 """Temperatures at which an answer is the likeliest."""
-LONGEST = 60.0
+LONGEST = 20.0
 """Seconds that anything may take."""
 KINDS = 40
 """Findings of one kind that are shown: those that differ by more than their numbers."""

@@ -409,6 +409,31 @@ def test_a_client_that_hangs_up_ends_its_answer(batcher: Batcher) -> None:
     assert batcher.counts.answer_tokens < 290, "nobody waited for the rest"
 
 
+def test_how_many_tokens_a_long_prompt_has_at_least(model: LlamaModel) -> None:
+    with contextlib.closing(model):
+        for said in ("<|im_start|>", "a", " a", " ", "0", "é", "你", "<|im_end|>\n", "The sea is wide. "):
+            text = said * (50_000 // len(said))
+            assert 256 < model.least_tokens(text) <= len(model.tokenize(text, add_special=False))
+            assert not model.least_tokens(said * 100), "a short one is read at once"
+
+
+def test_a_prompt_that_is_far_too_long_is_refused_unread(
+    batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp would need a minute for a megabyte of special tokens."""
+    monkeypatch.setattr(LlamaModel, "tokenize", None)
+
+    async def work(http: httpx.AsyncClient) -> None:
+        text = "<|im_start|>" * 80_000
+        for more in ({"prompt": text}, {"messages": [{"role": "user", "content": text}]}):
+            route = "/v1/completions" if "prompt" in more else "/v1/chat/completions"
+            refused = (await http.post(route, json={"model": BASE} | more)).json()["error"]
+            assert refused["code"] == "context_length_exceeded"
+            assert "has at least 8000" in refused["message"]
+
+    asked(batcher, work)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "named"),
     [
