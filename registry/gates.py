@@ -19,6 +19,8 @@ from registry.signing import Keys
 
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 Verdict = Literal["pass", "fail", "insufficient", "invalid"]
+AGAIN = "decided_again_after"
+"""In the evidence of a decision that was recorded before: the id of the one in between."""
 
 
 class GateDecision(Record):
@@ -61,33 +63,32 @@ class Gates:
         verdict: Verdict,
         evidence: Mapping[str, Any],
     ) -> str:
-        """Write a decision down, signed, and return its id; the same decision again is the same id.
+        """Write a decision down, signed, and return its id; it is the latest about its candidate then.
 
-        Raises NotFound for artifacts that are not here, InvalidArtifact for content that is not finite JSON.
+        The same decision again is the same id, or, where another was recorded in between, a new one whose
+        evidence names that one (`AGAIN`). Raises NotFound for artifacts that are not here, InvalidArtifact
+        for content that is not finite JSON.
         """
         if verdict not in get_args(Verdict):
             raise InvalidArtifact(f"verdict {verdict!r}: expected one of {', '.join(get_args(Verdict))}")
-        content = {"candidate": candidate, "baseline": baseline, "verdict": verdict}
-        try:
-            texts = {
-                "policy": canonical(dict(policy)).decode(),
-                "evidence": canonical(dict(evidence)).decode(),
-            }
-        except (ValueError, TypeError) as error:
-            raise InvalidArtifact(f"a gate's policy and evidence must be finite JSON: {error}") from error
-        decision_id = digest({**content, **{field: json.loads(text) for field, text in texts.items()}})
-        signer, signature = self._keys.sign(signed_content(decision_id))
-        signed = {"signer": signer, "signature": signature}
+        decided = {"candidate": candidate, "baseline": baseline, "verdict": verdict}
+        texts = {"policy": _text(policy), "evidence": _text(evidence)}
         with self._database.write() as connection:
             for artifact_id in (candidate, baseline):
                 if artifact_id is not None:
                     catalog.existing(connection, artifact_id)
-            same = select(gate_decisions.c.id).where(gate_decisions.c.id == decision_id)
-            if connection.execute(same).first() is None:
-                connection.execute(
-                    insert(gate_decisions),
-                    {"id": decision_id, **content, **texts, **signed, "created": now()},
-                )
+            about = select(gate_decisions).where(gate_decisions.c.candidate == candidate)
+            rows = list(connection.execute(about.order_by(gate_decisions.c.sequence)))
+            decision_id = _id(decided, texts)
+            if rows and _as_first_decided(rows[-1]) == decision_id:
+                return str(rows[-1].id)
+            if any(row.id == decision_id for row in rows):
+                texts["evidence"] = _text({**evidence, AGAIN: rows[-1].id})
+                decision_id = _id(decided, texts)
+            signer, signature = self._keys.sign(signed_content(decision_id))
+            signed = {"signer": signer, "signature": signature}
+            row = {"id": decision_id, **decided, **texts, **signed, "created": now()}
+            connection.execute(insert(gate_decisions), row)
         return decision_id
 
     def get(self, decision_id: str) -> GateDecision:
@@ -131,6 +132,23 @@ class Gates:
         with self._database.read() as connection:
             row = connection.execute(about.order_by(gate_decisions.c.sequence.desc()).limit(1)).one_or_none()
         return None if row is None else _decision(row)
+
+
+def _text(given: Mapping[str, Any]) -> str:
+    try:
+        return canonical(dict(given)).decode()
+    except (ValueError, TypeError) as error:
+        raise InvalidArtifact(f"a gate's policy and evidence must be finite JSON: {error}") from error
+
+
+def _as_first_decided(row: Row[Any]) -> str:
+    evidence = {key: value for key, value in json.loads(row.evidence).items() if key != AGAIN}
+    decided = {"candidate": row.candidate, "baseline": row.baseline, "verdict": row.verdict}
+    return _id(decided, {"policy": row.policy, "evidence": _text(evidence)})
+
+
+def _id(decided: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    return digest({**decided, **{field: json.loads(text) for field, text in texts.items()}})
 
 
 def require(

@@ -36,10 +36,31 @@ def test_an_id_is_the_digest_of_all_that_was_decided(registry: Registry, publish
         record(one, None, {}, "pass", {"a": 1}),
     ]
     assert len(set(ids)) == 6
-    assert record(one, None, {"a": 1}, "pass", {}) == ids[3]
+    assert record(one, None, {}, "pass", {"a": 1}) == ids[5]
     latest = registry.gates.latest(one)
     assert latest is not None
     assert latest.id == ids[5]
+
+
+def test_what_is_decided_again_after_something_else_is_the_latest(
+    registry: Registry, publish: Publish
+) -> None:
+    one = publish(registry, "one").id
+    record = registry.gates.record
+    passed = record(one, None, {}, "pass", {"n": 1})
+    assert record(one, None, {}, "pass", {"n": 1}) == passed
+    invalid = record(one, None, {}, "invalid", {"n": 0})
+    again = record(one, None, {}, "pass", {"n": 1})
+    assert record(one, None, {}, "pass", {"n": 1}) == again
+    latest = registry.gates.latest(one)
+    assert latest is not None
+    assert (latest.id, latest.verdict) == (again, "pass")
+    assert latest.evidence == {"n": 1, "decided_again_after": invalid}
+    assert registry.gates.problem(latest) is None
+    assert registry.channels.move("team/prod", one, 0, decision_id=again).artifact_id == one
+    third = record(one, None, {}, "invalid", {"n": 0})
+    assert len({passed, invalid, again, third}) == 4
+    assert [decision.id for decision in registry.gates.about(one)] == [passed, invalid, again, third]
 
 
 def test_what_is_no_decision_is_refused(registry: Registry, publish: Publish) -> None:
