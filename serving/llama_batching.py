@@ -18,7 +18,8 @@ from typing import Any
 
 from serving.errors import EngineFailed, Overloaded, ServingError
 from serving.llama_answers import Answer, Counts, Event, Failed, Finished, Sequence
-from serving.llama_model import BATCH_TOKENS, Entry, LlamaModel
+from serving.llama_low import Entry
+from serving.llama_model import BATCH_TOKENS, LlamaModel
 from serving.llama_residents import Resident, Residents
 
 TURN_STEPS = 4

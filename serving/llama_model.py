@@ -18,9 +18,11 @@ import llama_cpp as low
 import numpy as np
 from numpy.typing import NDArray
 
+from serving import llama_low
 from serving.errors import EngineFailed, NotServable
 from serving.llama_amx import avoid_amx
-from serving.llama_shelf import Adapter, Shelf
+from serving.llama_low import Adapter, Entry
+from serving.llama_shelf import Shelf
 
 BATCH_TOKENS = 512
 """Read in one call; longer prompts are read in pieces, between which others have their turn."""
@@ -32,9 +34,6 @@ SPECIAL = low.LLAMA_TOKEN_ATTR_CONTROL | low.LLAMA_TOKEN_ATTR_USER_DEFINED | low
 
 COLDEST = 1e-5
 """Below it the likeliest token is taken; a logit divided by less may be more than a float can hold."""
-
-Entry = tuple[int, int, int, bool]
-"""token, position, sequence, whether its logits are wanted"""
 
 _log_callback: Any = None
 """C holds it without a reference."""
@@ -113,11 +112,7 @@ class LlamaModel:
 
     def tokenize(self, text: str, add_special: bool) -> tuple[int, ...]:
         """Token ids; special tokens in the text count as such, as in training."""
-        raw = text.encode()
-        room = len(raw) + 8
-        tokens = (low.llama_token * room)()
-        count = low.llama_tokenize(self._vocab, raw, len(raw), tokens, room, add_special, True)
-        return tuple(tokens[:count])
+        return llama_low.tokenize(self._vocab, text, add_special)
 
     def least_tokens(self, text: str) -> int:
         """No more tokens than `tokenize` would find, without its time, which grows with the square of a long
@@ -138,13 +133,7 @@ class LlamaModel:
 
     def piece(self, token: int) -> bytes:
         """The token's text, which may end within a character; nothing for a special token."""
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            count = low.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
-            if count >= 0:
-                return buffer.raw[:count]
-            size = -count
+        return llama_low.piece(self._vocab, token)
 
     def ends(self, token: int) -> bool:
         """Whether the token ends an answer."""
@@ -163,11 +152,7 @@ class LlamaModel:
 
     def use(self, adapter: Adapter | None) -> None:
         """Decode with this adapter, and no other, from now on; None: with the model alone."""
-        if adapter is None:
-            failed = low.llama_set_adapters_lora(self._context, None, 0, None)
-        else:
-            one = (low.llama_adapter_lora_p_ctypes * 1)(adapter)
-            failed = low.llama_set_adapters_lora(self._context, one, 1, (ctypes.c_float * 1)(1.0))
+        failed = llama_low.use(self._context, adapter)
         if failed:
             raise EngineFailed(f"llama.cpp could not switch adapters (code {failed})")
 
@@ -178,15 +163,8 @@ class LlamaModel:
 
     def decode(self, entries: Sequence[Entry]) -> None:
         """Read at most `BATCH_TOKENS` entries. Raises `EngineFailed`."""
-        batch = self._batch
-        batch.n_tokens = len(entries)
-        for place, (token, position, sequence, wanted) in enumerate(entries):
-            batch.token[place] = token
-            batch.pos[place] = position
-            batch.n_seq_id[place] = 1
-            batch.seq_id[place][0] = sequence
-            batch.logits[place] = wanted
-        code = low.llama_decode(self._context, batch)
+        llama_low.fill(self._batch, entries)
+        code = low.llama_decode(self._context, self._batch)
         if code != 0:
             raise EngineFailed(f"llama.cpp could not read {len(entries)} tokens (code {code})")
 

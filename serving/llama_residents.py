@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from serving.errors import AdapterRefused, NotServable, Overloaded, UnknownModel
 from serving.llama_answers import Answer
-from serving.llama_model import Adapter, LlamaModel
+from serving.llama_low import Adapter
+from serving.llama_model import LlamaModel
 
 PROBE = "Who are you, and what can you do for me today?"
 LEAST_EFFECT = 1e-5

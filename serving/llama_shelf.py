@@ -18,8 +18,7 @@ import llama_cpp as low
 import numpy as np
 
 from serving.errors import NotServable
-
-Adapter = ctypes.c_void_p
+from serving.llama_low import Adapter
 
 
 class Shelf:

@@ -1,6 +1,6 @@
 """One base model in memory and an adapter per tenant beside it: what every engine for that can do.
 
-`serving.engine_process` has what its engines share; the conformance suite is `tests/serving/test_resident.py`.
+`serving.engine_process` has what engines share; the conformance suite is `tests/serving/test_resident.py`.
 """
 
 from __future__ import annotations

@@ -114,6 +114,8 @@ def _stop(folder: Path, eos: int | None) -> list[int] | None:
 def _of_gguf(file: Path) -> Iterator[Reader]:
     import llama_cpp
 
+    from serving import llama_low
+
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(file).encode(), params)
@@ -122,10 +124,7 @@ def _of_gguf(file: Path) -> Iterator[Reader]:
     vocabulary = llama_cpp.llama_model_get_vocab(model)
 
     def ids(text: str) -> list[int]:
-        raw = text.encode()
-        room = (llama_cpp.llama_token * (len(raw) + 8))()
-        count = llama_cpp.llama_tokenize(vocabulary, raw, len(raw), room, len(room), False, True)
-        return list(room[:count])
+        return list(llama_low.tokenize(vocabulary, text, add_special=False))
 
     special = {
         "bos": _known(llama_cpp.llama_vocab_bos(vocabulary)),

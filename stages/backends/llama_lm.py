@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from llama_cpp._logger import set_verbose
 
+from serving import llama_low
 from serving.llama_amx import avoid_amx
+from serving.llama_low import Entry
 from stages.backends.token_lm import Row, TokenLM
 from stages.errors import InvalidInput, StageError
 
 BATCH_TOKENS = 1024
-Entry = tuple[int, int, int, bool]
-"""token, position, sequence, whether its logits are wanted"""
 
 
 class LlamaCppLM(TokenLM):
@@ -74,15 +74,14 @@ class LlamaCppLM(TokenLM):
         self._batch = llama_cpp.llama_batch_init(BATCH_TOKENS, 0, 1)
 
     def _put_on(self, adapter: Path, path: Path) -> None:
-        """As an engine does: at run time, whole (scale 1). It is freed with the model."""
+        """As an engine does, at run time. It is freed with the model."""
         lora = llama_cpp.llama_adapter_lora_init(self._model, str(adapter).encode())
         if not lora:
             raise InvalidInput(
                 f"{adapter}: llama.cpp {llama_cpp.__version__} cannot put this on {path.name}; expected a "
                 "GGUF adapter (LoRA) made for the same base model"
             )
-        one = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(lora)
-        failed = llama_cpp.llama_set_adapters_lora(self._context, one, 1, (ctypes.c_float * 1)(1.0))
+        failed = llama_low.use(self._context, lora)
         if failed:
             raise StageError(f"{adapter}: llama.cpp could not switch the adapter on (code {failed})")
 
@@ -112,25 +111,10 @@ class LlamaCppLM(TokenLM):
         return self.max_length
 
     def _tokenize(self, text: str, special: bool) -> Row:
-        raw = text.encode()
-        room = len(raw) + 8
-        tokens = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), tokens, room, special, True)
-        if count < 0:
-            raise StageError(f"llama.cpp cannot tokenize {text[:60]!r}")
-        return tuple(tokens[:count])
+        return llama_low.tokenize(self._vocab, text, special)
 
     def tok_decode(self, tokens: Sequence[int]) -> str:
-        return b"".join(map(self._piece, tokens)).decode(errors="replace")
-
-    def _piece(self, token: int) -> bytes:
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
-            if count >= 0:
-                return buffer.raw[:count]
-            size = -count
+        return b"".join(llama_low.piece(self._vocab, token) for token in tokens).decode(errors="replace")
 
     def _read(self, rows: Sequence[Row]) -> torch.Tensor:
         beginning = self._common(rows)
@@ -188,15 +172,8 @@ class LlamaCppLM(TokenLM):
         return torch.cat(found) if found else torch.empty(0, self._width)
 
     def _decode_some(self, entries: Sequence[Entry]) -> torch.Tensor:
-        batch = self._batch
-        batch.n_tokens = len(entries)
-        for place, (token, position, sequence, wanted) in enumerate(entries):
-            batch.token[place] = token
-            batch.pos[place] = position
-            batch.n_seq_id[place] = 1
-            batch.seq_id[place][0] = sequence
-            batch.logits[place] = wanted
-        code = llama_cpp.llama_decode(self._context, batch)
+        llama_low.fill(self._batch, entries)
+        code = llama_cpp.llama_decode(self._context, self._batch)
         if code != 0:
             raise StageError(
                 f"llama.cpp could not read {len(entries)} tokens (code {code}); 1 means that its context is "
