@@ -24,7 +24,7 @@ def run(pytestconfig: pytest.Config, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("engine", "count"), [("llama.cpp", 200), pytest.param("vllm", 150, marks=pytest.mark.vllm)]
+    ("engine", "count"), [("llama.cpp", 150), pytest.param("vllm", 100, marks=pytest.mark.vllm)]
 )
 def test_no_request_breaks_the_engine(pytestconfig: pytest.Config, engine: str, count: int) -> None:
     if engine == "vllm":
