@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serving.errors import Overloaded
 from serving.resident import Engine
@@ -81,7 +82,7 @@ class AdapterPool:
                     self._freed.clear()
                     await self._freed.wait()
                 self._order.pop(digest, None)
-                await self.engine.unload_adapter(digest)
+                await _whole(self.engine.unload_adapter(digest))
             finally:
                 self._leaving = None
 
@@ -104,7 +105,8 @@ class AdapterPool:
                 return name
             await self._in_time(deadline, self._make_room())
             began = time.monotonic()
-            await self.engine.load_adapter(digest, path)
+            self._order[digest] = None  # it may be put out again, also if whoever wanted it is gone by then
+            await _whole(self.engine.load_adapter(digest, path))
             self.counts.load_seconds += time.monotonic() - began
             self.counts.loads += 1
             name = self._take(digest)
@@ -130,7 +132,7 @@ class AdapterPool:
             while len(self.engine.loaded) >= self.engine.slots:
                 victim = await self._idle()
                 self.counts.evictions += 1
-                await self.engine.unload_adapter(victim)
+                await _whole(self.engine.unload_adapter(victim))
         finally:
             self._leaving = None
 
@@ -152,3 +154,25 @@ class AdapterPool:
     def _victim(self) -> str | None:
         idle = (one for one in self._order if not self._users[one] and one not in self._pinned)
         return next((one for one in idle if one in self.engine.loaded), None)
+
+
+async def _whole(change: Coroutine[Any, Any, object]) -> None:
+    """Let a change of the engine come to its end, also for one who is told to go away meanwhile.
+
+    A load that nobody waited for would take a slot that nobody knows of; an unload, a name that the next load
+    finds on its way out.
+    """
+    task, told_to_go = asyncio.ensure_future(change), None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            told_to_go = error
+        except Exception:  # the task has it
+            break
+    if told_to_go is not None:
+        task.exception()
+        raise told_to_go
+    task.result()

@@ -66,7 +66,8 @@ class Load:
             if answer.status != 200:
                 said = (await answer.json())["error"]
                 if said["code"] != "overloaded":
-                    raise SystemExit(f"{answer.status} {said}")
+                    errors = [line for line in self.gateway.log.read_text().splitlines() if '"error"' in line]
+                    raise SystemExit("\n".join([f"{answer.status} {said}", *errors[-3:]]))
                 return
             first = 0.0
             async for line in answer.content:

@@ -145,6 +145,45 @@ def test_loads_at_once_evictions_and_pins(shared: Shared, family: Family) -> Non
     shared.run(work)
 
 
+@pytest.mark.parametrize("change", ["load_adapter", "unload_adapter"])
+def test_who_goes_away_in_the_middle_of_a_change_leaves_it_whole(
+    shared: Shared, family: Family, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    *two, third = family.canaries
+
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
+        pool, begun = AdapterPool(engine), asyncio.Event()
+
+        async def through(canary: Canary) -> None:
+            async with pool.use(canary.digest, shared.adapter(canary)) as name:
+                assert await ask(client, name) == canary.answer
+
+        for canary in two:
+            await through(canary)
+        original = getattr(engine, change)
+
+        async def told(*arguments: Any) -> Any:
+            doing = asyncio.ensure_future(original(*arguments))
+            await asyncio.wait({doing}, timeout=0.002)
+            begun.set()
+            return await doing
+
+        with monkeypatch.context() as patched:
+            patched.setattr(engine, change, told)
+            gone = asyncio.create_task(through(third))
+            await begun.wait()
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        await through(two[0])  # the engine takes one command after another, so it has done those before
+        served = {model.id async for model in client.models.list()} - {engine.base}
+        assert served == set(engine.loaded.values())
+        for canary in family.canaries:
+            await through(canary)
+
+    shared.run(work)
+
+
 def test_busy_adapters_make_room_for_another(shared: Shared, family: Family) -> None:
     *busy, third = family.canaries
 
