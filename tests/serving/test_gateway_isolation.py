@@ -236,8 +236,8 @@ def test_a_file_that_cannot_be_meant(
         (PORTS + "engines: [%s]" % (ENGINE % "BASE"), "llama.cpp cannot serve this base model"),
         ("gateway: {port: TAKEN}\noperations: {port: 0}\nengines: [%s]" % (ENGINE % "town-base@1"),
          "is taken by"),
-        ("gateway: {host: 203.0.113.7, port: 0}\noperations: {port: 0}\nengines: [%s]" % (ENGINE % "town-base@1"),
-         "cannot listen on 203.0.113.7"),
+        ("gateway: {host: 203.0.113.7, port: 0}\noperations: {port: 0}\nengines: [%s]"
+         % (ENGINE % "town-base@1"), "cannot listen on 203.0.113.7"),
         (PORTS + "engines: [%s]" % (ENGINE.replace("256", "65536") % "town-base@1"), "context_length"),
     ],
 )  # fmt: skip
