@@ -127,6 +127,7 @@ def started(
         assert watcher.stdin is not None
         assert watcher.stdout is not None
         said = json.loads(watcher.stdout.read() or b"{}")
+        watcher.wait()  # the watcher lives on in a child of its own, and this is no zombie meanwhile
         if "pid" not in said:
             reason = said.get("error", f"its watcher ended without a word; see {log}")
             raise EngineFailed(f"the engine could not be started: {reason}")

@@ -63,6 +63,14 @@ def test_it_stays_when_the_block_is_left_in_order(tmp_path: Path) -> None:
     assert "ended: signal SIGTERM" in process.last_words(started, tmp_path / "log")
 
 
+def test_no_zombie_stands_for_a_running_engine(tmp_path: Path) -> None:
+    with process.started(python(PAUSE), tmp_path / "log", ttl=None, grace=5, keep=False) as started:
+        assert process.find(started.pid, started.pid_started)
+        states = [child.status() for child in psutil.Process().children()]
+        assert psutil.STATUS_ZOMBIE not in states
+    assert gone(started.pid)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_it_ends_when_the_block_raises(tmp_path: Path, error: type[BaseException]) -> None:
     with (
