@@ -64,6 +64,12 @@ def pico(tuneline_home: Callable[[str], Tuneline]) -> tuple[Tuneline, dict[str, 
     return tuneline, tuneline.json("run", "pico-smoke")
 
 
+@pytest.fixture(scope="session")
+def tenant(pico: tuple[Tuneline, dict[str, Any]]) -> tuple[Tuneline, dict[str, Any]]:
+    """A finished run of the recipe `pico-tenant`, in the home of the one of `pico-smoke`."""
+    return pico[0], pico[0].json("run", "pico-tenant")
+
+
 def states(document: dict[str, Any]) -> dict[str, str]:
     """Label → ran, reused or failed."""
     return {row["label"]: row["state"] for row in document["stages"]}

@@ -25,12 +25,6 @@ Pico = tuple[Tuneline, dict[str, Any]]
 LABEL = "adapter on base Q8_0"
 
 
-@pytest.fixture(scope="module")
-def tenant(pico: Pico) -> Pico:
-    """A finished run of the recipe `pico-tenant`, in the home of the one of `pico-smoke`."""
-    return pico[0], pico[0].json("run", "pico-tenant")
-
-
 def made(run: dict[str, Any], label: str) -> str:
     return str(next(row["artifact_id"] for row in run["stages"] if row["label"] == label))
 

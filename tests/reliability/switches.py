@@ -336,8 +336,8 @@ SIGNATURE_SWITCHES = [
         ),
         the_decision_is_as_it_was_made=("if decision.content_digest != decision.id:", "if False:"),
         the_decision_is_signed=("if problem := _problem(decision, keys):", "if problem := None:"),
-        decisions_hold_finite_values=('"policy": canonical(dict(policy)).decode(),',
-                                      '"policy": json.dumps(dict(policy)),'),
+        decisions_hold_finite_values=("return canonical(dict(given)).decode()",
+                                      "return json.dumps(dict(given))"),
     ),
     *_in(
         "registry/signing.py", SIGNING, COMMANDS,

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,9 +64,10 @@ def kept_town(checkout: Path, home: Path, adapters: int) -> Town:
     made_by += [toolchain(quantize.TOOLS), quantize.VERSION, merge.VERSION]
     folder = checkout / ".cache" / f"town-{digest(made_by)[:16]}-{adapters}"
     if not folder.exists():
-        family = kept_family(checkout, adapters)
-        draft = Path(tempfile.mkdtemp(prefix=".town-", dir=folder.parent))
-        make_town(draft / "home", family)
+        with contextlib.redirect_stdout(sys.stderr):  # libraries say things; trials print one document
+            family = kept_family(checkout, adapters)
+            draft = Path(tempfile.mkdtemp(prefix=".town-", dir=folder.parent))
+            make_town(draft / "home", family)
         with contextlib.suppress(OSError):  # another run was faster
             (draft / "home").rename(folder)
         shutil.rmtree(draft)
