@@ -58,7 +58,7 @@ vllm: .venv-vllm/.ready  ## create .venv-vllm with vLLM for this CPU (CONTRIBUTI
 	@touch $@
 
 test-vllm: setup vllm  ## the engines' conformance suite on it, and its known faults
-	$(BIN)/python -m pytest -m vllm tests/serving tests/e2e
+	$(BIN)/python -m pytest -m vllm tests/serving tests/e2e tests/reliability
 
 clean:  ## remove the environment and this folder's registry
 	rm -rf $(VENV) .venv-vllm .tuneline
