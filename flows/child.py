@@ -88,7 +88,7 @@ class StageProcess:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "stages.run", str(self._write_end), *options],
                 stdin=subprocess.PIPE, stdout=output, stderr=output,
-                pass_fds=[self._write_end], start_new_session=True, cwd=_TREE, env=_environment(),
+                pass_fds=[self._write_end], start_new_session=True, cwd=_TREE, env=child_environment(),
             )  # fmt: skip
         os.close(self._write_end)
 
@@ -164,7 +164,7 @@ def run_in_child(
     raise StageKilled(_epitaph(stage, process.child.returncode, max(peak, highest), _oom_kills() > ooms, log))
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """The child's environment: this tree importable from anywhere, and threads that wait without spinning.
 
     With its default, GNU OpenMP is 5 to 14 times slower as soon as another process wants a core.

@@ -23,6 +23,11 @@ class Settings(BaseSettings):
         description="where files are kept: s3://BUCKET/PREFIX, file:///PATH; default: under the home",
     )
 
+    cache: Path | None = Field(
+        default=None,
+        description="what can be made again, such as this machine's measured speed; default: "
+        "$XDG_CACHE_HOME/tuneline or ~/.cache/tuneline",
+    )
     signing_key: Path | None = Field(
         default=None,
         description="EC P-256 private key (PEM) for gate decisions and exports; default: the registry's own",
@@ -34,6 +39,11 @@ class Settings(BaseSettings):
     @property
     def root(self) -> Path:
         return self.home.expanduser().resolve()
+
+    @property
+    def cache_folder(self) -> Path:
+        standard = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tuneline"
+        return (self.cache or standard).expanduser()
 
 
 def quiet_libraries(root: Path) -> None:

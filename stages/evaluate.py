@@ -114,12 +114,22 @@ class EvaluateConfig(StageConfig):
         ge=64,
         description="tokens of prompt and answer together; the model's own limit holds too",
     )
-    float16_on_cpu: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32",
-        description="type in which float16 weights are computed on a CPU: float32 is exact; bfloat16 rounds "
-        "the weights and is several times faster on CPUs with AMX or AVX512-BF16",
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="type in which 16-bit and GPTQ weights are computed on a CPU: float32 is exact, bfloat16 "
+        "rounds float16 weights; `auto`: the run's answer, as for `train.nf4.compute_dtype`. A GPU with bfloat16 "
+        "computes in the stored type",
     )
     seed: int = Field(default=0, ge=0, description="of few-shot examples")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, tree: object) -> object:
+        if isinstance(tree, dict) and "float16_on_cpu" in tree:
+            raise ValueError(
+                "float16_on_cpu is now compute_dtype (auto, bfloat16 or float32), and holds for all weights"
+            )
+        return tree
 
     @model_validator(mode="after")
     def _distinct_names(self) -> EvaluateConfig:

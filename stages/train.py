@@ -33,8 +33,11 @@ class Nf4Config(StageConfig):
         default="nf4", description="always NF4; FP4 loses accuracy and is refused"
     )
     double_quant: bool = Field(default=True, description="quantize the quantization constants too")
-    compute_dtype: Literal["bfloat16", "float32"] = Field(
-        default="bfloat16", description="never float16: it overflows to NaN in training"
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="type of the arithmetic; the weights are the same NF4 values, rounded to bfloat16, in either. "
+        "`auto`: whichever a short measurement finds faster on this machine, decided once for a run; float32 "
+        "on a GPU without bfloat16. Never float16: it overflows to NaN in training",
     )
 
     @field_validator("quant_type", mode="before")
@@ -51,7 +54,7 @@ class Nf4Config(StageConfig):
     def _never_fp16(cls, value: object) -> object:
         if value in ("float16", "fp16"):
             raise ValueError(
-                "compute_dtype float16 overflows to NaN in QLoRA training; use bfloat16 (or float32)"
+                "compute_dtype float16 overflows to NaN in QLoRA training; use auto, bfloat16 or float32"
             )
         return value
 
@@ -63,8 +66,8 @@ class TrainConfig(StageConfig):
     nf4: Nf4Config = Field(default_factory=Nf4Config)
     frozen_weights: Literal["auto", "packed", "dequantized"] = Field(
         default="auto",
-        description="`packed` keeps NF4 in memory; `dequantized` holds the same NF4 values as 16-bit numbers "
-        "(same mathematics, faster on a CPU, 4 × the memory); `auto`: dequantized on a CPU, packed on CUDA",
+        description="`packed` keeps NF4 in memory; `dequantized` holds the same NF4 values in the type that "
+        "is computed in (same mathematics, faster on a CPU, 4 to 8 × the memory); `auto`: dequantized on a CPU, packed on CUDA",
     )
     epochs: float = Field(default=1.0, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(default=None, ge=1, description="stop after this many optimizer steps")

@@ -16,6 +16,7 @@ import transformers
 from torch import nn
 
 from registry.errors import Incompatible
+from stages.backends.arithmetic import effective
 from stages.backends.chat import control_tokens, load_tokenizer
 from stages.backends.gptq_groups import require_group_size
 from stages.backends.model_files import read_headers
@@ -153,19 +154,20 @@ def _load_16bit(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
 
 
 def _load_nf4(path: Path, config: EvaluateConfig) -> tuple[Any, str, int]:
-    from stages.backends.nf4 import dequantize_in_place, effective_quantization, load_nf4
+    from stages.backends.nf4 import VALUES, dequantize_in_place, effective_quantization, load_nf4
 
     nf4 = config.nf4
     assert nf4 is not None
     network = load_nf4(path, nf4, "packed")
     found = effective_quantization(network)
     packed = {id(module.weight) for _, module in _linear4bit(network)}
-    rest = sum(weight.nbytes for weight in network.parameters() if id(weight) not in packed)
+    rest = VALUES.itemsize * sum(w.numel() for w in network.parameters() if id(w) not in packed)
     if network.device.type == "cpu":
-        # The same values as 16-bit numbers: on a CPU the packed kernels are several times slower.
+        # The same values, unpacked: on a CPU the packed kernels are several times slower.
         dequantize_in_place(network)
     nested = " with double quantization" if nf4.double_quant else ""
-    words = f"NF4{nested}, computed in {nf4.compute_dtype} with transformers {transformers.__version__}"
+    computed = _name(effective(nf4.compute_dtype))
+    words = f"NF4{nested}, computed in {computed} with transformers {transformers.__version__}"
     return network, words, rest + round(found["weights"] * found["bits_per_weight"] / 8)
 
 
@@ -216,12 +218,12 @@ def _dequantize_gptq(network: nn.Module) -> None:
 
 
 def _ready(network: Any, config: EvaluateConfig) -> Any:
-    """On the device and in the type to compute with; float16 has no fast kernels on a CPU."""
+    """On the device and in the type to compute with; a GPU with bfloat16 computes in the stored type."""
+    dtype = effective(config.compute_dtype)
     if torch.cuda.is_available():
-        return network.to("cuda")
-    if config.float16_on_cpu != "float16" and network.dtype == torch.float16:
-        return network.to(getattr(torch, config.float16_on_cpu))
-    return network
+        network = network.to("cuda")
+        return network if dtype == torch.bfloat16 else network.to(dtype)
+    return network.to(dtype)
 
 
 def _computed(stored: torch.dtype, computed: torch.dtype) -> str:

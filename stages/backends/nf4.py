@@ -17,9 +17,12 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from stages.backends.arithmetic import effective
 from stages.errors import InvalidInput, StageError
 from stages.train import Nf4Config
 
+VALUES = torch.bfloat16
+"""Weights are rounded to this before they are quantized, and the NF4 values after, whatever computes with them."""
 BLOCK_SIZE = 64
 """Weights per absmax constant; with double quantization 256 of those constants share one of their own."""
 
@@ -30,14 +33,14 @@ def load_nf4(base: Path, nf4: Nf4Config, frozen: Frozen = "packed") -> PreTraine
     """The causal language model in `base`, its linear layers but the output head in NF4.
 
     `packed` keeps `Linear4bit` modules (0.5 bytes per weight), `dequantized` puts frozen linear layers of
-    the compute dtype in their place that hold bitsandbytes' own dequantized values. Embedding, norms and
-    head have the compute dtype. Raises `InvalidInput` when there is no linear layer to quantize and
+    the compute dtype in their place that hold bitsandbytes' own dequantized values. All values are bfloat16
+    numbers; embedding, norms and head are held in the compute dtype. Raises `InvalidInput` when there is no linear layer to quantize and
     `StageError` when a layer did not come out as asked.
     """
-    dtype = compute_dtype(nf4)
+    dtype = effective(nf4.compute_dtype)
     model = AutoModelForCausalLM.from_pretrained(
         base,
-        dtype=dtype,
+        dtype=VALUES,
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=nf4.quant_type,
@@ -49,15 +52,18 @@ def load_nf4(base: Path, nf4: Nf4Config, frozen: Frozen = "packed") -> PreTraine
     )
     require_nf4(model, nf4)
     refuse_repacking(model)
+    _widen_the_rest(model, dtype)
     if frozen == "dequantized":
         dequantize_in_place(model)
     return model
 
 
-def compute_dtype(nf4: Nf4Config) -> torch.dtype:
-    """The torch dtype that the quantized layers compute in."""
-    dtype: torch.dtype = getattr(torch, nf4.compute_dtype)
-    return dtype
+def _widen_the_rest(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold whatever is not quantized in `dtype`, which represents every bfloat16 value exactly."""
+    packed = {id(module.weight) for _, module in quantized_modules(model)}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.dtype == VALUES and id(tensor) not in packed:
+            tensor.data = tensor.data.to(dtype)
 
 
 def quantized_modules(model: nn.Module) -> Iterator[tuple[str, bnb.nn.Linear4bit]]:
@@ -130,9 +136,9 @@ def dequantize_in_place(model: nn.Module) -> None:
 
 
 def nf4_round_trip(weight: torch.Tensor, nf4: Nf4Config) -> torch.Tensor:
-    """What `load_nf4` makes of a layer's stored `weight` (out, in): its NF4 values in the compute dtype."""
+    """What `load_nf4` makes of a layer's stored `weight` (out, in): its NF4 values, in bfloat16."""
     packed, state = quantize_4bit(
-        weight.to(compute_dtype(nf4)).contiguous(),
+        weight.to(VALUES).contiguous(),
         blocksize=BLOCK_SIZE,
         compress_statistics=nf4.double_quant,
         quant_type=nf4.quant_type,

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from registry.artifacts import BaseReference, Parentage, QuantSpec, digest
 from registry.outlines import KEY
 from stages.backends import lora, nf4, sft
+from stages.backends.arithmetic import effective
 from stages.backends.chat import load_tokenizer
 from stages.backends.model_files import TOKENIZER_FILES
 from stages.backends.packing import require_rows_apart
@@ -60,6 +61,7 @@ def train_adapter(parents: Parents, config: TrainConfig, out: Path) -> Facts:
         effective={
             "quant_type": "nf4",
             "block_size": nf4.BLOCK_SIZE,
+            "compute_dtype": str(effective(config.nf4.compute_dtype)).removeprefix("torch."),
             "frozen_weights": frozen,
             **quantization,
         },

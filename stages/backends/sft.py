@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
+from stages.backends.arithmetic import effective
 from stages.backends.lora import trainable
 from stages.backends.nf4 import require_not_repacked
 from stages.backends.rows import IGNORED, Rows, training_order
@@ -121,9 +122,9 @@ class Trainer(SFTTrainer):
             return f"{where}: the base's own weights hold NaN or infinity ({broken[0]}); use another base"
         if rate > 1e-3 and step > 1:
             return f"{where}: likely the learning rate {rate:g}; usual is 2e-4: lower train.learning_rate"
-        if self.recipe.nf4.compute_dtype != "float32":
+        if self.args.bf16:
             return (
-                f"{where}: likely an overflow in {self.recipe.nf4.compute_dtype} or an extreme row; "
+                f"{where}: likely an overflow in bfloat16 or an extreme row; "
                 "try train.nf4.compute_dtype: float32, then look at the rows of this step"
             )
         return f"{where}: likely the data; look for rows of one repeated token in the training split"
@@ -252,7 +253,7 @@ def _settings(config: TrainConfig, steps: int, checkpoints: Path) -> SFTConfig:
     return SFTConfig(
         output_dir=str(checkpoints),
         use_cpu=not on_gpu,
-        bf16=config.nf4.compute_dtype == "bfloat16",
+        bf16=effective(config.nf4.compute_dtype) == torch.bfloat16,
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=2 * config.batch_size,
