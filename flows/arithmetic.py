@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from flows.child import child_environment
 from flows.settings import Settings
+from registry.artifacts import QuantSpec
 from stages.arithmetic import ComputeDtype, MachineSpeed, machine_speed
 from stages.model_shape import ModelShape
 
@@ -45,6 +46,15 @@ class Arithmetic:
                 "float32": self.speed.float32.overall, "bfloat16": self.speed.bfloat16.overall,
             },
         }  # fmt: skip
+
+
+def as_asked(quant: QuantSpec | None, stage: str, arithmetic: Arithmetic | None) -> QuantSpec | None:
+    """`quant` with `auto` as what was requested, where the recipe asked so; `effective` has the answer."""
+    if quant is None or arithmetic is None or KEY not in quant.requested:
+        return quant
+    if not any(key.startswith(f"{stage}.") for key in arithmetic.asked):
+        return quant
+    return quant.model_copy(update={"requested": {**quant.requested, KEY: AUTO}})
 
 
 def measured_speed(shape: ModelShape, settings: Settings) -> MachineSpeed:

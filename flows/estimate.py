@@ -177,8 +177,8 @@ def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine) -> StageEstimat
     logits = (BRANCH_TOKENS + config.batch_size**2) * shape.vocabulary * 4 * LOGIT_COPIES
     memory = RUNTIME + shape.parameters * 2 + cache + logits
     fits = any(memory <= held for _, held in machine.cuda)
-    if not fits and recipe.merge.dtype == "float16" and config.float16_on_cpu == "float32":
-        memory += shape.parameters * 2
+    if not fits and config.compute_dtype == "float32":
+        memory += shape.parameters * 2 + cache
     models = 3 + len(recipe.quantize) + (recipe.adapter is not None)
     rate = GPU_FLOPS if fits else CPU_FLOPS * machine.cpu_count
     tokens = _evaluated_tokens(recipe)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.arithmetic import settle
 from flows.child import StandBy
 from flows.errors import FlowError
 from flows.gates.channel import refuse_other_policy
@@ -22,6 +23,7 @@ from registry import Registry
 from registry.errors import RegistryError
 from serving.errors import ServingError
 from stages.errors import InsufficientResources, StageError
+from stages.model_shape import ModelShape, describe_base
 
 EXPECTED = (FlowError, StageError, RegistryError, ServingError)
 """Errors whose message is meant for the user; anything else is a defect and shows its trace."""
@@ -43,7 +45,9 @@ def execute(recipe: Recipe, settings: Settings) -> Result:
     Before anything starts, raises `InsufficientResources`, and `Usage` for a gate that is not the policy of
     the channel it promotes to.
     """
-    refuse_shortfalls(recipe, settings.root)
+    shape = describe_base(recipe.base.source)
+    recipe, arithmetic = settle(recipe, shape, settings)
+    refuse_shortfalls(recipe, shape, settings.root)
     quiet_libraries(settings.root)
     from flows.lifecycle import lifecycle
     from flows.prefect_server import prefect_server
@@ -59,7 +63,7 @@ def execute(recipe: Recipe, settings: Settings) -> Result:
     if recipe.gate is not None and recipe.promote is not None:
         refuse_other_policy(registry, recipe.promote.channel, recipe.gate)
     with ProgressView() as view, StandBy(folder / "logs" / "stand-by.log") as stand_by:
-        run, outcome, error = Run(registry, view, folder, stand_by), Outcome(), None
+        run, outcome, error = Run(registry, view, folder, stand_by, arithmetic), Outcome(), None
         try:
             with prefect_server(folder / "logs" / "prefect.log"):
                 lifecycle(recipe, run, outcome)
@@ -75,12 +79,12 @@ def execute(recipe: Recipe, settings: Settings) -> Result:
     return Result(found, html, _exit_code(error, outcome.verdict), error)
 
 
-def refuse_shortfalls(recipe: Recipe, root: Path) -> None:
+def refuse_shortfalls(recipe: Recipe, shape: ModelShape, root: Path) -> None:
     """Raise `InsufficientResources` if this machine cannot hold what the recipe needs."""
-    from flows.estimate import describe_base, estimate, machine, shortfalls
+    from flows.estimate import estimate, machine, shortfalls
 
     here = machine(root)
-    missing = shortfalls(estimate(recipe, describe_base(recipe.base.source), here), here)
+    missing = shortfalls(estimate(recipe, shape, here), here)
     if missing:
         raise InsufficientResources("; ".join(missing))
 

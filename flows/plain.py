@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, create_model
 
+from flows.arithmetic import settle
 from flows.child import run_in_child
 from flows.errors import Usage
 from flows.pin import tree_stamp
@@ -23,6 +24,7 @@ from registry.errors import NotFound
 from stages.compatible import require_compatible
 from stages.contract import Parent, StageConfig
 from stages.foreign import inspect
+from stages.model_shape import describe_base
 from stages.run import config_type
 
 KINDS: dict[str, Kind] = {"base": "base", "model": "merged", "adapter": "adapter", "dataset": "dataset"}
@@ -40,6 +42,7 @@ def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], ou
     out = out.absolute()  # the stage runs in a directory of its own
     config = _config(stage, overrides)
     known = {role: _parent(role, path) for role, path in parents.items()}
+    config = _settled(config, known)
     require_compatible(stage, config, known)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -58,6 +61,14 @@ def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], ou
         raise
     log.unlink(missing_ok=True)
     return execution.facts
+
+
+def _settled(config: BaseModel, parents: Mapping[str, Parent]) -> BaseModel:
+    """`config` with this machine's answer for each `compute_dtype: auto`."""
+    for role in ("base", "model"):
+        if role in parents and (parents[role].path / "config.json").is_file():
+            return settle(config, describe_base(f"path:{parents[role].path}"), Settings())[0]
+    return config
 
 
 def _from_registry(role: str, ref: str) -> Parent:

@@ -14,6 +14,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
+from flows.arithmetic import Arithmetic, as_asked
 from flows.child import StandBy, run_in_child
 from flows.pin import pinned
 from flows.plain import as_parent
@@ -55,6 +56,7 @@ class Run:
     view: ProgressView
     folder: Path
     stand_by: StandBy | None = None
+    arithmetic: Arithmetic | None = None
     rows: list[StageRow] = field(default_factory=list)
 
     def step(self, stage: str, config: BaseModel, label: str, **parents: Artifact) -> Artifact:
@@ -108,7 +110,7 @@ class Run:
                     Parentage(relation=RELATIONS[stage, role], id=p.id) for role, p in parents.items()
                 ),
                 base=facts.base,
-                quant=facts.quant,
+                quant=as_asked(facts.quant, stage, self.arithmetic),
                 metrics=facts.metrics,
                 execution={
                     "seconds": execution.seconds,

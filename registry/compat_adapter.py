@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from registry.artifacts import QuantSpec
 from registry.compat import Check, Checker, Described, Pair, differing
 from registry.outlines import (
     AdapterOutline,
@@ -125,7 +126,7 @@ def _quant_recipe(subject: Pair) -> Iterator[Check]:
             "quant recipe", "unknown", "how the base was quantized in training", "no record of it",
             f"evaluate the adapter on exactly these weights ({here})",
         )  # fmt: skip
-    elif used is not None and used != trained:
+    elif used is not None and used.values != trained.values:
         yield Check(
             "quant recipe", "refused", _words(trained), _words(used),
             "use the recipe that it was trained with (evaluate.nf4)",
@@ -136,11 +137,12 @@ def _quant_recipe(subject: Pair) -> Iterator[Check]:
             "trained on other weights than these: evaluate exactly this pair before it serves",
         )  # fmt: skip
     else:
-        note = (
-            ""
-            if used
-            else "trained on NF4 and used on 16-bit weights: its evaluation there says what that costs"
-        )
+        if used is None:
+            note = "trained on NF4 and used on 16-bit weights: its evaluation there says what that costs"
+        elif used.compute_dtype != trained.compute_dtype:
+            note = f"the same NF4 values, trained in {trained.compute_dtype} and used in {used.compute_dtype}"
+        else:
+            note = ""
         yield Check("quant recipe", "ok", _words(trained), f"trained on {_words(trained)}", note)
 
 
@@ -155,12 +157,17 @@ CHECKS: dict[str, Checker] = {
 def recipe_of(adapter: Described) -> Nf4Recipe | None:
     """The NF4 recipe that an adapter was trained with, where its manifest says so."""
     quant = adapter.quant
-    asked = quant.requested if quant and quant.method == "bnb" else {}
+    asked = {**quant.requested, **_effective_dtype(quant)} if quant and quant.method == "bnb" else {}
     if quant and quant.method == "gguf":
         asked = quant.effective.get(TRAINED_ON) or {}
     if not all(name in asked for name in Nf4Recipe.model_fields):
         return None
     return Nf4Recipe.model_validate({name: asked[name] for name in Nf4Recipe.model_fields})
+
+
+def _effective_dtype(quant: QuantSpec) -> dict[str, str]:
+    """`auto` may have been asked for; manifests of before hold what was asked for alone."""
+    return {k: v for k, v in quant.effective.items() if k == "compute_dtype"}
 
 
 def _adapter_on_model(subject: Pair) -> tuple[AdapterOutline | None, ModelOutline | None] | None:

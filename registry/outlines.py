@@ -52,6 +52,11 @@ class Nf4Recipe(Record):
     double_quant: bool
     compute_dtype: str
 
+    @property
+    def values(self) -> tuple[str, bool]:
+        """What decides the weights' values; the arithmetic changes rounding noise alone."""
+        return self.quant_type, self.double_quant
+
 
 class AdapterOutline(Record):
     """A LoRA adapter's shape, in PEFT's terms."""

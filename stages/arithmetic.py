@@ -1,7 +1,7 @@
-"""In which type a machine multiplies matrices fastest: measured once, kept for the machine, asked by every run.
+"""In which type a machine multiplies matrices fastest: measured once, kept for it, asked by each run.
 
-A processor without bfloat16 instructions computes it 10 to 40 times slower than float32, and its name does not
-say so: a container, a virtual machine or an environment variable may hide instructions. So it is timed.
+A processor without bfloat16 instructions computes it 10 to 40 times slower than float32, and its name does
+not say so: a container, a virtual machine or an environment variable may hide instructions. So it is timed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ CLEARLY_FASTER = 1.2
 """How many times faster bfloat16 has to be: below this, float32 loses nothing and rounds less."""
 
 _TREE = str(Path(__file__).resolve().parent.parent)
-_LIMITS_INSTRUCTIONS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "CUDA_VISIBLE_DEVICES")
+_HIDE_ABILITIES = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 class Rates(BaseModel):
@@ -77,7 +82,7 @@ def identity() -> tuple[str, str]:
     processor, flags = _processor()
     known: list[Any] = [
         processor, flags, platform.machine(), len(os.sched_getaffinity(0)), _gpus(),
-        {name: os.environ.get(name) for name in _LIMITS_INSTRUCTIONS}, _torch_version(),
+        {name: os.environ.get(name) for name in _HIDE_ABILITIES}, _torch_version(),
     ]  # fmt: skip
     return digest(known), processor
 
@@ -114,8 +119,8 @@ def _measure(inputs: int, outputs: int, environment: Mapping[str, str] | None) -
     except (ValueError, IndexError, ValidationError) as error:
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise StageError(
-            f"the speed of this machine could not be measured ({error}): {last}. Set compute_dtype to float32 "
-            "or bfloat16 in the recipe to do without"
+            f"the speed of this machine could not be measured ({error}): {last}. To do without, set "
+            "compute_dtype to float32 or bfloat16 in the recipe"
         ) from None
 
 

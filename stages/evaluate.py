@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from stages.contract import Facts, Parents, StageConfig
 from stages.train import Nf4Config
 
-VERSION = 2
+VERSION = 3
 TOOLS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "gptqmodel", "llama-cpp-python")
 
 
@@ -117,8 +117,8 @@ class EvaluateConfig(StageConfig):
     compute_dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto",
         description="type in which 16-bit and GPTQ weights are computed on a CPU: float32 is exact, bfloat16 "
-        "rounds float16 weights; `auto`: the run's answer, as for `train.nf4.compute_dtype`. A GPU with bfloat16 "
-        "computes in the stored type",
+        "rounds float16 weights; `auto`: the run's answer, as for `train.nf4.compute_dtype`. A GPU with "
+        "bfloat16 computes in the stored type",
     )
     seed: int = Field(default=0, ge=0, description="of few-shot examples")
 

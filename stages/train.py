@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from stages.contract import Facts, Parents, StageConfig
 
-VERSION = 2
+VERSION = 3
 TOOLS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 
 
@@ -35,9 +35,9 @@ class Nf4Config(StageConfig):
     double_quant: bool = Field(default=True, description="quantize the quantization constants too")
     compute_dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto",
-        description="type of the arithmetic; the weights are the same NF4 values, rounded to bfloat16, in either. "
-        "`auto`: whichever a short measurement finds faster on this machine, decided once for a run; float32 "
-        "on a GPU without bfloat16. Never float16: it overflows to NaN in training",
+        description="type of the arithmetic; the weights are the same NF4 values, rounded to bfloat16, in "
+        "either. `auto`: whichever a short measurement finds faster on this machine, decided once for a run; "
+        "float32 on a GPU without bfloat16. Never float16: it overflows to NaN in training",
     )
 
     @field_validator("quant_type", mode="before")
@@ -67,7 +67,8 @@ class TrainConfig(StageConfig):
     frozen_weights: Literal["auto", "packed", "dequantized"] = Field(
         default="auto",
         description="`packed` keeps NF4 in memory; `dequantized` holds the same NF4 values in the type that "
-        "is computed in (same mathematics, faster on a CPU, 4 to 8 × the memory); `auto`: dequantized on a CPU, packed on CUDA",
+        "is computed in (same mathematics, faster on a CPU, 4 to 8 × the memory); `auto`: dequantized on a "
+        "CPU, packed on CUDA",
     )
     epochs: float = Field(default=1.0, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(default=None, ge=1, description="stop after this many optimizer steps")

@@ -187,9 +187,14 @@ def _as_registered(reading: Reading) -> Iterator[str]:
             yield f"{name} has sha256 {found[:12]}, the registry recorded {(wanted or 'no such file')[:12]}"
 
 
+def nf4_values(nf4: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The settings that decide the weights' values: all but the arithmetic."""
+    return None if nf4 is None else {key: value for key, value in nf4.items() if key != "compute_dtype"}
+
+
 def _nf4_as_trained(reading: Reading) -> Iterator[str]:
     found, wanted = reading.results["model"].get("nf4"), reading.expected.nf4
-    if reading.expected.knows_nf4 and found != wanted:
+    if reading.expected.knows_nf4 and nf4_values(found) != nf4_values(wanted):
         belongs = f"the adapter belongs to {wanted}" if wanted else "it is served without NF4"
         yield f"was measured with the NF4 setting {found}, but {belongs}"
 

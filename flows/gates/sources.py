@@ -10,7 +10,7 @@ from typing import Any
 from flows.errors import Usage
 from flows.gates.ancestry import Ancestry, ancestry, as_stored, is_gguf_adapter, nf4_only, on_16bit, quant_of
 from flows.gates.contamination import Seen, search, training_texts
-from flows.gates.evidence import Evidence, Expected, load_evidence
+from flows.gates.evidence import Evidence, Expected, load_evidence, nf4_values
 from flows.gates.gate import Facts
 from flows.gates.policy import WORDS, GatePolicy, Reference
 from registry import Artifact, Registry
@@ -155,7 +155,10 @@ def _evaluations(registry: Registry, family: Ancestry, model: Artifact, role: st
     expected = _nf4(registry, family, model, role)
     return sorted(
         (e for e in found if _tasks(e)),
-        key=lambda e: expected is not None and e.manifest.config.get("nf4") != expected.get("nf4"),
+        key=lambda e: (
+            expected is not None
+            and nf4_values(e.manifest.config.get("nf4")) != nf4_values(expected.get("nf4"))
+        ),
     )
 
 

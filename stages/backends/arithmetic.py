@@ -1,4 +1,4 @@
-"""Time bfloat16 against float32 in a matrix product and its gradients; `python -m` prints a `MachineSpeed`."""
+"""Time bfloat16 against float32 in a matrix product and its gradients; `python -m` prints the result."""
 
 from __future__ import annotations
 

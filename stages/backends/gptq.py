@@ -15,7 +15,10 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stages.backends import gptq_calibration
+from stages.backends.arithmetic import effective
 from stages.backends.gptq_calibration import Calibration
 from stages.backends.gptq_export import export
 from stages.backends.model_files import TensorHeader, need_room, read_headers
@@ -45,10 +48,12 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
         model, dataset, config.calibration_rows, config.seed, min(longest, 2048)
     )
     _need_room(headers, config, out)
+    computed = _compute_dtype(config)
     scratch = out / ".gptq"
     scratch.mkdir()
     try:
-        modules, rounded = _run(model, calibration, config, int(settings["num_hidden_layers"]), scratch)
+        layers = int(settings["num_hidden_layers"])
+        modules, rounded = _run(model, calibration, config, computed, layers, scratch)
         written = export(scratch / "checkpoint", model, config.dtype, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -62,6 +67,7 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
         "desc_act": config.desc_act,
         "sym": True,
         "dtype": config.dtype,
+        "compute_dtype": computed,
         "types": written["types"],
         "parameters": parameters,
         "bytes": written["bytes"],
@@ -131,16 +137,16 @@ def _need_room(headers: dict[str, TensorHeader], config: GptqConfig, out: Path) 
 
 
 def _run(
-    model: Path, calibration: Calibration, config: GptqConfig, layers: int, scratch: Path
+    model: Path, calibration: Calibration, config: GptqConfig, computed: str, layers: int, scratch: Path
 ) -> tuple[list[dict[str, Any]], set[str]]:
     """Save to `scratch/checkpoint`; a row per module, and the names of those only rounded."""
     with _quiet() as messages:
         try:
-            gptqmodel, torch = _load_library(scratch)
+            gptqmodel = _load_library(scratch)
             quantizer = gptqmodel.GPTQModel.load(
                 str(model),
-                _library_config(gptqmodel, torch, config, scratch),
-                dtype=getattr(torch, config.dtype),
+                _library_config(gptqmodel, config, scratch),
+                dtype=getattr(torch, computed),
             )
             quantizer.layer_callback = _LayerProgress(layers)
             found = quantizer.quantize(calibration.rows, batch_size=min(BATCH_ROWS, len(calibration.rows)))
@@ -159,14 +165,19 @@ def _run(
     return rows, messages.rounded
 
 
-def _load_library(scratch: Path) -> tuple[Any, Any]:
+def _compute_dtype(config: GptqConfig) -> str:
+    """The type of weights and activations while the calibration rows pass through the layers."""
+    on_cpu = not torch.cuda.is_available()
+    return "float32" if on_cpu and effective(config.compute_dtype) == torch.float32 else config.dtype
+
+
+def _load_library(scratch: Path) -> Any:
     # On fewer than three cores the library gives itself one worker and then waits for a second one.
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
     # The compiled packer needs a C++ compiler and a cache in the home directory; the result is the same.
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
     try:
         import gptqmodel
-        import torch
         from gptqmodel.looper import loop_processor
     except ImportError as error:
         raise MissingPackage(
@@ -175,10 +186,10 @@ def _load_library(scratch: Path) -> tuple[Any, Any]:
         ) from error
     # it writes a table of losses to `logs` in whatever directory this process runs in
     loop_processor._PROJECT_LOG_DIR = scratch / "logs"
-    return gptqmodel, torch
+    return gptqmodel
 
 
-def _library_config(gptqmodel: Any, torch: Any, config: GptqConfig, scratch: Path) -> Any:
+def _library_config(gptqmodel: Any, config: GptqConfig, scratch: Path) -> Any:
     return gptqmodel.QuantizeConfig(
         bits=config.bits,
         group_size=config.group_size,

@@ -22,7 +22,7 @@ from stages.errors import InvalidInput, StageError
 from stages.train import Nf4Config
 
 VALUES = torch.bfloat16
-"""Weights are rounded to this before they are quantized, and the NF4 values after, whatever computes with them."""
+"""Weights are rounded to this before they are quantized, NF4 values after, whatever computes with them."""
 BLOCK_SIZE = 64
 """Weights per absmax constant; with double quantization 256 of those constants share one of their own."""
 
@@ -33,9 +33,10 @@ def load_nf4(base: Path, nf4: Nf4Config, frozen: Frozen = "packed") -> PreTraine
     """The causal language model in `base`, its linear layers but the output head in NF4.
 
     `packed` keeps `Linear4bit` modules (0.5 bytes per weight), `dequantized` puts frozen linear layers of
-    the compute dtype in their place that hold bitsandbytes' own dequantized values. All values are bfloat16
-    numbers; embedding, norms and head are held in the compute dtype. Raises `InvalidInput` when there is no linear layer to quantize and
-    `StageError` when a layer did not come out as asked.
+    the compute dtype in their place that hold bitsandbytes' own dequantized values. Embedding, norms and
+    head are held in the compute dtype. All values are bfloat16 numbers, whatever the compute dtype. Raises
+    `InvalidInput` when there is no linear layer to quantize and `StageError` when a layer did not come out
+    as asked.
     """
     dtype = effective(nf4.compute_dtype)
     model = AutoModelForCausalLM.from_pretrained(

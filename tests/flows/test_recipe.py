@@ -37,7 +37,7 @@ def test_big_recipes_follow_qlora_practice() -> None:
     assert (train.schedule, train.learning_rate) == ("cosine", 2e-4)
     assert (train.batch_size, train.gradient_accumulation) == (1, 16)
     assert (train.nf4.quant_type, train.nf4.double_quant) == ("nf4", True)
-    assert train.nf4.compute_dtype == "bfloat16"
+    assert train.nf4.compute_dtype == "auto"
 
 
 def test_defaults_are_rank_16_alpha_32(tmp_path: Path) -> None:
@@ -58,7 +58,10 @@ def test_paths_are_seen_from_the_recipe(tmp_path: Path) -> None:
         ({"evaluate": {"tasks": [{"kind": "lm-eval", "nam": "x", "name": "y"}]}}, ["nam: unknown", "'name'"]),
         ({"base": {"source": "pico:0", "trust_remote_code": True}}, ["never runs code", "remove the key"]),
         ({"train": {"nf4": {"quant_type": "fp4"}}}, ["train.nf4.quant_type", "always uses nf4"]),
-        ({"train": {"nf4": {"compute_dtype": "float16"}}}, ["train.nf4.compute_dtype", "use bfloat16"]),
+        (
+            {"train": {"nf4": {"compute_dtype": "float16"}}},
+            ["train.nf4.compute_dtype", "use auto, bfloat16 or float32"],
+        ),
         ({"train": {"epochs": "many"}}, ["train.epochs", "'many'"]),
         ({"base": {"source": "meta/llama"}}, ["base.source", "hub:ORG/NAME@REVISION"]),
         ({"promote": {"channel": "a/b"}}, ["promote needs a gate"]),

@@ -208,10 +208,6 @@ MISMATCHES: dict[str, tuple[str, Callable[[], Case]]] = {
         "quant recipe",
         lambda: _on_base(adapter(), Use(recipe=recipe(double_quant=False))),
     ),
-    "another compute dtype": (
-        "quant recipe",
-        lambda: _on_base(adapter(), Use(recipe=recipe(compute_dtype="float32"))),
-    ),
     "a file of the other fold": ("merge base", lambda: Case(merged(folded="nf4"), gguf(), Use())),
     "a merged model of another size": (
         "tensors",
