@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Before torch is imported: two test processes at once would spin each other to a standstill.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TUNELINE_CACHE", str(Path(__file__).resolve().parent.parent / ".cache"))
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))

@@ -78,7 +78,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Parent:
 
 def run(out: Path, parents: dict[str, Parent], *tasks: Any) -> dict[str, Any]:
     out.mkdir()
-    return evaluate(parents, EvaluateConfig(tasks=tasks, batch_size=4), out).metrics
+    return evaluate(parents, EvaluateConfig(tasks=tasks, batch_size=4, compute_dtype="float32"), out).metrics
 
 
 def by_hand(base: Parent, noisy: Parent, data: Parent) -> dict[str, float]:
