@@ -13,10 +13,12 @@ from pydantic import BaseModel, create_model
 
 from flows.arithmetic import settle
 from flows.child import run_in_child
+from flows.configuration.overrides import apply_overrides, parse_overrides
+from flows.configuration.validation import validate
 from flows.errors import Usage
 from flows.pin import tree_stamp
 from flows.progress_view import ProgressView
-from flows.recipe import anchor, apply_override, validate
+from flows.recipe import anchor
 from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import Kind
@@ -98,11 +100,14 @@ def as_parent(registry: Registry, artifact: Artifact) -> Parent:
 
 def _config(stage: str, overrides: Sequence[str]) -> BaseModel:
     tree: dict[str, Any] = {}
-    for override in overrides:
-        apply_override(tree, override)
+    given = parse_overrides(overrides)
+    apply_overrides(tree, given)
     fields: dict[str, Any] = {stage: (config_type(stage), ...)}
     section = create_model("Section", __base__=StageConfig, **fields)
-    found: BaseModel = getattr(validate(section, anchor({stage: tree}, Path.cwd()), where="--set"), stage)
+    whole = anchor({stage: tree}, Path.cwd())
+    found: BaseModel = getattr(
+        validate(section, whole, f"the settings of {stage}", given, {stage: {}}, below=(stage,)), stage
+    )
     return found
 
 

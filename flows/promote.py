@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flows.gates.channel import Verdict, adopt_policy, record
+from flows.gates.channel import Verdict, record, refuse_other_policy
 from flows.gates.gate import GatePolicy, decide
 from flows.gates.sources import from_registry
 from flows.report.rows import StageRow
@@ -36,7 +36,8 @@ def judge(
 
     `measure` evaluates the channel's current artifact on the same items. The decision names the channel's
     current artifact as its baseline (the base model while the channel is empty): that is what it may replace.
-    The policy becomes the channel's if it has none. Raises `Usage` if it has another one.
+    A channel without a policy takes over that of the first decision that moves it, whatever was decided about
+    it before. Raises `Usage` if it has another one.
     """
     current = run.registry.channels.get(channel)
     live = run.registry.get(current.artifact_id) if current else None
@@ -47,7 +48,7 @@ def judge(
         evaluations["live"] = offer.evaluation if live.id == offer.model.id else measure(live)
 
     def work() -> tuple[Verdict, StageRow]:
-        adopt_policy(run.registry, channel, policy, reason="the gate of the first recipe that promotes to it")
+        refuse_other_policy(run.registry, channel, policy)
         case = from_registry(run.registry, policy, offer.model, live, baseline.model, evaluations)
         decision = decide(policy, case.evidence, case.references, case.facts)
         verdict = record(run.registry, policy, case, decision)

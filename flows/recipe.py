@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from flows.configuration.overrides import apply_overrides, parse_overrides
+from flows.configuration.validation import validate
+from flows.configuration.yaml_text import read_yaml
 from flows.errors import InvalidRecipe
 from flows.gates.gate import GatePolicy
 from flows.ladder.rungs import LadderConfig
@@ -22,7 +25,6 @@ from stages.quantize import GgufConfig, QuantizeConfig, check_gguf_type
 from stages.resolve import BaseConfig
 from stages.train import TrainConfig
 
-M = TypeVar("M", bound=BaseModel)
 SHIPPED = Path(__file__).parent / "recipes"
 
 
@@ -30,7 +32,8 @@ class PromoteConfig(StageConfig):
     """Which result is offered to which channel."""
 
     channel: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*$", description="TEAM/NAME, e.g. support/prod"
+        pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}/[a-z0-9][a-z0-9_.-]{0,63}$",
+        description="TEAM/NAME, e.g. support/prod",
     )
     candidate: str = Field(
         default="gguf-q4_k_m",
@@ -109,37 +112,44 @@ class Recipe(StageConfig):
     promote: PromoteConfig | None = None
     deploy: DeployConfig | None = Field(default=None, description="without it nothing is started")
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """What `promote.candidate` can name."""
+        return (*(q.label for q in self.quantize), "merged", *(["adapter"] if self.adapter else []))
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        labels = [q.label for q in self.quantize]
-        if len(set(labels)) != len(labels):
-            raise ValueError(f"two quantize entries are the same: {', '.join(labels)}")
-        if self.promote is not None:
-            if self.gate is None:
-                raise ValueError("promote needs a gate: a channel only moves on a passing gate decision")
-            made = [*labels, "merged", *(["adapter"] if self.adapter else [])]
-            if self.promote.candidate not in made:
-                raise ValueError(
-                    f"promote.candidate is {self.promote.candidate!r}; this recipe makes: {', '.join(made)}"
-                )
-            if self.promote.candidate == "adapter" and self.deploy is not None:
-                raise ValueError(
-                    "deploy starts an engine for one whole model, and promote.candidate is the adapter: "
-                    "take deploy out (deploy: null); adapters are served by `tuneline serve`"
-                )
-        if self.gate is not None and self.gate.max_latency_ms is not None:
-            raise ValueError(
-                "gate.max_latency_ms: a run gates before it deploys and has no latency yet; take it out "
-                "here, and gate with `tuneline gate POLICY --latency FILE` once it was measured"
-            )
-        if self.deploy is not None and self.promote is None:
-            raise ValueError("deploy serves what was promoted: add a promote section")
-        if self.train.max_length < self.prepare.max_length:
-            raise ValueError(
-                f"train.max_length ({self.train.max_length}) is less than prepare.max_length "
-                f"({self.prepare.max_length}): rows would be cut; make them equal"
-            )
+        if problems := list(_misfits(self)):
+            raise ValueError("\n".join(problems))
         return self
+
+
+def _misfits(recipe: Recipe) -> Iterator[str]:
+    """What keeps sections that are each valid from making one recipe."""
+    labels, promote, deploy = [q.label for q in recipe.quantize], recipe.promote, recipe.deploy
+    if len(set(labels)) != len(labels):
+        yield f"two quantize entries are the same: {', '.join(labels)}"
+    if promote is not None and recipe.gate is None:
+        yield "promote needs a gate: a channel only moves on a passing gate decision"
+    if promote is not None and promote.candidate not in recipe.made:
+        yield f"promote.candidate is {promote.candidate!r}; this recipe makes: {', '.join(recipe.made)}"
+    if promote is not None and promote.candidate == "adapter" and deploy is not None:
+        yield (
+            "deploy starts an engine for one whole model, and promote.candidate is the adapter: "
+            "take deploy out (deploy: null); adapters are served by `tuneline serve`"
+        )
+    if recipe.gate is not None and recipe.gate.max_latency_ms is not None:
+        yield (
+            "gate.max_latency_ms: a run gates before it deploys and has no latency yet; take it out "
+            "here, and gate with `tuneline gate POLICY --latency FILE` once it was measured"
+        )
+    if deploy is not None and promote is None:
+        yield "deploy serves what was promoted: add a promote section"
+    if recipe.train.max_length < recipe.prepare.max_length:
+        yield (
+            f"train.max_length ({recipe.train.max_length}) is less than prepare.max_length "
+            f"({recipe.prepare.max_length}): rows would be cut; make them equal"
+        )
 
 
 def shipped() -> dict[str, Path]:
@@ -165,73 +175,10 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise InvalidRecipe(
             f"{path}: a recipe is a YAML mapping with a section per stage, found {type(tree).__name__}"
         )
-    for override in overrides:
-        apply_override(tree, override)
     folder = Path.cwd() if path.parent == SHIPPED else path.resolve().parent
-    return validate(Recipe, anchor(tree, folder), where=str(path))
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice; plain YAML keeps the last one silently."""
-
-
-def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise InvalidRecipe(
-                f"line {key_node.start_mark.line + 1}: the key {key!r} stands twice; keep one"
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-
-
-def read_yaml(path: Path) -> Any:
-    """The document in a YAML file. Raises `InvalidRecipe` with line and column."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except InvalidRecipe as error:
-        raise InvalidRecipe(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise InvalidRecipe(f"{path} is not valid YAML: {error}") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise InvalidRecipe(f"{path} cannot be read: {error}") from None
-
-
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set `a.b.0.c=value` in `tree`; the value is YAML. Raises `InvalidRecipe`."""
-    path, separator, text = override.partition("=")
-    if not separator or not path:
-        raise InvalidRecipe(f"--set {override!r}: expected KEY.PATH=VALUE, for example train.epochs=2")
-    node: Any = tree
-    *parents, last = path.split(".")
-    for part in parents:
-        if isinstance(node, list):
-            node = _item(node, part, override)
-            continue
-        if node.get(part) is None:
-            node[part] = {}
-        node = node[part]
-        if not isinstance(node, dict | list):
-            raise InvalidRecipe(f"--set {override!r}: {part!r} is a value, not a section")
-    value = yaml.safe_load(text)
-    if isinstance(node, list):
-        _item(node, last, override)
-        node[int(last)] = value
-    else:
-        node[last] = value
-
-
-def _item(node: list[Any], part: str, override: str) -> Any:
-    if not part.isdigit() or int(part) >= len(node):
-        raise InvalidRecipe(
-            f"--set {override!r}: {part!r} is no index of a list with {len(node)} entries (from 0)"
-        )
-    return node[int(part)]
+    given, before = parse_overrides(overrides), anchor(copy.deepcopy(tree), folder)
+    apply_overrides(tree, given)
+    return validate(Recipe, anchor(tree, folder), str(path), given, before)
 
 
 def anchor(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -248,61 +195,3 @@ def anchor(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(task, dict) and isinstance(task.get("path"), str):
             task["path"] = str(folder / task["path"])
     return tree
-
-
-def validate(model: type[M], tree: Any, where: str) -> M:
-    """`tree` as a `model`; every problem on its own line with the key's path. Raises `InvalidRecipe`."""
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(model, problem) for problem in error.errors()]
-        raise InvalidRecipe(f"{where}:\n  " + "\n  ".join(lines)) from None
-
-
-def _explain(model: type[BaseModel], problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        message = str(problem["msg"]).removeprefix("Value error, ")
-        found = problem.get("input")
-        shown = (
-            ""
-            if isinstance(found, dict | list | BaseModel) or problem["type"] == "missing"
-            else f" (found {found!r})"
-        )
-        return f"{path or 'recipe'}: {message}{shown}"
-    last = str(problem["loc"][-1])
-    if last == "trust_remote_code":
-        return f"{path}: Tuneline never runs code that comes with a model; remove the key"
-    valid = sorted(_keys_at(model, problem["loc"][:-1]))
-    near = difflib.get_close_matches(last, valid, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{path}: unknown key; {hint}valid keys here: {', '.join(valid)}"
-
-
-def _keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> set[str]:
-    """Valid keys of the section at `location` (pydantic's path, which names union tags and list indices)."""
-    candidates = {model}
-    for part in location:
-        fields = [m.model_fields[part].annotation for m in candidates if part in m.model_fields]
-        if fields:
-            candidates = {found for annotation in fields for found in _models(annotation)}
-        else:
-            tagged = {m for m in candidates if m.__name__ == part or part in _tags(m)}
-            candidates = tagged or candidates
-    return {key for m in candidates for key in m.model_fields}
-
-
-def _tags(model: type[BaseModel]) -> set[Any]:
-    return {
-        tag
-        for name in ("method", "kind")
-        if name in model.model_fields
-        for tag in get_args(model.model_fields[name].annotation)
-    }
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from flows.errors import FlowError
@@ -16,6 +17,8 @@ from prefect import flow  # noqa: E402  (Prefect reads its settings at import)
 
 from flows.execute import EXPECTED, Result, execute  # noqa: E402
 from flows.recipe import load  # noqa: E402
+
+log = logging.getLogger("tuneline.retrain")
 
 
 class RetrainFailed(FlowError):
@@ -41,6 +44,9 @@ def _one(recipe: str, overrides: Sequence[str]) -> str:
         result: Result = execute(load(recipe, overrides), Settings())
     except EXPECTED as error:
         return f"error: {error}"
+    except Exception as error:  # a defect of ours in one recipe is no reason to leave the others alone
+        log.exception("recipe %s", recipe)
+        return f"error: {type(error).__name__}: {error} (a defect: its trace is in the log)"
     if result.error is not None:
         return f"error: {result.error}"
     verdict = result.report.gate["verdict"] if result.report.gate else "no gate"

@@ -20,9 +20,9 @@ log = logging.getLogger("tuneline.stage")
 
 
 class StageConfig(BaseModel):
-    """Every stage's configuration: typed, frozen, no unknown keys."""
+    """Every stage's configuration: typed, frozen, no unknown keys, no number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Parent(BaseModel):

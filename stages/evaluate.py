@@ -19,10 +19,11 @@ the ids and settings it was opened with. `parity` beside the tasks compares the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.contract import Facts, Parents, StageConfig
 from stages.train import Nf4Config
@@ -92,7 +93,20 @@ class MergeBaseTask(StageConfig):
     tokens: int = Field(default=64, ge=1, description="last tokens of each chat that are compared")
 
 
-Task = HeldoutTask | LmEvalTask | FidelityTask | MergeBaseTask
+def _kind(task: Any) -> str:
+    """Which variant a task is; one that says nothing is held-out."""
+    if isinstance(task, StageConfig):
+        return str(getattr(task, "kind", ""))
+    return str(task.get("kind", "heldout")) if isinstance(task, Mapping) else "heldout"
+
+
+Task = Annotated[
+    Annotated[HeldoutTask, Tag("heldout")]
+    | Annotated[LmEvalTask, Tag("lm-eval")]
+    | Annotated[FidelityTask, Tag("fidelity")]
+    | Annotated[MergeBaseTask, Tag("merge-base")],
+    Discriminator(_kind),
+]
 
 
 class EvaluateConfig(StageConfig):
@@ -120,7 +134,7 @@ class EvaluateConfig(StageConfig):
         "rounds float16 weights; `auto`: the run's answer, as for `train.nf4.compute_dtype`. A GPU with "
         "bfloat16 computes in the stored type",
     )
-    seed: int = Field(default=0, ge=0, description="of few-shot examples")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of few-shot examples")
 
     @model_validator(mode="before")
     @classmethod

@@ -73,7 +73,7 @@ class PrepareConfig(StageConfig):
         le=1,
         description="Jaccard similarity (word 3-grams, found by MinHash) from which two rows are one",
     )
-    seed: int = Field(default=0, ge=0, description="seed of the split")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the split")
 
     @field_validator("source")
     @classmethod

@@ -94,7 +94,7 @@ class TrainConfig(StageConfig):
     gradient_checkpointing: bool = Field(default=True, description="recompute activations (non-reentrant)")
     evaluations: int = Field(default=4, ge=0, description="validation losses during training, evenly spaced")
     checkpoint_every: int = Field(default=50, ge=1, description="optimizer steps; at most this much is lost")
-    seed: int = Field(default=0, ge=0, description="of initialization, dropout and order")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of initialization, dropout and order")
 
 
 def train(parents: Parents, config: TrainConfig, out: Path) -> Facts:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from flows.commands.run import Reply, open_registry, print_table
+from flows.configuration.validation import validate
+from flows.configuration.yaml_text import read_yaml
 from flows.errors import Usage
 from flows.gates.ancestry import nf4_only
 from flows.gates.channel import record, refuse_other_policy
 from flows.gates.gate import GatePolicy, Waived, decide
 from flows.gates.latency import read_latency
 from flows.gates.plan import RulePlan, plan_rules
-from flows.gates.reports import junit, lines, markdown
+from flows.gates.reports import junit, junit_error, lines, markdown, markdown_error
 from flows.gates.sources import Case, from_directories, from_registry
-from flows.recipe import read_yaml, validate
 from flows.wording import short
 from registry import Artifact, Registry, Waiver
 from registry.channels import CHANNEL
@@ -27,7 +25,16 @@ from registry.errors import NotFound
 
 
 def run(arguments: argparse.Namespace) -> Reply:
-    """Judge, record, report."""
+    """Judge, record, report. The reports are also written where no decision comes about."""
+    title = f"gate of {arguments.candidate}"
+    try:
+        return _judge(arguments, title)
+    except Exception as error:
+        _report(arguments, junit_error(title, str(error)), markdown_error(title, str(error)))
+        raise
+
+
+def _judge(arguments: argparse.Namespace, title: str) -> Reply:
     waived = _waivers(arguments)
     directories = [Path(ref).is_dir() for ref in (arguments.candidate, arguments.baseline) if ref]
     if all(directories) and len(directories) == 2:
@@ -46,10 +53,7 @@ def run(arguments: argparse.Namespace) -> Reply:
             decision = decide(policy, case.evidence, case.references, case.facts, waived)
             _tell(case.notes)
             verdict_id = record(registry, policy, case, decision).id
-    title = f"gate of {arguments.candidate}"
-    for path, report in ((arguments.junit, junit), (arguments.markdown, markdown)):
-        if path is not None:
-            _write(path, report(title, decision, verdict_id))
+    _report(arguments, junit(title, decision, verdict_id), markdown(title, decision, verdict_id))
     document = {
         "id": verdict_id,
         "candidate": case.candidate or arguments.candidate,
@@ -62,10 +66,23 @@ def run(arguments: argparse.Namespace) -> Reply:
     return document, lambda: print("\n".join(lines(title, decision, verdict_id))), decision.exit_code
 
 
+def _report(arguments: argparse.Namespace, xml: str, page: str) -> None:
+    """Write the reports that were asked for; each is tried, whatever becomes of the other."""
+    failed = []
+    for path, text in ((arguments.junit, xml), (arguments.markdown, page)):
+        try:
+            if path is not None:
+                path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            failed.append(f"{path} cannot be written: {error}")
+    if failed:
+        raise Usage("; ".join(failed))
+
+
 def _waivers(arguments: argparse.Namespace) -> list[Waived]:
     if not arguments.waive:
         return []
-    if not (_said(arguments.reason) and _said(arguments.who)):
+    if not (is_said(arguments.reason) and is_said(arguments.who)):
         raise Usage("--waive needs --reason WHY and --who NAME; both are recorded in the decision")
     return [Waived(rule, arguments.reason, arguments.who) for rule in arguments.waive]
 
@@ -217,7 +234,7 @@ def promote(arguments: argparse.Namespace) -> Reply:
     """Move a channel on a passing decision, or on a waiver."""
     waiver = None
     if arguments.waive:
-        if not (_said(arguments.reason) and _said(arguments.who)):
+        if not (is_said(arguments.reason) and is_said(arguments.who)):
             raise Usage("--waive needs --reason WHY and --who NAME; both are kept in the channel's history")
         waiver = Waiver(arguments.reason, arguments.who)
     elif arguments.reason or arguments.who:
@@ -242,86 +259,10 @@ def _decision(registry: Registry, artifact: Artifact, given: str | None) -> str 
     return latest.id if latest else None
 
 
-def channels(arguments: argparse.Namespace) -> Reply:
-    """Every channel."""
-    with open_registry() as registry:
-        found = registry.channels.ls()
-        policies = {channel.name: registry.channels.policy(channel.name) for channel in found}
-    rows = [
-        (c.name, short(c.artifact_id), str(c.generation), short(policy.digest) if policy else "–")
-        for c in found
-        for policy in (policies[c.name],)
-    ]
-    document = [c.model_dump(mode="json") for c in found]
-    return document, lambda: print_table("", ("channel", "artifact", "generation", "policy"), rows), 0
-
-
-def channel_show(arguments: argparse.Namespace) -> Reply:
-    """A channel: where it points, its policies and its moves."""
-    with open_registry() as registry:
-        current = registry.channels.get(arguments.channel)
-        history = registry.channels.history(arguments.channel)
-        policies = registry.channels.policies(arguments.channel)
-    if current is None and not policies:
-        raise NotFound(f"no channel {arguments.channel!r}; `tuneline channels` lists them")
-    document = {
-        "name": arguments.channel,
-        "current": current.model_dump(mode="json") if current else None,
-        "policies": [policy.model_dump(mode="json") for policy in policies],
-        "history": [event.model_dump(mode="json") for event in history],
-    }
-
-    def text() -> None:
-        where = (
-            f"{short(current.artifact_id)} (generation {current.generation})" if current else "nothing yet"
-        )
-        print(f"{arguments.channel} → {where}")
-        for policy in policies:
-            print(f"{policy.at:%Y-%m-%d %H:%M}  policy {short(policy.digest)}, {policy.who}: {policy.reason}")
-        for event in history:
-            why = (
-                f"decision {short(event.decision_id)}"
-                if event.decision_id
-                else f"{event.who}: {event.reason}"
-            )
-            print(f"{event.at:%Y-%m-%d %H:%M}  {event.action} to {short(event.artifact_id)}, {why}")
-
-    return document, text, 0
-
-
-def channel_policy(arguments: argparse.Namespace) -> Reply:
-    """Print a channel's policy as YAML, or set it."""
-    with open_registry() as registry:
-        if arguments.file is not None:
-            if not _said(arguments.reason):
-                raise Usage("--set needs --reason WHY; it is kept with the policy")
-            policy = load_policy(arguments.file, None)
-            registry.channels.set_policy(
-                arguments.channel, policy.model_dump(mode="json"), getpass.getuser(), arguments.reason
-            )
-        found = registry.channels.policy(arguments.channel)
-    if found is None:
-        raise NotFound(f"channel {arguments.channel} has no policy yet; set one with --set FILE --reason WHY")
-
-    def text() -> None:
-        print(f"# {found.channel}, policy {found.digest[:12]}, set {found.at:%Y-%m-%d} by {found.who}:")
-        print(f"# {' '.join(found.reason.split())}")
-        print(yaml.safe_dump(found.policy, sort_keys=False, allow_unicode=True), end="")
-
-    return found.model_dump(mode="json"), text, 0
-
-
-def _said(words: str | None) -> bool:
+def is_said(words: str | None) -> bool:
     return bool(words and words.strip())
 
 
 def _tell(notes: Iterable[str]) -> None:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Usage(f"{path} cannot be written: {error}") from None

@@ -91,11 +91,15 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 
 
 def _add_channels(add: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
-    channels = add("channels", "flows.commands.gate:channels", "what each channel points to")
+    channels = add("channels", "flows.commands.channels:channels", "what each channel points to")
     actions = channels.add_subparsers(dest="action", metavar="ACTION")
-    show = add("show", "flows.commands.gate:channel_show", "one channel, its policy and its history", actions)
+    show = add(
+        "show", "flows.commands.channels:channel_show", "one channel, its policy and its history", actions
+    )
     show.add_argument("channel")
-    policy = add("policy", "flows.commands.gate:channel_policy", "print or set a channel's policy", actions)
+    policy = add(
+        "policy", "flows.commands.channels:channel_policy", "print or set a channel's policy", actions
+    )
     policy.add_argument("channel")
     policy.add_argument(
         "--set", type=Path, metavar="FILE", dest="file", help="a policy, or a recipe with a gate"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 from dataclasses import asdict
@@ -10,9 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from flows.commands.run import Reply, open_registry, print_table
+from flows.configuration.overrides import apply_overrides, parse_overrides
+from flows.configuration.validation import validate
+from flows.configuration.yaml_text import read_yaml
 from flows.errors import InvalidRecipe
 from flows.machine import machine
-from flows.recipe import apply_override, read_yaml, validate
 from flows.wording import size
 from registry import Registry
 from registry.errors import NotFound
@@ -88,6 +91,6 @@ def _config(path: Path, overrides: list[str]) -> ServeConfig:
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise InvalidRecipe(f"{path}: expected keys such as `engines`, found {type(tree).__name__}")
-    for override in overrides:
-        apply_override(tree, override)
-    return validate(ServeConfig, tree, where=str(path))
+    given, before = parse_overrides(overrides), copy.deepcopy(tree)
+    apply_overrides(tree, given)
+    return validate(ServeConfig, tree, str(path), given, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,15 +51,6 @@ def refuse_other_policy(registry: Registry, channel: str, policy: GatePolicy) ->
         + f"\nuse the channel's policy (`tuneline channels policy {channel}` prints it), or change it: "
         f"tuneline channels policy {channel} --set FILE --reason WHY"
     )
-
-
-def adopt_policy(registry: Registry, channel: str, policy: GatePolicy, reason: str) -> None:
-    """Give the channel this policy if it has none. Raises `Usage` where it has another one."""
-    refuse_other_policy(registry, channel, policy)
-    if registry.channels.policy(channel) is None:
-        registry.channels.set_policy(
-            channel, policy.model_dump(mode="json"), who=getpass.getuser(), reason=reason
-        )
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:

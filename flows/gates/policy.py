@@ -43,7 +43,8 @@ class TaskRule(Record):
     )
     expected: float | None = Field(
         default=None,
-        description="true difference that is planned for; default: 0 for keep, twice the margin for improve",
+        description="true difference that is planned for; default: 0 for keep, twice the margin for improve "
+        "(of shares, where that is more than 1: half the way from the margin to 1)",
     )
     scores: Literal["binary", "real"] = Field(
         default="binary",
@@ -63,6 +64,8 @@ class TaskRule(Record):
             )
         if self.scores == "binary" and not self.margin < 1:
             raise ValueError(f"a margin of {self.margin:g} is no share of the items; 0.02 is two points")
+        if self.scores == "binary" and self.expected is not None and not -1 <= self.expected <= 1:
+            raise ValueError(f"expected: a difference of {self.expected:g} is no share; 0.02 is two points")
         if self.any_of is not None and self.role != "improve":
             raise ValueError("any_of joins improve rules; a keep rule must hold in any case")
         return self
@@ -81,7 +84,11 @@ class TaskRule(Record):
         """The true difference that the number of items is planned for."""
         if self.expected is not None:
             return self.expected
-        return 0.0 if self.role == "keep" else (2 * self.margin or 0.02)
+        if self.role == "keep":
+            return 0.0
+        double = 2 * self.margin or 0.02
+        # no share can differ by more than 1: half the way from the margin to it then
+        return double if self.scores == "real" or double <= 1 else (1 + self.margin) / 2
 
 
 class FidelityLimits(Record):

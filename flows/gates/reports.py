@@ -57,8 +57,7 @@ def junit(title: str, decision: Decision, recorded: str | None) -> str:
             ElementTree.SubElement(case, "error", said).text = plain(rule.sentence)
         else:
             ElementTree.SubElement(case, "system-out").text = plain(rule.sentence)
-    ElementTree.indent(suites)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, "unicode") + "\n"
+    return _document(suites)
 
 
 def markdown(title: str, decision: Decision, recorded: str | None) -> str:
@@ -71,6 +70,30 @@ def markdown(title: str, decision: Decision, recorded: str | None) -> str:
     rows += ["", *(f"- {_cell(rule.sentence)}" for rule in decision.rules), ""]
     rows.append(f"Decision `{recorded}`." if recorded else "Not recorded: the evidence is not in a registry.")
     return "\n".join(rows) + "\n"
+
+
+def junit_error(title: str, words: str) -> str:
+    """JUnit XML of a gate that came to no decision: one case, an error."""
+    counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0", "time": "0"}
+    suites = ElementTree.Element("testsuites", {"name": "tuneline gate", **counts})
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": plain(title), **counts})
+    properties = ElementTree.SubElement(suite, "properties")
+    ElementTree.SubElement(properties, "property", {"name": "verdict", "value": "none"})
+    named = {"classname": "gate.input", "name": "the gate could be held", "time": "0"}
+    case = ElementTree.SubElement(suite, "testcase", named)
+    said = {"message": plain(words), "type": "error"}
+    ElementTree.SubElement(case, "error", said).text = plain(words)
+    return _document(suites)
+
+
+def markdown_error(title: str, words: str) -> str:
+    """A summary of a gate that came to no decision."""
+    return f"## No decision\n\n{_cell(title)}\n\n- {_cell(words)}\n\nNothing was recorded.\n"
+
+
+def _document(suites: ElementTree.Element) -> str:
+    ElementTree.indent(suites)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, "unicode") + "\n"
 
 
 def _figures(rule: RuleResult) -> tuple[str, str, str, str]:

@@ -81,6 +81,18 @@ def test_a_gain_smaller_than_the_margin_fails_to_improve_but_keeps(tmp_path: Pat
     assert judge(tmp_path / "c", rule("keep", 0.001), theirs, ours).verdict == "fail"
 
 
+@pytest.mark.parametrize("margin", [0.5, 0.51, 0.9, 0.999])
+def test_a_margin_of_more_than_half_of_the_items_is_planned_within_what_is_possible(
+    tmp_path: Path, margin: float
+) -> None:
+    policy = rule("improve", margin)
+    assert margin < policy.tasks[0].planned <= 1
+    decision = judge(tmp_path, policy, [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80)
+    assert decision.verdict in {"fail", "insufficient"}
+    with pytest.raises(ValidationError, match=r"a difference of 1\.5 is no share"):
+        rule("improve", margin, expected=1.5)
+
+
 def test_too_few_items_say_how_many_more(tmp_path: Path) -> None:
     ours = [0.0, 1.0] * 25
     theirs = [1.0, 0.0] + [0.0, 1.0] * 24

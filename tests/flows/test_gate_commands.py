@@ -571,6 +571,45 @@ def test_reports_for_ci(
     assert (code, "cannot be written" in said["error"]) == (3, True)
 
 
+NO_DECISION: list[tuple[list[str], str]] = [
+    (["{policy}", "--candidate", "{candidate}", "--baseline", "nowhere"], "expected two directories"),
+    (["absent.yaml", "--candidate", "{candidate}", "--baseline", "{baseline}"], "no policy 'absent.yaml'"),
+    (["{broken}", "--candidate", "{candidate}", "--baseline", "{baseline}"], "tasks.0.metrik: unknown key"),
+    (["{policy}", "--candidate", "abcdef", "--baseline", "abcdef"], "nothing here is called"),
+    (["{policy}", "--candidate", "{candidate}", "--baseline", "{baseline}"], "give its evaluation with"),
+    (
+        ["{policy}", "--candidate", "{candidate}", "--baseline", "{baseline}", "--latency", "absent.json"],
+        "--latency absent.json: expected",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), NO_DECISION)
+def test_reports_are_written_where_no_decision_comes_about(
+    directories: tuple[str, str], policy: Callable[..., str], run: Run, tmp_path: Path, words: list[str],
+    said: str,
+) -> None:  # fmt: skip
+    broken = policy("broken.yaml", tasks=[{**POLICY["tasks"][0], "metrik": 1}])
+    known = {"policy": policy(), "broken": broken, "candidate": directories[0], "baseline": directories[1]}
+    xml, page = tmp_path / "junit.xml", tmp_path / "summary.md"
+    xml.write_text("of the run before")
+    given = [word.format(**known) for word in words]
+    code, found = run("gate", *given, "--junit", str(xml), "--markdown", str(page))
+    assert (code, said in found["error"]) == (3, True), found
+    suite = ElementTree.parse(xml).getroot()
+    check_junit(suite)
+    (case,) = suite.iter("testcase")
+    error = case.find("error")
+    assert error is not None
+    assert said in error.get("message", "")
+    assert suite.get("errors") == "1"
+    assert page.read_text().startswith("## No decision\n")
+    page.unlink()
+    unwritable = ("--junit", str(tmp_path / "no" / "junit.xml"), "--markdown", str(page))
+    code, found = run("gate", *given, *unwritable)
+    assert (code, "cannot be written" in found["error"], page.is_file()) == (3, True, True)
+
+
 def test_of_a_group_only_what_decides_is_a_failure(
     policy: Callable[..., str], run: Run, tmp_path: Path
 ) -> None:

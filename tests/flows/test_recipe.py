@@ -103,7 +103,7 @@ def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
 def test_duplicate_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("name: a\nname: b\n")
-    with pytest.raises(InvalidRecipe, match=r"line 2: the key 'name' stands twice"):
+    with pytest.raises(InvalidRecipe, match=r"line 2: duplicate key 'name'"):
         load(str(path))
 
 
@@ -130,7 +130,7 @@ def test_overrides() -> None:
     ("override", "expected"),
     [
         ("train.epochs", "expected KEY.PATH=VALUE"),
-        ("quantize.9.type=F16", "no index of a list"),
+        ("quantize.9.type=F16", "not an index of a list of 3 entries"),
         ("name.x=1", "is a value, not a section"),
         ("train.lora.ranks=4", "did you mean 'rank'?"),
     ],

@@ -259,13 +259,13 @@ GATE_SWITCHES = [
     *_in(
         "flows/commands/gate.py", COMMANDS,
         a_waiver_needs_a_reason_and_a_name=(
-            "if not (_said(arguments.reason) and _said(arguments.who)):\n"
+            "if not (is_said(arguments.reason) and is_said(arguments.who)):\n"
             '        raise Usage("--waive needs --reason WHY and --who NAME; both are recorded',
             "if False:\n"
             '        raise Usage("--waive needs --reason WHY and --who NAME; both are recorded',
         ),
         a_move_by_hand_needs_a_reason_and_a_name=(
-            "if not (_said(arguments.reason) and _said(arguments.who)):\n"
+            "if not (is_said(arguments.reason) and is_said(arguments.who)):\n"
             '            raise Usage("--waive needs --reason WHY and --who NAME; both are kept',
             "if False:\n"
             '            raise Usage("--waive needs --reason WHY and --who NAME; both are kept',

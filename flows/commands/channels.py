@@ -1,0 +1,83 @@
+"""`tuneline channels`: what each does. What they return: `flows.commands.run`."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+
+import yaml
+
+from flows.commands.gate import is_said, load_policy
+from flows.commands.run import Reply, open_registry, print_table
+from flows.errors import Usage
+from flows.wording import short
+from registry.errors import NotFound
+
+
+def channels(arguments: argparse.Namespace) -> Reply:
+    """Every channel."""
+    with open_registry() as registry:
+        found = registry.channels.ls()
+        policies = {channel.name: registry.channels.policy(channel.name) for channel in found}
+    rows = [
+        (c.name, short(c.artifact_id), str(c.generation), short(policy.digest) if policy else "–")
+        for c in found
+        for policy in (policies[c.name],)
+    ]
+    document = [c.model_dump(mode="json") for c in found]
+    return document, lambda: print_table("", ("channel", "artifact", "generation", "policy"), rows), 0
+
+
+def channel_show(arguments: argparse.Namespace) -> Reply:
+    """A channel: where it points, its policies and its moves."""
+    with open_registry() as registry:
+        current = registry.channels.get(arguments.channel)
+        history = registry.channels.history(arguments.channel)
+        policies = registry.channels.policies(arguments.channel)
+    if current is None and not policies:
+        raise NotFound(f"no channel {arguments.channel!r}; `tuneline channels` lists them")
+    document = {
+        "name": arguments.channel,
+        "current": current.model_dump(mode="json") if current else None,
+        "policies": [policy.model_dump(mode="json") for policy in policies],
+        "history": [event.model_dump(mode="json") for event in history],
+    }
+
+    def text() -> None:
+        where = (
+            f"{short(current.artifact_id)} (generation {current.generation})" if current else "nothing yet"
+        )
+        print(f"{arguments.channel} → {where}")
+        for policy in policies:
+            print(f"{policy.at:%Y-%m-%d %H:%M}  policy {short(policy.digest)}, {policy.who}: {policy.reason}")
+        for event in history:
+            why = (
+                f"decision {short(event.decision_id)}"
+                if event.decision_id
+                else f"{event.who}: {event.reason}"
+            )
+            print(f"{event.at:%Y-%m-%d %H:%M}  {event.action} to {short(event.artifact_id)}, {why}")
+
+    return document, text, 0
+
+
+def channel_policy(arguments: argparse.Namespace) -> Reply:
+    """Print a channel's policy as YAML, or set it."""
+    with open_registry() as registry:
+        if arguments.file is not None:
+            if not is_said(arguments.reason):
+                raise Usage("--set needs --reason WHY; it is kept with the policy")
+            policy = load_policy(arguments.file, None)
+            registry.channels.set_policy(
+                arguments.channel, policy.model_dump(mode="json"), getpass.getuser(), arguments.reason
+            )
+        found = registry.channels.policy(arguments.channel)
+    if found is None:
+        raise NotFound(f"channel {arguments.channel} has no policy yet; set one with --set FILE --reason WHY")
+
+    def text() -> None:
+        print(f"# {found.channel}, policy {found.digest[:12]}, set {found.at:%Y-%m-%d} by {found.who}:")
+        print(f"# {' '.join(found.reason.split())}")
+        print(yaml.safe_dump(found.policy, sort_keys=False, allow_unicode=True), end="")
+
+    return found.model_dump(mode="json"), text, 0

@@ -1,0 +1,82 @@
+"""A run's gate and its channel: whose policy a channel has after each verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from flows.errors import Usage
+from flows.gates.channel import Verdict
+from flows.gates.policy import GatePolicy
+from flows.promote import Offer, judge, promote
+from flows.step import Run
+from registry import Artifact, Registry
+from tests.flows.gated import Lineage
+
+GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80
+
+
+@dataclass
+class Unwatched:
+    """A run as far as the gate knows it, without Prefect."""
+
+    registry: Registry
+
+    def task(self, stage: str, label: str, work: Callable[[], tuple[Any, Any]]) -> Any:
+        return work()[0]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with Registry.open(tmp_path / "home") as opened:
+        yield cast(Run, Unwatched(opened))
+
+
+def policy(**rule: Any) -> GatePolicy:
+    claim = {"task": "heldout", "metric": "exact_match", "role": "improve", "against": "baseline"}
+    return GatePolicy.model_validate({"tasks": [{**claim, "margin": 0.1, **rule}]})
+
+
+def judged(run: Run, gate: GatePolicy) -> tuple[Verdict, Offer]:
+    made = Lineage(run.registry)
+    scores = {"base": BAD, "merged": GOOD, "gguf": GOOD}
+    offers = {
+        name: Offer(getattr(made, name), made.evaluate(getattr(made, name), found))
+        for name, found in scores.items()
+    }
+
+    def never(live: Artifact) -> Artifact:
+        raise AssertionError("nothing is live")
+
+    verdict = judge(
+        run, gate, "team/prod", offers["gguf"],
+        baseline=offers["base"], parent=offers["merged"], measure=never,
+    )  # fmt: skip
+    return verdict, offers["gguf"]
+
+
+@pytest.mark.parametrize(
+    ("typo", "verdict"),
+    [({"task": "heldot"}, "invalid"), ({"metric": "rouge"}, "invalid"), ({"margin": 0.9}, "fail"),
+     ({"margin": 0.7}, "insufficient")],
+)  # fmt: skip
+def test_a_policy_is_taken_over_by_what_moves_the_channel_and_by_nothing_before(
+    run: Run, typo: dict[str, Any], verdict: str
+) -> None:
+    refused, _ = judged(run, policy(**typo))
+    assert refused.decision.verdict == verdict
+    assert run.registry.channels.policy("team/prod") is None
+    corrected = policy()
+    passed, offer = judged(run, corrected)
+    assert passed.passed
+    assert run.registry.channels.policy("team/prod") is None, "a decision alone moves nothing"
+    assert promote(run, "team/prod", offer, passed).generation == 1
+    kept = run.registry.channels.policy("team/prod")
+    assert kept is not None
+    assert kept.digest == corrected.digest
+    with pytest.raises(Usage, match="channel team/prod has another policy than this one"):
+        judged(run, policy(margin=0.2))
