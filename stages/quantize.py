@@ -41,16 +41,12 @@ class GptqConfig(StageConfig):
     dtype: Literal["float16", "bfloat16"] = Field(
         default="float16", description="dtype of scales and of the tensors that stay unquantized"
     )
-<<<<<<< HEAD
     compute_dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto",
         description="type in which the calibration rows pass through the layers on a CPU: float32, or with "
         "bfloat16 the type of `dtype`; `auto`: the run's answer, as for `train.nf4.compute_dtype`",
     )
-    seed: int = Field(default=0, ge=0, description="seed of the choice of calibration rows")
-=======
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the choice of calibration rows")
->>>>>>> 1f88599 (Blame a mistake on the override or the file, one line each, and keep a policy for what moves the channel)
 
     @property
     def label(self) -> str:
