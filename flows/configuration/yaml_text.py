@@ -27,7 +27,7 @@ def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode)
             continue
         if not isinstance(key_node, yaml.ScalarNode):
             raise InvalidRecipe(f"{_place(key_node)}: a key is a word, found a {key_node.id}")
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node)
         if key in seen:
             raise InvalidRecipe(f"{_place(key_node)}: duplicate key {key!r}; keep one")
         seen.add(key)
