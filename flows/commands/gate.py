@@ -260,6 +260,7 @@ def _decision(registry: Registry, artifact: Artifact, given: str | None) -> str 
 
 
 def is_said(words: str | None) -> bool:
+    """Whether somebody wrote more than white space."""
     return bool(words and words.strip())
 
 
