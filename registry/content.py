@@ -43,7 +43,7 @@ def collect(connection: Connection, sizes: dict[str, int]) -> None:
         connection.execute(insert(content_events), rows)
 
 
-def _collected(artifact_id: str, at: str, row: Row[Any, Any]) -> Collected:
+def _collected(artifact_id: str, at: str, row: Row[Any]) -> Collected:
     again = (
         "import it again"
         if row.stage == "import"
