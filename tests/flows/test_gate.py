@@ -339,7 +339,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "NF4 other than trained": (
         "NF4 is as trained",
-        _damaged(nf4=NF4, expected=Expected(nf4={**NF4, "compute_dtype": "float32"}, knows_nf4=True)),
+        _damaged(nf4=NF4, expected=Expected(nf4={**NF4, "double_quant": False}, knows_nf4=True)),
         "was measured with the NF4 setting",
     ),
     "quantized file measured in NF4": (
