@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.artifacts import QuantSpec
 from registry.compat import Check, Use, checkers, examine, pair, require
 from registry.compat_adapter import recipe_of
 from registry.errors import Incompatible
@@ -43,6 +44,25 @@ def test_each_mismatch_is_refused_for_its_own_reason(wrong: str) -> None:
 def test_no_valid_pair_is_refused() -> None:
     cases = list(pairs.valid(200))
     assert not [(case, refused(case)) for case in cases if refused(case)]
+
+
+def test_another_arithmetic_on_the_same_nf4_values_is_said_and_not_refused() -> None:
+    used = Use(recipe=pairs.recipe(compute_dtype="float32"))
+    case = Case(pairs.base(), pairs.adapter(), used)
+    (said,) = [one for one in answers(case) if one.name == "quant recipe"]
+    assert said.state == "ok"
+    assert said.todo == "the same NF4 values, trained in bfloat16 and used in float32"
+
+
+def test_what_auto_became_is_compared() -> None:
+    quant = QuantSpec(
+        method="bnb",
+        requested=pairs.NF4 | {"compute_dtype": "auto"},
+        effective={"compute_dtype": "float32"},
+    )
+    trained = recipe_of(pairs.manifest("adapter", pairs.reference(), quant, {}))
+    assert trained is not None
+    assert trained.compute_dtype == "float32"
 
 
 @pytest.mark.parametrize("name", list(checkers()))
