@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Tuneline, states
+from tests.seconds import seconds
 
 Pico = tuple[Tuneline, dict[str, Any]]
 WORK = {"resolve", "prepare", "train", "evaluate", "merge", "quantize"}
@@ -75,7 +76,7 @@ def test_the_endpoint_answers(pico: Pico) -> None:
     _, document = pico
     endpoint = document["endpoint"]
     assert endpoint["url"].startswith("http://127.0.0.1:")
-    with urllib.request.urlopen(f"{endpoint['url']}/v1/models", timeout=20) as reply:
+    with urllib.request.urlopen(f"{endpoint['url']}/v1/models", timeout=seconds(20)) as reply:
         names = [model["id"] for model in json.load(reply)["data"]]
     assert names == [f"tuneline-{endpoint['artifact_id'][:12]}"]
     assert endpoint["answer"]
@@ -170,7 +171,7 @@ def test_scheduled_retraining_runs_recipes_and_names_the_one_that_failed(pico: P
         cwd=tuneline.home.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=seconds(300),
     )
     assert "RetrainFailed: nope: error: no recipe 'nope'" in done.stderr
     assert "pico-smoke: error" not in done.stderr
@@ -194,7 +195,7 @@ def test_interrupt_ends_the_run_with_a_report(pico: Pico) -> None:
         if line.startswith("train adapter: 1/"):
             break
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to Prefect's server too
-    out, _ = run.communicate(timeout=60)
+    out, _ = run.communicate(timeout=seconds(60))
     assert run.returncode == 130
     assert "Failed at train adapter" in out
     assert "interrupted; the same command again goes on from here" in out.replace("\n", " ")
