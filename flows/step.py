@@ -18,6 +18,7 @@ from flows.arithmetic import Arithmetic, as_asked
 from flows.child import StandBy, run_in_child
 from flows.pin import pinned
 from flows.plain import as_parent
+from flows.planning.earlier import this_machine
 from flows.progress_view import ProgressView
 from flows.report.report import StageRow
 from registry import Artifact, Registry
@@ -115,6 +116,7 @@ class Run:
                 execution={
                     "seconds": execution.seconds,
                     "peak_bytes": execution.peak_bytes,
+                    "machine": this_machine(),
                     "started": datetime.fromtimestamp(execution.started, UTC).isoformat(),
                 },
             )

@@ -84,8 +84,9 @@ class Draft:
     ) -> catalog.Artifact:
         """Publish the files below `path` but for `checkpoints/`; returns what the key stands for from now on.
 
-        `execution` has `seconds`, `peak_bytes` (or None) and `started` (ISO 8601). Raises InvalidArtifact for
-        files or facts that break the rules, NotFound for an unknown parent, Collected for one whose files are
+        `execution` has `seconds`, `peak_bytes` (or None), `started` (ISO 8601), and `machine`, if the caller
+        has a name for it beside the host's (see `Registry.executions_here`). Raises InvalidArtifact for files
+        or facts that break the rules, NotFound for an unknown parent, Collected for one whose files are
         gone, Incompatible for one with another base, StoreFull or StoreFailed for the disk, Conflict when the
         lease was lost. After any of these nothing is visible.
         """
@@ -274,6 +275,7 @@ def _checked_execution(execution: Mapping[str, Any]) -> dict[str, Any]:
             "seconds": float(execution["seconds"]),
             "peak_bytes": None if peak is None else int(peak),
             "started": started,
+            "machine": str(execution.get("machine", "")),
         }
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidArtifact(

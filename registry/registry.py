@@ -163,6 +163,12 @@ class Registry:
         with self._database.read() as connection:
             return catalog.runs(connection, artifact_id)
 
+    def executions_here(self, stage: str, machine: str, limit: int) -> list[tuple[Artifact, float]]:
+        """What a stage made on this host, recorded under that name of the machine, and in how many seconds;
+        the latest first."""
+        with self._database.read() as connection:
+            return catalog.runs_here(connection, stage, machine, limit)
+
     def serving_state(self) -> ServingState:
         """Channels, tenants, live keys and rollouts in force, of one moment: what a gateway goes by."""
         with self._database.read() as connection:

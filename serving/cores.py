@@ -56,9 +56,9 @@ def _quotas() -> Iterator[float]:
             allowed, period = (folder / "cpu.max").read_text().split()
             yield int(allowed) / int(period)  # "max" is no number: no limit
         with contextlib.suppress(OSError, ValueError):
-            allowed = int((folder / "cpu.cfs_quota_us").read_text())
-            if allowed > 0:
-                yield allowed / int((folder / "cpu.cfs_period_us").read_text())
+            quota = int((folder / "cpu.cfs_quota_us").read_text())
+            if quota > 0:  # -1: no limit
+                yield quota / int((folder / "cpu.cfs_period_us").read_text())
 
 
 def _groups() -> Iterator[Path]:

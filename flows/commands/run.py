@@ -41,12 +41,16 @@ def run(arguments: argparse.Namespace) -> Reply:
 
 def check(arguments: argparse.Namespace) -> Reply:
     """Validate a recipe and estimate every stage's needs."""
+    from flows.arithmetic import with_compute_dtype
     from flows.estimate import describe_base, estimate, machine, shortfalls
+    from flows.planning.clock import clock_here, said_of_times
     from flows.recipe import load
 
-    recipe, here = load(arguments.recipe, arguments.set), machine(Settings().root)
+    settings = Settings()
+    recipe, here = load(arguments.recipe, arguments.set), machine(settings.root)
     shape = describe_base(recipe.base.source)
-    stages = estimate(recipe, shape, here)
+    clock = clock_here(shape, settings)
+    stages = estimate(with_compute_dtype(recipe, clock.rates.auto), shape, here, clock)
     missing = shortfalls(stages, here)
     document = {
         "recipe": recipe.model_dump(mode="json"),
@@ -67,6 +71,8 @@ def check(arguments: argparse.Namespace) -> Reply:
         ]
         print_table(f"{recipe.name}: valid; estimates", ("stage", "memory", "disk", "time", "note"), rows)
         console = Console()
+        for line in said_of_times([(s.stage, s.basis) for s in stages], clock.rates):
+            console.print(line, markup=False, highlight=False)
         for line in missing:
             console.print(f"Not enough: {line}", style="bold red", markup=False)
         if not missing:
