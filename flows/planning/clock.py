@@ -39,7 +39,12 @@ class Clock:
         def comparable(run: EarlierRun) -> Work | None:
             try:
                 return describe(run) if _dtype(run.manifest) in (dtype, None) else None
-            except (AttributeError, KeyError, TypeError, ValueError):  # of another version, which recorded something else
+            except (
+                AttributeError,
+                KeyError,
+                TypeError,
+                ValueError,
+            ):  # of another version, which recorded something else
                 return None
 
         found = correction(self.earlier.get(stage, ()), expected, self.rates, dtype, comparable)
