@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from flows.commands.gate_arguments import add_gate_commands, implied_action
 from flows.commands.tenant_arguments import add_tenant_commands
+from flows.wording import as_typed
 
 EXIT_CODES = """exit codes:
   0  done, or the gate passed
@@ -234,7 +235,7 @@ def _fail(error: Exception, arguments: argparse.Namespace) -> int:
     message = str(error) if expected else f"{type(error).__name__}: {error}"
     if arguments.debug:
         traceback.print_exception(error)
-    print(f"tuneline: {message}", file=sys.stderr)
+    print(f"tuneline: {as_typed(message)}", file=sys.stderr)
     if not expected and not arguments.debug:
         print("tuneline: this is a defect; run again with --debug and report it", file=sys.stderr)
     code = int(getattr(error, "exit_code", 4))

@@ -9,7 +9,7 @@ from typing import Any
 from flows.commands.run import Reply, artifacts_verify, open_registry
 from flows.errors import Usage
 from flows.settings import Settings
-from flows.wording import short
+from flows.wording import command_name, short
 from registry import signing
 from registry.errors import NotFound
 
@@ -29,7 +29,8 @@ def export(arguments: argparse.Namespace) -> Reply:
         public = signing.public_path(key)
         if not public.is_file():
             print(f"The signer's public key: openssl pkey -in {key} -pubout -out {public}")
-        print(f"Check it anywhere: tuneline artifacts verify {done.out} --public-key {public}")
+        check = f"{command_name()} artifacts verify {done.out} --public-key {public}"
+        print(f"Check it anywhere: {check}")
 
     return document, show, 0
 

@@ -16,7 +16,7 @@ from flows.ladder.rows import HEAD, terminal_rows
 from flows.report.lineage_picture import LineageEdge, LineageNode
 from flows.report.page import write_html
 from flows.report.rows import AnswerRow, ModelRow, RunReport, Score, StageRow, measured_on, tasks_of, verdict
-from flows.wording import duration, plain, short, size
+from flows.wording import as_typed, duration, plain, short, size
 
 __all__ = [
     "AnswerRow",
@@ -150,7 +150,7 @@ def _print_table(
 
 
 def _say(console: Console, words: str, style: str = "") -> None:
-    console.print(_shown(console, words, style))
+    console.print(_shown(console, as_typed(words), style))
 
 
 def _shown(console: Console, words: str, style: str = "") -> Text:
