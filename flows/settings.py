@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from registry.errors import Held
+    from registry.leases import Patience
 
 
 class Settings(BaseSettings):
@@ -28,6 +34,10 @@ class Settings(BaseSettings):
         description="what can be made again, such as this machine's measured speed; default: "
         "$XDG_CACHE_HOME/tuneline or ~/.cache/tuneline",
     )
+    wait_seconds: float = Field(
+        default=86_400.0, ge=0,
+        description="how long to wait for another process that makes the same result; 0: not at all",
+    )  # fmt: skip
     signing_key: Path | None = Field(
         default=None,
         description="EC P-256 private key (PEM) for gate decisions and exports; default: the registry's own",
@@ -44,6 +54,12 @@ class Settings(BaseSettings):
     def cache_folder(self) -> Path:
         standard = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tuneline"
         return (self.cache or standard).expanduser()
+
+    def patience(self, told: Callable[[Held, float], None] | None = None) -> Patience:
+        """How long to wait for another process; by default the log says for whom."""
+        from registry.leases import Patience  # brings SQLAlchemy, which the settings do without
+
+        return Patience(self.wait_seconds) if told is None else Patience(self.wait_seconds, told)
 
 
 def quiet_libraries(root: Path) -> None:

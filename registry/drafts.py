@@ -21,7 +21,7 @@ from registry.compat import check
 from registry.database import Database
 from registry.errors import InvalidArtifact, NotFound, RegistryError, StoreFailed
 from registry.files import FoundFile, remove_tree, scan, sync_directory, translated
-from registry.leases import Leases
+from registry.leases import NO_WAIT, Leases, Patience
 from registry.store import Store
 
 log = logging.getLogger("tuneline.registry")
@@ -184,12 +184,15 @@ class Draft:
 
 
 @contextmanager
-def opened(workshop: Workshop, key: str, stage: str, holds: Iterable[str]) -> Iterator[Draft]:
+def opened(
+    workshop: Workshop, key: str, stage: str, holds: Iterable[str], patience: Patience = NO_WAIT
+) -> Iterator[Draft]:
     """A draft under a lease on `key`; checkpoints that the same key's last draft left are in it.
 
-    The lease keeps the content of the artifacts in `holds`. Raises Conflict when a live process has it.
+    The lease keeps the content of the artifacts in `holds`. Raises Held when a live process has the lease for
+    longer than patience lasts.
     """
-    token = workshop.leases.acquire(key, stage, holds)
+    token = workshop.leases.wait_for(key, stage, holds, patience)
     try:
         workshop.point("leased")
         draft = Draft(workshop, key, token)
