@@ -80,3 +80,9 @@ def command_name() -> str:
 def as_typed(text: str) -> str:
     """`text` with the commands in it, in backticks or after a colon, as `command_name` has them."""
     return _COMMAND.sub(lambda _: command_name(), text)
+
+
+def markdown_cell(text: str) -> str:
+    """Text that Markdown shows as it is, in one line, such as a table's cell."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in plain(text))
+    return " ".join(escaped.split())
