@@ -88,7 +88,7 @@ def junit_error(title: str, words: str) -> str:
 
 def markdown_error(title: str, words: str) -> str:
     """A summary of a gate that came to no decision."""
-    return f"## No decision\n\n{_cell(title)}\n\n- {_cell(words)}\n\nNothing was recorded.\n"
+    return f"## No decision\n\n{markdown_cell(title)}\n\n- {markdown_cell(words)}\n\nNothing was recorded.\n"
 
 
 def _document(suites: ElementTree.Element) -> str:

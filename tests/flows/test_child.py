@@ -181,20 +181,6 @@ def test_what_stands_by_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     _ends_with_its_parent(code, str(tmp_path / "log"))
 
 
-def test_prefect_server_ends_when_its_parent_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    code = (
-        "import psutil, signal, sys; from pathlib import Path\n"
-        "from flows.prefect_server import prefect_server\n"
-        "with prefect_server(Path(sys.argv[1])):\n"
-        "    print(psutil.Process().children()[0].pid, flush=True); signal.pause()"
-    )
-    _ends_with_its_parent(code, str(tmp_path / "log"))
-
-
 def _waiting(stand_by: StandBy) -> subprocess.Popen[bytes]:
     assert stand_by._waiting is not None
     return stand_by._waiting.child
