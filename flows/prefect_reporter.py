@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -70,8 +70,10 @@ class Reporter:
         self.ended = False
 
     async def hear(self, event: str, values: dict[str, Any]) -> None:
-        """Pass one event on."""
-        await getattr(self, f"_on_{event}")(**values)
+        """Pass one event on; nothing more of a run whose beginning did not get through."""
+        self.ended = event == "end"
+        if event == "run" or self._run is not None:
+            await getattr(self, f"_on_{event}")(**values)
 
     async def killed(self) -> None:
         """The run is gone without having said how it ended."""
@@ -120,9 +122,10 @@ class Reporter:
             await self._client.set_task_run_state(stage, _state(state), force=True)
 
     async def _on_end(self, state: dict[str, str], markdown: str) -> None:
-        with _logged("the report"):
+        try:
             await self._publish(key="report", type="markdown", data=markdown)
-        await self._finish(state)
+        finally:
+            await self._finish(state)
 
     async def _publish(self, **artifact: Any) -> UUID:
         # Not by the client's own method, which also tells of it as an event, through a server of its own.
@@ -135,7 +138,6 @@ class Reporter:
         await self._client.request("PATCH", "/artifacts/{id}", path_params={"id": artifact}, json=changed)
 
     async def _finish(self, state: dict[str, str]) -> None:
-        self.ended = True
         if self._run is not None:
             await self._client.set_flow_run_state(self._run, _state(state), force=True)
         if self._in_parent is not None:
@@ -169,14 +171,6 @@ def _state(values: dict[str, str]) -> State[Any]:
     return State[Any].model_validate(values)
 
 
-@contextlib.contextmanager
-def _logged(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception:
-        log.exception("Prefect was not told of %s", what)
-
-
 @contextlib.asynccontextmanager
 async def _connected() -> AsyncIterator[PrefectClient]:
     if PREFECT_API_URL.value():
@@ -202,24 +196,32 @@ def _listen(loop: asyncio.AbstractEventLoop, heard: asyncio.Queue[bytes]) -> Non
     loop.call_soon_threadsafe(heard.put_nowait, b"")
 
 
-async def main() -> None:
-    """Pass on what standard input says until it ends."""
+async def main() -> int:
+    """Pass on what standard input says until it ends; 1 where something did not get through."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     listener = (asyncio.get_running_loop(), heard)
     threading.Thread(target=_listen, args=listener, daemon=True).start()
     async with _connected() as client:
-        reporter = Reporter(client)
-        with _logged("runs that were killed"):
-            await end_the_dead(client)
+        reporter, failed = Reporter(client), await _failed(end_the_dead(client))
         while line := await heard.get():
             values = json.loads(line)
-            with _logged(values["event"]):
-                await reporter.hear(values.pop("event"), values)
+            failed |= await _failed(reporter.hear(values.pop("event"), values))
         if not reporter.ended:
-            await reporter.killed()
+            failed |= await _failed(reporter.killed())
+    return int(failed)
+
+
+async def _failed(telling: Coroutine[Any, Any, None]) -> bool:
+    """Whether it failed; the log has why, and the next telling may get through."""
+    try:
+        await telling
+    except Exception:
+        log.exception("Prefect was not told")
+        return True
+    return False
 
 
 if __name__ == "__main__":
     os.nice(5)  # the run's stages come first
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    asyncio.run(main())
+    sys.exit(asyncio.run(main()))
