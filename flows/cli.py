@@ -21,7 +21,7 @@ EXIT_CODES = """exit codes:
   2  the gate has not enough evidence
   3  invalid input; the message says what to change
   4  internal error; --debug shows where
-  130  interrupted; the next run resumes"""
+  130  interrupted, by Ctrl-C or SIGTERM; the same command again goes on from there"""
 
 REFERENCE = "an id, its first 6 or more digits, NAME@VERSION or a channel"
 
