@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flows.ladder.ladder import Figure, Ladder, Rung
 
-HEAD = ("Form", "Against", "KL", "Same top", "Flips", "Perplexity", "Answers changed")
+HEAD = ("Form", "Against", "KL", "Same top", "Flips", "Perplexity", "Answers")
 
 
 def ladder_cells(rung: Rung) -> list[tuple[str, str]]:
-    """(value, interval) of mean KL, its 99th percentile, same top token, flips, perplexity, changes."""
+    """(value, interval) of mean KL, its 99th percentile, same top token, flips, perplexity ratio, answers."""
     found = rung.figures
     flips = found.get("flips")
     return [

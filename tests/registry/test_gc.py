@@ -31,7 +31,6 @@ from tests.registry import servers
 from tests.registry.places import Place, only
 from tests.reliability.gc import lost
 from tests.reliability.publish import answer, in_background, in_child, killer
-from tests.seconds import seconds
 
 Publish = Callable[..., Artifact]
 Key = Callable[[str], str]
@@ -417,7 +416,7 @@ class TestDeletions:
         def late(store: Store, digests: Any) -> None:
             first()
             thread.start()
-            deadline = time.monotonic() + seconds(30)
+            deadline = time.monotonic() + 30
             while thread.is_alive() and not waiting.is_set() and time.monotonic() < deadline:
                 thread.join(0.02)
             really(store, digests)
@@ -484,7 +483,7 @@ class TestDeletions:
             assert self.made(place, publish) == made
             waited = time.monotonic() - begun
             # What the dead process asked of an object store may still arrive there; on a disk nothing can.
-            assert waited > 1 if combination == "sqlite-s3" else waited < seconds(1)
+            assert waited > 1 if combination == "sqlite-s3" else waited < 1
             assert registry.verify(made) == []
             sweep(registry)
             assert blobs(registry) == set()
@@ -508,7 +507,7 @@ class TestDeletions:
         def hook(point: str) -> None:
             if point == "gc deleting":
                 marked.set()
-                go.wait(seconds(30))
+                go.wait(30)
 
         delete = Store.delete
 
@@ -521,7 +520,7 @@ class TestDeletions:
                 sweep(sweeping)
 
         child = in_background(collect_and_die)
-        assert marked.wait(seconds(30))
+        assert marked.wait(30)
         really, ended = Store.missing, list[int]()
 
         def look(store: Store, entries: Any) -> Any:
@@ -557,7 +556,7 @@ class TestDeletions:
         made = publish(registry, "one")
         sweep(registry)
         (blob,) = made.manifest.files.values()
-        theirs = {"host": "elsewhere", "pid": 1, "pid_started": 0.0, "expires": time.time() + seconds(1)}
+        theirs = {"host": "elsewhere", "pid": 1, "pid_started": 0.0, "expires": time.time() + 1}
         with registry._database.write() as connection:
             connection.execute(insert(schema.deletions), {"sha256": blob.sha256, **theirs})
             assert deletions.mark(connection, [blob.sha256], False)[0] == []

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.reliability import switches
-from tests.seconds import seconds
 
 UNGUARDED = """
 import sys
@@ -26,9 +25,7 @@ sys.exit(switches.main())
 
 
 def run(root: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=seconds(300)
-    )
+    done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=300)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
