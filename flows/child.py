@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
+from serving.cores import thread_environment
 from stages.contract import Parent
 from stages.errors import StageError, StageKilled
 from stages.run import resident_peak
@@ -165,14 +166,11 @@ def run_in_child(
 
 
 def child_environment() -> dict[str, str]:
-    """The child's environment: this tree importable from anywhere, and threads that wait without spinning.
-
-    With its default, GNU OpenMP is 5 to 14 times slower as soon as another process wants a core.
-    """
+    """The child's environment: this tree importable from anywhere, and the threads that this machine has."""
     inherited = os.environ.get("PYTHONPATH")
     return {
-        "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
+        **thread_environment(),
         "PYTHONPATH": f"{_TREE}{os.pathsep}{inherited}" if inherited else _TREE,
     }
 

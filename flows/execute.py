@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import signal
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.arithmetic import settle
+from flows.arithmetic import Arithmetic, settle
 from flows.child import StandBy
 from flows.errors import FlowError
 from flows.gates.channel import refuse_other_policy
 from flows.gates.gate import EXIT_CODES
+from flows.prefect_view import ParentFlow, PrefectView
 from flows.progress_view import ProgressView
 from flows.recipe import Recipe
-from flows.report.report import RunReport, StageRow, write_html
-from flows.runs import PAGE, REPORT, begin
+from flows.report.report import RunReport, write_html
 from flows.settings import Settings, quiet_libraries
 from registry import Registry
 from registry.errors import RegistryError
@@ -41,46 +44,72 @@ class Result:
     error: BaseException | None
 
 
-def execute(recipe: Recipe, settings: Settings) -> Result:
-    """Check resources, run the lifecycle flow, write the report. Never raises for a stage's failure.
+def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None) -> Result:
+    """Check resources, run the lifecycle, write the report. Never raises for a stage's failure.
 
-    Before anything starts, raises `InsufficientResources`, and `Usage` for a gate that is not the policy of
-    the channel it promotes to.
+    `parent`: the Prefect flow run that it is a part of. Before anything starts, raises
+    `InsufficientResources`, and `Usage` for a gate that is not the policy of the channel it promotes to.
     """
-    shape = describe_base(recipe.base.source)
-    recipe, arithmetic = settle(recipe, shape, settings)
-    refuse_shortfalls(recipe, shape, settings.root)
-    quiet_libraries(settings.root)
+    with ProgressView() as view:
+        view.note(f"{recipe.name}: looking at what is known and what is needed (home: {settings.root})")
+        shape = describe_base(recipe.base.source)
+        recipe, arithmetic = settle(recipe, shape, settings)
+        refuse_shortfalls(recipe, shape, settings.root)
+        quiet_libraries(settings.root)
+        registry = Registry.open(
+            settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
+        )
+        if recipe.gate is not None and recipe.promote is not None:
+            refuse_other_policy(registry, recipe.promote.channel, recipe.gate)
+        return _run(recipe, registry, view, arithmetic, parent)
+
+
+def _run(
+    recipe: Recipe,
+    registry: Registry,
+    view: ProgressView,
+    arithmetic: Arithmetic | None,
+    parent: ParentFlow | None,
+) -> Result:
     from flows.lifecycle import lifecycle
-    from flows.prefect_server import prefect_server
     from flows.report.summary import Outcome, report
-    from flows.step import Run
+    from flows.step import Run, failed_row
 
     started, clock = datetime.now(UTC), time.monotonic()
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-    folder = settings.root / "runs" / run_id
-    registry = Registry.open(
-        settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
-    )
-    if recipe.gate is not None and recipe.promote is not None:
-        refuse_other_policy(registry, recipe.promote.channel, recipe.gate)
-    lock = begin(folder, recipe.name, started)
-    with ProgressView() as view, StandBy(folder / "logs" / "stand-by.log") as stand_by:
-        run, outcome, error = Run(registry, view, folder, stand_by, arithmetic), Outcome(), None
+    folder = registry.home / "runs" / run_id
+    prefect = PrefectView(folder / "logs" / "prefect.log", parent)
+    prefect.run(recipe.name, run_id)
+    with StandBy(folder / "logs" / "stand-by.log") as stand_by:
+        run, outcome, error = Run(registry, view, folder, stand_by, arithmetic, prefect), Outcome(), None
         try:
-            with prefect_server(folder / "logs" / "prefect.log"):
+            with _terminable():
                 lifecycle(recipe, run, outcome)
         except (Exception, KeyboardInterrupt) as caught:
             error = caught
-            if not any(row.state == "failed" for row in run.rows):
-                run.rows.append(StageRow("run", "run", None, "failed", 0.0, None, str(caught)))
+            if not any(row.state in ("failed", "interrupted") for row in run.rows):
+                run.rows.append(failed_row("run", "run", 0.0, caught))
     found = report(run, outcome, recipe.name, run_id, started, time.monotonic() - clock)
-    html, code = folder / PAGE, _exit_code(error, outcome.verdict)
+    html = folder / "report.html"
     write_html(found, html)
-    document = {**as_json(found), "exit_code": code}
-    (folder / REPORT).write_text(json.dumps(document, indent=1), encoding="utf-8")
-    os.close(lock)
-    return Result(found, html, code, error)
+    (folder / "report.json").write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
+    prefect.close(found, html)
+    return Result(found, html, _exit_code(error, outcome.verdict), error)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Within the block SIGTERM is an interruption as Ctrl-C is, unless somebody else handles it already."""
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def refuse_shortfalls(recipe: Recipe, shape: ModelShape, root: Path) -> None:

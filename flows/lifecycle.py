@@ -6,13 +6,10 @@ A step asks the registry first; only what it does not know yet is done.
 
 from __future__ import annotations
 
-from prefect import flow
-
 from flows.apart import apart, measure_live
 from flows.arbitration import merge
 from flows.deployment import deploy
 from flows.ladder.rungs import Rungs
-from flows.prefect_view import shown_in_prefect
 from flows.promote import Offer, judge, promote
 from flows.recipe import Recipe
 from flows.report.summary import Outcome
@@ -20,14 +17,8 @@ from flows.step import Run
 from stages.quantize import GptqConfig
 
 
-@flow(name="lifecycle", flow_run_name="{recipe.name}", validate_parameters=False, persist_result=False)
 def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
-    """One run as a Prefect flow. `outcome` fills as it goes: a run that failed half-way is reported too."""
-    with shown_in_prefect(run, outcome):
-        _lifecycle(recipe, run, outcome)
-
-
-def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
+    """One run. `outcome` fills as it goes: a run that failed half-way is reported too."""
     base = outcome.base = run.step("resolve", recipe.base, "resolve base")
     data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base)
 
@@ -59,17 +50,34 @@ def _lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
         outcome.resident, offers["adapter"] = apart(run, recipe.adapter, rungs, adapter, **known)
         outcome.measured(recipe.adapter.label, offers["adapter"].model, offers["adapter"].evaluation)
 
+    references = {"base": Offer(base, before), "tuned": Offer(adapter, tuned), "merged": offers["merged"]}
+    _serve(recipe, run, outcome, rungs, offers, references)
+
+
+def _serve(
+    recipe: Recipe,
+    run: Run,
+    outcome: Outcome,
+    rungs: Rungs,
+    offers: dict[str, Offer],
+    references: dict[str, Offer],
+) -> None:
     if recipe.gate is None or recipe.promote is None:
         return
     offer, channel = offers[recipe.promote.candidate], recipe.promote.channel
-    verdict = outcome.verdict = judge(
-        run, recipe.gate, channel, offer,
-        baseline=Offer(base, before),
-        parent=Offer(adapter, tuned) if offer is offers.get("adapter") else offers["merged"],
-        measure=lambda live: measure_live(run, rungs, live, **known),
-    )  # fmt: skip
-    if not verdict.passed:
-        return
-    outcome.channel = promote(run, channel, offer, verdict)
+    assert outcome.base is not None
+    assert outcome.dataset is not None
+    known = {"base": outcome.base, "dataset": outcome.dataset}
+    while outcome.channel is None:  # again where somebody else moved the channel in between
+        seen = run.registry.channels.get(channel)
+        verdict = outcome.verdict = judge(
+            run, recipe.gate, channel, offer, seen,
+            baseline=references["base"],
+            parent=references["tuned" if offer is offers.get("adapter") else "merged"],
+            measure=lambda live: measure_live(run, rungs, live, **known),
+        )  # fmt: skip
+        if not verdict.passed:
+            return
+        outcome.channel = promote(run, channel, offer, verdict, seen)
     if recipe.deploy is not None:
-        outcome.endpoint = deploy(run, recipe.deploy, channel, offer, base, data)
+        outcome.endpoint = deploy(run, recipe.deploy, channel, offer, outcome.base, outcome.dataset)

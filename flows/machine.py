@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from serving.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def machine(folder: Path = Path()) -> Machine:
 
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     memory = min(psutil.virtual_memory().available, _container_memory())
-    return Machine(int(memory), shutil.disk_usage(existing).free, len(os.sched_getaffinity(0)), _cuda())
+    return Machine(int(memory), shutil.disk_usage(existing).free, usable_cores(), _cuda())
 
 
 _CGROUPS = (

@@ -45,18 +45,24 @@ def pin(source: str, repo_type: str) -> str:
 
 
 def _pin_path(path: Path) -> str:
+    path = path.expanduser()
     if not path.exists():
         raise InvalidInput(f"{path} does not exist; give the path of an existing file or folder")
     return f"{path.name}@{tree_digest(path)}"
 
 
 def tree_digest(path: Path) -> str:
-    """sha256 of a file, or over the sorted relative names and contents of a folder."""
+    """sha256 of a file, or over the sorted relative names and contents of a folder.
+
+    Hidden files are no part of it: a download's record of its time, a file manager's notes.
+    """
     if path.is_file():
         return _file_digest(path)
     whole = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        whole.update(f"{file.relative_to(path).as_posix()}\0{_file_digest(file)}\n".encode())
+        name = file.relative_to(path)
+        if not any(part.startswith(".") for part in name.parts):
+            whole.update(f"{name.as_posix()}\0{_file_digest(file)}\n".encode(errors="surrogateescape"))
     return whole.hexdigest()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from flows.wording import duration, plain, size
@@ -76,6 +76,7 @@ class ProgressView:
         self._rates: dict[str, Rate] = {}
         self._pending: str | None = None
         self._written: float | None = None
+        self._waited: float | None = None
         self._task: TaskID | None = None
         self._live: Progress | None = _live(self._console, clock) if self._console.is_interactive else None
 
@@ -90,15 +91,44 @@ class ProgressView:
             if self._live:
                 self._live.stop()
 
+    def note(self, words: str) -> None:
+        """Say something that is about the run, and not about how far a stage is."""
+        with self._lock:
+            self._line(plain(words))
+
+    def looking(self, label: str) -> None:
+        """`label` is looked up, which is quick unless its sources are large; a log hears what comes of it."""
+        with self._lock:
+            self._close()
+            if self._live:
+                self._begin(label)
+
     def stage(self, label: str) -> None:
         """`label` runs from now on."""
         with self._lock:
-            self._close()
-            self._label, self._rates = plain(label), {}
-            if self._live:
-                self._task = self._live.add_task(self._label, total=None, counted="", eta="", figures="")
-            else:
+            self._begin(label)
+            if self._live is None:
                 self._line(f"{self._label}: started")
+
+    def waiting(self, why: str) -> None:
+        """The stage waits; called again and again while it does."""
+        with self._lock:
+            if self._label is None:
+                return
+            if self._live and self._task is not None:
+                self._live.update(self._task, total=None, counted=f"waiting: {plain(why)}")
+            elif self._waited is None or self._clock() - self._waited >= _WINDOW:
+                self._line(f"{self._label}: waiting: {plain(why)}")
+                self._waited = self._clock()
+
+    def _begin(self, label: str) -> None:
+        if self._label != plain(label):
+            self._close()
+        self._label, self._rates = plain(label), {}
+        if self._live and self._task is None:
+            self._task = self._live.add_task(self._label, total=None, counted="", eta="", figures="")
+        elif self._live and self._task is not None:
+            self._live.update(self._task, total=None, counted="", eta="", figures="")
 
     def update(self, event: Mapping[str, Any]) -> None:
         """Show an event of the running stage."""
@@ -125,7 +155,7 @@ class ProgressView:
                 self._plain_update(", ".join(filter(None, [counted, *named, left])))
 
     def finished(self, label: str, seconds: float, peak_bytes: int | None, state: str) -> None:
-        """`label` came to its end: state `ran`, `reused`, `failed` or `skipped`."""
+        """`label` came to its end: state `ran`, `reused`, `failed`, `interrupted` or `skipped`."""
         with self._lock:
             self._close()
             self._line(f"{plain(label)}: {_ending(seconds, peak_bytes, state)}")
@@ -143,10 +173,17 @@ class ProgressView:
             self._line(self._pending)
         if self._live and self._task is not None:
             self._live.remove_task(self._task)
-        self._label = self._pending = self._written = self._task = None
+        self._label = self._pending = self._written = self._waited = self._task = None
 
     def _line(self, words: str) -> None:
         self._console.print(Text(words), soft_wrap=True, highlight=False)
+
+
+class _Elapsed(ProgressColumn):
+    """How long the stage has been under way."""
+
+    def render(self, task: Task) -> Text:
+        return Text(duration(task.elapsed or 0.0), style="dim")
 
 
 def _live(console: Console, clock: Callable[[], float]) -> Progress:
@@ -154,6 +191,7 @@ def _live(console: Console, clock: Callable[[], float]) -> Progress:
         SpinnerColumn(),
         TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=20),
+        _Elapsed(),
         TextColumn("{task.fields[counted]}", markup=False),
         TextColumn("{task.fields[figures]}", markup=False),
         TextColumn("{task.fields[eta]}", style="dim", markup=False),
@@ -174,4 +212,6 @@ def _ending(seconds: float, peak_bytes: int | None, state: str) -> str:
         return "reused from the registry"
     if state == "failed":
         return f"FAILED after {duration(seconds)}"
+    if state == "interrupted":
+        return f"interrupted after {duration(seconds)}"
     return state

@@ -12,6 +12,7 @@ from flows.report.rows import StageRow
 from flows.step import Run
 from registry import Artifact
 from registry.channels import Channel
+from registry.errors import Conflict
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ def judge(
     policy: GatePolicy,
     channel: str,
     offer: Offer,
+    current: Channel | None,
     *,
     baseline: Offer,
     parent: Offer,
@@ -34,12 +36,11 @@ def judge(
 ) -> Verdict:
     """Compare `offer` with the quantized base, its own merged parent and what is live; record the decision.
 
-    `measure` evaluates the channel's current artifact on the same items. The decision names the channel's
-    current artifact as its baseline (the base model while the channel is empty): that is what it may replace.
-    A channel without a policy takes over that of the first decision that moves it, whatever was decided about
-    it before. Raises `Usage` if it has another one.
+    `current` is the channel as it is seen now; `measure` evaluates its artifact on the same items. The
+    decision names that artifact as its baseline (the base model while the channel is empty): that is what it
+    may replace. A channel without a policy takes over that of the first decision that moves it, whatever was
+    decided about it before. Raises `Usage` if it has another one.
     """
-    current = run.registry.channels.get(channel)
     live = run.registry.get(current.artifact_id) if current else None
     evaluations = {
         "candidate": offer.evaluation, "baseline": baseline.evaluation, "parent": parent.evaluation,
@@ -57,19 +58,23 @@ def judge(
     return run.task("gate", "gate", work)
 
 
-def promote(run: Run, channel: str, offer: Offer, verdict: Verdict) -> Channel:
-    """Move `channel` to the offered artifact on a passing verdict; nothing moves if it is there already."""
+def promote(run: Run, channel: str, offer: Offer, verdict: Verdict, seen: Channel | None) -> Channel | None:
+    """Move `channel` to the offered artifact on a passing verdict; nothing moves if it is there already.
 
-    def work() -> tuple[Channel, StageRow]:
-        current = run.registry.channels.get(channel)
-        if current is not None and current.artifact_id == offer.model.id:
-            return current, StageRow(
-                f"promote to {channel}", "promote", offer.model.id, "reused", 0.0, None, ""
-            )
-        moved = run.registry.channels.move(
-            channel, offer.model.id, current.generation if current else 0, decision_id=verdict.id
-        )
+    None where somebody else moved it since it was `seen`: the verdict is about what was live before.
+    """
+    label = f"promote to {channel}"
+
+    def work() -> tuple[Channel | None, StageRow]:
+        if seen is not None and seen.artifact_id == offer.model.id:
+            return seen, StageRow(label, "promote", offer.model.id, "reused", 0.0)
+        generation = seen.generation if seen else 0
+        try:
+            moved = run.registry.channels.move(channel, offer.model.id, generation, decision_id=verdict.id)
+        except Conflict:
+            why = "somebody else moved it meanwhile; the gate judges again, against what is live now"
+            return None, StageRow(label, "promote", None, "skipped", 0.0, None, why)
         note = f"generation {moved.generation}"
-        return moved, StageRow(f"promote to {channel}", "promote", offer.model.id, "ran", 0.0, None, note)
+        return moved, StageRow(label, "promote", offer.model.id, "ran", 0.0, None, note)
 
-    return run.task("promote", f"promote to {channel}", work)
+    return run.task("promote", label, work)

@@ -14,8 +14,11 @@ from flows.settings import Settings, quiet_libraries
 quiet_libraries(Settings().root)
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings at import)
+from prefect.context import FlowRunContext  # noqa: E402
+from prefect.states import Completed, State  # noqa: E402
 
-from flows.execute import EXPECTED, Result, execute  # noqa: E402
+from flows.execute import EXPECTED, execute  # noqa: E402
+from flows.prefect_view import ParentFlow  # noqa: E402
 from flows.recipe import load  # noqa: E402
 
 log = logging.getLogger("tuneline.retrain")
@@ -26,28 +29,40 @@ class RetrainFailed(FlowError):
 
 
 @flow(name="retrain", persist_result=False)
-def retrain(recipes: list[str], overrides: list[str] | None = None) -> dict[str, str]:
+def retrain(recipes: list[str], overrides: list[str] | None = None) -> State[dict[str, str]]:
     """Run each recipe, one tenant's failure not stopping the next; returns recipe → how it ended.
 
-    A gate that does not pass is a result (the channel stays where it is), not a failure.
-    Raises `RetrainFailed` at the end if a recipe could not be run to its gate.
+    A gate that does not pass is a result (the channel stays where it is), not a failure; the flow run's
+    state is named after it. Raises `RetrainFailed` at the end if a recipe could not be run to its gate.
     """
     ended = {recipe: _one(recipe, overrides or ()) for recipe in recipes}
-    failed = [f"{recipe}: {words}" for recipe, words in ended.items() if words.startswith("error")]
+    failed = [f"{recipe}: {how}" for recipe, how in ended.items() if how.startswith("error")]
     if failed:
         raise RetrainFailed("; ".join(failed))
-    return ended
+    words = "; ".join(f"{recipe}: {how}" for recipe, how in ended.items())
+    stayed = [recipe for recipe, how in ended.items() if not how.startswith(("gate: pass;", "no gate;"))]
+    name = f"No pass for {', '.join(stayed)}" if stayed else "Completed"
+    return Completed(name=name, message=words, data=ended)
 
 
 def _one(recipe: str, overrides: Sequence[str]) -> str:
     try:
-        result: Result = execute(load(recipe, overrides), Settings())
+        result = execute(load(recipe, overrides), Settings(), _parent())
     except EXPECTED as error:
         return f"error: {error}"
     except Exception as error:  # a defect of ours in one recipe is no reason to leave the others alone
         log.exception("recipe %s", recipe)
         return f"error: {type(error).__name__}: {error} (a defect: its trace is in the log)"
+    if isinstance(result.error, KeyboardInterrupt):
+        raise result.error  # it was meant for the whole, not for this recipe
     if result.error is not None:
         return f"error: {result.error}"
-    verdict = result.report.gate["verdict"] if result.report.gate else "no gate"
-    return f"gate: {verdict}; report: {result.html}"
+    gate = f"gate: {result.report.gate['verdict']}" if result.report.gate else "no gate"
+    return f"{gate}; report: {result.html}"
+
+
+def _parent() -> ParentFlow | None:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return None
+    return ParentFlow(str(context.flow_run.id), str(context.client.api_url))

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from flows.errors import Usage
+if TYPE_CHECKING:
+    from registry.errors import Held
+    from registry.leases import Patience
 
 
 class Settings(BaseSettings):
     """Where Tuneline keeps things. Recipes hold none of this, and no secret."""
 
-    model_config = SettingsConfigDict(env_prefix="TUNELINE_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TUNELINE_", frozen=True)
 
-    home: Path = Field(
-        default=Path(".tuneline"),
-        description="registry, content store, logs and reports; default: the nearest .tuneline in this "
-        "folder or above it, else a new one here",
-    )
+    home: Path = Field(default=Path(".tuneline"), description="registry, content store, logs and reports")
     database_url: str | None = Field(
         default=None, description="postgresql://USER@HOST/DATABASE for teams; default: SQLite in the home"
     )
@@ -35,6 +34,10 @@ class Settings(BaseSettings):
         description="what can be made again, such as this machine's measured speed; default: "
         "$XDG_CACHE_HOME/tuneline or ~/.cache/tuneline",
     )
+    wait_seconds: float = Field(
+        default=86_400.0, ge=0,
+        description="how long to wait for another process that makes the same result; 0: not at all",
+    )  # fmt: skip
     signing_key: Path | None = Field(
         default=None,
         description="EC P-256 private key (PEM) for gate decisions and exports; default: the registry's own",
@@ -45,37 +48,18 @@ class Settings(BaseSettings):
 
     @property
     def root(self) -> Path:
-        """The home, absolute. Raises `Usage` where there can be none."""
-        try:
-            if not self.named and (above := _nearest(Path.cwd(), self.home)) is not None:
-                return above
-            return self.home.expanduser().resolve()
-        except (OSError, RuntimeError) as error:  # a loop of links, no such user, a folder that is gone
-            raise Usage(f"TUNELINE_HOME={self.home} names no folder: {error}") from None
-
-    @property
-    def named(self) -> bool:
-        """Whether the user said which home."""
-        return "home" in self.model_fields_set
-
-    @property
-    def found_above(self) -> bool:
-        """Whether the home is that of a folder above this one."""
-        return not self.named and self.root.parent != Path.cwd()
+        return self.home.expanduser().resolve()
 
     @property
     def cache_folder(self) -> Path:
         standard = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tuneline"
         return (self.cache or standard).expanduser()
 
+    def patience(self, told: Callable[[Held, float], None] | None = None) -> Patience:
+        """How long to wait for another process; by default the log says for whom."""
+        from registry.leases import Patience  # brings SQLAlchemy, which the settings do without
 
-def _nearest(folder: Path, name: Path) -> Path | None:
-    """The nearest home of this user, from `folder` upward; another user's is passed over, as git does."""
-    for one in (folder, *folder.parents):
-        with contextlib.suppress(OSError):
-            if (one / name).is_dir() and (one / name).stat().st_uid == os.getuid():
-                return (one / name).resolve()
-    return None
+        return Patience(self.wait_seconds) if told is None else Patience(self.wait_seconds, told)
 
 
 def quiet_libraries(root: Path) -> None:

@@ -1,4 +1,7 @@
-"""The one Prefect task: find a stage's result in the registry, or draft it, run it in a child, commit it."""
+"""One step of a run: find a stage's result in the registry, or draft it, run it in a child, commit it.
+
+Each step is a task in Prefect, which is told of it and decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from flows.arithmetic import Arithmetic, as_asked
 from flows.child import StandBy, run_in_child
 from flows.pin import pinned
 from flows.plain import as_parent
+from flows.planning.earlier import this_machine
+from flows.prefect_view import PrefectView
 from flows.progress_view import ProgressView
-from flows.report.report import StageRow
+from flows.report.rows import StageRow
+from flows.settings import Settings
+from flows.wording import duration
 from registry import Artifact, Registry
 from registry.artifacts import Parentage, Relation, memo_key
+from registry.errors import Held
 from stages.compatible import require_compatible
 from stages.contract import Facts, Parent, toolchain
 from stages.run import stage_module
@@ -57,30 +62,30 @@ class Run:
     folder: Path
     stand_by: StandBy | None = None
     arithmetic: Arithmetic | None = None
+    prefect: PrefectView | None = None
     rows: list[StageRow] = field(default_factory=list)
 
     def step(self, stage: str, config: BaseModel, label: str, **parents: Artifact) -> Artifact:
-        """The result of `stage`, from the registry or made now, as a Prefect task of that label."""
+        """The result of `stage`, from the registry or made now, as a step of that label."""
         return self.task(stage, label, lambda: self._find_or_make(stage, config, label, parents))
 
     def task(self, stage: str, label: str, work: Callable[[], tuple[T, StageRow]]) -> T:
-        """Run `work` as a Prefect task; keep its row, also when it fails."""
-
-        def recorded() -> T:
-            started = time.monotonic()
-            try:
-                result, row = work()
-            except BaseException as error:
-                why = str(error) or "interrupted; the same command again goes on from here"
-                row = StageRow(label, stage, None, "failed", time.monotonic() - started, None, why)
-                raise
-            finally:
-                self.rows.append(row)
-                self.view.finished(label, row.seconds, row.peak_bytes, row.state)
-            return result
-
-        named = task(recorded, name=stage, task_run_name=label, cache_policy=NO_CACHE, persist_result=False)
-        return named()
+        """Run `work`, shown as `label` in the terminal and in Prefect; keep its row, also when it fails."""
+        started = time.monotonic()
+        self.view.looking(label)
+        if self.prefect is not None:
+            self.prefect.stage(stage, label)
+        try:
+            result, row = work()
+        except BaseException as error:
+            row = failed_row(label, stage, time.monotonic() - started, error)
+            raise
+        finally:
+            self.rows.append(row)
+            self.view.finished(label, row.seconds, row.peak_bytes, row.state)
+            if self.prefect is not None:
+                self.prefect.ended(row)
+        return result
 
     def _find_or_make(
         self, stage: str, config: BaseModel, label: str, parents: Mapping[str, Artifact]
@@ -92,12 +97,16 @@ class Run:
         if (found := self.registry.find(key)) is not None:
             return found, StageRow(label, stage, found.id, "reused", time.monotonic() - started, None, "")
         self.view.stage(label)
-        with self.registry.draft(key, stage, holds=[parent.id for parent in parents.values()]) as draft:
+        others, needed = _Others(self.view), [parent.id for parent in parents.values()]
+        with self.registry.draft(key, stage, needed, others.patience) as draft:
             if (found := self.registry.find(key)) is not None:  # another run made it meanwhile
-                return found, StageRow(label, stage, found.id, "reused", time.monotonic() - started, None, "")
+                seconds = time.monotonic() - started
+                return found, StageRow(label, stage, found.id, "reused", seconds, None, others.note)
+            if others.note:
+                self.view.stage(label)
             execution = run_in_child(
                 stage, {role: self.parent(p) for role, p in parents.items()}, config, draft.path,
-                self.log(label), _Watch(self.view, draft.touch, label), self.stand_by,
+                self.log(label), _Watch(self.view, self.prefect, draft.touch), self.stand_by,
             )  # fmt: skip
             facts = Facts.model_validate(execution.facts)
             artifact = draft.commit(
@@ -115,6 +124,7 @@ class Run:
                 execution={
                     "seconds": execution.seconds,
                     "peak_bytes": execution.peak_bytes,
+                    "machine": this_machine(),
                     "started": datetime.fromtimestamp(execution.started, UTC).isoformat(),
                 },
             )
@@ -132,22 +142,38 @@ class Run:
 
 
 class _Watch:
-    """Passes progress on to the terminal and, every few seconds, to the lease and to Prefect."""
+    """Passes progress on to the terminal and to Prefect and, every few seconds, renews the lease."""
 
-    def __init__(self, view: ProgressView, touch: Callable[[], None], label: str, every: float = 5.0) -> None:
-        self.view, self.touch, self.label, self.every = view, touch, label, every
-        self.told = time.monotonic()
-        self.artifact: Any = None
+    def __init__(
+        self, view: ProgressView, prefect: PrefectView | None, touch: Callable[[], None], every: float = 5.0
+    ) -> None:
+        self.view, self.prefect, self.touch, self.every = view, prefect, touch, every
+        self.touched = time.monotonic()
 
     def __call__(self, event: dict[str, Any]) -> None:
         self.view.update(event)
-        if time.monotonic() - self.told < self.every:
-            return
-        self.told = time.monotonic()
-        self.touch()
-        if event.get("total"):
-            percent = min(100.0, 100.0 * event["done"] / event["total"])
-            if self.artifact is None:
-                self.artifact = create_progress_artifact(progress=percent, description=self.label)
-            else:
-                update_progress_artifact(self.artifact, progress=percent)
+        if self.prefect is not None:
+            self.prefect.progress(event)
+        if time.monotonic() - self.touched >= self.every:
+            self.touched = time.monotonic()
+            self.touch()
+
+
+class _Others:
+    """Waits for whoever makes the same result already, and says who."""
+
+    def __init__(self, view: ProgressView) -> None:
+        self.view, self.note = view, ""
+        self.patience = Settings().patience(self._told)
+
+    def _told(self, held: Held, waited: float) -> None:
+        self.view.waiting(f"{held.holder} makes the same")
+        self.note = f"waited {duration(waited)} for {held.holder}"
+
+
+def failed_row(label: str, stage: str, seconds: float, error: BaseException) -> StageRow:
+    """The row of what ended with `error`, which may be an interruption."""
+    if isinstance(error, KeyboardInterrupt):
+        why = "interrupted; the same command again goes on from here"
+        return StageRow(label, stage, None, "interrupted", seconds, None, why)
+    return StageRow(label, stage, None, "failed", seconds, None, str(error) or type(error).__name__)

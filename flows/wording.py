@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import shlex
+import shutil
+import sys
 import unicodedata
+from pathlib import Path
+
+_COMMAND = re.compile(r"(?:(?<=`)|(?<=: ))tuneline(?= [a-z])")
 
 
 def duration(seconds: float) -> str:
@@ -54,3 +62,27 @@ def plain(text: str) -> str:
         elif category != "Cc" and character not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":
             kept.append(character)
     return "".join(kept)
+
+
+def command_name() -> str:
+    """How this command can be typed again where it was typed: `tuneline`, or `.venv/bin/tuneline` where the
+    shell finds no other or another one under that name.
+    """
+    typed = sys.argv[0]
+    if Path(typed).name != "tuneline" or os.sep not in typed:
+        return "tuneline"
+    found = shutil.which("tuneline")
+    if found is not None and os.path.realpath(found) == os.path.realpath(typed):
+        return "tuneline"
+    return shlex.quote(typed)
+
+
+def as_typed(text: str) -> str:
+    """`text` with the commands in it, in backticks or after a colon, as `command_name` has them."""
+    return _COMMAND.sub(lambda _: command_name(), text)
+
+
+def markdown_cell(text: str) -> str:
+    """Text that Markdown shows as it is, in one line, such as a table's cell."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in plain(text))
+    return " ".join(escaped.split())

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, sel
 from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, Record, Relation, canonical
 from registry.database import now
 from registry.errors import InvalidArtifact, NotFound
-from registry.processes import here
+from registry.processes import here, this_host
 from registry.schema import artifacts, channels, content_events, edges, executions, keys, names
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -83,9 +83,9 @@ def publish(
     bound = (keys.c.key == key) & (keys.c.artifact_id == artifact_id)
     if connection.execute(select(keys.c.key).where(bound)).first() is None:
         connection.execute(insert(keys), {"key": key, "artifact_id": artifact_id, "created": at})
-    connection.execute(
-        insert(executions), {"artifact_id": artifact_id, "key": key, "host": here(), **execution}
-    )
+    host = {"host": f"{here()} {execution['machine']}".rstrip()}
+    run = {name: value for name, value in execution.items() if name != "machine"}
+    connection.execute(insert(executions), {"artifact_id": artifact_id, "key": key, **host, **run})
     published = by_id(connection, artifact_id)
     assert published is not None
     return published
@@ -193,6 +193,18 @@ def runs(connection: Connection, artifact_id: str) -> list[Execution]:
     return [
         Execution.model_validate({field: getattr(row, field) for field in Execution.model_fields})
         for row in connection.execute(query)
+    ]
+
+
+def runs_here(connection: Connection, stage: str, machine: str, limit: int) -> list[tuple[Artifact, float]]:
+    """What a stage made on this host, recorded under that name of the machine, and in how many seconds; the
+    latest first."""
+    made, host = executions.c.artifact_id, executions.c.host
+    mine = host.startswith(f"{this_host()} ", autoescape=True) & host.endswith(f" {machine}", autoescape=True)
+    query = select(made, executions.c.seconds).join(artifacts, made == artifacts.c.id)
+    query = query.where((artifacts.c.stage == stage) & mine).order_by(executions.c.sequence.desc())
+    return [
+        (existing(connection, id_), seconds) for id_, seconds in connection.execute(query.limit(limit)).all()
     ]
 
 

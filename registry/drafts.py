@@ -21,7 +21,7 @@ from registry.compat import check
 from registry.database import Database
 from registry.errors import InvalidArtifact, NotFound, RegistryError, StoreFailed
 from registry.files import FoundFile, remove_tree, scan, sync_directory, translated
-from registry.leases import Leases
+from registry.leases import NO_WAIT, Leases, Patience
 from registry.store import Store
 
 log = logging.getLogger("tuneline.registry")
@@ -84,8 +84,9 @@ class Draft:
     ) -> catalog.Artifact:
         """Publish the files below `path` but for `checkpoints/`; returns what the key stands for from now on.
 
-        `execution` has `seconds`, `peak_bytes` (or None) and `started` (ISO 8601). Raises InvalidArtifact for
-        files or facts that break the rules, NotFound for an unknown parent, Collected for one whose files are
+        `execution` has `seconds`, `peak_bytes` (or None), `started` (ISO 8601), and `machine`, if the caller
+        has a name for it beside the host's (see `Registry.executions_here`). Raises InvalidArtifact for files
+        or facts that break the rules, NotFound for an unknown parent, Collected for one whose files are
         gone, Incompatible for one with another base, StoreFull or StoreFailed for the disk, Conflict when the
         lease was lost. After any of these nothing is visible.
         """
@@ -183,12 +184,15 @@ class Draft:
 
 
 @contextmanager
-def opened(workshop: Workshop, key: str, stage: str, holds: Iterable[str]) -> Iterator[Draft]:
+def opened(
+    workshop: Workshop, key: str, stage: str, holds: Iterable[str], patience: Patience = NO_WAIT
+) -> Iterator[Draft]:
     """A draft under a lease on `key`; checkpoints that the same key's last draft left are in it.
 
-    The lease keeps the content of the artifacts in `holds`. Raises Conflict when a live process has it.
+    The lease keeps the content of the artifacts in `holds`. Raises Held when a live process has the lease for
+    longer than patience lasts.
     """
-    token = workshop.leases.acquire(key, stage, holds)
+    token = workshop.leases.wait_for(key, stage, holds, patience)
     try:
         workshop.point("leased")
         draft = Draft(workshop, key, token)
@@ -274,6 +278,7 @@ def _checked_execution(execution: Mapping[str, Any]) -> dict[str, Any]:
             "seconds": float(execution["seconds"]),
             "peak_bytes": None if peak is None else int(peak),
             "started": started,
+            "machine": str(execution.get("machine", "")),
         }
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidArtifact(

@@ -9,12 +9,14 @@ RegistryError                 anything below; has an exit code for the command l
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
 ├── Collected                 an artifact whose files were removed to free space (exit code 3)
 ├── Corrupt                   stored bytes differ from their digest
-├── Conflict                  somebody else moved the channel or holds the lease
+├── Conflict                  somebody else moved the channel, or took the lease over
+│   └── Held                  a live process works on the same key
 ├── GateRequired              a channel move without a passing gate decision or a waiver
 ├── StoreFull                 the disk has no room; nothing was written
 └── StoreFailed               the disk or the database answered with an error; nothing became visible
-    └── StoreRefused          the system lets this user not read or write there (exit code 3)
 """
+
+from __future__ import annotations
 
 
 class RegistryError(Exception):
@@ -59,6 +61,31 @@ class Conflict(RegistryError):
     exit_code = 4
 
 
+class Held(Conflict):
+    """A live process works on the key. `since` and `until` are ISO 8601 in UTC."""
+
+    def __init__(self, *, stage: str, key: str, pid: int, host: str, since: str, until: str) -> None:
+        self.stage, self.key, self.pid, self.host, self.since = stage, key, pid, host, since
+        super().__init__(
+            f"stage {stage} for key {key[:12]} is being worked on by {self.holder} (lease until {until}); "
+            "wait for it or stop that process, then run the same command again"
+        )
+
+    @property
+    def holder(self) -> str:
+        """Who works on it and since when."""
+        return f"pid {self.pid} on host {self.host} since {self.since[:19]}"
+
+    def after(self, waited: float) -> Held:
+        """The same, once somebody has waited for so many seconds."""
+        self.args = (
+            f"stage {self.stage} for key {self.key[:12]} is still being worked on by {self.holder} after "
+            f"{waited:.0f} s of waiting (TUNELINE_WAIT_SECONDS sets the limit); wait for it or stop that "
+            "process, then run the same command again",
+        )
+        return self
+
+
 class GateRequired(RegistryError):
     exit_code = 1
 
@@ -69,7 +96,3 @@ class StoreFull(RegistryError):
 
 class StoreFailed(RegistryError):
     exit_code = 4
-
-
-class StoreRefused(StoreFailed):
-    exit_code = 3

@@ -7,10 +7,12 @@ Applications, ch. 8), and the publishing transaction checks it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,15 +20,39 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from registry import content
 from registry.database import Database, now
-from registry.errors import Conflict, RegistryError
+from registry.errors import Conflict, Held, RegistryError
 from registry.processes import alive, here, started
 from registry.schema import leases
+
+log = logging.getLogger("tuneline.registry")
+
+_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between looks at a lease that somebody else holds; the last one again and again."""
 
 _GIVEN_UP: set[tuple[str, int, str]] = set()
 """Key, token and time of leases that this process gave back while the database could not be written.
 
 Else it would be told, until the lease runs out, that it is at work itself, when it tries again.
 """
+
+
+def _log_once(held: Held, waited: float) -> None:
+    if not waited:
+        log.warning("waiting: %s", held)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a key that a live process works on, and who is told meanwhile.
+
+    `told` hears, at each look, who holds the key and for how many seconds this process waited, 0 at first.
+    """
+
+    seconds: float
+    told: Callable[[Held, float], None] = _log_once
+
+
+NO_WAIT = Patience(0.0)
 
 
 class Leases:
@@ -38,7 +64,7 @@ class Leases:
         self.seconds = seconds
 
     def acquire(self, key: str, stage: str, holds: Iterable[str] = ()) -> int:
-        """Take the lease, also from a dead or expired holder; returns its token. A live holder: Conflict.
+        """Take the lease, also from a dead or expired holder; returns its token. A live holder: Held.
 
         The content of the artifacts in `holds` (ids) stays in the store while the lease is held; where it was
         collected already: Collected.
@@ -60,12 +86,27 @@ class Leases:
                 token = 1
                 connection.execute(insert(leases), {"key": key, "token": token, **mine})
             elif is_held(row):
-                raise Conflict(_who_holds(row))
+                raise _held(row)
             else:
                 token = int(row.token) + 1
                 connection.execute(update(leases).where(leases.c.key == key), {"token": token, **mine})
         self._acquired[key, token] = str(mine["acquired"])
         return token
+
+    def wait_for(self, key: str, stage: str, holds: Iterable[str] = (), patience: Patience = NO_WAIT) -> int:
+        """`acquire`, once whoever has the lease gave it back or died. Raises Held when patience ends."""
+        held, began, looks = list(holds), time.monotonic(), 0
+        while True:
+            try:
+                return self.acquire(key, stage, held)
+            except Held as by:
+                waited = time.monotonic() - began if looks else 0.0
+                if waited >= patience.seconds:
+                    raise (by.after(waited) if looks else by) from None
+                patience.told(by, waited)
+                pause = _PAUSES[min(looks, len(_PAUSES) - 1)]
+                time.sleep(min(pause, patience.seconds - waited))
+                looks += 1
 
     def renew(self, key: str, token: int) -> None:
         """Extend the lease. Raises Conflict when somebody else has it by now."""
@@ -81,7 +122,7 @@ class Leases:
         row = _row(connection, key)
         raise Conflict(
             f"the lease on key {key[:12]} (token {token}) is lost"
-            + (f": {_who_holds(row)}" if row is not None and row.host is not None else " and was released")
+            + (f": {_held(row)}" if row is not None and row.host is not None else " and was released")
             + "; nothing was published: stop this run, and run the recipe again to use the other's result"
         )
 
@@ -115,10 +156,8 @@ def is_held(row: Row[Any]) -> bool:
     return row.host != here() or alive(row.pid, row.pid_started)
 
 
-def _who_holds(row: Row[Any]) -> str:
-    until = datetime.fromtimestamp(row.expires, UTC).isoformat(timespec="seconds")
-    return (
-        f"stage {row.stage} for key {row.key[:12]} is being worked on by pid {row.pid} on host "
-        f"{row.host.split(' ')[0]} since {row.acquired[:19]} (lease until {until}); "
-        "wait for it or stop that process, then run the same command again"
-    )
+def _held(row: Row[Any]) -> Held:
+    return Held(
+        stage=row.stage, key=row.key, pid=row.pid, host=row.host.split(" ")[0], since=row.acquired,
+        until=datetime.fromtimestamp(row.expires, UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip

@@ -20,12 +20,18 @@ def here() -> str:
     A host is its name and, since names repeat, its machine id; both outlast a reboot, after which a pid that
     was at work is known to be gone.
     """
+    parts = [this_host()]
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def this_host() -> str:
+    """The host's name and a digest of its machine id, whatever the pid namespace."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         # The id itself is not for others to see (machine-id(5)); a digest tells machines apart as well.
         parts.append(hashlib.sha256(b"tuneline " + _MACHINE.read_bytes()).hexdigest()[:12])
-    with suppress(OSError):
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
 
 

@@ -20,7 +20,7 @@ from registry.endpoints import Endpoints
 from registry.errors import InvalidArtifact
 from registry.files import translated
 from registry.gates import Gates
-from registry.leases import Leases
+from registry.leases import NO_WAIT, Leases, Patience
 from registry.outcomes import Outcomes
 from registry.rollouts import Rollouts
 from registry.serving_state import ServingState
@@ -110,15 +110,18 @@ class Registry:
             drafts.sweep(self._workshop, key)
         return found
 
-    def draft(self, key: str, stage: str, holds: Iterable[str] = ()) -> AbstractContextManager[Draft]:
+    def draft(
+        self, key: str, stage: str, holds: Iterable[str] = (), patience: Patience = NO_WAIT
+    ) -> AbstractContextManager[Draft]:
         """A directory to write the result for `key` into, under a lease; see `Draft.commit`.
 
         The lease keeps the content of the artifacts in `holds` (ids), which the work reads, from being
-        collected. Raises Conflict when a live process works on the key.
+        collected. While a live process works on the key this waits, and raises Held when patience ends.
+        Whoever waited looks with `find` first: the other may have made the result.
         """
         if not _KEY.fullmatch(key):
             raise InvalidArtifact(f"{key[:80]!r} is no memo key; expected the sha256 that memo_key() returns")
-        return drafts.opened(self._workshop, key, stage, holds)
+        return drafts.opened(self._workshop, key, stage, holds, patience)
 
     def get(self, ref: str) -> Artifact:
         """The artifact of an id, a unique prefix of its id (6 digits or more), `name@version`, or a channel.
@@ -162,6 +165,12 @@ class Registry:
         """The runs that led to the artifact, oldest first."""
         with self._database.read() as connection:
             return catalog.runs(connection, artifact_id)
+
+    def executions_here(self, stage: str, machine: str, limit: int) -> list[tuple[Artifact, float]]:
+        """What a stage made on this host, recorded under that name of the machine, and in how many seconds;
+        the latest first."""
+        with self._database.read() as connection:
+            return catalog.runs_here(connection, stage, machine, limit)
 
     def serving_state(self) -> ServingState:
         """Channels, tenants, live keys and rollouts in force, of one moment: what a gateway goes by."""

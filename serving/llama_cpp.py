@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import socket
 import sys
 from pathlib import Path
 
+from serving.cores import thread_environment, usable_threads
 from serving.errors import EngineMissing, NotServable
 from serving.process import Launch
 
@@ -27,9 +27,9 @@ def launch(
     argv = [
         sys.executable, "-m", "serving.llama_cpp_child", "--model", str(file.resolve()), "--alias", alias,
         "--fd", str(listener.fileno()), "--context-length", str(context_length),
-        "--threads", str(threads or _usable_cores()),
+        "--threads", str(threads or usable_threads()),
     ]  # fmt: skip
-    return Launch(tuple(argv), fds=(listener.fileno(),))
+    return Launch(tuple(argv), thread_environment(), fds=(listener.fileno(),))
 
 
 def launch_resident(
@@ -56,14 +56,10 @@ def launch_resident(
     # llama.cpp makes its graphs anew for every adapter that comes; glibc would keep the old ones' memory,
     # which is a third of a small adapter's size
     return Launch(
-        (*plain.argv, *more), {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}, (*plain.fds, control.fileno())
+        (*plain.argv, *more),
+        {**plain.env, "MALLOC_MMAP_THRESHOLD_": str(1 << 17)},
+        (*plain.fds, control.fileno()),
     )
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _require_package() -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from serving.cores import thread_environment, usable_cores
 from serving.errors import EngineMissing, NotServable
 from serving.limits import VLLM_RANKS
 from serving.process import ROOT, Launch
@@ -100,6 +101,9 @@ def _launch(python: str, path: Path, alias: str, context_length: int, threads: i
         # compiling took longer than any patience when the cores were busy, and needs a compiler
         argv += ["--kv-cache-memory-bytes", str(CPU_CACHE_BYTES), "--enforce-eager"]
         env["TORCHDYNAMO_DISABLE"] = "1"
+        env["OMP_WAIT_POLICY"] = thread_environment()["OMP_WAIT_POLICY"]
+        if threads is None and usable_cores() < len(os.sched_getaffinity(0)):
+            threads = usable_cores()  # by itself vLLM takes a thread for each core, whatever the quota
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound to cores, two engines would share the first ones

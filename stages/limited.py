@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from serving.cores import thread_environment
 from stages.errors import InvalidInput, StageError
 
 MEBIBYTE = 1 << 20
@@ -67,7 +68,7 @@ def limited(function: str, argument: Any, what: str, limits: Limits | None = Non
         child = subprocess.Popen(
             [sys.executable, "-m", "stages.limited"],
             stdin=subprocess.PIPE, stdout=output, stderr=errors, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": _tree()},
+            env={**os.environ, **thread_environment(), "PYTHONPATH": _tree()},
         )  # fmt: skip
         try:
             child.communicate(job + b"\n", limits.wall_seconds)

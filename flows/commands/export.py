@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flows.commands.home import home, open_registry
-from flows.commands.run import Reply, artifacts_verify
+from flows.commands.run import Reply, artifacts_verify, open_registry
 from flows.errors import Usage
-from flows.wording import short
+from flows.settings import Settings
+from flows.wording import command_name, short
 from registry import signing
 from registry.errors import NotFound
 
@@ -18,7 +18,7 @@ def export(arguments: argparse.Namespace) -> Reply:
     """Write an artifact and all that is known about it to a new directory, signed."""
     from flows.exchange.artifact_export import export
 
-    settings = home()
+    settings = Settings()
     key = signing.key_path(settings.root, arguments.key or settings.signing_key)
     with open_registry() as registry:
         done = export(registry, arguments.ref, arguments.out, key)
@@ -29,7 +29,8 @@ def export(arguments: argparse.Namespace) -> Reply:
         public = signing.public_path(key)
         if not public.is_file():
             print(f"The signer's public key: openssl pkey -in {key} -pubout -out {public}")
-        print(f"Check it anywhere: tuneline artifacts verify {done.out} --public-key {public}")
+        check = f"{command_name()} artifacts verify {done.out} --public-key {public}"
+        print(f"Check it anywhere: {check}")
 
     return document, show, 0
 

@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.home import made_home, open_registry
 from flows.errors import Usage
 from flows.settings import Settings
 from flows.wording import duration, short, size
+from registry import Registry
 from registry.errors import Collected, NotFound
 
 LOG_WIDTH = 110
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> Reply:
     from flows.recipe import load
     from flows.report.report import render_terminal
 
-    result = execute(load(arguments.recipe, arguments.set), made_home())
+    result = execute(load(arguments.recipe, arguments.set), Settings())
     if arguments.debug and result.error is not None:
         raise result.error
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
@@ -41,12 +41,16 @@ def run(arguments: argparse.Namespace) -> Reply:
 
 def check(arguments: argparse.Namespace) -> Reply:
     """Validate a recipe and estimate every stage's needs."""
+    from flows.arithmetic import with_compute_dtype
     from flows.estimate import describe_base, estimate, machine, shortfalls
+    from flows.planning.clock import clock_here, said_of_times
     from flows.recipe import load
 
-    recipe, here = load(arguments.recipe, arguments.set), machine(Settings().root)
+    settings = Settings()
+    recipe, here = load(arguments.recipe, arguments.set), machine(settings.root)
     shape = describe_base(recipe.base.source)
-    stages = estimate(recipe, shape, here)
+    clock = clock_here(shape, settings)
+    stages = estimate(with_compute_dtype(recipe, clock.rates.auto), shape, here, clock)
     missing = shortfalls(stages, here)
     document = {
         "recipe": recipe.model_dump(mode="json"),
@@ -67,6 +71,8 @@ def check(arguments: argparse.Namespace) -> Reply:
         ]
         print_table(f"{recipe.name}: valid; estimates", ("stage", "memory", "disk", "time", "note"), rows)
         console = Console()
+        for line in said_of_times([(s.stage, s.basis) for s in stages], clock.rates):
+            console.print(line, markup=False, highlight=False)
         for line in missing:
             console.print(f"Not enough: {line}", style="bold red", markup=False)
         if not missing:
@@ -93,6 +99,14 @@ def stage(arguments: argparse.Namespace) -> Reply:
         console.print_json(data=facts["metrics"])
 
     return document, show, 0
+
+
+def open_registry() -> Registry:
+    """The registry that the settings name."""
+    settings = Settings()
+    return Registry.open(
+        settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
+    )
 
 
 def artifacts_ls(arguments: argparse.Namespace) -> Reply:

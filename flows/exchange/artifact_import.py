@@ -14,6 +14,7 @@ from typing import Any
 from flows.errors import Usage
 from flows.exchange.bring_base import given_base, matched_base, refuse_contradiction, resolved
 from flows.exchange.import_findings import KINDS, RELATIONS, Findings, describe
+from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import Parentage, memo_key
 from registry.files import translated
@@ -108,7 +109,7 @@ def _publish(
     if (known := registry.find(key)) is not None:
         return _known(known, parent, found)
     started, clock = datetime.now(UTC), time.monotonic()
-    with registry.draft(key, STAGE, holds=[parent.id]) as draft:
+    with registry.draft(key, STAGE, [parent.id], Settings().patience()) as draft:
         if (known := registry.find(key)) is not None:
             return _known(known, parent, found)
         need_room(draft.path, sum(file.stat().st_size for file in sources.values()), "the import")

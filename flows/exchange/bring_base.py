@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from flows.child import run_in_child
 from flows.errors import Usage
 from flows.pin import pinned
+from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import BaseReference, memo_key
 from registry.compat import differing
@@ -46,7 +47,9 @@ def resolved(registry: Registry, config: BaseConfig, log: Path) -> Artifact:
     key = memo_key("resolve", resolve.VERSION, canonical, {}, tools)
     if (found := registry.find(key)) is not None:
         return found
-    with registry.draft(key, "resolve") as draft:
+    with registry.draft(key, "resolve", patience=Settings().patience()) as draft:
+        if (found := registry.find(key)) is not None:  # another process made it meanwhile
+            return found
         execution = run_in_child("resolve", {}, config, draft.path, log, lambda event: draft.touch())
         facts = Facts.model_validate(execution.facts)
         return draft.commit(

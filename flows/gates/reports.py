@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 from flows.gates.gate import Decision
 from flows.gates.rules import RuleResult
-from flows.wording import plain
+from flows.wording import markdown_cell, plain
 
 HEADLINES = {
     "pass": "Gate passed",
@@ -62,12 +62,12 @@ def junit(title: str, decision: Decision, recorded: str | None) -> str:
 
 def markdown(title: str, decision: Decision, recorded: str | None) -> str:
     """A summary for the page of a CI run."""
-    rows = [f"## {HEADLINES[decision.verdict]}", "", f"{_cell(title)}", ""]
+    rows = [f"## {HEADLINES[decision.verdict]}", "", f"{markdown_cell(title)}", ""]
     rows += ["| | rule | difference | interval | items | differ |", "|---|---|---|---|---|---|"]
     for rule in decision.rules:
         cells = (_word(rule), rule.rule, *_figures(rule))
-        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    rows += ["", *(f"- {_cell(rule.sentence)}" for rule in decision.rules), ""]
+        rows.append("| " + " | ".join(markdown_cell(cell) for cell in cells) + " |")
+    rows += ["", *(f"- {markdown_cell(rule.sentence)}" for rule in decision.rules), ""]
     rows.append(f"Decision `{recorded}`." if recorded else "Not recorded: the evidence is not in a registry.")
     return "\n".join(rows) + "\n"
 
@@ -88,7 +88,7 @@ def junit_error(title: str, words: str) -> str:
 
 def markdown_error(title: str, words: str) -> str:
     """A summary of a gate that came to no decision."""
-    return f"## No decision\n\n{_cell(title)}\n\n- {_cell(words)}\n\nNothing was recorded.\n"
+    return f"## No decision\n\n{markdown_cell(title)}\n\n- {markdown_cell(words)}\n\nNothing was recorded.\n"
 
 
 def _document(suites: ElementTree.Element) -> str:
@@ -119,9 +119,3 @@ def _counts(rule: RuleResult, decision: Decision) -> bool:
     """Whether a rule that does not pass stops the gate: not where another rule of its group passes."""
     group = {other.verdict for other in decision.rules if rule.group and other.group == rule.group}
     return rule.waived is None and ("pass" not in group or "invalid" in group)
-
-
-def _cell(text: str) -> str:
-    """Text that Markdown shows as it is, in one table cell."""
-    escaped = "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in plain(text))
-    return " ".join(escaped.split())

@@ -60,8 +60,8 @@ def _row(
         parts += _mark(index, kl, kl_of, y + 48, f"{rung.label}: KL {value}", FLOOR)
         parts.append(_value(kl_of(max(kl.value, FLOOR)), KL, y + 38, value))
     elif rung.kind == "endpoint" and rung.compared and rung.changed is not None:
-        same = f"{rung.compared - rung.changed} of {rung.compared} answers are the file's"
-        parts.append(_text("value", KL[0], y + 38, same))
+        changed = f"{rung.changed} of {rung.compared} answers changed"
+        parts.append(_text("value", KL[0], y + 38, changed))
     if (score := rung.score) is not None:
         value = f"{score.value:.1%}" if 0 <= score.low <= score.high <= 1 else f"{score.value:.3g}"
         parts += _mark(index, score, score_of, y + 48, f"{rung.label}: {rung.metric} {value}")

@@ -237,7 +237,7 @@ def endpoint(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
         return words, f"the engine renders chats differently than in training: {words}"
     if probe["same"] >= SAME_ANSWERS * probe["asked"]:
         return None
-    words = f"{probe['same']} of {probe['asked']} answers are those of the file"
+    words = f"{probe['asked'] - probe['same']} of {probe['asked']} answers are not those of the file"
     return words, f"the engine does not serve the file that was measured, or decodes otherwise: {words}"
 
 

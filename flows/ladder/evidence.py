@@ -58,7 +58,7 @@ def _trained_on(adapter: Artifact | None) -> str | None:
 def _failed(rows: list[StageRow]) -> Iterator[Evidence]:
     for row in rows:
         verb, _, what = row.label.partition(" ")
-        if row.state != "failed" or row.note.startswith("interrupted"):
+        if row.state != "failed":
             continue
         if row.stage in ("evaluate", "merge", "quantize", "deploy"):
             yield Evidence(row.label, _kind(row.stage, verb, what), stopped=row.note or "the stage failed")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flows.ladder.ladder import Figure, Ladder, Rung
 
-HEAD = ("Form", "Against", "KL", "Same top", "Flips", "Perplexity", "Answers")
+HEAD = ("Form", "Against", "KL", "Same top", "Flips", "Perplexity", "Answers changed")
 
 
 def ladder_cells(rung: Rung) -> list[tuple[str, str]]:
-    """(value, interval) of mean KL, its 99th percentile, same top token, flips, perplexity ratio, answers."""
+    """(value, interval) of mean KL, its 99th percentile, same top token, flips, perplexity, changes."""
     found = rung.figures
     flips = found.get("flips")
     return [

@@ -168,11 +168,17 @@ def interval_chart(
     return _picture(title, description, bottom + 38, parts)
 
 
-def picture_frame(title: str, description: str, width: float, height: float, body: str) -> str:
-    """An `svg` element with an accessible name and description around `body` (already escaped)."""
+def picture_frame(
+    title: str, description: str, width: float, height: float, body: str, fixed: bool = False
+) -> str:
+    """An `svg` element with an accessible name and description around `body` (already escaped).
+
+    It takes the width of its place, or with `fixed` its own, in CSS pixels.
+    """
+    own = f' style="width: {width:g}px"' if fixed else ""
     number = zlib.crc32(f"{title}{description}{body}".encode())
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img"{own} '
         f'aria-labelledby="svg{number}-t svg{number}-d"><title id="svg{number}-t">{svg_text(title)}</title>'
         f'<desc id="svg{number}-d">{svg_text(description)}</desc>{body}</svg>'
     )

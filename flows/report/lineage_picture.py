@@ -67,7 +67,10 @@ def lineage_picture(nodes: Sequence[LineageNode], edges: Sequence[LineageEdge]) 
         for edge in edges
     ]
     words = "; ".join(sentences) or "no artifact was made from another"
-    return picture_frame("Lineage of the artifacts", words, width, height, "".join(curves + boxes))
+    # At its own size: a run that ended early has one box, which would fill the page.
+    return picture_frame(
+        "Lineage of the artifacts", words, width, height, "".join(curves + boxes), fixed=True
+    )
 
 
 def reads_rows(edge: LineageEdge, known: Mapping[str, LineageNode]) -> bool:

@@ -16,7 +16,7 @@ from flows.ladder.rows import HEAD, terminal_rows
 from flows.report.lineage_picture import LineageEdge, LineageNode
 from flows.report.page import write_html
 from flows.report.rows import AnswerRow, ModelRow, RunReport, Score, StageRow, measured_on, tasks_of, verdict
-from flows.wording import duration, plain, short, size
+from flows.wording import as_typed, duration, plain, short, size
 
 __all__ = [
     "AnswerRow",
@@ -40,7 +40,7 @@ _NARROW = {*_RIGHT, "Stage", "State", "Artifact"}
 def render_terminal(report: RunReport, console: Console, html: Path | None = None) -> None:
     """Print the summary of a run; `html` is where its HTML report lies."""
     tone, words = verdict(report)
-    style = {"pass": "bold green", "done": "bold"}.get(tone, "bold red")
+    style = {"pass": "bold green", "done": "bold", "interrupted": "bold yellow"}.get(tone, "bold red")
     console.print()
     _say(console, f"{report.recipe}: {words}", style)
     _say(
@@ -48,15 +48,19 @@ def render_terminal(report: RunReport, console: Console, html: Path | None = Non
         f"run {report.run_id}, {report.started:%Y-%m-%d %H:%M %Z}, took {duration(report.seconds)}",
         "dim",
     )
-    _print_table(console, "Stages", *_stage_cells(report.stages))
+    if report.arithmetic is not None:
+        _say(console, report.arithmetic, "dim")
+    _print_table(console, "Stages", *stage_cells(report.stages))
     for row in report.stages:
         if row.state == "failed":
             _say(console, f"{row.label} failed{row.note and ': '}{row.note}", "bold red")
+        elif row.state == "interrupted":
+            _say(console, f"{row.label}: {row.note}", "yellow")
         elif row.note:
             _say(console, f"{row.label}: {row.note}", "dim")
     tasks = tasks_of(report)
     for start in range(0, len(tasks), _TASKS_PER_TABLE):
-        _print_table(console, "Models", *_model_cells(report.models, tasks[start : start + _TASKS_PER_TABLE]))
+        _print_table(console, "Models", *model_cells(report.models, tasks[start : start + _TASKS_PER_TABLE]))
     for line in measured_on(report):
         _say(console, line, "dim")
     _print_ladder(report, console)
@@ -67,7 +71,8 @@ def render_terminal(report: RunReport, console: Console, html: Path | None = Non
     _print_places(report, console, html)
 
 
-def _stage_cells(stages: Sequence[StageRow]) -> tuple[list[str], list[list[str]]]:
+def stage_cells(stages: Sequence[StageRow]) -> tuple[list[str], list[list[str]]]:
+    """The table of stages: its head and its rows."""
     head = ["Stage", "State", "Time", "Peak memory", "Artifact"]
     rows = [
         [row.label, row.state, duration(row.seconds), size(row.peak_bytes), short(row.artifact_id)]
@@ -76,7 +81,8 @@ def _stage_cells(stages: Sequence[StageRow]) -> tuple[list[str], list[list[str]]
     return head, rows
 
 
-def _model_cells(models: Sequence[ModelRow], tasks: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def model_cells(models: Sequence[ModelRow], tasks: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """The table of models with their scores on these tasks: its head and its rows."""
     counts = {task: {row.scores[task].n for row in models if task in row.scores} for task in tasks}
     common = {task: f" (n={n.pop()})" for task, n in counts.items() if len(n) == 1}
     head = ["Model", *(task + common.get(task, "") for task in tasks), "Size", "Bits/weight"]
@@ -150,7 +156,7 @@ def _print_table(
 
 
 def _say(console: Console, words: str, style: str = "") -> None:
-    console.print(_shown(console, words, style))
+    console.print(_shown(console, as_typed(words), style))
 
 
 def _shown(console: Console, words: str, style: str = "") -> Text:

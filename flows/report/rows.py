@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from flows.report.lineage_picture import LineageEdge, LineageNode
 
-State = Literal["ran", "reused", "failed", "skipped"]
-_VERDICTS = {
+State = Literal["ran", "reused", "failed", "interrupted", "skipped"]
+VERDICTS = {
     "pass": "Gate passed",
     "fail": "Gate failed",
     "insufficient": "Not enough evidence",
@@ -83,7 +83,8 @@ class RunReport:
     channel: `name`, `artifact_id`, `generation`; endpoint: `id`, `url`, `engine`; both may hold more;
     ladder: what `flows.ladder.ladder.Ladder` holds;
     resident: `artifact_id` and `name` of what an `engine` has to hold for the adapter apart, and the
-    `max_rank` that it has to be started for where that is not its own.
+    `max_rank` that it has to be started for where that is not its own;
+    arithmetic: in which type this machine computed and why, in words.
     """
 
     recipe: str
@@ -104,17 +105,19 @@ class RunReport:
     channel: Mapping[str, Any] | None = None
     ladder: Mapping[str, Any] | None = None
     resident: Mapping[str, Any] | None = None
+    arithmetic: str | None = None
 
 
 def verdict(report: RunReport) -> tuple[str, str]:
-    """(tone, words): the tone is a gate's verdict, or `failed` or `done`."""
-    failed = [row.label for row in report.stages if row.state == "failed"]
-    if failed:
-        return "failed", f"Failed at {', '.join(failed)}"
+    """(tone, words): the tone is a gate's verdict, or `failed`, `interrupted` or `done`."""
+    ended: dict[State, str] = {"failed": "Failed", "interrupted": "Interrupted"}
+    for state, word in ended.items():
+        if labels := [row.label for row in report.stages if row.state == state]:
+            return state, f"{word} at {', '.join(labels)}" if labels != ["run"] else word
     if report.gate is None:
         return "done", "Finished, without a gate"
     given = str(report.gate["verdict"])
-    return given, _VERDICTS.get(given, given)
+    return given, VERDICTS.get(given, given)
 
 
 def tasks_of(report: RunReport) -> list[str]:

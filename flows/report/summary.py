@@ -64,6 +64,7 @@ def report(
         channel=channel.model_dump(mode="json") if channel else None,
         ladder=ladder.model_dump(mode="json") if ladder else None,
         resident=_resident(outcome.resident),
+        arithmetic=run.arithmetic.sentence if run.arithmetic else None,
     )
 
 

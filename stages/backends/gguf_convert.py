@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serving.cores import usable_threads
 from stages.backends import llama_cpp_source
 from stages.backends.gguf_read import GgufDescription, read_gguf
 from stages.backends.llama_cpp_source import ConverterSource
@@ -214,7 +215,7 @@ def _quantize(source: Path, ftype: int, target: Path) -> None:
 
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = ftype
-    parameters.nthread = os.cpu_count() or 1
+    parameters.nthread = usable_threads()
     with _llama_log() as lines:
         failed = llama_cpp.llama_model_quantize(
             os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from serving.cores import usable_threads
 from stages.backends import gptq_calibration
 from stages.backends.arithmetic import effective
 from stages.backends.gptq_calibration import Calibration
@@ -173,7 +174,7 @@ def _compute_dtype(config: GptqConfig) -> str:
 
 def _load_library(scratch: Path) -> Any:
     # On fewer than three cores the library gives itself one worker and then waits for a second one.
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, usable_threads())))
     # The compiled packer needs a C++ compiler and a cache in the home directory; the result is the same.
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
     try:

@@ -7,7 +7,6 @@ own and shared, and the continuations of a context share the context's cells.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from llama_cpp._logger import set_verbose
 
 from serving import llama_low
+from serving.cores import usable_threads
 from serving.llama_amx import avoid_amx
 from serving.llama_low import Entry
 from stages.backends.token_lm import Row, TokenLM
@@ -62,7 +62,7 @@ class LlamaCppLM(TokenLM):
         params.n_ctx = 2 * self.max_length
         params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.n_seq_max = llama_cpp.llama_max_parallel_sequences()
-        params.n_threads = params.n_threads_batch = len(os.sched_getaffinity(0))
+        params.n_threads = params.n_threads_batch = usable_threads()
         params.kv_unified = True
         params.swa_full = True
         params.no_perf = True

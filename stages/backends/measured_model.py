@@ -16,6 +16,7 @@ import transformers
 from torch import nn
 
 from registry.errors import Incompatible
+from serving.cores import usable_threads
 from stages.backends.arithmetic import effective
 from stages.backends.chat import control_tokens, load_tokenizer
 from stages.backends.gptq_groups import require_group_size
@@ -179,7 +180,7 @@ def _linear4bit(network: nn.Module) -> Any:
 
 def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
     # On fewer than three cores the library gives itself one worker and then waits for a second one.
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, usable_threads())))
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
     import gptqmodel
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,14 @@ def length_figures(lengths: np.ndarray, max_length: int) -> dict[str, Any]:
     }
 
 
-def card(facts: Mapping[str, Any], source: str, settings: Mapping[str, Any], example: str) -> str:
-    """A Markdown data card, with the front matter by which `datasets` finds the splits."""
+def card(facts: Mapping[str, Any], settings: Mapping[str, Any], example: str) -> str:
+    """A Markdown data card, with the front matter by which `datasets` finds the splits.
+
+    The source is named without its folder: the card belongs to the data, whose id no place may change.
+    """
     rows, lengths, splits = facts["rows"], facts["tokens"], facts["splits"]
+    source = _placeless(settings["source"])
+    settings = {**settings, "source": source}
     parts = [
         _front_matter(facts["licence"]),
         "# Prepared dataset",
@@ -43,7 +49,8 @@ def card(facts: Mapping[str, Any], source: str, settings: Mapping[str, Any], exa
             ("accepted", rows["accepted"]),
         ]),
         "Rejected rows stand in `rejects.jsonl` with their line and the reason. "
-        "Short and ambiguous utterances and later lines are left out before they count as read.",
+        "Short, ambiguous and repeated utterances and later lines are left out before they count as read.",
+        *_unused(facts["unused_fields"]),
         "## Splits",
         "By distinct prompt: all rows with one prompt (normalized: case, white space, Unicode form) stand in "
         "one split.",
@@ -63,6 +70,22 @@ def card(facts: Mapping[str, Any], source: str, settings: Mapping[str, Any], exa
                [(f"`{name}`", f"`{value}`") for name, value in facts["source_hashes"].items()]),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _placeless(source: str) -> str:
+    scheme, _, rest = source.partition(":")
+    return f"path:{PurePath(rest).name}" if scheme == "path" else source
+
+
+def _unused(fields: Mapping[str, int]) -> list[str]:
+    if not fields:
+        return []
+    told = [(f"`{name}`", count) for name, count in fields.items()]
+    return [
+        "## Fields that are not used",
+        "No format reads them, so nothing of them is in the chats.",
+        _table(("field", "rows that have it"), told),
+    ]
 
 
 def _front_matter(licence: str | None) -> str:

@@ -33,8 +33,8 @@ def replies(records: Records, dropped: Counter[str]) -> Records:
 def topics(records: Records, wanted: Collection[str] | None, dropped: Counter[str]) -> Records:
     """Rows {prompt: an utterance, completion: {"topic": its file's name} as JSON}, each utterance once.
 
-    Drops and counts utterances of fewer than `MIN_WORDS` words and those that stand under several of
-    the wanted topics. All distinct utterances are held in memory (a corpus is a few files written by hand).
+    Drops and counts utterances of fewer than `MIN_WORDS` words, those that stand under several of the wanted
+    topics, and repetitions. All distinct utterances are held in memory (a corpus is a few files of text).
     Raises `InvalidInput` when a wanted topic is not in the corpus.
     """
     first: dict[str, tuple[str, str, str, int]] = {}
@@ -50,6 +50,8 @@ def topics(records: Records, wanted: Collection[str] | None, dropped: Counter[st
             continue
         for line in record.row["lines"]:
             key = normalized(line)
+            if key in first:
+                dropped["repeated_utterances"] += 1
             place = first.setdefault(key, (topic, line, record.file, record.line))
             if place[0] != topic:
                 ambiguous.add(key)

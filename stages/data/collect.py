@@ -10,15 +10,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import IO
 
-from stages.backends.chat import Tokenizer, control_tokens, encode_with_mask
+from stages.backends.chat import Tokenizer, control_tokens, encode_with_mask, render
 from stages.contract import progress
-from stages.data.formats import EXPECTED, detect, matches, to_messages
-from stages.data.record import Record, Records, RowError
+from stages.data.formats import EXPECTED, Messages, detect, matches, to_messages
+from stages.data.lengths import CHARACTERS, tokens_if_above
+from stages.data.record import Record, Records, RowError, named
 from stages.data.shelf import Checked, Shelf
 from stages.errors import InvalidInput
 
 _LOOKED_AT = 100
 _REPORTED = 1000  # rows between two reports of progress
+_NAMED = 40  # fields that are named; where names are data, there would be no end to them
+_OTHERS = "(other fields)"
 
 
 @dataclass
@@ -28,12 +31,17 @@ class Tally:
     read: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    unused: Counter[str] = field(default_factory=Counter)
+    """field → accepted rows in which it said something that no format uses"""
     first_rejects: list[str] = field(default_factory=list)
     too_long: array[int] = field(default_factory=lambda: array("I"))
 
 
 class RowCheck:
-    """Turns a record into a `Checked` row; raises `RowError` with the reason where it cannot."""
+    """Turns a record into a `Checked` row, counting in `unused` the fields that do not get into it.
+
+    Raises `RowError` with the reason where it cannot.
+    """
 
     def __init__(self, tokenizer: Tokenizer, format: str, system: str | None, max_length: int) -> None:
         self._tokenizer = tokenizer
@@ -43,15 +51,14 @@ class RowCheck:
         control = sorted(control_tokens(tokenizer).values(), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, control)) or r"(?!)")
 
-    def __call__(self, record: Record) -> Checked:
+    def __call__(self, record: Record, unused: Counter[str]) -> Checked:
         if record.row is None:
             raise RowError("malformed", record.error or "the row cannot be read")
-        messages = to_messages(self._format, record.row, self._system)
-        for number, message in enumerate(messages, 1):
-            # It would be tokenized as the real thing: a message could end its turn or open another's.
-            if found := self._control.search(message["content"]):
-                raise RowError("control_token", f"message {number} holds the control token {found[0]!r}")
+        unused.update(record.unread)
+        messages = to_messages(self._format, record.row, self._system, unused)
         try:
+            self._refuse_far_too_long(messages)
+            self._refuse_control_tokens(messages)
             ids, mask = encode_with_mask(self._tokenizer, messages)
         except InvalidInput as error:
             raise RowError("chat_template", str(error)) from error
@@ -61,10 +68,22 @@ class RowCheck:
             raise RowError("nothing_trainable", "no token of the rendered chat is the assistant's")
         return Checked(messages, len(ids), sum(mask))
 
+    def _refuse_far_too_long(self, messages: Messages) -> None:
+        if sum(len(m["content"]) for m in messages) > CHARACTERS * self._max_length:
+            text = render(self._tokenizer, messages)
+            if (tokens := tokens_if_above(self._tokenizer, text, self._max_length)) is not None:
+                raise TooLong(tokens, self._max_length, "about ")
+
+    def _refuse_control_tokens(self, messages: Messages) -> None:
+        for number, message in enumerate(messages, 1):
+            # It would be tokenized as the real thing: a message could end its turn or open another's.
+            if found := self._control.search(message["content"]):
+                raise RowError("control_token", f"message {number} holds the control token {found[0]!r}")
+
 
 class TooLong(RowError):
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__("too_long", f"{tokens} tokens, more than max_length {limit}")
+    def __init__(self, tokens: int, limit: int, about: str = "") -> None:
+        super().__init__("too_long", f"{about}{tokens} tokens, more than max_length {limit}")
         self.tokens = tokens
 
 
@@ -73,19 +92,25 @@ def pick_format(records: Records, format: str, source: str) -> tuple[str, Record
 
     Raises `InvalidInput` when there is no row at all, or none of the first has the fields needed.
     """
-    first = list(itertools.islice(records, _LOOKED_AT))
+    first: list[Record] = []
+    found = None
+    for record in itertools.islice(records, _LOOKED_AT):
+        first.append(record)
+        if record.row is None:
+            continue
+        if format == "auto":
+            found = detect(record.row)
+        elif matches(format, record.row):
+            found = format
+        if found:
+            break
     if not first:
         raise InvalidInput(f"{source} holds no rows; expected at least one")
-    rows = [record.row for record in first if record.row is not None]
-    if format == "auto":
-        found = next((name for row in rows if (name := detect(row))), None)
-    else:
-        found = format if any(matches(format, row) for row in rows) else None
-    if rows and found is None:
+    fields = next(([*map(named, r.row), *r.unread] for r in first if r.row is not None), None)
+    if fields is not None and found is None:
         expected = "; ".join(EXPECTED.values()) if format == "auto" else EXPECTED[format]
-        fields = ", ".join(map(str, rows[0])) or "(none)"
         raise InvalidInput(
-            f"{source}: the rows have the fields {fields}, which is not the "
+            f"{source}: the rows have the fields {', '.join(fields[:_NAMED]) or '(none)'}, which is not the "
             f"format {format!r}; expected {expected}: rename the fields, or declare another prepare.format"
         )
     return found or "messages", itertools.chain(first, records)
@@ -100,15 +125,24 @@ def collect(
     """
     for record in records:
         tally.read += 1
+        unused: Counter[str] = Counter()
         try:
-            shelf.add(check(record))
+            shelf.add(check(record, unused), record.file, record.line)
         except RowError as error:
             _reject(record, error, rejects, tally)
+        else:
+            _note(unused, tally.unused)
         if tally.read % _REPORTED == 0:
             progress(tally.read, None, "rows", accepted=len(shelf), rejected=tally.rejected.total())
         if len(shelf) == max_rows:
             break
-    progress(tally.read, tally.read, "rows", accepted=len(shelf), rejected=tally.rejected.total())
+    ignored = {"not_used": ", ".join(sorted(tally.unused)[:8])} if tally.unused else {}
+    progress(tally.read, tally.read, "rows", accepted=len(shelf), rejected=tally.rejected.total(), **ignored)
+
+
+def _note(unused: Counter[str], all_unused: Counter[str]) -> None:
+    for name in unused:
+        all_unused[name if name in all_unused or len(all_unused) < _NAMED else _OTHERS] += 1
 
 
 def _reject(record: Record, error: RowError, rejects: IO[str], tally: Tally) -> None:

@@ -1,8 +1,10 @@
-"""Exact and near duplicates among chats, in bounded memory and with the same result every time.
+"""Near duplicates among chats, in bounded memory and with the same result every time.
 
-Near duplicates: MinHash signatures (Broder 1997, "On the resemblance and containment of documents") of
-word 3-grams, candidates by banding (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", §3.4),
-each candidate pair confirmed by its true Jaccard similarity.
+Two rows are one where both what was asked and what was answered are nearly alike, in what is their own:
+an instruction, a system text or a template that many rows share (a frame) is no likeness, and whatever
+differs counts as a difference. Candidates come from MinHash signatures (Broder 1997, "On the resemblance and
+containment of documents") of word 3-grams outside of frames, by banding (Leskovec, Rajaraman, Ullman,
+"Mining of Massive Datasets", §3.4); each candidate pair is then compared exactly.
 """
 
 from __future__ import annotations
@@ -18,15 +20,21 @@ import numpy as np
 
 PERMUTATIONS = 128
 GRAM = 3
+FRAME = 5
+"""A 3-gram that as many rows have belongs to a frame. So five or more rows alike in all but a few words are
+all kept: a form that is filled in cannot be told from a text that is copied with changes."""
 COMPARED = 64
 """In a bucket with more rows than this, rows are compared with the first ones only."""
+ANSWERED = np.uint64(1 << 63)
+"""Set in the 3-grams of what was answered, clear in those of what was asked."""
 _FOUND = 0.99  # least probability that a pair at the threshold becomes a candidate
 _CHUNK = 65536
+_COUNTED = 2**22  # 3-grams that are counted at once: 32 MiB
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 
 
 def normalized(text: str) -> str:
-    """NFKC, case folded, white space collapsed: what counts as the same text."""
+    """NFKC, case folded, white space collapsed: what counts as the same words, and as the same prompt."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -49,34 +57,29 @@ def shingles(texts: Sequence[str]) -> np.ndarray:
 class NearDuplicates:
     """Collects rows on disk under `scratch`, then tells which have an earlier near duplicate.
 
-    Memory: 8 bytes a row while adding, about 32 a row in `duplicates`.
+    Memory: 8 bytes a row while adding; in `duplicates` about 32 a row, and what counting takes (100 MB).
     """
 
     def __init__(self, threshold: float, scratch: Path) -> None:
         self._threshold = threshold
-        self._paths = (scratch / "signatures", scratch / "shingles")
-        self._signatures, self._shingles = (path.open("wb") for path in self._paths)
+        self._scratch = scratch
+        self._shingles = (scratch / "shingles").open("wb")
         self._ends = array("Q", [0])
-        random = np.random.default_rng(0)
-        self._a = random.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-        self._b = random.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
 
     def close(self) -> None:
         """No row comes any more."""
-        self._signatures.close()
         self._shingles.close()
 
-    def add(self, texts: Sequence[str]) -> None:
-        """Add the next row."""
-        grams = shingles(texts)
-        # Multiply-shift hashing (Dietzfelbinger et al. 1997), one hash function a column.
-        hashed = (grams[:, None] * self._a + self._b) >> np.uint64(32)
-        self._signatures.write(hashed.min(axis=0).astype(np.uint32).tobytes())
+    def add(self, asked: Sequence[str], answered: Sequence[str]) -> None:
+        """Add the next row: what was said to the model, and what it says."""
+        grams = np.concatenate((
+            np.unique(shingles(asked) & ~ANSWERED), np.unique(shingles(answered) | ANSWERED)
+        ))  # fmt: skip
         self._shingles.write(grams.tobytes())
         self._ends.append(self._ends[-1] + len(grams))
 
     def duplicates(self) -> np.ndarray:
-        """bool of shape (rows,): True where an earlier row has a Jaccard similarity ≥ the threshold.
+        """bool of shape (rows,): True where an earlier row is alike by at least the threshold (`likeness`).
 
         To be called after `close`.
         """
@@ -84,30 +87,85 @@ class NearDuplicates:
         found = np.zeros(rows, dtype=bool)
         if rows < 2:
             return found
-        signatures = np.memmap(self._paths[0], np.uint32, "r", shape=(rows, PERMUTATIONS))
-        grams = np.memmap(self._paths[1], np.uint64, "r")
+        grams = np.memmap(self._scratch / "shingles", np.uint64, "r")
+        frames = shared_by_many(grams) if rows >= FRAME else np.empty(0, np.uint64)
+        signatures = self._signatures(grams, frames)
         width = rows_per_band(self._threshold)
         for start in range(0, PERMUTATIONS, width):
             for bucket in _buckets(_band_keys(signatures, start, width)):
-                self._compare(bucket, grams, found)
+                self._compare(bucket, grams, frames, found)
         return found
 
-    def _compare(self, bucket: np.ndarray, grams: np.ndarray, found: np.ndarray) -> None:
+    def _signatures(self, grams: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """uint32 of shape (rows, PERMUTATIONS), on disk."""
+        random = np.random.default_rng(0)
+        a = random.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        b = random.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
+        path = self._scratch / "signatures"
+        with path.open("wb") as file:
+            for row in range(len(self._ends) - 1):
+                whole = self._grams(row, grams)
+                own = whole[~_among(whole, frames)]
+                if not len(own):  # made of frames only: the same as another only if all of it is
+                    own = np.bitwise_xor.reduce(_mixed(whole), keepdims=True)
+                # Multiply-shift hashing (Dietzfelbinger et al. 1997), one hash function a column.
+                hashed = (own[:, None] * a + b) >> np.uint64(32)
+                file.write(hashed.min(axis=0).astype(np.uint32).tobytes())
+        return np.memmap(path, np.uint32, "r", shape=(len(self._ends) - 1, PERMUTATIONS))
+
+    def _compare(self, bucket: np.ndarray, grams: np.ndarray, frames: np.ndarray, found: np.ndarray) -> None:
         first = [self._grams(row, grams) for row in bucket[:COMPARED]]
         for place, row in enumerate(bucket[1:], 1):
             if found[row]:
                 continue
             own = first[place] if place < len(first) else self._grams(row, grams)
-            found[row] = any(_jaccard(own, other) >= self._threshold for other in first[:place])
+            found[row] = any(likeness(own, other, frames) >= self._threshold for other in first[:place])
 
     def _grams(self, row: int, grams: np.ndarray) -> np.ndarray:
         return np.asarray(grams[self._ends[row] : self._ends[row + 1]])
+
+
+def likeness(a: np.ndarray, b: np.ndarray, frames: np.ndarray) -> float:
+    """How alike two rows are, from 0 to 1: the lower of the likenesses of the questions and of the answers.
+
+    Each is a Jaccard similarity of 3-grams in which those that both rows have from a frame do not count;
+    those of a frame that one row has and the other has not do. All three arrays are sorted uint64.
+    """
+    cut_a, cut_b = np.searchsorted(a, ANSWERED), np.searchsorted(b, ANSWERED)
+    return min(_likeness(a[cut_a:], b[cut_b:], frames), _likeness(a[:cut_a], b[:cut_b], frames))
+
+
+def _likeness(a: np.ndarray, b: np.ndarray, frames: np.ndarray) -> float:
+    both = np.intersect1d(a, b, assume_unique=True)
+    framed = int(_among(both, frames).sum())
+    either = len(a) + len(b) - len(both) - framed
+    return (len(both) - framed) / either if either else 1.0
+
+
+def shared_by_many(grams: np.ndarray) -> np.ndarray:
+    """The values that stand at least `FRAME` times in `grams`, sorted: uint64. In bounded memory."""
+    parts = 1 << max(0, (len(grams) // _COUNTED).bit_length())
+    found = []
+    for part in range(parts):
+        chunks = (grams[low : low + _COUNTED] for low in range(0, len(grams), _COUNTED))
+        own = np.concatenate([c[(c & np.uint64(parts - 1)) == part] for c in chunks])
+        values, counts = np.unique(own, return_counts=True)
+        found.append(values[counts >= FRAME])
+    return np.sort(np.concatenate(found))
 
 
 def rows_per_band(threshold: float) -> int:
     """The widest band with which a pair at the threshold is still found with probability 0.99."""
     widths = (64, 32, 16, 8, 4, 2)
     return next((w for w in widths if 1 - (1 - threshold**w) ** (PERMUTATIONS // w) >= _FOUND), 1)
+
+
+def _among(values: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+    """bool of the shape of `values`: True where a value is in the sorted `ranked`."""
+    if not len(ranked):
+        return np.zeros(len(values), dtype=bool)
+    places = np.minimum(np.searchsorted(ranked, values), len(ranked) - 1)
+    return np.asarray(ranked[places] == values)
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
@@ -133,8 +191,3 @@ def _buckets(keys: np.ndarray) -> Iterator[Any]:
     edges = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1], [True])))
     for place in np.flatnonzero(np.diff(edges) > 1):
         yield order[edges[place] : edges[place + 1]]
-
-
-def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    shared = len(np.intersect1d(a, b, assume_unique=True))
-    return shared / (len(a) + len(b) - shared)

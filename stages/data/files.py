@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
-import shutil
-import tempfile
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from stages.data.json_stream import read_json
+from stages.data.json_values import Decoder
 from stages.data.record import MAX_ROW_BYTES, Record, Records, as_record
+from stages.data.tables import read_parquet, wanted_columns
 from stages.data.text import lines, opened
 from stages.errors import InvalidInput
 
-_PARQUET_ROWS = 1024
+_MAX_DEPTH = 100
+_MAX_CORPUS = 64 * 2**20  # bytes: YAML is parsed as a whole, into some 100 times its size
 
 
 def data_suffix(name: str) -> str:
@@ -33,11 +33,12 @@ def read_file(path: Path, name: str) -> Records:
 
 
 def _read_lines(path: Path, name: str) -> Records:
+    decoder = Decoder()
     for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
         try:
-            yield as_record(name, number, json.loads(line))
+            yield as_record(name, number, decoder.whole(line))
         except (ValueError, RecursionError) as error:
             yield Record(name, number, None, f"malformed JSON: {error}")
 
@@ -49,10 +50,10 @@ def _read_json(path: Path, name: str) -> Records:
 
 def _is_json_lines(path: Path) -> bool:
     with opened(path) as stream:
-        first, second = stream.readline(2**20), stream.readline(2**20)
+        begun = [line for line in stream.read(2**21).splitlines() if line.strip()]
     try:
-        return bool(second.strip()) and isinstance(json.loads(first), dict)
-    except ValueError:  # also UnicodeDecodeError, which the reader will place
+        return len(begun) > 1 and isinstance(Decoder().whole(begun[0].decode("utf-8-sig")), dict)
+    except (ValueError, RecursionError):  # also UnicodeDecodeError, which the reader will place
         return False
 
 
@@ -63,9 +64,14 @@ def _read_csv(path: Path, name: str) -> Records:
     first = next(content, "")
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(_chain(first, content), delimiter=delimiter, strict=True)
-    header = [field.strip() for field in next(reader, [])]
-    if len(set(header)) != len(header):
-        raise InvalidInput(f"{name}: the header names a column twice: {', '.join(header)}")
+    try:
+        header = [field.strip() for field in next(reader, [])]
+    except csv.Error as error:
+        raise InvalidInput(
+            f"{name}: line {reader.line_num}: the header is malformed CSV: {error}; expected the names of "
+            "the columns, separated by comma, semicolon or tab"
+        ) from error
+    wanted_columns(header, name)
     while True:
         number = reader.line_num + 1
         try:
@@ -88,35 +94,18 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-def _read_parquet(path: Path, name: str) -> Records:
-    import pyarrow
-    import pyarrow.parquet
-
-    with opened(path) as stream, tempfile.TemporaryFile() as unpacked:
-        source: IO[bytes] = stream
-        if path.suffix == ".gz":  # Parquet is read from its end, which a gzip stream cannot do
-            shutil.copyfileobj(stream, unpacked)
-            unpacked.seek(0)
-            source = unpacked
-        number = 0
-        try:
-            with pyarrow.parquet.ParquetFile(source) as table:
-                for batch in table.iter_batches(_PARQUET_ROWS):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield Record(name, number, row)
-        except pyarrow.ArrowException as error:
-            raise InvalidInput(f"{name}: not a readable Parquet file after row {number}: {error}") from error
-
-
 def _read_chatterbot(path: Path, name: str) -> Records:
     """Rows {topic, lines} of a chatterbot corpus file; texts stay as written ("1963" is no number)."""
     import yaml
 
+    with opened(path) as stream:
+        content = stream.read(_MAX_CORPUS + 1)
+    if len(content) > _MAX_CORPUS:
+        raise InvalidInput(f"{name}: exceeds {_MAX_CORPUS >> 20} MiB; split the corpus into smaller files")
     try:
-        with opened(path) as stream:
-            document = yaml.compose(stream, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _refuse_depth(content)
+        document = yaml.compose(io.BytesIO(content), Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{name}: malformed YAML: {' '.join(str(error).split())}") from error
     conversations = None
     if isinstance(document, yaml.MappingNode):
@@ -133,11 +122,22 @@ def _read_chatterbot(path: Path, name: str) -> Records:
             yield Record(name, number, None, "the conversation is not a list of lines")
 
 
+def _refuse_depth(content: bytes) -> None:
+    """PyYAML's composer calls itself for each level and overflows the stack, which ends the process."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(content, Loader=yaml.CSafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {_MAX_DEPTH} levels; a corpus has three")
+
+
 YAML = (".yml", ".yaml")
 READERS: dict[str, Callable[[Path, str], Records]] = {
     ".jsonl": _read_lines,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
     **dict.fromkeys(YAML, _read_chatterbot),
 }

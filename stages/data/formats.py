@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from stages.data.record import RowError
+from stages.data.fields import REFUSED_IN_ROW, REFUSED_IN_TURN, account, says_nothing
+from stages.data.record import RowError, named, shown
 
 Row = Mapping[str, Any]
 Messages = list[dict[str, str]]
@@ -16,6 +18,8 @@ _ROLES = {
     "bot": "assistant", "model": "assistant",
 }  # fmt: skip
 _PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("input", "output"))
+_INPUTS = ("input", "context")
+_OUTPUTS = ("output", "response")
 _SENDERS = ("sender", "speaker")
 _TEXTS = ("content", "text", "value")
 
@@ -23,7 +27,7 @@ EXPECTED = {
     "messages": "messages: a list of {role, content}",
     "sharegpt": "conversations: a list of {from, value}",
     "dialogue": "messages (or turns): a list of {sender, text}, or of lists of them",
-    "instruction": "instruction and output (input is optional)",
+    "instruction": "instruction and output or response (input or context, system and history are optional)",
     "prompt-completion": " or ".join(" and ".join(pair) for pair in _PAIRS),
 }
 """format → the fields that a row needs, for messages to the user."""
@@ -38,7 +42,7 @@ def matches(name: str, row: Row) -> bool:
     if name == "dialogue":
         return "messages" in row or "turns" in row
     if name == "instruction":
-        return "instruction" in row and "output" in row
+        return "instruction" in row and _first_key(row, _OUTPUTS) is not None
     return _pair(row) is not None
 
 
@@ -50,13 +54,13 @@ def detect(row: Row) -> str | None:
                  if matches(name, row)), None)  # fmt: skip
 
 
-def to_messages(name: str, row: Row, system: str | None) -> Messages:
+def to_messages(name: str, row: Row, system: str | None, unused: Counter[str]) -> Messages:
     """Messages of a row: roles system, user, assistant; the first may be the system's, the last answers.
 
-    `system` is put before rows that have no system message.
-    Raises `RowError` saying what is missing or wrong.
+    `system` is put before rows that have no system message. Fields that are not used are counted in `unused`.
+    Raises `RowError` saying what is missing or wrong, or which field cannot be used.
     """
-    messages = _READERS[name](row)
+    messages = _READERS[name](row, unused)
     if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
         messages = messages[1:]
     if system is not None and not (messages and messages[0]["role"] == "system"):
@@ -78,34 +82,46 @@ def _check(messages: Messages) -> None:
             raise RowError("empty_message", f"message {number} ({message['role']}) is empty")
 
 
-def _from_messages(row: Row) -> Messages:
-    return _turns(row, "messages", "role", "content")
+def _from_messages(row: Row, unused: Counter[str]) -> Messages:
+    turns = _turns(row.get("messages"), "messages", ("role",), ("content",), unused)
+    return _with_system(row, "messages", turns, unused)
 
 
-def _from_sharegpt(row: Row) -> Messages:
-    return _with_system(row, _turns(row, "conversations", "from", "value"))
+def _from_sharegpt(row: Row, unused: Counter[str]) -> Messages:
+    turns = _turns(row.get("conversations"), "conversations", ("from", "role"), ("value", "content"), unused)
+    return _with_system(row, "conversations", turns, unused)
 
 
-def _turns(row: Row, field: str, role_key: str, text_key: str) -> Messages:
+def _turns(
+    value: Any, field: str, roles: Sequence[str], texts: Sequence[str], unused: Counter[str]
+) -> Messages:
     messages = []
-    for turn in _list(row, field):
+    for number, turn in enumerate(_list(value, field), 1):
         if not isinstance(turn, Mapping):
             raise RowError("wrong_type", f"{field} holds a {_kind(turn)}, expected {EXPECTED['messages']}")
-        role = turn.get(role_key, turn.get("role"))
+        role_key, text_key = _first_key(turn, roles) or roles[0], _first_key(turn, texts) or texts[0]
+        role = turn.get(role_key)
         if not isinstance(role, str) or role not in _ROLES:
-            raise RowError("unsupported_role", f"the role {role!r} is not one of {', '.join(_ROLES)}")
-        messages.append(_message(_ROLES[role], turn.get(text_key, turn.get("content"))))
+            raise RowError("unsupported_role", f"the role {shown(role)} is not one of {', '.join(_ROLES)}")
+        account(turn, (role_key, text_key), REFUSED_IN_TURN, f"{field}[].", f"message {number}", unused)
+        messages.append(_message(_ROLES[role], turn.get(text_key)))
     return messages
 
 
-def _from_dialogue(row: Row) -> Messages:
+def _from_dialogue(row: Row, unused: Counter[str]) -> Messages:
     """Two people: whoever speaks first is the user. What one says in a row is one message."""
-    spoken = []
-    for turn in _list(row, "messages" if "messages" in row else "turns"):
+    spoken: list[tuple[Any, str]] = []
+    field = "messages" if "messages" in row else "turns"
+    for turn in _list(row.get(field), field):
         for utterance in turn if isinstance(turn, list) else [turn]:
-            if not isinstance(utterance, Mapping) or (sender := _first(utterance, _SENDERS)) is None:
+            sender = _first_key(utterance, _SENDERS) if isinstance(utterance, Mapping) else None
+            if sender is None or not isinstance(utterance[sender], str | int):
                 raise RowError("wrong_type", f"expected {EXPECTED['dialogue']}, found a {_kind(utterance)}")
-            spoken.append((sender, _text(_first(utterance, _TEXTS))))
+            text = _first_key(utterance, _TEXTS) or _TEXTS[0]
+            account(
+                utterance, (sender, text), REFUSED_IN_TURN, f"{field}[].", f"line {len(spoken) + 1}", unused
+            )
+            spoken.append((utterance[sender], _text(utterance.get(text))))
     if len(people := dict.fromkeys(sender for sender, _ in spoken)) > 2:
         raise RowError("unsupported_role", f"{len(people)} people speak; expected two")
     roles = dict(zip(people, ("user", "assistant"), strict=False))
@@ -114,30 +130,53 @@ def _from_dialogue(row: Row) -> Messages:
         for sender, said in groupby(spoken, key=lambda one: one[0])
     ]
     # The first speaker often has the last word: a row ends with the last answer.
-    return messages[:-1] if len(messages) > 1 and messages[-1]["role"] == "user" else messages
+    if len(messages) > 1 and messages[-1]["role"] == "user":
+        messages.pop()
+    return _with_system(row, field, messages, unused)
 
 
-def _from_instruction(row: Row) -> Messages:
-    prompt = _text(row.get("instruction"))
-    extra = row.get("input")
-    if isinstance(extra, str) and extra.strip():
-        prompt = f"{prompt}\n\n{extra}"
-    return _with_system(row, [_message("user", prompt), _answer(row.get("output"))])
+def _from_instruction(row: Row, unused: Counter[str]) -> Messages:
+    output = _first_key(row, _OUTPUTS) or _OUTPUTS[0]
+    extras = [key for key in _INPUTS if not _is_blank(row.get(key))]
+    if len(extras) > 1:
+        raise RowError("unsupported_field", "the row has input and context; one can follow the instruction")
+    prompt = "\n\n".join(_text(row.get(key)) for key in ("instruction", *extras))
+    return _asked_and_answered(row, ("instruction", *extras), prompt, output, unused)
 
 
-def _from_pair(row: Row) -> Messages:
+def _from_pair(row: Row, unused: Counter[str]) -> Messages:
     pair = _pair(row)
     if pair is None:
-        raise RowError("missing_field", f"expected {EXPECTED['prompt-completion']}, found {', '.join(row)}")
+        found = ", ".join(map(named, row))
+        raise RowError("missing_field", f"expected {EXPECTED['prompt-completion']}, found {found}")
     prompt, answer = row[pair[0]], row[pair[1]]
     if isinstance(prompt, list) and isinstance(answer, list):
-        return _from_messages({"messages": [*prompt, *answer]})
-    return _with_system(row, [_message("user", prompt), _answer(answer)])
+        parts = (_turns(row[key], key, ("role",), ("content",), unused) for key in pair)
+        return _with_system(row, pair, [turn for part in parts for turn in part], unused)
+    return _asked_and_answered(row, pair[:1], prompt, pair[1], unused)
 
 
-def _with_system(row: Row, messages: Messages) -> Messages:
+def _asked_and_answered(
+    row: Row, asked: Sequence[str], prompt: Any, answer: str, unused: Counter[str]
+) -> Messages:
+    """A prompt after the turns of the row's `history` ([question, answer] pairs), and its answer."""
+    earlier = row.get("history")
+    if says_nothing("history", earlier):
+        earlier = []
+    if not isinstance(earlier, list) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in earlier):
+        raise RowError("unsupported_field", "history is expected as a list of [question, answer] pairs")
+    turns = [_message(role, text) for pair in earlier
+             for role, text in zip(("user", "assistant"), pair, strict=True)]  # fmt: skip
+    turns += [_message("user", prompt), _answer(row.get(answer))]
+    return _with_system(row, (*asked, answer, "history"), turns, unused)
+
+
+def _with_system(row: Row, used: str | Sequence[str], messages: Messages, unused: Counter[str]) -> Messages:
+    """The messages after the row's own system text; `used` are the fields that they come from."""
+    names = {used} if isinstance(used, str) else {*used}
+    account(row, names | {"system"}, REFUSED_IN_ROW, "", "the row", unused)
     system = row.get("system")
-    return [_message("system", system), *messages] if isinstance(system, str) and system else messages
+    return messages if _is_blank(system) else [_message("system", system), *messages]
 
 
 def _answer(value: Any) -> dict[str, str]:
@@ -152,7 +191,9 @@ def _message(role: str, content: Any) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     """A text; or the texts of a list of parts, as multi-part chats hold them."""
-    if isinstance(value, list) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in value):
+    if isinstance(value, list) and all(isinstance(part, Mapping) and "type" in part for part in value):
+        if other := [part["type"] for part in value if part["type"] != "text"]:
+            raise RowError("unsupported_field", f"a part of type {shown(other[0])}: only text is trained")
         value = "".join(_text(part.get("text")) for part in value)
     if not isinstance(value, str):
         raise RowError("wrong_type", f"a text is expected where the row has {_kind(value)}")
@@ -163,8 +204,7 @@ def _text(value: Any) -> str:
     return value
 
 
-def _list(row: Row, field: str) -> Sequence[Any]:
-    value = row.get(field)
+def _list(value: Any, field: str) -> Sequence[Any]:
     if not isinstance(value, list):
         raise RowError("wrong_type", f"{field} is {_kind(value)}, expected a list")
     return value
@@ -173,22 +213,26 @@ def _list(row: Row, field: str) -> Sequence[Any]:
 def _has_senders(value: Any) -> bool:
     first = value[0] if isinstance(value, list) and value else None
     first = first[0] if isinstance(first, list) and first else first
-    return isinstance(first, Mapping) and "role" not in first and _first(first, _SENDERS) is not None
+    return isinstance(first, Mapping) and "role" not in first and _first_key(first, _SENDERS) is not None
 
 
 def _pair(row: Row) -> tuple[str, str] | None:
     return next((pair for pair in _PAIRS if pair[0] in row and pair[1] in row), None)
 
 
-def _first(row: Row, keys: Sequence[str]) -> Any:
-    return next((row[key] for key in keys if key in row), None)
+def _first_key(row: Row, keys: Sequence[str]) -> str | None:
+    return next((key for key in keys if key in row), None)
+
+
+def _is_blank(text: Any) -> bool:
+    return text is None or (isinstance(text, str) and not text.strip())
 
 
 def _kind(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
 
 
-_READERS: dict[str, Callable[[Row], Messages]] = {
+_READERS: dict[str, Callable[[Row, Counter[str]], Messages]] = {
     "messages": _from_messages,
     "sharegpt": _from_sharegpt,
     "dialogue": _from_dialogue,

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from stages.data.record import MAX_ROW_BYTES, Record, Records, as_record
+from stages.data.json_values import Decoder
+from stages.data.record import MAX_ROW_BYTES, Record, Records, Unreadable, as_record, shown
 from stages.data.text import text
 from stages.errors import InvalidInput
 
@@ -64,14 +65,14 @@ def _members(cursor: _Cursor, name: str) -> Iterator[Record]:
             yield from _elements(cursor, name)
         elif opening == "[":
             raise cursor.wrong(
-                f"the array under {key!r} is not expected; rows stand in a top-level array, under one of "
-                f"{', '.join(_ROW_KEYS)}, or as the values of an object"
+                f"the array under {shown(key)} is not expected; rows stand in a top-level array, under one "
+                f"of {', '.join(_ROW_KEYS)}, or as the values of an object"
             )
         else:
             value = cursor.value()
             # Scalars beside the rows (a version, a name) are the document's description.
-            if isinstance(value, dict):
-                yield Record(name, line, value)
+            if isinstance(value, dict | Unreadable):
+                yield as_record(name, line, value)
         if cursor.take(",}") == "}":
             return
 
@@ -82,7 +83,7 @@ class _Cursor:
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream = stream
         self._name = name
-        self._decoder = json.JSONDecoder()
+        self._decoder = Decoder()
         self._window = ""
         self._at = 0
         self._ended = False
@@ -120,7 +121,7 @@ class _Cursor:
         self.peek()
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._window, self._at)
+                value, end = self._decoder.first(self._window, self._at)
             except json.JSONDecodeError as error:
                 into = error.pos - self._at  # reading on moves the window
                 if not self._cut_off(error) or not self._read_more():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,21 +21,45 @@ class RowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of `file`; `line` counts from 1 (the row's number where a format has no lines)."""
+    """A row of `file`; `line` counts from 1 (the row's number where a format has no lines).
+
+    `unread` names the fields that the file has and that were not even read, since no format uses them.
+    """
 
     file: str
     line: int
     row: dict[str, Any] | None
     error: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 Records = Iterator[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands where a row's value would, when only its reader knows what is wrong with it."""
+
+    reason: str
 
 
 def as_record(file: str, line: int, value: Any) -> Record:
     """A record of a decoded JSON value, which has to be an object."""
     if isinstance(value, dict):
         return Record(file, line, value)
+    if isinstance(value, Unreadable):
+        return Record(file, line, None, value.reason)
     return Record(
         file, line, None, f"the row is a {type(value).__name__}, expected an object with named fields"
     )
+
+
+def shown(value: Any) -> str:
+    """A value of the data for a message: short, on one line, and printable whatever it is."""
+    return reprlib.repr(value)
+
+
+def named(field: object) -> str:
+    """A field's name for a message or a list: as it is where it is plain, otherwise like `shown`."""
+    text = str(field)
+    return text if text.isprintable() and 0 < len(text) <= 60 else shown(text)

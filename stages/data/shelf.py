@@ -1,7 +1,8 @@
-"""Good rows put aside on disk while the rest is read; memory holds some 100 bytes a row."""
+"""Good rows put aside on disk while the rest is read; memory holds some 120 bytes a row."""
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from stages.data.formats import Messages
 from stages.data.split import bucket
 
 _BATCH = 1000  # rows that are held in memory before they are written
+_LINE_END = re.compile(r"\r\n?|\n")
+_TIE = 0xFFFF  # the bits of a place that decide between rows of the same words
+EXAMPLES = 3
+"""Duplicates whose places are told."""
 SCHEMA = pa.schema(
     [
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
@@ -40,7 +45,7 @@ class Checked:
 class Shelf:
     """Distinct rows in their order, in an Arrow file of `SCHEMA` at `path`; a context manager.
 
-    `exact_duplicates` counts the rows that were there already, by their normalized messages.
+    `exact_duplicates` counts the rows that were there already, character by character but for line ends.
     """
 
     def __init__(self, scratch: Path, seed: int, near_duplicates: float | None) -> None:
@@ -52,6 +57,10 @@ class Shelf:
         self._lengths = array("I")
         self._prompts = array("Q")
         self._places = array("Q")
+        self._lines = array("Q")
+        self._files: dict[str, int] = {}
+        self._file_of_row = array("I")
+        self._repeated: list[str] = []
         self._waiting: list[dict[str, Any]] = []
         self._writer = pa.ipc.new_file(self.path, SCHEMA)
 
@@ -69,20 +78,29 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._lengths)
 
-    def add(self, row: Checked) -> None:
-        """Keep the row, unless the same one is there."""
-        content = content_hash(row.messages)
-        key = bytes.fromhex(content)[:16]
+    def add(self, row: Checked, file: str, line: int) -> None:
+        """Keep the row, which stands at `line` of `file`, unless the same one is there."""
+        exact = _exact_hash(row.messages)
+        key = bytes.fromhex(exact)[:16]
         if key in self._seen:
             self.exact_duplicates += 1
+            if len(self._repeated) < EXAMPLES:
+                self._repeated.append(f"{file} line {line}")
             return
         self._seen.add(key)
         prompt_hash = content_hash(row.messages[:-1])
         self._lengths.append(row.tokens)
         self._prompts.append(bucket(self._seed, prompt_hash))
-        self._places.append(bucket(self._seed, content))
+        # Rows that differ in case or white space would otherwise stand in the order in which they came.
+        tie = bucket(self._seed, exact) & _TIE
+        self._places.append(bucket(self._seed, content_hash(row.messages)) & ~_TIE | tie)
+        self._lines.append(line)
+        self._file_of_row.append(self._files.setdefault(file, len(self._files)))
         if self._near:
-            self._near.add([m["content"] for m in row.messages if m["role"] != "system"])
+            said = {True: [], False: []}  # type: dict[bool, list[str]]
+            for message in row.messages:
+                said[message["role"] == "assistant"].append(message["content"])
+            self._near.add(said[False], said[True])
         self._waiting.append({
             "messages": row.messages, "prompt_hash": prompt_hash,
             "tokens": row.tokens, "trainable": row.trainable,
@@ -109,6 +127,13 @@ class Shelf:
         """bool of shape (rows,): True where an earlier row is nearly the same. After the context is left."""
         return self._near.duplicates() if self._near else np.zeros(len(self), dtype=bool)
 
+    def duplicate_places(self, near: np.ndarray) -> list[str]:
+        """Where a few of the duplicates stand: rows that were there already, and those marked in `near`."""
+        names = list(self._files)
+        rows = [int(row) for row in np.flatnonzero(near)[:EXAMPLES]]
+        places = [f"{names[self._file_of_row[row]]} line {self._lines[row]}" for row in rows]
+        return (self._repeated + places)[:EXAMPLES]
+
     def _flush(self) -> None:
         if self._waiting:
             self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, SCHEMA))
@@ -118,3 +143,8 @@ class Shelf:
 def content_hash(messages: Sequence[dict[str, str]]) -> str:
     """sha256 (hex) of the roles and the normalized contents."""
     return digest([[m["role"], normalized(m["content"])] for m in messages])
+
+
+def _exact_hash(messages: Sequence[dict[str, str]]) -> str:
+    """sha256 (hex) of the roles and the contents as they are, but for the kind of line end."""
+    return digest([[m["role"], _LINE_END.sub("\n", m["content"])] for m in messages])

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stages.data import tables
 from stages.data.files import READERS, YAML, data_suffix, read_file
-from stages.data.record import Record, Records
+from stages.data.record import Records, shown
 from stages.errors import InvalidInput, MissingPackage
 
 
@@ -43,15 +44,19 @@ def open_source(source: str, chatterbot: bool, hub_config: str | None, hub_split
 def _from_files(files: dict[str, Path], source: str, chatterbot: bool, licence: str | None = None) -> Source:
     readable = {name: path for name, path in sorted(files.items()) if data_suffix(name)}
     corpora = {name: path for name, path in readable.items() if data_suffix(name) in YAML}
-    tables = {name: path for name, path in readable.items() if name not in corpora}
+    others = {name: path for name, path in readable.items() if name not in corpora}
     # YAML beside data is usually its description; by itself it can only be a corpus.
-    chosen = corpora if chatterbot or not tables else tables
+    chosen = corpora if chatterbot or not others else others
     if not chosen:
         expected = YAML if chatterbot else READERS
         raise InvalidInput(
             f"{source}: no data file found; expected {' '.join(expected)} (also .gz), "
             f"found {', '.join(sorted(files)[:8]) or 'nothing'}"
         )
+
+    for name in chosen:
+        if name != name.encode(errors="replace").decode():  # it could not be written into any list
+            raise InvalidInput(f"{source}: the file name {shown(name)} is not UTF-8; rename the file")
 
     def records() -> Records:
         for name, path in chosen.items():
@@ -69,7 +74,7 @@ def _under(path: Path) -> dict[str, Path]:
             f"path:{path}: no such file or directory; a relative path counts from {Path.cwd()}"
         )
     found = ((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
-    return {str(name): file for name, file in found if not any(p.startswith(".") for p in name.parts)}
+    return {name.as_posix(): file for name, file in found if not any(p.startswith(".") for p in name.parts)}
 
 
 def _in_package(name: str, pattern: str) -> tuple[dict[str, Path], str | None]:
@@ -123,9 +128,11 @@ def _from_hub(reference: str, config: str | None, split: str) -> Source:
             "split and the connection, or download its files elsewhere and use path:DIRECTORY"
         ) from error
 
+    wanted, unread = tables.wanted_columns(table.column_names, name)
+    columns = table.select_columns(wanted).with_format("arrow")
+
     def records() -> Records:
-        for number, row in enumerate(table, 1):
-            yield Record(name, number, row)
+        return tables.records(columns.iter(tables.ROWS), name, unread)
 
     return Source(records, {f"{name} ({split})": commit}, table.info.license or None)
 

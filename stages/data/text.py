@@ -32,40 +32,42 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Decoded lines with their line ends, without a byte order mark.
+    """Decoded lines with their line ends (\\n, \\r\\n or \\r), without a byte order mark.
 
-    Raises `InvalidInput` at the first byte that is not UTF-8 (with line, byte and how to convert), and
-    at a line above `MAX_ROW_BYTES`.
+    Raises `InvalidInput` at bytes that are not UTF-8 (with line, byte and how to convert), and at a line
+    above `MAX_ROW_BYTES` characters.
     """
-    with opened(path) as stream:
-        for number, raw in enumerate(iter(lambda: stream.readline(MAX_ROW_BYTES + 1), b""), 1):
-            if len(raw) > MAX_ROW_BYTES:
+    with text(path, newline="") as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_ROW_BYTES + 1), ""), 1):
+            if len(line) > MAX_ROW_BYTES:
                 raise InvalidInput(
                     f"{path.name}: line {number} exceeds {MAX_ROW_BYTES >> 20} MiB; is the file damaged?"
                 )
-            yield _decode(raw, number, path)
+            yield line
 
 
 @contextmanager
-def text(path: Path) -> Iterator[io.TextIOWrapper]:
-    """The file as a UTF-8 text stream. Raises `InvalidInput` like `lines`."""
+def text(path: Path, newline: str = "\n") -> Iterator[io.TextIOWrapper]:
+    """The file as a UTF-8 text stream, its line ends as they are. Raises `InvalidInput` like `lines`."""
     with opened(path) as stream:
         try:
-            yield io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n")
-        except UnicodeDecodeError:
-            for _ in lines(path):  # says at which line
-                pass
-            raise
+            yield io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path) from error
 
 
-def _decode(raw: bytes, number: int, path: Path) -> str:
-    utf16 = number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-    try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        guess = "UTF-16" if utf16 else "WINDOWS-1252"
-        convert = f"iconv -f {guess} -t UTF-8 {path.name} > utf8-{path.name}"
-        raise InvalidInput(
-            f"{path.name}: line {number}, byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is "
-            f"not UTF-8; convert the file, for example: {convert}"
-        ) from error
+def _not_utf8(path: Path) -> InvalidInput:
+    """Reads the file once more: a text stream decodes ahead and does not know its place."""
+    with opened(path) as stream:
+        for number, raw in enumerate(iter(lambda: stream.readline(MAX_ROW_BYTES), b""), 1):
+            try:
+                raw.decode()
+            except UnicodeDecodeError as error:
+                utf16 = number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+                guess = "UTF-16" if utf16 else "WINDOWS-1252"
+                convert = f"iconv -f {guess} -t UTF-8 {path.name} > utf8-{path.name}"
+                return InvalidInput(
+                    f"{path.name}: line {number}, byte {error.start + 1} of the line "
+                    f"(0x{raw[error.start]:02x}) is not UTF-8; convert the file, for example: {convert}"
+                )
+    return InvalidInput(f"{path.name}: the text is not UTF-8, or changes while it is read")

@@ -17,6 +17,7 @@ import yaml
 from registry import Registry
 from tests.flows.gated import Lineage
 from tests.flows.test_gate_commands import BAD, GOOD, POLICY, check_junit
+from tests.seconds import seconds
 
 CI = Path(__file__).resolve().parents[2] / "deploy" / "ci"
 
@@ -51,7 +52,7 @@ def run(script: str, place: Path, **variables: str) -> subprocess.CompletedProce
     }  # fmt: skip
     return subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", script], cwd=place, env={**known, **variables},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=seconds(120),
     )  # fmt: skip
 
 

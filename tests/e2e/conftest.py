@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.seconds import seconds
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -21,7 +23,7 @@ class Tuneline:
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    def __call__(self, *arguments: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str, timeout: float = seconds(1500)) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [Path(sys.executable).with_name("tuneline"), *arguments],
             env={**os.environ, "TUNELINE_HOME": str(self.home)},
@@ -31,7 +33,7 @@ class Tuneline:
             timeout=timeout,
         )
 
-    def json(self, *arguments: str, timeout: float = 1500) -> Any:
+    def json(self, *arguments: str, timeout: float = seconds(1500)) -> Any:
         """The one JSON document that a command prints; its exit code as `exit_code` where it is a mapping."""
         done = self(*arguments, "--json", timeout=timeout)
         assert done.stdout, f"exit code {done.returncode}: {done.stderr[-3000:]}"

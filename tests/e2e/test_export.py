@@ -16,6 +16,7 @@ from registry import Registry
 from registry.artifacts import Parentage, memo_key
 from stages.contract import Facts
 from tests.e2e.conftest import Tuneline
+from tests.seconds import seconds
 
 Pico = tuple[Tuneline, dict[str, Any]]
 STAGES = {"base": "resolve", "dataset": "prepare", "adapter": "train", "merged": "merge", "gguf": "quantize"}
@@ -104,7 +105,7 @@ def test_the_code_of_each_card_loads_it_and_gets_an_answer(exported: Path) -> No
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=seconds(400),
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     said = dict(json.loads(line) for line in re.findall("^ANSWER (.*)$", done.stdout, re.MULTILINE))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Tuneline
+from tests.seconds import seconds
 
 Pico = tuple[Tuneline, dict[str, Any]]
 
@@ -99,7 +100,7 @@ def test_relative_paths_are_seen_from_where_the_command_runs(
     done = subprocess.run(
         [Path(sys.executable).with_name("tuneline"), "prepare", "--base", "base", "--out", "sub/prepared",
          "--set", "source=path:mine.jsonl", "--set", "near_duplicates=null"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, timeout=seconds(120),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sub/prepared/train.parquet").is_file()

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from stages.backends.chat import encode, load_tokenizer
 from stages.backends.gguf_files import _llama_cpp_ids
 from tests.e2e.conftest import Tuneline, states
+from tests.seconds import seconds
 
 pytestmark = pytest.mark.e2e
 Demo = tuple[Tuneline, dict[str, Any]]
@@ -34,7 +35,7 @@ FEWER = (
 def demo(tuneline_home: Callable[[str], Tuneline]) -> Demo:
     tuneline = tuneline_home("demo")
     overrides = [word for change in FEWER for word in ("--set", change)]
-    return tuneline, tuneline.json("run", "demo", *overrides, timeout=2700)
+    return tuneline, tuneline.json("run", "demo", *overrides, timeout=seconds(2700))
 
 
 def path_of(demo: Demo, label: str) -> Path:
@@ -43,7 +44,7 @@ def path_of(demo: Demo, label: str) -> Path:
     return Path(tuneline.json("artifacts", "show", row["artifact_id"])["path"])
 
 
-@pytest.mark.timeout(2800)  # six minutes on an idle machine
+@pytest.mark.timeout(seconds(2800))  # six minutes on an idle machine
 def test_the_whole_chain_ends_at_an_endpoint(demo: Demo) -> None:
     _, document = demo
     assert document["exit_code"] == 0, [row for row in document["stages"] if row["state"] == "failed"]

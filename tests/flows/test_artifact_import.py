@@ -29,6 +29,7 @@ from stages.deploy import DeployConfig, deploy
 from stages.errors import InvalidInput
 from stages.evaluate import EvaluateConfig, HeldoutTask, evaluate
 from stages.quantize import GgufConfig, GptqConfig, quantize
+from tests.seconds import seconds
 from tests.stages.lora_models import save_adapter, save_llama
 
 EXECUTION = {"seconds": 1.0, "peak_bytes": None, "started": "2026-01-02T03:04:05+00:00"}
@@ -352,7 +353,7 @@ def test_an_imported_gguf_is_served(
     registry: Registry, base: Artifact, gguf: Adoption, tmp_path: Path
 ) -> None:
     parents = {"model": as_parent(registry, gguf.artifact), "base": as_parent(registry, base)}
-    config = DeployConfig(context_length=256, max_new_tokens=8, ready_timeout=300)
+    config = DeployConfig(context_length=256, max_new_tokens=8, ready_timeout=seconds(300))
     with pytest.raises(Incompatible, match="context length: expected at most 2048 tokens, found 4096"):
         deploy(parents, config.model_copy(update={"context_length": 4096}), tmp_path)
     assert not (tmp_path / "engine.log").exists(), "refused before anything was started"

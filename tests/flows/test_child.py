@@ -18,6 +18,7 @@ from flows import child
 from flows.child import StageFailed, StandBy, run_in_child
 from stages.contract import StageConfig
 from stages.errors import StageKilled
+from tests.seconds import seconds
 
 STAGE = """
     from __future__ import annotations
@@ -117,7 +118,7 @@ def test_nothing_that_a_stage_started_outlives_it(probe: Callable[..., Any]) -> 
     execution, _ = probe("leave")
     group = execution.facts["metrics"]["pid"]
     members = [process for process in psutil.process_iter() if _group(process.pid) == group]
-    _, alive = psutil.wait_procs(members, timeout=20)
+    _, alive = psutil.wait_procs(members, timeout=seconds(20))
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -148,7 +149,7 @@ def test_child_ends_when_its_parent_is_killed(probe: Callable[..., Any], tmp_pat
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    _, alive = psutil.wait_procs(watched, timeout=20)
+    _, alive = psutil.wait_procs(watched, timeout=seconds(20))
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -180,20 +181,6 @@ def test_what_stands_by_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     _ends_with_its_parent(code, str(tmp_path / "log"))
 
 
-def test_prefect_server_ends_when_its_parent_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    code = (
-        "import psutil, signal, sys; from pathlib import Path\n"
-        "from flows.prefect_server import prefect_server\n"
-        "with prefect_server(Path(sys.argv[1])):\n"
-        "    print(psutil.Process().children()[0].pid, flush=True); signal.pause()"
-    )
-    _ends_with_its_parent(code, str(tmp_path / "log"))
-
-
 def _waiting(stand_by: StandBy) -> subprocess.Popen[bytes]:
     assert stand_by._waiting is not None
     return stand_by._waiting.child
@@ -208,5 +195,5 @@ def _ends_with_its_parent(code: str, *arguments: str) -> None:
         watched = psutil.Process(int(stdout.readline()))
         parent.kill()
         parent.wait()
-    _, alive = psutil.wait_procs([watched], timeout=30)
+    _, alive = psutil.wait_procs([watched], timeout=seconds(30))
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]

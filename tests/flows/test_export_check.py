@@ -22,6 +22,7 @@ from registry import Registry, signing
 from registry.artifacts import Manifest
 from tests.flows.lineages import family, rewritten
 from tests.reliability.exports import SMALL, flip, missed, places
+from tests.seconds import seconds
 
 WEIGHTS = random.Random(7).randbytes(100_000)
 
@@ -319,7 +320,12 @@ def tuneline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TUNELINE_")}
     command = Path(sys.executable).with_name("tuneline")
     return subprocess.run(
-        [command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+        [command, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds(60),
     )
 
 
@@ -374,10 +380,10 @@ def test_the_library_s_own_command_agrees(copy: Path, key: Path) -> None:
         str(Path(sys.executable).with_name("model_signing")), "verify", "key", str(copy),
         "--signature", str(copy / "model.sig"), "--public_key", str(signing.public_path(key)),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds(60))
     assert (done.returncode, done.stdout) == (0, "Verification succeeded\n"), done.stderr
     flip(copy / "model.gguf", 5)
-    assert subprocess.run(command, capture_output=True, text=True, timeout=60).returncode != 0
+    assert subprocess.run(command, capture_output=True, text=True, timeout=seconds(60)).returncode != 0
 
 
 def test_what_the_library_s_own_command_signed_is_accepted(copy: Path, key: Path, check: Check) -> None:
@@ -385,7 +391,7 @@ def test_what_the_library_s_own_command_signed_is_accepted(copy: Path, key: Path
     done = subprocess.run(
         [Path(sys.executable).with_name("model_signing"), "sign", "key", copy,
          "--signature", copy / "model.sig", "--private_key", key],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=seconds(60),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert check(copy) == ()

@@ -23,6 +23,7 @@ from registry.errors import Corrupt, GateRequired
 from registry.schema import content_events
 from tests.flows.gated import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
 from tests.flows.lineages import publish
+from tests.seconds import seconds
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80
 POLICY: dict[str, Any] = {
@@ -575,7 +576,7 @@ NO_DECISION: list[tuple[list[str], str]] = [
     (["{policy}", "--candidate", "{candidate}", "--baseline", "nowhere"], "expected two directories"),
     (["absent.yaml", "--candidate", "{candidate}", "--baseline", "{baseline}"], "no policy 'absent.yaml'"),
     (["{broken}", "--candidate", "{candidate}", "--baseline", "{baseline}"], "tasks.0.metrik: unknown key"),
-    (["{policy}", "--candidate", "abcdef", "--baseline", "abcdef"], "there is no registry in"),
+    (["{policy}", "--candidate", "abcdef", "--baseline", "abcdef"], "nothing here is called"),
     (["{policy}", "--candidate", "{candidate}", "--baseline", "{baseline}"], "give its evaluation with"),
     (
         ["{policy}", "--candidate", "{candidate}", "--baseline", "{baseline}", "--latency", "absent.json"],
@@ -664,7 +665,7 @@ def test_it_is_quick_and_loads_nothing_heavy(
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     words = ("gate", file, "--candidate", lineage.gguf.id, "--channel", "team/prod")
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=seconds(60),
         env={**os.environ, "TUNELINE_HOME": str(lineage.registry.home)},
     )  # fmt: skip
     assert done.returncode in {0, 1, 2}, done.stderr

@@ -241,7 +241,7 @@ def test_the_chart_says_in_words_what_it_shows() -> None:
     assert "nan" not in picture.lower()
     circles = [e for e in root.iter() if e.tag.endswith("circle")]
     assert len(circles) == 5 + 6, "a KL of five rungs and a score of six"
-    assert "2 of 4 answers are the file's" in [e.text for e in root.iter() if e.tag.endswith("text")]
+    assert "2 of 4 answers changed" in [e.text for e in root.iter() if e.tag.endswith("text")]
     edges = [float(e.get("x", "0")) for e in root.iter() if e.tag.endswith("text")]
     assert 0 <= min(edges) <= max(edges) <= WIDTH, "nothing is drawn beside the picture"
 

@@ -82,7 +82,7 @@ def test_a_stage_that_failed_is_the_rung_that_broke(
     registry: Registry, stage: str, label: str, kind: str
 ) -> None:
     failed = StageRow(label, stage, None, "failed", 1.0, note="NaN in model.norm.weight")
-    interrupted = StageRow("evaluate merged", "evaluate", None, "failed", 1.0, note="interrupted: ctrl-c")
+    interrupted = StageRow("evaluate merged", "evaluate", None, "interrupted", 1.0, note="ctrl-c")
     ladder = climbed(registry, family(registry), interrupted, failed)
     assert (ladder.breaks_at, ladder.cause) == (label, "NaN in model.norm.weight")
     assert [rung.kind for rung in ladder.rungs if rung.findings] == [kind]

@@ -53,6 +53,13 @@ def test_the_dataset_of_an_evaluation_is_told_but_not_drawn() -> None:
     assert picture.findtext(f"{SVG}desc") == "score from topics (evaluated on)"
 
 
+def test_a_picture_of_one_box_is_as_large_as_that_box() -> None:
+    """The page's width would make it giant: a run that failed early has one artifact."""
+    picture = ET.fromstring(lineage_picture([LineageNode("a" * 64, "base", "a")], []))
+    assert picture.get("viewBox") == "0 0 156 68"
+    assert picture.get("style") == "width: 156px"
+
+
 def test_unknown_nodes_and_circles_are_refused() -> None:
     nodes = [LineageNode("a" * 64, "base", "a"), LineageNode("b" * 64, "merged", "b")]
     with pytest.raises(ValueError, match="cccccccccccc, which is not among"):

@@ -31,6 +31,21 @@ def test_folder_counts_names_and_contents(tmp_path: Path) -> None:
     assert pin(f"path:{tmp_path}", "model") != first
 
 
+def test_hidden_files_of_a_folder_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("1")
+    first = pin(f"path:{tmp_path}", "dataset")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "a.metadata").write_text("1764331200.0")
+    (tmp_path / ".DS_Store").write_text("x")
+    assert pin(f"path:{tmp_path}", "dataset") == first
+
+
+def test_the_home_folder_may_be_written_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_text("1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert pin("path:~/a.jsonl", "dataset") == pin(f"path:{tmp_path / 'a.jsonl'}", "dataset")
+
+
 def test_no_absolute_path_gets_into_a_key(tmp_path: Path) -> None:
     template = tmp_path / "chat.jinja"
     template.write_text("{{ messages }}")

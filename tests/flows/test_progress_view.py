@@ -132,6 +132,51 @@ def test_a_terminal_gets_a_live_line_and_keeps_what_is_finished() -> None:
         assert kept in text
 
 
+def test_a_terminal_shows_how_long_a_stage_has_been_under_way_from_its_start() -> None:
+    clock = Clock()
+    view, out = live_view(clock)
+    with view:
+        view.looking("resolve base")
+        clock.now += 7
+        view.stage("resolve base")
+        clock.now += 5
+        assert view._live is not None
+        view._live.refresh()
+    assert re.search(r"resolve base +━* *12 s", out.getvalue().replace("╸", "━").replace("╺", "━"))
+
+
+def test_who_waits_says_for_whom() -> None:
+    clock = Clock()
+    view, out = plain_view(clock)
+    with view:
+        view.looking("train adapter")
+        view.stage("train adapter")
+        for _ in range(125):
+            view.waiting("pid 7 on host one since 09:30 makes the same")
+            clock.now += 1
+        view.finished("train adapter", 125, None, "reused")
+    assert out.getvalue().splitlines() == [
+        "train adapter: started",
+        *["train adapter: waiting: pid 7 on host one since 09:30 makes the same"] * 3,
+        "train adapter: reused from the registry",
+    ]
+    view, out = live_view(clock)
+    with view:
+        view.stage("train adapter")
+        view.waiting("pid 7 makes the same")
+        assert view._live is not None
+        view._live.refresh()
+    assert "waiting: pid 7 makes the same" in out.getvalue()
+
+
+def test_an_interruption_is_no_failure() -> None:
+    view, out = plain_view(Clock())
+    with view:
+        view.stage("train")
+        view.finished("train", 31, None, "interrupted")
+    assert out.getvalue().splitlines()[-1] == "train: interrupted after 31 s"
+
+
 def test_standard_output_stays_free_for_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressView() as view:
         view.stage("train")

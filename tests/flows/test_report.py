@@ -8,11 +8,13 @@ import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 from rich.console import Console
 
+from flows.report.markdown import markdown
 from flows.report.page import html_page
 from flows.report.report import (
     AnswerRow,
@@ -132,6 +134,34 @@ def test_a_terminal_gets_colour_but_no_stranger_drives_it() -> None:
     assert "\x07" not in text
     assert "[bold]]0;owned" in text
     assert "[/red]" in text
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted"])
+def test_an_interruption_is_told_from_a_failure(state: Literal["failed", "interrupted"]) -> None:
+    row = StageRow("train adapter", "train", None, state, 3.0, None, "the same command again goes on")
+    report = dataclasses.replace(small_report(), stages=[row], gate=None)
+    assert verdict(report) == (state, f"{state.capitalize()} at train adapter")
+    text = shown(report, force_terminal=True, color_system="standard")
+    assert ("\x1b[1;31m" in text, "\x1b[1;33m" in text) == (state == "failed", state == "interrupted")
+    assert "the same command again goes on" in text
+    pills = [one["class"] for one in Page(html_page(report)).of("span") if "pill" in (one["class"] or "")]
+    assert pills == [f"pill {state}", f"pill {state}"]
+
+
+def test_a_report_says_in_which_arithmetic_it_was_computed() -> None:
+    words = "computed in float32: bfloat16 is 12 times slower on this processor"
+    report = dataclasses.replace(small_report(), arithmetic=words)
+    assert words in shown(report)
+    assert words in html_page(report)
+    assert words in markdown(report, Path("/report.html"))
+    assert "computed in" not in shown(small_report())
+
+
+def test_markdown_cannot_be_driven_by_an_answer_or_a_note() -> None:
+    row = StageRow("train | adapter", "train", None, "failed", 3.0, None, "<img src=x>\n# [a](javascript:b)")
+    text = markdown(dataclasses.replace(small_report(), stages=[row]), Path("/r.html"))
+    assert "- train \\| adapter: \\<img src=x\\> \\# \\[a\\](javascript:b)" in text.splitlines()
+    assert text.count("\n# ") == 0
 
 
 def test_the_engine_for_an_adapter_apart_can_be_copied_into_serve_yaml() -> None:

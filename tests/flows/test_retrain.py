@@ -18,7 +18,7 @@ def test_neither_a_users_mistake_nor_a_defect_ends_the_others(
 ) -> None:
     ran: list[str] = []
 
-    def execute(recipe: Any, _: Any) -> Any:
+    def execute(recipe: Any, *_: Any) -> Any:
         ran.append(recipe.name)
         if recipe.name == "demo":
             raise KeyError("a defect")
@@ -47,3 +47,37 @@ def test_an_override_that_cannot_be_read_is_said_once_per_recipe() -> None:
         night.retrain.fn(["pico-smoke", "pico-tenant"], ["train.epochs={"])
     with pytest.raises(InvalidRecipe):
         load("pico-smoke", ["train.epochs={"])
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "name"),
+    [(("pass", None), "Completed"), (("pass", "insufficient"), "No pass for pico-tenant")],
+)
+def test_the_flow_runs_state_says_which_gate_did_not_pass(
+    monkeypatch: pytest.MonkeyPatch, verdicts: tuple[str | None, str | None], name: str
+) -> None:
+    given = dict(zip(("pico-smoke", "pico-tenant"), verdicts, strict=True))
+
+    def execute(recipe: Any, *_: Any) -> Any:
+        gate = given[recipe.name] and {"verdict": given[recipe.name]}
+        return SimpleNamespace(error=None, report=SimpleNamespace(gate=gate), html="page")
+
+    monkeypatch.setattr(night, "execute", execute)
+    state = night.retrain.fn(list(given))
+    assert (state.type.value, state.name) == ("COMPLETED", name)
+    assert state.message is not None
+    assert state.message.startswith("pico-smoke: gate: pass; report: page; pico-tenant: ")
+    assert state.data["pico-smoke"] == "gate: pass; report: page"
+
+
+def test_an_interruption_ends_the_night(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def execute(recipe: Any, *_: Any) -> Any:
+        ran.append(recipe.name)
+        return SimpleNamespace(error=KeyboardInterrupt())
+
+    monkeypatch.setattr(night, "execute", execute)
+    with pytest.raises(KeyboardInterrupt):
+        night.retrain.fn(["pico-smoke", "pico-tenant"])
+    assert ran == ["pico-smoke"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.wording import duration, plain, short, size
+from flows.wording import as_typed, command_name, duration, plain, short, size
 
 
 @pytest.mark.parametrize(
@@ -59,3 +61,46 @@ def test_plain_text_can_stand_in_xml_and_drives_no_terminal(text: str) -> None:
 def test_plain_text_keeps_what_people_write() -> None:
     assert plain("naïve 日本語 👩‍💻\n\ttab") == "naïve 日本語 👩‍💻\n\ttab"
     assert plain("\x1b[2Jgone\u202etxt.exe") == "[2Jgonetxt.exe"
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    command = tmp_path / "a place" / "bin" / "tuneline"
+    command.parent.mkdir(parents=True)
+    command.touch(0o755)
+    return command
+
+
+def test_a_command_off_the_path_is_named_as_it_was_typed(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(installed), "run"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert command_name() == f"'{installed}'"
+    assert as_typed("stop it with: tuneline endpoints stop 1") == (
+        f"stop it with: '{installed}' endpoints stop 1"
+    )
+    assert as_typed("run `tuneline gate`; `tuneline` gates") == f"run `'{installed}' gate`; `tuneline` gates"
+    assert as_typed("the command tuneline gates, and /opt/tuneline too") == (
+        "the command tuneline gates, and /opt/tuneline too"
+    )
+
+
+def test_a_command_on_the_path_is_named_by_its_name(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(installed)])
+    monkeypatch.setenv("PATH", str(installed.parent))
+    assert command_name() == "tuneline"
+
+
+def test_another_command_of_that_name_on_the_path_is_not_meant(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tuneline").touch(0o755)
+    monkeypatch.setattr(sys, "argv", [str(installed)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command_name() == f"'{installed}'"
+
+
+def test_a_caller_that_is_not_the_command_names_it_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
+    assert command_name() == "tuneline"

@@ -9,6 +9,8 @@ from contextlib import suppress
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.seconds import seconds
+
 Conduct = Callable[["Proxy", socket.socket], None]
 """What happens on one connection from a client."""
 
@@ -36,7 +38,7 @@ class Proxy:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(seconds(10))
 
     def _accept(self) -> None:
         while True:
@@ -78,7 +80,7 @@ def cut_after(limit: int | None, then: Callable[[], None] = lambda: None) -> Con
                     then()
                     break
             server.shutdown(socket.SHUT_RDWR)
-            back.join(10)
+            back.join(seconds(10))
 
     return conduct
 
@@ -102,7 +104,7 @@ def answer(status: str, code: str = "InternalError") -> Conduct:
 
 def silence(proxy: Proxy, _: socket.socket) -> None:
     """Say nothing until the test ends."""
-    proxy.ended.wait(60)
+    proxy.ended.wait(seconds(60))
 
 
 def _pump(proxy: Proxy, source: socket.socket, sink: socket.socket) -> None:

@@ -26,6 +26,8 @@ import psycopg
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.seconds import seconds
+
 _PR_SET_PDEATHSIG = 1
 _SETTINGS = {
     "listen_addresses": "",
@@ -82,7 +84,7 @@ class PostgreSQL:
             self.process = subprocess.Popen(
                 command, user=self._user, stdout=log, stderr=log, cwd=self.folder, preexec_fn=_end_with_parent
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + seconds(30)
         while True:
             try:
                 self.sql("SELECT 1")
@@ -95,7 +97,7 @@ class PostgreSQL:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends the sessions and the server in order, SIGQUIT as a crash would."""
         self.process.send_signal(how)
-        self.process.wait(30)
+        self.process.wait(seconds(30))
 
     def url(self, database: str, user: str = "owner") -> str:
         return f"postgresql://{user}@/{database}?host={self.folder}"
@@ -115,15 +117,15 @@ class PostgreSQL:
         """Dump one database and restore it into another, empty one, as an administrator does."""
         with (self.folder / "dump").open("w+b") as dump:
             command = [self._programs / "pg_dump", "--format=custom", f"--dbname={source}"]
-            subprocess.run(command, check=True, stdout=dump, timeout=60)
+            subprocess.run(command, check=True, stdout=dump, timeout=seconds(60))
             dump.seek(0)
             command = [self._programs / "pg_restore", "--exit-on-error", f"--dbname={target}"]
-            subprocess.run(command, check=True, stdin=dump, timeout=60)
+            subprocess.run(command, check=True, stdin=dump, timeout=seconds(60))
 
     def structure(self, url: str) -> list[str]:
         """What pg_dump says of tables, indexes, triggers and functions; comments aside, and in no order."""
         command = [self._programs / "pg_dump", "--schema-only", "--no-comments", f"--dbname={url}"]
-        dump = subprocess.run(command, check=True, capture_output=True, timeout=60)
+        dump = subprocess.run(command, check=True, capture_output=True, timeout=seconds(60))
         lines = dump.stdout.decode().splitlines()
         return sorted(line.strip().rstrip(",") for line in lines if not line.startswith(("--", "\\")))
 
@@ -134,7 +136,9 @@ class PostgreSQL:
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [self._programs / program, "-D", self.folder / "data", *arguments]
-        subprocess.run(command, user=self._user, cwd=self.folder, check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            command, user=self._user, cwd=self.folder, check=True, capture_output=True, timeout=seconds(60)
+        )
 
 
 @contextmanager
@@ -208,7 +212,7 @@ class ObjectStore:
         )  # fmt: skip
         assert self._keeper.stdout is not None
         self.pid = int(self._keeper.stdout.readline())
-        client, deadline = self.client(), time.monotonic() + 30
+        client, deadline = self.client(), time.monotonic() + seconds(30)
         while not self._answers(client):
             if not psutil.pid_exists(self.pid) or time.monotonic() > deadline:
                 self.stop()
@@ -222,7 +226,7 @@ class ObjectStore:
 
     def stop(self) -> None:
         """End the server and remove what it left outside its folder."""
-        self._keeper.communicate(timeout=30)
+        self._keeper.communicate(timeout=seconds(30))
 
     def environment(self, user: str = "owner") -> dict[str, str]:
         """What a process needs to reach this server as `user`, and nothing else by mistake."""
@@ -245,7 +249,9 @@ class ObjectStore:
         return botocore.session.get_session().create_client(
             "s3", "us-east-1", endpoint_url=self.endpoint, aws_access_key_id=user,
             aws_secret_access_key=self.secrets[user],
-            config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
+            config=Config(
+                connect_timeout=seconds(2), read_timeout=seconds(10), retries={"total_max_attempts": 1}
+            ),
         )  # fmt: skip
 
     def _answers(self, client: Any) -> bool:

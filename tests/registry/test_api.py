@@ -26,6 +26,7 @@ from registry import Artifact, Registry
 from registry.api import application
 from registry.api_http import problem
 from tests.reliability.api import TOKEN, add, fill, fuzz
+from tests.seconds import seconds
 
 Made = dict[str, list[Artifact]]
 BELOW = ("", "/manifest", "/files", "/lineage", "/executions", "/evaluations")
@@ -444,16 +445,16 @@ def served(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_until_a_signal(tmp_path: Path, number: int) -> None:
     with served(tmp_path) as (process, told):
-        with urllib.request.urlopen(f"{told['url']}/v1/artifacts", timeout=10) as answer:
+        with urllib.request.urlopen(f"{told['url']}/v1/artifacts", timeout=seconds(10)) as answer:
             assert json.load(answer) == {"items": [], "next": None}
             assert "server" not in answer.headers
         command = [sys.executable, "-m", "flows.cli", "api", "--port", told["url"].rpartition(":")[2]]
         environment = {**os.environ, "TUNELINE_HOME": str(tmp_path)}
-        second = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+        second = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds(60))
         assert f"is taken by process {process.pid}" in second.stderr
         assert second.returncode == 3
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=seconds(30))
         assert (process.returncode, out, err) == (0, "", "")
 
 
@@ -474,10 +475,10 @@ def test_the_command_asks_for_the_token(tmp_path: Path) -> None:
     with served(tmp_path, "--host", "0.0.0.0", TUNELINE_API_TOKEN=TOKEN) as (_, told):
         url = told["url"].replace("0.0.0.0", "127.0.0.1") + "/v1/artifacts"
         with pytest.raises(urllib.error.HTTPError, match="401") as refused:
-            urllib.request.urlopen(url, timeout=10)
+            urllib.request.urlopen(url, timeout=seconds(10))
         refused.value.close()
         asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=seconds(10)) as answer:
             assert answer.status == 200
 
 

@@ -25,6 +25,7 @@ from registry.errors import InvalidArtifact, NotFound
 from registry.processes import here, started
 from registry.schema_serving import gateways
 from tests.registry.places import Place, only
+from tests.seconds import seconds
 
 pytestmark = only("local")
 
@@ -92,7 +93,7 @@ def test_bad_calls_change_nothing(registry: Registry) -> None:
 def _ask_at_once(place: Place, start: Any, granted: Any, answered: Any) -> None:
     with place.open() as registry:
         gateway = registry.budgets.open_gateway(here(), os.getpid(), started())
-        start.wait(60)
+        start.wait(seconds(60))
 
         def one() -> None:
             mine = sum(registry.budgets.reserve(gateway, [ask(30, limit=1000)]))
@@ -104,7 +105,7 @@ def _ask_at_once(place: Place, start: Any, granted: Any, answered: Any) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(seconds(60))
 
 
 def test_100_requests_at_once_on_a_nearly_empty_budget(place: Place) -> None:
@@ -118,7 +119,7 @@ def test_100_requests_at_once_on_a_nearly_empty_budget(place: Place) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(seconds(120))
     assert [process.exitcode for process in processes] == [0] * 4
     assert (answered.value, granted.value) == (100, 6)
     with place.open() as registry:

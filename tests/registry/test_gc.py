@@ -31,6 +31,7 @@ from tests.registry import servers
 from tests.registry.places import Place, only
 from tests.reliability.gc import lost
 from tests.reliability.publish import answer, in_background, in_child, killer
+from tests.seconds import seconds
 
 Publish = Callable[..., Artifact]
 Key = Callable[[str], str]
@@ -416,7 +417,7 @@ class TestDeletions:
         def late(store: Store, digests: Any) -> None:
             first()
             thread.start()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + seconds(30)
             while thread.is_alive() and not waiting.is_set() and time.monotonic() < deadline:
                 thread.join(0.02)
             really(store, digests)
@@ -483,7 +484,7 @@ class TestDeletions:
             assert self.made(place, publish) == made
             waited = time.monotonic() - begun
             # What the dead process asked of an object store may still arrive there; on a disk nothing can.
-            assert waited > 1 if combination == "sqlite-s3" else waited < 1
+            assert waited > 1 if combination == "sqlite-s3" else waited < seconds(1)
             assert registry.verify(made) == []
             sweep(registry)
             assert blobs(registry) == set()
@@ -507,7 +508,7 @@ class TestDeletions:
         def hook(point: str) -> None:
             if point == "gc deleting":
                 marked.set()
-                go.wait(30)
+                go.wait(seconds(30))
 
         delete = Store.delete
 
@@ -520,7 +521,7 @@ class TestDeletions:
                 sweep(sweeping)
 
         child = in_background(collect_and_die)
-        assert marked.wait(30)
+        assert marked.wait(seconds(30))
         really, ended = Store.missing, list[int]()
 
         def look(store: Store, entries: Any) -> Any:
@@ -556,7 +557,7 @@ class TestDeletions:
         made = publish(registry, "one")
         sweep(registry)
         (blob,) = made.manifest.files.values()
-        theirs = {"host": "elsewhere", "pid": 1, "pid_started": 0.0, "expires": time.time() + 1}
+        theirs = {"host": "elsewhere", "pid": 1, "pid_started": 0.0, "expires": time.time() + seconds(1)}
         with registry._database.write() as connection:
             connection.execute(insert(schema.deletions), {"sha256": blob.sha256, **theirs})
             assert deletions.mark(connection, [blob.sha256], False)[0] == []

@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,8 @@ from sqlalchemy import select, update
 
 from registry import Registry, processes
 from registry.database import Database
-from registry.errors import Conflict
-from registry.leases import Leases
+from registry.errors import Conflict, Held
+from registry.leases import NO_WAIT, Leases, Patience
 from registry.processes import alive, started
 from registry.schema import leases as table
 from tests.registry.places import Place
@@ -126,6 +128,78 @@ def test_two_machines_of_one_name_are_two_hosts(
         change(database, pid=2**22 + 1)
     with pytest.raises(Conflict, match=f"on host {socket.gethostname()} since"):
         leases.acquire(KEY, "train")
+
+
+def test_who_waits_gets_the_lease_once_it_is_given_back(leases: Leases) -> None:
+    token = leases.acquire(KEY, "train")
+    heard: list[tuple[str, float]] = []
+
+    def told(held: Held, waited: float) -> None:
+        heard.append((held.holder, waited))
+        if len(heard) == 2:
+            leases.release(KEY, token)
+
+    assert leases.wait_for(KEY, "train", patience=Patience(60, told)) == token + 1
+    assert [waited > 0 for _, waited in heard] == [False, True]
+    assert f"pid {os.getpid()} on host {socket.gethostname()} since " in heard[0][0]
+
+
+def test_patience_ends(leases: Leases) -> None:
+    leases.acquire(KEY, "train")
+    with pytest.raises(Held, match=r"still being worked on .* after 0 s of waiting \(TUNELINE_WAIT_SECONDS"):
+        leases.wait_for(KEY, "train", patience=Patience(0.15))
+    with pytest.raises(Held, match=r"is being worked on by pid"):
+        leases.wait_for(KEY, "train", patience=NO_WAIT)
+
+
+HOLDER = """
+import sys
+from pathlib import PosixPath
+from tests.registry.places import Place
+with {place!r}.open().draft({key!r}, 'train') as draft:
+    print(draft.path, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder_of(place: Place, key: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has the lease until its standard input ends."""
+    code = HOLDER.format(place=place, key=key)
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_four_wait_for_a_holder_that_is_killed_and_one_after_the_other_gets_it(
+    place: Place, key: Callable[[str], str]
+) -> None:
+    waiting, order, busy = threading.Barrier(5), [], threading.Lock()
+
+    def wait() -> None:
+        def told(_held: Held, waited: float) -> None:
+            if not waited and not order:
+                waiting.wait(60)
+
+        with (
+            place.open() as registry,
+            registry.draft(key("x"), "train", patience=Patience(60, told)) as draft,
+        ):
+            assert busy.acquire(blocking=False), "two have the lease"
+            order.append(draft.path.name)
+            busy.release()
+
+    with holder_of(place, key("x")) as holder:
+        threads = [threading.Thread(target=wait) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        waiting.wait(60)  # all four know that somebody has it
+        holder.send_signal(signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+    assert order == ["2", "3", "4", "5"]
 
 
 def test_a_killed_holder_is_replaced(place: Place, key: Callable[[str], str]) -> None:

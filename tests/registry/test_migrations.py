@@ -26,6 +26,7 @@ from registry.errors import InvalidArtifact, RegistryError
 from registry.outcomes import Outcome
 from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
+from tests.seconds import seconds
 
 DATA = Path(__file__).with_name("data")
 TABLES = (
@@ -244,7 +245,7 @@ def test_two_processes_upgrade_at_once(old: Path, tmp_path: Path) -> None:
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in both:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=seconds(60))
         assert process.returncode == 0, said
     Registry.open(tmp_path / "fresh").close()
     assert structure(old) == structure(tmp_path / "fresh")

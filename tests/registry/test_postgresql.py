@@ -33,6 +33,7 @@ from registry.schema import edges
 from tests.registry import servers
 from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
+from tests.seconds import seconds
 
 Publish = Callable[..., Artifact]
 SECRET = "pa/ss:w@rd?secret"
@@ -210,7 +211,7 @@ def test_a_killed_writer_gives_the_lock_back(registry: Registry, place: Place, p
     waiting.join(0.2)
     assert waiting.is_alive(), "one writer at a time"
     os.kill(holder.pid, signal.SIGKILL)
-    waiting.join(30)
+    waiting.join(seconds(30))
     assert registry.ls() == made
     holder.communicate()
 

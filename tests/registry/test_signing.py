@@ -7,6 +7,7 @@ import pytest
 
 from registry import signing
 from registry.errors import InvalidArtifact
+from tests.seconds import seconds
 
 
 @pytest.fixture
@@ -58,14 +59,16 @@ def test_openssl_agrees(key: Path, tmp_path: Path) -> None:
     said = subprocess.run(
         ["openssl", "dgst", "-sha256", "-verify", signing.public_path(key), "-signature",
          tmp_path / "signature", tmp_path / "content"],
-        capture_output=True, text=True, timeout=30,
+        capture_output=True, text=True, timeout=seconds(30),
     )  # fmt: skip
     assert (said.returncode, said.stdout.strip()) == (0, "Verified OK")
 
 
 def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     rsa = tmp_path / "rsa.pem"
-    subprocess.run(["openssl", "genrsa", "-out", rsa, "2048"], check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        ["openssl", "genrsa", "-out", rsa, "2048"], check=True, capture_output=True, timeout=seconds(60)
+    )
     (tmp_path / "text.pem").write_text("no key")
     for path, expected in (
         (rsa, "expected an EC key on P-256"),

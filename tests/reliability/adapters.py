@@ -26,6 +26,7 @@ import httpx
 
 from serving.adapter_pool import AdapterPool
 from serving.errors import Overloaded
+from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family, kept_family
 from tests.serving.engines import AnyEngine, adapter_of, engine_of
 
@@ -148,7 +149,7 @@ async def connected(engine: AnyEngine) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client on the engine's socket."""
     limits = httpx.Limits(max_connections=None)
     transport = httpx.AsyncHTTPTransport(uds=str(engine.socket), limits=limits)
-    async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=300) as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=seconds(300)) as http:
         yield http
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from stages.errors import InvalidInput
 from stages.foreign import inspect
+from tests.seconds import seconds
 from tests.stages.foreign_files import HOSTILE, adapter, gguf, model, with_tokenizer
 
 
@@ -67,7 +68,7 @@ def changed(folder: Path, trials: int, seed: int) -> dict[str, Any]:
             refused += 1
             if "cannot be understood" in str(error) or "ended with status" in str(error):
                 wrong.append(f"{target.name}, trial {number}: {error}")
-        if time.monotonic() - started > 15:
+        if time.monotonic() - started > seconds(15):
             wrong.append(f"{target.name}, trial {number}: took {time.monotonic() - started:.1f} s")
     return {"changed": trials, "refused": refused, "wrong": wrong}
 

@@ -31,6 +31,7 @@ from tests.reliability.fuzz_answers import Wrong, refusal, streamed, whole
 from tests.reliability.fuzz_requests import CONTEXT, NEARLY_NOTHING, Drawn, request
 from tests.reliability.fuzz_trial import Trial, afterwards, engine_bytes, plant
 from tests.reliability.gateway import VLLM
+from tests.seconds import seconds
 from tests.serving.gateway import ANSWER, CHECKOUT, LLAMA, running
 from tests.serving.town import kept_town
 
@@ -38,7 +39,7 @@ HOUSES = 4
 """The first answers drawn requests; each of the others has a tenant with ordinary questions."""
 COLD = (0, 0, 0.0, -0.0, *NEARLY_NOTHING)
 """Temperatures at which an answer is the likeliest."""
-LONGEST = 20.0
+LONGEST = seconds(20.0)
 """Seconds that anything may take."""
 KINDS = 40
 """Findings of one kind that are shown: those that differ by more than their numbers."""

@@ -14,11 +14,12 @@ import psutil
 
 from registry.budgets import Ask
 from tests.reliability.fuzz_requests import CONTEXT
+from tests.seconds import seconds
 from tests.serving.gateway import Gateway, until
 
 GROWTH, GROWTH_BYTES = 1.15, 48 << 20
 """The engine's memory at the end against that after a third of the requests."""
-PATIENCE = 10.0
+PATIENCE = seconds(10.0)
 """Seconds until all is settled; until then the engine may work for clients that have vanished."""
 EXAMPLES = 2
 """Findings that are shown of each kind."""

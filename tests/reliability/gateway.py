@@ -27,11 +27,12 @@ import httpx
 
 from registry.errors import NotFound
 from tests.reliability.adapters import read_stream
+from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, RANK
 from tests.serving.gateway import CHECKOUT, LLAMA, Gateway, running
 from tests.serving.town import Town, kept_town
 
-ALLOWED_SECONDS = 2.0
+ALLOWED_SECONDS = seconds(2.0)
 """A move may take so long until the gateway knows of it."""
 PAUSE = 0.05
 """Seconds after a 429 or 503, which is no answer and no loss."""
@@ -137,7 +138,7 @@ async def disturb(trial: Trial, changes: int, total: int) -> None:
 
 async def load(trial: Trial, given: argparse.Namespace) -> None:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=trial.gateway.url, limits=limits, timeout=300) as http:
+    async with httpx.AsyncClient(base_url=trial.gateway.url, limits=limits, timeout=seconds(300)) as http:
         workers = [tenant(trial, number % given.tenants, http) for number in range(given.at_once)]
         await asyncio.gather(disturb(trial, given.changes, given.requests), *workers)
 

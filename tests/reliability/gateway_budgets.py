@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from tests.seconds import seconds
 from tests.serving.gateway import CHECKOUT, LLAMA, Gateway, running, until
 from tests.serving.town import kept_town
 
@@ -59,7 +60,7 @@ async def one_round(
             await asyncio.sleep(0.01)
 
     watching = asyncio.create_task(watch())
-    async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=None)) as http:
+    async with httpx.AsyncClient(timeout=seconds(120), limits=httpx.Limits(max_connections=None)) as http:
         asked = (ask(http, gateways[i % len(gateways)], name, key, i % 4 < 2) for i in range(requests))
         answers = await asyncio.gather(*asked)
     await asyncio.to_thread(until, lambda: first.spent(name)[1] == 0, "nothing stays reserved")
@@ -104,7 +105,7 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 async def _alone(gateway: Gateway, key: str) -> tuple[int, int]:
-    async with httpx.AsyncClient(timeout=120) as http:
+    async with httpx.AsyncClient(timeout=seconds(120)) as http:
         return await ask(http, gateway, "rich", key, False)
 
 

@@ -31,10 +31,11 @@ import yaml
 
 from registry import Registry
 from registry.tenants import TenantLimits
+from tests.seconds import seconds
 from tests.serving.gateway import CHECKOUT, LLAMA, marked, start, stop
 from tests.serving.town import WAIVER, Town, kept_town
 
-ALLOWED_SECONDS = 30.0
+ALLOWED_SECONDS = seconds(30.0)
 PLENTY, LITTLE = 10_000_000, 3_000
 CLIENT = """
 import httpx, sys
@@ -176,7 +177,7 @@ async def run(trial: Trial, kills: int) -> dict[str, Any]:
     life, enough = trial.begin(), asyncio.Event()
     back: dict[str, list[float]] = {"engine": [], "gateway": [], "client": []}
     orphans: list[float] = []
-    async with httpx.AsyncClient(base_url=trial.url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=trial.url, timeout=seconds(60)) as http:
         await again(trial, http)
         names = [name for name in trial.keys if name not in ("probe", "client")]
         tasks = [asyncio.create_task(crowd(trial, http, name, enough)) for name in names]

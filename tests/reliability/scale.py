@@ -38,9 +38,10 @@ from registry.database import now
 from registry.processes import here
 from registry.schema import artifacts, edges, executions, gate_decisions, keys, names
 from tests.reliability import choice
+from tests.seconds import seconds
 
 DEPTH = 10
-SLOWEST_MS = 50.0
+SLOWEST_MS = seconds(50.0)
 FAMILY = 20
 """Artifacts of a family."""
 

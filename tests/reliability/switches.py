@@ -28,6 +28,8 @@ from typing import Any
 
 import pytest
 
+from tests.seconds import seconds
+
 ROOT = Path(__file__).resolve().parents[2]
 GATE, COMMANDS = "tests/flows/test_gate.py", "tests/flows/test_gate_commands.py"
 LADDER, RECIPE = "tests/flows/test_ladder.py", "tests/flows/test_recipe.py"
@@ -38,7 +40,7 @@ HEAVY = "tests/stages/test_fidelity"
 PARITY = f"{HEAVY}.py::test_parity_tells_a_changed_tokenizer"
 FOLDS = f"{HEAVY}.py::test_the_fold_is_chosen_by_loss_then_score_then_nearness"
 DAMAGE, WEIGHTS = f"{HEAVY}.py::test_a_damaged_reference_leaves_no_scratch", f"{HEAVY}_weights.py"
-LONGEST = 300
+LONGEST = seconds(300)
 """Seconds for the tests of one switch."""
 
 

@@ -13,12 +13,15 @@ import pytest
 from serving.gateway import requests
 from tests.reliability.fuzz_answers import Wrong, refusal, streamed, whole
 from tests.reliability.fuzz_requests import CHAT, FINE, ODD, TEXT, Drawn, request
+from tests.seconds import seconds
 from tests.serving.engines import require_vllm
 
 
 def run(pytestconfig: pytest.Config, *words: str) -> tuple[int, dict[str, Any]]:
     command = [sys.executable, "-m", "tests.reliability.fuzz", *words]
-    done = subprocess.run(command, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=seconds(300)
+    )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 

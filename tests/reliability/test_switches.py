@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.reliability import switches
+from tests.seconds import seconds
 
 UNGUARDED = """
 import sys
@@ -25,7 +26,9 @@ sys.exit(switches.main())
 
 
 def run(root: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=seconds(300)
+    )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 

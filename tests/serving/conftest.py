@@ -16,6 +16,7 @@ import pytest
 from serving import engine
 from serving.process import Launch
 from stages.deploy import DeployConfig
+from tests.seconds import seconds
 from tests.serving.canaries import Family, kept_family
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -30,7 +31,7 @@ def smollm2_gguf() -> Path:
 
 @pytest.fixture
 def config() -> DeployConfig:
-    return DeployConfig(context_length=256, threads=1, ready_timeout=60)
+    return DeployConfig(context_length=256, threads=1, ready_timeout=seconds(60))
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every engine and watcher that a test started is gone soon after the test."""
     monkeypatch.setenv("TEST_RUN", str(os.getpid()))
     yield
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds(10)
     while (left := started_here()) and time.monotonic() < deadline:
         psutil.wait_procs(left, timeout=0.1)
     described = [(p.pid, p.cmdline()) for p in left]

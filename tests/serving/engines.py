@@ -17,6 +17,7 @@ import pytest
 from serving import llama_cpp_engine, vllm, vllm_engine
 from serving.llama_cpp_engine import LlamaCppEngine
 from serving.vllm_engine import VllmEngine
+from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, RANK, Canary, Family
 
 BASE_ID = "b" * 64
@@ -41,7 +42,7 @@ def engine_of(
     """An engine that is not started yet; `more` goes into its settings."""
     common = {"context_length": 256, "parallel": 4, "queue": 64, "adapters": 2, "threads": 1} | more
     if kind == "llama.cpp":
-        few = llama_cpp_engine.Settings(ready_timeout=60, **common)
+        few = llama_cpp_engine.Settings(ready_timeout=seconds(60), **common)
         return LlamaCppEngine(BASE_ID, family.gguf, few, log)
     settings = vllm_engine.Settings(max_rank=RANK, options=(*VLLM, *options), **common)
     return VllmEngine(BASE_ID, family.base, settings, log)
@@ -90,7 +91,7 @@ def shared_engine(kind: str, family: Family, folder: Path, options: tuple[str, .
         finally:
             processes = tree(shared.engine)
             shared.runner.run(shared.engine.stop())
-        _, left = psutil.wait_procs(processes, timeout=10)
+        _, left = psutil.wait_procs(processes, timeout=seconds(10))
         assert not left
         assert not shared.engine.socket.parent.exists()
 
@@ -107,7 +108,7 @@ async def official(engine: AnyEngine) -> AsyncIterator[openai.AsyncOpenAI]:
     """OpenAI's own client, on the engine's socket."""
     transport = httpx2.AsyncHTTPTransport(uds=str(engine.socket))
     async with openai.AsyncOpenAI(
-        base_url="http://engine/v1", api_key="none", max_retries=0, timeout=60,
+        base_url="http://engine/v1", api_key="none", max_retries=0, timeout=seconds(60),
         http_client=httpx2.AsyncClient(transport=transport),
     ) as client:  # fmt: skip
         yield client
@@ -123,6 +124,6 @@ async def ask(client: openai.AsyncOpenAI, model: str, question: str = QUESTIONS[
 
 async def another_life(engine: AnyEngine, old: int) -> None:
     """Wait until the engine that had the pid `old` has been started again."""
-    async with asyncio.timeout(240):
+    async with asyncio.timeout(seconds(240)):
         while engine.pid in (old, None):
             await asyncio.sleep(0.02)

@@ -23,12 +23,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from registry import Registry
 from registry.tenants import TenantLimits
+from tests.seconds import seconds
 from tests.serving.town import WAIVER, Town
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LLAMA = {"engine": "llama.cpp", "model": "town-base@1", "context_length": 256, "threads": 1}
 ANSWER = {"max_tokens": 8, "temperature": 0}
-SLOWEST = 60.0
+SLOWEST = seconds(60.0)
 """Seconds that anything may take on a busy machine."""
 
 
@@ -180,7 +181,7 @@ def running(
     finally:
         stop(process)
         left = marked(mark)
-        _, staying = psutil.wait_procs(left, timeout=15)
+        _, staying = psutil.wait_procs(left, timeout=seconds(15))
         for one in staying:
             one.kill()
     assert not staying, [_words(one) for one in staying]

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from registry import Registry
+from tests.seconds import seconds
 from tests.serving.gateway import CHECKOUT, SLOWEST, Gateway, marked, stop, until
 from tests.serving.town import Town
 
@@ -90,7 +91,7 @@ def recorded(town: Town, folder: Path, bounds: dict[str, Any]) -> Iterator[Recor
             )  # fmt: skip
     finally:
         stop(process)
-        _, staying = psutil.wait_procs(marked(mark), timeout=15)
+        _, staying = psutil.wait_procs(marked(mark), timeout=seconds(15))
         for one in staying:
             one.kill()
     assert not staying

@@ -22,6 +22,7 @@ from serving import engine, process
 from serving.engine import Endpoint
 from serving.errors import EngineFailed, NotServable, PortTaken, RequestFailed
 from stages.deploy import DeployConfig
+from tests.seconds import seconds
 
 ID = "0123456789ab" + "f" * 52
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -40,7 +41,7 @@ def post(endpoint: Endpoint, route: str, **body: Any) -> tuple[int, dict[str, An
         endpoint.url + route, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=seconds(60)) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         with error:
@@ -50,16 +51,16 @@ def post(endpoint: Endpoint, route: str, **body: Any) -> tuple[int, dict[str, An
 def test_an_engine_answers_until_it_is_stopped(started: Endpoint) -> None:
     assert started.alias == "tuneline-0123456789ab"
     assert engine.alive(started)
-    reply = engine.ask(started, FRANCE, max_tokens=8, timeout=60)
+    reply = engine.ask(started, FRANCE, max_tokens=8, timeout=seconds(60))
     assert reply.text.strip()
     assert reply.completion_tokens <= 8
-    assert engine.chat(started, FRANCE, max_tokens=8, timeout=60) == reply.text
+    assert engine.chat(started, FRANCE, max_tokens=8, timeout=seconds(60)) == reply.text
 
     assert engine.stop(started) is True
     assert not engine.alive(started)
     assert engine.stop(started) is False
     with pytest.raises(RequestFailed, match="gave no answer"):
-        engine.chat(started, FRANCE, max_tokens=8, timeout=5)
+        engine.chat(started, FRANCE, max_tokens=8, timeout=seconds(5))
 
 
 def test_only_its_own_model_is_answered(started: Endpoint) -> None:
@@ -97,11 +98,11 @@ def test_a_busy_engine_is_healthy(started: Endpoint) -> None:
     )
 
     def get(route: str) -> int:
-        with urllib.request.urlopen(started.url + route, timeout=60) as response:
+        with urllib.request.urlopen(started.url + route, timeout=seconds(60)) as response:
             status: int = response.status
             return status
 
-    with urllib.request.urlopen(request, timeout=60) as stream:
+    with urllib.request.urlopen(request, timeout=seconds(60)) as stream:
         assert stream.readline().startswith(b"data: ")
         assert get("/v1/models") == 200
         assert get("/health") == 200
@@ -110,7 +111,7 @@ def test_a_busy_engine_is_healthy(started: Endpoint) -> None:
 
 def test_a_web_page_may_not_call_it(started: Endpoint) -> None:
     request = urllib.request.Request(started.url + "/v1/models", headers={"Origin": "http://evil.example"})
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=seconds(10)) as response:
         assert "access-control-allow-origin" not in response.headers
 
 
@@ -126,7 +127,7 @@ def test_foreign_environment_variables_change_nothing(
         monkeypatch.setenv(name, value)
     endpoint = engine.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     try:
-        assert engine.chat(endpoint, FRANCE, max_tokens=2, timeout=60)
+        assert engine.chat(endpoint, FRANCE, max_tokens=2, timeout=seconds(60))
         port = int(endpoint.url.rpartition(":")[2])
         assert [c.laddr.ip for c in psutil.Process(endpoint.pid).net_connections() if c.laddr.port == port]
         assert {
@@ -144,10 +145,10 @@ def test_two_engines_stand_side_by_side(
     other = engine.start("e" * 64, smollm2_gguf, config, tmp_path / "other.log")
     try:
         assert other.url != started.url
-        assert engine.chat(other, FRANCE, max_tokens=4, timeout=60)
+        assert engine.chat(other, FRANCE, max_tokens=4, timeout=seconds(60))
     finally:
         assert engine.stop(other)
-    assert engine.chat(started, FRANCE, max_tokens=4, timeout=60)
+    assert engine.chat(started, FRANCE, max_tokens=4, timeout=seconds(60))
 
 
 STARTER = """
@@ -169,7 +170,7 @@ def test_an_engine_outlives_a_killed_starter(smollm2_gguf: Path, tmp_path: Path)
         endpoint = Endpoint.model_validate_json(starter.stdout.readline())
         os.killpg(starter.pid, signal.SIGKILL)
     try:
-        assert engine.chat(endpoint, FRANCE, max_tokens=4, timeout=60)
+        assert engine.chat(endpoint, FRANCE, max_tokens=4, timeout=seconds(60))
     finally:
         assert engine.stop(endpoint)
     assert not engine.alive(endpoint)
@@ -191,7 +192,7 @@ def test_a_given_port_can_be_had_again_at_once(
     for _ in range(2):
         endpoint = engine.start(ID, smollm2_gguf, DeployConfig(port=port), tmp_path / "engine.log")
         assert endpoint.url == f"http://127.0.0.1:{port}"
-        engine.chat(endpoint, FRANCE, max_tokens=1, timeout=10)
+        engine.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
         engine.stop(endpoint)
 
 
@@ -203,7 +204,7 @@ def test_ipv6_loopback(stand_in: Callable[..., None], smollm2_gguf: Path, tmp_pa
     stand_in()
     endpoint = engine.start(ID, smollm2_gguf, DeployConfig(host="::1"), tmp_path / "engine.log")
     assert endpoint.url.startswith("http://[::1]:")
-    assert engine.chat(endpoint, FRANCE, max_tokens=1, timeout=10) == "Hello!"
+    assert engine.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10)) == "Hello!"
     engine.stop(endpoint)
 
 
@@ -261,7 +262,7 @@ def test_time_to_live(stand_in: Callable[..., None], smollm2_gguf: Path, tmp_pat
     config = DeployConfig(ttl_minutes=0.03)
     endpoint = engine.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     assert engine.alive(endpoint)
-    psutil.wait_procs([psutil.Process(endpoint.pid)], timeout=20)
+    psutil.wait_procs([psutil.Process(endpoint.pid)], timeout=seconds(20))
     assert not engine.alive(endpoint)
     assert "its 0.03 minutes are over" in endpoint.log.read_text()
 
@@ -285,6 +286,6 @@ def test_what_is_no_answer_is_an_error(
     endpoint = engine.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     try:
         with pytest.raises(RequestFailed, match=message):
-            engine.chat(endpoint, FRANCE, max_tokens=1, timeout=10)
+            engine.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
     finally:
         engine.stop(endpoint)

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from flows import cli
+from tests.seconds import seconds
 from tests.serving.gateway import ANSWER, CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
 from tests.serving.town import kept_town
 
@@ -116,16 +117,16 @@ def test_refusals_have_a_reason_and_never_an_answer(gateway: Gateway) -> None:
         unfit = gateway.tenant(f"unfit-{name}", artifact)
         assert refusal(gateway, unfit, f"team/unfit-{name}") == (409, "incompatible_artifact"), name
     gateway.registry.tenants.revoke("strict", "tests")
-    until(lambda: gateway.get("/models", key).status_code == 401, "the key is revoked", 2)
+    until(lambda: gateway.get("/models", key).status_code == 401, "the key is revoked", seconds(2))
     assert refusal(gateway, key, "team/strict") == (401, "invalid_api_key")
 
 
 def test_a_rotated_key_works_until_its_overlap_is_over(gateway: Gateway) -> None:
     old = gateway.tenant("rotating", gateway.town.houses[0].gguf)
     _, new = gateway.registry.tenants.rotate("rotating", "tests", timedelta(seconds=3))
-    until(lambda: gateway.get("/models", new).status_code == 200, "the new key works", 2)
+    until(lambda: gateway.get("/models", new).status_code == 200, "the new key works", seconds(2))
     assert gateway.get("/models", old).status_code == 200
-    until(lambda: gateway.get("/models", old).status_code == 403, "the old key has ended", 4)
+    until(lambda: gateway.get("/models", old).status_code == 403, "the old key has ended", seconds(4))
     assert gateway.get("/models", new).status_code == 200
     another = gateway.tenant("newcomer", None)  # the gateway reads the registry anew
     assert gateway.get("/models", another).status_code == 200
@@ -155,14 +156,14 @@ def test_a_canary_answers_its_share_and_each_conversation_stays_where_it_is(gate
             found.append(receipt)
         return found
 
-    until(lambda: candidate.gguf in receipts(range(5)), "the rollout reaches the gateway", 10)
+    until(lambda: candidate.gguf in receipts(range(5)), "the rollout reaches the gateway", seconds(10))
     found = receipts(range(24))
     assert receipts(range(24)) == found, "each conversation has the same artifact again"
     assert 4 <= found.count(candidate.gguf) <= 20
     gateway.registry.rollouts.start("team/canary", candidate.gguf, 100, 0, "tests", "all")
-    until(lambda: set(receipts(range(5))) == {candidate.gguf}, "all of it", 10)
+    until(lambda: set(receipts(range(5))) == {candidate.gguf}, "all of it", seconds(10))
     gateway.registry.rollouts.stop("team/canary", "tests", "enough")
-    until(lambda: set(receipts(range(5))) == {live.gguf}, "none of it", 10)
+    until(lambda: set(receipts(range(5))) == {live.gguf}, "none of it", seconds(10))
 
 
 def test_a_candidate_that_fits_no_engine_leaves_it_to_the_live_one(gateway: Gateway) -> None:

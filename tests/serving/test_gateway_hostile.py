@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.seconds import seconds
 from tests.serving.gateway import SLOWEST, until
 from tests.serving.hostile import CHAT, Answer, Recorded, exchange, parsed, recorded, request, rest
 from tests.serving.recorded import FLOOD, LENGTHY
@@ -28,7 +29,7 @@ from tests.serving.town import kept_town
 MODEL = "team/mine"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "xylophone-7781?"}], "max_tokens": 8}
 RAW = json.dumps(BODY).encode()
-SECONDS = 0.6
+SECONDS = seconds(0.6)
 """What a client may take for its headers, its body, and to read."""
 CONNECTIONS = 40
 CHAT_FIELDS = {
@@ -418,12 +419,12 @@ def trickle(client: socket.socket, data: bytes) -> float:
 
 def test_headers_and_bodies_that_come_a_byte_at_a_time(gateway: Recorded, key: str) -> None:
     with socket.create_connection(gateway.address) as client:
-        assert trickle(client, request(RAW, key)) < SECONDS + 5
+        assert trickle(client, request(RAW, key)) < SECONDS + seconds(5)
         assert rest(client) == b"", "cut without an answer: its headers never came"
     whole = request(RAW, key, close=False)
     with socket.create_connection(gateway.address) as client:
         client.sendall(whole[: -len(RAW)])
-        assert trickle(client, RAW) < SECONDS + 5
+        assert trickle(client, RAW) < SECONDS + seconds(5)
         answer = parsed(client.recv(1 << 16))
         assert "did not come within" in refused(answer, 408)["message"]
         client.shutdown(socket.SHUT_WR)

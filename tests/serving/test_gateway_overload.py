@@ -23,10 +23,11 @@ from registry.tenants import TenantLimits
 from serving.gateway import ledger as ledgers
 from serving.gateway.ledger import Ledger
 from serving.openai_requests import Refused
+from tests.seconds import seconds
 from tests.serving.gateway import LLAMA, SLOWEST, Gateway, running, until
 from tests.serving.town import kept_town
 
-LONGEST = 1.0
+LONGEST = seconds(1.0)
 LONG = 40
 """Tokens; two answers of that length are under way at once."""
 PLACES = 2 + 64
@@ -58,7 +59,7 @@ def ask(http: httpx.Client, model: str) -> tuple[int, str, float]:
 
 def test_overload_is_turned_away_before_it_waits_too_long(gateway: Gateway) -> None:
     key = gateway.tenant("crowd", gateway.town.gguf, tokens_per_day=10**6)
-    end = time.monotonic() + 6
+    end = time.monotonic() + seconds(6)
     answered: list[tuple[float, float]] = []
     refused: list[str] = []
 
@@ -77,7 +78,9 @@ def test_overload_is_turned_away_before_it_waits_too_long(gateway: Gateway) -> N
         for one in [pool.submit(client) for _ in range(32)]:
             one.result()
     assert set(refused) == {"overloaded"}
-    later = [first for began, first in answered if began > end - 4]  # at first nothing is known of the engine
+    later = [
+        first for began, first in answered if began > end - seconds(4)
+    ]  # at first nothing is known of the engine
     assert len(later) > 4
     assert statistics.median(later) < LONGEST
     assert max(later) < 3 * LONGEST

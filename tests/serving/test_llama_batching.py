@@ -33,6 +33,7 @@ from serving.llama_residents import Resident
 from stages.backends.chat import encode, load_tokenizer
 from stages.backends.gguf_adapter import convert_adapter
 from stages.errors import InvalidInput
+from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
 from tests.stages.lora_models import save_adapter, save_llama
 
@@ -56,13 +57,13 @@ def name_of(canary: Canary) -> str:
 
 
 def load(batcher: Batcher, canary: Canary) -> Resident:
-    return batcher.load(name_of(canary), canary.digest, canary.path / "model.gguf").result(30)
+    return batcher.load(name_of(canary), canary.digest, canary.path / "model.gguf").result(seconds(30))
 
 
 @contextlib.asynccontextmanager
 async def client(batcher: Batcher) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(Requests(batcher).app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=60) as made:
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=seconds(60)) as made:
         yield made
 
 
@@ -182,7 +183,7 @@ def test_a_prefix_is_used_again_only_by_the_same_adapter_and_salt(batcher: Batch
         assert await cached(http, second, "a") == 0, "another adapter"
         assert await cached(http, first, "a") > 5
         assert await cached(http, first, None) == 0, "without a salt, nothing is shared"
-        batcher.unload(name_of(first)).result(10)
+        batcher.unload(name_of(first)).result(seconds(10))
         await asyncio.to_thread(load, batcher, first)
         assert await cached(http, first, "a") == 0, "a new load begins empty"
 
@@ -216,19 +217,19 @@ def test_an_adapter_that_is_not_switched_would_be_noticed(
 
 
 def _in_the_name_of(batcher: Batcher, name: str, canary: Canary) -> None:
-    batcher.load(name, name, canary.path / "model.gguf").result(30)
+    batcher.load(name, name, canary.path / "model.gguf").result(seconds(30))
 
 
 def test_a_name_stands_for_the_same_bytes_for_ever(batcher: Batcher, family: Family) -> None:
     """vLLM 42125 and 30931: another adapter was loaded under a name that caches knew."""
     first, second, _ = family.canaries
     _in_the_name_of(batcher, "x", first)
-    batcher.unload("x").result(10)
+    batcher.unload("x").result(seconds(10))
     with pytest.raises(AdapterRefused, match="is not the file that x stood for before"):
         _in_the_name_of(batcher, "x", second)
     _in_the_name_of(batcher, "x", first)
     with pytest.raises(AdapterRefused, match="stands for one artifact only"):
-        batcher.load("x", "other", second.path / "model.gguf").result(30)
+        batcher.load("x", "other", second.path / "model.gguf").result(seconds(30))
 
 
 def test_a_name_used_again_with_its_cache_would_be_noticed(
@@ -264,7 +265,7 @@ def test_files_that_are_no_adapter_for_this_base(batcher: Batcher, family: Famil
     (tmp_path / "cut.gguf").write_bytes((family.canaries[0].path / "model.gguf").read_bytes()[:5000])
     for file in (tmp_path / "cut.gguf", family.gguf, tmp_path / "nowhere.gguf"):
         with pytest.raises(NotServable):
-            batcher.load("x", "x", file).result(30)
+            batcher.load("x", "x", file).result(seconds(30))
     load(batcher, family.canaries[0])
 
 
@@ -333,7 +334,7 @@ def test_an_engine_outlives_an_adapter_without_room(
 def test_slots_are_bounded_and_a_load_is_done_once(batcher: Batcher, family: Family) -> None:
     first, second, third = family.canaries
     futures = [batcher.load(name_of(first), first.digest, first.path / "model.gguf") for _ in range(8)]
-    assert len({future.result(30).serial for future in futures}) == 1
+    assert len({future.result(seconds(30)).serial for future in futures}) == 1
     load(batcher, second)
     with pytest.raises(Overloaded, match="2 adapters are loaded"):
         load(batcher, third)
@@ -498,7 +499,9 @@ def test_the_control_door_says_why_not(batcher: Batcher, family: Family) -> None
 
     async def run() -> None:
         transport = httpx.ASGITransport(Control(batcher).app())
-        async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=60) as http:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://engine", timeout=seconds(60)
+        ) as http:
             body = {"name": "a", "digest": canary.digest, "path": str(canary.path / "model.gguf")}
             said = (await http.post("/adapters", json=body)).json()
             assert said["name"] == "a"

@@ -14,6 +14,7 @@ import pytest
 from serving import process
 from serving.errors import EngineFailed
 from serving.process import Launch, Started
+from tests.seconds import seconds
 
 TREE = Path(__file__).resolve().parents[2]
 PAUSE = "import signal; signal.pause()"
@@ -46,7 +47,7 @@ def wait_for(log: Path, text: str) -> str:
 
 def gone(pid: int) -> bool:
     try:
-        psutil.wait_procs([psutil.Process(pid)], timeout=10)
+        psutil.wait_procs([psutil.Process(pid)], timeout=seconds(10))
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

@@ -29,6 +29,7 @@ from serving import process
 from serving.adapter_pool import AdapterPool
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
 from tests.reliability import adapters
+from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
 from tests.serving.engines import (
     KINDS,
@@ -287,7 +288,7 @@ def test_a_hung_engine_is_ended_and_started_again(family: Family, tmp_path: Path
             old = engine.pid
             engine._supervisor._healthy = silence
             assert old is not None
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(seconds(60)):
                 while engine.pid == old:
                     await asyncio.sleep(0.02)
             engine._supervisor._healthy = engine.health
@@ -324,7 +325,7 @@ def test_no_orphan_when_the_owner_is_killed(kind: str, family: Family, tmp_path:
         engine = psutil.Process(int(pid))
         all_of_it = [engine, *engine.children(recursive=True)]
         owner.kill()
-    _, left = psutil.wait_procs(all_of_it, timeout=20)
+    _, left = psutil.wait_procs(all_of_it, timeout=seconds(20))
     assert not left
     shutil.rmtree(folder)  # its owner had no time to
     assert "the process that started it is gone" in (tmp_path / "engine.log").read_text()
@@ -368,7 +369,7 @@ def test_a_slow_client_holds_up_nobody(shared: Shared, family: Family) -> None:
         assert await ask(client, name) == first.answer
         dawdler.close()
         writer.close()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(seconds(30)):
             while (await engine.health())["active"]:
                 await asyncio.sleep(0.02)
 

@@ -13,6 +13,7 @@ from serving import engine, vllm
 from serving.errors import EngineMissing, NotServable
 from serving.limits import limits
 from stages.deploy import DeployConfig
+from tests.seconds import seconds
 
 ID = "d" * 64
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -69,9 +70,11 @@ def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
 
 
 def test_a_lost_port_is_tried_again(python_with_vllm: Path, model: Path, tmp_path: Path) -> None:
-    endpoint = engine.start(ID, model, DeployConfig(engine="vllm", ready_timeout=20), tmp_path / "log")
+    endpoint = engine.start(
+        ID, model, DeployConfig(engine="vllm", ready_timeout=seconds(20)), tmp_path / "log"
+    )
     try:
-        assert engine.chat(endpoint, [{"role": "user", "content": "Hi"}], 4, timeout=10) == "Hello!"
+        assert engine.chat(endpoint, [{"role": "user", "content": "Hi"}], 4, timeout=seconds(10)) == "Hello!"
         assert len((tmp_path / "argv").read_text().splitlines()) == 2
     finally:
         engine.stop(endpoint)

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from serving.adapter_pool import AdapterPool
 from serving.errors import AdapterRefused, NotServable
 from serving.vllm_engine import VllmEngine
+from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
 from tests.serving.engines import AnyEngine, Shared, another_life, ask, official, shared_engine, tree
 from tests.serving.vllm_faults import SWITCH
@@ -276,7 +277,7 @@ def test_any_of_its_processes_killed(shared: Shared, family: Family) -> None:
             await asked
         await another_life(engine, old)
         assert engine.restarts == restarts + 1
-        assert not psutil.wait_procs(below, timeout=5)[1], "nothing of its first life is left"
+        assert not psutil.wait_procs(below, timeout=seconds(5))[1], "nothing of its first life is left"
         async with official(engine) as again, AdapterPool(engine).use(first.digest, first.peft) as name:
             assert await ask(again, name) == first.answer
 

@@ -21,6 +21,7 @@ from serving import peft_files, vllm, vllm_cpu_lora, vllm_engine, vllm_probe
 from serving.errors import AdapterRefused, EngineFailed, NotServable
 from serving.vllm_door import Door
 from serving.vllm_engine import VllmEngine, read_counters
+from tests.seconds import seconds
 
 KEY = {"x-tuneline-control": "secret"}
 
@@ -55,7 +56,9 @@ def through(work: Callable[[httpx.AsyncClient, Behind], Awaitable[None]]) -> Non
         behind = Behind()
         door = Door(behind.app)
         transport = httpx.ASGITransport(app=door)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://door", timeout=5) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://door", timeout=seconds(5)
+        ) as client:
             await work(client, behind)
 
     asyncio.run(run())
@@ -66,7 +69,7 @@ def asking(client: httpx.AsyncClient, model: Any) -> asyncio.Task[httpx.Response
 
 
 async def until(client: httpx.AsyncClient, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(seconds(5)):
         while (await client.get("/tuneline/under-way", headers=KEY)).json()["under_way"] != count:
             await asyncio.sleep(0)
 

@@ -24,6 +24,7 @@ from serving.process import Launch
 from stages.contract import Parent
 from stages.deploy import FALLBACK_QUESTION, DeployConfig, DeployFacts, deploy
 from stages.errors import InvalidInput, MissingPackage, StageError
+from tests.seconds import seconds
 
 STAND_IN = Path(__file__).parents[1] / "serving" / "stand_in.py"
 
@@ -103,7 +104,7 @@ def test_a_gguf_is_deployed_and_answers(
     again = engine.ask(
         started[0],
         [{"role": "system", "content": "Answer shortly."}, {"role": "user", "content": facts.question}],
-        max_tokens=8, timeout=60,
+        max_tokens=8, timeout=seconds(60),
     )  # fmt: skip
     assert again.text == facts.answer
     assert DeployFacts.model_validate_json(facts.model_dump_json()) == facts

@@ -15,6 +15,7 @@ import pytest
 from stages import limited as module
 from stages.errors import InvalidInput
 from stages.limited import MEBIBYTE, Limits, limited
+from tests.seconds import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests.stages.test_limited"
@@ -107,7 +108,7 @@ def test_each_limit_gives_one_clear_refusal(name: str, limits: dict[str, Any], s
         call(name, **limits)
     assert "model" in str(caught.value)
     assert caught.value.exit_code == 3
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < seconds(20)
 
 
 def test_files_that_it_writes_are_limited_too(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def gone(pid: int) -> bool:
 
 
 def until(true: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + seconds(20)
     while not true():
         assert time.monotonic() < deadline
         os.sched_yield()

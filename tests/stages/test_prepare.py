@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ def assert_nothing_leaks(found: dict[str, list[Row]]) -> None:
 
 
 def test_tech_support_has_ten_questions_and_none_in_two_splits(run: Run, out: Path) -> None:
-    metrics = run(f"{CORPUS}/tech_support.yml", near_duplicates=None).metrics
+    metrics = run(f"{CORPUS}/tech_support.yml", near_duplicates=None, max_deduplicated=1).metrics
     found = splits(out)
     assert metrics["rows"] == {"read": 1050, "accepted": 10, "rejected": 0}
     assert metrics["format"] == "chatterbot-dialogue"
@@ -117,7 +119,10 @@ def test_whatever_the_rows_no_prompt_leaks_and_none_is_lost(
     source = jsonl(folder / "rows.jsonl", [{"prompt": p, "completion": c} for p, c in rows])
     validation, test = held_out
     config = PrepareConfig(
-        source=f"path:{source}", seed=seed, split=SplitConfig(validation=validation, test=test)
+        source=f"path:{source}",
+        seed=seed,
+        split=SplitConfig(validation=validation, test=test),
+        max_deduplicated=1,
     )
     distinct = {normalized(prompt) for prompt, _ in rows}
     if len(distinct) < 1 + bool(validation) + bool(test):
@@ -156,7 +161,7 @@ def test_the_same_input_gives_the_same_bytes_in_any_order(pico_base: Parent, tmp
         source = jsonl(tmp_path / name / "rows.jsonl", rows)
         facts = prepare({"base": pico_base}, PrepareConfig(source=f"path:{source}"), tmp_path / name / "out")
         found = {file.name: file.read_bytes() for file in sorted((tmp_path / name / "out").iterdir())}
-        found["README.md"] = found["README.md"].replace(str(source).encode(), b"")
+        assert str(tmp_path).encode() not in b"".join(found.values())
         return found, canonical(facts.model_dump(mode="json"))
 
     once, again = files("once", pairs(60)), files("again", pairs(60))
@@ -299,7 +304,7 @@ def test_a_hub_dataset_is_read_at_the_commit_that_its_branch_names(
 
     def load(*names: object, **options: object) -> datasets.Dataset:
         asked.append((*names, options["split"], options["revision"]))
-        return datasets.Dataset.from_list(pairs(20))
+        return datasets.Dataset.from_list([{**row, "picture": b"\0"} for row in pairs(20)])
 
     commit = "0123456789" * 4
     info = huggingface_hub.hf_api.DatasetInfo(
@@ -309,6 +314,7 @@ def test_a_hub_dataset_is_read_at_the_commit_that_its_branch_names(
     monkeypatch.setattr(datasets, "load_dataset", load)
     metrics = run("hub:org/name@main", hub_config="small", hub_split="train_sft").metrics
     assert asked == [("org/name", "small", "train_sft", commit)]
+    assert metrics["unused_fields"] == {"picture": 20}
     assert metrics["source_hashes"] == {"org/name (train_sft)": commit}
     assert metrics["rows"]["accepted"] == 20
 
@@ -332,16 +338,137 @@ def test_duplicates_are_counted_apart(run: Run, tmp_path: Path) -> None:
             "completion": "cold,  and in the evening there will be some snow on the hills.",
         },
         {
+            "prompt": long,
+            "completion": "Cold, and in the evening there will be some snow on the hills.",
+        },
+        {
             "prompt": long + " please",
             "completion": "Cold, and in the evening there will be some snow on the hills.",
         },
     ]
     source = jsonl(tmp_path / "rows.jsonl", rows)
-    assert run(source).metrics["dropped"] == {"exact_duplicates": 1, "near_duplicates": 1}
+    assert run(source).metrics["dropped"] == {"exact_duplicates": 1, "near_duplicates": 2}
     assert run(source, near_duplicates=None).metrics["dropped"] == {
         "exact_duplicates": 1,
         "near_duplicates": 0,
     }
+
+
+def test_exact_duplicates_are_exact(run: Run, out: Path, tmp_path: Path) -> None:
+    """Indentation, case and x² are what some data teach; only the kind of line end is no difference."""
+    kinds = ["if a:\n  b", "if a:\n    b", "If a:\n  b", "x² + 1", "x2 + 1", "a\r\nb", "ﬁne", "fine"]
+    rows = [{"prompt": f"Write {n}.", "completion": kind} for n in range(4) for kind in kinds]
+    alike = [{**row, "completion": end.join("ab")} for row in rows[5::8] for end in ("\r", "\n")]
+    source = jsonl(tmp_path / "rows.jsonl", rows + alike)
+    dropped = run(source, near_duplicates=None).metrics["dropped"]
+    assert dropped == {"exact_duplicates": 8, "near_duplicates": 0}
+    assert {row["messages"][-1]["content"] for rows in splits(out).values() for row in rows} == set(kinds)
+    before = {name: (out / f"{name}.parquet").read_bytes() for name in SPLITS}
+    run(jsonl(tmp_path / "turned.jsonl", rows[::-1]), near_duplicates=None)
+    assert before == {name: (out / f"{name}.parquet").read_bytes() for name in SPLITS}
+
+
+def test_a_loss_of_more_than_the_limit_stops_the_run(run: Run, tmp_path: Path) -> None:
+    long = " ".join(f"word{n}" for n in range(40))
+    near = [{"prompt": f"{long} {n}", "completion": "Yes."} for n in range(3)]
+    source = jsonl(tmp_path / "rows.jsonl", [*pairs(10), *pairs(2), *near])
+    with pytest.raises(
+        InvalidInput,
+        match=r"4 of 15 good rows \(26.7%\) repeat an earlier row \(2 exact duplicates, 2 near duplicates\), "
+        r"prepare.max_deduplicated is 20.0%; for example rows.jsonl line 11, rows.jsonl line 12, "
+        r"rows.jsonl line 14; set prepare.near_duplicates to null .*, or prepare.max_deduplicated to 0.27 if",
+    ):
+        run(source)
+    assert run(source, max_deduplicated=0.27).metrics["rows"]["accepted"] == 11
+    assert run(source, near_duplicates=None).metrics["rows"]["accepted"] == 13
+    with pytest.raises(InvalidInput, match=r"13.3%") as caught:
+        run(source, near_duplicates=None, max_deduplicated=0.1)
+    assert "near_duplicates to null" not in str(caught.value)
+
+
+def test_rows_with_one_long_instruction_are_kept(run: Run, tmp_path: Path) -> None:
+    rules = " ".join(f"Rule {k}: a message of matter {k} has the label l{k}." for k in range(9))
+    rows = [
+        {"instruction": rules, "input": f"My lamp number {n} is broken", "output": f"l{n % 3}"}
+        for n in range(30)
+    ]
+    metrics = run(jsonl(tmp_path / "rows.jsonl", rows)).metrics
+    assert metrics["dropped"] == {"exact_duplicates": 0, "near_duplicates": 0}
+
+
+def test_what_becomes_of_every_field_is_said_once(
+    run: Run, out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**row, "id": n, "tags": [] if n else ["x"], "\ud800": 1} for n, row in enumerate(pairs(40))]
+    rows[7]["tool_calls"] = [{"id": "1"}]
+    with caplog.at_level(logging.INFO, logger="tuneline.stage"):
+        metrics = run(jsonl(tmp_path / "rows.jsonl", rows)).metrics
+    assert metrics["unused_fields"] == {"'\\ud800'": 39, "id": 39, "tags": 1}
+    assert metrics["rejected"] == {"unsupported_field": 1}
+    assert rejects(out)[0]["reason"] == "the row has tool_calls: tool calling is not trained"
+    told = [vars(record)["progress"] for record in caplog.records if hasattr(record, "progress")]
+    assert [event["not_used"] for event in told if "not_used" in event] == ["'\\ud800', id, tags"]
+    assert "| `id` | 39 |" in (out / "README.md").read_text("utf-8")
+
+
+def test_fields_whose_names_are_data_have_an_end(run: Run, tmp_path: Path) -> None:
+    rows = [{**row, f"key {n}": 1} for n, row in enumerate(pairs(60))]
+    unused = run(jsonl(tmp_path / "rows.jsonl", rows)).metrics["unused_fields"]
+    assert len(unused) == 41
+    assert unused["(other fields)"] == 20
+
+
+@pytest.mark.parametrize("name", ["prompt", "\ud800"])
+def test_names_that_cannot_be_printed_are_told_all_the_same(run: Run, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInput, match="the rows have the fields") as caught:
+        run(jsonl(tmp_path / "rows.jsonl", [{name: "x", "a\nb": 2, "c" * 10_000: 3}]))
+    assert len(str(caught.value)) < 700
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_name_that_is_no_text_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    jsonl(tmp_path / "data" / os.fsdecode(b"\xff.jsonl"), pairs(20))
+    with pytest.raises(InvalidInput, match=r"the file name '\\udcff.jsonl' is not UTF-8; rename the file"):
+        run(tmp_path / "data")
+
+
+@pytest.mark.parametrize("text", ["many words and more ", "a", "日本", "x!", "\u0301"])
+def test_a_row_far_too_long_is_refused_by_its_beginning(
+    run: Run, pico_base: Parent, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Counted in characters that are tokenized, not in seconds."""
+    seen: list[int] = []
+    tokenizer = chat.load_tokenizer(pico_base.path)
+    real = type(tokenizer).__call__
+
+    def counting(self: Any, given: str, *more: Any, **options: Any) -> Any:
+        seen.append(len(given))
+        return real(self, given, *more, **options)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", counting)
+    many = text * (1_000_000 // len(text))
+    turns = [{"role": role, "content": f"{text} {n}"} for n in range(5_000) for role in ("user", "assistant")]
+    source = jsonl(tmp_path / "rows.jsonl", [*pairs(20), {"prompt": many, "completion": "x"}])
+    with source.open("a") as stream:
+        stream.write(json.dumps({"prompt": turns[:-1], "completion": turns[-1:]}))
+    assert run(source, max_length=64, max_rejected=0.2).metrics["rejected"] == {"too_long": 2}
+    assert max(seen) < 64 * 8 * 64
+    reasons = [
+        re.fullmatch(r"about (\d+) tokens, more than max_length 64", r["reason"]) for r in rejects(out)
+    ]
+    right = len(tokenizer(many[:100_000])["input_ids"]) * len(many) / 100_000
+    assert reasons[0]
+    assert reasons[1]
+    assert int(reasons[0][1]) == pytest.approx(right, rel=0.3)
+
+
+def test_a_long_row_of_few_tokens_is_not_refused(run: Run, out: Path, tmp_path: Path) -> None:
+    """SmolLM2 has tokens for long runs of spaces: 6,000 characters, and fewer tokens than the limit."""
+    spaced = [{"prompt": f"a{' ' * 6000}{n}", "completion": "x"} for n in range(3)]
+    run(jsonl(tmp_path / "rows.jsonl", [*pairs(20), *spaced]), max_length=256)
+    assert rejects(out) == []
+    assert max(row["tokens"] for rows in splits(out).values() for row in rows) > 90
 
 
 def test_topics_are_taught_as_json(run: Run, out: Path) -> None:
@@ -353,6 +480,7 @@ def test_topics_are_taught_as_json(run: Run, out: Path) -> None:
     assert all(len(row["messages"][0]["content"].split()) >= 3 for row in rows)
     assert metrics["dropped"]["short_utterances"] > 100
     assert metrics["dropped"]["ambiguous_utterances"] > 0
+    assert metrics["dropped"]["repeated_utterances"] > 2000
     assert metrics["licence"] == "BSD License"
 
 

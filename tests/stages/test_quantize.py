@@ -31,6 +31,7 @@ from stages.compatible import require_compatible
 from stages.contract import Facts, Parent
 from stages.errors import InsufficientResources, InvalidInput, MissingPackage, StageError, StageKilled
 from stages.quantize import GGUF_TYPES, GgufConfig, GptqConfig, QuantizeConfig, quantize
+from tests.seconds import seconds
 from tests.stages.lora_models import save_adapter
 
 TEXT = "The capital of France is Paris, and 12 + 30 = 42.\n"
@@ -406,7 +407,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(seconds(10))
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_gguf_is_refused_at_once(name: str, tmp_path: Path) -> None:
     file = tmp_path / "hostile.gguf"
@@ -415,7 +416,7 @@ def test_hostile_gguf_is_refused_at_once(name: str, tmp_path: Path) -> None:
         read_gguf(file)
 
 
-@settings(deadline=2000, max_examples=60)
+@settings(deadline=seconds(2000), max_examples=60)
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
 def test_damaged_gguf_never_gets_through_as_another_error(
     tmp_path_factory: pytest.TempPathFactory, at: int, patch: bytes

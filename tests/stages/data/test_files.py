@@ -51,11 +51,92 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> No
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.parquet.gz"])
 def test_parquet_keeps_nested_rows(tmp_path: Path, name: str) -> None:
-    nested = [{"messages": [{"role": "user", "content": "é"}], "n": 1}, {"messages": [], "n": 2}]
+    nested = [{"messages": [{"role": "user", "content": "é"}]}, {"messages": []}]
     plain = tmp_path / "plain"
     pq.write_table(pa.Table.from_pylist(nested), plain)
     found = rows(write(tmp_path / name, plain.read_bytes()))
     assert [(record.line, record.row) for record in found] == [(1, nested[0]), (2, nested[1])]
+
+
+def odd_table(tmp_path: Path, names: list[str]) -> Path:
+    """Two rows; the columns after the first are dates beyond the year 9999 and times of no known zone."""
+    beyond = pa.array([10_000_000, 0], pa.date32())
+    nowhere = pa.array([0, 1], pa.timestamp("us", "Nowhere/City"))
+    values = [pa.array(["Is it on?", "Is it off?"]), *[beyond, nowhere, pa.array(["Yes.", "No."])]]
+    pq.write_table(pa.Table.from_arrays(values, names=names), tmp_path / "a.parquet")
+    return tmp_path / "a.parquet"
+
+
+def test_parquet_columns_that_no_format_uses_are_named_and_not_read(tmp_path: Path) -> None:
+    found = rows(odd_table(tmp_path, ["prompt", "day", "time", "completion"]))
+    assert [r.row for r in found] == [
+        {"prompt": "Is it on?", "completion": "Yes."}, {"prompt": "Is it off?", "completion": "No."},
+    ]  # fmt: skip
+    assert {r.unread for r in found} == {("day", "time")}
+
+
+def test_a_value_that_python_has_no_word_for_rejects_its_row(tmp_path: Path) -> None:
+    found = rows(odd_table(tmp_path, ["prompt", "context", "time", "completion"]))
+    assert [(r.line, r.row is None) for r in found] == [(1, True), (2, False)]
+    assert str(found[0].error).startswith("a value cannot be read: ")
+    found = rows(odd_table(tmp_path, ["prompt", "day", "context", "completion"]))
+    assert [r.row for r in found] == [None, None]
+    text = pa.array([b"fine", b"\xff\xfe"], pa.binary()).view(pa.string())
+    pq.write_table(pa.Table.from_arrays([text], names=["prompt"]), tmp_path / "b.parquet")
+    assert [(r.line, r.row) for r in rows(tmp_path / "b.parquet")] == [(1, {"prompt": "fine"}), (2, None)]
+
+
+def test_a_column_that_is_there_twice_is_named_where_it_matters(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="the column completion is there twice"):
+        rows(write(tmp_path / "a.csv", "prompt,completion,completion\n1,2,3\n"))
+    with pytest.raises(InvalidInput, match="the column prompt is there twice"):
+        rows(odd_table(tmp_path, ["prompt", "day", "time", "prompt"]))
+    assert len(rows(odd_table(tmp_path, ["prompt", "day", "day", "completion"]))) == 2
+    found = rows(write(tmp_path / "b.csv", "prompt,,completion,\n1,2,3,4\n"))
+    assert [r.row for r in found] == [{"prompt": "1", "": "4", "completion": "3"}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "b.json", "c.jsonl"])
+def test_a_key_that_stands_twice_rejects_its_row(tmp_path: Path, name: str) -> None:
+    text = '{"a": 1}\n{"a": [{"b": 1, "b": 2}]}\n{"a": 2}'
+    content = {"b.json": f"[{text.replace(chr(10), ',' + chr(10))}]", "c.jsonl": text.replace("\n", "\r")}
+    found = rows(write(tmp_path / name, content.get(name, text)))
+    assert [(r.line, r.row) for r in found] == [(1, {"a": 1}), (2, None), (3, {"a": 2})]
+    assert "the key b stands twice" in str(found[1].error)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_csv_has_the_line_ends_of_any_system(tmp_path: Path, end: str) -> None:
+    text = 'prompt,completion\nIs it on?,Yes.\n"two\nlines",x\nonly one\n'.replace("\n", end)
+    found = rows(write(tmp_path / "a.csv", text))
+    assert [(r.line, r.row) for r in found] == [
+        (2, {"prompt": "Is it on?", "completion": "Yes."}),
+        (3, {"prompt": f"two{end}lines", "completion": "x"}),
+        (5, None),
+    ]
+
+
+def test_a_csv_header_that_cannot_be_read_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"a.csv: line 1: the header is malformed CSV: .*expected"):
+        rows(write(tmp_path / "a.csv", '"prompt"x,completion\n1,2\n'))
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "-" + "9" * 5000, "9" * 400])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_number_too_long_for_python_is_read(tmp_path: Path, name: str, digits: str) -> None:
+    row = f'{{"n": {digits}}}'
+    found = rows(write(tmp_path / name, row if name == "a.jsonl" else f"[{row}]"))
+    assert [r.row for r in found] == [{"n": float(digits)}]
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    deep = '{"a": ' + "[" * 200_000
+    found = rows(write(tmp_path / "a.jsonl", f'{deep}\n{{"a": 1}}\n'))
+    assert [r.row for r in found] == [None, {"a": 1}]
+    with pytest.raises(InvalidInput, match="line 1: the row is nested too deeply"):
+        rows(write(tmp_path / "a.json", f"[{deep}"))
+    with pytest.raises(InvalidInput, match=r"malformed YAML: more than 100 levels"):
+        rows(write(tmp_path / "a.yml", "[" * 200_000))
 
 
 def test_bad_lines_come_with_their_number_and_the_others_stay(tmp_path: Path) -> None:
@@ -151,6 +232,49 @@ def test_a_damaged_archive_and_a_damaged_parquet_are_named(tmp_path: Path) -> No
         rows(tmp_path / "a.jsonl.gz")
     with pytest.raises(InvalidInput, match="not a readable Parquet file"):
         rows(write(tmp_path / "a.parquet", b"PAR1 no"))
+
+
+printed = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+pieces = st.sampled_from([
+    '"', ",", ";", "\r", "\n", "\t", "{", "}", "[", "]", ":", "\\", "- ",
+    "&a", "*a", "conversations", "1e999", "null", "\\ud800", "\ufeff", "\0",
+])  # fmt: skip
+damaged = st.lists(st.one_of(pieces, printed), max_size=30).map(lambda parts: "".join(parts).encode())
+
+
+def assert_rows_or_one_message(path: Path) -> None:
+    found, message = [], ""
+    try:
+        found = rows(path)
+    except InvalidInput as error:
+        message = str(error)
+    assert "\n" not in message
+    assert all(record.row is not None or record.error for record in found)
+
+
+@settings(deadline=None, database=None, max_examples=150)
+@given(name=st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.yml", "a.parquet", "a.csv.gz"]),
+       content=st.one_of(damaged, st.binary(max_size=60)))  # fmt: skip
+def test_whatever_a_file_holds_it_gives_rows_or_one_message(
+    tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes
+) -> None:
+    path = write(tmp_path_factory.getbasetemp() / name, content)
+    assert_rows_or_one_message(path)
+
+
+@settings(deadline=None, database=None, max_examples=60)
+@given(at=st.integers(0, 10_000), bytes_=st.binary(min_size=1, max_size=8), packed=st.booleans())
+def test_a_damaged_parquet_gives_rows_or_one_message(
+    tmp_path_factory: pytest.TempPathFactory, at: int, bytes_: bytes, packed: bool
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    pq.write_table(pa.Table.from_pylist(ROWS * 3), folder / "sound")
+    content = bytearray((folder / "sound").read_bytes())
+    at %= len(content)
+    content[at : at + len(bytes_)] = bytes_
+    path = folder / ("cut.parquet.gz" if packed else "cut.parquet")
+    path.write_bytes(gzip.compress(bytes(content), 1) if packed else bytes(content))
+    assert_rows_or_one_message(path)
 
 
 def test_chatterbot_texts_stay_as_written(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""Turn work into seconds: by comparable runs on this machine where there are any, else by its rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flows.planning.earlier import EarlierRun, correction, earlier_runs
+from flows.planning.rates import MEASURED, Rates, rates_here
+from flows.planning.work import Work
+from flows.settings import Settings
+from flows.wording import size
+from registry import Registry
+from registry.artifacts import Manifest
+from registry.errors import RegistryError
+from stages.model_shape import ModelShape
+
+STAGES = ("resolve", "prepare", "train", "evaluate", "merge", "quantize")
+Describe = Callable[[EarlierRun], Work | None]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """This machine's rates, and what ran on it before, by stage."""
+
+    rates: Rates = field(default_factory=Rates)
+    earlier: Mapping[str, Sequence[EarlierRun]] = field(default_factory=dict)
+
+    def on_cpu(
+        self, stage: str, work: Work, dtype: str, describe: Describe, count: int = 1
+    ) -> tuple[float, str]:
+        """Seconds of `count` runs of a stage with products in `dtype`, and what that rests on.
+
+        `describe`: the work of an earlier run of the stage, None for one that is not comparable.
+        """
+        dtype = self.rates.auto if dtype == "auto" else dtype
+        expected = self.rates.seconds(work, dtype)
+
+        def comparable(run: EarlierRun) -> Work | None:
+            try:
+                return describe(run) if _dtype(run.manifest) in (dtype, None) else None
+            except (
+                AttributeError,
+                KeyError,
+                TypeError,
+                ValueError,
+            ):  # of another version, which recorded something else
+                return None
+
+        found = correction(self.earlier.get(stage, ()), expected, self.rates, dtype, comparable)
+        if found is None:
+            return count * expected, self.rates.basis
+        ratio, runs = found
+        return count * expected * ratio, f"from {runs} earlier run{'s' if runs > 1 else ''} here"
+
+    def on_gpu(self, work: Work, count: int = 1) -> tuple[float, str]:
+        """The same on a GPU."""
+        return count * self.rates.gpu_seconds(work), self.rates.gpu_basis
+
+
+def clock_here(shape: ModelShape, settings: Settings) -> Clock:
+    """This machine's clock for models of `shape`; measures it, unless that was done before."""
+    return Clock(rates_here(shape, settings), _earlier(settings))
+
+
+def _earlier(settings: Settings) -> Mapping[str, Sequence[EarlierRun]]:
+    """From the registry, where there is one; planning makes none, and does without one that is away."""
+    if settings.database_url is None and not (settings.root / "registry.db").exists():
+        return {}
+    try:
+        with Registry.open(settings.root, settings.database_url, settings.store_url) as registry:
+            return earlier_runs(registry, STAGES)
+    except RegistryError:
+        return {}
+
+
+def said_of_times(bases: Iterable[tuple[str, str]], rates: Rates) -> list[str]:
+    """One sentence for each thing that times rest on; `bases`: stage and basis of each estimate."""
+    stages: dict[str, list[str]] = {}
+    for stage, basis in bases:
+        if basis:
+            stages.setdefault(basis, []).append(stage)
+    here = (
+        f" ({rates.cores} cores, each {rates.float32.forward / 1e9:.0f} GFLOP/s in float32 and "
+        f"{rates.bfloat16.forward / 1e9:.0f} in bfloat16; disk {size(round(rates.disk))}/s)"
+    )
+    return [
+        f"Times of {', '.join(names)}: {basis}{here if basis == MEASURED else ''}."
+        for basis, names in stages.items()
+    ]
+
+
+def _dtype(manifest: Manifest) -> str | None:
+    """The type that a stage was told to compute in; None for one that has no such key."""
+    nf4 = manifest.config.get("nf4") or {}
+    found = nf4.get("compute_dtype") or manifest.config.get("compute_dtype")
+    return None if found is None else str(found)

@@ -1,0 +1,74 @@
+"""What becomes of each field of a row: read, refused by its name, or listed as not used.
+
+A field that says what is to be learned and is left out in silence gives another model than the data
+describe, and no error. So a row with such a field is refused as long as Tuneline does not use it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from stages.data.record import RowError, named
+
+READ = frozenset({
+    "messages", "conversations", "turns", "instruction", "input", "context", "output", "prompt", "completion",
+    "response", "question", "answer", "system", "history",
+})  # fmt: skip
+"""Fields of a row that some format reads; in another format they may be refused or not be used."""
+
+_TOOLS = "tool calling is not trained"
+_REASONING = "reasoning is not trained apart from the answer"
+_MEDIA = "only text is trained"
+_PREFERENCE = "preferences are not trained"
+_SHARE = "every answer of a chat is trained with the same weight"
+_MEANT = {
+    **dict.fromkeys(("tools", "functions", "tool_calls", "function_call", "tool_call_id"), _TOOLS),
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _REASONING),
+    **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
+    **dict.fromkeys(("chosen", "rejected", "kto_tag"), _PREFERENCE),
+    "weight": _SHARE,
+}
+REFUSED_IN_ROW = {
+    **_MEANT,
+    "history": "this format has no earlier turns beside the messages",
+    **dict.fromkeys(("context", "input"), "this format does not say where in the prompt it belongs"),
+    **dict.fromkeys(("chat_template_kwargs", "documents"), "chats are rendered from their messages alone"),
+}
+"""Field of a row → why it cannot be used, where its format does not read it."""
+REFUSED_IN_TURN = {
+    **_MEANT,
+    **dict.fromkeys(("loss", "loss_weight", "train", "training", "train_on_turn"), _SHARE),
+    "name": "several speakers of one role are not told apart",
+    "prefix": "an answer is trained from its beginning",
+}
+"""Field of a message → why it cannot be used."""
+_SHARES = frozenset(name for name, why in REFUSED_IN_TURN.items() if why == _SHARE)
+
+
+def says_nothing(name: str, value: Any) -> bool:
+    """Whether leaving the field out changes nothing: blank, empty, or what holds for every row anyway."""
+    if name in _SHARES:
+        return value in (None, "", 1, "1", "1.0", "true", "True")
+    if name == "kto_tag":  # false: a bad answer
+        return value in (None, "")
+    if isinstance(value, str):  # a cell of a CSV file may hold a list as text
+        return value.strip() in ("", "[]", "{}", "null")
+    return value is None or value is False or (isinstance(value, list | dict | tuple) and not value)
+
+
+def account(
+    fields: Mapping[str, Any], used: Collection[str], refused: Mapping[str, str],
+    prefix: str, place: str, unused: Counter[str],
+) -> None:  # fmt: skip
+    """Count in `unused` each field outside `used` that says something; `prefix` comes before its name.
+
+    Raises `RowError` with the name of a field that is in `refused`; `place` says where it stands.
+    """
+    for name, value in fields.items():
+        if name in used or says_nothing(name, value):
+            continue
+        if name in refused:
+            raise RowError("unsupported_field", f"{place} has {name}: {refused[name]}")
+        unused[prefix + named(name)] += 1

@@ -1,0 +1,46 @@
+"""JSON values as rows need them: nothing in them is lost, and no odd value ends the reading of a file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from stages.data.record import Unreadable, named
+
+_DIGITS = 300
+"""Python refuses to read integers above 4,300 digits; from here on they are floats, as in other readers."""
+
+
+class Decoder:
+    """Decodes JSON; an object that names a key twice comes as `Unreadable`, for one of them would be lost."""
+
+    def __init__(self) -> None:
+        self._json = json.JSONDecoder(object_pairs_hook=self._object, parse_int=_integer)
+        self._twice: str | None = None
+
+    def first(self, text: str, at: int) -> tuple[Any, int]:
+        """The value that begins at `at`, and where it ends. Raises JSONDecodeError, RecursionError."""
+        self._twice = None
+        value, end = self._json.raw_decode(text, at)
+        return self._checked(value), end
+
+    def whole(self, text: str) -> Any:
+        """The one value that `text` is. Raises JSONDecodeError, RecursionError."""
+        self._twice = None
+        return self._checked(self._json.decode(text))
+
+    def _checked(self, value: Any) -> Any:
+        if self._twice is None:
+            return value
+        return Unreadable(f"the key {named(self._twice)} stands twice in one object")
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen: set[str] = set()
+            self._twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        return found
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS else float(digits)
