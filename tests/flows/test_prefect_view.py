@@ -22,6 +22,7 @@ from flows.report.rows import RunReport, StageRow
 from flows.settings import quiet_libraries
 from registry import processes
 from tests.flows.test_report import small_report
+from tests.seconds import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
@@ -65,7 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         view = PrefectView(folder / "prefect.log", every=0)
         for name, report in REPORTS.items():  # one after the other through one process, which saves time
             say(view, replace(report, recipe=name))
-        view.wait(600)
+        view.wait(seconds(600))
         yield folder
 
 
@@ -150,7 +151,7 @@ def test_a_run_that_is_killed_is_shown_as_crashed(home: Path) -> None:
         reporter = psutil.Process(int(stdout.readline()))
         run.kill()
         run.wait()
-    psutil.wait_procs([reporter], timeout=600)
+    psutil.wait_procs([reporter], timeout=seconds(600))
     assert run_of(home, "killed")[:2] == ("CRASHED", "Crashed")
     assert [task[:3] for task in tasks_of(home, "killed")] == [("train adapter", "CRASHED", "Crashed")]
     assert artifacts_of(home, "killed") == [("progress", 64, "train adapter: crashed at this point")]
@@ -159,7 +160,7 @@ def test_a_run_that_is_killed_is_shown_as_crashed(home: Path) -> None:
     another = "update flow_run set parameters = json_set(parameters, '$.pid_started', ?) where name = 'lost'"
     with closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database, database:
         database.execute(another, (processes.started() - 1000,))
-    PrefectView(home / "prefect.log").wait(600)
+    PrefectView(home / "prefect.log").wait(seconds(600))
     assert run_of(home, "lost")[:2] == ("CRASHED", "Crashed")
     assert [task[1] for task in tasks_of(home, "lost")] == ["CRASHED"]
 
@@ -171,13 +172,13 @@ def test_without_prefect_a_run_goes_on_and_says_so(
     monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
     view = PrefectView(home / "unheard.log")
     say(view, small_report())
-    view.wait(600)
+    view.wait(seconds(600))
     assert f"Prefect does not show this run whole; {home / 'unheard.log'} says why" in capfd.readouterr().err
     assert "ConnectError" in (home / "unheard.log").read_text()
 
 
 def await_task(home: Path, run: str) -> None:
-    until = time.monotonic() + 300
+    until = time.monotonic() + seconds(300)
     while not tasks_of(home, run):
         assert time.monotonic() < until, "Prefect was told nothing"
         time.sleep(0.1)

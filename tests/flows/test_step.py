@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from stages.contract import StageConfig
+from tests.seconds import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
@@ -100,7 +101,7 @@ def heard(run: subprocess.Popen[str], words: str) -> None:
 
 def ended(run: subprocess.Popen[str]) -> tuple[str, str, str | None]:
     """(state, note, artifact) of the step, once the run has ended."""
-    out, _ = run.communicate(timeout=60)
+    out, _ = run.communicate(timeout=seconds(60))
     (row,) = json.loads(out)
     return tuple(row)  # type: ignore[return-value]
 
@@ -114,7 +115,7 @@ def test_who_dies_at_work_is_replaced_and_the_others_take_what_was_made(start: S
     stages = psutil.Process(first.pid).children(recursive=True)
     first.kill()
     first.wait()
-    _, alive = psutil.wait_procs(stages, timeout=60)
+    _, alive = psutil.wait_procs(stages, timeout=seconds(60))
     assert not alive
     gate.write_text("go on")  # opens once the next stage is there
     states, notes, artifacts = zip(*map(ended, others), strict=True)

@@ -21,6 +21,7 @@ from registry.leases import NO_WAIT, Leases, Patience
 from registry.processes import alive, started
 from registry.schema import leases as table
 from tests.registry.places import Place
+from tests.seconds import seconds
 
 KEY = "a" * 64
 
@@ -181,7 +182,7 @@ def test_four_wait_for_a_holder_that_is_killed_and_one_after_the_other_gets_it(
     def wait() -> None:
         def told(_held: Held, waited: float) -> None:
             if not waited and not order:
-                waiting.wait(60)
+                waiting.wait(seconds(60))
 
         with (
             place.open() as registry,
@@ -195,7 +196,7 @@ def test_four_wait_for_a_holder_that_is_killed_and_one_after_the_other_gets_it(
         threads = [threading.Thread(target=wait) for _ in range(4)]
         for thread in threads:
             thread.start()
-        waiting.wait(60)  # all four know that somebody has it
+        waiting.wait(seconds(60))  # all four know that somebody has it
         holder.send_signal(signal.SIGKILL)
         for thread in threads:
             thread.join()
