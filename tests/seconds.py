@@ -17,7 +17,8 @@ from pathlib import Path
 FACTOR = "TUNELINE_TEST_SLOWNESS"
 """The session's factor, for its workers and whatever else they start; set it and nothing is measured."""
 KEPT = Path(__file__).resolve().parents[1] / ".cache" / "speed.json"
-KEPT_SECONDS = 3600.0
+KEPT_SECONDS = 120.0
+"""So long another process of the same session may go by it; a machine may be busy later."""
 START_SECONDS, PRODUCT_SECONDS = 0.5, 0.025
 """On the machine that the limits were written on; see `_PROBE`."""
 MOST = 20.0
@@ -54,7 +55,7 @@ def factor(start: float, product: float) -> float:
 
 
 def _kept() -> float | None:
-    """What was measured within the last hour on a machine of as many cores."""
+    """What was measured just now on a machine of as many cores."""
     try:
         found = json.loads(KEPT.read_text())
         fresh = 0 <= time.time() - found["at"] < KEPT_SECONDS and found["cores"] == os.cpu_count()
