@@ -7,12 +7,12 @@ from typing import Literal
 
 from flows.errors import Usage
 from flows.exchange.loading import rank_of
-from flows.gates.ancestry import is_gguf_adapter
+from flows.gates.ancestry import host_of, is_gguf_adapter
 from flows.ladder.rungs import Rungs
 from flows.promote import Offer
 from flows.recipe import AdapterConfig
 from flows.step import Run
-from registry import Artifact, Registry, compat
+from registry import Artifact, compat
 from registry.artifacts import BaseReference, Manifest
 from registry.compat import Use
 from serving.limits import VLLM_RANKS, limits
@@ -93,12 +93,3 @@ def measure_live(run: Run, rungs: Rungs, live: Artifact, base: Artifact, dataset
             "base, so nothing can be compared with it: roll the channel back, or move it with a waiver"
         )
     return run.step("evaluate", rungs.stored, "evaluate live", model=held, adapter=live, **known)
-
-
-def host_of(registry: Registry, adapter: Artifact) -> Artifact | None:
-    """What an adapter was measured on last: a GGUF adapter on a quantized base, another on its base."""
-    for evaluation in reversed(registry.evaluations(adapter.id)):
-        for parent in evaluation.manifest.parents:
-            if parent.relation == "evaluation_of" and parent.id != adapter.id:
-                return registry.get(parent.id)
-    return None

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         ("run", "run a recipe from data to endpoint; what is known already is not done again"),
         ("check", "validate a recipe and estimate memory, disk and time, without loading weights"),
     ):
-        command = add(name, f"flows.commands.run:{name}", text)
+        command = add(name, f"flows.commands.{name}:{name}", text)
         command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; repeatable"

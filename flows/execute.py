@@ -17,9 +17,9 @@ from typing import Any
 from flows.arithmetic import Arithmetic, settle
 from flows.child import StandBy
 from flows.errors import FlowError
-from flows.gates.channel import refuse_other_policy
 from flows.gates.gate import EXIT_CODES
 from flows.prefect_view import ParentFlow, PrefectView
+from flows.preflight.preflight import refuse_problems
 from flows.progress_view import ProgressView
 from flows.recipe import Recipe
 from flows.report.report import RunReport, write_html
@@ -48,19 +48,18 @@ def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None
     """Check resources, run the lifecycle, write the report. Never raises for a stage's failure.
 
     `parent`: the Prefect flow run that it is a part of. Before anything starts, raises
-    `InsufficientResources`, and `Usage` for a gate that is not the policy of the channel it promotes to.
+    `InvalidRecipe` for all that can be known to go wrong, and `InsufficientResources`.
     """
     with ProgressView() as view:
         view.note(f"{recipe.name}: looking at what is known and what is needed (home: {settings.root})")
         shape = describe_base(recipe.base.source)
+        refuse_problems(recipe, settings, shape)
         recipe, arithmetic = settle(recipe, shape, settings)
         refuse_shortfalls(recipe, shape, settings.root)
         quiet_libraries(settings.root)
         registry = Registry.open(
             settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
         )
-        if recipe.gate is not None and recipe.promote is not None:
-            refuse_other_policy(registry, recipe.promote.channel, recipe.gate)
         return _run(recipe, registry, view, arithmetic, parent)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from registry import catalog, content, drafts, serving_state
-from registry.artifacts import Kind
+from registry.artifacts import FileEntry, Kind
 from registry.blobs import Point
 from registry.budgets import Budgets
 from registry.catalog import Artifact, Edge, Execution
@@ -101,6 +101,12 @@ class Registry:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def reach(self) -> None:
+        """Ask the database and the store for one thing that neither has. Raises RegistryError."""
+        with self._database.read() as connection:
+            catalog.by_key(connection, "")
+        self._store.missing([FileEntry(sha256="0" * 64, size=0)])
 
     def find(self, key: str) -> Artifact | None:
         """What the memo key stands for, if it was ever published."""

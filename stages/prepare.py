@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from stages.data.collect import Tally
+<<<<<<< HEAD
     from stages.data.record import Records
     from stages.data.shelf import Shelf
+=======
+    from stages.data.record import Record, Records
+>>>>>>> 08ceeb7 (Refuse before a run what can be known of it before it runs)
     from stages.data.source import Source
 
 VERSION = 2
@@ -170,6 +175,20 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
     example = render(tokenizer, first_row(out))
     (out / "README.md").write_text(card(metrics, config.model_dump(exclude_none=True), example), "utf-8")
     return metrics
+
+
+def first_records(config: PrepareConfig, tally: Tally, count: int = 100) -> list[Record]:
+    """The first records of the source as `prepare` would read them, those that cannot be read among them.
+
+    Raises what opening the source and telling its format raise: `InvalidInput`, `MissingPackage`.
+    """
+    from stages.data.source import open_source
+
+    source = open_source(
+        config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
+    )
+    _, _, records = _shaped(source, config, tally)
+    return list(itertools.islice(records, count))
 
 
 def _shaped(source: Source, config: PrepareConfig, tally: Tally) -> tuple[str, str, Records]:

@@ -39,48 +39,6 @@ def run(arguments: argparse.Namespace) -> Reply:
     return document, lambda: render_terminal(result.report, console, result.html), result.exit_code
 
 
-def check(arguments: argparse.Namespace) -> Reply:
-    """Validate a recipe and estimate every stage's needs."""
-    from flows.arithmetic import with_compute_dtype
-    from flows.estimate import describe_base, estimate, machine, shortfalls
-    from flows.planning.clock import clock_here, said_of_times
-    from flows.recipe import load
-
-    settings = Settings()
-    recipe, here = load(arguments.recipe, arguments.set), machine(settings.root)
-    shape = describe_base(recipe.base.source)
-    clock = clock_here(shape, settings)
-    stages = estimate(with_compute_dtype(recipe, clock.rates.auto), shape, here, clock)
-    missing = shortfalls(stages, here)
-    document = {
-        "recipe": recipe.model_dump(mode="json"),
-        "stages": [asdict(s) for s in stages],
-        "shortfalls": missing,
-    }
-
-    def show() -> None:
-        rows = [
-            (
-                s.stage,
-                size(s.memory_bytes),
-                size(s.disk_bytes),
-                "–" if s.seconds is None else duration(s.seconds),
-                s.note,
-            )
-            for s in stages
-        ]
-        print_table(f"{recipe.name}: valid; estimates", ("stage", "memory", "disk", "time", "note"), rows)
-        console = Console()
-        for line in said_of_times([(s.stage, s.basis) for s in stages], clock.rates):
-            console.print(line, markup=False, highlight=False)
-        for line in missing:
-            console.print(f"Not enough: {line}", style="bold red", markup=False)
-        if not missing:
-            console.print("This machine has what the recipe needs.")
-
-    return document, show, 3 if missing else 0
-
-
 def stage(arguments: argparse.Namespace) -> Reply:
     """One stage on plain directories."""
     from flows.plain import run_plain

@@ -79,3 +79,12 @@ def nf4_only(registry: Registry, model: Artifact) -> str | None:
         f"adapter {model.id[:12]} was measured only on the NF4 base that it was trained on; vLLM serves it "
         "over the 16-bit base, which is another model: a recipe with `adapter: {base: 16bit}` measures that"
     )
+
+
+def host_of(registry: Registry, adapter: Artifact) -> Artifact | None:
+    """What an adapter was measured on last: a GGUF adapter on a quantized base, another on its base."""
+    for evaluation in reversed(registry.evaluations(adapter.id)):
+        for parent in evaluation.manifest.parents:
+            if parent.relation == "evaluation_of" and parent.id != adapter.id:
+                return registry.get(parent.id)
+    return None

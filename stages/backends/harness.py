@@ -88,6 +88,12 @@ def _run_lm_eval(lm: TokenLM, task: LmEvalTask, seed: int, out: Path) -> dict[st
     return _record(rows, task.name, {**said, "words": words, "chat_template_applied_by": applied}, out)
 
 
+def load_task(task: LmEvalTask) -> Task:
+    """The task with its documents, from what is on this machine. Raises `InvalidInput`."""
+    with _quiet(), _offline():
+        return _load(task)
+
+
 def _load(task: LmEvalTask) -> Task:
     try:
         if task.path is None:

@@ -61,7 +61,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftMo
     other layers than those.
     """
     layers = target_layers(model, config.target_modules)
-    _check_saved_modules(model, config.modules_to_save)
+    check_saved_modules(model, config.modules_to_save)
     torch.manual_seed(seed)
     wrapped = peft.get_peft_model(
         model,
@@ -90,7 +90,8 @@ def _short_names(model: PreTrainedModel, layers: list[str]) -> list[str]:
     return list(short) if target_layers(model, short) == layers else layers
 
 
-def _check_saved_modules(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+def check_saved_modules(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+    """Raise `InvalidInput` for a name that matches no module, or one that cannot be trained alone."""
     tied = {model.get_input_embeddings(), model.get_output_embeddings()}
     for wanted in names:
         found = [m for n, m in model.named_modules() if n and f".{n}".endswith(f".{wanted}")]

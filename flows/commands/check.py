@@ -1,0 +1,88 @@
+"""`tuneline check`: everything that can be known of a recipe without running it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+
+from rich.console import Console
+
+from flows.arithmetic import with_compute_dtype
+from flows.commands.run import LOG_WIDTH, Reply, print_table
+from flows.estimate import StageEstimate, describe_base, estimate, machine, shortfalls
+from flows.planning.clock import clock_here, said_of_times
+from flows.preflight.preflight import problems
+from flows.recipe import Recipe, load
+from flows.settings import Settings
+from flows.wording import duration, size
+from stages.errors import StageError
+from stages.model_shape import ModelShape
+
+
+def check(arguments: argparse.Namespace) -> Reply:
+    """Validate a recipe, name every problem, and estimate every stage's needs."""
+    recipe, settings = load(arguments.recipe, arguments.set), Settings()
+    shape, found = _base(recipe)
+    found += problems(recipe, settings, shape)
+    stages, times, missing = _estimates(recipe, settings, shape)
+    document = {
+        "recipe": recipe.model_dump(mode="json"),
+        "problems": found,
+        "stages": [asdict(s) for s in stages],
+        "shortfalls": missing,
+    }
+
+    def show() -> None:
+        _show(recipe.name, stages, found, times, missing)
+
+    return document, show, 3 if missing or found else 0
+
+
+def _base(recipe: Recipe) -> tuple[ModelShape | None, list[str]]:
+    """The base's shape, or why it has none."""
+    try:
+        return describe_base(recipe.base.source), []
+    except StageError as error:
+        return None, [f"base.source: {error}"]
+
+
+def _estimates(
+    recipe: Recipe, settings: Settings, shape: ModelShape | None
+) -> tuple[list[StageEstimate], list[str], list[str]]:
+    """What each stage needs, what the times rest on, and what this machine lacks."""
+    if shape is None:
+        return [], [], []
+    here, clock = machine(settings.root), clock_here(shape, settings)
+    stages = estimate(with_compute_dtype(recipe, clock.rates.auto), shape, here, clock)
+    times = said_of_times([(s.stage, s.basis) for s in stages], clock.rates)
+    return stages, list(times), shortfalls(stages, here)
+
+
+def _show(
+    name: str, stages: list[StageEstimate], found: list[str], times: list[str], missing: list[str]
+) -> None:
+    state = "cannot work as it is" if found else "valid"
+    if stages:
+        rows = [
+            (
+                s.stage,
+                size(s.memory_bytes),
+                size(s.disk_bytes),
+                "–" if s.seconds is None else duration(s.seconds),
+                s.note,
+            )
+            for s in stages
+        ]
+        print_table(f"{name}: {state}; estimates", ("stage", "memory", "disk", "time", "note"), rows)
+    else:
+        print(f"{name}: {state}")
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False, markup=False)
+    for line in times:
+        console.print(line)
+    for line in found:
+        console.print(f"Problem: {line}", style="bold red", soft_wrap=True)
+    for line in missing:
+        console.print(f"Not enough: {line}", style="bold red", soft_wrap=True)
+    if not missing and not found:
+        console.print("This machine has what the recipe needs.")

@@ -1,0 +1,1 @@
+"""What can be known of a run before it starts: each problem in one line, all of them at once."""

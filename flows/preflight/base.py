@@ -1,0 +1,129 @@
+"""What the base's configuration says, and what only the libraries know: asked of a child that loads them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.child import child_environment
+from flows.recipe import Recipe
+from stages.evaluate import LmEvalTask
+from stages.model_shape import ModelShape
+from stages.quantize import GptqConfig
+
+SECONDS = 120.0
+"""A child that imports torch, transformers and lm-eval takes 5 to 20, more on a busy machine."""
+
+
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Tags of transformers' own around what the assistant says."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the libraries said; `metrics` of lm-eval's tasks by name."""
+
+    problems: tuple[str, ...] = ()
+    metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def problems(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
+    """What of the recipe does not fit the base's sizes and files."""
+    if recipe.base.chat_template is not None:
+        yield from _template(Path(recipe.base.chat_template))
+    if recipe.base.source.startswith("path:"):
+        folder = Path(recipe.base.source.removeprefix("path:")).expanduser()
+        yield from _directory(folder, own_template=recipe.base.chat_template is not None)
+    for number, config in enumerate(recipe.quantize):
+        if isinstance(config, GptqConfig) and config.group_size > 0:
+            yield from _groups(number, config.group_size, shape)
+
+
+def ask(recipe: Recipe) -> Answer:
+    """What the libraries say of module names and lm-eval tasks; nothing is asked where none are named."""
+    lora = recipe.train.lora
+    named = lora.target_modules != "all-linear" or lora.modules_to_save or lora.rank > 256
+    tasks = {
+        number: task.model_dump(mode="json")
+        for number, task in enumerate(recipe.evaluate.tasks)
+        if isinstance(task, LmEvalTask)
+    }
+    if not named and not tasks:
+        return Answer()
+    job = {
+        "source": recipe.base.source,
+        "lora": lora.model_dump(mode="json") if named else None,
+        "tasks": tasks,
+    }
+    return _child(job)
+
+
+def _child(job: Mapping[str, Any]) -> Answer:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "stages.backends.preview"],
+            input=json.dumps(job), capture_output=True, text=True, timeout=SECONDS, env=child_environment(),
+        )  # fmt: skip
+        said = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return Answer((f"the libraries did not answer within {SECONDS:.0f} s; run the check again",))
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        return Answer((f"base.source: no model can be built from its configuration ({last})",))
+    return Answer(tuple(said["problems"]), {name: tuple(found) for name, found in said["metrics"].items()})
+
+
+def _template(file: Path) -> Iterator[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"base.chat_template: {file} cannot be read as UTF-8 text: {error}"
+        return
+    from jinja2 import Environment, TemplateError
+
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
+    except TemplateError as error:
+        yield f"base.chat_template: {file} is not a Jinja template: {error}"
+
+
+def _directory(folder: Path, own_template: bool) -> Iterator[str]:
+    """Files that a base has to have; `describe_base` found its config.json and its weights."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config:
+        yield "base.source: its config.json asks for code of its own (auto_map), which is never run here"
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "unknown method")
+        yield f"base.source: its weights are already quantized ({method}); use what it was made from"
+    if not (folder / "tokenizer_config.json").is_file():
+        yield f"base.source: {folder} has no tokenizer_config.json; expected the model's tokenizer beside it"
+    elif not own_template and not _has_template(folder):
+        yield (
+            "base.source: its tokenizer has no chat template; write one in Jinja to a file and set "
+            "base.chat_template to its path"
+        )
+
+
+def _has_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    return bool(settings.get("chat_template"))
+
+
+def _groups(number: int, group_size: int, shape: ModelShape) -> Iterator[str]:
+    rows = {name: inputs for name, (inputs, _) in shape.linear_shapes().items()}
+    wrong = {name: length for name, length in rows.items() if length % group_size}
+    if wrong:
+        name, length = next(iter(wrong.items()))
+        fitting = [str(size) for size in (128, 64, 32) if not any(row % size for row in rows.values())]
+        yield (
+            f"quantize.{number}.group_size: {group_size} does not divide the rows of {name} ({length} "
+            f"weights); set it to {' or '.join([*fitting, '-1'])}"
+        )

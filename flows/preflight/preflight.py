@@ -1,0 +1,27 @@
+"""Every problem of a recipe that can be known before it runs."""
+
+from __future__ import annotations
+
+from flows.errors import InvalidRecipe
+from flows.preflight import base, data, sections, surroundings
+from flows.recipe import Recipe
+from flows.settings import Settings
+from stages.model_shape import ModelShape
+
+
+def problems(recipe: Recipe, settings: Settings, shape: ModelShape | None) -> list[str]:
+    """A line for each; `shape` None where the base cannot be described, which is its own problem."""
+    answer = base.ask(recipe) if shape is not None else base.Answer()
+    metrics = sections.task_metrics(recipe, answer.metrics)
+    found = [*sections.problems(recipe, metrics), *data.problems(recipe.prepare)]
+    if shape is not None:
+        found += base.problems(recipe, shape)
+    found += [*answer.problems, *surroundings.problems(recipe, settings)]
+    return list(dict.fromkeys(found))
+
+
+def refuse_problems(recipe: Recipe, settings: Settings, shape: ModelShape) -> None:
+    """Raise `InvalidRecipe` with every problem on a line of its own."""
+    if found := problems(recipe, settings, shape):
+        many = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+        raise InvalidRecipe("\n  ".join([f"{recipe.name}: {many}, found before anything was done:", *found]))

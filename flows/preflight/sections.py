@@ -1,0 +1,195 @@
+"""What the recipe alone says that cannot work: sections that are each valid, and do not fit together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+
+from flows.gates.gate import GatePolicy
+from flows.ladder.rungs import BASE, FOLD, PARENT
+from flows.recipe import Recipe
+from serving.limits import VLLM_RANKS, limits
+from stages.deploy import SERVED_BY
+from stages.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
+from stages.quantize import GgufConfig, GptqConfig
+
+Metrics = Mapping[str, Collection[str] | None]
+"""Task that is scored item by item → its metrics; None: not known."""
+
+
+def problems(recipe: Recipe, metrics: Metrics) -> Iterator[str]:
+    """Every problem of the recipe itself; `metrics` of its tasks: see `task_metrics`."""
+    yield from _tasks(recipe)
+    yield from _splits(recipe)
+    if recipe.gate is not None:
+        yield from _rules(recipe.gate, metrics)
+        yield from _evidence(recipe, recipe.gate, metrics)
+        yield from _fidelity(recipe, recipe.gate)
+    yield from _engine(recipe)
+    yield from _unmerged(recipe)
+
+
+def task_metrics(recipe: Recipe, of_lm_eval: Metrics) -> dict[str, Collection[str] | None]:
+    """What each task of the recipe scores; of lm-eval's as far as `of_lm_eval` knows."""
+    found: dict[str, Collection[str] | None] = {}
+    for task in recipe.evaluate.tasks:
+        if isinstance(task, HeldoutTask):
+            found[task.name] = ("exact_match", "json_valid", *(["choice_acc"] if task.choice else []))
+        elif isinstance(task, LmEvalTask):
+            found[task.name] = of_lm_eval.get(task.name)
+    return found
+
+
+def _tasks(recipe: Recipe) -> Iterator[str]:
+    taken = {PARENT, BASE, FOLD} if recipe.ladder is not None else set()
+    for number, task in enumerate(recipe.evaluate.tasks):
+        where = f"evaluate.tasks.{number}"
+        if isinstance(task, FidelityTask):
+            yield f"{where}: a run compares its models as its `ladder` says; take the fidelity task out"
+        elif isinstance(task, MergeBaseTask):
+            yield f"{where}: a run chooses its merge as `merge.base` says; take the merge-base task out"
+        elif task.name in taken:
+            yield f"{where}.name: {task.name!r} is what the ladder calls a comparison; rename it"
+        if isinstance(task, HeldoutTask) and task.max_new_tokens >= recipe.evaluate.context_length:
+            yield (
+                f"{where}.max_new_tokens: {task.max_new_tokens} leave no room for a prompt in "
+                f"evaluate.context_length {recipe.evaluate.context_length}"
+            )
+    if recipe.evaluate.nf4 is not None and recipe.evaluate.nf4 != recipe.train.nf4:
+        yield "evaluate.nf4: a run measures NF4 as it trains; take it out, or set train.nf4"
+
+
+def _splits(recipe: Recipe) -> Iterator[str]:
+    split = recipe.prepare.split
+    if split.test == 0:
+        asking = [task.name for task in recipe.evaluate.tasks if isinstance(task, HeldoutTask)]
+        if asking:
+            yield (
+                f"prepare.split.test: 0 leaves no rows for the held-out task {asking[0]!r}; "
+                "set it above 0, for example 0.1"
+            )
+        elif recipe.ladder is not None:
+            yield (
+                "prepare.split.test: 0 leaves no chats for the ladder to compare models on; "
+                "set it above 0, or ladder: null"
+            )
+    if split.validation == 0 and recipe.merge.base == "auto":
+        yield (
+            "prepare.split.validation: 0, and merge.base: auto chooses the merge on the validation split; "
+            "set it above 0, or merge.base to 16bit or nf4"
+        )
+
+
+def _rules(gate: GatePolicy, metrics: Metrics) -> Iterator[str]:
+    for number, rule in enumerate(gate.tasks):
+        where = f"gate.tasks.{number}"
+        if rule.task not in metrics:
+            yield f"{where}.task: {_absent(rule.task, 'a task of evaluate.tasks', metrics)}"
+            continue
+        known = metrics[rule.task]
+        if rule.metric == "choice_acc" and known is not None and rule.metric not in known:
+            yield f"{where}.metric: choice_acc is measured where the task has choice: true; set it there"
+        elif known is not None and rule.metric not in known:
+            yield f"{where}.metric: {_absent(rule.metric, f'a metric of the task {rule.task}', known)}"
+
+
+def _evidence(recipe: Recipe, gate: GatePolicy, metrics: Metrics) -> Iterator[str]:
+    compared = {*metrics, *_comparisons(recipe)}
+    for name in gate.evidence.tasks:
+        if name not in compared:
+            yield f"gate.evidence.tasks: {_absent(name, 'measured of the candidate', compared)}"
+    for task in recipe.evaluate.tasks:
+        if not isinstance(task, HeldoutTask | LmEvalTask) or task.name not in {r.task for r in gate.tasks}:
+            continue
+        most = task.max_items if isinstance(task, HeldoutTask) else task.limit
+        if most is not None and most < gate.evidence.min_items:
+            yield (
+                f"gate.evidence.min_items: asks for {gate.evidence.min_items:,} items of each task, and "
+                f"{task.name} measures at most {most:,}"
+            )
+
+
+def _fidelity(recipe: Recipe, gate: GatePolicy) -> Iterator[str]:
+    if not gate.fidelity or recipe.promote is None or recipe.promote.candidate not in recipe.made:
+        return
+    form, compared = _form(recipe), _comparisons(recipe)
+    mine = next((one for one in gate.fidelity if one.quant.lower() == form.lower()), None)
+    if mine is None:
+        named = ", ".join(one.quant for one in gate.fidelity)
+        yield (
+            f"gate.fidelity: has limits for {named}, and none for {form}, which is what promote.candidate "
+            f"{recipe.promote.candidate} is"
+        )
+    elif not compared:
+        yield "gate.fidelity: the ladder compares nothing (ladder: null); give it a ladder, or no limits"
+    elif mine.task is not None and mine.task not in compared:
+        yield f"gate.fidelity, {mine.quant}: {_absent(mine.task, 'a comparison of the ladder', compared)}"
+
+
+def _comparisons(recipe: Recipe) -> tuple[str, ...]:
+    """The ladder's comparisons of the candidate."""
+    if recipe.ladder is None or recipe.promote is None:
+        return () if recipe.ladder is None else (PARENT, BASE, FOLD)
+    candidate = recipe.promote.candidate
+    if candidate == "merged":
+        return (PARENT,) if recipe.merge.base == "nf4" else (PARENT, FOLD)
+    if candidate == "adapter" and recipe.adapter is not None and not recipe.adapter.on_16bit:
+        return (PARENT, FOLD, BASE)
+    return (PARENT, BASE)
+
+
+def _form(recipe: Recipe) -> str:
+    """The candidate's quantization, as limits of fidelity name it."""
+    assert recipe.promote is not None
+    if recipe.promote.candidate == "adapter" and recipe.adapter is not None:
+        return "none" if recipe.adapter.on_16bit else recipe.adapter.base
+    found = next((q for q in recipe.quantize if q.label == recipe.promote.candidate), None)
+    return "none" if found is None else found.type if isinstance(found, GgufConfig) else "gptq"
+
+
+def _engine(recipe: Recipe) -> Iterator[str]:
+    """Whether the engine reads what is promoted."""
+    if recipe.deploy is None or recipe.promote is None or recipe.promote.candidate == "adapter":
+        return
+    candidate = recipe.promote.candidate
+    found = next((q for q in recipe.quantize if q.label == candidate), None)
+    serves = SERVED_BY["none" if found is None else found.method]
+    engine = limits(recipe.deploy.engine)
+    if recipe.deploy.engine != serves:
+        yield (
+            f"deploy.engine: {recipe.deploy.engine} does not serve {candidate}; set it to {serves}, or "
+            "promote another candidate"
+        )
+    elif isinstance(found, GptqConfig) and found.bits not in engine.gptq_bits:
+        bits = ", ".join(map(str, sorted(engine.gptq_bits)))
+        yield f"deploy.engine: {engine.name} has no kernel for GPTQ with {found.bits} bits, but for {bits}"
+    if recipe.deploy.max_new_tokens >= recipe.deploy.context_length:
+        yield (
+            f"deploy.max_new_tokens: {recipe.deploy.max_new_tokens} leave no room for a question in "
+            f"deploy.context_length {recipe.deploy.context_length}"
+        )
+
+
+def _unmerged(recipe: Recipe) -> Iterator[str]:
+    """What an engine cannot apply of an adapter that is served beside its base."""
+    if recipe.adapter is None:
+        return
+    lora, engine = recipe.train.lora, limits("vllm" if recipe.adapter.on_16bit else "llama.cpp")
+    if lora.modules_to_save and "saved" in engine.refused_lora:
+        yield (
+            f"train.lora.modules_to_save: {engine.name} applies no modules stored whole beside a shared "
+            "base; take them out, or take the adapter section out and serve the merged model"
+        )
+    if lora.rslora and "rslora" in engine.refused_lora:
+        yield (
+            f"train.lora.rslora: {engine.name} does not apply rank-stabilized scaling to an adapter; set it "
+            "to false and alpha to alpha · sqrt(rank), or set adapter.base: 16bit"
+        )
+    if recipe.adapter.on_16bit and lora.rank > VLLM_RANKS[-1]:
+        yield f"train.lora.rank: {lora.rank}, and {engine.name} applies ranks up to {VLLM_RANKS[-1]}"
+
+
+def _absent(name: str, what: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{name!r} is not {what}{hint} (expected one of {', '.join(sorted(known)) or 'none'})"

@@ -1,0 +1,105 @@
+"""What this machine and its registry say: packages, engines, ports, the channel that is to be moved."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+
+from flows.errors import Usage
+from flows.gates.ancestry import host_of, is_gguf_adapter
+from flows.gates.channel import refuse_other_policy
+from flows.recipe import Recipe
+from flows.settings import Settings
+from registry import Registry
+from registry.endpoints import Endpoint
+from registry.errors import RegistryError
+from serving.errors import EngineMissing
+from serving.vllm import python_with_vllm
+
+NEEDED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "prefect")
+"""Modules that every run imports sooner or later."""
+
+
+def problems(recipe: Recipe, settings: Settings) -> Iterator[str]:
+    """Everything around the recipe that would end its run."""
+    yield from _packages(recipe)
+    yield from _engine(recipe)
+    yield from _registry(recipe, settings)
+
+
+def _packages(recipe: Recipe) -> Iterator[str]:
+    needed = [*NEEDED, *({"gptq": "gptqmodel", "gguf": "llama_cpp"}[q.method] for q in recipe.quantize)]
+    if recipe.adapter is not None and not recipe.adapter.on_16bit:
+        needed.append("llama_cpp")
+    if recipe.deploy is not None and recipe.deploy.engine == "llama.cpp":
+        needed.append("llama_cpp")
+    if absent := [name for name in dict.fromkeys([*needed, "lm_eval"]) if find_spec(name) is None]:
+        yield f"this environment lacks {', '.join(absent)}: install what `make install` installs, whole"
+
+
+def _engine(recipe: Recipe) -> Iterator[str]:
+    if recipe.deploy is not None and recipe.deploy.engine == "vllm":
+        try:
+            python_with_vllm()
+        except EngineMissing as error:
+            yield f"deploy.engine: {error}"
+
+
+def _registry(recipe: Recipe, settings: Settings) -> Iterator[str]:
+    """What the registry says, where there is one: looking makes none."""
+    shared = settings.database_url is not None or settings.store_url is not None
+    if not shared and not (settings.root / "registry.db").is_file():
+        home = next(path for path in (settings.root, *settings.root.parents) if path.exists())
+        if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+            yield f"TUNELINE_HOME: {settings.root} cannot be made, since {home} is not a writable folder"
+        yield from _port(recipe, [])
+        return
+    try:
+        registry = Registry.open(
+            settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
+        )
+        with registry:
+            registry.reach()
+            yield from _channel(recipe, registry)
+            yield from _port(recipe, registry.endpoints.ls(running_only=True))
+    except (RegistryError, OSError) as error:
+        yield f"the registry: {' '.join(str(error).split())}"
+
+
+def _channel(recipe: Recipe, registry: Registry) -> Iterator[str]:
+    """What the channel has, or serves, that would refuse the recipe at its end."""
+    if recipe.promote is None or recipe.gate is None:
+        return
+    try:
+        refuse_other_policy(registry, recipe.promote.channel, recipe.gate)
+    except Usage as error:
+        yield f"promote.channel: {' '.join(str(error).split())}"
+    current = registry.channels.get(recipe.promote.channel)
+    live = None if current is None else registry.get(current.artifact_id)
+    if live is not None and is_gguf_adapter(live) and host_of(registry, live) is None:
+        yield (
+            f"promote.channel: it serves the GGUF adapter {live.id[:12]}, which was never "
+            "measured on a GGUF of its base, so nothing can be compared with it: roll the channel back, or "
+            "move it with a waiver"
+        )
+
+
+def _port(recipe: Recipe, running: Sequence[Endpoint]) -> Iterator[str]:
+    """A port that somebody else listens on; the channel's own endpoint gives it up."""
+    if recipe.deploy is None or recipe.promote is None or not recipe.deploy.port:
+        return
+    own = [row for row in running if row.channel == recipe.promote.channel]
+    if any(row.url.endswith(f":{recipe.deploy.port}") for row in own):
+        return
+    family = socket.AF_INET6 if ":" in recipe.deploy.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((recipe.deploy.host, recipe.deploy.port))
+        except OSError as error:
+            yield (
+                f"deploy.port: {recipe.deploy.port} cannot be listened on ({error.strerror}); choose "
+                "another, or 0 for a free one"
+            )

@@ -1,0 +1,276 @@
+"""What `check` and `run` refuse before anything is done: one line for each problem, all at once."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows import cli
+from flows.errors import InvalidRecipe
+from flows.execute import execute
+from flows.preflight import base, sections
+from flows.preflight.preflight import problems
+from flows.recipe import Recipe, load
+from flows.settings import Settings
+from registry import Registry
+from stages.model_shape import ModelShape, describe_base
+from tests.flows.gated import Lineage
+from tests.flows.test_promote import policy
+
+KEEP = {"task": "routing", "metric": "exact_match", "role": "keep", "against": "parent", "margin": 0.2}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TUNELINE_VLLM_PYTHON", raising=False)
+    monkeypatch.setattr("serving.vllm.BESIDE", tmp_path / "no-vllm" / "python")
+    return Settings()
+
+
+@pytest.fixture(scope="module")
+def shape() -> ModelShape:
+    return describe_base("pico:0")
+
+
+@pytest.mark.parametrize("name", ["demo", "pico-smoke", "pico-tenant"])
+def test_what_is_shipped_has_no_problem(name: str, settings: Settings, shape: ModelShape) -> None:
+    assert problems(load(name), settings, shape) == []
+    assert not settings.root.exists(), "looking makes no registry"
+
+
+RECIPE_ALONE: list[tuple[str, list[str], str]] = [
+    ("demo", ["gate.tasks.0.task=rouge"], "gate.tasks.0.task: 'rouge' is not a task of evaluate.tasks"),
+    ("demo", ["gate.tasks.1.metric=rouge"], "gate.tasks.1.metric: 'rouge' is not a metric of the task rout"),
+    ("demo", ["evaluate.tasks.0.choice=false", "gate.tasks.0.metric=choice_acc"],
+     "gate.tasks.0.metric: choice_acc is measured where the task has choice: true"),
+    ("demo", ["gate.evidence={tasks: [routin]}"], "'routin' is not measured of the candidate; did you mean"),
+    ("demo", ["gate.evidence={min_items: 300}", "evaluate.tasks.0.max_items=299"],
+     "gate.evidence.min_items: asks for 300 items of each task, and routing measures at most 299"),
+    ("demo", ["prepare.split.test=0"], "prepare.split.test: 0 leaves no rows for the held-out task"),
+    ("demo", ["prepare.split.validation=0"], "merge.base: auto chooses the merge on the validation split"),
+    ("demo", ["evaluate.tasks=[{name: fidelity}]", "gate=null", "promote=null", "deploy=null"],
+     "evaluate.tasks.0.name: 'fidelity' is what the ladder calls a comparison"),
+    ("demo", ["evaluate.tasks=[{name: routing}, {kind: fidelity, name: near}]"],
+     "evaluate.tasks.1: a run compares its models as its `ladder` says"),
+    ("demo", ["evaluate.tasks=[{kind: merge-base}]", "gate=null", "promote=null", "deploy=null"],
+     "evaluate.tasks.0: a run chooses its merge as `merge.base` says"),
+    ("demo", ["evaluate.tasks.0.max_new_tokens=2048"], "leave no room for a prompt"),
+    ("demo", ["evaluate.nf4={double_quant: false}"], "evaluate.nf4: a run measures NF4 as it trains"),
+    ("demo", ["gate.fidelity=[{quant: gptq, kl_mean: 0.1}]"],
+     "gate.fidelity: has limits for gptq, and none for Q4_K_M"),
+    ("demo", ["gate.fidelity=[{quant: q4_k_m, kl_mean: 0.1}]", "ladder=null"], "ladder compares nothing"),
+    ("demo", ["gate.fidelity=[{quant: Q4_K_M, kl_mean: 0.1, task: fidelity-fold}]"],
+     "gate.fidelity, Q4_K_M: 'fidelity-fold' is not a comparison of the ladder"),
+    ("demo", ["promote.candidate=gptq-4bit"], "deploy.engine: llama.cpp does not serve gptq-4bit; set it"),
+    ("demo", ["promote.candidate=merged"], "deploy.engine: llama.cpp does not serve merged; set it to vllm"),
+    ("demo", ["deploy.engine=vllm"], "deploy.engine: vllm does not serve gguf-q4_k_m; set it to llama.cpp"),
+    ("demo", ["deploy.max_new_tokens=2048"], "leave no room for a question"),
+    ("pico-tenant", ["train.lora.rslora=true"], "train.lora.rslora: llama.cpp does not apply"),
+    ("pico-tenant", ["train.lora.modules_to_save=[lm_head]"], "llama.cpp applies no modules stored whole"),
+    ("pico-tenant", ["adapter.base=16bit", "train.lora.modules_to_save=[lm_head]"], "vllm applies no"),
+    ("pico-tenant", ["adapter.base=16bit", "train.lora.rank=513"], "train.lora.rank: 513, and vllm applies"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "overrides", "expected"), RECIPE_ALONE)
+def test_what_the_recipe_alone_tells(name: str, overrides: list[str], expected: str) -> None:
+    recipe = load(name, overrides)
+    found = list(sections.problems(recipe, sections.task_metrics(recipe, {})))
+    assert len(found) == 1, found
+    assert expected in found[0]
+    assert "\n" not in found[0]
+
+
+def test_sound_variants_are_not_refused() -> None:
+    for name, overrides in (
+        ("demo", ["gate.fidelity=[{quant: q4_k_m, kl_mean: 0.1}]", "gate.evidence={tasks: [fidelity-base]}"]),
+        ("demo", ["merge.base=nf4", "prepare.split.validation=0"]),
+        ("demo", ["promote.candidate=gptq-4bit", "deploy.engine=vllm"]),
+        ("pico-tenant", ["gate.fidelity=[{quant: q8_0, kl_mean: 1, task: fidelity-fold}]"]),
+        ("pico-tenant", ["adapter.base=16bit", "gate.fidelity=[{quant: none, kl_mean: 1}]"]),
+        ("pico-tenant", ["adapter.base=16bit", "train.lora.rslora=true"]),
+        ("demo", ["gate.evidence={min_items: 299}", "evaluate.tasks.0.max_items=299"]),
+    ):
+        recipe = load(name, overrides)
+        assert list(sections.problems(recipe, sections.task_metrics(recipe, {}))) == []
+
+
+DATA: list[tuple[dict[str, Any], bytes | None, str]] = [
+    ({}, None, "no such file or directory"),
+    ({}, b"", "holds no rows"),
+    ({}, b'{"text": "a"}\n', "the rows have the fields text"),
+    ({"format": "instruction"}, b'{"prompt": "a", "completion": "b"}\n', "not the format 'instruction'"),
+    ({}, b"not json\nneither\n", "none of the first 2 rows can be read; rows.jsonl line 1: malformed JSON"),
+    ({"format": "chatterbot-topic"}, b'{"prompt": "a"}\n', "no data file found; expected .yml"),
+]
+
+
+@pytest.mark.parametrize(("changes", "content", "expected"), DATA)
+def test_what_the_data_s_first_rows_tell(
+    settings: Settings, shape: ModelShape, tmp_path: Path, changes: dict[str, Any], content: bytes | None,
+    expected: str,
+) -> None:  # fmt: skip
+    file = tmp_path / "rows.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    (line,) = problems(_mine(prepare={"source": f"path:{file}", **changes}), settings, shape)
+    assert line.startswith("prepare.source: ")
+    assert expected in line
+
+
+def test_a_topic_that_no_file_has(settings: Settings, shape: ModelShape) -> None:
+    (line,) = problems(load("demo", ["prepare.topics=[science, sciense]"]), settings, shape)
+    assert "topics: sciense not in the corpus" in line
+
+
+def _mine(**sections_: Any) -> Recipe:
+    known = {"name": "mine", "base": {"source": "pico:0"}, "prepare": {"source": "path:x"}}
+    return Recipe.model_validate({**known, **sections_})
+
+
+def test_what_the_base_s_sizes_and_files_tell(tmp_path: Path, shape: ModelShape) -> None:
+    gptq = {"method": "gptq", "group_size": 128}
+    odd = ModelShape(**{**vars(shape), "intermediate": 96})
+    (line,) = base.problems(_mine(quantize=[gptq]), odd)
+    assert line == (
+        "quantize.0.group_size: 128 does not divide the rows of down_proj (96 weights); set it to 32 or -1"
+    )
+    assert list(base.problems(_mine(quantize=[gptq]), shape)) == []
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        json.dumps({"auto_map": {}, "quantization_config": {"quant_method": "gptq"}})
+    )
+    recipe = _mine(base={"source": f"path:{folder}"})
+    found = list(base.problems(recipe, shape))
+    assert ["auto_map" in found[0], "(gptq)" in found[1], "no tokenizer_config" in found[2]] == [True] * 3
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    (line,) = base.problems(recipe, shape)
+    assert "its tokenizer has no chat template" in line
+    template = tmp_path / "chat.jinja"
+    with_template = _mine(base={"source": f"path:{folder}", "chat_template": str(template)})
+    assert "cannot be read as UTF-8" in next(base.problems(with_template, shape))
+    template.write_text("{% for x in %}")
+    assert "is not a Jinja template" in next(base.problems(with_template, shape))
+    template.write_text(
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    )
+    assert list(base.problems(with_template, shape)) == []
+
+
+def test_what_only_the_libraries_know(tmp_path: Path) -> None:
+    """Module names, a rank, a task of lm-eval that is not there, and one whose metric is another."""
+    task = {
+        "task": "colours", "dataset_path": "json", "dataset_kwargs": {"data_files": "colours.jsonl"},
+        "test_split": "train", "output_type": "multiple_choice", "doc_to_text": "{{q}}",
+        "doc_to_choice": ["red", "blue"], "doc_to_target": "a", "metric_list": [{"metric": "acc"}],
+    }  # fmt: skip
+    (tmp_path / "colours.yaml").write_text(yaml.safe_dump(task))
+    (tmp_path / "colours.jsonl").write_text('{"q": "sky", "a": 1}\n')
+    named = {"kind": "lm-eval", "name": "colours", "path": str(tmp_path)}
+    recipe = _mine(
+        train={"lora": {"rank": 512, "target_modules": ["q_proj", "vv_proj"], "modules_to_save": ["heads"]}},
+        evaluate={"tasks": [named, {**named, "name": "colour"}, {"kind": "lm-eval", "name": "no_such_task"}]},
+    )
+    answer = base.ask(recipe)
+    assert answer.metrics == {"colours": ("acc",)}
+    said = "\n".join(answer.problems)
+    for expected in (
+        "train.lora.modules_to_save: 'heads' matches no module",
+        "train.lora.target_modules: 'vv_proj' matches no layer of LlamaForCausalLM; nearest: v_proj",
+        "train.lora.rank: 512 is more than the narrower side of every layer that gets an adapter (at most",
+        "evaluate.tasks.1: task colour cannot be loaded",
+        "evaluate.tasks.2: task no_such_task cannot be loaded",
+    ):
+        assert expected in said
+    assert len(answer.problems) == 5
+    gated = recipe.model_copy(update={"gate": policy(task="colours", metric="acc_norm")})
+    found = list(sections.problems(gated, sections.task_metrics(gated, answer.metrics)))
+    assert "gate.tasks.0.metric: 'acc_norm' is not a metric of the task colours" in found[0]
+
+
+def test_nothing_is_asked_of_the_libraries_that_the_recipe_does_not_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(base, "_child", lambda job: pytest.fail("a child was started"))
+    assert base.ask(load("demo")) == base.Answer()
+
+
+def test_an_engine_that_is_not_there_and_a_port_that_is_taken(settings: Settings, shape: ModelShape) -> None:
+    overrides = ["promote.candidate=gptq-4bit", "deploy.engine=vllm"]
+    (line,) = problems(load("demo", overrides), settings, shape)
+    assert line.startswith("deploy.engine: engine vllm: there is no ")
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        (line,) = problems(load("demo", [f"deploy.port={port}"]), settings, shape)
+    assert line.startswith(f"deploy.port: {port} cannot be listened on")
+
+
+def test_a_channel_with_another_policy_and_a_registry_out_of_reach(
+    settings: Settings, shape: ModelShape, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with Registry.open(settings.root) as registry:
+        registry.channels.set_policy("demo/prod", policy().model_dump(mode="json"), "ada", "a test")
+        lineage = Lineage(registry)
+        assert lineage.gguf
+    (line,) = problems(load("demo"), settings, shape)
+    assert line.startswith("promote.channel: channel demo/prod has another policy than this one")
+    assert "\n" not in line
+    monkeypatch.setenv("TUNELINE_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+    (line,) = problems(load("demo"), Settings(), shape)
+    assert line.startswith("the registry: ")
+    monkeypatch.delenv("TUNELINE_DATABASE_URL")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "file" / "home"))
+    (line,) = problems(load("demo"), Settings(), shape)
+    assert line.startswith("TUNELINE_HOME: ")
+
+
+def test_a_package_that_is_not_installed(
+    settings: Settings, shape: ModelShape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = {"gptqmodel", "peft"}
+    monkeypatch.setattr(
+        "flows.preflight.surroundings.find_spec", lambda name: None if name in absent else object()
+    )
+    (line,) = problems(load("demo"), settings, shape)
+    assert line.startswith("this environment lacks peft, gptqmodel: ")
+    (line,) = problems(load("pico-smoke"), settings, shape)
+    assert line.startswith("this environment lacks peft: ")
+
+
+def test_check_shows_all_of_them_and_run_starts_nothing(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ["gate.tasks.0.task=rouge", "prepare.source=path:nowhere.jsonl", "prepare.split.test=0"]
+    words = [word for one in wrong for word in ("--set", one)]
+    assert cli.main(["check", "demo", *words]) == 3
+    said = capsys.readouterr().out
+    assert said.startswith("demo: cannot work as it is; estimates")
+    assert sum(line.startswith("Problem: ") for line in said.splitlines()) == 3
+    assert "This machine has what the recipe needs" not in said
+    assert cli.main(["check", "demo", "--json", *words]) == 3
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 3
+    with pytest.raises(InvalidRecipe, match="demo: 3 problems, found before anything was done:") as caught:
+        execute(load("demo", wrong), settings)
+    assert len(str(caught.value).splitlines()) == 4
+    assert not settings.root.exists()
+
+
+def test_a_base_that_is_not_there_is_one_problem_among_others(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--set", "base.source=path:nowhere", "--set", "gate.tasks.0.task=rouge"]
+    assert cli.main(["check", "demo", *words]) == 3
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("demo: cannot work as it is")
+    assert [line.split(" ")[1] for line in said if line.startswith("Problem: ")] == [
+        "base.source:", "gate.tasks.0.task:",
+    ]  # fmt: skip
