@@ -7,7 +7,6 @@ import getpass
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
