@@ -17,8 +17,8 @@ from stages.evaluate import LmEvalTask
 from stages.model_shape import ModelShape
 from stages.quantize import GptqConfig
 
-SECONDS = 120.0
-"""A child that imports torch, transformers and lm-eval takes 5 to 20, more on a busy machine."""
+SECONDS = 600.0
+"""A child takes about 10 s of computing for the libraries, and 10 for each task of lm-eval's own."""
 
 
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
