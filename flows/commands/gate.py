@@ -118,9 +118,7 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
                 f"gate for a new channel, give --channel {channel}"
             )
         if current is None:
-            print(
-                f"channel {channel} serves nothing yet: the quantized base takes its place", file=sys.stderr
-            )
+            print(f"channel {channel} serves nothing yet: the base takes its place", file=sys.stderr)
     if baseline is not None and baseline != channel:
         given, found = _model(registry, baseline)
         if given.manifest.kind == "base":
@@ -135,7 +133,8 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
         if found:
             evaluations[role] = found["candidate"]
     latency = read_latency(arguments.latency, candidate.id)
-    return from_registry(registry, policy, candidate, live, base, evaluations, latency)
+    given = baseline if channel is None and live is not None else None
+    return from_registry(registry, policy, candidate, live, base, evaluations, latency, given)
 
 
 def _model(registry: Registry, ref: str) -> tuple[Artifact, dict[str, Artifact]]:

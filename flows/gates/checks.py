@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flows.gates.evidence import Evidence, TaskEvidence
+from flows.gates.evidence import Evidence, TaskEvidence, nf4_values
+from flows.gates.measured import differing_arithmetic
 from flows.gates.policy import WORDS, TaskRule
 
 
@@ -22,13 +23,18 @@ class Pair:
 
     @property
     def sides(self) -> tuple[tuple[str, Evidence], ...]:
-        return (("the candidate", self.candidate), (WORDS[self.rule.against], self.reference))
+        return (("the candidate", self.candidate), (called(self.rule, self.reference), self.reference))
 
     @property
     def tasks(self) -> tuple[TaskEvidence, TaskEvidence] | None:
         """Both sides' items, where both have some."""
         ours, theirs = (evidence.tasks.get(self.rule.task) for _, evidence in self.sides)
         return (ours, theirs) if ours is not None and theirs is not None else None
+
+
+def called(rule: TaskRule, reference: Evidence | None) -> str:
+    """What a rule's other side is, as far as it was looked at; else what the rule asks for."""
+    return (reference.called if reference is not None else None) or WORDS[rule.against]
 
 
 def _sound(pair: Pair) -> Iterator[str]:
@@ -63,9 +69,15 @@ def _same(key: str, of_task: bool, pair: Pair) -> Iterator[str]:
 
 
 def _same_nf4(pair: Pair) -> Iterator[str]:
-    ours, theirs = pair.candidate.nf4, pair.reference.nf4
+    ours, theirs = nf4_values(pair.candidate.nf4), nf4_values(pair.reference.nf4)
     if ours is not None and theirs is not None and ours != theirs:
         yield f"NF4 setting differs ({ours} against {theirs})"
+
+
+def _same_arithmetic(pair: Pair) -> Iterator[str]:
+    differing = differing_arithmetic(pair.candidate.computed_with, pair.reference.computed_with)
+    if differing is not None:
+        yield differing
 
 
 def _same_items(pair: Pair) -> Iterator[str]:
@@ -111,6 +123,7 @@ PAIR_CHECKS: dict[str, Callable[[Pair], Iterable[str]]] = {
     "same seed": partial(_same, "seed", False),
     "same chat template": partial(_same, "chat_template", False),
     "same NF4 setting": _same_nf4,
+    "same arithmetic": _same_arithmetic,
     "same task config": partial(_same, "config_digest", True),
     "same few-shot examples": partial(_same, "fewshot", True),
     "same limit": partial(_same, "limit", True),

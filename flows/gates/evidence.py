@@ -51,6 +51,8 @@ class Evidence(Record):
     digest: str = Field(description="sha256 over the files that were read")
     subject: str | None = Field(default=None, description="id of the artifact that was measured")
     setting: dict[str, Any] = Field(default_factory=dict, description="harness, seed, chat template")
+    called: str | None = Field(default=None, description="what a sentence calls it, where that was looked at")
+    computed_with: str | None = Field(default=None, description="engine and types, in words")
     nf4: dict[str, Any] | None = Field(
         default=None, description="the NF4 setting that the base was quantized with, if it was"
     )
@@ -256,6 +258,7 @@ def _evidence(reading: Reading, problems: tuple[str, ...]) -> Evidence:
         digest=hashlib.sha256(ordered).hexdigest(),
         subject=model["subject"],
         setting={key: results[key] for key in ("harness", "seed", "chat_template")},
+        computed_with=model.get("computed_with"),
         nf4=model.get("nf4"),
         bytes=model["bytes"],
         bits_per_weight=model["bits_per_weight"],

@@ -52,6 +52,8 @@ class Facts:
     """Durations of requests to it."""
     seen: Seen | None = None
     """Which evaluation items its training data hold; None: nobody looked."""
+    unsearched: str = "the training data are not known"
+    """Why nobody looked."""
     missing: tuple[str, ...] = ()
     """Required evidence that is not there, in words."""
 
@@ -102,7 +104,7 @@ def decide(
     results += judge_fidelity(policy.fidelity, facts.fidelity or candidate, facts.quant, facts.parent)
     if policy.contamination is not None:
         compared = {rule.task for rule in policy.tasks}
-        results.append(_contamination(policy, candidate, compared, facts.seen))
+        results.append(_contamination(policy, candidate, compared, facts))
     results = [_waive(result, waived) for result in results]
     read = {"candidate": candidate, **references}
     if facts.fidelity is not None:
@@ -127,11 +129,11 @@ def _counted(results: Sequence[RuleResult]) -> list[Verdict]:
     return counted
 
 
-def _contamination(policy: GatePolicy, candidate: Evidence, tasks: set[str], seen: Seen | None) -> RuleResult:
+def _contamination(policy: GatePolicy, candidate: Evidence, tasks: set[str], facts: Facts) -> RuleResult:
     """Fail where more items than the policy lets through stand in the training data."""
-    name, limits = "contamination", policy.contamination
+    name, limits, seen = "contamination", policy.contamination, facts.seen
     assert limits is not None
-    why = _unsearched(candidate, tasks, seen)
+    why = facts.unsearched if seen is None else _unsearched(candidate, tasks)
     if seen is None or why is not None:
         return RuleResult(rule=name, kind="contamination", verdict="invalid", sentence=f"{name}: {why}")
     found = len(seen.items)
@@ -149,10 +151,8 @@ def _contamination(policy: GatePolicy, candidate: Evidence, tasks: set[str], see
     )  # fmt: skip
 
 
-def _unsearched(candidate: Evidence, tasks: set[str], seen: Seen | None) -> str | None:
-    """Why no search for the items of `tasks` says anything, or None."""
-    if seen is None:
-        return "the training data are not known: give them with --trained-on, or gate a registered artifact"
+def _unsearched(candidate: Evidence, tasks: set[str]) -> str | None:
+    """Why a search for the items of `tasks` says nothing, or None."""
     logged = {key: task for key, task in candidate.tasks.items() if key in tasks and task.prompts}
     if absent := sorted(tasks - logged.keys()):
         return f"there are no items of {', '.join(absent)} to look for"

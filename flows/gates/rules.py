@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from flows.gates.checks import Pair, problems
+from flows.gates.checks import Pair, called, problems
 from flows.gates.evidence import Evidence
 from flows.gates.policy import WORDS, Record, TaskRule, Verdict
 from stages.clusters import FEWEST, Mean, clustered_mean, mean_items_needed
@@ -95,7 +95,9 @@ def judge_rule(
     found = paired(rule, candidate, reference)
     risk = alpha or rule.alpha
     result = _binary(rule, found, risk) if rule.scores == "binary" else _real(rule, found, risk, candidate)
-    return result if result.sentence else result.model_copy(update={"sentence": sentence(rule, result)})
+    if result.sentence:
+        return result
+    return result.model_copy(update={"sentence": sentence(rule, result, called(rule, reference))})
 
 
 def _judge_group(
@@ -202,8 +204,8 @@ def _normal_power(distance: float, alpha: float) -> float:
     return NormalDist().cdf(distance - NormalDist().inv_cdf(1 - alpha))
 
 
-def sentence(rule: TaskRule, found: RuleResult) -> str:
-    """What was found, for people: every figure with what it was measured on."""
+def sentence(rule: TaskRule, found: RuleResult, other: str) -> str:
+    """What was found, for people: every figure with what it was measured on; `other`: the other side."""
     unit, scale = ("points", 100.0) if rule.scores == "binary" else ("", 1.0)
 
     def number(value: Any, sign: str = "+") -> str:
@@ -214,7 +216,7 @@ def sentence(rule: TaskRule, found: RuleResult) -> str:
     asked = f"better by more than {margin}" if rule.role == "improve" else f"worse by less than {margin}"
     grouped = f" in {found.clusters} clusters" if found.clusters else ""
     figures = (
-        f"{rule.task}/{rule.metric}: {number(found.effect)} against {WORDS[rule.against]} on {found.n} paired"
+        f"{rule.task}/{rule.metric}: {number(found.effect)} against {other} on {found.n} paired"
         f" items{grouped} ({found.gained} gained, {found.lost} lost; with "
         f"{100 * (1 - (found.alpha or 0)):g} % confidence at least "
         f"{number(found.low).removesuffix(' points')}, at most {number(found.high).removesuffix(' points')})"

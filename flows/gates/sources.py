@@ -12,6 +12,7 @@ from flows.gates.ancestry import Ancestry, ancestry, as_stored, is_gguf_adapter,
 from flows.gates.contamination import Seen, search, training_texts
 from flows.gates.evidence import Evidence, Expected, load_evidence, nf4_values
 from flows.gates.gate import Facts
+from flows.gates.measured import differing_arithmetic, measured, recorded
 from flows.gates.policy import WORDS, GatePolicy, Reference
 from registry import Artifact, Registry
 from registry.artifacts import digest
@@ -40,12 +41,14 @@ def from_registry(
     base: Artifact | None = None,
     evaluations: Mapping[str, Artifact] | None = None,
     latency_ms: Sequence[float] | None = None,
+    given: str | None = None,
 ) -> Case:
     """The evidence about `candidate` and what it is compared with.
 
-    `live` is what the channel serves, `base` another base than the lineage's; `evaluations` (role → artifact)
-    are taken as they are, any other is the latest that was measured like the candidate's. What cannot be
-    found or read becomes a problem in the evidence, not an error.
+    `live` is what the channel serves, or what was `given` in its place (as it was written); `base` is another
+    base than the lineage's; `evaluations` (role → artifact) are taken as they are, any other is the latest
+    that was measured like the candidate's. What cannot be found or
+    read becomes a problem in the evidence, not an error.
     """
     family = ancestry(registry, candidate)
     parent = family.parent
@@ -62,17 +65,20 @@ def from_registry(
         for role, model in {"candidate": candidate, **models}.items()
         if model is not None and (role == "candidate" or needed.get(role))
     }
+    read = {role: one.model_copy(update={"called": _called(role, one, given)}) for role, one in read.items()}
     evidence = read.pop("candidate")
     if gone := registry.gates.collected(candidate.id):
         why = f"the files of {candidate.id[:12]} were collected at {gone}: there is nothing left to serve"
         evidence = evidence.model_copy(update={"problems": (*evidence.problems, why)})
     made_from = family.merged if candidate.manifest.kind == "quantized" else family.adapter
+    seen, unsearched = _seen(registry, policy, evidence, family.dataset)
     facts = Facts(
         quant=quant_of(_weights(registry, candidate, chosen.get("candidate"))),
         parent=made_from.id if made_from else None,
         fidelity=_fidelity(registry, candidate, made_from, chosen) if policy.fidelity else None,
         latency_ms=latency_ms,
-        seen=_seen(registry, policy, evidence, family.dataset),
+        seen=seen,
+        unsearched=unsearched,
         missing=tuple(_missing(registry, policy, family)),
     )
     baseline = live or models["baseline"]
@@ -93,7 +99,9 @@ def from_directories(
     paths: dict[Reference, Path | None] = {"baseline": baseline, "live": baseline, "parent": parent}
     needed = {rule.against for rule in policy.tasks}
     references = {
-        str(role): load_evidence(path, str(path)) for role, path in paths.items() if path and role in needed
+        str(role): _as_given(role, load_evidence(path, str(path)))
+        for role, path in paths.items()
+        if path and role in needed
     }
     if "parent" in needed and parent is None:
         raise Usage(f"the policy has rules against {WORDS['parent']}: give its evaluation with --parent DIR")
@@ -102,8 +110,9 @@ def from_directories(
     if policy.evidence.lineage or policy.evidence.verified:
         missing.append("a plain directory has no lineage and no digests; gate a registered artifact")
     facts = Facts(
-        quant=quant,
+        quant=_quant(evidence, quant),
         seen=_search(policy, evidence, trained_on) if trained_on else None,
+        unsearched="the training data are not known: give them with --trained-on",
         latency_ms=latency_ms,
         missing=tuple(missing),
     )
@@ -134,7 +143,10 @@ def _choose(
 
     def like(evaluation: Artifact, role: str) -> Artifact | None:
         wanted = _likeness(evaluation, needed[role])
-        return next((e for e in others[role] if _likeness(e, needed[role]) == wanted), None)
+        found = [e for e in others[role] if _likeness(e, needed[role]) == wanted]
+        words = evaluation.manifest.metrics.get("computed_with")
+        said = ((e, e.manifest.metrics.get("computed_with")) for e in found)
+        return next((e for e, theirs in said if not differing_arithmetic(words, theirs)), None)
 
     best = next(
         (e for e in candidates if all(like(e, role) for role in others)), next(iter(candidates), None)
@@ -254,13 +266,44 @@ def _missing(registry: Registry, policy: GatePolicy, family: Ancestry) -> list[s
 
 def _seen(
     registry: Registry, policy: GatePolicy, evidence: Evidence, dataset: Artifact | None
-) -> Seen | None:
+) -> tuple[Seen | None, str]:
+    """What was found in the training data, and why nobody looked where nobody could."""
     if policy.contamination is None or dataset is None:
-        return None
+        return None, "the registry knows of no dataset that the candidate was trained on"
     try:
-        return _search(policy, evidence, registry.view(dataset.id))
-    except RegistryError:  # collected or damaged training data: nobody can look any more
-        return None
+        return _search(policy, evidence, registry.view(dataset.id)), ""
+    except RegistryError as error:  # collected or damaged: nobody can look any more
+        return None, f"the training data {dataset.id[:12]} cannot be read: {error}"
+
+
+def _called(role: str, evidence: Evidence, given: str | None) -> str | None:
+    """What a registered model is in a sentence: its role, and how its weights were measured."""
+    if role == "baseline" and evidence.nf4 is None and evidence.computed_with is not None:
+        return f"the base ({recorded(evidence.computed_with)})"
+    if role == "live" and given is not None:
+        return f"{given}, the given baseline"
+    return None
+
+
+def _as_given(role: str, evidence: Evidence) -> Evidence:
+    """A directory's evaluation, called by the option that gave it: nobody knows of what model it is."""
+    option = "the given parent" if role == "parent" else "the given baseline"
+    return evidence.model_copy(update={"called": f"{option} ({recorded(evidence.computed_with)})"})
+
+
+def _quant(evidence: Evidence, given: str | None) -> str | None:
+    """The candidate's quantization as given. Raises `Usage` where its evaluation recorded another one."""
+    found = measured(evidence.computed_with)
+    if given is None or found is None:
+        return given
+    if found.quant != given.lower() and not (
+        found.engine == "llama.cpp" and given.upper().startswith(found.form)
+    ):
+        raise Usage(
+            f"--quant {given}: the candidate's evaluation says {recorded(evidence.computed_with)}; "
+            f"expected {found.quant}, or leave --quant out where the policy limits no fidelity"
+        )
+    return given
 
 
 def _search(policy: GatePolicy, evidence: Evidence, dataset: Path) -> Seen | None:

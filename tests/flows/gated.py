@@ -37,6 +37,7 @@ def evaluation(
     *,
     subject: str = "m",
     nf4: Mapping[str, Any] | None = None,
+    computed_with: str | None = None,
     clusters: Sequence[str] | None = None,
     fidelity: Mapping[str, Any] | None = None,
     late: Change | None = None,
@@ -64,6 +65,8 @@ def evaluation(
         "model": {"subject": subject, "bytes": 100, "bits_per_weight": 4.5, "nf4": nf4 and dict(nf4)},
         "tasks": {"heldout": said, **(fidelity or {})},
     }
+    if computed_with is not None:
+        results["model"]["computed_with"] = computed_with
     if change is not None:
         change(results, rows)
     raw = "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -543,6 +543,40 @@ def test_plans(run: Run, policy: Callable[..., str], tmp_path: Path) -> None:
     assert cli.main(["gate", "plan", file]) == 0
 
 
+ADAPTED = "bfloat16 weights with transformers 5.19.0, with a LoRA adapter on cpu"
+
+
+def test_a_directory_is_called_what_its_evaluation_recorded(
+    policy: Callable[..., str], run: Run, tmp_path: Path
+) -> None:
+    candidate = str(write(tmp_path / "candidate", evaluation(GOOD, computed_with=ADAPTED)))
+    baseline = str(write(tmp_path / "baseline", evaluation(BAD, computed_with=ADAPTED)))
+    unsaid = str(write(tmp_path / "unsaid", evaluation(GOOD)))
+    gate = ("gate", policy(), "--candidate", candidate, "--baseline", baseline, "--parent", unsaid)
+    code, said = run(*gate)
+    assert code == 0
+    first, second, third = (one["sentence"] for one in said["rules"])
+    for sentence in (first, third):
+        assert "against the given baseline (bfloat16 weights, with a LoRA adapter) on 100 paired" in sentence
+    assert "against the given parent (no record of how it was computed) on 100 paired" in second
+    assert "quantized base" not in str(said["rules"])
+    assert "channel" not in str(said["rules"])
+    code, said = run(*gate, "--quant", "Q4_K_M")
+    assert (code, "evaluation says bfloat16 weights, with a LoRA adapter" in said["error"]) == (3, True)
+    assert run(*gate, "--quant", "none")[0] == 0
+
+
+def test_a_baseline_given_without_a_channel_is_not_called_the_channels(
+    lineage: Lineage, policy: Callable[..., str], run: Run
+) -> None:
+    given = ("--candidate", lineage.gguf.id, "--baseline", lineage.merged.id)
+    code, said = run("gate", policy(), *given)
+    assert code == 0, said
+    assert f"against {lineage.merged.id}, the given baseline on 100" in said["rules"][2]["sentence"]
+    assert "channel" not in str(said["rules"])
+    assert "against the quantized base on 100" in said["rules"][0]["sentence"]
+
+
 def test_reports_for_ci(
     directories: tuple[str, str], policy: Callable[..., str], run: Run, tmp_path: Path
 ) -> None:
