@@ -18,12 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from stages.data.collect import Tally
-<<<<<<< HEAD
-    from stages.data.record import Records
-    from stages.data.shelf import Shelf
-=======
     from stages.data.record import Record, Records
->>>>>>> 08ceeb7 (Refuse before a run what can be known of it before it runs)
+    from stages.data.shelf import Shelf
     from stages.data.source import Source
 
 VERSION = 2
