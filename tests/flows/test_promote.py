@@ -53,7 +53,7 @@ def judged(run: Run, gate: GatePolicy) -> tuple[Verdict, Offer]:
         raise AssertionError("nothing is live")
 
     verdict = judge(
-        run, gate, "team/prod", offers["gguf"],
+        run, gate, "team/prod", offers["gguf"], None,
         baseline=offers["base"], parent=offers["merged"], measure=never,
     )  # fmt: skip
     return verdict, offers["gguf"]
@@ -74,7 +74,9 @@ def test_a_policy_is_taken_over_by_what_moves_the_channel_and_by_nothing_before(
     passed, offer = judged(run, corrected)
     assert passed.passed
     assert run.registry.channels.policy("team/prod") is None, "a decision alone moves nothing"
-    assert promote(run, "team/prod", offer, passed).generation == 1
+    moved = promote(run, "team/prod", offer, passed, None)
+    assert moved is not None
+    assert moved.generation == 1
     kept = run.registry.channels.policy("team/prod")
     assert kept is not None
     assert kept.digest == corrected.digest
