@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from flows.preflight.preflight import refuse_problems
 from flows.progress_view import ProgressView
 from flows.recipe import Recipe
 from flows.report.report import RunReport, write_html
+from flows.runs import PAGE, REPORT, begin
 from flows.settings import Settings, quiet_libraries
 from registry import Registry
 from registry.errors import RegistryError
@@ -77,6 +79,7 @@ def _run(
     started, clock = datetime.now(UTC), time.monotonic()
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = registry.home / "runs" / run_id
+    lock = begin(folder, recipe.name, started)
     prefect = PrefectView(folder / "logs" / "prefect.log", parent)
     prefect.run(recipe.name, run_id)
     with StandBy(folder / "logs" / "stand-by.log") as stand_by:
@@ -89,11 +92,13 @@ def _run(
             if not any(row.state in ("failed", "interrupted") for row in run.rows):
                 run.rows.append(failed_row("run", "run", 0.0, caught))
     found = report(run, outcome, recipe.name, run_id, started, time.monotonic() - clock)
-    html = folder / "report.html"
+    html, code = folder / PAGE, _exit_code(error, outcome.verdict)
     write_html(found, html)
-    (folder / "report.json").write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
+    document = {**as_json(found), "exit_code": code}
+    (folder / REPORT).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    os.close(lock)
     prefect.close(found, html)
-    return Result(found, html, _exit_code(error, outcome.verdict), error)
+    return Result(found, html, code, error)
 
 
 @contextlib.contextmanager

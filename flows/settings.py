@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from flows.errors import Usage
 
 if TYPE_CHECKING:
     from registry.errors import Held
@@ -18,9 +21,13 @@ if TYPE_CHECKING:
 class Settings(BaseSettings):
     """Where Tuneline keeps things. Recipes hold none of this, and no secret."""
 
-    model_config = SettingsConfigDict(env_prefix="TUNELINE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TUNELINE_", env_ignore_empty=True, frozen=True)
 
-    home: Path = Field(default=Path(".tuneline"), description="registry, content store, logs and reports")
+    home: Path = Field(
+        default=Path(".tuneline"),
+        description="registry, content store, logs and reports; default: the nearest .tuneline in this "
+        "folder or above it, else a new one here",
+    )
     database_url: str | None = Field(
         default=None, description="postgresql://USER@HOST/DATABASE for teams; default: SQLite in the home"
     )
@@ -48,7 +55,23 @@ class Settings(BaseSettings):
 
     @property
     def root(self) -> Path:
-        return self.home.expanduser().resolve()
+        """The home, absolute. Raises `Usage` where there can be none."""
+        try:
+            if not self.named and (above := _nearest(Path.cwd(), self.home)) is not None:
+                return above
+            return self.home.expanduser().resolve()
+        except (OSError, RuntimeError) as error:  # a loop of links, no such user, a folder that is gone
+            raise Usage(f"TUNELINE_HOME={self.home} names no folder: {error}") from None
+
+    @property
+    def named(self) -> bool:
+        """Whether the user said which home."""
+        return "home" in self.model_fields_set
+
+    @property
+    def found_above(self) -> bool:
+        """Whether the home is that of a folder above this one."""
+        return not self.named and self.root.parent != Path.cwd()
 
     @property
     def cache_folder(self) -> Path:
@@ -60,6 +83,15 @@ class Settings(BaseSettings):
         from registry.leases import Patience  # brings SQLAlchemy, which the settings do without
 
         return Patience(self.wait_seconds) if told is None else Patience(self.wait_seconds, told)
+
+
+def _nearest(folder: Path, name: Path) -> Path | None:
+    """The nearest home of this user, from `folder` upward; another user's is passed over, as git does."""
+    for one in (folder, *folder.parents):
+        with contextlib.suppress(OSError):
+            if (one / name).is_dir() and (one / name).stat().st_uid == os.getuid():
+                return (one / name).resolve()
+    return None
 
 
 def quiet_libraries(root: Path) -> None:

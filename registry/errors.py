@@ -14,6 +14,7 @@ RegistryError                 anything below; has an exit code for the command l
 ├── GateRequired              a channel move without a passing gate decision or a waiver
 ├── StoreFull                 the disk has no room; nothing was written
 └── StoreFailed               the disk or the database answered with an error; nothing became visible
+    └── StoreRefused          the system lets this user not read or write there (exit code 3)
 """
 
 from __future__ import annotations
@@ -96,3 +97,7 @@ class StoreFull(RegistryError):
 
 class StoreFailed(RegistryError):
     exit_code = 4
+
+
+class StoreRefused(StoreFailed):
+    exit_code = 3

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from registry.artifacts import FileEntry
-from registry.errors import InvalidArtifact, StoreFailed, StoreFull
+from registry.errors import InvalidArtifact, StoreFailed, StoreFull, StoreRefused
 from registry.names import check_file_names
 
 Fault = tuple[Literal["missing", "altered", "truncated"], str]
@@ -101,6 +101,13 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+_OF_THE_PLACE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
+"""What says that the place cannot be used so, rather than that a disk or a database failed."""
+
+
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Turn the system's errors into the registry's."""
@@ -112,9 +119,8 @@ def translated(what: str) -> Iterator[None]:
                 f"{what}: no space left on {error.filename or 'the disk'}; nothing became visible: "
                 "free some space and run the same command again"
             ) from error
-        raise StoreFailed(
-            f"{what}: {error}; nothing became visible: check the disk and the permissions"
-        ) from error
+        kind = StoreRefused if error.errno in _OF_THE_PLACE else StoreFailed
+        raise kind(f"{what}: {error}; nothing became visible: check the disk and the permissions") from error
 
 
 def found_file(path: Path) -> FoundFile:

@@ -63,7 +63,7 @@ def channel_show(arguments: argparse.Namespace) -> Reply:
 
 def channel_policy(arguments: argparse.Namespace) -> Reply:
     """Print a channel's policy as YAML, or set it."""
-    with open_registry() as registry:
+    with open_registry(make=arguments.file is not None) as registry:
         if arguments.file is not None:
             if not is_said(arguments.reason):
                 raise Usage("--set needs --reason WHY; it is kept with the policy")

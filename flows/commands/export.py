@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flows.commands.run import Reply, artifacts_verify, open_registry
+from flows.commands.home import home, open_registry
+from flows.commands.run import Reply, artifacts_verify
 from flows.errors import Usage
-from flows.settings import Settings
 from flows.wording import command_name, short
 from registry import signing
 from registry.errors import NotFound
@@ -18,7 +18,7 @@ def export(arguments: argparse.Namespace) -> Reply:
     """Write an artifact and all that is known about it to a new directory, signed."""
     from flows.exchange.artifact_export import export
 
-    settings = Settings()
+    settings = home()
     key = signing.key_path(settings.root, arguments.key or settings.signing_key)
     with open_registry() as registry:
         done = export(registry, arguments.ref, arguments.out, key)

@@ -16,7 +16,7 @@ def artifacts_import(arguments: argparse.Namespace) -> Reply:
     """Publish somebody else's files, and say what is known of them."""
     from flows.exchange.artifact_import import adopt
 
-    registry = open_registry()
+    registry = open_registry(make=True)
     adoption = adopt(registry, arguments.path, arguments.kind, arguments.base)
     artifact, findings = adoption.artifact, adoption.findings
     version = registry.name(artifact.id, arguments.name) if arguments.name else None

@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.commands.home import made_home, open_registry
 from flows.errors import Usage
 from flows.settings import Settings
 from flows.wording import duration, short, size
-from registry import Registry
 from registry.errors import Collected, NotFound
 
 LOG_WIDTH = 110
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> Reply:
     from flows.recipe import load
     from flows.report.report import render_terminal
 
-    result = execute(load(arguments.recipe, arguments.set), Settings())
+    result = execute(load(arguments.recipe, arguments.set), made_home())
     if arguments.debug and result.error is not None:
         raise result.error
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
@@ -56,14 +56,6 @@ def stage(arguments: argparse.Namespace) -> Reply:
         console.print_json(data=facts["metrics"])
 
     return document, show, 0
-
-
-def open_registry() -> Registry:
-    """The registry that the settings name."""
-    settings = Settings()
-    return Registry.open(
-        settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
-    )
 
 
 def artifacts_ls(arguments: argparse.Namespace) -> Reply:

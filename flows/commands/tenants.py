@@ -17,7 +17,7 @@ _ONCE = "This key is not shown again: only a digest of it is kept."
 
 def add(arguments: argparse.Namespace) -> Reply:
     """A new tenant."""
-    with open_registry() as registry:
+    with open_registry(make=True) as registry:
         tenant, key, secret = registry.tenants.add(
             arguments.name, arguments.channel, who(arguments), _limits(arguments), arguments.pinned
         )

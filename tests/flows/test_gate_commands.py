@@ -610,7 +610,7 @@ NO_DECISION: list[tuple[list[str], str]] = [
     (["{policy}", "--candidate", "{candidate}", "--baseline", "nowhere"], "expected two directories"),
     (["absent.yaml", "--candidate", "{candidate}", "--baseline", "{baseline}"], "no policy 'absent.yaml'"),
     (["{broken}", "--candidate", "{candidate}", "--baseline", "{baseline}"], "tasks.0.metrik: unknown key"),
-    (["{policy}", "--candidate", "abcdef", "--baseline", "abcdef"], "nothing here is called"),
+    (["{policy}", "--candidate", "abcdef", "--baseline", "abcdef"], "there is no registry in"),
     (["{policy}", "--candidate", "{candidate}", "--baseline", "{baseline}"], "give its evaluation with"),
     (
         ["{policy}", "--candidate", "{candidate}", "--baseline", "{baseline}", "--latency", "absent.json"],

@@ -1,0 +1,64 @@
+"""`tuneline recipes`: what each does. What they return: `flows.commands.run`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from pathlib import Path
+
+from flows.commands.run import Reply, print_table
+from flows.errors import Usage
+from flows.recipe import read_yaml, shipped
+
+
+def ls(arguments: argparse.Namespace) -> Reply:
+    """All shipped recipes."""
+    document = [
+        {"name": name, "description": tree.get("description", ""), "base": tree["base"]["source"]}
+        for name, tree in ((name, read_yaml(path)) for name, path in shipped().items())
+    ]
+
+    def show() -> None:
+        columns = ("name", "base", "description")
+        print_table("", columns, [[one[column] for column in columns] for one in document])
+
+    return document, show, 0
+
+
+def show(arguments: argparse.Namespace) -> Reply:
+    """One recipe, as it stands in its file; with --json its keys and values."""
+    path = _path(arguments.recipe)
+    return read_yaml(path), lambda: print(path.read_text("utf-8"), end=""), 0
+
+
+def copy(arguments: argparse.Namespace) -> Reply:
+    """A recipe of the user's own, to change. Raises `Usage` where the file exists."""
+    text = _path(arguments.recipe).read_text("utf-8")
+    out = arguments.file or Path(f"{arguments.recipe}.yaml")
+    if out.is_dir():
+        out = out / f"{arguments.recipe}.yaml"
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise Usage(f"{out} exists already, and nothing is overwritten; name another file") from None
+    words = f"{out}: change it, then `tuneline check {out}` and `tuneline run {out}`"
+    return {"name": arguments.recipe, "file": str(out)}, lambda: print(words), 0
+
+
+def schema(arguments: argparse.Namespace) -> Reply:
+    """The JSON Schema of a recipe, for editors."""
+    from flows.reference import json_schema
+
+    text = json_schema()
+    return json.loads(text), lambda: print(text, end=""), 0
+
+
+def _path(name: str) -> Path:
+    found = shipped()
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise Usage(f"no shipped recipe {name!r}; there are: {', '.join(found)}{hint}")
+    return found[name]

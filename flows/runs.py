@@ -1,0 +1,137 @@
+"""What runs leave in the home: each its folder, with a record from its beginning and a report from its end.
+
+A run under way holds a lock on its record. The system lets go of it however the process ends, so that a run
+that was killed is never taken for one that goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from flows.errors import Usage
+from registry.processes import here
+
+RECORD, REPORT, PAGE = "run.json", "report.json", "report.html"
+State = Literal["running", "done", "failed", "interrupted", "killed"]
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run's id, what it was of and how it went; `report`: what its `report.json` holds, if it got there.
+
+    `stage` is what it was at, `verdict` its gate's, `seconds` how long it took.
+    """
+
+    id: str
+    recipe: str
+    state: State
+    started: datetime
+    seconds: float | None
+    stage: str | None
+    verdict: str | None
+    folder: Path
+    report: dict[str, Any] | None
+
+    @property
+    def page(self) -> Path | None:
+        """The HTML report."""
+        return self.folder / PAGE if (self.folder / PAGE).is_file() else None
+
+
+def begin(folder: Path, recipe: str, started: datetime) -> int:
+    """Write the record of a run that begins now; the lock on it, a descriptor to close at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"recipe": recipe, "started": started.isoformat(), "pid": os.getpid(), "host": here()}
+    draft = folder / f".{RECORD}"
+    lock = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, json.dumps(record).encode())
+    draft.rename(folder / RECORD)  # nobody meets a record that is not whole or not locked
+    return lock
+
+
+def past_runs(root: Path) -> list[PastRun]:
+    """The runs of a home, newest first."""
+    with contextlib.suppress(FileNotFoundError):
+        folders = sorted((p for p in (root / "runs").iterdir() if p.is_dir()), reverse=True)
+        return [run for folder in folders if (run := _read(folder)) is not None]
+    return []
+
+
+def find(root: Path, beginning: str | None) -> PastRun:
+    """The run whose id begins so; without a beginning the newest. Raises `Usage`."""
+    runs = past_runs(root)
+    if not runs:
+        raise Usage(f"no run was recorded in {root}; `tuneline run RECIPE` makes one")
+    if beginning is None:
+        return runs[0]
+    found = [run for run in runs if run.id.startswith(beginning)]
+    if len(found) != 1:
+        which = "several runs begin" if found else "no run begins"
+        raise Usage(f"{which} with {beginning!r} in {root}; `tuneline runs` lists them")
+    return found[0]
+
+
+def _read(folder: Path) -> PastRun | None:
+    record, report = _json(folder / RECORD), _json(folder / REPORT)
+    known = report or record
+    if known is None:
+        # Earlier versions wrote no record; of a run without a report they left its logs.
+        if not (folder / "logs").is_dir():
+            return None
+        known = {"recipe": "–", "started": datetime.fromtimestamp(folder.stat().st_mtime).astimezone()}
+    started, running = datetime.fromisoformat(str(known["started"])), _locked(folder / RECORD)
+    if report is None:
+        return PastRun(
+            folder.name, known["recipe"], "running" if running else "killed", started, None,
+            _last_stage(folder), None, folder, None,
+        )  # fmt: skip
+    failed = [row["label"] for row in report["stages"] if row["state"] in ("failed", "interrupted")]
+    verdict = report["gate"]["verdict"] if report.get("gate") else None
+    state: State = "failed" if failed else "done"
+    if report.get("exit_code") == 130 or any(row["state"] == "interrupted" for row in report["stages"]):
+        state = "interrupted"
+    stage = failed[0] if failed else None
+    return PastRun(
+        folder.name, report["recipe"], state, started, report["seconds"], stage, verdict, folder, report
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        tree = json.loads(path.read_text("utf-8"))
+        return tree if isinstance(tree, dict) and "started" in tree and "recipe" in tree else None
+    return None
+
+
+def _locked(path: Path) -> bool:
+    """Whether some process holds the lock on a record."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _last_stage(folder: Path) -> str | None:
+    logs: Iterator[Path] = (folder / "logs").glob("*.log")
+    times = {}
+    for log in logs:
+        if log.stem not in {"prefect", "stand-by"}:
+            with contextlib.suppress(OSError):
+                times[log.stem] = log.stat().st_mtime
+    return max(times, key=lambda stem: times[stem]).replace("-", " ") if times else None

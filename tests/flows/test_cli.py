@@ -1,0 +1,131 @@
+"""The command line as a whole: versions, lists, flags, completion, pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import cli
+from flows.recipe import load, shipped
+from registry import Registry
+
+TUNELINE = Path(sys.executable).with_name("tuneline")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    Registry.open(tmp_path / "home").close()
+    return tmp_path / "home"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"tuneline {version('tuneline')}\n"
+
+
+@pytest.mark.parametrize("group", cli.LISTED)
+def test_a_group_without_an_action_lists(group: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for words in ([group, "--json"], [group, "ls", "--json"]):
+        assert cli.main(words) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1]
+    with pytest.raises(SystemExit) as end:
+        cli.main([group, "sohw"])
+    assert end.value.code == 3
+    assert "invalid choice: 'sohw'" in capsys.readouterr().err
+
+
+def test_json_counts_wherever_it_stands(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["channels", "--json", "show", "team/prod"]) == 3
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 3
+
+
+def test_recipes(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recipes", "--json"]) == 0
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == list(shipped())
+    assert cli.main(["recipes", "show", "demo"]) == 0
+    assert capsys.readouterr().out == shipped()["demo"].read_text("utf-8")
+    assert cli.main(["recipes", "show", "demo", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == yaml.safe_load(shipped()["demo"].read_text("utf-8"))
+    assert cli.main(["recipes", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert set(schema["required"]) == {"name", "base", "prepare"}
+    assert cli.main(["recipes", "show", "dmeo"]) == 3
+    assert "did you mean 'demo'?" in capsys.readouterr().err
+
+
+def test_a_copied_recipe_is_one_and_nothing_is_overwritten(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = home.parent
+    assert cli.main(["recipes", "copy", "pico-smoke"]) == 0
+    assert load(str(folder / "pico-smoke.yaml")) == load("pico-smoke")
+    (folder / "pico-smoke.yaml").write_text("mine")
+    assert cli.main(["recipes", "copy", "pico-smoke"]) == 3
+    assert (folder / "pico-smoke.yaml").read_text() == "mine"
+    (folder / "recipes").mkdir()
+    assert cli.main(["recipes", "copy", "pico-smoke", "recipes"]) == 0
+    assert (folder / "recipes" / "pico-smoke.yaml").is_file()
+
+
+def completed(line: str, folder: Path) -> list[str]:
+    """What a real bash offers for TAB at the end of `line`."""
+    script = f"""
+        source <("{TUNELINE}" completion bash)
+        COMP_LINE={line!r}; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=($COMP_LINE); COMP_TYPE=9
+        [[ "$COMP_LINE" == *" " ]] && COMP_WORDS+=("")
+        COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        function=$(complete -p tuneline | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+        "$function" tuneline "${{COMP_WORDS[-1]}}" "${{COMP_WORDS[-2]}}" 2>/dev/null
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{TUNELINE.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        capture_output=True, text=True, check=True, cwd=folder, env={**os.environ, "PATH": path},
+    )  # fmt: skip
+    return [word.strip() for word in done.stdout.splitlines() if word.strip()]
+
+
+def test_bash_completes_commands_actions_options_and_recipes(tmp_path: Path) -> None:
+    (tmp_path / "pico-mine.yaml").write_text("name: mine")
+    assert completed("tuneline art", tmp_path) == ["artifacts"]
+    assert set(completed("tuneline runs ", tmp_path)) >= {"ls", "show", "open"}
+    assert completed("tuneline artifacts gc --keep", tmp_path) == ["--keep-days"]
+    assert completed("tuneline run pico-", tmp_path) == ["pico-smoke", "pico-tenant", "pico-mine.yaml"]
+    assert completed("tuneline recipes copy de", tmp_path) == ["demo"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "_ARGCOMPLETE" in script
+    assert ("complete --command tuneline" if shell == "fish" else "#compdef tuneline") in script
+
+
+def test_a_reader_that_goes_away_changes_no_exit_code(home: Path) -> None:
+    """Through rich's table and through print; with the exit code of the command itself."""
+    for words, code in (
+        ("artifacts ls", 0),
+        ("recipes ls", 0),
+        ("recipes show demo", 0),
+        ("recipes schema", 0),
+    ):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([TUNELINE, *words.split()], stdout=write, stderr=subprocess.PIPE)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (code, b"")
