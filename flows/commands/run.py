@@ -14,7 +14,6 @@ from rich.table import Table
 
 from flows.commands.home import made_home, open_registry
 from flows.errors import Usage
-from flows.settings import Settings
 from flows.wording import duration, short, size
 from registry.errors import Collected, NotFound
 
