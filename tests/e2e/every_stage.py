@@ -1,0 +1,85 @@
+"""Every stage that makes an artifact, once, on a model made on the spot; writes the ids to `ids.json`.
+
+    python -m tests.e2e.every_stage FOLDER
+
+In one process, so that the libraries are imported once; everything else is as a run does it. The data are
+named as in a recipe, and lie in FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from flows.pin import pinned
+from flows.plain import as_parent
+from flows.step import RELATIONS
+from registry import Artifact, Registry
+from registry.artifacts import Parentage, memo_key
+from stages.contract import Facts, toolchain
+from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
+from stages.merge import MergeConfig
+from stages.prepare import PrepareConfig, SplitConfig
+from stages.quantize import GgufConfig, GptqConfig
+from stages.resolve import BaseConfig
+from stages.run import run_stage, stage_module
+from stages.train import LoraConfig, Nf4Config, TrainConfig
+
+NF4 = Nf4Config(compute_dtype="float32")
+
+
+class Line:
+    """A registry in which one result after the other is made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.registry = Registry.open(folder / "home", None, None)
+        self.ids: dict[str, str] = {}
+
+    def make(self, label: str, stage: str, config: BaseModel, **parents: Artifact) -> Artifact:
+        """Run `stage` and commit what it made, as a flow's step does."""
+        module, pins = stage_module(stage), pinned(config)
+        tools = toolchain(module.TOOLS)
+        key = memo_key(stage, module.VERSION, pins, {role: p.id for role, p in parents.items()}, tools)
+        with self.registry.draft(key, stage) as draft:
+            seen = {role: as_parent(self.registry, parent) for role, parent in parents.items()}
+            facts = Facts.model_validate(run_stage(stage, seen, config, draft.path))
+            made = draft.commit(
+                stage=stage, stage_version=module.VERSION, config=pins, toolchain=tools,
+                facts_kind=facts.kind,
+                relations=[Parentage(relation=RELATIONS[stage, r], id=p.id) for r, p in parents.items()],
+                base=facts.base, quant=facts.quant, metrics=facts.metrics,
+                execution={"seconds": 1.0, "peak_bytes": None, "started": "2026-01-01T00:00:00+00:00"},
+            )  # fmt: skip
+        self.ids[label] = made.id
+        return made
+
+
+def main(folder: Path) -> None:
+    line = Line(folder)
+    base = line.make("base", "resolve", BaseConfig(source="pico:0"))
+    split = SplitConfig(validation=0.1, test=0.2)
+    prepared = PrepareConfig(source=f"path:{folder / 'rows.jsonl'}", split=split, max_length=64)
+    data = line.make("dataset", "prepare", prepared, base=base)
+    trained = TrainConfig(
+        lora=LoraConfig(rank=4, dropout=0), nf4=NF4, max_steps=2, batch_size=4, gradient_accumulation=1,
+        max_length=64, evaluations=1, gradient_checkpointing=False,
+    )  # fmt: skip
+    adapter = line.make("adapter", "train", trained, base=base, dataset=data)
+    asked = HeldoutTask(max_items=4, max_new_tokens=4)
+    nf4 = EvaluateConfig(tasks=(asked,), nf4=NF4, compute_dtype="float32")
+    line.make("score of the adapter", "evaluate", nf4, model=base, adapter=adapter, dataset=data)
+    merged = line.make("merged", "merge", MergeConfig(), base=base, adapter=adapter)
+    gptq = GptqConfig(group_size=64, calibration_rows=8, compute_dtype="float32")
+    line.make("gptq", "quantize", gptq, model=merged, dataset=data)
+    gguf = line.make("gguf", "quantize", GgufConfig(type="Q8_0"), model=merged)
+    near = FidelityTask(chats=2, tokens=4)
+    both = EvaluateConfig(tasks=(asked, near), compute_dtype="float32")
+    line.make("score of the gguf", "evaluate", both, model=gguf, base=base, dataset=data, reference=merged)
+    (folder / "ids.json").write_text(json.dumps(line.ids))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
