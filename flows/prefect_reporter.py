@@ -222,6 +222,5 @@ async def _failed(telling: Coroutine[Any, Any, None]) -> bool:
 
 
 if __name__ == "__main__":
-    os.nice(5)  # the run's stages come first
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     sys.exit(asyncio.run(main()))

@@ -25,6 +25,7 @@ from registry import processes
 
 END_SECONDS = 120.0
 """How long a process that ends waits for Prefect to be told; what is told later still arrives."""
+SILENT_SECONDS = 2.0
 
 _TYPES = {"pass": "COMPLETED", "done": "COMPLETED", "interrupted": "CANCELLED"}
 _STATES = {
@@ -118,6 +119,10 @@ class PrefectView:
         """Wait until Prefect was told all, at most so long."""
         self._hang_up()
         with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            try:
+                self._reporter.wait(SILENT_SECONDS)
+            except subprocess.TimeoutExpired:
+                print("Telling Prefect how it ended; Ctrl-C leaves that to go on by itself", file=sys.stderr)
             if self._reporter.wait(seconds) != 0:
                 print(f"Prefect does not show this run whole; {self._log} says why", file=sys.stderr)
         atexit.unregister(self.wait)
