@@ -20,7 +20,7 @@ from serving.errors import AdapterRefused, NotServable, Overloaded, ServingError
 from serving.llama_app import body_of, health_of, refused
 from serving.llama_batching import Batcher
 from serving.llama_residents import Resident
-from serving.openai_requests import Refused
+from serving.openai_api.errors import Refused
 
 STATUS = {UnknownModel: 404, AdapterRefused: 409, NotServable: 400, Overloaded: 429}
 

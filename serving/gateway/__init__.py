@@ -3,6 +3,8 @@
 ```
 server      listens, reads no more than it must, and ends in order
 app         one request: who asks, for what, may they, which artifact, where
+routes      the few addresses that there are
+incoming    the key's header and the body
 requests    what a client may ask for
 directory   tenants, keys, channels and rollouts as the registry has them now
 admission   how much a tenant may ask for, and how much an engine can take

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from serving.openai_requests import Refused
+from serving.openai_api.errors import Refused
 
 _UNLUCKY = 3.0
 """A request is let in if it would have its turn in time even so many standard deviations later than expected.

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from registry.rollouts import Rollout
 from registry.tenants import Tenant
@@ -21,20 +21,22 @@ from serving.gateway.config import Bounds
 from serving.gateway.directory import Directory
 from serving.gateway.exchange import Exchange, Recorder
 from serving.gateway.fleet import Fleet
+from serving.gateway.incoming import authorization, body_of
 from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import Metrics
 from serving.gateway.outcomes import Outcomes
 from serving.gateway.place import Place
 from serving.gateway.relay import Events, Tally, opening, refusal, to_client
-from serving.gateway.requests import Asked, read
+from serving.gateway.requests import Asked, limits_of, read
 from serving.gateway.rollout import Chosen, choose
+from serving.gateway.routes import COMPLETIONS, METHODS, MODEL, MODELS
 from serving.gateway.shadow import Shadows
-from serving.openai_requests import Refused
+from serving.openai_api.errors import Refused
+from serving.openai_api.request import LACKING
+from serving.tracebacks import frames
 
 log = logging.getLogger("tuneline.gateway")
 
-ROUTES = {"/v1/chat/completions": True, "/v1/completions": False}
-METHODS = {"/v1/models": "GET", **dict.fromkeys(ROUTES, "POST")}
 ATTEMPTS = 2
 """An engine that died before its answer began has been asked for nothing yet."""
 
@@ -50,7 +52,8 @@ class App:
         self._metrics, self._shadows, self._bounds = metrics, shadows, bounds
         self._recorder = Recorder(metrics, outcomes)
         self._rates, self._concurrency = Rates(), Concurrency()
-        self._context = max(place.section.context_length for place in fleet.places)
+        lacking = frozenset.intersection(*(LACKING[place.section.engine] for place in fleet.places))
+        self._limits = limits_of(bounds, lacking)
         self._broken: set[int] = set()
         """Rollouts whose candidate no engine takes."""
 
@@ -65,8 +68,8 @@ class App:
         except (ConnectionError, asyncio.CancelledError):
             exchange.status, exchange.reason = exchange.status or 499, "client_gone"
             raise
-        except Exception:
-            log.exception("request %s", exchange.id)
+        except Exception as error:
+            log.error("request %s: %s", exchange.id, frames(error))
             return _refusal(exchange, Refused("the gateway failed; its log says why", None, 500, "internal"))
         finally:
             self._metrics.under_way.dec()
@@ -81,55 +84,36 @@ class App:
             self._recorder.ended(exchange)
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
-        http = exchange.http
-        if http.path not in METHODS or http.raw_path != http.path:
-            raise Refused(f"no such route: {http.method} {http.path[:100]!r}", None, 404, "not_found")
-        if http.method != METHODS[http.path]:
-            raise Refused(f"{http.path} takes {METHODS[http.path]}", None, 405, "method_not_allowed")
-        tenant = exchange.tenant = self._directory.tenant(_authorization(http))
-        if http.path == "/v1/models":
+        http, route = exchange.http, exchange.route
+        route.require()
+        tenant = exchange.tenant = self._directory.tenant(authorization(http))
+        if route.path in (MODELS, MODEL):
+            found = self._models(tenant, route.model)
             exchange.status = 200
-            return web.json_response(self._models(tenant), headers=exchange.headers)
+            return web.json_response(found, headers=exchange.headers)
         self._rates.take(tenant.name, tenant.limits.requests_per_minute)
         self._concurrency.enter(tenant.name, tenant.limits.concurrency)
         try:
-            asked = read(await self._body(http), ROUTES[http.path], self._bounds, self._context)
+            asked = read(await body_of(http, self._bounds), COMPLETIONS[route.path], self._limits)
             if asked.model != tenant.channel:
-                said = f"this key has no model {asked.model[:80]!r}; GET /v1/models lists what it has"
-                raise Refused(said, "model", 404, "model_not_found")
+                raise _no_model(asked.model)
             exchange.tally = Tally(asked)
             return await self._served(exchange, tenant, exchange.tally)
         finally:
             self._concurrency.leave(tenant.name)
 
-    def _models(self, tenant: Tenant) -> dict[str, object]:
+    def _models(self, tenant: Tenant, wanted: str | None) -> dict[str, object]:
+        """The tenant's only model, or the list of it where none is named."""
         channel = self._directory.state.channels.get(tenant.channel)
-        data = []
+        data: list[dict[str, object]] = []
         if channel is not None:
             created = int(channel.moved.timestamp())
             data = [{"id": channel.name, "object": "model", "created": created, "owned_by": "tuneline"}]
-        return {"object": "list", "data": data}
-
-    async def _body(self, http: web.BaseRequest) -> bytes:
-        if http.headers.get("content-encoding", "identity").lower() != "identity":
-            said = "the body is encoded; expected plain JSON, with no Content-Encoding"
-            raise Refused(said, None, 415, "unsupported_encoding")
-        await _go_on(http)
-        most = self._bounds.body_bytes
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(self._bounds.body_seconds):
-                async for part in http.content.iter_any():
-                    parts.append(part)
-                    size += len(part)
-                    if size > most:
-                        raise Refused(f"the body is larger than {most} bytes", None, 413, "too_large")
-        except TimeoutError:
-            said = f"the body did not come within {self._bounds.body_seconds:g} s"
-            raise Refused(said, None, 408, "timeout") from None
-        except web.RequestPayloadError as error:
-            raise Refused(f"the body cannot be read: {error}", None, 400, "invalid_body") from None
-        return b"".join(parts)
+        if wanted is None:
+            return {"object": "list", "data": data}
+        if not data or wanted != tenant.channel:
+            raise _no_model(wanted)
+        return data[0]
 
     async def _served(self, exchange: Exchange, tenant: Tenant, tally: Tally) -> web.StreamResponse:
         place, path = await self._chosen(exchange, tenant, tally.asked)
@@ -267,10 +251,9 @@ def ask(
     place: Place, asked: Asked, name: str, salt: str, request_id: str
 ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
     """The engine's answer. Nothing of the client's request reaches it but the checked body."""
-    body = asked.body | {"model": name, "cache_salt": salt}
     route = "/v1/chat/completions" if asked.chat else "/v1/completions"
     return place.http.post(
-        f"http://engine{route}", data=json.dumps(body, ensure_ascii=False).encode(),
+        f"http://engine{route}", data=json.dumps(place.body(asked, name, salt), ensure_ascii=False).encode(),
         headers={"content-type": "application/json", "x-request-id": request_id},
     )  # fmt: skip
 
@@ -292,25 +275,15 @@ async def _lent(place: Place, artifact_id: str, path: Path) -> AsyncIterator[str
         yield name
 
 
+def _no_model(name: str) -> Refused:
+    said = f"this key has no model {name[:80]!r}; GET /v1/models lists what it has"
+    return Refused(said, "model", 404, "model_not_found")
+
+
 def _unavailable(error: Exception) -> Refused:
-    log.warning("no answer from an engine: %r", error)
+    said = error if isinstance(error, ServingError) else frames(error)
+    log.warning("no answer from an engine: %s", said)
     return Refused("the engine gave no answer, it may be starting again; try again", None, 503, "unavailable")
-
-
-def _authorization(http: web.BaseRequest) -> str:
-    given = http.headers.getall("authorization", [])
-    if len(given) > 1:
-        raise Refused("expected one Authorization header", None, 400, "invalid_header")
-    return given[0] if given else ""
-
-
-async def _go_on(http: web.BaseRequest) -> None:
-    """Answer `Expect`, which clients send before a large body."""
-    expected = http.headers.get("expect")
-    if expected is not None and expected.lower() != "100-continue":
-        raise Refused("Expect: only 100-continue is understood", None, 417, "invalid_header")
-    if expected is not None and http.version >= HttpVersion11:
-        await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _refusal(exchange: Exchange, error: Refused) -> web.StreamResponse:
@@ -325,6 +298,6 @@ def _refusal(exchange: Exchange, error: Refused) -> web.StreamResponse:
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.status == 405:
-        headers["allow"] = METHODS[exchange.http.path]
+        headers["allow"] = METHODS[exchange.route.path]
     body = json.dumps(error.body).encode()
     return web.Response(body=body, status=error.status, headers=headers, content_type="application/json")

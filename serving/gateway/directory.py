@@ -13,7 +13,7 @@ from registry import Registry
 from registry.errors import RegistryError
 from registry.serving_state import ServingState
 from registry.tenants import Tenant
-from serving.openai_requests import Refused
+from serving.openai_api.errors import Refused
 
 log = logging.getLogger("tuneline.gateway")
 

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from aiohttp import web
 
@@ -15,6 +16,7 @@ from serving.gateway.metrics import Metrics
 from serving.gateway.outcomes import Outcomes, Seen
 from serving.gateway.relay import Tally
 from serving.gateway.rollout import Chosen
+from serving.gateway.routes import Route, route_of
 
 log = logging.getLogger("tuneline.gateway")
 
@@ -35,6 +37,11 @@ class Exchange:
     """Why it was refused, in one word."""
     response: web.StreamResponse | None = None
     """Set once a stream has begun: from then on there is no other status to give."""
+
+    @cached_property
+    def route(self) -> Route:
+        """Where it went; malformed bytes count as going nowhere."""
+        return route_of(self.http.method, self.http.raw_path)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -61,8 +68,7 @@ class Recorder:
             self._answered(exchange, exchange.tally, label, seconds)
         line = self._line(exchange, name, arm, seconds)
         log.info("request", extra={"request": line})
-        route = exchange.http.path if exchange.tenant else "refused"  # only then it is one of ours
-        tracing.record(route, exchange.http.headers, seconds, line)
+        tracing.record(exchange.route.path, exchange.http.headers.get("traceparent"), seconds, line)
 
     def _answered(self, exchange: Exchange, tally: Tally, label: str, seconds: float) -> None:
         prompt, said = tally.prompt_tokens or 0, tally.completion_tokens or tally.pieces
@@ -88,8 +94,9 @@ class Recorder:
     def _line(self, exchange: Exchange, tenant: str | None, arm: str, seconds: float) -> dict[str, object]:
         tally = exchange.tally
         return {
-            "id": exchange.id, "tenant": tenant, "route": exchange.http.path[:60], "status": exchange.status,
-            "reason": exchange.reason, "arm": arm or None, "seconds": round(seconds, 4),
+            "id": exchange.id, "tenant": tenant, "method": exchange.route.method,
+            "route": exchange.route.path, "status": exchange.status, "reason": exchange.reason,
+            "arm": arm or None, "seconds": round(seconds, 4),
             "artifact": exchange.chosen.artifact_id if exchange.chosen else None,
             "prompt_tokens": tally.prompt_tokens if tally else None,
             "completion_tokens": tally.completion_tokens if tally else None,

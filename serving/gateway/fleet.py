@@ -20,7 +20,7 @@ from registry.serving_state import ServingState
 from serving.errors import NotServable, ServingError
 from serving.gateway.config import EngineSection
 from serving.gateway.place import Place, engine_of
-from serving.openai_requests import Refused
+from serving.openai_api.errors import Refused
 from serving.proof import Recorded, recorded_answers
 from serving.resident import Engine
 

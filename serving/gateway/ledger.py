@@ -22,7 +22,7 @@ from registry.budgets import Ask
 from registry.errors import NotFound, RegistryError
 from registry.processes import here, started
 from serving.gateway.admission import TooMany
-from serving.openai_requests import Refused
+from serving.openai_api.errors import Refused
 
 log = logging.getLogger("tuneline.gateway")
 

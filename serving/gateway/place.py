@@ -96,11 +96,24 @@ class Place:
 
     def token_bound(self, asked: Asked) -> int:
         """At least as many tokens as the request can use."""
-        room = self.section.context_length
-        answers = asked.body.get("n", 1)
-        if asked.most is None:
-            return room * int(answers)
-        return min(room * int(answers), self.prompt_bound(asked) + asked.most)
+        room, most = self.section.context_length * asked.n, self.answer_bound(asked)
+        return room if most is None else min(room, self.prompt_bound(asked) + most * asked.n)
+
+    def answer_bound(self, asked: Asked) -> int | None:
+        """The most tokens that one answer may have: as asked for, else the gateway's own bound.
+
+        None where that might not fit; then the answer ends with the engine's context.
+        """
+        if asked.max_tokens is not None:
+            return asked.max_tokens
+        fits = self.prompt_bound(asked) + asked.cap <= self.section.context_length
+        return asked.cap if fits else None
+
+    def body(self, asked: Asked, name: str, salt: str) -> dict[str, Any]:
+        """What the engine is asked."""
+        most = self.answer_bound(asked)
+        given = {} if most is None else {"max_tokens": most}
+        return asked.body | given | {"model": name, "cache_salt": salt}
 
     async def _counted(self, messages: list[tuple[str, str]]) -> int | None:
         body = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,11 +13,13 @@ from typing import Any
 import aiohttp
 
 from serving.gateway.requests import Asked
-from serving.openai_requests import Refused
+from serving.openai_api.errors import Refused
 
 _END = b"\n\n"
 LONGEST_REASON = 500
 """Characters."""
+_CODE = re.compile(r"[a-z_]{1,40}")
+"""What an engine may call its reason; it is written down, unlike its message."""
 _CODES = {404: "model_not_found", 429: "overloaded"}
 
 
@@ -151,7 +154,7 @@ def refusal(body: bytes, status: int) -> Refused:
     message, param, code = (found.get(name) for name in ("message", "param", "code"))
     if not isinstance(message, str) or not message or "validation error" in message:
         message = "the engine does not take this request"
-    if not isinstance(code, str):
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
         long = "maximum context length" in message
         code = "context_length_exceeded" if long else _CODES.get(status, "invalid_value")
     return Refused(message[:LONGEST_REASON], param if isinstance(param, str) else None, status, code)

@@ -29,6 +29,7 @@ from serving.gateway.outcomes import Outcomes
 from serving.gateway.place import engine_of
 from serving.gateway.shadow import Shadows
 from serving.process import listen
+from serving.tracebacks import frames
 
 log = logging.getLogger("tuneline.gateway")
 
@@ -58,13 +59,21 @@ async def _serve(config: ServeConfig, registry: Registry, fleet: Fleet, announce
         if not open_now.is_set():  # engines may take minutes to start
             serving.cancel()
 
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_unhandled)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end)
+        loop.add_signal_handler(number, end)
     try:
         await serving
     except asyncio.CancelledError:
         if not told_to_end.is_set():
             raise
+
+
+def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """asyncio's own words for it hold the arguments of what failed."""
+    error = context.get("exception")
+    log.error("an exception that nobody handled: %s", frames(error) if error else "without a trace")
 
 
 async def _until(
@@ -175,13 +184,15 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         said: dict[str, Any] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage(),
+            "level": record.levelname.lower(), "logger": record.name,
         }  # fmt: skip
+        # what a library fills in, and its exceptions' messages, may be a client's words
+        own = record.name.partition(".")[0] == "tuneline"
+        said["message"] = record.getMessage() if own else str(record.msg)
         said |= getattr(record, "request", {})
-        if record.exc_info:
-            said["trace"] = self.formatException(record.exc_info)
-        # in ASCII: a client's path might hold what a terminal, or a reader of lines, obeys
-        return json.dumps(said)
+        if record.exc_info and record.exc_info[1] is not None:
+            said["trace"] = self.formatException(record.exc_info) if own else frames(record.exc_info[1])
+        return json.dumps(said)  # in ASCII, and one line whatever it holds
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

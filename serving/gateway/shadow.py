@@ -16,7 +16,8 @@ from serving.gateway.outcomes import Outcomes, Seen
 from serving.gateway.place import Place
 from serving.gateway.relay import Tally
 from serving.gateway.requests import Asked
-from serving.openai_requests import Refused
+from serving.openai_api.errors import Refused
+from serving.tracebacks import frames
 
 log = logging.getLogger("tuneline.gateway")
 
@@ -60,7 +61,7 @@ class Shadows:
                 tally.whole(await _answer(place, asked, name, tenant.salt))
         except (aiohttp.ClientError, TimeoutError, ServingError) as error:
             tally.failed = True
-            log.warning("shadow to %s: %r", candidate[:12], error)
+            log.warning("shadow to %s: %s", candidate[:12], frames(error))
         finally:
             place.line.leave(tally.first is not None)
         self._metrics.shadows.labels("failed" if tally.failed else "answered").inc()
@@ -72,9 +73,8 @@ class Shadows:
 
 
 async def _answer(place: Place, asked: Asked, name: str, salt: str) -> bytes:
-    body = {key: value for key, value in asked.body.items() if key not in ("stream", "stream_options")}
+    whole = place.body(asked, name, salt)
+    body = {key: value for key, value in whole.items() if key not in ("stream", "stream_options")}
     route = "/v1/chat/completions" if asked.chat else "/v1/completions"
-    async with place.http.post(
-        f"http://engine{route}", json=body | {"model": name, "cache_salt": salt}
-    ) as answer:
+    async with place.http.post(f"http://engine{route}", json=body) as answer:
         return await answer.read()

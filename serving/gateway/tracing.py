@@ -13,9 +13,10 @@ from collections.abc import Mapping
 SDK = "opentelemetry.sdk.trace"
 
 
-def record(route: str, headers: Mapping[str, str], seconds: float, said: Mapping[str, object]) -> None:
+def record(route: str, traceparent: str | None, seconds: float, said: Mapping[str, object]) -> None:
     """A span that ends now, under the caller's if its `traceparent` header names one.
 
+    That is two numbers; the caller's other headers for tracing, which may hold any text, are not read.
     `route`: one of a few. `said`: what else is known of the request, text or numbers.
     """
     if SDK not in sys.modules:
@@ -23,7 +24,7 @@ def record(route: str, headers: Mapping[str, str], seconds: float, said: Mapping
     from opentelemetry import propagate, trace
 
     ended = time.time_ns()
-    parent = propagate.extract({name.lower(): value for name, value in headers.items()})
+    parent = propagate.extract({} if traceparent is None else {"traceparent": traceparent})
     known = {f"tuneline.{name}": one for name, one in said.items() if isinstance(one, str | int | float)}
     trace.get_tracer("tuneline.gateway").start_span(
         route, parent, trace.SpanKind.SERVER, known, start_time=ended - int(seconds * 1e9)

@@ -22,7 +22,7 @@ from registry.errors import StoreFailed
 from registry.tenants import TenantLimits
 from serving.gateway import ledger as ledgers
 from serving.gateway.ledger import Ledger
-from serving.openai_requests import Refused
+from serving.openai_api.errors import Refused
 from tests.seconds import seconds
 from tests.serving.gateway import LLAMA, SLOWEST, Gateway, running, until
 from tests.serving.town import kept_town
