@@ -145,7 +145,7 @@ def test_nothing_is_traced_where_nobody_collects(gateway: Gateway) -> None:
     """opentelemetry-api is installed here, as a dependency of others; the gateway does not even load it."""
     loaded = "import sys, serving.gateway.server; sys.exit('opentelemetry' in str(sys.modules))"
     assert subprocess.run([sys.executable, "-c", loaded], cwd=CHECKOUT).returncode == 0
-    tracing.record("/v1/models", {}, 0.1, {})
+    tracing.record("/v1/models", None, 0.1, {})
     assert tracing.SDK not in sys.modules
 
 
@@ -159,8 +159,8 @@ from serving.gateway import tracing
 spans = InMemorySpanExporter()
 trace.set_tracer_provider(TracerProvider())
 trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(spans))
-headers = {"TraceParent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-tracing.record("/v1/chat/completions", headers, 0.25, {"status": 200, "tenant": "acme", "parts": ["a"]})
+traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+tracing.record("/v1/chat/completions", traceparent, 0.25, {"status": 200, "tenant": "acme", "parts": ["a"]})
 (span,) = spans.get_finished_spans()
 assert (span.name, span.kind) == ("/v1/chat/completions", trace.SpanKind.SERVER)
 assert f"{span.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
