@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+from flows.arithmetic import Arithmetic
 from flows.child import run_in_child
 from flows.promote import Offer
 from flows.report.report import StageRow
@@ -22,6 +24,7 @@ def deploy(
     The channel's older endpoints are stopped. What the endpoint was asked is kept with it, as `probe`.
     """
     label, artifact = f"deploy on {config.engine}", offer.model
+    config = settled(config, channel, run.arithmetic)
 
     def work() -> tuple[Endpoint, StageRow]:
         started = time.monotonic()
@@ -57,6 +60,14 @@ def deploy(
         )
 
     return run.task("deploy", label, work)
+
+
+def settled(config: DeployConfig, channel: str, arithmetic: Arithmetic | None) -> DeployConfig:
+    """With the channel for a missing name, and for `dtype: auto` the run's arithmetic."""
+    found: dict[str, Any] = {} if config.name else {"name": channel}
+    if config.dtype == "auto" and arithmetic is not None and arithmetic.compute_dtype == "float32":
+        found["dtype"] = "float32"
+    return config.model_copy(update=found)
 
 
 def retire(run: Run, rows: list[Endpoint]) -> None:

@@ -17,6 +17,9 @@ from registry.database import Database, now
 from registry.errors import NotFound
 from registry.schema import endpoints
 
+IN_GATEWAY = "gateway engine "
+"""An `url` that begins so names an engine of a gateway, whose process is that of its other engines too."""
+
 
 class Endpoint(Record):
     """An engine's process and what it serves; `stopped` is None until somebody marked it so.
@@ -37,6 +40,11 @@ class Endpoint(Record):
     question: str | None
     answer: str | None
     config: dict[str, Any]
+
+    @property
+    def in_gateway(self) -> bool:
+        """Whether its process is a gateway's, which serves with other engines too."""
+        return self.url.startswith(IN_GATEWAY)
 
 
 class Endpoints:

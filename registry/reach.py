@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from registry.channels import Channel, earlier
+from registry.endpoints import IN_GATEWAY
 from registry.errors import NotFound
 from registry.leases import is_held
 from registry.rollouts import in_force
@@ -121,7 +122,10 @@ def _rollbacks(channel: Channel, past: list[Row[Any]], most: int) -> list[int]:
 
 def _in_use(connection: Connection, roots: dict[str, list[str]]) -> None:
     for row in connection.execute(select(endpoints).where(endpoints.c.stopped.is_(None))):
-        _add(roots, row.artifact_id, f"endpoint {row.id} serves it (`tuneline endpoints stop {row.id}`)")
+        how = f"`tuneline endpoints stop {row.id}`"
+        if row.url.startswith(IN_GATEWAY):
+            how = f"a gateway's: take it out of serve.yaml and start again, or end all: {how[:-1]} --gateway`"
+        _add(roots, row.artifact_id, f"endpoint {row.id} serves it ({how})")
     for row in connection.execute(select(leases).where(leases.c.host.is_not(None))):
         if is_held(row):
             for one in json.loads(row.holds or "[]"):

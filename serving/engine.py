@@ -36,6 +36,10 @@ class EngineConfig(Protocol):
     @property
     def engine(self) -> Literal["llama.cpp", "vllm"]: ...
     @property
+    def name(self) -> str | None: ...
+    @property
+    def dtype(self) -> Literal["auto", "bfloat16", "float32"]: ...
+    @property
     def host(self) -> str: ...
     @property
     def port(self) -> int: ...
@@ -61,7 +65,7 @@ class Endpoint(BaseModel):
     """Seconds since the epoch; with the pid it names the process."""
     log: Path
     alias: str
-    """The model name that requests use."""
+    """The model name that requests use: the configured one, else `model_alias`, which is known too."""
     artifact_id: str
     started: datetime
 
@@ -86,7 +90,7 @@ class Reply(BaseModel):
 
 
 def model_alias(artifact_id: str) -> str:
-    """The name a model is served under; it holds the digest, so no two models ever share one."""
+    """A name that holds the digest, so no two models ever share it."""
     return f"tuneline-{artifact_id[:12]}"
 
 
@@ -117,13 +121,16 @@ def _start(artifact_id: str, path: Path, config: EngineConfig, log: Path) -> End
     began = log.stat().st_size if log.exists() else 0
     with process.listen(config.host, config.port) as listener:
         port = listener.getsockname()[1]
-        launch = LAUNCHERS[config.engine](path, alias, listener, config.context_length, config.threads)
+        launch = LAUNCHERS[config.engine](
+            path, alias, listener, config.context_length, config.threads,
+            name=config.name, artifact=artifact_id, dtype=config.dtype,
+        )  # fmt: skip
         ttl = None if config.ttl_minutes is None else config.ttl_minutes * 60
         with process.started(launch, log, ttl, GRACE_SECONDS) as engine:
             listener.close()  # the engine has it; with ours open, requests to a dead engine would hang
             host = f"[{config.host}]" if ":" in config.host else config.host
             endpoint = Endpoint(
-                engine=config.engine, url=f"http://{host}:{port}", log=log, alias=alias,
+                engine=config.engine, url=f"http://{host}:{port}", log=log, alias=config.name or alias,
                 pid=engine.pid, pid_started=engine.pid_started,
                 artifact_id=artifact_id, started=datetime.now(UTC),
             )  # fmt: skip

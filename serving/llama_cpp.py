@@ -15,11 +15,21 @@ INSTALL = "pip install 'llama-cpp-python==0.3.36' uvicorn starlette"
 
 
 def launch(
-    path: Path, alias: str, listener: socket.socket, context_length: int, threads: int | None
+    path: Path,
+    alias: str,
+    listener: socket.socket,
+    context_length: int,
+    threads: int | None,
+    *,
+    name: str | None = None,
+    artifact: str | None = None,
+    dtype: str = "auto",
 ) -> Launch:
     """How to serve the GGUF file `path` (or `path/model.gguf`) under the name `alias` on `listener`.
 
-    Raises `EngineMissing` or `NotServable` before anything is started.
+    `name`: one more, which people know; `artifact`: an id that each answer's headers tell. A GGUF file says
+    in which types it is computed, whatever `dtype` is. Raises `EngineMissing` or `NotServable` before
+    anything is started.
     """
     file = path / "model.gguf" if path.is_dir() else path
     _require_package()
@@ -29,6 +39,8 @@ def launch(
         "--fd", str(listener.fileno()), "--context-length", str(context_length),
         "--threads", str(threads or usable_threads()),
     ]  # fmt: skip
+    argv += [] if name is None else ["--name", name]
+    argv += [] if artifact is None else ["--artifact", artifact]
     return Launch(tuple(argv), thread_environment(), fds=(listener.fileno(),))
 
 

@@ -37,6 +37,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", required=True, type=Path, help="the GGUF file")
     parser.add_argument("--alias", required=True, help="the name under which the model alone is served")
+    parser.add_argument("--name", help="one more name for it, which GET /v1/models lists first")
+    parser.add_argument("--artifact", help="its artifact's id, told with each answer")
     parser.add_argument("--fd", type=int, help="a listening socket to take over, instead of host and port")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
@@ -97,7 +99,7 @@ def main() -> None:
     try:
         model = LlamaModel(args.model, args.context_length, args.parallel, args.threads)
         batcher = Batcher(model, args.alias, args.parallel, args.queue, args.adapters)
-        requests = Requests(batcher)
+        requests = Requests(batcher, args.name, args.artifact)
     except ServingError as error:
         sys.exit(f"{args.model} cannot be served: {error}")
     asyncio.run(serve(batcher, requests, args))

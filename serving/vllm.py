@@ -6,6 +6,7 @@ vLLM pins torch exactly, so it lives in an environment of its own: `.venv-vllm` 
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -28,19 +29,34 @@ the machine's memory, which others live in too."""
 
 
 def launch(
-    path: Path, alias: str, listener: socket.socket, context_length: int, threads: int | None
+    path: Path,
+    alias: str,
+    listener: socket.socket,
+    context_length: int,
+    threads: int | None,
+    *,
+    name: str | None = None,
+    artifact: str | None = None,
+    dtype: str = "auto",
 ) -> Launch:
     """How to serve the Hugging Face directory `path` under the name `alias`.
 
+    `name`: one more, which people know; `artifact`: an id that each answer's headers tell; `dtype`: in which
+    it is computed, `auto` for that of the file (a GPTQ model's kernels know only that).
     vLLM takes a port number, not a socket: `listener` says which one and is closed, so between that and
     vLLM's own bind somebody else may take it; `serving.engine` then tries another.
     Raises `EngineMissing` or `NotServable` before anything is started.
     """
     python = python_with_vllm()
     host, port = listener.getsockname()[:2]
-    plain = _launch(python, path, alias, context_length, threads)
+    names = (alias,) if name is None else (name, alias)
+    plain = _launch(python, path, names, context_length, threads, dtype)
     listener.close()
-    return Launch((*plain.argv, "--host", host, "--port", str(port)), plain.env)
+    argv, env = (*plain.argv, "--host", host, "--port", str(port)), dict(plain.env)
+    if artifact is not None:
+        argv += ("--middleware", "serving.vllm_door.Receipt")
+        env["TUNELINE_ARTIFACT"] = artifact
+    return Launch(argv, env)
 
 
 def launch_resident(
@@ -56,6 +72,7 @@ def launch_resident(
     control_key: str,
     most: int,
     options: tuple[str, ...],
+    dtype: str = "auto",
 ) -> Launch:
     """The same on a Unix socket behind `serving.vllm_door`, with up to `adapters` adapters of `max_rank`.
 
@@ -65,11 +82,10 @@ def launch_resident(
     if max_rank not in VLLM_RANKS:
         raise NotServable(f"max_rank is {max_rank}, vLLM takes one of {', '.join(map(str, VLLM_RANKS))}")
     python, folder = python_with_vllm(), str(socket_path.parent)
-    plain = _launch(python, path, alias, context_length, threads)
+    plain = _launch(python, path, (alias,), context_length, threads, dtype)
     more: tuple[str, ...] = (
         "--uds", str(socket_path), "--max-num-seqs", str(parallel), "--enable-prefix-caching",
         "--enable-prompt-tokens-details", "--middleware", "serving.vllm_door.Door",
-        "--disable-uvicorn-access-log", "--disable-fastapi-docs",
     )  # fmt: skip
     if adapters:
         more += (
@@ -86,13 +102,21 @@ def launch_resident(
     return Launch((*plain.argv, *more, *options), env)
 
 
-def _launch(python: str, path: Path, alias: str, context_length: int, threads: int | None) -> Launch:
-    if not (path / "config.json").is_file():
-        raise NotServable(f"{path} has no config.json; vLLM serves a merged or GPTQ model's directory")
+def _launch(
+    python: str, path: Path, names: tuple[str, ...], context_length: int, threads: int | None, dtype: str
+) -> Launch:
+    try:
+        described = json.loads((path / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        said = f"{path} has no config.json that can be read; vLLM serves a merged or GPTQ model's directory"
+        raise NotServable(said) from None
     argv = [
         python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path.resolve()),
-        "--served-model-name", alias, "--max-model-len", str(context_length), "--generation-config", "vllm",
+        "--served-model-name", *names, "--max-model-len", str(context_length), "--generation-config", "vllm",
+        "--disable-uvicorn-access-log", "--disable-fastapi-docs",  # an address is a client's words
     ]  # fmt: skip
+    if dtype != "auto" and "quantization_config" not in described:
+        argv += ["--dtype", dtype]
     env = {
         "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": "127.0.0.1",  # its processes talk to each other on loopback only

@@ -22,6 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 ASK = {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
+TOLD = {("http", path) for _, path in ASK}
 OPEN = {("GET", "/v1/models")}
 CONTROL = {("GET", "/health"), ("GET", "/metrics")}
 LOAD = ("POST", "/v1/load_lora_adapter")
@@ -30,7 +31,7 @@ UNDER_WAY = ("GET", "/tuneline/under-way")
 DEADLY = ("prompt_logprobs", "echo")
 """With adapters on a CPU, vLLM 0.32 ends for everybody when one asks for log-probabilities of the prompt
 while it decodes for another; `echo` does so too, together with `logprobs`."""
-IGNORED = {"repeat_penalty": "repetition_penalty"}
+RENAMED = {"repeat_penalty": "repetition_penalty"}
 """llama.cpp's name → vLLM's, which would answer as though the other had not been said."""
 KEY_HEADER = b"x-tuneline-control"
 
@@ -87,13 +88,17 @@ class Door:
         if body is None:
             return
         wanted = _object(body)
+        if twice := [old for old, new in RENAMED.items() if old in wanted and new in wanted]:
+            await _refuse(send, 400, f"{twice[0]} and {RENAMED[twice[0]]} are names of one setting")
+            return
+        if RENAMED.keys() & wanted.keys():
+            wanted = {RENAMED.get(key, key): value for key, value in wanted.items()}
+            body = json.dumps(wanted).encode()
         name = wanted.get("model")
         if not name or not isinstance(name, str):
             await _refuse(send, 400, "the body has to be a JSON object that names a `model`")
         elif deadly := [key for key in DEADLY if not (wanted.get(key) is None or wanted[key] is False)]:
             await _refuse(send, 400, f"{deadly[0]} is not offered here")
-        elif ignored := [key for key in IGNORED if wanted.get(key) not in (None, 1)]:
-            await _refuse(send, 400, f"{ignored[0]} is called {IGNORED[ignored[0]]} here")
         elif name in self._leaving:
             await _refuse(send, 404, f"the model {name!r} is not served here")
         elif sum(self._active.values()) >= self._most and not self._has_key(scope):  # a probe has it
@@ -125,6 +130,22 @@ class Door:
             await self._app(scope, _again(body or b"", receive), send)
         finally:
             self._leaving.pop(name, None)
+
+
+class Receipt:
+    """Tells with each answer which artifact gave it, where an endpoint serves one only."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._header = (b"x-tuneline-artifact", os.environ["TUNELINE_ARTIFACT"].encode())
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                message["headers"] = [*message.get("headers", ()), self._header]
+            await send(message)
+
+        await self._app(scope, receive, told if (scope["type"], scope.get("path")) in TOLD else send)
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -58,6 +58,8 @@ class Settings:
     """CPU threads; None: all cores."""
     ready_timeout: float = 300.0
     """Seconds."""
+    dtype: str = "auto"
+    """In which it is computed; `auto`: as the files are."""
     options: tuple[str, ...] = ()
     """More of vLLM's own, such as `--tensor-parallel-size=2`."""
 
@@ -174,7 +176,7 @@ class VllmEngine(EngineProcess):
         yield vllm.launch_resident(
             self._path, self.base, self.socket, context_length=one.context_length,
             threads=one.threads, parallel=one.parallel, adapters=one.adapters, max_rank=one.max_rank,
-            control_key=self._key, most=one.parallel + one.queue, options=one.options,
+            control_key=self._key, most=one.parallel + one.queue, options=one.options, dtype=one.dtype,
         )  # fmt: skip
 
     def _connect(self) -> httpx.AsyncClient:

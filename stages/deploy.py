@@ -30,6 +30,15 @@ class DeployConfig(StageConfig):
     engine: Literal["llama.cpp", "vllm"] = Field(
         default="llama.cpp", description="llama.cpp serves GGUF files, vLLM merged and GPTQ models"
     )
+    name: str | None = Field(
+        default=None, min_length=1, max_length=200,
+        description="what requests call the model; default: the channel that it was promoted to",
+    )  # fmt: skip
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="vllm: in which type it computes; auto: the model's own, or float32 where the run found "
+        "that the machine has no bfloat16. A GPTQ model's kernels compute in 16 bits whatever this says",
+    )
     host: Literal["127.0.0.1", "::1"] = Field(default="127.0.0.1", description="loopback only")
     port: int = Field(default=0, ge=0, le=65535, description="0: a free one")
     context_length: int = Field(default=2048, ge=64, description="tokens")
@@ -52,7 +61,7 @@ class DeployFacts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     artifact_id: str
-    alias: str = Field(description="the model name that requests use; it follows from the artifact's id")
+    alias: str = Field(description="the model name that requests use")
     engine: Literal["llama.cpp", "vllm"]
     url: str
     pid: int

@@ -23,7 +23,8 @@ KEY_VARIABLE = "TUNELINE_KEY"
 def chat(arguments: argparse.Namespace) -> Reply:
     """Ask once with `--message`, or read questions from standard input until it ends.
 
-    Raises Usage where nothing serves the channel, RequestFailed for a refusal, with the server's reason.
+    Raises Usage where nothing serves the channel, or for a refusal, with the server's reason; RequestFailed
+    where there is no answer.
     """
     url, model, headers = _server(arguments)
     messages: list[dict[str, str]] = []
@@ -66,7 +67,9 @@ def _server(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
             f"nothing serves {arguments.channel} here (`tuneline endpoints ls` lists what runs); for a "
             f"gateway give its address with --url and the tenant's key in {KEY_VARIABLE}"
         )
-    return f"{living[-1].url}/v1", engine.model_alias(living[-1].artifact_id), {}
+    row = living[0]  # the newest
+    # one that was deployed before endpoints had names knows only the artifact's
+    return f"{row.url}/v1", row.config.get("name") or engine.model_alias(row.artifact_id), {}
 
 
 def _questions(arguments: argparse.Namespace) -> Iterator[str]:
@@ -90,7 +93,8 @@ def _asked(client: httpx.Client, body: dict[str, Any]) -> Iterator[tuple[str | N
         with client.stream("POST", "/chat/completions", json=body) as answer:
             if answer.status_code != 200:
                 answer.read()
-                raise RequestFailed(f"{client.base_url}: {answer.status_code} {_reason(answer)}")
+                said = f"{client.base_url}: {answer.status_code} {_reason(answer)}"
+                raise (RequestFailed if answer.status_code in (429, *range(500, 600)) else Usage)(said)
             yield answer.headers.get("x-tuneline-artifact"), _texts(answer)
     except httpx.HTTPError as error:
         raise RequestFailed(f"{client.base_url} gave no answer: {error}") from None

@@ -29,8 +29,10 @@ def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
     _add_gc_command(add, artifacts)
 
     endpoints = group("endpoints", "running engines")
-    add("ls", "flows.commands.run:endpoints_ls", "list endpoints", endpoints)
-    add("stop", "flows.commands.run:endpoints_stop", "stop an endpoint", endpoints).add_argument("id")
+    add("ls", "flows.commands.endpoints:ls", "list endpoints", endpoints)
+    stop = add("stop", "flows.commands.endpoints:stop", "stop an endpoint", endpoints)
+    stop.add_argument("id")
+    stop.add_argument("--gateway", action="store_true", help="end a gateway, with all of its engines")
 
     back = add("rollback", "flows.commands.run:rollback", "move a channel back to what it pointed to before")
     back.add_argument("channel")

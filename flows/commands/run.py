@@ -164,39 +164,6 @@ def artifacts_verify(arguments: argparse.Namespace) -> Reply:
     return {"id": artifact.id, "problems": problems}, show, 4 if problems else 0
 
 
-def endpoints_ls(arguments: argparse.Namespace) -> Reply:
-    """Endpoints that were not stopped, and whether they are alive."""
-    from serving import engine
-
-    rows = [(row, engine.alive(row)) for row in open_registry().endpoints.ls(running_only=True)]
-    cells = [
-        (
-            row.id,
-            row.channel or "–",
-            short(row.artifact_id),
-            row.engine,
-            row.url,
-            str(row.pid),
-            "running" if alive else "ended",
-        )
-        for row, alive in rows
-    ]
-    document = [{**row.model_dump(mode="json"), "alive": alive} for row, alive in rows]
-    columns = ("id", "channel", "artifact", "engine", "url", "pid", "state")
-    return document, lambda: print_table("", columns, cells), 0
-
-
-def endpoints_stop(arguments: argparse.Namespace) -> Reply:
-    """Stop one endpoint."""
-    from serving import engine
-
-    registry = open_registry()
-    row = registry.endpoints.get(arguments.id)
-    engine.stop(row)
-    registry.endpoints.mark_stopped(row.id)
-    return {"id": row.id, "stopped": True}, lambda: print(f"{row.id}: stopped"), 0
-
-
 def rollback(arguments: argparse.Namespace) -> Reply:
     """Move a channel back."""
     registry = open_registry()

@@ -129,7 +129,11 @@ def _print_places(report: RunReport, console: Console, html: Path | None) -> Non
         section = f"{{engine: {held['engine']}, model: {held['name']}{rank}}}"
         _say(console, f"Adapter apart: serve.yaml needs the engine {section}")
     if (endpoint := report.endpoint) is not None:
-        _say(console, f"Endpoint: {endpoint['url']} ({endpoint['engine']})")
+        name = (endpoint.get("config") or {}).get("name")
+        model = f", model: {name}" if name else ""
+        _say(console, f"Endpoint: {endpoint['url']}/v1 ({endpoint['engine']}{model})")
+        if endpoint.get("channel"):
+            _say(console, f"Ask it: tuneline chat {endpoint['channel']}")
         _say(console, f"Stop it: tuneline endpoints stop {endpoint['id']}")
     if html is not None:
         # Whole even where it is longer than a line: people click on it or copy it.

@@ -23,6 +23,11 @@ class EngineSection(_Section):
     )
     adapters: int = Field(default=16, ge=1, le=1024, description="adapters loaded at once")
     max_rank: int = Field(default=16, ge=1, description="vllm: largest rank of an adapter")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="vllm: in which type it computes; auto: the model's own, or float32 on a machine that "
+        "has no bfloat16. A GPTQ model's kernels compute in 16 bits whatever this says",
+    )
     context_length: int = Field(default=2048, ge=16, description="tokens of prompt and answer together")
     parallel: int = Field(default=4, ge=1, le=1024, description="answers decoded at once")
     queue: int = Field(default=64, ge=1, le=65536, description="answers that may wait")

@@ -15,6 +15,7 @@ import psutil
 
 from registry import Artifact, Registry, compat
 from registry.compat import Use
+from registry.endpoints import IN_GATEWAY
 from registry.errors import RegistryError
 from registry.serving_state import ServingState
 from serving.errors import NotServable, ServingError
@@ -260,7 +261,7 @@ class Fleet:
     def _sign_on(self, place: Place) -> None:
         """Write down that this process serves the artifact, so that its files are not collected meanwhile."""
         row = self._registry.endpoints.add(
-            artifact_id=place.artifact.id, engine=place.section.engine, url=f"gateway engine {place.name}",
+            artifact_id=place.artifact.id, engine=place.section.engine, url=f"{IN_GATEWAY}{place.name}",
             pid=os.getpid(), pid_started=psutil.Process().create_time(), log=self._registry.home / "logs",
         )  # fmt: skip
         place.endpoint = row.id

@@ -138,5 +138,5 @@ def engine_of(
     )
     if section.engine == "llama.cpp":
         return LlamaCppEngine(artifact_id, path, llama_cpp_engine.Settings(**shared), log, recorded)
-    settings = vllm_engine.Settings(max_rank=section.max_rank, **shared)
+    settings = vllm_engine.Settings(max_rank=section.max_rank, dtype=section.dtype, **shared)
     return VllmEngine(artifact_id, path, settings, log, recorded)

@@ -39,7 +39,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put a stand-in with these options in the place of llama.cpp."""
 
     def use(*options: str) -> None:
-        def launch(path: Path, alias: str, listener: socket.socket, *_: object) -> Launch:
+        def launch(path: Path, alias: str, listener: socket.socket, *_: object, **__: object) -> Launch:
             fd = listener.fileno()
             argv = (sys.executable, str(STAND_IN), "--fd", str(fd), "--alias", alias, *options)
             return Launch(argv, fds=(fd,))

@@ -133,9 +133,15 @@ def test_a_request_names_its_model(key: None) -> None:
         for more in ({"prompt_logprobs": 0}, {"prompt_logprobs": 5}, {"echo": True, "logprobs": 1}):
             refused = await client.post("/v1/completions", json={"model": "ada"} | more)
             assert (refused.status_code, "is not offered here" in refused.text) == (400, True)
-        refused = await client.post("/v1/completions", json={"model": "ada", "repeat_penalty": 1.1})
-        assert (refused.status_code, "called repetition_penalty here" in refused.text) == (400, True)
+        both = {"model": "ada", "repeat_penalty": 1.1, "repetition_penalty": 1.2}
+        refused = await client.post("/v1/completions", json=both)
+        assert (refused.status_code, "names of one setting" in refused.text) == (400, True)
         assert not behind.asked
+        behind.end.set()
+        assert (
+            await client.post("/v1/completions", json={"model": "ada", "repeat_penalty": 1.1})
+        ).text == "yes"
+        assert json.loads(behind.asked[-1].split(" ", 1)[1]) == {"model": "ada", "repetition_penalty": 1.1}
 
     through(work)
 

@@ -70,7 +70,7 @@ def gguf(pico_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> Parent:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def use(*options: str) -> None:
-        def launch(path: Path, alias: str, listener: socket.socket, *_: object) -> Launch:
+        def launch(path: Path, alias: str, listener: socket.socket, *_: object, **__: object) -> Launch:
             fd = listener.fileno()
             argv = (sys.executable, str(STAND_IN), "--fd", str(fd), "--alias", alias, *options)
             return Launch(argv, fds=(fd,))

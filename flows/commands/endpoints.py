@@ -1,0 +1,63 @@
+"""`tuneline endpoints`: which engines run, and ending one."""
+
+from __future__ import annotations
+
+import argparse
+
+from flows.commands.run import Reply, open_registry, print_table, short
+from flows.errors import Usage
+from registry.endpoints import Endpoint
+from serving import engine
+
+
+def ls(arguments: argparse.Namespace) -> Reply:
+    """Endpoints that were not stopped, and whether they are alive."""
+    with open_registry() as registry:
+        rows = [(row, engine.alive(row)) for row in registry.endpoints.ls(running_only=True)]
+    cells = [
+        (
+            row.id, row.channel or "–", short(row.artifact_id), row.engine, row.url, str(row.pid),
+            "running" if alive else "ended",
+        )
+        for row, alive in rows
+    ]  # fmt: skip
+    document = [{**row.model_dump(mode="json"), "alive": alive} for row, alive in rows]
+    columns = ("id", "channel", "artifact", "engine", "url", "pid", "state")
+    return document, lambda: print_table("", columns, cells), 0
+
+
+def stop(arguments: argparse.Namespace) -> Reply:
+    """Stop one endpoint; with `--gateway` the gateway that it is an engine of, and so all of its engines.
+
+    Raises Usage for an engine of a gateway that runs without that option, and for the option otherwise;
+    nothing is stopped then.
+    """
+    with open_registry() as registry:
+        row = registry.endpoints.get(arguments.id)
+        ended = [row]
+        if row.in_gateway:
+            mates = [one for one in registry.endpoints.ls(running_only=True) if _same_process(one, row)]
+            if engine.alive(row) and not arguments.gateway:
+                raise Usage(_of_gateway(row, len(mates)))
+            ended = mates or [row]
+        elif arguments.gateway:
+            raise Usage(f"endpoint {row.id} is no gateway's; leave out --gateway")
+        engine.stop(row)
+        for one in ended:
+            registry.endpoints.mark_stopped(one.id)
+    ids = [one.id for one in ended]
+    document = {"id": row.id, "stopped": True, "endpoints": ids}
+    return document, lambda: print("\n".join(f"{one}: stopped" for one in ids)), 0
+
+
+def _same_process(one: Endpoint, other: Endpoint) -> bool:
+    return (one.pid, one.pid_started) == (other.pid, other.pid_started)
+
+
+def _of_gateway(row: Endpoint, engines: int) -> str:
+    several = f"with {engines} engines" if engines > 1 else "with this engine"
+    return (
+        f"endpoint {row.id} is an engine of a gateway (process {row.pid}, {several}), which answers tenants; "
+        "nothing was stopped. To do without this engine, take it out of the gateway's serve.yaml and start "
+        f"that again; to end the whole gateway: tuneline endpoints stop {row.id} --gateway"
+    )
