@@ -10,17 +10,23 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from flows.child import child_environment
 from flows.commands.run import Reply, open_registry, print_table
 from flows.configuration.overrides import apply_overrides, parse_overrides
 from flows.configuration.validation import validate
 from flows.configuration.yaml_text import read_yaml
 from flows.errors import InvalidRecipe
 from flows.machine import machine
+from flows.settings import Settings
 from flows.wording import size
 from registry import Registry
 from registry.errors import NotFound
 from serving.gateway.config import ServeConfig
+from stages.arithmetic import machine_speed
 from stages.errors import InsufficientResources
+
+TYPICAL_LAYER = (1024, 4096)
+"""Inputs and outputs; which type is the faster one hardly depends on them."""
 
 
 def serve(arguments: argparse.Namespace) -> Reply:
@@ -32,6 +38,7 @@ def serve(arguments: argparse.Namespace) -> Reply:
     config = _config(arguments.config, arguments.set)
     if arguments.check:
         return _check(arguments.config, config)
+    config = with_arithmetic(config, Settings())
     from serving.gateway.server import log_to_stderr, run
 
     with open_registry() as registry:
@@ -40,6 +47,21 @@ def serve(arguments: argparse.Namespace) -> Reply:
         log_to_stderr()
         run(config, registry, partial(_announce, arguments.json))
     return None, lambda: None, 0
+
+
+def with_arithmetic(config: ServeConfig, settings: Settings) -> ServeConfig:
+    """With float32 for each vLLM's `dtype: auto` where this machine, which is measured, has no bfloat16."""
+    asking = [one.engine == "vllm" and one.dtype == "auto" for one in config.engines]
+    if not any(asking):
+        return config
+    speed = machine_speed(*TYPICAL_LAYER, settings.cache_folder, child_environment())
+    if speed.compute_dtype != "float32":
+        return config
+    engines = [
+        one.model_copy(update={"dtype": "float32"}) if asks else one
+        for one, asks in zip(config.engines, asking, strict=True)
+    ]
+    return config.model_copy(update={"engines": engines})
 
 
 def _announce(as_json: bool, url: str, operations: str) -> None:

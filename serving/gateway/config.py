@@ -46,7 +46,9 @@ class Bounds(_Section):
     depth: int = Field(default=16, ge=4, le=128, description="nesting of its JSON")
     messages: int = Field(default=1024, ge=1, description="messages of a chat")
     max_tokens: int = Field(
-        default=1024, ge=1, description="tokens of an answer; also where a request does not say and it fits"
+        default=1024,
+        ge=1,
+        description="tokens of an answer; where a request does not say, so many or what the context leaves",
     )
     n: int = Field(default=1, ge=1, le=16, description="answers to one request")
     header_seconds: float = Field(default=10.0, gt=0, description="until a request's headers have come")
@@ -63,15 +65,27 @@ class Address(_Section):
     """Where something listens."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=0, ge=0, le=65535, description="0: a free one")
+    port: int = Field(ge=0, le=65535, description="0: a free one")
+
+
+class ClientAddress(Address):
+    """Where clients ask."""
+
+    port: int = Field(default=8080, ge=0, le=65535, description="0: a free one")
+
+
+class OperationsAddress(Address):
+    """Where an operator's tools ask for numbers and readiness."""
+
+    port: int = Field(default=9090, ge=0, le=65535, description="0: a free one")
 
 
 class ServeConfig(_Section):
     """The whole file."""
 
-    gateway: Address = Field(default=Address(port=8080), description="where clients ask")
-    operations: Address = Field(
-        default=Address(port=9090), description="/metrics, /healthz and /readyz; not for clients"
+    gateway: ClientAddress = Field(default=ClientAddress(), description="where clients ask")
+    operations: OperationsAddress = Field(
+        default=OperationsAddress(), description="/metrics, /healthz and /readyz; not for clients"
     )
     engines: list[EngineSection] = Field(min_length=1, description="what serves")
     bounds: Bounds = Field(default=Bounds(), description="what one request may be at most")

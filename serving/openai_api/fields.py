@@ -94,10 +94,10 @@ def within(found: Any, low: float, high: float) -> bool:
 
 
 def says_nothing(value: Any) -> bool:
-    """Null, an empty text, or a list or object of nothing else: clients send answers back as they came."""
-    if isinstance(value, dict | list):
-        return all(map(says_nothing, value.values() if isinstance(value, dict) else value))
-    return value is None or value == ""
+    """Null, an empty text or list, or an object of nothing else: clients send answers back as they came."""
+    if isinstance(value, dict):
+        return all(map(says_nothing, value.values()))
+    return value is None or value in ("", [])
 
 
 def refuse(name: str, expected: str, found: Any) -> NoReturn:

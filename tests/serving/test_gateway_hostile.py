@@ -196,7 +196,7 @@ def test_json_tricks(gateway: Recorded, body: bytes, said: str) -> None:
         ({"max_tokens": 1.5}, "max_tokens"), ({"max_completion_tokens": 1025}, "max_completion_tokens"),
         ({"stop": ["a"] * 5}, "stop"), ({"stop": [1]}, "stop"), ({"stop": {}}, "stop"),
         ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"), ({"logit_bias": [1]}, "logit_bias"),
-        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"), ({"logprobs": 5}, "logprobs"),
+        ({"top_logprobs": 21}, "top_logprobs"), ({"logprobs": 5}, "logprobs"),
         ({"stream": "yes"}, "stream"), ({"stream_options": {"x": 1}}, "stream_options"),
         ({"stop": ""}, "stop"), ({"stop": ["a", ""]}, "stop"), ({"logit_bias": {"-1": 1}}, "logit_bias"),
         ({"logit_bias": {"1": "x"}}, "logit_bias"), ({"logit_bias": {"1": 101}}, "logit_bias"),
@@ -518,7 +518,7 @@ def test_nothing_of_it_stays_in_memory(gateway: Recorded, key: str) -> None:
 
 
 def test_the_log_has_lines_and_no_words(gateway: Recorded, key: str) -> None:
-    """One JSON object a line, in ASCII, whatever was in a path; no prompt, no key, no stack trace."""
+    """One JSON object a line, in ASCII; no prompt, no key, no stack trace, and no path but the known ones."""
     text = gateway.log.read_text()
     assert text.isascii()
     assert "\x1b" not in text
@@ -528,8 +528,75 @@ def test_the_log_has_lines_and_no_words(gateway: Recorded, key: str) -> None:
     lines = gateway.lines()
     assert not [line for line in lines if "trace" in line]
     assert {line["level"] for line in lines} <= {"info", "warning"}
-    routes = {line["route"] for line in lines if line["message"] == "request"}
-    assert any("\u2028" in route for route in routes), "it was in a path, and is escaped"
+    asked = [line for line in lines if line["message"] == "request"]
+    assert {line["route"] for line in asked} <= {
+        CHAT, "/v1/completions", "/v1/models", "/v1/models/{id}", "other",
+    }  # fmt: skip
+    assert {line["method"] for line in asked} <= {
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "other",
+    }  # fmt: skip
+
+
+def test_nothing_that_a_client_wrote_is_written_down(gateway: Recorded, key: str) -> None:
+    """A word in every place where a client can write one, through both ports."""
+    word = "tl-quetzalcoatl"
+    headers = [f"{name}: {value}".encode() for name, value in (
+        ("User-Agent", word), (f"X-{word}", word), ("traceparent", word), ("tracestate", f"a={word}"),
+        ("baggage", f"a={word}"), ("Cookie", word), ("X-Request-Id", word), ("X-Conversation-Id", word),
+        ("Referer", f"http://{word}/"), ("X-Forwarded-For", word),
+    )]  # fmt: skip
+    bodies = [
+        BODY | {"user": word}, BODY | {word: 1}, BODY | {"model": word}, BODY | {"stop": [word] * 5},
+        BODY | {"messages": [{"role": word, "content": word, "name": word, word: word}]},
+        BODY | {"messages": [{"role": "user", "content": word, "name": word}]},
+        {"model": word, "prompt": word},
+    ]  # fmt: skip
+    for body in [json.dumps(one).encode() for one in bodies] + [word.encode(), b'{"a": %s}' % word.encode()]:
+        exchange(gateway.address, request(body, key, headers=headers))
+        exchange(gateway.address, request(body, word, headers=headers))
+    side = gateway.operations.removeprefix("http://").rsplit(":", 1)
+    for address in (gateway.address, (side[0], int(side[1]))):
+        for line in (
+            f"GET /{word} HTTP/1.1", f"GET /v1/models/{word} HTTP/1.1", f"GET /v1/models?key={word} HTTP/1.1",
+            f"POST {CHAT}?{word} HTTP/1.1", f"POST {CHAT}/{word} HTTP/1.1", f"GET http://{word}/ HTTP/1.1",
+            f"{word.upper()} {CHAT} HTTP/1.1", f"{word} {CHAT} HTTP/1.1", f"GET / {word}",
+            f"CONNECT {word}:1 HTTP/1.1", f"GET /metrics?{word} HTTP/1.1", f"GET /{word}%ff%0a HTTP/1.1", word,
+        ):  # fmt: skip
+            for secret in (key, word):
+                exchange(address, request(RAW, secret, line, headers))
+        exchange(address, request(RAW, key, headers=[f"{word} : {word}".encode()]))
+        exchange(address, request(word.encode(), key, headers=[b"Transfer-Encoding: chunked"], length=False))
+    written = gateway.log.read_text() + httpx.get(f"{gateway.operations}/metrics").text
+    written += "".join(path.read_text() for path in (gateway.town.home / "logs").rglob("*") if path.is_file())
+    assert '"route": "/v1/models/{id}"' in written
+    assert "quetzalcoatl" not in written.lower()
+
+
+@pytest.mark.parametrize("name", ["team/mine", "team%2Fmine"])
+def test_a_tenants_model_is_found_by_its_name(gateway: Recorded, key: str, name: str) -> None:
+    found = exchange(gateway.address, request(b"", key, f"GET /v1/models/{name} HTTP/1.1"))
+    listed = exchange(gateway.address, request(b"", key, "GET /v1/models HTTP/1.1"))
+    assert (found.status, [json.loads(found.body)]) == (200, json.loads(listed.body)["data"])
+    assert json.loads(found.body)["id"] == "team/mine"
+    for other in ("team/other", "team/nobody", "team%252Fmine", "../models", "%ff"):
+        answer = exchange(gateway.address, request(b"", key, f"GET /v1/models/{other} HTTP/1.1"))
+        assert refused(answer, 404)["code"] == "model_not_found"
+    assert refused(exchange(gateway.address, request(b"", "", f"GET /v1/models/{name} HTTP/1.1")), 401)
+    assert refused(exchange(gateway.address, request(b"", key, f"POST /v1/models/{name} HTTP/1.1")), 405)
+
+
+def test_a_query_is_refused_by_name(gateway: Recorded, key: str) -> None:
+    assert "query string" in refused(post(gateway, BODY, f"{CHAT}?api-version=1"))["message"]
+    assert ok(post(gateway, BODY, f"{CHAT}?")), "nothing follows the question mark"
+
+
+def test_an_answer_without_a_length_has_what_the_context_leaves(gateway: Recorded) -> None:
+    """1,024 where they fit for certain, nothing where they might not: then the engine's context ends it."""
+    without = {name: value for name, value in BODY.items() if name != "max_tokens"}
+    assert ok(post(gateway, without))
+    assert json.loads(gateway.asked()[-1]["body"])["max_tokens"] == 1024
+    assert ok(post(gateway, without | {"messages": [{"role": "user", "content": "a" * 1500}]}))
+    assert "max_tokens" not in json.loads(gateway.asked()[-1]["body"])
 
 
 def test_metrics_count_what_was_refused(gateway: Recorded) -> None:

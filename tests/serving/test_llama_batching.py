@@ -460,7 +460,7 @@ def test_a_prompt_that_is_far_too_long_is_refused_unread(
         ({"logprobs": 0}, 400, "'logprobs' is not supported by the engines here"),
         ({"messages": []}, 400, "messages: expected a list"),
         ({"messages": [{"role": "root", "content": "x"}]}, 400, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "list of text parts"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "text parts only"),
         ({"messages": [{"role": "user", "content": "word " * 400}]}, 400, "context length is 256 tokens"),
     ],
 )  # fmt: skip

@@ -122,7 +122,5 @@ def test_an_interpreter_that_does_not_run(model: Path, monkeypatch: pytest.Monke
 
 
 def test_a_directory_without_a_model(python_with_vllm: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        NotServable, match=r"no config\.json that can be read; vLLM serves"
-    ):
+    with pytest.raises(NotServable, match=r"no config\.json that can be read; vLLM serves"):
         command(tmp_path)
