@@ -116,7 +116,7 @@ def test_a_log_gets_every_fact_in_100_columns_without_colour(tmp_path: Path) -> 
         "79.9% (74.0–84.7)", "(n=214)", "98.0 MB", "4.60", "Measured on the test split.",
         "Better than the base.",
         "Which topic? I do not know. computers", "demo/prod points to aaaaaaaaaaaa, generation 1",
-        "http://127.0.0.1:40123 (llama.cpp)", "tuneline endpoints stop ep-1",
+        "http://127.0.0.1:40123/v1 (llama.cpp)", "tuneline endpoints stop ep-1",
     ):  # fmt: skip
         assert fact in words
     assert f"Report: {tmp_path / 'report.html'}\n" in text

@@ -560,7 +560,8 @@ def test_nothing_that_a_client_wrote_is_written_down(gateway: Recorded, key: str
             f"GET /{word} HTTP/1.1", f"GET /v1/models/{word} HTTP/1.1", f"GET /v1/models?key={word} HTTP/1.1",
             f"POST {CHAT}?{word} HTTP/1.1", f"POST {CHAT}/{word} HTTP/1.1", f"GET http://{word}/ HTTP/1.1",
             f"{word.upper()} {CHAT} HTTP/1.1", f"{word} {CHAT} HTTP/1.1", f"GET / {word}",
-            f"CONNECT {word}:1 HTTP/1.1", f"GET /metrics?{word} HTTP/1.1", f"GET /{word}%ff%0a HTTP/1.1", word,
+            f"CONNECT {word}:1 HTTP/1.1", f"GET /metrics?{word} HTTP/1.1", word,
+            f"GET /{word}%ff%0a HTTP/1.1",
         ):  # fmt: skip
             for secret in (key, word):
                 exchange(address, request(RAW, secret, line, headers))

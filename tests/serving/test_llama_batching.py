@@ -77,9 +77,11 @@ async def say(
     return text
 
 
-def asked(batcher: Batcher, work: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
+def asked(
+    batcher: Batcher, work: Callable[[httpx.AsyncClient], Awaitable[Any]], requests: Requests | None = None
+) -> Any:
     async def run() -> Any:
-        async with client(batcher) as http:
+        async with client(batcher, requests) as http:
             return await work(http)
 
     return asyncio.run(run())
@@ -477,6 +479,52 @@ def test_bad_bodies(batcher: Batcher, body: Any, status: int, named: str) -> Non
         assert await say(http, BASE, tokens=1) is not None
 
     asked(batcher, work)
+
+
+def test_a_message_is_what_the_template_makes_of_its_texts_and_name(batcher: Batcher) -> None:
+    requests = Requests(batcher)
+    seen: list[Any] = []
+    rendered = requests._formatter
+
+    def formatter(messages: Any) -> Any:
+        seen.append(messages)
+        return rendered(messages=messages)
+
+    requests._formatter = formatter  # type: ignore[assignment]
+
+    async def work(http: httpx.AsyncClient) -> None:
+        parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+        for content in (parts, "a\nb"):
+            message = {"role": "user", "content": content, "name": "x"}
+            body = {"model": BASE, "max_tokens": 1, "messages": [message]}
+            answer = await http.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200, answer.text
+        assert seen == [[{"role": "user", "content": "a\nb", "name": "x"}]] * 2
+        drawn = [await say(http, BASE, tokens=8, temperature=1.5, seed=seed) for seed in (1 << 40, 1 << 40)]
+        assert drawn[0] == drawn[1], "a seed may have 64 bits"
+        neutral = {"seed": -1, "n": 1, "logprobs": False, "repetition_penalty": 1.0, "top_k": -1}
+        assert await say(http, BASE, tokens=4, **neutral) == await say(http, BASE, tokens=4)
+
+    asked(batcher, work, requests)
+
+
+def test_a_defect_is_logged_without_the_clients_words(
+    batcher: Batcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("quetzalcoatl")
+
+    monkeypatch.setattr(Requests, "_prompt", broken)
+
+    async def work(http: httpx.AsyncClient) -> None:
+        body = {"model": BASE, "messages": [{"role": "user", "content": "quetzalcoatl"}]}
+        answer = await http.post("/v1/chat/completions", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+        assert "quetzalcoatl" not in answer.text
+
+    asked(batcher, work)
+    assert "KeyError at test_llama_batching.py" in caplog.text
+    assert "quetzalcoatl" not in caplog.text
 
 
 def test_only_the_known_routes(batcher: Batcher) -> None:

@@ -55,7 +55,10 @@ def command(model: Path, threads: int | None = None) -> tuple[list[str], dict[st
 def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
     argv, env, port = command(model, threads=3)
     assert argv[:3] == [str(python_with_vllm), "-m", "vllm.entrypoints.openai.api_server"]
-    options = dict(zip(argv[3::2], argv[4::2], strict=True))
+    flags = {"--disable-uvicorn-access-log", "--disable-fastapi-docs"}  # an address is a client's words
+    assert flags <= set(argv)
+    pairs = [word for word in argv[3:] if word not in flags]
+    options = dict(zip(pairs[::2], pairs[1::2], strict=True))
     assert options == {
         "--model": str(model),
         "--served-model-name": "tuneline-x",
@@ -67,6 +70,22 @@ def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
     assert env["OMP_NUM_THREADS"] == "3"
     assert env["HF_HUB_OFFLINE"] == "1"
     assert "OMP_NUM_THREADS" not in command(model)[1]
+
+
+def test_a_name_that_people_know_and_the_runs_arithmetic(python_with_vllm: Path, model: Path) -> None:
+    def words(**more: str) -> tuple[str, dict[str, str]]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            launch = vllm.launch(model, "tuneline-x", listener, 1024, None, **more)
+        return " ".join(launch.argv), dict(launch.env)
+
+    argv, env = words(name="demo/prod", artifact=ID, dtype="float32")
+    assert " --served-model-name demo/prod tuneline-x " in argv
+    assert " --dtype float32 " in argv
+    assert argv.endswith(" --middleware serving.vllm_door.Receipt")
+    assert env["TUNELINE_ARTIFACT"] == ID
+    assert "--dtype" not in words(dtype="auto")[0]
+    (model / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    assert "--dtype" not in words(dtype="float32")[0], "its kernels compute in 16 bits"
 
 
 def test_a_lost_port_is_tried_again(python_with_vllm: Path, model: Path, tmp_path: Path) -> None:

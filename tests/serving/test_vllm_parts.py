@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from serving import peft_files, vllm, vllm_cpu_lora, vllm_engine, vllm_probe
 from serving.errors import AdapterRefused, EngineFailed, NotServable
-from serving.vllm_door import Door
+from serving.vllm_door import Door, Receipt
 from serving.vllm_engine import VllmEngine, read_counters
 from tests.seconds import seconds
 
@@ -159,6 +159,22 @@ def test_the_key_opens_what_the_engine_needs_and_no_more(key: None) -> None:
         assert (await client.get("/v1/models")).status_code == 200
 
     through(work)
+
+
+def test_an_answer_tells_which_artifact_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELINE_ARTIFACT", "a" * 64)
+
+    async def run() -> None:
+        behind = Behind()
+        behind.end.set()
+        app = Receipt(behind.app)
+        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+            answer = await client.post("/v1/completions", json={})
+            assert (answer.text, answer.headers["x-tuneline-artifact"]) == ("yes", "a" * 64)
+            assert "x-tuneline-artifact" not in (await client.get("/v1/models")).headers
+
+    asyncio.run(run())
 
 
 def adapter(folder: Path, **config: Any) -> Path:

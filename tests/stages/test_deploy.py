@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import openai
 import pytest
 from pydantic import ValidationError
 
@@ -108,6 +109,28 @@ def test_a_gguf_is_deployed_and_answers(
     )  # fmt: skip
     assert again.text == facts.answer
     assert DeployFacts.model_validate_json(facts.model_dump_json()) == facts
+
+
+def test_an_endpoint_answers_to_its_channels_name(gguf: Parent, tmp_path: Path) -> None:
+    """Which stays when what it serves is replaced; the artifact's own name is known too, and told."""
+    facts = deploy({"model": gguf}, CONFIG.model_copy(update={"name": "demo/prod"}), tmp_path)
+    alias = f"tuneline-{gguf.id[:12]}"
+    assert facts.alias == "demo/prod"
+    with openai.OpenAI(base_url=f"{facts.url}/v1", api_key="none", max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["demo/prod", alias]
+        assert client.models.retrieve("demo/prod").id == "demo/prod"
+        for name in ("demo/prod", alias):
+            raw = client.chat.completions.with_raw_response.create(
+                model=name, messages=[{"role": "user", "content": "Hi", "name": "alice"}], max_tokens=2
+            )
+            assert raw.headers["x-tuneline-artifact"] == gguf.id
+            assert raw.parse().model == name
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("gpt-4")
+        with pytest.raises(openai.BadRequestError, match="query string"):
+            client.completions.create(model=alias, prompt="Once", max_tokens=2, extra_query={"a": "b"})
+        text = client.completions.create(model=alias, prompt=["Once"], max_tokens=2, stream=True, seed=-1)
+        assert len("".join(chunk.choices[0].text for chunk in text)) > 0
 
 
 def test_the_facts_are_what_the_registry_writes_down() -> None:
