@@ -19,7 +19,8 @@ SECTION = re.compile(r"^## From nothing to an answer\n(.*?)^## ", re.MULTILINE |
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DIFFERS = (
     (r"tl-[0-9a-f]{12}-[A-Za-z0-9_-]+", "KEY"), (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b", "ID"),
-    (r"http://127\.0\.0\.1:\d+", "URL"), (r"\d{4}-\d\d-\d\d \d\d:\d\d", "TIME"), (r"[\d,]*\d", "N"), (r"\s+", " "),
+    (r"http://127\.0\.0\.1:\d+", "URL"), (r"\d{4}-\d\d-\d\d \d\d:\d\d", "TIME"), (r"[\d,]*\d", "N"),
+    (r"\s+", " "),
 )  # fmt: skip
 """What is another from run to run."""
 

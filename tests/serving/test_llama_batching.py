@@ -61,8 +61,8 @@ def load(batcher: Batcher, canary: Canary) -> Resident:
 
 
 @contextlib.asynccontextmanager
-async def client(batcher: Batcher) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(Requests(batcher).app())
+async def client(batcher: Batcher, requests: Requests | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport((requests or Requests(batcher)).app())
     async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=seconds(60)) as made:
         yield made
 
