@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from stages.data.collect import Tally
-    from stages.data.record import Record, Records
+    from stages.data.formats import Messages
+    from stages.data.record import Records
     from stages.data.shelf import Shelf
     from stages.data.source import Source
 
@@ -173,18 +175,31 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
     return metrics
 
 
-def first_records(config: PrepareConfig, tally: Tally, count: int = 100) -> list[Record]:
-    """The first records of the source as `prepare` would read them, those that cannot be read among them.
+def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages], list[str]]:
+    """Of the source's first `count` rows the chats, as `prepare` would make them, and why others are none.
 
-    Raises what opening the source and telling its format raise: `InvalidInput`, `MissingPackage`.
+    Nothing is tokenized. Raises what opening the source and telling its format raise: `InvalidInput`,
+    `MissingPackage`.
     """
+    from stages.data.collect import Tally
+    from stages.data.formats import to_messages
+    from stages.data.record import RowError
     from stages.data.source import open_source
 
     source = open_source(
         config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
     )
-    _, _, records = _shaped(source, config, tally)
-    return list(itertools.islice(records, count))
+    _, shape, records = _shaped(source, config, Tally())
+    chats: list[Messages] = []
+    rejected: list[str] = []
+    for record in itertools.islice(records, count):
+        try:
+            if record.row is None:
+                raise RowError("malformed", record.error or "the row cannot be read")
+            chats.append(to_messages(shape, record.row, config.system, Counter()))
+        except RowError as error:
+            rejected.append(f"{record.file} line {record.line}: {error}")
+    return chats, rejected
 
 
 def _shaped(source: Source, config: PrepareConfig, tally: Tally) -> tuple[str, str, Records]:

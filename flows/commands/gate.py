@@ -133,8 +133,8 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
         if found:
             evaluations[role] = found["candidate"]
     latency = read_latency(arguments.latency, candidate.id)
-    given = baseline if channel is None and live is not None else None
-    return from_registry(registry, policy, candidate, live, base, evaluations, latency, given)
+    written = baseline if channel is None and live is not None else None
+    return from_registry(registry, policy, candidate, live, base, evaluations, latency, written)
 
 
 def _model(registry: Registry, ref: str) -> tuple[Artifact, dict[str, Artifact]]:

@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from stages.data.collect import Tally
 from stages.errors import StageError
-from stages.prepare import PrepareConfig, first_records
+from stages.prepare import PrepareConfig, first_rows
 
 LARGEST = 2_000_000_000
 """Bytes of data files that are opened: opening takes their digest, at about 1 GB a second."""
 
 
-def problems(config: PrepareConfig) -> Iterator[str]:
+@dataclass(frozen=True)
+class FirstRows:
+    """What the first rows told. `json_answers`: whether any of their answers is JSON; None: not known."""
+
+    problems: tuple[str, ...] = ()
+    json_answers: bool | None = None
+
+
+def look(config: PrepareConfig) -> FirstRows:
     """Why no row can be had from the source, as far as its files and its first rows tell.
 
     A dataset of the hub is asked for by the run itself, in its second step.
     """
     if config.source.startswith("hub:") or _size(config.source) > LARGEST:
-        return
+        return FirstRows()
     try:
-        records = first_records(config, Tally())
+        chats, rejected = first_rows(config)
     except StageError as error:
-        yield f"prepare.source: {error}"
-        return
-    if records and all(record.row is None for record in records):
-        first = records[0]
-        yield (
-            f"prepare.source: none of the first {len(records)} rows can be read; {first.file} line "
-            f"{first.line}: {first.error}"
-        )
+        return FirstRows((f"prepare.source: {error}",))
+    if rejected and not chats:
+        why = f"prepare.source: none of the first {len(rejected)} rows can be used; {rejected[0]}"
+        return FirstRows((why,))
+    return FirstRows(json_answers=any(_is_json(chat[-1]["content"]) for chat in chats) if chats else None)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _size(source: str) -> int:

@@ -29,12 +29,19 @@ def problems(recipe: Recipe, metrics: Metrics) -> Iterator[str]:
     yield from _unmerged(recipe)
 
 
-def task_metrics(recipe: Recipe, of_lm_eval: Metrics) -> dict[str, Collection[str] | None]:
-    """What each task of the recipe scores; of lm-eval's as far as `of_lm_eval` knows."""
+def task_metrics(
+    recipe: Recipe, of_lm_eval: Metrics, json_answers: bool | None = None
+) -> dict[str, Collection[str] | None]:
+    """What each task of the recipe scores; of lm-eval's as far as `of_lm_eval` knows.
+
+    Held-out answers that are all JSON are also scored by whether they parse: not where `json_answers` is
+    False.
+    """
+    parse = () if json_answers is False else ("json_valid",)
     found: dict[str, Collection[str] | None] = {}
     for task in recipe.evaluate.tasks:
         if isinstance(task, HeldoutTask):
-            found[task.name] = ("exact_match", "json_valid", *(["choice_acc"] if task.choice else []))
+            found[task.name] = ("exact_match", *parse, *(["choice_acc"] if task.choice else []))
         elif isinstance(task, LmEvalTask):
             found[task.name] = of_lm_eval.get(task.name)
     return found
@@ -89,6 +96,8 @@ def _rules(gate: GatePolicy, metrics: Metrics) -> Iterator[str]:
         known = metrics[rule.task]
         if rule.metric == "choice_acc" and known is not None and rule.metric not in known:
             yield f"{where}.metric: choice_acc is measured where the task has choice: true; set it there"
+        elif rule.metric == "json_valid" and known is not None and rule.metric not in known:
+            yield f"{where}.metric: json_valid is measured where answers are JSON; no first row has one"
         elif known is not None and rule.metric not in known:
             yield f"{where}.metric: {_absent(rule.metric, f'a metric of the task {rule.task}', known)}"
 

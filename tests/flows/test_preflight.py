@@ -106,7 +106,8 @@ DATA: list[tuple[dict[str, Any], bytes | None, str]] = [
     ({}, b"", "holds no rows"),
     ({}, b'{"text": "a"}\n', "the rows have the fields text"),
     ({"format": "instruction"}, b'{"prompt": "a", "completion": "b"}\n', "not the format 'instruction'"),
-    ({}, b"not json\nneither\n", "none of the first 2 rows can be read; rows.jsonl line 1: malformed JSON"),
+    ({}, b"not json\nneither\n", "none of the first 2 rows can be used; rows.jsonl line 1: malformed JSON"),
+    ({}, b'{"prompt": "a", "completion": null}\n', "none of the first 1 rows can be used; rows.jsonl line 1"),
     ({"format": "chatterbot-topic"}, b'{"prompt": "a"}\n', "no data file found; expected .yml"),
 ]
 
@@ -122,6 +123,19 @@ def test_what_the_data_s_first_rows_tell(
     (line,) = problems(_mine(prepare={"source": f"path:{file}", **changes}), settings, shape)
     assert line.startswith("prepare.source: ")
     assert expected in line
+
+
+def test_json_valid_is_a_metric_where_answers_are_json(
+    settings: Settings, shape: ModelShape, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    gate = {"tasks": [{**KEEP, "task": "heldout", "metric": "json_valid"}]}
+    recipe = _mine(prepare={"source": f"path:{file}"}, gate=gate)
+    file.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    (line,) = problems(recipe, settings, shape)
+    assert line.startswith("gate.tasks.0.metric: json_valid is measured where answers are JSON")
+    file.write_text(json.dumps({"prompt": "a", "completion": "{}"}) + "\n")
+    assert problems(recipe, settings, shape) == []
 
 
 def test_a_topic_that_no_file_has(settings: Settings, shape: ModelShape) -> None:
