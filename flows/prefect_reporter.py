@@ -179,15 +179,15 @@ async def _connected() -> AsyncIterator[PrefectClient]:
         return
     from prefect.server.api.server import create_app
 
-    client = PrefectClient(create_app(ephemeral=True, final=True))
-    # Two runs that start in a new home at once would both make the tables.
-    with (Path(PREFECT_HOME.value()) / "tuneline.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        await client.__aenter__()
-    try:
-        yield client
-    finally:
-        await client.__aexit__(None, None, None)
+    app = create_app(ephemeral=True, final=True)
+    client = PrefectClient(app)
+    client.manage_lifespan = False  # it would give up after 30 s, which a busy machine exceeds
+    async with contextlib.AsyncExitStack() as stack:
+        # Two runs that start in a new home at once would both make the tables.
+        with (Path(PREFECT_HOME.value()) / "tuneline.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            await stack.enter_async_context(app.router.lifespan_context(app))
+        yield await stack.enter_async_context(client)
 
 
 def _listen(loop: asyncio.AbstractEventLoop, heard: asyncio.Queue[bytes]) -> None:
