@@ -243,7 +243,7 @@ GATE_SWITCHES = [
         directories_have_no_lineage=(
             "if policy.evidence.lineage or policy.evidence.verified:", "if False:",
         ),
-        comparable_evaluations_are_sought=("if _likeness(e, needed[role]) == wanted)", "if True)"),
+        comparable_evaluations_are_sought=("if _likeness(e, needed[role]) == wanted]", "if True]"),
         fidelity_is_read_against_the_parent=('.get("subject") == parent.id', '.get("subject") != "x"'),
         the_channel_is_what_is_compared_with=(
             "candidate.id, baseline.id if baseline else None, chosen, notes)",
@@ -303,8 +303,8 @@ GATE_SWITCHES = [
     ),
     *_in(
         "flows/recipe.py", RECIPE,
-        promotion_needs_a_gate=("if self.gate is None:\n", "if False:\n"),
-        a_run_has_no_latency=("if self.gate is not None and self.gate.max_latency_ms is not None:",
+        promotion_needs_a_gate=("if promote is not None and recipe.gate is None:\n", "if False:\n"),
+        a_run_has_no_latency=("if recipe.gate is not None and recipe.gate.max_latency_ms is not None:",
                               "if False:"),
     ),
     *_in(
