@@ -121,7 +121,7 @@ class Database:
         if found in migrations.STEPS:
             found = self._upgrade()
         if found != schema.VERSION:
-            raise errors.RegistryError(
+            raise errors.InvalidSetting(
                 f"{self._where} has schema version {found}, this program knows {schema.VERSION}: "
                 "use the Tuneline version that wrote it, or a newer one"
             )

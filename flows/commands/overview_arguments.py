@@ -32,6 +32,11 @@ def add_overview_commands(add: Callable[..., argparse.ArgumentParser], group: Ca
     copy.add_argument("file", nargs="?", type=Path, help="a new file (default: NAME.yaml)")
     add("schema", "flows.commands.recipes:schema", "print the JSON Schema of a recipe", recipes)
 
+    doctor = add(
+        "doctor", "flows.commands.doctor:doctor", "look at what a run rests on, and say what to mend"
+    )
+    doctor.add_argument("--full", action="store_true", help="also start Prefect's server (up to minutes)")
+
     how = "print the completion of this command for a shell: source <(tuneline completion bash)"
     completion = add("completion", "flows.commands.completion:completion", how)
     completion.add_argument("shell", choices=["bash", "zsh", "fish"])

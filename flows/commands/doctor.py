@@ -1,0 +1,54 @@
+"""`tuneline doctor`: look at everything that a run rests on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+
+from flows.commands.run import Reply
+from flows.doctor import places, software
+from flows.doctor.finding import Finding
+from flows.machine import machine
+from flows.settings import Settings
+from flows.wording import plain
+
+
+def doctor(arguments: argparse.Namespace) -> Reply:
+    """One line for each thing; exit code 3 when one fails."""
+    settings = Settings()
+    here = machine(settings.root)
+    looks: list[tuple[str, Callable[[], Finding]]] = [
+        ("python", software.python),
+        ("packages", software.packages),
+        ("arithmetic", partial(places.arithmetic, settings)),
+        ("memory", partial(places.memory, here)),
+        ("disk", partial(places.disk, settings)),
+        ("ports", places.ports),
+        ("gpu", partial(places.gpu, here)),
+        ("vllm", software.vllm),
+        ("prefect", partial(software.prefect, arguments.full)),
+        ("registry", partial(places.registry, settings)),
+        ("store", partial(places.store, settings)),
+    ]
+    with ThreadPoolExecutor(len(looks)) as pool:
+        found = list(pool.map(lambda one: _looked(*one), looks))
+    failed = any(one.state == "fail" for one in found)
+
+    def show() -> None:
+        for one in found:
+            print(f"{one.state:<5} {one.subject:<11} {plain(one.found)}")
+            if one.remedy:
+                print(f"{'':<17} → {plain(one.remedy)}")
+
+    return {"checks": [asdict(one) for one in found]}, show, 3 if failed else 0
+
+
+def _looked(subject: str, look: Callable[[], Finding]) -> Finding:
+    """A check that itself breaks is a finding: what is broken here is what was to be found out."""
+    try:
+        return look()
+    except Exception as error:
+        return Finding(subject, "fail", f"{type(error).__name__}: {error}", "see the message")

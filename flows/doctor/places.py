@@ -1,0 +1,144 @@
+"""This machine and the home: arithmetic, memory, disk, ports, GPU, the registry and its store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from flows.child import child_environment
+from flows.doctor.finding import Finding
+from flows.machine import Machine
+from flows.settings import Settings
+from flows.wording import size
+from registry import schema
+from stages.arithmetic import machine_speed
+from stages.errors import StageError
+
+WIDTH = 576, 1536
+"""Inputs and outputs of the product that is timed: a layer of a 135M model."""
+PROBE_BYTES = 64_000_000
+LITTLE_MEMORY, LITTLE_DISK, NO_DISK = 4_000_000_000, 10_000_000_000, 1_000_000_000
+API_PORT = 8700
+
+
+def arithmetic(settings: Settings) -> Finding:
+    """What `compute_dtype: auto` means here, and how that was found."""
+    try:
+        speed = machine_speed(*WIDTH, settings.cache_folder, child_environment())
+    except StageError as error:
+        return Finding("arithmetic", "fail", str(error), "make setup, then try again")
+    rates = f"float32 {speed.float32.overall / 1e9:.0f}, bfloat16 {speed.bfloat16.overall / 1e9:.0f} GFLOP/s"
+    where = "GPU" if speed.device == "cuda" else f"{speed.processor}, one core"
+    return Finding("arithmetic", "ok", f"auto means {speed.compute_dtype} ({where}: {rates})")
+
+
+def memory(here: Machine) -> Finding:
+    """Free memory, within the container's limit."""
+    found = f"{size(here.memory_available)} free, {here.cpu_count} cores"
+    if here.memory_available < LITTLE_MEMORY:
+        return Finding("memory", "warn", found, "`tuneline check RECIPE` says what a recipe needs")
+    return Finding("memory", "ok", found)
+
+
+def disk(settings: Settings) -> Finding:
+    """Room in the home, whether it can be written, and how fast."""
+    root = settings.root
+    folder = next(path for path in (root, *root.parents) if path.exists())
+    try:
+        free = shutil.disk_usage(folder).free
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".tuneline-doctor-") as file:
+            began = time.monotonic()
+            file.write(os.urandom(1_000_000) * min(PROBE_BYTES // 1_000_000, max(0, free // 4_000_000)))
+            file.flush()
+            os.fsync(file.fileno())
+            rate = PROBE_BYTES / (time.monotonic() - began)
+    except OSError as error:
+        return Finding(
+            "disk", "fail", f"{folder} cannot be written: {error}", "mend it, or set TUNELINE_HOME"
+        )
+    found = f"{size(free)} free in {folder}, written at {size(int(rate))}/s"
+    if free < LITTLE_DISK:
+        remedy = "`tuneline artifacts gc` says what could go; or set TUNELINE_HOME to a larger disk"
+        return Finding("disk", "fail" if free < NO_DISK else "warn", found, remedy)
+    return Finding("disk", "ok", found)
+
+
+def ports() -> Finding:
+    """Whether this machine's own address can be listened on, and whether `tuneline api` finds its port."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)):
+            pass
+    except OSError as error:
+        return Finding("ports", "fail", f"127.0.0.1 cannot be listened on: {error}", "look at the firewall")
+    try:
+        with socket.create_server(("127.0.0.1", API_PORT)):
+            return Finding("ports", "ok", f"127.0.0.1 can be listened on; {API_PORT} is free")
+    except OSError as error:
+        return Finding("ports", "warn", f"port {API_PORT}: {error.strerror}", "tuneline api --port 0")
+
+
+def gpu(here: Machine) -> Finding:
+    """The GPUs that the driver shows."""
+    if here.cuda:
+        names = ", ".join(f"{name} with {size(total)}" for name, total in here.cuda)
+        return Finding("gpu", "ok", f"{names}; driver {_driver()}")
+    if shutil.which("nvidia-smi") is None:
+        return Finding("gpu", "ok", "none (no nvidia-smi); everything is computed on the processor")
+    return Finding("gpu", "warn", "nvidia-smi shows no GPU", "run nvidia-smi: is the driver loaded?")
+
+
+def _driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "not known"
+    return done.stdout.split("\n")[0].strip()
+
+
+def registry(settings: Settings) -> Finding:
+    """The registry's schema; nothing is upgraded or made."""
+    if settings.database_url is not None:
+        return Finding("registry", "ok", "in a database of its own (TUNELINE_DATABASE_URL); not looked at")
+    file = settings.root / "registry.db"
+    if not file.exists():
+        return Finding("registry", "ok", f"none yet in {settings.root}; the first run makes it")
+    try:
+        connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            (version,) = connection.execute("SELECT version FROM schema_version").fetchone()
+            (count,) = connection.execute("SELECT count(*) FROM artifacts").fetchone()
+        finally:
+            connection.close()
+    except (sqlite3.Error, TypeError, OSError) as error:
+        return Finding("registry", "fail", f"{file} cannot be read: {error}", "restore it from a backup")
+    found = f"{file}: schema {version}, {count} artifacts"
+    if version > schema.VERSION:
+        return Finding(
+            "registry", "fail", found, f"a newer Tuneline wrote it; this one knows {schema.VERSION}"
+        )
+    if version < schema.VERSION:
+        return Finding(
+            "registry", "warn", found, f"the next use upgrades it to {schema.VERSION}, with a backup"
+        )
+    return Finding("registry", "ok", found)
+
+
+def store(settings: Settings) -> Finding:
+    """Whether files can be put into the content store."""
+    if settings.store_url is not None:
+        return Finding("store", "ok", "elsewhere (TUNELINE_STORE_URL); not looked at")
+    folder: Path = settings.root / "blobs"
+    if not settings.root.exists():
+        return Finding("store", "ok", "none yet; the first run makes it")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder if folder.exists() else settings.root):
+            return Finding("store", "ok", f"{folder} can be written")
+    except OSError as error:
+        return Finding("store", "fail", f"{folder}: {error}", "let this user write there")

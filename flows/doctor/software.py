@@ -1,0 +1,132 @@
+"""Python, the packages, Prefect's server and vLLM's environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from flows.doctor.finding import Finding
+from serving.errors import EngineMissing
+from serving.vllm import VARIABLE, python_with_vllm
+
+LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
+IMPORT_SECONDS, START_SECONDS = 240, 180
+
+
+def python() -> Finding:
+    """Whether this Python is one that Tuneline is made for."""
+    known = metadata.metadata("tuneline")
+    wanted, have = known["Requires-Python"] or "", sys.version.split()[0]
+    found = f"tuneline {known['Version']} on Python {have}, {sys.executable}"
+    if have in SpecifierSet(wanted):
+        return Finding("python", "ok", found)
+    return Finding("python", "fail", found, f"needs Python {wanted}: make setup PYTHON=/path/to/python")
+
+
+def packages(lock: Path = LOCK) -> Finding:
+    """What Tuneline asks for is installed in a version that it takes; and how far that is from the lock."""
+    wrong = []
+    for text in metadata.requires("tuneline") or ():
+        need = Requirement(text)
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        have = _version(need.name)
+        if have is None:
+            wrong.append(f"{need.name} is not installed")
+        elif not need.specifier.contains(have, prereleases=True):
+            wrong.append(f"{need.name} is {have}, wanted {need.specifier}")
+    again = "make setup installs the locked versions" if lock.is_file() else "install tuneline again"
+    if wrong:
+        return Finding("packages", "fail", "; ".join(wrong), again)
+    if not lock.is_file():
+        return Finding("packages", "ok", "all that tuneline asks for; no lock to compare with")
+    other = [
+        f"{name} {have or 'missing'} (locked {wanted})"
+        for name, wanted in _locked(lock)
+        if (have := _version(name)) != wanted and (have or "").partition("+")[0] != wanted
+    ]
+    if other:
+        some = "; ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
+        return Finding("packages", "warn", f"not as locked: {some}", again)
+    return Finding("packages", "ok", "every package as locked")
+
+
+def _locked(lock: Path) -> list[tuple[str, str]]:
+    """Name and version of each line that is for this Python and system."""
+    found: list[tuple[str, str]] = []
+    for line in lock.read_text("utf-8").splitlines():
+        if (text := line.partition("#")[0].strip()) and not text.startswith("-"):
+            need = Requirement(text)
+            if need.marker is None or need.marker.evaluate():
+                found += [(str(canonicalize_name(need.name)), one.version) for one in need.specifier]
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def vllm() -> Finding:
+    """vLLM's environment; only recipes that name the engine need it."""
+    try:
+        return Finding("vllm", "ok", python_with_vllm())
+    except EngineMissing as error:
+        if os.environ.get(VARIABLE):
+            return Finding("vllm", "fail", str(error), f"mend or unset {VARIABLE}")
+        return Finding("vllm", "ok", "not installed; only the engine vllm needs it (make vllm)")
+
+
+def prefect(start: bool) -> Finding:
+    """Whether Prefect's server can be imported; with `start`, whether it answers."""
+    again = "make setup installs versions that fit each other"
+    with tempfile.TemporaryDirectory(prefix="tuneline-doctor-") as folder:
+        env = {
+            **os.environ, "PREFECT_HOME": folder, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", "import prefect.server.api.server"],
+            env=env, capture_output=True, text=True, timeout=IMPORT_SECONDS,
+        )  # fmt: skip
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            return Finding("prefect", "fail", f"its server cannot be imported: {last}", again)
+        version = metadata.version("prefect")
+        if not start:
+            return Finding("prefect", "ok", f"{version}; the server can be imported (--full starts it)")
+        seconds = _answers_after(env)
+    if seconds is None:
+        return Finding("prefect", "fail", f"its server did not answer in {START_SECONDS} s", again)
+    return Finding("prefect", "ok", f"{version}; the server answered after {seconds:.0f} s")
+
+
+def _answers_after(env: dict[str, str]) -> float | None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    began = time.monotonic()
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            while server.poll() is None and time.monotonic() - began < START_SECONDS:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5):
+                        return time.monotonic() - began
+                except OSError:
+                    time.sleep(0.5)
+        finally:
+            server.terminate()
+    return None
