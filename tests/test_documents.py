@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import parser
-from flows.commands.gate_arguments import implied_action
+from flows.cli import parser, spelled_out
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -65,7 +64,7 @@ def test_shown_commands_take_these_arguments(document: Path, capsys: pytest.Capt
     wrong = []
     for arguments in shown_commands(document.read_text("utf-8")):
         try:
-            parser().parse_args(implied_action(arguments))
+            parser().parse_args(spelled_out(arguments))
         except SystemExit as end:
             if end.code != 0:  # --help ends with 0
                 wrong.append(f"{' '.join(arguments)}: {capsys.readouterr().err}")
