@@ -156,15 +156,23 @@ def examine(subject: Pair, without: frozenset[str] = frozenset()) -> list[Check]
 
 
 def require(subject: Pair, what: str) -> list[Check]:
-    """Raise Incompatible with every refusal about `what`; log what is unknown. Returns all answers."""
+    """Raise Incompatible with every refusal; `what` says what is refused then. Returns all answers.
+
+    What is unknown refuses nothing: it is logged as a note on what goes on.
+    """
     found = examine(subject)
     refused = [one.line() for one in found if one.state == "refused"]
     if refused:
         raise Incompatible(f"{what}: " + "; ".join(refused))
     for one in found:
         if one.state == "unknown":
-            log.warning("%s: not known: %s", what, one.line())
+            log.warning("going on with this %s; not known: %s", _together(subject), one.line())
     return found
+
+
+def _together(subject: Pair) -> str:
+    guest = "" if subject.guest is None else f" and this {subject.guest.kind}"
+    return f"{subject.host.kind}{guest}"
 
 
 def check(base: BaseReference, manifest: Described) -> None:

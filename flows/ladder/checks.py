@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from flows.ladder.rungs import PARENT
 from stages.intervals import tango
+from stages.rounding import LIMITS
 
 if TYPE_CHECKING:
     from flows.ladder.ladder import Evidence, Rung
@@ -17,17 +19,6 @@ if TYPE_CHECKING:
 Said = tuple[str, str] | None
 Check = Callable[["Rung", "Evidence", Mapping[Any, "Evidence"]], Said]
 
-LIMITS: Mapping[str, float] = {
-    "none": 0.02, "F32": 0.01, "F16": 0.01, "BF16": 0.02, "Q8_0": 0.02, "Q6_K": 0.05,
-    "Q5_K_M": 0.1, "Q5_K_S": 0.1, "Q5_1": 0.1, "Q5_0": 0.1,
-    "Q4_K_M": 0.3, "Q4_K_S": 0.3, "Q4_1": 0.3, "Q4_0": 0.3, "IQ4_NL": 0.3, "IQ4_XS": 0.3,
-    "Q3_K_L": 0.8, "Q3_K_M": 0.8, "Q3_K_S": 0.8, "IQ3_M": 0.8, "IQ3_S": 0.8, "Q2_K": 2.0,
-    "gptq-8": 0.05, "gptq-4": 0.3, "gptq-3": 0.8, "gptq-2": 2.5,
-}  # fmt: skip
-"""Type → mean KL to the parent, nats per token; the lower end of the interval must not exceed it.
-
-About ten times what llama.cpp publishes for Llama 3 8B (PR 6936: Q8_0 0.0014, Q4_K_M 0.031, Q2_K 0.45),
-because small models lose more; docs/ladder.md has what healthy lineages of small models measure."""
 FOLD_LIMIT = 0.005
 """The same sum, unmerged in float32 against merged and rounded to 16 bits."""
 LOST_ANSWERS = 0.05
@@ -158,18 +149,24 @@ def provenance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
 
 
 def distance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
-    """No farther from the parent than this type of quantization explains; an adapter apart, from its sum with
-    the base's own weights, since it was trained on other ones."""
+    """No farther from the parent than this type of quantization explains, or than rounding to nearest takes
+    this very model; an adapter apart, from its sum with the base's own weights, since it was trained on other
+    ones."""
     figures = rung.fold if rung.kind == "apart" else rung.figures
     kl = figures.get("kl_mean")
     if kl is None or rung.kind == "tuned" or (rung.kind == "merged" and rung.fold):
         return None
     limit = LIMITS.get(one.quant, LIMITS["Q2_K"])
+    rounded = _rounded(one)
+    if rounded:
+        limit = max(limit, rounded["kl_mean"]["high"])
     if kl.low <= limit:
         return None
     interval = f"{kl.low:.3g} to {kl.high:.3g}"
     to = "base + adapter in 16 bits" if rung.kind == "apart" else rung.parent
-    words = f"KL {kl.value:.3g} to {to} ({interval}), at most {limit:g} for {one.quant}"
+    words = f"KL {kl.value:.3g} to {to} ({interval}), at most {limit:.3g} for {one.quant}"
+    if rounded:
+        words += f", and {rounded['kl_mean']['value']:.3g} for its parent rounded to {rounded['bits']} bits"
     return words, f"{_distance_cause(rung, one)}: {words}"
 
 
@@ -181,9 +178,20 @@ def _distance_cause(rung: Rung, one: Evidence) -> str:
     base, kl = rung.to_base.get("kl_mean"), rung.figures["kl_mean"]
     if base is not None and base.high < kl.low:
         return "the file is nearer to the base than to its parent: the tune is not in it (a stale directory?)"
+    if _rounded(one):
+        return "rounding does not explain its distance: its weights are not its parent's (a stale directory?)"
     if rung.figures["same_top"].high < 0.5:
-        return "the weights are read wrongly (group size, packing), or the file was made from another model"
-    return "the file was made from another model (a stale directory), or calibrated on unrelated text"
+        return (
+            "most of its likeliest tokens are not its parent's: its weights are others, or "
+            "are read wrongly (group size, packing)"
+        )
+    return "its distance is more than its type usually explains, and nothing shows why"
+
+
+def _rounded(one: Evidence) -> Mapping[str, Any]:
+    """What rounding the parent to nearest at the same bits costs; measured where a file is far from it."""
+    found: Mapping[str, Any] = one.metrics.get("fidelity", {}).get(PARENT, {}).get("rounding") or {}
+    return found
 
 
 def effect(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:

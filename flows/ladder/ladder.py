@@ -18,6 +18,7 @@ from flows.gates.evidence import Record
 from flows.ladder.checks import CHECKS
 from flows.ladder.rungs import BASE, FOLD, PARENT
 from registry.artifacts import Manifest
+from stages.rounding import quantization_name
 
 Kind = Literal["base", "tuned", "merged", "quantized", "apart", "endpoint"]
 PARENTS: Mapping[Kind, Kind] = {
@@ -193,8 +194,4 @@ def logged_answers(evaluation: Path) -> dict[str, tuple[str, float]]:
 
 def describe_quant(manifest: Manifest) -> str:
     """`gptq-4`, `Q4_K_M` or `none`: the type that a limit is given for."""
-    quant = manifest.quant
-    if quant is None or quant.method not in ("gptq", "gguf"):
-        return "none"
-    asked = quant.requested
-    return f"gptq-{asked['bits']}" if quant.method == "gptq" else str(asked["type"])
+    return quantization_name(manifest.quant)

@@ -13,11 +13,15 @@ from stages.backends.chat import load_tokenizer
 from stages.backends.fidelity import LogProbabilities, compare, read_chats, samples, summarize
 from stages.backends.fidelity_parity import compare_readers
 from stages.backends.fidelity_weights import compare_weights
+from stages.backends.formats.tokenizer import tokenizer_home
 from stages.backends.harness import samples_file, write
 from stages.backends.measured_model import Measured, open_model
+from stages.backends.rounding import rounding_cost
+from stages.backends.torch_lm import TorchLM
 from stages.contract import Parent, Parents
 from stages.errors import InvalidInput
 from stages.evaluate import EvaluateConfig, FidelityTask
+from stages.rounding import beyond_usual, grid_of
 
 
 def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, out: Path) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, o
     tasks = [task for task in config.tasks if isinstance(task, FidelityTask)]
     references = {task.name: _reference(task, parents) for task in tasks}
     base = parents.get("base", parents["model"])
-    tokenizer = load_tokenizer(base.path)
+    tokenizer = load_tokenizer(_tokenizer_home(parents, base))
     chats = read_chats(_dataset(parents).path / "test.parquet", tokenizer, tasks[0].chats, tasks[0].tokens)
     entries = {}
     with LogProbabilities(measured.lm, chats, len(tokenizer), out) as found:
@@ -39,12 +43,22 @@ def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, o
             exact = task.adapter and task.nf4 is None
             setting = config.model_copy(update={"nf4": task.nf4})
             opened = open_model(references[task.name], setting, exact, tokenizer)
-            entries[task.name] = _compare(found, task, opened, references[task.name], out)
+            entry = _compare(found, task, opened, references[task.name], out)
+            entries[task.name] = entry | _rounding(found, task, opened, entry, parents, out)
+            opened.lm.close()
+            gc.collect()
     # an adapter may bring a tokenizer of its own; one in a GGUF cannot
     of_model = any(parents["model"].path.glob("*.gguf"))
     holder = parents["model"] if of_model else parents.get("adapter", parents["model"])
     parity = compare_readers(holder.path, base.path, tokenizer, chats.messages)
     return {"tasks": entries, "parity": parity, "weights": _weights(parents)}
+
+
+def _tokenizer_home(parents: Parents, base: Parent) -> Path:
+    """Whose tokenizer it was trained with: its adapter's, that of the model it was made from, its base's."""
+    adapter = parents.get("adapter") or parents.get("reference_adapter")
+    made_from = parents.get("reference", base).path
+    return tokenizer_home(tokenizer_home(base.path, made_from), adapter.path if adapter else None)
 
 
 def _dataset(parents: Parents) -> Parent:
@@ -69,8 +83,6 @@ def _compare(
     found: LogProbabilities, task: FidelityTask, opened: Measured, reference: dict[str, Parent], out: Path
 ) -> dict[str, Any]:
     compared = compare(found, opened.lm)
-    opened.lm.close()
-    gc.collect()
     file = samples_file(task.name)
     rows = samples(compared, found.chats, task.name)
     raw = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
@@ -93,6 +105,20 @@ def _compare(
         "finite": True,
         **summarize(compared),
     }
+
+
+def _rounding(
+    found: LogProbabilities, task: FidelityTask, opened: Measured, entry: dict[str, Any], parents: Parents,
+    out: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Where a file is farther from its parent than is usual: what rounding costs this very parent."""
+    quant = parents["model"].quant
+    grid = grid_of(quant)
+    if task.reference != "reference" or grid is None or not beyond_usual(quant, entry):
+        return {}
+    if not isinstance(opened.lm, TorchLM):
+        return {}
+    return {"rounding": rounding_cost(opened.lm, found.chats, found.words, grid, out)}
 
 
 def _weights(parents: Parents) -> dict[str, Any] | None:

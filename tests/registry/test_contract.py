@@ -92,8 +92,9 @@ def test_an_adapter_on_a_quantized_base_has_to_be_measured_there() -> None:
 
 
 def test_what_is_unknown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    require(pair(pairs.base(), pairs.adapter(trained=None)), "the adapter")
-    assert "not known: quant recipe" in caplog.text
+    require(pair(pairs.base(), pairs.adapter(trained=None)), "the adapter does not go onto this base")
+    assert "going on with this base and this adapter; not known: quant recipe" in caplog.text
+    assert "does not go" not in caplog.text
 
 
 def test_the_contract_takes_milliseconds_and_loads_no_library() -> None:
