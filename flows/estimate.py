@@ -27,6 +27,7 @@ from flows.planning.earlier import EarlierRun
 from flows.planning.rates import PUBLISHED, Rates
 from flows.planning.work import Work
 from flows.wording import size
+from stages.families import require_quantizable
 from stages.model_shape import ModelShape, describe_base
 from stages.quantize import GgufConfig, GptqConfig
 from stages.training_memory import RUNTIME, adapter_parameters, training_memory
@@ -72,7 +73,10 @@ def estimate(
     """One entry per stage in the order they run. Disk is what the stage adds and keeps.
 
     `clock`: this machine's (`flows.planning.clock`); without it times are those of another machine.
+    Raises `InvalidInput` for a family of models that the recipe asks to quantize and that cannot be.
     """
+    if any(isinstance(config, GptqConfig) for config in recipe.quantize):
+        require_quantizable(shape.family, shape.source)
     gpu = bool(machine.cuda) or shape.parameters >= BIG_MODEL
     clock = clock or Clock(Rates(cores=machine.cpu_count))
     return [

@@ -9,10 +9,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from stages.config_names import text_config
 from stages.errors import InvalidInput, MissingPackage
 
 PICO = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "vocab_size": 49152,
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -22,6 +24,8 @@ PICO = {
     "tie_word_embeddings": True,
 }
 """config.json of `pico:SEED`; a test compares it with the model that is made."""
+
+_MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 
 HUB_SECONDS = 5.0
 """One request for config.json, once; the hub's own client would retry for 24 seconds."""
@@ -33,6 +37,8 @@ class ModelShape:
 
     source: str
     architecture: str
+    family: str
+    """`model_type`; empty where only a GGUF header says what it is."""
     parameters: int
     layers: int
     hidden: int
@@ -42,14 +48,16 @@ class ModelShape:
     kv_heads: int
     head_size: int
     tied: bool
+    gated: bool
+    """Whether the MLP has a gate beside its two other matrices."""
     linear_parameters: int
     """What bitsandbytes packs into NF4: the linear layers, without embedding and head."""
     stored_bytes: int
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Input and output width of the seven linear layers of a decoder block with a gated MLP."""
+        """Input and output width of the linear layers of a decoder block, in Llama's names."""
         queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
-        return {
+        widths = {
             "q_proj": (self.hidden, queries),
             "k_proj": (self.hidden, keys),
             "v_proj": (self.hidden, keys),
@@ -58,6 +66,9 @@ class ModelShape:
             "up_proj": (self.hidden, self.intermediate),
             "down_proj": (self.intermediate, self.hidden),
         }
+        if not self.gated:
+            del widths["gate_proj"]
+        return widths
 
 
 def describe_base(source: str) -> ModelShape:
@@ -82,34 +93,38 @@ def describe_base(source: str) -> ModelShape:
 
 def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelShape:
     """Counts from a Llama-like config; experts of a mixture count as parameters that stay in 16 bits."""
-    config = {**config, **config.get("text_config", {})}
+    config = text_config(config, source)
     try:
         hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
         heads, vocabulary = int(config["num_attention_heads"]), int(config["vocab_size"])
         intermediate = int(config.get("intermediate_size") or 4 * hidden)
     except (KeyError, TypeError) as error:
         raise InvalidInput(
-            f"{source}: {where} has no {error}; expected the configuration of a decoder language model"
+            f"{source}: {where} has no {error}, under no name that is known of a decoder language model "
+            f"(model_type {config.get('model_type', 'unknown')}); choose another base"
         ) from error
     shape = ModelShape(
         source=source,
         architecture=(config.get("architectures") or ["unknown"])[0],
+        family=str(config.get("model_type", "")),
         parameters=0,
         layers=layers,
         hidden=hidden,
         intermediate=intermediate,
         vocabulary=vocabulary,
         heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
+        kv_heads=int(config["num_key_value_heads"] or heads),
         head_size=int(config.get("head_dim") or hidden // heads),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=bool(config.get("tie_word_embeddings")),
+        gated=bool(config["gated"]),
         linear_parameters=0,
         stored_bytes=0,
     )
     sizes = {name: prod(widths) for name, widths in shape.linear_shapes().items()}
-    experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
-    mlp = layers * (sizes["gate_proj"] + sizes["up_proj"] + sizes["down_proj"])
+    experts = int(config.get("num_experts") or 0)
+    mlp = layers * sum(size for name, size in sizes.items() if name in _MLP)
     linear = layers * sum(sizes.values()) - (mlp if experts else 0)
+    mlp = mlp * int(config.get("moe_intermediate_size") or intermediate) // intermediate
     embeddings = vocabulary * hidden * (1 if shape.tied else 2)
     parameters = linear + mlp * experts + embeddings + hidden * (2 * layers + 1)
     width = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
@@ -149,6 +164,7 @@ def describe_gguf(file: Path, source: str = "") -> ModelShape:
     return ModelShape(
         source=source,
         architecture=str(architecture),
+        family="",
         parameters=found.parameters,
         layers=value("block_count"),
         hidden=hidden,
@@ -158,6 +174,7 @@ def describe_gguf(file: Path, source: str = "") -> ModelShape:
         kv_heads=value("attention.head_count_kv", heads),
         head_size=value("attention.key_length", hidden // heads),
         tied="output.weight" not in names,
+        gated=any(".ffn_gate." in name for name in names),
         linear_parameters=_linear((tensor.name, tensor.shape) for tensor in found.tensors),
         stored_bytes=found.file_bytes,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.outlines import AdapterOutline, LoraTarget, ModelOutline, TensorGroup, group
+from stages.config_names import text_config
 from stages.errors import InvalidInput
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -47,14 +48,12 @@ def outline_of_gguf(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def model_outline(config: Mapping[str, Any], headers: Headers) -> ModelOutline:
     """`config`: config.json. A configuration that keeps its text model apart is read there too."""
-    text = config.get("text_config")
-    flat = {**config, **(text if isinstance(text, dict) else {})}
+    flat = text_config(config, "config.json")
     found: dict[str, dict[tuple[tuple[int, ...], str], int]] = {}
     for name, (dtype, shape) in headers.items():
         counts = found.setdefault(group(name), {})
         counts[shape, dtype] = counts.get((shape, dtype), 0) + 1
-    length = flat.get("max_position_embeddings", flat.get("n_positions"))
-    tied = flat.get("tie_word_embeddings")
+    length, tied = flat.get("max_position_embeddings"), flat.get("tie_word_embeddings")
     return ModelOutline(
         context_length=length if isinstance(length, int) and length > 0 else None,
         tied=tied if isinstance(tied, bool) else None,

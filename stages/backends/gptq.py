@@ -20,11 +20,14 @@ import torch
 from serving.cores import usable_threads
 from stages.backends import gptq_calibration
 from stages.backends.arithmetic import effective
+from stages.backends.fold_layout import layout
 from stages.backends.gptq_calibration import Calibration
 from stages.backends.gptq_export import export
 from stages.backends.model_files import TensorHeader, need_room, read_headers
+from stages.config_names import text_config
 from stages.contract import progress
 from stages.errors import InvalidInput, MissingPackage, StageError
+from stages.families import require_quantizable
 from stages.quantize import GptqConfig
 
 LAYERS_FILE = "gptq_layers.json"
@@ -42,8 +45,9 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     Raises `InvalidInput` (group size, calibration), `InsufficientResources`, `MissingPackage`.
     """
     headers = read_headers(model)
-    check_group_size(headers, config.group_size)
-    settings = json.loads((model / "config.json").read_text())
+    settings = text_config(json.loads((model / "config.json").read_text()), str(model))
+    require_quantizable(str(settings.get("model_type", "")), str(model))
+    check_group_size(headers, config.group_size, conv1d_modules(model))
     longest = int(settings.get("max_position_embeddings") or 2048)
     calibration = gptq_calibration.choose(
         model, dataset, config.calibration_rows, config.seed, min(longest, 2048)
@@ -60,7 +64,7 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
         shutil.rmtree(scratch, ignore_errors=True)
     (out / LAYERS_FILE).write_text(json.dumps(modules, indent=1) + "\n")
     parameters = sum(header.numel for header in headers.values())
-    packed = sum(headers[f"{module}.weight"].numel for module in written["packed"])
+    packed = written["packed_elements"] * 32 / config.bits
     return {
         "format": "gptq",
         "bits": config.bits,
@@ -85,10 +89,20 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     }
 
 
-def check_group_size(headers: dict[str, TensorHeader], group_size: int) -> None:
-    """Raise `InvalidInput` where a layer's rows are no multiple of `group_size`, naming sizes that fit."""
+def conv1d_modules(model: Path) -> frozenset[str]:
+    """Names of the modules that store their weight as (inputs, outputs), as GPT-2's do."""
+    return frozenset(name for name, kind in layout(model).modules.items() if kind == "conv1d")
+
+
+def check_group_size(
+    headers: dict[str, TensorHeader], group_size: int, conv1d: frozenset[str] = frozenset()
+) -> None:
+    """Raise `InvalidInput` where a layer's rows are no multiple of `group_size`, naming sizes that fit.
+
+    `conv1d`: modules that store their weight as (inputs, outputs).
+    """
     rows = {
-        header.shape[1]: name
+        header.shape[0 if any(name.endswith(f"{module}.weight") for module in conv1d) else 1]: name
         for name, header in headers.items()
         if len(header.shape) == 2 and re.search(r"\.\d+\..*weight$", name)
     }

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from stages.backends.fold_safetensors import CODES, TensorSpec, model_files, write_model
+from stages.backends.formats.tokenizer import PLAIN_CLASS, require_plain_reading
+from stages.config_names import text_config
 from stages.errors import InvalidInput
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -31,17 +33,23 @@ def export(checkpoint: Path, model: Path, dtype: str, out: Path) -> dict[str, An
 
     Every floating tensor is of `dtype` ("float16" or "bfloat16"). Returns `types` (dtype → tensors),
     `bytes` (of all weights), `unique_bytes` (without the repeated tied head), `tied_head`,
-    and `packed` (module → bytes of its packed weights, scales, zeros and group indices).
+    `packed` (module → bytes of its packed weights, scales, zeros and group indices) and `packed_elements`
+    (32-bit numbers that hold packed weights).
     Raises `InvalidInput` naming the tensor that is not finite in `dtype`.
     """
     config = json.loads((model / "config.json").read_text())
-    _copy_tokenizer(model, out)
-    weights = _write_weights(checkpoint, bool(config.get("tie_word_embeddings")), getattr(torch, dtype), out)
+    weights = _write_weights(
+        checkpoint,
+        bool(text_config(config, str(model)).get("tie_word_embeddings")),
+        getattr(torch, dtype),
+        out,
+    )
     saved = json.loads((checkpoint / "config.json").read_text())["quantization_config"]
     # left on, whoever loads the checkpoint gets a temporary directory for it; the path is this machine's
     saved["meta"] |= {"offload_to_disk": False, "offload_to_disk_path": None}
     _write_json(out / "config.json", legacy_config(config, dtype) | {"quantization_config": saved})
     _write_json(out / "quantize_config.json", saved)
+    _copy_tokenizer(model, out)
     return weights
 
 
@@ -91,6 +99,7 @@ def _write_weights(checkpoint: Path, tied: bool, dtype: torch.dtype, out: Path) 
         "unique_bytes": total - (specs[HEAD].bytes if repeated else 0),
         "tied_head": "repeated" if repeated else ("stored" if HEAD in specs else "absent"),
         "packed": _packed(list(specs.values())),
+        "packed_elements": sum(spec.elements for spec in specs.values() if spec.name.endswith(".qweight")),
     }
 
 
@@ -113,8 +122,9 @@ def _copy_tokenizer(model: Path, out: Path) -> None:
         values["chat_template"] = template.read_text(encoding="utf-8")
     if values.get("tokenizer_class") == "TokenizersBackend":
         # transformers 5's own name, which transformers 4 does not know; both know this one
-        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+        values["tokenizer_class"] = PLAIN_CLASS
     _write_json(settings, values)
+    require_plain_reading(out)
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

@@ -1,0 +1,89 @@
+"""A decoder's configuration under one set of names, whatever its family calls them, without torch.
+
+transformers knows the names too, but takes seconds to import; a test holds this table against its attribute
+maps for every family of causal language models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.errors import InvalidInput
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "hidden_size": ("n_embd", "d_model", "emb_dim"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
+    "intermediate_size": ("n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", "moe_intermediate_size"),
+    "max_position_embeddings": ("n_positions", "max_seq_len", "model_max_length", "context_length"),
+    "num_key_value_heads": ("num_kv_heads",),
+    "num_experts": ("num_local_experts", "n_routed_experts", "moe_num_experts"),
+}
+"""transformers' name → what families call it in config.json; its own name goes first."""
+
+TIED_BY_DEFAULT = frozenset({
+    "biogpt", "bloom", "cohere", "cohere2", "cohere2_moe", "cpmant", "ctrl", "ernie4_5", "ernie4_5_moe",
+    "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4",
+    "gemma4_text", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox_japanese", "granite_swa", "jetmoe",
+    "lfm2", "lfm2_moe", "mamba", "minicpm3", "modernbert-decoder", "mpt", "openai-gpt", "opt",
+    "recurrent_gemma", "smollm3", "starcoder2", "vaultgemma", "xglm", "youtu", "zamba", "zamba2", "zaya",
+})  # fmt: skip
+"""Families whose head is the embedding where config.json says nothing of it."""
+
+PLAIN_MLP = frozenset({
+    "biogpt", "bloom", "codegen", "ctrl", "falcon", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
+    "gpt_neox_japanese", "gptj", "mpt", "nemotron", "openai-gpt", "opt", "persimmon", "phi", "starcoder2",
+    "xglm",
+})  # fmt: skip
+"""Families whose MLP has two matrices, not three: no gate."""
+
+
+def text_config(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """`raw` (config.json) with every value of `NAMES` under transformers' name where the family has it.
+
+    A configuration that keeps its text model apart is read there. Raises `InvalidInput` naming the family
+    where it is no decoder with attention.
+    """
+    inner = raw.get("text_config")
+    config = {**raw, **(inner if isinstance(inner, dict) else {})}
+    family = str(config.get("model_type", raw.get("model_type", "")))
+    for name, others in NAMES.items():
+        found = next((config[key] for key in (name, *others) if config.get(key) is not None), None)
+        if found is not None:
+            config[name] = found
+    if config.get("is_encoder_decoder"):
+        raise InvalidInput(
+            f"{source}: {_called(raw)} has an encoder, and this is for decoders alone; {_CHOOSE}"
+        )
+    if family and "hidden_size" in config and "num_attention_heads" not in config:
+        raise InvalidInput(
+            f"{source}: {_called(raw)} has no attention heads in its configuration, so it is not a decoder "
+            f"that can be trained or quantized here; {_CHOOSE}"
+        )
+    config["num_key_value_heads"] = _kv_heads(config)
+    if family:
+        config.setdefault("tie_word_embeddings", family in TIED_BY_DEFAULT)
+    if family == "mpt":
+        config.setdefault("intermediate_size", int(config.get("expansion_ratio", 4) * config["hidden_size"]))
+    config["gated"] = family not in PLAIN_MLP
+    return config
+
+
+_CHOOSE = "choose a decoder such as a Llama, Qwen, Gemma, GPT-2 or Mixtral"
+
+
+def _kv_heads(config: Mapping[str, Any]) -> int | None:
+    grouped = config.get("new_decoder_architecture", False)
+    if config.get("multi_query") and not grouped:  # Falcon, BigCode
+        return 1
+    attention = config.get("attn_config")
+    if isinstance(attention, dict) and attention.get("kv_n_heads"):  # MPT
+        return int(attention["kv_n_heads"])
+    found = config.get("num_key_value_heads") or config.get("num_attention_heads")
+    return found if isinstance(found, int) else None
+
+
+def _called(raw: Mapping[str, Any]) -> str:
+    names = raw.get("architectures") or ["a model without a name"]
+    return f"{names[0]} (model_type {raw.get('model_type', 'unknown')})"
