@@ -28,7 +28,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from stages.contract import Facts, Parents, StageConfig
 from stages.train import Nf4Config
 
-VERSION = 3
+VERSION = 4
 TOOLS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "gptqmodel", "llama-cpp-python")
 
 

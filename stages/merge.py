@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,11 @@ from registry.compat import differing
 from registry.errors import Incompatible
 from registry.outlines import KEY
 from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
+from stages.foreign_tokenizer import template_of
 from stages.outline import outline_of_model
 from stages.train import Nf4Config
 
-VERSION = 2
+VERSION = 3
 TOOLS = ("torch", "safetensors", "transformers", "bitsandbytes")
 
 
@@ -67,12 +69,23 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
             effective={
                 "dtype": config.dtype,
                 "bits_per_weight": 8 * metrics["bytes"] / metrics["parameters"],
+                **_own_template(base, out),
             },
             merge_base=config.candidates[0].base,
             toolchain=toolchain(TOOLS),
         ),
         metrics={**metrics, KEY: outline_of_model(out)},
     )
+
+
+def _own_template(base: Parent, merged: Path) -> dict[str, Any]:
+    """What an engine has to know where the adapter brought another chat template than its base's."""
+    settings = merged / "tokenizer_config.json"
+    template = template_of(merged, json.loads(settings.read_text("utf-8")) if settings.is_file() else {})
+    digest = None if template is None else sha256(template.encode()).hexdigest()
+    if base.base is None or digest == base.base.chat_template_digest:
+        return {}
+    return {"chat_template": {"present": template is not None, "sha256": digest}}
 
 
 def _record(adapter: Parent) -> dict[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stages.data.shelf import Shelf
     from stages.data.source import Source
 
-VERSION = 2
+VERSION = 3
 TOOLS = ("datasets", "pyarrow", "transformers")
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from stages.contract import Facts, Parents, StageConfig
 
-VERSION = 3
+VERSION = 4
 TOOLS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 
 

@@ -13,13 +13,13 @@ from jinja2 import TemplateError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
 from registry.artifacts import BaseReference
 from stages.backends import gguf_files, hub
+from stages.backends.formats.tokenizer import load_tokenizer, require_plain_reading
 from stages.backends.model_files import (
     copy_model_files,
     read_headers,
@@ -67,6 +67,7 @@ def fetch(config: BaseConfig, out: Path) -> Origin:
     if config.chat_template is not None:
         _give_chat_template(Path(config.chat_template), out)
     _forget_local_names(out)
+    require_plain_reading(out)
     return origin
 
 
@@ -77,7 +78,7 @@ def describe(folder: Path, origin: Origin) -> tuple[BaseReference, dict[str, Any
     `origin_file_sha256`). Raises `InvalidInput` naming what is wrong with it.
     """
     model_config = read_model_config(folder, origin.source)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     template = _chat_template(tokenizer, origin.source)
     headers = read_headers(folder)
     rows = _embedding_rows(model_config, headers, origin.source)

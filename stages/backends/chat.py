@@ -5,34 +5,40 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from stages.backends.formats.tokenizer import Tokenizer as Tokenizer
+from stages.backends.formats.tokenizer import load_tokenizer as load_tokenizer
 from stages.errors import InvalidInput
 
-Tokenizer = Any
-"""A fast Hugging Face tokenizer; transformers' own class hierarchy is not ours to name."""
 Message = Mapping[str, str]
 Span = tuple[int, int]
 """Characters [start, end) of a rendered chat."""
 
 _FEW = 4  # messages; up to here rendering every prefix is the fastest way
+_MARK = "\N{BLACK SQUARE}"
+_PROBE: tuple[Message, ...] = (
+    {"role": "user", "content": "Question"}, {"role": "assistant", "content": "Answer"},
+)  # fmt: skip
 
 
-def load_tokenizer(path: Path | str) -> Tokenizer:
-    """The tokenizer in a Hugging Face directory; nothing is fetched and no code from there is run.
+@dataclass(frozen=True)
+class LastTurn:
+    """The last answer of a chat as its template writes it; training and scoring both go by this.
 
-    Raises `InvalidInput` when the directory holds none that can be read.
+    `prompt` is all that an engine is given: the chat before, with the assistant's header. What training
+    teaches to write after it is `opening` (fixed text that the template puts before an answer, such as an
+    empty thought), `content` (the answer as rendered: some templates trim it) and `closing`. `apart`: prompt
+    and answer would share a token if they were tokenized as one, and are not.
     """
-    from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError and bare Exception here
-        raise InvalidInput(
-            f"{path}: no tokenizer could be read ({_first_line(error)}); expected tokenizer.json and "
-            "tokenizer_config.json beside the weights: save them with tokenizer.save_pretrained(...)"
-        ) from error
+    prompt: str
+    opening: str
+    content: str
+    closing: str
+    apart: bool
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
@@ -73,15 +79,13 @@ def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple
     Raises `InvalidInput` when the template cannot be cut like this, or begins with two BOS tokens.
     """
     text, turns = _assistant_spans(tokenizer, messages)
-    encoding = _tokenize(tokenizer, text, return_offsets_mapping=True)
-    ids: list[int] = encoding["input_ids"]
+    ids, offsets = _tokens(tokenizer, text, [start for start, _ in turns])
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         raise InvalidInput(
             f"the rendered chat begins with {tokenizer.bos_token} twice; remove one from the chat template"
         )
     control = control_tokens(tokenizer)
-    offsets: list[Span] = encoding["offset_mapping"]
     mask = [0] * len(ids)
     for turn in turns:
         low, high = (bisect_left(offsets, edge, key=lambda offset: offset[0]) for edge in turn)
@@ -91,6 +95,48 @@ def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple
         for k in _through_end_of_turn(inside, ids, offsets, text, control):
             mask[k] = 1
     return ids, mask
+
+
+def last_turn(tokenizer: Tokenizer, messages: Sequence[Message]) -> LastTurn:
+    """The last message, the assistant's, in the pieces that training teaches.
+
+    Raises `InvalidInput` where what is taught does not follow the prompt that an engine is given.
+    """
+    text, turns = _assistant_spans(tokenizer, messages)
+    prompt = render(tokenizer, messages[:-1], add_generation_prompt=True)
+    if not turns or not text.startswith(prompt) or turns[-1][0] > len(prompt):
+        raise InvalidInput(
+            f"the chat template asks for an answer after {prompt[-40:]!r}, but an answer that is learned "
+            "follows another text, so a trained model would be asked what it has not learned; make the two "
+            "agree (add_generation_prompt, {% generation %}) and give it as base.chat_template in the recipe"
+        )
+    taught, content = text[len(prompt) : turns[-1][1]], str(messages[-1]["content"])
+    encoding = _tokenize(tokenizer, text, return_offsets_mapping=True)
+    apart = _crossed(tokenizer, encoding, len(prompt), text)
+    marked = render(tokenizer, [*messages[:-1], {**messages[-1], "content": _MARK}])
+    opening, _, closing = marked.removeprefix(prompt).partition(_MARK)
+    for said in (content, content.strip()):
+        if f"{opening}{said}{closing}".startswith(taught) and taught.startswith(opening + said):
+            return LastTurn(prompt, opening, said, taught.removeprefix(opening + said), apart)
+    # the template rewrote the answer: nothing tells its own words from what it put before them
+    ends = (end for end in control_tokens(tokenizer).values() if taught.rstrip().endswith(end))
+    closing = max(ends, key=len, default="")
+    return LastTurn(prompt, "", taught.rstrip().removesuffix(closing), closing, apart)
+
+
+def end_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    """Ids that end an answer: all that structure a chat, but those that the template has it begin with."""
+    return frozenset(control_tokens(tokenizer)) - set(
+        _tokenize(tokenizer, opening_of(tokenizer))["input_ids"]
+    )
+
+
+def opening_of(tokenizer: Tokenizer) -> str:
+    """What the template puts before an answer to one message; empty where it cannot be told."""
+    try:
+        return last_turn(tokenizer, _PROBE).opening if tokenizer.chat_template else ""
+    except InvalidInput:
+        return ""
 
 
 def control_tokens(tokenizer: Tokenizer) -> dict[int, str]:
@@ -111,8 +157,8 @@ def require_chat_template(tokenizer: Tokenizer) -> None:
 
 def require_trainable_template(tokenizer: Tokenizer) -> None:
     """Raise `InvalidInput` where the chat template cannot teach a model to answer and to stop."""
-    probe = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": "Answer"}]
-    ids, mask = encode_with_mask(tokenizer, probe)
+    last_turn(tokenizer, _PROBE)
+    ids, mask = encode_with_mask(tokenizer, _PROBE)
     trained = [token for token, learned in zip(ids, mask, strict=True) if learned]
     if not trained or trained[-1] not in control_tokens(tokenizer):
         raise InvalidInput(
@@ -125,7 +171,7 @@ def require_trainable_template(tokenizer: Tokenizer) -> None:
 def _assistant_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[str, list[Span]]:
     text = render(tokenizer, messages)
     if re.search(r"\{%-?\s*generation\b", str(tokenizer.get_chat_template())):
-        return text, _marked_spans(tokenizer, messages)
+        return text, _marked_spans(tokenizer, messages, text)
     if messages[0]["role"] == "assistant":
         raise InvalidInput("the chat begins with the assistant; a user message must come first")
     spans = _framed_spans(tokenizer, messages, text) if len(messages) > _FEW else None
@@ -140,7 +186,13 @@ def _prefix_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) 
             continue
         header = render(tokenizer, messages[:index], add_generation_prompt=True)
         turn = text if index + 1 == len(messages) else render(tokenizer, messages[: index + 1])
-        if not (turn.startswith(header) and text.startswith(turn)):
+        if not turn.startswith(header):
+            raise InvalidInput(
+                f"the chat template asks for an answer after {header[-40:]!r}, but writes an answer after "
+                "another text, so a trained model would be asked what it has not learned; give a template "
+                "whose answers begin with what add_generation_prompt writes as base.chat_template"
+            )
+        if not text.startswith(turn):
             raise InvalidInput(
                 f"the chat template renders message {index + 1} differently when it is the last one, so "
                 "the assistant's tokens cannot be told apart; use single-turn rows, or give a template that "
@@ -177,22 +229,21 @@ def _framed_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) 
 
 def _frames(tokenizer: Tokenizer) -> tuple[dict[str, tuple[str, str]], int]:
     """role → the texts around a content; and the length of the assistant's header."""
-    mark = "\N{BLACK SQUARE}"
-    asked = {"role": "user", "content": mark}
-    answered = {"role": "assistant", "content": mark}
+    asked = {"role": "user", "content": _MARK}
+    answered = {"role": "assistant", "content": _MARK}
     once, both = render(tokenizer, [asked]), render(tokenizer, [asked, answered])
     prompt = render(tokenizer, [asked], add_generation_prompt=True)
     again = render(tokenizer, [asked, answered, asked])
     frames = {}
     if both.startswith(prompt) and prompt.startswith(once) and again.startswith(both):
         for role, added in (("assistant", both[len(once) :]), ("user", again[len(both) :])):
-            opening, found, closing = added.partition(mark)
+            opening, found, closing = added.partition(_MARK)
             if found:
                 frames[role] = (opening, closing)
     return frames, len(prompt) - len(once)
 
 
-def _marked_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Span]:
+def _marked_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) -> list[Span]:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     _, spans = render_jinja_template(
@@ -201,7 +252,14 @@ def _marked_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Spa
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
-    return [(int(start), int(end)) for start, end in spans[0]]
+    found: list[Span] = []
+    for start, end in spans[0]:  # one answer may be marked piece by piece
+        joined = found and found[-1][1] == start
+        found.append((found.pop()[0], int(end)) if joined else (int(start), int(end)))
+    prompt = render(tokenizer, messages[:-1], add_generation_prompt=True) if len(messages) > 1 else ""
+    if found and text.startswith(prompt) and found[-1][0] < len(prompt) < found[-1][1]:
+        found[-1] = (len(prompt), found[-1][1])  # what an engine is given is not for the model to write
+    return found
 
 
 def _tokenize(tokenizer: Tokenizer, text: str, **options: bool) -> dict[str, Any]:
@@ -212,6 +270,41 @@ def _tokenize(tokenizer: Tokenizer, text: str, **options: bool) -> dict[str, Any
     # verbose=False: the length is judged by prepare, against the recipe, not by the tokenizer's warning
     encoding: dict[str, Any] = tokenizer(text, add_special_tokens=False, verbose=False, **options)
     return encoding
+
+
+def _tokens(tokenizer: Tokenizer, text: str, edges: Sequence[int]) -> tuple[list[int], list[Span]]:
+    """Ids and offsets of a chat. No token reaches from a prompt into its answer (they part at `edges`), since
+    an engine tokenizes the prompt alone."""
+    encoding = _tokenize(tokenizer, text, return_offsets_mapping=True)
+    ids, offsets = list(encoding["input_ids"]), [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
+    cuts = [edge for edge in edges if _crossed(tokenizer, encoding, edge, text)]
+    if not cuts:
+        return ids, offsets
+    ids, offsets = [], []
+    for start, end in pairwise([0, *cuts, len(text)]):
+        piece = _tokenize(tokenizer, text[start:end], return_offsets_mapping=True)
+        ids += piece["input_ids"]
+        offsets += [(start + a, start + b) for a, b in piece["offset_mapping"]]
+    return ids, offsets
+
+
+def _crossed(tokenizer: Tokenizer, encoding: Mapping[str, Any], edge: int, text: str) -> bool:
+    """Whether text before `edge` is tokenized otherwise when nothing follows it."""
+    if not 0 < edge < len(text):
+        return False
+    offsets: Sequence[Span] = encoding["offset_mapping"]
+    after = bisect_left(offsets, edge, key=lambda offset: offset[0])
+    while after < len(offsets) and tuple(offsets[after]) == (edge, edge):
+        after += 1  # spaces only, which some tokenizers trim to where they end
+    end = offsets[after - 1][1] if after else 0
+    if end > edge or (end < edge and text[end:edge].isspace()):
+        return True  # a token lies on both sides; one whose space was trimmed from its offset shows as a gap
+    tail = text[max(edge - 32, 0) : edge]
+    if len(tail) - len(tail.rstrip()) < 2:
+        return False
+    # a run of spaces may be cut by what follows it
+    alone: list[int] = _tokenize(tokenizer, tail)["input_ids"]
+    return alone[-1] != encoding["input_ids"][after - 1]
 
 
 def _within(offset: Span, turn: Span, text: str) -> bool:

@@ -93,9 +93,11 @@ def _of_directory(folder: Path, tokenizer: Tokenizer) -> Reader:
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     begins = tokenizer("a")["input_ids"][:1] == [ids["bos"]]
     words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    # an adapter's directory does not say what ends an answer: its base's does
+    stop = {"stop": _stop(folder, ids["eos"])} if (folder / "config.json").is_file() else {}
     return Reader(
         words,
-        {**ids, "adds_bos": begins, "stop": _stop(folder, ids["eos"])},
+        {**ids, "adds_bos": begins, **stop},
         tokenizer.chat_template,
         lambda text: list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]),
     )

@@ -15,9 +15,11 @@ from stages.backends.fold_adapter import Adapter, read_adapter
 from stages.backends.fold_layout import ModuleKind, layout
 from stages.backends.fold_plan import Ingredients, LowRank, Output, Plan, make_plan
 from stages.backends.fold_safetensors import DTYPES, TensorFiles, model_files, write_model
+from stages.backends.formats.tokenizer import FILE, require_plain_reading, tokenizer_home
 from stages.backends.model_files import need_room
 from stages.contract import progress
 from stages.errors import InvalidInput
+from stages.outline import tokenizer_length
 from stages.train import Nf4Config
 
 log = logging.getLogger("tuneline.merge")
@@ -47,7 +49,7 @@ def fold(
     weights, adapter = model_files(base), read_adapter(adapter_dir)
     given = Ingredients(weights, layout(base), adapter, dtype, nf4 is not None)
     plan = make_plan(given)
-    tokenizer_from = _tokenizer_home(plan, base, adapter_dir)
+    tokenizer_from = _tokenizer_home(plan, given, base, adapter_dir)
     size = sum(output.spec.bytes for output in plan.outputs)
     _remove_weights(out)
     need_room(out, size, "the merged model")
@@ -58,6 +60,7 @@ def fold(
         _remove_weights(out)
         raise
     _copy_files(base, tokenizer_from, out)
+    require_plain_reading(out)
     _write_config(config, plan, dtype, out)
     return _metrics(plan, stream.largest, dtype, size, len(shards))
 
@@ -172,16 +175,25 @@ def _base_config(base: Path) -> dict[str, Any]:
     return config
 
 
-def _tokenizer_home(plan: Plan, base: Path, adapter: Path) -> Path:
-    """The base's directory, or the adapter's where that brings a resized embedding with its tokenizer."""
-    if plan.rows is None:
-        return base
-    if not (adapter / "tokenizer_config.json").is_file():
+def _tokenizer_home(plan: Plan, given: Ingredients, base: Path, adapter: Path) -> Path:
+    """The directory whose tokenizer and chat template the merged model gets, as everywhere; refused where the
+    embedding has no row for one of its ids."""
+    home = tokenizer_home(base, adapter)
+    if plan.rows is not None and home == base:
         raise InvalidInput(
             f"{adapter} resizes the embedding to {plan.rows} rows but carries no tokenizer for them; save "
             "the tokenizer it was trained with into the adapter's directory"
         )
-    return adapter
+    stored = given.layout.stored(f"{given.layout.input_embedding}.weight", given.base)
+    rows = plan.rows or (given.base.spec(stored).shape[0] if stored else None)
+    ids = tokenizer_length(json.loads((home / FILE).read_text("utf-8"))) if (home / FILE).is_file() else None
+    if home != base and rows is not None and ids is not None and ids > rows:
+        raise InvalidInput(
+            f"the tokenizer beside {adapter} has {ids} token ids, but the embedding has only {rows} rows, so "
+            "some tokens have no vector; train the added rows too (modules_to_save: the embeddings), or "
+            "remove the tokenizer from the adapter's directory if it was trained with the base's"
+        )
+    return home
 
 
 def _copy_files(base: Path, tokenizer_from: Path, out: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from serving.cores import usable_threads
 from stages.backends import llama_cpp_source
+from stages.backends.formats.tokenizer import linked
 from stages.backends.gguf_read import GgufDescription, read_gguf
 from stages.backends.llama_cpp_source import ConverterSource
 from stages.backends.model_files import need_room, read_headers, sha256_of_text
@@ -151,7 +152,7 @@ def _run_converter(model: Path, outtype: str, name: str, target: Path) -> None:
     """The directory's name ends up in the file, so the converter sees the model under `name`."""
     label = file_label(name)
     alias = target.parent / label
-    alias.symlink_to(model.resolve(), target_is_directory=True)
+    linked(model, alias)
     run_converter(
         "convert_hf_to_gguf.py",
         [str(alias), "--outtype", outtype, "--outfile", str(target), "--model-name", label],

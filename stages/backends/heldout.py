@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-from stages.backends.chat import render
-from stages.backends.token_lm import TokenLM
+from stages.backends.chat import LastTurn, last_turn
+from stages.backends.token_lm import EDGE, TokenLM
 from stages.errors import InvalidInput
 from stages.evaluate import HeldoutTask
 
@@ -25,21 +25,31 @@ Split = dict[str, Any]
 class HeldoutItems(ConfigurableTask):
     """Generate each row's last message; with `choice`, also weigh every answer that the dataset knows.
 
-    Metrics, each 0 or 1 per item: `exact_match` (white space at the ends aside); `json_valid` where all
-    targets are JSON (the answer parses); `choice_acc` (the target is the likeliest of all answers).
-    The row's messages are rendered here by the chat template, so lm-eval must not apply one again.
+    Metrics, each 0 or 1 per item: `exact_match` (white space at the ends aside, and the fixed text that a
+    template puts before an answer); `json_valid` where all targets are JSON (the answer parses);
+    `choice_acc` (the target is the likeliest of all answers). Prompt and answer are rendered here by the
+    same function as in training, so lm-eval must not apply a chat template again.
     """
 
     def __init__(self, task: HeldoutTask, dataset: Path, lm: TokenLM) -> None:
         rows = _read(dataset / "test.parquet", task.max_items)
+        turns = [last_turn(lm.tokenizer, row) for row in rows]
         documents = [
             {
-                "prompt": render(lm.tokenizer, row[:-1], add_generation_prompt=True),
+                "prompt": turn.prompt,
                 "target": row[-1]["content"],
                 "messages": json.dumps(row, ensure_ascii=False),
             }
-            for row in rows
+            for row, turn in zip(rows, turns, strict=True)
         ]
+        self.contexts = {
+            document["messages"]: _context(turn) for document, turn in zip(documents, turns, strict=True)
+        }
+        # as the engine reads its own tokens back: what the template begins an answer with, and all of it
+        self.taught = {
+            document["messages"]: (_read_back(turn.opening, lm), _read_back(turn.opening + turn.content, lm))
+            for document, turn in zip(documents, turns, strict=True)
+        }
         self.json_targets = all(_parses(document["target"]) for document in documents)
         self.split = _choices(dataset, rows[0], lm) if task.choice else None
         metrics = ["exact_match", *["json_valid"] * self.json_targets, *["choice_acc"] * task.choice]
@@ -76,15 +86,17 @@ class HeldoutItems(ConfigurableTask):
         )
         if self.split is None:
             return [generation]
-        context = doc["prompt"] + self.split["prefix"]
+        context = self.contexts[doc["messages"]] + self.split["prefix"]
         return [generation] + [
             Instance(request_type="loglikelihood", arguments=(context, middle), idx=index, **settings)
             for index, middle in enumerate(self.split["compared"], start=1)
         ]
 
     def process_results(self, doc: Mapping[str, str], results: Sequence[Any]) -> dict[str, float]:
-        answer, target = str(results[0]).strip(), doc["target"].strip()
-        scores = {"exact_match": float(answer == target)}
+        said, target = str(results[0]).strip(), doc["target"].strip()
+        opening, taught = self.taught[doc["messages"]]
+        answer = said.removeprefix(opening).strip()
+        scores = {"exact_match": float(answer == target or said == taught)}
         if self.json_targets:
             scores["json_valid"] = float(_parses(answer))
         if self.split is not None:
@@ -111,6 +123,15 @@ def _read(file: Path, limit: int | None = None) -> list[list[dict[str, str]]]:
     return rows[:limit]
 
 
+def _context(turn: LastTurn) -> str:
+    """What the answer itself follows."""
+    return f"{turn.prompt}{EDGE if turn.apart else ''}{turn.opening}"
+
+
+def _read_back(text: str, lm: TokenLM) -> str:
+    return lm.tok_decode(lm.tok_encode(text)).strip() if text else ""
+
+
 def _parses(text: str) -> bool:
     try:
         json.loads(text)
@@ -132,16 +153,16 @@ def _choices(dataset: Path, row: Sequence[Mapping[str, str]], lm: TokenLM) -> Sp
             f"choice: true needs 2 to {MOST_CHOICES} distinct answers in the dataset, found {len(answers)}; "
             "set choice: false"
         )
-    prompt = render(lm.tokenizer, row[:-1], add_generation_prompt=True)
-    prefix = _shared_beginning(prompt, answers, lm)
-    middles = [answer[len(prefix) :] for answer in answers]
+    turns = [last_turn(lm.tokenizer, [*row[:-1], {**row[-1], "content": answer}]) for answer in answers]
+    context, said = _context(turns[0]), [turn.content for turn in turns]
+    prefix = _shared_beginning(context, said, lm)
+    middles = [text[len(prefix) :] for text in said]
     suffix = _common_beginning([middle[::-1] for middle in middles])[::-1]
     shorter = [middle.removesuffix(suffix) for middle in middles]
-    if suffix and _tells_apart(shorter) and _same_tokens(prompt + prefix, shorter, middles, lm):
+    if suffix and _tells_apart(shorter) and _same_tokens(context + prefix, shorter, middles, lm):
         middles = shorter
     elif not _tells_apart(middles):
-        end = render(lm.tokenizer, row).removeprefix(prompt + row[-1]["content"]).strip()
-        middles, suffix = [middle + end for middle in middles], ""
+        middles, suffix = [middle + turns[0].closing.strip() for middle in middles], ""
     else:
         suffix = ""
     return {"answers": answers, "prefix": prefix, "suffix": suffix, "compared": middles}

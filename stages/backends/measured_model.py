@@ -18,7 +18,8 @@ from torch import nn
 from registry.errors import Incompatible
 from serving.cores import usable_threads
 from stages.backends.arithmetic import effective
-from stages.backends.chat import control_tokens, load_tokenizer
+from stages.backends.chat import end_tokens, load_tokenizer
+from stages.backends.formats.tokenizer import tokenizer_home
 from stages.backends.gptq_groups import require_group_size
 from stages.backends.model_files import read_headers
 from stages.backends.token_lm import TokenLM
@@ -54,8 +55,7 @@ def open_model(
     _require_sense(model, adapter, packed, config)
     if gguf:
         return _open_gguf(gguf, parents, config, tokenizer)
-    own = adapter is not None and (adapter.path / "tokenizer.json").is_file()
-    tokenizer = tokenizer or load_tokenizer(adapter.path if own and adapter else model.path)
+    tokenizer = tokenizer or load_tokenizer(tokenizer_home(model.path, adapter.path if adapter else None))
     if packed:
         network, words = _load_gptq(model.path, config)
         size = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
@@ -116,17 +116,30 @@ def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: 
 
     from stages.backends.llama_lm import LlamaCppLM
 
+    own = tokenizer is None
     tokenizer = tokenizer or load_tokenizer(base.path)
     lora = None if adapter is None else _gguf_in(adapter)
     lm = LlamaCppLM(
         file, tokenizer, adapter=lora, context_length=config.context_length,
         **_reading(tokenizer, config.batch_size),
     )  # fmt: skip
+    if own:
+        _render_as_it_does(lm, file)
     beside = lora.stat().st_size if lora else 0
     bits = model.metrics.get("bits_per_weight") or 8 * lm.tensor_bytes / lm.parameters
     words = f"GGUF {lm.file_type}{' with a LoRA adapter' if lora else ''} on llama.cpp"
     words += f" (llama-cpp-python {llama_cpp.__version__}) on cpu"
     return Measured(lm, words, file.stat().st_size + beside, lm.parameters, bits + 8 * beside / lm.parameters)
+
+
+def _render_as_it_does(lm: TokenLM, file: Path) -> None:
+    """By the file's own chat template, as an engine does that serves it."""
+    from stages.backends.gguf_read import read_gguf
+
+    template = read_gguf(file).values.get("tokenizer.chat_template")
+    if template is not None and template != lm.tokenizer.chat_template:
+        lm.tokenizer.chat_template, lm.rendered = template, True
+        lm.stop_ids = end_tokens(lm.tokenizer)
 
 
 def _torch_lm(network: Any, tokenizer: Any, config: EvaluateConfig) -> TokenLM:
@@ -140,7 +153,7 @@ def _torch_lm(network: Any, tokenizer: Any, config: EvaluateConfig) -> TokenLM:
 def _reading(tokenizer: Any, batch_size: int) -> dict[str, Any]:
     return {
         "batch_size": batch_size,
-        "stop_ids": frozenset(control_tokens(tokenizer)),
+        "stop_ids": end_tokens(tokenizer),
         "rendered": bool(tokenizer.chat_template),
     }
 

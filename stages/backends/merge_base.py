@@ -14,6 +14,7 @@ from registry.artifacts import digest
 from stages.backends.chat import load_tokenizer
 from stages.backends.fidelity import Comparison, LogProbabilities, compare, read_chats, summarize
 from stages.backends.fidelity_intervals import ByChat
+from stages.backends.formats.tokenizer import tokenizer_home
 from stages.backends.harness import samples_file, write
 from stages.backends.measured_model import open_model
 from stages.contract import Parents
@@ -37,7 +38,7 @@ def compare_merges(
         if role not in parents:
             raise InvalidInput(f"merge-base needs two merges and what they were made of; no {role} was given")
     base, adapter, dataset = parents["base"], parents["reference_adapter"], parents["dataset"]
-    tokenizer = load_tokenizer(base.path)
+    tokenizer = load_tokenizer(tokenizer_home(base.path, adapter.path))
     chats = read_chats(dataset.path / "validation.parquet", tokenizer, task.chats, task.tokens)
     as_trained_config = config.model_copy(update={"nf4": task.nf4})
     trained = open_model({"model": base, "adapter": adapter}, as_trained_config, tokenizer=tokenizer)

@@ -19,14 +19,16 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 
+from stages.backends.chat import opening_of
+from stages.backends.continuations import Row, Score, Tree
 from stages.contract import progress
 from stages.errors import Diverged, InvalidInput
 
-Row = tuple[int, ...]
 Request = tuple[tuple[str, str], list[int], list[int]]
-Score = tuple[float, bool]
 BRANCH_TOKENS = 1024
 """Continuation tokens per call; each brings a row of logits as wide as the vocabulary."""
+EDGE = "\ufdd0"
+"""Stands in a context where a prompt ends and an answer begins that are tokenized apart (no character)."""
 SHARED = 8
 """Tokens that the rows of a batch must begin with together before it pays to read them once."""
 
@@ -74,6 +76,10 @@ class TokenLM(TemplateLM):
     def _room(self) -> int:
         """Tokens that the engine can hold at once."""
         return 1 << 30
+
+    def forget(self) -> None:
+        """Read again what rows begin with: the model was changed."""
+        self._beginning = ()
 
     def close(self) -> None:
         """Give the model's memory back; it cannot be asked afterwards."""
@@ -138,20 +144,28 @@ class TokenLM(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
+        """With the assistant's header, and with what the template writes before an answer, as in training."""
+        text = self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
         )
+        return f"{text}{opening_of(self.tokenizer) if add_generation_prompt else ''}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
         if add_special_tokens is None:
             bos = self.tokenizer.bos_token
             add_special_tokens = not self.rendered and not has_bos_prefix(string, bos)
-        return list(self._encoded(string, add_special_tokens))
+        first, *rest = string.split(EDGE)
+        ids = list(self._encoded(first, add_special_tokens))
+        return ids + [token for part in rest for token in self._encoded(part, False)]
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        if EDGE not in context:
+            return super()._encode_pair(context, continuation)  # type: ignore[no-any-return]
+        ids = self.tok_encode(context)
+        return ids, self.tok_encode(context + continuation)[len(ids) :]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Score]:
         found: list[Score] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
@@ -184,7 +198,7 @@ class TokenLM(TemplateLM):
             groups.setdefault(tuple(ids), []).append(index)
         scores: dict[int, Score] = {}
         trees = {
-            context: _Tree([tuple(requests[index][2]) for index in members])
+            context: Tree([tuple(requests[index][2]) for index in members])
             for context, members in groups.items()
         }
         for done, batch in self._batches(groups, {c: trees[c].tokens for c in trees}, BRANCH_TOKENS):
@@ -193,7 +207,7 @@ class TokenLM(TemplateLM):
             progress(done, len(groups), "items scored")
         return [scores[index] for index in range(len(requests))]
 
-    def _score(self, contexts: Sequence[Row], trees: Sequence[_Tree]) -> list[list[Score]]:
+    def _score(self, contexts: Sequence[Row], trees: Sequence[Tree]) -> list[list[Score]]:
         first = _finite(self._read(contexts))
         parents = [index for index, tree in enumerate(trees) for _ in tree.rows]
         rows = [row for tree in trees for row in tree.rows]
@@ -277,40 +291,6 @@ class TokenLM(TemplateLM):
                 f"item with prompt {key} ({context[:60]!r}…) needs {tokens} tokens with its answer, the "
                 f"context holds {self.max_length}; raise context_length if the model allows it, or drop it"
             )
-
-
-class _Tree:
-    """The continuations of one context as the fewest rows that contain the beginnings of all of them."""
-
-    def __init__(self, continuations: Sequence[Row]) -> None:
-        self.continuations = continuations
-        beginnings = sorted({row[:-1] for row in continuations} - {()})
-        followers = [*beginnings, ()][1:]
-        self.rows = [
-            row for row, after in zip(beginnings, followers, strict=True) if after[: len(row)] != row
-        ]
-        self.tokens = sum(map(len, self.rows))
-
-    def scores(self, first: torch.Tensor, after: Sequence[torch.Tensor]) -> list[Score]:
-        """`first` [1, vocabulary]: logits after the context; `after[i]`: after each token of row i."""
-        logits = torch.cat([first, *after])
-        normalizer = torch.logsumexp(logits, dim=-1).double()
-        best = logits.argmax(dim=-1).tolist()
-        found = []
-        for continuation in self.continuations:
-            places = self._places(continuation[:-1])
-            chosen = logits[places, list(continuation)].double()
-            greedy = [best[place] for place in places] == list(continuation)
-            found.append((float((chosen - normalizer[places]).sum()), greedy))
-        return found
-
-    def _places(self, beginning: Row) -> list[int]:
-        start = 1
-        for row in self.rows:
-            if row[: len(beginning)] == beginning:
-                return [0, *range(start, start + len(beginning))]
-            start += len(row)
-        return [0]
 
 
 def _finite(logits: torch.Tensor) -> torch.Tensor:

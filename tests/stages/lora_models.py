@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -16,6 +19,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
 
 from stages.backends import fold_safetensors as files
@@ -58,6 +62,15 @@ def save_gpt2(folder: Path) -> Path:
     _randomize_biases(model)
     model.to(torch.float16).save_pretrained(folder)
     return folder
+
+
+def save_tokenizer(length: int, folder: Path, template: str | None = None) -> None:
+    """A tokenizer of the words w0, w1, …, one id each."""
+    words = Tokenizer(WordLevel({f"w{number}": number for number in range(length)}, unk_token="w0"))
+    words.pre_tokenizer = WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=words)
+    fast.chat_template = template
+    fast.save_pretrained(folder)
 
 
 def _randomize_biases(model: torch.nn.Module) -> None:

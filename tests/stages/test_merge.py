@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from registry.artifacts import BaseReference
 from registry.errors import Incompatible
 from stages.backends import fold_safetensors as files
+from stages.backends.chat import load_tokenizer
 from stages.backends.fold_layout import layout
 from stages.backends.nf4 import load_nf4
 from stages.contract import Facts, Parent
@@ -36,6 +38,7 @@ from tests.stages.lora_models import (
     save_gpt2,
     save_llama,
     save_synthetic,
+    save_tokenizer,
     with_adapter,
 )
 
@@ -242,10 +245,10 @@ def test_added_vocabulary_travels_with_the_adapter(tmp_path: Path) -> None:
     adapter = save_adapter(base, tmp_path / "adapter", rows=104, modules_to_save=["embed_tokens", "lm_head"])
     with pytest.raises(InvalidInput, match="resizes the embedding to 104 rows but carries no tokenizer"):
         run(base, adapter, tmp_path / "out")
-    (adapter / "tokenizer_config.json").write_text('{"added": 8}')
+    save_tokenizer(104, adapter)
     run(base, adapter, tmp_path / "out")
     assert config_of(tmp_path / "out")["vocab_size"] == 104
-    assert (tmp_path / "out" / "tokenizer_config.json").read_text() == '{"added": 8}'
+    assert len(load_tokenizer(tmp_path / "out")) == 104
     trained = load_file(adapter / ADAPTER)[f"{HEAD}.weight"]
     assert torch.equal(load(tmp_path / "out", torch.float32).lm_head.weight, trained.half().float())
     edit_tensors(adapter / ADAPTER, lambda t: t[f"{HEAD}.modules_to_save.weight"].zero_())
@@ -254,6 +257,34 @@ def test_added_vocabulary_travels_with_the_adapter(tmp_path: Path) -> None:
     edit_tensors(adapter / ADAPTER, lambda t: [t.pop(name) for name in list(t) if name.startswith(HEAD)])
     with pytest.raises(InvalidInput, match="resizes one embedding and not the other"):
         run(base, adapter, tmp_path / "again")
+
+
+def test_an_adapter_s_own_tokenizer_and_template_are_the_merged_model_s(tmp_path: Path) -> None:
+    """Tokens added within the embedding's padding rows need no resized embedding."""
+    base = save_llama(tmp_path / "base")
+    save_tokenizer(90, base, "{{ messages[0].content }}")
+    adapter = save_adapter(base, tmp_path / "adapter")
+    save_tokenizer(94, adapter, "### {{ messages[0].content }}")
+    run(base, adapter, tmp_path / "out")
+    merged = load_tokenizer(tmp_path / "out")
+    assert merged("w91 w93", add_special_tokens=False)["input_ids"] == [91, 93]
+    assert merged.apply_chat_template([{"role": "user", "content": "w1"}], tokenize=False) == "### w1"
+    save_tokenizer(97, adapter)
+    with pytest.raises(InvalidInput, match="97 token ids, but the embedding has only 96 rows"):
+        run(base, adapter, tmp_path / "again")
+
+
+def test_a_template_of_its_own_is_recorded(pico_base: Parent, tmp_path: Path) -> None:
+    adapter = save_adapter(pico_base.path, tmp_path / "adapter")
+    shutil.copyfile(pico_base.path / "tokenizer.json", adapter / "tokenizer.json")
+    shutil.copyfile(pico_base.path / "tokenizer_config.json", adapter / "tokenizer_config.json")
+    (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    parents = {"base": pico_base, "adapter": parent(adapter, "adapter")}
+    (tmp_path / "out").mkdir()
+    quant = merge(parents, MergeConfig(), tmp_path / "out").quant
+    assert quant is not None
+    digest = hashlib.sha256(b"{{ messages[0].content }}").hexdigest()
+    assert quant.effective["chat_template"] == {"present": True, "sha256": digest}
 
 
 # --- folding into NF4 ---

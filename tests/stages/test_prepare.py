@@ -205,7 +205,7 @@ def test_a_row_without_trainable_token_is_rejected(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
         "{% if m.role == 'assistant' %}{% if m.content != 'Quiet' %}"
         "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endif %}{% else %}{{ m.content }}"
-        "<|im_end|>{% endif %}\n{% endfor %}"
+        "<|im_end|>{% endif %}\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     monkeypatch.setattr(chat.load_tokenizer(pico_base.path), "chat_template", template)
     source = jsonl(tmp_path / "rows.jsonl", [*pairs(20), {"prompt": "Who?", "completion": "Quiet"}])

@@ -36,12 +36,10 @@ def test_the_mask_covers_content_and_end_of_turn_but_no_header(tokenizer: Any) -
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("  Yes.", " Yes.<|im_end|>"), ("Yes.  ", "Yes.  <|im_end|>"), ("\n", "<|im_end|>")],
+    [("  Yes.", "  Yes.<|im_end|>"), ("Yes.  ", "Yes.  <|im_end|>"), ("\n", "\n<|im_end|>")],
 )
-def test_a_token_shared_by_header_and_content_counts_by_what_it_brings(
-    tokenizer: Any, content: str, expected: str
-) -> None:
-    """The line end of the header merges with white space after it; with a word it does not."""
+def test_no_token_is_shared_by_header_and_content(tokenizer: Any, content: str, expected: str) -> None:
+    """The line end of the header would merge with white space after it, but an engine reads it alone."""
     assert learned(tokenizer, [USER, {"role": "assistant", "content": content}]) == expected
 
 
@@ -96,7 +94,7 @@ def test_template_markers_decide_where_there_are_any(tokenizer: Any) -> None:
         "{%- generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
         "{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
     )
-    assert learned(tokenizer, [USER, {"role": "assistant", "content": "Fine."}]) == " Fine.<|im_end|>"
+    assert learned(tokenizer, [USER, {"role": "assistant", "content": "Fine."}]) == "Fine.<|im_end|>"
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_with_what_to_do(tokenizer: Any) -> None:
