@@ -64,8 +64,6 @@ def text_config(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     config["num_key_value_heads"] = _kv_heads(config)
     if family:
         config.setdefault("tie_word_embeddings", family in TIED_BY_DEFAULT)
-    if family == "mpt":
-        config.setdefault("intermediate_size", int(config.get("expansion_ratio", 4) * config["hidden_size"]))
     config["gated"] = family not in PLAIN_MLP
     return config
 

@@ -124,6 +124,8 @@ def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelSha
     experts = int(config.get("num_experts") or 0)
     mlp = layers * sum(size for name, size in sizes.items() if name in _MLP)
     linear = layers * sum(sizes.values()) - (mlp if experts else 0)
+    if experts:  # an expert that every token passes stays a linear layer
+        linear += layers * 3 * hidden * int(config.get("shared_expert_intermediate_size") or 0)
     mlp = mlp * int(config.get("moe_intermediate_size") or intermediate) // intermediate
     embeddings = vocabulary * hidden * (1 if shape.tied else 2)
     parameters = linear + mlp * experts + embeddings + hidden * (2 * layers + 1)
