@@ -54,7 +54,7 @@ def known_to_gptqmodel() -> frozenset[str] | None:
         for target in targets:
             if ast.unparse(target) == "MODEL_MAP" and isinstance(node, ast.Assign):
                 keys = node.value.keys if isinstance(node.value, ast.Dict) else []
-                found |= {key.value for key in keys if isinstance(key, ast.Constant)}
+                found |= {str(key.value) for key in keys if isinstance(key, ast.Constant)}
             elif isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
                 found |= {str(target.slice.value)} if ast.unparse(target.value) == "MODEL_MAP" else set()
     return frozenset(found) or None

@@ -163,7 +163,7 @@ class TokenLM(TemplateLM):
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         if EDGE not in context:
-            return super()._encode_pair(context, continuation)  # type: ignore[no-any-return]
+            return super()._encode_pair(context, continuation)
         ids = self.tok_encode(context)
         return ids, self.tok_encode(context + continuation)[len(ids) :]
 

@@ -14,13 +14,7 @@ LLAMA = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 16,
 }  # fmt: skip
-MOE = {
-    **LLAMA,
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-}
+MOE = {**LLAMA, "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
 GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
 NEOX = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -42,13 +36,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpt_neo": {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64,
                 "attention_types": [[["global", "local"], 1]]},
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
-    "mpt": {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 64, "expansion_ratio": 2},
+    "mpt": {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
     "falcon": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     "opt": {"hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
             "max_position_embeddings": 64, "word_embed_proj_dim": 64},
     "mixtral": MOE,
-    "qwen2_moe": MOE | {"shared_expert_intermediate_size": 32},
-    "qwen3_moe": MOE,
+    "qwen2_moe": MOE | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
+    "qwen3_moe": MOE | {"moe_intermediate_size": 32},
     "olmoe": MOE,
     "granitemoe": MOE,
 }  # fmt: skip

@@ -20,9 +20,9 @@ from stages.rounding import Grid, beyond_usual, grid_of, quantization_name
 
 def test_each_group_is_on_its_own_grid(pico_base: Parent) -> None:
     network = pico_model(0, load_tokenizer(pico_base.path))
-    before = {name: weight.clone() for name, weight in network.named_parameters()}
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
     round_to_nearest(network, Grid(bits=3, group=64, ends=False))
-    after = dict(network.named_parameters())
+    after = {name: weight.detach() for name, weight in network.named_parameters()}
     name = "model.layers.0.mlp.up_proj.weight"
     for exact, rounded in zip(before[name].reshape(-1, 64)[:9], after[name].reshape(-1, 64)[:9], strict=True):
         step = exact.abs().max() / 3.5
