@@ -89,7 +89,8 @@ def run_of(home: Path, name: str) -> tuple[str, str, str]:
     found = told(home, "select r.state_type, r.state_name, s.message from flow_run r "
                  "join flow_run_state s on s.id = r.state_id where r.name = ?", name)  # fmt: skip
     assert len(found) == 1
-    return found[0]  # type: ignore[no-any-return]
+    type_, state, message = found[0]
+    return type_, state, message
 
 
 def tasks_of(home: Path, name: str) -> list[tuple[str, str, str, str]]:

@@ -102,8 +102,8 @@ def heard(run: subprocess.Popen[str], words: str) -> None:
 def ended(run: subprocess.Popen[str]) -> tuple[str, str, str | None]:
     """(state, note, artifact) of the step, once the run has ended."""
     out, _ = run.communicate(timeout=seconds(60))
-    (row,) = json.loads(out)
-    return tuple(row)  # type: ignore[return-value]
+    ((state, note, artifact),) = json.loads(out)
+    return state, note, artifact
 
 
 def test_who_dies_at_work_is_replaced_and_the_others_take_what_was_made(start: Start, gate: Path) -> None:
