@@ -1,0 +1,122 @@
+"""What deploy/ declares for Prefect, started: server, UI, scheduler and a worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+PREFECT = str(Path(sys.executable).with_name("prefect"))
+SECONDS = 240.0
+
+
+@pytest.fixture(scope="module")
+def server(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[httpx.Client, dict[str, str]]]:
+    """The compose file's server on a free port of loopback, and the environment of who talks to it."""
+    folder = tmp_path_factory.mktemp("prefect")
+    service = yaml.safe_load((tree / "deploy" / "compose.yaml").read_text())["services"]["prefect"]
+    declared = {**service["environment"], "PREFECT_HOME": str(folder), "TUNELINE_HOME": str(folder / "home")}
+    declared["PREFECT_UI_STATIC_DIRECTORY"] = str(folder / "ui")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        **declared, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }  # fmt: skip
+    command = [PREFECT, *service["command"][:2], "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
+                until(lambda: alive(client), process, folder / "server.log")
+                yield client, environment
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def alive(client: httpx.Client) -> bool:
+    try:
+        return client.get("/api/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def until(true: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Ask twice a second; a process that ended, or the limit, shows the log."""
+    limit = time.monotonic() + SECONDS
+    while not true():
+        assert process.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < limit, log.read_text()[-2000:]
+        time.sleep(0.5)
+
+
+def test_the_ui_is_served_from_a_place_that_can_be_written(
+    server: tuple[httpx.Client, dict[str, str]], tree: Path
+) -> None:
+    client, environment = server
+    page = client.get("/dashboard", headers={"accept": "text/html"}, follow_redirects=True)
+    assert page.status_code == 200
+    assert "<html" in page.text.lower()
+    assert list(Path(environment["PREFECT_UI_STATIC_DIRECTORY"]).rglob("index.html"))
+    service = yaml.safe_load((tree / "deploy" / "compose.yaml").read_text())["services"]["prefect"]
+    place = service["environment"]["PREFECT_UI_STATIC_DIRECTORY"]
+    assert any(place.startswith(f"{mount}/") for mount in service["tmpfs"]), "the rest is read-only"
+
+
+def test_an_active_schedule_makes_a_run_and_a_worker_does_it(
+    server: tuple[httpx.Client, dict[str, str]], tree: Path, prefect_file: dict[str, Any], tmp_path: Path
+) -> None:
+    """The file's own cron and entrypoint; no recipe, so that the flow itself is short."""
+    client, environment = server
+    prefect_file["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"] = str(tree)
+    prefect_file["deployments"][0]["parameters"]["recipes"] = []
+    file = tmp_path / "prefect.yaml"
+    file.write_text(yaml.safe_dump(prefect_file))
+    pool = prefect_file["deployments"][0]["work_pool"]["name"]
+    log = tmp_path / "worker.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [PREFECT, "worker", "start", "--pool", pool, "--type", "process"],
+            env=environment, stdout=output, stderr=output, cwd=tree,
+        )  # fmt: skip
+        try:
+            until(lambda: client.get(f"/api/work_pools/{pool}").status_code == 200, worker, log)
+            deploy = [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+            subprocess.run(
+                deploy, env=environment, cwd=tree, check=True, capture_output=True, timeout=SECONDS
+            )
+            until(lambda: bool(runs(client)), worker, log)
+            first = runs(client)[0]
+            assert first["auto_scheduled"]
+            now = {"scheduled_time": datetime.now(UTC).isoformat()}
+            due = {"state": {"type": "SCHEDULED", "state_details": now}, "force": True}
+            client.post(f"/api/flow_runs/{first['id']}/set_state", json=due).raise_for_status()
+
+            def ended() -> bool:
+                state: str = client.get(f"/api/flow_runs/{first['id']}").json()["state_type"]
+                assert state not in ("FAILED", "CRASHED", "CANCELLED"), log.read_text()[-3000:]
+                return state == "COMPLETED"
+
+            until(ended, worker, log)
+        finally:
+            worker.terminate()
+            worker.wait(60)
+
+
+def runs(client: httpx.Client) -> list[dict[str, Any]]:
+    found = client.post("/api/flow_runs/filter", json={"sort": "EXPECTED_START_TIME_ASC"})
+    found.raise_for_status()
+    return list(found.json())
