@@ -51,9 +51,12 @@ lock: setup  ## write requirements.lock from what is installed
 	  | sed -E 's/^([A-Za-z0-9_.-]+) @ .*-([0-9][0-9.]*)-py3.*/\1==\2/; s/\+cpu$$//'; \
 	  grep '; python_version' requirements.lock; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	$(BIN)/python -m tests.deploy.light
 
 wheel: setup  ## build dist/tuneline-VERSION-py3-none-any.whl
+	@rm -rf build dist
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build
 	@ls dist/tuneline-*.whl
 
 vllm: .venv-vllm/.ready  ## create .venv-vllm with vLLM for this CPU (CONTRIBUTING.md: with CUDA)

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from flows.commands.gate_arguments import add_gate_commands, implied_action
 from flows.commands.overview_arguments import add_overview_commands
 from flows.commands.registry_arguments import add_registry_commands
 from flows.commands.tenant_arguments import add_tenant_commands
+from flows.errors import Usage
 from flows.wording import as_typed
 
 EXIT_CODES = """exit codes:
@@ -188,6 +190,11 @@ def _tell(document: Any, text: Callable[[], None], as_json: bool) -> None:
 def _fail(error: Exception, arguments: argparse.Namespace) -> int:
     from flows.execute import EXPECTED
 
+    if isinstance(error, ModuleNotFoundError) and find_spec("torch") is None:
+        error = Usage(
+            f"this command needs {error.name}, and this is the light installation, for gates and the "
+            "registry: install the wheel without --no-deps, or use the environment that make setup makes"
+        )
     expected = isinstance(error, EXPECTED)
     message = str(error) if expected else f"{type(error).__name__}: {error}"
     if arguments.debug:

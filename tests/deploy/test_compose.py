@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.cli import parser
 from flows.commands.serve import serve
+from registry import Registry
 from serving.gateway.config import ServeConfig
 
 
@@ -85,6 +86,7 @@ def test_compose_refers_to_what_there_is(compose: Compose, pyproject: dict[str, 
 def test_the_gateways_command_and_configuration_are_valid(
     compose: Compose, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Registry.open(tmp_path).close()
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path))
     service = compose.services["gateway"]
     assert service.entrypoint == ["tini", "--", "tuneline"]
