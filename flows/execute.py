@@ -29,7 +29,7 @@ from flows.settings import Settings, quiet_libraries
 from registry import Registry
 from registry.errors import RegistryError
 from serving.errors import ServingError
-from stages.errors import InsufficientResources, StageError
+from stages.errors import InsufficientResources, MissingPackage, StageError
 from stages.model_shape import ModelShape, describe_base
 
 EXPECTED = (FlowError, StageError, RegistryError, ServingError)
@@ -58,6 +58,7 @@ def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None
         refuse_problems(recipe, settings, shape)
         recipe, arithmetic = settle(recipe, shape, settings)
         refuse_shortfalls(recipe, shape, settings.root)
+        bring_converter(recipe, view)
         quiet_libraries(settings.root)
         registry = Registry.open(
             settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
@@ -124,6 +125,19 @@ def refuse_shortfalls(recipe: Recipe, shape: ModelShape, root: Path) -> None:
     missing = shortfalls(estimate(recipe, shape, here), here)
     if missing:
         raise InsufficientResources("; ".join(missing))
+
+
+def bring_converter(recipe: Recipe, view: ProgressView) -> None:
+    """Fetch llama.cpp's converter, once, where the recipe makes GGUF files and a wheel was installed."""
+    if recipe.adapter is None and all(one.method != "gguf" for one in recipe.quantize):
+        return
+    from stages.backends import llama_cpp_source
+
+    try:
+        llama_cpp_source.find()
+    except MissingPackage:
+        view.note("fetching llama.cpp's converter of the installed version: 70 MB, once for this environment")
+        llama_cpp_source.install()
 
 
 def as_json(report: RunReport) -> dict[str, Any]:
