@@ -78,7 +78,7 @@ def test_the_endpoint_answers(pico: Pico) -> None:
     assert endpoint["url"].startswith("http://127.0.0.1:")
     with urllib.request.urlopen(f"{endpoint['url']}/v1/models", timeout=seconds(20)) as reply:
         names = [model["id"] for model in json.load(reply)["data"]]
-    assert names == [f"tuneline-{endpoint['artifact_id'][:12]}"]
+    assert names == ["pico/smoke", f"tuneline-{endpoint['artifact_id'][:12]}"]
     assert endpoint["answer"]
 
 
