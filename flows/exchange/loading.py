@@ -8,12 +8,12 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from textwrap import dedent
-from typing import Any
 
 from flows.exchange.dossier import Dossier, place
 from flows.wording import short
-from registry.artifacts import Manifest
+from registry.artifacts import Manifest, QuantSpec
 from registry.outlines import adapter_outline
+from stages.backends.formats.tokenizer import VOCABULARIES
 
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
@@ -84,27 +84,43 @@ def _base_lines(dossier: Dossier) -> tuple[str, str, str]:
     return f'base = "path/to/the/base"{where}', "", "path/to/the/base"
 
 
+def _tokenizer(dossier: Dossier) -> tuple[str, str]:
+    """How the tokenizer is loaded, and the line that names the base, where the directory lacks part of it.
+
+    Whose it is follows the stages' rule (`tokenizer_home`): the directory's own where it brings one.
+    """
+    base, revision, _ = _base_lines(dossier)
+    of_base = f"AutoTokenizer.from_pretrained(base{revision})"
+    if not any(name in dossier.manifest.files for name in VOCABULARIES):
+        return f"tokenizer = {of_base}  # the directory holds none\n", f"{base}\n"
+    own = "tokenizer = AutoTokenizer.from_pretrained(directory)\n"
+    quant = dossier.manifest.quant
+    template = quant.effective.get("chat_template") if quant is not None else None
+    if isinstance(template, Mapping) and not template.get("present", True):
+        borrowed = f"tokenizer.chat_template = {of_base}.chat_template  # the directory holds none\n"
+        return own + borrowed, f"{base}\n"
+    return own, ""
+
+
 def _adapter(dossier: Dossier) -> list[Snippet]:
     base, revision, served = _base_lines(dossier)
-    quant = dossier.manifest.quant
-    asked = quant.requested if quant is not None and quant.method == "bnb" else None
+    quant = (
+        dossier.manifest.quant if dossier.manifest.quant and dossier.manifest.quant.method == "bnb" else None
+    )
     python = dedent(f"""\
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if asked else ""}
+        from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if quant else ""}
 
         directory = "path/to/this/directory"
         {base}
         """)
-    if asked:
+    if quant:
         python = "import torch\n" + python
-        python += _in_nf4(revision, asked)
+        python += _in_nf4(revision, quant)
     else:
         python += f'model = AutoModelForCausalLM.from_pretrained(base{revision}, dtype="auto")\n'
-    python += dedent(f"""\
-        model = PeftModel.from_pretrained(model, directory).eval()
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        messages = {_messages(dossier)}
-        """)
+    python += "model = PeftModel.from_pretrained(model, directory).eval()\n"
+    python += f"{_tokenizer(dossier)[0]}messages = {_messages(dossier)}\n"
     rank = rank_of(dossier.manifest)
     limit = f" --max-lora-rank {max(8, 1 << (rank - 1).bit_length())}" if rank else ""
     name = f"tuneline-{short(dossier.id)}"
@@ -123,32 +139,28 @@ def _adapter(dossier: Dossier) -> list[Snippet]:
     ]
 
 
-def _in_nf4(revision: str, asked: Mapping[str, Any]) -> str:
-    compute = "float32" if asked.get("compute_dtype") == "float32" else "bfloat16"
+def _in_nf4(revision: str, quant: QuantSpec) -> str:
+    # What was asked for may be `auto`; what it came out as is recorded beside it.
+    found = {**quant.requested, **quant.effective}
+    compute = "float32" if found.get("compute_dtype") == "float32" else "bfloat16"
     return dedent(f"""\
         nf4 = BitsAndBytesConfig(  # as it was trained
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant={bool(asked.get("double_quant", True))},
+            bnb_4bit_use_double_quant={bool(quant.requested.get("double_quant", True))},
             bnb_4bit_compute_dtype=torch.{compute},
         )
         model = AutoModelForCausalLM.from_pretrained(
-            base{revision}, quantization_config=nf4, dtype=torch.{compute}
+            base{revision}, quantization_config=nf4, dtype=torch.bfloat16
         )
         """)
 
 
 def _whole(dossier: Dossier) -> list[Snippet]:
-    python = dedent(f"""\
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        directory = "path/to/this/directory"
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        messages = {_messages(dossier)}
-        """)
+    load = 'AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()'
+    python = _python("from transformers import AutoModelForCausalLM, AutoTokenizer\n", load, dossier)
     return [
-        Snippet("transformers", "python", python + _answer("model")),
+        Snippet("transformers", "python", python),
         Snippet("vLLM", "console", "$ vllm serve path/to/this/directory"),
         Snippet(
             "llama.cpp (its converter, from the commit of the llama.cpp that will serve it)",
@@ -160,19 +172,18 @@ def _whole(dossier: Dossier) -> list[Snippet]:
 
 
 def _gptq(dossier: Dossier) -> list[Snippet]:
-    python = dedent(f"""\
-        from gptqmodel import GPTQModel
-        from transformers import AutoTokenizer
-
-        directory = "path/to/this/directory"
-        model = GPTQModel.load(directory)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        messages = {_messages(dossier)}
-        """)
+    imports = "from gptqmodel import GPTQModel\nfrom transformers import AutoTokenizer\n"
     return [
-        Snippet("GPTQModel", "python", python + _answer("model")),
+        Snippet("GPTQModel", "python", _python(imports, "GPTQModel.load(directory)", dossier)),
         Snippet("vLLM", "console", "$ vllm serve path/to/this/directory"),
     ]
+
+
+def _python(imports: str, load: str, dossier: Dossier) -> str:
+    tokenizer, base = _tokenizer(dossier)
+    directory = f'directory = "path/to/this/directory"\n{base}'
+    loaded = f"model = {load}\n{tokenizer}messages = {_messages(dossier)}\n"
+    return f"{imports}\n{directory}{loaded}{_answer('model')}"
 
 
 def _gguf(dossier: Dossier) -> list[Snippet]:

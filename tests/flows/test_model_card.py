@@ -4,6 +4,7 @@ import ast
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from markdown_it import MarkdownIt
 from flows.exchange.dossier import Dossier, gather
 from flows.exchange.model_card import front_matter, model_card, parsed_front_matter
 from registry import Artifact, Registry
+from registry.artifacts import QuantSpec
 from tests.flows.lineages import MODELS, evaluate, family, publish
 
 HOSTILE = 'x"\n---\n```\n| `a` | <script>[l](javascript:x) {{ 7*7 }} \x1b[31m'
@@ -144,6 +146,61 @@ def test_the_pinned_revision_stands_in_the_commands(registry: Registry, made: di
     text = model_card(dossier(registry, made["adapter"]))
     assert f'base, revision="{"a" * 40}"' in text
     assert f"vllm serve acme/Tiny-1B --revision {'a' * 40} --enable-lora --max-lora-rank 16" in text
+
+
+@pytest.mark.parametrize("name", ["adapter", "merged", "gptq"])
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer.model", "vocab.json", None])
+def test_a_card_loads_the_tokenizer_from_where_it_is(
+    registry: Registry, made: dict[str, Artifact], name: str, file: str | None
+) -> None:
+    known = dossier(registry, made[name])
+    files = known.manifest.files
+    manifest = known.manifest.model_copy(
+        update={"files": {**files, file: next(iter(files.values()))} if file else files}
+    )
+    (code,) = snippets(model_card(replace(known, manifest=manifest)))
+    assert ("AutoTokenizer.from_pretrained(directory)" in code) == (file is not None)
+    of_base = f'AutoTokenizer.from_pretrained(base, revision="{"a" * 40}")'
+    assert (of_base in code) == (file is None)
+    assert ('base = "acme/Tiny-1B"' in code) == (file is None or name == "adapter")
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_card_takes_the_template_from_the_base_where_the_tokenizer_has_none(
+    registry: Registry, made: dict[str, Artifact], present: bool
+) -> None:
+    known = dossier(registry, made["merged"])
+    files = {**known.manifest.files, "tokenizer.json": known.manifest.files["config.json"]}
+    quant = QuantSpec(method="none", effective={"chat_template": {"present": present, "sha256": None}})
+    manifest = known.manifest.model_copy(update={"files": files, "quant": quant})
+    (code,) = snippets(model_card(replace(known, manifest=manifest)))
+    assert "tokenizer = AutoTokenizer.from_pretrained(directory)" in code
+    assert ("tokenizer.chat_template = AutoTokenizer.from_pretrained(base, revision=" in code) != present
+
+
+@pytest.mark.parametrize(
+    ("asked", "came_out", "expected"),
+    [
+        ("auto", "float32", "float32"),
+        ("auto", "bfloat16", "bfloat16"),
+        ("auto", None, "bfloat16"),
+        ("float32", None, "float32"),
+        ("bfloat16", None, "bfloat16"),
+        (None, None, "bfloat16"),
+    ],
+)
+def test_the_nf4_values_are_bfloat16_whatever_computes(
+    registry: Registry, made: dict[str, Artifact], asked: str | None, came_out: str | None, expected: str
+) -> None:
+    known = dossier(registry, made["adapter"])
+    requested, effective = (
+        {"quant_type": "nf4", **({"compute_dtype": found} if found else {})} for found in (asked, came_out)
+    )
+    quant = QuantSpec(method="bnb", requested=requested, effective=effective)
+    manifest = known.manifest.model_copy(update={"quant": quant})
+    (code,) = snippets(model_card(replace(known, manifest=manifest)))
+    assert f"bnb_4bit_compute_dtype=torch.{expected}," in code
+    assert "quantization_config=nf4, dtype=torch.bfloat16\n" in code
 
 
 def test_the_card_of_an_adapter_says_whether_it_was_measured_as_vllm_serves_it(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ Tokenizer = Any
 """A fast Hugging Face tokenizer; transformers' own class hierarchy is not ours to name."""
 
 FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-_VOCABULARIES = (FILE, "tokenizer.model", "vocab.json")
+VOCABULARIES = (FILE, "tokenizer.model", "vocab.json")
+"""A directory that holds one of these files brings a tokenizer."""
 PLAIN_CLASS = "PreTrainedTokenizerFast"
 """Reads tokenizer.json and adds nothing to it; transformers 4 and 5 both know this name."""
 
@@ -99,7 +100,7 @@ def tokenizer_home(base: Path, adapter: Path | None) -> Path:
 
     That is the adapter's where it brings a tokenizer: it was trained with that one.
     """
-    own = adapter is not None and any((adapter / name).is_file() for name in _VOCABULARIES)
+    own = adapter is not None and any((adapter / name).is_file() for name in VOCABULARIES)
     return adapter if adapter is not None and own else base
 
 
