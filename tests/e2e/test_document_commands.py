@@ -1,0 +1,230 @@
+"""The commands that the documents show, run on a registry that a run of `pico-smoke` made.
+
+Each document has its own copy of that registry, made as docs/registry.md says to make a backup. The commands
+run in the order of the page, with real ids and names in place of those of the page, in this process (they
+are many, and only the first of a process has to import). What a page shows has to be of the shape of what
+is printed: the same words and columns around other ids, numbers and times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from flows import cli
+from registry import Registry
+from tests.e2e.conftest import Tuneline
+from tests.test_documents import ROOT, shown_commands
+
+Pico = tuple[Tuneline, dict[str, Any]]
+Prepare = Callable[[Path, Callable[..., None]], None]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is run of a document.
+
+    All commands are named as on the page.
+    `real`: a part of commands and outputs → what stands for it here, `{quantized}` for the id of that kind.
+    `elsewhere`: beginnings of commands that are not run here, each with the reason.
+    `codes`: text of a command → its exit code, where that is not 0.
+    `before`: beginning of a command → what has to be there for it.
+    `others`: beginnings of commands whose output is of another kind here than on the page.
+    """
+
+    real: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[str, int] = field(default_factory=dict)
+    before: Mapping[str, Prepare] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+
+def moved_once(folder: Path, tuneline: Callable[..., None]) -> None:
+    """A rollback needs a move before."""
+    tuneline("promote", "{merged}", "pico/smoke", "--waive", "--who", "ada", "--reason", "for a day")
+
+
+def exports(folder: Path, tuneline: Callable[..., None]) -> None:
+    tuneline("artifacts", "export", "{base}", str(folder / "exports/base"))
+    tuneline("artifacts", "export", "{adapter}", str(folder / "exports/adapter"))
+
+
+def key_beside(folder: Path, tuneline: Callable[..., None]) -> None:
+    shutil.copyfile(folder / ".tuneline/keys/signing.pub.pem", folder / "signing.pub.pem")
+
+
+def changed_export(folder: Path, tuneline: Callable[..., None]) -> None:
+    shutil.copytree(folder / "support-model", folder / "changed")
+    (folder / "changed/extra.bin").write_bytes(b"extra")
+    with (folder / "changed/model.gguf").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+
+
+def own_models_and_data(folder: Path, tuneline: Callable[..., None]) -> None:
+    """What docs/bring-your-own.md takes to be there, and its recipe."""
+    tuneline("artifacts", "export", "{base}", str(folder / "models/base"))
+    tuneline("artifacts", "export", "{adapter}", str(folder / "models/my-lora"))
+    (folder / "data").mkdir()
+    rows = ({"prompt": f"What is {n} + 1?", "completion": str(n + 1)} for n in range(200))
+    (folder / "data/support.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    page = (ROOT / "docs/bring-your-own.md").read_text("utf-8")
+    recipe = re.findall(r"^```yaml\n(name: support\n.*?)^```", page, re.DOTALL | re.MULTILINE)[0]
+    (folder / "support.yaml").write_text(
+        recipe.replace("path:models/SmolLM2-135M-Instruct", "path:models/base")
+    )
+
+
+def policy(folder: Path, tuneline: Callable[..., None]) -> None:
+    """The policy on docs/gates.md."""
+    page = (ROOT / "docs/gates.md").read_text("utf-8")
+    (folder / "support.yaml").write_text(
+        re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0]
+    )
+
+
+PAGES = {
+    "README.md": Page(
+        real={
+            "demo/prod": "pico/smoke",
+            "copy demo": "copy pico-smoke",
+            "--candidate ID": "--candidate {quantized}",
+        },
+        elsewhere={
+            "doctor": "tests/flows/test_doctor.py: what it finds is the machine's",
+            "run ": "test_pico.py, test_tenant.py",
+            "tenants add acme pico/tenant": "test_tenant.py",
+            "serve": "test_tenant.py",
+            "runs open": "opens a browser; tests/flows/test_runs.py",
+        },
+        before={"rollback": moved_once},
+    ),
+    "registry.md": Page(
+        real={
+            "868bb6b56e90": "{merged}", "5147d69fb03f": "{adapter}", "support/prod": "pico/smoke",
+            "pico/smoke support@1 --canary": "pico/smoke {merged} --canary", "other@1": "{base}",
+        },
+        elsewhere={
+            "artifacts export 84b9fd05ef73": "tests/registry: needs a collection",
+            "api": "runs until it is ended; tests/registry",
+        },
+        codes={
+            "promote 868bb6b56e90 pico/smoke": 1,
+            "artifacts verify changed --public-key signing.pub.pem": 4,
+        },
+        before={
+            "artifacts import exports/base": exports,
+            "artifacts verify support-model --public-key": key_beside,
+            "artifacts verify changed": changed_export,
+        },
+        others=("artifacts gc --keep-days", "artifacts ls"),
+    ),
+    "gates.md": Page(
+        real={"support/prod": "pico/smoke", "5764346d": "{decision}"},
+        elsewhere={
+            "gate support": "tests/flows/test_gate_commands.py: needs a registry of made-up answers",
+            "gate plan": "tests/flows/test_gate_commands.py: takes a while",
+            "promote": "tests/flows/test_gate_commands.py",
+        },
+        before={"channels policy support/prod --set": policy},
+    ),
+    "bring-your-own.md": Page(
+        elsewhere={
+            "run ": "test_pico.py",
+            "quantize": "test_plain.py",
+            "evaluate": "test_plain.py",
+        },
+        before={"check": own_models_and_data},
+    ),
+}  # fmt: skip
+
+
+def shapes(text: str) -> list[str]:
+    """Each line with ids, numbers, times and widths made alike."""
+    text = re.sub(r"\b[0-9a-f]{8,64}\b", "ID", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?", "WHEN", text)
+    text = re.sub(r"[-+]?\d[\d.,]*( ?[kMG]?B\b)?", "N", text)
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+def replaced(text: str, real: Mapping[str, str], space: str = " ") -> str:
+    """The text with real names in place of the page's, in that order; `space` stands between its words."""
+    for of_page, here in real.items():
+        text = text.replace(of_page.replace(" ", space), here.replace(" ", space))
+    return text
+
+
+def shown_output(page: str) -> list[tuple[list[str], str]]:
+    """Each shown command with the lines below it."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        for part in re.split(r"^(?=\$ )", block.replace("\\\n", " "), flags=re.MULTILINE):
+            line, _, below = part.partition("\n")
+            for words in shown_commands(f"```console\n{line}\n```\n"):
+                found.append((words, below))
+    return found
+
+
+@pytest.fixture
+def home(pico: Pico, tmp_path: Path) -> Iterator[Path]:
+    """A folder whose .tuneline is a copy of the pico home, made as docs/registry.md makes a backup."""
+    copy = tmp_path / ".tuneline"
+    copy.mkdir()
+    with closing(sqlite3.connect(pico[0].home / "registry.db")) as database:
+        database.execute(f"VACUUM INTO '{copy / 'registry.db'}'")
+    for name in ("blobs", "keys", "runs"):
+        shutil.copytree(pico[0].home / name, copy / name)
+    with patch.dict(os.environ):  # a command may set variables for its libraries
+        yield tmp_path
+
+
+def decision_on(home: Path, candidate: str) -> str:
+    with Registry.open(home / ".tuneline") as registry:
+        return registry.gates.about(candidate)[0].id
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_commands_of_a_page_do_what_it_shows(
+    pico: Pico, home: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.delenv("TUNELINE_HOME", raising=False)
+    page, rows = PAGES[name], {row["stage"]: row["artifact_id"] for row in pico[1]["stages"]}
+    ids = {"base": rows["resolve"], "adapter": rows["train"], "merged": rows["merge"],
+           "quantized": rows["quantize"], "decision": decision_on(home, rows["quantize"])}  # fmt: skip
+
+    def tuneline(*words: str) -> None:
+        assert cli.main([word.format(**ids) for word in words]) == 0, capsys.readouterr()
+
+    text = (ROOT / name if name == "README.md" else ROOT / "docs" / name).read_text("utf-8")
+    unused = {*page.elsewhere, *page.codes, *page.before, *page.others}
+    real = {of_page: here.format(**ids) for of_page, here in page.real.items()}
+    for words, below in shown_output(text):
+        typed = " ".join(words)
+        unused -= {one for one in unused if typed.startswith(one)}
+        if typed.startswith(tuple(page.elsewhere)):
+            continue
+        for beginning, prepare in page.before.items():
+            if typed.startswith(beginning):
+                prepare(home, tuneline)
+        capsys.readouterr()
+        code = cli.main(replaced("\0".join(words), real, "\0").split("\0"))
+        said = "".join(capsys.readouterr())
+        assert code == page.codes.get(typed, 0), f"{typed}: {said}"
+        shown = [replaced(line, real) for line in shapes(below.split("…")[0])]
+        if shown and not typed.startswith(page.others):
+            assert shown[0] in shapes(said.replace(str(home), "/home/ada")), f"{typed}: {said}"
+    assert not unused, "no command on the page begins so"
