@@ -16,8 +16,8 @@ from flows.commands.gate_arguments import add_gate_commands, implied_action
 from flows.commands.overview_arguments import add_overview_commands
 from flows.commands.registry_arguments import add_registry_commands
 from flows.commands.tenant_arguments import add_tenant_commands
-from flows.errors import Usage
-from flows.wording import as_typed
+from flows.errors import Usage, of_a_path
+from flows.wording import as_typed, plain
 
 EXIT_CODES = """exit codes:
   0  done, or the gate passed
@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Wrong arguments are invalid input: argparse's own 2 would say that a gate lacks evidence."""
         self.print_usage(sys.stderr)
-        self.exit(3, f"{self.prog}: {message}\n")
+        self.exit(3, f"{self.prog}: {plain(message)}\n")
 
 
 class _Version(argparse.Action):
@@ -108,7 +108,7 @@ def _add_stage_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         ),
         ("evaluate", "measure a model directory or a GGUF file", ("model",), ("dataset", "adapter", "base")),
     ):
-        command = add(stage, "flows.commands.run:stage", f"{text}, on plain directories")
+        command = add(stage, "flows.commands.stage:stage", f"{text}, on plain directories")
         command.set_defaults(stage=stage)
         for role in (*needed, *optional):
             command.add_argument(
@@ -190,16 +190,17 @@ def _tell(document: Any, text: Callable[[], None], as_json: bool) -> None:
 def _fail(error: Exception, arguments: argparse.Namespace) -> int:
     from flows.execute import EXPECTED
 
+    if arguments.debug:
+        traceback.print_exception(error)
     if isinstance(error, ModuleNotFoundError) and find_spec("torch") is None:
         error = Usage(
             f"this command needs {error.name}, and this is the light installation, for gates and the "
             "registry: install the wheel without --no-deps, or use the environment that make setup makes"
         )
+    error = of_a_path(error) or error
     expected = isinstance(error, EXPECTED)
     message = str(error) if expected else f"{type(error).__name__}: {error}"
-    if arguments.debug:
-        traceback.print_exception(error)
-    print(f"tuneline: {as_typed(message)}", file=sys.stderr)
+    print(f"tuneline: {plain(as_typed(message))}", file=sys.stderr)
     if not expected and not arguments.debug:
         print("tuneline: this is a defect; run again with --debug and report it", file=sys.stderr)
     code = int(getattr(error, "exit_code", 4))

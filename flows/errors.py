@@ -5,6 +5,10 @@ FlowError                anything below
 └── Usage                a command's arguments do not fit together (exit code 3)
 """
 
+import errno
+
+from flows.wording import plain
+
 
 class FlowError(Exception):
     """The message names the thing, what was expected, what was found and what to do."""
@@ -18,3 +22,36 @@ class InvalidRecipe(FlowError):
 
 class Usage(FlowError):
     exit_code = 3
+
+
+_LONGEST_PATH = 200
+_REMEDIES = {
+    errno.ENOENT: "give the path of something that exists",
+    errno.ENOTDIR: "give a path below a directory",
+    errno.EISDIR: "give the path of a file",
+    errno.EEXIST: "give a new path",
+    errno.ENOTEMPTY: "give an empty directory or a new path",
+    errno.EACCES: "let this user in, or give another path",
+    errno.EPERM: "let this user in, or give another path",
+    errno.EROFS: "give a path that can be written",
+    errno.ENOSPC: "free some space, or give a path on another disk",
+    errno.EDQUOT: "free some space, or give a path on another disk",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "give a path without a loop of links",
+    errno.ENXIO: "give the path of a file",
+    errno.ENODEV: "give the path of a file",
+    errno.EINVAL: "give the path of a file",
+}
+"""What to do about what the system says of a path; all of it lies outside of this program."""
+
+
+def of_a_path(error: BaseException) -> Usage | None:
+    """The system's refusal of a path in our words; None for an error that says nothing about one."""
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
+        return None
+    if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    path = "the disk" if error.filename is None else plain(str(error.filename))
+    if len(path) > _LONGEST_PATH:
+        path = f"{path[:_LONGEST_PATH]}…"
+    return Usage(f"{path}: {(error.strerror or '').lower()}; {_REMEDIES[error.errno]}")

@@ -134,7 +134,8 @@ def _parent(role: str, path: Path) -> Parent:
         try:
             found = json.loads(facts.read_text("utf-8"))
             known = {key: found[key] for key in ("kind", "base", "quant", "metrics")}
-        except (ValueError, KeyError) as error:
+            return Parent(id=tree_stamp(path), path=folder, **known)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Usage(
                 f"{facts} is damaged ({error}); delete it to treat {folder} as a foreign directory"
             ) from None

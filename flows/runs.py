@@ -106,7 +106,7 @@ def _read(folder: Path) -> PastRun | None:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         tree = json.loads(path.read_text("utf-8"))
         return tree if isinstance(tree, dict) and "started" in tree and "recipe" in tree else None
     return None

@@ -6,14 +6,16 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.errors import Usage
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from registry.errors import Held
     from registry.leases import Patience
 
@@ -53,6 +55,13 @@ class Settings(BaseSettings):
         default=None, description="what `tuneline api` asks for; needed to serve other machines"
     )
 
+    def __init__(self, **values: Any) -> None:
+        """Raises `Usage` naming each variable that does not hold what it should."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise Usage("; ".join(map(_said, error.errors(include_url=False)))) from None
+
     @property
     def root(self) -> Path:
         """The home, absolute. Raises `Usage` where there can be none."""
@@ -83,6 +92,21 @@ class Settings(BaseSettings):
         from registry.leases import Patience  # brings SQLAlchemy, which the settings do without
 
         return Patience(self.wait_seconds) if told is None else Patience(self.wait_seconds, told)
+
+
+_SECRET = ("database_url", "api_token")
+
+
+def _said(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0]).removeprefix("TUNELINE_").removeprefix("tuneline_").lower()
+    found = "" if name in _SECRET else f", found {ascii(problem['input'])[:80]}"
+    expected = problem["msg"].removeprefix("Input should be ")
+    return f"TUNELINE_{name.upper()}: expected {expected.partition(', ')[0]}{found} ({_about(name)})"
+
+
+def _about(name: str) -> str:
+    field = Settings.model_fields.get(name)
+    return "" if field is None else field.description or ""
 
 
 def _nearest(folder: Path, name: Path) -> Path | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from stages.config_names import text_config
 from stages.errors import InvalidInput, MissingPackage
+from stages.foreign_json import MEGABYTE, read_object
 
 PICO = {
     "architectures": ["LlamaForCausalLM"],
@@ -27,6 +28,7 @@ PICO = {
 
 _MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 
+LARGEST_CONFIG = 10 * MEGABYTE
 HUB_SECONDS = 5.0
 """One request for config.json, once; the hub's own client would retry for 24 seconds."""
 
@@ -88,7 +90,14 @@ def describe_base(source: str) -> ModelShape:
     file = folder / "config.json"
     if not file.is_file():
         raise InvalidInput(f"{source}: no {file}; expected a Hugging Face model directory")
-    return _from_folder(source, folder, json.loads(file.read_text()))
+    config = read_object(file, LARGEST_CONFIG)
+    try:
+        return _from_folder(source, folder, config)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise InvalidInput(
+            f"{source}: {file} describes no language model ({type(error).__name__}: {error}); choose "
+            "another base"
+        ) from error
 
 
 def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelShape:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from flows.arithmetic import with_compute_dtype
+from flows.arithmetic import Arithmetic, settle, with_compute_dtype
 from flows.commands.run import LOG_WIDTH, Reply, print_table
 from flows.estimate import StageEstimate, describe_base, estimate, machine, shortfalls
 from flows.planning.clock import clock_here, said_of_times
@@ -25,16 +25,17 @@ def check(arguments: argparse.Namespace) -> Reply:
     recipe, settings = load(arguments.recipe, arguments.set), Settings()
     shape, found = _base(recipe)
     found += problems(recipe, settings, shape)
-    stages, times, missing = _estimates(recipe, settings, shape)
+    stages, said, missing, arithmetic = _estimates(recipe, settings, shape)
     document = {
         "recipe": recipe.model_dump(mode="json"),
         "problems": found,
         "stages": [asdict(s) for s in stages],
         "shortfalls": missing,
+        "arithmetic": arithmetic and {**arithmetic.record(), "sentence": arithmetic.sentence},
     }
 
     def show() -> None:
-        _show(recipe.name, stages, found, times, missing)
+        _show(recipe.name, stages, found, said, missing)
 
     return document, show, 3 if missing or found else 0
 
@@ -49,18 +50,24 @@ def _base(recipe: Recipe) -> tuple[ModelShape | None, list[str]]:
 
 def _estimates(
     recipe: Recipe, settings: Settings, shape: ModelShape | None
-) -> tuple[list[StageEstimate], list[str], list[str]]:
-    """What each stage needs, what the times rest on, and what this machine lacks."""
+) -> tuple[list[StageEstimate], list[str], list[str], Arithmetic | None]:
+    """What each stage needs, what that rests on, what this machine lacks, and its answer to `auto`."""
     if shape is None:
-        return [], [], []
+        return [], [], [], None
     here, clock = machine(settings.root), clock_here(shape, settings)
-    stages = estimate(with_compute_dtype(recipe, clock.rates.auto), shape, here, clock)
-    times = said_of_times([(s.stage, s.basis) for s in stages], clock.rates)
-    return stages, list(times), shortfalls(stages, here)
+    try:
+        settled, arithmetic = settle(recipe, shape, settings)
+    except StageError:  # without torch: as on a usual machine
+        settled, arithmetic = with_compute_dtype(recipe, clock.rates.auto), None
+    stages = estimate(settled, shape, here, clock)
+    said = said_of_times([(s.stage, s.basis) for s in stages], clock.rates)
+    if arithmetic is not None:
+        said.insert(0, f"To be {arithmetic.sentence}.")
+    return stages, said, shortfalls(stages, here), arithmetic
 
 
 def _show(
-    name: str, stages: list[StageEstimate], found: list[str], times: list[str], missing: list[str]
+    name: str, stages: list[StageEstimate], found: list[str], said: list[str], missing: list[str]
 ) -> None:
     state = "cannot work as it is" if found else "valid"
     if stages:
@@ -78,7 +85,7 @@ def _show(
     else:
         print(f"{name}: {state}")
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False, markup=False)
-    for line in times:
+    for line in said:
         console.print(line)
     for line in found:
         console.print(f"Problem: {line}", style="bold red", soft_wrap=True)

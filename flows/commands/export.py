@@ -48,8 +48,11 @@ def verify(arguments: argparse.Namespace) -> Reply:
             return artifacts_verify(arguments)
         except NotFound as error:
             raise NotFound(f"{error}; nor is it a directory that was exported") from error
+    from flows.exchange.dossier import MANIFEST, SIGNATURE
     from flows.exchange.export_check import verify_directory
 
+    if not any((directory / name).exists() for name in (MANIFEST, SIGNATURE)):
+        raise Usage(f"{directory} is no exported directory: it holds neither {MANIFEST} nor {SIGNATURE}")
     found = verify_directory(directory, arguments.public_key)
     document: dict[str, Any] = {
         "directory": str(directory),

@@ -23,6 +23,9 @@ from registry import Artifact, Registry, Waiver
 from registry.channels import CHANNEL
 from registry.errors import NotFound
 
+MOST_ITEMS = 100_000_000
+"""That `gate plan` reckons with."""
+
 
 def run(arguments: argparse.Namespace) -> Reply:
     """Judge, record, report. The reports are also written where no decision comes about."""
@@ -181,8 +184,8 @@ def plan(arguments: argparse.Namespace) -> Reply:
     rates = arguments.flip_rate or [0.02, 0.04, 0.08]
     if bad := [rate for rate in rates if not 0 < rate <= 1]:
         raise Usage(f"--flip-rate {bad[0]}: expected a share above 0 and at most 1, for example 0.04")
-    if arguments.items is not None and arguments.items < 2:
-        raise Usage(f"--items {arguments.items}: expected at least 2")
+    if arguments.items is not None and not 2 <= arguments.items <= MOST_ITEMS:
+        raise Usage(f"--items {str(arguments.items)[:40]}: expected 2 to {MOST_ITEMS}")
     if arguments.spread is not None and not 0 < arguments.spread < float("inf"):
         raise Usage(f"--spread {arguments.spread}: expected a finite number above 0")
     found = plan_rules(policy, rates, arguments.items, arguments.spread)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from flows.commands.home import made_home, open_registry
 from flows.errors import Usage
-from flows.wording import duration, short, size
+from flows.wording import short, size
 from registry.errors import Collected, NotFound
 
 LOG_WIDTH = 110
@@ -35,26 +34,6 @@ def run(arguments: argparse.Namespace) -> Reply:
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     document = {**as_json(result.report), "html": str(result.html), "exit_code": result.exit_code}
     return document, lambda: render_terminal(result.report, console, result.html), result.exit_code
-
-
-def stage(arguments: argparse.Namespace) -> Reply:
-    """One stage on plain directories."""
-    from flows.plain import run_plain
-
-    roles = ("base", "model", "adapter", "dataset")
-    parents = {role: path for role in roles if (path := getattr(arguments, role, None)) is not None}
-    started = time.monotonic()
-    facts = run_plain(arguments.stage, parents, arguments.set, arguments.out)
-    document = {"out": str(arguments.out), "facts": facts}
-
-    def show() -> None:
-        console = Console()
-        console.print(
-            f"{arguments.stage}: {arguments.out} ({duration(time.monotonic() - started)})", markup=False
-        )
-        console.print_json(data=facts["metrics"])
-
-    return document, show, 0
 
 
 def artifacts_ls(arguments: argparse.Namespace) -> Reply:

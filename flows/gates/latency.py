@@ -20,7 +20,7 @@ def read_latency(path: Path | None, subject: str | None) -> Sequence[float] | No
         said = json.loads(path.read_text("utf-8"))
         durations = [float(value) for value in said["milliseconds"]]
         measured = said["subject"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Usage(
             f'--latency {path}: expected {{"subject": ID, "milliseconds": [durations]}} ({error})'
         ) from None

@@ -84,10 +84,11 @@ def said_of_times(bases: Iterable[tuple[str, str]], rates: Rates) -> list[str]:
         f" ({rates.cores} cores, each {rates.float32.forward / 1e9:.0f} GFLOP/s in float32 and "
         f"{rates.bfloat16.forward / 1e9:.0f} in bfloat16; disk {size(round(rates.disk))}/s)"
     )
-    return [
-        f"Times of {', '.join(names)}: {basis}{here if basis == MEASURED else ''}."
+    whose = {
+        basis: "All times" if len(stages) == 1 else f"Times of {', '.join(names)}"
         for basis, names in stages.items()
-    ]
+    }
+    return [f"{whose[basis]}: {basis}{here if basis == MEASURED else ''}." for basis in stages]
 
 
 def _dtype(manifest: Manifest) -> str | None:

@@ -13,10 +13,14 @@ from typing import Any
 
 from flows.child import child_environment
 from flows.recipe import Recipe
+from stages.errors import StageError
 from stages.evaluate import LmEvalTask
-from stages.model_shape import ModelShape
+from stages.foreign_json import MEGABYTE, read_object
+from stages.model_shape import LARGEST_CONFIG, ModelShape
 from stages.quantize import GptqConfig
 
+LARGEST = 50 * MEGABYTE
+"""Of a tokenizer_config.json: some list every added token."""
 SECONDS = 600.0
 """A child takes about 10 s of computing for the libraries, and 10 for each task of lm-eval's own."""
 
@@ -39,7 +43,10 @@ def problems(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
         yield from _template(Path(recipe.base.chat_template))
     if recipe.base.source.startswith("path:"):
         folder = Path(recipe.base.source.removeprefix("path:")).expanduser()
-        yield from _directory(folder, own_template=recipe.base.chat_template is not None)
+        try:
+            yield from _directory(folder, own_template=recipe.base.chat_template is not None)
+        except StageError as error:
+            yield f"base.source: {folder}: {error}"
     for number, config in enumerate(recipe.quantize):
         if isinstance(config, GptqConfig) and config.group_size > 0:
             yield from _groups(number, config.group_size, shape)
@@ -95,12 +102,16 @@ def _template(file: Path) -> Iterator[str]:
 
 def _directory(folder: Path, own_template: bool) -> Iterator[str]:
     """Files that a base has to have; `describe_base` found its config.json and its weights."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_object(folder / "config.json", LARGEST_CONFIG)
     if "auto_map" in config:
         yield "base.source: its config.json asks for code of its own (auto_map), which is never run here"
     if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown method")
-        yield f"base.source: its weights are already quantized ({method}); use what it was made from"
+        settings = config["quantization_config"]
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        yield (
+            f"base.source: its weights are already quantized ({method or 'unknown method'}); use what "
+            "it was made from"
+        )
     if not (folder / "tokenizer_config.json").is_file():
         yield f"base.source: {folder} has no tokenizer_config.json; expected the model's tokenizer beside it"
     elif not own_template and not _has_template(folder):
@@ -113,7 +124,7 @@ def _directory(folder: Path, own_template: bool) -> Iterator[str]:
 def _has_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings = read_object(folder / "tokenizer_config.json", LARGEST)
     return bool(settings.get("chat_template"))
 
 

@@ -251,19 +251,30 @@ def test_what_times_rest_on_is_said_once_for_each_thing() -> None:
         "Times of merge, evaluate: measured on this machine (2 cores, each 60 GFLOP/s in float32 and 2 in "
         "bfloat16; disk 1.00 GB/s).",
     ]
+    assert said_of_times([*bases[:1], ("merge", bases[0][1])], of_machine(60e9, 2e9)) == [
+        "All times: from 2 earlier runs here."
+    ]
 
 
 def test_check_says_what_its_times_rest_on(
-    home: Path, took: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+    home: Path,
+    took: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("flows.arithmetic.machine_speed", lambda *_: speed())
     record(home, took, 100.0, tokens=TOKENS)
     asked = ["check", "pico-smoke", "--set", "train.max_steps=8"]
     assert cli.main(asked) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Times of resolve base, train adapter: from 1 earlier run here." in text
     assert "measured on this machine (2 cores, each 100 GFLOP/s in float32 and 5 in bfloat16" in text
+    assert "To be computed in float32: bfloat16 is 25 times slower on this processor." in text
     assert cli.main([*asked, "--json"]) == 0
-    stages = {one["stage"]: one for one in json.loads(capsys.readouterr().out)["stages"]}
+    document = json.loads(capsys.readouterr().out)
+    assert document["arithmetic"]["effective"] == "float32"
+    assert document["arithmetic"]["sentence"] in text
+    stages = {one["stage"]: one for one in document["stages"]}
     assert stages["train adapter"]["basis"] == "from 1 earlier run here"
     assert stages["evaluate"]["basis"] == MEASURED
     assert stages["train adapter"]["seconds"] == pytest.approx(100, rel=1e-6)
