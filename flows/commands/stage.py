@@ -34,8 +34,8 @@ def stage(arguments: argparse.Namespace) -> Reply:
     def show() -> None:
         print(plain(f"{arguments.stage}: {facts['kind']} in {arguments.out}, made in {took}"))
         for name, text in figures(facts):
-            print(plain(f"  {name:<12} {text}"))
-        print(as_typed(f"  {'next':<12} {NEXT[arguments.stage].format(out=shlex.quote(str(arguments.out)))}"))
+            print(plain(f"  {name:<13} {text}"))
+        print(as_typed(f"  {'next':<13} {NEXT[arguments.stage].format(out=shlex.quote(str(arguments.out)))}"))
 
     return {"out": str(arguments.out), "facts": facts}, show, 0
 
@@ -63,7 +63,8 @@ def _of_data(metrics: Mapping[str, Any]) -> Figures:
             words = (f"{key.replace('_', ' ')} {count:,}" for key, count in counts.items())
             yield title, ", ".join(words)
     for split, found in metrics["splits"].items():
-        yield split, f"{found['rows']:,} rows, {found['tokens']:,} tokens"
+        rows = "1 row" if found["rows"] == 1 else f"{found['rows']:,} rows"
+        yield split, f"{rows}, {found['tokens']:,} tokens"
 
 
 def _of_weights(metrics: Mapping[str, Any], quant: Mapping[str, Any]) -> Figures:
@@ -81,7 +82,7 @@ def _of_scores(metrics: Mapping[str, Any]) -> Figures:
     for task, scores in metrics["tasks"].items():
         for metric, found in scores.items():
             score = Score(found["value"], found["low"], found["high"], found["n"])
-            yield f"{task}", f"{metric} {score}, n = {found['n']:,}"
+            yield task, f"{metric} {score}, n = {found['n']:,}"
     if metrics.get("bytes") is not None:
         yield "size", size(metrics["bytes"])
     if metrics.get("bits_per_weight") is not None:

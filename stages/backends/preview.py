@@ -71,7 +71,7 @@ def _without_weights(source: str) -> Any:
     if scheme == "pico":
         from stages.model_shape import PICO
 
-        config = AutoConfig.for_model("llama", **{k: v for k, v in PICO.items() if k != "architectures"})
+        config = AutoConfig.for_model(**{k: v for k, v in PICO.items() if k != "architectures"})
     elif scheme == "package":
         from stages.backends.gguf_files import packaged_gguf
 

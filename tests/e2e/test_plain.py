@@ -44,6 +44,9 @@ def merged(pico: Pico, foreign: dict[str, Path], tmp_path_factory: pytest.TempPa
         "merge", "--base", str(foreign["base"]), "--adapter", str(foreign["adapter"]), "--out", str(out)
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"merge: merged in {out}, made in ")
+    assert "million parameters" in done.stdout
+    assert f"quantize --model {out} --out NEW" in done.stdout
     return out
 
 
