@@ -61,6 +61,20 @@ class Database:
             raise
         return database
 
+    @classmethod
+    def version_at(cls, url: str) -> int | None:
+        """The schema's version in a database, None where it has none; makes and upgrades nothing.
+
+        Raises as `open` does for a URL that cannot be used and a database that cannot be reached.
+        """
+        address = _address(url)
+        database = cls(_SYSTEMS[address.get_backend_name()].connect(address))
+        try:
+            with database.read() as connection:
+                return _version(connection) if _has_schema(connection) else None
+        finally:
+            database.close()
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database."""

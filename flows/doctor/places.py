@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from flows.machine import Machine
 from flows.settings import Settings
 from flows.wording import size
 from registry import schema
+from registry.artifacts import FileEntry
+from registry.database import Database
+from registry.errors import RegistryError
+from registry.store import Store
 from stages.arithmetic import machine_speed
 from stages.errors import StageError
 
@@ -25,6 +30,7 @@ WIDTH = 576, 1536
 PROBE_BYTES = 64_000_000
 LITTLE_MEMORY, LITTLE_DISK, NO_DISK = 4_000_000_000, 10_000_000_000, 1_000_000_000
 API_PORT = 8700
+STORE_SECONDS = 6.0
 
 
 def arithmetic(settings: Settings) -> Finding:
@@ -105,7 +111,7 @@ def _driver() -> str:
 def registry(settings: Settings) -> Finding:
     """The registry's schema; nothing is upgraded or made."""
     if settings.database_url is not None:
-        return Finding("registry", "ok", "in a database of its own (TUNELINE_DATABASE_URL); not looked at")
+        return _database(settings.database_url)
     file = settings.root / "registry.db"
     if not file.exists():
         return Finding("registry", "ok", f"none yet in {settings.root}; the first run makes it")
@@ -118,7 +124,20 @@ def registry(settings: Settings) -> Finding:
             connection.close()
     except (sqlite3.Error, TypeError, OSError) as error:
         return Finding("registry", "fail", f"{file} cannot be read: {error}", "restore it from a backup")
-    found = f"{file}: schema {version}, {count} artifacts"
+    return _of_version(f"{file}: schema {version}, {count} artifacts", version)
+
+
+def _database(url: str) -> Finding:
+    try:
+        version = Database.version_at(url)
+    except RegistryError as error:
+        return Finding("registry", "fail", str(error), "start the database, or mend TUNELINE_DATABASE_URL")
+    if version is None:
+        return Finding("registry", "ok", "the database answers and is empty; the first run makes the schema")
+    return _of_version(f"the database of TUNELINE_DATABASE_URL: schema {version}", version)
+
+
+def _of_version(found: str, version: int) -> Finding:
     if version > schema.VERSION:
         return Finding(
             "registry", "fail", found, f"a newer Tuneline wrote it; this one knows {schema.VERSION}"
@@ -133,7 +152,7 @@ def registry(settings: Settings) -> Finding:
 def store(settings: Settings) -> Finding:
     """Whether files can be put into the content store."""
     if settings.store_url is not None:
-        return Finding("store", "ok", "elsewhere (TUNELINE_STORE_URL); not looked at")
+        return _elsewhere(settings.store_url)
     folder: Path = settings.root / "blobs"
     if not settings.root.exists():
         return Finding("store", "ok", "none yet; the first run makes it")
@@ -142,3 +161,28 @@ def store(settings: Settings) -> Finding:
             return Finding("store", "ok", f"{folder} can be written")
     except OSError as error:
         return Finding("store", "fail", f"{folder}: {error}", "let this user write there")
+
+
+def _elsewhere(url: str) -> Finding:
+    """Ask the store for what it does not have; one that gives no answer in time is not waited for."""
+    answers = list[RegistryError | None]()
+
+    def ask() -> None:
+        with tempfile.TemporaryDirectory(prefix="tuneline-doctor-") as home:
+            try:
+                store = Store(Path(home), lambda _: None, url)
+                store.missing([FileEntry(sha256="0" * 64, size=0)])
+                store.close()
+                answers.append(None)
+            except RegistryError as error:
+                answers.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(STORE_SECONDS)
+    mend = "mend TUNELINE_STORE_URL, or what it needs of AWS_*"
+    if not answers:
+        return Finding("store", "warn", f"no answer in {STORE_SECONDS:g} s; not known whether it works", mend)
+    if answers[0] is not None:
+        return Finding("store", "fail", str(answers[0]), mend)
+    return Finding("store", "ok", "the store of TUNELINE_STORE_URL answers")

@@ -36,16 +36,7 @@ def python() -> Finding:
 
 def packages(lock: Path = LOCK) -> Finding:
     """What Tuneline asks for is installed in a version that it takes; and how far that is from the lock."""
-    wrong = []
-    for text in metadata.requires("tuneline") or ():
-        need = Requirement(text)
-        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
-            continue
-        have = _version(need.name)
-        if have is None:
-            wrong.append(f"{need.name} is not installed")
-        elif not need.specifier.contains(have, prereleases=True):
-            wrong.append(f"{need.name} is {have}, wanted {need.specifier}")
+    wrong = _unmet("tuneline")
     again = "make setup installs the locked versions" if lock.is_file() else "install tuneline again"
     if wrong:
         return Finding("packages", "fail", "; ".join(wrong), again)
@@ -90,9 +81,22 @@ def vllm() -> Finding:
         return Finding("vllm", "ok", "not installed; only the engine vllm needs it (make vllm)")
 
 
+APART = {"sqlalchemy": ("<2.1", "Prefect 3.8.8 schedules no run with it")}
+"""What Prefect asks for allows and what yet does not work: package → the versions that do, and why."""
+
+
 def prefect(start: bool) -> Finding:
-    """Whether Prefect's server can be imported; with `start`, whether it answers."""
+    """Whether Prefect's packages fit each other, by their metadata; with `start`, whether its server answers.
+
+    Its import alone takes longer than all else that is looked at.
+    """
     again = "make setup installs versions that fit each other"
+    if (version := _version("prefect")) is None:
+        return Finding("prefect", "fail", "not installed", again)
+    if wrong := [*_unmet("prefect"), *_apart()]:
+        return Finding("prefect", "fail", f"{version}; {'; '.join(wrong)}", again)
+    if not start:
+        return Finding("prefect", "ok", f"{version}, with packages that fit it (--full starts its server)")
     with tempfile.TemporaryDirectory(prefix="tuneline-doctor-") as folder:
         env = {
             **os.environ, "PREFECT_HOME": folder, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -105,13 +109,35 @@ def prefect(start: bool) -> Finding:
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             return Finding("prefect", "fail", f"its server cannot be imported: {last}", again)
-        version = metadata.version("prefect")
-        if not start:
-            return Finding("prefect", "ok", f"{version}; the server can be imported (--full starts it)")
         seconds = _answers_after(env)
     if seconds is None:
         return Finding("prefect", "fail", f"its server did not answer in {START_SECONDS} s", again)
     return Finding("prefect", "ok", f"{version}; the server answered after {seconds:.0f} s")
+
+
+def _unmet(package: str) -> list[str]:
+    """What `package` asks for and does not have."""
+    wrong = []
+    for text in metadata.requires(package) or ():
+        need = Requirement(text)
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        have = _version(need.name)
+        if have is None:
+            wrong.append(f"{need.name} is not installed")
+        elif not need.specifier.contains(have, prereleases=True):
+            wrong.append(f"{need.name} is {have}, wanted {need.specifier}")
+    return wrong
+
+
+def _apart() -> list[str]:
+    """What is installed in a version that is known not to go with Prefect."""
+    return [
+        f"{name} is {have}, wanted {versions}: {why}"
+        for name, (versions, why) in APART.items()
+        if (have := _version(name)) is not None
+        and not SpecifierSet(versions).contains(have, prereleases=True)
+    ]
 
 
 def _answers_after(env: dict[str, str]) -> float | None:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,38 @@ def test_little_memory_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vllm_that_is_named_and_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(software.VARIABLE, "/nowhere/python")
     assert software.vllm().state == "fail"
+
+
+def test_a_database_elsewhere_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("TUNELINE_DATABASE_URL", f"postgresql://me:hush@127.0.0.1:{port}/none")
+    found = places.registry(Settings())
+    assert (found.state, "hush" in found.found, bool(found.remedy)) == ("fail", False, True)
+
+
+def test_a_store_elsewhere_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELINE_STORE_URL", f"file://{tmp_path}")
+    assert places.store(Settings()).state == "ok"
+    monkeypatch.setenv("TUNELINE_STORE_URL", f"file://{tmp_path}/nowhere")
+    assert places.store(Settings()).state == "fail"
+
+
+def test_a_store_that_gives_no_answer_is_not_called_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    hushed = threading.Event()
+    monkeypatch.setattr(places.Store, "missing", lambda *_: hushed.wait())
+    monkeypatch.setattr(places, "STORE_SECONDS", 0.05)
+    monkeypatch.setenv("TUNELINE_STORE_URL", "memory://shelf")
+    assert places.store(Settings()).state == "warn"
+    hushed.set()
+
+
+def test_packages_that_do_not_go_with_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert software.prefect(start=False).state == "ok"
+    have = software._version
+    monkeypatch.setattr(software, "_version", lambda name: "2.1.9" if name == "sqlalchemy" else have(name))
+    found = software.prefect(start=False)
+    assert (found.state, "sqlalchemy is 2.1.9, wanted <2.1" in found.found) == ("fail", True)
 
 
 def test_the_command(
