@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import insert
 
 from registry import Artifact, Registry, Waiver, postgresql
+from registry.database import Database
 from registry.errors import (
     Conflict,
     Corrupt,
@@ -29,7 +30,7 @@ from registry.errors import (
 )
 from registry.gc import collect
 from registry.reach import Keeping
-from registry.schema import edges
+from registry.schema import VERSION, edges
 from tests.registry import servers
 from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
@@ -377,3 +378,10 @@ def test_the_server_ends_with_a_killed_test_run() -> None:
     assert select.select([descriptor], [], [], 20)[0], "the server outlived the run"
     os.close(descriptor)
     shutil.rmtree(folder)
+
+
+def test_a_look_at_a_database_makes_nothing(postgresql: PostgreSQL, template: str) -> None:
+    url = postgresql.fresh()
+    assert Database.version_at(url) is None
+    assert Database.version_at(url) is None, "the look before made a schema"
+    assert Database.version_at(postgresql.fresh(template)) == VERSION
