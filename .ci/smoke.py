@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
 import subprocess
@@ -33,7 +34,11 @@ def main() -> int:
             importlib.import_module(name)
         print(f"{len(names)} modules import on Python {sys.version.split()[0]}", flush=True)
         command = Path(sys.executable).with_name("tuneline")
-        return subprocess.run([command, "run", "pico-smoke"], cwd=home).returncode
+        code = subprocess.run([command, "run", "pico-smoke"], cwd=home).returncode
+        listed = subprocess.run([command, "endpoints", "ls", "--json"], cwd=home, stdout=subprocess.PIPE)
+        for endpoint in json.loads(listed.stdout):
+            subprocess.run([command, "endpoints", "stop", endpoint["id"]], cwd=home)
+        return code
 
 
 if __name__ == "__main__":
