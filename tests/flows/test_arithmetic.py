@@ -42,7 +42,8 @@ def test_every_section_gets_the_one_answer(recipe: Recipe, monkeypatch: pytest.M
         "quantize.0.compute_dtype",
     )
     assert answer.sentence == "computed in float32: bfloat16 is 20 times slower on this processor"
-    assert "auto" not in settled.model_dump_json().replace('"base":"auto"', "").replace('weights":"auto"', "")
+    assert '"compute_dtype":"auto"' in recipe.model_dump_json()
+    assert '"compute_dtype":"auto"' not in settled.model_dump_json()
     rungs = Rungs(settled.evaluate, settled.ladder, settled.train.nf4)
     assert {task.nf4.compute_dtype for task in rungs.tuned.tasks if getattr(task, "nf4", None)} == {"float32"}
     assert rungs.merge_base.tasks[0].nf4.compute_dtype == "float32"

@@ -429,6 +429,8 @@ def served(
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     command = [sys.executable, "-m", "flows.cli", "api", "--port", "0", "--json", *arguments]
     environment = {**os.environ, "TUNELINE_HOME": str(home), **settings}
+    with Registry.open(home):
+        pass  # what only reads makes none
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -499,6 +501,8 @@ def test_what_the_command_refuses(
     from flows.cli import main
 
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path))
+    with Registry.open(tmp_path):
+        pass
     monkeypatch.delenv("TUNELINE_API_TOKEN", raising=False)
     if token is not None:
         monkeypatch.setenv("TUNELINE_API_TOKEN", token)
