@@ -134,11 +134,12 @@ def test_lineage_and_verify(pico: Pico) -> None:
 def test_nothing_half_visible_after_a_crash(pico: Pico, monkeypatch: pytest.MonkeyPatch) -> None:
     tuneline, _ = pico
     before = {row["id"] for row in tuneline.json("artifacts", "ls", "--limit", "1000")}
-    broken = tuneline.json("run", "pico-smoke", "--set", "train.seed=1", "--set", "train.learning_rate=1e30")
-    assert broken["exit_code"] == 4
-    assert states(broken)["train adapter"] == "failed"
+    settings = ("evaluate.context_length=64", "evaluate.tasks.0.max_new_tokens=40")
+    broken = tuneline.json("run", "pico-smoke", *(word for one in settings for word in ("--set", one)))
+    assert broken["exit_code"] == 3
+    assert states(broken)["evaluate base NF4"] == "failed"
     (note,) = [row["note"] for row in broken["stages"] if row["state"] == "failed"]
-    assert "lower train.learning_rate" in note
+    assert "raise context_length" in note
     after = {row["id"] for row in tuneline.json("artifacts", "ls", "--limit", "1000")}
     assert after == before
     assert not any(path.is_file() for path in (tuneline.home / "drafts").rglob("*"))
