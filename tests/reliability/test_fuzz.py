@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.gateway import requests
+from serving.openai_api.request import NUMBERS
 from tests.reliability.fuzz_answers import Wrong, refusal, streamed, whole
 from tests.reliability.fuzz_requests import CHAT, FINE, ODD, TEXT, Drawn, request
 from tests.seconds import seconds
@@ -50,7 +50,7 @@ def test_every_field_that_may_be_asked_for_is_drawn() -> None:
     draw, seen = Random(0), set[str]()
     for _ in range(1500):
         seen |= request(draw, "team/a", vllm=True, leaving=False).given.keys()
-    assert seen >= requests.CHAT | requests.TEXT | FINE.keys() | ODD.keys()
+    assert seen >= NUMBERS.keys() | {"messages", "prompt", "stop", "stream"} | FINE.keys() | ODD.keys()
 
 
 ASKED = Drawn(CHAT, b"", {"max_tokens": 3, "stop": "no"}, tame=True)

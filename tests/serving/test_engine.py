@@ -249,7 +249,7 @@ def test_an_engine_that_never_listens_is_stopped(
     idle = process.Launch(
         (sys.executable, "-c", "import signal; print('still loading', flush=True); signal.pause()")
     )
-    monkeypatch.setitem(engine.LAUNCHERS, "llama.cpp", lambda *_: idle)
+    monkeypatch.setitem(engine.LAUNCHERS, "llama.cpp", lambda *_, **__: idle)
     config = DeployConfig(ready_timeout=0.5)
     with pytest.raises(
         EngineFailed, match=r"not ready after 0\.5 s and has been stopped(.|\n)*still loading"

@@ -206,7 +206,7 @@ PORTS = "gateway: {port: 0}\noperations: {port: 0}\n"
         ("engines: []", "engines"),
         ("- engines", "serve.yaml"),
         ("engines: [", "line 1"),
-        (PORTS + "gateway: {port: 1}\nengines: [%s]" % (ENGINE % "x"), "'gateway' stands twice"),
+        (PORTS + "gateway: {port: 1}\nengines: [%s]" % (ENGINE % "x"), "duplicate key 'gateway'"),
         (PORTS + "engine: 1\nengines: [%s]" % (ENGINE % "x"), "engine"),
         (PORTS + "engines: [{engine: ollama, model: x}]", "llama.cpp"),
         (PORTS + "engines: [{engine: llama.cpp}]", "model"),
