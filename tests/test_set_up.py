@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.seconds import seconds
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / ".ci" / "set_up.py"
 
@@ -92,7 +94,7 @@ def test_ctrl_c_ends_the_tool_and_says_how_to_go_on(script: ModuleType, tmp_path
         time.sleep(0.05)
     tool = int(next(line for line in log.read_text().splitlines() if line.isdigit()))
     os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=seconds(30))
     assert process.returncode == 130
     assert "interrupted" in said
     assert "the same command goes on from here" in said

@@ -16,6 +16,8 @@ import httpx
 import pytest
 import yaml
 
+from tests.seconds import seconds
+
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 SECONDS = 240.0
 
@@ -39,12 +41,14 @@ def server(
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=seconds(20)
+            ) as client:
                 until(lambda: alive(client), process, folder / "server.log")
                 yield client, environment
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(seconds(60))
 
 
 def alive(client: httpx.Client) -> bool:
@@ -113,7 +117,7 @@ def test_an_active_schedule_makes_a_run_and_a_worker_does_it(
             until(ended, worker, log)
         finally:
             worker.terminate()
-            worker.wait(60)
+            worker.wait(seconds(60))
 
 
 def runs(client: httpx.Client) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import ROOT, Tuneline
+from tests.seconds import seconds
 
 SECTION = re.compile(r"^## From nothing to an answer\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -56,7 +57,7 @@ def gateway(shell: dict[str, Any]) -> Iterator[list[subprocess.Popen[str]]]:
     yield started
     for one in started:
         one.terminate()
-        assert one.wait(60) == 0
+        assert one.wait(seconds(60)) == 0
         assert one.stdout is not None
         one.stdout.close()
 
@@ -78,7 +79,7 @@ def test_from_nothing_to_an_answer(
         else:
             questions = "".join(f"{line[2:]}\n" for line in said.splitlines() if line.startswith("> "))
             asked = command.replace("http://127.0.0.1:8080", url or "no gateway")
-            done = subprocess.run(asked, **shell, capture_output=True, input=questions, timeout=600)
+            done = subprocess.run(asked, **shell, capture_output=True, input=questions, timeout=seconds(600))
             assert done.returncode == 0, f"{asked}: {done.stderr}"
             found = done.stdout
         if key := re.search(r"^tl-\S+$", found, re.MULTILINE):

@@ -22,6 +22,7 @@ from serving import engine
 from serving.gateway.config import ServeConfig
 from stages.deploy import DeployConfig
 from tests.flows.gated import Lineage
+from tests.seconds import seconds
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_gateway_that_is_gone_is_only_written_off(
 ) -> None:
     row = endpoint(registry, Lineage(registry).base.id, process, f"{IN_GATEWAY}0-0")
     process.kill()
-    process.wait(10)
+    process.wait(seconds(10))
     assert say(capsys, "endpoints", "stop", row.id)[0] == 0
     assert registry.endpoints.get(row.id).stopped is not None
 
