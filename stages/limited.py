@@ -60,7 +60,7 @@ def limited(function: str, argument: Any, what: str, limits: Limits | None = Non
     """Call `MODULE:FUNCTION` with the JSON value `argument` in a limited child; returns its JSON result.
 
     `what` names the file in messages. Raises `InvalidInput` when the function refuses the file, fails on it,
-    or goes over a limit. Nothing of the child is left then.
+    or goes over a limit. The child and all that it started are killed then.
     """
     limits = limits or Limits()
     job = json.dumps({"function": function, "argument": argument, "limits": asdict(limits)}).encode()
