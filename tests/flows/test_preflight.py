@@ -63,13 +63,13 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("demo", ["evaluate.tasks.0.max_new_tokens=2048"], "leave no room for a prompt"),
     ("demo", ["evaluate.nf4={double_quant: false}"], "evaluate.nf4: a run measures NF4 as it trains"),
     ("demo", ["gate.fidelity=[{quant: gptq, kl_mean: 0.1}]"],
-     "gate.fidelity: has limits for gptq, and none for Q4_K_M"),
-    ("demo", ["gate.fidelity=[{quant: q4_k_m, kl_mean: 0.1}]", "ladder=null"], "ladder compares nothing"),
-    ("demo", ["gate.fidelity=[{quant: Q4_K_M, kl_mean: 0.1, task: fidelity-fold}]"],
-     "gate.fidelity, Q4_K_M: 'fidelity-fold' is not a comparison of the ladder"),
+     "gate.fidelity: has limits for gptq, and none for Q8_0"),
+    ("demo", ["gate.fidelity=[{quant: q8_0, kl_mean: 0.1}]", "ladder=null"], "ladder compares nothing"),
+    ("demo", ["gate.fidelity=[{quant: Q8_0, kl_mean: 0.1, task: fidelity-fold}]"],
+     "gate.fidelity, Q8_0: 'fidelity-fold' is not a comparison of the ladder"),
     ("demo", ["promote.candidate=gptq-4bit"], "deploy.engine: llama.cpp does not serve gptq-4bit; set it"),
     ("demo", ["promote.candidate=merged"], "deploy.engine: llama.cpp does not serve merged; set it to vllm"),
-    ("demo", ["deploy.engine=vllm"], "deploy.engine: vllm does not serve gguf-q4_k_m; set it to llama.cpp"),
+    ("demo", ["deploy.engine=vllm"], "deploy.engine: vllm does not serve gguf-q8_0; set it to llama.cpp"),
     ("demo", ["deploy.max_new_tokens=2048"], "leave no room for a question"),
     ("pico-tenant", ["train.lora.rslora=true"], "train.lora.rslora: llama.cpp does not apply"),
     ("pico-tenant", ["train.lora.modules_to_save=[lm_head]"], "llama.cpp applies no modules stored whole"),
@@ -89,7 +89,7 @@ def test_what_the_recipe_alone_tells(name: str, overrides: list[str], expected: 
 
 def test_sound_variants_are_not_refused() -> None:
     for name, overrides in (
-        ("demo", ["gate.fidelity=[{quant: q4_k_m, kl_mean: 0.1}]", "gate.evidence={tasks: [fidelity-base]}"]),
+        ("demo", ["gate.fidelity=[{quant: q8_0, kl_mean: 0.1}]", "gate.evidence={tasks: [fidelity-base]}"]),
         ("demo", ["merge.base=nf4", "prepare.split.validation=0"]),
         ("demo", ["promote.candidate=gptq-4bit", "deploy.engine=vllm"]),
         ("pico-tenant", ["gate.fidelity=[{quant: q8_0, kl_mean: 1, task: fidelity-fold}]"]),

@@ -381,7 +381,8 @@ def test_gptq_is_measured_with_its_own_values(pico_gptq: Parent, torch_lm: Torch
 
     from stages.backends.measured_model import open_model
 
-    measured = open_model({"model": pico_gptq}, config())
+    with torch.compiler.set_stance("fail_on_recompile"):  # to compile takes long, and may go wrong
+        measured = open_model({"model": pico_gptq}, config())
     kernel = GPTQModel.load(
         str(pico_gptq.path), device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16
     ).model
