@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
+import gguf as gguf_library
 import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
@@ -109,13 +113,14 @@ def _llama_cpp_ids(gguf: Path, text: str) -> list[int]:
 def convert(gguf: Path, dtype: torch.dtype, out: Path) -> None:
     """Write a GGUF's weights, dequantized to `dtype`, its tokenizer and chat template under `out`."""
     try:
-        tokenizer = read_tokenizer(gguf)
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=dtype,
-        )
+        with _parsed_once():
+            tokenizer = read_tokenizer(gguf)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=dtype,
+            )
     except (ValueError, NotImplementedError, KeyError) as error:
         raise InvalidInput(
             f"{gguf.name}: transformers cannot convert this GGUF ({error}); expected a decoder model of an "
@@ -124,6 +129,20 @@ def convert(gguf: Path, dtype: torch.dtype, out: Path) -> None:
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(out)
     save_tokenizer(tokenizer, out)
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """transformers 5.19 parses the file for tokenizer, configuration and weights in turn, and makes the map of
+    tensor names anew for each tensor: two thirds of the time. Both depend on their arguments alone."""
+    originals = {name: getattr(gguf_library, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, original in originals.items():
+        setattr(gguf_library, name, functools.cache(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf_library, name, original)
 
 
 def version_of(source: str) -> str:
