@@ -10,6 +10,9 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## create .venv with the exact versions of requirements.lock
+ifeq ($(origin PYTHON),command line)
+	@$(PYTHON) .ci/set_up.py --venv $(VENV) --only-compare
+endif
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) .ci/set_up.py --venv $(VENV)
@@ -53,9 +56,10 @@ lock: setup  ## write requirements.lock from what is installed
 	mv requirements.lock.new requirements.lock
 	$(BIN)/python -m tests.deploy.light
 
-wheel: setup  ## build dist/tuneline-VERSION-py3-none-any.whl
+wheel:  ## build dist/tuneline-VERSION-py3-none-any.whl; needs no other set-up
 	@rm -rf build dist
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@$(PYTHON) -m venv build/venv
+	build/venv/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@rm -rf build
 	@ls dist/tuneline-*.whl
 

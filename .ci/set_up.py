@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ VERSIONS = ((3, 11), (3, 12), (3, 13))
 RUNTIME = "llama_cpp_python"
 EVERY = 20.0
 LAST_LINES = 15
+NO_PROGRESS = re.compile(r"WARNING: (?!Retrying)|DEPRECATION: |\[notice\]")
+"""Lines of pip's that do not say how far it is; a try again does: it explains why nothing goes on."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,14 @@ def write_packages(venv: Path) -> None:
 
 
 def run(step: Step, log: Path, show: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Run it; `show` is called with its last line, again and again. Returns exit code and last lines."""
+    """Run it; `show` hears its last line of progress, again and again. Returns exit code and last lines."""
     last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+    progress = collections.deque([""], maxlen=1)
     done = threading.Event()
 
     def pulse() -> None:
         while not done.wait(1.0):
-            show(last[-1] if last else "")
+            show(progress[-1])
 
     beat = threading.Thread(target=pulse, daemon=True)
     with (
@@ -102,8 +106,10 @@ def run(step: Step, log: Path, show: Callable[[str], None]) -> tuple[int, list[s
             for line in process.stdout or ():
                 kept.write(line)
                 kept.flush()
-                if line.strip():
-                    last.append(line.strip())
+                if said := line.strip():
+                    last.append(said)
+                    if not NO_PROGRESS.match(said):
+                        progress.append(said)
         except KeyboardInterrupt:
             process.terminate()
             raise
@@ -175,14 +181,30 @@ def refusal(version: tuple[int, int]) -> str | None:
     )
 
 
+def other_python(venv: Path, version: tuple[int, int]) -> str | None:
+    """What to say where `venv` is another Python's: its packages would not be seen by this one."""
+    try:
+        lines = (venv / "pyvenv.cfg").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    found = next((line.partition("=")[2].strip() for line in lines if line.startswith("version ")), "")
+    if not found or found.split(".")[:2] == [str(part) for part in version]:
+        return None
+    return (
+        f"{venv} is an environment of Python {found}, and {sys.executable} is {version[0]}.{version[1]}. "
+        f"Remove it first (make clean does), or make another beside it: make setup VENV={venv}-2 PYTHON=…"
+    )
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--venv", type=Path, default=Path(".venv"), help="where to make it")
-    venv = options.parse_args().venv
-    if (words := refusal(sys.version_info[:2])) is not None:
+    options.add_argument("--only-compare", action="store_true", help="only say whether it is this Python's")
+    given, version = options.parse_args(), sys.version_info[:2]
+    if (words := refusal(version) or other_python(given.venv, version)) is not None:
         print(words, file=sys.stderr)
         return 1
-    return set_up(venv, steps(ROOT / venv))
+    return 0 if given.only_compare else set_up(given.venv, steps(ROOT / given.venv))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -63,6 +63,33 @@ def test_a_step_that_takes_long_says_that_it_lives(
     assert "s  compiling 1 of 9" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("WARNING: Location 'file:///wheels/numpy/' is ignored\nDEPRECATION: old", "Collecting numpy"),
+        ("WARNING: Retrying (Retry(total=4)) after connection broken", "WARNING: Retrying (Retry(total=4))"),
+    ],
+)
+def test_a_warning_of_pip_is_no_progress_but_a_try_again_is(
+    script: ModuleType, tmp_path: Path, said: str, shown: str
+) -> None:
+    seen = tmp_path / "seen"
+    os.mkfifo(seen)
+    lines = f"Collecting numpy\n{said}"
+    tool = step(script, f"print({lines!r}); open({str(seen)!r}).read()")
+    heard: list[str] = []
+
+    def show(line: str) -> None:
+        if line and not heard:
+            heard.append(line)
+            seen.write_text("go on")
+
+    code, last = script.run(tool, tmp_path / "log", show)
+    assert code == 0
+    assert heard[0].startswith(shown)
+    assert last == lines.splitlines(), "why a step failed may stand in any of them"
+
+
 def test_a_failure_shows_the_step_its_last_lines_and_the_remedy(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,20 +106,22 @@ def test_a_failure_shows_the_step_its_last_lines_and_the_remedy(
 
 
 def test_ctrl_c_ends_the_tool_and_says_how_to_go_on(script: ModuleType, tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    os.mkfifo(heard)
+    tell = "from pathlib import Path; Path(sys.argv[1]).write_text(str(os.getpid()))"
     code = (
         f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import set_up; from pathlib import Path\n"
-        "wait = 'import os,time; print(os.getpid(), flush=True); time.sleep(60)'\n"
-        "step = set_up.Step('wait', 'long', [sys.executable, '-c', wait], {}, '')\n"
+        f"wait = 'import os, signal, sys; {tell}; signal.pause()'\n"
+        f"step = set_up.Step('wait', 'long', [sys.executable, '-c', wait, {str(heard)!r}], {{}}, '')\n"
         f"sys.exit(set_up.set_up(Path({str(tmp_path)!r}), [step]))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-B", "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    log = tmp_path / "set-up.log"
-    while not (log.exists() and [line for line in log.read_text().splitlines() if line.isdigit()]):
-        assert process.poll() is None
-        time.sleep(0.05)
-    tool = int(next(line for line in log.read_text().splitlines() if line.isdigit()))
+    with open(os.open(heard, os.O_RDONLY | os.O_NONBLOCK), encoding="ascii") as told:  # noqa: PTH123
+        assert select.select([told], [], [], seconds(30))[0], "the tool was not started"
+        os.set_blocking(told.fileno(), True)
+        tool = int(told.read())
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=seconds(30))
     assert process.returncode == 130
@@ -126,6 +155,17 @@ def test_pythons_that_are_not_supported_are_refused_by_name(
     assert (words is not None) == refused
     if words:
         assert "3.11, 3.12, 3.13" in words
+
+
+def test_the_environment_of_another_python_is_not_mixed_with_this_one(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    assert script.other_python(tmp_path / "none", (3, 13)) is None
+    (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.11.2\n")
+    assert script.other_python(tmp_path, (3, 11)) is None
+    words = script.other_python(tmp_path, (3, 13))
+    assert "Python 3.11.2" in words
+    assert "make clean" in words
 
 
 def test_clean_leaves_the_registry() -> None:
