@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 
 from flows.commands.run import Reply
 from flows.doctor import places, software
@@ -14,6 +15,9 @@ from flows.doctor.finding import Finding
 from flows.machine import machine
 from flows.settings import Settings
 from flows.wording import plain
+
+OF_RUNS = ("arithmetic", "gpu", "vllm", "prefect")
+"""What the light installation does not need and cannot look at."""
 
 
 def doctor(arguments: argparse.Namespace) -> Reply:
@@ -33,6 +37,8 @@ def doctor(arguments: argparse.Namespace) -> Reply:
         ("registry", partial(places.registry, settings)),
         ("store", partial(places.store, settings)),
     ]
+    if find_spec("torch") is None:
+        looks = [one for one in looks if one[0] not in OF_RUNS]
     with ThreadPoolExecutor(len(looks)) as pool:
         found = list(pool.map(lambda one: _looked(*one), looks))
     failed = any(one.state == "fail" for one in found)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from flows.child import child_environment
-from flows.doctor.finding import Finding
+from flows.doctor.finding import SET_UP, Finding
 from flows.machine import Machine
 from flows.settings import Settings
 from flows.wording import size
@@ -38,7 +38,7 @@ def arithmetic(settings: Settings) -> Finding:
     try:
         speed = machine_speed(*WIDTH, settings.cache_folder, child_environment())
     except StageError as error:
-        return Finding("arithmetic", "fail", str(error), "make setup, then try again")
+        return Finding("arithmetic", "fail", str(error), SET_UP)
     rates = f"float32 {speed.float32.overall / 1e9:.0f}, bfloat16 {speed.bfloat16.overall / 1e9:.0f} GFLOP/s"
     where = "GPU" if speed.device == "cuda" else f"{speed.processor}, one core"
     return Finding("arithmetic", "ok", f"auto means {speed.compute_dtype} ({where}: {rates})")
@@ -59,11 +59,12 @@ def disk(settings: Settings) -> Finding:
     try:
         free = shutil.disk_usage(folder).free
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".tuneline-doctor-") as file:
+            probe = os.urandom(1_000_000) * max(1, min(PROBE_BYTES, free // 4) // 1_000_000)
             began = time.monotonic()
-            file.write(os.urandom(1_000_000) * min(PROBE_BYTES // 1_000_000, max(0, free // 4_000_000)))
+            file.write(probe)
             file.flush()
             os.fsync(file.fileno())
-            rate = PROBE_BYTES / (time.monotonic() - began)
+            rate = len(probe) / (time.monotonic() - began)
     except OSError as error:
         return Finding(
             "disk", "fail", f"{folder} cannot be written: {error}", "mend it, or set TUNELINE_HOME"

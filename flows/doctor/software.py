@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -10,18 +11,18 @@ import tempfile
 import time
 import urllib.request
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from flows.doctor.finding import Finding
+from flows.doctor.finding import LOCK, SET_UP, Finding
 from serving.errors import EngineMissing
 from serving.vllm import VARIABLE, python_with_vllm
 
-LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
-IMPORT_SECONDS, START_SECONDS = 240, 180
+START_SECONDS = 300
 
 
 def python() -> Finding:
@@ -31,15 +32,16 @@ def python() -> Finding:
     found = f"tuneline {known['Version']} on Python {have}, {sys.executable}"
     if have in SpecifierSet(wanted):
         return Finding("python", "ok", found)
-    return Finding("python", "fail", found, f"needs Python {wanted}: make setup PYTHON=/path/to/python")
+    return Finding("python", "fail", found, f"needs Python {wanted}: install it with one of these")
 
 
 def packages(lock: Path = LOCK) -> Finding:
     """What Tuneline asks for is installed in a version that it takes; and how far that is from the lock."""
-    wrong = _unmet("tuneline")
-    again = "make setup installs the locked versions" if lock.is_file() else "install tuneline again"
-    if wrong:
-        return Finding("packages", "fail", "; ".join(wrong), again)
+    if find_spec("torch") is None:
+        found = "the light installation, for gates and the registry; a run needs all packages"
+        return Finding("packages", "warn", found, SET_UP)
+    if wrong := _unmet("tuneline"):
+        return Finding("packages", "fail", "; ".join(wrong), SET_UP)
     if not lock.is_file():
         return Finding("packages", "ok", "all that tuneline asks for; no lock to compare with")
     other = [
@@ -49,7 +51,7 @@ def packages(lock: Path = LOCK) -> Finding:
     ]
     if other:
         some = "; ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
-        return Finding("packages", "warn", f"not as locked: {some}", again)
+        return Finding("packages", "warn", f"not as locked: {some}", SET_UP)
     return Finding("packages", "ok", "every package as locked")
 
 
@@ -90,28 +92,16 @@ def prefect(start: bool) -> Finding:
 
     Its import alone takes longer than all else that is looked at.
     """
-    again = "make setup installs versions that fit each other"
     if (version := _version("prefect")) is None:
-        return Finding("prefect", "fail", "not installed", again)
+        return Finding("prefect", "fail", "not installed", SET_UP)
     if wrong := [*_unmet("prefect"), *_apart()]:
-        return Finding("prefect", "fail", f"{version}; {'; '.join(wrong)}", again)
+        return Finding("prefect", "fail", f"{version}; {'; '.join(wrong)}", SET_UP)
     if not start:
         return Finding("prefect", "ok", f"{version}, with packages that fit it (--full starts its server)")
     with tempfile.TemporaryDirectory(prefix="tuneline-doctor-") as folder:
-        env = {
-            **os.environ, "PREFECT_HOME": folder, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", "import prefect.server.api.server"],
-            env=env, capture_output=True, text=True, timeout=IMPORT_SECONDS,
-        )  # fmt: skip
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            return Finding("prefect", "fail", f"its server cannot be imported: {last}", again)
-        seconds = _answers_after(env)
+        seconds, last = _answers_after(Path(folder))
     if seconds is None:
-        return Finding("prefect", "fail", f"its server did not answer in {START_SECONDS} s", again)
+        return Finding("prefect", "fail", f"{version}; its server did not answer: {last}", SET_UP)
     return Finding("prefect", "ok", f"{version}; the server answered after {seconds:.0f} s")
 
 
@@ -140,19 +130,29 @@ def _apart() -> list[str]:
     ]
 
 
-def _answers_after(env: dict[str, str]) -> float | None:
+def _answers_after(home: Path) -> tuple[float | None, str]:
+    """Seconds until a server on a new `home` answered, or None and its last words."""
+    env = {
+        **os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }  # fmt: skip
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    began = time.monotonic()
-    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    log, began = home / "server.log", time.monotonic()
+    with log.open("wb") as output, subprocess.Popen(command, env=env, stdout=output, stderr=output) as server:
         try:
-            while server.poll() is None and time.monotonic() - began < START_SECONDS:
+            while time.monotonic() - began < START_SECONDS:
                 try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5):
-                        return time.monotonic() - began
-                except OSError:
-                    time.sleep(0.5)
+                    with direct.open(f"http://127.0.0.1:{port}/api/health", timeout=5):
+                        return time.monotonic() - began, ""
+                except OSError:  # nobody tells when another process begins to listen; that it ended is told
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        server.wait(0.5)
+                        break
         finally:
             server.terminate()
-    return None
+    said = log.read_text("utf-8", "replace").split("\n")
+    last = next((line.strip() for line in reversed(said) if line.strip()), "no word")
+    return None, f"{last} (waited {time.monotonic() - began:.0f} s)"

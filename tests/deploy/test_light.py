@@ -32,7 +32,7 @@ def test_the_lock_is_a_part_of_the_whole_one_and_complete() -> None:
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the packages of the lock, and no other, as links into this environment."""
     folder = tmp_path_factory.mktemp("light")
-    for name in light.versions(light.GATE):
+    for name in (*light.versions(light.GATE), "tuneline"):
         distribution = importlib.metadata.distribution(name)
         tops = {file.parts[0] for file in distribution.files or () if ".." not in file.parts}
         for top in tops - {"__pycache__", "bin"}:
@@ -80,3 +80,13 @@ def test_a_command_that_needs_more_says_what_is_missing(packages: Path, place: t
     assert "light installation" in done.stderr
     assert "Traceback" not in done.stderr
     assert "defect" not in done.stderr
+
+
+def test_doctor_looks_at_what_a_gate_rests_on(packages: Path, place: tuple[Path, Lineage]) -> None:
+    done = tuneline(packages, place[0], "doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    found = {one["subject"]: one for one in json.loads(done.stdout)["checks"]}
+    assert found["packages"]["state"] == "warn"
+    assert "light installation" in found["packages"]["found"]
+    assert found["registry"]["state"] == found["store"]["state"] == "ok"
+    assert not {"arithmetic", "prefect", "vllm"} & found.keys()
