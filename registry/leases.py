@@ -104,6 +104,7 @@ class Leases:
                 if waited >= patience.seconds:
                     raise (by.after(waited) if looks else by) from None
                 patience.told(by, waited)
+                # Only the database knows, and SQLite tells nobody; the holder may be on another machine.
                 pause = _PAUSES[min(looks, len(_PAUSES) - 1)]
                 time.sleep(min(pause, patience.seconds - waited))
                 looks += 1

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,13 @@ def alive(client: httpx.Client) -> bool:
 
 
 def until(true: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Ask twice a second; a process that ended, or the limit, shows the log."""
+    """Prefect has to be asked: twice a second. A process that ended, or the limit, shows the log."""
     limit = time.monotonic() + SECONDS
     while not true():
-        assert process.poll() is None, log.read_text()[-2000:]
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+            raise AssertionError(f"it ended: {log.read_text()[-2000:]}")
         assert time.monotonic() < limit, log.read_text()[-2000:]
-        time.sleep(0.5)
 
 
 def test_the_ui_is_served_from_a_place_that_can_be_written(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def test_a_run_that_is_killed_is_shown_as_crashed(home: Path) -> None:
     lost = PrefectView(home / "prefect.log")
     lost.run("lost", "run-1")
     lost.stage("train", "train adapter")
-    await_task(home, "lost")
+    await_task(home, "lost", lost._reporter)
     lost._reporter.kill()
     lost.wait()
 
@@ -178,8 +178,11 @@ def test_without_prefect_a_run_goes_on_and_says_so(
     assert "ConnectError" in (home / "unheard.log").read_text()
 
 
-def await_task(home: Path, run: str) -> None:
+def await_task(home: Path, run: str, reporter: subprocess.Popen[bytes]) -> None:
+    """Look for it: a database tells nobody; that the reporter ended is told."""
     until = time.monotonic() + seconds(300)
     while not tasks_of(home, run):
+        with suppress(subprocess.TimeoutExpired):
+            reporter.wait(0.1)
+            raise AssertionError(f"the reporter ended: {(home / 'prefect.log').read_text()[-2000:]}")
         assert time.monotonic() < until, "Prefect was told nothing"
-        time.sleep(0.1)
