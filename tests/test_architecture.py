@@ -29,6 +29,11 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
+def imported_anywhere() -> set[str]:
+    """Top-level names of everything that the product imports."""
+    return set().union(*(imported(ast.parse(p.read_text("utf-8"))) for p in SOURCES))
+
+
 def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Lines of the body, without the docstring."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body

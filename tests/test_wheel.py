@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.deploy.light import normal
+from tests.test_architecture import imported_anywhere
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flows", "registry", "serving", "stages")
@@ -53,3 +59,17 @@ def test_its_description_names_the_command_and_the_pythons(wheel: zipfile.ZipFil
     assert "tuneline = flows.cli:main" in wheel.read(points).decode()
     (metadata,) = [name for name in wheel.namelist() if name.endswith("METADATA")]
     assert "Requires-Python: <3.14,>=3.11" in wheel.read(metadata).decode()
+
+
+def test_every_library_that_is_imported_is_asked_for() -> None:
+    """One that only comes because another package asks for it today is gone the day that it does not."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = {
+        normal(re.split(r"[^\w.-]", text, maxsplit=1)[0])
+        for text in [*project["dependencies"], *extras["postgres"], *extras["s3"]]
+    }
+    makers = importlib.metadata.packages_distributions()
+    used = imported_anywhere() - set(sys.stdlib_module_names) - set(PACKAGES)
+    assert {"torch", "yaml", "packaging"} <= used
+    assert not {name for name in used if not asked & {normal(maker) for maker in makers.get(name, [name])}}
