@@ -11,7 +11,9 @@ import sys
 import unicodedata
 from pathlib import Path
 
-_COMMAND = re.compile(r"(?:(?<=`)|(?<=: ))tuneline(?= [a-z])")
+_COMMAND = re.compile(
+    r"(?:(?<=`)|(?<=: )|(?<=; ))(?:(?P<own>tuneline)(?= [a-z])|(?P<pip>pip)(?= install )|python(?= -m ))"
+)
 
 
 def duration(seconds: float) -> str:
@@ -78,8 +80,20 @@ def command_name() -> str:
 
 
 def as_typed(text: str) -> str:
-    """`text` with the commands in it, in backticks or after a colon, as `command_name` has them."""
-    return _COMMAND.sub(lambda _: command_name(), text)
+    """`text` with the commands in it, in backticks or after a colon, as they can be typed where this runs.
+
+    `pip` and `python` are those of this environment, with their path where the shell finds others or none.
+    """
+    return _COMMAND.sub(_as_typed, text)
+
+
+def _as_typed(found: re.Match[str]) -> str:
+    if found["own"]:
+        return command_name()
+    shells = shutil.which(found[0])
+    if shells is not None and Path(shells).parent == Path(sys.executable).parent:
+        return found[0]
+    return f"{shlex.quote(sys.executable)} -m pip" if found["pip"] else shlex.quote(sys.executable)
 
 
 def markdown_cell(text: str) -> str:

@@ -65,7 +65,7 @@ def connect(address: URL) -> Engine:
     except ImportError as error:
         raise errors.InvalidSetting(
             f"a PostgreSQL registry needs the driver psycopg, which is not installed ({error}): "
-            "pip install 'tuneline[postgres]'"
+            "pip install 'psycopg[binary]'"
         ) from error
     event.listen(engine, "begin", _begin)
     return engine

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from registry.errors import InvalidSetting, RegistryError, StoreFailed, StoreFull
 
-_PACKAGES = {"s3": "tuneline[s3]", "s3a": "tuneline[s3]"}
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs"}
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _UNANSWERED = (
     "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
@@ -74,9 +74,7 @@ def no_bucket(what: str, url: str) -> StoreFailed:
 def package_missing(url: str) -> InvalidSetting:
     """The error for a URL whose fsspec package is not installed."""
     protocol = url.partition("://")[0]
-    install = (
-        f"`pip install '{_PACKAGES[protocol]}'`" if protocol in _PACKAGES else "what fsspec needs for it"
-    )
+    install = f"`pip install {_PACKAGES[protocol]}`" if protocol in _PACKAGES else "what fsspec needs for it"
     return InvalidSetting(f"store URL {url}: no package for {protocol}:// is installed; install {install}")
 
 

@@ -104,3 +104,20 @@ def test_another_command_of_that_name_on_the_path_is_not_meant(
 def test_a_caller_that_is_not_the_command_names_it_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
     assert command_name() == "tuneline"
+
+
+def test_pip_and_python_are_those_of_this_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = "not there; run: pip install x==1, or `python -m stages.x`; pip install y; a pip install z"
+    for name in ("pip", "python"):
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert as_typed(said) == said
+    monkeypatch.setenv("PATH", "/nowhere")
+    own = tmp_path / "python"
+    assert as_typed(said) == (
+        f"not there; run: {own} -m pip install x==1, or `{own} -m stages.x`; {own} -m pip install y; "
+        "a pip install z"
+    )

@@ -60,7 +60,7 @@ def said(error: BaseException) -> str:
 
 def test_the_missing_driver_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(InvalidSetting, match=r"pip install 'tuneline\[postgres\]'"):
+    with pytest.raises(InvalidSetting, match=r"pip install 'psycopg\[binary\]'"):
         Registry.open(home, "postgresql://someone@127.0.0.1/x")
 
 
