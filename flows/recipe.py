@@ -191,7 +191,8 @@ def anchor(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(base, dict) and isinstance(base.get("chat_template"), str):
         base["chat_template"] = str(folder / base["chat_template"])
     evaluate = tree.get("evaluate")
-    for task in evaluate.get("tasks") or () if isinstance(evaluate, dict) else ():
+    tasks = evaluate.get("tasks") if isinstance(evaluate, dict) else None
+    for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict) and isinstance(task.get("path"), str):
             task["path"] = str(folder / task["path"])
     return tree

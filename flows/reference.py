@@ -35,10 +35,14 @@ $ tuneline run RECIPE --set train.epochs=2 --set quantize.0.type=Q8_0
 ```
 
 Editors that know JSON Schema check a recipe while you type, if its first line names
-[`recipe.schema.json`](recipe.schema.json):
+[`recipe.schema.json`](recipe.schema.json), which this writes beside it:
+
+```console
+$ tuneline recipes schema > recipe.schema.json
+```
 
 ```yaml
-# yaml-language-server: $schema=../docs/recipe.schema.json
+# yaml-language-server: $schema=recipe.schema.json
 ```
 
 The shipped recipe `{name}`, whole:

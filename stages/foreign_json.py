@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from math import isinf
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +30,9 @@ def read_object(file: Path, largest: int) -> dict[str, Any]:
 def parse_object(raw: bytes, name: str) -> dict[str, Any]:
     """Like `read_object`, for bytes; `name` is for messages."""
     try:
-        found = json.loads(raw, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
+        found = json.loads(
+            raw, object_pairs_hook=_without_repeats, parse_constant=_no_constant, parse_float=_finite
+        )
     except (ValueError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{name} is not valid JSON ({error}); fetch it again") from None
     except RecursionError:
@@ -61,6 +64,13 @@ def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number that JSON knows")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if isinf(number):
+        raise ValueError(f"{digits[:60]} is larger than any number here can be")
+    return number
 
 
 def _check_depth(tree: Any, name: str) -> None:

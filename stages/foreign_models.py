@@ -106,8 +106,8 @@ def _quantization(folder: Path, names: list[str], config: dict[str, Any]) -> dic
             f"{folder.name} is already quantized ({method!r:.40}, format {form!r:.40}); expected GPTQ in "
             "the format gptq or gptq_v2, or the 16-bit model that it was made from"
         )
-    for name in ("bits", "group_size"):
-        if type(found.get(name)) is not int:
+    for name, least, most in (("bits", 1, 32), ("group_size", -1, 1 << 31)):
+        if type(found.get(name)) is not int or not least <= found[name] <= most or found[name] == 0:
             raise InvalidInput(
                 f"the GPTQ settings name no {name} ({found.get(name)!r:.40}); without it the packed weights "
                 "cannot be read: fetch quantize_config.json again"

@@ -12,7 +12,7 @@ from typing import Any
 from stages.backends.model_files import sha256_of_text, tokenizer_digest
 from stages.errors import InvalidInput
 from stages.foreign_json import MEGABYTE, read_object, refuse_code
-from stages.outline import tokenizer_length
+from stages.outline import added_tokens, tokenizer_length
 
 LARGEST = 64 * MEGABYTE
 """Bytes of a tokenizer.json; the largest in use (262,144 tokens) has about 34 MB."""
@@ -93,7 +93,9 @@ def try_template(template: str) -> None:
             f"the chat template does what a template must not ({error}); it is never run outside a sandbox: "
             "use one from a source you trust"
         ) from None
-    except (jinja2.TemplateError, OverflowError, TypeError, ValueError, KeyError, AttributeError):
+    except InvalidInput:
+        raise
+    except Exception:  # a template is a program: it may divide by zero, call itself for ever, …
         return
 
 
@@ -129,7 +131,7 @@ def vocabulary(folder: Path) -> dict[int, str] | None:
     if not file.is_file():
         return None
     tokenizer = read_object(file, LARGEST)
-    found = (tokenizer.get("model") or {}).get("vocab")
+    found = model.get("vocab") if isinstance(model := tokenizer.get("model"), dict) else None
     if isinstance(found, dict):
         ids = {number: token for token, number in found.items() if isinstance(number, int)}
     elif isinstance(found, list):
@@ -138,8 +140,7 @@ def vocabulary(folder: Path) -> dict[int, str] | None:
         }
     else:
         return None
-    added = [entry for entry in tokenizer.get("added_tokens") or () if isinstance(entry, dict)]
-    return ids | {entry["id"]: entry["content"] for entry in added}
+    return ids | {entry["id"]: entry["content"] for entry in added_tokens(tokenizer)}
 
 
 def compare(expected: Mapping[int, str], found: Mapping[int, str] | Sequence[str]) -> dict[str, int]:

@@ -27,6 +27,7 @@ PICO = {
 """config.json of `pico:SEED`; a test compares it with the model that is made."""
 
 _MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
+_COUNTS = ("layers", "hidden", "intermediate", "vocabulary", "heads", "kv_heads", "head_size")
 
 LARGEST_CONFIG = 10 * MEGABYTE
 HUB_SECONDS = 5.0
@@ -79,6 +80,22 @@ def describe_base(source: str) -> ModelShape:
     Reads config.json and safetensors headers, or a GGUF header. Raises `InvalidInput` when the base is not
     there or not reachable, `MissingPackage` when its package is not installed.
     """
+    try:
+        shape = _described(source)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidInput(
+            f"{source}: its configuration describes no language model ({reason}); choose another base"
+        ) from error
+    if least := next((name for name in _COUNTS if getattr(shape, name) < 1), None):
+        raise InvalidInput(
+            f"{source}: its configuration describes no language model ({least}: {getattr(shape, least)}, "
+            "expected 1 or more); choose another base"
+        )
+    return shape
+
+
+def _described(source: str) -> ModelShape:
     scheme, _, place = source.partition(":")
     if scheme == "pico":
         return _from_config(source, PICO, "config of a pico model")
@@ -90,14 +107,7 @@ def describe_base(source: str) -> ModelShape:
     file = folder / "config.json"
     if not file.is_file():
         raise InvalidInput(f"{source}: no {file}; expected a Hugging Face model directory")
-    config = read_object(file, LARGEST_CONFIG)
-    try:
-        return _from_folder(source, folder, config)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise InvalidInput(
-            f"{source}: {file} describes no language model ({type(error).__name__}: {error}); choose "
-            "another base"
-        ) from error
+    return _from_folder(source, folder, read_object(file, LARGEST_CONFIG))
 
 
 def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelShape:
@@ -164,9 +174,9 @@ def describe_gguf(file: Path, source: str = "") -> ModelShape:
 
     def value(key: str, default: int | None = None) -> int:
         number = found.values.get(f"{architecture}.{key}", default)
-        if not isinstance(number, int):
+        if not isinstance(number, int) or number < 1:
             raise InvalidInput(
-                f"{source}: its GGUF header has no {architecture}.{key}; expected a language model"
+                f"{source}: its GGUF header has no {architecture}.{key} from 1 on; expected a language model"
             )
         return number
 

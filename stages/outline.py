@@ -106,15 +106,27 @@ def adapter_outline(config: Mapping[str, Any], headers: Headers, ids: int | None
 
 def tokenizer_length(tokenizer: Mapping[str, Any]) -> int | None:
     """Largest id of a tokenizer.json, plus one; None where it has no vocabulary of a known form."""
-    vocabulary = (tokenizer.get("model") or {}).get("vocab")
+    vocabulary = model.get("vocab") if isinstance(model := tokenizer.get("model"), dict) else None
     ids: Iterable[Any] = ()
     if isinstance(vocabulary, dict):
         ids = vocabulary.values()
     elif isinstance(vocabulary, list):
         ids = (len(vocabulary) - 1,)
-    added = [entry.get("id") for entry in tokenizer.get("added_tokens") or () if isinstance(entry, dict)]
-    numbers = [one for one in (*ids, *added) if isinstance(one, int)]
+    numbers = [one for one in ids if isinstance(one, int)]
+    numbers += [entry["id"] for entry in added_tokens(tokenizer)]
     return max(numbers) + 1 if numbers else None
+
+
+def added_tokens(tokenizer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a tokenizer.json's `added_tokens` that have an id and a text."""
+    found = tokenizer.get("added_tokens")
+    return [
+        entry
+        for entry in (found if isinstance(found, list) else ())
+        if isinstance(entry, dict)
+        and isinstance(entry.get("id"), int)
+        and isinstance(entry.get("content"), str)
+    ]
 
 
 def _targets(pairs: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, tuple[LoraTarget, ...]]:

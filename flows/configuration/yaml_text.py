@@ -81,9 +81,20 @@ def _plain(value: Any, depth: int, count: list[int]) -> Any:
     if depth > DEEPEST:
         raise InvalidRecipe(f"nested more than {DEEPEST} levels deep, or an alias stands inside itself")
     if isinstance(value, dict):
-        return {key: _plain(part, depth + 1, count) for key, part in value.items()}
+        return {_whole(key): _plain(part, depth + 1, count) for key, part in value.items()}
     if isinstance(value, list):
         return [_plain(part, depth + 1, count) for part in value]
+    return _whole(value)
+
+
+def _whole(value: Any) -> Any:
+    """`value`, unless it is a text with half a character (`"\\ud800"`), which no file and no id can hold."""
+    try:
+        if isinstance(value, str):
+            value.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(value[error.start]):x}"
+        raise InvalidRecipe(f"a text holds half a character ({half}); write the whole one") from None
     return value
 
 

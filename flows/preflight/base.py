@@ -96,7 +96,7 @@ def _template(file: Path) -> Iterator[str]:
 
     try:
         Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
-    except TemplateError as error:
+    except (TemplateError, RecursionError) as error:
         yield f"base.chat_template: {file} is not a Jinja template: {error}"
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -134,8 +133,11 @@ def read_model_config(folder: Path, name: str) -> PretrainedConfig:
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError) as error:
-        raise InvalidInput(f"{name}: transformers does not know this model: {error}") from error
+    except Exception as error:  # transformers raises ValueError, KeyError, TypeError and its validators' own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidInput(
+            f"{name}: transformers does not know this model, or not with this config.json: {reason}"
+        ) from error
     architecture = (config.architectures or ["no architecture"])[0]
     known = type(config) in AutoModelForCausalLM._model_mapping
     if not known or not architecture.endswith(("ForCausalLM", "LMHeadModel")):
@@ -155,9 +157,10 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     try:
         rendered = tokenizer.apply_chat_template([{"role": "user", "content": "ping"}], tokenize=False)
         template: str = tokenizer.get_chat_template()
-    except (TemplateError, ValueError) as error:
+    except Exception as error:  # a template is a program: it may divide by zero, call itself for ever, …
+        reason = str(error) or type(error).__name__
         raise InvalidInput(
-            f"{name}: its chat template fails on one user message: {error}; "
+            f"{name}: its chat template fails on one user message: {reason}; "
             "set base.chat_template to one that works"
         ) from error
     if "ping" not in rendered:

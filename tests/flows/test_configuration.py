@@ -34,6 +34,7 @@ def refused(overrides: list[str], name: str = "pico-tenant") -> list[str]:
         (f"{TASKS}=[routing]", f"{TASKS}.0: expected a section with keys (found 'routing')"),
         (f"{TASKS}=[{{kind: lm-eval}}]", f"{TASKS}.0.name: this key is required"),
         (f"{TASKS}=[]", f"{TASKS}: expected at least 1 of them, found 0"),
+        (f"{TASKS}=5", f"{TASKS}: expected a list (found 5)"),
         ("quantize=[{bits: 4}]", "quantize.0.method: this key is required; expected one of gptq, gguf"),
         ("quantize=[{method: gtpq}]", "quantize.0.method: 'gtpq' is not known; did you mean 'gptq'?"),
         ("quantize=[{method: gptq, bits: 5}]", "quantize.0.bits: Input should be 2, 3, 4 or 8 (found 5)"),
@@ -110,6 +111,8 @@ def test_overrides_of_a_plain_stage_are_named_too() -> None:
         ("[" * 80 + "]" * 80, "nested more than 64 levels"),
         ("a: 1\n--- \nb: 2", "not valid YAML"),
         ("\x00", "not valid YAML"),
+        (r'"\ud800x"', "half a character"),
+        (r'{"\ud800x": 1}', "half a character"),
     ],
 )
 def test_a_value_that_is_no_yaml_is_one_line(text: str, said: str) -> None:

@@ -151,6 +151,11 @@ def _quantized(folder: Path, **settings: Any) -> Path:
     )
 
 
+def _written(folder: Path, name: str, content: str) -> Path:
+    (model(folder) / name).write_text(content)
+    return folder
+
+
 def _two_settings(folder: Path) -> Path:
     _quantized(folder)
     (folder / "quantize_config.json").write_text(json.dumps({"bits": 8, "group_size": 32}))
@@ -240,6 +245,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: with_tokenizer(model(f), auto_map={"AutoTokenizer": ["evil.T"]}), "code of its own"
     ),
     "trust_remote_code": (lambda f: model(f, trust_remote_code=True), "Python code of its own"),
+    "a number beyond all numbers": (
+        lambda f: _written(f, "config.json", '{"architectures": ["A"], "b": 1e999}'), "not valid JSON"
+    ),
     "NaN in a config": (lambda f: model(f, rope_theta=float("nan")), "not valid JSON"),
     "no architecture": (lambda f: model(f, architectures=[]), "names no architecture"),
     "an index that names a path": (
@@ -251,6 +259,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an index without a map": (lambda f: _sharded(f, ["a"]), "holds no weight_map"),
     "another quantization": (lambda f: _quantized(f, quant_method="awq"), "expected GPTQ"),
     "GPTQ without its bits": (lambda f: _quantized(f, bits=None), "name no bits"),
+    "GPTQ of no bits": (lambda f: _quantized(f, bits=0), "name no bits"),
+    "GPTQ in groups of nothing": (lambda f: _quantized(f, group_size=0), "name no group_size"),
     "two settings that differ": (_two_settings, "one of them is stale"),
     "a tokenizer nested deeply": (lambda f: with_tokenizer(model(f), _BOMB), "64 levels"),
     "a tokenizer of 65 MB": (

@@ -14,9 +14,10 @@ from transformers.pytorch_utils import Conv1D
 from stages.config_names import NAMES, text_config
 from stages.errors import InvalidInput
 from stages.families import known_to_gptqmodel, require_quantizable
-from stages.model_shape import describe_base
+from stages.model_shape import PICO, describe_base
 from stages.outline import model_outline
 from tests.stages.families import SETTINGS, config_of
+from tests.stages.foreign_files import model
 
 
 @pytest.fixture
@@ -75,6 +76,25 @@ def test_the_shape_is_that_of_the_model(family: str, tmp_path: Path, monkeypatch
 def test_what_is_no_decoder_is_named(raw: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         text_config(raw, "base")
+
+
+@pytest.mark.parametrize("where", ["hub:org/name", "path"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_size", 1e999), ("hidden_size", "wide"), ("hidden_size", 0), ("hidden_size", [64]),
+     ("num_hidden_layers", -2), ("num_attention_heads", 0), ("num_attention_heads", 1e999),
+     ("intermediate_size", -1), ("vocab_size", float("nan")), ("head_dim", -4), ("architectures", {"a": 1}),
+     ("num_experts", "many")],
+)  # fmt: skip
+def test_a_configuration_that_no_model_has_is_one_line(
+    where: str, key: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = {**PICO, key: value}
+    model(tmp_path / "base", **raw)
+    monkeypatch.setattr("stages.model_shape._hub_config", lambda *_: raw)
+    with pytest.raises(InvalidInput) as caught:
+        describe_base(f"path:{tmp_path / 'base'}" if where == "path" else where)
+    assert "choose another base" in str(caught.value) or "not valid JSON" in str(caught.value)
 
 
 def test_a_text_model_kept_apart_is_read() -> None:

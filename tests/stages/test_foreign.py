@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.errors import InvalidInput
-from stages.foreign import inspect, look
+from stages.foreign import compare, inspect, look
 from tests.seconds import seconds
 from tests.stages import foreign_files
 from tests.stages.foreign_files import HOSTILE, adapter, gguf, model, with_tokenizer
@@ -103,3 +103,18 @@ def test_headers_alone_do_not_read_the_numbers(tmp_path: Path) -> None:
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="does not exist"):
         inspect(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        '{"model": [1]}',
+        '{"model": "BPE"}',
+        '{"added_tokens": 5}',
+        '{"added_tokens": [{"id": [1]}, {"id": 3}, 7]}',
+    ],
+)
+def test_a_tokenizer_of_no_known_form_has_no_vocabulary(tokenizer: str, tmp_path: Path) -> None:
+    folder = with_tokenizer(model(tmp_path / "m"), tokenizer)
+    assert look(str(folder), False)["tokenizer"]["length"] is None
+    assert compare(str(folder), str(folder)) is None

@@ -10,6 +10,7 @@ import pytest
 from stages.backends.chat import load_tokenizer, render
 from stages.contract import Parent
 from stages.errors import InvalidInput
+from stages.foreign_tokenizer import try_template
 
 MESSAGES = [{"role": "user", "content": "ping"}]
 HOSTILE = {
@@ -17,6 +18,16 @@ HOSTILE = {
     "reach every class": "{{ ''.__class__.__mro__[1].__subclasses__() | length }}%s",
     "change what is not its own": "{{ messages.append(1) }}%s",
 }
+
+FAULTY = {
+    "divides by zero": "{{ 1 / 0 }}",
+    "calls itself for ever": "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    "looks for what is not there": "{{ messages[0]['content'].index('pong') }}",
+    "formats with too little": "{{ '{} {}'.format(1) }}",
+    "is nested beyond Python's parser": "{% for m in messages %}" * 30 + "{% endfor %}" * 30,
+    "is nested beyond Jinja's parser": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+}
+"""What raises another error each; none of them is a defect of ours."""
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +52,11 @@ def test_the_engine_s_is_a_sandbox(attack: str, tmp_path: Path) -> None:
     with pytest.raises(jinja2.TemplateError):
         formatter(messages=MESSAGES)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_faulty_template_is_refused_where_it_is_used(fault: str, tokenizer: Any) -> None:
+    tokenizer.chat_template = FAULTY[fault]
+    with pytest.raises(InvalidInput, match="refuses"):
+        render(tokenizer, MESSAGES)
+    try_template(FAULTY[fault])
