@@ -8,12 +8,18 @@ from typing import Any
 
 from flows.commands.run import Reply
 
+_ZSH = "(( ${+functions[compdef]} )) || { autoload -Uz compinit && compinit }"
+"""A zsh that was not set up for completion has no `compdef`."""
+
 
 def completion(arguments: argparse.Namespace) -> Reply:
     """The script for one shell; it asks `tuneline` itself, so it fits every later version."""
     import argcomplete
 
     script = str(argcomplete.shellcode(["tuneline"], shell=arguments.shell))
+    if arguments.shell == "zsh":  # its first line has to stay the first
+        first, _, rest = script.partition("\n")
+        script = f"{first}\n{_ZSH}\n{rest}"
     return {"shell": arguments.shell, "script": script}, lambda: print(script), 0
 
 

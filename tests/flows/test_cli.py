@@ -113,7 +113,11 @@ def test_other_shells_get_a_script(shell: str, capsys: pytest.CaptureFixture[str
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert "_ARGCOMPLETE" in script
-    assert ("complete --command tuneline" if shell == "fish" else "#compdef tuneline") in script
+    if shell == "fish":
+        assert "complete --command tuneline" in script
+    else:
+        assert script.startswith("#compdef tuneline\n")
+        assert script.index("compinit") < script.index("compdef _python"), "a bare zsh has no compdef"
 
 
 def test_a_reader_that_goes_away_changes_no_exit_code(home: Path) -> None:
