@@ -93,7 +93,7 @@ def try_template(template: str) -> None:
             f"the chat template does what a template must not ({error}); it is never run outside a sandbox: "
             "use one from a source you trust"
         ) from None
-    except InvalidInput:
+    except (InvalidInput, MemoryError):
         raise
     except Exception:  # a template is a program: it may divide by zero, call itself for ever, …
         return
