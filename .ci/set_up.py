@@ -138,7 +138,7 @@ class Screen:
             print(f"\r\x1b[K{f'{self._head} … {self.seconds()}  {line}'[: width - 1]}", end="", flush=True)
         elif time.monotonic() - self._said >= EVERY:
             self._said = time.monotonic()
-            print(f"      … {self.seconds()}  {line[:120]}", flush=True)
+            print(f"      … {self.seconds()}  {line[:120]}".rstrip(), flush=True)
 
     def end(self, words: str) -> None:
         """The step's last line."""
