@@ -133,8 +133,8 @@ def convert(gguf: Path, dtype: torch.dtype, out: Path) -> None:
 
 @contextlib.contextmanager
 def _parsed_once() -> Iterator[None]:
-    """transformers 5.19 parses the file for tokenizer, configuration and weights in turn, and makes the map of
-    tensor names anew for each tensor: two thirds of the time. Both depend on their arguments alone."""
+    """transformers 5.19 parses the file for tokenizer, configuration and weights in turn, and makes the map
+    of tensor names anew for each tensor: two thirds of the time. Both depend on their arguments alone."""
     originals = {name: getattr(gguf_library, name) for name in ("GGUFReader", "get_tensor_name_map")}
     for name, original in originals.items():
         setattr(gguf_library, name, functools.cache(original))

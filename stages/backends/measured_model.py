@@ -216,9 +216,9 @@ def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
 def _dequantize_gptq(network: nn.Module) -> None:
     """Put dense layers with the kernel's own dequantized values in place of the packed ones.
 
-    GPTQModel's CPU kernel dequantizes a layer whenever it runs; once is enough, and the values are the same. The
-    class's own function, since the one on the layer is compiled first: 20 s and a C++ compiler for nothing, and
-    an abort where the compiler takes the processor for a newer one than torch does.
+    GPTQModel's CPU kernel dequantizes a layer whenever it runs; once is enough, and the values are the same.
+    The class's own function, since the one on the layer is compiled first: 20 s and a C++ compiler for
+    nothing, and an abort where the compiler takes the processor for a newer one than torch does.
     """
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 
