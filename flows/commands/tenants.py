@@ -149,8 +149,9 @@ def _number(value: int | None) -> str:
     return "no limit" if value is None else f"{value:,}"
 
 
-def _new_key(key: TenantKey, secret: str) -> dict[str, Any]:
-    return {"key": key.model_dump(mode="json"), "secret": secret}
+def _new_key(record: TenantKey, secret: str) -> dict[str, Any]:
+    """`key`: what goes into the Authorization header; `record`: what is kept of it."""
+    return {"key": secret, "record": record.model_dump(mode="json")}
 
 
 def _key_state(key: TenantKey, at: datetime) -> str:

@@ -103,7 +103,7 @@ def test_vllm_gives_the_answers_on_record(stored: Pico, tmp_path: Path) -> None:
     free, config = {"port": 0}, tmp_path / "serve.yaml"
     engine = {"engine": "vllm", "model": run["resident"]["name"], "adapters": 1, "context_length": 256}
     config.write_text(yaml.safe_dump({"gateway": free, "operations": free, "engines": [engine]}))
-    key = tuneline.json("tenants", "add", "acme", "pico/vllm")["secret"]
+    key = tuneline.json("tenants", "add", "acme", "pico/vllm")["key"]
     process, said = start(config, tuneline.home, tmp_path / "log", "adapter-16bit")
     try:
         recorded = list(answers(tuneline.home, made(run, f"evaluate {LABEL}")))

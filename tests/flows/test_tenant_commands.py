@@ -88,19 +88,22 @@ def test_a_key_is_printed_once(registry: Registry, say: Say, run: Run) -> None:
 def test_a_tenant_from_add_to_revoke(registry: Registry, say: Say, run: Run) -> None:
     code, made = run("tenants", "add", "acme", "team/prod", "--tokens-per-day", "1000", "--who", "ada")
     assert (code, made["tenant"]["limits"]["tokens_per_day"], made["tenant"]["pinned"]) == (0, 1000, False)
-    assert made["key"]["id"] == KEY.fullmatch(made["secret"])[1]  # type: ignore[index]
+    assert list(registry.serving_state().keys) == [key_digest(made["key"])]
+    first = made["record"]["id"]
+    assert (made["record"]["tenant"], KEY.fullmatch(made["key"])[1]) == ("acme", first)  # type: ignore[index]
     code, changed = run(
         "tenants", "set", "acme", "--concurrency", "4", "--tokens-per-day", "none", "--channel", "team/next"
     )
     assert (code, changed["channel"]) == (0, "team/next")
     assert changed["limits"] == {"requests_per_minute": None, "concurrency": 4, "tokens_per_day": None}
     code, rotated = run("tenants", "rotate", "acme", "--overlap", "90m")
-    assert (code, [key["id"] for key in rotated["old_keys"]]) == (0, [made["key"]["id"]])
+    assert (code, [key["id"] for key in rotated["old_keys"]]) == (0, [first])
+    assert registry.serving_state().keys[key_digest(rotated["key"])].id == rotated["record"]["id"]
     expires = datetime.fromisoformat(rotated["old_keys"][0]["expires"])
     assert timedelta(minutes=89) < expires - datetime.now(UTC) <= timedelta(minutes=90)
-    assert f"key {made['key']['id']} works until" in say("tenants", "rotate", "acme")[1]
-    code, revoked = run("tenants", "revoke", "acme", "--key", made["key"]["id"])
-    assert (code, [key["id"] for key in revoked["revoked"]]) == (0, [made["key"]["id"]])
+    assert f"key {first} works until" in say("tenants", "rotate", "acme")[1]
+    code, revoked = run("tenants", "revoke", "acme", "--key", first)
+    assert (code, [key["id"] for key in revoked["revoked"]]) == (0, [first])
     assert [row["live_keys"] for row in run("tenants", "ls")[1]] == [2]
     code, shown = run("tenants", "show", "acme")
     assert [key["live"] for key in shown["keys"]] == [False, True, True]
