@@ -23,7 +23,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 ASK = {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
 TOLD = {("http", path) for _, path in ASK}
-OPEN = {("GET", "/v1/models")}
+MODELS = "/v1/models"
 CONTROL = {("GET", "/health"), ("GET", "/metrics")}
 LOAD = ("POST", "/v1/load_lora_adapter")
 UNLOAD = ("POST", "/v1/unload_lora_adapter")
@@ -39,7 +39,7 @@ KEY_HEADER = b"x-tuneline-control"
 class Door:
     """Counts by name, lets nobody in to an adapter that leaves, and forwards its unload when the last is out.
 
-    Everything but `ASK` and `OPEN` is a 404 without the key that the starter gave us.
+    Everything but `ASK` and the models is a 404 without the key that the starter gave us.
     """
 
     def __init__(self, app: App) -> None:
@@ -57,7 +57,9 @@ class Door:
             await send({"type": "websocket.close", "code": 1008})
         elif (asked := (scope["method"], scope["path"])) in ASK:
             await self._ask(scope, receive, send)
-        elif asked in OPEN:
+        elif (name := _model_asked_for(scope)) in self._leaving:
+            await _no_model(send, str(name))
+        elif name is not None:
             await self._app(scope, receive, send)
         elif not self._has_key(scope):
             await _refuse(send, 404, f"{' '.join(asked)}: there is nothing here")
@@ -100,7 +102,7 @@ class Door:
         elif deadly := [key for key in DEADLY if not (wanted.get(key) is None or wanted[key] is False)]:
             await _refuse(send, 400, f"{deadly[0]} is not offered here")
         elif name in self._leaving:
-            await _refuse(send, 404, f"the model {name!r} is not served here")
+            await _no_model(send, name)
         elif sum(self._active.values()) >= self._most and not self._has_key(scope):  # a probe has it
             await _refuse(send, 429, f"{self._most} answers are under way or wait; try again later")
         else:
@@ -132,6 +134,47 @@ class Door:
             self._leaving.pop(name, None)
 
 
+class Models:
+    """`/v1/models` and `/v1/models/{id}` as the gateway and llama.cpp answer.
+
+    vLLM has only the first, with the paths of its files in it.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        name = _model_asked_for(scope)
+        if name is None:
+            await self._app(scope, receive, send)
+            return
+        status, body = await self._listed(scope, receive)
+        found = [
+            {"id": one["id"], "object": "model", "created": 0, "owned_by": "tuneline"}
+            for one in _object(body).get("data", ())
+        ]
+        if status != 200:
+            await _answer(send, status, _object(body))
+        elif not name:
+            await _answer(send, 200, {"object": "list", "data": found})
+        elif wanted := [one for one in found if one["id"] == name]:
+            await _answer(send, 200, wanted[0])
+        else:
+            await _no_model(send, name)
+
+    async def _listed(self, scope: MutableMapping[str, Any], receive: Receive) -> tuple[int, bytes]:
+        """vLLM's own answer."""
+        status, parts = 500, list[bytes]()
+
+        async def kept(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            parts.append(message.get("body", b""))
+
+        await self._app({**scope, "path": MODELS, "raw_path": MODELS.encode()}, receive, kept)
+        return status, b"".join(parts)
+
+
 class Receipt:
     """Tells with each answer which artifact gave it, where an endpoint serves one only."""
 
@@ -146,6 +189,16 @@ class Receipt:
             await send(message)
 
         await self._app(scope, receive, told if (scope["type"], scope.get("path")) in TOLD else send)
+
+
+def _model_asked_for(scope: MutableMapping[str, Any]) -> str | None:
+    """The name in `GET /v1/models/{id}`, empty for the list; None where something else is asked for."""
+    path = scope.get("path", "")
+    if scope["type"] != "http" or scope["method"] != "GET":
+        return None
+    if path == MODELS:
+        return ""
+    return path.removeprefix(f"{MODELS}/") or None if path.startswith(f"{MODELS}/") else None
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -179,10 +232,16 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return first_the_body
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
-    kind = {404: "not_found", 429: "overloaded"}.get(status, "invalid_request")
+async def _no_model(send: Send, name: str) -> None:
+    await _refuse(send, 404, f"the model {name[:80]!r} is not served here", "model", "model_not_found")
+
+
+async def _refuse(
+    send: Send, status: int, message: str, param: str | None = None, code: str | None = None
+) -> None:
+    kind = code or {404: "not_found", 429: "overloaded"}.get(status, "invalid_request")
     error = {"message": message, "type": "rate_limit_error" if status == 429 else "invalid_request_error"}
-    await _answer(send, status, {"error": error | {"param": None, "code": kind}})
+    await _answer(send, status, {"error": error | {"param": param, "code": kind}})
 
 
 async def _answer(send: Send, status: int, said: dict[str, Any]) -> None:

@@ -122,6 +122,21 @@ async def ask(client: openai.AsyncOpenAI, model: str, question: str = QUESTIONS[
     return answer.choices[0].message.content or ""
 
 
+async def require_models(client: openai.AsyncOpenAI, names: set[str], nobody: str) -> None:
+    """What engines and gateway say alike of the models that they serve, and of one that they do not."""
+    listed = {one.id: one async for one in client.models.list()}
+    assert listed.keys() == names
+    for name, one in listed.items():
+        assert await client.models.retrieve(name) == one
+        assert one.model_dump() | {"created": 0} == {
+            "id": name, "object": "model", "created": 0, "owned_by": "tuneline",
+        }  # fmt: skip
+    with pytest.raises(openai.NotFoundError) as refused:
+        await client.models.retrieve(nobody)
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+    assert refused.value.type == "invalid_request_error"
+
+
 async def another_life(engine: AnyEngine, old: int) -> None:
     """Wait until the engine that had the pid `old` has been started again."""
     async with asyncio.timeout(seconds(240)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import yaml
 
 from flows import cli
 from tests.seconds import seconds
+from tests.serving.engines import require_models
 from tests.serving.gateway import ANSWER, CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
 from tests.serving.town import kept_town
 
@@ -48,6 +50,15 @@ def test_each_tenant_gets_the_answer_of_its_own_adapter(gateway: Gateway) -> Non
         )
         assert said.headers["x-tuneline-artifact"] == house.gguf
         assert said.parse().usage.completion_tokens <= 2
+
+
+def test_a_model_by_its_name_as_the_engines_answer(gateway: Gateway) -> None:
+    async def work() -> None:
+        key = gateway.tenant("by-name", gateway.town.houses[0].gguf)
+        async with openai.AsyncOpenAI(base_url=gateway.url, api_key=key, max_retries=0) as client:
+            await require_models(client, {"team/by-name"}, "team/own-0")
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize("usage", [True, False])

@@ -39,6 +39,7 @@ from tests.serving.engines import (
     ask,
     engine_of,
     official,
+    require_models,
     require_vllm,
     shared_engine,
     tree,
@@ -98,6 +99,16 @@ def test_the_official_client(shared: Shared, family: Family) -> None:
             await ask(client, f"tuneline-{second.digest[:12]}")
         with pytest.raises(openai.BadRequestError, match=r"chat.template"):
             await ask(client, name, extra_body={"chat_template": "{{ 1 }}"})
+
+    shared.run(work)
+
+
+def test_a_model_by_its_name(shared: Shared, family: Family) -> None:
+    first, second, _ = family.canaries
+
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
+        name = await engine.load_adapter(first.digest, shared.adapter(first))
+        await require_models(client, {engine.base, name}, f"tuneline-{second.digest[:12]}")
 
     shared.run(work)
 

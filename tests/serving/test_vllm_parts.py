@@ -15,11 +15,11 @@ import pytest
 import torch
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from serving import peft_files, vllm, vllm_cpu_lora, vllm_engine, vllm_probe
 from serving.errors import AdapterRefused, EngineFailed, NotServable
-from serving.vllm_door import Door, Receipt
+from serving.vllm_door import Door, Models, Receipt
 from serving.vllm_engine import VllmEngine, read_counters
 from tests.seconds import seconds
 
@@ -31,6 +31,8 @@ class Behind:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.status = 200
+        """Of its list of models."""
         self.end = asyncio.Event()
         self.app = Starlette()
         self.app.router.default = self.answer
@@ -42,6 +44,9 @@ class Behind:
         if scope["path"].endswith("completions"):
             await self.end.wait()
         response: Response = PlainTextResponse("yes")
+        if scope["path"] == "/v1/models":
+            cards = [{"id": name, "root": "/secret", "created": 7} for name in ("ada", "team/mine")]
+            response = JSONResponse({"object": "list", "data": cards}, self.status)
         await response(scope, receive, send)
 
 
@@ -54,7 +59,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def through(work: Callable[[httpx.AsyncClient, Behind], Awaitable[None]]) -> None:
     async def run() -> None:
         behind = Behind()
-        door = Door(behind.app)
+        door = Door(Models(behind.app))
         transport = httpx.ASGITransport(app=door)  # type: ignore[arg-type]
         async with httpx.AsyncClient(
             transport=transport, base_url="http://door", timeout=seconds(5)
@@ -83,7 +88,8 @@ def test_an_unload_waits_for_answers_under_way_and_lets_nobody_in(key: None) -> 
         while (late := await asking(client, "nobody" if leaving.done() else "ada")).status_code == 200:
             raise AssertionError("let in")
         assert late.status_code == 404
-        assert late.json()["error"]["code"] == "not_found"
+        assert late.json()["error"]["code"] == "model_not_found"
+        assert (await client.get("/v1/models/ada")).status_code == 404
         assert not leaving.done()
         assert len(behind.asked) == 1, "vLLM has not heard of it yet"
         behind.end.set()
@@ -157,6 +163,32 @@ def test_the_key_opens_what_the_engine_needs_and_no_more(key: None) -> None:
             assert (await client.request(method, path, headers=KEY)).status_code == 200
         assert (await client.post("/adapters", headers=KEY)).status_code == 404
         assert (await client.get("/v1/models")).status_code == 200
+
+    through(work)
+
+
+def test_a_model_is_found_by_its_name(key: None) -> None:
+    """vLLM has no such address, and its list tells where the files are."""
+
+    async def work(client: httpx.AsyncClient, behind: Behind) -> None:
+        listed = (await client.get("/v1/models")).json()
+        assert listed == {
+            "object": "list",
+            "data": [
+                {"id": name, "object": "model", "created": 0, "owned_by": "tuneline"}
+                for name in ("ada", "team/mine")
+            ],
+        }
+        for path in ("team/mine", "team%2Fmine"):
+            assert (await client.get(f"/v1/models/{path}")).json() == listed["data"][1]
+        for path in ("bob", "team", "ada/"):
+            refused = await client.get(f"/v1/models/{path}")
+            error = refused.json()["error"]
+            assert (refused.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+        for method, path in (("GET", "/v1/models/"), ("POST", "/v1/models/ada"), ("DELETE", "/v1/models")):
+            assert (await client.request(method, path)).json()["error"]["code"] == "not_found"
+        behind.status = 500
+        assert (await client.get("/v1/models/ada")).status_code == 500
 
     through(work)
 
