@@ -18,6 +18,11 @@ _LORA_WORDS = {
     "rank_pattern": "a rank that differs between modules",
 }
 
+_RESOLVE_AGAIN = (
+    "if that is what it was trained with, resolve the base with it (base.chat_template) and import this for "
+    "that base"
+)
+
 
 def _format(subject: Pair) -> Iterator[Check]:
     """The engine reads files of this kind and quantization."""
@@ -208,15 +213,40 @@ def _template(subject: Pair) -> Iterator[Check]:
             seen = str(found.get("sha256"))[:12] + "…" if found["present"] else "none"
             yield Check(
                 "template in the file", "refused", expected[:12] + "…", seen,
-                "chats would be rendered differently than in training: convert it again with that template",
+                f"chats would be rendered differently than with its base: {_RESOLVE_AGAIN}, or convert it "
+                "again with the base's",
             )  # fmt: skip
         else:
             yield Check("template in the file", "ok", expected[:12] + "…", expected[:12] + "…")
         return
 
 
+def _reading(subject: Pair) -> Iterator[Check]:
+    """An adapter beside its base is read by the base's tokenizer and chat template."""
+    engine = subject.use.engine
+    for one in (subject.guest, subject.host):
+        if engine is None or one is None or one.kind != "adapter" or one.base is None:
+            continue
+        outline = adapter_outline(one.metrics)
+        ids = outline.tokenizer_length if outline else None
+        template = one.quant.effective.get("chat_template") if one.quant else None
+        expected = "the base's tokenizer and chat template"
+        if ids is not None and ids > one.base.tokenizer_length:
+            found = f"a tokenizer with {ids - one.base.tokenizer_length} tokens of its own"
+            todo = f"{engine.name} would read these as other tokens: merge the adapter, and serve that"
+            yield Check("adapter reading", "refused", expected, found, todo)
+        elif isinstance(template, dict) and template.get("sha256") != one.base.chat_template_digest:
+            found = f"a tokenizer with {'another' if template.get('present') else 'no'} chat template"
+            todo = f"{engine.name} would render chats by the base's: {_RESOLVE_AGAIN}"
+            yield Check("adapter reading", "refused", expected, found, todo)
+        else:
+            yield Check("adapter reading", "ok", expected, expected)
+        return
+
+
 CHECKS: dict[str, Checker] = {
     "template in the file": _template,
+    "adapter reading": _reading,
     "format": _format,
     "adapter format": _adapter_format,
     "gptq": _gptq,

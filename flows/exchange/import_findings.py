@@ -71,14 +71,15 @@ def describe(
 
 def _quant(found: Mapping[str, Any], findings: Findings) -> QuantSpec:
     recorded = _recorded_quant(found)
+    template = {k: v for k, v in (found.get("tokenizer") or {}).items() if k == "chat_template"}
     if found["form"] == "adapter":
         if recorded is not None and recorded.method == "bnb":
             findings.claimed.append(f"quant recipe in training: as {found['record']['file']} says")
-            return recorded
+            return recorded.model_copy(update={"effective": recorded.effective | template})
         findings.not_established.append(
             "quant recipe in training: PEFT does not record it; measure the adapter where it will be used"
         )
-        return QuantSpec(method="none", effective={"dtypes": found["dtypes"]})
+        return QuantSpec(method="none", effective={"dtypes": found["dtypes"]} | template)
     if found["form"] == "gguf":
         if not found["names_its_type"]:
             findings.not_established.append(
@@ -89,9 +90,7 @@ def _quant(found: Mapping[str, Any], findings: Findings) -> QuantSpec:
         )
     bits = 8 * found["bytes"] / found["parameters"]
     effective = {"bytes": found["bytes"], "parameters": found["parameters"], "bits_per_weight": bits}
-    effective |= {"types": found["dtypes"]}
-    if found["tokenizer"]:
-        effective["chat_template"] = found["tokenizer"]["chat_template"]
+    effective |= {"types": found["dtypes"], **template}
     if found["form"] == "model":
         effective["dtype"] = ", ".join(found["dtypes"])
         return QuantSpec(method="none", effective=effective, merge_base=_merge_base(recorded, findings))

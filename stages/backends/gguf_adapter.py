@@ -6,16 +6,19 @@ be left out, or scaled wrongly, without a word: it is refused by name.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from stages.backends import llama_cpp_source
 from stages.backends.fold_adapter import Adapter, read_adapter
+from stages.backends.formats.tokenizer import SETTINGS, tokenizer_home
 from stages.backends.gguf_convert import FILE, file_label, require_finite, run_converter, versions
 from stages.backends.gguf_read import read_gguf
 from stages.backends.model_files import need_room
 from stages.errors import InvalidInput, StageError
+from stages.foreign_tokenizer import compare, template_of, vocabulary
 
 TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q8_0": "q8_0"}
 """llama.cpp's names of the file types that its adapter converter writes, and the converter's own."""
@@ -40,6 +43,7 @@ def convert_adapter(adapter: Path, base: Path, file_type: str, name: str, out: P
         raise InvalidInput(f"{base} has no config.json; expected the directory of the adapter's base model")
     found = read_adapter(adapter)
     require_plain_lora(found)
+    require_read_as(base, adapter)
     source = llama_cpp_source.find()
     need_room(out, 2 * sum(f.stat().st_size for f in adapter.glob("*.safetensors")), "converting the adapter")
     scratch = out / ".convert"
@@ -78,6 +82,34 @@ def require_plain_lora(adapter: Adapter) -> None:
                 f"adapter tensor {change.tensors()[0]} {what}; llama.cpp takes pairs on linear layers "
                 f"only: {_ADVICE}"
             )
+
+
+def require_read_as(base: Path, adapter: Path) -> None:
+    """Raise `InvalidInput` where the tokenizer or the chat template beside `adapter` is not that of `base`.
+
+    A GGUF adapter has neither, so an engine would read with the base's what was trained with others.
+    """
+    if tokenizer_home(base, adapter) == base or tokenizer_home(adapter, base) == adapter:
+        return  # one of them brings none
+    expected, found = vocabulary(base), vocabulary(adapter)
+    if expected is not None and found is not None and expected != found:
+        counts = compare(expected, found)
+        other = counts["other"] + counts["missing"]
+        raise InvalidInput(
+            f"the tokenizer beside {adapter} is not its base's: {counts['added']} tokens are added, {other} "
+            f"differ; a GGUF adapter is read with the base's: {_ADVICE}"
+        )
+    if _template(adapter) != _template(base):
+        raise InvalidInput(
+            f"the chat template beside {adapter} is not its base's, and a GGUF adapter is rendered with the "
+            "base's: resolve the base with that template (base.chat_template) and give it, or remove the "
+            "tokenizer from the adapter's directory if it was trained with the base's"
+        )
+
+
+def _template(folder: Path) -> str | None:
+    settings = folder / SETTINGS
+    return template_of(folder, json.loads(settings.read_text("utf-8")) if settings.is_file() else {})
 
 
 def _describe(file: Path, file_type: str, adapter: Adapter) -> dict[str, Any]:

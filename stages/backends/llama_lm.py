@@ -95,6 +95,15 @@ class LlamaCppLM(TokenLM):
     def parameters(self) -> int:
         return int(llama_cpp.llama_model_n_params(self._model))
 
+    def control_tokens(self, first: int) -> list[str]:
+        """The file's tokens that structure a chat, of the ids from `first` on."""
+        found = [
+            token
+            for token in range(first, self._width)
+            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+        ]
+        return [llama_cpp.llama_vocab_get_text(self._vocab, one).decode("utf-8", "replace") for one in found]
+
     @property
     def file_type(self) -> str:
         """What llama.cpp calls the types in the file, e.g. `Q4_K - Medium`."""

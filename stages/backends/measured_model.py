@@ -124,7 +124,7 @@ def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: 
         **_reading(tokenizer, config.batch_size),
     )  # fmt: skip
     if own:
-        _render_as_it_does(lm, file)
+        _render_as_it_does(lm, file, lm.control_tokens(max(tokenizer.get_vocab().values()) + 1))
     beside = lora.stat().st_size if lora else 0
     bits = model.metrics.get("bits_per_weight") or 8 * lm.tensor_bytes / lm.parameters
     words = f"GGUF {lm.file_type}{' with a LoRA adapter' if lora else ''} on llama.cpp"
@@ -132,10 +132,18 @@ def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: 
     return Measured(lm, words, file.stat().st_size + beside, lm.parameters, bits + 8 * beside / lm.parameters)
 
 
-def _render_as_it_does(lm: TokenLM, file: Path) -> None:
-    """By the file's own chat template, as an engine does that serves it."""
+def _render_as_it_does(lm: TokenLM, file: Path, unknown: list[str]) -> None:
+    """By the file's own chat template, as an engine does that serves it.
+
+    `unknown`: tokens of the file's that `lm.tokenizer` lacks, so it could not tell where an answer ends.
+    """
     from stages.backends.gguf_read import read_gguf
 
+    if unknown:
+        raise InvalidInput(
+            f"{file.name} has tokens that structure chats and that the base beside it does not know: "
+            f"{', '.join(unknown[:4])}; give the merged model that it was made from as base"
+        )
     template = read_gguf(file).values.get("tokenizer.chat_template")
     if template is not None and template != lm.tokenizer.chat_template:
         lm.tokenizer.chat_template, lm.rendered = template, True

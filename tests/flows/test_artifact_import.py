@@ -299,6 +299,24 @@ def test_another_chat_template_is_told_and_not_served(
         require_compatible("deploy", DeployConfig(engine="vllm"), parents)
 
 
+def test_an_adapter_with_another_template_is_not_served_beside_its_base(
+    registry: Registry, base: Artifact, peft_adapter: Path, tmp_path: Path
+) -> None:
+    """An engine would render chats by the base's template."""
+    other = shutil.copytree(peft_adapter, tmp_path / "other")
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(registry.view(base.id) / file, other / file)
+    for state in ("ok", "refused"):
+        if state == "refused":
+            (other / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+        found = adopt(registry, other, base=base.id).artifact.manifest
+        for name in ("vllm", "llama.cpp"):
+            answers = examine(pair(base.manifest, found, Use(limits(name))))
+            assert [one.state for one in answers if one.name == "adapter reading"] == [state]
+    with pytest.raises(Incompatible, match="adapter reading"):
+        require_compatible("quantize", GgufConfig(type="F16"), {"base": base.manifest, "model": found})
+
+
 def test_kinds_are_checked(registry: Registry, adapter: Adoption, peft_adapter: Path) -> None:
     with pytest.raises(Usage, match="is a PEFT adapter"):
         adopt(registry, peft_adapter, kind="merged", base="whatever")

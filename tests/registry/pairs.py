@@ -108,6 +108,13 @@ def adapter(
     return manifest("adapter", ref or reference(), quant, {"outline": outline})
 
 
+def with_template(made: Manifest, sha256: str | None) -> Manifest:
+    """As its import records the template beside it."""
+    assert made.quant is not None
+    effective = {"chat_template": {"present": sha256 is not None, "sha256": sha256}}
+    return made.model_copy(update={"quant": made.quant.model_copy(update={"effective": effective})})
+
+
 def gguf_adapter(
     ref: BaseReference | None = None, trained: dict[str, Any] | None = NF4, **config: Any
 ) -> Manifest:
@@ -254,6 +261,22 @@ MISMATCHES: dict[str, tuple[str, Callable[[], Case]]] = {
         "adapter features",
         lambda: Case(gguf(folded=None), gguf_adapter(use_rslora=True), Use(llama_cpp())),
     ),
+    "tokens of an adapter's own for vLLM": (
+        "adapter reading",
+        lambda: _on_base(adapter(ids=IDS + 2), Use(vllm())),
+    ),
+    "tokens of an adapter's own for llama.cpp": (
+        "adapter reading",
+        lambda: Case(gguf(folded=None), gguf_adapter(ids=IDS + 2), Use(llama_cpp())),
+    ),
+    "a template of an adapter's own for vLLM": (
+        "adapter reading",
+        lambda: _on_base(with_template(adapter(), "4" * 64), Use(vllm())),
+    ),
+    "an adapter without a template for vLLM": (
+        "adapter reading",
+        lambda: _on_base(with_template(adapter(), None), Use(vllm())),
+    ),
     "an embedding in a LoRA for llama.cpp": (
         "adapter features",
         lambda: Case(gguf(folded=None), gguf_adapter(headers=_resized(ROWS)), Use(llama_cpp())),
@@ -302,7 +325,8 @@ def _valid_adapter(chance: random.Random) -> Case:
         use = Use(vllm(chance.choice((16, 32, 64))), chance.randint(64, 2048))
     if use.engine is None and chance.random() < 0.5:
         use = Use(recipe=recipe())
-    ids = rows if rows != one.embedding_rows else chance.choice((None, one.tokenizer_length, rows))
+    own = () if use.engine else (rows,)  # beside a base, an adapter is read by the base's tokenizer
+    ids = rows if rows != one.embedding_rows else chance.choice((None, one.tokenizer_length, *own))
     guest = adapter(other, headers, ids, r=rank, use_rslora=chance.random() < 0.5)
     host = base(one, chance.choice((2048, 8192)), chance.random() < 0.5, rows=one.embedding_rows)
     return Case(host, guest, use)
@@ -339,7 +363,8 @@ def _valid_gguf(chance: random.Random) -> Case:
 
 def _valid_apart(chance: random.Random) -> Case:
     one, other = _valid_reference(chance)
-    guest = gguf_adapter(other, chance.choice((NF4, None)), r=chance.choice((1, 8, 64)))
+    ids = chance.choice((None, one.tokenizer_length))
+    guest = gguf_adapter(other, chance.choice((NF4, None)), ids=ids, r=chance.choice((1, 8, 64)))
     use = Use(llama_cpp(), 1024, architectures=ARCHITECTURES, naming=True, measured=chance.random() < 0.5)
     return Case(gguf(one, folded=None), guest, use)
 
