@@ -114,7 +114,7 @@ def _launch(
         python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path.resolve()),
         "--served-model-name", *names, "--max-model-len", str(context_length), "--generation-config", "vllm",
         "--disable-uvicorn-access-log", "--disable-fastapi-docs",  # an address is a client's words
-        "--middleware", "serving.vllm_door.Models",
+        "--middleware", "serving.vllm_door.Dialect",
     ]  # fmt: skip
     if dtype != "auto" and "quantization_config" not in described:
         argv += ["--dtype", dtype]

@@ -1,8 +1,9 @@
 """In front of vLLM's routes, in vLLM's own process: what is reachable, and how many answers are under way.
 
-vLLM loads it with `--middleware`; it imports nothing but the standard library, as that environment has
-nothing of ours. vLLM counts no requests of an adapter, forgets a name at once when told to unload it, has no
-bound for what waits, answers with the base where a request names no model, and has thirty more routes.
+vLLM loads it with `--middleware`; beside the standard library it imports the schema's table alone, as that
+environment has no library of ours. vLLM counts no requests of an adapter, forgets a name at once when told to
+unload it, has no bound for what waits, answers with the base where a request names no model, and has thirty
+more routes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
+
+from serving.openai_api.fields import meant
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -33,6 +36,8 @@ DEADLY = ("prompt_logprobs", "echo")
 while it decodes for another; `echo` does so too, together with `logprobs`."""
 RENAMED = {"repeat_penalty": "repetition_penalty"}
 """llama.cpp's name → vLLM's, which would answer as though the other had not been said."""
+OF_TOOLS = ("tool_choice", "parallel_tool_calls")
+"""What says nothing without tools."""
 KEY_HEADER = b"x-tuneline-control"
 
 
@@ -90,12 +95,6 @@ class Door:
         if body is None:
             return
         wanted = _object(body)
-        if twice := [old for old, new in RENAMED.items() if old in wanted and new in wanted]:
-            await _refuse(send, 400, f"{twice[0]} and {RENAMED[twice[0]]} are names of one setting")
-            return
-        if RENAMED.keys() & wanted.keys():
-            wanted = {RENAMED.get(key, key): value for key, value in wanted.items()}
-            body = json.dumps(wanted).encode()
         name = wanted.get("model")
         if not name or not isinstance(name, str):
             await _refuse(send, 400, "the body has to be a JSON object that names a `model`")
@@ -134,20 +133,45 @@ class Door:
             self._leaving.pop(name, None)
 
 
-class Models:
-    """`/v1/models` and `/v1/models/{id}` as the gateway and llama.cpp answer.
+class Dialect:
+    """What vLLM takes and says otherwise than the gateway and llama.cpp do.
 
-    vLLM has only the first, with the paths of its files in it.
+    It refuses some of what says nothing (`tools: []`, `min_tokens: null`), ends a text after 16 tokens where
+    no length is asked for, has no `/v1/models/{id}`, and its list of models tells where their files are.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        name = _model_asked_for(scope)
-        if name is None:
+        if (name := _model_asked_for(scope)) is not None:
+            await self._models(name, scope, receive, send)
+        elif scope["type"] == "http" and (scope["method"], scope["path"]) in ASK:
+            await self._ask(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
+
+    async def _ask(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        body = await _whole(receive)
+        if body is None:
             return
+        given = _object(body)
+        asked = meant(given)
+        pairs = ((old, new) for old, new in RENAMED.items() if old in asked)
+        if twice := [old for old, new in pairs if asked.get(new, asked[old]) != asked[old]]:
+            await _refuse(send, 400, f"{twice[0]} and {RENAMED[twice[0]]} are names of one setting")
+            return
+        if "tools" in asked:
+            asked |= {name: given[name] for name in OF_TOOLS if name in given}
+        if not asked.get("stream"):
+            asked.pop("stream_options", None)
+        if scope["path"] == "/v1/completions":
+            asked.setdefault("max_tokens", None)
+        if given:
+            body = json.dumps({RENAMED.get(name, name): value for name, value in asked.items()}).encode()
+        await self._app(scope, _again(body, receive), send)
+
+    async def _models(self, name: str, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         status, body = await self._listed(scope, receive)
         found = [
             {"id": one["id"], "object": "model", "created": 0, "owned_by": "tuneline"}

@@ -38,14 +38,10 @@ REASONS = {
 
 
 class Fields:
-    """A request's object without what says nothing: null, `NEUTRAL` values and `IGNORED` fields."""
+    """A request's object without what says nothing."""
 
     def __init__(self, given: dict[str, Any]) -> None:
-        self._left = {
-            name: value
-            for name, value in given.items()
-            if value is not None and name not in IGNORED and not _neutral(name, value)
-        }
+        self._left = meant(given)
 
     def refuse_any(self, names: Collection[str]) -> None:
         """Refuse the first of `names` that asks for something, before its value is looked at."""
@@ -86,6 +82,15 @@ class Fields:
         if found is not None and not (isinstance(found, int) and within(found, low, high)):
             refuse(name, f"a whole number from {low} to {high}", found)
         return found
+
+
+def meant(given: dict[str, Any]) -> dict[str, Any]:
+    """A request's object without null, `NEUTRAL` values and `IGNORED` fields."""
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None and name not in IGNORED and not _neutral(name, value)
+    }
 
 
 def within(found: Any, low: float, high: float) -> bool:

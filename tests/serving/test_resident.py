@@ -28,8 +28,10 @@ import pytest
 from serving import process
 from serving.adapter_pool import AdapterPool
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
+from serving.openai_api.fields import NEUTRAL
 from tests.reliability import adapters
 from tests.seconds import seconds
+from tests.serving import test_openai_api
 from tests.serving.canaries import QUESTIONS, Canary, Family
 from tests.serving.engines import (
     KINDS,
@@ -109,6 +111,35 @@ def test_a_model_by_its_name(shared: Shared, family: Family) -> None:
     async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
         name = await engine.load_adapter(first.digest, shared.adapter(first))
         await require_models(client, {engine.base, name}, f"tuneline-{second.digest[:12]}")
+
+    shared.run(work)
+
+
+def test_what_says_nothing_is_accepted(shared: Shared) -> None:
+    """Of each engine itself, which an endpoint's clients ask without a gateway."""
+
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
+        few = asyncio.Semaphore(8)
+
+        async def answered(start: dict[str, Any], more: dict[str, Any]) -> None:
+            body = start | more | {"model": engine.base, "max_tokens": 1}
+            path = "/chat/completions" if "messages" in start else "/completions"
+            async with few:
+                answer = await client.post(path, body=body, cast_to=httpx2.Response)
+                assert answer.status_code == 200, (more, answer.text)
+
+        asked = [
+            (start, {name: value})
+            for start in (test_openai_api.CHAT, test_openai_api.TEXT)
+            for name, values in NEUTRAL.items()
+            for value in (None, *values)
+        ]
+        asked += [(start, more) for start, more, _ in test_openai_api.CLIENTS.values()]
+        await asyncio.gather(*(answered(start, more) for start, more in asked))
+        whole = await client.completions.create(model=engine.base, prompt="Once", temperature=0)
+        assert whole.usage is not None
+        ended = whole.choices[0].finish_reason
+        assert (ended, whole.usage.total_tokens) == ("length", 256) or ended == "stop", "as many as fit"
 
     shared.run(work)
 

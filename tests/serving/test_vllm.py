@@ -66,7 +66,7 @@ def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
         "--port": str(port),
         "--max-model-len": "1024",
         "--generation-config": "vllm",
-        "--middleware": "serving.vllm_door.Models",
+        "--middleware": "serving.vllm_door.Dialect",
     }, "no limit of memory but on a CPU build"
     assert env["OMP_NUM_THREADS"] == "3"
     assert env["HF_HUB_OFFLINE"] == "1"

@@ -19,11 +19,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from serving import peft_files, vllm, vllm_cpu_lora, vllm_engine, vllm_probe
 from serving.errors import AdapterRefused, EngineFailed, NotServable
-from serving.vllm_door import Door, Models, Receipt
+from serving.openai_api.fields import NEUTRAL
+from serving.vllm_door import Dialect, Door, Receipt
 from serving.vllm_engine import VllmEngine, read_counters
 from tests.seconds import seconds
 
 KEY = {"x-tuneline-control": "secret"}
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 
 class Behind:
@@ -59,7 +61,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def through(work: Callable[[httpx.AsyncClient, Behind], Awaitable[None]]) -> None:
     async def run() -> None:
         behind = Behind()
-        door = Door(Models(behind.app))
+        door = Door(Dialect(behind.app))
         transport = httpx.ASGITransport(app=door)  # type: ignore[arg-type]
         async with httpx.AsyncClient(
             transport=transport, base_url="http://door", timeout=seconds(5)
@@ -144,10 +146,36 @@ def test_a_request_names_its_model(key: None) -> None:
         assert (refused.status_code, "names of one setting" in refused.text) == (400, True)
         assert not behind.asked
         behind.end.set()
-        assert (
-            await client.post("/v1/completions", json={"model": "ada", "repeat_penalty": 1.1})
-        ).text == "yes"
-        assert json.loads(behind.asked[-1].split(" ", 1)[1]) == {"model": "ada", "repetition_penalty": 1.1}
+
+    through(work)
+
+
+def test_what_says_nothing_does_not_reach_vllm(key: None) -> None:
+    """It refuses `tools: []`, ignores `repeat_penalty`, and ends a text after 16 tokens by itself."""
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    calls = {"tools": tools, "tool_choice": "none", "parallel_tool_calls": False}
+    penalty = {"repetition_penalty": 1.1}
+
+    async def work(client: httpx.AsyncClient, behind: Behind) -> None:
+        behind.end.set()
+
+        async def heard(route: str, **body: Any) -> dict[str, Any]:
+            assert (await client.post(route, json={"model": "ada"} | body)).text == "yes"
+            found: dict[str, Any] = json.loads(behind.asked[-1].split(" ", 1)[1])
+            return found
+
+        for name, values in NEUTRAL.items():
+            for value in (None, *values):
+                assert await heard(CHAT, **{name: value}) == {"model": "ada"}
+                text = await heard(TEXT, **{name: value})
+                assert text == {"model": "ada", "max_tokens": None}, "as many as fit"
+        assert await heard(TEXT, max_tokens=3) == {"model": "ada", "max_tokens": 3}
+        assert await heard(CHAT, repeat_penalty=1.1) == {"model": "ada"} | penalty
+        assert await heard(CHAT, repeat_penalty=1.1, **penalty) == {"model": "ada"} | penalty
+        usage = {"stream_options": {"include_usage": True}}
+        assert await heard(CHAT, **usage) == {"model": "ada"}
+        assert await heard(CHAT, stream=True, **usage) == {"model": "ada", "stream": True} | usage
+        assert await heard(CHAT, ignore_eos=True, **calls) == {"model": "ada", "ignore_eos": True} | calls
 
     through(work)
 
