@@ -40,7 +40,7 @@ def base(pico_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = LlamaConfig(
-            vocab_size=len(tokenizer) + 128, hidden_size=64, intermediate_size=128, num_hidden_layers=1,
+            vocab_size=len(tokenizer) + 128, hidden_size=256, intermediate_size=256, num_hidden_layers=1,
             num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
         )  # fmt: skip
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
@@ -101,7 +101,7 @@ def test_a_base_that_does_not_know_what_ends_its_answers_is_not_taken(base: Path
         "model": Parent(id="c" * 64, kind="quantized", path=made / "gguf"),
         "base": Parent(id="b" * 64, kind="base", path=base),
     }
-    config = EvaluateConfig(context_length=64)
+    config = EvaluateConfig(context_length=256)
     with pytest.raises(InvalidInput, match=r"not know: <\|note\|>; give the merged model"):
         open_model(parents, config)
     merged = Parent(id="d" * 64, kind="merged", path=made / "merged")
