@@ -76,12 +76,13 @@ def _kv_heads(config: Mapping[str, Any]) -> int | None:
     if config.get("multi_query") and not grouped:  # Falcon, BigCode
         return 1
     attention = config.get("attn_config")
-    if isinstance(attention, dict) and attention.get("kv_n_heads"):  # MPT
+    if isinstance(attention, dict) and isinstance(attention.get("kv_n_heads"), int):  # MPT
         return int(attention["kv_n_heads"])
     found = config.get("num_key_value_heads") or config.get("num_attention_heads")
     return found if isinstance(found, int) else None
 
 
 def _called(raw: Mapping[str, Any]) -> str:
-    names = raw.get("architectures") or ["a model without a name"]
-    return f"{names[0]} (model_type {raw.get('model_type', 'unknown')})"
+    names = raw.get("architectures")
+    name = names[0] if isinstance(names, list) and names else "a model without a name"
+    return f"{name} (model_type {raw.get('model_type', 'unknown')})"

@@ -141,7 +141,7 @@ def _tensor(file: str, name: str, entry: Any, data: int) -> ForeignTensor:
             f"{file}: tensor {name[:80]!r} is described by {entry!r:.120}, expected {sorted(keys)}"
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in WIDTHS:
+    if not isinstance(dtype, str) or dtype not in WIDTHS:
         raise InvalidInput(
             f"{file}: tensor {name[:80]!r} has dtype {dtype!r:.40}, expected one of {', '.join(WIDTHS)}"
         )

@@ -80,8 +80,12 @@ def sha256_of_file(file: Path) -> str:
 
 
 def sha256_of_text(text: str) -> str:
-    """sha256 (hex) of a text in UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """sha256 (hex) of a chat template in UTF-8. Raises `InvalidInput` where it holds half a character."""
+    try:
+        return hashlib.sha256(text.encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):x}"
+        raise InvalidInput(f"the chat template holds half a character ({half}); fetch it again") from None
 
 
 def tokenizer_digest(folder: Path) -> str:

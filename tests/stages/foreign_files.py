@@ -213,6 +213,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "offsets backwards": (lambda f: _header(f, _entry(data_offsets=[8, 0]), floats(2)), "offsets hold -8"),
     "offsets that are no numbers": (lambda f: _header(f, _entry(data_offsets=[0, 8.0])), "whole numbers"),
     "a dtype that is too narrow": (lambda f: _header(f, _entry(dtype="F16"), floats(2)), "takes 4 bytes"),
+    "a dtype that is no name": (lambda f: _header(f, _entry(dtype=["F32"]), floats(2)), "has dtype ['F32']"),
     "a dtype that nobody knows": (lambda f: _header(f, _entry(dtype="F3"), floats(2)), "has dtype 'F3'"),
     "a shape beyond all memory": (
         lambda f: _header(f, _entry(shape=[1 << 60, 1 << 60]), floats(2)), "its offsets hold 8"
@@ -265,6 +266,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a tokenizer nested deeply": (lambda f: with_tokenizer(model(f), _BOMB), "64 levels"),
     "a tokenizer of 65 MB": (
         lambda f: with_tokenizer(model(f), '{"a": "' + "x" * 65_000_000 + '"}'), "at most 64 MB"
+    ),
+    "a template with half a character": (
+        lambda f: with_tokenizer(model(f), template="\ud800x"), "half a character"
     ),
     "a template that never ends": (lambda f: with_tokenizer(model(f), template=_LOOP), "more than 3 s"),
     "a template that writes gigabytes": (

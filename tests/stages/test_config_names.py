@@ -71,6 +71,7 @@ def test_the_shape_is_that_of_the_model(family: str, tmp_path: Path, monkeypatch
     [
         ({"model_type": "t5", "is_encoder_decoder": True}, r"model_type t5\) has an encoder"),
         ({"model_type": "mamba", "hidden_size": 8}, r"model_type mamba\) has no attention heads"),
+        ({"architectures": {"a": 1}, "is_encoder_decoder": True}, r"a model without a name"),
     ],
 )
 def test_what_is_no_decoder_is_named(raw: dict[str, Any], message: str) -> None:
@@ -95,6 +96,11 @@ def test_a_configuration_that_no_model_has_is_one_line(
     with pytest.raises(InvalidInput) as caught:
         describe_base(f"path:{tmp_path / 'base'}" if where == "path" else where)
     assert "choose another base" in str(caught.value) or "not valid JSON" in str(caught.value)
+
+
+def test_heads_that_are_no_number_are_not_counted() -> None:
+    raw = {"model_type": "mpt", "n_heads": 4, "attn_config": {"kv_n_heads": {"a": 1}}}
+    assert text_config(raw, "base")["num_key_value_heads"] == 4
 
 
 def test_a_text_model_kept_apart_is_read() -> None:
