@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -39,6 +40,8 @@ def doctor(arguments: argparse.Namespace) -> Reply:
     ]
     if find_spec("torch") is None:
         looks = [one for one in looks if one[0] not in OF_RUNS]
+    elif arguments.full:
+        print("starting Prefect's server, which takes about half a minute", file=sys.stderr)
     with ThreadPoolExecutor(len(looks)) as pool:
         found = list(pool.map(lambda one: _looked(*one), looks))
     failed = any(one.state == "fail" for one in found)
