@@ -24,7 +24,7 @@ from stages.foreign import compare_vocabulary, inspect
 from stages.resolve import BaseConfig
 
 STAGE = "import"
-VERSION = 1
+VERSION = 2
 _PARENTS = {"adapter": ("base",), "model": ("base",), "gptq": ("base", "merged"), "gguf": ("base", "merged")}
 
 
