@@ -50,11 +50,13 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
     """
     require_chat_template(tokenizer)
     try:
-        return str(
+        text = str(
             tokenizer.apply_chat_template(
                 [dict(m) for m in messages], tokenize=False, add_generation_prompt=add_generation_prompt
             )
         )
+        text.encode()  # half a character is no text
+        return text
     except Exception as error:  # a template is a program: it may divide by zero, call itself for ever, …
         raise InvalidInput(
             f"the chat template refuses the roles {[m['role'] for m in messages]}: {_first_line(error)}"

@@ -23,6 +23,7 @@ FAULTY = {
     "divides by zero": "{{ 1 / 0 }}",
     "calls itself for ever": "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
     "looks for what is not there": "{{ messages[0]['content'].index('pong') }}",
+    "writes half a character": "{{ '\\ud800' }}",
     "formats with too little": "{{ '{} {}'.format(1) }}",
     "is nested beyond Python's parser": "{% for m in messages %}" * 30 + "{% endfor %}" * 30,
     "is nested beyond Jinja's parser": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",

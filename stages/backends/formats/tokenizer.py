@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +57,12 @@ def reads_as_its_file(tokenizer: Tokenizer, folder: Path) -> bool:
         return True
     from tokenizers import Tokenizer as FileTokenizer
 
-    alone = FileTokenizer.from_file(str(file))
-    alone.no_truncation()
-    alone.no_padding()
-    expected = alone.encode(PROBE, add_special_tokens=False).ids
-    return bool(tokenizer(PROBE, add_special_tokens=False, verbose=False)["input_ids"] == expected)
+    with _readable(folder):
+        alone = FileTokenizer.from_file(str(file))
+        alone.no_truncation()
+        alone.no_padding()
+        expected = alone.encode(PROBE, add_special_tokens=False).ids
+        return bool(tokenizer(PROBE, add_special_tokens=False, verbose=False)["input_ids"] == expected)
 
 
 def require_plain_reading(folder: Path) -> None:
@@ -105,9 +108,21 @@ def tokenizer_home(base: Path, adapter: Path | None) -> Path:
 
 
 def _read(reader: Any, path: Path | str) -> Tokenizer:
-    try:
+    with _readable(path):
         return reader.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError and bare Exception here
+
+
+@contextmanager
+def _readable(path: Path | str) -> Iterator[None]:
+    """Turn whatever the libraries raise over these files into `InvalidInput`.
+
+    transformers raises OSError, ValueError, KeyError and bare Exception, and tokenizers' panics are none.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InvalidInput(
             f"{path}: no tokenizer could be read ({first}); expected tokenizer.json and "

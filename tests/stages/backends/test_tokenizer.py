@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from stages.backends.chat import load_tokenizer
-from stages.backends.formats.tokenizer import PROBE, linked, tokenizer_home
+from stages.backends.formats.tokenizer import FILE, PLAIN_CLASS, PROBE, SETTINGS, linked, tokenizer_home
 from stages.backends.gptq_export import _copy_tokenizer
 from stages.contract import Parent
 from stages.errors import InvalidInput
@@ -97,3 +98,22 @@ def test_an_adapter_s_tokenizer_is_the_one_it_was_trained_with(pico_base: Parent
     assert tokenizer_home(pico_base.path, None) == tokenizer_home(pico_base.path, tmp_path) == pico_base.path
     shutil.copyfile(pico_base.path / "tokenizer.json", tmp_path / "tokenizer.json")
     assert tokenizer_home(pico_base.path, tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (SETTINGS, {"model_max_length": "long", "tokenizer_class": PLAIN_CLASS}),
+        (FILE, {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}, "added_tokens": []}),
+    ],
+)
+def test_what_fails_only_when_it_is_used_is_refused_too(
+    name: str, content: dict[str, Any], pico_base: Parent, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(pico_base.path, folder)
+    (folder / name).chmod(0o600)
+    (folder / name).unlink()
+    (folder / name).write_text(json.dumps({"version": "1.0", **content}))
+    with pytest.raises(InvalidInput, match="no tokenizer could be read"):
+        load_tokenizer(folder)
