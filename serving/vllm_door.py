@@ -137,11 +137,14 @@ class Dialect:
     """What vLLM takes and says otherwise than the gateway and llama.cpp do.
 
     It refuses some of what says nothing (`tools: []`, `min_tokens: null`), ends a text after 16 tokens where
-    no length is asked for, has no `/v1/models/{id}`, and its list of models tells where their files are.
+    no length is asked for, has no `/v1/models/{id}`, its list of models tells where their files are, and it
+    logs the name of a model that it does not have, which may be a key in the wrong place.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self._known: set[str] = set()
+        """Names that it had; also of adapters that have gone, which are no client's words."""
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if (name := _model_asked_for(scope)) is not None:
@@ -156,6 +159,9 @@ class Dialect:
         if body is None:
             return
         given = _object(body)
+        if not await self._knows(given.get("model"), scope, receive):
+            await _no_model(send, str(given["model"]))
+            return
         asked = meant(given)
         pairs = ((old, new) for old, new in RENAMED.items() if old in asked)
         if twice := [old for old, new in pairs if asked.get(new, asked[old]) != asked[old]]:
@@ -170,6 +176,14 @@ class Dialect:
         if given:
             body = json.dumps({RENAMED.get(name, name): value for name, value in asked.items()}).encode()
         await self._app(scope, _again(body, receive), send)
+
+    async def _knows(self, name: Any, scope: MutableMapping[str, Any], receive: Receive) -> bool:
+        """Whether `name` is a model's; what is no name at all is vLLM's to judge."""
+        if not isinstance(name, str) or name in self._known:
+            return True
+        status, body = await self._listed(scope, receive)
+        self._known |= {one["id"] for one in _object(body).get("data", ())}
+        return status != 200 or name in self._known
 
     async def _models(self, name: str, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         status, body = await self._listed(scope, receive)
@@ -195,7 +209,9 @@ class Dialect:
             status = message.get("status", status)
             parts.append(message.get("body", b""))
 
-        await self._app({**scope, "path": MODELS, "raw_path": MODELS.encode()}, receive, kept)
+        await self._app(
+            {**scope, "method": "GET", "path": MODELS, "raw_path": MODELS.encode()}, receive, kept
+        )
         return status, b"".join(parts)
 
 

@@ -41,13 +41,14 @@ class Behind:
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
-        body = await request.body()
-        self.asked.append(f"{scope['path']} {body.decode()}")
+        body = b"" if scope["method"] == "GET" else await request.body()
+        if scope["path"] != "/v1/models":
+            self.asked.append(f"{scope['path']} {body.decode()}")
         if scope["path"].endswith("completions"):
             await self.end.wait()
         response: Response = PlainTextResponse("yes")
         if scope["path"] == "/v1/models":
-            cards = [{"id": name, "root": "/secret", "created": 7} for name in ("ada", "team/mine")]
+            cards = [{"id": name, "root": "/secret", "created": 7} for name in ("ada", "bob", "team/mine")]
             response = JSONResponse({"object": "list", "data": cards}, self.status)
         await response(scope, receive, send)
 
@@ -169,6 +170,10 @@ def test_what_says_nothing_does_not_reach_vllm(key: None) -> None:
                 assert await heard(CHAT, **{name: value}) == {"model": "ada"}
                 text = await heard(TEXT, **{name: value})
                 assert text == {"model": "ada", "max_tokens": None}, "as many as fit"
+        asked = len(behind.asked)
+        refused = await client.post(CHAT, json={"model": "a key"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        assert len(behind.asked) == asked, "vLLM would log it"
         assert await heard(TEXT, max_tokens=3) == {"model": "ada", "max_tokens": 3}
         assert await heard(CHAT, repeat_penalty=1.1) == {"model": "ada"} | penalty
         assert await heard(CHAT, repeat_penalty=1.1, **penalty) == {"model": "ada"} | penalty
@@ -204,12 +209,12 @@ def test_a_model_is_found_by_its_name(key: None) -> None:
             "object": "list",
             "data": [
                 {"id": name, "object": "model", "created": 0, "owned_by": "tuneline"}
-                for name in ("ada", "team/mine")
+                for name in ("ada", "bob", "team/mine")
             ],
         }
         for path in ("team/mine", "team%2Fmine"):
-            assert (await client.get(f"/v1/models/{path}")).json() == listed["data"][1]
-        for path in ("bob", "team", "ada/"):
+            assert (await client.get(f"/v1/models/{path}")).json() == listed["data"][2]
+        for path in ("eve", "team", "ada/"):
             refused = await client.get(f"/v1/models/{path}")
             error = refused.json()["error"]
             assert (refused.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
