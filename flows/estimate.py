@@ -27,7 +27,6 @@ from flows.planning.earlier import EarlierRun
 from flows.planning.rates import PUBLISHED, Rates
 from flows.planning.work import Work
 from flows.wording import size
-from stages.families import require_quantizable
 from stages.model_shape import ModelShape, describe_base
 from stages.quantize import GgufConfig, GptqConfig
 from stages.training_memory import RUNTIME, adapter_parameters, training_memory
@@ -73,10 +72,7 @@ def estimate(
     """One entry per stage in the order they run. Disk is what the stage adds and keeps.
 
     `clock`: this machine's (`flows.planning.clock`); without it times are those of another machine.
-    Raises `InvalidInput` for a family of models that the recipe asks to quantize and that cannot be.
     """
-    if any(isinstance(config, GptqConfig) for config in recipe.quantize):
-        require_quantizable(shape.family, shape.source)
     gpu = bool(machine.cuda) or shape.parameters >= BIG_MODEL
     clock = clock or Clock(Rates(cores=machine.cpu_count))
     return [
@@ -239,13 +235,12 @@ def _quantize(
         return _gguf(config, shape, clock)
     stage, size = f"quantize {config.label}", shape.parameters * 2
     group = shape.hidden if config.group_size == -1 else config.group_size
-    disk = (shape.parameters - shape.linear_parameters) * 2 + shape.linear_parameters * (
-        config.bits + 24 / group
-    ) / 8
+    packed = shape.packed_parameters
+    disk = (shape.parameters - packed) * 2 + packed * (config.bits + 24 / group) / 8
     rows = config.calibration_rows * recipe.prepare.max_length
     # input and output of a layer for every calibration token; the widest Hessian, its factor and its inverse
     activations = rows * shape.hidden * 2 * 2
-    hessian = 3 * 4 * max(shape.hidden, shape.intermediate) ** 2
+    hessian = 3 * 4 * max(inputs for inputs, _, _ in shape.packed_shapes().values()) ** 2
     memory = RUNTIME + size + activations + hessian
     if gpu:
         seconds, basis = 60 + GPTQ_GPU_SECONDS * shape.parameters, PUBLISHED

@@ -13,6 +13,7 @@ from registry.outlines import (
     Nf4Recipe,
     TensorGroup,
     adapter_outline,
+    is_end,
     model_outline,
 )
 
@@ -205,9 +206,7 @@ def _stored(model: ModelOutline, name: str) -> tuple[TensorGroup, ...] | None:
         if known == name or name.endswith(f".{known}") or known.endswith(f".{name}"):
             return groups
     if model.tied and name == "lm_head.weight":
-        return next(
-            (groups for known, groups in model.tensors.items() if known.endswith("embed_tokens.weight")), None
-        )
+        return next((groups for known, groups in model.tensors.items() if is_end(known)), None)
     return None
 
 
@@ -225,11 +224,6 @@ def _fits(target: LoraTarget, groups: tuple[TensorGroup, ...]) -> bool:
 
 def _resized(name: str, group: TensorGroup, shape: tuple[int, ...]) -> bool:
     return is_end(name) and group.shape[1:] == shape[1:]
-
-
-def is_end(name: str) -> bool:
-    """Whether a tensor is the input or the output embedding."""
-    return any(part in name for part in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out"))
 
 
 def _modules(model: ModelOutline) -> list[str]:

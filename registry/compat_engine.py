@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry.compat import Check, Checker, Described, EngineLimits, Pair
-from registry.compat_adapter import is_end
-from registry.outlines import AdapterOutline, adapter_outline, model_outline
+from registry.outlines import AdapterOutline, adapter_outline, is_end, model_outline
 
 _LORA_WORDS = {
     "dora": "DoRA",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 
 from registry.compat import Check, Checker, Described, Pair
-from registry.compat_adapter import is_end, no_outline, some
-from registry.outlines import TensorGroup, model_outline
+from registry.compat_adapter import no_outline, some
+from registry.outlines import TensorGroup, is_end, is_head, model_outline
 
 _BESIDE = frozenset({"scales", "qzeros", "g_idx"})
 """What GPTQ stores beside a module's packed weights."""
@@ -50,20 +51,45 @@ def _made_of(subject: Pair) -> Iterator[Check]:
         yield no_outline("tensors", host.kind if before is None else guest.kind)
         return
     tensors = _unpacked(guest, after.tensors)
-    wrong = [
-        f"{name} {' or '.join(str(list(one.shape)) for one in groups)}"
-        for name, groups in tensors.items()
-        if not _same_shapes(before.tensors.get(name), groups, name, method == "gptq")
-    ]
-    wrong += [
-        f"no {name}" for name in before.tensors if name not in tensors and not name.startswith("lm_head")
-    ]
-    if wrong:
+    if wrong := _differing(before.tensors, tensors, method == "gptq"):
         expected = f"the {host.kind} model's tensors in its shapes"
         yield Check("tensors", "refused", expected, some(wrong), "it was made from another model")
     else:
         words = f"{len(tensors)} kinds of tensors, as the {host.kind} model"
         yield Check("tensors", "ok", words, words)
+
+
+def _differing(before: Groups, after: Groups, gptq: bool) -> list[str]:
+    """What is not as it was, in words.
+
+    GPTQModel names the inner model where a checkpoint leaves its name out, stores GPT-2's layers as everybody
+    else's, and takes apart what transformers holds in one tensor (experts, halves of an MLP): of those the
+    number of weights is compared.
+    """
+    sources = {name: _source(before, name, gptq) for name in after}
+    odd = [n for n, source in sources.items() if source is None and not _may_be_new(n, gptq)]
+    gone = [n for n in before if n not in sources.values() and not is_head(n)]
+    if gptq and _weights(before, gone) == _weights(after, odd):
+        odd, gone = [], []
+    odd += [n for n, source in sources.items() if source and not _same(before[source], after[n], n, gptq)]
+    shapes = {name: " or ".join(str(list(one.shape)) for one in after[name]) for name in odd}
+    return [f"{name} {shape}" for name, shape in shapes.items()] + [f"no {name}" for name in gone]
+
+
+def _source(before: Groups, name: str, gptq: bool) -> str | None:
+    """The tensor that `name` was made of, under its own name or without that of the inner model."""
+    if name in before or not gptq:
+        return name if name in before else None
+    return next((known for known in before if name.endswith(f".{known}")), None)
+
+
+def _may_be_new(name: str, gptq: bool) -> bool:
+    """A head that was tied; and biases of zeros, which auto-gptq gave to layers that had none."""
+    return is_head(name) or (gptq and name.endswith(".bias"))
+
+
+def _weights(tensors: Groups, names: list[str]) -> int:
+    return sum(one.count * prod(one.shape) for name in names for one in tensors[name])
 
 
 def _unpacked(model: Described, tensors: Groups) -> Groups:
@@ -86,14 +112,11 @@ def _unpacked(model: Described, tensors: Groups) -> Groups:
 CHECKS: dict[str, Checker] = {"merge base": _merge_base, "tensors": _made_of}
 
 
-def _same_shapes(
-    base: tuple[TensorGroup, ...] | None, merged: tuple[TensorGroup, ...], name: str, gptq: bool
-) -> bool:
-    if base is None:
-        # a head that was tied; and biases of zeros, which auto-gptq gave to layers that had none
-        return name.startswith("lm_head") or (gptq and name.endswith(".bias"))
-    counts = sum(group.count for group in base) == sum(group.count for group in merged)
+def _same(base: tuple[TensorGroup, ...], made: tuple[TensorGroup, ...], name: str, gptq: bool) -> bool:
+    counts = sum(group.count for group in base) == sum(group.count for group in made)
     shapes = {group.shape for group in base}
+    turned = {shape[::-1] for shape in shapes} if gptq else set()
     return counts and all(
-        g.shape in shapes or (is_end(name) and {s[1:] for s in shapes} == {g.shape[1:]}) for g in merged
+        g.shape in shapes | turned or (is_end(name) and {s[1:] for s in shapes} == {g.shape[1:]})
+        for g in made
     )

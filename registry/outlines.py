@@ -19,6 +19,22 @@ KEY = "outline"
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 
 
+HEADS = frozenset({"embed_out", "lm_head", "output_projection"})
+"""What families call their output embedding."""
+EMBEDDINGS = frozenset({"embed_in", "embed_tokens", "tokens_embed", "word_embeddings", "wte"})
+"""What they call their input embedding."""
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor or module is the output embedding."""
+    return not HEADS.isdisjoint(name.split("."))
+
+
+def is_end(name: str) -> bool:
+    """Whether a tensor or module is the input or the output embedding."""
+    return is_head(name) or not EMBEDDINGS.isdisjoint(name.split("."))
+
+
 class TensorGroup(Record):
     """Tensors of one name (but for the layer's number), shape and dtype."""
 

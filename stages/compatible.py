@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from registry import compat
 from registry.compat import Described, Use
 from registry.outlines import Nf4Recipe
 from serving.limits import limits
+from stages.families.support import known_to_llama_cpp
 
 
 def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]) -> None:
@@ -37,22 +37,6 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
             _require(base, model, Use(), "this adapter was not made for this base")
     if stage == "deploy" and base is not None and model is not None:
         _require(base, model, Use(), f"this {model.kind} model was not made from this base")
-
-
-def known_to_llama_cpp() -> frozenset[str] | None:
-    """Architectures that llama.cpp's installed converter can convert; None where it is not installed.
-
-    Its list of names is a dictionary literal; it is read without running the module, which loads torch.
-    """
-    from stages.backends import llama_cpp_source
-
-    try:
-        tree = ast.parse((llama_cpp_source.home() / "conversion" / "__init__.py").read_text("utf-8"))
-    except (OSError, SyntaxError):
-        return None
-    assigned = [node for node in tree.body if isinstance(node, ast.AnnAssign) and node.value is not None]
-    maps = [node.value for node in assigned if ast.unparse(node.target) == "TEXT_MODEL_MAP"]
-    return frozenset(ast.literal_eval(maps[0])) if maps and maps[0] is not None else None
 
 
 def _require(host: Described, guest: Described | None, use: Use, what: str) -> None:

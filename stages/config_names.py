@@ -31,12 +31,15 @@ TIED_BY_DEFAULT = frozenset({
 })  # fmt: skip
 """Families whose head is the embedding where config.json says nothing of it."""
 
-PLAIN_MLP = frozenset({
-    "biogpt", "bloom", "codegen", "ctrl", "falcon", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
-    "gpt_neox_japanese", "gptj", "mpt", "nemotron", "openai-gpt", "opt", "persimmon", "phi", "starcoder2",
-    "xglm",
+ENCODERS = frozenset({
+    "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert",
+    "reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta",
+    "xlm-roberta-xl", "xlnet", "xmod",
 })  # fmt: skip
-"""Families whose MLP has two matrices, not three: no gate."""
+"""Families that read both ways unless they are told `is_decoder`, and have a causal class all the same."""
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How transformers' classes of causal language models end."""
 
 
 def text_config(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -52,20 +55,32 @@ def text_config(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
         found = next((config[key] for key in (name, *others) if config.get(key) is not None), None)
         if found is not None:
             config[name] = found
-    if config.get("is_encoder_decoder"):
-        raise InvalidInput(
-            f"{source}: {_called(raw)} has an encoder, and this is for decoders alone; {_CHOOSE}"
-        )
-    if family and "hidden_size" in config and "num_attention_heads" not in config:
-        raise InvalidInput(
-            f"{source}: {_called(raw)} has no attention heads in its configuration, so it is not a decoder "
-            f"that can be trained or quantized here; {_CHOOSE}"
-        )
+    if reason := _no_decoder(config, family):
+        raise InvalidInput(f"{source}: {_called(raw)} {reason}; {_CHOOSE}")
     config["num_key_value_heads"] = _kv_heads(config)
     if family:
         config.setdefault("tie_word_embeddings", family in TIED_BY_DEFAULT)
-    config["gated"] = family not in PLAIN_MLP
     return config
+
+
+def _no_decoder(config: Mapping[str, Any], family: str) -> str:
+    """Why this is no decoder with attention; empty where it is one."""
+    if config.get("is_encoder_decoder"):
+        return "has an encoder, and this is for decoders alone"
+    if family in ENCODERS and not config.get("is_decoder"):
+        return "reads its text both ways, as an encoder, and this is for decoders alone"
+    if not family or "num_attention_heads" in config:
+        return ""
+    names = config.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else ""
+    if architecture and not architecture.endswith(CAUSAL):
+        return "is not a causal language model"
+    if "hidden_size" not in config:
+        return ""
+    return (
+        "has no attention heads in its configuration, so it is not a decoder that can be trained or "
+        "quantized here"
+    )
 
 
 _CHOOSE = "choose a decoder such as a Llama, Qwen, Gemma, GPT-2 or Mixtral"

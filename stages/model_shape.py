@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from stages.config_names import text_config
 from stages.errors import InvalidInput, MissingPackage
+from stages.families.blocks import block_of
 from stages.foreign_json import MEGABYTE, read_object
 
 PICO = {
@@ -26,7 +27,6 @@ PICO = {
 }
 """config.json of `pico:SEED`; a test compares it with the model that is made."""
 
-_MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 _COUNTS = ("layers", "hidden", "intermediate", "vocabulary", "heads", "kv_heads", "head_size")
 
 LARGEST_CONFIG = 10 * MEGABYTE
@@ -52,26 +52,45 @@ class ModelShape:
     head_size: int
     tied: bool
     gated: bool
-    """Whether the MLP has a gate beside its two other matrices."""
+    """Whether the MLP has a gate beside its two other matrices; asked of families without a known block."""
     linear_parameters: int
     """What bitsandbytes packs into NF4: the linear layers, without embedding and head."""
     stored_bytes: int
 
+    experts: int = 0
+    """Of each block; 0 where it is no mixture."""
+    expert_width: int = 0
+    shared_width: int = 0
+    """Of the expert that every token passes."""
+
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Input and output width of the linear layers of a decoder block, in Llama's names."""
+        """Input and output width of the linear layers of a decoder block, in the family's own names."""
         queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
         widths = {
-            "q_proj": (self.hidden, queries),
-            "k_proj": (self.hidden, keys),
-            "v_proj": (self.hidden, keys),
-            "o_proj": (queries, self.hidden),
-            "gate_proj": (self.hidden, self.intermediate),
-            "up_proj": (self.hidden, self.intermediate),
-            "down_proj": (self.intermediate, self.hidden),
+            "hidden": self.hidden,
+            "queries": queries,
+            "keys": keys,
+            "fused": queries + 2 * keys,
+            "inner": self.intermediate,
+            "gate_up": 2 * self.intermediate,
+            "shared": self.shared_width,
+            "one": 1,
         }
-        if not self.gated:
-            del widths["gate_proj"]
-        return widths
+        layers = block_of(self.family, self.gated, bool(self.experts))
+        return {name: (widths[inputs], widths[outputs]) for name, (inputs, outputs) in layers.items()}
+
+    def packed_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Input and output width of what GPTQ packs, and how many a block has: experts too."""
+        found = {name: (*widths, 1) for name, widths in self.linear_shapes().items()}
+        if self.experts:
+            found["experts.up_proj"] = (self.hidden, self.expert_width, 2 * self.experts)
+            found["experts.down_proj"] = (self.expert_width, self.hidden, self.experts)
+        return found
+
+    @property
+    def packed_parameters(self) -> int:
+        """What GPTQ packs."""
+        return self.layers * sum(prod(shape) for shape in self.packed_shapes().values())
 
 
 def describe_base(source: str) -> ModelShape:
@@ -117,6 +136,7 @@ def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelSha
         hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
         heads, vocabulary = int(config["num_attention_heads"]), int(config["vocab_size"])
         intermediate = int(config.get("intermediate_size") or 4 * hidden)
+        experts = int(config.get("num_experts") or 0)
     except (KeyError, TypeError) as error:
         raise InvalidInput(
             f"{source}: {where} has no {error}, under no name that is known of a decoder language model "
@@ -124,7 +144,7 @@ def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelSha
         ) from error
     shape = ModelShape(
         source=source,
-        architecture=(config.get("architectures") or ["unknown"])[0],
+        architecture=str((config.get("architectures") or ["unknown"])[0]),
         family=str(config.get("model_type", "")),
         parameters=0,
         layers=layers,
@@ -135,22 +155,18 @@ def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelSha
         kv_heads=int(config["num_key_value_heads"] or heads),
         head_size=int(config.get("head_dim") or hidden // heads),
         tied=bool(config.get("tie_word_embeddings")),
-        gated=bool(config["gated"]),
+        gated=True,
         linear_parameters=0,
         stored_bytes=0,
+        experts=experts,
+        expert_width=int(config.get("moe_intermediate_size") or intermediate) if experts else 0,
+        shared_width=int(config.get("shared_expert_intermediate_size") or 0),
     )
-    sizes = {name: prod(widths) for name, widths in shape.linear_shapes().items()}
-    experts = int(config.get("num_experts") or 0)
-    mlp = layers * sum(size for name, size in sizes.items() if name in _MLP)
-    linear = layers * sum(sizes.values()) - (mlp if experts else 0)
-    if experts:  # an expert that every token passes stays a linear layer
-        linear += layers * 3 * hidden * int(config.get("shared_expert_intermediate_size") or 0)
-    mlp = mlp * int(config.get("moe_intermediate_size") or intermediate) // intermediate
+    linear = layers * sum(prod(widths) for widths in shape.linear_shapes().values())
     embeddings = vocabulary * hidden * (1 if shape.tied else 2)
-    parameters = linear + mlp * experts + embeddings + hidden * (2 * layers + 1)
+    parameters = shape.packed_parameters + embeddings + hidden * (2 * layers + 1)
     width = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
-    counted = {"parameters": parameters, "linear_parameters": linear, "stored_bytes": parameters * width}
-    return ModelShape(**{**vars(shape), **counted})
+    return replace(shape, parameters=parameters, linear_parameters=linear, stored_bytes=parameters * width)
 
 
 def _from_folder(source: str, folder: Path, config: Mapping[str, Any]) -> ModelShape:
@@ -202,8 +218,8 @@ def describe_gguf(file: Path, source: str = "") -> ModelShape:
 
 
 def _linear(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> int:
-    """Parameters of the matrices that are neither embedding nor head, in the names of either file format."""
-    outside = ("embed", "embd", "wte", "wpe", "lm_head")
+    """Parameters of the matrices that are neither embedding, head nor experts, in either format's names."""
+    outside = ("embed", "embd", "wte", "wpe", "lm_head", "experts.")
     return sum(
         prod(shape)
         for name, shape in tensors

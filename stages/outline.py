@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from registry.outlines import AdapterOutline, LoraTarget, ModelOutline, TensorGroup, group
+from registry.outlines import AdapterOutline, LoraTarget, ModelOutline, TensorGroup, group, is_end
 from stages.config_names import text_config
 from stages.errors import InvalidInput
 
@@ -22,7 +22,6 @@ _PAIR = re.compile(
 _WHOLE = re.compile(
     r"(?P<module>.+?)(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(?P<leaf>weight|bias)"
 )
-_ENDS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight")
 
 
 def outline_of_model(folder: Path) -> dict[str, Any]:
@@ -88,7 +87,7 @@ def adapter_outline(config: Mapping[str, Any], headers: Headers, ids: int | None
     targets = _targets(pairs)
     if not targets:
         raise InvalidInput("the adapter holds no pair of LoRA factors; expected tensors lora_A and lora_B")
-    rows = next((shape[0] for name, shape in saved.items() if name.endswith(_ENDS)), None)
+    rows = next((shape[0] for name, shape in saved.items() if is_end(name)), None)
     return AdapterOutline(
         rank=max(one.rank for ones in targets.values() for one in ones),
         alpha=float(config["lora_alpha"]),

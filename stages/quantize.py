@@ -16,7 +16,7 @@ from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
 from stages.errors import InvalidInput
 from stages.outline import outline_of_adapter, outline_of_gguf, outline_of_model
 
-VERSION = 4
+VERSION = 5
 TOOLS = ("torch", "transformers", "gptqmodel", "llama-cpp-python", "gguf", "sentencepiece")
 
 GGUF_TYPES = (

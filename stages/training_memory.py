@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from stages.families.blocks import is_called
 from stages.model_shape import ModelShape
 from stages.train import TrainConfig
 
@@ -56,8 +57,9 @@ def adapter_parameters(shape: ModelShape, config: TrainConfig) -> int:
 
 def _adapted(shape: ModelShape, config: TrainConfig) -> dict[str, tuple[int, int]]:
     endings = config.lora.target_modules
+    named = (endings,) if isinstance(endings, str) else endings
     return {
         name: widths
         for name, widths in shape.linear_shapes().items()
-        if isinstance(endings, str) or any(ending.endswith(name) for ending in endings)
+        if endings == "all-linear" or any(is_called(name, ending) for ending in named)
     }

@@ -58,7 +58,7 @@ def artifacts_compat(arguments: argparse.Namespace) -> Reply:
     """Every check of the contract, one line each."""
     from registry.compat import Use, examine, pair
     from serving.limits import limits
-    from stages.compatible import known_to_llama_cpp
+    from stages.families.support import known_to_llama_cpp
 
     registry = open_registry()
     one, other = registry.get(arguments.a), registry.get(arguments.b) if arguments.b else None

@@ -11,9 +11,8 @@ from pydantic import ValidationError
 from registry import Artifact
 from registry.artifacts import BaseReference, Kind, QuantSpec, Relation
 from registry.compat import examine, pair
-from registry.compat_adapter import is_end
 from registry.errors import Incompatible
-from registry.outlines import KEY, model_outline
+from registry.outlines import KEY, is_end, is_head, model_outline
 
 KINDS: dict[str, Kind] = {"adapter": "adapter", "model": "merged", "gptq": "quantized", "gguf": "quantized"}
 RELATIONS: dict[str, Relation] = {
@@ -182,7 +181,7 @@ def _gguf_shape(found: Mapping[str, Any], base: Artifact, findings: Findings) ->
         findings.not_established.append("shape: the base's manifest does not say what it would have to be")
         return
     embedding = next(
-        (ones[0].shape for n, ones in outline.tensors.items() if is_end(n) and not n.startswith("lm_head")),
+        (ones[0].shape for n, ones in outline.tensors.items() if is_end(n) and not is_head(n)),
         None,
     )
     layers = max(

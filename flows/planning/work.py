@@ -78,11 +78,11 @@ def gguf(shape: ModelShape, k_quant: bool) -> Work:
 def gptq(shape: ModelShape, tokens: float) -> Work:
     """Calibration tokens pass each layer twice and give its Hessian; then columns are rounded in turn
     (Frantar et al. 2022, arXiv:2210.17323, algorithm 1)."""
-    layers = [(inputs, outputs) for inputs, outputs in shape.linear_shapes().values()]
-    passes = 2 * 2 * shape.linear_parameters * tokens
-    hessians = shape.layers * sum(2 * inputs**2 * tokens for inputs, _ in layers)
-    updates = shape.layers * sum(2 * inputs**2 * outputs for inputs, outputs in layers)
-    columns = shape.layers * sum(inputs for inputs, _ in layers)
+    packed = shape.packed_shapes().values()
+    passes = 2 * 2 * shape.packed_parameters * tokens
+    hessians = shape.layers * sum(2 * inputs**2 * tokens for inputs, _, _ in packed)
+    updates = shape.layers * sum(2 * inputs**2 * outputs * count for inputs, outputs, count in packed)
+    columns = shape.layers * sum(inputs * count for inputs, _, count in packed)
     return Work(passes + hessians, beside=updates, serial=START + COLUMN * columns, disk=4 * shape.parameters)
 
 

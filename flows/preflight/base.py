@@ -15,6 +15,8 @@ from flows.child import child_environment
 from flows.recipe import Recipe
 from stages.errors import StageError
 from stages.evaluate import LmEvalTask
+from stages.families import support
+from stages.families.blocks import BLOCKS
 from stages.foreign_json import MEGABYTE, read_object
 from stages.model_shape import LARGEST_CONFIG, ModelShape
 from stages.quantize import GptqConfig
@@ -38,7 +40,11 @@ class Answer:
 
 
 def problems(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
-    """What of the recipe does not fit the base's sizes and files."""
+    """What of the recipe does not fit the base's family, sizes and files."""
+    if reason := support.base_refusal(shape.family, shape.architecture):
+        yield f"base.source: {reason}; choose another base"
+        return
+    yield from _formats(recipe, shape)
     if recipe.base.chat_template is not None:
         yield from _template(Path(recipe.base.chat_template))
     if recipe.base.source.startswith("path:"):
@@ -52,10 +58,14 @@ def problems(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
             yield from _groups(number, config.group_size, shape)
 
 
-def ask(recipe: Recipe) -> Answer:
-    """What the libraries say of module names and lm-eval tasks; nothing is asked where none are named."""
+def ask(recipe: Recipe, family: str) -> Answer:
+    """What the libraries say of module names, of lm-eval tasks, and of a base whose family was not tried.
+
+    Nothing is asked where there is none of these.
+    """
     lora = recipe.train.lora
     named = lora.target_modules != "all-linear" or lora.modules_to_save or lora.rank > 256
+    named = named or (family != "" and family not in BLOCKS)
     tasks = {
         number: task.model_dump(mode="json")
         for number, task in enumerate(recipe.evaluate.tasks)
@@ -128,8 +138,22 @@ def _has_template(folder: Path) -> bool:
     return bool(settings.get("chat_template"))
 
 
+def _formats(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
+    """Formats that the base's family cannot be had in, each with one that it can, if there is any."""
+    gptq, gguf = support.gptq_refusal(shape.family), support.gguf_refusal(shape.family, shape.architecture)
+    for number, config in enumerate(recipe.quantize):
+        reason, other = (gptq, gguf) if isinstance(config, GptqConfig) else (gguf, gptq)
+        instead = "gguf" if isinstance(config, GptqConfig) else "gptq"
+        if reason and not other:
+            yield f"quantize.{number}: {reason}; use method: {instead}, or take the section out"
+        elif reason:
+            yield f"quantize.{number}: {reason}; take the section out: what is merged can be served by vLLM"
+    if gguf and recipe.adapter is not None and not recipe.adapter.on_16bit:
+        yield f"adapter.base: {gguf}; set it to 16bit, which vLLM serves"
+
+
 def _groups(number: int, group_size: int, shape: ModelShape) -> Iterator[str]:
-    rows = {name: inputs for name, (inputs, _) in shape.linear_shapes().items()}
+    rows = {name: inputs for name, (inputs, _, _) in shape.packed_shapes().items()}
     wrong = {name: length for name, length in rows.items() if length % group_size}
     if wrong:
         name, length = next(iter(wrong.items()))

@@ -28,6 +28,7 @@ from stages.backends.model_files import (
     weights_digest,
 )
 from stages.backends.pico import make_pico
+from stages.config_names import CAUSAL
 from stages.errors import InvalidInput
 from stages.resolve import BaseConfig
 
@@ -140,7 +141,7 @@ def read_model_config(folder: Path, name: str) -> PretrainedConfig:
         ) from error
     architecture = (config.architectures or ["no architecture"])[0]
     known = type(config) in AutoModelForCausalLM._model_mapping
-    if not known or not architecture.endswith(("ForCausalLM", "LMHeadModel")):
+    if not known or not architecture.endswith(CAUSAL):
         raise InvalidInput(
             f"{name}: its architecture is {architecture}, not a causal language model; "
             "expected a decoder such as LlamaForCausalLM"

@@ -17,6 +17,7 @@ from stages.backends.fold_adapter import read_adapter
 from stages.backends.fold_layout import layout
 from stages.backends.fold_plan import Ingredients, Output, make_plan
 from stages.backends.fold_safetensors import DTYPES, TensorFiles, model_files
+from stages.config_names import text_config
 from stages.contract import progress
 from stages.train import Nf4Config
 
@@ -69,8 +70,8 @@ def compare_weights(base: Path, adapter: Path, merged: Path, nf4: Nf4Config | No
 
 
 def _ties(folder: Path) -> bool:
-    config = json.loads((folder / "config.json").read_text())
-    return bool(config.get("text_config", config).get("tie_word_embeddings", True))
+    config = text_config(json.loads((folder / "config.json").read_text()), str(folder))
+    return bool(config.get("tie_word_embeddings"))
 
 
 def _arrived(

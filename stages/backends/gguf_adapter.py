@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from registry.outlines import is_end
 from stages.backends import llama_cpp_source
 from stages.backends.fold_adapter import Adapter, read_adapter
 from stages.backends.formats.tokenizer import SETTINGS, tokenizer_home
@@ -23,7 +24,6 @@ from stages.foreign_tokenizer import compare, template_of, vocabulary
 TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q8_0": "q8_0"}
 """llama.cpp's names of the file types that its adapter converter writes, and the converter's own."""
 
-_ENDS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 _ADVICE = "merge the adapter instead (`tuneline merge` accounts for all of it), and serve the merged GGUF"
 
 
@@ -75,7 +75,7 @@ def require_plain_lora(adapter: Adapter) -> None:
                 f"llama.cpp does not apply; {_ADVICE}"
             )
     for name, change in adapter.changes.items():
-        end = any(part in name for part in _ENDS)
+        end = is_end(name)
         if end or change.replacement or change.bias or set(change.parts) != {"lora_A", "lora_B"}:
             what = "changes the embedding or the output head" if end else "is no pair of LoRA factors"
             raise InvalidInput(

@@ -27,7 +27,7 @@ from stages.backends.model_files import TensorHeader, need_room, read_headers
 from stages.config_names import text_config
 from stages.contract import progress
 from stages.errors import InvalidInput, MissingPackage, StageError
-from stages.families import require_quantizable
+from stages.families.support import require_quantizable
 from stages.quantize import GptqConfig
 
 LAYERS_FILE = "gptq_layers.json"
@@ -99,10 +99,12 @@ def check_group_size(
 ) -> None:
     """Raise `InvalidInput` where a layer's rows are no multiple of `group_size`, naming sizes that fit.
 
-    `conv1d`: modules that store their weight as (inputs, outputs).
+    `conv1d`: modules that store their weight as (inputs, outputs). A file may leave out the beginning of a
+    module's name.
     """
+    turned = {f".{module}.weight" for module in conv1d}
     rows = {
-        header.shape[0 if any(name.endswith(f"{module}.weight") for module in conv1d) else 1]: name
+        header.shape[0 if any(module.endswith(f".{name}") for module in turned) else 1]: name
         for name, header in headers.items()
         if len(header.shape) == 2 and re.search(r"\.\d+\..*weight$", name)
     }

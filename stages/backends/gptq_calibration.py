@@ -1,4 +1,4 @@
-"""Calibration rows for GPTQ: chats of the training split, as the model will see them."""
+"""Calibration rows for GPTQ: chats of the training split, as the model was trained on them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.artifacts import digest
-from stages.backends.chat import encode, load_tokenizer
+from stages.backends.chat import encode_with_mask, load_tokenizer
 from stages.errors import InvalidInput
 
 SHORTEST = 11
@@ -31,11 +31,13 @@ class Calibration:
 def choose(model: Path, dataset: Path, count: int, seed: int, longest: int) -> Calibration:
     """`count` rows of `dataset/train.parquet` (all where there are fewer), chosen by `seed`, in file order.
 
-    Rendered by the model's chat template; cut to `longest` tokens, the model's context.
-    Raises `InvalidInput` without a training split, a chat template or a row long enough.
+    Rendered and tokenized as in training; cut to `longest` tokens, the model's context.
+    Raises `InvalidInput` without a training split, a chat template or a row long enough, and for a template
+    that training refuses.
     """
     tokenizer = load_tokenizer(model)
-    encoded = [encode(tokenizer, messages)[:longest] for messages in _pick(dataset, count, seed)]
+    picked = _pick(dataset, count, seed)
+    encoded = [encode_with_mask(tokenizer, messages)[0][:longest] for messages in picked]
     rows = [row for row in encoded if len(row) >= SHORTEST]
     if not rows:
         raise InvalidInput(

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
+from stages.backends.fold_layout import Layout, layout
 from stages.backends.fold_safetensors import CODES, TensorSpec, model_files, write_model
 from stages.backends.formats.tokenizer import PLAIN_CLASS, require_plain_reading
-from stages.config_names import text_config
 from stages.errors import InvalidInput
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SHARD_BYTES = 4_000_000_000
 _FLOATS = ("F32", "F16", "BF16")
 _TOKENIZER_FILES = (
@@ -38,12 +37,7 @@ def export(checkpoint: Path, model: Path, dtype: str, out: Path) -> dict[str, An
     Raises `InvalidInput` naming the tensor that is not finite in `dtype`.
     """
     config = json.loads((model / "config.json").read_text())
-    weights = _write_weights(
-        checkpoint,
-        bool(text_config(config, str(model)).get("tie_word_embeddings")),
-        getattr(torch, dtype),
-        out,
-    )
+    weights = _write_weights(checkpoint, layout(model), getattr(torch, dtype), out)
     saved = json.loads((checkpoint / "config.json").read_text())["quantization_config"]
     # left on, whoever loads the checkpoint gets a temporary directory for it; the path is this machine's
     saved["meta"] |= {"offload_to_disk": False, "offload_to_disk_path": None}
@@ -66,18 +60,20 @@ def legacy_config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     return result
 
 
-def _write_weights(checkpoint: Path, tied: bool, dtype: torch.dtype, out: Path) -> dict[str, Any]:
+def _write_weights(checkpoint: Path, made_of: Layout, dtype: torch.dtype, out: Path) -> dict[str, Any]:
     tensors = model_files(checkpoint)
     specs = {
         spec.name: TensorSpec(spec.name, CODES[dtype] if spec.dtype in _FLOATS else spec.dtype, spec.shape)
         for spec in tensors.specs()
     }
-    repeated = tied and HEAD not in specs and EMBEDDING in specs
+    head = f"{made_of.output_embedding}.weight"
+    embedding = made_of.tied.get(head, "")
+    repeated = head not in specs and embedding in specs
     if repeated:
-        specs[HEAD] = TensorSpec(HEAD, specs[EMBEDDING].dtype, specs[EMBEDDING].shape)
+        specs[head] = TensorSpec(head, specs[embedding].dtype, specs[embedding].shape)
 
     def produce(name: str) -> torch.Tensor:
-        tensor = tensors.read(EMBEDDING if repeated and name == HEAD else name)
+        tensor = tensors.read(embedding if repeated and name == head else name)
         if not tensor.is_floating_point():
             return tensor
         tensor = tensor.to(dtype)
@@ -96,8 +92,8 @@ def _write_weights(checkpoint: Path, tied: bool, dtype: torch.dtype, out: Path) 
     return {
         "types": dict(sorted(types.items())),
         "bytes": sum((out / file).stat().st_size for file in files),
-        "unique_bytes": total - (specs[HEAD].bytes if repeated else 0),
-        "tied_head": "repeated" if repeated else ("stored" if HEAD in specs else "absent"),
+        "unique_bytes": total - (specs[head].bytes if repeated else 0),
+        "tied_head": "repeated" if repeated else ("stored" if head in specs else "absent"),
         "packed": _packed(list(specs.values())),
         "packed_elements": sum(spec.elements for spec in specs.values() if spec.name.endswith(".qweight")),
     }

@@ -9,9 +9,11 @@ from typing import Any
 
 import peft
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from registry.artifacts import BaseReference
 from stages.errors import InvalidInput, StageError
@@ -24,9 +26,7 @@ def target_layers(model: PreTrainedModel, target_modules: str | tuple[str, ...])
     Raises `InvalidInput` with the nearest names when an ending matches no linear layer.
     """
     head = model.get_output_embeddings()
-    linear = [
-        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head
-    ]
+    linear = [name for name, layer in model.named_modules() if is_linear(layer) and layer is not head]
     if target_modules == "all-linear":
         return linear
     endings = (target_modules,) if isinstance(target_modules, str) else target_modules
@@ -37,6 +37,12 @@ def target_layers(model: PreTrainedModel, target_modules: str | tuple[str, ...])
             raise InvalidInput(_no_such_layer(model, ending, linear))
         chosen |= matches
     return [name for name in linear if name in chosen]
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether transformers packs this into NF4, or has: GPT-2's `Conv1D` too, but no class made from `Linear`
+    (Falcon's layers, PhiMoE's router), whose arithmetic is its own."""
+    return type(layer) in (nn.Linear, Conv1D) or isinstance(layer, Linear4bit)
 
 
 def _no_such_layer(model: PreTrainedModel, ending: str, linear: list[str]) -> str:

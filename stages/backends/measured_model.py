@@ -23,6 +23,7 @@ from stages.backends.formats.tokenizer import tokenizer_home
 from stages.backends.gptq_groups import require_group_size
 from stages.backends.model_files import read_headers
 from stages.backends.token_lm import TokenLM
+from stages.config_names import text_config
 from stages.contract import Parent, Parents
 from stages.errors import InvalidInput
 from stages.evaluate import EvaluateConfig
@@ -153,7 +154,7 @@ def _render_as_it_does(lm: TokenLM, file: Path, unknown: list[str]) -> None:
 def _torch_lm(network: Any, tokenizer: Any, config: EvaluateConfig) -> TokenLM:
     from stages.backends.torch_lm import TorchLM
 
-    longest = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    longest = text_config(network.config.to_dict(), "its config.json").get("max_position_embeddings")
     length = min(config.context_length, longest or config.context_length)
     return TorchLM(network, tokenizer, max_length=length, **_reading(tokenizer, config.batch_size))
 

@@ -76,9 +76,7 @@ def require_nf4(model: PreTrainedModel, nf4: Nf4Config) -> None:
     """Raise unless every linear layer but the output head really is NF4, double-quantized as asked."""
     head = model.get_output_embeddings()
     plain = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not isinstance(module, bnb.nn.Linear4bit) and module is not head
+        name for name, module in model.named_modules() if type(module) is nn.Linear and module is not head
     ]
     wrong = []
     for name, module in quantized_modules(model):

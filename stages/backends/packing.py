@@ -16,7 +16,7 @@ def mixing(model: PreTrainedModel) -> float:
 
     Positions start again at 0 with each row and there is no attention mask, as in packed training.
     """
-    ids = torch.arange(5, 29, device=model.device)[None] % model.config.vocab_size
+    ids = torch.arange(5, 29, device=model.device)[None] % model.config.get_text_config().vocab_size
     first, second = ids[:, :16], ids[:, 16:]
     positions = torch.cat([torch.arange(16), torch.arange(8)]).to(model.device)[None]
     was_training = model.training

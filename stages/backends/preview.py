@@ -55,6 +55,8 @@ def _layers(source: str, lora: LoraConfig) -> Iterator[str]:
             chosen += target_layers(model, ending if ending == "all-linear" else (ending,))
         except StageError as error:
             yield str(error)
+    if not chosen and lora.target_modules == "all-linear":
+        yield f"base.source: {type(model).__name__} has no linear layers, so no adapter can be trained for it"
     widths = [min(model.get_submodule(name).weight.shape) for name in chosen]
     if widths and lora.rank > max(widths):
         yield (

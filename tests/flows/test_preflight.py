@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,46 @@ def test_what_the_base_s_sizes_and_files_tell(tmp_path: Path, shape: ModelShape)
     assert list(base.problems(with_template, shape)) == []
 
 
+FAMILIES = [
+    ("gptj", "GPTJForCausalLM", {"method": "gguf"}, "quantize.0: llama.cpp's converter knows no "
+     "GPTJForCausalLM; use method: gptq, or take the section out"),
+    ("olmo", "OlmoForCausalLM", {"method": "gptq"}, "quantize.0: model_type olmo cannot be quantized with "
+     "GPTQ here (GPTQModel knows no such family); use method: gguf, or take the section out"),
+    ("biogpt", "BioGptForCausalLM", {"method": "gguf"}, "quantize.0: llama.cpp's converter knows no "
+     "BioGptForCausalLM; take the section out: what is merged can be served by vLLM"),
+    ("gemma3", "Gemma3ForConditionalGeneration", {"method": "gguf"}, "base.source: its architecture is "
+     "Gemma3ForConditionalGeneration, not a causal language model such as LlamaForCausalLM; choose another "
+     "base"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "architecture", "method", "expected"), FAMILIES)
+def test_what_the_base_s_family_cannot_be_put_through(
+    family: str, architecture: str, method: dict[str, Any], expected: str, shape: ModelShape
+) -> None:
+    of_family = replace(shape, family=family, architecture=architecture)
+    assert list(base.problems(_mine(quantize=[method]), of_family)) == [expected]
+
+
+def test_gptq_s_rows_are_those_of_the_family_s_own_layers(shape: ModelShape) -> None:
+    recipe = _mine(quantize=[{"method": "gptq", "group_size": 64}])
+    mixture = replace(shape, family="mixtral", architecture="MixtralForCausalLM", experts=4, expert_width=96)
+    (line,) = base.problems(recipe, mixture)
+    assert "64 does not divide the rows of experts.down_proj (96 weights); set it to 32 or -1" in line
+    gpt2 = replace(shape, family="gpt2", architecture="GPT2LMHeadModel", intermediate=96)
+    (line,) = base.problems(recipe, gpt2)
+    assert "the rows of mlp.c_proj (96 weights)" in line
+
+
+def test_an_adapter_for_llama_cpp_needs_a_family_that_it_knows(shape: ModelShape) -> None:
+    gptj = replace(shape, family="gptj", architecture="GPTJForCausalLM")
+    (line,) = base.problems(load("pico-tenant"), gptj)
+    assert (
+        line
+        == "adapter.base: llama.cpp's converter knows no GPTJForCausalLM; set it to 16bit, which vLLM serves"
+    )
+
+
 def test_what_only_the_libraries_know(tmp_path: Path) -> None:
     """Module names, a rank, a task of lm-eval that is not there, and one whose metric is another."""
     task = {
@@ -193,7 +234,7 @@ def test_what_only_the_libraries_know(tmp_path: Path) -> None:
         train={"lora": {"rank": 512, "target_modules": ["q_proj", "vv_proj"], "modules_to_save": ["heads"]}},
         evaluate={"tasks": [named, {**named, "name": "colour"}]},
     )
-    answer = base.ask(recipe)
+    answer = base.ask(recipe, "llama")
     assert answer.metrics == {"colours": ("acc",)}
     said = "\n".join(answer.problems)
     for expected in (
@@ -213,7 +254,7 @@ def test_nothing_is_asked_of_the_libraries_that_the_recipe_does_not_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(base, "_child", lambda job: pytest.fail("a child was started"))
-    assert base.ask(load("demo")) == base.Answer()
+    assert base.ask(load("demo"), "") == base.Answer()
 
 
 def test_an_engine_that_is_not_there_and_a_port_that_is_taken(settings: Settings, shape: ModelShape) -> None:

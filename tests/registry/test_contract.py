@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from registry.artifacts import QuantSpec
 from registry.compat import Check, Use, checkers, examine, pair, require
 from registry.compat_adapter import recipe_of
 from registry.errors import Incompatible
+from stages.outline import model_outline
 from tests.registry import pairs
 from tests.registry.pairs import MISMATCHES, Case
 
@@ -44,6 +46,44 @@ def test_each_mismatch_is_refused_for_its_own_reason(wrong: str) -> None:
 def test_no_valid_pair_is_refused() -> None:
     cases = list(pairs.valid(200))
     assert not [(case, refused(case)) for case in cases if refused(case)]
+
+
+def _packed(module: str, outputs: int, inputs: int) -> dict[str, Any]:
+    """A module of 4 bits as GPTQ stores it."""
+    return {f"{module}.qweight": ("I32", (inputs // 8, outputs)), f"{module}.scales": ("F16", (2, outputs))}
+
+
+GPT2 = {"h.0.attn.c_attn.weight": ("F16", (64, 192)), "wte.weight": ("F16", (96, 64))}
+WTE = "transformer.wte.weight"
+END = {WTE: ("F16", (96, 64))}
+FUSED = {"model.layers.0.mlp.gate_up_proj.weight": ("F16", (256, 64)),
+         "model.layers.0.experts.down_proj": ("F16", (4, 64, 128))}  # fmt: skip
+APART = {k: v for name in ("gate_proj", "up_proj")
+         for k, v in _packed(f"model.layers.0.mlp.{name}", 128, 64).items()}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fits"),
+    [
+        (GPT2, {**_packed("transformer.h.0.attn.c_attn", 192, 64), **END, "lm_head.weight": END[WTE]}, True),
+        (GPT2, {**_packed("transformer.h.0.attn.c_attn", 192, 64)}, False),
+        (GPT2, {**_packed("transformer.h.0.attn.c_attn", 128, 64), **END}, False),
+        (FUSED, {**APART, **{k: v for e in range(4) for k, v in
+                             _packed(f"model.layers.0.experts.{e}.down_proj", 64, 128).items()}}, True),
+        (FUSED, {**APART, **{k: v for e in range(3) for k, v in
+                             _packed(f"model.layers.0.experts.{e}.down_proj", 64, 128).items()}}, False),
+    ],
+    ids=["gpt2", "without its embedding", "another width", "experts apart", "one expert less"],
+)  # fmt: skip
+def test_a_gptq_file_of_another_layout_is_known_by_its_weights(
+    before: dict[str, Any], after: dict[str, Any], fits: bool
+) -> None:
+    """GPTQModel names and cuts tensors its own way where a family's files are not as Llama's."""
+    host, guest = (
+        made.model_copy(update={"metrics": {"outline": model_outline({}, headers).model_dump(mode="json")}})
+        for made, headers in ((pairs.base(), before), (pairs.gptq(), after))
+    )
+    assert ("tensors" in refused(Case(host, guest, Use()))) is not fits
 
 
 def test_another_arithmetic_on_the_same_nf4_values_is_said_and_not_refused() -> None:

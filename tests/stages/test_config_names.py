@@ -11,10 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from stages.backends.fold_layout import layout
+from stages.backends.lora import target_layers
 from stages.config_names import NAMES, text_config
 from stages.errors import InvalidInput
-from stages.families import known_to_gptqmodel, require_quantizable
-from stages.model_shape import PICO, describe_base
+from stages.families import support
+from stages.families.blocks import BLOCKS, is_called
+from stages.model_shape import PICO, ModelShape, describe_base
 from stages.outline import model_outline
 from tests.stages.families import SETTINGS, config_of
 from tests.stages.foreign_files import model
@@ -29,7 +32,10 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_there_are_thirty_families_and_more() -> None:
-    assert len(SETTINGS) >= 35
+    assert len(SETTINGS) >= 45
+    assert SETTINGS.keys() == {*BLOCKS, *support.NO_TRAINING}, (
+        "each family of the table has a tiny model to try it on"
+    )
     assert {"gpt2", "mixtral", "mpt", "bloom", "gptj", "gpt_bigcode", "falcon", "llama"} <= SETTINGS.keys()
 
 
@@ -49,21 +55,54 @@ def test_names_are_those_of_transformers(saved: dict[str, Any], family: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # in BigCode
-@pytest.mark.parametrize("family", SETTINGS)
-def test_the_shape_is_that_of_the_model(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", BLOCKS)
+def test_the_block_is_that_of_the_model(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each linear layer that NF4 packs, by name and both widths, and none besides."""
     config = config_of(family)
-    config.save_pretrained(tmp_path)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    monkeypatch.setattr("stages.backends.model_files.read_headers", lambda _: {})
-    raw = json.loads((tmp_path / "config.json").read_text())
-    monkeypatch.setattr("stages.model_shape._hub_config", lambda *_: raw)
-    shape = describe_base("hub:org/name")
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(tmp_path)
+    shape = _shape(tmp_path, monkeypatch)
     assert shape.family == family
-    assert shape.parameters == pytest.approx(model.num_parameters(), rel=0.2)
-    head = model.get_output_embeddings()
-    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
-    assert shape.linear_parameters == pytest.approx(sum(m.weight.numel() for m in linear), rel=0.3)
+    assert shape.parameters == pytest.approx(model.num_parameters(), rel=0.1)
+    assert support.base_refusal(family, shape.architecture) is None
+    layers = target_layers(model, "all-linear")
+    assert set(layers) == layout(tmp_path).quantized, "NF4 packs exactly these"
+    foretold = shape.linear_shapes()
+    for name in layers:
+        weight = model.get_submodule(name).weight
+        turned = isinstance(model.get_submodule(name), Conv1D)
+        widths = tuple(weight.shape) if turned else tuple(weight.shape[::-1])
+        (called,) = (known for known in foretold if is_called(known, name))
+        assert foretold[called] == widths, name
+    assert len(layers) == shape.layers * len(foretold)
+    weights = [model.get_submodule(name).weight.numel() for name in layers]
+    assert shape.linear_parameters == sum(weights)
+    experts = [p for n, p in model.named_parameters() if p.dim() == 3 and ".experts." in n]
+    assert shape.packed_parameters == sum(weights) + sum(p.numel() for p in experts)
+
+
+def test_a_family_without_layers_that_nf4_packs_is_not_trained(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(config_of("falcon"))
+    assert target_layers(model, "all-linear") == []
+    model.save_pretrained(tmp_path)
+    assert layout(tmp_path).quantized == frozenset()
+    assert "model_type falcon cannot be trained" in str(support.base_refusal("falcon", "FalconForCausalLM"))
+
+
+def _shape(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModelShape:
+    """As `check` has it of a base on the hub: from config.json alone."""
+    raw = json.loads((folder / "config.json").read_text())
+    monkeypatch.setattr("stages.model_shape._hub_config", lambda *_: raw)
+    return describe_base("hub:org/name")
+
+
+def test_an_ending_means_the_layer_that_it_is_the_end_of() -> None:
+    assert is_called("attn.c_proj", "c_proj")
+    assert is_called("attn.c_proj", "transformer.h.0.attn.c_proj")
+    assert not is_called("mlp.c_proj", "transformer.h.0.attn.c_proj")
+    assert not is_called("v_proj", "vv_proj")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +111,18 @@ def test_the_shape_is_that_of_the_model(family: str, tmp_path: Path, monkeypatch
         ({"model_type": "t5", "is_encoder_decoder": True}, r"model_type t5\) has an encoder"),
         ({"model_type": "mamba", "hidden_size": 8}, r"model_type mamba\) has no attention heads"),
         ({"architectures": {"a": 1}, "is_encoder_decoder": True}, r"a model without a name"),
+        (
+            {"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2},
+            r"model_type bert\) reads its text",
+        ),
+        (
+            {
+                "architectures": ["Gemma3ForConditionalGeneration"],
+                "model_type": "gemma3",
+                "text_config": {"model_type": "gemma3_text", "hidden_size": 8},
+            },
+            "is not a causal language model",
+        ),
     ],
 )
 def test_what_is_no_decoder_is_named(raw: dict[str, Any], message: str) -> None:
@@ -109,11 +160,23 @@ def test_a_text_model_kept_apart_is_read() -> None:
     assert (found["hidden_size"], found["num_key_value_heads"]) == (8, 2)
 
 
-def test_what_gptq_cannot_do_is_refused_by_name() -> None:
-    known = known_to_gptqmodel()
+def test_what_a_family_cannot_be_put_through_is_said_by_name() -> None:
+    known = support.known_to_gptqmodel()
     assert known is not None
-    assert {"llama", "gpt2", "qwen3"} <= known
-    require_quantizable("llama", "base")
-    require_quantizable("", "base")
-    with pytest.raises(InvalidInput, match=r"model_type bert cannot be quantized with GPTQ.*method: gguf"):
-        require_quantizable("bert", "base")
+    assert {"llama", "gpt2", "qwen3", "qwen3_5"} <= known
+    for nothing in ("llama", "gpt2", "mixtral", ""):
+        assert support.gptq_refusal(nothing) is None
+        support.require_quantizable(nothing, "base")
+    with pytest.raises(
+        InvalidInput, match=r"base: model_type olmo cannot .* \(GPTQModel knows no such family"
+    ):
+        support.require_quantizable("olmo", "base")
+    assert "was not tried" in str(support.gptq_refusal("deepseek_v3"))
+    causal = support.known_to_transformers()
+    assert causal is not None
+    assert {"llama", "gpt2", "mpt"} <= causal
+    assert support.base_refusal("llama", "LlamaForCausalLM") is None
+    assert "LlamaForSequence" in str(support.base_refusal("llama", "LlamaForSequenceClassification"))
+    assert "model_type unheard" in str(support.base_refusal("unheard", "UnheardForCausalLM"))
+    assert support.gguf_refusal("gptj", "GPTJForCausalLM") == "llama.cpp's converter knows no GPTJForCausalLM"
+    assert support.gguf_refusal("llama", "LlamaForCausalLM") is None

@@ -659,6 +659,44 @@ def test_group_size_that_does_not_divide_names_those_that_do(pico_base: Parent, 
         check_group_size(headers, 128)
 
 
+def test_rows_of_gpt2_are_its_inputs_whatever_its_files_leave_out() -> None:
+    from stages.backends.gptq import check_group_size
+    from stages.backends.model_files import TensorHeader
+
+    headers = {"h.0.attn.c_attn.weight": TensorHeader("F16", (96, 288), 0)}
+    module = frozenset({"transformer.h.0.attn.c_attn"})
+    check_group_size(headers, 32, module)
+    with pytest.raises(InvalidInput, match=r"64 does not divide .*c_attn\.weight \(96 weights.* 32, -1"):
+        check_group_size(headers, 64, module)
+
+
+def test_calibration_reads_what_training_read(pico_base: Parent, tmp_path: Path) -> None:
+    """Also where prompt and answer would share a token, which an engine never sees."""
+    from stages.backends.chat import encode, load_tokenizer
+    from stages.backends.gptq_calibration import choose
+    from stages.backends.rows import encode_split
+
+    folder = tmp_path / "model"
+    shutil.copytree(pico_base.path, folder)
+    end = "{{ eos_token }}"
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ 'Q: ' + m.content + ' A:' }}"
+        "{% else %}{{ m.content }}" + end + "{% endif %}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    chat = [
+        {"role": "user", "content": "Which?"},
+        {"role": "assistant", "content": "::: this one, and no other of them all"},
+    ]
+    data = tmp_path / "data"
+    data.mkdir()
+    pq.write_table(pa.Table.from_pylist([{"messages": chat}]), data / "train.parquet")
+    tokenizer = load_tokenizer(folder)
+    trained = encode_split(data / "train.parquet", tokenizer, 2048).input_ids
+    assert encode(tokenizer, chat) != trained[0], "the whole text has a token that reaches across"
+    assert choose(folder, data, 1, 0, 2048).rows == trained
+
+
 def test_calibration_is_chosen_by_seed_and_digested(pico_base: Parent, tmp_path: Path) -> None:
     from stages.backends.gptq_calibration import choose
 
