@@ -17,6 +17,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Parent:
     return Parent(id="d" * 64, kind="dataset", path=folder)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # in BigCode
 @pytest.mark.parametrize("family", ["gpt2", "mixtral", "mpt", "bloom", "gptj", "gpt_bigcode"])
 def test_it_comes_through_as_the_table_says(family: str, chats: Parent, tmp_path: Path) -> None:
     trial = Trial(family, chats, tmp_path)
