@@ -136,9 +136,9 @@ class Door:
 class Dialect:
     """What vLLM takes and says otherwise than the gateway and llama.cpp do.
 
-    It refuses some of what says nothing (`tools: []`, `min_tokens: null`), ends a text after 16 tokens where
-    no length is asked for, has no `/v1/models/{id}`, its list of models tells where their files are, and it
-    logs the name of a model that it does not have, which may be a key in the wrong place.
+    It refuses some of what says nothing (`tools: []`, `min_tokens: null`), has no `/v1/models/{id}`, tells in
+    its list of models where their files are, and logs the name of a model that it does not have, which may
+    be a key in the wrong place.
     """
 
     def __init__(self, app: App) -> None:
@@ -171,8 +171,6 @@ class Dialect:
             asked |= {name: given[name] for name in OF_TOOLS if name in given}
         if not asked.get("stream"):
             asked.pop("stream_options", None)
-        if scope["path"] == "/v1/completions":
-            asked.setdefault("max_tokens", None)
         if given:
             body = json.dumps({RENAMED.get(name, name): value for name, value in asked.items()}).encode()
         await self._app(scope, _again(body, receive), send)

@@ -136,10 +136,6 @@ def test_what_says_nothing_is_accepted(shared: Shared) -> None:
         ]
         asked += [(start, more) for start, more, _ in test_openai_api.CLIENTS.values()]
         await asyncio.gather(*(answered(start, more) for start, more in asked))
-        whole = await client.completions.create(model=engine.base, prompt="Once", temperature=0)
-        assert whole.usage is not None
-        ended = whole.choices[0].finish_reason
-        assert (ended, whole.usage.total_tokens) == ("length", 256) or ended == "stop", "as many as fit"
 
     shared.run(work)
 

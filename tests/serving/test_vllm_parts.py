@@ -152,7 +152,7 @@ def test_a_request_names_its_model(key: None) -> None:
 
 
 def test_what_says_nothing_does_not_reach_vllm(key: None) -> None:
-    """It refuses `tools: []`, ignores `repeat_penalty`, and ends a text after 16 tokens by itself."""
+    """It refuses `tools: []`, and ignores `repeat_penalty`."""
     tools = [{"type": "function", "function": {"name": "f"}}]
     calls = {"tools": tools, "tool_choice": "none", "parallel_tool_calls": False}
     penalty = {"repetition_penalty": 1.1}
@@ -168,8 +168,7 @@ def test_what_says_nothing_does_not_reach_vllm(key: None) -> None:
         for name, values in NEUTRAL.items():
             for value in (None, *values):
                 assert await heard(CHAT, **{name: value}) == {"model": "ada"}
-                text = await heard(TEXT, **{name: value})
-                assert text == {"model": "ada", "max_tokens": None}, "as many as fit"
+                assert await heard(TEXT, **{name: value}) == {"model": "ada"}
         asked = len(behind.asked)
         refused = await client.post(CHAT, json={"model": "a key"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
