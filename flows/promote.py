@@ -12,7 +12,7 @@ from flows.report.rows import StageRow
 from flows.step import Run
 from registry import Artifact
 from registry.channels import Channel
-from registry.errors import Conflict
+from registry.errors import Moved
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,17 @@ def promote(run: Run, channel: str, offer: Offer, verdict: Verdict, seen: Channe
     label = f"promote to {channel}"
 
     def work() -> tuple[Channel | None, StageRow]:
+        why = "somebody else moved it meanwhile; the gate judges again, against what is live now"
+        elsewhere = None, StageRow(label, "promote", None, "skipped", 0.0, None, why)
         if seen is not None and seen.artifact_id == offer.model.id:
+            if run.registry.channels.get(channel) != seen:
+                return elsewhere
             return seen, StageRow(label, "promote", offer.model.id, "reused", 0.0)
         generation = seen.generation if seen else 0
         try:
             moved = run.registry.channels.move(channel, offer.model.id, generation, decision_id=verdict.id)
-        except Conflict:
-            why = "somebody else moved it meanwhile; the gate judges again, against what is live now"
-            return None, StageRow(label, "promote", None, "skipped", 0.0, None, why)
+        except Moved:
+            return elsewhere
         note = f"generation {moved.generation}"
         return moved, StageRow(label, "promote", offer.model.id, "ran", 0.0, None, note)
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, exc, insert, select, update
 from registry import catalog, content, gates, policies
 from registry.artifacts import Record, digest
 from registry.database import Database, now
-from registry.errors import Conflict, Corrupt, InvalidArtifact, NotFound
+from registry.errors import Corrupt, InvalidArtifact, Moved, NotFound
 from registry.policies import ChannelPolicy
 from registry.schema import channel_events, channels
 from registry.signing import Keys
@@ -84,7 +84,7 @@ class Channels:
 
         Needs a signed, passing gate decision for this artifact against the channel's current one under the
         channel's policy, or a waiver. A channel without a policy takes over that of the first decision.
-        Raises Conflict when somebody else moved it, GateRequired, NotFound for an unknown artifact or
+        Raises Moved when somebody else was faster, GateRequired, NotFound for an unknown artifact or
         decision, Corrupt for a changed or unsigned one, InvalidArtifact for a bad name or waiver.
         """
         check_name(name)
@@ -94,7 +94,7 @@ class Channels:
             catalog.existing(connection, artifact_id)
             content.require(connection, [artifact_id])
             if (current.generation if current else 0) != expected_generation:
-                raise _lost(name, expected_generation, current)
+                raise _lost(name, expected_generation, _standing(current))
             if waiver is None:
                 self._pass_gate(connection, name, artifact_id, current, decision_id)
             event = {
@@ -203,11 +203,11 @@ def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any
         try:
             connection.execute(insert(channels), {"name": name, **new})
         except exc.IntegrityError as error:
-            raise _lost(name, expected, None) from error
+            raise _lost(name, expected, "one that was made meanwhile") from error
     else:
         same = (channels.c.name == name) & (channels.c.generation == expected)
         if connection.execute(update(channels).where(same), new).rowcount != 1:
-            raise _lost(name, expected, _current(connection, name))
+            raise _lost(name, expected, _standing(_current(connection, name)))
     last = select(channel_events.c.digest).where(
         (channel_events.c.channel == name) & (channel_events.c.generation == expected)
     )
@@ -261,13 +261,14 @@ def _event(row: Row[Any]) -> ChannelEvent:
     return ChannelEvent.model_validate(row._asdict())
 
 
-def _lost(name: str, expected: int, current: Channel | None) -> Conflict:
-    found = (
-        f"generation {current.generation} (artifact {current.artifact_id[:12]})"
-        if current
-        else "no such channel"
-    )
-    return Conflict(
+def _standing(current: Channel | None) -> str:
+    if current is None:
+        return "no such channel"
+    return f"generation {current.generation} (artifact {current.artifact_id[:12]})"
+
+
+def _lost(name: str, expected: int, found: str) -> Moved:
+    return Moved(
         f"channel {name}: expected generation {expected}, found {found}; somebody else moved it: "
         "look at its history, gate against its current artifact, and try again"
     )

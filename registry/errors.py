@@ -9,7 +9,8 @@ RegistryError                 anything below; has an exit code for the command l
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
 ├── Collected                 an artifact whose files were removed to free space (exit code 3)
 ├── Corrupt                   stored bytes differ from their digest
-├── Conflict                  somebody else moved the channel, or took the lease over
+├── Conflict                  somebody else was faster, or took the lease over
+│   ├── Moved                 a channel is no longer where it was seen (exit code 1)
 │   └── Held                  a live process works on the same key
 ├── GateRequired              a channel move without a passing gate decision or a waiver
 ├── StoreFull                 the disk has no room; nothing was written
@@ -60,6 +61,10 @@ class Corrupt(RegistryError):
 
 class Conflict(RegistryError):
     exit_code = 4
+
+
+class Moved(Conflict):
+    exit_code = 1
 
 
 class Held(Conflict):

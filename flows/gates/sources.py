@@ -278,7 +278,8 @@ def _seen(
 
 def _called(role: str, evidence: Evidence, given: str | None) -> str | None:
     """What a registered model is in a sentence: its role, and how its weights were measured."""
-    if role == "baseline" and evidence.nf4 is None and evidence.computed_with is not None:
+    unread = evidence.computed_with is None and evidence.problems
+    if role == "baseline" and evidence.nf4 is None and not unread:
         return f"the base ({recorded(evidence.computed_with)})"
     if role == "live" and given is not None:
         return f"{given}, the given baseline"

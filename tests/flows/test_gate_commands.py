@@ -19,6 +19,7 @@ from sqlalchemy import insert
 from flows import cli
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import QuantSpec
+from registry.channels import Channel, Channels
 from registry.errors import Corrupt, GateRequired
 from registry.schema import content_events
 from tests.flows.gated import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
@@ -706,3 +707,54 @@ def test_it_is_quick_and_loads_nothing_heavy(
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # On a busy machine it also waits for a core, which is no work of its own.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+
+
+def test_a_channel_that_moved_between_gate_and_promote_stays_where_it_is(
+    lineage: Lineage, policy: Callable[..., str], run: Run, registry: Registry
+) -> None:
+    """The decision is about what was live before; on another generation of the same artifact it counts."""
+    waived = ("--waive", "--reason", "by hand", "--who", "ada")
+    first, second, offered = (lineage.quantized(kind) for kind in ("Q8_0", "Q6_K", "Q5_K_M"))
+    for model in (first, second, offered):
+        lineage.evaluate(model, GOOD)
+    assert run("promote", first.id, "team/prod", *waived)[1]["generation"] == 1
+    gate = ("gate", policy(), "--candidate", offered.id, "--channel", "team/prod")
+    code, decided = run(*gate)
+    assert (code, decided["baseline"]) == (0, first.id)
+    assert run("promote", second.id, "team/prod", *waived)[1]["generation"] == 2
+    for named in ((), ("--decision", decided["id"])):
+        code, refused = run("promote", offered.id, "team/prod", *named)
+        assert (code, refused["exit_code"]) == (1, 1)
+        assert refused["error"] == (
+            f"channel team/prod cannot move to artifact {offered.id[:12]}: gate decision "
+            f"{decided['id'][:12]} compares it with {first.id[:12]}, but the channel has {second.id[:12]} "
+            "now; run the gate again against that one"
+        )
+    assert [event.artifact_id for event in registry.channels.history("team/prod")] == [first.id, second.id]
+    code, again = run(*gate)
+    assert (code, again["baseline"]) == (0, second.id)
+    assert run("promote", offered.id, "team/prod")[1]["decision"] == again["id"]
+    assert run("rollback", "team/prod", "--reason", "a trial", "--who", "ada")[0] == 0
+    assert run("promote", offered.id, "team/prod")[1]["generation"] == 5, "back at what it was compared with"
+
+
+@pytest.mark.parametrize("words", [(), ("--waive", "--reason", "by hand", "--who", "ada")])
+def test_a_channel_that_moves_while_promote_reads_it(
+    lineage: Lineage, policy: Callable[..., str], run: Run, registry: Registry,
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Somebody else is faster by a moment: nothing of theirs is overwritten, by a waiver neither."""
+    run("gate", policy(), "--candidate", lineage.gguf.id, "--channel", "team/prod")
+    other, look = lineage.quantized("Q8_0"), Channels.get
+
+    def then_moved(channels: Channels, name: str) -> Channel | None:
+        found = look(channels, name)
+        registry.channels.move(name, other.id, 0, waiver=Waiver("faster", "bob"))
+        return found
+
+    monkeypatch.setattr(Channels, "get", then_moved)
+    code, refused = run("promote", lineage.gguf.id, "team/prod", *words)
+    assert (code, refused["exit_code"]) == (1, 1)
+    assert refused["error"].startswith("channel team/prod: expected generation 0, found generation 1")
+    assert "somebody else moved it: look at its history, gate against its current" in refused["error"]
+    assert [event.who for event in registry.channels.history("team/prod")] == ["bob"]

@@ -14,7 +14,8 @@ from flows.gates.channel import Verdict
 from flows.gates.policy import GatePolicy
 from flows.promote import Offer, judge, promote
 from flows.step import Run
-from registry import Artifact, Registry
+from registry import Artifact, Registry, Waiver
+from registry.channels import Channel
 from tests.flows.gated import Lineage
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80
@@ -41,7 +42,7 @@ def policy(**rule: Any) -> GatePolicy:
     return GatePolicy.model_validate({"tasks": [{**claim, "margin": 0.1, **rule}]})
 
 
-def judged(run: Run, gate: GatePolicy) -> tuple[Verdict, Offer]:
+def judged(run: Run, gate: GatePolicy, seen: Channel | None = None) -> tuple[Verdict, Offer]:
     made = Lineage(run.registry)
     scores = {"base": BAD, "merged": GOOD, "gguf": GOOD}
     offers = {
@@ -49,12 +50,13 @@ def judged(run: Run, gate: GatePolicy) -> tuple[Verdict, Offer]:
         for name, found in scores.items()
     }
 
-    def never(live: Artifact) -> Artifact:
-        raise AssertionError("nothing is live")
+    def measure(live: Artifact) -> Artifact:
+        assert seen is not None, "nothing is live"
+        return made.evaluate(live, BAD)
 
     verdict = judge(
-        run, gate, "team/prod", offers["gguf"], None,
-        baseline=offers["base"], parent=offers["merged"], measure=never,
+        run, gate, "team/prod", offers["gguf"], seen,
+        baseline=offers["base"], parent=offers["merged"], measure=measure,
     )  # fmt: skip
     return verdict, offers["gguf"]
 
@@ -82,3 +84,23 @@ def test_a_policy_is_taken_over_by_what_moves_the_channel_and_by_nothing_before(
     assert kept.digest == corrected.digest
     with pytest.raises(Usage, match="channel team/prod has another policy than this one"):
         judged(run, policy(margin=0.2))
+
+
+def test_a_channel_that_somebody_else_moved_is_judged_again(run: Run) -> None:
+    """The verdict is about what was live when the gate looked; `None` makes the run look again."""
+    channels, other = run.registry.channels, Lineage(run.registry).quantized("Q8_0")
+    verdict, offer = judged(run, policy())
+    assert verdict.passed
+    channels.move("team/prod", other.id, 0, waiver=Waiver("faster", "bob"))
+    assert promote(run, "team/prod", offer, verdict, None) is None
+    now = channels.get("team/prod")
+    assert now is not None
+    assert now.artifact_id == other.id
+    again, offer = judged(run, policy(), now)
+    assert run.registry.gates.get(again.id).baseline == other.id, "against what is live now"
+    moved = promote(run, "team/prod", offer, again, now)
+    assert moved is not None
+    assert (moved.generation, moved.artifact_id) == (2, offer.model.id)
+    assert promote(run, "team/prod", offer, again, moved) == moved, "it is there already"
+    channels.rollback("team/prod", "a trial", "bob")
+    assert promote(run, "team/prod", offer, again, moved) is None, "it was there, and is not any more"
