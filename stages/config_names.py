@@ -83,6 +83,33 @@ def _no_decoder(config: Mapping[str, Any], family: str) -> str:
     )
 
 
+MOST_STRETCHED = 1e6
+"""A factor above is a mistake, and so is one that is no number."""
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a model can read, of a `text_config`; None where it states no length, as with ALiBi."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    family = str(config.get("model_type", ""))
+    return stretched(config.get("max_position_embeddings"), rope if isinstance(rope, dict) else {}, family)
+
+
+def stretched(length: Any, rope: Mapping[str, Any], family: str) -> int | None:
+    """`length` under a scaling of the rotary embedding; None where it is no length.
+
+    `linear` and `dynamic` stretch what is stated, `yarn` the length before it; what other kinds (`llama3`,
+    `longrope`) reach is stated already, and so it is in Gemma 3 of any kind. vLLM counts likewise.
+    """
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        return None
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
+    stated = kind not in ("linear", "dynamic", "yarn") or family.startswith("gemma3")
+    if stated or not isinstance(factor, int | float) or not 1 <= factor <= MOST_STRETCHED:
+        return length
+    before = rope.get("original_max_position_embeddings") if kind == "yarn" else None
+    return max(length, int((before if isinstance(before, int) else length) * factor))
+
+
 _CHOOSE = "choose a decoder such as a Llama, Qwen, Gemma, GPT-2 or Mixtral"
 
 

@@ -28,8 +28,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from stages.contract import Facts, Parents, StageConfig
 from stages.train import Nf4Config
 
-VERSION = 4
+VERSION = 5
 TOOLS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "gptqmodel", "llama-cpp-python")
+
+
+MOST_CHOICES = 64
+"""Distinct answers that `choice` compares: each is read after every question."""
 
 
 class HeldoutTask(StageConfig):

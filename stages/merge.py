@@ -18,7 +18,7 @@ from stages.foreign_tokenizer import template_of
 from stages.outline import outline_of_model
 from stages.train import Nf4Config
 
-VERSION = 3
+VERSION = 4
 TOOLS = ("torch", "safetensors", "transformers", "bitsandbytes")
 
 

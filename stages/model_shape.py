@@ -9,10 +9,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from stages.config_names import text_config
+from stages.config_names import positions, text_config
 from stages.errors import InvalidInput, MissingPackage
 from stages.families.blocks import block_of
 from stages.foreign_json import MEGABYTE, read_object
+from stages.outline import gguf_positions
 
 PICO = {
     "architectures": ["LlamaForCausalLM"],
@@ -23,6 +24,7 @@ PICO = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
     "tie_word_embeddings": True,
 }
 """config.json of `pico:SEED`; a test compares it with the model that is made."""
@@ -56,7 +58,8 @@ class ModelShape:
     linear_parameters: int
     """What bitsandbytes packs into NF4: the linear layers, without embedding and head."""
     stored_bytes: int
-
+    positions: int | None = None
+    """Tokens that it can read; None: not stated."""
     experts: int = 0
     """Of each block; 0 where it is no mixture."""
     expert_width: int = 0
@@ -161,6 +164,7 @@ def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelSha
         experts=experts,
         expert_width=int(config.get("moe_intermediate_size") or intermediate) if experts else 0,
         shared_width=int(config.get("shared_expert_intermediate_size") or 0),
+        positions=positions(config),
     )
     linear = layers * sum(prod(widths) for widths in shape.linear_shapes().values())
     embeddings = vocabulary * hidden * (1 if shape.tied else 2)
@@ -214,6 +218,7 @@ def describe_gguf(file: Path, source: str = "") -> ModelShape:
         gated=any(".ffn_gate." in name for name in names),
         linear_parameters=_linear((tensor.name, tensor.shape) for tensor in found.tensors),
         stored_bytes=found.file_bytes,
+        positions=gguf_positions(found.values),
     )
 
 

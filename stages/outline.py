@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.outlines import AdapterOutline, LoraTarget, ModelOutline, TensorGroup, group, is_end
-from stages.config_names import text_config
+from stages.config_names import positions, stretched, text_config
 from stages.errors import InvalidInput
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -40,9 +40,20 @@ def outline_of_adapter(folder: Path) -> dict[str, Any]:
 
 def outline_of_gguf(values: Mapping[str, Any]) -> dict[str, Any]:
     """For a manifest's metrics: a GGUF file's own limits. Its tensors, in llama.cpp's names, stay out."""
-    length = values.get(f"{values.get('general.architecture')}.context_length")
-    found = ModelOutline(context_length=length if isinstance(length, int) else None, tied=None, tensors={})
+    found = ModelOutline(context_length=gguf_positions(values), tied=None, tensors={})
     return found.model_dump(mode="json")
+
+
+def gguf_positions(values: Mapping[str, Any]) -> int | None:
+    """Tokens that the model in a GGUF file can read, of its metadata; None where it states no length."""
+    architecture = str(values.get("general.architecture"))
+    scaling = f"{architecture}.rope.scaling"
+    rope = {
+        "rope_type": values.get(f"{scaling}.type"),
+        "factor": values.get(f"{scaling}.factor"),
+        "original_max_position_embeddings": values.get(f"{scaling}.original_context_length"),
+    }
+    return stretched(values.get(f"{architecture}.context_length"), rope, architecture)
 
 
 def model_outline(config: Mapping[str, Any], headers: Headers) -> ModelOutline:
@@ -52,9 +63,9 @@ def model_outline(config: Mapping[str, Any], headers: Headers) -> ModelOutline:
     for name, (dtype, shape) in headers.items():
         counts = found.setdefault(group(name), {})
         counts[shape, dtype] = counts.get((shape, dtype), 0) + 1
-    length, tied = flat.get("max_position_embeddings"), flat.get("tie_word_embeddings")
+    tied = flat.get("tie_word_embeddings")
     return ModelOutline(
-        context_length=length if isinstance(length, int) and length > 0 else None,
+        context_length=positions(flat),
         tied=tied if isinstance(tied, bool) else None,
         tensors={
             name: tuple(

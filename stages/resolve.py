@@ -13,7 +13,7 @@ from stages.contract import Facts, Parents, StageConfig
 from stages.foreign import inspect
 from stages.outline import outline_of_model
 
-VERSION = 3
+VERSION = 4
 TOOLS = ("transformers", "torch", "gguf", "safetensors")
 
 

@@ -89,7 +89,7 @@ class TrainConfig(StageConfig):
     )
     packing: bool = Field(
         default=False,
-        description="several rows per sequence; only with an attention that keeps rows apart (CUDA)",
+        description="several rows per sequence; only with an attention that keeps rows apart, which is tried",
     )
     gradient_checkpointing: bool = Field(default=True, description="recompute activations (non-reentrant)")
     evaluations: int = Field(default=4, ge=0, description="validation losses during training, evenly spaced")

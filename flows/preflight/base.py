@@ -54,12 +54,12 @@ def problems(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
         except StageError as error:
             yield f"base.source: {folder}: {error}"
     for number, config in enumerate(recipe.quantize):
-        if isinstance(config, GptqConfig) and config.group_size > 0:
+        if isinstance(config, GptqConfig):
             yield from _groups(number, config.group_size, shape)
 
 
 def ask(recipe: Recipe, family: str) -> Answer:
-    """What the libraries say of module names, of lm-eval tasks, and of a base whose family was not tried.
+    """What the libraries say of module names, packing, lm-eval tasks, and of a base whose family was not tried.
 
     Nothing is asked where there is none of these.
     """
@@ -71,11 +71,12 @@ def ask(recipe: Recipe, family: str) -> Answer:
         for number, task in enumerate(recipe.evaluate.tasks)
         if isinstance(task, LmEvalTask)
     }
-    if not named and not tasks:
+    if not (named or tasks or recipe.train.packing):
         return Answer()
     job = {
         "source": recipe.base.source,
         "lora": lora.model_dump(mode="json") if named else None,
+        "packing": recipe.train.packing,
         "tasks": tasks,
     }
     return _child(job)
@@ -154,7 +155,7 @@ def _formats(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
 
 def _groups(number: int, group_size: int, shape: ModelShape) -> Iterator[str]:
     rows = {name: inputs for name, (inputs, _, _) in shape.packed_shapes().items()}
-    wrong = {name: length for name, length in rows.items() if length % group_size}
+    wrong = {name: length for name, length in rows.items() if group_size > 0 and length % group_size}
     if wrong:
         name, length = next(iter(wrong.items()))
         fitting = [str(size) for size in (128, 64, 32) if not any(row % size for row in rows.values())]

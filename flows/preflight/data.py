@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.recipe import Recipe
 from stages.errors import StageError
+from stages.evaluate import MOST_CHOICES, HeldoutTask
 from stages.prepare import PrepareConfig, first_rows
 
 LARGEST = 2_000_000_000
@@ -16,10 +19,14 @@ LARGEST = 2_000_000_000
 
 @dataclass(frozen=True)
 class FirstRows:
-    """What the first rows told. `json_answers`: whether any of their answers is JSON; None: not known."""
+    """What the first rows told. `json_answers`: whether any of their answers is JSON; None: not known.
+
+    `answers`: how many distinct ones they have.
+    """
 
     problems: tuple[str, ...] = ()
     json_answers: bool | None = None
+    answers: int = 0
 
 
 def look(config: PrepareConfig) -> FirstRows:
@@ -36,7 +43,21 @@ def look(config: PrepareConfig) -> FirstRows:
     if rejected and not chats:
         why = f"prepare.source: none of the first {len(rejected)} rows can be used; {rejected[0]}"
         return FirstRows((why,))
-    return FirstRows(json_answers=any(_is_json(chat[-1]["content"]) for chat in chats) if chats else None)
+    answers = {chat[-1]["content"] for chat in chats}
+    return FirstRows(json_answers=any(map(_is_json, answers)) if chats else None, answers=len(answers))
+
+
+def choices(recipe: Recipe, rows: FirstRows) -> Iterator[str]:
+    """A task that compares all answers, and more of them than it can compare, whatever else is taken out."""
+    config = recipe.prepare
+    kept = (1 - config.split.validation) * (1 - config.max_deduplicated) * (1 - config.max_rejected)
+    most = min(rows.answers, config.max_rows or rows.answers)
+    for number, task in enumerate(recipe.evaluate.tasks):
+        if isinstance(task, HeldoutTask) and task.choice and most * kept > MOST_CHOICES:
+            yield (
+                f"evaluate.tasks.{number}.choice: compares at most {MOST_CHOICES} distinct answers, and the "
+                f"first rows alone have {rows.answers}; set it to false"
+            )
 
 
 def _is_json(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flows.errors import InvalidRecipe
-from flows.preflight import base, data, sections, surroundings
+from flows.preflight import base, data, lengths, sections, surroundings
 from flows.recipe import Recipe
 from flows.settings import Settings
 from stages.model_shape import ModelShape
@@ -14,7 +14,8 @@ def problems(recipe: Recipe, settings: Settings, shape: ModelShape | None) -> li
     answer = base.ask(recipe, shape.family) if shape is not None else base.Answer()
     rows = data.look(recipe.prepare)
     metrics = sections.task_metrics(recipe, answer.metrics, rows.json_answers)
-    found = [*sections.problems(recipe, metrics), *rows.problems]
+    found = [*sections.problems(recipe, metrics), *rows.problems, *data.choices(recipe, rows)]
+    found += lengths.problems(recipe, shape.positions if shape is not None else None)
     if shape is not None:
         found += base.problems(recipe, shape)
     found += [*answer.problems, *surroundings.problems(recipe, settings)]

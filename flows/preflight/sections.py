@@ -57,11 +57,6 @@ def _tasks(recipe: Recipe) -> Iterator[str]:
             yield f"{where}: a run chooses its merge as `merge.base` says; take the merge-base task out"
         elif task.name in taken:
             yield f"{where}.name: {task.name!r} is what the ladder calls a comparison; rename it"
-        if isinstance(task, HeldoutTask) and task.max_new_tokens >= recipe.evaluate.context_length:
-            yield (
-                f"{where}.max_new_tokens: {task.max_new_tokens} leave no room for a prompt in "
-                f"evaluate.context_length {recipe.evaluate.context_length}"
-            )
     if recipe.evaluate.nf4 is not None and recipe.evaluate.nf4 != recipe.train.nf4:
         yield "evaluate.nf4: a run measures NF4 as it trains; take it out, or set train.nf4"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -92,6 +93,12 @@ def load_task(task: LmEvalTask) -> Task:
     """The task with its documents, from what is on this machine. Raises `InvalidInput`."""
     with _quiet(), _offline():
         return _load(task)
+
+
+def require_cluster(loaded: Task, task: LmEvalTask) -> None:
+    """Raise `InvalidInput` where the documents lack the field that says which belong together."""
+    for document in itertools.islice(loaded.eval_docs, 1):
+        _cluster(task, document)
 
 
 def _load(task: LmEvalTask) -> Task:

@@ -16,9 +16,8 @@ from lm_eval.api.task import ConfigurableTask
 from stages.backends.chat import LastTurn, last_turn
 from stages.backends.token_lm import EDGE, TokenLM
 from stages.errors import InvalidInput
-from stages.evaluate import HeldoutTask
+from stages.evaluate import MOST_CHOICES, HeldoutTask
 
-MOST_CHOICES = 64
 Split = dict[str, Any]
 
 

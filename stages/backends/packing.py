@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from transformers import PreTrainedModel
 
@@ -32,6 +34,12 @@ def mixing(model: PreTrainedModel) -> float:
 
 def require_rows_apart(model: PreTrainedModel) -> None:
     """Raise `InvalidInput` where packed rows would read each other."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "position_ids" not in inspect.signature(inner.forward).parameters:
+        raise InvalidInput(
+            f"train.packing: {type(inner).__name__} takes no positions, so packed rows would read each "
+            "other; set train.packing: false"
+        )
     found = mixing(model)
     if found > TOLERANCE:
         raise InvalidInput(

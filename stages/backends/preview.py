@@ -24,18 +24,29 @@ def main() -> int:
     metrics: dict[str, list[str]] = {}
     if job["lora"] is not None:
         problems += _layers(job["source"], LoraConfig.model_validate(job["lora"]))
-    for number, settings in job["tasks"].items():
+    if job["packing"]:
+        problems += rows_mixed(job["source"])
+    problems += _tasks(job["tasks"], metrics)
+    answers.write(json.dumps({"problems": problems, "metrics": metrics}))
+    return 0
+
+
+def _tasks(asked: dict[str, Any], metrics: dict[str, list[str]]) -> Iterator[str]:
+    """What is wrong with each task of lm-eval; those that can be had are added to `metrics`."""
+    if asked:  # lm-eval takes seconds to import
+        from stages.backends.harness import load_task, require_cluster
+    for number, settings in asked.items():
         task = LmEvalTask.model_validate(settings)
         try:
-            metrics[task.name] = _metrics(task)
+            loaded = load_task(task)
+            metrics[task.name] = _metrics(loaded)
+            require_cluster(loaded, task)
         except StageError as error:
-            problems.append(f"evaluate.tasks.{number}: {error}")
+            yield f"evaluate.tasks.{number}: {error}"
             continue
         if task.metric not in metrics[task.name]:
             known = ", ".join(metrics[task.name])
-            problems.append(f"evaluate.tasks.{number}.metric: {task.name} has no {task.metric}, but {known}")
-    answers.write(json.dumps({"problems": problems, "metrics": metrics}))
-    return 0
+            yield f"evaluate.tasks.{number}.metric: {task.name} has no {task.metric}, but {known}"
 
 
 def _layers(source: str, lora: LoraConfig) -> Iterator[str]:
@@ -65,35 +76,61 @@ def _layers(source: str, lora: LoraConfig) -> Iterator[str]:
         )
 
 
+def rows_mixed(source: str) -> Iterator[str]:
+    """Whether packed rows read each other, tried on the base's first layers with random weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from stages.backends.packing import require_rows_apart
+
+    config = _configuration(source)
+    inner = config.get_text_config()
+    kinds = getattr(inner, "layer_types", None)
+    layers = 1 + max(kinds.index(kind) for kind in set(kinds)) if kinds else 1
+    # what stands between the attentions is the same for each token by itself, and large
+    small = {"num_hidden_layers": layers, "vocab_size": 64, "intermediate_size": 64, "pad_token_id": None}
+    if kinds:
+        small["layer_types"] = list(kinds[:layers])
+    for name, value in small.items():
+        if getattr(inner, name, None) is not None:
+            setattr(inner, name, value)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        require_rows_apart(model.to("cuda" if torch.cuda.is_available() else "cpu"))
+    except StageError as error:
+        yield str(error)
+
+
 def _without_weights(source: str) -> Any:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(_configuration(source), trust_remote_code=False)
+
+
+def _configuration(source: str) -> Any:
+    from transformers import AutoConfig
 
     scheme, _, place = source.partition(":")
     if scheme == "pico":
         from stages.model_shape import PICO
 
-        config = AutoConfig.for_model(**{k: v for k, v in PICO.items() if k != "architectures"})
-    elif scheme == "package":
+        return AutoConfig.for_model(**{k: v for k, v in PICO.items() if k != "architectures"})
+    if scheme == "package":
         from stages.backends.gguf_files import packaged_gguf
 
         file = packaged_gguf(place)
-        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    elif scheme == "hub":
+        return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    if scheme == "hub":
         name, _, revision = place.partition("@")
-        config = AutoConfig.from_pretrained(name, revision=revision or None, trust_remote_code=False)
-    else:
-        folder = Path(place).expanduser()
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return AutoConfig.from_pretrained(name, revision=revision or None, trust_remote_code=False)
+    folder = Path(place).expanduser()
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _metrics(task: LmEvalTask) -> list[str]:
+def _metrics(loaded: Any) -> list[str]:
     """The names under which lm-eval logs the scores of an item: a metric, with the filter that it is of."""
-    from stages.backends.harness import load_task
-
-    loaded = load_task(task)
     names = [str(one["metric"]) for one in loaded.config.metric_list or ()]
     filters = [one["name"] for one in loaded.config.filter_list or ()] or ["none"]
     return [name if kind == "none" else f"{name},{kind}" for kind in filters for name in names]

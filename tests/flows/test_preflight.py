@@ -14,14 +14,16 @@ import yaml
 from flows import cli
 from flows.errors import InvalidRecipe
 from flows.execute import execute
-from flows.preflight import base, sections
+from flows.preflight import base, lengths, sections
 from flows.preflight.preflight import problems
 from flows.recipe import Recipe, load
 from flows.settings import Settings
 from registry import Registry
+from stages.backends.preview import rows_mixed
 from stages.model_shape import ModelShape, describe_base
 from tests.flows.gated import Lineage
 from tests.flows.test_promote import policy
+from tests.stages.families import config_of
 
 KEEP = {"task": "routing", "metric": "exact_match", "role": "keep", "against": "parent", "margin": 0.2}
 
@@ -61,7 +63,6 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
      "evaluate.tasks.1: a run compares its models as its `ladder` says"),
     ("demo", ["evaluate.tasks=[{kind: merge-base}]", "gate=null", "promote=null", "deploy=null"],
      "evaluate.tasks.0: a run chooses its merge as `merge.base` says"),
-    ("demo", ["evaluate.tasks.0.max_new_tokens=2048"], "leave no room for a prompt"),
     ("demo", ["evaluate.nf4={double_quant: false}"], "evaluate.nf4: a run measures NF4 as it trains"),
     ("demo", ["gate.fidelity=[{quant: gptq, kl_mean: 0.1}]"],
      "gate.fidelity: has limits for gptq, and none for Q8_0"),
@@ -144,6 +145,65 @@ def test_a_topic_that_no_file_has(settings: Settings, shape: ModelShape) -> None
     assert "topics: sciense not in the corpus" in line
 
 
+LENGTHS: list[tuple[list[str], int | None, str]] = [
+    (["evaluate.tasks.0.max_new_tokens=2048"], None,
+     "evaluate.tasks.0.max_new_tokens: 2048 leave no room for a prompt in evaluate.context_length 2048"),
+    (["evaluate.tasks.0.max_new_tokens=512", "prepare.max_length=512", "deploy.context_length=512"], 512,
+     "evaluate.tasks.0.max_new_tokens: 512 leave no room for a prompt in the 512 tokens that the base reads"),
+    (["prepare.max_length=1025", "train.max_length=2000", "deploy=null"], 1024,
+     "prepare.max_length: 1,025, and the base reads at most 1,024 tokens: longer rows could not be trained "
+     "on or measured; set it to 1024 or less"),
+    (["deploy.context_length=4097"], 4096,
+     "deploy.context_length: 4,097, and the base reads at most 4,096 tokens; set it to 4096 or less"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "positions", "expected"), LENGTHS)
+def test_lengths_beyond_what_the_base_reads(
+    overrides: list[str], positions: int | None, expected: str
+) -> None:
+    assert list(lengths.problems(load("demo", overrides), positions)) == [expected]
+
+
+def test_lengths_that_fit_are_no_problem() -> None:
+    """An evaluation's context ends with the model's own, and no row is as long as `train.max_length`."""
+    fitting = ["prepare.max_length=512", "deploy.context_length=512"]
+    for overrides, positions in (
+        (["evaluate.context_length=8192", "deploy.context_length=4096"], 4096),
+        (["deploy.context_length=100000"], None),
+        (fitting, 512),
+    ):
+        assert list(lengths.problems(load("demo", overrides), positions)) == []
+
+
+def test_the_base_s_positions_are_asked_of_its_configuration(settings: Settings, shape: ModelShape) -> None:
+    assert shape.positions == 2048
+    (line,) = problems(load("pico-smoke", ["deploy.context_length=2049"]), settings, shape)
+    assert line.startswith("deploy.context_length: 2,049, and the base reads at most 2,048 tokens")
+
+
+def test_more_answers_than_a_choice_can_compare(
+    settings: Settings, shape: ModelShape, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    task = {"kind": "heldout", "choice": True}
+    recipe = _mine(prepare={"source": f"path:{file}"}, evaluate={"tasks": [task]})
+    for distinct, count in ((100, 1), (70, 0)):
+        rows = ({"prompt": f"a {k}", "completion": f"b {k % distinct}"} for k in range(120))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = problems(recipe, settings, shape)
+        assert len(found) == count, found
+    rows = ({"prompt": f"a {k}", "completion": f"b {k}"} for k in range(120))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (line,) = problems(recipe, settings, shape)
+    assert line == (
+        "evaluate.tasks.0.choice: compares at most 64 distinct answers, and the first rows alone have 100; "
+        "set it to false"
+    )
+    few = recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"max_rows": 60})})
+    assert problems(few, settings, shape) == []
+
+
 def _mine(**sections_: Any) -> Recipe:
     known = {"name": "mine", "base": {"source": "pico:0"}, "prepare": {"source": "path:x"}}
     return Recipe.model_validate({**known, **sections_})
@@ -157,6 +217,17 @@ def test_what_the_base_s_sizes_and_files_tell(tmp_path: Path, shape: ModelShape)
         "quantize.0.group_size: 128 does not divide the rows of down_proj (96 weights); set it to 32 or -1"
     )
     assert list(base.problems(_mine(quantize=[gptq]), shape)) == []
+    strange = ModelShape(**{**vars(shape), "family": "bert", "architecture": "StrangeForCausalLM"})
+    recipe = _mine(quantize=[gptq, {"method": "gguf"}])
+    (gptq_line, gguf_line) = base.problems(recipe, strange)
+    assert gptq_line.startswith("quantize.0: pico:0: model_type bert cannot be quantized with GPTQ here")
+    assert gguf_line == (
+        "quantize.1: llama.cpp's converter does not know StrangeForCausalLM, so there can be no GGUF of this "
+        "base; use method: gptq, or choose another base"
+    )
+    apart = _mine(quantize=[], adapter={"base": "Q8_0"})
+    assert next(base.problems(apart, strange)).startswith("adapter.base: llama.cpp's converter does not know")
+    assert list(base.problems(_mine(quantize=[], adapter={"base": "16bit"}), strange)) == []
     folder = tmp_path / "base"
     folder.mkdir()
     (folder / "config.json").write_text(
@@ -229,7 +300,7 @@ def test_what_only_the_libraries_know(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "colours.yaml").write_text(yaml.safe_dump(task))
     (tmp_path / "colours.jsonl").write_text('{"q": "sky", "a": 1}\n')
-    named = {"kind": "lm-eval", "name": "colours", "path": str(tmp_path)}
+    named = {"kind": "lm-eval", "name": "colours", "path": str(tmp_path), "cluster": "passage"}
     recipe = _mine(
         train={"lora": {"rank": 512, "target_modules": ["q_proj", "vv_proj"], "modules_to_save": ["heads"]}},
         evaluate={"tasks": [named, {**named, "name": "colour"}]},
@@ -242,12 +313,31 @@ def test_what_only_the_libraries_know(tmp_path: Path) -> None:
         "train.lora.target_modules: 'vv_proj' matches no layer of LlamaForCausalLM; nearest: v_proj",
         "train.lora.rank: 512 is more than the narrower side of every layer that gets an adapter (at most",
         "evaluate.tasks.1: task colour cannot be loaded",
+        "evaluate.tasks.0: task colours: cluster is 'passage', but its documents have q, a",
     ):
         assert expected in said
-    assert len(answer.problems) == 4
+    assert len(answer.problems) == 5
     gated = recipe.model_copy(update={"gate": policy(task="colours", metric="acc_norm")})
     found = list(sections.problems(gated, sections.task_metrics(gated, answer.metrics)))
     assert "gate.tasks.0.metric: 'acc_norm' is not a metric of the task colours" in found[0]
+
+
+def test_packing_is_tried_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some families keep packed rows apart on any machine, others nowhere: no weights are needed to tell."""
+    assert list(rows_mixed("pico:0")) == []
+    for family, expected in (
+        ("gemma3_text", None), ("gpt2", None), ("bloom", "set train.packing: false"),
+        ("mpt", "MptForCausalLM takes no positions, so packed rows would read each other"),
+    ):  # fmt: skip
+        folder = tmp_path / family
+        config_of(family).save_pretrained(folder)
+        found = list(rows_mixed(f"path:{folder}"))
+        assert len(found) == (expected is not None), (family, found)
+        assert not found or (found[0].startswith("train.packing: ") and expected in found[0])
+    jobs: list[Any] = []
+    monkeypatch.setattr(base, "_child", lambda job: jobs.append(job) or base.Answer(("said",)))
+    assert base.ask(load("demo", ["train.packing=true"])).problems == ("said",)
+    assert (jobs[0]["packing"], jobs[0]["lora"], jobs[0]["tasks"]) == (True, None, {})
 
 
 def test_nothing_is_asked_of_the_libraries_that_the_recipe_does_not_name(

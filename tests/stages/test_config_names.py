@@ -13,12 +13,12 @@ from transformers.pytorch_utils import Conv1D
 
 from stages.backends.fold_layout import layout
 from stages.backends.lora import target_layers
-from stages.config_names import NAMES, text_config
+from stages.config_names import NAMES, positions, text_config
 from stages.errors import InvalidInput
 from stages.families import support
 from stages.families.blocks import BLOCKS, is_called
 from stages.model_shape import PICO, ModelShape, describe_base
-from stages.outline import model_outline
+from stages.outline import gguf_positions, model_outline
 from tests.stages.families import SETTINGS, config_of
 from tests.stages.foreign_files import model
 
@@ -52,6 +52,8 @@ def test_names_are_those_of_transformers(saved: dict[str, Any], family: str) -> 
     default = type(config)().tie_word_embeddings
     assert text_config(unsaid, "base")["tie_word_embeddings"] == default
     assert model_outline(saved, {}).tied == config.tie_word_embeddings
+    stated = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
+    assert (positions(found), model_outline(saved, {}).context_length) == (stated, stated)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # in BigCode
@@ -152,6 +154,43 @@ def test_a_configuration_that_no_model_has_is_one_line(
 def test_heads_that_are_no_number_are_not_counted() -> None:
     raw = {"model_type": "mpt", "n_heads": 4, "attn_config": {"kv_n_heads": {"a": 1}}}
     assert text_config(raw, "base")["num_key_value_heads"] == 4
+
+
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        (None, 4096),
+        ({"rope_type": "default", "rope_theta": 1e4}, 4096),
+        ({"type": "linear", "factor": 4.0}, 16384),
+        ({"rope_type": "dynamic", "factor": 2.0}, 8192),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
+        ({"rope_type": "yarn", "factor": 4.0}, 16384),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}, 4096),
+        ({"rope_type": "longrope", "factor": 32.0, "original_max_position_embeddings": 4096}, 4096),
+        ({"full_attention": {"rope_type": "linear", "factor": 8.0}}, 4096),
+        ({"rope_type": "linear", "factor": 1e999}, 4096),
+        ({"rope_type": "linear", "factor": float("nan")}, 4096),
+        ({"rope_type": ["linear"], "factor": 2.0}, 4096),
+    ],
+)
+def test_positions_are_stretched_as_the_rope_scaling_says(rope: dict[str, Any] | None, expected: int) -> None:
+    raw = {"model_type": "llama", "num_attention_heads": 2, "hidden_size": 8, "max_position_embeddings": 4096}
+    for name in ("rope_scaling", "rope_parameters"):
+        config = text_config({**raw, name: rope}, "base")
+        assert positions(config) == expected
+        assert model_outline({**raw, name: rope}, {}).context_length == expected
+    flat = rope if rope and "full_attention" not in rope else {}
+    values = {
+        "general.architecture": "llama", "llama.context_length": 4096,
+        "llama.rope.scaling.type": flat.get("rope_type", flat.get("type")),
+        "llama.rope.scaling.factor": flat.get("factor"),
+        "llama.rope.scaling.original_context_length": flat.get("original_max_position_embeddings"),
+    }  # fmt: skip
+    assert gguf_positions(values) == expected
+    gemma = text_config({**raw, "model_type": "gemma3_text", "rope_scaling": rope}, "base")
+    assert positions(gemma) == 4096, "states the stretched length beside the factor"
+    assert positions({"num_attention_heads": 2}) is None
 
 
 def test_a_text_model_kept_apart_is_read() -> None:
