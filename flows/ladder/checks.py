@@ -1,7 +1,8 @@
 """What each rung of the ladder has to stand: one function per check, and the limits with where they are from.
 
-A check returns None, or what it found and the likely cause. All are run; the first that speaks names the
-cause, so the certain ones (a refusal, other tokens, other weights) come before the statistical ones.
+A check returns None, or what it found, and as a cause only what was looked at. All are run; the first that
+speaks names the cause, so the certain ones (a refusal, other tokens, other weights) come before those that
+count.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flows.ladder.rungs import PARENT
+from flows.ladder.distance import distance
+from flows.ladder.finding import Said
 from stages.intervals import tango
-from stages.rounding import LIMITS
 
 if TYPE_CHECKING:
     from flows.ladder.ladder import Evidence, Rung
 
-Said = tuple[str, str] | None
-Check = Callable[["Rung", "Evidence", Mapping[Any, "Evidence"]], Said]
+Check = Callable[["Rung", "Evidence", Mapping[Any, "Evidence"]], Said | None]
 
 FOLD_LIMIT = 0.005
 """The same sum, unmerged in float32 against merged and rounded to 16 bits."""
@@ -28,12 +28,12 @@ SAME_ANSWERS = 0.75
 tip a near tie."""
 
 
-def stopped(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def stopped(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """The stage refused its input, or ended with an error such as NaN logits."""
-    return (one.stopped, one.stopped) if one.stopped else None
+    return Said(one.stopped, one.stopped) if one.stopped else None
 
 
-def compared(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def compared(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """It was held against the form before it; where it was not, no other check can find anything."""
     if one.stopped or rung.kind in ("base", "endpoint"):
         return None
@@ -46,20 +46,21 @@ def compared(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
     if not lacking:
         return None
     words = f"not compared with {rung.parent or 'the form before it'} {' and '.join(lacking)}"
-    return words, f"nothing shows that it is what it was made from: {words}"
+    return Said(words, f"nothing shows that it is what it was made from: {words}")
 
 
-def vocabulary(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def vocabulary(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """Every id stands for the base's text."""
     wrong = _parity(one).get("vocabulary", 0)
     if not wrong:
         return None
-    return f"{wrong} token ids stand for other texts than in the base", (
-        f"the tokenizer was changed: {wrong} ids stand for other texts than in training"
+    return Said(
+        f"{wrong} token ids stand for other texts than in the base",
+        f"its tokenizer is not the base's: {wrong} ids stand for other texts than there",
     )
 
 
-def special_tokens(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def special_tokens(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """BOS, EOS, the ids that end an answer, and whether BOS is added are the base's."""
     special = _parity(one).get("special") or {}
     if not special:
@@ -67,23 +68,29 @@ def special_tokens(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> S
     words = "; ".join(
         f"{name} is {found}, expected {expected}" for name, (found, expected) in special.items()
     )
-    lost = {"eos", "stop"} & special.keys()
-    cause = (
-        "the token that ends an answer was dropped or changed, so answers do not stop"
-        if lost
-        else ("the engine would add BOS to a chat that the template has begun already, or leave it out")
+    if {"eos", "stop"} & special.keys():
+        cause = "the token that ends an answer is not the base's"
+        return Said(
+            words, f"{cause} ({words})", "answers may not stop: restore the base's tokenizer settings"
+        )
+    if "adds_bos" not in special:
+        return Said(words, f"BOS is another token than the base's ({words})")
+    does = (
+        "adds a BOS that the base does not"
+        if special["adds_bos"][0]
+        else "leaves out a BOS that the base adds"
     )
-    return words, f"{cause} ({words})"
+    return Said(words, f"whoever reads text with it {does} ({words})")
 
 
-def double_bos(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def double_bos(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """No chat begins with BOS twice where the base's begins with one."""
     if not _parity(one).get("double_bos"):
         return None
-    return "rendered chats begin with BOS twice", "BOS stands twice before every chat (double BOS)"
+    return Said("rendered chats begin with BOS twice", "BOS stands twice at the start of a chat (double BOS)")
 
 
-def template(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def template(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """Chats become the base's token ids."""
     parity = _parity(one)
     differing = parity.get("chats", 0) - parity.get("equal", 0)
@@ -91,16 +98,16 @@ def template(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
         return None
     where = f"{differing} of {parity['chats']} chats become other token ids ({parity['first_difference']})"
     why = "the tokenizer cuts text differently" if parity["template"] else "it carries another chat template"
-    return where, f"{why} than the model was trained with: {where}"
+    return Said(where, f"{why} than the model was trained with: {where}")
 
 
-def weights(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def weights(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """A merge holds the base's tensors, and the adapter's update once in each module."""
     found = one.metrics.get("weights") or {}
     wrong, foreign = found.get("wrong", []), found.get("foreign", [])
     lacking = [*found.get("missing", []), *found.get("added", []), *found.get("nonfinite", [])]
     if found.get("tied"):
-        return (
+        return Said(
             "the settings tie a head that has weights of its own",
             "the output head was re-tied to the embedding",
         )
@@ -110,16 +117,23 @@ def weights(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
     first = [*(entry["module"] for entry in wrong), *foreign, *lacking][0]
     count = len(wrong) + len(foreign) + len(lacking)
     words = f"{count} tensors are not what base and adapter make, the first is {first}"
-    return words, f"{_merge_cause(shares, found['modules'], foreign, lacking)}: {words}"
+    cause = _damage(found) or _merge_cause(shares, found["modules"], foreign)
+    return Said(words, f"{cause}: {words}", "merge again from that base and adapter")
 
 
-def _merge_cause(shares: list[float], modules: int, foreign: list[str], lacking: list[str]) -> str:
-    if lacking:
-        return "tensors are missing, foreign or not finite"
+def _damage(found: Mapping[str, Any]) -> str | None:
+    kinds = {"missing": "missing", "added": "in neither", "nonfinite": "not finite"}
+    counted = [f"{len(found[name])} {words}" for name, words in kinds.items() if found.get(name)]
+    return f"of its tensors {', '.join(counted)}" if counted else None
+
+
+def _merge_cause(shares: list[float], modules: int, foreign: list[str]) -> str:
     if foreign and shares:
-        return "it was made from other base weights (another revision)"
+        return (
+            "tensors that the adapter does not touch are not the base's, and what it changes is not their sum"
+        )
     if foreign:
-        return "tensors that the adapter does not touch are not the base's (another revision of it?)"
+        return "tensors that the adapter does not touch are not the base's"
     if (
         len(shares) == modules
         and max(shares) - min(shares) < 0.1 * max(map(abs, shares))
@@ -128,89 +142,54 @@ def _merge_cause(shares: list[float], modules: int, foreign: list[str], lacking:
         return f"the adapter was scaled by {sum(shares) / len(shares):.2g} on its way"
     if all(abs(share) < 0.1 for share in shares) and len(shares) < modules:
         return f"{len(shares)} of {modules} modules were not merged"
-    return "it holds another adapter, or an older merge (a stale directory)"
+    arrived = f"{min(shares):.2g} to {max(shares):.2g}"
+    return f"of the adapter's update {arrived} arrived, by module, where 1 is all of it"
 
 
-def fold(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def fold(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """Merged and unmerged give the same predictions."""
     kl = rung.fold.get("kl_mean")
     if rung.kind != "merged" or kl is None or kl.low <= FOLD_LIMIT:
         return None
     words = f"KL {kl.value:.3g} to base + adapter unmerged, at most {FOLD_LIMIT} is rounding"
-    return words, f"the merged model is not the sum of base and adapter: {words}"
+    return Said(
+        words,
+        f"merged and unmerged predict otherwise: {words}",
+        "evaluate again with compute_dtype: float32; if it is as far then, merge again",
+    )
 
 
-def provenance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def provenance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """Calibrated on the data that the adapter was trained on."""
     if one.calibrated_on is None or one.trained_on is None or one.calibrated_on == one.trained_on:
         return None
     words = f"calibrated on dataset {one.calibrated_on[:12]}, trained on {one.trained_on[:12]}"
-    return words, f"calibration on other text than the training data: {words}"
+    return Said(words, f"calibration on other text than the training data: {words}")
 
 
-def distance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
-    """No farther from the parent than this type of quantization explains, or than rounding to nearest takes
-    this very model; an adapter apart, from its sum with the base's own weights, since it was trained on other
-    ones."""
-    figures = rung.fold if rung.kind == "apart" else rung.figures
-    kl = figures.get("kl_mean")
-    if kl is None or rung.kind == "tuned" or (rung.kind == "merged" and rung.fold):
-        return None
-    limit = LIMITS.get(one.quant, LIMITS["Q2_K"])
-    rounded = _rounded(one)
-    if rounded:
-        limit = max(limit, rounded["kl_mean"]["high"])
-    if kl.low <= limit:
-        return None
-    interval = f"{kl.low:.3g} to {kl.high:.3g}"
-    to = "base + adapter in 16 bits" if rung.kind == "apart" else rung.parent
-    words = f"KL {kl.value:.3g} to {to} ({interval}), at most {limit:.3g} for {one.quant}"
-    if rounded:
-        words += f", and {rounded['kl_mean']['value']:.3g} for its parent rounded to {rounded['bits']} bits"
-    return words, f"{_distance_cause(rung, one)}: {words}"
-
-
-def _distance_cause(rung: Rung, one: Evidence) -> str:
-    if rung.kind == "merged":
-        return "the merged model is not the sum of base and adapter"
-    if rung.kind == "apart":
-        return "the engine does not put the trained adapter on the base as it is (another file, scaled, cut)"
-    base, kl = rung.to_base.get("kl_mean"), rung.figures["kl_mean"]
-    if base is not None and base.high < kl.low:
-        return "the file is nearer to the base than to its parent: the tune is not in it (a stale directory?)"
-    if _rounded(one):
-        return "rounding does not explain its distance: its weights are not its parent's (a stale directory?)"
-    if rung.figures["same_top"].high < 0.5:
-        return (
-            "most of its likeliest tokens are not its parent's: its weights are others, or "
-            "are read wrongly (group size, packing)"
-        )
-    return "its distance is more than its type usually explains, and nothing shows why"
-
-
-def _rounded(one: Evidence) -> Mapping[str, Any]:
-    """What rounding the parent to nearest at the same bits costs; measured where a file is far from it."""
-    found: Mapping[str, Any] = one.metrics.get("fidelity", {}).get(PARENT, {}).get("rounding") or {}
-    return found
-
-
-def effect(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def effect(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """The adapter changes the base, and makes the right answers likelier."""
     ratio, kl = rung.figures.get("answer_perplexity_ratio"), rung.figures.get("kl_mean")
     if rung.kind != "tuned" or kl is None:
         return None
     if kl.high < 1e-4:
-        return (
-            f"KL {kl.value:.2g} to the base",
-            "the adapter changes nothing: it was not trained, or not loaded",
+        words = f"KL {kl.value:.2g} to the base"
+        return Said(
+            words,
+            f"the adapter changes nothing: {words}",
+            "see the training's losses, steps and learning rate",
         )
     if ratio is not None and ratio.low > 1:
         words = f"held-out answers are {ratio.value:.3g} times less likely per token than from the base"
-        return words, f"training made the model worse (learning rate, wrong labels or template): {words}"
+        return Said(
+            words,
+            f"training made the model worse: {words}",
+            "look at the labels, the template and train.learning_rate",
+        )
     return None
 
 
-def survival(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def survival(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """Held-out answers are still likelier than from the quantized base, where the tune made them so."""
     ratio, tuned = rung.to_base.get("answer_perplexity_ratio"), seen.get("tuned")
     before = tuned.metrics.get("fidelity", {}).get("fidelity", {}) if tuned else {}
@@ -218,10 +197,11 @@ def survival(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
     if ratio is None or gain is None or gain["high"] >= 1 or ratio.low <= 1:
         return None
     words = f"held-out answers are {ratio.value:.3g} times less likely per token than from the quantized base"
-    return words, f"the tune did not survive quantization: {words}"
+    how = "in this form" if rung.kind == "apart" else "quantization"
+    return Said(words, f"the tune did not survive {how}: {words}")
 
 
-def answers(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def answers(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """The engine's own answers are not significantly worse than the parent's."""
     if rung.kind in ("base", "endpoint") or not rung.compared or rung.gained is None or rung.lost is None:
         return None
@@ -229,24 +209,27 @@ def answers(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
     if net < LOST_ANSWERS or tango(rung.gained, rung.lost, rung.compared, alpha=0.01).high >= 0:
         return None
     words = f"{rung.lost} answers lost and {rung.gained} gained of {rung.compared} against {rung.parent}"
-    cause = "training cost the task more than it gave"
-    if rung.kind != "tuned":
-        cause = "it generates worse than it predicts: see the tokens that end a turn, template and engine"
-    return words, f"{cause}: {words}"
+    if rung.kind == "tuned":
+        return Said(words, f"training cost the task more than it gave: {words}")
+    follows = "see the answers in its samples, the tokens that end a turn, template and engine"
+    return Said(words, f"it generates worse than {rung.parent}: {words}", follows)
 
 
-def endpoint(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said:
+def endpoint(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """Over HTTP the file is asked the same tokens and gives the same answers as when it was measured."""
     probe = one.probe
     if not probe or not probe["asked"]:
         return None
     if probe["same_prompt"] < probe["asked"]:
         words = f"{probe['asked'] - probe['same_prompt']} of {probe['asked']} prompts have another length"
-        return words, f"the engine renders chats differently than in training: {words}"
+        return Said(words, f"the engine renders chats differently than they were measured: {words}")
     if probe["same"] >= SAME_ANSWERS * probe["asked"]:
         return None
     words = f"{probe['asked'] - probe['same']} of {probe['asked']} answers are not those of the file"
-    return words, f"the engine does not serve the file that was measured, or decodes otherwise: {words}"
+    follows = "verify the file (`tuneline artifacts verify`), start the engine again and ask it again"
+    return Said(
+        words, f"the engine answers otherwise than the file did when it was measured: {words}", follows
+    )
 
 
 def _parity(one: Evidence) -> Mapping[str, Any]:

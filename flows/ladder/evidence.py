@@ -42,6 +42,7 @@ def _measured(registry: Registry, outcome: Outcome) -> Iterator[Evidence]:
             metrics=evaluation.manifest.metrics,
             answers=logged_answers(registry.view(evaluation.id)),
             quant=describe_quant(weights.manifest),
+            fallbacks=len(quant.effective.get("fallbacks", ())) if quant and quant.method == "gptq" else 0,
             calibrated_on=quant.calibration_dataset if quant else None,
             trained_on=trained_on,
         )

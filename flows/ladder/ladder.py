@@ -40,6 +40,8 @@ class Evidence:
     answers: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     quant: str = "none"
     """`gptq-4`, a GGUF type such as `Q4_K_M` (of the base, for an adapter apart), or `none`."""
+    fallbacks: int = 0
+    """Modules that GPTQ could only round."""
     calibrated_on: str | None = None
     trained_on: str | None = None
     probe: Mapping[str, Any] | None = None
@@ -56,11 +58,12 @@ class Figure(Record):
 
 
 class Finding(Record):
-    """A check that failed on a rung."""
+    """A check that failed on a rung; `cause`: only what was looked at; `next`: what to do or to look at."""
 
     check: str
     words: str
     cause: str
+    next: str = ""
 
 
 class Rung(Record):
@@ -87,18 +90,20 @@ class Rung(Record):
 
 
 class Ladder(Record):
-    """`breaks_at`: the first rung with a finding; `cause`: what most likely broke it."""
+    """`breaks_at`: the first rung with a finding; `cause`: what was seen there; `next`: what to do."""
 
     rungs: tuple[Rung, ...]
     breaks_at: str | None = None
     cause: str | None = None
+    next: str = ""
     merge_base: dict[str, Any] | None = None
 
     @property
     def sentence(self) -> str:
-        """The ladder in one sentence."""
+        """The ladder in one sentence, and what to do next in another."""
         if self.breaks_at is not None:
-            return f"Quality breaks at {self.breaks_at}: {self.cause}"
+            follows = f". Next: {self.next}" if self.next else ""
+            return f"Quality breaks at {self.breaks_at}: {self.cause}{follows}"
         compared = sum(bool(rung.figures) for rung in self.rungs)
         return f"Each of the {compared} compared forms is what it was made from."
 
@@ -112,10 +117,12 @@ def read_ladder(evidence: Sequence[Evidence], merge_base: Mapping[str, Any] | No
         rungs.append(_rung(one, parent, seen))
         seen.setdefault(one.kind, one)
     broken = next((rung for rung in rungs if rung.findings), None)
+    first = broken.findings[0] if broken else None
     return Ladder(
         rungs=tuple(rungs),
         breaks_at=broken.label if broken else None,
-        cause=broken.findings[0].cause if broken else None,
+        cause=first.cause if first else None,
+        next=first.next if first else "",
         merge_base={key: merge_base[key] for key in ("chosen", "by", "reason")} if merge_base else None,
     )
 
@@ -141,7 +148,7 @@ def _rung(one: Evidence, parent: Evidence | None, seen: Mapping[Kind, Evidence])
     found = []
     for name, check in CHECKS.items():
         if (said := check(rung, one, seen)) is not None:
-            found.append(Finding(check=name, words=said[0], cause=said[1]))
+            found.append(Finding(check=name, **said._asdict()))
     return rung.model_copy(update={"findings": tuple(found)})
 
 

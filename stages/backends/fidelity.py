@@ -104,8 +104,8 @@ def log_probabilities(lm: TokenLM, chats: Chats, words: int) -> Iterator[torch.T
     for done, logits in enumerate(lm.predictions(chats.rows, chats.last), start=1):
         if logits.shape[1] < words:
             raise InvalidInput(
-                f"the model predicts {logits.shape[1]} token ids, but its tokenizer has {words}; the output "
-                "head was cut: make the model again from its parent"
+                f"the model predicts {logits.shape[1]} token ids, but its tokenizer has {words}; make the "
+                "model again from its parent"
             )
         progress(done, len(chats.rows), "chats compared")
         yield torch.log_softmax(logits[:, :words], dim=-1)

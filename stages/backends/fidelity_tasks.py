@@ -10,6 +10,7 @@ from typing import Any
 
 from registry.artifacts import digest
 from stages.backends.chat import load_tokenizer
+from stages.backends.evaluate.layers import compare_layers
 from stages.backends.fidelity import LogProbabilities, compare, read_chats, samples, summarize
 from stages.backends.fidelity_parity import compare_readers
 from stages.backends.fidelity_weights import compare_weights
@@ -21,7 +22,7 @@ from stages.backends.torch_lm import TorchLM
 from stages.contract import Parent, Parents
 from stages.errors import InvalidInput
 from stages.evaluate import EvaluateConfig, FidelityTask
-from stages.rounding import beyond_usual, grid_of
+from stages.rounding import Grid, beyond_usual, grid_of
 
 
 def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, out: Path) -> dict[str, Any]:
@@ -44,9 +45,15 @@ def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, o
             setting = config.model_copy(update={"nf4": task.nf4})
             opened = open_model(references[task.name], setting, exact, tokenizer)
             entry = _compare(found, task, opened, references[task.name], out)
-            entries[task.name] = entry | _rounding(found, task, opened, entry, parents, out)
+            grid = _grid_of_far(task, entry, parents)
+            if grid is not None and isinstance(opened.lm, TorchLM):
+                entry["rounding"] = rounding_cost(opened.lm, found.chats, found.words, grid, out)
             opened.lm.close()
             gc.collect()
+            if grid is not None:
+                origin = parents["reference" if task.reference == "reference" else "base"]
+                entry["layers"] = compare_layers(parents["model"].path, origin.path, grid)
+            entries[task.name] = entry
     # an adapter may bring a tokenizer of its own; one in a GGUF cannot
     of_model = any(parents["model"].path.glob("*.gguf"))
     holder = parents["model"] if of_model else parents.get("adapter", parents["model"])
@@ -107,18 +114,14 @@ def _compare(
     }
 
 
-def _rounding(
-    found: LogProbabilities, task: FidelityTask, opened: Measured, entry: dict[str, Any], parents: Parents,
-    out: Path,
-) -> dict[str, Any]:  # fmt: skip
-    """Where a file is farther from its parent than is usual: what rounding costs this very parent."""
+def _grid_of_far(task: FidelityTask, entry: dict[str, Any], parents: Parents) -> Grid | None:
+    """Where a file is farther than is usual from what it was made from: what to round that to.
+
+    An adapter apart is held against the same sum in the base's own weights.
+    """
     quant = parents["model"].quant
-    grid = grid_of(quant)
-    if task.reference != "reference" or grid is None or not beyond_usual(quant, entry):
-        return {}
-    if not isinstance(opened.lm, TorchLM):
-        return {}
-    return {"rounding": rounding_cost(opened.lm, found.chats, found.words, grid, out)}
+    of_its_own = task.reference == "reference" or (task.adapter and task.nf4 is None)
+    return grid_of(quant) if of_its_own and beyond_usual(quant, entry) else None
 
 
 def _weights(parents: Parents) -> dict[str, Any] | None:

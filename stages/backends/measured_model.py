@@ -200,14 +200,17 @@ def _linear4bit(network: nn.Module) -> Any:
     return quantized_modules(network)
 
 
-def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
+def packed_gptq(path: Path, on_cpu: bool) -> tuple[Any, torch.dtype]:
+    """The network with its layers packed, as GPTQModel has it, and the type of its scales.
+
+    Raises `InvalidInput` where they are for other groups than the settings say.
+    """
     # On fewer than three cores the library gives itself one worker and then waits for a second one.
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, usable_threads())))
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
     import gptqmodel
 
     require_group_size(path)
-    on_cpu = not torch.cuda.is_available()
     backend = gptqmodel.BACKEND.GPTQ_TORCH if on_cpu else gptqmodel.BACKEND.AUTO
     # Left to itself GPTQModel rounds float16 scales to bfloat16 on a CPU.
     stored = transformers.AutoConfig.from_pretrained(path, local_files_only=True).dtype or torch.float16
@@ -215,6 +218,14 @@ def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
         network = gptqmodel.GPTQModel.load(
             str(path), device="cpu" if on_cpu else "cuda", backend=backend, dtype=stored
         ).model
+    return network, stored
+
+
+def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
+    on_cpu = not torch.cuda.is_available()
+    network, stored = packed_gptq(path, on_cpu)
+    import gptqmodel
+
     if on_cpu:
         _dequantize_gptq(network)
         network = _ready(network, config)

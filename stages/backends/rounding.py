@@ -36,7 +36,9 @@ def round_to_nearest(network: Any, grid: Grid) -> None:
     both = (network.get_input_embeddings(), network.get_output_embeddings())
     ends = {id(end.weight) for end in both if end is not None}
     done: set[int] = set()
-    for module in network.modules():
+    for path, module in network.named_modules():
+        if ".lora_" in path:
+            continue  # an adapter apart is not rounded
         for weight in module.parameters(recurse=False):
             if weight.dim() < 2 or id(weight) in done or (id(weight) in ends and not grid.ends):
                 continue
@@ -44,10 +46,11 @@ def round_to_nearest(network: Any, grid: Grid) -> None:
                 continue  # positions, which stay as they are
             done.add(id(weight))
             rows = weight.data.T if isinstance(module, Conv1D) else weight.data
-            rows.copy_(_rounded(rows, grid))
+            rows.copy_(rounded(rows, grid))
 
 
-def _rounded(rows: torch.Tensor, grid: Grid) -> torch.Tensor:
+def rounded(rows: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """A matrix (outputs, inputs) on the grid, in its own type."""
     inputs = rows.shape[-1]
     group = grid.group if grid.group > 0 and inputs % grid.group == 0 else inputs
     grouped = rows.float().reshape(-1, group)

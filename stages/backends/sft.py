@@ -121,13 +121,13 @@ class Trainer(SFTTrainer):
         if broken:
             return f"{where}: the base's own weights hold NaN or infinity ({broken[0]}); use another base"
         if rate > 1e-3 and step > 1:
-            return f"{where}: likely the learning rate {rate:g}; usual is 2e-4: lower train.learning_rate"
+            return f"{where}: train.learning_rate is {rate:g}, usual is 2e-4; lower it"
         if self.args.bf16:
             return (
-                f"{where}: likely an overflow in bfloat16 or an extreme row; "
-                "try train.nf4.compute_dtype: float32, then look at the rows of this step"
+                f"{where}, computed in bfloat16 on finite weights: try train.nf4.compute_dtype: float32, "
+                "then look at the rows of this step"
             )
-        return f"{where}: likely the data; look for rows of one repeated token in the training split"
+        return f"{where}, on finite weights: look for rows of one repeated token in the training split"
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Mean loss per assistant token over all validation rows, logged as `validation_loss`."""

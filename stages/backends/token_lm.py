@@ -296,8 +296,8 @@ class TokenLM(TemplateLM):
 def _finite(logits: torch.Tensor) -> torch.Tensor:
     if not bool(torch.isfinite(logits).all()):
         raise Diverged(
-            "the model gives NaN or infinite logits; its weights are damaged or overflow their type: check "
-            "the merge's range figures, or use bfloat16 instead of float16"
+            "the model gives NaN or infinite logits; see the merge's range figures, or use bfloat16 instead "
+            "of float16"
         )
     return logits
 

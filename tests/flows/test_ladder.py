@@ -47,9 +47,19 @@ def fidelity(kl: float, answer_ratio: float = 1.0, same_top: float = 0.9) -> dic
     }  # fmt: skip
 
 
-def rounded(kl: float, cost: float) -> dict[str, Any]:
-    """Of a file that is far from its parent: what rounding costs that one was measured too."""
-    return fidelity(kl) | {"rounding": {"bits": 4, "group_size": 128, "ends": False, "kl_mean": figure(cost)}}
+def rounded(kl: float, cost: float, layers: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Of a file that is far from its parent: what rounding costs that, and the weights, were looked at."""
+    rounding = {"bits": 4, "group_size": 128, "ends": False, "kl_mean": figure(cost)}
+    return fidelity(kl) | {"rounding": rounding, "layers": layers}
+
+
+RIGHT = {"compared": 14, "error": 0.12, "rounding": 0.1, "wrong": []}
+
+
+def wrong_layers(share: float, of: int) -> dict[str, Any]:
+    """One matrix of `of` holds `share` of its parent's and something else."""
+    one = {"module": "0.up_proj", "share": share, "error": 0.3 if share == 1 else 1.0, "rounding": 0.1}
+    return {**RIGHT, "compared": of, "wrong": [one]}
 
 
 def answers(right: int, of: int = 100) -> dict[str, tuple[str, float]]:
@@ -97,6 +107,19 @@ def far(**compared: dict[str, Any]) -> Callable[[Evidence], Evidence]:
     return lambda e: changed(e, "fidelity", **{names[name]: found for name, found in compared.items()})
 
 
+def looked_into(layers: dict[str, Any]) -> Callable[[Evidence], Evidence]:
+    """Farther than rounding explains, with what was seen of its matrices."""
+    return far(parent=rounded(2.0, 0.5, layers))
+
+
+def parity(**values: Any) -> Callable[[Evidence], Evidence]:
+    return lambda e: changed(e, "parity", **values)
+
+
+def tensors(**values: Any) -> Callable[[Evidence], Evidence]:
+    return lambda e: changed(e, "weights", **values)
+
+
 def changed(one: Evidence, section: str, **values: Any) -> Evidence:
     return replace(one, metrics={**one.metrics, section: {**one.metrics.get(section, {}), **values}})
 
@@ -114,33 +137,35 @@ FAULTS = (
     Fault("compared", "tuned", lambda e: replace(e, metrics={}), "with base NF4 token by token"),
     Fault("compared", "gguf", lambda e: replace(e, metrics={**e.metrics, "parity": {}}), "it reads chats"),
     Fault("compared", "merged", lambda e: replace(e, metrics={**e.metrics, "weights": None}), "by tensor"),
-    Fault("vocabulary", "gguf", lambda e: changed(e, "parity", vocabulary=2), "2 ids"),
-    Fault(
-        "special tokens", "gguf", lambda e: changed(e, "parity", special={"eos": [0, 2]}), "do not stop"
-    ),
-    Fault(
-        "special tokens", "gguf", lambda e: changed(e, "parity", special={"adds_bos": [True, False]}), "BOS"
-    ),
-    Fault("double BOS", "merged", lambda e: changed(e, "parity", double_bos=True), "BOS stands twice"),
-    Fault(
-        "template", "merged", lambda e: changed(e, "parity", template=False, **BAD_PARITY), "chat template"
-    ),
-    Fault("template", "gptq", lambda e: changed(e, "parity", **BAD_PARITY), "cuts text differently"),
-    Fault("weights", "merged", lambda e: changed(e, "weights", tied=True), "re-tied"),
+    Fault("vocabulary", "gguf", parity(vocabulary=2), "2 ids"),
+    Fault("special tokens", "gguf", parity(special={"eos": [0, 2]}), "ends an answer"),
+    Fault("special tokens", "gguf", parity(special={"adds_bos": [True, False]}), "adds a BOS"),
+    Fault("special tokens", "gguf", parity(special={"adds_bos": [False, True]}), "leaves out"),
+    Fault("special tokens", "gguf", parity(special={"bos": [3, 1]}), "BOS is another token"),
+    Fault("double BOS", "merged", parity(double_bos=True), "BOS stands twice"),
+    Fault("template", "merged", parity(template=False, **BAD_PARITY), "chat template"),
+    Fault("template", "gptq", parity(**BAD_PARITY), "cuts text differently"),
+    Fault("weights", "merged", tensors(tied=True), "re-tied"),
     Fault("weights", "merged", wrong([0.0]), "1 of 14 modules were not merged"),
     Fault("weights", "merged", wrong([2.0] * 14), "scaled by 2"),
-    Fault("weights", "merged", wrong([k / 9 - 0.7 for k in range(14)]), "stale directory"),
-    Fault("weights", "merged", lambda e: changed(e, "weights", foreign=["embed"]), "another revision"),
-    Fault("weights", "merged", lambda e: changed(e, "weights", nonfinite=["q"]), "not finite"),
-    Fault("weights", "merged", lambda e: changed(e, "weights", missing=["lm_head"]), "missing"),
-    Fault("fold", "merged", far(fold=fidelity(0.05)), "not the sum"),
+    Fault("weights", "merged", wrong([k / 9 - 0.7 for k in range(14)]), "-0.7 to 0.74 arrived"),
+    Fault("weights", "merged", tensors(foreign=["embed"]), "does not touch are not the"),
+    Fault("weights", "merged", lambda e: tensors(foreign=["embed"])(wrong([0.4])(e)), "is not their sum"),
+    Fault("weights", "merged", tensors(nonfinite=["q"]), "1 not finite"),
+    Fault("weights", "merged", tensors(missing=["lm_head"]), "1 missing"),
+    Fault("fold", "merged", far(fold=fidelity(0.05)), "merged and unmerged predict"),
     Fault("provenance", "gptq", lambda e: replace(e, calibrated_on="e" * 64), "other text"),
     Fault("distance", "gguf", far(parent=fidelity(0.2)), "nothing shows why"),
-    Fault("distance", "gguf", far(parent=rounded(2.0, 0.5)), "not its parent's"),
-    Fault("distance", "gptq", far(parent=fidelity(2.0, same_top=0.1)), "read wrongly"),
+    Fault("distance", "gguf", far(parent=rounded(2.0, 0.5)), "its weights were not looked at"),
+    Fault("distance", "gptq", looked_into(wrong_layers(0.0, of=1)), "are not those of merged: none"),
+    Fault("distance", "gptq", looked_into(wrong_layers(2.0, of=14)), "0.up_proj holds 2 times"),
+    Fault("distance", "gptq", looked_into(wrong_layers(1.0, of=14)), "0.up_proj is off by 0.3"),
+    Fault("distance", "gptq", looked_into(RIGHT), "are those of merged but for rounding"),
+    Fault("distance", "gptq", far(parent=fidelity(2.0, same_top=0.1)), "likeliest tokens are not its"),
     Fault("distance", "gguf", far(parent=fidelity(4.0), to_base=fidelity(0.1, 0.01)), "tune is not in it"),
-    Fault("distance", "apart", far(fold=fidelity(0.2)), "does not put the trained adapter on the base"),
-    Fault("vocabulary", "apart", lambda e: changed(e, "parity", vocabulary=2), "2 ids"),
+    Fault("distance", "apart", far(fold=fidelity(0.2)), "nothing shows why"),
+    Fault("distance", "apart", far(fold=rounded(0.2, 0.1, wrong_layers(0.0, of=1))), "not those of the base"),
+    Fault("vocabulary", "apart", parity(vocabulary=2), "2 ids"),
     Fault("survival", "apart", far(to_base=fidelity(4, 1.5)), "did not survive"),
     Fault("effect", "tuned", far(parent=fidelity(1e-7)), "changes nothing"),
     Fault("effect", "tuned", far(parent=fidelity(4, 1.9)), "made the model worse"),
@@ -203,6 +228,24 @@ def test_a_sound_file_of_a_model_that_rounding_takes_far_is_no_break() -> None:
     evidence = lineage()
     evidence["gptq"] = far(parent=rounded(0.51, 0.9))(evidence["gptq"])
     assert read_ladder(list(evidence.values())).breaks_at is None
+    evidence["apart"] = far(fold=rounded(0.2, 0.3))(evidence["apart"])
+    assert read_ladder(list(evidence.values())).breaks_at is None, "nor an adapter over such a base"
+
+
+def test_what_to_do_next_is_no_cause() -> None:
+    """Of a sound file that lost too much: what was seen of it, and apart from that how to lose less."""
+    evidence = lineage()
+    evidence["gptq"] = replace(far(parent=rounded(2.0, 0.5, RIGHT))(evidence["gptq"]), fallbacks=3)
+    ladder = read_ladder(list(evidence.values()))
+    assert ladder.next == (
+        "calibrate on more rows, take smaller groups or more bits; 3 of its modules could only be rounded"
+    )
+    assert ladder.sentence == f"Quality breaks at gptq-4bit: {ladder.cause}. Next: {ladder.next}"
+    assert "calibrat" not in str(ladder.cause)
+    for fault in FAULTS:
+        cause = str(judge(fault).cause)
+        assert "?" not in cause, cause
+        assert "stale" not in cause, cause
 
 
 def test_the_first_broken_rung_is_named_not_the_later_ones() -> None:

@@ -350,7 +350,11 @@ def test_facts_say_what_was_measured(tmp_path: Path, pico_base: Parent, dataset:
     assert packed.metrics["computed_with"].startswith("NF4 with double quantization, computed in float32")
     linear = 2 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512)
     rest = pico_base.metrics["parameters"] - linear
-    assert packed.metrics["bytes"] == pytest.approx(2 * rest + 4.13 * linear / 8, rel=0.001)
+    stored = 2 * rest + 4.13 * linear / 8  # whatever type it is held in to be computed with
+    assert packed.metrics["bytes"] == pytest.approx(stored, rel=0.001)
+    bits = 8 * stored / pico_base.metrics["parameters"]
+    assert packed.metrics["bits_per_weight"] == pytest.approx(bits, rel=0.001)
+    assert bits < 16, "the embedding is most of this model, and stored in 16 bits"
     metric = found["tasks"]["routing"]["exact_match"]
     assert {"value", "low", "high", "n"} <= metric.keys()
     assert (metric["low"], metric["n"]) == (0.0, 20)

@@ -1,0 +1,100 @@
+"""Is a form farther from what it was made from than its type explains, and what was seen of its weights?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flows.ladder.finding import Said
+from flows.ladder.rungs import FOLD, PARENT
+from stages.rounding import LIMITS
+
+if TYPE_CHECKING:
+    from flows.ladder.ladder import Evidence, Rung
+
+NOT_THE_SAME = 0.5
+"""Likeliest tokens in common, below which most are others; of a share, how far from 1 it may be."""
+
+
+def distance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+    """No farther from the parent than this type of quantization explains, or than rounding to nearest takes
+    this very model; an adapter apart, from its sum with the base's own weights, since it was trained on other
+    ones."""
+    figures = rung.fold if rung.kind == "apart" else rung.figures
+    kl = figures.get("kl_mean")
+    if kl is None or rung.kind == "tuned" or (rung.kind == "merged" and rung.fold):
+        return None
+    limit = LIMITS.get(one.quant, LIMITS["Q2_K"])
+    rounded = _looked_into(one).get("rounding")
+    if rounded:
+        limit = max(limit, rounded["kl_mean"]["high"])
+    if kl.low <= limit:
+        return None
+    interval = f"{kl.low:.3g} to {kl.high:.3g}"
+    to = "base + adapter in 16 bits" if rung.kind == "apart" else rung.parent
+    words = f"KL {kl.value:.3g} to {to} ({interval}), at most {limit:.3g} for {one.quant}"
+    if rounded:
+        words += f", and {rounded['kl_mean']['value']:.3g} for its parent rounded to {rounded['bits']} bits"
+    cause, follows = _cause(rung, one)
+    return Said(words, f"{cause}: {words}", follows)
+
+
+def _looked_into(one: Evidence) -> Mapping[str, Any]:
+    """Of a file that is far: `rounding` of its parent to as many bits, and its `layers` beside those."""
+    task = FOLD if one.kind == "apart" else PARENT
+    found: Mapping[str, Any] = one.metrics.get("fidelity", {}).get(task, {})
+    return found
+
+
+def _cause(rung: Rung, one: Evidence) -> tuple[str, str]:
+    """What was seen, and what to do next."""
+    if rung.kind == "merged":
+        return (
+            "it predicts otherwise than base and adapter as trained, from which only rounding should part it",
+            "merge again, and evaluate both with compute_dtype: float32",
+        )
+    looked = _looked_into(one)
+    layers = looked.get("layers")
+    whose = "the base" if rung.kind == "apart" else rung.parent or "its parent"
+    again = f"quantize again from {whose}"
+    if layers and layers["wrong"]:
+        return _wrong_layers(layers, whose), again
+    base, kl = rung.to_base.get("kl_mean"), rung.figures["kl_mean"]
+    if rung.kind != "apart" and base is not None and base.high < kl.low:
+        return f"the file is nearer to the quantized base than to {whose}: the tune is not in it", again
+    if layers:
+        return _right_layers(layers, whose), _how_to_lose_less(rung, one)
+    if looked.get("rounding"):
+        return "rounding does not explain its distance, and its weights were not looked at", again
+    if rung.kind != "apart" and rung.figures["same_top"].high < NOT_THE_SAME:
+        return "most of its likeliest tokens are not its parent's, and its weights were not looked at", again
+    return "its distance is more than its type usually explains, and nothing shows why", again
+
+
+def _wrong_layers(layers: Mapping[str, Any], whose: str) -> str:
+    wrong, compared = layers["wrong"], layers["compared"]
+    if len(wrong) == compared and all(abs(one["share"]) < NOT_THE_SAME for one in wrong):
+        return f"its weights are not those of {whose}: none of {compared} matrices is, down to rounding"
+    first = wrong[0]
+    if abs(first["share"] - 1) > NOT_THE_SAME:
+        what = f"{first['module']} holds {first['share']:.2g} times what it should"
+    else:
+        off = f"{first['error']:.2g} of its size, rounding by {first['rounding']:.2g}"
+        what = f"{first['module']} is off by {off}"
+    return f"{len(wrong)} of {compared} matrices are not those of {whose}, rounded: {what}"
+
+
+def _right_layers(layers: Mapping[str, Any], whose: str) -> str:
+    return (
+        f"its {layers['compared']} compared matrices are those of {whose} but for rounding (off by "
+        f"{layers['error']:.2g} of their size, rounding to nearest by {layers['rounding']:.2g})"
+    )
+
+
+def _how_to_lose_less(rung: Rung, one: Evidence) -> str:
+    if rung.kind == "apart":
+        return "convert the adapter again, which was not looked at, or set adapter.base to more bits"
+    if one.quant.startswith("gptq"):
+        rounded = f"; {one.fallbacks} of its modules could only be rounded" if one.fallbacks else ""
+        return f"calibrate on more rows, take smaller groups or more bits{rounded}"
+    return "take a type with more bits"
