@@ -87,19 +87,21 @@ def _channel(recipe: Recipe, registry: Registry) -> Iterator[str]:
 
 
 def _port(recipe: Recipe, running: Sequence[Endpoint]) -> Iterator[str]:
-    """A port that somebody else listens on; the channel's own endpoint gives it up."""
-    if recipe.deploy is None or recipe.promote is None or not recipe.deploy.port:
+    """A port that somebody else listens on, which the channel's own endpoint gives up; an address that this
+    machine does not have."""
+    if recipe.deploy is None or recipe.promote is None:
         return
     own = [row for row in running if row.channel == recipe.promote.channel]
     if any(row.url.endswith(f":{recipe.deploy.port}") for row in own):
         return
     family = socket.AF_INET6 if ":" in recipe.deploy.host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((recipe.deploy.host, recipe.deploy.port))
-        except OSError as error:
-            yield (
-                f"deploy.port: {recipe.deploy.port} cannot be listened on ({error.strerror}); choose "
-                "another, or 0 for a free one"
-            )
+    except OSError as error:
+        port, host, why = recipe.deploy.port, recipe.deploy.host, error.strerror
+        if port:
+            yield f"deploy.port: {port} cannot be listened on ({why}); choose another, or 0 for a free one"
+        else:
+            yield f"deploy.host: {host} cannot be listened on ({why}); set it to 127.0.0.1"

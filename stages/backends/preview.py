@@ -23,7 +23,7 @@ def main() -> int:
     problems: list[str] = []
     metrics: dict[str, list[str]] = {}
     if job["lora"] is not None:
-        problems += _layers(job["source"], LoraConfig.model_validate(job["lora"]))
+        problems += layers_amiss(job["source"], LoraConfig.model_validate(job["lora"]))
     if job["packing"]:
         problems += rows_mixed(job["source"])
     problems += _tasks(job["tasks"], metrics)
@@ -49,7 +49,7 @@ def _tasks(asked: dict[str, Any], metrics: dict[str, list[str]]) -> Iterator[str
             yield f"evaluate.tasks.{number}.metric: {task.name} has no {task.metric}, but {known}"
 
 
-def _layers(source: str, lora: LoraConfig) -> Iterator[str]:
+def layers_amiss(source: str, lora: LoraConfig) -> Iterator[str]:
     """Names in the adapter's settings that the base has no module of, and a rank beyond every layer."""
     from stages.backends.lora import check_saved_modules, target_layers
 

@@ -19,8 +19,9 @@ from flows.preflight.preflight import problems
 from flows.recipe import Recipe, load
 from flows.settings import Settings
 from registry import Registry
-from stages.backends.preview import rows_mixed
+from stages.backends.preview import layers_amiss, rows_mixed
 from stages.model_shape import ModelShape, describe_base
+from stages.train import LoraConfig
 from tests.flows.gated import Lineage
 from tests.flows.test_promote import policy
 from tests.stages.families import config_of
@@ -347,7 +348,9 @@ def test_nothing_is_asked_of_the_libraries_that_the_recipe_does_not_name(
     assert base.ask(load("demo"), "") == base.Answer()
 
 
-def test_an_engine_that_is_not_there_and_a_port_that_is_taken(settings: Settings, shape: ModelShape) -> None:
+def test_an_engine_that_is_not_there_and_a_port_that_is_taken(
+    settings: Settings, shape: ModelShape, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overrides = ["promote.candidate=gptq-4bit", "deploy.engine=vllm"]
     (line,) = problems(load("demo", overrides), settings, shape)
     assert line.startswith("deploy.engine: engine vllm: there is no ")
@@ -355,6 +358,23 @@ def test_an_engine_that_is_not_there_and_a_port_that_is_taken(settings: Settings
         port = busy.getsockname()[1]
         (line,) = problems(load("demo", [f"deploy.port={port}"]), settings, shape)
     assert line.startswith(f"deploy.port: {port} cannot be listened on")
+    monkeypatch.setattr(socket.socket, "bind", _no_such_address)
+    (line,) = problems(load("demo", ["deploy.host=::1"]), settings, shape)
+    assert line == "deploy.host: ::1 cannot be listened on (no such address); set it to 127.0.0.1"
+
+
+def _no_such_address(*_: Any) -> None:
+    raise OSError(99, "no such address")
+
+
+def test_layers_of_gpt_2_are_known_by_name(tmp_path: Path) -> None:
+    """They are no `Linear` in the base, and become one when it is quantized."""
+    config_of("gpt2").save_pretrained(tmp_path)
+    found = LoraConfig(target_modules=("c_attn", "c_attnn"))
+    (line,) = layers_amiss(f"path:{tmp_path}", found)
+    assert line.startswith(
+        "train.lora.target_modules: 'c_attnn' matches no layer of GPT2LMHeadModel; nearest: c_attn"
+    )
 
 
 def test_a_channel_with_another_policy_and_a_registry_out_of_reach(
