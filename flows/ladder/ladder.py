@@ -40,12 +40,12 @@ class Evidence:
     answers: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     quant: str = "none"
     """`gptq-4`, a GGUF type such as `Q4_K_M` (of the base, for an adapter apart), or `none`."""
-    fallbacks: int = 0
-    """Modules that GPTQ could only round."""
     calibrated_on: str | None = None
     trained_on: str | None = None
     probe: Mapping[str, Any] | None = None
     stopped: str | None = None
+    fallbacks: int = 0
+    """Modules that GPTQ could only round."""
 
 
 class Figure(Record):

@@ -211,6 +211,8 @@ def _library_config(gptqmodel: Any, config: GptqConfig, scratch: Path) -> Any:
         bits=config.bits,
         group_size=config.group_size,
         desc_act=config.desc_act,
+        # its own default is to order groups by activation, and it refuses that where a row is one group
+        act_group_aware=None if config.group_size > 0 else False,
         damp_percent=config.damp_percent,
         format="gptq",
         device="cuda" if torch.cuda.is_available() else "cpu",

@@ -149,7 +149,7 @@ def test_a_topic_that_no_file_has(settings: Settings, shape: ModelShape) -> None
 LENGTHS: list[tuple[list[str], int | None, str]] = [
     (["evaluate.tasks.0.max_new_tokens=2048"], None,
      "evaluate.tasks.0.max_new_tokens: 2048 leave no room for a prompt in evaluate.context_length 2048"),
-    (["evaluate.tasks.0.max_new_tokens=512", "prepare.max_length=512", "deploy.context_length=512"], 512,
+    (["evaluate.tasks.0.max_new_tokens=512", "deploy.context_length=512"], 512,
      "evaluate.tasks.0.max_new_tokens: 512 leave no room for a prompt in the 512 tokens that the base reads"),
     (["prepare.max_length=1025", "train.max_length=2000", "deploy=null"], 1024,
      "prepare.max_length: 1,025, and the base reads at most 1,024 tokens: longer rows could not be trained "
@@ -168,11 +168,10 @@ def test_lengths_beyond_what_the_base_reads(
 
 def test_lengths_that_fit_are_no_problem() -> None:
     """An evaluation's context ends with the model's own, and no row is as long as `train.max_length`."""
-    fitting = ["prepare.max_length=512", "deploy.context_length=512"]
     for overrides, positions in (
         (["evaluate.context_length=8192", "deploy.context_length=4096"], 4096),
         (["deploy.context_length=100000"], None),
-        (fitting, 512),
+        (["prepare.max_length=512", "train.max_length=600", "deploy.context_length=512"], 512),
     ):
         assert list(lengths.problems(load("demo", overrides), positions)) == []
 
