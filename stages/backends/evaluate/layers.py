@@ -43,7 +43,7 @@ def compare_layers(model: Path, parent: Path, grid: Grid) -> dict[str, Any] | No
     """
     made, source = layout(parent), model_files(parent)
     gguf = next(iter(sorted(model.glob("*.gguf"))), None)
-    found = []
+    found: list[dict[str, Any]] = []
     for module, weight in _of_gguf(gguf, made) if gguf else _of_gptq(model):
         name = made.stored(f"{module}.weight", source)
         if name is None:

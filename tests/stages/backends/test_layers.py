@@ -24,15 +24,17 @@ from tests.reliability.lineages import TOPICS, Lineage, copied, dataset
 
 POOR = GptqConfig(bits=4, group_size=-1, calibration_rows=2)
 """Four bits, done honestly and badly: a scale for a whole row, two rows of calibration."""
-SHARP = 60.0
+SHARP = 160.0
 """Of the final norm: makes a random model as sure of its tokens as one that has learnt something."""
 MODULES = 14
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    # GPTQModel compiles how it unpacks, which takes longer than all else here
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
     yield
     torch.set_num_threads(threads)
 
@@ -130,19 +132,16 @@ def test_a_file_of_another_model_is_named_so(line: Lineage, foreign: Parent) -> 
     )
 
 
-@pytest.mark.parametrize("bits", [4, 2])
-def test_few_bits_are_no_damage(line: Lineage, bits: int) -> None:
-    config = GptqConfig.model_validate({"bits": bits, "group_size": 64, "calibration_rows": 8})
-    file = line.quantize(config)
-    found = compare_layers(file.path, line.base.path, Grid(bits, 64, ends=False))
+def test_two_bits_are_no_damage(line: Lineage) -> None:
+    file = line.quantize(GptqConfig(bits=2, group_size=64, calibration_rows=8))
+    found = compare_layers(file.path, line.base.path, Grid(2, 64, ends=False))
     assert found is not None
     assert (found["compared"], found["wrong"]) == (MODULES, [])
 
 
-@pytest.mark.parametrize("kind", ["Q4_K_M", "Q2_K"])
-def test_a_gguf_s_matrices_are_read_too(line: Lineage, foreign: Parent, kind: str) -> None:
+def test_a_gguf_s_matrices_are_read_too(line: Lineage, foreign: Parent) -> None:
     """All but queries, keys and the ends: llama.cpp puts the first into another order."""
-    file = line.quantize(GgufConfig(type=kind))
+    file = line.quantize(GgufConfig(type="Q2_K"))
     assert file.quant is not None
     grid = grid_of(QuantSpec(method="gguf", requested=file.quant.requested))
     assert grid is not None
