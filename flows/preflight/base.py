@@ -59,7 +59,7 @@ def problems(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
 
 
 def ask(recipe: Recipe, family: str) -> Answer:
-    """What the libraries say of module names, packing, lm-eval tasks, and of a base whose family was not tried.
+    """What the libraries say of module names, packing, lm-eval tasks, and a base whose family was not tried.
 
     Nothing is asked where there is none of these.
     """

@@ -217,17 +217,6 @@ def test_what_the_base_s_sizes_and_files_tell(tmp_path: Path, shape: ModelShape)
         "quantize.0.group_size: 128 does not divide the rows of down_proj (96 weights); set it to 32 or -1"
     )
     assert list(base.problems(_mine(quantize=[gptq]), shape)) == []
-    strange = ModelShape(**{**vars(shape), "family": "bert", "architecture": "StrangeForCausalLM"})
-    recipe = _mine(quantize=[gptq, {"method": "gguf"}])
-    (gptq_line, gguf_line) = base.problems(recipe, strange)
-    assert gptq_line.startswith("quantize.0: pico:0: model_type bert cannot be quantized with GPTQ here")
-    assert gguf_line == (
-        "quantize.1: llama.cpp's converter does not know StrangeForCausalLM, so there can be no GGUF of this "
-        "base; use method: gptq, or choose another base"
-    )
-    apart = _mine(quantize=[], adapter={"base": "Q8_0"})
-    assert next(base.problems(apart, strange)).startswith("adapter.base: llama.cpp's converter does not know")
-    assert list(base.problems(_mine(quantize=[], adapter={"base": "16bit"}), strange)) == []
     folder = tmp_path / "base"
     folder.mkdir()
     (folder / "config.json").write_text(
@@ -336,7 +325,7 @@ def test_packing_is_tried_before_the_run(tmp_path: Path, monkeypatch: pytest.Mon
         assert not found or (found[0].startswith("train.packing: ") and expected in found[0])
     jobs: list[Any] = []
     monkeypatch.setattr(base, "_child", lambda job: jobs.append(job) or base.Answer(("said",)))
-    assert base.ask(load("demo", ["train.packing=true"])).problems == ("said",)
+    assert base.ask(load("demo", ["train.packing=true"]), "llama").problems == ("said",)
     assert (jobs[0]["packing"], jobs[0]["lora"], jobs[0]["tasks"]) == (True, None, {})
 
 
