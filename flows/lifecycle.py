@@ -6,14 +6,14 @@ A step asks the registry first; only what it does not know yet is done.
 
 from __future__ import annotations
 
-from flows.apart import apart, measure_live
-from flows.arbitration import merge
 from flows.deployment import deploy
-from flows.ladder.rungs import Rungs
+from flows.evaluation_plan import Rungs
+from flows.merge_choice import merge
 from flows.promote import Offer, judge, promote
 from flows.recipe import Recipe
 from flows.report.summary import Outcome
-from flows.step import Run
+from flows.run.step import Run
+from flows.unmerged import apart, measure_live
 from stages.quantize import GptqConfig
 
 

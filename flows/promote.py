@@ -9,9 +9,9 @@ from flows.gates.channel import Verdict, record, refuse_other_policy
 from flows.gates.gate import GatePolicy, decide
 from flows.gates.sources import from_registry
 from flows.report.rows import StageRow
-from flows.step import Run
+from flows.run.step import Run
 from registry import Artifact
-from registry.channels import Channel
+from registry.channels.channels import Channel
 from registry.errors import Moved
 
 

@@ -14,8 +14,8 @@ from flows.configuration.overrides import apply_overrides, parse_overrides
 from flows.configuration.validation import validate
 from flows.configuration.yaml_text import read_yaml
 from flows.errors import InvalidRecipe
+from flows.evaluation_plan import LadderConfig
 from flows.gates.gate import GatePolicy
-from flows.ladder.rungs import LadderConfig
 from stages.contract import StageConfig
 from stages.deploy import DeployConfig
 from stages.evaluate import EvaluateConfig

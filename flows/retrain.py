@@ -18,8 +18,8 @@ from prefect.context import FlowRunContext  # noqa: E402
 from prefect.states import Completed, State  # noqa: E402
 
 from flows.execute import EXPECTED, execute  # noqa: E402
-from flows.prefect_view import ParentFlow  # noqa: E402
 from flows.recipe import load  # noqa: E402
+from flows.run.prefect_view import ParentFlow  # noqa: E402
 
 log = logging.getLogger("tuneline.retrain")
 

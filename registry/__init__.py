@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from registry.catalog import Artifact, Edge, Execution
-    from registry.channels import Channel, ChannelEvent, Waiver
-    from registry.endpoints import Endpoint
-    from registry.gates import GateDecision
+    from registry.channels.channels import Channel, ChannelEvent, Waiver
+    from registry.channels.decisions import GateDecision
     from registry.registry import Registry
-    from registry.store import Problem
+    from registry.store.store import Problem
+    from registry.tenancy.endpoints import Endpoint
 
 __all__ = [
     "Artifact",
@@ -27,15 +27,15 @@ __all__ = [
 
 _HOMES = {
     "Artifact": "catalog",
-    "Channel": "channels",
-    "ChannelEvent": "channels",
+    "Channel": "channels.channels",
+    "ChannelEvent": "channels.channels",
     "Edge": "catalog",
-    "Endpoint": "endpoints",
+    "Endpoint": "tenancy.endpoints",
     "Execution": "catalog",
-    "GateDecision": "gates",
-    "Problem": "store",
+    "GateDecision": "channels.decisions",
+    "Problem": "store.store",
     "Registry": "registry",
-    "Waiver": "channels",
+    "Waiver": "channels.channels",
 }
 
 

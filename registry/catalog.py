@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select
 
 from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, Record, Relation, canonical
-from registry.database import now
+from registry.db.engine import now
+from registry.db.tables import artifacts, channels, content_events, edges, executions, keys, names
 from registry.errors import InvalidArtifact, NotFound
 from registry.processes import here, this_host
-from registry.schema import artifacts, channels, content_events, edges, executions, keys, names
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")

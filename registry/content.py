@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
-from registry.database import now
+from registry.db.engine import now
+from registry.db.tables import artifacts, content_events
 from registry.errors import Collected
-from registry.schema import artifacts, content_events
 
 
 def collected(connection: Connection, ids: Collection[str] | None = None) -> dict[str, str]:

@@ -18,13 +18,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
+from registry.db.tables import deletions
 from registry.processes import alive, here, started
-from registry.schema import deletions
 
 MARK_SECONDS = 300.0
 """How long a mark lasts that nobody takes away."""
 BEGIN_SECONDS = 60.0
-"""For so long after marking may deletions begin; one request ends within 180 s (`registry.s3`)."""
+"""For so long after marking may deletions begin; one request ends within 180 s (`registry.store.s3`)."""
 
 
 def mark(connection: Connection, digests: Iterable[str], shared: bool) -> tuple[list[str], float]:

@@ -16,13 +16,13 @@ from pydantic import ValidationError
 
 from registry import catalog, content, deletions
 from registry.artifacts import BaseReference, Kind, Manifest, Parentage, QuantSpec
-from registry.blobs import Point
-from registry.compat import check
-from registry.database import Database
+from registry.compat.contract import check
+from registry.db.engine import Database
 from registry.errors import InvalidArtifact, NotFound, RegistryError, StoreFailed
-from registry.files import FoundFile, remove_tree, scan, sync_directory, translated
 from registry.leases import NO_WAIT, Leases, Patience
-from registry.store import Store
+from registry.store.files import FoundFile, remove_tree, scan, sync_directory, translated
+from registry.store.local import Point
+from registry.store.store import Store
 
 log = logging.getLogger("tuneline.registry")
 

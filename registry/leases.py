@@ -19,10 +19,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from registry import content
-from registry.database import Database, now
+from registry.db.engine import Database, now
+from registry.db.tables import leases
 from registry.errors import Conflict, Held, RegistryError
 from registry.processes import alive, here, started
-from registry.schema import leases
 
 log = logging.getLogger("tuneline.registry")
 

@@ -8,25 +8,26 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
-from registry import catalog, content, drafts, serving_state
+from registry import catalog, content, drafts
 from registry.artifacts import FileEntry, Kind
-from registry.blobs import Point
-from registry.budgets import Budgets
 from registry.catalog import Artifact, Edge, Execution
-from registry.channels import Channels
-from registry.database import Database
+from registry.channels.channels import Channels
+from registry.channels.decisions import Gates
+from registry.channels.signing import Keys
+from registry.db.engine import Database
 from registry.drafts import Draft
-from registry.endpoints import Endpoints
 from registry.errors import InvalidArtifact
-from registry.files import translated
-from registry.gates import Gates
 from registry.leases import NO_WAIT, Leases, Patience
-from registry.outcomes import Outcomes
-from registry.rollouts import Rollouts
-from registry.serving_state import ServingState
-from registry.signing import Keys
-from registry.store import Problem, Store
-from registry.tenants import Tenants
+from registry.store.files import translated
+from registry.store.local import Point
+from registry.store.store import Problem, Store
+from registry.tenancy import snapshot
+from registry.tenancy.budgets import Budgets
+from registry.tenancy.endpoints import Endpoints
+from registry.tenancy.outcomes import Outcomes
+from registry.tenancy.rollouts import Rollouts
+from registry.tenancy.snapshot import ServingState
+from registry.tenancy.tenants import Tenants
 
 LEASE_SECONDS = 3600.0
 # Long, since a stage can be silent for long; a holder that died on this host is replaced at once anyway.
@@ -178,10 +179,10 @@ class Registry:
         with self._database.read() as connection:
             return catalog.runs_here(connection, stage, machine, limit)
 
-    def serving_state(self) -> ServingState:
+    def snapshot(self) -> ServingState:
         """Channels, tenants, live keys and rollouts in force, of one moment: what a gateway goes by."""
         with self._database.read() as connection:
-            return serving_state.read(connection)
+            return snapshot.read(connection)
 
     def serving_version(self) -> int:
         """A number that grows with each change of what `serving_state` reads; ask for it as often as needed.
@@ -189,7 +190,7 @@ class Registry:
         That a key expires is no change: the state says when it will.
         """
         with self._database.read() as connection:
-            return serving_state.version(connection)
+            return snapshot.version(connection)
 
     def view(self, artifact_id: str) -> Path:
         """A read-only directory with the artifact's files under their names, for engines to read.

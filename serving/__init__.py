@@ -1,4 +1,4 @@
 """Engines that serve artifacts: start one, ask it, see whether it is alive, stop it.
 
-Errors are drawn in `serving.errors`; `serving.engine` is the way in.
+Errors are drawn in `serving.errors`; `serving.standalone` is the way in.
 """

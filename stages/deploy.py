@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving import engine, errors
-from serving.engine import Endpoint
+from serving import errors, standalone
+from serving.standalone import Endpoint
 from stages.compatible import require_compatible
 from stages.contract import Parent, Parents, StageConfig
 from stages.errors import InvalidInput, MissingPackage, StageError
@@ -90,7 +90,7 @@ def deploy(parents: Parents, config: DeployConfig, out: Path) -> DeployFacts:
     _check_pairing(model, config)
     require_compatible("deploy", config, parents)
     try:
-        endpoint = engine.start(model.id, model.path, config, out / "engine.log", model)
+        endpoint = standalone.start(model.id, model.path, config, out / "engine.log", model)
     except errors.EngineMissing as error:
         raise MissingPackage(str(error)) from error
     except (errors.NotServable, errors.PortTaken) as error:
@@ -101,7 +101,7 @@ def deploy(parents: Parents, config: DeployConfig, out: Path) -> DeployFacts:
         facts = _smoke_test(endpoint, config, parents.get("base"))
         return facts.model_copy(update={"probe": _probe(endpoint, config, parents)})
     except BaseException:
-        engine.stop(endpoint)
+        standalone.stop(endpoint)
         raise
 
 
@@ -126,7 +126,7 @@ def _smoke_test(endpoint: Endpoint, config: DeployConfig, base: Parent | None) -
     if config.system is not None:
         messages.insert(0, {"role": "system", "content": config.system})
     try:
-        reply = engine.ask(endpoint, messages, config.max_new_tokens, ANSWER_TIMEOUT)
+        reply = standalone.ask(endpoint, messages, config.max_new_tokens, ANSWER_TIMEOUT)
     except errors.RequestFailed as error:
         raise StageError(f"the smoke test failed and the engine was stopped: {error}") from error
     if base is not None:
@@ -155,14 +155,14 @@ def _probe(endpoint: Endpoint, config: DeployConfig, parents: Parents) -> dict[s
     logged = _logged(parents["evaluation"].path, config.probes) if "evaluation" in parents else None
     if logged is None or "dataset" not in parents or "base" not in parents:
         return None
-    from stages.backends.probe import prompts
+    from stages.backends.evaluate.prompts import prompts
 
     rows, limit = logged
     chats = prompts(parents["dataset"].path, parents["base"].path, [row["document"] for row in rows])
     same_prompt, different = 0, []
     for row, (messages, _, tokens) in zip(rows, chats, strict=True):
         try:
-            reply = engine.ask(endpoint, messages, limit, ANSWER_TIMEOUT)
+            reply = standalone.ask(endpoint, messages, limit, ANSWER_TIMEOUT)
         except errors.RequestFailed as error:
             raise StageError(f"a held-out item got no answer, the engine was stopped: {error}") from error
         same_prompt += reply.prompt_tokens == tokens

@@ -183,7 +183,7 @@ def evaluate(parents: Parents, config: EvaluateConfig, out: Path) -> Facts:
     `computed_with` says in which engine and type. An item that does not fit the context raises
     `InvalidInput`, NaN or infinite logits raise `Diverged`, missing samples `StageError`.
     """
-    from stages.backends.measure import measure
+    from stages.backends.evaluate.measure import measure
 
     found = measure(parents, config, out)
     return Facts(kind="evaluation", base=parents["model"].base, metrics=found)

@@ -10,13 +10,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from registry.artifacts import BaseReference, Parentage, QuantSpec
-from registry.compat import differing
+from registry.compat.contract import differing
+from registry.compat.shapes import KEY
 from registry.errors import Incompatible
-from registry.outlines import KEY
 from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
-from stages.foreign_tokenizer import template_of
 from stages.outline import outline_of_model
 from stages.train import Nf4Config
+from stages.untrusted.tokenizer import template_of
 
 VERSION = 4
 TOOLS = ("torch", "safetensors", "transformers", "bitsandbytes")
@@ -55,7 +55,7 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
     record = _record(adapter)
     _same_base(base, adapter, record)
 
-    from stages.backends.fold import fold
+    from stages.backends.merge.merge import fold
 
     nf4 = recorded_nf4(adapter) if config.base == "nf4" else None
     metrics = fold(base.path, adapter.path, out, config.dtype, nf4, config.shard_size)

@@ -9,11 +9,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from stages.config_names import positions, text_config
 from stages.errors import InvalidInput, MissingPackage
 from stages.families.blocks import block_of
-from stages.foreign_json import MEGABYTE, read_object
+from stages.families.config_names import positions, text_config
 from stages.outline import gguf_positions
+from stages.untrusted.json import MEGABYTE, read_object
 
 PICO = {
     "architectures": ["LlamaForCausalLM"],
@@ -174,7 +174,7 @@ def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelSha
 
 
 def _from_folder(source: str, folder: Path, config: Mapping[str, Any]) -> ModelShape:
-    from stages.backends.model_files import read_headers
+    from stages.formats.model_files import read_headers
 
     headers = read_headers(folder)
     counted = {
@@ -187,7 +187,7 @@ def _from_folder(source: str, folder: Path, config: Mapping[str, Any]) -> ModelS
 
 def describe_gguf(file: Path, source: str = "") -> ModelShape:
     """Shape of the model in a GGUF file, from its header; `source` is its name. Raises `InvalidInput`."""
-    from stages.backends.gguf_read import read_gguf
+    from stages.formats.gguf import read_gguf
 
     source, found = source or str(file), read_gguf(file)
     architecture = found.values.get("general.architecture", "unknown")

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from registry.outlines import AdapterOutline, LoraTarget, ModelOutline, TensorGroup, group, is_end
-from stages.config_names import positions, stretched, text_config
+from registry.compat.shapes import AdapterOutline, LoraTarget, ModelOutline, TensorGroup, group, is_end
 from stages.errors import InvalidInput
+from stages.families.config_names import positions, stretched, text_config
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 """Tensor name → dtype code and shape."""
@@ -164,6 +164,6 @@ def _targets(pairs: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, tu
 
 
 def _headers(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    from stages.backends.model_files import read_headers
+    from stages.formats.model_files import read_headers
 
     return {name: (header.dtype, header.shape) for name, header in read_headers(folder).items()}

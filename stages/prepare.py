@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stages.data.collect import Tally
     from stages.data.formats import Messages
     from stages.data.record import Records
-    from stages.data.shelf import Shelf
+    from stages.data.row_spool import Shelf
     from stages.data.source import Source
 
 VERSION = 3
@@ -141,7 +141,7 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
     from stages.data.card import card
     from stages.data.collect import RowCheck, Tally, collect
     from stages.data.publish import first_row, write_splits
-    from stages.data.shelf import Shelf
+    from stages.data.row_spool import Shelf
     from stages.data.source import open_source
     from stages.data.split import assign
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from registry.artifacts import Parentage, QuantSpec
-from registry.compat_adapter import TRAINED_ON, recipe_of
-from registry.outlines import KEY
+from registry.compat.adapter import TRAINED_ON, recipe_of
+from registry.compat.shapes import KEY
 from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
 from stages.errors import InvalidInput
 from stages.outline import outline_of_adapter, outline_of_gguf, outline_of_model
@@ -105,8 +105,8 @@ def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Fa
     require_unquantized(model)
     relations = [Parentage(relation="quantized", id=model.id)]
     if isinstance(config, GgufConfig):
-        from stages.backends.gguf_convert import convert
-        from stages.backends.gguf_read import read_gguf
+        from stages.backends.gguf.convert import convert
+        from stages.formats.gguf import read_gguf
 
         effective = convert(model.path, config.type, _name(model), out)
         outline = outline_of_gguf(read_gguf(out / "model.gguf").values)
@@ -117,7 +117,7 @@ def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Fa
                 "GPTQ needs a prepared dataset to calibrate on, and none was given; give the dataset that "
                 "the model was trained on, or use method: gguf, which needs none"
             )
-        from stages.backends.gptq import quantize_gptq
+        from stages.backends.gptq.quantize import quantize_gptq
 
         effective = quantize_gptq(model.path, dataset.path, config, out)
         outline = outline_of_model(out)
@@ -157,7 +157,7 @@ def _adapter(adapter: Parent, base: Parent | None, config: GptqConfig | GgufConf
             f"{adapter.path} is an adapter; llama.cpp's converter needs the configuration of its base model: "
             "give that too (--base)"
         )
-    from stages.backends.gguf_adapter import convert_adapter
+    from stages.backends.gguf.adapter import convert_adapter
 
     effective = convert_adapter(adapter.path, base.path, config.type, "adapter", out)
     if (recipe := recipe_of(adapter)) is not None:

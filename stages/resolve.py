@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from registry.artifacts import QuantSpec
-from registry.outlines import KEY
+from registry.compat.shapes import KEY
 from stages.contract import Facts, Parents, StageConfig
-from stages.foreign import inspect
 from stages.outline import outline_of_model
+from stages.untrusted.inspect import inspect
 
 VERSION = 4
 TOOLS = ("transformers", "torch", "gguf", "safetensors")

@@ -103,7 +103,7 @@ def _result(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> int:
     if "--import-ahead" in sys.argv:
-        importlib.import_module("stages.backends.import_ahead")
+        importlib.import_module("stages.backends.preload")
     line = sys.stdin.buffer.readline()
     if not line:
         return 0

@@ -108,6 +108,6 @@ def train(parents: Parents, config: TrainConfig, out: Path) -> Facts:
     Raises `Diverged` on a NaN or infinite loss, `InvalidInput` for rows or layer names that do not fit,
     `InsufficientResources` when the model and its activations would not fit into memory.
     """
-    from stages.backends.qlora import train_adapter
+    from stages.backends.train.qlora import train_adapter
 
     return train_adapter(parents, config, out)

@@ -15,8 +15,8 @@ import uvicorn
 from flows.commands.run import Reply, open_registry
 from flows.errors import Usage
 from flows.settings import Settings
-from registry.api import application
-from serving.process import listen
+from registry.api.app import application
+from serving.process.process import listen
 
 SHORTEST_TOKEN = 16
 """Characters; less could be guessed."""

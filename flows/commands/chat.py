@@ -14,7 +14,7 @@ import httpx
 
 from flows.commands.run import Reply, open_registry
 from flows.errors import Usage
-from serving import engine
+from serving import standalone
 from serving.errors import RequestFailed
 
 KEY_VARIABLE = "TUNELINE_KEY"
@@ -61,7 +61,7 @@ def _server(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
         return url, arguments.channel, {"authorization": f"Bearer {key}"}
     with open_registry() as registry:
         rows = [row for row in registry.endpoints.ls(running_only=True) if row.channel == arguments.channel]
-    living = [row for row in rows if engine.alive(row)]
+    living = [row for row in rows if standalone.alive(row)]
     if not living:
         raise Usage(
             f"nothing serves {arguments.channel} here (`tuneline endpoints ls` lists what runs); for a "
@@ -69,7 +69,7 @@ def _server(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
         )
     row = living[0]  # the newest
     # one that was deployed before endpoints had names knows only the artifact's
-    return f"{row.url}/v1", row.config.get("name") or engine.model_alias(row.artifact_id), {}
+    return f"{row.url}/v1", row.config.get("name") or standalone.model_alias(row.artifact_id), {}
 
 
 def _questions(arguments: argparse.Namespace) -> Iterator[str]:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from flows.commands.run import Reply
 from flows.doctor import places, software
 from flows.doctor.finding import Finding
-from flows.machine import machine
+from flows.planning.machine import machine
 from flows.settings import Settings
 from flows.wording import plain
 

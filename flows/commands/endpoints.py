@@ -6,14 +6,14 @@ import argparse
 
 from flows.commands.run import Reply, open_registry, print_table, short
 from flows.errors import Usage
-from registry.endpoints import Endpoint
-from serving import engine
+from registry.tenancy.endpoints import Endpoint
+from serving import standalone
 
 
 def ls(arguments: argparse.Namespace) -> Reply:
     """Endpoints that were not stopped, and whether they are alive."""
     with open_registry() as registry:
-        rows = [(row, engine.alive(row)) for row in registry.endpoints.ls(running_only=True)]
+        rows = [(row, standalone.alive(row)) for row in registry.endpoints.ls(running_only=True)]
     cells = [
         (
             row.id, row.channel or "–", short(row.artifact_id), row.engine, row.url, str(row.pid),
@@ -37,12 +37,12 @@ def stop(arguments: argparse.Namespace) -> Reply:
         ended = [row]
         if row.in_gateway:
             mates = [one for one in registry.endpoints.ls(running_only=True) if _same_process(one, row)]
-            if engine.alive(row) and not arguments.gateway:
+            if standalone.alive(row) and not arguments.gateway:
                 raise Usage(_of_gateway(row, len(mates)))
             ended = mates or [row]
         elif arguments.gateway:
             raise Usage(f"endpoint {row.id} is no gateway's; leave out --gateway")
-        engine.stop(row)
+        standalone.stop(row)
         for one in ended:
             registry.endpoints.mark_stopped(one.id)
     ids = [one.id for one in ended]

@@ -20,7 +20,7 @@ from flows.gates.reports import junit, junit_error, lines, markdown, markdown_er
 from flows.gates.sources import Case, from_directories, from_registry
 from flows.wording import short
 from registry import Artifact, Registry, Waiver
-from registry.channels import CHANNEL
+from registry.channels.channels import CHANNEL
 from registry.errors import NotFound
 
 MOST_ITEMS = 100_000_000

@@ -8,8 +8,8 @@ import math
 from flows.commands.run import Reply, open_registry, print_table
 from flows.errors import Usage
 from flows.wording import short, size
-from registry.gc import Freed, collect, explain
-from registry.reach import Keeping
+from registry.gc.collect import Freed, collect, explain
+from registry.gc.reachability import Keeping
 
 
 def artifacts_gc(arguments: argparse.Namespace) -> Reply:

@@ -12,8 +12,8 @@ from flows.commands.tenants import who
 from flows.errors import Usage
 from flows.wording import plain, short
 from registry import Registry
-from registry.channels import check_name
-from registry.outcomes import Summary
+from registry.channels.channels import check_name
+from registry.tenancy.outcomes import Summary
 
 _COLUMNS = (
     "artifact", "arm", "requests", "failed", "cut off", "tokens in", "tokens out", "agreed", "p50", "p95",

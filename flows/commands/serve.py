@@ -10,13 +10,13 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from flows.child import child_environment
 from flows.commands.run import Reply, open_registry, print_table
 from flows.configuration.overrides import apply_overrides, parse_overrides
 from flows.configuration.validation import validate
 from flows.configuration.yaml_text import read_yaml
 from flows.errors import InvalidRecipe
-from flows.machine import machine
+from flows.planning.machine import machine
+from flows.run.child import child_environment
 from flows.settings import Settings
 from flows.wording import size
 from registry import Registry
@@ -72,7 +72,7 @@ def _announce(as_json: bool, url: str, operations: str) -> None:
 
 def _refuse_shortfalls(registry: Registry, config: ServeConfig) -> None:
     """Raise `InsufficientResources` if this machine cannot hold the engines."""
-    from flows.serving_estimate import estimate_engines, shortfalls
+    from flows.planning.serving_estimate import estimate_engines, shortfalls
 
     here = machine(registry.home)
     missing = shortfalls(estimate_engines(registry, config.engines, here), here)
@@ -82,7 +82,7 @@ def _refuse_shortfalls(registry: Registry, config: ServeConfig) -> None:
 
 def _check(path: Path, config: ServeConfig) -> Reply:
     """What the file describes, and what its engines need, as far as this registry knows their models."""
-    from flows.serving_estimate import EngineEstimate, estimate_engines, shortfalls
+    from flows.planning.serving_estimate import EngineEstimate, estimate_engines, shortfalls
 
     engines, missing, unknown = list[EngineEstimate](), list[str](), None
     with open_registry() as registry:

@@ -23,7 +23,7 @@ NEXT = {
 
 def stage(arguments: argparse.Namespace) -> Reply:
     """One stage on plain directories: what was made, where, and its main figures."""
-    from flows.plain import run_plain
+    from flows.run.standalone_stage import run_plain
 
     roles = ("base", "model", "adapter", "dataset")
     parents = {role: path for role in roles if (path := getattr(arguments, role, None)) is not None}

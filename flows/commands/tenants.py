@@ -7,10 +7,10 @@ import getpass
 from datetime import UTC, datetime
 from typing import Any
 
+from flows.commands.arguments.tenants import LIMITS
 from flows.commands.run import Reply, open_registry, print_table
-from flows.commands.tenant_arguments import LIMITS
 from flows.wording import plain
-from registry.tenants import Tenant, TenantKey, TenantLimits
+from registry.tenancy.tenants import Tenant, TenantKey, TenantLimits
 
 _ONCE = "This key is not shown again: only a digest of it is kept."
 

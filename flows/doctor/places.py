@@ -12,16 +12,16 @@ import threading
 import time
 from pathlib import Path
 
-from flows.child import child_environment
 from flows.doctor.finding import SET_UP, Finding
-from flows.machine import Machine
+from flows.planning.machine import Machine
+from flows.run.child import child_environment
 from flows.settings import Settings
 from flows.wording import size
-from registry import schema
 from registry.artifacts import FileEntry
-from registry.database import Database
+from registry.db import tables as schema
+from registry.db.engine import Database
 from registry.errors import RegistryError
-from registry.store import Store
+from registry.store.store import Store
 from stages.arithmetic import machine_speed
 from stages.errors import StageError
 

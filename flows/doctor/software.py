@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from flows.doctor.finding import LOCK, SET_UP, Finding
 from serving.errors import EngineMissing
-from serving.vllm import VARIABLE, python_with_vllm
+from serving.vllm.launch import VARIABLE, python_with_vllm
 
 START_SECONDS = 300
 

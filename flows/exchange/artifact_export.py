@@ -15,9 +15,10 @@ from flows.exchange.export_documents import documents
 from flows.exchange.sbom import schema_problem
 from flows.exchange.signature import sign_directory
 from flows.wording import short, size
-from registry import Registry, signing
+from registry import Registry
+from registry.channels import signing
 from registry.errors import Corrupt, StoreFull
-from registry.files import remove_tree, sync_directory, sync_file, translated
+from registry.store.files import remove_tree, sync_directory, sync_file, translated
 
 
 @dataclass(frozen=True)

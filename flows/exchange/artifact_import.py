@@ -17,11 +17,11 @@ from flows.exchange.import_findings import KINDS, RELATIONS, Findings, describe
 from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import Parentage, memo_key
-from registry.files import translated
-from stages.backends.model_files import INDEX, copy_file, need_room, sha256_of_file
+from registry.store.files import translated
 from stages.errors import InvalidInput
-from stages.foreign import compare_vocabulary, inspect
+from stages.formats.model_files import INDEX, copy_file, need_room, sha256_of_file
 from stages.resolve import BaseConfig
+from stages.untrusted.inspect import compare_vocabulary, inspect
 
 STAGE = "import"
 VERSION = 2

@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flows.child import run_in_child
 from flows.errors import Usage
-from flows.pin import pinned
+from flows.run.child import run_in_child
+from flows.run.fingerprint import pinned
 from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import BaseReference, memo_key
-from registry.compat import differing
+from registry.compat.contract import differing
 from registry.errors import Incompatible
 from stages import resolve
 from stages.contract import Facts, toolchain

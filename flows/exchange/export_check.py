@@ -30,10 +30,10 @@ from flows.exchange.dossier import (
 from flows.exchange.export_documents import FORMAT, facts, pretty
 from flows.exchange.signature import signature_problem, signed_names
 from flows.wording import plain, short
-from registry import signing
 from registry.artifacts import MODEL_KINDS, Manifest, canonical
-from registry.files import fault, leaves
-from registry.gates import GateDecision, signed_content
+from registry.channels import signing
+from registry.channels.decisions import GateDecision, signed_content
+from registry.store.files import fault, leaves
 
 UNCHECKED = (
     "the signature was not checked, for want of the signer's public key (--public-key): whoever changed one "

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from registry import Artifact
 from registry.artifacts import BaseReference, Kind, QuantSpec, Relation
-from registry.compat import examine, pair
+from registry.compat.contract import examine, pair
+from registry.compat.shapes import KEY, is_end, is_head, model_outline
 from registry.errors import Incompatible
-from registry.outlines import KEY, is_end, is_head, model_outline
 
 KINDS: dict[str, Kind] = {"adapter": "adapter", "model": "merged", "gptq": "quantized", "gguf": "quantized"}
 RELATIONS: dict[str, Relation] = {
@@ -49,7 +49,7 @@ def describe(
 ) -> Description:
     """What is published. Raises Incompatible where the files cannot belong to the base.
 
-    `found` comes from a thorough `stages.foreign.inspect`, `tokens` from `compare_vocabulary`.
+    `found` comes from a thorough `stages.untrusted.inspect.inspect`, `tokens` from `compare_vocabulary`.
     """
     quant = _quant(found, findings)
     effective = quant.effective

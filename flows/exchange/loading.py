@@ -12,8 +12,8 @@ from textwrap import dedent
 from flows.exchange.dossier import Dossier, place
 from flows.wording import short
 from registry.artifacts import Manifest, QuantSpec
-from registry.outlines import adapter_outline
-from stages.backends.formats.tokenizer import VOCABULARIES
+from registry.compat.shapes import adapter_outline
+from stages.backends.tokenizer import VOCABULARIES
 
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 

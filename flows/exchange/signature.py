@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.exchange.dossier import SIGNATURE
-from registry import signing
+from registry.channels import signing
 
 _MISMATCH = re.compile(
     r"""(["'])Hash mismatch for \\?'(.+?)\\?': Expected .+?\)\\?', Actual .+?\)\\?'\1(?=[],])""", re.DOTALL

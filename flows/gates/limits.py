@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flows.gates.evidence import Evidence, Fidelity
 from flows.gates.policy import FidelityLimits, GatePolicy, RequiredEvidence, Verdict
 from flows.gates.rules import RuleResult
-from stages.few_flips import binomial_cdf
+from stages.statistics.exact import binomial_cdf
 
 AT_LEAST = frozenset({"same_top"})
 """Metrics of which more is better."""

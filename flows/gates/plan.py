@@ -7,8 +7,8 @@ from statistics import NormalDist
 from typing import Literal
 
 from flows.gates.policy import GatePolicy, Record, TaskRule
-from stages.clusters import mean_items_needed
-from stages.power import pass_probability, plan
+from stages.statistics.cluster import mean_items_needed
+from stages.statistics.power import pass_probability, plan
 
 
 class RulePlan(Record):

@@ -11,10 +11,10 @@ from pydantic import Field
 from flows.gates.checks import Pair, called, problems
 from flows.gates.evidence import Evidence
 from flows.gates.policy import WORDS, Record, TaskRule, Verdict
-from stages.clusters import FEWEST, Mean, clustered_mean, mean_items_needed
-from stages.few_flips import paired_interval
-from stages.intervals import mcnemar
-from stages.power import items_needed, pass_probability
+from stages.statistics.cluster import FEWEST, Mean, clustered_mean, mean_items_needed
+from stages.statistics.exact import paired_interval
+from stages.statistics.intervals import mcnemar
+from stages.statistics.power import items_needed, pass_probability
 
 Method = Literal["tango", "tango-clustered", "clustered-mean"]
 FLIPS_SUMMED = 400

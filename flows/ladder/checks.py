@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.ladder.distance import distance
 from flows.ladder.finding import Said
-from stages.intervals import tango
+from stages.statistics.intervals import tango
 
 if TYPE_CHECKING:
     from flows.ladder.ladder import Evidence, Rung

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from flows.evaluation_plan import FOLD, PARENT
 from flows.ladder.finding import Said
-from flows.ladder.rungs import FOLD, PARENT
 from stages.rounding import LIMITS
 
 if TYPE_CHECKING:

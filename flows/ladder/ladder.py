@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from flows.evaluation_plan import BASE, FOLD, PARENT
 from flows.gates.evidence import Record
 from flows.ladder.checks import CHECKS
-from flows.ladder.rungs import BASE, FOLD, PARENT
 from registry.artifacts import Manifest
 from stages.rounding import quantization_name
 

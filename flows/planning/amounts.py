@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.ladder.rungs import LadderConfig
+from flows.evaluation_plan import LadderConfig
 from flows.recipe import AdapterConfig
 from stages.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
 from stages.merge import MergeConfig

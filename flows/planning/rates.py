@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flows.arithmetic import measured_speed
 from flows.planning.work import Work
+from flows.run.arithmetic import measured_speed
 from flows.settings import Settings
 from registry.artifacts import digest
 from serving.cores import usable_cores

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.child import child_environment
 from flows.recipe import Recipe
+from flows.run.child import child_environment
 from stages.errors import StageError
 from stages.evaluate import LmEvalTask
 from stages.families import support
 from stages.families.blocks import BLOCKS
-from stages.foreign_json import MEGABYTE, read_object
 from stages.model_shape import LARGEST_CONFIG, ModelShape
 from stages.quantize import GptqConfig
+from stages.untrusted.json import MEGABYTE, read_object
 
 LARGEST = 50 * MEGABYTE
 """Of a tokenizer_config.json: some list every added token."""

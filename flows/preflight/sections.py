@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Mapping
 
+from flows.evaluation_plan import BASE, FOLD, PARENT
 from flows.gates.gate import GatePolicy
-from flows.ladder.rungs import BASE, FOLD, PARENT
 from flows.recipe import Recipe
-from serving.limits import VLLM_RANKS, limits
+from serving.engine.capabilities import VLLM_RANKS, limits
 from stages.deploy import SERVED_BY
 from stages.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
 from stages.quantize import GgufConfig, GptqConfig

@@ -13,10 +13,10 @@ from flows.gates.channel import refuse_other_policy
 from flows.recipe import Recipe
 from flows.settings import Settings
 from registry import Registry
-from registry.endpoints import Endpoint
 from registry.errors import RegistryError
+from registry.tenancy.endpoints import Endpoint
 from serving.errors import EngineMissing
-from serving.vllm import python_with_vllm
+from serving.vllm.launch import python_with_vllm
 
 NEEDED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "prefect")
 """Modules that every run imports sooner or later."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flows.apart import Resident
 from flows.ladder.evidence import ladder_of
 from flows.promote import Verdict
 from flows.report.lineage_picture import LineageEdge, LineageNode
 from flows.report.report import AnswerRow, ModelRow, RunReport, Score
-from flows.step import Run
+from flows.run.step import Run
+from flows.unmerged import Resident
 from registry import Artifact
-from registry.channels import Channel
-from registry.endpoints import Endpoint
+from registry.channels.channels import Channel
+from registry.tenancy.endpoints import Endpoint
 
 
 @dataclass

@@ -13,24 +13,24 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from registry.rollouts import Rollout
-from registry.tenants import Tenant
+from registry.tenancy.rollouts import Rollout
+from registry.tenancy.tenants import Tenant
 from serving.errors import AdapterRefused, NotServable, Overloaded, ServingError
 from serving.gateway.admission import Concurrency, Rates, TooMany
 from serving.gateway.config import Bounds
 from serving.gateway.directory import Directory
-from serving.gateway.exchange import Exchange, Recorder
-from serving.gateway.fleet import Fleet
 from serving.gateway.incoming import authorization, body_of
 from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import Metrics
-from serving.gateway.outcomes import Outcomes
-from serving.gateway.place import Place
 from serving.gateway.relay import Events, Tally, opening, refusal, to_client
-from serving.gateway.requests import Asked, limits_of, read
-from serving.gateway.rollout import Chosen, choose
+from serving.gateway.replica import Place
+from serving.gateway.request_context import Exchange, Recorder
+from serving.gateway.request_policy import Asked, limits_of, read
+from serving.gateway.rollout.decision import Chosen, choose
+from serving.gateway.rollout.outcomes import Outcomes
+from serving.gateway.rollout.shadow import Shadows
+from serving.gateway.router import Fleet
 from serving.gateway.routes import COMPLETIONS, METHODS, MODEL, MODELS
-from serving.gateway.shadow import Shadows
 from serving.openai_api.errors import Refused
 from serving.openai_api.request import LACKING
 from serving.tracebacks import frames

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 from registry import Registry
 from registry.errors import RegistryError
-from registry.serving_state import ServingState
-from registry.tenants import Tenant
+from registry.tenancy.snapshot import ServingState
+from registry.tenancy.tenants import Tenant
 from serving.openai_api.errors import Refused
 
 log = logging.getLogger("tuneline.gateway")

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from registry import Registry
-from registry.budgets import Ask
 from registry.errors import NotFound, RegistryError
 from registry.processes import here, started
+from registry.tenancy.budgets import Ask
 from serving.gateway.admission import TooMany
 from serving.openai_api.errors import Refused
 

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from serving.gateway.directory import Directory
-from serving.gateway.fleet import Fleet
+from serving.gateway.router import Fleet
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

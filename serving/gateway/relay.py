@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from serving.gateway.requests import Asked
+from serving.gateway.request_policy import Asked
 from serving.openai_api.errors import Refused
 
 _END = b"\n\n"

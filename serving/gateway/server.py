@@ -20,15 +20,15 @@ from aiohttp import web
 from registry import Registry
 from serving.gateway.app import App
 from serving.gateway.config import Address, ServeConfig
+from serving.gateway.connections import Door
 from serving.gateway.directory import Directory
-from serving.gateway.door import Door
-from serving.gateway.fleet import Fleet, MakeEngine
 from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import CONTENT_TYPE, Metrics
-from serving.gateway.outcomes import Outcomes
-from serving.gateway.place import engine_of
-from serving.gateway.shadow import Shadows
-from serving.process import listen
+from serving.gateway.replica import engine_of
+from serving.gateway.rollout.outcomes import Outcomes
+from serving.gateway.rollout.shadow import Shadows
+from serving.gateway.router import Fleet, MakeEngine
+from serving.process.process import listen
 from serving.tracebacks import frames
 
 log = logging.getLogger("tuneline.gateway")

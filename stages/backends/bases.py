@@ -17,9 +17,13 @@ from transformers import (
 )
 
 from registry.artifacts import BaseReference
-from stages.backends import gguf_files, hub
-from stages.backends.formats.tokenizer import load_tokenizer, require_plain_reading
-from stages.backends.model_files import (
+from stages.backends import hub
+from stages.backends.gguf import packaged as gguf_files
+from stages.backends.pico import make_pico
+from stages.backends.tokenizer import load_tokenizer, require_plain_reading
+from stages.errors import InvalidInput
+from stages.families.config_names import CAUSAL
+from stages.formats.model_files import (
     copy_model_files,
     read_headers,
     sha256_of_file,
@@ -27,9 +31,6 @@ from stages.backends.model_files import (
     tokenizer_digest,
     weights_digest,
 )
-from stages.backends.pico import make_pico
-from stages.config_names import CAUSAL
-from stages.errors import InvalidInput
 from stages.resolve import BaseConfig
 
 log = logging.getLogger("tuneline.resolve")

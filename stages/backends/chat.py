@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from stages.backends.formats.tokenizer import Tokenizer as Tokenizer
-from stages.backends.formats.tokenizer import load_tokenizer as load_tokenizer
+from stages.backends.tokenizer import Tokenizer as Tokenizer
+from stages.backends.tokenizer import load_tokenizer as load_tokenizer
 from stages.errors import InvalidInput
 
 Message = Mapping[str, str]

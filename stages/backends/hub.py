@@ -18,8 +18,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from stages.backends.model_files import INDEX, SMALL_FILES, copy_model_files
 from stages.errors import InvalidInput
+from stages.formats.model_files import INDEX, SMALL_FILES, copy_model_files
 
 UNREACHABLE = (httpx.HTTPError, OfflineModeIsEnabled, ConnectionError)
 

@@ -34,7 +34,7 @@ def main() -> int:
 def _tasks(asked: dict[str, Any], metrics: dict[str, list[str]]) -> Iterator[str]:
     """What is wrong with each task of lm-eval; those that can be had are added to `metrics`."""
     if asked:  # lm-eval takes seconds to import
-        from stages.backends.harness import load_task, require_cluster
+        from stages.backends.evaluate.lm_eval_tasks import load_task, require_cluster
     for number, settings in asked.items():
         task = LmEvalTask.model_validate(settings)
         try:
@@ -51,7 +51,7 @@ def _tasks(asked: dict[str, Any], metrics: dict[str, list[str]]) -> Iterator[str
 
 def layers_amiss(source: str, lora: LoraConfig) -> Iterator[str]:
     """Names in the adapter's settings that the base has no module of, and a rank beyond every layer."""
-    from stages.backends.lora import check_saved_modules, target_layers
+    from stages.backends.train.lora import check_saved_modules, target_layers
 
     model = _without_weights(source)
     for name in lora.modules_to_save:
@@ -81,7 +81,7 @@ def rows_mixed(source: str) -> Iterator[str]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from stages.backends.packing import require_rows_apart
+    from stages.backends.train.packing import require_rows_apart
 
     config = _configuration(source)
     inner = config.get_text_config()
@@ -118,7 +118,7 @@ def _configuration(source: str) -> Any:
 
         return AutoConfig.for_model(**{k: v for k, v in PICO.items() if k != "architectures"})
     if scheme == "package":
-        from stages.backends.gguf_files import packaged_gguf
+        from stages.backends.gguf.packaged import packaged_gguf
 
         file = packaged_gguf(place)
         return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)

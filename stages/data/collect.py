@@ -15,7 +15,7 @@ from stages.contract import progress
 from stages.data.formats import EXPECTED, Messages, detect, matches, to_messages
 from stages.data.lengths import CHARACTERS, tokens_if_above
 from stages.data.record import Record, Records, RowError, named
-from stages.data.shelf import Checked, Shelf
+from stages.data.row_spool import Checked, Shelf
 from stages.errors import InvalidInput
 
 _LOOKED_AT = 100

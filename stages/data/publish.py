@@ -11,7 +11,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from stages.contract import progress
-from stages.data.shelf import SCHEMA
+from stages.data.row_spool import SCHEMA
 from stages.data.split import SPLITS
 
 _BATCH = 1000

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from stages.config_names import CAUSAL
 from stages.errors import InvalidInput
 from stages.families.blocks import BLOCKS
+from stages.families.config_names import CAUSAL
 
 NO_TRAINING: Mapping[str, str] = {
     "falcon": "its layers are of a class of their own, which transformers does not load in 4 bits",
@@ -94,7 +94,7 @@ def known_to_transformers() -> frozenset[str] | None:
 @lru_cache
 def known_to_llama_cpp() -> frozenset[str] | None:
     """The classes that llama.cpp's converter reads; None where it is not installed."""
-    from stages.backends.llama_cpp_source import home
+    from stages.formats.converter_source import home
 
     return _keys_in(home() / "conversion" / "__init__.py", "TEXT_MODEL_MAP")
 

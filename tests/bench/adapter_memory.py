@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from serving.llama_cpp_engine import LlamaCppEngine, Settings
+from serving.llama_cpp.engine import LlamaCppEngine, Settings
 from tests.bench.adapters import MEGABYTE, make_adapter, stream
 from tests.reliability.adapters import connected
 

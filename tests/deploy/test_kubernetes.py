@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.cli import parser
-from serving.engine import model_alias
 from serving.gateway.config import ServeConfig
-from serving.llama_cpp_child import command_line
+from serving.llama_cpp.server import command_line
+from serving.standalone import model_alias
 
 KUBERNETES = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 
@@ -168,7 +168,7 @@ def test_every_object_is_of_a_current_api() -> None:
 
 def test_kubernetes_engine_command_parses() -> None:
     container = pod_of("engine").containers[0]
-    assert container.command == ["tini", "--", "python", "-m", "serving.llama_cpp_child"]
+    assert container.command == ["tini", "--", "python", "-m", "serving.llama_cpp.server"]
     args = command_line().parse_args(container.args)
     assert [p.containerPort for p in container.ports] == [args.port]
     assert args.host == "0.0.0.0", "probes and the service come from outside the container"

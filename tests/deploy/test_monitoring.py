@@ -13,12 +13,12 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from serving.adapter_pool import PoolCounts
+from serving.engine.adapter_pool import PoolCounts
 from serving.gateway.admission import Line
 from serving.gateway.config import ServeConfig
 from serving.gateway.directory import Directory
-from serving.gateway.fleet import Fleet
 from serving.gateway.metrics import Metrics
+from serving.gateway.router import Fleet
 
 TREE = Path(__file__).resolve().parents[2]
 MONITORING = TREE / "deploy" / "monitoring"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from flows.pin import pinned
-from flows.plain import as_parent
-from flows.step import RELATIONS
+from flows.run.fingerprint import pinned
+from flows.run.standalone_stage import as_parent
+from flows.run.step import RELATIONS
 from registry import Artifact, Registry
 from registry.artifacts import Parentage, memo_key
 from stages.contract import Facts, toolchain

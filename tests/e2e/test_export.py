@@ -81,7 +81,7 @@ def test_every_export_is_verified_where_there_is_no_registry(pico: Pico, exporte
 
 RUN = """
 import json, sys
-from serving.llama_amx import avoid_amx
+from serving.llama_cpp.amx_workaround import avoid_amx
 
 avoid_amx()  # some builds of llama.cpp die on some machines
 names = {"print": lambda answer: print("ANSWER " + json.dumps(answer), flush=True)}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from registry import Registry
+from serving.engine.answer_check import Recorded, recorded_answers
 from serving.errors import NotServable
-from serving.llama_cpp_engine import LlamaCppEngine, Settings
-from serving.proof import Recorded, recorded_answers
+from serving.llama_cpp.engine import LlamaCppEngine, Settings
 from tests.e2e.conftest import Tuneline
 
 Pico = tuple[Tuneline, dict[str, Any]]

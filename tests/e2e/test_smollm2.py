@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from stages.backends.chat import encode, load_tokenizer
-from stages.backends.gguf_files import _llama_cpp_ids
+from stages.backends.gguf.packaged import _llama_cpp_ids
 from tests.e2e.conftest import Tuneline, states
 from tests.seconds import seconds
 

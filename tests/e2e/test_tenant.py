@@ -11,12 +11,12 @@ import pytest
 
 from flows.errors import Usage
 from flows.exchange.artifact_import import adopt
-from flows.plain import as_parent, run_plain
+from flows.run.standalone_stage import as_parent, run_plain
 from registry import Artifact, Registry
 from registry.artifacts import Manifest
-from registry.compat import Use, examine, pair
-from serving.limits import limits
-from stages.backends.measured_model import open_model
+from registry.compat.contract import Use, examine, pair
+from serving.engine.capabilities import limits
+from stages.backends.evaluate.open_model import open_model
 from stages.errors import InvalidInput
 from stages.evaluate import EvaluateConfig
 from tests.e2e.conftest import Tuneline, states

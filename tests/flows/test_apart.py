@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.apart import rank_for_vllm
+from flows.unmerged import rank_for_vllm
 from registry.errors import Incompatible
 from tests.registry.pairs import adapter, base, factors
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.arithmetic import as_asked, settle, with_compute_dtype
-from flows.ladder.rungs import Rungs
+from flows.evaluation_plan import Rungs
 from flows.recipe import Recipe, load
+from flows.run.arithmetic import as_asked, settle, with_compute_dtype
 from flows.settings import Settings
 from registry.artifacts import QuantSpec
 from stages.arithmetic import MachineSpeed, Rates
@@ -31,7 +31,9 @@ def recipe() -> Recipe:
 
 def test_every_section_gets_the_one_answer(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("flows.arithmetic.machine_speed", lambda *shape: asked.append(shape) or speed(2e9))
+    monkeypatch.setattr(
+        "flows.run.arithmetic.machine_speed", lambda *shape: asked.append(shape) or speed(2e9)
+    )
     settled, answer = settle(recipe, describe_base("pico:0"), Settings(cache=Path("/nowhere")))
     assert [call[:2] for call in asked] == [(256, 512)]
     assert answer is not None
@@ -50,13 +52,13 @@ def test_every_section_gets_the_one_answer(recipe: Recipe, monkeypatch: pytest.M
 
 
 def test_nothing_is_measured_where_nothing_asks(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.arithmetic.machine_speed", lambda *shape: pytest.fail("measured"))
+    monkeypatch.setattr("flows.run.arithmetic.machine_speed", lambda *shape: pytest.fail("measured"))
     explicit = with_compute_dtype(recipe, "bfloat16")
     assert settle(explicit, describe_base("pico:0"), Settings()) == (explicit, None)
 
 
 def test_what_was_asked_stays_beside_what_it_became(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.arithmetic.machine_speed", lambda *shape: speed(200e9))
+    monkeypatch.setattr("flows.run.arithmetic.machine_speed", lambda *shape: speed(200e9))
     settled, answer = settle(recipe, describe_base("pico:0"), Settings())
     assert settled.train.nf4.compute_dtype == "bfloat16"
     spec = QuantSpec(

@@ -16,13 +16,13 @@ import pytest
 from flows.cli import main
 from flows.errors import Usage
 from flows.exchange.artifact_import import Adoption, adopt
-from flows.plain import as_parent, run_plain
+from flows.run.standalone_stage import as_parent, run_plain
 from registry import Artifact, Registry
 from registry.artifacts import memo_key
-from registry.compat import Use, examine, pair
+from registry.compat.contract import Use, examine, pair
 from registry.errors import Incompatible
-from serving import engine
-from serving.limits import limits
+from serving import standalone
+from serving.engine.capabilities import limits
 from stages.compatible import require_compatible
 from stages.contract import Parent
 from stages.deploy import DeployConfig, deploy
@@ -206,7 +206,7 @@ def test_the_older_form_of_auto_gptq_is_put_where_engines_look(
     assert (view / "model.safetensors").is_file()
     assert "given the settings of quantize_config.json" in told(found.findings.established)
     subject = as_parent(registry, found.artifact)
-    from stages.backends.measured_model import open_model
+    from stages.backends.evaluate.open_model import open_model
 
     assert open_model({"model": subject}, EvaluateConfig()).words.startswith("GPTQ")
 
@@ -376,7 +376,7 @@ def test_an_imported_gguf_is_served(
         deploy(parents, config.model_copy(update={"context_length": 4096}), tmp_path)
     assert not (tmp_path / "engine.log").exists(), "refused before anything was started"
     served = deploy(parents, config, tmp_path)
-    engine.stop(served)
+    standalone.stop(served)
     assert served.artifact_id == gguf.artifact.id
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from flows import child
-from flows.child import StageFailed, StandBy, run_in_child
+from flows.run import child
+from flows.run.child import StageFailed, StandBy, run_in_child
 from stages.contract import StageConfig
 from stages.errors import StageKilled
 from tests.seconds import seconds
@@ -131,7 +131,7 @@ def _group(pid: int) -> int | None:
 
 def test_child_ends_when_its_parent_is_killed(probe: Callable[..., Any], tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from flows.child import run_in_child;"
+        "import sys; from pathlib import Path; from flows.run.child import run_in_child;"
         "from tests.flows.test_child import Probe;"
         "run_in_child('probe', {}, Probe(what='wait'), Path(sys.argv[1]), Path(sys.argv[2]),"
         " lambda e: print(e['done'], flush=True))"
@@ -175,7 +175,7 @@ def test_a_process_that_died_while_it_stood_by_is_replaced(probe: Callable[..., 
 
 def test_what_stands_by_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     code = (
-        "import signal, sys; from pathlib import Path; from flows.child import StandBy\n"
+        "import signal, sys; from pathlib import Path; from flows.run.child import StandBy\n"
         "with StandBy(Path(sys.argv[1])) as s: print(s._waiting.child.pid, flush=True); signal.pause()"
     )
     _ends_with_its_parent(code, str(tmp_path / "log"))

@@ -15,7 +15,7 @@ from flows import cli, recipe
 from flows.configuration.overrides import parse_override
 from flows.configuration.yaml_text import MOST_VALUES, parse_yaml, read_yaml
 from flows.errors import InvalidRecipe
-from flows.plain import _config
+from flows.run.standalone_stage import _config
 
 TASKS = "evaluate.tasks"
 

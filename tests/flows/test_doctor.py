@@ -14,9 +14,10 @@ import pytest
 from flows import cli
 from flows.doctor import places, software
 from flows.doctor.finding import Finding
-from flows.machine import Machine
+from flows.planning.machine import Machine
 from flows.settings import Settings
-from registry import Registry, schema
+from registry import Registry
+from registry.db import tables as schema
 
 
 @pytest.fixture

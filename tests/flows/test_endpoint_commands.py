@@ -17,8 +17,8 @@ from flows.commands.serve import with_arithmetic
 from flows.deployment import settled
 from flows.settings import Settings
 from registry import Registry
-from registry.endpoints import IN_GATEWAY, Endpoint
-from serving import engine
+from registry.tenancy.endpoints import IN_GATEWAY, Endpoint
+from serving import standalone
 from serving.gateway.config import ServeConfig
 from stages.deploy import DeployConfig
 from tests.flows.gated import Lineage
@@ -73,7 +73,7 @@ def test_one_engine_of_a_gateway_does_not_end_the_others(
 
     code, said = say(capsys, "endpoints", "stop", first.id, "--gateway")
     assert (code, set(said["endpoints"])) == (0, {first.id, second.id})
-    assert not engine.alive(first)
+    assert not standalone.alive(first)
     assert say(capsys, "endpoints", "ls")[1] == []
 
 
@@ -96,7 +96,7 @@ def test_an_engine_of_its_own_is_stopped(
     assert say(capsys, "endpoints", "stop", row.id) == (
         0, {"id": row.id, "stopped": True, "endpoints": [row.id]},
     )  # fmt: skip
-    assert not engine.alive(row)
+    assert not standalone.alive(row)
 
 
 class Answer:

@@ -13,10 +13,10 @@ import httpx
 import pyarrow.parquet
 import pytest
 
-from flows import machine as machine_module
 from flows import recipe as recipes
-from flows.estimate import Machine, adapter_parameters, describe_base, estimate, shortfalls
-from flows.machine import machine
+from flows.planning import machine as machine_module
+from flows.planning.estimate import Machine, adapter_parameters, describe_base, estimate, shortfalls
+from flows.planning.machine import machine
 from stages.contract import Parent
 from stages.errors import InvalidInput, MissingPackage
 from stages.evaluate import HeldoutTask, LmEvalTask
@@ -349,7 +349,7 @@ def test_gpus_come_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_checking_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from flows.estimate import describe_base, estimate, machine, shortfalls\n"
+        "from flows.planning.estimate import describe_base, estimate, machine, shortfalls\n"
         "from flows.recipe import load\n"
         "recipe, here = load('demo'), machine()\n"
         "shortfalls(estimate(recipe, describe_base(recipe.base.source), here), here)\n"

@@ -16,7 +16,8 @@ from flows.exchange import artifact_export
 from flows.exchange.artifact_export import export
 from flows.exchange.dossier import place
 from flows.exchange.export_check import verify_directory
-from registry import Artifact, Registry, signing
+from registry import Artifact, Registry
+from registry.channels import signing
 from registry.errors import Corrupt, InvalidArtifact, NotFound, StoreFull
 from stages.contract import Facts
 from tests.flows.lineages import MODELS, family, publish

@@ -18,8 +18,9 @@ from flows.exchange.dossier import Dossier, gather
 from flows.exchange.export_check import verify_directory
 from flows.exchange.export_documents import documents
 from flows.exchange.signature import sign_directory
-from registry import Registry, signing
+from registry import Registry
 from registry.artifacts import Manifest
+from registry.channels import signing
 from tests.flows.lineages import family, rewritten
 from tests.reliability.exports import SMALL, flip, missed, places
 from tests.seconds import seconds

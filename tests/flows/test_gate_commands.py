@@ -19,9 +19,9 @@ from sqlalchemy import insert
 from flows import cli
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import QuantSpec
-from registry.channels import Channel, Channels
+from registry.channels.channels import Channel, Channels
+from registry.db.tables import content_events
 from registry.errors import Corrupt, GateRequired
-from registry.schema import content_events
 from tests.flows.gated import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
 from tests.flows.lineages import publish
 from tests.seconds import seconds
@@ -195,7 +195,7 @@ def test_another_machines_decision_counts_once_its_key_is_trusted(
     lineage: Lineage, policy: Callable[..., str], run: Run, registry: Registry, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from registry import signing
+    from registry.channels import signing
 
     theirs = signing.key_path(tmp_path / "ci", None)
     monkeypatch.setenv("TUNELINE_SIGNING_KEY", str(theirs))

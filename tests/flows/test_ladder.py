@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from flows.evaluation_plan import BASE, FOLD, PARENT
 from flows.ladder import checks as ladder_checks
-from flows.ladder.chart import ladder_chart
 from flows.ladder.ladder import Evidence, Ladder, logged_answers, read_ladder
 from flows.ladder.rows import HEAD, terminal_rows
-from flows.ladder.rungs import BASE, FOLD, PARENT
 from flows.report.charts import WIDTH
+from flows.report.ladder_chart import ladder_chart
 
 PARITY = {"chats": 20, "equal": 20, "first_difference": None, "double_bos": False, "template": True,
           "vocabulary": 0, "special": {}}  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.pin import commit_of, pin, pinned
+from flows.run.fingerprint import commit_of, pin, pinned
 from stages.errors import InvalidInput, MissingPackage
 from stages.evaluate import EvaluateConfig, LmEvalTask
 from stages.prepare import PrepareConfig

@@ -14,10 +14,10 @@ import pytest
 
 from flows import cli
 from flows import recipe as recipes
-from flows.estimate import Machine, StageEstimate, describe_base, estimate
 from flows.planning import clock as clocks
 from flows.planning import earlier, rates, work
 from flows.planning.clock import Clock, clock_here, said_of_times
+from flows.planning.estimate import Machine, StageEstimate, describe_base, estimate
 from flows.planning.rates import MEASURED, PUBLISHED, Rates, rates_here
 from flows.settings import Settings
 from registry import Registry, processes
@@ -262,7 +262,7 @@ def test_check_says_what_its_times_rest_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("flows.arithmetic.machine_speed", lambda *_: speed())
+    monkeypatch.setattr("flows.run.arithmetic.machine_speed", lambda *_: speed())
     record(home, took, 100.0, tokens=TOKENS)
     asked = ["check", "pico-smoke", "--set", "train.max_steps=8"]
     assert cli.main(asked) == 0
@@ -282,7 +282,7 @@ def test_check_says_what_its_times_rest_on(
 
 def test_planning_loads_nothing_heavy() -> None:
     code = (
-        "import sys, flows.planning.clock, flows.estimate\n"
+        "import sys, flows.planning.clock, flows.planning.estimate\n"
         "print(sorted({'torch', 'transformers', 'peft', 'prefect'} & set(sys.modules)))\n"
     )
     done = subprocess.run(

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.prefect_view import PrefectView
 from flows.report.rows import RunReport, StageRow
+from flows.run.prefect_view import PrefectView
 from flows.settings import quiet_libraries
 from registry import processes
 from tests.flows.test_report import small_report
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = """
 import signal, sys
 from pathlib import Path
-from flows.prefect_view import PrefectView
+from flows.run.prefect_view import PrefectView
 view = PrefectView(Path(sys.argv[1]) / 'prefect.log', every=0)
 view.run('killed', 'run-9')
 view.stage('train', 'train adapter')

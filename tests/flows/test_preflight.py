@@ -33,7 +33,7 @@ KEEP = {"task": "routing", "metric": "exact_match", "role": "keep", "against": "
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("TUNELINE_VLLM_PYTHON", raising=False)
-    monkeypatch.setattr("serving.vllm.BESIDE", tmp_path / "no-vllm" / "python")
+    monkeypatch.setattr("serving.vllm.launch.BESIDE", tmp_path / "no-vllm" / "python")
     return Settings()
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from flows.progress_view import ProgressView, Rate, figures
+from flows.run.progress_view import ProgressView, Rate, figures
 
 
 class Clock:

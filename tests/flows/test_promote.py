@@ -13,9 +13,9 @@ from flows.errors import Usage
 from flows.gates.channel import Verdict
 from flows.gates.policy import GatePolicy
 from flows.promote import Offer, judge, promote
-from flows.step import Run
+from flows.run.step import Run
 from registry import Artifact, Registry, Waiver
-from registry.channels import Channel
+from registry.channels.channels import Channel
 from tests.flows.gated import Lineage
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80

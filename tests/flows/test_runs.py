@@ -17,7 +17,7 @@ import pytest
 from flows import cli
 from flows.execute import as_json
 from flows.report.report import RunReport, StageRow
-from flows.runs import begin
+from flows.run.runs import begin
 from registry import Registry
 
 Tell = Callable[..., tuple[int, Any, str]]
@@ -84,7 +84,7 @@ def test_a_run_under_way_and_then_killed(home: Path, tell: Tell) -> None:
     (folder / "logs" / "train-adapter.log").write_text("step 1")
     (folder / "logs" / "prefect.log").write_text("")
     program = (
-        "import sys; from datetime import *; from pathlib import Path; from flows.runs import begin;"
+        "import sys; from datetime import *; from pathlib import Path; from flows.run.runs import begin;"
         "begin(Path(sys.argv[1]), 'demo', datetime.now(UTC)); print('begun', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from flows import cli, serving_estimate
+from flows import cli
 from flows.commands import serve
-from flows.machine import Machine
-from flows.serving_estimate import estimate_engines, shortfalls
+from flows.planning import serving_estimate
+from flows.planning.machine import Machine
+from flows.planning.serving_estimate import estimate_engines, shortfalls
 from registry import Registry, Waiver
-from serving import llama_model
 from serving.gateway.config import EngineSection
+from serving.llama_cpp import model as llama_model
 from tests.serving.town import Town, kept_town
 
 WAIVER = Waiver("tests", "tests")

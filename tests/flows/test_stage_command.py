@@ -58,7 +58,7 @@ def test_the_main_figures(facts: dict[str, Any], said: list[tuple[str, str]]) ->
 def test_a_summary_or_one_document(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("flows.plain.run_plain", lambda *_: MERGED)
+    monkeypatch.setattr("flows.run.standalone_stage.run_plain", lambda *_: MERGED)
     out = tmp_path / "a b"
     words = ["merge", "--base", "base", "--adapter", "adapter", "--out", str(out)]
     assert cli.main(words) == 0

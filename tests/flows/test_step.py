@@ -34,8 +34,8 @@ STAGE = """
 RUN = """
 import json, sys
 from pathlib import Path
-from flows.progress_view import ProgressView
-from flows.step import Run
+from flows.run.progress_view import ProgressView
+from flows.run.step import Run
 from registry import Registry
 from tests.flows.test_step import Probe
 home, gate, name = sys.argv[1:]

@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from flows import cli
-from registry import Registry, Waiver, triggers
-from registry.outcomes import Outcome
-from registry.tenants import key_digest
+from registry import Registry, Waiver
+from registry.db import triggers
+from registry.tenancy.outcomes import Outcome
+from registry.tenancy.tenants import key_digest
 from tests.flows.gated import Lineage
 from tests.flows.test_gate_commands import BAD, GOOD, POLICY
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, digest
-from registry.compat import Described, EngineLimits, Use
-from registry.outlines import Nf4Recipe
-from serving.limits import limits
+from registry.compat.contract import Described, EngineLimits, Use
+from registry.compat.shapes import Nf4Recipe
+from serving.engine.capabilities import limits
 from stages.outline import adapter_outline, model_outline
 
 HIDDEN, INNER, KEYS, LAYERS, ROWS, IDS = 64, 128, 32, 2, 96, 90

@@ -23,8 +23,8 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from registry import Artifact, Registry
-from registry.api import application
-from registry.api_http import problem
+from registry.api.app import application
+from registry.api.middleware import problem
 from tests.reliability.api import TOKEN, add, fill, fuzz
 from tests.seconds import seconds
 
@@ -314,7 +314,7 @@ def test_a_defect_tells_nothing_of_the_inside(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("/a/secret/path")
 
-    monkeypatch.setattr("registry.search.name_page", broken)
+    monkeypatch.setattr("registry.api.queries.name_page", broken)
     with TestClient(application(filled[0]), "http://localhost", raise_server_exceptions=False) as client:
         answer = client.get("/v1/names")
     assert answer.status_code == 500
@@ -415,8 +415,8 @@ def test_generated_requests(tmp_path: Path, token: str | None) -> None:
 
 
 def test_the_generated_requests_find_planted_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.api.registry_problem", lambda _: problem(500, "planted", "planted"))
-    monkeypatch.setattr("registry.api_http.PROBLEM", "text/plain")
+    monkeypatch.setattr("registry.api.app.registry_problem", lambda _: problem(500, "planted", "planted"))
+    monkeypatch.setattr("registry.api.middleware.PROBLEM", "text/plain")
     with Registry.open(tmp_path / "home") as registry:
         report = fuzz(registry, examples=1, seed=1)
     found = {wrong.partition(":")[0] for wrong in report["wrong"]}

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from registry import Registry
-from registry.budgets import SILENT_SECONDS, Ask
+from registry.db.serving_tables import gateways
 from registry.errors import InvalidArtifact, NotFound
 from registry.processes import here, started
-from registry.schema_serving import gateways
+from registry.tenancy.budgets import SILENT_SECONDS, Ask
 from tests.registry.places import Place, only
 from tests.seconds import seconds
 
@@ -168,7 +168,7 @@ GATEWAY = """
 import os, sys
 from pathlib import Path
 from registry import Registry
-from registry.budgets import Ask
+from registry.tenancy.budgets import Ask
 from registry.processes import here, started
 
 registry = Registry.open(Path(sys.argv[1]), sys.argv[2] or None)

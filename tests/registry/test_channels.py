@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry import Artifact, Registry, Waiver, triggers
+from registry import Artifact, Registry, Waiver
+from registry.db import triggers
 from registry.errors import Conflict, Corrupt, GateRequired, InvalidArtifact, NotFound
 from tests.registry.places import Places, only
 

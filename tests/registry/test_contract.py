@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from registry.artifacts import QuantSpec
-from registry.compat import Check, Use, checkers, examine, pair, require
-from registry.compat_adapter import recipe_of
+from registry.compat.adapter import recipe_of
+from registry.compat.contract import Check, Use, checkers, examine, pair, require
 from registry.errors import Incompatible
 from stages.outline import model_outline
 from tests.registry import pairs

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from registry import Artifact, Registry, Waiver, schema, schema_serving
+from registry import Artifact, Registry, Waiver
 from registry.artifacts import BaseReference, QuantSpec
-from registry.database import now
+from registry.db import serving_tables
+from registry.db import tables as schema
+from registry.db.engine import now
+from registry.db.tables import artifacts as table
 from registry.errors import Corrupt, InvalidArtifact, InvalidSetting, StoreFailed
-from registry.schema import artifacts as table
 from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
 
@@ -138,7 +140,7 @@ def fill(registry: Registry, publish: Publish) -> None:
         "previous_digest": "0" * 64, "digest": "d" * 64,
     }  # fmt: skip
     with registry._database.write() as connection:
-        connection.execute(insert(schema_serving.rollout_events), rollout)
+        connection.execute(insert(serving_tables.rollout_events), rollout)
 
 
 FOR_EVER = (

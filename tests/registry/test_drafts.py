@@ -15,7 +15,8 @@ from sqlalchemy import event, insert, select, update
 
 from registry import Artifact, Registry
 from registry.artifacts import BaseReference, Parentage, QuantSpec
-from registry.database import now
+from registry.db.engine import now
+from registry.db.tables import content_events, leases
 from registry.drafts import POINTS
 from registry.errors import (
     Conflict,
@@ -26,7 +27,6 @@ from registry.errors import (
     StoreFailed,
     StoreFull,
 )
-from registry.schema import content_events, leases
 from tests.registry.places import Place, Places
 
 Publish = Callable[..., Artifact]

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from registry import Artifact, Registry, signing
+from registry import Artifact, Registry
+from registry.channels import signing
 from registry.errors import InvalidArtifact, NotFound
 from tests.registry.places import only
 

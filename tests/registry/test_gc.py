@@ -20,13 +20,16 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from sqlalchemy import insert, select, update
 
 from flows.cli import main
-from registry import Artifact, Registry, Waiver, deletions, drafts, gc, reach, schema
+from registry import Artifact, Registry, Waiver, deletions, drafts
 from registry.artifacts import Parentage
+from registry.db import tables as schema
+from registry.db.tables import content_events, leases
 from registry.errors import Collected, NotFound, StoreFailed
-from registry.gc import collect, explain
-from registry.reach import Keeping
-from registry.schema import content_events, leases
-from registry.store import Store
+from registry.gc import collect as gc
+from registry.gc import reachability
+from registry.gc.collect import collect, explain
+from registry.gc.reachability import Keeping
+from registry.store.store import Store
 from tests.registry import servers
 from tests.registry.places import Place, only
 from tests.reliability.gc import lost
@@ -141,14 +144,14 @@ class TestRoots:
         unused = publish(registry, "unused")
         with registry._database.read() as connection:
             soon = datetime.now(UTC) + timedelta(days=13)
-            assert reach.reach(connection, Keeping(days=14), soon).keeps(unused.id)
+            assert reachability.reach(connection, Keeping(days=14), soon).keeps(unused.id)
             late = datetime.now(UTC) + timedelta(days=15)
-            assert not reach.reach(connection, Keeping(days=14), late).keeps(unused.id)
+            assert not reachability.reach(connection, Keeping(days=14), late).keeps(unused.id)
         later = (datetime.now(UTC) + timedelta(days=15)).isoformat(timespec="microseconds")
         monkeypatch.setattr("registry.catalog.now", lambda: later)
         publish(registry, "young", **below(old))
         with registry._database.read() as connection:
-            found = reach.reach(connection, Keeping(days=14), late)
+            found = reachability.reach(connection, Keeping(days=14), late)
         assert found.keeps(old.id)
         assert not found.keeps(unused.id)
 
@@ -160,7 +163,7 @@ class TestRoots:
         monkeypatch.setattr("registry.catalog.now", lambda: later.isoformat(timespec="microseconds"))
         assert publish(registry, "second", {"a": b"same"}) == made
         with registry._database.read() as connection:
-            assert reach.reach(connection, Keeping(days=14), later + timedelta(days=1)).keeps(made.id)
+            assert reachability.reach(connection, Keeping(days=14), later + timedelta(days=1)).keeps(made.id)
 
     def test_channels_their_history_and_rollbacks(self, registry: Registry, publish: Publish) -> None:
         made = [publish(registry, str(n)) for n in range(6)]
@@ -255,7 +258,7 @@ class TestRoots:
 
 def _decide(connection: Any, channel: str, candidate: str, baseline: str, evidence: dict[str, str]) -> None:
     """A decision and a second event of the channel that rests on it, past everything that would forbid it."""
-    from registry.schema import channel_events, channels, gate_decisions
+    from registry.db.tables import channel_events, channels, gate_decisions
 
     row = {"id": "d" * 64, "candidate": candidate, "baseline": baseline, "policy": "{}", "verdict": "pass"}
     connection.execute(
@@ -655,7 +658,7 @@ class Collecting(RuleBasedStateMachine):
         after = set(self.content) - self.gone()
         assert before - after == set(ids(done))
         with self.registry._database.read() as connection:
-            needed = reach.reach(connection, keeping, datetime.now(UTC))
+            needed = reachability.reach(connection, keeping, datetime.now(UTC))
         assert after == {one for one in before if needed.keeps(one)}
         assert blobs(self.registry) == set().union(*(self.content[one] for one in after))
 

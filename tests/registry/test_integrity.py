@@ -12,7 +12,7 @@ import pytest
 
 from flows import cli
 from registry import Artifact
-from registry.store import Store
+from registry.store.store import Store
 from tests.registry.places import Place
 from tests.registry.servers import ObjectStore
 from tests.reliability import integrity

@@ -15,11 +15,11 @@ import pytest
 from sqlalchemy import select, update
 
 from registry import Registry, processes
-from registry.database import Database
+from registry.db.engine import Database
+from registry.db.tables import leases as table
 from registry.errors import Conflict, Held
 from registry.leases import NO_WAIT, Leases, Patience
 from registry.processes import alive, started
-from registry.schema import leases as table
 from tests.registry.places import Place
 from tests.seconds import seconds
 

@@ -20,10 +20,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from registry import Artifact, Registry, Waiver, catalog, migrations, schema
-from registry.budgets import Ask
+from registry import Artifact, Registry, Waiver, catalog
+from registry.db import migrations
+from registry.db import tables as schema
 from registry.errors import InvalidArtifact, RegistryError
-from registry.outcomes import Outcome
+from registry.tenancy.budgets import Ask
+from registry.tenancy.outcomes import Outcome
 from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
 from tests.seconds import seconds
@@ -219,7 +221,7 @@ def test_kill_9_in_the_middle_leaves_the_old_version(old: Path, after: int) -> N
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from registry import Registry, migrations
+from registry import Registry; from registry.db import migrations
 
 def until(statements, number):
     for at, statement in enumerate(statements):

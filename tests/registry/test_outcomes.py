@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from registry import Artifact, Registry
 from registry.errors import InvalidArtifact
-from registry.outcomes import Outcome, percentile
+from registry.tenancy.outcomes import Outcome, percentile
 from tests.registry.places import only
 from tests.registry.test_database import refused
 

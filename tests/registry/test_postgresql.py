@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from registry import Artifact, Registry, Waiver, postgresql
-from registry.database import Database
+from registry import Artifact, Registry, Waiver
+from registry.db import postgresql
+from registry.db.engine import Database
+from registry.db.tables import VERSION, edges
 from registry.errors import (
     Conflict,
     Corrupt,
@@ -28,9 +30,8 @@ from registry.errors import (
     StoreFailed,
     StoreFull,
 )
-from registry.gc import collect
-from registry.reach import Keeping
-from registry.schema import VERSION, edges
+from registry.gc.collect import collect
+from registry.gc.reachability import Keeping
 from tests.registry import servers
 from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of

@@ -7,10 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from registry import Artifact, Edge, Registry, Waiver, triggers
+from registry import Artifact, Edge, Registry, Waiver
 from registry.artifacts import BaseReference, Parentage, QuantSpec
+from registry.db import triggers
+from registry.db.tables import artifacts
 from registry.errors import InvalidArtifact, NotFound
-from registry.schema import artifacts
 from tests.registry.places import Place, Places, only
 
 Publish = Callable[..., Artifact]

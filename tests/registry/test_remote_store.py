@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from registry import Artifact, Registry, remote_blobs, s3, store_url
+from registry import Artifact, Registry
 from registry.artifacts import FileEntry
 from registry.errors import Corrupt, InvalidSetting, RegistryError, StoreFailed, StoreFull
-from registry.remote_blobs import RemoteBlobs
+from registry.store import remote as remote_blobs
+from registry.store import s3
+from registry.store import url as store_url
+from registry.store.remote import RemoteBlobs
 from tests.registry.places import Place, only
 from tests.registry.proxy import Conduct, Proxy, answer, cut_after, silence
 from tests.registry.servers import ObjectStore, object_store
@@ -450,6 +453,6 @@ def test_what_crashes_left_is_swept_after_a_day(alone: Place, monkeypatch: pytes
             path.write_text("half")
         registry._store.sweep()
         assert all(path.exists() for path in left)
-        monkeypatch.setattr("registry.store.LEFT_BEHIND_SECONDS", -1.0)
+        monkeypatch.setattr("registry.store.store.LEFT_BEHIND_SECONDS", -1.0)
         registry._store.sweep()
         assert not any(path.exists() for path in left)

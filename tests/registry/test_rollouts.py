@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from registry import Artifact, Registry, Waiver, gc, triggers
+from registry import Artifact, Registry, Waiver
 from registry.artifacts import BaseReference, QuantSpec
+from registry.db import triggers
 from registry.errors import Collected, Corrupt, InvalidArtifact, NotFound
-from registry.gc import collect, explain
-from registry.reach import Keeping
-from registry.rollouts import RolloutEvent
+from registry.gc import collect as gc
+from registry.gc.collect import collect, explain
+from registry.gc.reachability import Keeping
+from registry.tenancy.rollouts import RolloutEvent
 from tests.registry.places import only
 from tests.registry.test_database import refused
 

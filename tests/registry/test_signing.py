@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import signing
+from registry.channels import signing
 from registry.errors import InvalidArtifact
 from tests.seconds import seconds
 

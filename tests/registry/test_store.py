@@ -13,7 +13,7 @@ import pytest
 
 from registry import Artifact, Registry
 from registry.errors import Corrupt, InvalidArtifact
-from registry.files import scan
+from registry.store.files import scan
 from tests.registry.places import only
 
 Publish = Callable[..., Artifact]

@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import insert, select
 from starlette.testclient import TestClient
 
-from registry import Artifact, Registry, Waiver, triggers
-from registry.api import application
-from registry.database import now
+from registry import Artifact, Registry, Waiver
+from registry.api.app import application
+from registry.db import triggers
+from registry.db.engine import now
+from registry.db.serving_tables import tenant_keys, tenants
 from registry.errors import AlreadyExists, Corrupt, InvalidArtifact, InvalidTenant, NotFound
-from registry.schema_serving import tenant_keys, tenants
-from registry.tenants import TenantLimits, key_digest
+from registry.tenancy.tenants import TenantLimits, key_digest
 from tests.registry.places import Place, only
 from tests.registry.test_database import refused
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 
-from serving.adapter_pool import AdapterPool
+from serving.engine.adapter_pool import AdapterPool
 from serving.errors import Overloaded
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family, kept_family

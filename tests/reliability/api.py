@@ -24,7 +24,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 
 from registry import Artifact, Registry, Waiver
-from registry.api import application
+from registry.api.app import application
 from registry.artifacts import BaseReference, Kind, Parentage, QuantSpec, Relation, memo_key
 
 TOKEN = "a-token-of-the-test"

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 import transformers
 
-from flows.progress_view import ProgressView
-from flows.step import Run
+from flows.run.progress_view import ProgressView
+from flows.run.step import Run
 from registry import Registry
 from registry.artifacts import digest
-from stages.clusters import clustered_mean
 from stages.contract import Parent
 from stages.evaluate import EvaluateConfig, MergeBaseTask, evaluate
+from stages.statistics.cluster import clustered_mean
 from tests.reliability import lineages
 from tests.reliability.lineages import NF4, Lineage, shifted
 

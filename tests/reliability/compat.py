@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from registry.compat import checkers, examine, pair
+from registry.compat.contract import checkers, examine, pair
 from tests.registry.pairs import MISMATCHES, Case, valid
 
 

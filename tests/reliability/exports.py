@@ -19,7 +19,8 @@ from pathlib import Path
 
 from flows.exchange.artifact_export import export
 from flows.exchange.export_check import verify_directory
-from registry import Registry, signing
+from registry import Registry
+from registry.channels import signing
 from tests.flows.lineages import family
 
 SMALL = (

@@ -27,11 +27,12 @@ from unittest import mock
 
 from sqlalchemy import event
 
-from registry import Registry, blobs
+from registry import Registry
 from registry.artifacts import memo_key
-from registry.blobs import LocalBlobs
 from registry.errors import RegistryError, StoreFailed, StoreFull
-from registry.store import Store
+from registry.store import local as blobs
+from registry.store.local import LocalBlobs
+from registry.store.store import Store
 from tests.registry.places import Place, Places
 from tests.reliability import choice
 
@@ -112,7 +113,7 @@ def disk_that(failing: Failing, links: bool) -> Iterator[None]:
 @contextmanager
 def store_that(failing: Failing) -> Iterator[None]:
     """Requests to the object store go through `failing`."""
-    from registry.s3 import S3
+    from registry.store.s3 import S3
 
     real = S3._call_s3
 

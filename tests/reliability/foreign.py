@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import InvalidInput
-from stages.foreign import inspect
+from stages.untrusted.inspect import inspect
 from tests.seconds import seconds
 from tests.stages.foreign_files import HOSTILE, adapter, gguf, model, with_tokenizer
 

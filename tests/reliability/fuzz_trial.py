@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from registry.budgets import Ask
+from registry.tenancy.budgets import Ask
 from tests.reliability.fuzz_requests import CONTEXT
 from tests.seconds import seconds
 from tests.serving.gateway import Gateway, until

@@ -3,7 +3,7 @@
 At the margin, a gate that promises 5 % must pass wrongly in at most 6 % of cases; with the number of items
 that a plan asks for, it must pass as often as planned; and pairing must need fewer items than not pairing.
 Prints the tables; exits with 1 where a bar is missed. Every verdict is that of
-`stages.few_flips.paired_interval`, which is what `tuneline gate` calls.
+`stages.statistics.exact.paired_interval`, which is what `tuneline gate` calls.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.few_flips import paired_interval
-from stages.intervals import tango
-from stages.power import plan
+from stages.statistics.exact import paired_interval
+from stages.statistics.intervals import tango
+from stages.statistics.power import plan
 
 SIZES = (100, 200, 500, 1000, 2000, 5000)
 FLIPS = (0.01, 0.02, 0.04, 0.08, 0.15)

@@ -30,7 +30,7 @@ import httpx
 import yaml
 
 from registry import Registry
-from registry.tenants import TenantLimits
+from registry.tenancy.tenants import TenantLimits
 from tests.seconds import seconds
 from tests.serving.gateway import CHECKOUT, LLAMA, marked, start, stop
 from tests.serving.town import WAIVER, Town, kept_town
@@ -137,7 +137,7 @@ async def crowd(trial: Trial, http: httpx.AsyncClient, name: str, enough: asynci
 async def kill(trial: Trial, life: Life, kind: str) -> Life:
     """Kill it; returns the gateway that runs then."""
     if kind == "engine":
-        (engine,) = [one for one in marked(life.mark) if "serving.llama_cpp_child" in one.cmdline()]
+        (engine,) = [one for one in marked(life.mark) if "serving.llama_cpp.server" in one.cmdline()]
         engine.kill()
     elif kind == "gateway":
         life.process.kill()

@@ -30,15 +30,16 @@ import psycopg
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from registry import Artifact, Registry, Waiver, content, deletions, gc
+from registry import Artifact, Registry, Waiver, content, deletions
 from registry.artifacts import Parentage, memo_key
+from registry.db.tables import channel_events, channels, content_events, edges, names
 from registry.drafts import POINTS
 from registry.errors import Collected, Conflict, NotFound, RegistryError, StoreFailed
-from registry.gc import POINTS as GC_POINTS
-from registry.gc import collect
-from registry.reach import Keeping
-from registry.schema import channel_events, channels, content_events, edges, names
-from registry.store import Store
+from registry.gc import collect as gc
+from registry.gc.collect import POINTS as GC_POINTS
+from registry.gc.collect import collect
+from registry.gc.reachability import Keeping
+from registry.store.store import Store
 from tests.registry.places import Place
 from tests.reliability import choice
 from tests.reliability.publish import answer, killer

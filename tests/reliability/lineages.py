@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 import torch
 import transformers
 
+from flows.evaluation_plan import BASE, FOLD, PARENT
 from flows.ladder.ladder import Evidence, Kind, Ladder, logged_answers, read_ladder
-from flows.ladder.rungs import BASE, FOLD, PARENT
 from registry.artifacts import QuantSpec, digest
 from stages.backends import bases
 from stages.backends.chat import encode_with_mask, load_tokenizer
-from stages.backends.gguf_files import packaged_gguf, read_tokenizer, save_tokenizer
+from stages.backends.gguf.packaged import packaged_gguf, read_tokenizer, save_tokenizer
 from stages.backends.pico import TOKENIZER_SOURCE
 from stages.contract import Facts, Parent, Parents
 from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, evaluate

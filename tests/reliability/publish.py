@@ -157,7 +157,7 @@ def import_beforehand(place: Place) -> None:
     """Have this process import what each of its forks would import for itself; nothing stays connected."""
     place.open().close()
     if place.store_url:
-        importlib.import_module("registry.s3")
+        importlib.import_module("registry.store.s3")
 
 
 def tried_again(place: Place, trial: int, at: str) -> tuple[bool, list[str], float]:

@@ -23,7 +23,8 @@ from typing import Any
 
 from sqlalchemy import Connection, event, insert, select
 
-from registry import Registry, catalog, search
+from registry import Registry, catalog
+from registry.api import queries
 from registry.artifacts import (
     BaseReference,
     FileEntry,
@@ -34,9 +35,9 @@ from registry.artifacts import (
     Relation,
     digest,
 )
-from registry.database import now
+from registry.db.engine import now
+from registry.db.tables import artifacts, edges, executions, gate_decisions, keys, names
 from registry.processes import here
-from registry.schema import artifacts, edges, executions, gate_decisions, keys, names
 from tests.reliability import choice
 from tests.seconds import seconds
 
@@ -181,7 +182,7 @@ def questions(registry: Registry, loaded: Loader, choose: random.Random) -> dict
         found = registry.lineage(pick(loaded.leaves))
         assert len(found) > 2 * DEPTH
 
-    page = partial(asked, search.artifact_page, limit=50)
+    page = partial(asked, queries.artifact_page, limit=50)
     return {
         "ls, first page": lambda: registry.ls(limit=50),
         "ls, a page further on": lambda: registry.ls(limit=50, after=pick(loaded.ids)),
@@ -200,10 +201,10 @@ def questions(registry: Registry, loaded: Loader, choose: random.Random) -> dict
         "page of a quantization without results": partial(page, quant_method="gguf"),
         "page of a name": lambda: page(name=pick(loaded.names).partition("@")[0]),
         "evaluations of a model": lambda: asked(
-            search.evaluations, artifact_id=asked(_parent, child=pick(loaded.leaves)), limit=50, after=None
+            queries.evaluations, artifact_id=asked(_parent, child=pick(loaded.leaves)), limit=50, after=None
         ),
         "lineage for the API, downwards": lambda: asked(
-            search.lineage, artifact_id=pick(loaded.roots), direction="down", depth=10, most=500
+            queries.lineage, artifact_id=pick(loaded.roots), direction="down", depth=10, most=500
         ),
     }
 

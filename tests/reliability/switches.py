@@ -308,23 +308,23 @@ GATE_SWITCHES = [
                               "if False:"),
     ),
     *_in(
-        "stages/few_flips.py", CLUSTERS, "tests/reliability/test_gates.py",
+        "stages/statistics/exact.py", CLUSTERS, "tests/reliability/test_gates.py",
         few_flips_raise_the_bar=("if discordant >= ENOUGH:", "if True:"),
     ),
     *_in(
-        "stages/intervals.py", INTERVALS,
+        "stages/statistics/intervals.py", INTERVALS,
         Tangos_interval=("variance = n * (2 * lost_share + difference * (1 - difference))",
                          "variance = gained + lost - (gained - lost) ** 2 / n"),
     ),
     *_in(
-        "stages/clusters.py", CLUSTERS,
+        "stages/statistics/cluster.py", CLUSTERS,
         skewness_of_rare_losses=("low, high = (mean - error * _hall_inverse(edge, lean) for edge in (t, -t))",
                                  "low, high = mean - error * t, mean + error * t"),
     ),
 ]  # fmt: skip
 SIGNATURE_SWITCHES = [
     *_in(
-        "registry/gates.py", CHANNELS, GATES, COMMANDS,
+        "registry/channels/decisions.py", CHANNELS, GATES, COMMANDS,
         a_move_needs_a_decision=("if decision_id is None:\n        raise GateRequired(",
                                  "if decision_id is None:\n        return None  # type: ignore\n"
                                  "        raise GateRequired("),
@@ -342,7 +342,7 @@ SIGNATURE_SWITCHES = [
                                       "return json.dumps(dict(given))"),
     ),
     *_in(
-        "registry/signing.py", SIGNING, COMMANDS,
+        "registry/channels/signing.py", SIGNING, COMMANDS,
         signatures_are_verified=("binascii.Error, ValueError):\n        return False",
                                  "binascii.Error, ValueError):\n        return True"),
         no_signature_is_none=("if signer is None or signature is None:", "if False:"),
@@ -369,7 +369,7 @@ LADDER_SWITCHES = [
         a_rung_has_its_own_parent=('"quantized": "merged"', '"quantized": "tuned"'),
     ),
     *_in(
-        "stages/backends/fidelity_parity.py", PARITY,
+        "stages/backends/evaluate/fidelity_parity.py", PARITY,
         vocabularies_id_by_id=(
             "wrong = sum(word is not None and _word(found, id_) != word for id_, word in "
             "enumerate(expected.words))",
@@ -382,7 +382,7 @@ LADDER_SWITCHES = [
         where_an_answer_ends=('"stop": _stop(folder, ids["eos"])', '"stop": None'),
     ),
     *_in(
-        "stages/backends/fidelity_weights.py", WEIGHTS,
+        "stages/backends/evaluate/fidelity_weights.py", WEIGHTS,
         updates_that_did_not_arrive=("if share is not None and abs(share - 1) > TOLERANCE:", "if False:"),
         tensors_of_another_base=("foreign.append(name)", "pass"),
         tensors_that_are_missing=('"missing": sorted(planned - set(found))', '"missing": []'),
@@ -391,11 +391,11 @@ LADDER_SWITCHES = [
         a_head_that_was_tied=('"tied": _ties(merged) and not plan.tied', '"tied": False'),
     ),
     *_in(
-        "stages/backends/token_lm.py", DAMAGE,
+        "stages/backends/evaluate/token_lm.py", DAMAGE,
         finite_logits=("if not bool(torch.isfinite(logits).all()):", "if False:"),
     ),
     *_in(
-        "stages/merge_base.py", FOLDS,
+        "stages/statistics/merge_choice.py", FOLDS,
         the_loss_decides_first=("if loss.low > 0 or loss.high < 0:", "if False:"),
         the_score_decides_next=("if bounds.low > 0 or bounds.high < 0:", "if False:"),
         the_nearer_fold=('"16bit" if evidence.kl["16bit"] < evidence.kl["nf4"] else "nf4"', '"16bit"'),

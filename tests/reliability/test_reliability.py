@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from registry import Registry
-from registry.schema import artifacts
+from registry.db.tables import artifacts
 from tests.reliability import choice, scale
 
 

@@ -18,8 +18,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from registry.artifacts import digest
 from stages.backends.chat import encode, load_tokenizer
-from stages.backends.gguf_adapter import convert_adapter
-from stages.backends.gguf_convert import convert
+from stages.backends.gguf.adapter import convert_adapter
+from stages.backends.gguf.convert import convert
 from stages.backends.pico import make_pico, pico_model
 from stages.contract import toolchain
 from stages.quantize import TOOLS

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import engine
-from serving.process import Launch
+from serving import standalone
+from serving.process.process import Launch
 from stages.deploy import DeployConfig
 from tests.seconds import seconds
 from tests.serving.canaries import Family, kept_family
@@ -44,7 +44,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             argv = (sys.executable, str(STAND_IN), "--fd", str(fd), "--alias", alias, *options)
             return Launch(argv, fds=(fd,))
 
-        monkeypatch.setitem(engine.LAUNCHERS, "llama.cpp", launch)
+        monkeypatch.setitem(standalone.LAUNCHERS, "llama.cpp", launch)
 
     return use
 

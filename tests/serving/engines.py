@@ -1,4 +1,4 @@
-"""Both engines of `serving.resident`, set up alike for tests."""
+"""Both engines of `serving.engine.protocol`, set up alike for tests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import openai
 import psutil
 import pytest
 
-from serving import llama_cpp_engine, vllm, vllm_engine
-from serving.llama_cpp_engine import LlamaCppEngine
-from serving.vllm_engine import VllmEngine
+from serving.llama_cpp import engine as llama_cpp_engine
+from serving.llama_cpp.engine import LlamaCppEngine
+from serving.vllm import engine as vllm_engine
+from serving.vllm import launch as vllm
+from serving.vllm.engine import VllmEngine
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, RANK, Canary, Family
 

@@ -22,7 +22,7 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from registry import Registry
-from registry.tenants import TenantLimits
+from registry.tenancy.tenants import TenantLimits
 from tests.seconds import seconds
 from tests.serving.town import WAIVER, Town
 
@@ -107,7 +107,7 @@ class Gateway:
 
     def engines(self) -> list[psutil.Process]:
         """Its engines' processes."""
-        return [one for one in self.processes() if "serving.llama_cpp_child" in " ".join(_words(one))]
+        return [one for one in self.processes() if "serving.llama_cpp.server" in " ".join(_words(one))]
 
 
 def until(true: Callable[[], object], what: str, seconds: float = SLOWEST) -> float:

@@ -22,10 +22,10 @@ import yaml
 from aiohttp import web
 
 from registry import Registry
-from serving.engine import model_alias
 from serving.gateway import server
 from serving.gateway.config import EngineSection, ServeConfig
-from serving.gateway.fleet import Fleet
+from serving.gateway.router import Fleet
+from serving.standalone import model_alias
 
 FLOOD = "Tell me everything."
 """What is answered for as long as somebody listens."""
@@ -34,7 +34,7 @@ _USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 
 
 class Recording:
-    """In the place of an engine: `serving.resident.Engine`, with any adapter loaded at once."""
+    """In the place of an engine: `serving.engine.protocol.Engine`, with any adapter loaded at once."""
 
     def __init__(self, artifact_id: str, record: Path, slots: int) -> None:
         self.base, self.slots, self.record = model_alias(artifact_id), slots, record

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import child
-from serving import cores, llama_cpp
+from flows.run import child
+from serving import cores
 from serving.cores import thread_environment, usable_cores, usable_threads
-from serving.process import listen
+from serving.llama_cpp import launch as llama_cpp
+from serving.process.process import listen
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -161,7 +162,7 @@ WITHIN_ONE_POOL = """
 import re, sys
 from pathlib import Path
 import torch, bitsandbytes, llama_cpp
-import stages.backends.measure
+import stages.backends.evaluate.measure
 maps = Path("/proc/self/maps").read_text()
 print(len(set(re.findall(r"\\S*/lib(?:gomp|iomp5|omp)[^/]*\\.so\\S*", maps))), torch.get_num_threads())
 """

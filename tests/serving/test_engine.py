@@ -18,9 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from serving import engine, process
-from serving.engine import Endpoint
+from serving import standalone
 from serving.errors import EngineFailed, NotServable, PortTaken, RequestFailed
+from serving.process import process
+from serving.standalone import Endpoint
 from stages.deploy import DeployConfig
 from tests.seconds import seconds
 
@@ -31,9 +32,9 @@ TREE = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def started(smollm2_gguf: Path, config: DeployConfig, tmp_path: Path) -> Iterator[Endpoint]:
-    endpoint = engine.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
+    endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     yield endpoint
-    engine.stop(endpoint)
+    standalone.stop(endpoint)
 
 
 def post(endpoint: Endpoint, route: str, **body: Any) -> tuple[int, dict[str, Any]]:
@@ -50,17 +51,17 @@ def post(endpoint: Endpoint, route: str, **body: Any) -> tuple[int, dict[str, An
 
 def test_an_engine_answers_until_it_is_stopped(started: Endpoint) -> None:
     assert started.alias == "tuneline-0123456789ab"
-    assert engine.alive(started)
-    reply = engine.ask(started, FRANCE, max_tokens=8, timeout=seconds(60))
+    assert standalone.alive(started)
+    reply = standalone.ask(started, FRANCE, max_tokens=8, timeout=seconds(60))
     assert reply.text.strip()
     assert reply.completion_tokens <= 8
-    assert engine.chat(started, FRANCE, max_tokens=8, timeout=seconds(60)) == reply.text
+    assert standalone.chat(started, FRANCE, max_tokens=8, timeout=seconds(60)) == reply.text
 
-    assert engine.stop(started) is True
-    assert not engine.alive(started)
-    assert engine.stop(started) is False
+    assert standalone.stop(started) is True
+    assert not standalone.alive(started)
+    assert standalone.stop(started) is False
     with pytest.raises(RequestFailed, match="gave no answer"):
-        engine.chat(started, FRANCE, max_tokens=8, timeout=seconds(5))
+        standalone.chat(started, FRANCE, max_tokens=8, timeout=seconds(5))
 
 
 def test_only_its_own_model_is_answered(started: Endpoint) -> None:
@@ -125,9 +126,9 @@ def test_foreign_environment_variables_change_nothing(
         "http_proxy": "http://127.0.0.1:9",
     }.items():
         monkeypatch.setenv(name, value)
-    endpoint = engine.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
+    endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     try:
-        assert engine.chat(endpoint, FRANCE, max_tokens=2, timeout=seconds(60))
+        assert standalone.chat(endpoint, FRANCE, max_tokens=2, timeout=seconds(60))
         port = int(endpoint.url.rpartition(":")[2])
         assert [c.laddr.ip for c in psutil.Process(endpoint.pid).net_connections() if c.laddr.port == port]
         assert {
@@ -136,25 +137,25 @@ def test_foreign_environment_variables_change_nothing(
             if c.status == psutil.CONN_LISTEN
         } == {"127.0.0.1"}
     finally:
-        engine.stop(endpoint)
+        standalone.stop(endpoint)
 
 
 def test_two_engines_stand_side_by_side(
     smollm2_gguf: Path, config: DeployConfig, tmp_path: Path, started: Endpoint
 ) -> None:
-    other = engine.start("e" * 64, smollm2_gguf, config, tmp_path / "other.log")
+    other = standalone.start("e" * 64, smollm2_gguf, config, tmp_path / "other.log")
     try:
         assert other.url != started.url
-        assert engine.chat(other, FRANCE, max_tokens=4, timeout=seconds(60))
+        assert standalone.chat(other, FRANCE, max_tokens=4, timeout=seconds(60))
     finally:
-        assert engine.stop(other)
-    assert engine.chat(started, FRANCE, max_tokens=4, timeout=seconds(60))
+        assert standalone.stop(other)
+    assert standalone.chat(started, FRANCE, max_tokens=4, timeout=seconds(60))
 
 
 STARTER = """
 import sys, time
 from pathlib import Path
-from serving import engine
+from serving import standalone as engine
 from stages.deploy import DeployConfig
 config = DeployConfig(context_length=256, threads=1)
 endpoint = engine.start(sys.argv[1], Path(sys.argv[2]), config, Path(sys.argv[3]))
@@ -170,17 +171,17 @@ def test_an_engine_outlives_a_killed_starter(smollm2_gguf: Path, tmp_path: Path)
         endpoint = Endpoint.model_validate_json(starter.stdout.readline())
         os.killpg(starter.pid, signal.SIGKILL)
     try:
-        assert engine.chat(endpoint, FRANCE, max_tokens=4, timeout=seconds(60))
+        assert standalone.chat(endpoint, FRANCE, max_tokens=4, timeout=seconds(60))
     finally:
-        assert engine.stop(endpoint)
-    assert not engine.alive(endpoint)
+        assert standalone.stop(endpoint)
+    assert not standalone.alive(endpoint)
 
 
 def test_a_taken_port_names_who_has_it(smollm2_gguf: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mine:
         port = mine.getsockname()[1]
         with pytest.raises(PortTaken, match=rf"port {port} on 127.0.0.1 is taken by process {os.getpid()} "):
-            engine.start(ID, smollm2_gguf, DeployConfig(port=port), tmp_path / "engine.log")
+            standalone.start(ID, smollm2_gguf, DeployConfig(port=port), tmp_path / "engine.log")
 
 
 def test_a_given_port_can_be_had_again_at_once(
@@ -190,10 +191,10 @@ def test_a_given_port_can_be_had_again_at_once(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for _ in range(2):
-        endpoint = engine.start(ID, smollm2_gguf, DeployConfig(port=port), tmp_path / "engine.log")
+        endpoint = standalone.start(ID, smollm2_gguf, DeployConfig(port=port), tmp_path / "engine.log")
         assert endpoint.url == f"http://127.0.0.1:{port}"
-        engine.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
-        engine.stop(endpoint)
+        standalone.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
+        standalone.stop(endpoint)
 
 
 def test_ipv6_loopback(stand_in: Callable[..., None], smollm2_gguf: Path, tmp_path: Path) -> None:
@@ -202,10 +203,10 @@ def test_ipv6_loopback(stand_in: Callable[..., None], smollm2_gguf: Path, tmp_pa
     except OSError:
         pytest.skip("this machine has no IPv6 loopback")
     stand_in()
-    endpoint = engine.start(ID, smollm2_gguf, DeployConfig(host="::1"), tmp_path / "engine.log")
+    endpoint = standalone.start(ID, smollm2_gguf, DeployConfig(host="::1"), tmp_path / "engine.log")
     assert endpoint.url.startswith("http://[::1]:")
-    assert engine.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10)) == "Hello!"
-    engine.stop(endpoint)
+    assert standalone.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10)) == "Hello!"
+    standalone.stop(endpoint)
 
 
 def test_a_privileged_or_foreign_address_is_refused() -> None:
@@ -216,9 +217,9 @@ def test_a_privileged_or_foreign_address_is_refused() -> None:
 def test_what_is_no_gguf_is_refused_before_anything_starts(config: DeployConfig, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"\x80\x02pickle")
     with pytest.raises(NotServable, match=r"model\.gguf is no GGUF file"):
-        engine.start(ID, tmp_path, config, tmp_path / "engine.log")
+        standalone.start(ID, tmp_path, config, tmp_path / "engine.log")
     with pytest.raises(NotServable, match="No such file"):
-        engine.start(ID, tmp_path / "nowhere", config, tmp_path / "engine.log")
+        standalone.start(ID, tmp_path / "nowhere", config, tmp_path / "engine.log")
     assert not (tmp_path / "engine.log").exists()
 
 
@@ -228,7 +229,7 @@ def test_a_truncated_gguf_fails_with_the_engines_own_words(
     with smollm2_gguf.open("rb") as whole:
         (tmp_path / "model.gguf").write_bytes(whole.read(20_000_000))
     with pytest.raises(EngineFailed, match="ended before it was ready") as failure:
-        engine.start(ID, tmp_path, config, tmp_path / "engine.log")
+        standalone.start(ID, tmp_path, config, tmp_path / "engine.log")
     assert "model is corrupted or incomplete" in str(failure.value)
     assert re.search(r"engine \d+ ended: status 1", str(failure.value))
     assert "Traceback" not in str(failure.value)
@@ -240,7 +241,7 @@ def test_a_gguf_without_a_chat_template_is_refused(
     renamed = smollm2_gguf.read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_tampered", 1)
     (tmp_path / "model.gguf").write_bytes(renamed)
     with pytest.raises(EngineFailed, match="the file has no chat template; give one"):
-        engine.start(ID, tmp_path, config, tmp_path / "engine.log")
+        standalone.start(ID, tmp_path, config, tmp_path / "engine.log")
 
 
 def test_an_engine_that_never_listens_is_stopped(
@@ -249,21 +250,21 @@ def test_an_engine_that_never_listens_is_stopped(
     idle = process.Launch(
         (sys.executable, "-c", "import signal; print('still loading', flush=True); signal.pause()")
     )
-    monkeypatch.setitem(engine.LAUNCHERS, "llama.cpp", lambda *_, **__: idle)
+    monkeypatch.setitem(standalone.LAUNCHERS, "llama.cpp", lambda *_, **__: idle)
     config = DeployConfig(ready_timeout=0.5)
     with pytest.raises(
         EngineFailed, match=r"not ready after 0\.5 s and has been stopped(.|\n)*still loading"
     ):
-        engine.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
+        standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
 
 
 def test_time_to_live(stand_in: Callable[..., None], smollm2_gguf: Path, tmp_path: Path) -> None:
     stand_in()
     config = DeployConfig(ttl_minutes=0.03)
-    endpoint = engine.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
-    assert engine.alive(endpoint)
+    endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
+    assert standalone.alive(endpoint)
     psutil.wait_procs([psutil.Process(endpoint.pid)], timeout=seconds(20))
-    assert not engine.alive(endpoint)
+    assert not standalone.alive(endpoint)
     assert "its 0.03 minutes are over" in endpoint.log.read_text()
 
 
@@ -283,9 +284,9 @@ def test_what_is_no_answer_is_an_error(
     message: str,
 ) -> None:
     stand_in(*options)
-    endpoint = engine.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
+    endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     try:
         with pytest.raises(RequestFailed, match=message):
-            engine.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
+            standalone.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
     finally:
-        engine.stop(endpoint)
+        standalone.stop(endpoint)

@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from registry import Registry
-from registry.budgets import Ask
 from registry.errors import StoreFailed
-from registry.tenants import TenantLimits
+from registry.tenancy.budgets import Ask
+from registry.tenancy.tenants import TenantLimits
 from serving.gateway import ledger as ledgers
 from serving.gateway.ledger import Ledger
 from serving.openai_api.errors import Refused

@@ -22,16 +22,16 @@ from gguf import GGUFReader
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from serving import llama_batching
 from serving.errors import AdapterRefused, NotServable, Overloaded, UnknownModel
-from serving.llama_answers import Answer
-from serving.llama_app import Requests
-from serving.llama_batching import Batcher
-from serving.llama_control import Control
-from serving.llama_model import LlamaModel, Sampling
-from serving.llama_residents import Resident
+from serving.llama_cpp import scheduler
+from serving.llama_cpp.admin_api import Control
+from serving.llama_cpp.api import Requests
+from serving.llama_cpp.loaded_adapters import Resident
+from serving.llama_cpp.model import LlamaModel, Sampling
+from serving.llama_cpp.scheduler import Batcher
+from serving.llama_cpp.sequences import Answer
 from stages.backends.chat import encode, load_tokenizer
-from stages.backends.gguf_adapter import convert_adapter
+from stages.backends.gguf.adapter import convert_adapter
 from stages.errors import InvalidInput
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
@@ -203,7 +203,7 @@ def test_keys_without_the_adapter_would_be_noticed(
     first, second, _ = family.canaries
     load(batcher, first)
     load(batcher, second)
-    monkeypatch.setattr(llama_batching, "cache_key", _same_key)
+    monkeypatch.setattr(scheduler, "cache_key", _same_key)
     assert asked(batcher, lambda http: _crossfire(http, [first, second])), "the check found nothing"
 
 
@@ -239,7 +239,7 @@ def test_a_name_used_again_with_its_cache_would_be_noticed(
 ) -> None:
     first, second, _ = family.canaries
     monkeypatch.setattr(batcher.residents, "_require_same_bytes", lambda *_: "")
-    monkeypatch.setattr(llama_batching, "cache_key", lambda resident, answer: (resident.name, answer.salt))
+    monkeypatch.setattr(scheduler, "cache_key", lambda resident, answer: (resident.name, answer.salt))
 
     async def work(http: httpx.AsyncClient) -> list[str]:
         said = []

@@ -9,9 +9,9 @@ import llama_cpp
 import pytest
 from llama_cpp import llama_cpp as low
 
-from serving import engine
+from serving import standalone
 from serving.errors import EngineMissing
-from serving.llama_amx import avoid_amx
+from serving.llama_cpp.amx_workaround import avoid_amx
 from stages.deploy import DeployConfig
 
 
@@ -24,7 +24,7 @@ def test_a_missing_package_names_the_command(
     with pytest.raises(
         EngineMissing, match=rf"'{absent}' is not installed; run: pip install 'llama-cpp-python"
     ):
-        engine.start("a" * 64, smollm2_gguf, config, tmp_path / "log")
+        standalone.start("a" * 64, smollm2_gguf, config, tmp_path / "log")
 
 
 @pytest.mark.parametrize(("info", "plain"), [(b"AVX2 = 1 | AMX_INT8 = 1 | ", True), (b"AVX2 = 1 | ", False)])

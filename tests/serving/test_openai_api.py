@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from serving.gateway.config import Bounds
-from serving.gateway.requests import limits_of
-from serving.gateway.requests import read as read_at_gateway
+from serving.gateway.request_policy import limits_of
+from serving.gateway.request_policy import read as read_at_gateway
 from serving.openai_api.errors import Refused
 from serving.openai_api.fields import NEUTRAL
 from serving.openai_api.request import LACKING, CompletionRequest, Limits, read

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import process
 from serving.errors import EngineFailed
-from serving.process import Launch, Started
+from serving.process import process
+from serving.process.process import Launch, Started
 from tests.seconds import seconds
 
 TREE = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def test_it_ends_when_the_starter_is_killed_inside_the_block(tmp_path: Path) -> 
     code = f"""
 import sys, time
 from pathlib import Path
-from serving import process
+from serving.process import process
 launch = process.Launch((sys.executable, "-c", {PAUSE!r}))
 with process.started(launch, Path({str(tmp_path / "log")!r}), None, 5) as started:
     print(started.pid, flush=True)

@@ -1,4 +1,4 @@
-"""The conformance suite of `serving.resident.Engine`: real processes, real adapters, the official client.
+"""The conformance suite of engines (`serving.engine.protocol`): real processes, real adapters, real client.
 
 On llama.cpp always; on vLLM where `make vllm` has made its environment (`make test-vllm`).
 """
@@ -25,10 +25,10 @@ import openai
 import psutil
 import pytest
 
-from serving import process
-from serving.adapter_pool import AdapterPool
+from serving.engine.adapter_pool import AdapterPool
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
 from serving.openai_api.fields import NEUTRAL
+from serving.process import process
 from tests.reliability import adapters
 from tests.seconds import seconds
 from tests.serving import test_openai_api

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.scratch import Scratch
+from serving.process.runtime_dir import Scratch
 
 TREE = Path(__file__).resolve().parents[2]
-HOLD = "from serving.scratch import Scratch; one = Scratch(); print(one.path, flush=True); input()"
+HOLD = (
+    "from serving.process.runtime_dir import Scratch; one = Scratch(); print(one.path, flush=True); input()"
+)
 
 
 def test_what_a_killed_process_left_goes_with_the_next_start(

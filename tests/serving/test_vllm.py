@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import engine, vllm
+from serving import standalone
+from serving.engine.capabilities import limits
 from serving.errors import EngineMissing, NotServable
-from serving.limits import limits
+from serving.vllm import launch as vllm
 from stages.deploy import DeployConfig
 from tests.seconds import seconds
 
@@ -66,7 +67,7 @@ def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
         "--port": str(port),
         "--max-model-len": "1024",
         "--generation-config": "vllm",
-        "--middleware": "serving.vllm_door.Dialect",
+        "--middleware": "serving.vllm.middleware.Dialect",
     }, "no limit of memory but on a CPU build"
     assert env["OMP_NUM_THREADS"] == "3"
     assert env["HF_HUB_OFFLINE"] == "1"
@@ -82,7 +83,7 @@ def test_a_name_that_people_know_and_the_runs_arithmetic(python_with_vllm: Path,
     argv, env = words(name="demo/prod", artifact=ID, dtype="float32")
     assert " --served-model-name demo/prod tuneline-x " in argv
     assert " --dtype float32 " in argv
-    assert argv.endswith(" --middleware serving.vllm_door.Receipt")
+    assert argv.endswith(" --middleware serving.vllm.middleware.Receipt")
     assert env["TUNELINE_ARTIFACT"] == ID
     assert "--dtype" not in words(dtype="auto")[0]
     (model / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
@@ -90,14 +91,15 @@ def test_a_name_that_people_know_and_the_runs_arithmetic(python_with_vllm: Path,
 
 
 def test_a_lost_port_is_tried_again(python_with_vllm: Path, model: Path, tmp_path: Path) -> None:
-    endpoint = engine.start(
+    endpoint = standalone.start(
         ID, model, DeployConfig(engine="vllm", ready_timeout=seconds(20)), tmp_path / "log"
     )
     try:
-        assert engine.chat(endpoint, [{"role": "user", "content": "Hi"}], 4, timeout=seconds(10)) == "Hello!"
+        messages = [{"role": "user", "content": "Hi"}]
+        assert standalone.chat(endpoint, messages, 4, timeout=seconds(10)) == "Hello!"
         assert len((tmp_path / "argv").read_text().splitlines()) == 2
     finally:
-        engine.stop(endpoint)
+        standalone.stop(endpoint)
 
 
 def test_no_environment_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

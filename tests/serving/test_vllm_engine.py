@@ -19,9 +19,9 @@ import psutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from serving.adapter_pool import AdapterPool
+from serving.engine.adapter_pool import AdapterPool
 from serving.errors import AdapterRefused, NotServable
-from serving.vllm_engine import VllmEngine
+from serving.vllm.engine import VllmEngine
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
 from tests.serving.engines import AnyEngine, Shared, another_life, ask, official, shared_engine, tree

@@ -17,11 +17,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from serving import peft_files, vllm, vllm_cpu_lora, vllm_engine, vllm_probe
 from serving.errors import AdapterRefused, EngineFailed, NotServable
 from serving.openai_api.fields import NEUTRAL
-from serving.vllm_door import Dialect, Door, Receipt
-from serving.vllm_engine import VllmEngine, read_counters
+from serving.vllm import adapter_files, adapter_probe, cpu_lora_patch
+from serving.vllm import engine as vllm_engine
+from serving.vllm import launch as vllm
+from serving.vllm.engine import VllmEngine, read_counters
+from serving.vllm.middleware import Dialect, Door, Receipt
 from tests.seconds import seconds
 
 KEY = {"x-tuneline-control": "secret"}
@@ -243,40 +245,41 @@ def test_an_answer_tells_which_artifact_gave_it(monkeypatch: pytest.MonkeyPatch)
 
 def adapter(folder: Path, **config: Any) -> Path:
     folder.mkdir()
-    (folder / peft_files.CONFIG).write_text(json.dumps({"r": 8} | config))
-    (folder / peft_files.WEIGHTS).write_bytes(b"weights")
+    (folder / adapter_files.CONFIG).write_text(json.dumps({"r": 8} | config))
+    (folder / adapter_files.WEIGHTS).write_bytes(b"weights")
     (folder / "adapter_model.bin").write_bytes(b"a pickle")
     return folder
 
 
 def test_two_files_are_copied_and_nothing_else(tmp_path: Path) -> None:
     source = adapter(tmp_path / "a")
-    found = peft_files.copy(source, tmp_path / "copy", 8)
-    assert {one.name for one in (tmp_path / "copy").iterdir()} == {peft_files.CONFIG, peft_files.WEIGHTS}
-    assert peft_files.copy(source, tmp_path / "again", 8) == found
-    (source / peft_files.WEIGHTS).write_bytes(b"Weights")
-    assert peft_files.copy(source, tmp_path / "other", 8) != found
+    found = adapter_files.copy(source, tmp_path / "copy", 8)
+    copied = {file.name for file in (tmp_path / "copy").iterdir()}
+    assert copied == {adapter_files.CONFIG, adapter_files.WEIGHTS}
+    assert adapter_files.copy(source, tmp_path / "again", 8) == found
+    (source / adapter_files.WEIGHTS).write_bytes(b"Weights")
+    assert adapter_files.copy(source, tmp_path / "other", 8) != found
 
 
 def link(source: Path) -> None:
-    (source / peft_files.WEIGHTS).rename(source.parent / "elsewhere")
-    (source / peft_files.WEIGHTS).symlink_to(source.parent / "elsewhere")
+    (source / adapter_files.WEIGHTS).rename(source.parent / "elsewhere")
+    (source / adapter_files.WEIGHTS).symlink_to(source.parent / "elsewhere")
 
 
 def pipe(source: Path) -> None:
-    (source / peft_files.WEIGHTS).unlink()
-    os.mkfifo(source / peft_files.WEIGHTS)
+    (source / adapter_files.WEIGHTS).unlink()
+    os.mkfifo(source / adapter_files.WEIGHTS)
 
 
 def config(text: str) -> Callable[[Path], None]:
-    return lambda source: (source / peft_files.CONFIG).write_text(text) and None
+    return lambda source: (source / adapter_files.CONFIG).write_text(text) and None
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda source: (source / peft_files.WEIGHTS).unlink(), r"adapter_model\.bin is a pickle"),
-        (lambda source: (source / peft_files.CONFIG).unlink(), r"adapter_config\.json: No such file"),
+        (lambda source: (source / adapter_files.WEIGHTS).unlink(), r"adapter_model\.bin is a pickle"),
+        (lambda source: (source / adapter_files.CONFIG).unlink(), r"adapter_config\.json: No such file"),
         (link, r"Too many levels of symbolic links; expected a regular file"),
         (pipe, r"no regular file"),
         (config('{"r": 16}'), r"rank is 16, this engine was started for at most 8"),
@@ -290,7 +293,7 @@ def test_what_is_no_adapter(tmp_path: Path, spoil: Callable[[Path], None], messa
     source = adapter(tmp_path / "a")
     spoil(source)
     with pytest.raises(NotServable, match=message):
-        peft_files.copy(source, tmp_path / "copy", 8)
+        adapter_files.copy(source, tmp_path / "copy", 8)
 
 
 def probed(answers: dict[str, list[dict[str, float]]]) -> float:
@@ -303,7 +306,7 @@ def probed(answers: dict[str, list[dict[str, float]]]) -> float:
     async def run() -> float:
         transport = httpx.MockTransport(answer)
         async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
-            return await vllm_probe.require_effect(client, "base", "ada", {"a": -3.0, "b": -4.0})
+            return await adapter_probe.require_effect(client, "base", "ada", {"a": -3.0, "b": -4.0})
 
     return asyncio.run(run())
 
@@ -325,15 +328,15 @@ def faulty(inputs: Any, weights: Any, output: Any, indices: Any, scale: float = 
     output += scale * torch.einsum("bi,boi->bo", inputs, weights[indices])
 
 
-@pytest.mark.parametrize("name", vllm_cpu_lora.KERNELS)
+@pytest.mark.parametrize("name", cpu_lora_patch.KERNELS)
 def test_rows_of_the_base_stay_as_they_are(name: str) -> None:
-    defines, uses = (SimpleNamespace(**dict.fromkeys(vllm_cpu_lora.KERNELS, faulty)) for _ in range(2))
+    defines, uses = (SimpleNamespace(**dict.fromkeys(cpu_lora_patch.KERNELS, faulty)) for _ in range(2))
     weights, inputs = torch.randn(2, 3, 4), torch.randn(3, 4)
     indices = torch.tensor([1, -1, 0])
     before, after = torch.zeros(3, 3), torch.zeros(3, 3)
     faulty(inputs, weights, before, indices, scale=2.0)
     assert before[1].abs().sum() > 0
-    vllm_cpu_lora.mend(defines, uses)
+    cpu_lora_patch.mend(defines, uses)
     getattr(uses, name)(inputs, weights, after, indices, scale=2.0)
     assert getattr(defines, name) is getattr(uses, name)
     assert not after[1].any()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from flows.exchange.artifact_import import adopt
 from flows.exchange.bring_base import resolved
-from flows.plain import as_parent
+from flows.run.standalone_stage import as_parent
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import digest, memo_key
 from stages import merge, quantize

@@ -10,13 +10,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from serving import vllm_cpu_lora  # what is mended stays mended: there is one extension only
+from serving.vllm import cpu_lora_patch
 
 SWITCH = "TUNELINE_TEST_FAULT"
 """Names a file; the fault is there as long as the file is."""
 
 
-class StaleSlots(vllm_cpu_lora.Mended):
+class StaleSlots(cpu_lora_patch.Mended):
     """vLLM adds this to its worker's class; loading it is all that is wanted."""
 
 

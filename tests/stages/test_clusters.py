@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.clusters import clustered_mean, mean_items_needed, student_quantile
-from stages.few_flips import paired_interval
+from stages.statistics.cluster import clustered_mean, mean_items_needed, student_quantile
+from stages.statistics.exact import paired_interval
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 10, 19, 99, 100, 999])

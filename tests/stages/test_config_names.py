@@ -11,12 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from stages.backends.fold_layout import layout
-from stages.backends.lora import target_layers
-from stages.config_names import NAMES, positions, text_config
+from stages.backends.merge.layout import layout
+from stages.backends.train.lora import target_layers
 from stages.errors import InvalidInput
 from stages.families import support
 from stages.families.blocks import BLOCKS, is_called
+from stages.families.config_names import NAMES, positions, text_config
 from stages.model_shape import PICO, ModelShape, describe_base
 from stages.outline import gguf_positions, model_outline
 from tests.stages.families import SETTINGS, config_of

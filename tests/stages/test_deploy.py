@@ -18,10 +18,11 @@ import pytest
 from pydantic import ValidationError
 
 from registry.artifacts import BaseReference, QuantSpec
-from registry.endpoints import Endpoints
-from serving import engine, process
-from serving.engine import Endpoint
-from serving.process import Launch
+from registry.tenancy.endpoints import Endpoints
+from serving import standalone
+from serving.process import process
+from serving.process.process import Launch
+from serving.standalone import Endpoint
 from stages.contract import Parent
 from stages.deploy import FALLBACK_QUESTION, DeployConfig, DeployFacts, deploy
 from stages.errors import InvalidInput, MissingPackage, StageError
@@ -34,16 +35,16 @@ STAND_IN = Path(__file__).parents[1] / "serving" / "stand_in.py"
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Endpoint]]:
     """Every endpoint that deploy starts; ended after the test, whatever became of it."""
     found: list[Endpoint] = []
-    real = engine.start
+    real = standalone.start
 
     def start(*args: Any) -> Endpoint:
         found.append(real(*args))
         return found[-1]
 
-    monkeypatch.setattr(engine, "start", start)
+    monkeypatch.setattr(standalone, "start", start)
     yield found
     for endpoint in found:
-        engine.stop(endpoint)
+        standalone.stop(endpoint)
 
 
 def parent(base: Parent, path: Path, method: Literal["none", "bnb", "gptq", "gguf"]) -> Parent:
@@ -76,7 +77,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             argv = (sys.executable, str(STAND_IN), "--fd", str(fd), "--alias", alias, *options)
             return Launch(argv, fds=(fd,))
 
-        monkeypatch.setitem(engine.LAUNCHERS, "llama.cpp", launch)
+        monkeypatch.setitem(standalone.LAUNCHERS, "llama.cpp", launch)
 
     return use
 
@@ -102,7 +103,7 @@ def test_a_gguf_is_deployed_and_answers(
     assert facts.log == tmp_path / "engine.log"
     assert DeployConfig.model_validate(facts.config) == config
     assert process.find(facts.pid, facts.pid_started), "it has to keep running"
-    again = engine.ask(
+    again = standalone.ask(
         started[0],
         [{"role": "system", "content": "Answer shortly."}, {"role": "user", "content": facts.question}],
         max_tokens=8, timeout=seconds(60),
@@ -153,14 +154,14 @@ def test_a_template_rendered_otherwise_is_refused(
     other = pico_base.model_copy(update={"path": tmp_path / "base"})
     with pytest.raises(StageError, match=r"makes 37 tokens of the smoke test's chat, the .* make 7: "):
         deploy({"model": gguf, "base": other}, CONFIG, tmp_path / "out")
-    assert not engine.alive(started[0])
+    assert not standalone.alive(started[0])
 
 
 def test_a_refused_question_stops_the_engine(gguf: Parent, tmp_path: Path, started: list[Endpoint]) -> None:
     config = CONFIG.model_copy(update={"question": "too long " * 300})
     with pytest.raises(StageError, match=r"answered 400: .*maximum context length is 256 tokens"):
         deploy({"model": gguf}, config, tmp_path)
-    assert not engine.alive(started[0])
+    assert not standalone.alive(started[0])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_no_answer_stops_the_engine(
     stand_in(*options)
     with pytest.raises(StageError, match=message):
         deploy({"model": gguf}, CONFIG, tmp_path)
-    assert not engine.alive(started[0])
+    assert not standalone.alive(started[0])
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,12 @@ from transformers import AutoModelForCausalLM
 
 from flows.gates.gate import GatePolicy, decide, load_evidence
 from registry.errors import Incompatible
-from stages.backends import heldout
 from stages.backends.chat import control_tokens, load_tokenizer, render
-from stages.backends.harness import run_task, summarize
-from stages.backends.llama_lm import LlamaCppLM
-from stages.backends.token_lm import Row, TokenLM
-from stages.backends.torch_lm import TorchLM
+from stages.backends.evaluate import heldout
+from stages.backends.evaluate.llama_cpp_lm import LlamaCppLM
+from stages.backends.evaluate.lm_eval_tasks import run_task, summarize
+from stages.backends.evaluate.token_lm import Row, TokenLM
+from stages.backends.evaluate.torch_lm import TorchLM
 from stages.contract import Facts, Parent
 from stages.errors import Diverged, InvalidInput, StageError
 from stages.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask, evaluate
@@ -362,7 +362,7 @@ def test_facts_say_what_was_measured(tmp_path: Path, pico_base: Parent, dataset:
 
 def test_nf4_is_measured_with_its_own_values(tmp_path: Path, pico_base: Parent, dataset: Parent) -> None:
     """The dense layers used on a CPU hold what the packed ones hold, rounded to bfloat16 as in training."""
-    from stages.backends.measured_model import open_model
+    from stages.backends.evaluate.open_model import open_model
     from stages.backends.nf4 import load_nf4
 
     measured = open_model({"model": pico_base, "dataset": dataset}, config(nf4=NF4)).lm
@@ -383,7 +383,7 @@ def test_gptq_is_measured_with_its_own_values(pico_gptq: Parent, torch_lm: Torch
     """Dense layers in float32 against GPTQModel's kernel in float16, which dequantizes at every call."""
     from gptqmodel import BACKEND, GPTQModel
 
-    from stages.backends.measured_model import open_model
+    from stages.backends.evaluate.open_model import open_model
 
     with torch.compiler.set_stance("fail_on_recompile"):  # to compile takes long, and may go wrong
         measured = open_model({"model": pico_gptq}, config())

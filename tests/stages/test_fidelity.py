@@ -20,16 +20,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from stages.backends.chat import encode_with_mask, load_tokenizer
-from stages.backends.fidelity import SCRATCH
-from stages.backends.fidelity_intervals import ByChat
-from stages.backends.fidelity_parity import compare_readers
-from stages.backends.gptq_groups import require_group_size
+from stages.backends.evaluate.fidelity import SCRATCH
+from stages.backends.evaluate.fidelity_intervals import ByChat
+from stages.backends.evaluate.fidelity_parity import compare_readers
+from stages.backends.gptq.groups import require_group_size
 from stages.contract import Parent
 from stages.errors import Diverged, InvalidInput
 from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, MergeBaseTask, evaluate
-from stages.merge_base import Evidence, Figure, decide
 from stages.quantize import GgufConfig, quantize
 from stages.resolve import BaseConfig, resolve
+from stages.statistics.merge_choice import Evidence, Figure, decide
 from tests.conftest import as_parent
 
 TASK = FidelityTask(chats=6, tokens=12)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.backends.fidelity_weights import compare_weights
+from stages.backends.evaluate.fidelity_weights import compare_weights
 from stages.contract import Parent
 from stages.merge import MergeConfig, merge
 from tests.stages.lora_models import save_adapter, save_llama

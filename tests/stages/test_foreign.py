@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.errors import InvalidInput
-from stages.foreign import compare, inspect, look
+from stages.untrusted.inspect import compare, inspect, look
 from tests.seconds import seconds
 from tests.stages import foreign_files
 from tests.stages.foreign_files import HOSTILE, adapter, gguf, model, with_tokenizer

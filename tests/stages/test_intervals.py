@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.intervals import mcnemar, tango, tango_score, wilson
+from stages.statistics.intervals import mcnemar, tango, tango_score, wilson
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from stages import limited as module
 from stages.errors import InvalidInput
-from stages.limited import MEBIBYTE, Limits, limited
+from stages.untrusted import sandbox as module
+from stages.untrusted.sandbox import MEBIBYTE, Limits, limited
 from tests.seconds import seconds
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from registry.artifacts import BaseReference
 from registry.errors import Incompatible
-from stages.backends import fold_safetensors as files
+from stages.backends import safetensors as files
 from stages.backends.chat import load_tokenizer
-from stages.backends.fold_layout import layout
+from stages.backends.merge.layout import layout
 from stages.backends.nf4 import load_nf4
 from stages.contract import Facts, Parent
 from stages.errors import InsufficientResources, InvalidInput
@@ -210,7 +210,7 @@ def test_sharded_in_and_out_ignores_stale_shards(tmp_path: Path) -> None:
     out.mkdir()
     save_file(stale, out / "model-00007-of-00007.safetensors")
 
-    from stages.backends import fold
+    from stages.backends.merge import merge as fold
 
     metrics = fold.fold(base, adapter, out, "float16", None, 60_000)
     names = sorted(file.name for file in out.glob("*.safetensors"))
@@ -550,7 +550,7 @@ def test_writer_refuses_what_was_not_announced(tmp_path: Path) -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from stages.backends.fold import fold
+from stages.backends.merge.merge import fold
 # not ru_maxrss: that of a started process begins at the size of the one that started it
 def peak(): return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 for folder in map(Path, sys.argv[1:]):

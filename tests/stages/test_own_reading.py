@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from serving import engine
+from serving import standalone
 from stages.backends.chat import encode, load_tokenizer
-from stages.backends.fidelity_parity import compare_readers
-from stages.backends.measured_model import open_model
+from stages.backends.evaluate.fidelity_parity import compare_readers
+from stages.backends.evaluate.open_model import open_model
 from stages.contract import Parent
 from stages.deploy import DeployConfig
 from stages.errors import InvalidInput
@@ -86,14 +86,14 @@ def test_merged_converted_and_served_it_reads_as_the_adapter_does(
     assert found["equal"] == found["chats"] > len(CHATS)
     assert (found["template"], found["vocabulary"], found["special"]) == (True, 0, {})
     config = DeployConfig(context_length=256, threads=1, ready_timeout=seconds(60))
-    endpoint = engine.start("c" * 64, made / "gguf" / "model.gguf", config, tmp_path / "log")
+    endpoint = standalone.start("c" * 64, made / "gguf" / "model.gguf", config, tmp_path / "log")
     try:
         for chat in CHATS:
-            counted = engine.ask(endpoint, chat, 1, seconds(60)).prompt_tokens
+            counted = standalone.ask(endpoint, chat, 1, seconds(60)).prompt_tokens
             assert counted == len(encode(trained, chat, add_generation_prompt=True))
             assert counted != len(encode(load_tokenizer(base), chat, add_generation_prompt=True))
     finally:
-        engine.stop(endpoint)
+        standalone.stop(endpoint)
 
 
 def test_a_base_that_does_not_know_what_ends_its_answers_is_not_taken(base: Path, made: Path) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stages.few_flips import binomial_cdf, critical_value, paired_interval
-from stages.intervals import tango, tango_score
-from stages.power import items_needed, pass_probability, plan
+from stages.statistics.exact import binomial_cdf, critical_value, paired_interval
+from stages.statistics.intervals import tango, tango_score
+from stages.statistics.power import items_needed, pass_probability, plan
 
 NORMAL = stats.norm.isf(0.05)
 

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from registry.artifacts import QuantSpec
-from stages.backends import llama_cpp_source
-from stages.backends.gguf_convert import converter_error, main_type
-from stages.backends.gguf_read import read_gguf
-from stages.backends.token_parity import compare_tokenizers
+from stages.backends.gguf.convert import converter_error, main_type
+from stages.backends.gguf.token_parity import compare_tokenizers
 from stages.compatible import require_compatible
 from stages.contract import Facts, Parent
 from stages.errors import InsufficientResources, InvalidInput, MissingPackage, StageError, StageKilled
+from stages.formats import converter_source
+from stages.formats.gguf import read_gguf
 from stages.quantize import GGUF_TYPES, GgufConfig, GptqConfig, QuantizeConfig, quantize
 from tests.seconds import seconds
 from tests.stages.lora_models import save_adapter
@@ -179,7 +179,7 @@ def test_gguf_logits_agree_with_transformers(
     import llama_cpp
     import torch
 
-    from serving.llama_amx import avoid_amx
+    from serving.llama_cpp.amx_workaround import avoid_amx
 
     avoid_amx()
     engine = llama_cpp.Llama(
@@ -317,7 +317,7 @@ def test_converter_errors_are_readable(stderr: str, code: int, kind: type[StageE
 def test_missing_converter_names_the_command(
     pico_base: Parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama_cpp_source, "home", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr(converter_source, "home", lambda: tmp_path / "nowhere")
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(MissingPackage, match=r"python -m stages\.backends\.llama_cpp_source"):
@@ -483,14 +483,14 @@ def test_installer_unpacks_only_the_converter_and_only_once(
     home = tmp_path / "share" / "llama.cpp"
     home.mkdir(parents=True)
     (home / "stale.py").write_text("of another version")
-    monkeypatch.setattr(llama_cpp_source, "home", lambda: home)
-    monkeypatch.setattr(llama_cpp_source, "_download", download)
-    first = llama_cpp_source.install()
+    monkeypatch.setattr(converter_source, "home", lambda: home)
+    monkeypatch.setattr(converter_source, "_download", download)
+    first = converter_source.install()
     files = {str(file.relative_to(home)) for file in home.rglob("*") if file.is_file()}
     assert files == {name.removeprefix("vendor/llama.cpp/") for name in SDIST[:6]} | {"source.json"}
     assert json.loads((home / "source.json").read_text()) == asdict(first)
     assert (first.commit, len(first.sdist_sha256)) == ("x", 64)
-    assert llama_cpp_source.install() == first == llama_cpp_source.find()
+    assert converter_source.install() == first == converter_source.find()
     assert len(downloads) == 1
     assert [entry.name for entry in home.parent.iterdir()] == ["llama.cpp"]
 
@@ -499,18 +499,18 @@ def test_installer_leaves_nothing_when_the_archive_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "share" / "llama.cpp"
-    monkeypatch.setattr(llama_cpp_source, "home", lambda: home)
-    monkeypatch.setattr(llama_cpp_source, "_download", lambda version, folder: _sdist(folder, SDIST[:2]))
+    monkeypatch.setattr(converter_source, "home", lambda: home)
+    monkeypatch.setattr(converter_source, "_download", lambda version, folder: _sdist(folder, SDIST[:2]))
     with pytest.raises(StageError, match=r"holds no conversion/, gguf-py/gguf/"):
-        llama_cpp_source.install()
+        converter_source.install()
     assert list(home.parent.iterdir()) == []
 
 
 def test_converter_of_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source.json").write_text('{"version": "0.0.1", "commit": "c", "sdist_sha256": "s"}')
-    monkeypatch.setattr(llama_cpp_source, "home", lambda: tmp_path)
+    monkeypatch.setattr(converter_source, "home", lambda: tmp_path)
     with pytest.raises(MissingPackage, match=r"of llama-cpp-python 0\.0\.1, but the runtime is"):
-        llama_cpp_source.find()
+        converter_source.find()
 
 
 # --- GPTQ -------------------------------------------------------------------------------------------------
@@ -644,8 +644,8 @@ def test_too_few_rows_raise_the_damping_and_say_so(pico_base: Parent, tmp_path: 
 
 
 def test_group_size_that_does_not_divide_names_those_that_do(pico_base: Parent, tmp_path: Path) -> None:
-    from stages.backends.gptq import check_group_size
-    from stages.backends.model_files import TensorHeader
+    from stages.backends.gptq.quantize import check_group_size
+    from stages.formats.model_files import TensorHeader
 
     headers = {
         "model.embed_tokens.weight": TensorHeader("F16", (49152, 500), 0),
@@ -660,8 +660,8 @@ def test_group_size_that_does_not_divide_names_those_that_do(pico_base: Parent, 
 
 
 def test_rows_of_gpt2_are_its_inputs_whatever_its_files_leave_out() -> None:
-    from stages.backends.gptq import check_group_size
-    from stages.backends.model_files import TensorHeader
+    from stages.backends.gptq.quantize import check_group_size
+    from stages.formats.model_files import TensorHeader
 
     headers = {"h.0.attn.c_attn.weight": TensorHeader("F16", (96, 288), 0)}
     module = frozenset({"transformer.h.0.attn.c_attn"})
@@ -673,8 +673,8 @@ def test_rows_of_gpt2_are_its_inputs_whatever_its_files_leave_out() -> None:
 def test_calibration_reads_what_training_read(pico_base: Parent, tmp_path: Path) -> None:
     """Also where prompt and answer would share a token, which an engine never sees."""
     from stages.backends.chat import encode, load_tokenizer
-    from stages.backends.gptq_calibration import choose
-    from stages.backends.rows import encode_split
+    from stages.backends.gptq.calibration import choose
+    from stages.backends.train.rows import encode_split
 
     folder = tmp_path / "model"
     shutil.copytree(pico_base.path, folder)
@@ -698,7 +698,7 @@ def test_calibration_reads_what_training_read(pico_base: Parent, tmp_path: Path)
 
 
 def test_calibration_is_chosen_by_seed_and_digested(pico_base: Parent, tmp_path: Path) -> None:
-    from stages.backends.gptq_calibration import choose
+    from stages.backends.gptq.calibration import choose
 
     data = _dataset(tmp_path / "data", rows=30).path
     first = choose(pico_base.path, data, 8, 0, 2048)
@@ -723,7 +723,7 @@ def test_gptq_without_calibration_data_says_what_to_give(pico_base: Parent, tmp_
 
 
 def test_scaled_rope_is_told_to_transformers_4() -> None:
-    from stages.backends.gptq_export import legacy_config
+    from stages.backends.gptq.export import legacy_config
 
     rope = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 500000.0}
     config = legacy_config({"rope_parameters": rope}, "float16")
@@ -733,7 +733,7 @@ def test_scaled_rope_is_told_to_transformers_4() -> None:
 
 
 def test_modules_that_gptq_could_not_do_are_named() -> None:
-    from stages.backends.gptq import summary
+    from stages.backends.gptq.quantize import summary
 
     def row(layer: int, module: str, loss: float | None, damp: float) -> dict[str, Any]:
         return {"layer": layer, "module": module, "loss": loss, "samples": 9, "damp": damp}

@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from registry.artifacts import BaseReference
-from stages.backends import gguf_files, model_files
+from stages.backends.gguf import packaged as gguf_files
 from stages.contract import Parent
 from stages.errors import InsufficientResources, InvalidInput, MissingPackage
+from stages.formats import model_files
 from stages.resolve import BaseConfig, resolve
 
 

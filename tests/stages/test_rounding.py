@@ -10,10 +10,10 @@ import torch
 
 from registry.artifacts import QuantSpec
 from stages.backends.chat import load_tokenizer
-from stages.backends.fidelity import Chats
+from stages.backends.evaluate.fidelity import Chats
+from stages.backends.evaluate.rounding import round_to_nearest, rounding_cost
+from stages.backends.evaluate.torch_lm import TorchLM
 from stages.backends.pico import pico_model
-from stages.backends.rounding import round_to_nearest, rounding_cost
-from stages.backends.torch_lm import TorchLM
 from stages.contract import Parent
 from stages.rounding import Grid, beyond_usual, grid_of, quantization_name
 

@@ -10,7 +10,7 @@ import pytest
 from stages.backends.chat import load_tokenizer, render
 from stages.contract import Parent
 from stages.errors import InvalidInput
-from stages.foreign_tokenizer import try_template
+from stages.untrusted.tokenizer import try_template
 
 MESSAGES = [{"role": "user", "content": "ping"}]
 HOSTILE = {

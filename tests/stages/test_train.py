@@ -21,9 +21,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from registry.artifacts import digest
-from stages.backends import lora, nf4, packing, qlora, sft
+from stages.backends import nf4
 from stages.backends.chat import load_tokenizer
-from stages.backends.rows import IGNORED, Rows, encode_split, training_order
+from stages.backends.train import lora, packing, qlora
+from stages.backends.train import trainer as sft
+from stages.backends.train.rows import IGNORED, Rows, encode_split, training_order
 from stages.contract import Facts, Parent
 from stages.errors import Diverged, InsufficientResources, InvalidInput, StageError
 from stages.model_shape import describe_base

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.backends.fold_layout import Layout, layout
-from stages.backends.fold_safetensors import model_files
-from stages.backends.gguf_read import GgufTensor, read_gguf
-from stages.backends.measured_model import packed_gptq
-from stages.backends.rounding import rounded
+from stages.backends.evaluate.open_model import packed_gptq
+from stages.backends.evaluate.rounding import rounded
+from stages.backends.merge.layout import Layout, layout
+from stages.backends.safetensors import model_files
 from stages.contract import progress
+from stages.formats.gguf import GgufTensor, read_gguf
 from stages.rounding import Grid
 
 SHARE = 0.5

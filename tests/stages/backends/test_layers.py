@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from flows.ladder.ladder import Evidence, Finding
 from registry.artifacts import QuantSpec
 from stages.backends.evaluate.layers import compare_layers
-from stages.backends.model_files import read_headers
 from stages.contract import Parent
+from stages.formats.model_files import read_headers
 from stages.quantize import GgufConfig, GptqConfig
 from stages.resolve import BaseConfig, resolve
 from stages.rounding import Grid, grid_of

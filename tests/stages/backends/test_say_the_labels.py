@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from stages.backends import chat
-from stages.backends.harness import run_task
-from stages.backends.heldout import HeldoutItems
-from stages.backends.token_lm import Row, TokenLM
+from stages.backends.evaluate.heldout import HeldoutItems
+from stages.backends.evaluate.lm_eval_tasks import run_task
+from stages.backends.evaluate.token_lm import Row, TokenLM
 from stages.contract import Parent
 from stages.errors import InvalidInput
 from stages.evaluate import HeldoutTask

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from stages.backends.chat import load_tokenizer
-from stages.backends.formats.tokenizer import FILE, PLAIN_CLASS, PROBE, SETTINGS, linked, tokenizer_home
-from stages.backends.gptq_export import _copy_tokenizer
+from stages.backends.gptq.export import _copy_tokenizer
+from stages.backends.tokenizer import FILE, PLAIN_CLASS, PROBE, SETTINGS, linked, tokenizer_home
 from stages.contract import Parent
 from stages.errors import InvalidInput
 from stages.resolve import BaseConfig, resolve
@@ -87,7 +87,7 @@ def test_a_gptq_directory_is_read_alike_by_everybody(named: Path, tmp_path: Path
 
 
 def test_what_no_class_reads_rightly_is_refused(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.backends.formats.tokenizer.reads_as_its_file", lambda *_: False)
+    monkeypatch.setattr("stages.backends.tokenizer.reads_as_its_file", lambda *_: False)
     with pytest.raises(
         InvalidInput, match=r"other token ids than its tokenizer\.json.*PreTrainedTokenizerFast"
     ):

@@ -1,0 +1,108 @@
+"""The arguments of `tuneline gate`, `promote` and `channels`; loads nothing else."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.commands.arguments.tenants import add_channel_commands
+
+GATE_ACTIONS = ("run", "plan", "show")
+
+
+def implied_action(argv: Sequence[str]) -> list[str]:
+    """`gate POLICY …` means `gate run POLICY …`."""
+    words = list(argv)
+    if words[:1] == ["gate"] and words[1:2] and words[1] not in (*GATE_ACTIONS, "-h", "--help"):
+        words.insert(1, "run")
+    return words
+
+
+def add_gate_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
+    """`gate run|plan|show`, `promote`, `channels [show|policy|rollout|outcomes]`."""
+    text = "judge a candidate by a policy, from logged samples"
+    gate = verbs.add_parser(
+        "gate",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}. `gate POLICY …` means `gate run POLICY …`.",
+    )
+    actions = gate.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_run(add("run", "flows.commands.gate:run", text, actions))
+    plan = add("plan", "flows.commands.gate:plan", "how many items each rule of a policy needs", actions)
+    plan.add_argument("policy", help="a YAML file, or a channel whose policy is meant")
+    plan.add_argument(
+        "--flip-rate", type=float, action="append", metavar="SHARE",
+        help="share of items that the two models answer differently; repeatable (default 0.02, 0.04, 0.08)",
+    )  # fmt: skip
+    plan.add_argument("--items", type=int, help="also say what this many items can show")
+    plan.add_argument(
+        "--spread", type=float, help="standard deviation of the difference, for rules with scores: real"
+    )
+    show = add(
+        "show", "flows.commands.gate:show", "a recorded decision, and whether its signature holds", actions
+    )
+    show.add_argument("id", help="an id of a decision, or its first 6 or more digits")
+
+    promote = add(
+        "promote", "flows.commands.gate:promote", "point a channel to an artifact that passed its gate"
+    )
+    promote.add_argument("ref", help="an id, its first 6 or more digits, or NAME@VERSION")
+    promote.add_argument("channel", help="TEAM/NAME")
+    promote.add_argument("--decision", help="a gate decision (default: the latest about the artifact)")
+    promote.add_argument("--waive", action="store_true", help="go without a gate; needs --reason and --who")
+    promote.add_argument("--reason", help="why no gate is needed; kept in the channel's history")
+    promote.add_argument("--who", help="who answers for it; kept in the channel's history")
+    _add_channels(add, verbs)
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("policy", help="a YAML file (a recipe's gate counts too), or a channel with a policy")
+    run.add_argument(
+        "--candidate", required=True, metavar="REF", help="an artifact, or the directory of an evaluation"
+    )
+    run.add_argument(
+        "--baseline", metavar="REF",
+        help="a channel, an artifact, or the directory of an evaluation (default: --channel)",
+    )  # fmt: skip
+    run.add_argument("--channel", help="the channel that the candidate is meant for")
+    run.add_argument(
+        "--parent", type=Path, metavar="DIR", help="the merged model's evaluation, of directories"
+    )
+    run.add_argument("--quant", help="the candidate's quantization type, of directories: gptq, Q4_K_M, …")
+    run.add_argument(
+        "--trained-on",
+        type=Path,
+        metavar="DIR",
+        help="the prepared dataset it was trained on, of directories",
+    )
+    run.add_argument(
+        "--latency", type=Path, metavar="FILE", help='JSON: {"subject": ID, "milliseconds": [durations]}'
+    )
+    run.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit XML report")
+    run.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary in Markdown")
+    run.add_argument(
+        "--waive", choices=["contamination", "size", "bits per weight", "latency"], action="append",
+        default=[], help="let this finding through; needs --reason and --who",
+    )  # fmt: skip
+    run.add_argument("--reason", help="why it is waived; recorded in the decision")
+    run.add_argument("--who", help="who answers for it; recorded in the decision")
+
+
+def _add_channels(add: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
+    channels = add("channels", "flows.commands.channels:channels", "what each channel points to")
+    actions = channels.add_subparsers(dest="action", metavar="ACTION")
+    show = add(
+        "show", "flows.commands.channels:channel_show", "one channel, its policy and its history", actions
+    )
+    show.add_argument("channel")
+    policy = add(
+        "policy", "flows.commands.channels:channel_policy", "print or set a channel's policy", actions
+    )
+    policy.add_argument("channel")
+    policy.add_argument(
+        "--set", type=Path, metavar="FILE", dest="file", help="a policy, or a recipe with a gate"
+    )
+    policy.add_argument("--reason", help="why it is set; kept with it")
+    add_channel_commands(add, actions)

@@ -1,0 +1,142 @@
+"""One stage on plain directories, without a registry: people adopt one piece first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, create_model
+
+from flows.configuration.overrides import apply_overrides, parse_overrides
+from flows.configuration.validation import validate
+from flows.errors import Usage
+from flows.recipe import anchor
+from flows.run.arithmetic import settle
+from flows.run.child import run_in_child
+from flows.run.fingerprint import tree_stamp
+from flows.run.progress_view import ProgressView
+from flows.settings import Settings
+from registry import Artifact, Registry
+from registry.artifacts import Kind
+from registry.errors import NotFound
+from stages.compatible import require_compatible
+from stages.contract import Parent, StageConfig
+from stages.model_shape import describe_base
+from stages.run import config_type
+from stages.untrusted.inspect import inspect
+
+KINDS: dict[str, Kind] = {"base": "base", "model": "merged", "adapter": "adapter", "dataset": "dataset"}
+
+
+def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], out: Path) -> dict[str, Any]:
+    """Run `stage` on directories and write its result to the new directory `out`; returns its facts.
+
+    The result appears all at once. Raises `Usage` for a missing input or an `out` that exists already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Usage(
+            f"{out} exists already; --out must name a new or empty directory (nothing is overwritten)"
+        )
+    out = out.absolute()  # the stage runs in a directory of its own
+    config = _config(stage, overrides)
+    known = {role: _parent(role, path) for role, path in parents.items()}
+    config = _settled(config, known)
+    require_compatible(stage, config, known)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    log = Path(tempfile.gettempdir()) / f"tuneline-{stage}-{draft.name.rpartition('-')[2]}.log"
+    try:
+        with ProgressView() as view:
+            view.stage(stage)
+            execution = run_in_child(stage, known, config, draft, log, view.update)
+        (draft / "tuneline-facts.json").write_text(json.dumps(execution.facts, indent=1), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        draft.chmod(0o755)
+        draft.rename(out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    log.unlink(missing_ok=True)
+    return execution.facts
+
+
+def _settled(config: BaseModel, parents: Mapping[str, Parent]) -> BaseModel:
+    """`config` with this machine's answer for each `compute_dtype: auto`."""
+    for role in ("base", "model"):
+        if role in parents and (parents[role].path / "config.json").is_file():
+            return settle(config, describe_base(f"path:{parents[role].path}"), Settings())[0]
+    return config
+
+
+def _from_registry(role: str, ref: str) -> Parent:
+    settings = Settings()
+    if not (settings.root / "registry.db").exists() and settings.database_url is None:
+        raise Usage(f"--{role} {ref} does not exist, and there is no registry in {settings.root}")
+    registry = Registry.open(settings.root, settings.database_url, settings.store_url)
+    try:
+        artifact = registry.get(ref)
+    except NotFound as error:
+        raise Usage(f"--{role} {ref}: no such directory, and no such artifact: {error}") from None
+    return as_parent(registry, artifact)
+
+
+def as_parent(registry: Registry, artifact: Artifact) -> Parent:
+    """`artifact` as a stage sees it."""
+    manifest = artifact.manifest
+    return Parent(
+        id=artifact.id,
+        kind=manifest.kind,
+        path=registry.view(artifact.id),
+        base=manifest.base,
+        quant=manifest.quant,
+        metrics=manifest.metrics,
+    )
+
+
+def _config(stage: str, overrides: Sequence[str]) -> BaseModel:
+    tree: dict[str, Any] = {}
+    given = parse_overrides(overrides)
+    apply_overrides(tree, given)
+    fields: dict[str, Any] = {stage: (config_type(stage), ...)}
+    section = create_model("Section", __base__=StageConfig, **fields)
+    whole = anchor({stage: tree}, Path.cwd())
+    found: BaseModel = getattr(
+        validate(section, whole, f"the settings of {stage}", given, {stage: {}}, below=(stage,)), stage
+    )
+    return found
+
+
+def _parent(role: str, path: Path) -> Parent:
+    """A directory (or a GGUF file) with what Tuneline itself once recorded about it, if it did.
+
+    Where no such path exists, the artifact of that reference. Models and adapters are looked at in a limited
+    child before anything else reads them.
+    """
+    if not path.exists():
+        return _from_registry(role, str(path))
+    path = path.resolve()
+    form = inspect(path)["form"] if role != "dataset" else None
+    if form == "gguf-adapter" and role != "adapter":
+        raise Usage(
+            f"--{role} {path} is a GGUF adapter; give it with --adapter, and a GGUF of its base with --model"
+        )
+    folder = path.parent if path.is_file() else path
+    known: dict[str, Any] = {"kind": KINDS[role]}
+    if path.suffix == ".gguf" and role != "adapter":
+        known["kind"] = "quantized"
+    facts = folder / "tuneline-facts.json"
+    if facts.is_file():
+        try:
+            found = json.loads(facts.read_text("utf-8"))
+            known = {key: found[key] for key in ("kind", "base", "quant", "metrics")}
+            return Parent(id=tree_stamp(path), path=folder, **known)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Usage(
+                f"{facts} is damaged ({error}); delete it to treat {folder} as a foreign directory"
+            ) from None
+    return Parent(id=tree_stamp(path), path=folder, **known)

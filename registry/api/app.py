@@ -1,0 +1,150 @@
+"""The registry over HTTP, for dashboards and other services: read-only JSON.
+
+    app = application(registry)          # an ASGI application; `tuneline api` serves it
+
+Each request reads in one transaction, so it sees a publication whole or not at all, and it takes no lock that
+a writer would wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio.to_thread
+from fastapi import Depends, FastAPI, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
+
+from registry.api import models as answers
+from registry.api.middleware import (
+    Conditional,
+    Guard,
+    parameter_problems,
+    problem,
+    registry_problem,
+)
+from registry.api.routes import health, v1
+from registry.errors import RegistryError
+from registry.registry import Registry
+
+THREADS = 8
+"""Requests that read at once; below the number of database connections that SQLAlchemy keeps."""
+
+
+def application(registry: Registry, token: str | None = None) -> FastAPI:
+    """The API of this registry. With a `token`, every answer but the health of the server needs it."""
+    app = FastAPI(
+        title="Tuneline registry",
+        version="1",
+        summary="Artifacts, lineage, gate decisions, channels and endpoints; read-only.",
+        docs_url=None,  # its pages would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_few_threads,
+        responses=_PROBLEMS,
+    )
+    app.state.database = registry._database
+    secured = [Security(HTTPBearer(auto_error=False))] if token is not None else []
+    app.include_router(v1, dependencies=[*secured, Depends(_known_parameters)])
+    app.include_router(health, dependencies=[Depends(_known_parameters)])
+    app.add_exception_handler(RequestValidationError, _on_parameters)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RegistryError, lambda _, error: registry_problem(error))
+    app.add_exception_handler(Exception, _on_defect)
+    app.add_middleware(Guard, token=token)
+    app.add_middleware(Conditional)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    return app
+
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {
+        "description": text,
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for code, text in {
+        401: "The token is missing or wrong",
+        404: "Nothing of that name",
+        421: "Asked under a name that is not this machine's, without a token",
+        422: "A parameter is unknown, repeated or not what it must be",
+        503: "The registry cannot be read now",
+    }.items()
+}
+
+
+@asynccontextmanager
+async def _few_threads(_app: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
+async def _known_parameters(request: Request) -> None:
+    """Refuse parameters that the route does not know, or that are given twice; they would do nothing."""
+    route = request.scope["route"]
+    known = {
+        parameter["name"]
+        for parameter in request.app.openapi()["paths"][route.path_format]["get"].get("parameters", [])
+        if parameter["in"] == "query"
+    }
+    given = [name for name, _ in request.query_params.multi_items()]
+    expected = f"expected {', '.join(sorted(known)) or 'none'}"
+    wrong = [
+        {
+            "parameter": name[:80],
+            "detail": f"unknown here; {expected}" if name not in known else "given twice",
+        }
+        for name in dict.fromkeys(given)
+        if name not in known or given.count(name) > 1
+    ]
+    if wrong:
+        raise RequestValidationError(
+            [{"loc": ("query", w["parameter"]), "msg": w["detail"], "type": "parameter"} for w in wrong]
+        )
+
+
+def _on_parameters(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = parameter_problems(error.errors())
+    said = "; ".join(f"{one['parameter']}: {one['detail']}" for one in found)
+    return problem(422, "parameter", said, errors=found)
+
+
+def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        detail = f"{request.method[:20]} is not allowed: this API only reads"
+        return problem(405, "method-not-allowed", detail, headers={"Allow": "GET, HEAD"})
+    if error.status_code == 404:
+        return problem(404, "not-found", "no such page; /openapi.json lists what there is")
+    return problem(error.status_code, "http", str(error.detail), headers=error.headers)
+
+
+def _on_defect(_request: Request, _error: Exception) -> Response:
+    return problem(500, "defect", "this is a defect; the log of `tuneline api` shows where, please report it")
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI, with what FastAPI cannot derive: the shape of problems, entity tags and 304."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        found["components"]["schemas"]["Problem"] = answers.Problem.model_json_schema(
+            ref_template="#/components/schemas/{model}"
+        )
+        for path in found["paths"].values():
+            path["get"]["responses"]["200"]["headers"] = _HEADERS
+            path["get"]["responses"]["304"] = {"description": "What If-None-Match names is still so"}
+        app.openapi_schema = found
+    return app.openapi_schema
+
+
+_HEADERS = {
+    "ETag": {"description": "strong entity tag", "required": True, "schema": {"type": "string"}},
+    "Cache-Control": {
+        "description": "immutable for what a digest names, else no-cache", "required": True,
+        "schema": {"type": "string"},
+    },
+}  # fmt: skip

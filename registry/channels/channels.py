@@ -1,0 +1,302 @@
+"""Channels: names that point to an artifact, moved by compare-and-swap, with an append-only history."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, exc, insert, select, update
+
+from registry import catalog, content
+from registry.artifacts import Record, digest
+from registry.channels import decisions, policies
+from registry.channels.policies import ChannelPolicy
+from registry.channels.signing import Keys
+from registry.db.engine import Database, now
+from registry.db.tables import channel_events, channels
+from registry.errors import Corrupt, InvalidArtifact, Moved, NotFound
+
+CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}/[a-z0-9][a-z0-9._-]{0,63}")
+_BEGINNING = "0" * 64
+
+
+class Channel(Record):
+    """Where a channel points; `generation` grows by one with each move."""
+
+    name: str
+    artifact_id: str
+    generation: int
+    moved: datetime
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """Why a move needs no gate, and who says so."""
+
+    reason: str
+    who: str
+
+
+class ChannelEvent(Record):
+    """One move. `digest` covers the event and, through `previous_digest`, all before it."""
+
+    channel: str
+    generation: int
+    action: Literal["move", "rollback"]
+    artifact_id: str
+    restores: int | None
+    decision_id: str | None
+    reason: str | None
+    who: str | None
+    at: datetime
+    previous_digest: str
+    digest: str
+
+
+class Channels:
+    """The channels of a registry."""
+
+    def __init__(self, database: Database, keys: Keys) -> None:
+        self._database = database
+        self._keys = keys
+
+    def get(self, name: str) -> Channel | None:
+        """The channel, or None when it never pointed anywhere."""
+        with self._database.read() as connection:
+            return _current(connection, name)
+
+    def ls(self) -> list[Channel]:
+        """All channels by name."""
+        with self._database.read() as connection:
+            return every(connection)
+
+    def move(
+        self,
+        name: str,
+        artifact_id: str,
+        expected_generation: int,
+        decision_id: str | None = None,
+        waiver: Waiver | None = None,
+    ) -> Channel:
+        """Point the channel to `artifact_id` if its generation is still `expected_generation` (0: it is new).
+
+        Needs a signed, passing gate decision for this artifact against the channel's current one under the
+        channel's policy, or a waiver. A channel without a policy takes over that of the first decision.
+        Raises Moved when somebody else was faster, GateRequired, NotFound for an unknown artifact or
+        decision, Corrupt for a changed or unsigned one, InvalidArtifact for a bad name or waiver.
+        """
+        check_name(name)
+        _check_waiver(waiver)
+        with self._database.write() as connection:
+            current = _current(connection, name)
+            catalog.existing(connection, artifact_id)
+            content.require(connection, [artifact_id])
+            if (current.generation if current else 0) != expected_generation:
+                raise _lost(name, expected_generation, _standing(current))
+            if waiver is None:
+                self._pass_gate(connection, name, artifact_id, current, decision_id)
+            event = {
+                "action": "move",
+                "artifact_id": artifact_id,
+                "restores": None,
+                "decision_id": decision_id,
+                "reason": waiver.reason if waiver else None,
+                "who": waiver.who if waiver else None,
+            }
+            return _swap(connection, name, expected_generation, event)
+
+    def _pass_gate(
+        self,
+        connection: Connection,
+        name: str,
+        artifact_id: str,
+        current: Channel | None,
+        decision: str | None,
+    ) -> None:
+        policy = policies.latest(connection, name)
+        passed = decisions.require(
+            connection, self._keys, decision,
+            moving=f"channel {name} cannot move to artifact {artifact_id[:12]}",
+            artifact_id=artifact_id,
+            current=current.artifact_id if current else None,
+            policy=policy.digest if policy else None,
+        )  # fmt: skip
+        if policy is None:
+            reason = f"taken over from gate decision {passed.id[:12]}, the first to move the channel"
+            policies.add(connection, name, passed.policy, who=f"key {str(passed.signer)[:12]}", reason=reason)
+
+    def set_policy(self, name: str, policy: Mapping[str, Any], who: str, reason: str) -> ChannelPolicy:
+        """Make `policy` what artifacts have to pass here from now on; the same again changes nothing.
+
+        Raises InvalidArtifact for a bad channel name, an empty reason or name, or content that is not JSON.
+        """
+        check_name(name)
+        _check_waiver(Waiver(reason, who))
+        with self._database.write() as connection:
+            return policies.add(connection, name, policy, who, reason)
+
+    def policy(self, name: str) -> ChannelPolicy | None:
+        """The channel's policy, or None where none was set; a channel need not have moved to have one."""
+        with self._database.read() as connection:
+            return policies.latest(connection, name)
+
+    def policies(self, name: str) -> list[ChannelPolicy]:
+        """Every policy that the channel had, oldest first."""
+        with self._database.read() as connection:
+            return policies.history(connection, name)
+
+    def rollback(self, name: str, reason: str, who: str) -> Channel:
+        """Point the channel to the artifact that it had before; again, to the one before that.
+
+        Raises NotFound when there is no such channel or nothing before.
+        """
+        _check_waiver(Waiver(reason, who))
+        with self._database.write() as connection:
+            current = _current(connection, name)
+            if current is None:
+                raise NotFound(f"channel {name!r} does not exist; `tuneline channels` lists those that do")
+            back_to = earlier(list(_events(connection, name)), current)
+            content.require(connection, [back_to.artifact_id])
+            event = {
+                "action": "rollback",
+                "artifact_id": back_to.artifact_id,
+                "restores": back_to.generation,
+                "decision_id": None,
+                "reason": reason,
+                "who": who,
+            }
+            return _swap(connection, name, current.generation, event)
+
+    def history(self, name: str) -> list[ChannelEvent]:
+        """All events, oldest first. Raises Corrupt when their digests show that one was changed or lost."""
+        with self._database.read() as connection:
+            rows = list(_events(connection, name))
+            current = _current(connection, name)
+        previous = _BEGINNING
+        for number, row in enumerate(rows, start=1):
+            fields = _covered(row._asdict())
+            if row.generation != number or row.previous_digest != previous or digest(fields) != row.digest:
+                raise Corrupt(
+                    f"history of channel {name}: event {number} does not match its digest; it was changed"
+                )
+            previous = row.digest
+        last = (rows[-1].generation, rows[-1].artifact_id) if rows else None
+        if last != ((current.generation, current.artifact_id) if current else None):
+            raise Corrupt(
+                f"history of channel {name}: ends at {last}, the channel says {current}; events were lost"
+            )
+        return [_event(row) for row in rows]
+
+
+def every(connection: Connection) -> list[Channel]:
+    """All channels by name."""
+    return [_channel(row) for row in connection.execute(select(channels).order_by(channels.c.name))]
+
+
+def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any]) -> Channel:
+    """The compare-and-swap, in one statement, and its event; the transaction makes them one."""
+    at = now()
+    new = {"artifact_id": event["artifact_id"], "generation": expected + 1, "moved": at}
+    if expected == 0:
+        try:
+            connection.execute(insert(channels), {"name": name, **new})
+        except exc.IntegrityError as error:
+            raise _lost(name, expected, "one that was made meanwhile") from error
+    else:
+        same = (channels.c.name == name) & (channels.c.generation == expected)
+        if connection.execute(update(channels).where(same), new).rowcount != 1:
+            raise _lost(name, expected, _standing(_current(connection, name)))
+    last = select(channel_events.c.digest).where(
+        (channel_events.c.channel == name) & (channel_events.c.generation == expected)
+    )
+    previous = connection.execute(last).scalar_one_or_none() or _BEGINNING
+    row = {"channel": name, "generation": expected + 1, "at": at, "previous_digest": previous, **event}
+    connection.execute(insert(channel_events), {**row, "digest": digest(_covered(row))})
+    return Channel(
+        name=name, artifact_id=event["artifact_id"], generation=expected + 1, moved=datetime.fromisoformat(at)
+    )
+
+
+def earlier(events: list[Row[Any]], current: Channel) -> Row[Any]:
+    """The event whose artifact stood before the current one.
+
+    A rollback restores a generation and all that was before it, so a second rollback goes further back
+    and not forward again to what was rolled back from.
+    """
+    at = {event.generation: event for event in events}
+    standing = current.generation
+    while standing > 1:
+        standing = at[standing].restores or standing
+        if standing == 1:
+            break
+        standing = at[standing - 1].restores or standing - 1
+        if at[standing].artifact_id != current.artifact_id:
+            return at[standing]
+    raise NotFound(
+        f"channel {current.name} has had no other artifact before {current.artifact_id[:12]}; move it instead"
+    )
+
+
+def _covered(row: dict[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in row.items() if field != "digest"}
+
+
+def _current(connection: Connection, name: str) -> Channel | None:
+    row = connection.execute(select(channels).where(channels.c.name == name)).one_or_none()
+    return None if row is None else _channel(row)
+
+
+def _events(connection: Connection, name: str) -> list[Row[Any]]:
+    query = select(channel_events).where(channel_events.c.channel == name)
+    return list(connection.execute(query.order_by(channel_events.c.generation)))
+
+
+def _channel(row: Row[Any]) -> Channel:
+    return Channel.model_validate(row._asdict())
+
+
+def _event(row: Row[Any]) -> ChannelEvent:
+    return ChannelEvent.model_validate(row._asdict())
+
+
+def _standing(current: Channel | None) -> str:
+    if current is None:
+        return "no such channel"
+    return f"generation {current.generation} (artifact {current.artifact_id[:12]})"
+
+
+def _lost(name: str, expected: int, found: str) -> Moved:
+    return Moved(
+        f"channel {name}: expected generation {expected}, found {found}; somebody else moved it: "
+        "look at its history, gate against its current artifact, and try again"
+    )
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidArtifact for what is no channel's name."""
+    if not CHANNEL.fullmatch(name):
+        raise InvalidArtifact(
+            f"{name[:140]!r} is no channel name; expected team/name in lower case, digits, '.', '_', '-'"
+        )
+
+
+def _check_waiver(waiver: Waiver | None) -> None:
+    if waiver is not None and not (waiver.reason.strip() and waiver.who.strip()):
+        raise InvalidArtifact(
+            "going without a gate needs a reason and the name of who decides it; one is empty"
+        )
+    if waiver is not None:
+        check_text("the reason", waiver.reason)
+        check_text("the name of who decides it", waiver.who)
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise InvalidArtifact where `text` is empty, or holds what a database cannot keep."""
+    found = next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if found is not None:
+        raise InvalidArtifact(f"{what} holds {found!a}, which is no character of a text; write it without")
+    if not text.strip():
+        raise InvalidArtifact(f"{what} is empty")

@@ -1,0 +1,256 @@
+"""The contract's checks on an adapter and the model that it is put on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from registry.artifacts import QuantSpec
+from registry.compat.contract import Check, Checker, Described, Pair, differing
+from registry.compat.shapes import (
+    AdapterOutline,
+    LoraTarget,
+    ModelOutline,
+    Nf4Recipe,
+    TensorGroup,
+    adapter_outline,
+    is_end,
+    model_outline,
+)
+
+TRAINED_ON = "trained_on"
+"""Where the effective quantization of a GGUF adapter says how the base was quantized in training."""
+
+_SHOWN = 3
+"""Names told before the rest is counted."""
+
+
+def _targets(subject: Pair) -> Iterator[Check]:
+    """Every module that the adapter changes exists in the model, with the widths that the adapter has."""
+    found = _adapter_on_model(subject)
+    if found is None:
+        return
+    adapter, model = found
+    if adapter is not None and _gguf_of_its_base(subject):
+        words = "modules of the base that both were made for"
+        yield Check("targets", "ok", words, words)
+        return
+    if adapter is None or model is None or not model.tensors:
+        yield no_outline("targets", "adapter" if adapter is None else subject.host.kind)
+        return
+    missing = [name for name in adapter.targets if _tensors(model, name) is None]
+    if missing:
+        yield Check(
+            "targets", "refused", f"modules of the model, such as {some(_modules(model))}", some(missing),
+            "the adapter belongs to another architecture, or its keys were renamed",
+        )  # fmt: skip
+        return
+    wrong = [
+        f"{name} {one.inputs}→{one.outputs}"
+        for name, ones in adapter.targets.items()
+        for one in ones
+        if not _fits(one, _tensors(model, name) or ())
+    ]
+    if wrong:
+        yield Check(
+            "targets", "refused", _expected_shapes(model, adapter), some(wrong),
+            "the adapter belongs to a model of another size",
+        )  # fmt: skip
+        return
+    words = f"{sum(one.count for ones in adapter.targets.values() for one in ones)} modules"
+    yield Check(
+        "targets", "ok", words, f"{words}: {some([n.rpartition('.')[2] for n in adapter.targets], 8)}"
+    )
+
+
+def _saved(subject: Pair) -> Iterator[Check]:
+    """Tensors that the adapter stores whole exist in the model, and only an embedding may have other rows."""
+    found = _adapter_on_model(subject)
+    adapter, model = found or (None, None)
+    if adapter is None or model is None or not model.tensors:
+        return  # told by "targets"
+    for name, shape in adapter.saved.items():
+        groups = _stored(model, name)
+        if groups is None:
+            yield Check(
+                "saved modules",
+                "refused",
+                "a tensor of the model",
+                name,
+                "the adapter belongs to another model",
+            )
+        elif not any(group.shape == shape or _resized(name, group, shape) for group in groups):
+            expected = " or ".join(str(list(group.shape)) for group in groups)
+            yield Check(
+                "saved modules", "refused", expected, f"{name} {list(shape)}",
+                "the adapter belongs to a model of another size",
+            )  # fmt: skip
+        else:
+            yield Check("saved modules", "ok", name, f"{name} {list(shape)}")
+
+
+def _vocabulary(subject: Pair) -> Iterator[Check]:
+    """The resize rule: an adapter that brings rows brings their tokenizer; ids never exceed rows."""
+    found = _adapter_on_model(subject)
+    reference = subject.host.base
+    if found is None or found[0] is None or reference is None:
+        return
+    adapter = found[0]
+    resized = adapter.embedding_rows not in (None, reference.embedding_rows)
+    rows = adapter.embedding_rows or reference.embedding_rows
+    ids = adapter.tokenizer_length if adapter.tokenizer_length is not None else reference.tokenizer_length
+    if resized and adapter.tokenizer_length is None:
+        yield Check(
+            "vocabulary", "refused", f"the tokenizer of its {rows} embedding rows beside the adapter", "none",
+            "save the tokenizer it was trained with into the adapter's directory",
+        )  # fmt: skip
+    elif ids > rows:
+        yield Check(
+            "vocabulary", "refused", f"at most {rows} token ids, one for each embedding row",
+            f"{ids} ids in the adapter's tokenizer",
+            "train the added rows too (modules_to_save: the embeddings) or use the base's tokenizer",
+        )  # fmt: skip
+    else:
+        yield Check("vocabulary", "ok", f"up to {rows} ids", f"{ids} ids for {rows} rows")
+
+
+def _quant_recipe(subject: Pair) -> Iterator[Check]:
+    """An adapter is used on weights quantized as in its training, or it is said that they are not."""
+    if _adapter_on_model(subject) is None or subject.guest is None:
+        return
+    trained, used = recipe_of(subject.guest), subject.use.recipe
+    here = _words(used) if used else _quantized_as(subject.host)
+    if used is None and subject.use.measured:
+        words = f"measured on exactly these weights ({here})"
+        yield Check("quant recipe", "ok", words, words)
+    elif trained is None:
+        yield Check(
+            "quant recipe", "unknown", "how the base was quantized in training", "no record of it",
+            f"evaluate the adapter on exactly these weights ({here})",
+        )  # fmt: skip
+    elif used is not None and used.values != trained.values:
+        yield Check(
+            "quant recipe", "refused", _words(trained), _words(used),
+            "use the recipe that it was trained with (evaluate.nf4)",
+        )  # fmt: skip
+    elif used is None and subject.host.quant is not None and subject.host.quant.method != "none":
+        yield Check(
+            "quant recipe", "unknown", _words(trained), here,
+            "trained on other weights than these: evaluate exactly this pair before it serves",
+        )  # fmt: skip
+    else:
+        if used is None:
+            note = "trained on NF4 and used on 16-bit weights: its evaluation there says what that costs"
+        elif used.compute_dtype != trained.compute_dtype:
+            note = f"the same NF4 values, trained in {trained.compute_dtype} and used in {used.compute_dtype}"
+        else:
+            note = ""
+        yield Check("quant recipe", "ok", _words(trained), f"trained on {_words(trained)}", note)
+
+
+CHECKS: dict[str, Checker] = {
+    "targets": _targets,
+    "saved modules": _saved,
+    "vocabulary": _vocabulary,
+    "quant recipe": _quant_recipe,
+}
+
+
+def recipe_of(adapter: Described) -> Nf4Recipe | None:
+    """The NF4 recipe that an adapter was trained with, where its manifest says so."""
+    quant = adapter.quant
+    asked = {**quant.requested, **_effective_dtype(quant)} if quant and quant.method == "bnb" else {}
+    if quant and quant.method == "gguf":
+        asked = quant.effective.get(TRAINED_ON) or {}
+    if not all(name in asked for name in Nf4Recipe.model_fields):
+        return None
+    return Nf4Recipe.model_validate({name: asked[name] for name in Nf4Recipe.model_fields})
+
+
+def _effective_dtype(quant: QuantSpec) -> dict[str, str]:
+    """`auto` may have been asked for; manifests of before hold what was asked for alone."""
+    return {k: v for k, v in quant.effective.items() if k == "compute_dtype"}
+
+
+def _adapter_on_model(subject: Pair) -> tuple[AdapterOutline | None, ModelOutline | None] | None:
+    host, guest = subject.host, subject.guest
+    if guest is None or guest.kind != "adapter" or host.kind not in ("base", "merged", "quantized"):
+        return None
+    return adapter_outline(guest.metrics), model_outline(host.metrics)
+
+
+def _gguf_of_its_base(subject: Pair) -> bool:
+    """A GGUF file's outline names no tensors; the adapter's were looked for in the base, whose digest says
+    that the file was made from it."""
+    host, guest = subject.host, subject.guest
+    if host.quant is None or host.quant.method != "gguf" or host.base is None:
+        return False
+    return guest is not None and guest.base is not None and not differing(host.base, guest.base)
+
+
+def no_outline(name: str, kind: str) -> Check:
+    """The answer where a manifest holds no outline."""
+    return Check(
+        name, "unknown", f"the shape of the {kind} in its manifest", "no record of it",
+        f"it was made by an older version: make the {kind} again, or import it",
+    )  # fmt: skip
+
+
+def _tensors(model: ModelOutline, module: str) -> tuple[TensorGroup, ...] | None:
+    """A module's weight; packed layers of a GPTQ model have `qweight` in its place."""
+    return _stored(model, f"{module}.weight") or _stored(model, f"{module}.qweight")
+
+
+def _stored(model: ModelOutline, name: str) -> tuple[TensorGroup, ...] | None:
+    """Some checkpoints leave out the inner model's name (GPT-2), and a tied head is not stored at all."""
+    for known, groups in model.tensors.items():
+        if known == name or name.endswith(f".{known}") or known.endswith(f".{name}"):
+            return groups
+    if model.tied and name == "lm_head.weight":
+        return next((groups for known, groups in model.tensors.items() if is_end(known)), None)
+    return None
+
+
+def _fits(target: LoraTarget, groups: tuple[TensorGroup, ...]) -> bool:
+    """Widths equal in either layout: (out, in) in a Linear, (in, out) in a Conv1D; packed ones say less."""
+    for group in groups:
+        if group.dtype in ("I32", "U8") and target.count <= group.count:
+            # GPTQ packs along the inputs: (inputs · bits / 32, outputs)
+            if group.shape[-1] == target.outputs:
+                return True
+        elif sorted(group.shape) == sorted((target.inputs, target.outputs)) and target.count <= group.count:
+            return True
+    return False
+
+
+def _resized(name: str, group: TensorGroup, shape: tuple[int, ...]) -> bool:
+    return is_end(name) and group.shape[1:] == shape[1:]
+
+
+def _modules(model: ModelOutline) -> list[str]:
+    """The linear layers of a model's blocks, by their short names."""
+    names = [n for n, groups in model.tensors.items() if "*" in n and len(groups[0].shape) == 2]
+    return [name.rpartition(".")[0].rpartition(".")[2] for name in names]
+
+
+def _expected_shapes(model: ModelOutline, adapter: AdapterOutline) -> str:
+    shown = []
+    for name in adapter.targets:
+        shapes = sorted({group.shape for group in _tensors(model, name) or ()})
+        shown.append(f"{name.rpartition('.')[2]} {' or '.join(str(list(shape)) for shape in shapes)}")
+    return some(shown)
+
+
+def some(names: list[str], shown: int = _SHOWN) -> str:
+    """The first few names, and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - shown} more" if len(distinct) > shown else ""
+    return ", ".join(distinct[:shown]) + more
+
+
+def _words(recipe: Nf4Recipe) -> str:
+    nested = "with" if recipe.double_quant else "without"
+    return f"{recipe.quant_type} {nested} double quantization in {recipe.compute_dtype}"
+
+
+def _quantized_as(model: Described) -> str:
+    return "16-bit weights" if model.quant is None or model.quant.method == "none" else model.quant.method

@@ -1,0 +1,12 @@
+"""The database: SQLite, or PostgreSQL for teams.
+
+```
+engine          connections, transactions, errors in our words
+tables          artifacts, channels, decisions
+serving_tables  tenants, budgets, rollouts
+triggers        what the database itself refuses to rewrite
+migrations      from an older schema to this one
+sqlite          its pragmas and its locks
+postgresql      its locks and its timeouts
+```
+"""

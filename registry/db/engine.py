@@ -1,0 +1,176 @@
+"""The database: a SQLite file, or PostgreSQL for teams; one writer at a time, errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import URL, Connection, Engine, exc, insert, inspect, make_url, select, update
+
+from registry import errors
+from registry.db import migrations, postgresql, serving_tables, sqlite, triggers
+from registry.db import tables as schema
+
+
+def now() -> str:
+    """UTC with microseconds, in a form that sorts as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+class _System(Protocol):
+    """What a database system's module offers."""
+
+    READING: dict[str, Any]
+
+    def connect(self, address: URL) -> Engine: ...
+    def counting(self, engine: Engine) -> Engine: ...
+    def make_ready(self, engine: Engine) -> None: ...
+    def back_up(self, engine: Engine, version: int) -> None: ...
+    def in_our_words(self, error: exc.DBAPIError, where: str) -> errors.RegistryError: ...
+
+
+_SYSTEMS: Mapping[str, _System] = {"sqlite": sqlite, "postgresql": postgresql}
+
+
+class Database:
+    """Transactions on the registry's database. Closed and reopened at will; nothing is held in memory."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._system = _SYSTEMS[engine.dialect.name]
+        self._engine = engine
+        self._reading = engine.execution_options(**self._system.READING)
+        self._writing = engine.execution_options(writing=True)
+        self._counting = self._system.counting(engine)
+        sqlite_file = engine.dialect.name == "sqlite"
+        self._where = str(engine.url.database) if sqlite_file else postgresql.shown(engine.url)
+
+    @classmethod
+    def open(cls, path: Path, url: str | None = None) -> Database:
+        """Connect to `url` (default: the SQLite file `path`), creating the schema where there is none.
+
+        A schema from an older Tuneline is upgraded. Raises InvalidSetting for a URL that cannot be used,
+        StoreFailed where the database cannot be reached, RegistryError for a schema newer than this code.
+        """
+        address = _address(url) if url else URL.create("sqlite", database=str(path))
+        database = cls(_SYSTEMS[address.get_backend_name()].connect(address))
+        try:
+            database._create_or_upgrade()
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @classmethod
+    def version_at(cls, url: str) -> int | None:
+        """The schema's version in a database, None where it has none; makes and upgrades nothing.
+
+        Raises as `open` does for a URL that cannot be used and a database that cannot be reached.
+        """
+        address = _address(url)
+        database = cls(_SYSTEMS[address.get_backend_name()].connect(address))
+        try:
+            with database.read() as connection:
+                return _version(connection) if _has_schema(connection) else None
+        finally:
+            database.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database."""
+        with self._translated(), self._reading.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its first moment; committed at the end, durably."""
+        with self._translated(), self._writing.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def count(self) -> Iterator[Connection]:
+        """A writing transaction whose commit does not wait for the disk, for what requests wait for.
+
+        All see at once what it wrote, and it outlives this process. The end of the machine (SQLite) or of the
+        server (PostgreSQL) may take back the last moments: whole transactions, never a part of one. On
+        PostgreSQL it waits for other such transactions only, and not for publications.
+        """
+        with self._translated(), self._counting.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self._counting.dispose()
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.DBAPIError as error:
+            raise self._system.in_our_words(error, self._where) from error
+        except UnicodeEncodeError as error:
+            raise errors.InvalidArtifact(
+                f"{ascii(error.object)[:80]} holds {error.object[error.start]!a}, half a character, which no "
+                "database keeps; write it without"
+            ) from None
+        except exc.TimeoutError as error:
+            raise errors.Conflict(
+                f"{self._where}: every connection of this process is in use; try again"
+            ) from error
+
+    def _create_or_upgrade(self) -> None:
+        with self.read() as connection:
+            exists = _has_schema(connection)
+        if not exists:
+            with self._translated():
+                self._system.make_ready(self._engine)
+            with self.write() as connection:
+                if not _has_schema(connection):
+                    schema.metadata.create_all(connection)
+                    triggers.create(connection)
+                    connection.execute(insert(schema.schema_version), {"only": 1, "version": schema.VERSION})
+                    connection.execute(insert(serving_tables.serving_version), {"only": 1, "version": 0})
+        with self.read() as connection:
+            found = _version(connection)
+        if found in migrations.STEPS:
+            found = self._upgrade()
+        if found != schema.VERSION:
+            raise errors.InvalidSetting(
+                f"{self._where} has schema version {found}, this program knows {schema.VERSION}: "
+                "use the Tuneline version that wrote it, or a newer one"
+            )
+
+    def _upgrade(self) -> int:
+        with self.write() as connection:
+            found = _version(connection)  # another process may have been faster
+            if found in migrations.STEPS:
+                self._system.back_up(self._engine, found)
+                migrations.upgrade(connection, found)
+                connection.execute(update(schema.schema_version), {"version": schema.VERSION})
+                found = schema.VERSION
+        return found
+
+
+def _address(url: str) -> URL:
+    try:
+        address = make_url(url)
+        known = address.get_backend_name() in _SYSTEMS
+    except (exc.ArgumentError, exc.NoSuchModuleError, ValueError):
+        known = False
+    if not known:
+        # The URL itself is not shown: where it cannot be read, nothing tells its password from the rest.
+        raise errors.InvalidSetting(
+            "the database URL is none that Tuneline knows; expected sqlite:///PATH or "
+            "postgresql://USER@HOST:PORT/DATABASE; unset TUNELINE_DATABASE_URL to use the default file"
+        ) from None
+    return address
+
+
+def _has_schema(connection: Connection) -> bool:
+    return inspect(connection).has_table(schema.schema_version.name)
+
+
+def _version(connection: Connection) -> int:
+    return int(connection.execute(select(schema.schema_version.c.version)).scalar_one())

@@ -1,0 +1,186 @@
+"""Rollouts: which candidate a channel tries out, on how much of its traffic; an append-only, chained log.
+
+A rollout belongs to the generation of the channel at its start: once the channel moves, it is over.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, Select, insert, select, update
+
+from registry import catalog, content
+from registry.artifacts import MODEL_KINDS, Record, digest
+from registry.channels.channels import check_text
+from registry.db.engine import Database, now
+from registry.db.serving_tables import rollout_events, rollouts
+from registry.db.tables import channels
+from registry.errors import Corrupt, InvalidArtifact, NotFound
+
+_BEGINNING = "0" * 64
+
+
+class Rollout(Record):
+    """What of the requests to `channel` goes to `candidate` too, or instead.
+
+    `canary_percent` (0..100) of the conversations are answered by it; `shadow_percent` (0..100) of the
+    requests are also sent to it, and its answers are dropped.
+    """
+
+    channel: str
+    generation: int
+    candidate: str
+    canary_percent: float
+    shadow_percent: float
+    who: str
+    reason: str
+    at: datetime
+    sequence: int
+
+
+class RolloutEvent(Rollout):
+    """One start or stop (of `candidate`; its shares are then 0). `digest` covers it and all before it."""
+
+    number: int
+    action: Literal["start", "stop"]
+    previous_digest: str
+    digest: str
+
+
+class Rollouts:
+    """The rollouts of a registry."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def start(
+        self,
+        channel: str,
+        candidate: str,
+        canary_percent: float,
+        shadow_percent: float,
+        who: str,
+        reason: str,
+    ) -> Rollout:
+        """Try `candidate` (an artifact's id) out, in place of what the channel tried out before.
+
+        Raises NotFound for a channel that never moved or an unknown artifact, Collected for one without its
+        files, InvalidArtifact for one that is no model or is the channel's current one, for shares that are
+        not from 0 to 100 or both 0, and for a bad reason or name.
+        """
+        shares = {"canary_percent": canary_percent, "shadow_percent": shadow_percent}
+        for name, value in shares.items():
+            if isinstance(value, bool) or not math.isfinite(value) or not 0 <= value <= 100:
+                raise InvalidArtifact(f"{name.replace('_', ' ')} {value!r}: expected a number from 0 to 100")
+        if not any(shares.values()):
+            raise InvalidArtifact("a rollout of 0 % tries nothing out: give the canary or the shadow a share")
+        _check_words(who, reason)
+        with self._database.write() as connection:
+            standing = _standing(connection, channel)
+            kind = catalog.existing(connection, candidate).manifest.kind
+            content.require(connection, [candidate])
+            if kind not in MODEL_KINDS:
+                raise InvalidArtifact(f"artifact {candidate[:12]} is a {kind}: a channel tries out models")
+            if candidate == standing.artifact_id:
+                raise InvalidArtifact(
+                    f"channel {channel} points to {candidate[:12]} already: there is nothing to try out"
+                )
+            event = {"candidate": candidate, **{name: float(value) for name, value in shares.items()}}
+            return _append(connection, standing, {**event, "action": "start", "who": who, "reason": reason})
+
+    def stop(self, channel: str, who: str, reason: str) -> None:
+        """End the rollout in force. Raises NotFound where there is none, InvalidArtifact for bad words."""
+        _check_words(who, reason)
+        with self._database.write() as connection:
+            standing = _standing(connection, channel)
+            running = in_force(connection).get(channel)
+            if running is None:
+                raise NotFound(f"channel {channel} tries nothing out")
+            event = {"candidate": running.candidate, "canary_percent": 0.0, "shadow_percent": 0.0}
+            _append(connection, standing, {**event, "action": "stop", "who": who, "reason": reason})
+
+    def current(self, channel: str) -> Rollout | None:
+        """The rollout in force, or None."""
+        with self._database.read() as connection:
+            return in_force(connection).get(channel)
+
+    def history(self, channel: str) -> list[RolloutEvent]:
+        """Every start and stop, oldest first. Raises Corrupt when one was changed or lost."""
+        query = select(rollout_events).where(rollout_events.c.channel == channel)
+        head = select(rollouts.c.number).where(rollouts.c.channel == channel)
+        with self._database.read() as connection:
+            rows = list(connection.execute(query.order_by(rollout_events.c.number)))
+            last = connection.execute(head).scalar_one_or_none() or 0
+        previous = _BEGINNING
+        for number, row in enumerate(rows, start=1):
+            if row.number != number or row.previous_digest != previous or digest(_covered(row)) != row.digest:
+                raise Corrupt(f"rollouts of channel {channel}: event {number} does not match its digest")
+            previous = row.digest
+        if len(rows) != last:
+            raise Corrupt(
+                f"rollouts of channel {channel}: {len(rows)} events, expected {last}; some were lost"
+            )
+        return [RolloutEvent.model_validate(row._asdict()) for row in rows]
+
+
+def in_force(connection: Connection) -> dict[str, Rollout]:
+    """The rollouts in force, by channel."""
+    return {row.channel: _rollout(row) for row in connection.execute(_latest())}
+
+
+def _latest() -> Select[Any]:
+    events = rollout_events.c
+    query = select(rollout_events).join(
+        rollouts, (rollouts.c.channel == events.channel) & (rollouts.c.number == events.number)
+    )
+    query = query.join(channels, channels.c.name == events.channel)
+    return query.where((events.action == "start") & (events.generation == channels.c.generation))
+
+
+def _append(connection: Connection, standing: Row[Any], event: dict[str, Any]) -> Rollout:
+    channel = standing.name
+    mine = rollouts.c.channel == channel
+    before = connection.execute(select(rollouts.c.number).where(mine)).scalar_one_or_none() or 0
+    events = rollout_events.c
+    last = select(events.digest).where((events.channel == channel) & (events.number == before))
+    row = {
+        **event,
+        "channel": channel,
+        "number": before + 1,
+        "generation": standing.generation,
+        "at": now(),
+        "previous_digest": connection.execute(last).scalar_one_or_none() or _BEGINNING,
+    }
+    connection.execute(insert(rollout_events), {**row, "digest": digest(row)})
+    head = {"number": before + 1}
+    if before:
+        connection.execute(update(rollouts).where(mine), head)
+    else:
+        connection.execute(insert(rollouts), {"channel": channel, **head})
+    added = select(rollout_events).where((events.channel == channel) & (events.number == before + 1))
+    return _rollout(connection.execute(added).one())
+
+
+def _standing(connection: Connection, name: str) -> Row[Any]:
+    row = connection.execute(select(channels).where(channels.c.name == name)).one_or_none()
+    if row is None:
+        raise NotFound(
+            f"channel {name!r} points nowhere yet; promote an artifact to it first: a rollout is "
+            "compared with that"
+        )
+    return row
+
+
+def _covered(row: Row[Any]) -> dict[str, Any]:
+    return {field: value for field, value in row._asdict().items() if field not in ("sequence", "digest")}
+
+
+def _rollout(row: Row[Any]) -> Rollout:
+    return Rollout.model_validate({field: getattr(row, field) for field in Rollout.model_fields})
+
+
+def _check_words(who: str, reason: str) -> None:
+    check_text("the reason", reason)
+    check_text("the name of who decides it", who)

@@ -1,0 +1,136 @@
+"""The log of what was changed about tenants and their keys: append-only, one chain of digests per tenant.
+
+Each event holds the tenant as the event left it, the digests of its live keys and of its salt included, so
+that also a tenant or a key that was changed without an event is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, Select, insert, select
+
+from registry.artifacts import Record, canonical, digest
+from registry.db.engine import now
+from registry.db.serving_tables import tenant_events, tenant_keys, tenants
+from registry.errors import Corrupt
+
+Action = Literal["add", "change", "rotate", "revoke"]
+BEGINNING = "0" * 64
+
+
+class TenantEvent(Record):
+    """One change, and the tenant as it left it; `keys` maps the id of each live key to its end, if any.
+
+    `digest` covers the event and, through `previous_digest`, all of this tenant's before it.
+    """
+
+    tenant: str
+    number: int
+    action: Action
+    channel: str
+    limits: dict[str, int | None]
+    pinned: bool
+    keys: dict[str, datetime | None]
+    who: str
+    at: datetime
+    previous_digest: str
+    digest: str
+
+
+def record(connection: Connection, name: str, action: Action, who: str) -> None:
+    """Append the event that led to the tenant as it is now."""
+    row = connection.execute(select(tenants).where(tenants.c.name == name)).one()
+    at = now()
+    live = connection.execute(live_keys(at).where(tenant_keys.c.tenant == name))
+    last = select(tenant_events.c.digest).where(
+        (tenant_events.c.tenant == name) & (tenant_events.c.number == row.changes - 1)
+    )
+    event = {
+        "tenant": name,
+        "number": row.changes,
+        "action": action,
+        "state": canonical(_state(row, live)).decode(),
+        "who": who,
+        "at": at,
+        "previous_digest": connection.execute(last).scalar_one_or_none() or BEGINNING,
+    }
+    connection.execute(insert(tenant_events), {**event, "digest": digest(event)})
+
+
+def checked(connection: Connection, name: str | None) -> list[TenantEvent]:
+    """The events of the tenant, or of all, oldest first; raises Corrupt where something does not fit them."""
+    at = now()
+    events, standing, live = select(tenant_events), select(tenants), live_keys(at)
+    if name is not None:
+        events = events.where(tenant_events.c.tenant == name)
+        standing = standing.where(tenants.c.name == name)
+        live = live.where(tenant_keys.c.tenant == name)
+    rows = list(connection.execute(events.order_by(tenant_events.c.sequence)))
+    latest: dict[str, Row[Any]] = {}
+    for row in rows:
+        _check_link(row, latest.get(row.tenant))
+        latest[row.tenant] = row
+    keys: dict[str, list[Row[Any]]] = {}
+    for key in connection.execute(live):
+        keys.setdefault(key.tenant, []).append(key)
+    for tenant in connection.execute(standing):
+        _check_end(tenant, keys.get(tenant.name, []), latest.get(tenant.name), at)
+    return [_event(row) for row in rows]
+
+
+def _check_link(row: Row[Any], before: Row[Any] | None) -> None:
+    covered = row._asdict()
+    for field in ("sequence", "digest"):
+        del covered[field]
+    number, previous = (before.number, before.digest) if before is not None else (0, BEGINNING)
+    if row.number != number + 1 or row.previous_digest != previous or digest(covered) != row.digest:
+        raise Corrupt(f"log of tenant {row.tenant}: event {row.number} does not match its digest")
+
+
+def _check_end(tenant: Row[Any], keys: list[Row[Any]], last: Row[Any] | None, at: str) -> None:
+    if last is None or last.number != tenant.changes:
+        raise Corrupt(f"log of tenant {tenant.name}: its last events were lost")
+    said = json.loads(last.state)
+    said["keys"] = {
+        one: key for one, key in said["keys"].items() if key["expires"] is None or key["expires"] > at
+    }
+    if _state(tenant, keys) != said:
+        raise Corrupt(
+            f"tenant {tenant.name}: it, or one of its keys, was changed behind the registry's back; its log "
+            "says how it was"
+        )
+
+
+def live_keys(at: str) -> Select[Any]:
+    """The rows of `tenant_keys` that open something at that time."""
+    end = tenant_keys.c.expires.is_(None) | (tenant_keys.c.expires > at)
+    return select(tenant_keys).where(tenant_keys.c.revoked.is_(None) & end)
+
+
+def _state(tenant: Row[Any], keys: Iterable[Row[Any]]) -> dict[str, Any]:
+    limits = {
+        name: getattr(tenant, name) for name in ("requests_per_minute", "concurrency", "tokens_per_day")
+    }
+    return {
+        "channel": tenant.channel,
+        "limits": limits,
+        "pinned": bool(tenant.pinned),
+        "salt": digest([tenant.name, tenant.salt]),
+        "keys": {key.id: {"sha256": key.sha256, "expires": key.expires} for key in keys},
+    }
+
+
+def _event(row: Row[Any]) -> TenantEvent:
+    state = json.loads(row.state)
+    return TenantEvent(
+        **{field: getattr(row, field) for field in ("tenant", "number", "action", "who")},
+        **{field: state[field] for field in ("channel", "limits", "pinned")},
+        keys={one: key["expires"] for one, key in state["keys"].items()},
+        at=row.at,
+        previous_digest=row.previous_digest,
+        digest=row.digest,
+    )

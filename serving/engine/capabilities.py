@@ -1,0 +1,51 @@
+"""What each engine can serve, of the version that is tested here.
+
+vLLM: `vllm/lora/peft_helper.py`, `vllm/config/lora.py`. It reads `r` and `lora_alpha` and no pattern of
+either, so that modules with others would be scaled wrongly without a word.
+llama.cpp: `convert_lora_to_gguf.py` of the commit in llama-cpp-python 0.3.36. It refuses what is no pair of
+low-rank factors, and stores one alpha, which the runtime divides by the rank: rsLoRA and an alpha that
+differs between modules would be scaled wrongly too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from registry.compat.contract import EngineLimits
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` takes; 16 unless it is given."""
+
+ENGINES = {
+    "vllm": EngineLimits(
+        name="vllm",
+        version="0.32.0",
+        methods=frozenset({"none", "gptq"}),
+        kinds=frozenset({"base", "merged", "quantized"}),
+        dtypes=frozenset({"F16", "BF16", "F32"}),
+        max_rank=16,
+        adapters=frozenset({"none", "bnb"}),
+        gptq_bits=frozenset({2, 3, 4, 8}),
+        gptq_groups=frozenset({-1, 32, 64, 128}),
+        refused_lora=frozenset({"dora", "bias", "saved", "alpha_pattern", "rank_pattern"}),
+        unsure_lora=frozenset({"embedding"}),
+    ),
+    "llama.cpp": EngineLimits(
+        name="llama.cpp",
+        version="0.3.36",
+        methods=frozenset({"gguf"}),
+        kinds=frozenset({"quantized"}),
+        dtypes=frozenset(),
+        max_rank=1_000_000,
+        adapters=frozenset({"gguf"}),
+        refused_lora=frozenset({"dora", "rslora", "bias", "saved", "embedding", "alpha_pattern"}),
+    ),
+}
+
+
+def limits(engine: str, max_rank: int | None = None) -> EngineLimits:
+    """The limits of an engine; `max_rank` where it is started for larger adapters than by default."""
+    found = ENGINES[engine]
+    if max_rank is not None:
+        found = replace(found, max_rank=max_rank)
+    return found

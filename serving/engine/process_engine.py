@@ -1,0 +1,120 @@
+"""What both kinds of `serving.engine.protocol.Engine` have in common: a process that is kept alive."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from serving.engine import answer_check
+from serving.engine.answer_check import Recorded
+from serving.errors import EngineFailed
+from serving.process.process import Launch
+from serving.process.runtime_dir import Scratch
+from serving.process.supervisor import Supervisor
+from serving.standalone import model_alias
+
+CONTROL_SECONDS = 30.0
+"""For health; loads and unloads may take as long as the answers before them."""
+
+
+class EngineProcess(ABC):
+    """See `serving.engine.protocol.Engine`. An async context manager; or call `start` and `stop`."""
+
+    def __init__(
+        self, artifact_id: str, path: Path, slots: int, log: Path, ready_timeout: float,
+        recorded: Sequence[Recorded],
+    ) -> None:  # fmt: skip
+        self.base = model_alias(artifact_id)
+        self.slots = slots
+        self.loaded: dict[str, str] = {}
+        self._path, self._recorded = path.resolve(), recorded
+        self._scratch = Scratch()
+        self._folder = self._scratch.path
+        self._life = 0
+        self._client: httpx.AsyncClient | None = None
+        self._supervisor = Supervisor(self._prepare, self._ready, self.health, log.resolve(), ready_timeout)
+
+    @property
+    @abstractmethod
+    def socket(self) -> Path:
+        """As `Engine` says."""
+
+    @abstractmethod
+    def _prepare(self) -> contextlib.AbstractContextManager[Launch]:
+        """How to start the next life, with `_life` counted up."""
+
+    @abstractmethod
+    async def _greet(self) -> None:
+        """Return once the new process answers for `base`. Raises `EngineFailed`."""
+
+    @abstractmethod
+    def _connect(self) -> httpx.AsyncClient:
+        """A client for its control."""
+
+    @abstractmethod
+    async def health(self) -> dict[str, Any]:
+        """As `Engine` says."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine that runs now; None between two."""
+        running = self._supervisor.running
+        return running.pid if running else None
+
+    @property
+    def up(self) -> bool:
+        return self._supervisor.running is not None
+
+    @property
+    def restarts(self) -> int:
+        """How often it had to be started again."""
+        return self._supervisor.restarts
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        try:
+            await self._supervisor.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        await self._supervisor.stop()
+        await self._hang_up()
+        self._scratch.remove()
+
+    async def _ready(self) -> None:
+        await self._hang_up()
+        self.loaded.clear()
+        self._client = self._connect()
+        await self._greet()
+        await answer_check.require_recorded(self.socket, self.base, self._recorded)
+
+    async def _hang_up(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def _control(
+        self, method: str, route: str, body: dict[str, str] | None = None, timeout: float | None = None
+    ) -> httpx.Response:
+        if self._client is None:
+            raise EngineFailed("the engine is not running")
+        try:
+            return await self._client.request(method, route, json=body, timeout=timeout)
+        except (httpx.HTTPError, RuntimeError) as error:
+            raise EngineFailed(f"the engine gave no answer to {method} {route}: {error!r}") from None

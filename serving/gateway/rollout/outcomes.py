@@ -1,0 +1,121 @@
+"""What came of requests, gathered for each artifact and written to the registry every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from registry import Registry
+from registry.errors import RegistryError
+from registry.tenancy.outcomes import Outcome
+from serving.gateway.rollout.decision import Arm
+
+log = logging.getLogger("tuneline.gateway")
+
+EVERY_SECONDS = 2.0
+SAMPLED = 256
+"""Durations of one row; of more, a random choice."""
+
+
+@dataclass
+class _Row:
+    requests: int = 0
+    failed: int = 0
+    truncated: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    compared: int = 0
+    agreed: int = 0
+    latencies_ms: list[float] = field(default_factory=list)
+    first_token_ms: list[float] = field(default_factory=list)
+    seen: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request's end; `agreed` is None unless it was compared with another answer to the same request."""
+
+    channel: str
+    generation: int
+    artifact_id: str
+    arm: Arm
+    failed: bool
+    reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    first_token: float | None
+    agreed: bool | None = None
+
+
+class Outcomes:
+    """Of one gateway. Holds counts and durations, never a prompt or an answer."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._rows: dict[tuple[str, int, str, Arm], _Row] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Write what is left."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._flush()
+
+    def add(self, seen: Seen) -> None:
+        """Count one request."""
+        key = (seen.channel, seen.generation, seen.artifact_id, seen.arm)
+        row = self._rows.setdefault(key, _Row())
+        row.requests += 1
+        row.failed += seen.failed
+        row.truncated += seen.reason == "length"
+        row.prompt_tokens += seen.prompt_tokens
+        row.completion_tokens += seen.completion_tokens
+        if seen.agreed is not None:
+            row.compared += 1
+            row.agreed += seen.agreed
+        if not seen.failed:
+            self._sample(row, seen)
+
+    def _sample(self, row: _Row, seen: Seen) -> None:
+        """Vitter's reservoir: every request has the same chance to be among the kept ones."""
+        row.seen += 1
+        place = len(row.latencies_ms) if row.seen <= SAMPLED else random.randrange(row.seen)
+        if place < SAMPLED:
+            pair = (seen.seconds * 1000, (seen.first_token or seen.seconds) * 1000)
+            for values, value in zip((row.latencies_ms, row.first_token_ms), pair, strict=True):
+                values[place : place + 1] = [round(value, 3)]
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        rows, self._rows = self._rows, {}
+        if not rows:
+            return
+        minute = datetime.now(UTC).replace(second=0, microsecond=0)
+        found = [
+            Outcome(
+                channel=channel, generation=generation, artifact_id=artifact_id, arm=arm, minute=minute,
+                requests=row.requests, failed=row.failed, truncated=row.truncated,
+                prompt_tokens=row.prompt_tokens, completion_tokens=row.completion_tokens,
+                compared=row.compared, agreed=row.agreed, latencies_ms=row.latencies_ms,
+                first_token_ms=row.first_token_ms,
+            )
+            for (channel, generation, artifact_id, arm), row in rows.items()
+        ]  # fmt: skip
+        try:
+            await asyncio.to_thread(self._registry.outcomes.add, found)
+        except RegistryError as error:
+            log.error(
+                "outcomes of %d requests were not written: %s", sum(r.requests for r in rows.values()), error
+            )

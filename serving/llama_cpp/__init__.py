@@ -1,0 +1,19 @@
+"""llama.cpp behind OpenAI's protocol, in a process of its own.
+
+```
+launch           how to start it
+engine           it as an `Engine`
+server           the process: `python -m serving.llama_cpp.server`
+api              what clients may ask
+admin_api        what whoever runs it may ask
+running          one answer on its way to one client
+scheduler        many answers at once over one model
+sequences        an answer in the making, its keys and values
+detokenizer      whole characters from tokens
+loaded_adapters  base and adapters by name
+adapter_memory   adapters at little more than their files' size
+model            one GGUF model with several sequences
+bindings         llama.cpp's C interface
+amx_workaround   keeps it off tiles that a compiler breaks
+```
+"""

@@ -1,0 +1,224 @@
+"""The engine's door for requests, as an ASGI application.
+
+`/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/health`; anything else is 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import asdict
+from typing import Any
+
+from llama_cpp import llama_cpp as low
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from serving.errors import NotServable
+from serving.llama_cpp.model import Sampling
+from serving.llama_cpp.running import Running, failure, unexpected
+from serving.llama_cpp.scheduler import Batcher
+from serving.llama_cpp.sequences import Answer, Failed
+from serving.openai_api.body import require_no_query
+from serving.openai_api.errors import Refused
+from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, Limits, read
+
+LIMITS = Limits(lacking=LACKING["llama.cpp"])
+RETRY_SECONDS = 1
+STUCK_SECONDS = 60.0
+"""Without a step of the engine's thread for so long, the engine is not healthy."""
+
+
+class Requests:
+    """Answers completion requests with what `batcher` makes of them."""
+
+    def __init__(self, batcher: Batcher, name: str | None = None, artifact: str | None = None) -> None:
+        """`name`: one more for the model alone, listed first; `artifact`: its id, told with each answer."""
+        self.batcher = batcher
+        self._names = {} if name is None else {name: batcher.base_name}
+        self._receipt = {} if artifact is None else {"x-tuneline-artifact": artifact}
+        template = batcher.model.metadata("tokenizer.chat_template")
+        if not template:
+            raise NotServable("the file has no chat template; give one in the recipe: base.chat_template")
+        # its environment is Jinja's immutable sandbox: the template comes with the file
+        self._formatter = Jinja2ChatFormatter(
+            template, eos_token=batcher.model.special("eos"), bos_token=batcher.model.special("bos")
+        )
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        routes = [
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.text, methods=["POST"]),
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+        ]
+        errors = {HTTPException: _http_error, Refused: refused, ClientDisconnect: _nobody_there}
+        return Starlette(routes=routes, exception_handlers=errors)
+
+    async def health(self, _: Request) -> Response:
+        return health_of(self.batcher)
+
+    async def models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_described(name) for name in self._served()]})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._served():
+            raise Refused(f"the model {name[:80]!r} is not served here", "model", 404, "model_not_found")
+        return JSONResponse(_described(name))
+
+    def _served(self) -> list[str]:
+        return [*self._names, *(one.name for one in self.batcher.residents if not one.leaving)]
+
+    async def chat(self, request: Request) -> Response:
+        return await self._complete(request, chat=True)
+
+    async def text(self, request: Request) -> Response:
+        return await self._complete(request, chat=False)
+
+    async def _complete(self, request: Request, chat: bool) -> Response:
+        try:
+            return await self._completed(request, chat)
+        except (Refused, ClientDisconnect):
+            raise
+        except Exception as error:
+            raise unexpected(error) from None
+
+    async def _completed(self, request: Request, chat: bool) -> Response:
+        require_no_query(request.url.query)
+        wanted = read(await body_of(request), chat, LIMITS)
+        prompt = await asyncio.to_thread(self._prompt, wanted)
+        running = Running(self.batcher, wanted, self._answer(wanted, prompt), chat)
+        running.submit()
+        try:
+            first = await _unless_gone(request, running.next())
+        except BaseException:
+            running.cancel()
+            raise
+        if isinstance(first, Failed):
+            raise failure(first)
+        if wanted.stream:
+            return StreamingResponse(
+                running.stream(first), media_type="text/event-stream",
+                headers={"cache-control": "no-store", **self._receipt},
+            )  # fmt: skip
+        whole = await _unless_gone(request, running.whole(first), running.cancel)
+        return JSONResponse(whole, headers=self._receipt)
+
+    def _prompt(self, wanted: CompletionRequest) -> tuple[int, ...]:
+        model = self.batcher.model
+        if wanted.messages is None:
+            assert wanted.prompt is not None
+            tokens = self._tokens(wanted.prompt, wanted, add_special=True)
+        else:
+            try:
+                rendered = self._formatter(messages=list(wanted.messages)).prompt
+            except Exception as error:  # a template is a program, and may fail in any way
+                raise Refused(
+                    f"the model's chat template refuses these messages: {error}", "messages"
+                ) from None
+            tokens = self._tokens(rendered, wanted, add_special=False)
+        if not tokens:
+            raise Refused("the prompt is empty", "prompt")
+        if model.context_length - len(tokens) < (wanted.max_tokens or 1):
+            raise self._too_long(len(tokens), wanted)
+        return tokens
+
+    def _tokens(self, text: str, wanted: CompletionRequest, add_special: bool) -> tuple[int, ...]:
+        least = self.batcher.model.least_tokens(text)
+        if least > self.batcher.model.context_length:
+            raise self._too_long(least, wanted, "at least ")
+        return self.batcher.model.tokenize(text, add_special)
+
+    def _too_long(self, tokens: int, wanted: CompletionRequest, about: str = "") -> Refused:
+        room, most = self.batcher.model.context_length, wanted.max_tokens or 1
+        less = f"ask for {room - tokens} at most, or leave max_tokens out"
+        return Refused(
+            f"this model's maximum context length is {room} tokens; the prompt has {about}{tokens}, and "
+            f"{most} are asked for: {less if tokens < room else 'shorten the prompt'}",
+            "prompt" if wanted.messages is None else "messages",
+            code="context_length_exceeded",
+        )
+
+    def _answer(self, wanted: CompletionRequest, prompt: tuple[int, ...]) -> Answer:
+        room = self.batcher.model.context_length - len(prompt)
+        numbers: dict[str, Any] = dict(wanted.numbers)
+        if "repetition_penalty" in numbers:
+            numbers["repeat_penalty"] = numbers.pop("repetition_penalty")
+        seed = None if wanted.seed is None else wanted.seed % low.LLAMA_DEFAULT_SEED  # that one draws a seed
+        sampling = Sampling(seed=seed, **numbers)
+        name = self._names.get(wanted.model, wanted.model)
+        return Answer(name, prompt, wanted.max_tokens or room, sampling, wanted.salt, lambda _: None)
+
+
+def _described(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "tuneline"}
+
+
+def health_of(batcher: Batcher) -> Response:
+    """What the engine says of itself; 503 when it is stuck."""
+    ok = batcher.alive and batcher.beat() < STUCK_SECONDS
+    waiting, active = map(sum, zip(*batcher.queued().values(), strict=True))
+    body = {
+        "status": "ok" if ok else "stuck",
+        "base": batcher.base_name,
+        "waiting": waiting,
+        "active": active,
+    }
+    body |= asdict(batcher.counts)
+    return JSONResponse(body, status_code=200 if ok else 503)
+
+
+async def body_of(request: Request) -> bytes:
+    """The request's body. Raises `Refused` when it is too large."""
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BYTES:
+            raise Refused(f"the body is larger than {MOST_BYTES} bytes", None, 413, "too_large")
+    return b"".join(parts)
+
+
+async def _unless_gone(request: Request, work: Any, cancel: Any = None) -> Any:
+    """The result of `work`; when the client hangs up first, `work` ends with `ClientDisconnect`."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        if cancel is not None:
+            cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def refused(_: Request, error: Exception) -> Response:
+    """The error in OpenAI's shape."""
+    assert isinstance(error, Refused)
+    headers = {"retry-after": str(math.ceil(RETRY_SECONDS))} if error.status in (429, 503) else None
+    return JSONResponse(error.body, error.status, headers)
+
+
+async def _nobody_there(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it, and it is no error of ours to log
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    refused = Refused(message, None, error.status_code, "not_found" if error.status_code == 404 else "http")
+    return JSONResponse(refused.body, error.status_code)

@@ -1,0 +1,236 @@
+"""One GGUF model in this process, with adapters beside it and several sequences at once.
+
+Thin over llama.cpp's C interface: nothing here decides what is run. One thread at a time may call it, but
+for `tokenize` and `piece`, which only read the vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as low
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.errors import EngineFailed, NotServable
+from serving.llama_cpp import bindings
+from serving.llama_cpp.adapter_memory import Shelf
+from serving.llama_cpp.amx_workaround import avoid_amx
+from serving.llama_cpp.bindings import Adapter, Entry
+
+BATCH_TOKENS = 512
+"""Read in one call; longer prompts are read in pieces, between which others have their turn."""
+
+SHORT_BYTES = 16_384
+"""Of a prompt that is read into tokens without ado."""
+
+SPECIAL = low.LLAMA_TOKEN_ATTR_CONTROL | low.LLAMA_TOKEN_ATTR_USER_DEFINED | low.LLAMA_TOKEN_ATTR_UNKNOWN
+
+COLDEST = 1e-5
+"""Below it the likeliest token is taken; a logit divided by less may be more than a float can hold."""
+
+_log_callback: Any = None
+"""C holds it without a reference."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Temperature 0: the likeliest. Penalties count the answer's tokens."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+
+
+class LlamaModel:
+    """`sequences` independent contexts of `context_length` tokens over one set of weights."""
+
+    def __init__(self, path: Path, context_length: int, sequences: int, threads: int | None) -> None:
+        """Raises `NotServable` when llama.cpp cannot load the file or make the contexts."""
+        log_warnings_only()
+        avoid_amx()
+        params = low.llama_model_default_params()
+        self._model = low.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise NotServable(f"{path}: llama.cpp {low.__version__} cannot load this file; see its log")
+        self._path = path
+        self._shelf: Shelf | None = None
+        self._vocab = low.llama_model_get_vocab(self._model)
+        self.vocabulary = int(low.llama_vocab_n_tokens(self._vocab))
+        self.context_length = context_length
+        setting = low.llama_context_default_params()
+        setting.n_ctx = sequences * (-(-context_length // 256) * 256)
+        setting.n_batch = setting.n_ubatch = BATCH_TOKENS
+        setting.n_seq_max = sequences
+        setting.kv_unified = False  # each sequence has cells of its own
+        setting.swa_full = True
+        setting.no_perf = True
+        if threads is not None:
+            setting.n_threads = setting.n_threads_batch = threads
+        self._context = low.llama_init_from_model(self._model, setting)
+        if not self._context:
+            low.llama_model_free(self._model)
+            raise NotServable(
+                f"{path}: llama.cpp could not make {sequences} contexts of {context_length} tokens; "
+                "lower context_length or the number of answers at once"
+            )
+        self._memory = low.llama_get_memory(self._context)
+        self._batch = low.llama_batch_init(BATCH_TOKENS, 0, 1)
+
+    def close(self) -> None:
+        """Free everything, adapters too; the object cannot be used afterwards."""
+        low.llama_batch_free(self._batch)
+        low.llama_free(self._context)
+        if self._shelf is not None:
+            self._shelf.close()
+        low.llama_model_free(self._model)
+
+    def metadata(self, key: str) -> str | None:
+        """A text of the file's header."""
+        size = low.llama_model_meta_val_str(self._model, key.encode(), None, 0)
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        low.llama_model_meta_val_str(self._model, key.encode(), buffer, size + 1)
+        return buffer.value.decode(errors="replace")
+
+    def special(self, which: str) -> str:
+        """The text of the `bos` or `eos` token; empty where the model has none."""
+        token = {"bos": low.llama_vocab_bos, "eos": low.llama_vocab_eos}[which](self._vocab)
+        return "" if token < 0 else low.llama_vocab_get_text(self._vocab, token).decode(errors="replace")
+
+    def tokenize(self, text: str, add_special: bool) -> tuple[int, ...]:
+        """Token ids; special tokens in the text count as such, as in training."""
+        return bindings.tokenize(self._vocab, text, add_special)
+
+    def least_tokens(self, text: str) -> int:
+        """No more tokens than `tokenize` would find, without its time, which grows with the square of a long
+        text's special tokens: a megabyte of them took 54 s."""
+        raw = text.encode()
+        if len(raw) <= SHORT_BYTES:
+            return 0
+        longest, special = self._spelling
+        return max(len(raw) // longest, *map(raw.count, special))
+
+    @cached_property
+    def _spelling(self) -> tuple[int, tuple[bytes, ...]]:
+        """The most bytes that a token stands for, and the texts that are a token wherever they stand."""
+        texts = [low.llama_vocab_get_text(self._vocab, token) for token in range(self.vocabulary)]
+        attributes = [low.llama_vocab_get_attr(self._vocab, token) for token in range(self.vocabulary)]
+        special = {text for text, how in zip(texts, attributes, strict=True) if how & SPECIAL and text}
+        return max(map(len, texts)), tuple(special)
+
+    def piece(self, token: int) -> bytes:
+        """The token's text, which may end within a character; nothing for a special token."""
+        return bindings.piece(self._vocab, token)
+
+    def ends(self, token: int) -> bool:
+        """Whether the token ends an answer."""
+        return bool(low.llama_vocab_is_eog(self._vocab, token))
+
+    def load_adapter(self, path: Path) -> Adapter:
+        """Raises `NotServable` for a file that is no LoRA, or not one for this model."""
+        if self._shelf is None:
+            self._shelf = Shelf(self._path, self._model)
+        return self._shelf.load(path)
+
+    def free_adapter(self, adapter: Adapter) -> None:
+        """It must not be in use; `use` something else first."""
+        assert self._shelf is not None
+        self._shelf.free(adapter)
+
+    def use(self, adapter: Adapter | None) -> None:
+        """Decode with this adapter, and no other, from now on; None: with the model alone."""
+        failed = bindings.use(self._context, adapter)
+        if failed:
+            raise EngineFailed(f"llama.cpp could not switch adapters (code {failed})")
+
+    def forget(self, sequence: int, since: int = 0) -> None:
+        """Drop a sequence's keys and values from position `since` on."""
+        if not low.llama_memory_seq_rm(self._memory, sequence, since, -1):
+            raise EngineFailed(f"llama.cpp could not drop sequence {sequence} from position {since} on")
+
+    def decode(self, entries: Sequence[Entry]) -> None:
+        """Read at most `BATCH_TOKENS` entries. Raises `EngineFailed`."""
+        bindings.fill(self._batch, entries)
+        code = low.llama_decode(self._context, self._batch)
+        if code != 0:
+            raise EngineFailed(f"llama.cpp could not read {len(entries)} tokens (code {code})")
+
+    def logits(self, place: int) -> NDArray[np.float32]:
+        """A copy of the logits [vocabulary] of the entry at `place` of the last call of `decode`."""
+        found = low.llama_get_logits_ith(self._context, place)
+        return np.ctypeslib.as_array(found, (self.vocabulary,)).copy()
+
+    def sampler(self, how: Sampling) -> Sampler:
+        """A chooser of tokens with a memory of its own, for one answer."""
+        return Sampler(self._context, self.vocabulary, self.context_length, how)
+
+
+class Sampler:
+    """llama.cpp's samplers in the usual order: penalties, top-k, top-p, min-p, temperature, draw."""
+
+    def __init__(self, context: Any, vocabulary: int, window: int, how: Sampling) -> None:
+        self._context = context
+        self._chain = low.llama_sampler_chain_init(low.llama_sampler_chain_default_params())
+        steps = []
+        if (how.repeat_penalty, how.frequency_penalty, how.presence_penalty) != (1.0, 0.0, 0.0):
+            steps.append(
+                low.llama_sampler_init_penalties(
+                    vocabulary, window, how.repeat_penalty, how.frequency_penalty, how.presence_penalty
+                )
+            )
+        if how.temperature < COLDEST:
+            steps.append(low.llama_sampler_init_greedy())
+        else:
+            if how.top_k:
+                steps.append(low.llama_sampler_init_top_k(how.top_k))
+            if how.top_p < 1:
+                steps.append(low.llama_sampler_init_top_p(how.top_p, 1))
+            if how.min_p:
+                steps.append(low.llama_sampler_init_min_p(how.min_p, 1))
+            steps.append(low.llama_sampler_init_temp(how.temperature))
+            seed = low.LLAMA_DEFAULT_SEED if how.seed is None else how.seed
+            steps.append(low.llama_sampler_init_dist(seed))
+        for step in steps:
+            low.llama_sampler_chain_add(self._chain, step)
+
+    def choose(self, place: int) -> int:
+        """The next token, from the logits at `place` of the last batch; it is remembered for penalties."""
+        return int(low.llama_sampler_sample(self._chain, self._context, place))
+
+    def close(self) -> None:
+        """Free it; once."""
+        low.llama_sampler_free(self._chain)
+
+
+def log_warnings_only() -> None:
+    """Let llama.cpp write warnings and errors to standard error.
+
+    llama-cpp-python's own choice is 2,000 lines for each load, or not a word on why it failed.
+    Levels are ggml's: debug 1, info 2, warning 3, error 4, 5 goes on with the line before.
+    """
+    global _log_callback
+    shown = False
+
+    @low.llama_log_callback
+    def write(level: int, text: bytes, _: Any) -> None:
+        nonlocal shown
+        shown = shown if level == 5 else level >= 3
+        if shown:
+            sys.stderr.write(text.decode(errors="replace"))
+            sys.stderr.flush()
+
+    _log_callback = write
+    low.llama_log_set(write, None)

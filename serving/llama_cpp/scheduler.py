@@ -1,0 +1,297 @@
+"""Many answers at once over one model, each with the adapter it asked for and no other.
+
+One thread owns llama.cpp. It takes turns between adapters: for a few steps it decodes, in one batch, every
+answer that uses the adapter in turn, then switches. Each answer has a sequence of its own, so keys and values
+made with one adapter are never read with another. What an answer leaves behind in its sequence is used again
+only for the same load of the same adapter and the same salt (`cache_key`); without a salt it is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from serving.errors import EngineFailed, Overloaded, ServingError
+from serving.llama_cpp.bindings import Entry
+from serving.llama_cpp.loaded_adapters import Resident, Residents
+from serving.llama_cpp.model import BATCH_TOKENS, LlamaModel
+from serving.llama_cpp.sequences import Answer, Counts, Event, Failed, Finished, Sequence
+
+TURN_STEPS = 4
+"""Steps before another adapter has its turn; a switch costs about half a step of a very small model."""
+
+
+class Batcher:
+    """Owns `model`. `parallel` answers are decoded at once, `queue` more may wait."""
+
+    def __init__(self, model: LlamaModel, base_name: str, parallel: int, queue: int, adapters: int) -> None:
+        self.model = model
+        self.base_name = base_name
+        self.counts = Counts()
+        self.residents = Residents(model, base_name, adapters)
+        self._limit = queue
+        self._sequences = [Sequence(number) for number in range(parallel)]
+        self._commands: deque[tuple[Callable[[], Resident], Future[Resident]]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._beat = time.monotonic()
+        self.when_stopped: Callable[[], object] = lambda: None
+        """Called on the engine's thread when it ends, for whatever reason."""
+        self._thread = threading.Thread(target=self._run, name="llama.cpp", daemon=True)
+        self._thread.start()
+
+    # What other threads call
+
+    def submit(self, answer: Answer) -> None:
+        """Queue it. Raises `UnknownModel`, or `Overloaded` when too many wait already.
+
+        When the queue is full, the newest of the longest line gives way to a shorter line's: one tenant
+        cannot fill it for the others.
+        """
+        with self._wake:
+            self._require_running()
+            resident = self.residents.serving(answer.model)
+            waiting = sum(len(one.waiting) for one in self.residents)
+            if waiting >= self._limit:
+                longest = max(self.residents, key=lambda one: len(one.waiting))
+                self.counts.rejected += 1
+                if len(longest.waiting) <= len(resident.waiting) + 1:
+                    raise Overloaded(f"{waiting} answers wait already, as many as this engine lets wait")
+                longest.waiting.pop().tell(Failed("the queue is full, and others wait less long", True))
+            resident.waiting.append(answer)
+            self._wake.notify()
+
+    def cancel(self, answer: Answer) -> None:
+        """Nobody wants it any more; safe at any time."""
+        with self._wake:
+            answer.cancelled = True
+            self._wake.notify()
+
+    def load(self, name: str, digest: str, path: Path) -> Future[Resident]:
+        """Load an adapter, once however often it is asked for; see `Residents.load`."""
+
+        def act() -> Resident:
+            free = self._free_sequence()
+            assert free is not None
+            self._clear(free)
+            return self.residents.load(name, digest, path, free.number)
+
+        return self._command(act)
+
+    def unload(self, name: str) -> Future[None]:
+        """Take no more requests for it, finish those there are, then free it.
+
+        Raises `UnknownModel` at once where it is not loaded.
+        """
+        with self._wake:
+            resident = self.residents.leave(name)
+            self._wake.notify()
+        return resident.gone
+
+    def beat(self) -> float:
+        """Seconds since the engine's thread last went round."""
+        return time.monotonic() - self._beat
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._stopping
+
+    def queued(self) -> dict[str, tuple[int, int]]:
+        """Served name → answers waiting and answers under way."""
+        with self._wake:
+            return {one.name: (len(one.waiting), len(one.active)) for one in self.residents}
+
+    def stop(self) -> None:
+        """End the thread and free the model; answers under way fail."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _command(self, act: Callable[[], Resident]) -> Future[Resident]:
+        future: Future[Resident] = Future()
+        with self._wake:
+            self._require_running()
+            self._commands.append((act, future))
+            self._wake.notify()
+        return future
+
+    def _require_running(self) -> None:
+        if not self.alive:
+            raise EngineFailed("the engine is stopping")
+
+    # The engine's thread
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                self._obey()
+                self._drop_cancelled()
+                self._admit()
+                if (resident := self.residents.next_active()) is not None:
+                    self._turn(resident)
+                self._release()
+        finally:
+            self._stopping = True
+            self._fail_all("the engine has stopped")
+            self.model.close()
+            self.when_stopped()
+
+    def _wait(self) -> bool:
+        with self._wake:
+            while not (self._stopping or self._commands or self.residents.busy()):
+                self._beat = time.monotonic()
+                self._wake.wait(1.0)
+            self._beat = time.monotonic()
+            return not self._stopping
+
+    def _obey(self) -> None:
+        """Loads need a sequence for their probe; they wait until one is free, and answers wait for them."""
+        while self._commands and self._free_sequence() is not None:
+            act, future = self._commands.popleft()
+            try:
+                future.set_result(act())
+            except ServingError as error:
+                future.set_exception(error)
+
+    def _admit(self) -> None:
+        while not self._commands and (free := self._free_sequence()) is not None:
+            with self._wake:
+                found = self.residents.next_waiting()
+                if found is None:
+                    return
+                resident, answer = found
+                resident.active.append(answer)
+            self._seat(resident, answer, free)
+
+    def _seat(self, resident: Resident, answer: Answer, free: Sequence) -> None:
+        """Give it the sequence that holds the most of its prompt, or one that holds the least."""
+        key = cache_key(resident, answer)
+        kept = {one.number: self._kept(one, key, answer) for one in self._idle()}
+        best = max(self._idle(), key=lambda one: (kept[one.number], -len(one.tokens), -one.used))
+        answer.read = answer.cached = kept[best.number]
+        self.model.forget(best.number, answer.read)
+        best.answer, best.key, answer.sequence = answer, key, best.number
+        answer.sampler = self.model.sampler(answer.sampling)
+        self.counts.answers += 1
+        self.counts.prompt_tokens += len(answer.prompt)
+        self.counts.cached_tokens += answer.cached
+
+    def _kept(self, sequence: Sequence, key: tuple[Any, ...] | None, answer: Answer) -> int:
+        """How many tokens of the prompt the sequence holds; the last has to be read in any case."""
+        if key is None or sequence.key != key:
+            return 0
+        pairs = zip(sequence.tokens, answer.prompt[:-1], strict=False)
+        whole = min(len(sequence.tokens), len(answer.prompt) - 1)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), whole)
+
+    def _turn(self, resident: Resident) -> None:
+        """A few steps for every answer of one adapter."""
+        if self.residents.use(resident):
+            self.counts.switches += 1
+        for step in range(TURN_STEPS):
+            if not resident.active or (step and self._commands):
+                return
+            entries, ready = self._next_batch(resident.active)
+            try:
+                self.model.decode(entries)
+            except EngineFailed as error:
+                for answer in list(resident.active):
+                    self._end(resident, answer, Failed(str(error)), keep=False)
+                return
+            for answer, place in ready:
+                self._grow(resident, answer, place)
+            self._beat = time.monotonic()
+            self._drop_cancelled()
+
+    def _next_batch(self, active: list[Answer]) -> tuple[list[Entry], list[tuple[Answer, int]]]:
+        """Next tokens first, then what fits of the prompts; `ready`: whose logits are at which place."""
+        entries: list[Entry] = []
+        ready: list[tuple[Answer, int]] = []
+        for answer in sorted(active, key=lambda one: len(one.tokens) - one.read):
+            chunk = answer.tokens[answer.read : answer.read + BATCH_TOKENS - len(entries)]
+            last = answer.read + len(chunk) == len(answer.tokens)
+            for i, token in enumerate(chunk):
+                wanted = last and i == len(chunk) - 1
+                entries.append((token, answer.read + i, answer.sequence, wanted))
+            answer.read += len(chunk)
+            if last and chunk:
+                ready.append((answer, len(entries) - 1))
+        return entries, ready
+
+    def _grow(self, resident: Resident, answer: Answer, place: int) -> None:
+        assert answer.sampler is not None
+        token = answer.sampler.choose(place)
+        if self.model.ends(token):
+            self._end(resident, answer, Finished("stop"))
+            return
+        answer.tokens.append(token)
+        self.counts.answer_tokens += 1
+        answer.tell(self.model.piece(token))
+        said = len(answer.tokens) - len(answer.prompt)
+        if said >= answer.max_tokens or len(answer.tokens) >= self.model.context_length:
+            self._end(resident, answer, Finished("length"))
+
+    def _end(self, resident: Resident, answer: Answer, event: Event, keep: bool = True) -> None:
+        sequence = self._sequences[answer.sequence]
+        with self._wake:
+            resident.active.remove(answer)
+        sequence.answer, sequence.used = None, time.monotonic()
+        sequence.tokens = answer.tokens[: answer.read]
+        if sequence.key is None or not keep:
+            self._clear(sequence)
+        if answer.sampler is not None:
+            answer.sampler.close()
+        self.counts.failed += isinstance(event, Failed) and not answer.cancelled
+        answer.tell(event)
+
+    def _drop_cancelled(self) -> None:
+        for resident in list(self.residents):
+            with self._wake:
+                gone = [one for one in resident.waiting if one.cancelled]
+                resident.waiting = deque(one for one in resident.waiting if not one.cancelled)
+            self.counts.cancelled += len(gone)
+            for answer in [one for one in resident.active if one.cancelled]:
+                self.counts.cancelled += 1
+                self._end(resident, answer, Failed("cancelled"))
+
+    def _release(self) -> None:
+        """Free the adapters that were told to leave and have nothing left to do."""
+        for resident in self.residents.leaving():
+            for sequence in self._sequences:
+                if sequence.key is not None and sequence.key[0] == resident.serial:
+                    self._clear(sequence)
+            with self._wake:
+                self.residents.free(resident)
+
+    def _clear(self, sequence: Sequence) -> None:
+        self.model.forget(sequence.number)
+        sequence.key, sequence.tokens = None, []
+
+    def _idle(self) -> Iterator[Sequence]:
+        return (one for one in self._sequences if one.answer is None)
+
+    def _free_sequence(self) -> Sequence | None:
+        return max(self._idle(), key=lambda one: (not one.tokens, -one.used), default=None)
+
+    def _fail_all(self, why: str) -> None:
+        for resident in list(self.residents):
+            for answer in list(resident.active):
+                self._end(resident, answer, Failed(why))
+            with self._wake:
+                while resident.waiting:
+                    resident.waiting.popleft().tell(Failed(why))
+            if resident.leaving:
+                resident.gone.set_exception(EngineFailed(why))
+        for _, future in self._commands:
+            future.set_exception(EngineFailed(why))
+
+
+def cache_key(resident: Resident, answer: Answer) -> tuple[Any, ...] | None:
+    """What must be equal for one answer to use keys and values that another left; None: nothing is left."""
+    return None if answer.salt is None else (resident.serial, answer.salt)

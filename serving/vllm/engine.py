@@ -1,0 +1,222 @@
+"""`serving.engine.protocol.Engine` on vLLM: one model's directory, PEFT adapters, in processes of ours.
+
+vLLM reads an adapter's files again whenever its own cache has dropped it, so it is given a copy that nobody
+else writes to or removes, and that lies there until the last answer of the adapter is out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from serving.engine.answer_check import Recorded
+from serving.engine.process_engine import CONTROL_SECONDS, EngineProcess
+from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
+from serving.process.process import Launch
+from serving.standalone import model_alias
+from serving.vllm import adapter_files, adapter_probe
+from serving.vllm import launch as vllm
+
+STUCK_SECONDS = 120.0
+"""Without a token while answers are under way."""
+POLL_SECONDS = 0.25
+"""Between two looks for vLLM's socket, which it makes and does not tell of."""
+DIGEST = re.compile(r"[0-9a-f]{64}")
+COUNTERS = {
+    "vllm:prompt_tokens_total": "prompt_tokens",
+    "vllm:prefix_cache_hits_total": "cached_tokens",
+    "vllm:generation_tokens_total": "generated_tokens",
+    "vllm:request_success_total": "answers",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much one engine holds and does at once."""
+
+    context_length: int = 2048
+    """Tokens of one answer's context."""
+    parallel: int = 4
+    """Answers decoded at once."""
+    queue: int = 64
+    """Answers that may wait."""
+    adapters: int = 16
+    """0: a merged or quantized model by itself."""
+    max_rank: int = 16
+    """Of an adapter, one of `serving.engine.capabilities.VLLM_RANKS`; larger takes memory in each slot."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
+    ready_timeout: float = 300.0
+    """Seconds."""
+    dtype: str = "auto"
+    """In which it is computed; `auto`: as the files are."""
+    options: tuple[str, ...] = ()
+    """More of vLLM's own, such as `--tensor-parallel-size=2`."""
+
+
+class VllmEngine(EngineProcess):
+    """See `serving.engine.protocol.Engine`."""
+
+    def __init__(
+        self, artifact_id: str, path: Path, settings: Settings, log: Path, recorded: Sequence[Recorded] = ()
+    ) -> None:
+        """`path`: the directory of a Hugging Face model; its served name follows from the id.
+
+        `recorded`: of what it answered when it was evaluated, it has to say something again after each start.
+        """
+        super().__init__(artifact_id, path, settings.adapters, log, settings.ready_timeout, recorded)
+        self._settings = settings
+        self._key = secrets.token_hex(16)
+        self._bytes: dict[str, str] = {}
+        """Served name → digest of the files it stood for, ever."""
+        self._leaving: set[str] = set()
+        self._copies: dict[str, Path] = {}
+        """Artifact digest → the files that vLLM reads."""
+        self._serials = itertools.count(1)
+        self._changing = asyncio.Lock()
+        self._base_says: adapter_probe.Likeliest = {}
+        self._seen: tuple[float, float] = (-1.0, 0.0)
+        """Tokens at the last sign of progress, and when that was."""
+
+    @property
+    def socket(self) -> Path:
+        return self._folder / str(self._life) / "api"
+
+    async def load_adapter(self, digest: str, path: Path) -> str:
+        """As `Engine` says; `path` has `adapter_config.json` and `adapter_model.safetensors`."""
+        if not DIGEST.fullmatch(digest):
+            raise AdapterRefused(f"{digest!r} is no artifact's digest (64 hexadecimal digits)")
+        name = model_alias(digest)
+        async with self._changing:  # one load at a time: the second to ask finds it loaded
+            if digest in self.loaded:
+                return name
+            if name in self._leaving or name in self.loaded.values() or name == self.base:
+                why = "is being unloaded" if name in self._leaving else "serves another"
+                raise AdapterRefused(f"the name {name} {why}; a name stands for one artifact only")
+            if len(self.loaded) + len(self._leaving) >= self.slots:
+                raise Overloaded(f"{self.slots} adapters are loaded, as many as this engine was started for")
+            # each load has a path of its own: vLLM's cache of prefixes goes by name and path
+            life, copy = self._life, self.socket.with_name(f"adapter-{next(self._serials)}")
+            try:
+                await self._bring(name, path, copy)
+            except BaseException:
+                await _remove(copy)
+                raise
+            if life == self._life:  # else this was an answer of an engine that is gone
+                self.loaded[digest], self._copies[digest] = name, copy
+        return name
+
+    async def _bring(self, name: str, path: Path, copy: Path) -> None:
+        found = await asyncio.to_thread(adapter_files.copy, path, copy, self._settings.max_rank)
+        if self._bytes.get(name, found) != found:
+            raise AdapterRefused(
+                f"{path} does not hold the bytes that {name} stood for before (sha256 {found[:12]}…, "
+                f"expected {self._bytes[name][:12]}…); an adapter's name stands for one artifact only"
+            )
+        said = await self._control(
+            "POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(copy)}
+        )
+        if said.status_code != 200:
+            await self.health()  # a dead engine is no fault of the adapter's
+            raise NotServable(f"{path}: vLLM does not load this adapter: {_message(said)}")
+        self._bytes[name] = found
+        try:
+            assert self._client is not None
+            await adapter_probe.require_effect(self._client, self.base, name, self._base_says)
+        except BaseException:
+            await self._control("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+            raise
+
+    async def unload_adapter(self, digest: str) -> None:
+        name, life = self.loaded.pop(digest, None), self._life
+        if name is None:
+            return
+        copy = self._copies.pop(digest)
+        self._leaving.add(name)
+        try:
+            said = await self._control("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+            if said.status_code not in (200, 404):  # 404: an engine that was started again meanwhile
+                raise EngineFailed(f"the engine did not unload {name}: {_message(said)}")
+        finally:
+            if life == self._life:
+                self._leaving.discard(name)
+        await _remove(copy)
+
+    async def health(self) -> dict[str, Any]:
+        under_way = await self._control("GET", "/tuneline/under-way", timeout=CONTROL_SECONDS)
+        alive = await self._control("GET", "/health", timeout=CONTROL_SECONDS)
+        told = await self._control("GET", "/metrics", timeout=CONTROL_SECONDS)
+        if alive.status_code != 200:
+            raise EngineFailed(f"the engine says that it is not well: {_message(alive)}")
+        active = int(under_way.json()["under_way"])
+        counts = read_counters(told.text)
+        tokens, now = counts["prompt_tokens"] + counts["generated_tokens"], time.monotonic()
+        if not active or tokens != self._seen[0]:
+            self._seen = tokens, now
+        if now - self._seen[1] > STUCK_SECONDS:
+            raise EngineFailed(f"{active} answers are under way, and no token came in {STUCK_SECONDS:g} s")
+        return {"status": "ok", "base": self.base, "active": active, "adapters": len(self.loaded), **counts}
+
+    @contextlib.contextmanager
+    def _prepare(self) -> Iterator[Launch]:
+        shutil.rmtree(self.socket.parent, ignore_errors=True)
+        self._life += 1
+        self.socket.parent.mkdir()
+        one = self._settings
+        yield vllm.launch_resident(
+            self._path, self.base, self.socket, context_length=one.context_length,
+            threads=one.threads, parallel=one.parallel, adapters=one.adapters, max_rank=one.max_rank,
+            control_key=self._key, most=one.parallel + one.queue, options=one.options, dtype=one.dtype,
+        )  # fmt: skip
+
+    def _connect(self) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(uds=str(self.socket), limits=httpx.Limits(max_connections=None))
+        return httpx.AsyncClient(
+            transport=transport, base_url="http://engine", headers={"x-tuneline-control": self._key}
+        )
+
+    async def _greet(self) -> None:
+        assert self._client is not None
+        self._copies.clear()
+        self._leaving.clear()
+        self._seen = -1.0, 0.0
+        while True:
+            with contextlib.suppress(EngineFailed):
+                if (await self._control("GET", "/health")).status_code == 200:
+                    break
+            await asyncio.sleep(POLL_SECONDS)
+        served = [one["id"] for one in (await self._control("GET", "/v1/models")).json()["data"]]
+        if served != [self.base]:
+            raise EngineFailed(f"the engine serves {served}, expected [{self.base!r}]")
+        self._base_says = await adapter_probe.ask(self._client, self.base)
+
+
+def read_counters(text: str) -> dict[str, int]:
+    """Sums of vLLM's counters over all labels, from `/metrics`; 0 where one has not counted yet."""
+    counts = dict.fromkeys(COUNTERS.values(), 0)
+    for line in text.splitlines():
+        name = line.partition("{")[0]
+        if name in COUNTERS:
+            counts[COUNTERS[name]] += int(float(line.rpartition(" ")[2]))
+    return counts
+
+
+async def _remove(folder: Path) -> None:
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _message(answer: httpx.Response) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(answer.json()["error"]["message"])
+    return f"status {answer.status_code}: {answer.text[:300]}"

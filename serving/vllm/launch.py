@@ -1,0 +1,161 @@
+"""How to start vLLM's server, from the environment that vLLM is installed in.
+
+vLLM pins torch exactly, so it lives in an environment of its own: `.venv-vllm` beside the checkout, which
+`make vllm` makes, or the one that `TUNELINE_VLLM_PYTHON` names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+from serving.cores import thread_environment, usable_cores
+from serving.engine.capabilities import VLLM_RANKS
+from serving.errors import EngineMissing, NotServable
+from serving.process.process import ROOT, Launch
+
+VARIABLE = "TUNELINE_VLLM_PYTHON"
+BESIDE = ROOT / ".venv-vllm" / "bin" / "python"
+INSTALL = (
+    "make vllm; or, on a machine with CUDA: python -m venv vllm-env && vllm-env/bin/pip install "
+    f"vllm==0.32.0 && export {VARIABLE}=$PWD/vllm-env/bin/python"
+)
+CPU_CACHE_BYTES = 1 << 30
+"""For keys and values, unless `VLLM_CPU_KVCACHE_SPACE` says how many GiB. vLLM by itself would take most of
+the machine's memory, which others live in too."""
+
+
+def launch(
+    path: Path,
+    alias: str,
+    listener: socket.socket,
+    context_length: int,
+    threads: int | None,
+    *,
+    name: str | None = None,
+    artifact: str | None = None,
+    dtype: str = "auto",
+) -> Launch:
+    """How to serve the Hugging Face directory `path` under the name `alias`.
+
+    `name`: one more, which people know; `artifact`: an id that each answer's headers tell; `dtype`: in which
+    it is computed, `auto` for that of the file (a GPTQ model's kernels know only that).
+    vLLM takes a port number, not a socket: `listener` says which one and is closed, so between that and
+    vLLM's own bind somebody else may take it; `serving.standalone` then tries another.
+    Raises `EngineMissing` or `NotServable` before anything is started.
+    """
+    python = python_with_vllm()
+    host, port = listener.getsockname()[:2]
+    names = (alias,) if name is None else (name, alias)
+    plain = _launch(python, path, names, context_length, threads, dtype)
+    listener.close()
+    argv, env = (*plain.argv, "--host", host, "--port", str(port)), dict(plain.env)
+    if artifact is not None:
+        argv += ("--middleware", "serving.vllm.middleware.Receipt")
+        env["TUNELINE_ARTIFACT"] = artifact
+    return Launch(argv, env)
+
+
+def launch_resident(
+    path: Path,
+    alias: str,
+    socket_path: Path,
+    *,
+    context_length: int,
+    threads: int | None,
+    parallel: int,
+    adapters: int,
+    max_rank: int,
+    control_key: str,
+    most: int,
+    options: tuple[str, ...],
+    dtype: str = "auto",
+) -> Launch:
+    """The same on a Unix socket behind `serving.vllm.middleware`, with at most `adapters` of `max_rank`.
+
+    `socket_path`: its directory has vLLM's own sockets and temporary files too. `parallel` answers are
+    decoded at once, `most` may be there in all. `options` are added as they are. Raises as `launch` does.
+    """
+    if max_rank not in VLLM_RANKS:
+        raise NotServable(f"max_rank is {max_rank}, vLLM takes one of {', '.join(map(str, VLLM_RANKS))}")
+    python, folder = python_with_vllm(), str(socket_path.parent)
+    plain = _launch(python, path, (alias,), context_length, threads, dtype)
+    more: tuple[str, ...] = (
+        "--uds", str(socket_path), "--max-num-seqs", str(parallel), "--enable-prefix-caching",
+        "--enable-prompt-tokens-details", "--middleware", "serving.vllm.middleware.Door",
+    )  # fmt: skip
+    if adapters:
+        more += (
+            "--enable-lora", "--max-loras", str(adapters), "--max-cpu-loras", str(adapters),
+            "--max-lora-rank", str(max_rank),
+        )  # fmt: skip
+    env = {
+        **plain.env,
+        "TUNELINE_CONTROL_KEY": control_key, "TUNELINE_MOST_REQUESTS": str(most),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_RPC_BASE_PATH": folder, "TMPDIR": folder,
+    }  # fmt: skip
+    if adapters and is_cpu_build(python):
+        more += ("--worker-extension-cls", "serving.vllm.cpu_lora_patch.Mended")
+    return Launch((*plain.argv, *more, *options), env)
+
+
+def _launch(
+    python: str, path: Path, names: tuple[str, ...], context_length: int, threads: int | None, dtype: str
+) -> Launch:
+    try:
+        described = json.loads((path / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        said = f"{path} has no config.json that can be read; vLLM serves a merged or GPTQ model's directory"
+        raise NotServable(said) from None
+    argv = [
+        python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path.resolve()),
+        "--served-model-name", *names, "--max-model-len", str(context_length), "--generation-config", "vllm",
+        "--disable-uvicorn-access-log", "--disable-fastapi-docs",  # an address is a client's words
+        "--middleware", "serving.vllm.middleware.Dialect",
+    ]  # fmt: skip
+    if dtype != "auto" and "quantization_config" not in described:
+        argv += ["--dtype", dtype]
+    env = {
+        "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": "127.0.0.1",  # its processes talk to each other on loopback only
+    }  # fmt: skip
+    if is_cpu_build(python):
+        # compiling took longer than any patience when the cores were busy, and needs a compiler
+        argv += ["--kv-cache-memory-bytes", str(CPU_CACHE_BYTES), "--enforce-eager"]
+        env["TORCHDYNAMO_DISABLE"] = "1"
+        env["OMP_WAIT_POLICY"] = thread_environment()["OMP_WAIT_POLICY"]
+        if threads is None and usable_cores() < len(os.sched_getaffinity(0)):
+            threads = usable_cores()  # by itself vLLM takes a thread for each core, whatever the quota
+    if threads is not None:
+        env["OMP_NUM_THREADS"] = str(threads)
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound to cores, two engines would share the first ones
+    return Launch(tuple(argv), env=env)
+
+
+def is_cpu_build(python: str) -> bool:
+    """Whether this environment has the distribution `vllm-cpu`; it has no other mark."""
+    library = Path(python).parent.parent / "lib"
+    return any(library.glob("python3*/site-packages/vllm_cpu-*.dist-info"))
+
+
+def python_with_vllm() -> str:
+    """The interpreter of vLLM's environment. Raises `EngineMissing`, which says how to make one."""
+    python = os.environ.get(VARIABLE) or (str(BESIDE) if BESIDE.exists() else "")
+    if not python:
+        raise EngineMissing(
+            f"engine vllm: there is no {BESIDE}, and {VARIABLE} is not set; it names the Python of an "
+            f"environment that has vLLM. To make one: {INSTALL}"
+        )
+    probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    try:
+        found = subprocess.run([python, "-c", probe], capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineMissing(
+            f"engine vllm: {VARIABLE}={python} does not run ({error}); set it anew: {INSTALL}"
+        ) from None
+    if not found:
+        raise EngineMissing(f"engine vllm: {python} has no vllm; install it there: {INSTALL}")
+    return python

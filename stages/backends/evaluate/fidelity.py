@@ -1,0 +1,204 @@
+"""How near one model is to another: the same tokens through both, one after the other.
+
+Only one model is in memory at a time. The first one's log-probabilities lie in a scratch file meanwhile,
+tokens × vocabulary × 4 bytes, bounded by the task's `chats` and `tokens`, and removed at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from stages.backends.chat import Message, Tokenizer, encode_with_mask
+from stages.backends.evaluate.fidelity_intervals import ByChat
+from stages.backends.evaluate.token_lm import Row, TokenLM
+from stages.contract import progress
+from stages.errors import InvalidInput
+from stages.formats.model_files import need_room
+from stages.statistics.intervals import wilson
+
+SCRATCH = "log-probabilities.scratch"
+
+
+@dataclass(frozen=True)
+class Chats:
+    """Rendered chats as token ids; of row k the last `last[k]` tokens are compared.
+
+    `answers[k]`: which of those belong to the last answer; `whole[k]`: whether all of it is among them.
+    """
+
+    messages: list[list[Message]]
+    rows: list[Row]
+    last: list[int]
+    answers: list[list[bool]]
+    whole: list[bool]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.last)
+
+
+def read_chats(file: Path, tokenizer: Tokenizer, chats: int, tokens: int) -> Chats:
+    """The first `chats` rows of a split of a prepared dataset, rendered by `tokenizer`'s chat template.
+
+    Raises `InvalidInput` without the file or with fewer than 2 rows.
+    """
+    rows = pq.read_table(file, columns=["messages"])["messages"].to_pylist()[:chats] if file.is_file() else []
+    if len(rows) < 2:
+        raise InvalidInput(
+            f"{file.name} has {len(rows)} chats, but a comparison needs at least 2; prepare the dataset with "
+            f"a larger split.{file.stem}"
+        )
+    found = Chats(rows, [], [], [], [])
+    for messages in rows:
+        ids, mask = encode_with_mask(tokenizer, messages)
+        answer = _last_run(mask)
+        last = min(tokens, len(ids) - 1)
+        found.rows.append(tuple(ids))
+        found.last.append(last)
+        found.answers.append([place in answer for place in range(len(ids) - last, len(ids))])
+        found.whole.append(bool(answer) and answer.start >= len(ids) - last)
+    return found
+
+
+def _last_run(mask: Sequence[int]) -> range:
+    end = max((place + 1 for place, on in enumerate(mask) if on), default=0)
+    start = end
+    while start and mask[start - 1]:
+        start -= 1
+    return range(start, end)
+
+
+class LogProbabilities:
+    """The log-probabilities of a model for every compared token of `chats`, in a scratch file in `out`."""
+
+    def __init__(self, lm: TokenLM, chats: Chats, words: int, out: Path) -> None:
+        self.chats, self.words = chats, words
+        self._file = out / SCRATCH
+        need_room(out, chats.tokens * words * 4, "comparing with the reference")
+        self.table = np.memmap(self._file, dtype=np.float32, mode="w+", shape=(chats.tokens, words))
+        place = 0
+        for found in log_probabilities(lm, chats, words):
+            self.table[place : place + len(found)] = found.numpy()
+            place += len(found)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self.table
+        self._file.unlink(missing_ok=True)
+
+
+def log_probabilities(lm: TokenLM, chats: Chats, words: int) -> Iterator[torch.Tensor]:
+    """Chat by chat, float32 [compared tokens, words]: over the first `words` ids, which sum to 1."""
+    for done, logits in enumerate(lm.predictions(chats.rows, chats.last), start=1):
+        if logits.shape[1] < words:
+            raise InvalidInput(
+                f"the model predicts {logits.shape[1]} token ids, but its tokenizer has {words}; make the "
+                "model again from its parent"
+            )
+        progress(done, len(chats.rows), "chats compared")
+        yield torch.log_softmax(logits[:, :words], dim=-1)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against a reference, token by token; float64 arrays of the length of all compared tokens."""
+
+    chat: Any
+    kl: Any
+    same_top: Any
+    loss: Any
+    reference_loss: Any
+    answer: Any
+    right: list[bool | None]
+    """Per chat: whether each token of the answer is the likeliest; None where the answer is cut."""
+    reference_right: list[bool | None]
+
+
+def compare(kept: LogProbabilities, other: TokenLM, other_is_reference: bool = True) -> Comparison:
+    """KL(reference ‖ model), likeliest tokens and log-losses on `kept.chats`. Raises as `predictions`."""
+    chats = kept.chats
+    columns: list[list[torch.Tensor]] = [[], [], [], []]
+    right: list[list[bool | None]] = [[], []]
+    place = 0
+    for k, theirs in enumerate(log_probabilities(other, chats, kept.words)):
+        ours = torch.from_numpy(kept.table[place : place + len(theirs)])
+        place += len(theirs)
+        if not other_is_reference:
+            ours, theirs = theirs, ours
+        target = torch.tensor(chats.rows[k][-chats.last[k] :])
+        tops = ours.argmax(dim=-1), theirs.argmax(dim=-1)
+        losses = [-table.gather(1, target[:, None])[:, 0] for table in (ours, theirs)]
+        kl = (theirs.exp() * (theirs - ours)).sum(dim=-1).clamp(min=0)
+        for column, found in zip(columns, (kl, tops[0] == tops[1], *losses), strict=True):
+            column.append(found.double())
+        answer = torch.tensor(chats.answers[k])
+        for side, top in zip(right, tops, strict=True):
+            side.append(bool((top == target)[answer].all()) if chats.whole[k] else None)
+    chat = np.repeat(np.arange(len(chats.rows)), chats.last)
+    answers = np.concatenate([np.array(marks, dtype=bool) for marks in chats.answers])
+    kl_, same, loss, reference_loss = (torch.cat(column).numpy() for column in columns)
+    return Comparison(chat, kl_, same, loss, reference_loss, answers, right[0], right[1])
+
+
+def summarize(found: Comparison) -> dict[str, Any]:
+    """The metrics that `stages/evaluate.py` describes, and `flips`' two directions."""
+    chats = len(found.right)
+    all_tokens = ByChat(found.chat, chats)
+    worse = found.loss - found.reference_loss
+    metrics = {
+        "kl_mean": all_tokens.mean(found.kl),
+        "kl_p99": all_tokens.quantile(found.kl, 0.99),
+        "same_top": all_tokens.share(found.same_top),
+        "perplexity_ratio": all_tokens.ratio(worse),
+    }
+    if found.answer.any():
+        owners, inside = np.unique(found.chat[found.answer], return_inverse=True)
+        answers = ByChat(inside, len(owners))
+        metrics["answer_kl_mean"] = answers.mean(found.kl[found.answer])
+        metrics["answer_perplexity_ratio"] = answers.ratio(worse[found.answer])
+    pairs = [pair for pair in zip(found.right, found.reference_right, strict=True) if None not in pair]
+    gained = sum(ours is True and theirs is False for ours, theirs in pairs)
+    lost = sum(ours is False and theirs is True for ours, theirs in pairs)
+    if pairs:
+        low, high = wilson(gained + lost, len(pairs))
+        share = (gained + lost) / len(pairs)
+        metrics["flips"] = {"value": share, "low": low, "high": high, "n": len(pairs), "interval": "wilson"}
+    return {"metrics": metrics, "flips": {"gained": gained, "lost": lost}, "tokens": len(found.kl)}
+
+
+def samples(found: Comparison, chats: Chats, name: str) -> list[dict[str, Any]]:
+    """One row per chat: its mean figures, and whether both models would write the answer."""
+    rows = []
+    for k, messages in enumerate(chats.messages):
+        mine = found.chat == k
+        scores = {
+            "kl_mean": float(found.kl[mine].mean()),
+            "same_top": float(found.same_top[mine].mean()),
+            "loss": float(found.loss[mine].mean()),
+            "reference_loss": float(found.reference_loss[mine].mean()),
+        }
+        ids = hashlib.sha256(json.dumps(chats.rows[k]).encode()).hexdigest()
+        rows.append({
+            "item": hashlib.sha256(json.dumps([name, k, messages], sort_keys=True).encode()).hexdigest(),
+            "prompt_hash": ids,
+            "target": str(messages[-1]["content"]),
+            "tokens": int(mine.sum()),
+            "right": found.right[k],
+            "reference_right": found.reference_right[k],
+            "scores": {key: score for key, score in scores.items() if math.isfinite(score)},
+            "metric": "kl_mean",
+            "score": scores["kl_mean"],
+        })  # fmt: skip
+    return rows

@@ -1,0 +1,286 @@
+"""Run tasks with lm-eval and keep what every item scored, so that two models can be compared item by item.
+
+lm-eval's own saving is not used: it swallows exceptions, and a missing file must fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+import random
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from lm_eval import evaluator
+from lm_eval.api import task as lm_eval_task
+from lm_eval.api.task import Task
+from lm_eval.tasks import TaskManager
+
+from registry.artifacts import digest
+from stages.backends.evaluate.heldout import HeldoutItems
+from stages.backends.evaluate.token_lm import TokenLM
+from stages.contract import Parent
+from stages.errors import InvalidInput, StageError
+from stages.evaluate import HeldoutTask, LmEvalTask
+from stages.statistics.intervals import wilson
+
+Row = dict[str, Any]
+
+
+def run_task(
+    lm: TokenLM, task: HeldoutTask | LmEvalTask, dataset: Parent | None, seed: int, out: Path
+) -> dict[str, Any]:
+    """Measure one task, write its samples under `out`, and return what `results.json` says of it.
+
+    Raises `InvalidInput` for a task that cannot be run here, `StageError` when samples are missing.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    with _quiet(), _offline():
+        if isinstance(task, HeldoutTask):
+            if dataset is None:
+                raise InvalidInput(
+                    f"task {task.name} asks for held-out rows, but no prepared dataset was given"
+                )
+            return _run_heldout(lm, task, dataset, out)
+        return _run_lm_eval(lm, task, seed, out)
+
+
+def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, out: Path) -> dict[str, Any]:
+    items = HeldoutItems(task, dataset.path, lm)
+    rows = _evaluate(lm, items, task, None, rendered=False)
+    choice = {key: items.split[key] for key in ("answers", "prefix", "suffix")} if items.split else None
+    said = {"config": task.model_dump(mode="json"), "choice": choice}
+    known = {"fewshot": 0, "limit": task.max_items, "metric": "exact_match", "dataset": dataset.id}
+    words = f"{len(rows)} items of the test split of dataset {dataset.id[:12]}"
+    return _record(
+        rows, task.name, {**said, **known, "words": words, "chat_template_applied_by": "tuneline"}, out
+    )
+
+
+def _run_lm_eval(lm: TokenLM, task: LmEvalTask, seed: int, out: Path) -> dict[str, Any]:
+    loaded = _load(task)
+    loaded.set_config("num_fewshot", task.fewshot)
+    loaded.set_fewshot_seed(seed)
+    rows = _evaluate(lm, loaded, task, task.limit, rendered=lm.rendered)
+    if task.metric not in rows[0]["scores"]:
+        raise InvalidInput(
+            f"task {task.name} gives no score per item for {task.metric}; "
+            f"it has {', '.join(rows[0]['scores']) or 'none'}: set metric to one of these"
+        )
+    config = json.loads(json.dumps(loaded.dump_config(), default=str))
+    config.pop("metadata", None)
+    said = {"config": config, "fewshot": task.fewshot, "limit": task.limit, "metric": task.metric}
+    applied = "lm-eval" if lm.rendered else "nobody"
+    words = f"{len(rows)} items of lm-eval's {task.name}"
+    return _record(rows, task.name, {**said, "words": words, "chat_template_applied_by": applied}, out)
+
+
+def load_task(task: LmEvalTask) -> Task:
+    """The task with its documents, from what is on this machine. Raises `InvalidInput`."""
+    with _quiet(), _offline():
+        return _load(task)
+
+
+def require_cluster(loaded: Task, task: LmEvalTask) -> None:
+    """Raise `InvalidInput` where the documents lack the field that says which belong together."""
+    for document in itertools.islice(loaded.eval_docs, 1):
+        _cluster(task, document)
+
+
+def _load(task: LmEvalTask) -> Task:
+    try:
+        if task.path is None:
+            loaded = TaskManager().load([task.name])["tasks"]
+        else:
+            with _beside(Path(task.path)):
+                loaded = TaskManager(include_path=".", include_defaults=False).load([task.name])["tasks"]
+    except Exception as error:  # datasets and lm-eval raise OSError, ValueError, KeyError, ConnectionError
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = f"in {task.path}" if task.path else "in lm-eval or in the local cache of datasets"
+        raise InvalidInput(
+            f"task {task.name} cannot be loaded {where} ({first}); nothing is downloaded here: fetch its "
+            "data beforehand, or give a directory with its YAML file and data as path"
+        ) from error
+    if len(loaded) != 1:
+        raise InvalidInput(
+            f"{task.name} is a group of {len(loaded)} tasks; name one: {', '.join(sorted(loaded)[:5])}"
+        )
+    return next(iter(loaded.values()))
+
+
+def _evaluate(
+    lm: TokenLM, task: Task, config: HeldoutTask | LmEvalTask, limit: int | None, rendered: bool
+) -> list[Row]:
+    """One row per item: what lm-eval logged, merged over the task's filters."""
+    name = config.name
+    try:
+        found = evaluator.evaluate(
+            lm=lm,
+            task_dict={"tasks": {name: task}},
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=rendered,
+            fewshot_as_multiturn=rendered,
+        )
+    except ValueError as error:
+        raise InvalidInput(f"lm-eval cannot run task {name}: {error}") from error
+    rows: dict[int, Row] = {}
+    for sample in (found or {}).get("samples", {}).get(name, ()):
+        row = rows.setdefault(sample["doc_id"], _row(task, config, sample))
+        suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
+        for metric in sample["metrics"]:
+            score = sample[metric]
+            if isinstance(score, bool | int | float | np.number):
+                row["scores"][metric + suffix] = float(score)
+    expected = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
+    if not rows or len(rows) != expected:
+        raise StageError(
+            f"task {name}: lm-eval logged {len(rows)} of {expected} items; no score rests on a part"
+        )
+    return list(rows.values())
+
+
+def _row(task: Task, config: HeldoutTask | LmEvalTask, sample: Row) -> Row:
+    contexts = [arguments[0] for arguments in sample["arguments"]]
+    prompt = hashlib.sha256(json.dumps(contexts, ensure_ascii=False).encode()).hexdigest()
+    answer = sample["filtered_resps"][0]
+    if not isinstance(answer, str):
+        likelihoods = [r[0] if isinstance(r, tuple | list) else r for r in sample["filtered_resps"]]
+        answer = str(sample["arguments"][likelihoods.index(max(likelihoods))][-1])
+    return {
+        "item": digest([config.name, sample["doc_hash"], prompt]),
+        "prompt_hash": prompt,
+        "document": sample["doc_id"],
+        "asked": _asked(task, sample["doc"]),
+        "cluster": _cluster(config, sample["doc"]),
+        "target": str(sample["target"]),
+        "answer": answer,
+        "scores": {},
+    }
+
+
+def _asked(task: Task, document: Row) -> str:
+    """What the item asks, without the chat template, few-shot examples or a shared system message."""
+    if isinstance(task, HeldoutItems):
+        chat = json.loads(document["messages"])[:-1]
+        return "\n".join(message["content"] for message in chat if message["role"] != "system")
+    text = task.doc_to_text(document)
+    if isinstance(text, str):
+        return text
+    return "\n".join(value for value in document.values() if isinstance(value, str))
+
+
+def _cluster(config: HeldoutTask | LmEvalTask, document: Row) -> str | None:
+    """A digest that items share which are not independent of each other."""
+    field = config.cluster if isinstance(config, LmEvalTask) else None
+    if field is None:
+        return None
+    if field not in document:
+        raise InvalidInput(
+            f"task {config.name}: cluster is {field!r}, but its documents have {', '.join(document)}"
+        )
+    return digest(json.loads(json.dumps(document[field], default=str)))
+
+
+def _record(rows: Sequence[Row], name: str, said: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write the samples and sum them up; a score that is no finite number is an error."""
+    first = said["metric"]
+    for row in rows:
+        bad = [metric for metric, score in row["scores"].items() if not math.isfinite(score)]
+        if bad:
+            raise StageError(f"task {name}, item {row['item'][:12]}: {bad[0]} is no finite number")
+        row |= {"metric": first, "score": row["scores"][first]}
+    raw = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
+    file = samples_file(name)
+    write(out / file, raw)
+    metrics = {metric: summarize([row["scores"][metric] for row in rows]) for metric in rows[0]["scores"]}
+    return {
+        **said,
+        "config_digest": digest([said["config"], said.get("choice")]),
+        "n": len(rows),
+        "samples": file,
+        "samples_sha256": hashlib.sha256(raw).hexdigest(),
+        "metrics": {first: metrics.pop(first), **metrics},
+    }
+
+
+def samples_file(task: str) -> str:
+    """Where the samples of a task lie in an evaluation."""
+    return f"samples_{re.sub(r'[^A-Za-z0-9._-]', '_', task)}.jsonl"
+
+
+def summarize(scores: Sequence[float]) -> dict[str, Any]:
+    """Mean and 95 % interval: Wilson's for scores of 0 and 1, else ± 1.96 standard errors."""
+    n, total = len(scores), math.fsum(scores)
+    mean = total / n
+    if set(scores) <= {0.0, 1.0}:
+        low, high = wilson(total, n)
+        return {"value": mean, "low": low, "high": high, "n": n, "interval": "wilson"}
+    error = 1.96 * math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(n - 1, 1) / n)
+    return {"value": mean, "low": mean - error, "high": mean + error, "n": n, "interval": "normal"}
+
+
+def write(file: Path, raw: bytes) -> None:
+    """Put a file in place at once: a reader finds all of it or nothing."""
+    draft = file.with_name(file.name + ".draft")
+    with draft.open("wb") as stream:
+        stream.write(raw)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(file)
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """Data files are named relative to the YAML file; what datasets makes of them is thrown away."""
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder} is no directory; expected one that holds the task's YAML file")
+    kept = datasets.config.HF_DATASETS_CACHE
+    with tempfile.TemporaryDirectory() as cache, contextlib.chdir(folder):
+        datasets.config.HF_DATASETS_CACHE = cache
+        try:
+            yield
+        finally:
+            datasets.config.HF_DATASETS_CACHE = kept
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    kept = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")}
+    os.environ.update(dict.fromkeys(kept, "1"))
+    was_offline, datasets.config.HF_DATASETS_OFFLINE = datasets.config.HF_DATASETS_OFFLINE, True
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_OFFLINE = was_offline
+        for name, value in kept.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval logs its bookkeeping and draws progress bars; ours is in `TokenLM`."""
+    logger = logging.getLogger("lm_eval")
+    level, bars = logger.level, lm_eval_task.tqdm
+    logger.setLevel(logging.ERROR)
+    lm_eval_task.tqdm = functools.partial(bars, disable=True)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        lm_eval_task.tqdm = bars

@@ -1,0 +1,134 @@
+"""One evaluation from opening the model to `results.json`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.instance import Instance
+
+from stages.backends.chat import render
+from stages.backends.evaluate.fidelity_tasks import run_fidelity
+from stages.backends.evaluate.fidelity_weights import nonfinite_tensors
+from stages.backends.evaluate.heldout import system_message
+from stages.backends.evaluate.lm_eval_tasks import run_task, write
+from stages.backends.evaluate.merge_choice import compare_merges
+from stages.backends.evaluate.open_model import Measured, open_model
+from stages.backends.evaluate.token_lm import TokenLM
+from stages.contract import Parent, Parents, toolchain
+from stages.errors import Diverged
+from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
+
+ANSWER_TOKENS = 64
+
+
+def measure(parents: Parents, config: EvaluateConfig, out: Path) -> dict[str, Any]:
+    """Measure, write samples, `answers.json` and, last, `results.json`; return the facts' metrics."""
+    with _quiet():
+        only = config.tasks[0]
+        if isinstance(only, MergeBaseTask):
+            return compare_merges(parents, config, only, out)
+        measured = open_model(parents, config)
+        tasks = {}
+        with _naming_the_damage(parents["model"]):
+            for task in config.tasks:
+                if isinstance(task, HeldoutTask | LmEvalTask):
+                    tasks[task.name] = run_task(measured.lm, task, parents.get("dataset"), config.seed, out)
+            answers = _ask(measured.lm, parents, config)
+            compared = run_fidelity(measured, parents, config, out) if _has_fidelity(config) else {}
+    write(out / "answers.json", _json(answers))
+    fidelity = compared.pop("tasks", {})
+    results = {**_results(parents, config, measured, {**tasks, **fidelity}), **compared}
+    write(out / "results.json", _json(results))
+    return {
+        **({"fidelity": fidelity, **compared} if fidelity else {}),
+        "tasks": {name: said["metrics"] for name, said in tasks.items()},
+        "measured_on": "; ".join(f"{name}: {said['words']}" for name, said in tasks.items()),
+        "computed_with": measured.words,
+        "bytes": measured.bytes,
+        "bits_per_weight": measured.bits_per_weight,
+        "parameters": measured.parameters,
+    }
+
+
+def _has_fidelity(config: EvaluateConfig) -> bool:
+    return any(isinstance(task, FidelityTask) for task in config.tasks)
+
+
+@contextlib.contextmanager
+def _naming_the_damage(model: Parent) -> Iterator[None]:
+    """Say which tensors are not finite where the logits are not."""
+    try:
+        yield
+    except Diverged as error:
+        damaged = [] if list(model.path.glob("*.gguf")) else nonfinite_tensors(model.path)
+        if not damaged:
+            raise
+        raise Diverged(
+            f"{error}; NaN or infinite values are in {len(damaged)} of its tensors: {', '.join(damaged[:3])}"
+        ) from None
+
+
+def _results(
+    parents: Parents, config: EvaluateConfig, measured: Measured, tasks: dict[str, Any]
+) -> dict[str, Any]:
+    subject = parents.get("adapter") or parents["model"]
+    return {
+        "schema": 1,
+        "harness": {"name": "lm-eval", "version": toolchain(["lm-eval"])["lm-eval"]},
+        "seed": config.seed,
+        "chat_template": measured.lm.tokenizer_name,
+        "model": {
+            "subject": subject.id,
+            "parents": {role: parent.id for role, parent in parents.items()},
+            "nf4": config.nf4.model_dump(mode="json") if config.nf4 else None,
+            "computed_with": measured.words,
+            "bytes": measured.bytes,
+            "bits_per_weight": measured.bits_per_weight,
+            "parameters": measured.parameters,
+        },
+        "tasks": tasks,
+    }
+
+
+def _ask(lm: TokenLM, parents: Parents, config: EvaluateConfig) -> list[dict[str, str]]:
+    """Greedy answers to the questions, under the dataset's system message where all its rows share one."""
+    if not config.questions:
+        return []
+    system = system_message(parents["dataset"].path) if "dataset" in parents else None
+    before = [{"role": "system", "content": system}] if system else []
+    settings = {"until": [], "max_gen_toks": ANSWER_TOKENS, "do_sample": False}
+    requests = []
+    for question in config.questions:
+        prompt = render(lm.tokenizer, [*before, {"role": "user", "content": question}], True)
+        requests.append(Instance("generate_until", {"question": question}, (prompt, settings), 0))
+    found = lm.generate_until(requests)
+    return [{"question": q, "answer": a.strip()} for q, a in zip(config.questions, found, strict=True)]
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars and hints out of the stage's own log."""
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(name) for name in ("transformers", "gptqmodel", "torchao")]
+    levels = [logger.level for logger in loggers]
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

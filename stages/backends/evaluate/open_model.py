@@ -1,0 +1,299 @@
+"""Open what a model directory holds, as it is, for measuring: 16-bit, NF4 (with an adapter), GPTQ, GGUF."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from registry.errors import Incompatible
+from serving.cores import usable_threads
+from stages.backends.arithmetic import effective
+from stages.backends.chat import end_tokens, load_tokenizer
+from stages.backends.evaluate.token_lm import TokenLM
+from stages.backends.gptq.groups import require_group_size
+from stages.backends.tokenizer import tokenizer_home
+from stages.contract import Parent, Parents
+from stages.errors import InvalidInput
+from stages.evaluate import EvaluateConfig
+from stages.families.config_names import text_config
+from stages.formats.model_files import read_headers
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model ready to be measured. `bytes`: the weights as held, an adapter's included."""
+
+    lm: TokenLM
+    words: str
+    bytes: int
+    parameters: int
+    bits_per_weight: float
+
+
+def open_model(
+    parents: Parents, config: EvaluateConfig, exact: bool = False, tokenizer: Any = None
+) -> Measured:
+    """`parents["model"]`, with `parents["adapter"]` if given; `exact`: in float32 where a CPU computes.
+
+    With `tokenizer` its own is not read: for whoever asks in token ids.
+
+    Raises `InvalidInput` for a combination that makes no sense, `Incompatible` for another base's adapter.
+    """
+    model, adapter = parents["model"], parents.get("adapter")
+    gguf = _gguf_in(model)
+    settings = {} if gguf else _settings(model)
+    packed = "GGUF" if gguf else "GPTQ" if "quantization_config" in settings else None
+    _require_sense(model, adapter, packed, config)
+    if gguf:
+        return _open_gguf(gguf, parents, config, tokenizer)
+    tokenizer = tokenizer or load_tokenizer(tokenizer_home(model.path, adapter.path if adapter else None))
+    if packed:
+        network, words = _load_gptq(model.path, config)
+        size = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
+    elif config.nf4 is not None:
+        network, words, size = _load_nf4(model.path, config)
+    else:
+        network, words = _load_16bit(model.path, config)
+        size = sum(header.nbytes for header in read_headers(model.path).values())
+    parameters = network.num_parameters()
+    if adapter is not None:
+        if exact and network.device.type == "cpu":
+            network, words = network.float(), f"{words}, computed in float32"
+        network, words = _put_on(network, adapter.path), f"{words}, with a LoRA adapter"
+        size += sum(file.stat().st_size for file in adapter.path.glob("adapter_model*.safetensors"))
+    lm = _torch_lm(network, tokenizer, config)
+    bits = model.metrics.get("bits_per_weight") if packed else None
+    return Measured(lm, f"{words} on {lm.device.type}", size, parameters, bits or 8 * size / parameters)
+
+
+def _require_sense(model: Parent, adapter: Parent | None, packed: str | None, config: EvaluateConfig) -> None:
+    # llama.cpp's converter writes its file beside PEFT's unless told otherwise
+    peft = adapter is not None and (adapter.path / "adapter_config.json").is_file()
+    apart = None if adapter is None or (peft and packed != "GGUF") else _gguf_in(adapter)
+    if apart and packed != "GGUF":
+        raise InvalidInput(
+            f"{apart} is a GGUF adapter, which llama.cpp puts on a GGUF of its base; give that as the model"
+        )
+    if packed and ((adapter is not None and not apart) or config.nf4 is not None):
+        asked = "nf4 is set" if config.nf4 is not None else "a PEFT adapter was given"
+        raise InvalidInput(
+            f"model {model.id[:12]} is already quantized ({packed}), but {asked}; "
+            "measure it as it is, or give the 16-bit base"
+        )
+    if adapter is not None:
+        _require_same_base(model, adapter)
+
+
+def _gguf_in(parent: Parent) -> Path | None:
+    found = sorted(parent.path.glob("*.gguf"))
+    if len(found) > 1:
+        raise InvalidInput(f"{parent.kind} {parent.id[:12]} holds {len(found)} GGUF files; expected one")
+    return found[0] if found else None
+
+
+def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: Any) -> Measured:
+    model, base, adapter = parents["model"], parents.get("base"), parents.get("adapter")
+    if base is None:
+        raise InvalidInput(
+            f"{file.name} needs its base beside it, whose chat template renders the questions; "
+            "give the base model's directory as base"
+        )
+    if model.base and base.base and model.base.tokenizer_digest != base.base.tokenizer_digest:
+        raise Incompatible(
+            f"{file.name} was made from {model.base.source}, but the base beside it is "
+            f"{base.base.source} with another tokenizer; give the base that it was made from"
+        )
+    import llama_cpp
+
+    from stages.backends.evaluate.llama_cpp_lm import LlamaCppLM
+
+    own = tokenizer is None
+    tokenizer = tokenizer or load_tokenizer(base.path)
+    lora = None if adapter is None else _gguf_in(adapter)
+    lm = LlamaCppLM(
+        file, tokenizer, adapter=lora, context_length=config.context_length,
+        **_reading(tokenizer, config.batch_size),
+    )  # fmt: skip
+    if own:
+        _render_as_it_does(lm, file, lm.control_tokens(max(tokenizer.get_vocab().values()) + 1))
+    beside = lora.stat().st_size if lora else 0
+    bits = model.metrics.get("bits_per_weight") or 8 * lm.tensor_bytes / lm.parameters
+    words = f"GGUF {lm.file_type}{' with a LoRA adapter' if lora else ''} on llama.cpp"
+    words += f" (llama-cpp-python {llama_cpp.__version__}) on cpu"
+    return Measured(lm, words, file.stat().st_size + beside, lm.parameters, bits + 8 * beside / lm.parameters)
+
+
+def _render_as_it_does(lm: TokenLM, file: Path, unknown: list[str]) -> None:
+    """By the file's own chat template, as an engine does that serves it.
+
+    `unknown`: tokens of the file's that `lm.tokenizer` lacks, so it could not tell where an answer ends.
+    """
+    from stages.formats.gguf import read_gguf
+
+    if unknown:
+        raise InvalidInput(
+            f"{file.name} has tokens that structure chats and that the base beside it does not know: "
+            f"{', '.join(unknown[:4])}; give the merged model that it was made from as base"
+        )
+    template = read_gguf(file).values.get("tokenizer.chat_template")
+    if template is not None and template != lm.tokenizer.chat_template:
+        lm.tokenizer.chat_template, lm.rendered = template, True
+        lm.stop_ids = end_tokens(lm.tokenizer)
+
+
+def _torch_lm(network: Any, tokenizer: Any, config: EvaluateConfig) -> TokenLM:
+    from stages.backends.evaluate.torch_lm import TorchLM
+
+    longest = text_config(network.config.to_dict(), "its config.json").get("max_position_embeddings")
+    length = min(config.context_length, longest or config.context_length)
+    return TorchLM(network, tokenizer, max_length=length, **_reading(tokenizer, config.batch_size))
+
+
+def _reading(tokenizer: Any, batch_size: int) -> dict[str, Any]:
+    return {
+        "batch_size": batch_size,
+        "stop_ids": end_tokens(tokenizer),
+        "rendered": bool(tokenizer.chat_template),
+    }
+
+
+def _load_16bit(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype="auto", local_files_only=True, trust_remote_code=False
+    )
+    stored = network.dtype
+    network = _ready(network, config)
+    return network, f"{_name(stored)} weights{_computed(stored, network.dtype)}"
+
+
+def _load_nf4(path: Path, config: EvaluateConfig) -> tuple[Any, str, int]:
+    from stages.backends.nf4 import VALUES, dequantize_in_place, effective_quantization, load_nf4
+
+    nf4 = config.nf4
+    assert nf4 is not None
+    network = load_nf4(path, nf4, "packed")
+    found = effective_quantization(network)
+    packed = {id(module.weight) for _, module in _linear4bit(network)}
+    rest = VALUES.itemsize * sum(w.numel() for w in network.parameters() if id(w) not in packed)
+    if network.device.type == "cpu":
+        # The same values, unpacked: on a CPU the packed kernels are several times slower.
+        dequantize_in_place(network)
+    nested = " with double quantization" if nf4.double_quant else ""
+    computed = _name(effective(nf4.compute_dtype))
+    words = f"NF4{nested}, computed in {computed} with transformers {transformers.__version__}"
+    return network, words, rest + round(found["weights"] * found["bits_per_weight"] / 8)
+
+
+def _linear4bit(network: nn.Module) -> Any:
+    from stages.backends.nf4 import quantized_modules
+
+    return quantized_modules(network)
+
+
+def packed_gptq(path: Path, on_cpu: bool) -> tuple[Any, torch.dtype]:
+    """The network with its layers packed, as GPTQModel has it, and the type of its scales.
+
+    Raises `InvalidInput` where they are for other groups than the settings say.
+    """
+    # On fewer than three cores the library gives itself one worker and then waits for a second one.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, usable_threads())))
+    os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
+    import gptqmodel
+
+    require_group_size(path)
+    backend = gptqmodel.BACKEND.GPTQ_TORCH if on_cpu else gptqmodel.BACKEND.AUTO
+    # Left to itself GPTQModel rounds float16 scales to bfloat16 on a CPU.
+    stored = transformers.AutoConfig.from_pretrained(path, local_files_only=True).dtype or torch.float16
+    with contextlib.redirect_stdout(io.StringIO()):
+        network = gptqmodel.GPTQModel.load(
+            str(path), device="cpu" if on_cpu else "cuda", backend=backend, dtype=stored
+        ).model
+    return network, stored
+
+
+def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
+    on_cpu = not torch.cuda.is_available()
+    network, stored = packed_gptq(path, on_cpu)
+    import gptqmodel
+
+    if on_cpu:
+        _dequantize_gptq(network)
+        network = _ready(network, config)
+    words = f"GPTQ by GPTQModel {gptqmodel.__version__}, {_name(stored)} scales"
+    return network, f"{words}{_computed(stored, network.dtype)}"
+
+
+def _dequantize_gptq(network: nn.Module) -> None:
+    """Put dense layers with the kernel's own dequantized values in place of the packed ones.
+
+    GPTQModel's CPU kernel dequantizes a layer whenever it runs; once is enough, and the values are the same.
+    The class's own function, since the one on the layer is compiled first: 20 s and a C++ compiler for
+    nothing, and an abort where the compiler takes the processor for a newer one than torch does.
+    """
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+
+    for name, module in list(network.named_modules()):
+        if isinstance(module, TorchLinear):
+            weight = TorchLinear.dequantize_weight(module).T.detach().contiguous()
+            with torch.device("meta"):
+                dense = nn.Linear(module.in_features, module.out_features, bias=False)
+            dense.weight = nn.Parameter(weight, requires_grad=False)
+            if module.bias is not None:
+                dense.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
+            network.set_submodule(name, dense)
+
+
+def _ready(network: Any, config: EvaluateConfig) -> Any:
+    """On the device and in the type to compute with; a GPU with bfloat16 computes in the stored type."""
+    dtype = effective(config.compute_dtype)
+    if torch.cuda.is_available():
+        network = network.to("cuda")
+        return network if dtype == torch.bfloat16 else network.to(dtype)
+    return network.to(dtype)
+
+
+def _computed(stored: torch.dtype, computed: torch.dtype) -> str:
+    in_another = f", computed in {_name(computed)}" if computed != stored else ""
+    return f"{in_another} with transformers {transformers.__version__}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _put_on(network: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(network, str(adapter), is_trainable=False)
+
+
+def _settings(model: Parent) -> Mapping[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((model.path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"{model.path} holds no model that can be measured ({error}); expected a Hugging Face "
+            "directory, a GPTQ directory or one with a .gguf file"
+        ) from error
+    return found
+
+
+def _require_same_base(model: Parent, adapter: Parent) -> None:
+    if model.base is None or adapter.base is None:
+        return
+    if model.base.weights_digest != adapter.base.weights_digest:
+        raise Incompatible(
+            f"adapter {adapter.id[:12]} was trained on {adapter.base.source} at "
+            f"{adapter.base.revision[:12]}, but the model to measure is {model.base.source} at "
+            f"{model.base.revision[:12]} with other weights; measure it on the base it was trained on"
+        )

@@ -1,0 +1,9 @@
+"""GGUF files, made and read with llama.cpp's own tools.
+
+```
+convert           a Hugging Face directory to GGUF
+adapter           a PEFT adapter to GGUF
+packaged          a GGUF file that a package ships
+token_parity      are texts cut into the same tokens?
+```
+"""

@@ -1,0 +1,135 @@
+"""PEFT LoRA adapter → GGUF, by llama.cpp's own converter of the runtime's commit, in a child process.
+
+llama.cpp adds `alpha / rank · B·A` to linear layers and nothing else. What an adapter has beyond that would
+be left out, or scaled wrongly, without a word: it is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from registry.compat.shapes import is_end
+from stages.backends.gguf.convert import FILE, file_label, require_finite, run_converter, versions
+from stages.backends.merge.adapter import Adapter, read_adapter
+from stages.backends.tokenizer import SETTINGS, tokenizer_home
+from stages.errors import InvalidInput, StageError
+from stages.formats import converter_source
+from stages.formats.gguf import read_gguf
+from stages.formats.model_files import need_room
+from stages.untrusted.tokenizer import compare, template_of, vocabulary
+
+TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q8_0": "q8_0"}
+"""llama.cpp's names of the file types that its adapter converter writes, and the converter's own."""
+
+_ADVICE = "merge the adapter instead (`tuneline merge` accounts for all of it), and serve the merged GGUF"
+
+
+def convert_adapter(adapter: Path, base: Path, file_type: str, name: str, out: Path) -> dict[str, Any]:
+    """Write `out/model.gguf` with the LoRA factors of `adapter`; returns what the file really holds.
+
+    Of `base` only the configuration is read. `name`: the adapter's name in the file.
+    Raises `InvalidInput` for a file type or an adapter that llama.cpp cannot have, `MissingPackage`,
+    `InsufficientResources`.
+    """
+    if file_type not in TYPES:
+        raise InvalidInput(
+            f"type: {file_type} is not for adapters, whose factors are small and sensitive; "
+            f"expected one of {', '.join(TYPES)} (F16 keeps what training wrote but for rounding)"
+        )
+    if not (base / "config.json").is_file():
+        raise InvalidInput(f"{base} has no config.json; expected the directory of the adapter's base model")
+    found = read_adapter(adapter)
+    require_plain_lora(found)
+    require_read_as(base, adapter)
+    source = converter_source.find()
+    need_room(out, 2 * sum(f.stat().st_size for f in adapter.glob("*.safetensors")), "converting the adapter")
+    scratch = out / ".convert"
+    scratch.mkdir()
+    try:
+        # the directories' names may end up in the file
+        for label, folder in (("base", base), (file_label(name), adapter)):
+            (scratch / label).symlink_to(folder.resolve(), target_is_directory=True)
+        run_converter(
+            "convert_lora_to_gguf.py",
+            [
+                str(scratch / file_label(name)), "--base", str(scratch / "base"),
+                "--outtype", TYPES[file_type], "--outfile", str(out / FILE),
+            ],
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(scratch)
+    if file_type == "F16":
+        require_finite(out / FILE)
+    return _describe(out / FILE, file_type, found) | {"llama_cpp": versions(source)}
+
+
+def require_plain_lora(adapter: Adapter) -> None:
+    """Raise `InvalidInput` naming the first thing that llama.cpp cannot apply exactly."""
+    for key in ("use_dora", "use_rslora", "alpha_pattern", "lora_bias", "fan_in_fan_out"):
+        if adapter.config.get(key):
+            raise InvalidInput(
+                f"{adapter.directory}/adapter_config.json sets {key} = {adapter.config[key]!r}, which "
+                f"llama.cpp does not apply; {_ADVICE}"
+            )
+    for name, change in adapter.changes.items():
+        end = is_end(name)
+        if end or change.replacement or change.bias or set(change.parts) != {"lora_A", "lora_B"}:
+            what = "changes the embedding or the output head" if end else "is no pair of LoRA factors"
+            raise InvalidInput(
+                f"adapter tensor {change.tensors()[0]} {what}; llama.cpp takes pairs on linear layers "
+                f"only: {_ADVICE}"
+            )
+
+
+def require_read_as(base: Path, adapter: Path) -> None:
+    """Raise `InvalidInput` where the tokenizer or the chat template beside `adapter` is not that of `base`.
+
+    A GGUF adapter has neither, so an engine would read with the base's what was trained with others.
+    """
+    if tokenizer_home(base, adapter) == base or tokenizer_home(adapter, base) == adapter:
+        return  # one of them brings none
+    expected, found = vocabulary(base), vocabulary(adapter)
+    if expected is not None and found is not None and expected != found:
+        counts = compare(expected, found)
+        other = counts["other"] + counts["missing"]
+        raise InvalidInput(
+            f"the tokenizer beside {adapter} is not its base's: {counts['added']} tokens are added, {other} "
+            f"differ; a GGUF adapter is read with the base's: {_ADVICE}"
+        )
+    if _template(adapter) != _template(base):
+        raise InvalidInput(
+            f"the chat template beside {adapter} is not its base's, and a GGUF adapter is rendered with the "
+            "base's: resolve the base with that template (base.chat_template) and give it, or remove the "
+            "tokenizer from the adapter's directory if it was trained with the base's"
+        )
+
+
+def _template(folder: Path) -> str | None:
+    settings = folder / SETTINGS
+    return template_of(folder, json.loads(settings.read_text("utf-8")) if settings.is_file() else {})
+
+
+def _describe(file: Path, file_type: str, adapter: Adapter) -> dict[str, Any]:
+    description = read_gguf(file)
+    values, pairs = description.values, len(adapter.changes)
+    if len(description.tensors) != 2 * pairs:
+        raise StageError(
+            f"llama.cpp's converter wrote {len(description.tensors)} tensors for {pairs} pairs of factors; "
+            "expected two for each: report this"
+        )
+    return {
+        "format": "gguf",
+        "content": "lora",
+        "file_type": file_type,
+        "types": description.types(),
+        "parameters": description.parameters,
+        "bytes": description.file_bytes,
+        "bits_per_weight": 8 * description.tensor_bytes / description.parameters,
+        "file_bits_per_weight": 8 * description.file_bytes / description.parameters,
+        "architecture": values.get("general.architecture"),
+        "alpha": values.get("adapter.lora.alpha"),
+        "pairs": pairs,
+    }

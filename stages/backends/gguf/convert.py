@@ -1,0 +1,277 @@
+"""Hugging Face directory → GGUF: llama.cpp's converter in a child process, its quantizer in this one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from serving.cores import usable_threads
+from stages.backends.gguf.token_parity import compare_tokenizers
+from stages.backends.tokenizer import linked
+from stages.contract import progress
+from stages.errors import InsufficientResources, InvalidInput, MissingPackage, StageError, StageKilled
+from stages.formats import converter_source
+from stages.formats.converter_source import ConverterSource
+from stages.formats.gguf import GgufDescription, read_gguf
+from stages.formats.model_files import need_room, read_headers, sha256_of_text
+
+FILE = "model.gguf"
+_UNQUANTIZED = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+
+
+def convert(model: Path, file_type: str, name: str, out: Path) -> dict[str, Any]:
+    """Write `out/model.gguf` of llama.cpp's `file_type`; returns what the file really holds.
+
+    Effective config: `types` (tensor type → tensors), `bits_per_weight` (tensor bits per parameter),
+    `file_bits_per_weight`, `fallbacks` (weight matrices that are not of the requested type), `architecture`,
+    `pre_tokenizer`, `chat_template`, `token_parity`, `llama_cpp`. `name`: the model's name in the file.
+    Raises `InvalidInput`, `MissingPackage` or `InsufficientResources`.
+    """
+    ftype = _llama_ftype(file_type)
+    source = converter_source.find()
+    dtypes = {header.dtype for header in read_headers(model).values()}
+    outtype = _UNQUANTIZED.get(file_type) or ("bf16" if "BF16" in dtypes else "f16")
+    _need_room(model, file_type, out)
+    scratch = out / ".convert"
+    scratch.mkdir()
+    try:
+        progress(0, 3, "phases", phase="convert")
+        converted = scratch / FILE
+        _run_converter(model, outtype, name, converted)
+        progress(1, 3, "phases", phase="quantize")
+        if file_type in _UNQUANTIZED:
+            converted.rename(out / FILE)
+        else:
+            _quantize(converted, ftype, out / FILE)
+    finally:
+        shutil.rmtree(scratch)
+    progress(2, 3, "phases", phase="inspect")
+    description = read_gguf(out / FILE)
+    if file_type == "F16" and dtypes != {"F16"}:
+        require_finite(out / FILE)
+    with _llama_log():
+        parity = compare_tokenizers(model, out / FILE)
+    effective = describe(description, file_type)
+    effective |= {
+        "converted_as": outtype,
+        "token_parity": parity,
+        "llama_cpp": versions(source),
+    }
+    progress(3, 3, "phases", phase="done")
+    return effective
+
+
+def describe(file: GgufDescription, file_type: str) -> dict[str, Any]:
+    """The effective config of a GGUF file that was asked to be `file_type`."""
+    template = file.values.get("tokenizer.chat_template")
+    return {
+        "format": "gguf",
+        "file_type": file_type,
+        "types": file.types(),
+        "parameters": file.parameters,
+        "bytes": file.file_bytes,
+        "bits_per_weight": 8 * file.tensor_bytes / file.parameters,
+        "file_bits_per_weight": 8 * file.file_bytes / file.parameters,
+        "fallbacks": _fallbacks(file, file_type),
+        "architecture": file.values.get("general.architecture"),
+        "pre_tokenizer": file.values.get("tokenizer.ggml.pre", file.values.get("tokenizer.ggml.model")),
+        "chat_template": {
+            "present": template is not None,
+            "sha256": sha256_of_text(str(template)) if template is not None else None,
+        },
+    }
+
+
+def main_type(file_type: str) -> str:
+    """The tensor type that gives a file type its name: Q4_K_M → Q4_K. Mixes hold others too, by design."""
+    return {"IQ3_M": "IQ3_S"}.get(file_type, re.sub(r"(?<=_K)_[SML]$", "", file_type))
+
+
+def _fallbacks(file: GgufDescription, file_type: str) -> dict[str, Any]:
+    """Weight matrices that are not of the main type, and of these the ones whose rows cannot be.
+
+    llama.cpp keeps one-dimensional tensors in F32 always, so they are not counted.
+    """
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    wanted = main_type(file_type)
+    block = GGML_QUANT_SIZES[GGMLQuantizationType[wanted]][0]
+    matrices = [tensor for tensor in file.tensors if len(tensor.shape) > 1]
+    others = [tensor for tensor in matrices if tensor.type != wanted]
+    types = sorted({tensor.type for tensor in others})
+    return {
+        "wanted": wanted,
+        "of": len(matrices),
+        "count": len(others),
+        "by_type": {kind: sum(tensor.type == kind for tensor in others) for kind in types},
+        "rows_not_divisible": sum(tensor.shape[0] % block != 0 for tensor in others),
+        "block": block,
+    }
+
+
+def _llama_ftype(file_type: str) -> int:
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise MissingPackage(
+            f"llama-cpp-python cannot be imported ({error}); install it with: pip install llama-cpp-python"
+        ) from error
+    known = {
+        name.rpartition("LLAMA_FTYPE_")[2].partition("_")[2]: value
+        for name, value in vars(llama_cpp).items()
+        if name.startswith("LLAMA_FTYPE_") and isinstance(value, int)
+    }
+    if file_type not in known:
+        raise InvalidInput(
+            f"llama-cpp-python {llama_cpp.__version__} knows no file type {file_type!r}; "
+            f"its types: {', '.join(sorted(known))}"
+        )
+    return int(known[file_type])
+
+
+def _need_room(model: Path, file_type: str, out: Path) -> None:
+    parameters = sum(header.numel for header in read_headers(model).values())
+    bits = int(re.sub(r"\D*(\d+).*", r"\1", file_type))
+    if file_type in _UNQUANTIZED:
+        need = parameters * bits / 8
+    else:
+        # 2 bits of headroom: mixes and fallback types lie above the type's own number
+        need = parameters * 2 + parameters * (bits + 2) / 8
+    need_room(out, int(need * 1.02) + 16_000_000, f"converting to GGUF {file_type}")
+
+
+def _run_converter(model: Path, outtype: str, name: str, target: Path) -> None:
+    """The directory's name ends up in the file, so the converter sees the model under `name`."""
+    label = file_label(name)
+    alias = target.parent / label
+    linked(model, alias)
+    run_converter(
+        "convert_hf_to_gguf.py",
+        [str(alias), "--outtype", outtype, "--outfile", str(target), "--model-name", label],
+    )
+
+
+def file_label(name: str) -> str:
+    """`name` with nothing in it that a path or the converter would read otherwise."""
+    return re.sub(r"[^\w.-]+", "-", name) or "model"
+
+
+def run_converter(script: str, arguments: Sequence[str]) -> None:
+    """Run one of llama.cpp's converters in a child process. Raises as `converter_error` reads its words."""
+    home = converter_source.home()
+    environment = os.environ | {"PYTHONPATH": str(home / "gguf-py"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(home / script), *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode:
+        raise converter_error(done.stderr, done.returncode)
+
+
+def converter_error(stderr: str, returncode: int) -> StageError:
+    """What the converter's last words mean for the user."""
+    lines = [line for line in re.split(r"[\r\n]+", stderr) if line.strip()]
+    last = lines[-1] if lines else "no message"
+    if returncode < 0:
+        return StageKilled(f"llama.cpp's converter was killed by signal {-returncode}; memory may be short")
+    if "pre-tokenizer was not recognized" in stderr:
+        found = re.search(r"chkhsh:\s*([0-9a-f]{64})", stderr)
+        return InvalidInput(
+            "llama.cpp does not know how this tokenizer cuts text before it looks up tokens (pre-tokenizer "
+            f"hash {found[1] if found else 'unknown'}); with a wrong guess the model would read other tokens "
+            "than it was trained on: use a base whose tokenizer llama.cpp knows, a newer llama-cpp-python, "
+            "or method: gptq"
+        )
+    if unsupported := re.search(r"Model (\S+) is not supported", stderr):
+        return InvalidInput(
+            f"llama.cpp cannot convert the architecture {unsupported[1]}; use a newer llama-cpp-python "
+            "or method: gptq"
+        )
+    if missing := re.search(r"No module named '([^']+)'", last):
+        return MissingPackage(
+            f"llama.cpp's converter needs the package {missing[1]!r}; install it with: "
+            f"pip install {missing[1]}"
+        )
+    if "No space left on device" in stderr:
+        return InsufficientResources("the disk became full while the GGUF was written; make room")
+    if "Can not map tensor" in last:
+        return InvalidInput(f"llama.cpp's converter has no place for a tensor of this model: {last}")
+    return StageError(f"llama.cpp's converter failed: {last}")
+
+
+def _quantize(source: Path, ftype: int, target: Path) -> None:
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = ftype
+    parameters.nthread = usable_threads()
+    with _llama_log() as lines:
+        failed = llama_cpp.llama_model_quantize(
+            os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)
+        )
+    if failed:
+        reason = next((line for line in reversed(lines) if line.strip()), "no message")
+        raise StageError(f"llama.cpp could not quantize the model: {reason.strip()}")
+
+
+@contextmanager
+def _llama_log() -> Iterator[list[str]]:
+    """Collect llama.cpp's own log, telling the progress that it reports per tensor."""
+    import llama_cpp
+    from llama_cpp._logger import llama_log_callback
+
+    lines: list[str] = []
+
+    def collect(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
+        line = text.decode("utf-8", "replace")
+        lines.append(line)
+        if step := re.match(r"\[\s*(\d+)/\s*(\d+)\]", line):
+            done, total = int(step[1]), int(step[2])
+            if done % max(1, total // 20) == 0 or done == total:
+                progress(done, total, "tensors")
+
+    callback = llama_cpp.llama_log_callback(collect)
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    try:
+        yield lines
+    finally:
+        llama_cpp.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
+
+
+def require_finite(file: Path) -> None:
+    """Raise `InvalidInput` for a weight beyond 65504, which F16 makes infinite; the answers would suffer."""
+    import numpy as np
+    from gguf import GGUFReader
+
+    for tensor in GGUFReader(file).tensors:
+        if tensor.tensor_type.name == "F16" and not np.isfinite(tensor.data).all():
+            raise InvalidInput(
+                f"tensor {tensor.name} has weights beyond the range of float16 (±65504); use type: BF16"
+            )
+
+
+def versions(source: ConverterSource) -> dict[str, str]:
+    """Runtime and converter, each with its commit."""
+    import llama_cpp
+
+    library = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
+    library.ggml_commit.restype = ctypes.c_char_p
+    return {
+        "runtime": llama_cpp.__version__,
+        "runtime_commit": library.ggml_commit().decode(),
+        "converter": source.version,
+        "converter_commit": source.commit,
+        "sdist_sha256": source.sdist_sha256,
+    }

@@ -1,0 +1,9 @@
+"""GPTQ through GPTQModel.
+
+```
+quantize     the quantization
+calibration  its rows
+export       a checkpoint that loaders read
+groups       do the groups have the size that the settings say?
+```
+"""

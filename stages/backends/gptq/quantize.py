@@ -1,0 +1,279 @@
+"""GPTQ through GPTQModel (Frantar et al. 2022, arXiv:2210.17323), on CPU or CUDA."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from serving.cores import usable_threads
+from stages.backends.arithmetic import effective
+from stages.backends.gptq import calibration as gptq_calibration
+from stages.backends.gptq.calibration import Calibration
+from stages.backends.gptq.export import export
+from stages.backends.merge.layout import layout
+from stages.contract import progress
+from stages.errors import InvalidInput, MissingPackage, StageError
+from stages.families.config_names import text_config
+from stages.families.support import require_quantizable
+from stages.formats.model_files import TensorHeader, need_room, read_headers
+from stages.quantize import GptqConfig
+
+LAYERS_FILE = "gptq_layers.json"
+BATCH_ROWS = 8
+log = logging.getLogger("tuneline.quantize")
+
+
+def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> dict[str, Any]:
+    """Quantize the Hugging Face directory `model` into `out`, calibrated on `dataset/train.parquet`.
+
+    Returns the effective config: bits, `bits_per_weight` (all weights, without the head that is stored twice
+    for old loaders), `packed_bits_per_weight` (quantized modules only), `dtype`, `calibration` (rows, tokens,
+    sha256 of the ids), `loss_by_layer` (squared error per layer), `damping_raised` and `fallbacks` (modules).
+    `gptq_layers.json` has a row per module.
+    Raises `InvalidInput` (group size, calibration), `InsufficientResources`, `MissingPackage`.
+    """
+    headers = read_headers(model)
+    settings = text_config(json.loads((model / "config.json").read_text()), str(model))
+    require_quantizable(str(settings.get("model_type", "")), str(model))
+    check_group_size(headers, config.group_size, conv1d_modules(model))
+    longest = int(settings.get("max_position_embeddings") or 2048)
+    calibration = gptq_calibration.choose(
+        model, dataset, config.calibration_rows, config.seed, min(longest, 2048)
+    )
+    _need_room(headers, config, out)
+    computed = _compute_dtype(config)
+    scratch = out / ".gptq"
+    scratch.mkdir()
+    try:
+        layers = int(settings["num_hidden_layers"])
+        modules, rounded = _run(model, calibration, config, computed, layers, scratch)
+        written = export(scratch / "checkpoint", model, config.dtype, out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    (out / LAYERS_FILE).write_text(json.dumps(modules, indent=1) + "\n")
+    parameters = sum(header.numel for header in headers.values())
+    packed = written["packed_elements"] * 32 / config.bits
+    return {
+        "format": "gptq",
+        "bits": config.bits,
+        "group_size": config.group_size,
+        "desc_act": config.desc_act,
+        "sym": True,
+        "dtype": config.dtype,
+        "compute_dtype": computed,
+        "types": written["types"],
+        "parameters": parameters,
+        "bytes": written["bytes"],
+        "bits_per_weight": 8 * written["unique_bytes"] / parameters,
+        "packed_bits_per_weight": 8 * sum(written["packed"].values()) / packed,
+        "tied_head": written["tied_head"],
+        "calibration": {
+            "rows": len(calibration.rows),
+            "tokens": calibration.tokens,
+            "too_short": calibration.too_short,
+            "sha256": calibration.sha256,
+        },
+        **summary(modules, config.damp_percent, rounded),
+    }
+
+
+def conv1d_modules(model: Path) -> frozenset[str]:
+    """Names of the modules that store their weight as (inputs, outputs), as GPT-2's do."""
+    return frozenset(name for name, kind in layout(model).modules.items() if kind == "conv1d")
+
+
+def check_group_size(
+    headers: dict[str, TensorHeader], group_size: int, conv1d: frozenset[str] = frozenset()
+) -> None:
+    """Raise `InvalidInput` where a layer's rows are no multiple of `group_size`, naming sizes that fit.
+
+    `conv1d`: modules that store their weight as (inputs, outputs). A file may leave out the beginning of a
+    module's name.
+    """
+    turned = {f".{module}.weight" for module in conv1d}
+    rows = {
+        header.shape[0 if any(module.endswith(f".{name}") for module in turned) else 1]: name
+        for name, header in headers.items()
+        if len(header.shape) == 2 and re.search(r"\.\d+\..*weight$", name)
+    }
+    wrong = {length: name for length, name in rows.items() if group_size > 0 and length % group_size}
+    if not wrong:
+        return
+    fitting = [size for size in (128, 64, 32) if not any(length % size for length in rows)]
+    length, name = next(iter(wrong.items()))
+    raise InvalidInput(
+        f"group_size {group_size} does not divide the rows of {name} ({length} weights); "
+        f"for this model use one of {', '.join(map(str, [*fitting, -1]))}"
+    )
+
+
+def summary(modules: list[dict[str, Any]], damp: float, rounded: set[str]) -> dict[str, Any]:
+    """What happened over all modules: loss per layer, raised damping, modules that GPTQ could not do.
+
+    A module falls back to plain rounding where the calibration hardly reached it, no damping made its
+    Hessian positive definite, or its loss was NaN (`rounded`: the names of these).
+    """
+    losses: dict[int, float] = {}
+    raised: dict[str, float] = {}
+    fallbacks = []
+    for module in modules:
+        name = f"{module['layer']}.{module['module']}"
+        if module["loss"] is None:
+            fallbacks.append(name)
+            continue
+        losses[module["layer"]] = losses.get(module["layer"], 0.0) + module["loss"]
+        # the library's log has five decimals
+        if module["damp"] > damp + 1e-5:
+            raised[name] = module["damp"]
+    return {
+        "modules": len(modules),
+        "loss_by_layer": [round(losses[layer], 10) for layer in sorted(losses)],
+        "damping_raised": raised,
+        "fallbacks": fallbacks + sorted(rounded),
+    }
+
+
+def _need_room(headers: dict[str, TensorHeader], config: GptqConfig, out: Path) -> None:
+    """Room for the result twice (saved, then exported) and for the layers that GPTQModel parks on disk."""
+    inside = sum(header.numel for name, header in headers.items() if re.search(r"\.\d+\.", name))
+    outside = sum(header.numel for header in headers.values()) - inside
+    result = inside * (config.bits + 1) / 8 + outside * 2 * 2
+    need_room(out, int(3 * result) + 16_000_000, f"quantizing to GPTQ {config.bits} bit")
+
+
+def _run(
+    model: Path, calibration: Calibration, config: GptqConfig, computed: str, layers: int, scratch: Path
+) -> tuple[list[dict[str, Any]], set[str]]:
+    """Save to `scratch/checkpoint`; a row per module, and the names of those only rounded."""
+    with _quiet() as messages:
+        try:
+            gptqmodel = _load_library(scratch)
+            quantizer = gptqmodel.GPTQModel.load(
+                str(model),
+                _library_config(gptqmodel, config, scratch),
+                dtype=getattr(torch, computed),
+            )
+            quantizer.layer_callback = _LayerProgress(layers)
+            found = quantizer.quantize(calibration.rows, batch_size=min(BATCH_ROWS, len(calibration.rows)))
+            quantizer.save(str(scratch / "checkpoint"))
+        except StageError:
+            raise
+        except Exception as error:  # the library raises bare ValueError, RuntimeError, NotImplementedError, …
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            for line in messages.tail:
+                log.error("gptqmodel: %s", line)
+            kind = InvalidInput if isinstance(error, ValueError | NotImplementedError) else StageError
+            raise kind(
+                f"GPTQModel could not quantize {model} ({first}); its last messages are in the log"
+            ) from error
+    rows = sorted((_row(entry) for entry in found["gptq"]), key=lambda row: (row["layer"], row["module"]))
+    return rows, messages.rounded
+
+
+def _compute_dtype(config: GptqConfig) -> str:
+    """The type of weights and activations while the calibration rows pass through the layers."""
+    on_cpu = not torch.cuda.is_available()
+    return "float32" if on_cpu and effective(config.compute_dtype) == torch.float32 else config.dtype
+
+
+def _load_library(scratch: Path) -> Any:
+    # On fewer than three cores the library gives itself one worker and then waits for a second one.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, usable_threads())))
+    # The compiled packer needs a C++ compiler and a cache in the home directory; the result is the same.
+    os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
+    try:
+        import gptqmodel
+        from gptqmodel.looper import loop_processor
+    except ImportError as error:
+        raise MissingPackage(
+            f"GPTQModel cannot be imported ({error}); install it with: "
+            "pip install gptqmodel==7.6.0 optimum==2.3.0"
+        ) from error
+    # it writes a table of losses to `logs` in whatever directory this process runs in
+    loop_processor._PROJECT_LOG_DIR = scratch / "logs"
+    return gptqmodel
+
+
+def _library_config(gptqmodel: Any, config: GptqConfig, scratch: Path) -> Any:
+    return gptqmodel.QuantizeConfig(
+        bits=config.bits,
+        group_size=config.group_size,
+        desc_act=config.desc_act,
+        # its own default is to order groups by activation, and it refuses that where a row is one group
+        act_group_aware=None if config.group_size > 0 else False,
+        damp_percent=config.damp_percent,
+        format="gptq",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        offload_to_disk=True,
+        offload_to_disk_path=str(scratch / "offload"),
+    )
+
+
+class _LayerProgress:
+    """GPTQModel calls this when a layer is done, and again when its weights are packed."""
+
+    def __init__(self, layers: int) -> None:
+        self.layers, self.told = layers, 0
+
+    def __call__(self, layer_idx: int, submodule_finalized: bool) -> None:
+        if layer_idx >= self.told:
+            self.told = layer_idx + 1
+            progress(self.told, self.layers, "layers")
+
+
+def _row(entry: dict[str, str]) -> dict[str, Any]:
+    """One entry of GPTQModel's log; its loss is a text such as "fallback(rtn): …" without a Hessian."""
+    try:
+        loss = float(entry["loss"])
+    except ValueError:
+        loss = math.nan
+    return {
+        "layer": int(entry["layer"]),
+        "module": entry["module"],
+        "loss": loss if math.isfinite(loss) else None,
+        "samples": int(float(entry["samples"])),
+        "damp": float(entry["damp"]),
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[_LogStream]:
+    """Keep the library's banner, bars and messages out of stdout."""
+    sink = _LogStream()
+    with redirect_stdout(sink):
+        yield sink
+
+
+class _LogStream(io.TextIOBase):
+    """A text stream that logs whole lines at debug level, without colours and progress bars."""
+
+    def __init__(self) -> None:
+        self.tail: deque[str] = deque(maxlen=20)
+        self.rounded: set[str] = set()
+        self._open = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._open = (self._open + text).replace("\r", "\n").split("\n")
+        for line in lines:
+            plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip()
+            if plain and not re.search("[█░]", plain):
+                self.tail.append(plain)
+                # the only trace of a module that GPTQModel rounds to nearest after a NaN loss
+                self.rounded.update(re.findall("mock quantization retry for `([^`]+)`", plain))
+                log.debug("gptqmodel: %s", plain)
+        return len(text)

@@ -1,0 +1,281 @@
+"""Supervised fine-tuning with TRL: one trainer that stops on a bad loss and can be killed at any time."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from datasets import Dataset
+from torch.nn import functional
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer, pack_dataset
+
+from stages.backends.arithmetic import effective
+from stages.backends.nf4 import require_not_repacked
+from stages.backends.train.lora import trainable
+from stages.backends.train.rows import IGNORED, Rows, training_order
+from stages.contract import progress
+from stages.errors import Diverged
+from stages.train import TrainConfig
+
+log = logging.getLogger("tuneline.train")
+
+COMPLETE = "COMPLETE"
+"""Written into a checkpoint after everything else; a checkpoint without it does not exist for us."""
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+def total_steps(rows: int, config: TrainConfig) -> int:
+    """Optimizer steps for `config.epochs` passes over `rows` rows, at most `config.max_steps`."""
+    steps = math.ceil(rows * config.epochs / (config.batch_size * config.gradient_accumulation))
+    return min(steps, config.max_steps or steps)
+
+
+class Trainer(SFTTrainer):
+    """TRL's trainer on rows that are ready: order, checkpoints, validation and failure are ours."""
+
+    def __init__(
+        self,
+        model: peft.PeftModel,
+        tokenizer: Any,
+        train_rows: Rows,
+        validation_rows: Rows,
+        config: TrainConfig,
+        checkpoints: Path,
+    ) -> None:
+        self.recipe = config
+        data = _dataset(train_rows)
+        if config.packing:
+            data = pack_dataset(data, config.max_length, "bfd")
+        lengths = [len(ids) for ids in data["input_ids"]]
+        steps = total_steps(len(data), config)
+        per_step = config.batch_size * config.gradient_accumulation
+        order = training_order(lengths, steps * per_step, config.batch_size, config.seed)
+        self.tokens_per_row = [lengths[row] for row in order]
+        self.validation_rows = validation_rows
+        super().__init__(
+            model=model,
+            args=_settings(config, steps, checkpoints),
+            train_dataset=data.select(order),
+            processing_class=tokenizer,
+            callbacks=[_Schedule(config, steps)],
+        )
+        self.remove_callback(PrinterCallback)
+        # TRL rounds adapters of quantized models to bfloat16, where updates below 1/256 of a weight are lost
+        for _, weight in trainable(model):
+            weight.data = weight.data.float()
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+
+    def _send_telemetry(self) -> None:
+        """Nothing is sent anywhere."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """A checkpoint needs no card."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Mean negative log-likelihood of the assistant's tokens in `inputs` (batch, length), a scalar.
+
+        TRL's fused head scores every position unless it runs on Triton; on a CPU that costs more than the
+        rest of a small model, so there only the positions that precede a label are projected.
+        """
+        if self.args.device.type != "cpu" or not self._keeps_logits:
+            loss: torch.Tensor = super().compute_loss(model, inputs, False, num_items_in_batch)
+            return loss
+        labels = inputs["labels"][:, 1:]
+        kept = (labels != IGNORED).any(dim=0).nonzero().flatten()
+        rest = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**rest, use_cache=False, logits_to_keep=kept).logits
+        wanted = labels[:, kept].reshape(-1)
+        total = functional.cross_entropy(
+            logits.reshape(-1, logits.size(-1)).float(), wanted, ignore_index=IGNORED, reduction="sum"
+        )
+        return total / ((wanted != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass; raises `Diverged` before the optimizer can move on a bad loss."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise Diverged(self._why_diverged(f"the loss became {loss.item()}"))
+        return loss
+
+    def _why_diverged(self, what: str) -> str:
+        step, rate = self.state.global_step + 1, self.recipe.learning_rate
+        where = f"{what} at step {step} of {self.state.max_steps}"
+        broken = [
+            n for n, w in self.model.named_parameters() if not w.requires_grad and not w.isfinite().all()
+        ]
+        if broken:
+            return f"{where}: the base's own weights hold NaN or infinity ({broken[0]}); use another base"
+        if rate > 1e-3 and step > 1:
+            return f"{where}: train.learning_rate is {rate:g}, usual is 2e-4; lower it"
+        if self.args.bf16:
+            return (
+                f"{where}, computed in bfloat16 on finite weights: try train.nf4.compute_dtype: float32, "
+                "then look at the rows of this step"
+            )
+        return f"{where}, on finite weights: look for rows of one repeated token in the training split"
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Mean loss per assistant token over all validation rows, logged as `validation_loss`."""
+        model, batch = self.model, self.args.per_device_eval_batch_size
+        rows = sorted(
+            range(len(self.validation_rows)), key=lambda row: len(self.validation_rows.input_ids[row])
+        )
+        data = _dataset(self.validation_rows)
+        total, count = 0.0, 0
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for start in range(0, len(rows), batch):
+                inputs = self.data_collator([data[row] for row in rows[start : start + batch]])
+                inputs = self._prepare_inputs(inputs)
+                tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
+                total += self.compute_loss(model, inputs, num_items_in_batch=1).item()
+                count += tokens
+        model.train()
+        require_not_repacked(model)
+        self._metrics["eval"].clear()
+        self.log({"validation_loss": total / count})
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
+        return {}
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        broken = [name for name, weight in trainable(self.model) if not weight.isfinite().all()]
+        if broken:
+            raise Diverged(self._why_diverged(f"{len(broken)} adapter weights became NaN or infinite"))
+        super()._save_checkpoint(model, trial)
+        root = Path(self.args.output_dir)
+        newest = root / f"checkpoint-{self.state.global_step}"
+        (newest / COMPLETE).touch()
+        for older in root.glob("checkpoint-*"):
+            if older != newest:
+                shutil.rmtree(older)
+
+    def tokens_seen(self, step: int) -> int:
+        """Tokens without padding that the first `step` optimizer steps train on."""
+        return sum(self.tokens_per_row[: step * self.recipe.batch_size * self.recipe.gradient_accumulation])
+
+    def history(self) -> list[dict[str, float]]:
+        """One row per step (step, loss, learning_rate, tokens) and per evaluation (step, validation_loss)."""
+        rows = []
+        for entry in self.state.log_history:
+            if "loss" in entry:
+                kept = {key: entry[key] for key in ("step", "loss", "learning_rate")}
+                rows.append({**kept, "tokens": self.tokens_seen(entry["step"])})
+            elif "validation_loss" in entry:
+                rows.append({key: entry[key] for key in ("step", "validation_loss")})
+        return rows
+
+
+class _Schedule(TrainerCallback):
+    """When to evaluate and to save, and telling whoever watches."""
+
+    def __init__(self, config: TrainConfig, steps: int) -> None:
+        parts = config.evaluations + 1
+        self.evaluate_at = {max(1, round(steps * k / parts)) for k in range(1, parts)} | {steps}
+        self.save_every = config.checkpoint_every
+        self.trainer: Trainer | None = None
+        self.last = (time.monotonic(), 0)
+        self.validation: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.last = (time.monotonic(), state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        has_rows = self.trainer is not None and len(self.trainer.validation_rows) > 0
+        control.should_evaluate = has_rows and state.global_step in self.evaluate_at
+        control.should_save = state.global_step % self.save_every == 0 and state.global_step < state.max_steps
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        if self.trainer is None:
+            return
+        step, (then, before), self.last = state.global_step, self.last, (time.monotonic(), state.global_step)
+        if "validation_loss" in logs:
+            self.validation = {"validation_loss": logs["validation_loss"]}
+        if "loss" in logs:
+            tokens = self.trainer.tokens_seen(step) - self.trainer.tokens_seen(before)
+            rate = tokens / max(self.last[0] - then, 1e-9)
+            progress(
+                step, state.max_steps, "steps", loss=logs["loss"], tokens_per_second=rate, **self.validation
+            )
+
+
+def fit(trainer: Trainer, resume: Path | None) -> None:
+    """Train to the end, from the checkpoint `resume` if there is one."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, _Schedule):
+            callback.trainer = trainer
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+
+
+def last_checkpoint(root: Path, fingerprint: str) -> Path | None:
+    """The newest complete checkpoint of the same inputs under `root`; anything else there is removed."""
+    inputs = root / "inputs.json"
+    same = inputs.is_file() and json.loads(inputs.read_text()).get("fingerprint") == fingerprint
+    if root.exists() and not same:
+        log.info("checkpoints of other inputs are in the way; starting from step 0")
+        shutil.rmtree(root)
+    root.mkdir(exist_ok=True)
+    inputs.write_text(json.dumps({"fingerprint": fingerprint}))
+    found = {int(folder.name.rpartition("-")[2]): folder for folder in root.glob("checkpoint-*")}
+    complete = [step for step, folder in found.items() if (folder / COMPLETE).exists()]
+    newest = max(complete, default=None)
+    for step, folder in found.items():
+        if step != newest:
+            shutil.rmtree(folder)
+    return None if newest is None else found[newest]
+
+
+def _dataset(rows: Rows) -> Dataset:
+    return Dataset.from_dict({"input_ids": rows.input_ids, "labels": rows.labels})
+
+
+def _settings(config: TrainConfig, steps: int, checkpoints: Path) -> SFTConfig:
+    on_gpu = torch.cuda.is_available()
+    optimizer = "adamw_torch" if config.optimizer == "adamw" or not on_gpu else config.optimizer
+    if optimizer != config.optimizer and config.optimizer != "adamw":
+        log.info(
+            "optimizer %s needs CUDA; using AdamW in 32 bits, which does the same unpaged", config.optimizer
+        )
+    return SFTConfig(
+        output_dir=str(checkpoints),
+        use_cpu=not on_gpu,
+        bf16=effective(config.nf4.compute_dtype) == torch.bfloat16,
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=2 * config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=SCHEDULES[config.schedule],
+        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim=optimizer,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        train_sampling_strategy="sequential",
+        packing=config.packing,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=config.max_length if config.packing else None,
+        dataloader_pin_memory=on_gpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=config.seed,
+    )

@@ -1,0 +1,10 @@
+"""Statistics of gates and comparisons.
+
+```
+intervals     shares, and paired differences of shares
+exact         Tango's test where few items differ
+cluster       items that need not be independent, nor 0 or 1
+power         how many items a gate needs
+merge_choice  which of two merges is better
+```
+"""
