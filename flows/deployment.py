@@ -13,7 +13,8 @@ from flows.run.step import Run
 from registry import Artifact
 from registry.tenancy.endpoints import Endpoint
 from serving import standalone
-from stages.deploy import DeployConfig, DeployFacts
+from stages.config.deploy import DeployConfig
+from stages.deploy import DeployFacts
 
 
 def deploy(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from stages.config.evaluate import EvaluateConfig, FidelityTask, MergeBaseTask
+from stages.config.train import Nf4Config
 from stages.contract import StageConfig
-from stages.evaluate import EvaluateConfig, FidelityTask, MergeBaseTask
-from stages.train import Nf4Config
 
 if TYPE_CHECKING:
     from registry import Artifact

@@ -19,6 +19,7 @@ from flows.errors import FlowError
 from flows.gates.gate import EXIT_CODES
 from flows.preflight.preflight import refuse_problems
 from flows.recipe import Recipe
+from flows.report.markdown import ending
 from flows.report.report import RunReport, write_html
 from flows.run.arithmetic import Arithmetic, settle
 from flows.run.child import StandBy
@@ -75,7 +76,8 @@ def _run(
     parent: ParentFlow | None,
 ) -> Result:
     from flows.lifecycle import lifecycle
-    from flows.report.summary import Outcome, report
+    from flows.outcome import Outcome
+    from flows.report.summary import report
     from flows.run.step import Run, failed_row
 
     started, clock = datetime.now(UTC), time.monotonic()
@@ -99,7 +101,7 @@ def _run(
     document = {**as_json(found), "exit_code": code}
     (folder / REPORT).write_text(json.dumps(document, indent=1), encoding="utf-8")
     os.close(lock)
-    prefect.close(found, html)
+    prefect.close(ending(found, html))
     return Result(found, html, code, error)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from flows.deployment import deploy
 from flows.evaluation_plan import Rungs
 from flows.merge_choice import merge
+from flows.outcome import Outcome
 from flows.promote import Offer, judge, promote
 from flows.recipe import Recipe
-from flows.report.summary import Outcome
 from flows.run.step import Run
 from flows.unmerged import apart, measure_live
-from stages.quantize import GptqConfig
+from stages.config.quantize import GptqConfig
 
 
 def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:

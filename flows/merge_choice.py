@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.evaluation_plan import Rungs
 from flows.run.step import Run
 from registry import Artifact
-from stages.merge import MergeConfig
+from stages.config.merge import MergeConfig
 
 
 def merge(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flows.gates.channel import Verdict, record, refuse_other_policy
 from flows.gates.gate import GatePolicy, decide
 from flows.gates.sources import from_registry
-from flows.report.rows import StageRow
+from flows.run.stage_row import StageRow
 from flows.run.step import Run
 from registry import Artifact
 from registry.channels.channels import Channel

@@ -16,14 +16,14 @@ from flows.configuration.yaml_text import read_yaml
 from flows.errors import InvalidRecipe
 from flows.evaluation_plan import LadderConfig
 from flows.gates.gate import GatePolicy
+from stages.config.base import BaseConfig
+from stages.config.deploy import DeployConfig
+from stages.config.evaluate import EvaluateConfig
+from stages.config.merge import MergeConfig
+from stages.config.prepare import PrepareConfig
+from stages.config.quantize import GgufConfig, QuantizeConfig, check_gguf_type
+from stages.config.train import TrainConfig
 from stages.contract import StageConfig
-from stages.deploy import DeployConfig
-from stages.evaluate import EvaluateConfig
-from stages.merge import MergeConfig
-from stages.prepare import PrepareConfig
-from stages.quantize import GgufConfig, QuantizeConfig, check_gguf_type
-from stages.resolve import BaseConfig
-from stages.train import TrainConfig
 
 SHIPPED = Path(__file__).parent / "recipes"
 

@@ -15,7 +15,7 @@ from flows.run.step import Run
 from registry import Artifact
 from registry.artifacts import BaseReference, Manifest
 from registry.compat import contract
-from registry.compat.contract import Use
+from registry.compat.model import Use, pair
 from serving.engine.capabilities import VLLM_RANKS, limits
 
 
@@ -64,7 +64,7 @@ def rank_for_vllm(base: Manifest, adapter: Manifest) -> int | None:
     Raises Incompatible for an adapter that vLLM cannot apply to this base.
     """
     use = Use(limits("vllm", VLLM_RANKS[-1]), measured=True)
-    contract.require(contract.pair(base, adapter, use), "vLLM cannot serve this adapter over the 16-bit base")
+    contract.require(pair(base, adapter, use), "vLLM cannot serve this adapter over the 16-bit base")
     rank = rank_of(adapter) or 1
     return next(one for one in VLLM_RANKS if one >= rank) if rank > limits("vllm").max_rank else None
 

@@ -100,3 +100,11 @@ def markdown_cell(text: str) -> str:
     """Text that Markdown shows as it is, in one line, such as a table's cell."""
     escaped = "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in plain(text))
     return " ".join(escaped.split())
+
+
+VERDICTS = {
+    "pass": "Gate passed",
+    "fail": "Gate failed",
+    "insufficient": "Not enough evidence",
+    "invalid": "Evidence invalid",
+}

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from registry import catalog, content, deletions
 from registry.artifacts import BaseReference, Kind, Manifest, Parentage, QuantSpec
-from registry.compat.contract import check
+from registry.compat.base_reference import check
 from registry.db.engine import Database
 from registry.errors import InvalidArtifact, NotFound, RegistryError, StoreFailed
 from registry.leases import NO_WAIT, Leases, Patience

@@ -179,7 +179,7 @@ class Registry:
         with self._database.read() as connection:
             return catalog.runs_here(connection, stage, machine, limit)
 
-    def snapshot(self) -> ServingState:
+    def serving_state(self) -> ServingState:
         """Channels, tenants, live keys and rollouts in force, of one moment: what a gateway goes by."""
         with self._database.read() as connection:
             return snapshot.read(connection)

@@ -15,8 +15,9 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from registry.compat import contract
-from registry.compat.contract import Described
+from registry.compat.model import Described, Use, pair
 from serving.engine.capabilities import limits
+from serving.engine.naming import model_alias
 from serving.errors import EngineFailed, PortTaken, RequestFailed
 from serving.llama_cpp import launch as llama_cpp
 from serving.process import process
@@ -91,11 +92,6 @@ class Reply(BaseModel):
     completion_tokens: int
 
 
-def model_alias(artifact_id: str) -> str:
-    """A name that holds the digest, so no two models ever share it."""
-    return f"tuneline-{artifact_id[:12]}"
-
-
 def start(
     artifact_id: str, path: Path, config: EngineConfig, log: Path, model: Described | None = None
 ) -> Endpoint:
@@ -107,9 +103,9 @@ def start(
     manifest says that this engine cannot serve it, or not with this context, before anything is loaded.
     """
     if model is not None and model.base is not None:
-        use = contract.Use(limits(config.engine), config.context_length)
+        use = Use(limits(config.engine), config.context_length)
         what = f"{config.engine} cannot serve this {model.kind} model"
-        contract.require(contract.pair(model, None, use), what)
+        contract.require(pair(model, None, use), what)
     for attempt in itertools.count(1):
         try:
             return _start(artifact_id, path.resolve(), config, log.resolve())

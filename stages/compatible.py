@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from registry.compat import contract
-from registry.compat.contract import Described, Use
+from registry.compat.model import Described, Use, pair
 from registry.compat.shapes import Nf4Recipe
 from serving.engine.capabilities import limits
 from stages.families.support import known_to_llama_cpp
@@ -41,7 +41,7 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
 
 def _require(host: Described, guest: Described | None, use: Use, what: str) -> None:
     if host.base is not None and (guest is None or guest.base is not None):
-        contract.require(contract.pair(host, guest, use), what)
+        contract.require(pair(host, guest, use), what)
 
 
 def _method(model: Described) -> str:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving import errors, standalone
 from serving.standalone import Endpoint
 from stages.compatible import require_compatible
-from stages.contract import Parent, Parents, StageConfig
+from stages.config.deploy import DeployConfig
+from stages.contract import Parent, Parents
 from stages.errors import InvalidInput, MissingPackage, StageError
 
 SERVED_BY = {"gguf": "llama.cpp", "gptq": "vllm", "none": "vllm"}
@@ -22,37 +23,6 @@ FALLBACK_QUESTION = "Hello, what can you do?"
 
 ANSWER_TIMEOUT = 120.0
 """Seconds for the smoke test's answer."""
-
-
-class DeployConfig(StageConfig):
-    """Which engine serves the promoted artifact, and where."""
-
-    engine: Literal["llama.cpp", "vllm"] = Field(
-        default="llama.cpp", description="llama.cpp serves GGUF files, vLLM merged and GPTQ models"
-    )
-    name: str | None = Field(
-        default=None, min_length=1, max_length=200,
-        description="what requests call the model; default: the channel that it was promoted to",
-    )  # fmt: skip
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto",
-        description="vllm: in which type it computes; auto: the model's own, or float32 where the run found "
-        "that the machine has no bfloat16. A GPTQ model's kernels compute in 16 bits whatever this says",
-    )
-    host: Literal["127.0.0.1", "::1"] = Field(default="127.0.0.1", description="loopback only")
-    port: int = Field(default=0, ge=0, le=65535, description="0: a free one")
-    context_length: int = Field(default=2048, ge=64, description="tokens")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all cores")
-    ready_timeout: float = Field(default=120, gt=0, description="seconds to wait for health")
-    ttl_minutes: float | None = Field(
-        default=None, gt=0, description="the engine stops by itself after this long"
-    )
-    question: str | None = Field(default=None, description="smoke test: asked once, the answer is shown")
-    system: str | None = Field(default=None, description="system message of the smoke test")
-    max_new_tokens: int = Field(default=64, ge=1, description="length of the smoke test's answer")
-    probes: int = Field(
-        default=4, ge=0, description="held-out items asked over HTTP; the answers must be those of the file"
-    )
 
 
 class DeployFacts(BaseModel):

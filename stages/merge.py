@@ -5,41 +5,20 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from registry.artifacts import BaseReference, Parentage, QuantSpec
-from registry.compat.contract import differing
+from registry.compat.base_reference import differing
 from registry.compat.shapes import KEY
 from registry.errors import Incompatible
-from stages.contract import Facts, Parent, Parents, StageConfig, toolchain
+from stages.config.merge import MergeConfig
+from stages.contract import Facts, Parent, Parents, toolchain
 from stages.outline import outline_of_model
-from stages.train import Nf4Config
+from stages.training_record import recorded_nf4, training_record
 from stages.untrusted.tokenizer import template_of
 
 VERSION = 4
 TOOLS = ("torch", "safetensors", "transformers", "bitsandbytes")
-
-
-class MergeConfig(StageConfig):
-    """How to fold the adapter in."""
-
-    dtype: Literal["float16", "bfloat16"] = Field(default="float16", description="dtype of the result")
-    base: Literal["auto", "16bit", "nf4"] = Field(
-        default="auto",
-        description="`16bit`: fold into the base's own weights; `nf4`: into the base's weights after an NF4 "
-        "round trip, as the adapter saw them in training (only the modules that were quantized); `auto`: a "
-        "recipe does both and keeps what is better on the validation split, a single merge does `16bit`",
-    )
-    shard_size: int = Field(default=2_000_000_000, ge=1_000_000, description="bytes per safetensors shard")
-
-    @property
-    def candidates(self) -> tuple[MergeConfig, ...]:
-        """One config per fold that is to be made."""
-        if self.base != "auto":
-            return (self,)
-        return tuple(self.model_copy(update={"base": fold}) for fold in ("16bit", "nf4"))
 
 
 def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
@@ -52,7 +31,7 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
     in base or adapter that cannot be merged exactly; both before anything is written.
     """
     base, adapter = parents["base"], parents["adapter"]
-    record = _record(adapter)
+    record = training_record(adapter)
     _same_base(base, adapter, record)
 
     from stages.backends.merge.merge import fold
@@ -88,12 +67,6 @@ def _own_template(base: Parent, merged: Path) -> dict[str, Any]:
     return {"chat_template": {"present": template is not None, "sha256": digest}}
 
 
-def _record(adapter: Parent) -> dict[str, Any]:
-    """What training noted beside the adapter; empty for an adapter made elsewhere."""
-    file = adapter.path / "tuneline.json"
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
-
-
 def _same_base(base: Parent, adapter: Parent, record: dict[str, Any]) -> None:
     trained_on = adapter.base
     if trained_on is None and record.get("base"):
@@ -108,12 +81,3 @@ def _same_base(base: Parent, adapter: Parent, record: dict[str, Any]) -> None:
             f"but the base to merge into is {base.base.source} at {base.base.revision[:12]} (they differ in "
             f"{', '.join(differ)}); merge into the base it was trained on, or train again"
         )
-
-
-def recorded_nf4(adapter: Parent) -> Nf4Config:
-    """As recorded in training; QLoRA's own settings for an adapter without a record."""
-    record = {} if adapter.quant else _record(adapter)
-    requested = adapter.quant.requested if adapter.quant else record.get("quant", {}).get("requested", {})
-    return Nf4Config.model_validate(
-        {key: requested[key] for key in Nf4Config.model_fields if key in requested}
-    )

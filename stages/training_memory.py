@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from stages.config.train import TrainConfig
 from stages.families.blocks import is_called
 from stages.model_shape import ModelShape
-from stages.train import TrainConfig
 
 RUNTIME = 800_000_000
 """Bytes of Python, torch and the libraries around them, or of a CUDA context with its kernels."""

@@ -22,8 +22,9 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 from registry.artifacts import digest
+from stages.config.base import BaseConfig
 from stages.contract import Facts, Parent, toolchain
-from stages.resolve import TOOLS, VERSION, BaseConfig, resolve
+from stages.resolve import TOOLS, VERSION, resolve
 from tests.kept import kept
 from tests.seconds import seconds
 

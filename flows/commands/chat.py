@@ -15,6 +15,7 @@ import httpx
 from flows.commands.run import Reply, open_registry
 from flows.errors import Usage
 from serving import standalone
+from serving.engine.naming import model_alias
 from serving.errors import RequestFailed
 
 KEY_VARIABLE = "TUNELINE_KEY"
@@ -69,7 +70,7 @@ def _server(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
         )
     row = living[0]  # the newest
     # one that was deployed before endpoints had names knows only the artifact's
-    return f"{row.url}/v1", row.config.get("name") or standalone.model_alias(row.artifact_id), {}
+    return f"{row.url}/v1", row.config.get("name") or model_alias(row.artifact_id), {}
 
 
 def _questions(arguments: argparse.Namespace) -> Iterator[str]:

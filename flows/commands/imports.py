@@ -56,7 +56,8 @@ def _measured(registry: Registry, one: Artifact, other: Artifact) -> bool:
 
 def artifacts_compat(arguments: argparse.Namespace) -> Reply:
     """Every check of the contract, one line each."""
-    from registry.compat.contract import Use, examine, pair
+    from registry.compat.contract import examine
+    from registry.compat.model import Use, pair
     from serving.engine.capabilities import limits
     from stages.families.support import known_to_llama_cpp
 

@@ -18,9 +18,9 @@ from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import Parentage, memo_key
 from registry.store.files import translated
+from stages.config.base import BaseConfig
 from stages.errors import InvalidInput
 from stages.formats.model_files import INDEX, copy_file, need_room, sha256_of_file
-from stages.resolve import BaseConfig
 from stages.untrusted.inspect import compare_vocabulary, inspect
 
 STAGE = "import"

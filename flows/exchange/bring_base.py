@@ -15,11 +15,11 @@ from flows.run.fingerprint import pinned
 from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import BaseReference, memo_key
-from registry.compat.contract import differing
+from registry.compat.base_reference import differing
 from registry.errors import Incompatible
 from stages import resolve
+from stages.config.base import BaseConfig
 from stages.contract import Facts, toolchain
-from stages.resolve import BaseConfig
 
 SCHEMES = ("hub:", "path:", "package:", "pico:")
 HOW = (

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from registry import Artifact
 from registry.artifacts import BaseReference, Kind, QuantSpec, Relation
-from registry.compat.contract import examine, pair
+from registry.compat.contract import examine
+from registry.compat.model import pair
 from registry.compat.shapes import KEY, is_end, is_head, model_outline
 from registry.errors import Incompatible
 

@@ -8,16 +8,14 @@ count.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.ladder.distance import distance
 from flows.ladder.finding import Said
+from flows.ladder.model import Evidence, Rung
 from stages.statistics.intervals import tango
 
-if TYPE_CHECKING:
-    from flows.ladder.ladder import Evidence, Rung
-
-Check = Callable[["Rung", "Evidence", Mapping[Any, "Evidence"]], Said | None]
+Check = Callable[[Rung, Evidence, Mapping[Any, Evidence]], Said | None]
 
 FOLD_LIMIT = 0.005
 """The same sum, unmerged in float32 against merged and rounded to 16 bits."""

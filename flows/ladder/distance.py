@@ -10,7 +10,7 @@ from flows.ladder.finding import Said
 from stages.rounding import LIMITS
 
 if TYPE_CHECKING:
-    from flows.ladder.ladder import Evidence, Rung
+    from flows.ladder.model import Evidence, Rung
 
 NOT_THE_SAME = 0.5
 """Likeliest tokens in common, below which most are others; of a share, how far from 1 it may be."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
-from flows.ladder.ladder import Evidence, Kind, Ladder, describe_quant, logged_answers, read_ladder
-from flows.report.rows import StageRow
+from flows.ladder.ladder import describe_quant, logged_answers, read_ladder
+from flows.ladder.model import Evidence, Kind, Ladder
+from flows.outcome import Outcome
+from flows.run.stage_row import StageRow
 from registry import Artifact, Registry
 from registry.artifacts import Kind as ArtifactKind
-
-if TYPE_CHECKING:
-    from flows.report.summary import Outcome
 
 KINDS: Mapping[ArtifactKind, Kind] = {
     "base": "base", "adapter": "tuned", "merged": "merged", "quantized": "quantized",

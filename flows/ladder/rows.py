@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.ladder.ladder import Figure, Ladder, Rung
+from flows.ladder.model import Figure, Ladder, Rung
 
 HEAD = ("Form", "Against", "KL", "Same top", "Flips", "Perplexity", "Answers changed")
 

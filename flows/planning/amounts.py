@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from flows.evaluation_plan import LadderConfig
 from flows.recipe import AdapterConfig
-from stages.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
-from stages.merge import MergeConfig
-from stages.prepare import PrepareConfig
-from stages.quantize import GgufConfig, GptqConfig
-from stages.resolve import BaseConfig
-from stages.train import TrainConfig
+from stages.config.base import BaseConfig
+from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
+from stages.config.merge import MergeConfig
+from stages.config.prepare import PrepareConfig
+from stages.config.quantize import GgufConfig, GptqConfig
+from stages.config.train import TrainConfig
 
 COMPARED = 1.5
 """Comparisons with another model that an evaluation of the ladder has on average."""

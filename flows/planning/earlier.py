@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from flows.planning.rates import Rates
 from flows.planning.work import Work
+from flows.run.arithmetic import this_machine
 from registry import Artifact, Registry
 from registry.artifacts import Manifest
-from stages.arithmetic import identity
 
 KEPT = 5
 """Of the latest runs, so that an estimate follows a machine that changes."""
@@ -26,11 +26,6 @@ class EarlierRun:
     seconds: float
     parameters: int
     """Of the model that it worked on; 0 where that is not known."""
-
-
-def this_machine() -> str:
-    """What an execution is recorded under, beside its host: a digest of processor, cores and libraries."""
-    return identity()[0][:16]
 
 
 def earlier_runs(registry: Registry, stages: Sequence[str]) -> dict[str, list[EarlierRun]]:

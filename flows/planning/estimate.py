@@ -27,8 +27,8 @@ from flows.planning.machine import Machine, machine
 from flows.planning.rates import PUBLISHED, Rates
 from flows.planning.work import Work
 from flows.wording import size
+from stages.config.quantize import GgufConfig, GptqConfig
 from stages.model_shape import ModelShape, describe_base
-from stages.quantize import GgufConfig, GptqConfig
 from stages.training_memory import RUNTIME, adapter_parameters, training_memory
 
 __all__ = ["Machine", "ModelShape", "StageEstimate", "describe_base", "estimate", "machine", "shortfalls"]

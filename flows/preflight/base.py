@@ -13,12 +13,12 @@ from typing import Any
 
 from flows.recipe import Recipe
 from flows.run.child import child_environment
+from stages.config.evaluate import LmEvalTask
+from stages.config.quantize import GptqConfig
 from stages.errors import StageError
-from stages.evaluate import LmEvalTask
 from stages.families import support
 from stages.families.blocks import BLOCKS
 from stages.model_shape import LARGEST_CONFIG, ModelShape
-from stages.quantize import GptqConfig
 from stages.untrusted.json import MEGABYTE, read_object
 
 LARGEST = 50 * MEGABYTE

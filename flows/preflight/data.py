@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.recipe import Recipe
+from stages.config.evaluate import MOST_CHOICES, HeldoutTask
+from stages.config.prepare import PrepareConfig
 from stages.errors import StageError
-from stages.evaluate import MOST_CHOICES, HeldoutTask
-from stages.prepare import PrepareConfig, first_rows
+from stages.prepare import first_rows
 
 LARGEST = 2_000_000_000
 """Bytes of data files that are opened: opening takes their digest, at about 1 GB a second."""

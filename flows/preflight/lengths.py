@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flows.recipe import Recipe
-from stages.evaluate import HeldoutTask
+from stages.config.evaluate import HeldoutTask
 
 
 def problems(recipe: Recipe, positions: int | None) -> Iterator[str]:

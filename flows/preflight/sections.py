@@ -9,9 +9,9 @@ from flows.evaluation_plan import BASE, FOLD, PARENT
 from flows.gates.gate import GatePolicy
 from flows.recipe import Recipe
 from serving.engine.capabilities import VLLM_RANKS, limits
+from stages.config.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
+from stages.config.quantize import GgufConfig, GptqConfig
 from stages.deploy import SERVED_BY
-from stages.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
-from stages.quantize import GgufConfig, GptqConfig
 
 Metrics = Mapping[str, Collection[str] | None]
 """Task that is scored item by item → its metrics; None: not known."""

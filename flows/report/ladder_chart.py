@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from flows.ladder.ladder import Figure, Ladder, Rung
+from flows.ladder.model import Figure, Ladder, Rung
 from flows.report.charts import WIDTH, nice_ticks, picture_frame, svg_text
 
 PITCH, TOP = 62.0, 24.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.report.report import model_cells, stage_cells
 from flows.report.rows import RunReport, measured_on, tasks_of, verdict
+from flows.run.prefect_view import Ending
 from flows.wording import duration, markdown_cell
 
 
@@ -50,3 +51,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _cell(text: str) -> str:
     return text if text == "---" else markdown_cell(text)
+
+
+def ending(report: RunReport, html: Path) -> Ending:
+    """How the run ended, as Prefect shows it."""
+    tone, words = verdict(report)
+    notes = tuple(row.note for row in report.stages if row.state in ("failed", "interrupted"))
+    return Ending(tone, words, notes, markdown(report, html))

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.ladder.ladder import Ladder
+from flows.ladder.model import Ladder
 from flows.ladder.rows import ladder_cells
 from flows.report.charts import Interval, Series, histogram, interval_chart, line_chart
 from flows.report.forest_plot import forest_plots

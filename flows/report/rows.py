@@ -8,27 +8,8 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from flows.report.lineage_picture import LineageEdge, LineageNode
-
-State = Literal["ran", "reused", "failed", "interrupted", "skipped"]
-VERDICTS = {
-    "pass": "Gate passed",
-    "fail": "Gate failed",
-    "insufficient": "Not enough evidence",
-    "invalid": "Evidence invalid",
-}
-
-
-@dataclass(frozen=True)
-class StageRow:
-    """One stage of the run. `peak_bytes`: largest resident memory, None where it was not measured."""
-
-    label: str
-    stage: str
-    artifact_id: str | None
-    state: State
-    seconds: float
-    peak_bytes: int | None = None
-    note: str = ""
+from flows.run.stage_row import StageRow, State
+from flows.wording import VERDICTS
 
 
 @dataclass(frozen=True)

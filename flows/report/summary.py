@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from flows.ladder.evidence import ladder_of
-from flows.promote import Verdict
+from flows.outcome import Outcome
 from flows.report.lineage_picture import LineageEdge, LineageNode
 from flows.report.report import AnswerRow, ModelRow, RunReport, Score
 from flows.run.step import Run
 from flows.unmerged import Resident
 from registry import Artifact
-from registry.channels.channels import Channel
-from registry.tenancy.endpoints import Endpoint
-
-
-@dataclass
-class Outcome:
-    """What exists so far; a run that failed half-way has less."""
-
-    base: Artifact | None = None
-    dataset: Artifact | None = None
-    adapter: Artifact | None = None
-    merge_choice: Artifact | None = None
-    variants: dict[str, tuple[Artifact, Artifact]] = field(default_factory=dict)
-    verdict: Verdict | None = None
-    channel: Channel | None = None
-    endpoint: Endpoint | None = None
-    resident: Resident | None = None
-
-    def measured(self, label: str, model: Artifact, evaluation: Artifact) -> None:
-        """`model`, called `label`, has this evaluation."""
-        self.variants[label] = (model, evaluation)
 
 
 def report(

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from flows.run.child import child_environment
 from flows.settings import Settings
 from registry.artifacts import QuantSpec
-from stages.arithmetic import ComputeDtype, MachineSpeed, machine_speed
+from stages.arithmetic import ComputeDtype, MachineSpeed, identity, machine_speed
 from stages.model_shape import ModelShape
 
 M = TypeVar("M", bound=BaseModel)
@@ -97,3 +97,8 @@ def _asking(value: Any, path: str = "") -> list[str]:
         where = f"{path}.{name}".lstrip(".")
         keys += [where] if (name, item) == (KEY, AUTO) else _asking(item, where)
     return keys
+
+
+def this_machine() -> str:
+    """What an execution is recorded under, beside its host: a digest of processor, cores and libraries."""
+    return identity()[0][:16]

@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from stages.config.base import BaseConfig
+from stages.config.evaluate import EvaluateConfig
+from stages.config.prepare import PrepareConfig
 from stages.errors import InvalidInput, MissingPackage
-from stages.evaluate import EvaluateConfig
-from stages.prepare import PrepareConfig
-from stages.resolve import BaseConfig
 
 
 def pinned(config: BaseModel) -> dict[str, Any]:

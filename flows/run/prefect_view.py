@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.report.markdown import markdown
-from flows.report.rows import VERDICTS, RunReport, StageRow, verdict
-from flows.wording import duration, short, size
+from flows.run.stage_row import StageRow
+from flows.wording import VERDICTS, duration, short, size
 from registry import processes
 
 END_SECONDS = 120.0
@@ -35,6 +34,16 @@ _STATES = {
     "failed": ("FAILED", "Failed"),
     "interrupted": ("CANCELLED", "Interrupted"),
 }
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended. `tone`: a gate's verdict, or `failed`, `interrupted` or `done`."""
+
+    tone: str
+    words: str
+    notes: tuple[str, ...]
+    markdown: str
 
 
 @dataclass(frozen=True)
@@ -102,18 +111,19 @@ class PrefectView:
         state = {"type": type_, "name": name, "message": message}
         self._tell("ended", state=state, whole=row.state in ("ran", "reused"))
 
-    def close(self, report: RunReport, html: Path) -> None:
+    def close(self, ending: Ending) -> None:
         """The run came to its end; Prefect hears of it until `wait` returns."""
-        self._end(report, html)
+        self._end(ending)
         self._hang_up()
 
-    def _end(self, report: RunReport, html: Path) -> None:
-        tone, words = verdict(report)
-        name = {"failed": "Failed", "interrupted": "Interrupted", "done": "Completed"}.get(tone, words)
-        notes = [row.note for row in report.stages if row.state in ("failed", "interrupted")]
-        message = "; ".join([words, *filter(None, notes)])
-        state = {"type": _TYPES.get(tone, "FAILED"), "name": name, "message": message}
-        self._tell("end", state=state, markdown=markdown(report, html))
+    def _end(self, ending: Ending) -> None:
+        names = {"failed": "Failed", "interrupted": "Interrupted", "done": "Completed"}
+        state = {
+            "type": _TYPES.get(ending.tone, "FAILED"),
+            "name": names.get(ending.tone, ending.words),
+            "message": "; ".join([ending.words, *filter(None, ending.notes)]),
+        }
+        self._tell("end", state=state, markdown=ending.markdown)
 
     def wait(self, seconds: float = END_SECONDS) -> None:
         """Wait until Prefect was told all, at most so long."""

@@ -14,13 +14,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from flows.planning.earlier import this_machine
-from flows.report.rows import StageRow
-from flows.run.arithmetic import Arithmetic, as_asked
+from flows.run.arithmetic import Arithmetic, as_asked, this_machine
 from flows.run.child import StandBy, run_in_child
 from flows.run.fingerprint import pinned
 from flows.run.prefect_view import PrefectView
 from flows.run.progress_view import ProgressView
+from flows.run.stage_row import StageRow
 from flows.run.standalone_stage import as_parent
 from flows.settings import Settings
 from flows.wording import duration

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry.artifacts import QuantSpec
-from registry.compat.contract import Check, Checker, Described, Pair, differing
+from registry.compat.base_reference import differing
+from registry.compat.model import Check, Checker, Described, Pair
 from registry.compat.shapes import (
     AdapterOutline,
     LoraTarget,

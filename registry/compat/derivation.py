@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from math import prod
 
 from registry.compat.adapter import no_outline, some
-from registry.compat.contract import Check, Checker, Described, Pair
+from registry.compat.model import Check, Checker, Described, Pair
 from registry.compat.shapes import TensorGroup, is_end, is_head, model_outline
 
 _BESIDE = frozenset({"scales", "qzeros", "g_idx"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from registry.compat.contract import Check, Checker, Described, EngineLimits, Pair
+from registry.compat.model import Check, Checker, Described, EngineLimits, Pair
 from registry.compat.shapes import AdapterOutline, adapter_outline, is_end, model_outline
 
 _LORA_WORDS = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from registry.compat.contract import EngineLimits
+from registry.compat.model import EngineLimits
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes; 16 unless it is given."""

@@ -13,11 +13,11 @@ import httpx
 
 from serving.engine import answer_check
 from serving.engine.answer_check import Recorded
+from serving.engine.naming import model_alias
 from serving.errors import EngineFailed
 from serving.process.process import Launch
 from serving.process.runtime_dir import Scratch
 from serving.process.supervisor import Supervisor
-from serving.standalone import model_alias
 
 CONTROL_SECONDS = 30.0
 """For health; loads and unloads may take as long as the answers before them."""

@@ -15,7 +15,7 @@ import psutil
 
 from registry import Artifact, Registry
 from registry.compat import contract
-from registry.compat.contract import Use
+from registry.compat.model import Pair, Use, pair
 from registry.errors import RegistryError
 from registry.tenancy.endpoints import IN_GATEWAY
 from registry.tenancy.snapshot import ServingState
@@ -283,9 +283,9 @@ class Fleet:
                 log.warning("endpoint %s: %s", place.endpoint, error)
 
 
-def _use(place: Place, adapter: Artifact | None) -> contract.Pair:
+def _use(place: Place, adapter: Artifact | None) -> Pair:
     use = Use(place.limits, place.section.context_length)
-    return contract.pair(place.artifact.manifest, adapter.manifest if adapter else None, use)
+    return pair(place.artifact.manifest, adapter.manifest if adapter else None, use)
 
 
 def _refusals(place: Place, adapter: Artifact) -> list[str]:

@@ -12,12 +12,12 @@ import httpx
 
 from serving import errors
 from serving.engine.answer_check import Recorded
+from serving.engine.naming import model_alias
 from serving.engine.process_engine import CONTROL_SECONDS, EngineProcess
 from serving.errors import EngineFailed
 from serving.llama_cpp import launch as llama_cpp
 from serving.process import process
 from serving.process.process import Launch
-from serving.standalone import model_alias
 
 
 @dataclass(frozen=True)

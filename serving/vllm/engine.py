@@ -21,10 +21,10 @@ from typing import Any
 import httpx
 
 from serving.engine.answer_check import Recorded
+from serving.engine.naming import model_alias
 from serving.engine.process_engine import CONTROL_SECONDS, EngineProcess
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
 from serving.process.process import Launch
-from serving.standalone import model_alias
 from serving.vllm import adapter_files, adapter_probe
 from serving.vllm import launch as vllm
 

@@ -21,6 +21,7 @@ from stages.backends import hub
 from stages.backends.gguf import packaged as gguf_files
 from stages.backends.pico import make_pico
 from stages.backends.tokenizer import load_tokenizer, require_plain_reading
+from stages.config.base import BaseConfig
 from stages.errors import InvalidInput
 from stages.families.config_names import CAUSAL
 from stages.formats.model_files import (
@@ -31,7 +32,6 @@ from stages.formats.model_files import (
     tokenizer_digest,
     weights_digest,
 )
-from stages.resolve import BaseConfig
 
 log = logging.getLogger("tuneline.resolve")
 

@@ -18,8 +18,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from stages.backends.arithmetic import effective
+from stages.config.train import Nf4Config
 from stages.errors import InvalidInput, StageError
-from stages.train import Nf4Config
 
 VALUES = torch.bfloat16
 """Weights are rounded to this before they are quantized, NF4 values after, whatever computes with them."""

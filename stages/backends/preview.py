@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.config.evaluate import LmEvalTask
+from stages.config.train import LoraConfig
 from stages.errors import StageError
-from stages.evaluate import LmEvalTask
-from stages.train import LoraConfig
 
 
 def main() -> int:

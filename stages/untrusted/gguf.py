@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stages.backends.gguf.convert import describe, main_type
 from stages.errors import InvalidInput
 from stages.formats.gguf import GgufDescription, GgufTensor, read_gguf
+from stages.formats.gguf_types import describe, main_type
 
 TOKENS = "tokenizer.ggml.tokens"
 

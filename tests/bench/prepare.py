@@ -19,9 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from stages.config.base import BaseConfig
+from stages.config.prepare import PrepareConfig
 from stages.contract import Parent
-from stages.prepare import PrepareConfig, prepare
-from stages.resolve import BaseConfig, resolve
+from stages.prepare import prepare
+from stages.resolve import resolve
 
 # 3,150 of the 7,168 conversations hold one turn, which nobody answered.
 SETTINGS = {"max_length": 2048, "max_rejected": 0.6}

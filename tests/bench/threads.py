@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from serving.cores import thread_environment, usable_cores
-from stages.resolve import BaseConfig, resolve
-from stages.train import TrainConfig
+from stages.config.base import BaseConfig
+from stages.config.train import TrainConfig
+from stages.resolve import resolve
 
 SPIN = "while True: pass"
 WORK = ("training step", "evaluation, torch", "evaluation, llama.cpp")

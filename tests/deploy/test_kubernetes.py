@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.cli import parser
+from serving.engine.naming import model_alias
 from serving.gateway.config import ServeConfig
 from serving.llama_cpp.server import command_line
-from serving.standalone import model_alias
 
 KUBERNETES = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 

@@ -19,14 +19,14 @@ from flows.run.standalone_stage import as_parent
 from flows.run.step import RELATIONS
 from registry import Artifact, Registry
 from registry.artifacts import Parentage, memo_key
+from stages.config.base import BaseConfig
+from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
+from stages.config.merge import MergeConfig
+from stages.config.prepare import PrepareConfig, SplitConfig
+from stages.config.quantize import GgufConfig, GptqConfig
+from stages.config.train import LoraConfig, Nf4Config, TrainConfig
 from stages.contract import Facts, toolchain
-from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
-from stages.merge import MergeConfig
-from stages.prepare import PrepareConfig, SplitConfig
-from stages.quantize import GgufConfig, GptqConfig
-from stages.resolve import BaseConfig
 from stages.run import run_stage, stage_module
-from stages.train import LoraConfig, Nf4Config, TrainConfig
 
 NF4 = Nf4Config(compute_dtype="float32")
 

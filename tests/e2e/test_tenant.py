@@ -14,11 +14,12 @@ from flows.exchange.artifact_import import adopt
 from flows.run.standalone_stage import as_parent, run_plain
 from registry import Artifact, Registry
 from registry.artifacts import Manifest
-from registry.compat.contract import Use, examine, pair
+from registry.compat.contract import examine
+from registry.compat.model import Use, pair
 from serving.engine.capabilities import limits
 from stages.backends.evaluate.open_model import open_model
+from stages.config.evaluate import EvaluateConfig
 from stages.errors import InvalidInput
-from stages.evaluate import EvaluateConfig
 from tests.e2e.conftest import Tuneline, states
 
 Pico = tuple[Tuneline, dict[str, Any]]

@@ -19,16 +19,20 @@ from flows.exchange.artifact_import import Adoption, adopt
 from flows.run.standalone_stage import as_parent, run_plain
 from registry import Artifact, Registry
 from registry.artifacts import memo_key
-from registry.compat.contract import Use, examine, pair
+from registry.compat.contract import examine
+from registry.compat.model import Use, pair
 from registry.errors import Incompatible
 from serving import standalone
 from serving.engine.capabilities import limits
 from stages.compatible import require_compatible
+from stages.config.deploy import DeployConfig
+from stages.config.evaluate import EvaluateConfig, HeldoutTask
+from stages.config.quantize import GgufConfig, GptqConfig
 from stages.contract import Parent
-from stages.deploy import DeployConfig, deploy
+from stages.deploy import deploy
 from stages.errors import InvalidInput
-from stages.evaluate import EvaluateConfig, HeldoutTask, evaluate
-from stages.quantize import GgufConfig, GptqConfig, quantize
+from stages.evaluate import evaluate
+from stages.quantize import quantize
 from tests.seconds import seconds
 from tests.stages.lora_models import save_adapter, save_llama
 

@@ -7,7 +7,7 @@ import pytest
 
 from flows.exchange import bring_base
 from registry import Registry
-from stages.resolve import BaseConfig
+from stages.config.base import BaseConfig
 
 
 def test_a_relative_path_is_seen_from_where_the_command_runs(

@@ -20,7 +20,7 @@ from registry import Registry
 from registry.tenancy.endpoints import IN_GATEWAY, Endpoint
 from serving import standalone
 from serving.gateway.config import ServeConfig
-from stages.deploy import DeployConfig
+from stages.config.deploy import DeployConfig
 from tests.flows.gated import Lineage
 from tests.seconds import seconds
 

@@ -17,13 +17,14 @@ from flows import recipe as recipes
 from flows.planning import machine as machine_module
 from flows.planning.estimate import Machine, adapter_parameters, describe_base, estimate, shortfalls
 from flows.planning.machine import machine
+from stages.config.evaluate import HeldoutTask, LmEvalTask
+from stages.config.prepare import PrepareConfig, SplitConfig
+from stages.config.quantize import GgufConfig, GptqConfig
+from stages.config.train import LoraConfig, TrainConfig
 from stages.contract import Parent
 from stages.errors import InvalidInput, MissingPackage
-from stages.evaluate import HeldoutTask, LmEvalTask
 from stages.model_shape import ModelShape
-from stages.prepare import PrepareConfig, SplitConfig, prepare
-from stages.quantize import GgufConfig, GptqConfig
-from stages.train import LoraConfig, TrainConfig
+from stages.prepare import prepare
 from stages.training_memory import NF4_BYTES, training_memory
 
 ROOT = Path(__file__).parents[2]

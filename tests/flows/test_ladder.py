@@ -13,7 +13,8 @@ import pytest
 
 from flows.evaluation_plan import BASE, FOLD, PARENT
 from flows.ladder import checks as ladder_checks
-from flows.ladder.ladder import Evidence, Ladder, logged_answers, read_ladder
+from flows.ladder.ladder import logged_answers, read_ladder
+from flows.ladder.model import Evidence, Ladder
 from flows.ladder.rows import HEAD, terminal_rows
 from flows.report.charts import WIDTH
 from flows.report.ladder_chart import ladder_chart

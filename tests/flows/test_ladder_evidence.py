@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from flows.ladder.evidence import ladder_of
-from flows.ladder.ladder import Ladder
-from flows.report.rows import StageRow
-from flows.report.summary import Outcome
+from flows.ladder.model import Ladder
+from flows.outcome import Outcome
+from flows.run.stage_row import StageRow
 from registry import Artifact, Registry
 from registry.artifacts import QuantSpec
 from tests.flows.lineages import family, publish

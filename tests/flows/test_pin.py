@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from flows.run.fingerprint import commit_of, pin, pinned
+from stages.config.base import BaseConfig
+from stages.config.evaluate import EvaluateConfig, LmEvalTask
+from stages.config.prepare import PrepareConfig
 from stages.errors import InvalidInput, MissingPackage
-from stages.evaluate import EvaluateConfig, LmEvalTask
-from stages.prepare import PrepareConfig
-from stages.resolve import BaseConfig
 
 
 def test_content_counts_and_place_does_not(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 from flows import cli
 from flows import recipe as recipes
 from flows.planning import clock as clocks
-from flows.planning import earlier, rates, work
+from flows.planning import rates, work
 from flows.planning.clock import Clock, clock_here, said_of_times
 from flows.planning.estimate import Machine, StageEstimate, describe_base, estimate
 from flows.planning.rates import MEASURED, PUBLISHED, Rates, rates_here
+from flows.run import arithmetic
 from flows.settings import Settings
 from registry import Registry, processes
 from registry.artifacts import QuantSpec
@@ -100,7 +101,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home whose executions are recorded as a flow does; rates and cache are the test's own."""
     from tests.flows import lineages
 
-    monkeypatch.setitem(lineages.EXECUTION, "machine", earlier.this_machine())
+    monkeypatch.setitem(lineages.EXECUTION, "machine", arithmetic.this_machine())
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(clocks, "rates_here", lambda *_: of_machine(100e9, 5e9))
@@ -180,7 +181,7 @@ def test_a_registry_of_another_machine_is_not_this_ones(
 ) -> None:
     record(home, took, 100.0, tokens=TOKENS)
     with monkeypatch.context() as patch:  # the same disk in a machine of that name, with another processor
-        patch.setattr(earlier, "identity", lambda: ("f" * 64, "another processor"))
+        patch.setattr(arithmetic, "identity", lambda: ("f" * 64, "another processor"))
         assert training_time(home).basis == MEASURED
     with monkeypatch.context() as patch:  # a like machine of another name
         patch.setattr(processes.socket, "gethostname", lambda: "elsewhere")

@@ -17,8 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.report.rows import RunReport, StageRow
+from flows.report.markdown import ending
+from flows.report.rows import RunReport
 from flows.run.prefect_view import PrefectView
+from flows.run.stage_row import StageRow
 from flows.settings import quiet_libraries
 from registry import processes
 from tests.flows.test_report import small_report
@@ -76,7 +78,7 @@ def say(view: PrefectView, report: RunReport) -> None:
         view.stage(row.stage, row.label)
         view.progress({"done": 16, "total": 25, "unit": "steps"})
         view.ended(row)
-    view._end(report, HTML)
+    view._end(ending(report, HTML))
 
 
 def told(home: Path, query: str, *values: str) -> list[Any]:

@@ -20,8 +20,8 @@ from flows.recipe import Recipe, load
 from flows.settings import Settings
 from registry import Registry
 from stages.backends.preview import layers_amiss, rows_mixed
+from stages.config.train import LoraConfig
 from stages.model_shape import ModelShape, describe_base
-from stages.train import LoraConfig
 from tests.flows.gated import Lineage
 from tests.flows.test_promote import policy
 from tests.stages.families import config_of

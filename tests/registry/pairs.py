@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, digest
-from registry.compat.contract import Described, EngineLimits, Use
+from registry.compat.model import Described, EngineLimits, Use
 from registry.compat.shapes import Nf4Recipe
 from serving.engine.capabilities import limits
 from stages.outline import adapter_outline, model_outline

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from registry.artifacts import BaseReference, Manifest, QuantSpec
-from registry.compat.contract import check
+from registry.compat.base_reference import check
 from registry.errors import Incompatible
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from registry.artifacts import QuantSpec
 from registry.compat.adapter import recipe_of
-from registry.compat.contract import Check, Use, checkers, examine, pair, require
+from registry.compat.contract import checkers, examine, require
+from registry.compat.model import Check, Use, pair
 from registry.errors import Incompatible
 from stages.outline import model_outline
 from tests.registry import pairs

@@ -27,8 +27,9 @@ from flows.run.progress_view import ProgressView
 from flows.run.step import Run
 from registry import Registry
 from registry.artifacts import digest
+from stages.config.evaluate import EvaluateConfig, MergeBaseTask
 from stages.contract import Parent
-from stages.evaluate import EvaluateConfig, MergeBaseTask, evaluate
+from stages.evaluate import evaluate
 from stages.statistics.cluster import clustered_mean
 from tests.reliability import lineages
 from tests.reliability.lineages import NF4, Lineage, shifted

@@ -13,7 +13,8 @@ import sys
 import time
 from typing import Any
 
-from registry.compat.contract import checkers, examine, pair
+from registry.compat.contract import checkers, examine
+from registry.compat.model import pair
 from tests.registry.pairs import MISMATCHES, Case, valid
 
 

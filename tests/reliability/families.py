@@ -21,13 +21,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stages.compatible import require_compatible
+from stages.config.base import BaseConfig
+from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
+from stages.config.merge import MergeConfig
+from stages.config.quantize import GptqConfig
+from stages.config.train import LoraConfig, Nf4Config, TrainConfig
 from stages.contract import Facts, Parent
-from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, evaluate
+from stages.evaluate import evaluate
 from stages.families.support import gptq_refusal, training_refusal
-from stages.merge import MergeConfig, merge
-from stages.quantize import GptqConfig, quantize
-from stages.resolve import BaseConfig, resolve
-from stages.train import LoraConfig, Nf4Config, TrainConfig, train
+from stages.merge import merge
+from stages.quantize import quantize
+from stages.resolve import resolve
+from stages.train import train
 from tests.conftest import as_parent
 from tests.stages.families import SETTINGS, save_chats, save_family
 

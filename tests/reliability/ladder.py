@@ -22,10 +22,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from flows.ladder.ladder import Evidence, Ladder
+from flows.ladder.model import Evidence, Ladder
 from registry.errors import RegistryError
+from stages.config.quantize import GgufConfig, GptqConfig
 from stages.contract import Parent
-from stages.quantize import GgufConfig, GptqConfig
 from tests.reliability import lineages
 from tests.reliability.lineages import TOPICS, Lineage, copied, shifted
 

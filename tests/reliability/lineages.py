@@ -21,17 +21,21 @@ import torch
 import transformers
 
 from flows.evaluation_plan import BASE, FOLD, PARENT
-from flows.ladder.ladder import Evidence, Kind, Ladder, logged_answers, read_ladder
+from flows.ladder.ladder import logged_answers, read_ladder
+from flows.ladder.model import Evidence, Kind, Ladder
 from registry.artifacts import QuantSpec, digest
 from stages.backends import bases
 from stages.backends.chat import encode_with_mask, load_tokenizer
 from stages.backends.gguf.packaged import packaged_gguf, read_tokenizer, save_tokenizer
 from stages.backends.pico import TOKENIZER_SOURCE
+from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
+from stages.config.merge import MergeConfig
+from stages.config.quantize import GgufConfig, GptqConfig
+from stages.config.train import Nf4Config
 from stages.contract import Facts, Parent, Parents
-from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, evaluate
-from stages.merge import MergeConfig, merge
-from stages.quantize import GgufConfig, GptqConfig, quantize
-from stages.train import Nf4Config
+from stages.evaluate import evaluate
+from stages.merge import merge
+from stages.quantize import quantize
 
 THINGS = ("apples", "stars", "trains", "cats", "rivers", "bread", "chess", "snow", "drums", "maps")
 TOPICS = ("food", "sky", "travel", "animals", "nature", "games", "weather", "music", "places", "books")

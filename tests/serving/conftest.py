@@ -15,7 +15,7 @@ import pytest
 
 from serving import standalone
 from serving.process.process import Launch
-from stages.deploy import DeployConfig
+from stages.config.deploy import DeployConfig
 from tests.seconds import seconds
 from tests.serving.canaries import Family, kept_family
 

@@ -22,10 +22,10 @@ import yaml
 from aiohttp import web
 
 from registry import Registry
+from serving.engine.naming import model_alias
 from serving.gateway import server
 from serving.gateway.config import EngineSection, ServeConfig
 from serving.gateway.router import Fleet
-from serving.standalone import model_alias
 
 FLOOD = "Tell me everything."
 """What is answered for as long as somebody listens."""

@@ -22,7 +22,7 @@ from serving import standalone
 from serving.errors import EngineFailed, NotServable, PortTaken, RequestFailed
 from serving.process import process
 from serving.standalone import Endpoint
-from stages.deploy import DeployConfig
+from stages.config.deploy import DeployConfig
 from tests.seconds import seconds
 
 ID = "0123456789ab" + "f" * 52

@@ -12,7 +12,7 @@ from llama_cpp import llama_cpp as low
 from serving import standalone
 from serving.errors import EngineMissing
 from serving.llama_cpp.amx_workaround import avoid_amx
-from stages.deploy import DeployConfig
+from stages.config.deploy import DeployConfig
 
 
 @pytest.mark.parametrize("absent", ["llama_cpp", "uvicorn"])

@@ -13,7 +13,7 @@ from serving import standalone
 from serving.engine.capabilities import limits
 from serving.errors import EngineMissing, NotServable
 from serving.vllm import launch as vllm
-from stages.deploy import DeployConfig
+from stages.config.deploy import DeployConfig
 from tests.seconds import seconds
 
 ID = "d" * 64

@@ -24,10 +24,10 @@ from flows.run.standalone_stage import as_parent
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import digest, memo_key
 from stages import merge, quantize
+from stages.config.base import BaseConfig
+from stages.config.merge import MergeConfig
+from stages.config.quantize import GgufConfig
 from stages.contract import toolchain
-from stages.merge import MergeConfig
-from stages.quantize import GgufConfig
-from stages.resolve import BaseConfig
 from tests.serving.canaries import Family, kept_family
 
 WAIVER = Waiver("made for a test", "tests")

@@ -11,9 +11,9 @@ import torch
 from stages import arithmetic
 from stages.arithmetic import MachineSpeed, Rates, identity, machine_speed
 from stages.backends import nf4
+from stages.config.train import Nf4Config
 from stages.contract import Parent
 from stages.errors import StageError
-from stages.train import Nf4Config
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 

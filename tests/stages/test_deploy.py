@@ -23,8 +23,9 @@ from serving import standalone
 from serving.process import process
 from serving.process.process import Launch
 from serving.standalone import Endpoint
+from stages.config.deploy import DeployConfig
 from stages.contract import Parent
-from stages.deploy import FALLBACK_QUESTION, DeployConfig, DeployFacts, deploy
+from stages.deploy import FALLBACK_QUESTION, DeployFacts, deploy
 from stages.errors import InvalidInput, MissingPackage, StageError
 from tests.seconds import seconds
 

@@ -28,11 +28,13 @@ from stages.backends.evaluate.llama_cpp_lm import LlamaCppLM
 from stages.backends.evaluate.lm_eval_tasks import run_task, summarize
 from stages.backends.evaluate.token_lm import Row, TokenLM
 from stages.backends.evaluate.torch_lm import TorchLM
+from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
+from stages.config.quantize import GgufConfig, GptqConfig
+from stages.config.train import Nf4Config
 from stages.contract import Facts, Parent
 from stages.errors import Diverged, InvalidInput, StageError
-from stages.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask, evaluate
-from stages.quantize import GgufConfig, GptqConfig, quantize
-from stages.train import Nf4Config
+from stages.evaluate import evaluate
+from stages.quantize import quantize
 
 SYSTEM = "Name the topic."
 TOPICS = ("food", "history", "computers", "tech_support", "sports")

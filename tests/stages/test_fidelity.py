@@ -24,11 +24,14 @@ from stages.backends.evaluate.fidelity import SCRATCH
 from stages.backends.evaluate.fidelity_intervals import ByChat
 from stages.backends.evaluate.fidelity_parity import compare_readers
 from stages.backends.gptq.groups import require_group_size
+from stages.config.base import BaseConfig
+from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, MergeBaseTask
+from stages.config.quantize import GgufConfig
 from stages.contract import Parent
 from stages.errors import Diverged, InvalidInput
-from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, MergeBaseTask, evaluate
-from stages.quantize import GgufConfig, quantize
-from stages.resolve import BaseConfig, resolve
+from stages.evaluate import evaluate
+from stages.quantize import quantize
+from stages.resolve import resolve
 from stages.statistics.merge_choice import Evidence, Figure, decide
 from tests.conftest import as_parent
 

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.backends.evaluate.fidelity_weights import compare_weights
+from stages.config.merge import MergeConfig
 from stages.contract import Parent
-from stages.merge import MergeConfig, merge
+from stages.merge import merge
 from tests.stages.lora_models import save_adapter, save_llama
 
 Tensors = dict[str, torch.Tensor]

@@ -25,10 +25,11 @@ from stages.backends import safetensors as files
 from stages.backends.chat import load_tokenizer
 from stages.backends.merge.layout import layout
 from stages.backends.nf4 import load_nf4
+from stages.config.merge import MergeConfig
+from stages.config.train import Nf4Config
 from stages.contract import Facts, Parent
 from stages.errors import InsufficientResources, InvalidInput
-from stages.merge import MergeConfig, merge
-from stages.train import Nf4Config
+from stages.merge import merge
 from tests.stages.lora_models import (
     LINEAR,
     distance,

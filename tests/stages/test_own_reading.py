@@ -12,12 +12,14 @@ from serving import standalone
 from stages.backends.chat import encode, load_tokenizer
 from stages.backends.evaluate.fidelity_parity import compare_readers
 from stages.backends.evaluate.open_model import open_model
+from stages.config.deploy import DeployConfig
+from stages.config.evaluate import EvaluateConfig
+from stages.config.merge import MergeConfig
+from stages.config.quantize import GgufConfig
 from stages.contract import Parent
-from stages.deploy import DeployConfig
 from stages.errors import InvalidInput
-from stages.evaluate import EvaluateConfig
-from stages.merge import MergeConfig, merge
-from stages.quantize import GgufConfig, quantize
+from stages.merge import merge
+from stages.quantize import quantize
 from tests.conftest import as_parent
 from tests.seconds import seconds
 from tests.stages.lora_models import save_adapter

@@ -16,11 +16,12 @@ from transformers import AutoTokenizer
 
 from registry.artifacts import canonical
 from stages.backends import chat
+from stages.config.prepare import PrepareConfig, SplitConfig
 from stages.contract import Facts, Parent
 from stages.data.dedupe import normalized
 from stages.data.split import SPLITS
 from stages.errors import InvalidInput, MissingPackage
-from stages.prepare import PrepareConfig, SplitConfig, prepare
+from stages.prepare import prepare
 
 CORPUS = "package:chatterbot-corpus/chatterbot_corpus/data/english"
 Row = dict[str, Any]

@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from registry.artifacts import BaseReference
 from stages.backends.gguf import packaged as gguf_files
+from stages.config.base import BaseConfig
 from stages.contract import Parent
 from stages.errors import InsufficientResources, InvalidInput, MissingPackage
 from stages.formats import model_files
-from stages.resolve import BaseConfig, resolve
+from stages.resolve import resolve
 
 
 @pytest.fixture

@@ -26,10 +26,11 @@ from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, packing, qlora
 from stages.backends.train import trainer as sft
 from stages.backends.train.rows import IGNORED, Rows, encode_split, training_order
+from stages.config.train import LoraConfig, Nf4Config, TrainConfig
 from stages.contract import Facts, Parent
 from stages.errors import Diverged, InsufficientResources, InvalidInput, StageError
 from stages.model_shape import describe_base
-from stages.train import LoraConfig, Nf4Config, TrainConfig, train
+from stages.train import train
 from stages.training_memory import training_memory
 
 TOPICS = ("network", "printer", "movie", "planet", "music", "money", "sport", "food")

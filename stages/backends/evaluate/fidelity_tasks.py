@@ -19,9 +19,9 @@ from stages.backends.evaluate.open_model import Measured, open_model
 from stages.backends.evaluate.rounding import rounding_cost
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.backends.tokenizer import tokenizer_home
+from stages.config.evaluate import EvaluateConfig, FidelityTask
 from stages.contract import Parent, Parents
 from stages.errors import InvalidInput
-from stages.evaluate import EvaluateConfig, FidelityTask
 from stages.rounding import Grid, beyond_usual, grid_of
 
 
@@ -129,7 +129,7 @@ def _weights(parents: Parents) -> dict[str, Any] | None:
     model, adapter = parents["model"], parents.get("reference_adapter")
     if adapter is None or model.kind != "merged" or "base" not in parents:
         return None
-    from stages.merge import recorded_nf4
+    from stages.training_record import recorded_nf4
 
     folded_into_nf4 = model.quant is not None and model.quant.merge_base == "nf4"
     nf4 = recorded_nf4(adapter) if folded_into_nf4 else None

@@ -17,9 +17,9 @@ from stages.backends.merge.layout import layout
 from stages.backends.merge.merge import as_trained_on, low_rank_update
 from stages.backends.merge.plan import Ingredients, Output, make_plan
 from stages.backends.safetensors import DTYPES, TensorFiles, model_files
+from stages.config.train import Nf4Config
 from stages.contract import progress
 from stages.families.config_names import text_config
-from stages.train import Nf4Config
 
 TOLERANCE = 0.1
 """Of the share that arrived; rounding to float16 moves it by less than 0.01 on the models measured."""

@@ -15,8 +15,8 @@ from lm_eval.api.task import ConfigurableTask
 
 from stages.backends.chat import LastTurn, last_turn
 from stages.backends.evaluate.token_lm import EDGE, TokenLM
+from stages.config.evaluate import MOST_CHOICES, HeldoutTask
 from stages.errors import InvalidInput
-from stages.evaluate import MOST_CHOICES, HeldoutTask
 
 Split = dict[str, Any]
 

@@ -31,9 +31,9 @@ from lm_eval.tasks import TaskManager
 from registry.artifacts import digest
 from stages.backends.evaluate.heldout import HeldoutItems
 from stages.backends.evaluate.token_lm import TokenLM
+from stages.config.evaluate import HeldoutTask, LmEvalTask
 from stages.contract import Parent
 from stages.errors import InvalidInput, StageError
-from stages.evaluate import HeldoutTask, LmEvalTask
 from stages.statistics.intervals import wilson
 
 Row = dict[str, Any]

@@ -19,9 +19,9 @@ from stages.backends.evaluate.lm_eval_tasks import run_task, write
 from stages.backends.evaluate.merge_choice import compare_merges
 from stages.backends.evaluate.open_model import Measured, open_model
 from stages.backends.evaluate.token_lm import TokenLM
+from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
 from stages.contract import Parent, Parents, toolchain
 from stages.errors import Diverged
-from stages.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
 
 ANSWER_TOKENS = 64
 

@@ -17,9 +17,9 @@ from stages.backends.evaluate.fidelity_intervals import ByChat
 from stages.backends.evaluate.lm_eval_tasks import samples_file, write
 from stages.backends.evaluate.open_model import open_model
 from stages.backends.tokenizer import tokenizer_home
+from stages.config.evaluate import EvaluateConfig, MergeBaseTask
 from stages.contract import Parents
 from stages.errors import InvalidInput
-from stages.evaluate import EvaluateConfig, MergeBaseTask
 from stages.statistics.merge_choice import Evidence, Figure, Fold, decide
 
 FOLDS: dict[str, Fold] = {"model": "16bit", "rival": "nf4"}

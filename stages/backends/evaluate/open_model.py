@@ -22,9 +22,9 @@ from stages.backends.chat import end_tokens, load_tokenizer
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.backends.gptq.groups import require_group_size
 from stages.backends.tokenizer import tokenizer_home
+from stages.config.evaluate import EvaluateConfig
 from stages.contract import Parent, Parents
 from stages.errors import InvalidInput
-from stages.evaluate import EvaluateConfig
 from stages.families.config_names import text_config
 from stages.formats.model_files import read_headers
 

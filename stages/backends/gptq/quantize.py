@@ -23,12 +23,12 @@ from stages.backends.gptq import calibration as gptq_calibration
 from stages.backends.gptq.calibration import Calibration
 from stages.backends.gptq.export import export
 from stages.backends.merge.layout import layout
+from stages.config.quantize import GptqConfig
 from stages.contract import progress
 from stages.errors import InvalidInput, MissingPackage, StageError
 from stages.families.config_names import text_config
 from stages.families.support import require_quantizable
 from stages.formats.model_files import TensorHeader, need_room, read_headers
-from stages.quantize import GptqConfig
 
 LAYERS_FILE = "gptq_layers.json"
 BATCH_ROWS = 8

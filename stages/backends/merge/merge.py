@@ -16,11 +16,11 @@ from stages.backends.merge.layout import ModuleKind, layout
 from stages.backends.merge.plan import Ingredients, LowRank, Output, Plan, make_plan
 from stages.backends.safetensors import DTYPES, TensorFiles, model_files, write_model
 from stages.backends.tokenizer import FILE, require_plain_reading, tokenizer_home
+from stages.config.train import Nf4Config
 from stages.contract import progress
 from stages.errors import InvalidInput
 from stages.formats.model_files import need_room
 from stages.outline import tokenizer_length
-from stages.train import Nf4Config
 
 log = logging.getLogger("tuneline.merge")
 

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from registry.artifacts import BaseReference
+from stages.config.train import LoraConfig
 from stages.errors import InvalidInput, StageError
-from stages.train import LoraConfig
 
 
 def target_layers(model: PreTrainedModel, target_modules: str | tuple[str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from stages.backends.train import lora
 from stages.backends.train import trainer as sft
 from stages.backends.train.packing import require_rows_apart
 from stages.backends.train.rows import Rows, encode_split
+from stages.config.train import TrainConfig
 from stages.contract import Facts, Parent, Parents, toolchain
 from stages.errors import InsufficientResources, InvalidInput
 from stages.formats.model_files import TOKENIZER_FILES
 from stages.model_shape import describe_base
 from stages.outline import outline_of_adapter
-from stages.train import TOOLS, VERSION, TrainConfig
 from stages.training_memory import training_memory
 
 SHORT_ROWS = 128
@@ -35,8 +36,11 @@ SHORT_ROWS = 128
 tokens/s at 48 tokens, 366 against 399 at 256 (135M model, 16 rows, one core with AMX)."""
 
 
-def train_adapter(parents: Parents, config: TrainConfig, out: Path) -> Facts:
-    """See `stages.train.train`."""
+def train_adapter(
+    parents: Parents, config: TrainConfig, out: Path, version: int, tools: Mapping[str, str]
+) -> Facts:
+    """See `stages.train.train`; `version` and `tools`: of the stage, so that no other one goes on from its
+    checkpoints."""
     base, dataset = parents["base"], parents["dataset"]
     if base.base is None:
         raise InvalidInput("the base artifact carries no base reference; resolve the base again")
@@ -52,7 +56,7 @@ def train_adapter(parents: Parents, config: TrainConfig, out: Path) -> Facts:
         require_rows_apart(model)
     elif not torch.cuda.is_available() and longest <= SHORT_ROWS:
         model.get_base_model().set_attn_implementation("eager")
-    fingerprint = digest([VERSION, base.id, dataset.id, config.model_dump(mode="json"), toolchain(TOOLS)])
+    fingerprint = digest([version, base.id, dataset.id, config.model_dump(mode="json"), tools])
     checkpoints = out / "checkpoints"
     resume = sft.last_checkpoint(checkpoints, fingerprint)
     trainer = sft.Trainer(model, tokenizer, rows, validation, config, checkpoints)

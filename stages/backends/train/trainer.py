@@ -22,9 +22,9 @@ from stages.backends.arithmetic import effective
 from stages.backends.nf4 import require_not_repacked
 from stages.backends.train.lora import trainable
 from stages.backends.train.rows import IGNORED, Rows, training_order
+from stages.config.train import TrainConfig
 from stages.contract import progress
 from stages.errors import Diverged
-from stages.train import TrainConfig
 
 log = logging.getLogger("tuneline.train")
 

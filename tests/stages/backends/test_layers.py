@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flows.ladder.ladder import Evidence, Finding
+from flows.ladder.model import Evidence, Finding
 from registry.artifacts import QuantSpec
 from stages.backends.evaluate.layers import compare_layers
+from stages.config.base import BaseConfig
+from stages.config.quantize import GgufConfig, GptqConfig
 from stages.contract import Parent
 from stages.formats.model_files import read_headers
-from stages.quantize import GgufConfig, GptqConfig
-from stages.resolve import BaseConfig, resolve
+from stages.resolve import resolve
 from stages.rounding import Grid, grid_of
 from tests.conftest import as_parent
 from tests.reliability.lineages import TOPICS, Lineage, copied, dataset

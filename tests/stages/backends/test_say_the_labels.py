@@ -18,9 +18,9 @@ from stages.backends import chat
 from stages.backends.evaluate.heldout import HeldoutItems
 from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.token_lm import Row, TokenLM
+from stages.config.evaluate import HeldoutTask
 from stages.contract import Parent
 from stages.errors import InvalidInput
-from stages.evaluate import HeldoutTask
 
 HEADER = "<|im_start|>{{ m.role }}\n"
 GENERATION = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

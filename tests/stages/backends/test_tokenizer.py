@@ -14,9 +14,10 @@ from transformers import AutoTokenizer
 from stages.backends.chat import load_tokenizer
 from stages.backends.gptq.export import _copy_tokenizer
 from stages.backends.tokenizer import FILE, PLAIN_CLASS, PROBE, SETTINGS, linked, tokenizer_home
+from stages.config.base import BaseConfig
 from stages.contract import Parent
 from stages.errors import InvalidInput
-from stages.resolve import BaseConfig, resolve
+from stages.resolve import resolve
 
 OTHER = "LlamaTokenizerFast"
 """transformers 5 cuts text by SentencePiece's rules under this name, and loses every space of a byte-level

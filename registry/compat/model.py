@@ -1,0 +1,113 @@
+"""What the contract is asked, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from registry.artifacts import BaseReference, Kind, QuantSpec
+from registry.compat.shapes import Nf4Recipe
+
+State = Literal["ok", "refused", "unknown"]
+
+_ORDER: dict[Kind, int] = {
+    "base": 0,
+    "merged": 1,
+    "quantized": 2,
+    "adapter": 3,
+    "dataset": 4,
+    "evaluation": 5,
+}
+
+
+class Described(Protocol):
+    """What the contract reads of an artifact: a manifest has it, and so has a stage's parent."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def base(self) -> BaseReference | None: ...
+    @property
+    def quant(self) -> QuantSpec | None: ...
+    @property
+    def metrics(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer. `todo` is empty where nothing is to be done."""
+
+    name: str
+    state: State
+    expected: str
+    found: str
+    todo: str = ""
+
+    def line(self) -> str:
+        """All of it in one line."""
+        if self.state == "ok":
+            note = f" ({self.todo})" if self.todo else ""
+            return f"{self.name}: {self.found}{note}"
+        return f"{self.name}: expected {self.expected}, found {self.found}; {self.todo}"
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What a serving engine can do, of the version that this Tuneline is made for."""
+
+    name: str
+    version: str
+    methods: frozenset[str]
+    """Quantization methods whose files it reads."""
+    kinds: frozenset[Kind]
+    dtypes: frozenset[str]
+    """Dtypes of unquantized weights, as safetensors names them; empty: whatever the file holds."""
+    max_rank: int
+    """Largest rank of an adapter, as the engine is started."""
+    adapters: frozenset[str]
+    """Quantization methods of the adapters that it loads: `gguf`, or PEFT's `none` and `bnb`."""
+    gptq_bits: frozenset[int] = frozenset()
+    gptq_groups: frozenset[int] = frozenset()
+    refused_lora: frozenset[str] = frozenset()
+    """What an adapter must not have; the words are those of `registry.compat.engine`."""
+    unsure_lora: frozenset[str] = frozenset()
+    """Of the same words: what works for some architectures only."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What is meant to be done with a pair."""
+
+    engine: EngineLimits | None = None
+    context_length: int | None = None
+    """Tokens of prompt and answer that will be asked for."""
+    recipe: Nf4Recipe | None = None
+    """How the host will be quantized when the adapter is put on it."""
+    architectures: frozenset[str] | None = None
+    """What the engine, or the converter to its format, knows; None: not known here."""
+    naming: bool = False
+    """Whether the architecture has to be one of these."""
+    measured: bool = False
+    """Exactly this pair was evaluated, or is about to be."""
+    rendering: bool = False
+    """The host only renders chats and counts tokens for the guest: its weights do not matter."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`host` is what was there first: the base before the adapter, the merged model before its GGUF file."""
+
+    host: Described
+    guest: Described | None = None
+    use: Use = field(default_factory=Use)
+
+
+def pair(a: Described, b: Described | None = None, use: Use | None = None) -> Pair:
+    """The two in their natural order, whichever was given first."""
+    if b is not None and _ORDER[b.kind] < _ORDER[a.kind]:
+        a, b = b, a
+    return Pair(a, b, use or Use())
+
+
+Checker = Callable[[Pair], Iterable[Check]]

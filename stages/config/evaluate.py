@@ -1,0 +1,142 @@
+"""What can be said about an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from stages.config.train import Nf4Config
+from stages.contract import StageConfig
+
+MOST_CHOICES = 64
+"""Distinct answers that `choice` compares: each is read after every question."""
+
+
+class HeldoutTask(StageConfig):
+    """The test split of the prepared dataset: generate the answer, compare it exactly.
+
+    Where the distinct answers are few, the likelihood of each is compared too (`choice`), which is fair
+    to a model that does not know the answer's form.
+    """
+
+    kind: Literal["heldout"] = "heldout"
+    name: str = Field(default="heldout", description="how the task is called in reports and gates")
+    max_items: int | None = Field(
+        default=None, ge=1, description="first items of the test split, in its order"
+    )
+    max_new_tokens: int = Field(default=32, ge=1, description="length of an answer, in tokens")
+    choice: bool = Field(default=False, description="also score by the likelihood of each distinct answer")
+
+
+class LmEvalTask(StageConfig):
+    """A task of lm-eval: one of its own by name, or a local YAML file."""
+
+    kind: Literal["lm-eval"] = "lm-eval"
+    name: str = Field(description="task name")
+    path: str | None = Field(default=None, description="directory that holds the task's YAML file")
+    metric: str = Field(default="acc", description="the metric that is reported first")
+    fewshot: int = Field(default=0, ge=0, description="examples put before each item")
+    limit: int | None = Field(default=None, ge=1, description="first documents only; recorded")
+    cluster: str | None = Field(
+        default=None,
+        description="field of the documents whose equal values belong together, e.g. `passage`: such items "
+        "do not count as independent in a gate",
+    )
+
+
+class FidelityTask(StageConfig):
+    """How near the model is to a reference, token by token, on the first chats of the test split."""
+
+    kind: Literal["fidelity"] = "fidelity"
+    name: str = Field(default="fidelity", description="how the comparison is called in reports and gates")
+    reference: Literal["reference", "base"] = Field(
+        default="reference", description="the parent that is compared with: another model, or the base"
+    )
+    adapter: bool = Field(default=False, description="with the reference's adapter on it, unmerged")
+    nf4: Nf4Config | None = Field(default=None, description="quantize the reference like this first")
+    chats: int = Field(default=64, ge=2, description="first chats of the test split, in its order")
+    tokens: int = Field(
+        default=64, ge=1, description="last tokens of each chat that are compared; all of it is read"
+    )
+
+
+class MergeBaseTask(StageConfig):
+    """Which of two merges is better: into the 16-bit weights (the model) or the NF4 ones (the rival)?
+
+    Asked of the validation split, never of the test split, on which the result will be judged.
+    """
+
+    kind: Literal["merge-base"] = "merge-base"
+    name: str = Field(default="merge base", description="how the comparison is called")
+    nf4: Nf4Config = Field(default_factory=Nf4Config, description="as the adapter was trained")
+    chats: int = Field(default=64, ge=2, description="first chats of the validation split, in its order")
+    tokens: int = Field(default=64, ge=1, description="last tokens of each chat that are compared")
+
+
+def _kind(task: Any) -> str:
+    """Which variant a task is; one that says nothing is held-out."""
+    if isinstance(task, StageConfig):
+        return str(getattr(task, "kind", ""))
+    return str(task.get("kind", "heldout")) if isinstance(task, Mapping) else "heldout"
+
+
+Task = Annotated[
+    Annotated[HeldoutTask, Tag("heldout")]
+    | Annotated[LmEvalTask, Tag("lm-eval")]
+    | Annotated[FidelityTask, Tag("fidelity")]
+    | Annotated[MergeBaseTask, Tag("merge-base")],
+    Discriminator(_kind),
+]
+
+
+class EvaluateConfig(StageConfig):
+    """What to measure."""
+
+    tasks: tuple[Task, ...] = Field(
+        default=(HeldoutTask(),), min_length=1, description="each measured on the same model"
+    )
+    batch_size: int = Field(default=16, ge=1, description="items at a time")
+    questions: tuple[str, ...] = Field(
+        default=(), description="asked after the tasks; answers are kept to be read"
+    )
+    nf4: Nf4Config | None = Field(
+        default=None,
+        description="quantize the base like this before it is measured (and put the adapter on it)",
+    )
+    context_length: int = Field(
+        default=2048,
+        ge=64,
+        description="tokens of prompt and answer together; the model's own limit holds too",
+    )
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="type in which 16-bit and GPTQ weights are computed on a CPU: float32 is exact, bfloat16 "
+        "rounds float16 weights; `auto`: the run's answer, as for `train.nf4.compute_dtype`. A GPU with "
+        "bfloat16 computes in the stored type",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of few-shot examples")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, tree: object) -> object:
+        if isinstance(tree, dict) and "float16_on_cpu" in tree:
+            raise ValueError(
+                "float16_on_cpu is now compute_dtype (auto, bfloat16 or float32), and holds for all weights"
+            )
+        return tree
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> EvaluateConfig:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two tasks have one name: {names}")
+        compared = {(task.chats, task.tokens) for task in self.tasks if isinstance(task, FidelityTask)}
+        if len(compared) > 1:
+            raise ValueError("the fidelity tasks of one evaluation compare the same chats: give all one size")
+        if all(isinstance(task, FidelityTask) for task in self.tasks):
+            raise ValueError("fidelity says how near a model is, not how good: give a task beside it")
+        if len(names) > 1 and any(isinstance(task, MergeBaseTask) for task in self.tasks):
+            raise ValueError("merge-base compares two models and stands alone: evaluate the rest separately")
+        return self

@@ -1,0 +1,86 @@
+"""What can be said about the data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from stages.contract import StageConfig
+
+
+class SplitConfig(StageConfig):
+    """What is held out; the rest is trained on."""
+
+    validation: float = Field(default=0.05, ge=0, lt=1, description="share of the distinct prompts")
+    test: float = Field(default=0.10, ge=0, lt=1, description="share of the distinct prompts")
+
+    @model_validator(mode="after")
+    def _something_left(self) -> SplitConfig:
+        if self.validation + self.test >= 0.9:
+            raise ValueError("validation + test must leave at least a tenth of the prompts to train on")
+        return self
+
+
+class PrepareConfig(StageConfig):
+    """What to read and how to turn it into train, validation and test rows."""
+
+    source: str = Field(
+        description="`path:FILE_OR_DIRECTORY` (.jsonl .json .csv .parquet, also .gz), "
+        "`hub:ORG/NAME@REVISION` (a Hugging Face dataset), or `package:DISTRIBUTION/PATH` (data shipped in "
+        "an installed package; PATH may have wildcards)"
+    )
+    format: Literal[
+        "auto",
+        "messages",
+        "prompt-completion",
+        "instruction",
+        "sharegpt",
+        "dialogue",
+        "chatterbot-dialogue",
+        "chatterbot-topic",
+    ] = Field(default="auto", description="shape of a row; `auto` detects it from the first rows")
+    topics: tuple[str, ...] | None = Field(
+        default=None, description="`chatterbot-topic`: only these topics (file names without .yml)"
+    )
+    hub_config: str | None = Field(default=None, description="`hub:`: the dataset's configuration (subset)")
+    hub_split: str = Field(default="train", description="`hub:`: the split that is read")
+    licence: str | None = Field(default=None, description="for the data card; default: as the source states")
+    system: str | None = Field(default=None, description="system message put before rows that have none")
+    split: SplitConfig = Field(default_factory=SplitConfig, description="shares held out")
+    max_length: int = Field(default=1024, ge=8, description="tokens; longer rows are counted and rejected")
+    max_rows: int | None = Field(default=None, ge=1, description="stop after this many accepted rows")
+    max_rejected: float = Field(
+        default=0.05, ge=0, le=1, description="share of rejected rows above which the run fails"
+    )
+    near_duplicates: float | None = Field(
+        default=0.85,
+        gt=0,
+        le=1,
+        description="Jaccard similarity (word 3-grams that fewer than five rows share, found by MinHash) of "
+        "both the questions and the answers from which two rows are one; null keeps all but exact duplicates",
+    )
+    max_deduplicated: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="share of the good rows, removed as exact or near duplicates, above which the run fails",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the split")
+
+    @field_validator("source")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        scheme, _, rest = value.partition(":")
+        if scheme not in {"path", "hub", "package"} or not rest:
+            raise ValueError(
+                f"{value!r} is no data source; expected path:FILE_OR_DIRECTORY, hub:ORG/NAME@REVISION "
+                "or package:DISTRIBUTION/PATH"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _topics_need_their_format(self) -> PrepareConfig:
+        if self.topics is not None and self.format != "chatterbot-topic":
+            raise ValueError(f"topics belongs to the format chatterbot-topic, not to {self.format}")
+        return self
