@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flows.promote import Offer
+from flows.promote import Candidate
 from flows.report.report import StageRow
 from flows.run.arithmetic import Arithmetic
 from flows.run.child import run_in_child
@@ -18,7 +18,7 @@ from stages.deploy import DeployFacts
 
 
 def deploy(
-    run: Run, config: DeployConfig, channel: str, offer: Offer, base: Artifact, dataset: Artifact
+    run: Run, config: DeployConfig, channel: str, offer: Candidate, base: Artifact, dataset: Artifact
 ) -> Endpoint:
     """A healthy endpoint that serves what was offered, as configured, and answers as its evaluation did.
 

@@ -26,7 +26,7 @@ class LadderConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class Rungs:
+class EvaluationPlan:
     """The evaluation of each form of the model. Without a ladder, the recipe's tasks alone."""
 
     evaluate: EvaluateConfig

@@ -22,7 +22,7 @@ from flows.recipe import Recipe
 from flows.report.markdown import ending
 from flows.report.report import RunReport, write_html
 from flows.run.arithmetic import Arithmetic, settle
-from flows.run.child import StandBy
+from flows.run.child import WarmWorker
 from flows.run.prefect_view import ParentFlow, PrefectView
 from flows.run.progress_view import ProgressView
 from flows.run.runs import PAGE, REPORT, begin
@@ -86,7 +86,7 @@ def _run(
     lock = begin(folder, recipe.name, started)
     prefect = PrefectView(folder / "logs" / "prefect.log", parent)
     prefect.run(recipe.name, run_id)
-    with StandBy(folder / "logs" / "stand-by.log") as stand_by:
+    with WarmWorker(folder / "logs" / "stand-by.log") as stand_by:
         run, outcome, error = Run(registry, view, folder, stand_by, arithmetic, prefect), Outcome(), None
         try:
             with _terminable():

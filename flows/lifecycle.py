@@ -7,10 +7,10 @@ A step asks the registry first; only what it does not know yet is done.
 from __future__ import annotations
 
 from flows.deployment import deploy
-from flows.evaluation_plan import Rungs
+from flows.evaluation_plan import EvaluationPlan
 from flows.merge_choice import merge
 from flows.outcome import Outcome
-from flows.promote import Offer, judge, promote
+from flows.promote import Candidate, judge, promote
 from flows.recipe import Recipe
 from flows.run.step import Run
 from flows.unmerged import apart, measure_live
@@ -22,7 +22,7 @@ def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
     base = outcome.base = run.step("resolve", recipe.base, "resolve base")
     data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base)
 
-    rungs = Rungs(recipe.evaluate, recipe.ladder, recipe.train.nf4)
+    rungs = EvaluationPlan(recipe.evaluate, recipe.ladder, recipe.train.nf4)
     before = run.step("evaluate", rungs.base, "evaluate base NF4", model=base, dataset=data)
     outcome.measured("base NF4", base, before)
 
@@ -36,7 +36,7 @@ def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
         "evaluate", rungs.merged(merged), "evaluate merged", model=merged, reference_adapter=adapter, **known
     )
     outcome.measured(f"merged {recipe.merge.dtype}", merged, parent)
-    offers = {"merged": Offer(merged, parent)}
+    offers = {"merged": Candidate(merged, parent)}
 
     for config in recipe.quantize:
         calibration = {"dataset": data} if isinstance(config, GptqConfig) else {}
@@ -44,13 +44,17 @@ def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
         compared = {"model": quantized, "reference": merged, **known}
         score = run.step("evaluate", rungs.quantized, f"evaluate {config.label}", **compared)
         outcome.measured(config.label, quantized, score)
-        offers[config.label] = Offer(quantized, score)
+        offers[config.label] = Candidate(quantized, score)
 
     if recipe.adapter is not None:
         outcome.resident, offers["adapter"] = apart(run, recipe.adapter, rungs, adapter, **known)
         outcome.measured(recipe.adapter.label, offers["adapter"].model, offers["adapter"].evaluation)
 
-    references = {"base": Offer(base, before), "tuned": Offer(adapter, tuned), "merged": offers["merged"]}
+    references = {
+        "base": Candidate(base, before),
+        "tuned": Candidate(adapter, tuned),
+        "merged": offers["merged"],
+    }
     _serve(recipe, run, outcome, rungs, offers, references)
 
 
@@ -58,9 +62,9 @@ def _serve(
     recipe: Recipe,
     run: Run,
     outcome: Outcome,
-    rungs: Rungs,
-    offers: dict[str, Offer],
-    references: dict[str, Offer],
+    rungs: EvaluationPlan,
+    offers: dict[str, Candidate],
+    references: dict[str, Candidate],
 ) -> None:
     if recipe.gate is None or recipe.promote is None:
         return

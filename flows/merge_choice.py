@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from flows.evaluation_plan import Rungs
+from flows.evaluation_plan import EvaluationPlan
 from flows.run.step import Run
 from registry import Artifact
 from stages.config.merge import MergeConfig
 
 
 def merge(
-    run: Run, config: MergeConfig, rungs: Rungs, base: Artifact, adapter: Artifact, dataset: Artifact
+    run: Run, config: MergeConfig, rungs: EvaluationPlan, base: Artifact, adapter: Artifact, dataset: Artifact
 ) -> tuple[Artifact, Artifact | None]:
     """The merged model, and the evaluation that chose it (none where the recipe forces the fold).
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flows.gates.channel import Verdict
-from flows.unmerged import Resident
+from flows.gates.channel import RecordedDecision
+from flows.unmerged import ServingBase
 from registry import Artifact
 from registry.channels.channels import Channel
 from registry.tenancy.endpoints import Endpoint
@@ -20,10 +20,10 @@ class Outcome:
     adapter: Artifact | None = None
     merge_choice: Artifact | None = None
     variants: dict[str, tuple[Artifact, Artifact]] = field(default_factory=dict)
-    verdict: Verdict | None = None
+    verdict: RecordedDecision | None = None
     channel: Channel | None = None
     endpoint: Endpoint | None = None
-    resident: Resident | None = None
+    resident: ServingBase | None = None
 
     def measured(self, label: str, model: Artifact, evaluation: Artifact) -> None:
         """`model`, called `label`, has this evaluation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flows.gates.channel import Verdict, record, refuse_other_policy
+from flows.gates.channel import RecordedDecision, record, refuse_other_policy
 from flows.gates.gate import GatePolicy, decide
 from flows.gates.sources import from_registry
 from flows.run.stage_row import StageRow
@@ -16,7 +16,7 @@ from registry.errors import Moved
 
 
 @dataclass(frozen=True)
-class Offer:
+class Candidate:
     """A model and the evaluation that speaks for it."""
 
     model: Artifact
@@ -27,13 +27,13 @@ def judge(
     run: Run,
     policy: GatePolicy,
     channel: str,
-    offer: Offer,
+    offer: Candidate,
     current: Channel | None,
     *,
-    baseline: Offer,
-    parent: Offer,
+    baseline: Candidate,
+    parent: Candidate,
     measure: Callable[[Artifact], Artifact],
-) -> Verdict:
+) -> RecordedDecision:
     """Compare `offer` with the quantized base, its own merged parent and what is live; record the decision.
 
     `current` is the channel as it is seen now; `measure` evaluates its artifact on the same items. The
@@ -48,7 +48,7 @@ def judge(
     if live is not None:
         evaluations["live"] = offer.evaluation if live.id == offer.model.id else measure(live)
 
-    def work() -> tuple[Verdict, StageRow]:
+    def work() -> tuple[RecordedDecision, StageRow]:
         refuse_other_policy(run.registry, channel, policy)
         case = from_registry(run.registry, policy, offer.model, live, baseline.model, evaluations)
         decision = decide(policy, case.evidence, case.references, case.facts)
@@ -58,7 +58,9 @@ def judge(
     return run.task("gate", "gate", work)
 
 
-def promote(run: Run, channel: str, offer: Offer, verdict: Verdict, seen: Channel | None) -> Channel | None:
+def promote(
+    run: Run, channel: str, offer: Candidate, verdict: RecordedDecision, seen: Channel | None
+) -> Channel | None:
     """Move `channel` to the offered artifact on a passing verdict; nothing moves if it is there already.
 
     None where somebody else moved it since it was `seen`: the verdict is about what was live before.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flows.errors import Usage
-from flows.evaluation_plan import Rungs
+from flows.evaluation_plan import EvaluationPlan
 from flows.exchange.loading import rank_of
 from flows.gates.ancestry import host_of, is_gguf_adapter
-from flows.promote import Offer
+from flows.promote import Candidate
 from flows.recipe import AdapterConfig
 from flows.run.step import Run
 from registry import Artifact
@@ -20,7 +20,7 @@ from serving.engine.capabilities import VLLM_RANKS, limits
 
 
 @dataclass(frozen=True)
-class Resident:
+class ServingBase:
     """What an engine has to hold for the adapter, and the name it has in the registry."""
 
     artifact: Artifact
@@ -31,8 +31,13 @@ class Resident:
 
 
 def apart(
-    run: Run, config: AdapterConfig, rungs: Rungs, adapter: Artifact, base: Artifact, dataset: Artifact
-) -> tuple[Resident, Offer]:
+    run: Run,
+    config: AdapterConfig,
+    rungs: EvaluationPlan,
+    adapter: Artifact,
+    base: Artifact,
+    dataset: Artifact,
+) -> tuple[ServingBase, Candidate]:
     """The base as all tenants share it, and the adapter, measured on it as served.
 
     For llama.cpp the base's GGUF and a GGUF adapter; for vLLM both as they are, once it is known that vLLM
@@ -54,8 +59,8 @@ def apart(
     assert base.manifest.base is not None
     name = resident_name(base.manifest.base, config.base)
     version = run.registry.name(held.id, name)
-    resident = Resident(held, f"{name}@{version}", "vllm" if config.on_16bit else "llama.cpp", max_rank)
-    return resident, Offer(made, score)
+    resident = ServingBase(held, f"{name}@{version}", "vllm" if config.on_16bit else "llama.cpp", max_rank)
+    return resident, Candidate(made, score)
 
 
 def rank_for_vllm(base: Manifest, adapter: Manifest) -> int | None:
@@ -78,7 +83,9 @@ def resident_name(base: BaseReference, form: str) -> str:
     return f"{kept.strip('._-')[:80] or 'base'}-{form.lower()}"
 
 
-def measure_live(run: Run, rungs: Rungs, live: Artifact, base: Artifact, dataset: Artifact) -> Artifact:
+def measure_live(
+    run: Run, rungs: EvaluationPlan, live: Artifact, base: Artifact, dataset: Artifact
+) -> Artifact:
     """The evaluation of what the channel serves now, on this recipe's tasks; an adapter on what it is served
     over, a GGUF of its base or the base in 16 bits. Raises `Usage` for a GGUF adapter that was never measured
     on a GGUF."""

@@ -14,7 +14,7 @@ from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, Record,
 from registry.db.engine import now
 from registry.db.tables import artifacts, channels, content_events, edges, executions, keys, names
 from registry.errors import InvalidArtifact, NotFound
-from registry.processes import here, this_host
+from registry.processes import host_id, this_host
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
@@ -83,7 +83,7 @@ def publish(
     bound = (keys.c.key == key) & (keys.c.artifact_id == artifact_id)
     if connection.execute(select(keys.c.key).where(bound)).first() is None:
         connection.execute(insert(keys), {"key": key, "artifact_id": artifact_id, "created": at})
-    host = {"host": f"{here()} {execution['machine']}".rstrip()}
+    host = {"host": f"{host_id()} {execution['machine']}".rstrip()}
     run = {name: value for name, value in execution.items() if name != "machine"}
     connection.execute(insert(executions), {"artifact_id": artifact_id, "key": key, **host, **run})
     published = by_id(connection, artifact_id)

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select
 
 from registry.db.tables import deletions
-from registry.processes import alive, here, started
+from registry.processes import host_id, is_alive, start_time
 
 MARK_SECONDS = 300.0
 """How long a mark lasts that nobody takes away."""
@@ -37,14 +37,19 @@ def mark(connection: Connection, digests: Iterable[str], shared: bool) -> tuple[
     mine = [one for one in digests if one not in others]
     connection.execute(delete(deletions).where(deletions.c.sha256.not_in(others)))
     if mine:
-        row = {"host": here(), "pid": os.getpid(), "pid_started": started(), "expires": at + MARK_SECONDS}
+        row = {
+            "host": host_id(),
+            "pid": os.getpid(),
+            "pid_started": start_time(),
+            "expires": at + MARK_SECONDS,
+        }
         connection.execute(insert(deletions), [{"sha256": one, **row} for one in mine])
     return mine, at + BEGIN_SECONDS
 
 
 def unmark(connection: Connection, digests: Iterable[str]) -> None:
     """Take this process's marks away: not before every deletion begun under them has ended, well or not."""
-    mine = (deletions.c.host == here()) & (deletions.c.pid == os.getpid())
+    mine = (deletions.c.host == host_id()) & (deletions.c.pid == os.getpid())
     connection.execute(delete(deletions).where(mine & deletions.c.sha256.in_(list(digests))))
 
 
@@ -57,5 +62,5 @@ def marked(connection: Connection, shared: bool) -> set[str]:
 
 
 def _counts(row: Row[Any], shared: bool) -> bool:
-    may_live = row.host != here() or alive(row.pid, row.pid_started)
+    may_live = row.host != host_id() or is_alive(row.pid, row.pid_started)
     return row.expires > time.time() and (shared or may_live)

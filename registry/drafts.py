@@ -20,7 +20,7 @@ from registry.compat.base_reference import check
 from registry.db.engine import Database
 from registry.errors import InvalidArtifact, NotFound, RegistryError, StoreFailed
 from registry.leases import NO_WAIT, Leases, Patience
-from registry.store.files import FoundFile, remove_tree, scan, sync_directory, translated
+from registry.store.files import FoundFile, remove_tree, scan, sync_directory, wrap_os_errors
 from registry.store.local import Point
 from registry.store.store import Store
 
@@ -43,7 +43,7 @@ With an object store, "uploaded" comes between the last "directory synced" and "
 
 
 @dataclass(frozen=True)
-class Workshop:
+class DraftContext:
     """What a draft works with."""
 
     root: Path
@@ -56,7 +56,7 @@ class Workshop:
 class Draft:
     """A directory to write into, under a lease on its key; `commit` makes an artifact of it."""
 
-    def __init__(self, workshop: Workshop, key: str, token: int) -> None:
+    def __init__(self, workshop: DraftContext, key: str, token: int) -> None:
         self._shop = workshop
         self._key = key
         self._token = token
@@ -94,7 +94,7 @@ class Draft:
             raise InvalidArtifact(f"this draft was committed as {self.committed.id[:12]}; open another one")
         run = _checked_execution(execution)
         self.touch()
-        with translated(f"publishing the result of stage {stage}"):
+        with wrap_os_errors(f"publishing the result of stage {stage}"):
             found = scan(self.path, leave_out=CHECKPOINTS)
         self._shop.point("scanned")
         manifest = _manifest(
@@ -104,7 +104,7 @@ class Draft:
         )  # fmt: skip
         artifact_id = manifest.id
         self._check_parents(manifest)
-        with translated(f"publishing the result of stage {stage}"), self._kept_alive():
+        with wrap_os_errors(f"publishing the result of stage {stage}"), self._kept_alive():
             artifact = self._publish(found.values(), manifest, artifact_id, run)
         self.committed = artifact
         if artifact.id != artifact_id:
@@ -185,7 +185,7 @@ class Draft:
 
 @contextmanager
 def opened(
-    workshop: Workshop, key: str, stage: str, holds: Iterable[str], patience: Patience = NO_WAIT
+    workshop: DraftContext, key: str, stage: str, holds: Iterable[str], patience: Patience = NO_WAIT
 ) -> Iterator[Draft]:
     """A draft under a lease on `key`; checkpoints that the same key's last draft left are in it.
 
@@ -197,7 +197,7 @@ def opened(
         workshop.point("leased")
         draft = Draft(workshop, key, token)
         try:
-            with translated(f"draft of stage {stage}"):
+            with wrap_os_errors(f"draft of stage {stage}"):
                 _make_ready(draft.path)
             workshop.point("draft ready")
             yield draft
@@ -210,7 +210,7 @@ def opened(
             log.warning("the lease on key %s stays until this process ends: %s", key[:12], error)
 
 
-def sweep(workshop: Workshop, key: str) -> None:
+def sweep(workshop: DraftContext, key: str) -> None:
     """Remove what a process that died after its commit left behind."""
     left = workshop.root / key
     if left.is_dir():

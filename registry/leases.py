@@ -22,7 +22,7 @@ from registry import content
 from registry.db.engine import Database, now
 from registry.db.tables import leases
 from registry.errors import Conflict, Held, RegistryError
-from registry.processes import alive, here, started
+from registry.processes import host_id, is_alive, start_time
 
 log = logging.getLogger("tuneline.registry")
 
@@ -72,9 +72,9 @@ class Leases:
         held = sorted(holds)
         mine = {
             "stage": stage,
-            "host": here(),
+            "host": host_id(),
             "pid": os.getpid(),
-            "pid_started": started(),
+            "pid_started": start_time(),
             "acquired": now(),
             "expires": time.time() + self.seconds,
             "holds": json.dumps(held),
@@ -154,7 +154,7 @@ def is_held(row: Row[Any]) -> bool:
     """Whether the lease has not run out and its holder, as far as can be seen from here, lives."""
     if row.host is None or row.expires <= time.time() or (row.key, row.token, row.acquired) in _GIVEN_UP:
         return False
-    return row.host != here() or alive(row.pid, row.pid_started)
+    return row.host != host_id() or is_alive(row.pid, row.pid_started)
 
 
 def _held(row: Row[Any]) -> Held:

@@ -14,7 +14,7 @@ _MACHINE = Path("/etc/machine-id")
 _SAME_START = 2.0  # seconds; a start time moves a little when the clock is set
 
 
-def here() -> str:
+def host_id() -> str:
     """This host and, on Linux, its pid namespace: where a pid means the same process.
 
     A host is its name and, since names repeat, its machine id; both outlast a reboot, after which a pid that
@@ -35,12 +35,12 @@ def this_host() -> str:
     return " ".join(parts)
 
 
-def started(pid: int | None = None) -> float:
+def start_time(pid: int | None = None) -> float:
     """When the process (default: this one) started, in seconds since the epoch."""
     return psutil.Process(pid or os.getpid()).create_time()
 
 
-def alive(pid: int, pid_started: float) -> bool:
+def is_alive(pid: int, pid_started: float) -> bool:
     """Whether the process that started then still runs; a zombie does not."""
     try:
         process = psutil.Process(pid)

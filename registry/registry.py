@@ -18,7 +18,7 @@ from registry.db.engine import Database
 from registry.drafts import Draft
 from registry.errors import InvalidArtifact
 from registry.leases import NO_WAIT, Leases, Patience
-from registry.store.files import translated
+from registry.store.files import wrap_os_errors
 from registry.store.local import Point
 from registry.store.store import Problem, Store
 from registry.tenancy import snapshot
@@ -62,7 +62,7 @@ class Registry:
         self.outcomes = Outcomes(database)
         self._database = database
         self._store = store
-        self._workshop = drafts.Workshop(
+        self._workshop = drafts.DraftContext(
             home / "drafts", database, self._store, Leases(database, lease_seconds), point
         )
 
@@ -84,7 +84,7 @@ class Registry:
         registry makes for itself). Raises RegistryError for a schema from a newer Tuneline.
         """
         home = Path(home).absolute()
-        with translated(f"registry {home}"):
+        with wrap_os_errors(f"registry {home}"):
             home.mkdir(mode=0o700, parents=True, exist_ok=True)  # models, salts, digests of keys
             for folder in ("drafts", "views"):
                 (home / folder).mkdir(parents=True, exist_ok=True)

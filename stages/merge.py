@@ -34,10 +34,10 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
     record = training_record(adapter)
     _same_base(base, adapter, record)
 
-    from stages.backends.merge.merge import fold
+    from stages.backends.merge.merge import merge_adapter
 
     nf4 = recorded_nf4(adapter) if config.base == "nf4" else None
-    metrics = fold(base.path, adapter.path, out, config.dtype, nf4, config.shard_size)
+    metrics = merge_adapter(base.path, adapter.path, out, config.dtype, nf4, config.shard_size)
     return Facts(
         kind="merged",
         relations=tuple(Parentage(relation="merge", id=parent.id) for parent in (base, adapter)),

@@ -17,10 +17,10 @@ from stages.errors import InvalidInput
 if TYPE_CHECKING:
     import numpy as np
 
-    from stages.data.collect import Tally
+    from stages.data.collect import RowCounts
     from stages.data.formats import Messages
     from stages.data.record import Records
-    from stages.data.row_spool import Shelf
+    from stages.data.row_spool import RowSpool
     from stages.data.source import Source
 
 VERSION = 3
@@ -61,13 +61,13 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
 
     from stages.backends.chat import render
     from stages.data.card import card
-    from stages.data.collect import RowCheck, Tally, collect
+    from stages.data.collect import RowCheck, RowCounts, collect
     from stages.data.publish import first_row, write_splits
-    from stages.data.row_spool import Shelf
+    from stages.data.row_spool import RowSpool
     from stages.data.source import open_source
     from stages.data.split import assign
 
-    tally = Tally()
+    tally = RowCounts()
     source = open_source(
         config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
     )
@@ -75,7 +75,7 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
     check = RowCheck(tokenizer, shape, config.system, config.max_length)
     with (
         (out / "rejects.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as rejects,
-        Shelf(scratch, config.seed, config.near_duplicates) as shelf,
+        RowSpool(scratch, config.seed, config.near_duplicates) as shelf,
     ):
         collect(records, check, shelf, rejects, tally, config.max_rows)
     _refuse_unusable(tally, len(shelf), config)
@@ -103,7 +103,7 @@ def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages],
     Nothing is tokenized. Raises what opening the source and telling its format raise: `InvalidInput`,
     `MissingPackage`.
     """
-    from stages.data.collect import Tally
+    from stages.data.collect import RowCounts
     from stages.data.formats import to_messages
     from stages.data.record import RowError
     from stages.data.source import open_source
@@ -111,7 +111,7 @@ def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages],
     source = open_source(
         config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
     )
-    _, shape, records = _shaped(source, config, Tally())
+    _, shape, records = _shaped(source, config, RowCounts())
     chats: list[Messages] = []
     rejected: list[str] = []
     for record in itertools.islice(records, count):
@@ -124,7 +124,7 @@ def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages],
     return chats, rejected
 
 
-def _shaped(source: Source, config: PrepareConfig, tally: Tally) -> tuple[str, str, Records]:
+def _shaped(source: Source, config: PrepareConfig, tally: RowCounts) -> tuple[str, str, Records]:
     """The format as people call it, the shape of the rows that come, and the rows."""
     from stages.data.chatterbot import replies, topics
     from stages.data.collect import pick_format
@@ -142,7 +142,7 @@ def _shaped(source: Source, config: PrepareConfig, tally: Tally) -> tuple[str, s
     return format, *pick_format(records, "prompt-completion", config.source)
 
 
-def _refuse_unusable(tally: Tally, good: int, config: PrepareConfig) -> None:
+def _refuse_unusable(tally: RowCounts, good: int, config: PrepareConfig) -> None:
     rejected = tally.rejected.total()
     lengths = sorted(tally.too_long)
     if len(lengths) == tally.read:
@@ -160,7 +160,7 @@ def _refuse_unusable(tally: Tally, good: int, config: PrepareConfig) -> None:
         )
 
 
-def _refuse_loss(shelf: Shelf, near: np.ndarray, config: PrepareConfig) -> None:
+def _refuse_loss(shelf: RowSpool, near: np.ndarray, config: PrepareConfig) -> None:
     exact, nearly = shelf.exact_duplicates, int(near.sum())
     good = len(shelf) + exact
     lost = (exact + nearly) / good
@@ -177,7 +177,7 @@ def _refuse_loss(shelf: Shelf, near: np.ndarray, config: PrepareConfig) -> None:
 
 
 def _figures(
-    tally: Tally, lengths: np.ndarray, splits: dict[str, dict[str, int]], max_length: int
+    tally: RowCounts, lengths: np.ndarray, splits: dict[str, dict[str, int]], max_length: int
 ) -> dict[str, Any]:
     from stages.data.card import length_figures
 

@@ -17,7 +17,7 @@ from flows.gates.gate import GatePolicy, Waived, decide
 from flows.gates.latency import read_latency
 from flows.gates.plan import RulePlan, plan_rules
 from flows.gates.reports import junit, junit_error, lines, markdown, markdown_error
-from flows.gates.sources import Case, from_directories, from_registry
+from flows.gates.sources import GateInput, from_directories, from_registry
 from flows.wording import short
 from registry import Artifact, Registry, Waiver
 from registry.channels.channels import CHANNEL
@@ -90,14 +90,14 @@ def _waivers(arguments: argparse.Namespace) -> list[Waived]:
     return [Waived(rule, arguments.reason, arguments.who) for rule in arguments.waive]
 
 
-def _of_directories(policy: GatePolicy, arguments: argparse.Namespace) -> Case:
+def _of_directories(policy: GatePolicy, arguments: argparse.Namespace) -> GateInput:
     return from_directories(
         policy, Path(arguments.candidate), Path(arguments.baseline), arguments.parent, arguments.quant,
         arguments.trained_on, read_latency(arguments.latency, None),
     )  # fmt: skip
 
 
-def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Namespace) -> Case:
+def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Namespace) -> GateInput:
     for option in ("parent", "quant", "trained_on"):
         if getattr(arguments, option) is not None:
             raise Usage(f"--{option.replace('_', '-')} is for directories; the registry knows it by lineage")

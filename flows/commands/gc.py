@@ -8,8 +8,8 @@ import math
 from flows.commands.run import Reply, open_registry, print_table
 from flows.errors import Usage
 from flows.wording import short, size
-from registry.gc.collect import Freed, collect, explain
-from registry.gc.reachability import Keeping
+from registry.gc.collect import GcReport, collect, explain
+from registry.gc.reachability import RetentionPolicy
 
 
 def artifacts_gc(arguments: argparse.Namespace) -> Reply:
@@ -18,7 +18,7 @@ def artifacts_gc(arguments: argparse.Namespace) -> Reply:
         raise Usage(f"--keep-days {arguments.keep_days:g}: expected a number from 0 to 36500")
     if arguments.history < 1:
         raise Usage(f"--history {arguments.history}: expected at least 1, or no rollback could work")
-    keeping = Keeping(days=arguments.keep_days, history=arguments.history)
+    keeping = RetentionPolicy(days=arguments.keep_days, history=arguments.history)
     if arguments.why is not None:
         if arguments.delete:
             raise Usage("--why only explains; leave out --delete")
@@ -29,7 +29,7 @@ def artifacts_gc(arguments: argparse.Namespace) -> Reply:
     return document, lambda: _show(freed), 0
 
 
-def _why(ref: str, keeping: Keeping) -> Reply:
+def _why(ref: str, keeping: RetentionPolicy) -> Reply:
     with open_registry() as registry:
         artifact = registry.get(ref)
         reasons = explain(registry, artifact.id, keeping)
@@ -40,7 +40,7 @@ def _why(ref: str, keeping: Keeping) -> Reply:
     return document, lambda: print("\n".join(lines)), 0
 
 
-def _show(freed: Freed) -> None:
+def _show(freed: GcReport) -> None:
     if freed.artifacts:
         rows = [
             (short(one.id), one.kind, one.stage, f"{one.created:%Y-%m-%d %H:%M}", size(one.bytes))

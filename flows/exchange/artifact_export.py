@@ -18,7 +18,7 @@ from flows.wording import short, size
 from registry import Registry
 from registry.channels import signing
 from registry.errors import Corrupt, StoreFull
-from registry.store.files import remove_tree, sync_directory, sync_file, translated
+from registry.store.files import remove_tree, sync_directory, sync_file, wrap_os_errors
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def export(registry: Registry, ref: str, out: Path, private_key: Path) -> Export
     public_pem = signing.public_key(private_key)
     artifact, dossier = gather(registry, ref)
     view = registry.view(artifact.id)
-    with translated(f"export of {short(artifact.id)} to {out}"):
+    with wrap_os_errors(f"export of {short(artifact.id)} to {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         _refuse_shortage(artifact.size, out.parent)
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

@@ -17,7 +17,7 @@ from flows.exchange.import_findings import KINDS, RELATIONS, Findings, describe
 from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import Parentage, memo_key
-from registry.store.files import translated
+from registry.store.files import wrap_os_errors
 from stages.config.base import BaseConfig
 from stages.errors import InvalidInput
 from stages.formats.model_files import INDEX, copy_file, need_room, sha256_of_file
@@ -113,7 +113,7 @@ def _publish(
         if (known := registry.find(key)) is not None:
             return _known(known, parent, found)
         need_room(draft.path, sum(file.stat().st_size for file in sources.values()), "the import")
-        with translated("importing"):
+        with wrap_os_errors("importing"):
             for name, file in sources.items():
                 copy_file(file, draft.path / name)
                 draft.touch()

@@ -9,12 +9,12 @@ from typing import Any
 from flows.errors import Usage
 from flows.gates.gate import Decision
 from flows.gates.policy import GatePolicy
-from flows.gates.sources import Case
+from flows.gates.sources import GateInput
 from registry import Registry
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RecordedDecision:
     """A recorded gate decision."""
 
     id: str
@@ -25,7 +25,7 @@ class Verdict:
         return self.decision.verdict == "pass"
 
 
-def record(registry: Registry, policy: GatePolicy, case: Case, decision: Decision) -> Verdict:
+def record(registry: Registry, policy: GatePolicy, case: GateInput, decision: Decision) -> RecordedDecision:
     """Write the decision down, signed: the policy as written, and in the evidence as it was applied."""
     assert case.candidate is not None, "a decision about plain directories is not recorded"
     decision_id = registry.gates.record(
@@ -35,7 +35,7 @@ def record(registry: Registry, policy: GatePolicy, case: Case, decision: Decisio
         verdict=decision.verdict,
         evidence=decision.model_dump(mode="json"),
     )
-    return Verdict(decision_id, decision)
+    return RecordedDecision(decision_id, decision)
 
 
 def refuse_other_policy(registry: Registry, channel: str, policy: GatePolicy) -> None:

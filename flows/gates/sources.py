@@ -20,7 +20,7 @@ from registry.errors import RegistryError
 
 
 @dataclass(frozen=True)
-class Case:
+class GateInput:
     """All that a decision rests on. `candidate` and `baseline` are ids where the registry knows them."""
 
     evidence: Evidence
@@ -42,7 +42,7 @@ def from_registry(
     evaluations: Mapping[str, Artifact] | None = None,
     latency_ms: Sequence[float] | None = None,
     given: str | None = None,
-) -> Case:
+) -> GateInput:
     """The evidence about `candidate` and what it is compared with.
 
     `live` is what the channel serves, or what was `given` in its place (as it was written); `base` is another
@@ -83,7 +83,7 @@ def from_registry(
     )
     baseline = live or models["baseline"]
     notes = tuple(said for one in (candidate, live) if one and (said := nf4_only(registry, one)))
-    return Case(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen, notes)
+    return GateInput(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen, notes)
 
 
 def from_directories(
@@ -94,7 +94,7 @@ def from_directories(
     quant: str | None = None,
     trained_on: Path | None = None,
     latency_ms: Sequence[float] | None = None,
-) -> Case:
+) -> GateInput:
     """Evaluations as `tuneline evaluate` wrote them; the baseline stands for the base and what is live."""
     paths: dict[Reference, Path | None] = {"baseline": baseline, "live": baseline, "parent": parent}
     needed = {rule.against for rule in policy.tasks}
@@ -116,7 +116,7 @@ def from_directories(
         latency_ms=latency_ms,
         missing=tuple(missing),
     )
-    return Case(evidence, references, facts)
+    return GateInput(evidence, references, facts)
 
 
 def _choose(

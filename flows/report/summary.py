@@ -11,7 +11,7 @@ from flows.outcome import Outcome
 from flows.report.lineage_picture import LineageEdge, LineageNode
 from flows.report.report import AnswerRow, ModelRow, RunReport, Score
 from flows.run.step import Run
-from flows.unmerged import Resident
+from flows.unmerged import ServingBase
 from registry import Artifact
 
 
@@ -46,7 +46,7 @@ def report(
     )
 
 
-def _resident(held: Resident | None) -> dict[str, Any] | None:
+def _resident(held: ServingBase | None) -> dict[str, Any] | None:
     if held is None:
         return None
     found = {"artifact_id": held.artifact.id, "engine": held.engine, "name": held.name}

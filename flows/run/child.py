@@ -1,6 +1,6 @@
 """Run a stage in a child process of its own, with its own process group and memory.
 
-Half of a short stage's time is importing libraries, so `StandBy` keeps one process that has done so already.
+Half of a short stage's time is importing libraries, so a `WarmWorker` has done so already.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StageFailed(StageError):
         self.exit_code = exit_code
 
 
-class StandBy:
+class WarmWorker:
     """Context manager with one process that imports what most stages need while another stage runs.
 
     `log`: where it writes until it has a stage.
@@ -133,7 +133,7 @@ def run_in_child(
     out: Path,
     log: Path,
     on_progress: Callable[[dict[str, Any]], None],
-    stand_by: StandBy | None = None,
+    stand_by: WarmWorker | None = None,
 ) -> Execution:
     """Run `stage` in a child, `stand_by`'s if it has one; its output goes to `log`.
 

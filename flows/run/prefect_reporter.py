@@ -153,7 +153,7 @@ async def end_the_dead(client: PrefectClient) -> None:
     )
     for run in runs:
         known = run.parameters
-        if known.get("host") != processes.here() or processes.alive(known["pid"], known["pid_started"]):
+        if known.get("host") != processes.host_id() or processes.is_alive(known["pid"], known["pid_started"]):
             continue
         for task in await client.read_task_runs(
             flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}}),

@@ -79,9 +79,9 @@ class PrefectView:
             parameters={
                 "recipe": recipe,
                 "run": run_id,
-                "host": processes.here(),
+                "host": processes.host_id(),
                 "pid": os.getpid(),
-                "pid_started": processes.started(),
+                "pid_started": processes.start_time(),
             },
             parent=self._parent.flow_run_id if self._parent else None,
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.errors import Usage
-from registry.processes import here
+from registry.processes import host_id
 
 RECORD, REPORT, PAGE = "run.json", "report.json", "report.html"
 State = Literal["running", "done", "failed", "interrupted", "killed"]
@@ -49,7 +49,7 @@ class PastRun:
 def begin(folder: Path, recipe: str, started: datetime) -> int:
     """Write the record of a run that begins now; the lock on it, a descriptor to close at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"recipe": recipe, "started": started.isoformat(), "pid": os.getpid(), "host": here()}
+    record = {"recipe": recipe, "started": started.isoformat(), "pid": os.getpid(), "host": host_id()}
     draft = folder / f".{RECORD}"
     lock = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     fcntl.flock(lock, fcntl.LOCK_EX)

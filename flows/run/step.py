@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from flows.run.arithmetic import Arithmetic, as_asked, this_machine
-from flows.run.child import StandBy, run_in_child
+from flows.run.child import WarmWorker, run_in_child
 from flows.run.fingerprint import pinned
 from flows.run.prefect_view import PrefectView
 from flows.run.progress_view import ProgressView
@@ -59,7 +59,7 @@ class Run:
     registry: Registry
     view: ProgressView
     folder: Path
-    stand_by: StandBy | None = None
+    stand_by: WarmWorker | None = None
     arithmetic: Arithmetic | None = None
     prefect: PrefectView | None = None
     rows: list[StageRow] = field(default_factory=list)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from registry.errors import InvalidArtifact
-from registry.store.files import sync_directory, translated
+from registry.store.files import sync_directory, wrap_os_errors
 
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
@@ -36,7 +36,7 @@ def key_path(home: Path, configured: Path | None) -> Path:
         return configured
     path = Path(home) / "keys" / "signing.pem"
     if not (path.exists() and public_path(path).exists()):
-        with translated(f"signing key {path}"):
+        with wrap_os_errors(f"signing key {path}"):
             _make(path)
     return path
 
@@ -107,7 +107,7 @@ class Keys:
 
     def _trusted(self) -> dict[str, bytes]:
         pems = [public_key(key_path(self.home, self._configured))]
-        with translated("trusted keys"):
+        with wrap_os_errors("trusted keys"):
             pems += [path.read_bytes() for path in sorted((self.home / "keys" / "trusted").glob("*.pem"))]
         return {fingerprint(pem): pem for pem in pems}
 
@@ -135,7 +135,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
 
 
 def _private(path: Path) -> ec.EllipticCurvePrivateKey:
-    with translated(f"signing key {path}"):
+    with wrap_os_errors(f"signing key {path}"):
         content = path.read_bytes()
     try:
         key = serialization.load_pem_private_key(content, password=None)

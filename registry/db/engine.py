@@ -29,7 +29,7 @@ class _System(Protocol):
     def counting(self, engine: Engine) -> Engine: ...
     def make_ready(self, engine: Engine) -> None: ...
     def back_up(self, engine: Engine, version: int) -> None: ...
-    def in_our_words(self, error: exc.DBAPIError, where: str) -> errors.RegistryError: ...
+    def translate_error(self, error: exc.DBAPIError, where: str) -> errors.RegistryError: ...
 
 
 _SYSTEMS: Mapping[str, _System] = {"sqlite": sqlite, "postgresql": postgresql}
@@ -109,7 +109,7 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise self._system.in_our_words(error, self._where) from error
+            raise self._system.translate_error(error, self._where) from error
         except UnicodeEncodeError as error:
             raise errors.InvalidArtifact(
                 f"{ascii(error.object)[:80]} holds {error.object[error.start]!a}, half a character, which no "

@@ -100,7 +100,7 @@ def shown(address: URL) -> str:
     return plain.render_as_string()
 
 
-def in_our_words(error: exc.DBAPIError, where: str) -> errors.RegistryError:
+def translate_error(error: exc.DBAPIError, where: str) -> errors.RegistryError:
     """What PostgreSQL's error means to a user; its codes are in the manual's appendix A."""
     code = getattr(error.orig, "sqlstate", None) or ""
     diagnosis = getattr(error.orig, "diag", None)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
 from registry import errors
-from registry.store.files import sync_directory, sync_file, translated
+from registry.store.files import sync_directory, sync_file, wrap_os_errors
 
 log = logging.getLogger("tuneline.registry")
 
@@ -63,7 +63,7 @@ def back_up(engine: Engine, version: int) -> None:
     """Copy the file as it is to one beside it; what an open transaction does is not in the copy."""
     path = Path(str(engine.url.database))
     copy, whole = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.schema-{version}")
-    with translated(f"copying {path} before its upgrade"):
+    with wrap_os_errors(f"copying {path} before its upgrade"):
         copy.unlink(missing_ok=True)
         try:
             with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
@@ -76,7 +76,7 @@ def back_up(engine: Engine, version: int) -> None:
     log.info("%s is upgraded from schema version %d; %s is as it was", path, version, whole)
 
 
-def in_our_words(error: exc.DBAPIError, where: str) -> errors.RegistryError:
+def translate_error(error: exc.DBAPIError, where: str) -> errors.RegistryError:
     """What SQLite's error means to a user."""
     code = getattr(error.orig, "sqlite_errorname", "")
     said = f"{where}: {error.orig}"

@@ -26,10 +26,10 @@ from registry.artifacts import Kind, Record
 from registry.db.engine import Database
 from registry.db.tables import artifacts, content_events, endpoints, leases
 from registry.errors import StoreFailed
-from registry.gc.reachability import Keeping, Reach, reach
+from registry.gc.reachability import Reach, RetentionPolicy, reach
 from registry.leases import is_held
 from registry.registry import Registry
-from registry.store.files import remove_tree, translated, walk
+from registry.store.files import remove_tree, walk, wrap_os_errors
 from registry.store.local import StoredBlob
 from registry.store.store import Store
 
@@ -59,7 +59,7 @@ class Collectable(Record):
     bytes: int
 
 
-class Freed(Record):
+class GcReport(Record):
     """What was freed, or would be. An artifact's blobs count only where no other artifact needs them."""
 
     deleted: bool
@@ -90,26 +90,26 @@ class _Unneeded:
     last_event: int
 
 
-def explain(registry: Registry, artifact_id: str, keeping: Keeping) -> list[str]:
+def explain(registry: Registry, artifact_id: str, keeping: RetentionPolicy) -> list[str]:
     """Why the artifact keeps its files; empty when it does not."""
     with registry._database.read() as connection:
         return reach(connection, keeping, datetime.now(UTC)).why(artifact_id)
 
 
 def collect(
-    registry: Registry, keeping: Keeping | None = None, *, delete: bool = False, cache: bool = False
-) -> Freed:
+    registry: Registry, keeping: RetentionPolicy | None = None, *, delete: bool = False, cache: bool = False
+) -> GcReport:
     """Free what nothing needs, or with `delete` unset only say what that would be.
 
     `cache` also empties the local cache of an object store, but for what an endpoint or a stage reads. Raises
     Conflict when somebody else writes for too long, StoreFailed for the disk, the database or the store; what
     was done until then stands, and the next collection goes on from there.
     """
-    keeping = keeping or Keeping()
+    keeping = keeping or RetentionPolicy()
     database, point = registry._database, registry._workshop.point
     marked, kept = _mark(database, keeping, delete)
     point("gc marked")
-    with translated("collecting"):
+    with wrap_os_errors("collecting"):
         found = _unneeded(registry, {one.id for one in marked})
         point("gc listed")
         drafts = _stale_drafts(registry, keeping, delete)
@@ -119,7 +119,7 @@ def collect(
             registry._store.sweep()
         cached = _empty_cache(registry, found.needed, delete) if cache else Part()
     point("gc done")
-    return Freed(
+    return GcReport(
         deleted=delete,
         artifacts=marked,
         blobs=_part(found.blobs),
@@ -131,7 +131,7 @@ def collect(
     )
 
 
-def _mark(database: Database, keeping: Keeping, delete: bool) -> tuple[list[Collectable], int]:
+def _mark(database: Database, keeping: RetentionPolicy, delete: bool) -> tuple[list[Collectable], int]:
     """The artifacts that lose their files, recorded so if `delete`; and how many keep them."""
     with database.write() if delete else database.read() as connection:
         gone = content.collected(connection)
@@ -246,7 +246,7 @@ def _drop_views(registry: Registry, lost: Collection[str], delete: bool) -> int:
     return dropped
 
 
-def _stale_drafts(registry: Registry, keeping: Keeping, delete: bool) -> Part:
+def _stale_drafts(registry: Registry, keeping: RetentionPolicy, delete: bool) -> Part:
     """Drafts, with their checkpoints, that no live process works on and nobody wrote to for so many days."""
     before, count, size = time.time() - keeping.days * 86400, 0, 0
     for draft in sorted((registry.home / "drafts").iterdir()):

@@ -33,7 +33,7 @@ _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 @dataclass(frozen=True)
-class Keeping:
+class RetentionPolicy:
     """How much of the past keeps its files."""
 
     days: float = 14.0
@@ -70,7 +70,7 @@ class Reach:
         return [f"{', '.join(steps)}; {self.roots[artifact_id][0]}"]
 
 
-def reach(connection: Connection, keeping: Keeping, at: datetime) -> Reach:
+def reach(connection: Connection, keeping: RetentionPolicy, at: datetime) -> Reach:
     """What stays, seen at the time `at`. In a writing transaction, it stays true until that ends."""
     roots: dict[str, list[str]] = {}
     decided = _channels(connection, keeping.history, roots)

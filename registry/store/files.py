@@ -109,7 +109,7 @@ _OF_THE_PLACE = {
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def wrap_os_errors(what: str) -> Iterator[None]:
     """Turn the system's errors into the registry's."""
     try:
         yield

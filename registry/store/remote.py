@@ -24,7 +24,7 @@ from registry.artifacts import FileEntry
 from registry.errors import Corrupt, StoreFailed
 from registry.store.files import Fault
 from registry.store.local import INCOMING, SHARD, StoredBlob, is_blob
-from registry.store.remote_errors import in_our_words, no_bucket
+from registry.store.remote_errors import no_bucket, translate_error
 from registry.store.url import S3, checked
 
 PART = 8 * 2**20
@@ -227,7 +227,7 @@ class RemoteBlobs:
         try:
             yield self._filesystem()
         except Exception as error:
-            ours = in_our_words(error, what, self.url)
+            ours = translate_error(error, what, self.url)
             if ours is error:
                 raise
             raise ours from error

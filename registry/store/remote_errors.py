@@ -18,7 +18,7 @@ _UNANSWERED = (
 )  # fmt: skip
 
 
-def in_our_words(error: BaseException, what: str, url: str) -> RegistryError:
+def translate_error(error: BaseException, what: str, url: str) -> RegistryError:
     """The registry's error for whatever an object store's library raised while doing `what`."""
     if isinstance(error, RegistryError):
         return error

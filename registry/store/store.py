@@ -20,7 +20,15 @@ from typing import Literal
 from registry.artifacts import FileEntry, Record
 from registry.errors import Corrupt, StoreFailed
 from registry.names import check_file_names
-from registry.store.files import FoundFile, fault, leaves, refuse_changed, remove_tree, same_file, translated
+from registry.store.files import (
+    FoundFile,
+    fault,
+    leaves,
+    refuse_changed,
+    remove_tree,
+    same_file,
+    wrap_os_errors,
+)
 from registry.store.local import CANNOT_LINK, Blobs, LocalBlobs, Point, StoredBlob
 from registry.store.remote import RemoteBlobs
 from registry.store.url import directory_of
@@ -138,7 +146,7 @@ class Store:
         if not self._is_complete(view, files):
             check_file_names(files)
             fresh = self._views / f".{artifact_id}.{uuid.uuid4().hex}"
-            with translated(f"view of artifact {artifact_id[:12]}"):
+            with wrap_os_errors(f"view of artifact {artifact_id[:12]}"):
                 try:
                     self._download(files, artifact_id)
                     self._fill(fresh, files, artifact_id)

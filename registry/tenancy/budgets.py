@@ -18,7 +18,7 @@ from sqlalchemy import Connection, String, TextClause, bindparam, delete, exc, i
 from registry.db.engine import Database
 from registry.db.serving_tables import budgets, gateways, reservations
 from registry.errors import InvalidArtifact, NotFound
-from registry.processes import alive, here
+from registry.processes import host_id, is_alive
 
 SILENT_SECONDS = 60.0
 """A gateway on another host that says nothing for so long is taken for dead."""
@@ -141,12 +141,12 @@ class Budgets:
         Dead is one of this host whose process is gone, and one of another host without a beat for
         `SILENT_SECONDS`, by this host's clock.
         """
-        host, late = here(), time.time() - SILENT_SECONDS
+        host, late = host_id(), time.time() - SILENT_SECONDS
         with self._database.count() as connection:
             dead = [
                 row.id
                 for row in connection.execute(select(gateways))
-                if (not alive(row.pid, row.pid_started) if row.host == host else row.beat < late)
+                if (not is_alive(row.pid, row.pid_started) if row.host == host else row.beat < late)
             ]
             return _end(connection, dead)
 

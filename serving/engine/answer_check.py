@@ -24,14 +24,14 @@ TOKENS = 8
 
 
 @dataclass(frozen=True)
-class Recorded:
+class ExpectedAnswer:
     """A question, and what the artifact answered when it was evaluated."""
 
     messages: tuple[dict[str, str], ...]
     answer: str
 
 
-def recorded_answers(registry: Registry, artifact: Artifact) -> list[Recorded]:
+def recorded_answers(registry: Registry, artifact: Artifact) -> list[ExpectedAnswer]:
     """Held-out questions of the artifact's own evaluations that its base answers otherwise, newest first.
 
     Where no evaluation of its base on the same data is on record, all of them; empty for a base, and where
@@ -51,7 +51,7 @@ def recorded_answers(registry: Registry, artifact: Artifact) -> list[Recorded]:
         base_said = _answers(registry.view(others[-1].id)) if others else {}
         told = {place: answer for place, answer in said.items() if answer != base_said.get(place)}
         return [
-            Recorded(messages, told[place])
+            ExpectedAnswer(messages, told[place])
             for place, messages in zip(told, _messages(registry.view(dataset), list(told)), strict=True)
         ][:MOST]
     return []
@@ -87,7 +87,7 @@ def _messages(dataset: Path, places: Sequence[int]) -> Iterator[tuple[dict[str, 
         yield tuple({"role": m["role"], "content": m["content"]} for m in rows[place].as_py()[:-1])
 
 
-async def require_recorded(socket: Path, model: str, recorded: Sequence[Recorded]) -> None:
+async def require_recorded(socket: Path, model: str, recorded: Sequence[ExpectedAnswer]) -> None:
     """Ask `model` on `socket` until it begins one answer as recorded; nothing to do where none is.
 
     Raises `NotServable` when no answer does, `EngineFailed` when there is none.

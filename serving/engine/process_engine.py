@@ -12,11 +12,11 @@ from typing import Any, Self
 import httpx
 
 from serving.engine import answer_check
-from serving.engine.answer_check import Recorded
+from serving.engine.answer_check import ExpectedAnswer
 from serving.engine.naming import model_alias
 from serving.errors import EngineFailed
 from serving.process.process import Launch
-from serving.process.runtime_dir import Scratch
+from serving.process.runtime_dir import RuntimeDir
 from serving.process.supervisor import Supervisor
 
 CONTROL_SECONDS = 30.0
@@ -28,13 +28,13 @@ class EngineProcess(ABC):
 
     def __init__(
         self, artifact_id: str, path: Path, slots: int, log: Path, ready_timeout: float,
-        recorded: Sequence[Recorded],
+        recorded: Sequence[ExpectedAnswer],
     ) -> None:  # fmt: skip
         self.base = model_alias(artifact_id)
         self.slots = slots
         self.loaded: dict[str, str] = {}
         self._path, self._recorded = path.resolve(), recorded
-        self._scratch = Scratch()
+        self._scratch = RuntimeDir()
         self._folder = self._scratch.path
         self._life = 0
         self._client: httpx.AsyncClient | None = None

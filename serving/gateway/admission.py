@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 
 _UNLUCKY = 3.0
 """A request is let in if it would have its turn in time even so many standard deviations later than expected.
@@ -16,7 +16,7 @@ For n ends that come independently, that is the time of √n of them. 2.33 would
 were known exactly."""
 
 
-class TooMany(Refused):
+class TooMany(ApiError):
     """429, with the seconds after which it is worth trying again."""
 
     def __init__(self, message: str, code: str, retry_after: float) -> None:
@@ -63,7 +63,7 @@ class Concurrency:
             del self._now[tenant]
 
 
-class Line:
+class AdmissionQueue:
     """The requests that an engine was given, and how long the next would wait for its turn.
 
     Little's law: a request has its turn once enough of those before it have ended, and they end as fast as

@@ -22,16 +22,16 @@ from serving.gateway.directory import Directory
 from serving.gateway.incoming import authorization, body_of
 from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import Metrics
-from serving.gateway.relay import Events, Tally, opening, refusal, to_client
-from serving.gateway.replica import Place
-from serving.gateway.request_context import Exchange, Recorder
-from serving.gateway.request_policy import Asked, limits_of, read
-from serving.gateway.rollout.decision import Chosen, choose
+from serving.gateway.relay import Events, TokenUsage, opening, refusal, to_client
+from serving.gateway.replica import Replica
+from serving.gateway.request_context import Recorder, RequestContext
+from serving.gateway.request_policy import GatewayRequest, limits_of, read
+from serving.gateway.rollout.decision import RoutingDecision, choose
 from serving.gateway.rollout.outcomes import Outcomes
 from serving.gateway.rollout.shadow import Shadows
-from serving.gateway.router import Fleet
+from serving.gateway.router import Router
 from serving.gateway.routes import COMPLETIONS, METHODS, MODEL, MODELS
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 from serving.openai_api.request import LACKING
 from serving.tracebacks import frames
 
@@ -45,7 +45,7 @@ class App:
     """The application behind the gateway's port."""
 
     def __init__(
-        self, directory: Directory, fleet: Fleet, ledger: Ledger, outcomes: Outcomes, metrics: Metrics,
+        self, directory: Directory, fleet: Router, ledger: Ledger, outcomes: Outcomes, metrics: Metrics,
         shadows: Shadows, bounds: Bounds,
     ) -> None:  # fmt: skip
         self._directory, self._fleet, self._ledger = directory, fleet, ledger
@@ -59,31 +59,31 @@ class App:
 
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, and write down that it was."""
-        exchange = Exchange(http)
+        exchange = RequestContext(http)
         self._metrics.under_way.inc()
         try:
             return await self._answer(exchange)
-        except Refused as error:
+        except ApiError as error:
             return _refusal(exchange, error)
         except (ConnectionError, asyncio.CancelledError):
             exchange.status, exchange.reason = exchange.status or 499, "client_gone"
             raise
         except Exception as error:
             log.error("request %s: %s", exchange.id, frames(error))
-            return _refusal(exchange, Refused("the gateway failed; its log says why", None, 500, "internal"))
+            return _refusal(exchange, ApiError("the gateway failed; its log says why", None, 500, "internal"))
         finally:
             self._metrics.under_way.dec()
             self._recorder.ended(exchange)
 
     def malformed(self, http: web.BaseRequest, why: str) -> web.StreamResponse:
         """The answer to bytes that are no HTTP request."""
-        exchange = Exchange(http)
+        exchange = RequestContext(http)
         try:
-            return _refusal(exchange, Refused(f"this is no valid HTTP: {why}", None, 400, "invalid_http"))
+            return _refusal(exchange, ApiError(f"this is no valid HTTP: {why}", None, 400, "invalid_http"))
         finally:
             self._recorder.ended(exchange)
 
-    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, exchange: RequestContext) -> web.StreamResponse:
         http, route = exchange.http, exchange.route
         route.require()
         tenant = exchange.tenant = self._directory.tenant(authorization(http))
@@ -97,7 +97,7 @@ class App:
             asked = read(await body_of(http, self._bounds), COMPLETIONS[route.path], self._limits)
             if asked.model != tenant.channel:
                 raise _no_model(asked.model)
-            exchange.tally = Tally(asked)
+            exchange.tally = TokenUsage(asked)
             return await self._served(exchange, tenant, exchange.tally)
         finally:
             self._concurrency.leave(tenant.name)
@@ -115,7 +115,9 @@ class App:
             raise _no_model(wanted)
         return data[0]
 
-    async def _served(self, exchange: Exchange, tenant: Tenant, tally: Tally) -> web.StreamResponse:
+    async def _served(
+        self, exchange: RequestContext, tenant: Tenant, tally: TokenUsage
+    ) -> web.StreamResponse:
         place, path = await self._chosen(exchange, tenant, tally.asked)
         chosen = exchange.chosen
         assert chosen is not None
@@ -124,7 +126,7 @@ class App:
         place.line.enter()
         try:
             response = await self._charged(exchange, place, path, tenant, tally)
-        except Refused as error:
+        except ApiError as error:
             if not self._gave_up(chosen, self._directory.state.rollouts.get(tenant.channel), error):
                 raise
         finally:
@@ -137,7 +139,7 @@ class App:
         return response
 
     async def _charged(
-        self, exchange: Exchange, place: Place, path: Path, tenant: Tenant, tally: Tally
+        self, exchange: RequestContext, place: Replica, path: Path, tenant: Tenant, tally: TokenUsage
     ) -> web.StreamResponse:
         bound = place.token_bound(tally.asked)
         reservation = await self._ledger.reserve(tenant.name, bound, tenant.limits.tokens_per_day)
@@ -146,13 +148,15 @@ class App:
         finally:
             self._ledger.settle(reservation, tally.used(place.prompt_bound(tally.asked), bound))
 
-    async def _chosen(self, exchange: Exchange, tenant: Tenant, asked: Asked) -> tuple[Place, Path]:
+    async def _chosen(
+        self, exchange: RequestContext, tenant: Tenant, asked: GatewayRequest
+    ) -> tuple[Replica, Path]:
         """Which artifact answers, and where; a candidate that cannot be served leaves it to the live one."""
         state = self._directory.state
         channel = state.channels.get(tenant.channel)
         if channel is None:
             said = f"{tenant.channel} has no model yet: nothing was promoted to it"
-            raise Refused(said, "model", 404, "model_not_found")
+            raise ApiError(said, "model", 404, "model_not_found")
         exchange.generation = channel.generation
         rollout = state.rollouts.get(tenant.channel)
         if rollout is not None and rollout.sequence in self._broken:
@@ -162,12 +166,12 @@ class App:
         chosen = exchange.chosen = choose(live, rollout, f"{tenant.name} {given}")
         try:
             return await self._fleet.place_for(chosen.artifact_id)
-        except Refused as error:
+        except ApiError as error:
             if not self._gave_up(chosen, rollout, error):
                 raise
         return await self._chosen(exchange, tenant, asked)
 
-    def _gave_up(self, chosen: Chosen, rollout: Rollout | None, error: Refused) -> bool:
+    def _gave_up(self, chosen: RoutingDecision, rollout: Rollout | None, error: ApiError) -> bool:
         """Whether a candidate is the trouble; then its rollout ends here, and the live artifact answers."""
         if chosen.arm != "canary" or rollout is None or error.status != 409:
             return False
@@ -176,7 +180,7 @@ class App:
         return True
 
     async def _from_engine(
-        self, exchange: Exchange, place: Place, path: Path, tenant: Tenant, tally: Tally
+        self, exchange: RequestContext, place: Replica, path: Path, tenant: Tenant, tally: TokenUsage
     ) -> web.StreamResponse:
         assert exchange.chosen is not None
         artifact_id = exchange.chosen.artifact_id
@@ -198,7 +202,7 @@ class App:
         raise AssertionError("unreachable")
 
     async def _relay(
-        self, exchange: Exchange, answer: aiohttp.ClientResponse, tally: Tally
+        self, exchange: RequestContext, answer: aiohttp.ClientResponse, tally: TokenUsage
     ) -> web.StreamResponse:
         assert exchange.chosen is not None
         tally.begun = answer.status == 200
@@ -226,7 +230,7 @@ class App:
         return response
 
     async def _stream(
-        self, response: web.StreamResponse, first: bytes, answer: aiohttp.ClientResponse, tally: Tally
+        self, response: web.StreamResponse, first: bytes, answer: aiohttp.ClientResponse, tally: TokenUsage
     ) -> None:
         events = Events(tally)
         try:
@@ -236,7 +240,7 @@ class App:
             await self._write(response, events.end())
         except (aiohttp.ClientError, TimeoutError):
             tally.failed = True
-            body = Refused("the engine ended in the middle of the answer", None, 503, "unavailable").body
+            body = ApiError("the engine ended in the middle of the answer", None, 503, "unavailable").body
             await self._write(response, b"data: " + json.dumps(body).encode() + b"\n\n")
         with to_client():
             await response.write_eof()
@@ -248,7 +252,7 @@ class App:
 
 
 def ask(
-    place: Place, asked: Asked, name: str, salt: str, request_id: str
+    place: Replica, asked: GatewayRequest, name: str, salt: str, request_id: str
 ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
     """The engine's answer. Nothing of the client's request reaches it but the checked body."""
     route = "/v1/chat/completions" if asked.chat else "/v1/completions"
@@ -259,7 +263,7 @@ def ask(
 
 
 @contextlib.asynccontextmanager
-async def _lent(place: Place, artifact_id: str, path: Path) -> AsyncIterator[str]:
+async def _lent(place: Replica, artifact_id: str, path: Path) -> AsyncIterator[str]:
     """`Place.lend`, with what can go wrong in a client's words."""
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -269,24 +273,26 @@ async def _lent(place: Place, artifact_id: str, path: Path) -> AsyncIterator[str
         except (AdapterRefused, NotServable) as error:
             log.error("artifact %s: %s", artifact_id[:12], error)  # it names paths, which no client needs
             said = f"the engine does not take artifact {artifact_id[:12]}; the gateway's log says why"
-            raise Refused(said, None, 409, "incompatible_artifact") from None
+            raise ApiError(said, None, 409, "incompatible_artifact") from None
         except ServingError as error:
             raise _unavailable(error) from None
         yield name
 
 
-def _no_model(name: str) -> Refused:
+def _no_model(name: str) -> ApiError:
     said = f"this key has no model {name[:80]!r}; GET /v1/models lists what it has"
-    return Refused(said, "model", 404, "model_not_found")
+    return ApiError(said, "model", 404, "model_not_found")
 
 
-def _unavailable(error: Exception) -> Refused:
+def _unavailable(error: Exception) -> ApiError:
     said = error if isinstance(error, ServingError) else frames(error)
     log.warning("no answer from an engine: %s", said)
-    return Refused("the engine gave no answer, it may be starting again; try again", None, 503, "unavailable")
+    return ApiError(
+        "the engine gave no answer, it may be starting again; try again", None, 503, "unavailable"
+    )
 
 
-def _refusal(exchange: Exchange, error: Refused) -> web.StreamResponse:
+def _refusal(exchange: RequestContext, error: ApiError) -> web.StreamResponse:
     """The error in OpenAI's shape; in the middle of a stream its connection can only be cut."""
     exchange.reason = error.code
     if exchange.response is not None:

@@ -19,7 +19,7 @@ SPARE_FILES = 256
 """For the registry, the engines and the libraries."""
 
 
-class Door(web.Server):
+class ConnectionLimits(web.Server):
     """aiohttp's server without what a gateway has no use for."""
 
     def __init__(self, app: App, bounds: Bounds) -> None:
@@ -41,7 +41,7 @@ class _Connection(RequestHandler):
     _heard = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(self._manager, Door)
+        assert isinstance(self._manager, ConnectionLimits)
         self._door = self._manager
         self._wire = transport
         super().connection_made(transport)

@@ -13,7 +13,7 @@ from registry import Registry
 from registry.errors import RegistryError
 from registry.tenancy.snapshot import ServingState
 from registry.tenancy.tenants import Tenant
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 
 log = logging.getLogger("tuneline.gateway")
 
@@ -49,16 +49,16 @@ class Directory:
         return time.monotonic() - self._read
 
     def tenant(self, authorization: str) -> Tenant:
-        """Whose key stands in an `Authorization` header. Raises `Refused`: 401, or 403 for an ended key."""
+        """Whose key stands in an `Authorization` header. Raises `ApiError`: 401, or 403 for an ended key."""
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
-            raise Refused("expected the header `Authorization: Bearer KEY`", None, 401, "missing_api_key")
+            raise ApiError("expected the header `Authorization: Bearer KEY`", None, 401, "missing_api_key")
         # Only digests are compared: how long that takes tells nothing about a key.
         found = self.state.keys.get(hashlib.sha256(key.strip().encode("utf-8", "replace")).hexdigest())
         if found is None:
-            raise Refused("this key is unknown, or was revoked", None, 401, "invalid_api_key")
+            raise ApiError("this key is unknown, or was revoked", None, 401, "invalid_api_key")
         if found.expires is not None and found.expires <= datetime.now(UTC):
-            raise Refused(f"key {found.id} has expired; use the newer one", None, 403, "expired_api_key")
+            raise ApiError(f"key {found.id} has expired; use the newer one", None, 403, "expired_api_key")
         return self.state.tenants[found.tenant]
 
     async def _keep(self, changed: Callable[[], Awaitable[None]]) -> None:

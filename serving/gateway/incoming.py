@@ -7,22 +7,22 @@ import asyncio
 from aiohttp import HttpVersion11, web
 
 from serving.gateway.config import Bounds
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 
 
 def authorization(http: web.BaseRequest) -> str:
-    """The header; empty where there is none. Raises `Refused` where there are several."""
+    """The header; empty where there is none. Raises `ApiError` where there are several."""
     given = http.headers.getall("authorization", [])
     if len(given) > 1:
-        raise Refused("expected one Authorization header", None, 400, "invalid_header")
+        raise ApiError("expected one Authorization header", None, 400, "invalid_header")
     return given[0] if given else ""
 
 
 async def body_of(http: web.BaseRequest, bounds: Bounds) -> bytes:
-    """Its bytes. Raises `Refused` where they are too many, too slow, or encoded."""
+    """Its bytes. Raises `ApiError` where they are too many, too slow, or encoded."""
     if http.headers.get("content-encoding", "identity").lower() != "identity":
         said = "the body is encoded; expected plain JSON, with no Content-Encoding"
-        raise Refused(said, None, 415, "unsupported_encoding")
+        raise ApiError(said, None, 415, "unsupported_encoding")
     await _go_on(http)
     most = bounds.body_bytes
     parts, size = [], 0
@@ -32,12 +32,12 @@ async def body_of(http: web.BaseRequest, bounds: Bounds) -> bytes:
                 parts.append(part)
                 size += len(part)
                 if size > most:
-                    raise Refused(f"the body is larger than {most} bytes", None, 413, "too_large")
+                    raise ApiError(f"the body is larger than {most} bytes", None, 413, "too_large")
     except TimeoutError:
         said = f"the body did not come within {bounds.body_seconds:g} s"
-        raise Refused(said, None, 408, "timeout") from None
+        raise ApiError(said, None, 408, "timeout") from None
     except web.RequestPayloadError as error:
-        raise Refused(f"the body cannot be read: {error}", None, 400, "invalid_body") from None
+        raise ApiError(f"the body cannot be read: {error}", None, 400, "invalid_body") from None
     return b"".join(parts)
 
 
@@ -45,6 +45,6 @@ async def _go_on(http: web.BaseRequest) -> None:
     """Answer `Expect`, which clients send before a large body."""
     expected = http.headers.get("expect")
     if expected is not None and expected.lower() != "100-continue":
-        raise Refused("Expect: only 100-continue is understood", None, 417, "invalid_header")
+        raise ApiError("Expect: only 100-continue is understood", None, 417, "invalid_header")
     if expected is not None and http.version >= HttpVersion11:
         await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

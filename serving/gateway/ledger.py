@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 
 from registry import Registry
 from registry.errors import NotFound, RegistryError
-from registry.processes import here, started
+from registry.processes import host_id, start_time
 from registry.tenancy.budgets import Ask
 from serving.gateway.admission import TooMany
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 
 log = logging.getLogger("tuneline.gateway")
 
@@ -58,7 +58,7 @@ class Ledger:
         return recovered
 
     def _open(self) -> None:
-        self._gateway = self._registry.budgets.open_gateway(here(), os.getpid(), started())
+        self._gateway = self._registry.budgets.open_gateway(host_id(), os.getpid(), start_time())
 
     def stop(self) -> None:
         """Write what is left."""
@@ -73,7 +73,7 @@ class Ledger:
         """A reservation of `tokens` of the tenant's `limit` of today.
 
         What a tenant without a limit uses is counted as well, but its requests wait for nothing.
-        Raises `TooMany` when they are not left, `Refused` when the registry does not answer.
+        Raises `TooMany` when they are not left, `ApiError` when the registry does not answer.
         """
         now = datetime.now(UTC)
         most = UNLIMITED if limit is None else limit
@@ -90,7 +90,7 @@ class Ledger:
         except RegistryError as error:
             log.error("budgets: %s", error)
             self.settle(ask.reservation, 0)  # it may have been written all the same
-            raise Refused("budgets cannot be read now", None, 503, "unavailable") from None
+            raise ApiError("budgets cannot be read now", None, 503, "unavailable") from None
         if not granted:
             midnight = now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() + 86400
             raise TooMany(

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from serving.gateway.directory import Directory
-from serving.gateway.router import Fleet
+from serving.gateway.router import Router
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -62,7 +62,7 @@ class Metrics:
             self._labels[name] = name if len(self._labels) < self._most else "(other)"
         return self._labels[name]
 
-    def watch(self, fleet: Fleet, directory: Directory) -> None:
+    def watch(self, fleet: Router, directory: Directory) -> None:
         """Ask the engines and the directory for their numbers whenever somebody reads the metrics."""
         self.registry.register(_Live(fleet, directory))
 
@@ -74,7 +74,7 @@ class Metrics:
 class _Live:
     """What is looked up rather than counted."""
 
-    def __init__(self, fleet: Fleet, directory: Directory) -> None:
+    def __init__(self, fleet: Router, directory: Directory) -> None:
         self._fleet, self._directory = fleet, directory
 
     def collect(self) -> Iterator[Metric]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from serving.gateway.request_policy import Asked
-from serving.openai_api.errors import Refused
+from serving.gateway.request_policy import GatewayRequest
+from serving.openai_api.errors import ApiError
 
 _END = b"\n\n"
 LONGEST_REASON = 500
@@ -24,10 +24,10 @@ _CODES = {404: "model_not_found", 429: "overloaded"}
 
 
 @dataclass
-class Tally:
+class TokenUsage:
     """What is known of an answer so far. Times are those of `time.monotonic`, in seconds."""
 
-    asked: Asked
+    asked: GatewayRequest
     keep_text: bool = False
     begun: bool = False
     """Whether an engine was given it, and neither refused it nor died before it answered."""
@@ -102,7 +102,7 @@ class Tally:
 class Events:
     """Cuts a stream into its events; what the client did not ask for is left out."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: TokenUsage) -> None:
         self._tally = tally
         self._rest = b""
         self.done = False
@@ -142,7 +142,7 @@ async def opening(answer: aiohttp.ClientResponse, stream: bool) -> tuple[int, by
     return (status if 400 <= status < 600 else 500), event
 
 
-def refusal(body: bytes, status: int) -> Refused:
+def refusal(body: bytes, status: int) -> ApiError:
     """An engine's refusal in OpenAI's shape, which vLLM's is not: its codes are numbers.
 
     Where there is none, or a server's own list of what did not fit its types, only that it was refused.
@@ -157,7 +157,7 @@ def refusal(body: bytes, status: int) -> Refused:
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         long = "maximum context length" in message
         code = "context_length_exceeded" if long else _CODES.get(status, "invalid_value")
-    return Refused(message[:LONGEST_REASON], param if isinstance(param, str) else None, status, code)
+    return ApiError(message[:LONGEST_REASON], param if isinstance(param, str) else None, status, code)
 
 
 @contextlib.contextmanager

@@ -13,13 +13,13 @@ import aiohttp
 
 from registry import Artifact
 from serving.engine.adapter_pool import AdapterPool
-from serving.engine.answer_check import Recorded
+from serving.engine.answer_check import ExpectedAnswer
 from serving.engine.capabilities import limits
 from serving.engine.protocol import Engine
 from serving.errors import RequestFailed
-from serving.gateway.admission import Line
+from serving.gateway.admission import AdmissionQueue
 from serving.gateway.config import EngineSection
-from serving.gateway.request_policy import Asked
+from serving.gateway.request_policy import GatewayRequest
 from serving.llama_cpp import engine as llama_cpp_engine
 from serving.llama_cpp.engine import LlamaCppEngine
 from serving.vllm import engine as vllm_engine
@@ -31,7 +31,7 @@ READ_SECONDS = 300.0
 """Between two pieces of an answer; a stuck engine is started again long before."""
 
 
-class Place:
+class Replica:
     """An engine with a base or a merged model, and the adapters that come and go."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Place:
     ) -> None:
         self.name, self.section, self.artifact, self.engine = name, section, artifact, engine
         self.pool = AdapterPool(engine, patience=SLOT_SHARE * wait_seconds)
-        self.line = Line(section.parallel, section.queue, wait_seconds)
+        self.line = AdmissionQueue(section.parallel, section.queue, wait_seconds)
         self.limits = limits(section.engine, section.max_rank if section.engine == "vllm" else None)
         self.endpoint: str | None = None
         """The registry's record of it."""
@@ -87,7 +87,7 @@ class Place:
             async with self.pool.use(artifact_id, path) as name:
                 yield name
 
-    def prompt_bound(self, asked: Asked) -> int:
+    def prompt_bound(self, asked: GatewayRequest) -> int:
         """At least as many tokens as its prompt has: no token stands for less than a byte of text."""
         room = self.section.context_length
         if self._frame is None:
@@ -95,12 +95,12 @@ class Place:
         once, each = self._frame
         return min(room, asked.size + once + each * asked.turns)
 
-    def token_bound(self, asked: Asked) -> int:
+    def token_bound(self, asked: GatewayRequest) -> int:
         """At least as many tokens as the request can use."""
         room, most = self.section.context_length * asked.n, self.answer_bound(asked)
         return room if most is None else min(room, self.prompt_bound(asked) + most * asked.n)
 
-    def answer_bound(self, asked: Asked) -> int | None:
+    def answer_bound(self, asked: GatewayRequest) -> int | None:
         """The most tokens that one answer may have: as asked for, else the gateway's own bound.
 
         None where that might not fit; then the answer ends with the engine's context.
@@ -110,7 +110,7 @@ class Place:
         fits = self.prompt_bound(asked) + asked.cap <= self.section.context_length
         return asked.cap if fits else None
 
-    def body(self, asked: Asked, name: str, salt: str) -> dict[str, Any]:
+    def body(self, asked: GatewayRequest, name: str, salt: str) -> dict[str, Any]:
         """What the engine is asked."""
         most = self.answer_bound(asked)
         given = {} if most is None else {"max_tokens": most}
@@ -131,7 +131,7 @@ class Place:
 
 
 def engine_of(
-    section: EngineSection, artifact_id: str, path: Path, log: Path, recorded: Sequence[Recorded] = ()
+    section: EngineSection, artifact_id: str, path: Path, log: Path, recorded: Sequence[ExpectedAnswer] = ()
 ) -> Engine:
     """The engine that a section of the configuration describes, not started yet."""
     shared: dict[str, Any] = section.model_dump(

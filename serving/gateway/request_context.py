@@ -13,25 +13,25 @@ from aiohttp import web
 from registry.tenancy.tenants import Tenant
 from serving.gateway import tracing
 from serving.gateway.metrics import Metrics
-from serving.gateway.relay import Tally
-from serving.gateway.rollout.decision import Chosen
-from serving.gateway.rollout.outcomes import Outcomes, Seen
+from serving.gateway.relay import TokenUsage
+from serving.gateway.rollout.decision import RoutingDecision
+from serving.gateway.rollout.outcomes import Outcomes, RequestOutcome
 from serving.gateway.routes import Route, route_of
 
 log = logging.getLogger("tuneline.gateway")
 
 
 @dataclass
-class Exchange:
+class RequestContext:
     """What is known of a request so far."""
 
     http: web.BaseRequest
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     began: float = field(default_factory=time.monotonic)
     tenant: Tenant | None = None
-    chosen: Chosen | None = None
+    chosen: RoutingDecision | None = None
     generation: int = 0
-    tally: Tally | None = None
+    tally: TokenUsage | None = None
     status: int = 0
     reason: str | None = None
     """Why it was refused, in one word."""
@@ -55,7 +55,7 @@ class Recorder:
     def __init__(self, metrics: Metrics, outcomes: Outcomes) -> None:
         self._metrics, self._outcomes = metrics, outcomes
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: RequestContext) -> None:
         """Count it; once for each request."""
         seconds = time.monotonic() - exchange.began
         name = exchange.tenant.name if exchange.tenant else None
@@ -70,7 +70,7 @@ class Recorder:
         log.info("request", extra={"request": line})
         tracing.record(exchange.route.path, exchange.http.headers.get("traceparent"), seconds, line)
 
-    def _answered(self, exchange: Exchange, tally: Tally, label: str, seconds: float) -> None:
+    def _answered(self, exchange: RequestContext, tally: TokenUsage, label: str, seconds: float) -> None:
         prompt, said = tally.prompt_tokens or 0, tally.completion_tokens or tally.pieces
         self._metrics.seconds.labels(label).observe(seconds)
         self._metrics.tokens.labels(label, "prompt").inc(prompt)
@@ -85,13 +85,15 @@ class Recorder:
             assert exchange.tenant is not None
             assert exchange.chosen is not None
             self._outcomes.add(
-                Seen(
+                RequestOutcome(
                     exchange.tenant.channel, exchange.generation, exchange.chosen.artifact_id,
                     exchange.chosen.arm, tally.failed, tally.reason, prompt, said, seconds, first,
                 )
             )  # fmt: skip
 
-    def _line(self, exchange: Exchange, tenant: str | None, arm: str, seconds: float) -> dict[str, object]:
+    def _line(
+        self, exchange: RequestContext, tenant: str | None, arm: str, seconds: float
+    ) -> dict[str, object]:
         tally = exchange.tally
         return {
             "id": exchange.id, "tenant": tenant, "method": exchange.route.method,

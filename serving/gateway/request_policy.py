@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.gateway.config import Bounds
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 from serving.openai_api.request import Limits
 from serving.openai_api.request import read as read_request
 
 
 @dataclass(frozen=True)
-class Asked:
+class GatewayRequest:
     """A request within bounds."""
 
     body: dict[str, Any]
@@ -40,17 +40,17 @@ def limits_of(bounds: Bounds, lacking: frozenset[str]) -> Limits:
     return Limits(bounds.depth, bounds.messages, bounds.max_tokens, bounds.n, lacking)
 
 
-def read(raw: bytes, chat: bool, limits: Limits) -> Asked:
-    """The request in `raw`. Raises `Refused`, in OpenAI's words."""
+def read(raw: bytes, chat: bool, limits: Limits) -> GatewayRequest:
+    """The request in `raw`. Raises `ApiError`, in OpenAI's words."""
     request = read_request(raw, chat, limits)
     if request.salt is not None:
         said = "'cache_salt' is not accepted here: each tenant has a salt of its own; leave it out"
-        raise Refused(said, "cache_salt", code="unsupported_parameter")
+        raise ApiError(said, "cache_salt", code="unsupported_parameter")
     messages = request.messages or ()
     texts = [message["content"] + message.get("name", "") for message in messages]
     texts += [(request.prompt or "") + request.more.get("suffix", "")]
     opening = next((message["content"] for message in messages if message["role"] == "user"), texts[0])
-    return Asked(
+    return GatewayRequest(
         body=request.body(), model=request.model, chat=chat, stream=request.stream,
         wants_usage=request.wants_usage, size=sum(len(text.encode()) for text in texts),
         turns=max(1, len(messages)), n=request.n, max_tokens=request.max_tokens, cap=limits.max_tokens,

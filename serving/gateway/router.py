@@ -19,16 +19,16 @@ from registry.compat.model import Pair, Use, pair
 from registry.errors import RegistryError
 from registry.tenancy.endpoints import IN_GATEWAY
 from registry.tenancy.snapshot import ServingState
-from serving.engine.answer_check import Recorded, recorded_answers
+from serving.engine.answer_check import ExpectedAnswer, recorded_answers
 from serving.engine.protocol import Engine
 from serving.errors import NotServable, ServingError
 from serving.gateway.config import EngineSection
-from serving.gateway.replica import Place, engine_of
-from serving.openai_api.errors import Refused
+from serving.gateway.replica import Replica, engine_of
+from serving.openai_api.errors import ApiError
 
 log = logging.getLogger("tuneline.gateway")
 
-MakeEngine = Callable[[EngineSection, str, Path, Path, Sequence[Recorded]], Engine]
+MakeEngine = Callable[[EngineSection, str, Path, Path, Sequence[ExpectedAnswer]], Engine]
 
 
 @dataclass
@@ -39,7 +39,7 @@ class _Group:
     section: EngineSection
     channel: str | None
     """The channel that it follows, if it does."""
-    places: list[Place] = field(default_factory=list)
+    places: list[Replica] = field(default_factory=list)
     turn: int = 0
     target: str | None = None
     """The artifact that the channel points to."""
@@ -54,7 +54,7 @@ class _Group:
         return self.target is not None and self.target not in held and self.target != self.failed
 
 
-class Fleet:
+class Router:
     """All engines. Belongs to one event loop."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Fleet:
         self._groups = [_Group(number, section, None) for number, section in enumerate(sections)]
         self._known: dict[str, tuple[Artifact, Path]] = {}
         self._fitting: dict[str, list[_Group]] = {}
-        self._homes: dict[str, Place] = {}
+        self._homes: dict[str, Replica] = {}
         """Of several engines, the one that is to keep an adapter; each is home to about as many."""
         self._lives = itertools.count(1)
         self._pinned: set[str] = set()
@@ -93,7 +93,7 @@ class Fleet:
         await asyncio.gather(*(self._end(place) for place in self.places), return_exceptions=True)
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[Replica]:
         """Every engine that takes requests."""
         return [place for group in self._groups for place in group.places]
 
@@ -134,10 +134,10 @@ class Fleet:
                     return held
         return artifact_id
 
-    async def place_for(self, artifact_id: str) -> tuple[Place, Path]:
+    async def place_for(self, artifact_id: str) -> tuple[Replica, Path]:
         """An engine that can answer with the artifact, and where its files are.
 
-        Raises `Refused`: 409 where no engine holds its base, with the reasons; 503 while none runs.
+        Raises `ApiError`: 409 where no engine holds its base, with the reasons; 503 while none runs.
         """
         artifact, path = await self.known(artifact_id)
         if artifact_id not in self._fitting:
@@ -145,11 +145,11 @@ class Fleet:
         places = [place for group in self._fitting[artifact_id] for place in group.places]
         running = [place for place in places if place.engine.up]
         if not running:
-            raise Refused("the engine is being started again; try again", None, 503, "unavailable")
+            raise ApiError("the engine is being started again; try again", None, 503, "unavailable")
         return self._pick(self._fitting[artifact_id][0], places, running, artifact_id), path
 
     async def known(self, artifact_id: str) -> tuple[Artifact, Path]:
-        """An artifact and the directory with its files. Raises `Refused` (503)."""
+        """An artifact and the directory with its files. Raises `ApiError` (503)."""
         if artifact_id not in self._known:
 
             def look() -> tuple[Artifact, Path]:
@@ -160,10 +160,12 @@ class Fleet:
             except RegistryError as error:
                 log.error("artifact %s: %s", artifact_id[:12], error)
                 said = f"artifact {artifact_id[:12]} cannot be read now"
-                raise Refused(said, None, 503, "unavailable") from None
+                raise ApiError(said, None, 503, "unavailable") from None
         return self._known[artifact_id]
 
-    def _pick(self, group: _Group, places: list[Place], running: list[Place], artifact_id: str) -> Place:
+    def _pick(
+        self, group: _Group, places: list[Replica], running: list[Replica], artifact_id: str
+    ) -> Replica:
         if len(running) == 1:
             return running[0]
         if not group.section.affinity:
@@ -174,7 +176,7 @@ class Fleet:
             adapters = Counter(self._homes.values())
             home = self._homes[artifact_id] = min(places, key=lambda place: adapters[place])
 
-        def seconds(place: Place) -> tuple[float, bool]:
+        def seconds(place: Replica) -> tuple[float, bool]:
             """Elsewhere it may have to be loaded, and to put out one that is then loaded again."""
             counts = place.pool.counts
             detour = 0.0 if place is home else 2 * counts.load_seconds / max(counts.loads, 1)
@@ -199,10 +201,10 @@ class Fleet:
                     fitting.append(group)
         if not fitting:
             said = f"no engine here can answer with artifact {artifact.id[:12]}: " + " | ".join(reasons)
-            raise Refused(said, None, 409, "incompatible_artifact")
+            raise ApiError(said, None, 409, "incompatible_artifact")
         return fitting
 
-    async def _started(self, group: _Group, ref: str) -> list[Place]:
+    async def _started(self, group: _Group, ref: str) -> list[Replica]:
         artifact = await asyncio.to_thread(self._registry.get, ref)
         if artifact.manifest.kind == "adapter":
             raise NotServable(
@@ -224,7 +226,7 @@ class Fleet:
             name = f"{group.number}-{number}"
             file = self._registry.home / "logs" / f"engine-{name}.{next(self._lives)}.log"
             engine = self._make(section, artifact.id, path, file, recorded)
-            places.append(Place(name, section, artifact, engine, self._wait))
+            places.append(Replica(name, section, artifact, engine, self._wait))
         try:
             contract.require(
                 _use(places[0], None),
@@ -247,7 +249,7 @@ class Fleet:
         log.info("channel %s moved: starting engines for artifact %s", group.channel, target[:12])
         try:
             new = await self._started(group, target)
-        except (ServingError, RegistryError, Refused) as error:
+        except (ServingError, RegistryError, ApiError) as error:
             if group.target == target:
                 group.failed = target
             log.error("channel %s: its artifact %s cannot be served: %s", group.channel, target[:12], error)
@@ -259,7 +261,7 @@ class Fleet:
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
 
-    def _sign_on(self, place: Place) -> None:
+    def _sign_on(self, place: Replica) -> None:
         """Write down that this process serves the artifact, so that its files are not collected meanwhile."""
         row = self._registry.endpoints.add(
             artifact_id=place.artifact.id, engine=place.section.engine, url=f"{IN_GATEWAY}{place.name}",
@@ -267,14 +269,14 @@ class Fleet:
         )  # fmt: skip
         place.endpoint = row.id
 
-    async def _end_after_use(self, place: Place) -> None:
+    async def _end_after_use(self, place: Replica) -> None:
         try:
             while place.line.inside:
                 await asyncio.sleep(0.2)
         finally:
             await self._end(place)
 
-    async def _end(self, place: Place) -> None:
+    async def _end(self, place: Replica) -> None:
         await place.stop()
         if place.endpoint is not None:
             try:
@@ -283,10 +285,10 @@ class Fleet:
                 log.warning("endpoint %s: %s", place.endpoint, error)
 
 
-def _use(place: Place, adapter: Artifact | None) -> Pair:
+def _use(place: Replica, adapter: Artifact | None) -> Pair:
     use = Use(place.limits, place.section.context_length)
     return pair(place.artifact.manifest, adapter.manifest if adapter else None, use)
 
 
-def _refusals(place: Place, adapter: Artifact) -> list[str]:
+def _refusals(place: Replica, adapter: Artifact) -> list[str]:
     return [one.line() for one in contract.examine(_use(place, adapter)) if one.state == "refused"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from serving.openai_api.body import require_no_query
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 
 COMPLETIONS = {"/v1/chat/completions": True, "/v1/completions": False}
 """Address → whether it is a chat."""
@@ -30,12 +30,12 @@ class Route:
     """Likewise."""
 
     def require(self) -> None:
-        """Raises `Refused` unless there is such an address, asked by its method and without a query."""
+        """Raises `ApiError` unless there is such an address, asked by its method and without a query."""
         if self.path == OTHER:
             there = ", ".join(f"{method} {path}" for path, method in METHODS.items())
-            raise Refused(f"no such route; there are {there}", None, 404, "not_found")
+            raise ApiError(f"no such route; there are {there}", None, 404, "not_found")
         if self.method != METHODS[self.path]:
-            raise Refused(f"{self.path} takes {METHODS[self.path]}", None, 405, "method_not_allowed")
+            raise ApiError(f"{self.path} takes {METHODS[self.path]}", None, 405, "method_not_allowed")
         require_no_query(self.query)
 
 

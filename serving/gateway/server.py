@@ -20,14 +20,14 @@ from aiohttp import web
 from registry import Registry
 from serving.gateway.app import App
 from serving.gateway.config import Address, ServeConfig
-from serving.gateway.connections import Door
+from serving.gateway.connections import ConnectionLimits
 from serving.gateway.directory import Directory
 from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import CONTENT_TYPE, Metrics
 from serving.gateway.replica import engine_of
 from serving.gateway.rollout.outcomes import Outcomes
 from serving.gateway.rollout.shadow import Shadows
-from serving.gateway.router import Fleet, MakeEngine
+from serving.gateway.router import MakeEngine, Router
 from serving.process.process import listen
 from serving.tracebacks import frames
 
@@ -45,12 +45,12 @@ def run(config: ServeConfig, registry: Registry, announce: Announce, make: MakeE
     `make` makes an engine of a section of the configuration. Raises ServingError or RegistryError when
     something cannot be started; nothing is left running then.
     """
-    fleet = Fleet(registry, config.engines, config.bounds.wait_seconds, make)
+    fleet = Router(registry, config.engines, config.bounds.wait_seconds, make)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config, registry, fleet, announce))
 
 
-async def _serve(config: ServeConfig, registry: Registry, fleet: Fleet, announce: Announce) -> None:
+async def _serve(config: ServeConfig, registry: Registry, fleet: Router, announce: Announce) -> None:
     told_to_end, open_now = asyncio.Event(), asyncio.Event()
     serving = asyncio.ensure_future(_until(told_to_end, open_now, config, registry, fleet, announce))
 
@@ -78,13 +78,13 @@ def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 async def _until(
     told_to_end: asyncio.Event, open_now: asyncio.Event, config: ServeConfig, registry: Registry,
-    fleet: Fleet, announce: Announce,
+    fleet: Router, announce: Announce,
 ) -> None:  # fmt: skip
     async with contextlib.AsyncExitStack() as stack:
         door = stack.enter_context(_listen(config.gateway))
         side = stack.enter_context(_listen(config.operations))
         app, operations = await _assemble(config, registry, fleet, stack)
-        server = Door(app, config.bounds)
+        server = ConnectionLimits(app, config.bounds)
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=config.grace_seconds)
         await _open(stack, runner, door)
         behind = web.AppRunner(operations, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -97,7 +97,7 @@ async def _until(
 
 
 async def _assemble(
-    config: ServeConfig, registry: Registry, fleet: Fleet, stack: contextlib.AsyncExitStack
+    config: ServeConfig, registry: Registry, fleet: Router, stack: contextlib.AsyncExitStack
 ) -> tuple[App, web.Application]:
     """Everything that is started before the ports open, and ends after they close, last first."""
     directory, ledger, outcomes = Directory(registry), Ledger(registry), Outcomes(registry)
@@ -119,7 +119,7 @@ async def _assemble(
     return app, _operations(metrics, directory, fleet)
 
 
-def _operations(metrics: Metrics, directory: Directory, fleet: Fleet) -> web.Application:
+def _operations(metrics: Metrics, directory: Directory, fleet: Router) -> web.Application:
     """What an operator's tools ask: not for clients, and it shows no prompt and no key."""
 
     async def numbers(_: web.Request) -> web.Response:

@@ -21,7 +21,7 @@ from serving.errors import NotServable
 from serving.llama_cpp.bindings import Adapter
 
 
-class Shelf:
+class AdapterHost:
     """The adapters of one model. `model` must outlive it."""
 
     def __init__(self, path: Path, model: Any) -> None:

@@ -18,9 +18,9 @@ from starlette.routing import Route
 
 from serving.errors import AdapterRefused, NotServable, Overloaded, ServingError, UnknownModel
 from serving.llama_cpp.api import body_of, health_of, refused
-from serving.llama_cpp.loaded_adapters import Resident
+from serving.llama_cpp.loaded_adapters import LoadedAdapter
 from serving.llama_cpp.scheduler import Batcher
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 
 STATUS = {UnknownModel: 404, AdapterRefused: 409, NotServable: 400, Overloaded: 429}
 
@@ -39,7 +39,7 @@ class Control:
             Route("/adapters/{name}", self.unload, methods=["DELETE"]),
             Route("/health", self.health, methods=["GET"]),
         ]
-        return Starlette(routes=routes, exception_handlers={ServingError: _serving_error, Refused: refused})
+        return Starlette(routes=routes, exception_handlers={ServingError: _serving_error, ApiError: refused})
 
     async def loaded(self, _: Request) -> Response:
         return JSONResponse({"adapters": [_described(one) for one in self.batcher.residents if one.adapter]})
@@ -61,7 +61,7 @@ class Control:
         return health_of(self.batcher)
 
 
-def _described(resident: Resident) -> dict[str, Any]:
+def _described(resident: LoadedAdapter) -> dict[str, Any]:
     return {"name": resident.name, "digest": resident.digest, "effect": resident.effect}
 
 

@@ -24,7 +24,7 @@ from serving.llama_cpp.running import Running, failure, unexpected
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Failed
 from serving.openai_api.body import require_no_query
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, Limits, read
 
 LIMITS = Limits(lacking=LACKING["llama.cpp"])
@@ -58,7 +58,7 @@ class Requests:
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
         ]
-        errors = {HTTPException: _http_error, Refused: refused, ClientDisconnect: _nobody_there}
+        errors = {HTTPException: _http_error, ApiError: refused, ClientDisconnect: _nobody_there}
         return Starlette(routes=routes, exception_handlers=errors)
 
     async def health(self, _: Request) -> Response:
@@ -70,7 +70,7 @@ class Requests:
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self._served():
-            raise Refused(f"the model {name[:80]!r} is not served here", "model", 404, "model_not_found")
+            raise ApiError(f"the model {name[:80]!r} is not served here", "model", 404, "model_not_found")
         return JSONResponse(_described(name))
 
     def _served(self) -> list[str]:
@@ -85,7 +85,7 @@ class Requests:
     async def _complete(self, request: Request, chat: bool) -> Response:
         try:
             return await self._completed(request, chat)
-        except (Refused, ClientDisconnect):
+        except (ApiError, ClientDisconnect):
             raise
         except Exception as error:
             raise unexpected(error) from None
@@ -120,12 +120,12 @@ class Requests:
             try:
                 rendered = self._formatter(messages=list(wanted.messages)).prompt
             except Exception as error:  # a template is a program, and may fail in any way
-                raise Refused(
+                raise ApiError(
                     f"the model's chat template refuses these messages: {error}", "messages"
                 ) from None
             tokens = self._tokens(rendered, wanted, add_special=False)
         if not tokens:
-            raise Refused("the prompt is empty", "prompt")
+            raise ApiError("the prompt is empty", "prompt")
         if model.context_length - len(tokens) < (wanted.max_tokens or 1):
             raise self._too_long(len(tokens), wanted)
         return tokens
@@ -136,10 +136,10 @@ class Requests:
             raise self._too_long(least, wanted, "at least ")
         return self.batcher.model.tokenize(text, add_special)
 
-    def _too_long(self, tokens: int, wanted: CompletionRequest, about: str = "") -> Refused:
+    def _too_long(self, tokens: int, wanted: CompletionRequest, about: str = "") -> ApiError:
         room, most = self.batcher.model.context_length, wanted.max_tokens or 1
         less = f"ask for {room - tokens} at most, or leave max_tokens out"
-        return Refused(
+        return ApiError(
             f"this model's maximum context length is {room} tokens; the prompt has {about}{tokens}, and "
             f"{most} are asked for: {less if tokens < room else 'shorten the prompt'}",
             "prompt" if wanted.messages is None else "messages",
@@ -176,13 +176,13 @@ def health_of(batcher: Batcher) -> Response:
 
 
 async def body_of(request: Request) -> bytes:
-    """The request's body. Raises `Refused` when it is too large."""
+    """The request's body. Raises `ApiError` when it is too large."""
     parts, size = [], 0
     async for part in request.stream():
         parts.append(part)
         size += len(part)
         if size > MOST_BYTES:
-            raise Refused(f"the body is larger than {MOST_BYTES} bytes", None, 413, "too_large")
+            raise ApiError(f"the body is larger than {MOST_BYTES} bytes", None, 413, "too_large")
     return b"".join(parts)
 
 
@@ -208,7 +208,7 @@ async def _gone(request: Request) -> None:
 
 async def refused(_: Request, error: Exception) -> Response:
     """The error in OpenAI's shape."""
-    assert isinstance(error, Refused)
+    assert isinstance(error, ApiError)
     headers = {"retry-after": str(math.ceil(RETRY_SECONDS))} if error.status in (429, 503) else None
     return JSONResponse(error.body, error.status, headers)
 
@@ -220,5 +220,5 @@ async def _nobody_there(_: Request, __: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    refused = Refused(message, None, error.status_code, "not_found" if error.status_code == 404 else "http")
+    refused = ApiError(message, None, error.status_code, "not_found" if error.status_code == 404 else "http")
     return JSONResponse(refused.body, error.status_code)

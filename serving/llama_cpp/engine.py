@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from serving import errors
-from serving.engine.answer_check import Recorded
+from serving.engine.answer_check import ExpectedAnswer
 from serving.engine.naming import model_alias
 from serving.engine.process_engine import CONTROL_SECONDS, EngineProcess
 from serving.errors import EngineFailed
@@ -41,7 +41,12 @@ class LlamaCppEngine(EngineProcess):
     """See `serving.engine.protocol.Engine`."""
 
     def __init__(
-        self, artifact_id: str, path: Path, settings: Settings, log: Path, recorded: Sequence[Recorded] = ()
+        self,
+        artifact_id: str,
+        path: Path,
+        settings: Settings,
+        log: Path,
+        recorded: Sequence[ExpectedAnswer] = (),
     ) -> None:
         """`path`: the base's GGUF file or its artifact's directory; its served name follows from the id.
 

@@ -28,7 +28,7 @@ LEAST_EFFECT = 1e-5
 
 
 @dataclass(eq=False)
-class Resident:
+class LoadedAdapter:
     """The base (`adapter` None) or a loaded adapter, with the answers that want it."""
 
     name: str
@@ -43,32 +43,32 @@ class Resident:
     gone: Future[None] = field(default_factory=Future)
 
 
-class Residents:
+class LoadedAdapters:
     """All of them, in the order of their next turn. The caller holds its lock for whatever changes them."""
 
     def __init__(self, model: LlamaModel, base_name: str, limit: int) -> None:
         self._model = model
         self._limit = limit
         self._serials = itertools.count(1)
-        self._base = Resident(base_name, "", None, 0, 0.0)
+        self._base = LoadedAdapter(base_name, "", None, 0, 0.0)
         self._all = {base_name: self._base}
-        self._in_use: Resident | None = self._base
+        self._in_use: LoadedAdapter | None = self._base
         self._bytes: dict[str, str] = {}
         self._base_logits: NDArray[np.float32] | None = None
-        self._turns: deque[Resident] = deque([self._base])
-        self._doors: deque[Resident] = deque([self._base])
+        self._turns: deque[LoadedAdapter] = deque([self._base])
+        self._doors: deque[LoadedAdapter] = deque([self._base])
 
-    def __iter__(self) -> Iterator[Resident]:
+    def __iter__(self) -> Iterator[LoadedAdapter]:
         return iter(list(self._all.values()))
 
-    def serving(self, name: str) -> Resident:
+    def serving(self, name: str) -> LoadedAdapter:
         """Raises `UnknownModel`; nothing else ever answers in its place."""
         found = self._all.get(name)
         if found is None or found.leaving:
             raise UnknownModel(f"the model {name!r} is not served here")
         return found
 
-    def load(self, name: str, digest: str, file: Path, sequence: int) -> Resident:
+    def load(self, name: str, digest: str, file: Path, sequence: int) -> LoadedAdapter:
         """Load the GGUF adapter `file`, and prove in `sequence`, which is free, that it changes what is said.
 
         Returns the one that is loaded already, if it is. Raises `Overloaded` when there is no room,
@@ -95,7 +95,7 @@ class Residents:
         except BaseException:
             self._model.free_adapter(adapter)
             raise
-        resident = Resident(name, digest, adapter, next(self._serials), effect)
+        resident = LoadedAdapter(name, digest, adapter, next(self._serials), effect)
         self._bytes[name] = found_bytes
         self._all[name] = resident
         self._turns.append(resident)
@@ -134,7 +134,7 @@ class Residents:
             self._model.forget(sequence)
             self._model.use(None)
 
-    def leave(self, name: str) -> Resident:
+    def leave(self, name: str) -> LoadedAdapter:
         """Take no more requests for it. Raises `UnknownModel`; for the base `AdapterRefused`."""
         if name == self._base.name:
             raise AdapterRefused(f"{name} is the base, which stays as long as the engine runs")
@@ -144,11 +144,11 @@ class Residents:
         found.leaving = True
         return found
 
-    def leaving(self) -> list[Resident]:
+    def leaving(self) -> list[LoadedAdapter]:
         """Those that may go now: told to, and with nothing left to do."""
         return [one for one in self if one.leaving and not one.waiting and not one.active]
 
-    def free(self, resident: Resident) -> None:
+    def free(self, resident: LoadedAdapter) -> None:
         """Give its memory back and tell who waits for that."""
         if self._in_use is resident:
             self._model.use(None)
@@ -160,7 +160,7 @@ class Residents:
         self._model.free_adapter(resident.adapter)
         resident.gone.set_result(None)
 
-    def use(self, resident: Resident) -> bool:
+    def use(self, resident: LoadedAdapter) -> bool:
         """Decode with it from now on; returns whether that was a switch."""
         if self._in_use is resident:
             return False
@@ -172,17 +172,17 @@ class Residents:
         """Whether there is anything to do."""
         return any(one.waiting or one.active or one.leaving for one in self)
 
-    def next_active(self) -> Resident | None:
+    def next_active(self) -> LoadedAdapter | None:
         """Whose turn it is to decode."""
         return _next(self._turns, lambda one: bool(one.active))
 
-    def next_waiting(self) -> tuple[Resident, Answer] | None:
+    def next_waiting(self) -> tuple[LoadedAdapter, Answer] | None:
         """Whose turn it is to begin, and with which answer."""
         found = _next(self._doors, lambda one: bool(one.waiting))
         return None if found is None else (found, found.waiting.popleft())
 
 
-def _next(line: deque[Resident], wanted: Callable[[Resident], bool]) -> Resident | None:
+def _next(line: deque[LoadedAdapter], wanted: Callable[[LoadedAdapter], bool]) -> LoadedAdapter | None:
     """The first that is wanted, which goes to the end of the line."""
     for resident in line:
         if wanted(resident):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from serving.errors import EngineFailed, NotServable
 from serving.llama_cpp import bindings
-from serving.llama_cpp.adapter_memory import Shelf
+from serving.llama_cpp.adapter_memory import AdapterHost
 from serving.llama_cpp.amx_workaround import avoid_amx
 from serving.llama_cpp.bindings import Adapter, Entry
 
@@ -65,7 +65,7 @@ class LlamaModel:
         if not self._model:
             raise NotServable(f"{path}: llama.cpp {low.__version__} cannot load this file; see its log")
         self._path = path
-        self._shelf: Shelf | None = None
+        self._shelf: AdapterHost | None = None
         self._vocab = low.llama_model_get_vocab(self._model)
         self.vocabulary = int(low.llama_vocab_n_tokens(self._vocab))
         self.context_length = context_length
@@ -142,7 +142,7 @@ class LlamaModel:
     def load_adapter(self, path: Path) -> Adapter:
         """Raises `NotServable` for a file that is no LoRA, or not one for this model."""
         if self._shelf is None:
-            self._shelf = Shelf(self._path, self._model)
+            self._shelf = AdapterHost(self._path, self._model)
         return self._shelf.load(path)
 
     def free_adapter(self, adapter: Adapter) -> None:

@@ -14,7 +14,7 @@ from serving.errors import Overloaded, ServingError, UnknownModel
 from serving.llama_cpp.detokenizer import Text
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Event, Failed, Finished
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 from serving.openai_api.request import CompletionRequest
 from serving.tracebacks import frames
 
@@ -38,11 +38,11 @@ class Running:
         try:
             self._batcher.submit(self._answer)
         except UnknownModel as error:
-            raise Refused(str(error), "model", 404, "model_not_found") from None
+            raise ApiError(str(error), "model", 404, "model_not_found") from None
         except Overloaded as error:
-            raise Refused(str(error), None, 429, "overloaded") from None
+            raise ApiError(str(error), None, 429, "overloaded") from None
         except ServingError as error:
-            raise Refused(str(error), None, 503, "unavailable") from None
+            raise ApiError(str(error), None, 503, "unavailable") from None
 
     def cancel(self) -> None:
         self._batcher.cancel(self._answer)
@@ -51,7 +51,7 @@ class Running:
         return await self._events.get()
 
     async def _told(self, event: Event) -> AsyncIterator[tuple[str, str | None]]:
-        """Pieces of text, the last with the reason of the end. Raises `Refused` when the engine fails."""
+        """Pieces of text, the last with the reason of the end. Raises `ApiError` when the engine fails."""
         while True:
             if isinstance(event, Failed):
                 raise failure(event)
@@ -89,7 +89,7 @@ class Running:
             if self._wanted.wants_usage:
                 yield _sse(self._object("", None, "delta") | {"choices": [], "usage": self._usage()})
             yield b"data: [DONE]\n\n"
-        except Refused as error:
+        except ApiError as error:
             yield _sse(error.body)
         except Exception as error:
             yield _sse(unexpected(error).body)
@@ -124,17 +124,17 @@ def _hand_over(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], ev
         loop.call_soon_threadsafe(events.put_nowait, event)
 
 
-def failure(event: Failed) -> Refused:
+def failure(event: Failed) -> ApiError:
     """An answer that ended, in OpenAI's shape."""
     if event.overloaded:
-        return Refused(event.message, None, 429, "overloaded")
-    return Refused(event.message, None, 503, "unavailable")
+        return ApiError(event.message, None, 429, "overloaded")
+    return ApiError(event.message, None, 503, "unavailable")
 
 
-def unexpected(error: Exception) -> Refused:
+def unexpected(error: Exception) -> ApiError:
     """What a client is told of a defect; the log gets where it is, without what the client wrote."""
     log.error("a request failed: %s", frames(error))
-    return Refused("the engine failed at this request; its log says where", None, 500, "internal")
+    return ApiError("the engine failed at this request; its log says where", None, 500, "internal")
 
 
 def _sse(body: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 
 from serving.errors import EngineFailed, Overloaded, ServingError
 from serving.llama_cpp.bindings import Entry
-from serving.llama_cpp.loaded_adapters import Resident, Residents
+from serving.llama_cpp.loaded_adapters import LoadedAdapter, LoadedAdapters
 from serving.llama_cpp.model import BATCH_TOKENS, LlamaModel
 from serving.llama_cpp.sequences import Answer, Counts, Event, Failed, Finished, Sequence
 
@@ -33,10 +33,10 @@ class Batcher:
         self.model = model
         self.base_name = base_name
         self.counts = Counts()
-        self.residents = Residents(model, base_name, adapters)
+        self.residents = LoadedAdapters(model, base_name, adapters)
         self._limit = queue
         self._sequences = [Sequence(number) for number in range(parallel)]
-        self._commands: deque[tuple[Callable[[], Resident], Future[Resident]]] = deque()
+        self._commands: deque[tuple[Callable[[], LoadedAdapter], Future[LoadedAdapter]]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._beat = time.monotonic()
@@ -72,10 +72,10 @@ class Batcher:
             answer.cancelled = True
             self._wake.notify()
 
-    def load(self, name: str, digest: str, path: Path) -> Future[Resident]:
+    def load(self, name: str, digest: str, path: Path) -> Future[LoadedAdapter]:
         """Load an adapter, once however often it is asked for; see `Residents.load`."""
 
-        def act() -> Resident:
+        def act() -> LoadedAdapter:
             free = self._free_sequence()
             assert free is not None
             self._clear(free)
@@ -113,8 +113,8 @@ class Batcher:
             self._wake.notify()
         self._thread.join()
 
-    def _command(self, act: Callable[[], Resident]) -> Future[Resident]:
-        future: Future[Resident] = Future()
+    def _command(self, act: Callable[[], LoadedAdapter]) -> Future[LoadedAdapter]:
+        future: Future[LoadedAdapter] = Future()
         with self._wake:
             self._require_running()
             self._commands.append((act, future))
@@ -169,7 +169,7 @@ class Batcher:
                 resident.active.append(answer)
             self._seat(resident, answer, free)
 
-    def _seat(self, resident: Resident, answer: Answer, free: Sequence) -> None:
+    def _seat(self, resident: LoadedAdapter, answer: Answer, free: Sequence) -> None:
         """Give it the sequence that holds the most of its prompt, or one that holds the least."""
         key = cache_key(resident, answer)
         kept = {one.number: self._kept(one, key, answer) for one in self._idle()}
@@ -190,7 +190,7 @@ class Batcher:
         whole = min(len(sequence.tokens), len(answer.prompt) - 1)
         return next((i for i, (a, b) in enumerate(pairs) if a != b), whole)
 
-    def _turn(self, resident: Resident) -> None:
+    def _turn(self, resident: LoadedAdapter) -> None:
         """A few steps for every answer of one adapter."""
         if self.residents.use(resident):
             self.counts.switches += 1
@@ -224,7 +224,7 @@ class Batcher:
                 ready.append((answer, len(entries) - 1))
         return entries, ready
 
-    def _grow(self, resident: Resident, answer: Answer, place: int) -> None:
+    def _grow(self, resident: LoadedAdapter, answer: Answer, place: int) -> None:
         assert answer.sampler is not None
         token = answer.sampler.choose(place)
         if self.model.ends(token):
@@ -237,7 +237,7 @@ class Batcher:
         if said >= answer.max_tokens or len(answer.tokens) >= self.model.context_length:
             self._end(resident, answer, Finished("length"))
 
-    def _end(self, resident: Resident, answer: Answer, event: Event, keep: bool = True) -> None:
+    def _end(self, resident: LoadedAdapter, answer: Answer, event: Event, keep: bool = True) -> None:
         sequence = self._sequences[answer.sequence]
         with self._wake:
             resident.active.remove(answer)
@@ -292,6 +292,6 @@ class Batcher:
             future.set_exception(EngineFailed(why))
 
 
-def cache_key(resident: Resident, answer: Answer) -> tuple[Any, ...] | None:
+def cache_key(resident: LoadedAdapter, answer: Answer) -> tuple[Any, ...] | None:
     """What must be equal for one answer to use keys and values that another left; None: nothing is left."""
     return None if answer.salt is None else (resident.serial, answer.salt)

@@ -6,19 +6,19 @@ import json
 import math
 from typing import Any, NoReturn
 
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 
 
 def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
     """A body's JSON object, no key of which stands twice, nested no deeper than `deepest`.
 
-    Raises `Refused`.
+    Raises `ApiError`.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise Refused("a key stands twice in one object of the request; expected each once")
+            raise ApiError("a key stands twice in one object of the request; expected each once")
         return found
 
     def no_number(text: str) -> NoReturn:
@@ -33,19 +33,19 @@ def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
         if "\\u" in text:  # half a surrogate pair is legal in JSON's escapes, but no text
             json.dumps(given, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise Refused(f"the body is not valid JSON text ({error})", code="invalid_json") from None
+        raise ApiError(f"the body is not valid JSON text ({error})", code="invalid_json") from None
     if not isinstance(given, dict):
-        raise Refused(f"expected a JSON object, found {type(given).__name__}", code="invalid_json")
+        raise ApiError(f"expected a JSON object, found {type(given).__name__}", code="invalid_json")
     if deepest is not None and _deeper(given, deepest):
-        raise Refused(f"the body is nested deeper than {deepest} levels", code="invalid_json")
+        raise ApiError(f"the body is nested deeper than {deepest} levels", code="invalid_json")
     return given
 
 
 def require_no_query(query: str) -> None:
-    """Nothing of a request stands in its address. Raises `Refused`."""
+    """Nothing of a request stands in its address. Raises `ApiError`."""
     if query:
         said = "a query string is not accepted here: leave out what follows the question mark of the address"
-        raise Refused(said, None, code="unsupported_parameter")
+        raise ApiError(said, None, code="unsupported_parameter")
 
 
 def _deeper(value: Any, levels: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that gets an error in OpenAI's shape."""
 
     def __init__(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from typing import Any, NoReturn
 
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 
 IGNORED = frozenset({
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
@@ -47,14 +47,14 @@ class Fields:
         """Refuse the first of `names` that asks for something, before its value is looked at."""
         for name in sorted(self._left.keys() & names):
             said = f"{name!r} is not supported by the engines here; leave it out"
-            raise Refused(said, name, code="unsupported_parameter")
+            raise ApiError(said, name, code="unsupported_parameter")
 
     def require_nothing_left(self) -> None:
         """Refuse what nobody has taken."""
         for name in sorted(self._left):
             why = f": {REASONS[name]}" if name in REASONS else ""
             said = f"{name[:60]!r} is not accepted here{why}; leave it out"
-            raise Refused(said, name[:60], code="unsupported_parameter")
+            raise ApiError(said, name[:60], code="unsupported_parameter")
 
     def take(self, name: str) -> Any:
         return self._left.pop(name, None)
@@ -106,9 +106,9 @@ def says_nothing(value: Any) -> bool:
 
 
 def refuse(name: str, expected: str, found: Any) -> NoReturn:
-    """Raise `Refused` for the field `name`, such as `messages[3].role`."""
+    """Raise `ApiError` for the field `name`, such as `messages[3].role`."""
     shown = json.dumps(found, ensure_ascii=True)[:60]
-    raise Refused(f"{name}: expected {expected}, found {shown}", param=name.partition("[")[0][:60])
+    raise ApiError(f"{name}: expected {expected}, found {shown}", param=name.partition("[")[0][:60])
 
 
 def _neutral(name: str, value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import refuse, says_nothing
 
 ROLES = ("system", "user", "assistant")
@@ -20,17 +20,17 @@ Message = dict[str, str]
 
 
 def read_messages(found: Any, most: int) -> tuple[Message, ...]:
-    """Each with `role`, `content` and, where it says one, `name`. Raises `Refused`."""
+    """Each with `role`, `content` and, where it says one, `name`. Raises `ApiError`."""
     if not isinstance(found, list) or not 0 < len(found) <= most:
         refuse("messages", f"a list of 1 to {most} messages", found)
     return tuple(_message(one, f"messages[{place}]") for place, one in enumerate(found))
 
 
 def read_prompt(found: Any) -> str:
-    """The only text, which may stand in a list, as LangChain and LiteLLM send it. Raises `Refused`."""
+    """The only text, which may stand in a list, as LangChain and LiteLLM send it. Raises `ApiError`."""
     if isinstance(found, list) and len(found) > 1 and all(isinstance(one, str) for one in found):
         said = f"prompt: expected one text, found {len(found)}; send a request for each"
-        raise Refused(said, "prompt", code="unsupported_value")
+        raise ApiError(said, "prompt", code="unsupported_value")
     one = found[0] if isinstance(found, list) and len(found) == 1 else found
     if not isinstance(one, str) or not one:
         refuse("prompt", "a text that is not empty, not token ids", found)
@@ -44,9 +44,9 @@ def _message(found: Any, where: str) -> Message:
     role = "system" if found.get("role") == "developer" else found.get("role")
     if role in ("tool", "function") or told.keys() & _CALLS:
         named = next(iter(sorted(told.keys() & _CALLS)), "role")
-        raise Refused(f"{where}.{named}: {_NO_CALLS}", "messages", code="unsupported_value")
+        raise ApiError(f"{where}.{named}: {_NO_CALLS}", "messages", code="unsupported_value")
     for name in sorted(told.keys() - {"role", "content", "name"}):
-        raise Refused(f"{where}.{name[:60]} is not accepted here; leave it out", "messages")
+        raise ApiError(f"{where}.{name[:60]} is not accepted here; leave it out", "messages")
     if role not in ROLES:
         refuse(f"{where}.role", f"one of {', '.join((*ROLES, 'developer'))}", role)
     if found.get("content") is None and role != "assistant":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.openai_api.body import parse
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import Fields, refuse, within
 from serving.openai_api.messages import Message, read_messages, read_prompt
 
@@ -83,7 +83,7 @@ class CompletionRequest:
 
 
 def read(raw: bytes, chat: bool, limits: Limits) -> CompletionRequest:
-    """The request in `raw`. Raises `Refused`, in OpenAI's words."""
+    """The request in `raw`. Raises `ApiError`, in OpenAI's words."""
     given = parse(raw, limits.depth)
     fields = Fields(given)
     fields.refuse_any(limits.lacking - {"n"})  # an `n` has words of its own
@@ -112,12 +112,12 @@ def _answers(fields: Fields, limits: Limits) -> int:
     if n is not None and not (isinstance(n, int) and within(n, 1, most)):
         if most == 1:
             said = "n: one answer for each request here; send it several times"
-            raise Refused(said, "n", code="unsupported_value")
+            raise ApiError(said, "n", code="unsupported_value")
         refuse("n", f"a whole number from 1 to {most}", n)
     best = fields.whole("best_of", 1, most)
     if best is not None and best != (n or 1):
         said = "best_of: as many answers are made as `n` says; leave it out"
-        raise Refused(said, "best_of", code="unsupported_value")
+        raise ApiError(said, "best_of", code="unsupported_value")
     return n or 1
 
 
@@ -127,7 +127,7 @@ def _length(fields: Fields, name: str, limits: Limits) -> int | None:
         refuse(name, "a whole number of tokens, at least 1, or nothing for as many as fit", found)
     if found is not None and found > limits.max_tokens:
         said = f"an answer may have {limits.max_tokens} tokens at most; leave it out for as many as fit"
-        raise Refused(f"{name}: {said}", name)
+        raise ApiError(f"{name}: {said}", name)
     return found
 
 
@@ -138,7 +138,7 @@ def _numbers(fields: Fields) -> dict[str, float]:
     repeat = numbers.pop("repeat_penalty", None)  # llama.cpp's name for it
     if repeat is not None and numbers.setdefault("repetition_penalty", repeat) != repeat:
         said = "repeat_penalty and repetition_penalty are names of one setting; leave one of them out"
-        raise Refused(said, "repeat_penalty")
+        raise ApiError(said, "repeat_penalty")
     if (top_k := fields.whole("top_k", -1, 1 << 20)) is not None:
         numbers["top_k"] = top_k
     return numbers
@@ -172,7 +172,7 @@ def _more(fields: Fields, chat: bool) -> dict[str, Any]:
         more["logprobs"] = fields.flag("logprobs") or None
         more["top_logprobs"] = fields.whole("top_logprobs", 0, MOST_LOGPROBS)
         if more["top_logprobs"] and not more["logprobs"]:
-            raise Refused("top_logprobs: expected `logprobs: true` with it; or leave it out", "top_logprobs")
+            raise ApiError("top_logprobs: expected `logprobs: true` with it; or leave it out", "top_logprobs")
         more["response_format"] = _format(fields.take("response_format"))
     else:
         more["logprobs"] = fields.whole("logprobs", 0, MOST_LOGPROBS)
@@ -196,4 +196,4 @@ def _format(found: Any) -> dict[str, str] | None:
     said = "response_format: expected {type: text} or {type: json_object}"
     if isinstance(found, dict) and found.get("type") == "json_schema":
         said += "; compiling a schema could hold up the engine for others"
-    raise Refused(said, "response_format", code="unsupported_value")
+    raise ApiError(said, "response_format", code="unsupported_value")

@@ -11,7 +11,7 @@ from pathlib import Path
 _PREFIX = "tuneline-"
 
 
-class Scratch:
+class RuntimeDir:
     """A directory that only its owner may open. It lives until `remove`, or until this process ends.
 
     What processes left that were killed is removed here first: a living one holds a lock on its own.

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from serving.engine.answer_check import Recorded
+from serving.engine.answer_check import ExpectedAnswer
 from serving.engine.naming import model_alias
 from serving.engine.process_engine import CONTROL_SECONDS, EngineProcess
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
@@ -69,7 +69,12 @@ class VllmEngine(EngineProcess):
     """See `serving.engine.protocol.Engine`."""
 
     def __init__(
-        self, artifact_id: str, path: Path, settings: Settings, log: Path, recorded: Sequence[Recorded] = ()
+        self,
+        artifact_id: str,
+        path: Path,
+        settings: Settings,
+        log: Path,
+        recorded: Sequence[ExpectedAnswer] = (),
     ) -> None:
         """`path`: the directory of a Hugging Face model; its served name follows from the id.
 

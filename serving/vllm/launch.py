@@ -85,7 +85,7 @@ def launch_resident(
     plain = _launch(python, path, (alias,), context_length, threads, dtype)
     more: tuple[str, ...] = (
         "--uds", str(socket_path), "--max-num-seqs", str(parallel), "--enable-prefix-caching",
-        "--enable-prompt-tokens-details", "--middleware", "serving.vllm.middleware.Door",
+        "--enable-prompt-tokens-details", "--middleware", "serving.vllm.middleware.AdmissionMiddleware",
     )  # fmt: skip
     if adapters:
         more += (

@@ -41,7 +41,7 @@ OF_TOOLS = ("tool_choice", "parallel_tool_calls")
 KEY_HEADER = b"x-tuneline-control"
 
 
-class Door:
+class AdmissionMiddleware:
     """Counts by name, lets nobody in to an adapter that leaves, and forwards its unload when the last is out.
 
     Everything but `ASK` and the models is a 404 without the key that the starter gave us.

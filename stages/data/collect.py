@@ -15,7 +15,7 @@ from stages.contract import progress
 from stages.data.formats import EXPECTED, Messages, detect, matches, to_messages
 from stages.data.lengths import CHARACTERS, tokens_if_above
 from stages.data.record import Record, Records, RowError, named
-from stages.data.row_spool import Checked, Shelf
+from stages.data.row_spool import Checked, RowSpool
 from stages.errors import InvalidInput
 
 _LOOKED_AT = 100
@@ -25,7 +25,7 @@ _OTHERS = "(other fields)"
 
 
 @dataclass
-class Tally:
+class RowCounts:
     """What became of the rows."""
 
     read: int = 0
@@ -117,7 +117,12 @@ def pick_format(records: Records, format: str, source: str) -> tuple[str, Record
 
 
 def collect(
-    records: Records, check: RowCheck, shelf: Shelf, rejects: IO[str], tally: Tally, max_rows: int | None
+    records: Records,
+    check: RowCheck,
+    shelf: RowSpool,
+    rejects: IO[str],
+    tally: RowCounts,
+    max_rows: int | None,
 ) -> None:
     """Check each record and put it on the shelf, or write to `rejects` why not.
 
@@ -145,7 +150,7 @@ def _note(unused: Counter[str], all_unused: Counter[str]) -> None:
         all_unused[name if name in all_unused or len(all_unused) < _NAMED else _OTHERS] += 1
 
 
-def _reject(record: Record, error: RowError, rejects: IO[str], tally: Tally) -> None:
+def _reject(record: Record, error: RowError, rejects: IO[str], tally: RowCounts) -> None:
     tally.rejected[error.code] += 1
     if isinstance(error, TooLong):
         tally.too_long.append(error.tokens)

@@ -42,7 +42,7 @@ class Checked:
     trainable: int
 
 
-class Shelf:
+class RowSpool:
     """Distinct rows in their order, in an Arrow file of `SCHEMA` at `path`; a context manager.
 
     `exact_duplicates` counts the rows that were there already, character by character but for line ends.
@@ -64,7 +64,7 @@ class Shelf:
         self._waiting: list[dict[str, Any]] = []
         self._writer = pa.ipc.new_file(self.path, SCHEMA)
 
-    def __enter__(self) -> Shelf:
+    def __enter__(self) -> RowSpool:
         return self
 
     def __exit__(

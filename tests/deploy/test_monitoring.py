@@ -14,11 +14,11 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from serving.engine.adapter_pool import PoolCounts
-from serving.gateway.admission import Line
+from serving.gateway.admission import AdmissionQueue
 from serving.gateway.config import ServeConfig
 from serving.gateway.directory import Directory
 from serving.gateway.metrics import Metrics
-from serving.gateway.router import Fleet
+from serving.gateway.router import Router
 
 TREE = Path(__file__).resolve().parents[2]
 MONITORING = TREE / "deploy" / "monitoring"
@@ -45,9 +45,9 @@ def given() -> dict[str, set[str]]:
             metric.labels(*metric._labelnames)
     engine = SimpleNamespace(up=True, loaded={}, slots=1, restarts=0)
     place = SimpleNamespace(
-        name="0-0", engine=engine, line=Line(1, 1, 1.0), pool=SimpleNamespace(counts=PoolCounts())
+        name="0-0", engine=engine, line=AdmissionQueue(1, 1, 1.0), pool=SimpleNamespace(counts=PoolCounts())
     )
-    metrics.watch(cast(Fleet, SimpleNamespace(places=[place])), cast(Directory, SimpleNamespace(age=0.0)))
+    metrics.watch(cast(Router, SimpleNamespace(places=[place])), cast(Directory, SimpleNamespace(age=0.0)))
     families = text_string_to_metric_families(metrics.text().decode())
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from registry import Registry
-from serving.engine.answer_check import Recorded, recorded_answers
+from serving.engine.answer_check import ExpectedAnswer, recorded_answers
 from serving.errors import NotServable
 from serving.llama_cpp.engine import LlamaCppEngine, Settings
 from tests.e2e.conftest import Tuneline
@@ -24,7 +24,7 @@ def registry(tenant: Pico) -> Registry:
     return Registry.open(tenant[0].home)
 
 
-def start(file: Path, recorded: list[Recorded], log: Path) -> None:
+def start(file: Path, recorded: list[ExpectedAnswer], log: Path) -> None:
     async def run() -> None:
         async with LlamaCppEngine("a" * 64, file, SETTINGS, log, recorded) as engine:
             assert engine.up

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.evaluation_plan import Rungs
+from flows.evaluation_plan import EvaluationPlan
 from flows.recipe import Recipe, load
 from flows.run.arithmetic import as_asked, settle, with_compute_dtype
 from flows.settings import Settings
@@ -46,7 +46,7 @@ def test_every_section_gets_the_one_answer(recipe: Recipe, monkeypatch: pytest.M
     assert answer.sentence == "computed in float32: bfloat16 is 20 times slower on this processor"
     assert '"compute_dtype":"auto"' in recipe.model_dump_json()
     assert '"compute_dtype":"auto"' not in settled.model_dump_json()
-    rungs = Rungs(settled.evaluate, settled.ladder, settled.train.nf4)
+    rungs = EvaluationPlan(settled.evaluate, settled.ladder, settled.train.nf4)
     assert {task.nf4.compute_dtype for task in rungs.tuned.tasks if getattr(task, "nf4", None)} == {"float32"}
     assert rungs.merge_base.tasks[0].nf4.compute_dtype == "float32"
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from flows.run import child
-from flows.run.child import StageFailed, StandBy, run_in_child
+from flows.run.child import StageFailed, WarmWorker, run_in_child
 from stages.contract import StageConfig
 from stages.errors import StageKilled
 from tests.seconds import seconds
@@ -68,7 +68,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
     out.mkdir()
     events: list[dict[str, Any]] = []
 
-    def call(what: str, stand_by: StandBy | None = None) -> Any:
+    def call(what: str, stand_by: WarmWorker | None = None) -> Any:
         log = tmp_path / "log"
         return run_in_child("probe", {}, Probe(what=what), out, log, events.append, stand_by), events
 
@@ -154,7 +154,7 @@ def test_child_ends_when_its_parent_is_killed(probe: Callable[..., Any], tmp_pat
 
 
 def test_a_process_that_stood_by_does_the_work(probe: Callable[..., Any], tmp_path: Path) -> None:
-    with StandBy(tmp_path / "logs" / "stand-by") as stand_by:
+    with WarmWorker(tmp_path / "logs" / "stand-by") as stand_by:
         waiting = _waiting(stand_by)
         execution, events = probe("fine", stand_by)
         next_one = _waiting(stand_by)
@@ -165,7 +165,7 @@ def test_a_process_that_stood_by_does_the_work(probe: Callable[..., Any], tmp_pa
 
 
 def test_a_process_that_died_while_it_stood_by_is_replaced(probe: Callable[..., Any], tmp_path: Path) -> None:
-    with StandBy(tmp_path / "stand-by") as stand_by:
+    with WarmWorker(tmp_path / "stand-by") as stand_by:
         waiting = _waiting(stand_by)
         waiting.kill()
         waiting.wait()
@@ -181,7 +181,7 @@ def test_what_stands_by_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     _ends_with_its_parent(code, str(tmp_path / "log"))
 
 
-def _waiting(stand_by: StandBy) -> subprocess.Popen[bytes]:
+def _waiting(stand_by: WarmWorker) -> subprocess.Popen[bytes]:
     assert stand_by._waiting is not None
     return stand_by._waiting.child
 

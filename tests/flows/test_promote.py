@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from flows.errors import Usage
-from flows.gates.channel import Verdict
+from flows.gates.channel import RecordedDecision
 from flows.gates.policy import GatePolicy
-from flows.promote import Offer, judge, promote
+from flows.promote import Candidate, judge, promote
 from flows.run.step import Run
 from registry import Artifact, Registry, Waiver
 from registry.channels.channels import Channel
@@ -42,11 +42,11 @@ def policy(**rule: Any) -> GatePolicy:
     return GatePolicy.model_validate({"tasks": [{**claim, "margin": 0.1, **rule}]})
 
 
-def judged(run: Run, gate: GatePolicy, seen: Channel | None = None) -> tuple[Verdict, Offer]:
+def judged(run: Run, gate: GatePolicy, seen: Channel | None = None) -> tuple[RecordedDecision, Candidate]:
     made = Lineage(run.registry)
     scores = {"base": BAD, "merged": GOOD, "gguf": GOOD}
     offers = {
-        name: Offer(getattr(made, name), made.evaluate(getattr(made, name), found))
+        name: Candidate(getattr(made, name), made.evaluate(getattr(made, name), found))
         for name, found in scores.items()
     }
 

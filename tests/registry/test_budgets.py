@@ -22,7 +22,7 @@ from sqlalchemy import update
 from registry import Registry
 from registry.db.serving_tables import gateways
 from registry.errors import InvalidArtifact, NotFound
-from registry.processes import here, started
+from registry.processes import host_id, start_time
 from registry.tenancy.budgets import SILENT_SECONDS, Ask
 from tests.registry.places import Place, only
 from tests.seconds import seconds
@@ -35,7 +35,7 @@ DAY = "2026-11-22"
 def opened(registry: Registry) -> str:
     """A tenant, and a gateway of this process."""
     registry.tenants.add("acme", "team/prod", "ada")
-    return registry.budgets.open_gateway(here(), os.getpid(), started())
+    return registry.budgets.open_gateway(host_id(), os.getpid(), start_time())
 
 
 def ask(tokens: int, limit: int = 100, tenant: str = "acme", day: str = DAY) -> Ask:
@@ -92,7 +92,7 @@ def test_bad_calls_change_nothing(registry: Registry) -> None:
 
 def _ask_at_once(place: Place, start: Any, granted: Any, answered: Any) -> None:
     with place.open() as registry:
-        gateway = registry.budgets.open_gateway(here(), os.getpid(), started())
+        gateway = registry.budgets.open_gateway(host_id(), os.getpid(), start_time())
         start.wait(seconds(60))
 
         def one() -> None:
@@ -140,7 +140,9 @@ _days = count(1)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_any_order_of_reserving_and_settling(registry: Registry, steps: list[tuple[str, Any]]) -> None:
-    gateway = opened(registry) if not registry.tenants.ls() else registry.budgets.open_gateway(here(), 1, 1.0)
+    gateway = (
+        opened(registry) if not registry.tenants.ls() else registry.budgets.open_gateway(host_id(), 1, 1.0)
+    )
     day = f"{next(_days):010}"
     used, held, made = 0, {}, []
     for what, value in steps:
@@ -169,10 +171,10 @@ import os, sys
 from pathlib import Path
 from registry import Registry
 from registry.tenancy.budgets import Ask
-from registry.processes import here, started
+from registry.processes import host_id, start_time
 
 registry = Registry.open(Path(sys.argv[1]), sys.argv[2] or None)
-gateway = registry.budgets.open_gateway(here(), os.getpid(), started())
+gateway = registry.budgets.open_gateway(host_id(), os.getpid(), start_time())
 asks = [Ask(f"{number:032x}", "acme", 10, 100, "2026-11-22") for number in range(3)]
 assert all(registry.budgets.reserve(gateway, asks))
 registry.budgets.settle([(asks[0].reservation, 4)])

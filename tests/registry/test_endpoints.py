@@ -8,7 +8,7 @@ import pytest
 
 from registry import Artifact, Endpoint, Registry
 from registry.errors import NotFound
-from registry.processes import alive, started
+from registry.processes import is_alive, start_time
 from tests.registry.places import only
 
 pytestmark = only("local")  # rows only: where the files are makes no difference
@@ -19,7 +19,7 @@ Publish = Callable[..., Artifact]
 def add(registry: Registry, artifact_id: str, **more: object) -> Endpoint:
     return registry.endpoints.add(
         artifact_id=artifact_id, engine="llama.cpp", url="http://127.0.0.1:1", pid=os.getpid(),
-        pid_started=started(), log=Path("logs/x.log"), **more,  # type: ignore[arg-type]
+        pid_started=start_time(), log=Path("logs/x.log"), **more,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_an_endpoint_is_read_back_whole(registry: Registry, publish: Publish) ->
     assert found == row
     assert (found.channel, found.question, found.answer, found.config) == ("a/b", "Q?", "A.", {"port": 0})
     assert (found.artifact_id, found.log, found.stopped) == (artifact.id, Path("logs/x.log"), None)
-    assert alive(found.pid, found.pid_started), "the start time survives the database exactly enough"
+    assert is_alive(found.pid, found.pid_started), "the start time survives the database exactly enough"
     assert len(found.id) == 8
 
 

@@ -28,7 +28,7 @@ from registry.errors import Collected, NotFound, StoreFailed
 from registry.gc import collect as gc
 from registry.gc import reachability
 from registry.gc.collect import collect, explain
-from registry.gc.reachability import Keeping
+from registry.gc.reachability import RetentionPolicy
 from registry.store.store import Store
 from tests.registry import servers
 from tests.registry.places import Place, only
@@ -38,7 +38,7 @@ from tests.seconds import seconds
 
 Publish = Callable[..., Artifact]
 Key = Callable[[str], str]
-NOTHING_OLD = Keeping(days=0, history=2)
+NOTHING_OLD = RetentionPolicy(days=0, history=2)
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +46,11 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "UNDER_WAY_SECONDS", 0.0)
 
 
-def sweep(registry: Registry, keeping: Keeping = NOTHING_OLD, **options: Any) -> gc.Freed:
+def sweep(registry: Registry, keeping: RetentionPolicy = NOTHING_OLD, **options: Any) -> gc.GcReport:
     return collect(registry, keeping, delete=True, **options)
 
 
-def ids(freed: gc.Freed) -> list[str]:
+def ids(freed: gc.GcReport) -> list[str]:
     return [one.id for one in freed.artifacts]
 
 
@@ -144,14 +144,14 @@ class TestRoots:
         unused = publish(registry, "unused")
         with registry._database.read() as connection:
             soon = datetime.now(UTC) + timedelta(days=13)
-            assert reachability.reach(connection, Keeping(days=14), soon).keeps(unused.id)
+            assert reachability.reach(connection, RetentionPolicy(days=14), soon).keeps(unused.id)
             late = datetime.now(UTC) + timedelta(days=15)
-            assert not reachability.reach(connection, Keeping(days=14), late).keeps(unused.id)
+            assert not reachability.reach(connection, RetentionPolicy(days=14), late).keeps(unused.id)
         later = (datetime.now(UTC) + timedelta(days=15)).isoformat(timespec="microseconds")
         monkeypatch.setattr("registry.catalog.now", lambda: later)
         publish(registry, "young", **below(old))
         with registry._database.read() as connection:
-            found = reachability.reach(connection, Keeping(days=14), late)
+            found = reachability.reach(connection, RetentionPolicy(days=14), late)
         assert found.keeps(old.id)
         assert not found.keeps(unused.id)
 
@@ -163,7 +163,9 @@ class TestRoots:
         monkeypatch.setattr("registry.catalog.now", lambda: later.isoformat(timespec="microseconds"))
         assert publish(registry, "second", {"a": b"same"}) == made
         with registry._database.read() as connection:
-            assert reachability.reach(connection, Keeping(days=14), later + timedelta(days=1)).keeps(made.id)
+            assert reachability.reach(connection, RetentionPolicy(days=14), later + timedelta(days=1)).keeps(
+                made.id
+            )
 
     def test_channels_their_history_and_rollbacks(self, registry: Registry, publish: Publish) -> None:
         made = [publish(registry, str(n)) for n in range(6)]
@@ -650,7 +652,7 @@ class Collecting(RuleBasedStateMachine):
 
     @rule(history=st.integers(1, 3))
     def collect(self, history: int) -> None:
-        keeping, before = Keeping(days=0, history=history), set(self.content) - self.gone()
+        keeping, before = RetentionPolicy(days=0, history=history), set(self.content) - self.gone()
         told = collect(self.registry, keeping)
         assert set(self.content) - self.gone() == before
         done = sweep(self.registry, keeping)

@@ -19,7 +19,7 @@ from registry.db.engine import Database
 from registry.db.tables import leases as table
 from registry.errors import Conflict, Held
 from registry.leases import NO_WAIT, Leases, Patience
-from registry.processes import alive, started
+from registry.processes import is_alive, start_time
 from tests.registry.places import Place
 from tests.seconds import seconds
 
@@ -108,7 +108,7 @@ def test_a_released_lease_cannot_be_renewed(leases: Leases) -> None:
 
 def test_a_reused_pid_is_not_the_holder(leases: Leases, database: Database) -> None:
     leases.acquire(KEY, "train")
-    change(database, pid_started=started() - 1000)
+    change(database, pid_started=start_time() - 1000)
     assert leases.acquire(KEY, "train") == 2
 
 
@@ -228,11 +228,11 @@ def test_a_killed_holder_is_replaced(place: Place, key: Callable[[str], str]) ->
 
 
 def test_alive_tells_processes_apart() -> None:
-    assert alive(os.getpid(), started())
-    assert not alive(os.getpid(), started() - 60)
+    assert is_alive(os.getpid(), start_time())
+    assert not is_alive(os.getpid(), start_time() - 60)
     child = subprocess.Popen([sys.executable, "-c", ""])
-    began = started(child.pid)
+    began = start_time(child.pid)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not alive(child.pid, began), "a zombie does no work"
+    assert not is_alive(child.pid, began), "a zombie does no work"
     child.wait()
-    assert not alive(child.pid, began)
+    assert not is_alive(child.pid, began)

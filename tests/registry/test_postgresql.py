@@ -31,7 +31,7 @@ from registry.errors import (
     StoreFull,
 )
 from registry.gc.collect import collect
-from registry.gc.reachability import Keeping
+from registry.gc.reachability import RetentionPolicy
 from tests.registry import servers
 from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
@@ -322,9 +322,9 @@ def test_a_role_that_may_only_use_the_tables(
                 connection.exec_driver_sql(statement)
         publish(restricted, "two")
         with pytest.raises(StoreFailed, match="and DELETE on deletions"):
-            collect(restricted, Keeping(days=0), delete=True)
+            collect(restricted, RetentionPolicy(days=0), delete=True)
         sql("GRANT DELETE ON deletions TO runner")
-        assert collect(restricted, Keeping(days=0), delete=True).blobs.count == 1
+        assert collect(restricted, RetentionPolicy(days=0), delete=True).blobs.count == 1
     sql("DROP OWNED BY runner")
     sql("DROP ROLE runner")
 

@@ -14,7 +14,7 @@ from registry.db import triggers
 from registry.errors import Collected, Corrupt, InvalidArtifact, NotFound
 from registry.gc import collect as gc
 from registry.gc.collect import collect, explain
-from registry.gc.reachability import Keeping
+from registry.gc.reachability import RetentionPolicy
 from registry.tenancy.rollouts import RolloutEvent
 from tests.registry.places import only
 from tests.registry.test_database import refused
@@ -116,7 +116,7 @@ def test_the_candidates_files_stay_while_it_is_tried_out(
     monkeypatch.setattr(gc, "UNDER_WAY_SECONDS", 0.0)
     candidate, other = model(registry, "one"), model(registry, "two")
     start(registry, candidate)
-    nothing_old = Keeping(days=0, history=1)
+    nothing_old = RetentionPolicy(days=0, history=1)
     assert [one.id for one in collect(registry, nothing_old, delete=True).artifacts] == [other.id]
     assert registry.verify(candidate.id) == []
     assert "channel team/prod tries it out" in explain(registry, candidate.id, nothing_old)[0]

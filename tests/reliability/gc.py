@@ -38,7 +38,7 @@ from registry.errors import Collected, Conflict, NotFound, RegistryError, StoreF
 from registry.gc import collect as gc
 from registry.gc.collect import POINTS as GC_POINTS
 from registry.gc.collect import collect
-from registry.gc.reachability import Keeping
+from registry.gc.reachability import RetentionPolicy
 from registry.store.store import Store
 from tests.registry.places import Place
 from tests.reliability import choice
@@ -46,7 +46,7 @@ from tests.reliability.publish import answer, killer
 
 FAMILIES = 8
 CHANNELS = ("team/prod", "team/canary")
-KEEPING = Keeping(days=0, history=2)
+KEEPING = RetentionPolicy(days=0, history=2)
 ANY_MOMENT = "any moment"
 WORK = ("publish",) * 5 + ("promote",) * 3 + ("rollback", "name", *("collect",) * 4)
 

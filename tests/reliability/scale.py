@@ -37,7 +37,7 @@ from registry.artifacts import (
 )
 from registry.db.engine import now
 from registry.db.tables import artifacts, edges, executions, gate_decisions, keys, names
-from registry.processes import here
+from registry.processes import host_id
 from tests.reliability import choice
 from tests.seconds import seconds
 
@@ -138,7 +138,7 @@ class Loader:
             self._row(edges, child=one, relation=relation, parent=parent)
         self._row(keys, key=key, artifact_id=one, created=at)
         self._row(
-            executions, artifact_id=one, key=key, started=at, seconds=1.0, peak_bytes=2**33, host=here()
+            executions, artifact_id=one, key=key, started=at, seconds=1.0, peak_bytes=2**33, host=host_id()
         )
         self.ids.append(one)
         self.keys.append(key)

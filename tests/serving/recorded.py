@@ -25,7 +25,7 @@ from registry import Registry
 from serving.engine.naming import model_alias
 from serving.gateway import server
 from serving.gateway.config import EngineSection, ServeConfig
-from serving.gateway.router import Fleet
+from serving.gateway.router import Router
 
 FLOOD = "Tell me everything."
 """What is answered for as long as somebody listens."""
@@ -106,13 +106,13 @@ async def engine(socket: str, record: str) -> None:
 
 def gateway(config: Path, record: Path, state: Path) -> None:
     """The real one, but for its engine."""
-    fleets: list[Fleet] = []
+    fleets: list[Router] = []
 
     def make(section: EngineSection, artifact_id: str, *_: Any) -> Recording:
         return Recording(artifact_id, record, section.adapters)
 
-    def fleet(*given: Any) -> Fleet:
-        fleets.append(Fleet(*given))
+    def fleet(*given: Any) -> Router:
+        fleets.append(Router(*given))
         return fleets[0]
 
     def tell() -> None:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serving.gateway.admission import Line, TooMany
+from serving.gateway.admission import AdmissionQueue, TooMany
 
 PARALLEL, QUEUE, LONGEST = 4, 1000, 10.0
 
 
 @dataclass
 class Computed:
-    """A first come, first served engine behind a `Line`, in a time of its own."""
+    """A first come, first served engine behind a `AdmissionQueue`, in a time of its own."""
 
     service: Callable[[], float]
     """Seconds of the next answer by itself."""
@@ -27,7 +27,7 @@ class Computed:
     stalled: tuple[float, float] = (0.0, 0.0)
     """From when until when nothing ends."""
     now: float = 0.0
-    line: Line = field(init=False)
+    line: AdmissionQueue = field(init=False)
     waits: list[tuple[float, float]] = field(default_factory=list)
     """When each one that was let in came, and its wait for its turn."""
     refused: list[tuple[float, float]] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Computed:
     """Work that is left of each, or the moment of its end where they have a processor each."""
 
     def __post_init__(self) -> None:
-        self.line = Line(PARALLEL, QUEUE, LONGEST, lambda: self.now)
+        self.line = AdmissionQueue(PARALLEL, QUEUE, LONGEST, lambda: self.now)
 
     def run(self, arrivals: Iterable[float]) -> Computed:
         """Let requests come at these moments, and wait for the last answer."""

@@ -22,7 +22,7 @@ from registry.tenancy.budgets import Ask
 from registry.tenancy.tenants import TenantLimits
 from serving.gateway import ledger as ledgers
 from serving.gateway.ledger import Ledger
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 from tests.seconds import seconds
 from tests.serving.gateway import LLAMA, SLOWEST, Gateway, running, until
 from tests.serving.town import kept_town
@@ -142,7 +142,7 @@ def test_a_reservation_whose_answer_was_lost_is_given_back(
     ledger.start()
     try:
         monkeypatch.setattr(registry.budgets, "reserve", lost)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ApiError) as refused:
             asyncio.run(ledger.reserve("one", 60, 100))
         assert refused.value.status == 503
         monkeypatch.setattr(registry.budgets, "reserve", reserve)

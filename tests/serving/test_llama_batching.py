@@ -26,7 +26,7 @@ from serving.errors import AdapterRefused, NotServable, Overloaded, UnknownModel
 from serving.llama_cpp import scheduler
 from serving.llama_cpp.admin_api import Control
 from serving.llama_cpp.api import Requests
-from serving.llama_cpp.loaded_adapters import Resident
+from serving.llama_cpp.loaded_adapters import LoadedAdapter
 from serving.llama_cpp.model import LlamaModel, Sampling
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer
@@ -56,7 +56,7 @@ def name_of(canary: Canary) -> str:
     return f"tuneline-{canary.digest[:12]}"
 
 
-def load(batcher: Batcher, canary: Canary) -> Resident:
+def load(batcher: Batcher, canary: Canary) -> LoadedAdapter:
     return batcher.load(name_of(canary), canary.digest, canary.path / "model.gguf").result(seconds(30))
 
 
@@ -192,7 +192,7 @@ def test_a_prefix_is_used_again_only_by_the_same_adapter_and_salt(batcher: Batch
     asked(batcher, work)
 
 
-def _same_key(resident: Resident, answer: Answer) -> tuple[Any, ...]:
+def _same_key(resident: LoadedAdapter, answer: Answer) -> tuple[Any, ...]:
     return (0, answer.salt)
 
 

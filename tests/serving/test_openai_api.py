@@ -10,7 +10,7 @@ import pytest
 from serving.gateway.config import Bounds
 from serving.gateway.request_policy import limits_of
 from serving.gateway.request_policy import read as read_at_gateway
-from serving.openai_api.errors import Refused
+from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import NEUTRAL
 from serving.openai_api.request import LACKING, CompletionRequest, Limits, read
 
@@ -28,8 +28,8 @@ def text(limits: Limits = LLAMA, **more: Any) -> CompletionRequest:
     return read(json.dumps(TEXT | more).encode(), False, limits)
 
 
-def refusal(given: dict[str, Any], limits: Limits = LLAMA) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refusal(given: dict[str, Any], limits: Limits = LLAMA) -> ApiError:
+    with pytest.raises(ApiError) as caught:
         read(json.dumps(given).encode(), "messages" in given, limits)
     return caught.value
 
@@ -159,7 +159,7 @@ def test_who_does_as_a_refusal_says_is_answered(given: dict[str, Any], limits: L
     if limits is VLLM and name in ("logprobs", "logit_bias"):
         assert chat(limits, **given).body()[name] == given[name], "it means something, and is not lost"
         return
-    with pytest.raises(Refused, match=name) as caught:
+    with pytest.raises(ApiError, match=name) as caught:
         read_at_gateway(json.dumps(CHAT | given).encode(), True, limits)
     assert caught.value.param == name
     for mended in (CHAT, CHAT | {name: None}):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.process.runtime_dir import Scratch
+from serving.process.runtime_dir import RuntimeDir
 
 TREE = Path(__file__).resolve().parents[2]
 HOLD = (
-    "from serving.process.runtime_dir import Scratch; one = Scratch(); print(one.path, flush=True); input()"
+    "from serving.process.runtime_dir import RuntimeDir as D; one = D(); print(one.path, flush=True); input()"
 )
 
 
@@ -27,11 +27,11 @@ def test_what_a_killed_process_left_goes_with_the_next_start(
     ) as other:
         assert other.stdout is not None
         theirs = Path(other.stdout.readline().strip())
-        mine = Scratch()
+        mine = RuntimeDir()
         assert mine.path.stat().st_mode & 0o777 == 0o700
         assert theirs.is_dir(), "its process lives"
         other.kill()
-    Scratch().remove()
+    RuntimeDir().remove()
     assert not theirs.exists()
     assert mine.path.is_dir()
     assert (tmp_path / "tuneline-without-a-lock").is_dir()

@@ -23,7 +23,7 @@ from serving.vllm import adapter_files, adapter_probe, cpu_lora_patch
 from serving.vllm import engine as vllm_engine
 from serving.vllm import launch as vllm
 from serving.vllm.engine import VllmEngine, read_counters
-from serving.vllm.middleware import Dialect, Door, Receipt
+from serving.vllm.middleware import AdmissionMiddleware, Dialect, Receipt
 from tests.seconds import seconds
 
 KEY = {"x-tuneline-control": "secret"}
@@ -64,7 +64,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def through(work: Callable[[httpx.AsyncClient, Behind], Awaitable[None]]) -> None:
     async def run() -> None:
         behind = Behind()
-        door = Door(Dialect(behind.app))
+        door = AdmissionMiddleware(Dialect(behind.app))
         transport = httpx.ASGITransport(app=door)  # type: ignore[arg-type]
         async with httpx.AsyncClient(
             transport=transport, base_url="http://door", timeout=seconds(5)

@@ -213,7 +213,7 @@ def test_sharded_in_and_out_ignores_stale_shards(tmp_path: Path) -> None:
 
     from stages.backends.merge import merge as fold
 
-    metrics = fold.fold(base, adapter, out, "float16", None, 60_000)
+    metrics = fold.merge_adapter(base, adapter, out, "float16", None, 60_000)
     names = sorted(file.name for file in out.glob("*.safetensors"))
     total = metrics["shards"]
     assert total > 1
@@ -551,11 +551,11 @@ def test_writer_refuses_what_was_not_announced(tmp_path: Path) -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from stages.backends.merge.merge import fold
+from stages.backends.merge.merge import merge_adapter
 # not ru_maxrss: that of a started process begins at the size of the one that started it
 def peak(): return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 for folder in map(Path, sys.argv[1:]):
-    fold(folder / "base", folder / "adapter", folder, "float16", None, 2_000_000_000)
+    merge_adapter(folder / "base", folder / "adapter", folder, "float16", None, 2_000_000_000)
     print("peak", peak())
 """
 

@@ -13,7 +13,7 @@ Arm = Literal["live", "canary", "shadow"]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RoutingDecision:
     """What answers, and who is asked besides."""
 
     artifact_id: str
@@ -22,17 +22,17 @@ class Chosen:
     """An artifact that gets the same question, whose answer nobody sees."""
 
 
-def choose(live: str, rollout: Rollout | None, conversation: str) -> Chosen:
+def choose(live: str, rollout: Rollout | None, conversation: str) -> RoutingDecision:
     """Equal for all requests of one conversation, as long as the rollout is the same.
 
     A larger percentage keeps the conversations that the candidate has already.
     """
     if rollout is None:
-        return Chosen(live, "live")
+        return RoutingDecision(live, "live")
     if _share(f"{rollout.channel} {rollout.candidate} {conversation}") < rollout.canary_percent:
-        return Chosen(rollout.candidate, "canary")
+        return RoutingDecision(rollout.candidate, "canary")
     shadowed = random.random() * 100 < rollout.shadow_percent
-    return Chosen(live, "live", rollout.candidate if shadowed else None)
+    return RoutingDecision(live, "live", rollout.candidate if shadowed else None)
 
 
 def _share(text: str) -> float:

@@ -35,7 +35,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RequestOutcome:
     """One request's end; `agreed` is None unless it was compared with another answer to the same request."""
 
     channel: str
@@ -69,7 +69,7 @@ class Outcomes:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._flush()
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: RequestOutcome) -> None:
         """Count one request."""
         key = (seen.channel, seen.generation, seen.artifact_id, seen.arm)
         row = self._rows.setdefault(key, _Row())
@@ -84,7 +84,7 @@ class Outcomes:
         if not seen.failed:
             self._sample(row, seen)
 
-    def _sample(self, row: _Row, seen: Seen) -> None:
+    def _sample(self, row: _Row, seen: RequestOutcome) -> None:
         """Vitter's reservoir: every request has the same chance to be among the kept ones."""
         row.seen += 1
         place = len(row.latencies_ms) if row.seen <= SAMPLED else random.randrange(row.seen)

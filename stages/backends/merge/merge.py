@@ -31,7 +31,7 @@ COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "NOTICE*
 FLOAT16_LARGEST = 65504.0
 
 
-def fold(
+def merge_adapter(
     base: Path,
     adapter_dir: Path,
     out: Path,
