@@ -264,7 +264,7 @@ def ask(
 
 @contextlib.asynccontextmanager
 async def _lent(place: Replica, artifact_id: str, path: Path) -> AsyncIterator[str]:
-    """`Place.lend`, with what can go wrong in a client's words."""
+    """`Replica.lend`, with what can go wrong in a client's words."""
     async with contextlib.AsyncExitStack() as stack:
         try:
             name = await stack.enter_async_context(place.lend(artifact_id, path))

@@ -175,8 +175,8 @@ def test_a_process_that_died_while_it_stood_by_is_replaced(probe: Callable[..., 
 
 def test_what_stands_by_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     code = (
-        "import signal, sys; from pathlib import Path; from flows.run.child import StandBy\n"
-        "with StandBy(Path(sys.argv[1])) as s: print(s._waiting.child.pid, flush=True); signal.pause()"
+        "import signal, sys; from pathlib import Path; from flows.run.child import WarmWorker\n"
+        "with WarmWorker(Path(sys.argv[1])) as s: print(s._waiting.child.pid, flush=True); signal.pause()"
     )
     _ends_with_its_parent(code, str(tmp_path / "log"))
 

@@ -127,7 +127,7 @@ def gateway(config: Path, record: Path, state: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
         print(json.dumps({"url": f"{url}/v1", "operations": operations}), flush=True)
 
-    server.Fleet = fleet  # type: ignore[assignment,misc]  # to look into it
+    server.Router = fleet  # type: ignore[assignment,misc]  # to look into it
     server.log_to_stderr(logging.INFO)
     with Registry.open(Path(os.environ["TUNELINE_HOME"])) as registry:
         found = ServeConfig.model_validate(yaml.safe_load(config.read_text()))
