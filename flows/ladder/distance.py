@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.evaluation_plan import FOLD, PARENT
 from flows.ladder.finding import Said
+from flows.ladder.model import Evidence, Rung
 from stages.rounding import LIMITS
-
-if TYPE_CHECKING:
-    from flows.ladder.model import Evidence, Rung
 
 NOT_THE_SAME = 0.5
 """Likeliest tokens in common, below which most are others; of a share, how far from 1 it may be."""

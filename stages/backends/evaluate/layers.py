@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.backends.evaluate.open_model import packed_gptq
+from stages.backends.evaluate.open_model import dequantized, packed_gptq
 from stages.backends.evaluate.rounding import rounded
 from stages.backends.merge.layout import Layout, layout
 from stages.backends.safetensors import model_files
@@ -78,12 +78,8 @@ def _of_parent(figures: dict[str, Any]) -> bool:
 
 
 def _of_gptq(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
-
     network, _ = packed_gptq(folder, on_cpu=True)
-    for name, module in network.named_modules():
-        if isinstance(module, TorchLinear):
-            yield name, module.dequantize_weight().T.detach()
+    yield from ((name, weight) for name, _, weight in dequantized(network))
 
 
 def _of_gguf(file: Path, made: Layout) -> Iterator[tuple[str, torch.Tensor]]:

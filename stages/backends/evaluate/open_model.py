@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,20 +237,27 @@ def _dequantize_gptq(network: nn.Module) -> None:
     """Put dense layers with the kernel's own dequantized values in place of the packed ones.
 
     GPTQModel's CPU kernel dequantizes a layer whenever it runs; once is enough, and the values are the same.
-    The class's own function, since the one on the layer is compiled first: 20 s and a C++ compiler for
-    nothing, and an abort where the compiler takes the processor for a newer one than torch does.
+    """
+    for name, module, weight in dequantized(network):
+        with torch.device("meta"):
+            dense = nn.Linear(module.in_features, module.out_features, bias=False)
+        dense.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+        if module.bias is not None:
+            dense.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
+        network.set_submodule(name, dense)
+
+
+def dequantized(network: nn.Module) -> Iterator[tuple[str, Any, torch.Tensor]]:
+    """Name, packed layer and its weights [outputs, inputs] of each GPTQ layer on a CPU.
+
+    By the class's own function: the one on the layer is compiled first, which takes 20 s and a C++ compiler,
+    and aborts where the compiler takes the processor for a newer one than torch does.
     """
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 
     for name, module in list(network.named_modules()):
         if isinstance(module, TorchLinear):
-            weight = TorchLinear.dequantize_weight(module).T.detach().contiguous()
-            with torch.device("meta"):
-                dense = nn.Linear(module.in_features, module.out_features, bias=False)
-            dense.weight = nn.Parameter(weight, requires_grad=False)
-            if module.bias is not None:
-                dense.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
-            network.set_submodule(name, dense)
+            yield name, module, TorchLinear.dequantize_weight(module).T.detach()
 
 
 def _ready(network: Any, config: EvaluateConfig) -> Any:
