@@ -107,14 +107,18 @@ def describe_base(source: str) -> ModelShape:
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(
-            f"{source}: its configuration describes no language model ({reason}); choose another base"
+            f"{source}: its {_described_in(source)} describes no language model ({reason}); choose another base"
         ) from error
     if least := next((name for name in _COUNTS if getattr(shape, name) < 1), None):
         raise InvalidInput(
-            f"{source}: its configuration describes no language model ({least}: {getattr(shape, least)}, "
-            "expected 1 or more); choose another base"
+            f"{source}: its {_described_in(source)} describes no language model ({least}: "
+            f"{getattr(shape, least)}, expected 1 or more); choose another base"
         )
     return shape
+
+
+def _described_in(source: str) -> str:
+    return "GGUF header" if source.startswith("package:") else "config.json"
 
 
 def _described(source: str) -> ModelShape:
