@@ -105,9 +105,9 @@ def describe_base(source: str) -> ModelShape:
     try:
         shape = _described(source)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(
-            f"{source}: its {_described_in(source)} describes no language model ({reason}); choose another base"
+            f"{source}: its {_described_in(source)} describes no language model "
+            f"({type(error).__name__}: {error}); choose another base"
         ) from error
     if least := next((name for name in _COUNTS if getattr(shape, name) < 1), None):
         raise InvalidInput(
