@@ -120,5 +120,5 @@ def plant(trial: Trial) -> None:
     budgets.reserve(other, [Ask("a" * 32, "odd", 7, 10**15, day), Ask("b" * 32, "canary2", 9, 10**15, day)])
     budgets.settle([("b" * 32, 9)])
     for process in gateway.processes():
-        if any("llama_cpp_child" in word or "EngineCore" in word for word in process.cmdline()):
+        if any("serving.llama_cpp.server" in word or "EngineCore" in word for word in process.cmdline()):
             process.kill()

@@ -353,10 +353,13 @@ SIGNATURE_SWITCHES = [
 ]  # fmt: skip
 LADDER_SWITCHES = [
     *_in(
-        "flows/ladder/checks.py", LADDER,
+        "flows/ladder/distance.py", LADDER,
         the_whole_interval_of_a_distance=("    if kl.low <= limit:", "    if kl.value <= limit:"),
-        the_whole_interval_of_a_fold=("kl.low <= FOLD_LIMIT", "kl.high <= FOLD_LIMIT"),
         the_limit_is_of_the_type=("LIMITS.get(one.quant, LIMITS[\"Q2_K\"])", "LIMITS[\"Q2_K\"]"),
+    ),
+    *_in(
+        "flows/ladder/checks.py", LADDER,
+        the_whole_interval_of_a_fold=("kl.low <= FOLD_LIMIT", "kl.high <= FOLD_LIMIT"),
         lost_answers_are_significant=(
             "or tango(rung.gained, rung.lost, rung.compared, alpha=0.01).high >= 0", "",
         ),

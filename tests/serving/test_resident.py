@@ -365,7 +365,7 @@ def test_no_orphan_when_the_owner_is_killed(kind: str, family: Family, tmp_path:
         owner.kill()
     _, left = psutil.wait_procs(all_of_it, timeout=seconds(20))
     assert not left
-    shutil.rmtree(folder)  # its owner had no time to
+    shutil.rmtree(folder, ignore_errors=True)  # its owner had no time to; another engine's start may have
     assert "the process that started it is gone" in (tmp_path / "engine.log").read_text()
 
 

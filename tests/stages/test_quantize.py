@@ -322,7 +322,7 @@ def test_missing_converter_names_the_command(
     monkeypatch.setattr(converter_source, "home", lambda: tmp_path / "nowhere")
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(MissingPackage, match=r"python -m stages\.backends\.llama_cpp_source"):
+    with pytest.raises(MissingPackage, match=r"python -m stages\.formats\.converter_source"):
         quantize({"model": pico_base}, GgufConfig(), out)
     assert list(out.iterdir()) == []
 

@@ -208,7 +208,10 @@ def no_config(model: Path) -> None:
     [
         (pickled_only, r"only pickled weights \(pytorch_model\.bin\), which can run code"),
         (remote_code, r"Python code of its own \(auto_map\), which is never run"),
-        (masked_language_model, "BertForMaskedLM, not a causal language model"),
+        (
+            masked_language_model,
+            r"BertForMaskedLM \(model_type bert\) reads its text both ways",
+        ),
         (unknown_model, "transformers does not know this model"),
         (already_quantized, r"already quantized \(gptq\)"),
         (no_chat_template, "no chat template; .* set base.chat_template to its path"),
