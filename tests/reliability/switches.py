@@ -356,6 +356,9 @@ LADDER_SWITCHES = [
         "flows/ladder/distance.py", LADDER,
         the_whole_interval_of_a_distance=("    if kl.low <= limit:", "    if kl.value <= limit:"),
         the_limit_is_of_the_type=("LIMITS.get(one.quant, LIMITS[\"Q2_K\"])", "LIMITS[\"Q2_K\"]"),
+        nearer_to_the_base_than_to_the_parent=(
+            'if rung.kind != "apart" and base is not None and base.high < kl.low:', "if False:",
+        ),
     ),
     *_in(
         "flows/ladder/checks.py", LADDER,
@@ -363,7 +366,6 @@ LADDER_SWITCHES = [
         lost_answers_are_significant=(
             "or tango(rung.gained, rung.lost, rung.compared, alpha=0.01).high >= 0", "",
         ),
-        nearer_to_the_base_than_to_the_parent=("if base is not None and base.high < kl.low:", "if False:"),
     ),
     *_in(
         "flows/ladder/ladder.py", LADDER,
