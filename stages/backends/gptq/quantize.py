@@ -176,7 +176,8 @@ def _run(
                 log.error("gptqmodel: %s", line)
             kind = InvalidInput if isinstance(error, ValueError | NotImplementedError) else StageError
             raise kind(
-                f"GPTQModel could not quantize {model} ({first}); its last messages are in the log"
+                f"GPTQModel could not quantize {model} ({first}); its last messages are in the log; if they "
+                "do not help, quantize to GGUF (method: gguf)"
             ) from error
     rows = sorted((_row(entry) for entry in found["gptq"]), key=lambda row: (row["layer"], row["module"]))
     return rows, messages.rounded
