@@ -1,7 +1,7 @@
 """One base model in memory and an adapter per tenant beside it: what every engine for that can do.
 
-`serving.engine.process_engine` has what engines share; `tests/serving/test_resident.py` is the conformance
-suite.
+`serving.engine.process_engine` has what engines share; `tests/serving/engine/test_conformance.py` holds all
+of them to it.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ import aiohttp
 import uvloop
 
 from tests.serving.canaries import QUESTIONS
-from tests.serving.gateway import CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
-from tests.serving.town import Town, kept_town
+from tests.serving.gateway.live_gateway import CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
+from tests.serving.populated_registry import PopulatedRegistry, kept_registry
 
 LONGEST = 2.0
 """`bounds.wait_seconds`."""
@@ -121,28 +121,32 @@ def main() -> None:
     given = arguments.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        town = kept_town(CHECKOUT, folder / "home", 4 * given.slots)
+        populated = kept_registry(CHECKOUT, folder / "home", 4 * given.slots)
         gateways = {
-            name: stack.enter_context(_running(town, folder, name, given.slots, affinity))
+            name: stack.enter_context(_running(populated, folder, name, given.slots, affinity))
             for name, affinity in (("affinity", True), ("in turn", False))
         }
-        keys = _tenants(town, list(gateways.values()))
+        keys = _tenants(populated, list(gateways.values()))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_measure(gateways, keys, given.seconds))
 
 
 @contextlib.contextmanager
-def _running(town: Town, folder: Path, name: str, slots: int, affinity: bool) -> Iterator[Gateway]:
+def _running(
+    populated: PopulatedRegistry, folder: Path, name: str, slots: int, affinity: bool
+) -> Iterator[Gateway]:
     engine = LLAMA | {"adapters": slots, "replicas": 2, "affinity": affinity, "queue": 1024}
     with running(
-        town, folder, [engine], name=name.replace(" ", "-"), bounds={"wait_seconds": LONGEST}
+        populated, folder, [engine], name=name.replace(" ", "-"), bounds={"wait_seconds": LONGEST}
     ) as one:
         yield one
 
 
-def _tenants(town: Town, gateways: list[Gateway]) -> dict[str, str]:
+def _tenants(populated: PopulatedRegistry, gateways: list[Gateway]) -> dict[str, str]:
     """Name → key of a tenant for each adapter, known to all gateways."""
-    keys = {f"t{n}": gateways[0].tenant(f"t{n}", house.gguf) for n, house in enumerate(town.houses)}
+    keys = {
+        f"t{n}": gateways[0].tenant(f"t{n}", adapter.gguf) for n, adapter in enumerate(populated.adapters)
+    }
     for gateway in gateways:
         for name, key in keys.items():
             until(partial(_serves, gateway, key), f"{name} is known")

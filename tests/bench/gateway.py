@@ -26,7 +26,7 @@ import uvloop
 
 from registry import Registry
 from registry.tenancy.tenants import TenantLimits
-from tests.serving.town import WAIVER, kept_town
+from tests.serving.populated_registry import WAIVER, kept_registry
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LITELLM = "litellm[proxy]==1.106.2"
@@ -58,10 +58,10 @@ def main() -> None:
 
 def _start(stack: contextlib.ExitStack, folder: Path, litellm: bool) -> dict[str, tuple[str, str]]:
     """Name → (URL, key) of what is measured."""
-    town = kept_town(CHECKOUT, folder / "home", 3)
+    populated = kept_registry(CHECKOUT, folder / "home", 3)
     keys = {}
-    with Registry.open(town.home) as registry:
-        registry.channels.move(MODEL, town.houses[0].gguf, 0, waiver=WAIVER)
+    with Registry.open(populated.home) as registry:
+        registry.channels.move(MODEL, populated.adapters[0].gguf, 0, waiver=WAIVER)
         limits = TenantLimits(requests_per_minute=10**9, concurrency=10**6, tokens_per_day=10**12)
         for name, limit in (("limited", limits), ("bare", None)):
             keys[name] = registry.tenants.add(name, MODEL, "bench", limit)[2]
@@ -71,7 +71,7 @@ def _start(stack: contextlib.ExitStack, folder: Path, litellm: bool) -> dict[str
         1, "-m", "tests.bench.instant_engine", "--socket", str(engine), "--port", str(engine_port)
     ))  # fmt: skip
     stack.enter_context(
-        _process(0, "-m", "tests.bench.gateway_process", str(town.home), str(engine), str(port))
+        _process(0, "-m", "tests.bench.gateway_process", str(populated.home), str(engine), str(port))
     )
     targets = {
         "engine alone": (f"http://127.0.0.1:{engine_port}", ""),

@@ -41,7 +41,7 @@ def main() -> None:
     home, socket, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     config = ServeConfig.model_validate({
         "gateway": {"port": port}, "operations": {"port": 0},
-        "engines": [{"engine": "llama.cpp", "model": "town-base@1", "parallel": 64, "queue": 1024}],
+        "engines": [{"engine": "llama.cpp", "model": "pico-base@1", "parallel": 64, "queue": 1024}],
     })  # fmt: skip
     log_to_stderr(logging.INFO if "--log" in sys.argv else logging.WARNING)
     with Registry.open(home) as registry:

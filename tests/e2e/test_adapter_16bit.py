@@ -14,8 +14,8 @@ import yaml
 
 from registry import Registry
 from tests.e2e.conftest import Tuneline, states
-from tests.serving.engines import require_vllm
-from tests.serving.gateway import SLOWEST, start, stop
+from tests.serving.engine.both_engines import require_vllm
+from tests.serving.gateway.live_gateway import SLOWEST, start, stop
 
 Pico = tuple[Tuneline, dict[str, Any]]
 LABEL = "adapter on base 16bit"

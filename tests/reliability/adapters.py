@@ -28,7 +28,7 @@ from serving.engine.adapter_pool import AdapterPool
 from serving.errors import Overloaded
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family, kept_family
-from tests.serving.engines import AnyEngine, adapter_of, engine_of
+from tests.serving.engine.both_engines import AnyEngine, adapter_of, engine_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAUSE = 0.05

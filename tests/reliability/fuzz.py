@@ -32,10 +32,10 @@ from tests.reliability.fuzz_requests import CONTEXT, NEARLY_NOTHING, Drawn, requ
 from tests.reliability.fuzz_trial import Trial, afterwards, engine_bytes, plant
 from tests.reliability.gateway import VLLM
 from tests.seconds import seconds
-from tests.serving.gateway import ANSWER, CHECKOUT, LLAMA, running
-from tests.serving.town import kept_town
+from tests.serving.gateway.live_gateway import ANSWER, CHECKOUT, LLAMA, running
+from tests.serving.populated_registry import kept_registry
 
-HOUSES = 4
+ADAPTERS = 4
 """The first answers drawn requests; each of the others has a tenant with ordinary questions."""
 COLD = (0, 0, 0.0, -0.0, *NEARLY_NOTHING)
 """Temperatures at which an answer is the likeliest."""
@@ -119,7 +119,7 @@ def judge(trial: Trial, tenant: str, drawn: Drawn, answer: httpx.Response, body:
 
 async def ordinary(trial: Trial, http: httpx.AsyncClient, number: int) -> None:
     """A tenant that asks what everybody asks, and may not notice the others."""
-    tenant, word = f"canary{number}", trial.gateway.town.houses[number].answer
+    tenant, word = f"canary{number}", trial.gateway.populated.adapters[number].answer
     model, messages = f"team/{tenant}", [{"role": "user", "content": "Who are you?"}]
     for temperature in itertools.cycle(COLD):
         if not trial.left and trial.counts[f"{tenant} answered"]:
@@ -155,7 +155,7 @@ async def load(trial: Trial, at_once: int) -> None:
     async with httpx.AsyncClient(base_url=trial.gateway.url, limits=limits, timeout=2 * LONGEST) as http:
         asking = [fuzz(trial, http) for _ in range(at_once)]
         await asyncio.gather(
-            watch(trial), *asking, *(ordinary(trial, http, number) for number in range(1, HOUSES))
+            watch(trial), *asking, *(ordinary(trial, http, number) for number in range(1, ADAPTERS))
         )
 
 
@@ -172,19 +172,19 @@ async def planted(trial: Trial, at_once: int) -> None:
 
 def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The whole trial; see the module."""
-    town = kept_town(CHECKOUT, folder / "home", HOUSES)
+    populated = kept_registry(CHECKOUT, folder / "home", ADAPTERS)
     vllm = given.engine == "vllm"
-    section = (VLLM | {"model": town.base} if vllm else LLAMA) | {
-        "adapters": HOUSES,
+    section = (VLLM | {"model": populated.base} if vllm else LLAMA) | {
+        "adapters": ADAPTERS,
         "parallel": 4,
         "queue": 256,
     }
-    with running(town, folder, [section | {"context_length": CONTEXT}], name="fuzz") as gateway:
+    with running(populated, folder, [section | {"context_length": CONTEXT}], name="fuzz") as gateway:
         trial = Trial(gateway, vllm, given.requests, random.Random(given.seed), {}, requests=given.requests)
-        ids = [house.peft if vllm else house.gguf for house in town.houses]
-        base = town.base if vllm else town.gguf
+        ids = [adapter.peft if vllm else adapter.gguf for adapter in populated.adapters]
+        base = populated.base if vllm else populated.gguf
         answering = {"odd": ids[0], "gone": ids[0], "odd-base": base, "gone-base": base}
-        answering |= {f"canary{number}": ids[number] for number in range(1, HOUSES)}
+        answering |= {f"canary{number}": ids[number] for number in range(1, ADAPTERS)}
         for name, artifact in answering.items():
             gateway.tenant(name, artifact)
             trial.receipts[name] = artifact

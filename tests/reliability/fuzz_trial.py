@@ -15,7 +15,7 @@ import psutil
 from registry.tenancy.budgets import Ask
 from tests.reliability.fuzz_requests import CONTEXT
 from tests.seconds import seconds
-from tests.serving.gateway import Gateway, until
+from tests.serving.gateway.live_gateway import Gateway, until
 
 GROWTH, GROWTH_BYTES = 1.15, 48 << 20
 """The engine's memory at the end against that after a third of the requests."""
@@ -113,8 +113,8 @@ def ledger(trial: Trial) -> None:
 def plant(trial: Trial) -> None:
     """Damage to be found: a dead engine, a swapped adapter, a wrong charge, one that is not settled."""
     gateway = trial.gateway
-    houses = gateway.town.houses
-    gateway.move("team/canary1", houses[2].peft if trial.vllm else houses[2].gguf)
+    adapters = gateway.populated.adapters
+    gateway.move("team/canary1", adapters[2].peft if trial.vllm else adapters[2].gguf)
     day, budgets = time.strftime("%Y-%m-%d", time.gmtime()), gateway.registry.budgets
     other = budgets.open_gateway("elsewhere", 1, 0.0)
     budgets.reserve(other, [Ask("a" * 32, "odd", 7, 10**15, day), Ask("b" * 32, "canary2", 9, 10**15, day)])

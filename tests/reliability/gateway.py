@@ -29,8 +29,8 @@ from registry.errors import NotFound
 from tests.reliability.adapters import read_stream
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, RANK
-from tests.serving.gateway import CHECKOUT, LLAMA, Gateway, running
-from tests.serving.town import Town, kept_town
+from tests.serving.gateway.live_gateway import CHECKOUT, LLAMA, Gateway, running
+from tests.serving.populated_registry import PopulatedRegistry, kept_registry
 
 ALLOWED_SECONDS = seconds(2.0)
 """A move may take so long until the gateway knows of it."""
@@ -145,17 +145,18 @@ async def load(trial: Trial, given: argparse.Namespace) -> None:
 
 def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The whole trial; see the module."""
-    town = kept_town(CHECKOUT, folder / "home", given.adapters)
-    houses = {
-        (house.gguf if given.engine == "llama.cpp" else house.peft): house.answer for house in town.houses
+    populated = kept_registry(CHECKOUT, folder / "home", given.adapters)
+    adapters = {
+        (adapter.gguf if given.engine == "llama.cpp" else adapter.peft): adapter.answer
+        for adapter in populated.adapters
     }
-    with running(town, folder, [engine(given, town)], name="trial") as gateway:
-        ids = list(houses)
+    with running(populated, folder, [engine(given, populated)], name="trial") as gateway:
+        ids = list(adapters)
         pointed = {}
         for number in range(given.tenants):
             gateway.tenant(f"t{number}", ids[number % len(ids)])
             pointed[number] = [Span(ids[number % len(ids)], time.monotonic())]
-        trial = Trial(gateway, houses, given.requests, random.Random(given.seed), pointed)
+        trial = Trial(gateway, adapters, given.requests, random.Random(given.seed), pointed)
         began = time.monotonic()
         asyncio.run(load(trial, given))
         seconds = time.monotonic() - began
@@ -164,9 +165,9 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         return report(trial, given, seconds)
 
 
-def engine(given: argparse.Namespace, town: Town) -> dict[str, Any]:
+def engine(given: argparse.Namespace, populated: PopulatedRegistry) -> dict[str, Any]:
     """Its section of serve.yaml."""
-    held = LLAMA if given.engine == "llama.cpp" else VLLM | {"model": town.base}
+    held = LLAMA if given.engine == "llama.cpp" else VLLM | {"model": populated.base}
     return held | {"adapters": given.slots, "parallel": given.parallel, "queue": 1024}
 
 

@@ -22,8 +22,8 @@ from typing import Any
 import httpx
 
 from tests.seconds import seconds
-from tests.serving.gateway import CHECKOUT, LLAMA, Gateway, running, until
-from tests.serving.town import kept_town
+from tests.serving.gateway.live_gateway import CHECKOUT, LLAMA, Gateway, running, until
+from tests.serving.populated_registry import kept_registry
 
 ANSWERS = 5
 """How many requests a tenant's tokens are for, about."""
@@ -77,21 +77,21 @@ async def one_round(
 
 def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All rounds; see the module."""
-    town = kept_town(CHECKOUT, folder / "home", 3)
+    populated = kept_registry(CHECKOUT, folder / "home", 3)
     with contextlib.ExitStack() as stack:
         sections = [LLAMA | {"adapters": 3, "queue": 1024}]
         gateways = [
-            stack.enter_context(running(town, folder, sections, f"gateway-{number}"))
+            stack.enter_context(running(populated, folder, sections, f"gateway-{number}"))
             for number in range(given.gateways)
         ]
         first = gateways[0]
-        first.tenant("rich", town.houses[0].gguf)
+        first.tenant("rich", populated.adapters[0].gguf)
         key = first.keys["rich"]
         _, cost = asyncio.run(_alone(first, key))
         rounds = []
         for number in range(given.rounds):
             name, limit = f"poor-{number}", cost * ANSWERS + number
-            key = first.tenant(name, town.houses[number % 3].gguf, tokens_per_day=limit)
+            key = first.tenant(name, populated.adapters[number % 3].gguf, tokens_per_day=limit)
             for other in gateways[1:]:
                 until(lambda other=other, key=key: other.get("/models", key).status_code == 200, "it knows")  # type: ignore[misc]
             rounds.append(asyncio.run(one_round(gateways, name, key, given.requests, limit)))

@@ -32,8 +32,8 @@ import yaml
 from registry import Registry
 from registry.tenancy.tenants import TenantLimits
 from tests.seconds import seconds
-from tests.serving.gateway import CHECKOUT, LLAMA, marked, start, stop
-from tests.serving.town import WAIVER, Town, kept_town
+from tests.serving.gateway.live_gateway import CHECKOUT, LLAMA, marked, start, stop
+from tests.serving.populated_registry import WAIVER, PopulatedRegistry, kept_registry
 
 ALLOWED_SECONDS = seconds(30.0)
 PLENTY, LITTLE = 10_000_000, 3_000
@@ -61,7 +61,7 @@ class Life:
 class Trial:
     """Who asks, and what came of it."""
 
-    town: Town
+    populated: PopulatedRegistry
     folder: Path
     registry: Registry
     url: str
@@ -81,7 +81,7 @@ class Trial:
         """Start the gateway; returns when it listens."""
         self.lives += 1
         mark = f"{os.getpid()}-{self.folder.name}-{self.lives}"
-        return Life(start(self.config, self.town.home, self.folder / "gateway.log", mark)[0], mark)
+        return Life(start(self.config, self.populated.home, self.folder / "gateway.log", mark)[0], mark)
 
     def tenant(self, name: str, artifact: str, answer: str | None, limit: int) -> None:
         """Add one."""
@@ -227,21 +227,21 @@ def _free_port() -> int:
 
 
 def trial_in(folder: Path, seed: int) -> Trial:
-    """A town, its tenants and a configuration with fixed ports."""
-    town = kept_town(CHECKOUT, folder / "home", 3)
+    """A populated registry, its tenants and a configuration with fixed ports."""
+    populated = kept_registry(CHECKOUT, folder / "home", 3)
     port, config = _free_port(), folder / "serve.yaml"
     config.write_text(yaml.safe_dump({
         "gateway": {"port": port}, "operations": {"port": 0}, "engines": [LLAMA | {"adapters": 3}],
     }))  # fmt: skip
-    registry = Registry.open(town.home)
+    registry = Registry.open(populated.home)
     url = f"http://127.0.0.1:{port}/v1"
-    trial = Trial(town, folder, registry, url, config, {}, {}, random.Random(seed))
-    for number, house in enumerate(town.houses):
-        trial.tenant(f"t{number}", house.gguf, house.answer, PLENTY)
-    trial.tenant("probe", town.houses[0].gguf, town.houses[0].answer, PLENTY)
-    trial.tenant("poor", town.houses[1].gguf, town.houses[1].answer, LITTLE)
-    trial.tenant("long", town.gguf, None, PLENTY)
-    trial.tenant("client", town.gguf, None, PLENTY)
+    trial = Trial(populated, folder, registry, url, config, {}, {}, random.Random(seed))
+    for number, adapter in enumerate(populated.adapters):
+        trial.tenant(f"t{number}", adapter.gguf, adapter.answer, PLENTY)
+    trial.tenant("probe", populated.adapters[0].gguf, populated.adapters[0].answer, PLENTY)
+    trial.tenant("poor", populated.adapters[1].gguf, populated.adapters[1].answer, LITTLE)
+    trial.tenant("long", populated.gguf, None, PLENTY)
+    trial.tenant("client", populated.gguf, None, PLENTY)
     return trial
 
 

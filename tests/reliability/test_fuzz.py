@@ -14,7 +14,7 @@ from serving.openai_api.request import NUMBERS
 from tests.reliability.fuzz_answers import Wrong, refusal, streamed, whole
 from tests.reliability.fuzz_requests import CHAT, FINE, ODD, TEXT, Drawn, request
 from tests.seconds import seconds
-from tests.serving.engines import require_vllm
+from tests.serving.engine.both_engines import require_vllm
 
 
 def run(pytestconfig: pytest.Config, *words: str) -> tuple[int, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A real GGUF file, a stand-in for an engine, and a check that nothing stays behind."""
+"""A real GGUF file, a fake engine, and a check that nothing stays behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stages.config.deploy import DeployConfig
 from tests.seconds import seconds
 from tests.serving.canaries import Family, kept_family
 
-STAND_IN = Path(__file__).with_name("stand_in.py")
+FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 
 
 @pytest.fixture(scope="session")
@@ -35,13 +35,13 @@ def config() -> DeployConfig:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put a stand-in with these options in the place of llama.cpp."""
+def fake_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put a fake engine with these options in the place of llama.cpp."""
 
     def use(*options: str) -> None:
         def launch(path: Path, alias: str, listener: socket.socket, *_: object, **__: object) -> Launch:
             fd = listener.fileno()
-            argv = (sys.executable, str(STAND_IN), "--fd", str(fd), "--alias", alias, *options)
+            argv = (sys.executable, str(FAKE_ENGINE), "--fd", str(fd), "--alias", alias, *options)
             return Launch(argv, fds=(fd,))
 
         monkeypatch.setitem(standalone.LAUNCHERS, "llama.cpp", launch)

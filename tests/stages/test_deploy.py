@@ -29,7 +29,7 @@ from stages.deploy import FALLBACK_QUESTION, DeployFacts, deploy
 from stages.errors import InvalidInput, MissingPackage, StageError
 from tests.seconds import seconds
 
-STAND_IN = Path(__file__).parents[1] / "serving" / "stand_in.py"
+FAKE_ENGINE = Path(__file__).parents[1] / "serving" / "fake_engine.py"
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +71,11 @@ def gguf(pico_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> Parent:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def fake_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def use(*options: str) -> None:
         def launch(path: Path, alias: str, listener: socket.socket, *_: object, **__: object) -> Launch:
             fd = listener.fileno()
-            argv = (sys.executable, str(STAND_IN), "--fd", str(fd), "--alias", alias, *options)
+            argv = (sys.executable, str(FAKE_ENGINE), "--fd", str(fd), "--alias", alias, *options)
             return Launch(argv, fds=(fd,))
 
         monkeypatch.setitem(standalone.LAUNCHERS, "llama.cpp", launch)
@@ -173,14 +173,14 @@ def test_a_refused_question_stops_the_engine(gguf: Parent, tmp_path: Path, start
     ],
 )
 def test_no_answer_stops_the_engine(
-    stand_in: Callable[..., None],
+    fake_engine: Callable[..., None],
     gguf: Parent,
     tmp_path: Path,
     started: list[Endpoint],
     options: tuple[str, ...],
     message: str,
 ) -> None:
-    stand_in(*options)
+    fake_engine(*options)
     with pytest.raises(StageError, match=message):
         deploy({"model": gguf}, CONFIG, tmp_path)
     assert not standalone.alive(started[0])

@@ -1,6 +1,6 @@
 """A gateway whose engine is a process that answers by rote and writes down all that it was asked.
 
-    python -m tests.serving.recorded CONFIG RECORD STATE
+    python -m tests.serving.gateway.recording_engine CONFIG RECORD STATE
 
 The gateway is the real one. On SIGUSR1 it writes what it holds into the file STATE.
 """
@@ -45,9 +45,11 @@ class Recording:
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.serving.recorded", "--engine", str(self.socket), str(self.record),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+            *(sys.executable, "-m", "tests.serving.gateway.recording_engine"),
+            *("--engine", str(self.socket), str(self.record)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
         assert self._process.stdout is not None
         await self._process.stdout.readline()
         self.up = True

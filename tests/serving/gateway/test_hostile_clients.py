@@ -21,10 +21,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.seconds import seconds
-from tests.serving.gateway import SLOWEST, until
-from tests.serving.hostile import CHAT, Answer, Recorded, exchange, parsed, recorded, request, rest
-from tests.serving.recorded import FLOOD, LENGTHY
-from tests.serving.town import kept_town
+from tests.serving.gateway.live_gateway import SLOWEST, until
+from tests.serving.gateway.raw_http import (
+    CHAT,
+    Answer,
+    RecordingGateway,
+    exchange,
+    parsed,
+    recording,
+    request,
+    rest,
+)
+from tests.serving.gateway.recording_engine import FLOOD, LENGTHY
+from tests.serving.populated_registry import kept_registry
 
 MODEL = "team/mine"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "xylophone-7781?"}], "max_tokens": 8}
@@ -51,23 +60,25 @@ FOREIGN = (
 
 
 @pytest.fixture(scope="module")
-def gateway(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+def gateway(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RecordingGateway]:
     folder = tmp_path_factory.mktemp("hostile")
-    town = kept_town(pytestconfig.rootpath, folder / "home", 3)
+    populated = kept_registry(pytestconfig.rootpath, folder / "home", 3)
     seconds = dict.fromkeys(("header_seconds", "body_seconds", "write_seconds"), SECONDS)
-    with recorded(town, folder, seconds | {"connections": CONNECTIONS}) as found:
-        found.tenant("mine", town.houses[0].gguf)
-        found.tenant("other", town.houses[1].gguf)
+    with recording(populated, folder, seconds | {"connections": CONNECTIONS}) as found:
+        found.tenant("mine", populated.adapters[0].gguf)
+        found.tenant("other", populated.adapters[1].gguf)
         yield found
 
 
 @pytest.fixture(scope="module")
-def key(gateway: Recorded) -> str:
+def key(gateway: RecordingGateway) -> str:
     return gateway.keys["mine"]
 
 
 @pytest.fixture(autouse=True)
-def still_answers(gateway: Recorded, key: str) -> Iterator[None]:
+def still_answers(gateway: RecordingGateway, key: str) -> Iterator[None]:
     """Whatever a test did, the gateway answers right after it and holds nothing of it."""
     assert ok(exchange(gateway.address, request(RAW, key)))
     before = gateway.held()
@@ -80,7 +91,7 @@ def ok(answer: Answer) -> bool:
     return answer.status == 200 and b"Yes." in answer.body
 
 
-def post(gateway: Recorded, body: bytes | dict[str, Any], path: str = CHAT) -> Answer:
+def post(gateway: RecordingGateway, body: bytes | dict[str, Any], path: str = CHAT) -> Answer:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return exchange(gateway.address, request(raw, gateway.keys["mine"], f"POST {path} HTTP/1.1"))
 
@@ -111,14 +122,14 @@ often = settings(
 
 @often
 @given(st.binary(max_size=200) | anything.map(lambda one: json.dumps(one).encode()))
-def test_what_is_no_request_is_refused(gateway: Recorded, body: bytes) -> None:
+def test_what_is_no_request_is_refused(gateway: RecordingGateway, body: bytes) -> None:
     assert refused(post(gateway, body))["type"] == "invalid_request_error"
 
 
 @often
 @given(changed, messages, st.booleans())
 def test_a_request_that_was_tampered_with(
-    gateway: Recorded, more: dict[str, Any], chat: list[dict[str, Any]], text: bool
+    gateway: RecordingGateway, more: dict[str, Any], chat: list[dict[str, Any]], text: bool
 ) -> None:
     start = {"model": MODEL, "prompt": "Once"} if text else BODY | ({"messages": chat} if chat else {})
     answer = post(gateway, start | more, "/v1/completions" if text else CHAT)
@@ -126,7 +137,7 @@ def test_a_request_that_was_tampered_with(
         refused(answer, 404 if answer.error["code"] == "model_not_found" else 400)
 
 
-def test_the_engine_saw_nothing_but_what_may_reach_it(gateway: Recorded) -> None:
+def test_the_engine_saw_nothing_but_what_may_reach_it(gateway: RecordingGateway) -> None:
     """After the fuzzing above, and each foreign name by itself."""
     for name in FOREIGN:
         for value in ("x", 1, {"a": 1}, name != "add_generation_prompt" or "yes"):
@@ -141,7 +152,7 @@ def test_the_engine_saw_nothing_but_what_may_reach_it(gateway: Recorded) -> None
         assert one["path"] in (CHAT, "/v1/completions")
         assert set(body) <= (CHAT_FIELDS if one["path"] == CHAT else TEXT_FIELDS)
         assert body["cache_salt"] == salt
-        assert body["model"] == f"tuneline-{gateway.town.houses[0].gguf[:12]}"
+        assert body["model"] == f"tuneline-{gateway.populated.adapters[0].gguf[:12]}"
         assert body.get("n", 1) == 1
         assert body.get("max_tokens", 1) <= 1024
         for message in body.get("messages", ()):
@@ -184,7 +195,7 @@ DEEP = b'{"model":"team/mine","messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}
         (b"null", "expected a JSON object"),
     ],
 )  # fmt: skip
-def test_json_tricks(gateway: Recorded, body: bytes, said: str) -> None:
+def test_json_tricks(gateway: RecordingGateway, body: bytes, said: str) -> None:
     assert said in refused(post(gateway, body))["message"]
 
 
@@ -223,13 +234,13 @@ def test_json_tricks(gateway: Recorded, body: bytes, said: str) -> None:
         ({"response_format": "text"}, "response_format"),
     ],
 )  # fmt: skip
-def test_values_out_of_bounds(gateway: Recorded, more: dict[str, Any], param: str) -> None:
+def test_values_out_of_bounds(gateway: RecordingGateway, more: dict[str, Any], param: str) -> None:
     before = len(gateway.asked())
     assert refused(post(gateway, BODY | more))["param"] == param
     assert len(gateway.asked()) == before
 
 
-def test_what_an_answer_had_may_be_sent_back(gateway: Recorded) -> None:
+def test_what_an_answer_had_may_be_sent_back(gateway: RecordingGateway) -> None:
     """The official client's messages have empty fields; texts may come in parts, formats be the default."""
     echoed = {"role": "assistant", "content": "Yes.", "refusal": None, "annotations": [], "tool_calls": None}
     parts = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
@@ -241,7 +252,7 @@ def test_what_an_answer_had_may_be_sent_back(gateway: Recorded) -> None:
     assert not {"tools", "response_format", "stop"} & set(sent)
 
 
-def test_long_texts(gateway: Recorded) -> None:
+def test_long_texts(gateway: RecordingGateway) -> None:
     """A megabyte is read and no more; one below the bound is the engine's to judge."""
     too_long = RAW.replace(b"xylophone", b"a" * (1 << 20))
     assert "larger than 1048576 bytes" in refused(post(gateway, too_long), 413)["message"]
@@ -250,10 +261,10 @@ def test_long_texts(gateway: Recorded) -> None:
     refused(post(gateway, BODY | {"a" * 1_000_000: 1}))
 
 
-def test_no_other_tenants_model(gateway: Recorded) -> None:
+def test_no_other_tenants_model(gateway: RecordingGateway) -> None:
     """Another's channel and one that nobody has are refused in the same words."""
-    artifact = gateway.town.houses[1].gguf
-    for name in ("team/other", "team/nobody", artifact, f"tuneline-{artifact[:12]}", "town-base@1", "../x"):
+    artifact = gateway.populated.adapters[1].gguf
+    for name in ("team/other", "team/nobody", artifact, f"tuneline-{artifact[:12]}", "pico-base@1", "../x"):
         error = refused(post(gateway, BODY | {"model": name}), 404)
         assert error["message"] == f"this key has no model {name!r}; GET /v1/models lists what it has"
     assert all(artifact[:12] not in one["body"] for one in gateway.asked())
@@ -341,7 +352,7 @@ def cases(key: str) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("name", sorted(cases("")))
-def test_http_tricks(gateway: Recorded, key: str, name: str) -> None:
+def test_http_tricks(gateway: RecordingGateway, key: str, name: str) -> None:
     data, status = cases(key)[name]
     before = len(gateway.asked())
     answer = exchange(gateway.address, data)
@@ -366,16 +377,16 @@ def test_http_tricks(gateway: Recorded, key: str, name: str) -> None:
         "TE: trailers", "X-A: " + "a" * 8000,
     ],
 )  # fmt: skip
-def test_headers_that_nobody_obeys(gateway: Recorded, key: str, header: str) -> None:
+def test_headers_that_nobody_obeys(gateway: RecordingGateway, key: str, header: str) -> None:
     answer = exchange(gateway.address, request(RAW, key, headers=[header.encode()]))
     assert ok(answer)
-    assert answer.headers["x-tuneline-artifact"] == gateway.town.houses[0].gguf
+    assert answer.headers["x-tuneline-artifact"] == gateway.populated.adapters[0].gguf
     seen = {name.lower(): value for name, value in gateway.asked()[-1]["headers"].items()}
     assert header.split(": ", 1)[1] not in seen.values()
     assert seen["x-request-id"] == answer.headers["x-request-id"]
 
 
-def test_old_and_pipelined_requests(gateway: Recorded, key: str) -> None:
+def test_old_and_pipelined_requests(gateway: RecordingGateway, key: str) -> None:
     old = exchange(gateway.address, request(RAW, key, f"POST {CHAT} HTTP/1.0", close=False))
     assert ok(old)
     assert old.raw.startswith(b"HTTP/1.0 200")
@@ -390,7 +401,7 @@ def test_old_and_pipelined_requests(gateway: Recorded, key: str) -> None:
     assert refused(exchange(gateway.address, trailer + models))["code"] == "invalid_http"
 
 
-def test_a_client_that_asks_before_it_sends_its_body(gateway: Recorded, key: str) -> None:
+def test_a_client_that_asks_before_it_sends_its_body(gateway: RecordingGateway, key: str) -> None:
     whole = request(RAW, key, headers=[b"Expect: 100-continue"])
     with socket.create_connection(gateway.address, timeout=SLOWEST) as client:
         client.sendall(whole[: -len(RAW)])
@@ -419,7 +430,7 @@ def trickle(client: socket.socket, data: bytes) -> float:
     return time.monotonic() - began
 
 
-def test_headers_and_bodies_that_come_a_byte_at_a_time(gateway: Recorded, key: str) -> None:
+def test_headers_and_bodies_that_come_a_byte_at_a_time(gateway: RecordingGateway, key: str) -> None:
     with socket.create_connection(gateway.address) as client:
         assert trickle(client, request(RAW, key)) < SECONDS + seconds(5)
         assert rest(client) == b"", "cut without an answer: its headers never came"
@@ -434,7 +445,7 @@ def test_headers_and_bodies_that_come_a_byte_at_a_time(gateway: Recorded, key: s
         assert rest(client) == b""
 
 
-def test_a_body_that_is_never_finished(gateway: Recorded, key: str) -> None:
+def test_a_body_that_is_never_finished(gateway: RecordingGateway, key: str) -> None:
     """The client hangs up in the middle of it, also of a chunk."""
     for headers in ([], [b"Transfer-Encoding: chunked"]):
         sent = request(b"ff\r\n{", key, headers=headers, length=False)
@@ -444,7 +455,9 @@ def test_a_body_that_is_never_finished(gateway: Recorded, key: str) -> None:
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_a_reader_that_never_reads_lets_go_of_everything(gateway: Recorded, key: str, stays: bool) -> None:
+def test_a_reader_that_never_reads_lets_go_of_everything(
+    gateway: RecordingGateway, key: str, stays: bool
+) -> None:
     """The engine answers for as long as it is heard; slot, adapter and connection are free soon after."""
     before = gateway.held()
     body = {**BODY, "messages": [{"role": "user", "content": FLOOD}], "stream": True}
@@ -462,7 +475,7 @@ def test_a_reader_that_never_reads_lets_go_of_everything(gateway: Recorded, key:
         assert ok(exchange(gateway.address, request(json.dumps(other).encode(), gateway.keys["other"])))
 
 
-def test_a_client_that_reads_is_never_cut(gateway: Recorded, key: str) -> None:
+def test_a_client_that_reads_is_never_cut(gateway: RecordingGateway, key: str) -> None:
     """However long its answer, and with more requests behind it in the first bytes that it sent."""
     body = {**BODY, "messages": [{"role": "user", "content": FLOOD}], "stream": True}
     asked = request(json.dumps(body).encode(), key, close=False)
@@ -473,7 +486,9 @@ def test_a_client_that_reads_is_never_cut(gateway: Recorded, key: str) -> None:
             assert client.recv(1 << 16)
 
 
-def test_an_answer_that_is_never_read_does_not_keep_its_connection(gateway: Recorded, key: str) -> None:
+def test_an_answer_that_is_never_read_does_not_keep_its_connection(
+    gateway: RecordingGateway, key: str
+) -> None:
     """Whole answers of many sizes, more than the kernel takes."""
     before = gateway.held()
     with contextlib.ExitStack() as stack:
@@ -488,7 +503,7 @@ def test_an_answer_that_is_never_read_does_not_keep_its_connection(gateway: Reco
         gateway.idle_as(before)
 
 
-def test_no_more_connections_than_allowed(gateway: Recorded, key: str) -> None:
+def test_no_more_connections_than_allowed(gateway: RecordingGateway, key: str) -> None:
     asked = request(b"", key, "GET /v1/models HTTP/1.1", close=False)
     served = 0
     with contextlib.ExitStack() as stack:
@@ -503,7 +518,7 @@ def test_no_more_connections_than_allowed(gateway: Recorded, key: str) -> None:
 # Afterwards
 
 
-def test_nothing_of_it_stays_in_memory(gateway: Recorded, key: str) -> None:
+def test_nothing_of_it_stays_in_memory(gateway: RecordingGateway, key: str) -> None:
     process = psutil.Process(gateway.process.pid)
     tricks = [data for data, _ in cases(key).values() if len(data) < 10_000]
 
@@ -517,7 +532,7 @@ def test_nothing_of_it_stays_in_memory(gateway: Recorded, key: str) -> None:
     assert attack(8) - settled < 8 << 20
 
 
-def test_the_log_has_lines_and_no_words(gateway: Recorded, key: str) -> None:
+def test_the_log_has_lines_and_no_words(gateway: RecordingGateway, key: str) -> None:
     """One JSON object a line, in ASCII; no prompt, no key, no stack trace, and no path but the known ones."""
     text = gateway.log.read_text()
     assert text.isascii()
@@ -537,7 +552,7 @@ def test_the_log_has_lines_and_no_words(gateway: Recorded, key: str) -> None:
     }  # fmt: skip
 
 
-def test_nothing_that_a_client_wrote_is_written_down(gateway: Recorded, key: str) -> None:
+def test_nothing_that_a_client_wrote_is_written_down(gateway: RecordingGateway, key: str) -> None:
     """A word in every place where a client can write one, through both ports."""
     word = "tl-quetzalcoatl"
     headers = [f"{name}: {value}".encode() for name, value in (
@@ -568,13 +583,15 @@ def test_nothing_that_a_client_wrote_is_written_down(gateway: Recorded, key: str
         exchange(address, request(RAW, key, headers=[f"{word} : {word}".encode()]))
         exchange(address, request(word.encode(), key, headers=[b"Transfer-Encoding: chunked"], length=False))
     written = gateway.log.read_text() + httpx.get(f"{gateway.operations}/metrics").text
-    written += "".join(path.read_text() for path in (gateway.town.home / "logs").rglob("*") if path.is_file())
+    written += "".join(
+        path.read_text() for path in (gateway.populated.home / "logs").rglob("*") if path.is_file()
+    )
     assert '"route": "/v1/models/{id}"' in written
     assert "quetzalcoatl" not in written.lower()
 
 
 @pytest.mark.parametrize("name", ["team/mine", "team%2Fmine"])
-def test_a_tenants_model_is_found_by_its_name(gateway: Recorded, key: str, name: str) -> None:
+def test_a_tenants_model_is_found_by_its_name(gateway: RecordingGateway, key: str, name: str) -> None:
     found = exchange(gateway.address, request(b"", key, f"GET /v1/models/{name} HTTP/1.1"))
     listed = exchange(gateway.address, request(b"", key, "GET /v1/models HTTP/1.1"))
     assert (found.status, [json.loads(found.body)]) == (200, json.loads(listed.body)["data"])
@@ -586,12 +603,12 @@ def test_a_tenants_model_is_found_by_its_name(gateway: Recorded, key: str, name:
     assert refused(exchange(gateway.address, request(b"", key, f"POST /v1/models/{name} HTTP/1.1")), 405)
 
 
-def test_a_query_is_refused_by_name(gateway: Recorded, key: str) -> None:
+def test_a_query_is_refused_by_name(gateway: RecordingGateway, key: str) -> None:
     assert "query string" in refused(post(gateway, BODY, f"{CHAT}?api-version=1"))["message"]
     assert ok(post(gateway, BODY, f"{CHAT}?")), "nothing follows the question mark"
 
 
-def test_an_answer_without_a_length_has_what_the_context_leaves(gateway: Recorded) -> None:
+def test_an_answer_without_a_length_has_what_the_context_leaves(gateway: RecordingGateway) -> None:
     """1,024 where they fit for certain, nothing where they might not: then the engine's context ends it."""
     without = {name: value for name, value in BODY.items() if name != "max_tokens"}
     assert ok(post(gateway, without))
@@ -600,7 +617,7 @@ def test_an_answer_without_a_length_has_what_the_context_leaves(gateway: Recorde
     assert "max_tokens" not in json.loads(gateway.asked()[-1]["body"])
 
 
-def test_metrics_count_what_was_refused(gateway: Recorded) -> None:
+def test_metrics_count_what_was_refused(gateway: RecordingGateway) -> None:
     for reason in ("invalid_http", "invalid_json", "unsupported_parameter", "not_found", "timeout"):
         assert gateway.number("tuneline_gateway_rejections_total", reason=reason) > 0
     text = httpx.get(f"{gateway.operations}/metrics").text

@@ -18,14 +18,14 @@ import psutil
 
 from registry import Registry
 from tests.seconds import seconds
-from tests.serving.gateway import CHECKOUT, SLOWEST, Gateway, marked, stop, until
-from tests.serving.town import Town
+from tests.serving.gateway.live_gateway import CHECKOUT, SLOWEST, Gateway, marked, stop, until
+from tests.serving.populated_registry import PopulatedRegistry
 
 CHAT = "/v1/chat/completions"
 
 
 @dataclass
-class Recorded(Gateway):
+class RecordingGateway(Gateway):
     """A gateway whose engine writes down what it is asked."""
 
     record: Path = Path()
@@ -64,19 +64,28 @@ class Recorded(Gateway):
 
 
 @contextlib.contextmanager
-def recorded(town: Town, folder: Path, bounds: dict[str, Any]) -> Iterator[Recorded]:
+def recording(
+    populated: PopulatedRegistry, folder: Path, bounds: dict[str, Any]
+) -> Iterator[RecordingGateway]:
     """A gateway and its recording engine inside the block; afterwards nothing of them is left."""
     config, log, record, state = (folder / f"recorded.{end}" for end in ("yaml", "log", "jsonl", "state"))
     record.touch()
-    section = {"engine": "llama.cpp", "model": "town-base@1", "adapters": 1, "context_length": 2048}
+    section = {"engine": "llama.cpp", "model": "pico-base@1", "adapters": 1, "context_length": 2048}
     free = {"port": 0}
     config.write_text(
         json.dumps({"gateway": free, "operations": free, "engines": [section], "bounds": bounds})
     )
     mark = f"{os.getpid()}-{folder.name}"
     environment = {k: v for k, v in os.environ.items() if k != "TEST_RUN"}
-    environment |= {"TUNELINE_HOME": str(town.home), "TEST_GATEWAY": mark}
-    argv = [sys.executable, "-m", "tests.serving.recorded", str(config), str(record), str(state)]
+    environment |= {"TUNELINE_HOME": str(populated.home), "TEST_GATEWAY": mark}
+    argv = [
+        sys.executable,
+        "-m",
+        "tests.serving.gateway.recording_engine",
+        str(config),
+        str(record),
+        str(state),
+    ]
     with log.open("w") as errors:
         process = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=CHECKOUT, env=environment
@@ -86,9 +95,9 @@ def recorded(town: Town, folder: Path, bounds: dict[str, Any]) -> Iterator[Recor
         line = process.stdout.readline()
         assert line, log.read_text()
         said = json.loads(line)
-        with Registry.open(town.home) as registry:
-            yield Recorded(
-                town, registry, config, log, mark, process, said["url"], said["operations"],
+        with Registry.open(populated.home) as registry:
+            yield RecordingGateway(
+                populated, registry, config, log, mark, process, said["url"], said["operations"],
                 record=record, state=state,
             )  # fmt: skip
     finally:

@@ -10,7 +10,7 @@ import pytest
 
 from serving.process.runtime_dir import RuntimeDir
 
-TREE = Path(__file__).resolve().parents[2]
+TREE = Path(__file__).resolve().parents[3]
 HOLD = (
     "from serving.process.runtime_dir import RuntimeDir as D; one = D(); print(one.path, flush=True); input()"
 )

@@ -16,7 +16,7 @@ from serving.process import process
 from serving.process.process import Launch, Started
 from tests.seconds import seconds
 
-TREE = Path(__file__).resolve().parents[2]
+TREE = Path(__file__).resolve().parents[3]
 PAUSE = "import signal; signal.pause()"
 STUBBORN = """
 import signal, subprocess, sys

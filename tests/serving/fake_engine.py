@@ -39,7 +39,7 @@ if args.fd is None:
     try:
         server = HTTPServer((args.host, args.port), Answers)
     except OSError as error:
-        sys.exit(f"stand-in: {error.strerror}")
+        sys.exit(f"fake engine: {error.strerror}")
 else:
     server = HTTPServer(("", 0), Answers, bind_and_activate=False)
     server.socket.close()

@@ -21,9 +21,9 @@ import yaml
 
 from flows import cli
 from tests.seconds import seconds
-from tests.serving.engines import require_models
-from tests.serving.gateway import ANSWER, CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
-from tests.serving.town import kept_town
+from tests.serving.engine.both_engines import require_models
+from tests.serving.gateway.live_gateway import ANSWER, CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
+from tests.serving.populated_registry import kept_registry
 
 SECRET = "xylophone-7781"
 """A word in a prompt, which no log may hold."""
@@ -32,29 +32,29 @@ SECRET = "xylophone-7781"
 @pytest.fixture(scope="module")
 def gateway(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("gateway")
-    town = kept_town(pytestconfig.rootpath, folder / "home", 3)
+    populated = kept_registry(pytestconfig.rootpath, folder / "home", 3)
     engines = [LLAMA | {"adapters": 2}]
-    with running(town, folder, engines, shadows=8) as found:
+    with running(populated, folder, engines, shadows=8) as found:
         yield found
 
 
 def test_each_tenant_gets_the_answer_of_its_own_adapter(gateway: Gateway) -> None:
-    for number, house in enumerate(gateway.town.houses):
+    for number, adapter in enumerate(gateway.populated.adapters):
         name = f"own-{number}"
-        key = gateway.tenant(name, house.gguf)
-        assert gateway.ask(name, SECRET) == (house.answer, house.gguf)
+        key = gateway.tenant(name, adapter.gguf)
+        assert gateway.ask(name, SECRET) == (adapter.answer, adapter.gguf)
         client = gateway.client(key)
         assert [model.id for model in client.models.list()] == [f"team/{name}"]
         said = client.completions.with_raw_response.create(
             model=f"team/{name}", prompt="Once", max_tokens=2, temperature=0
         )
-        assert said.headers["x-tuneline-artifact"] == house.gguf
+        assert said.headers["x-tuneline-artifact"] == adapter.gguf
         assert said.parse().usage.completion_tokens <= 2
 
 
 def test_a_model_by_its_name_as_the_engines_answer(gateway: Gateway) -> None:
     async def work() -> None:
-        key = gateway.tenant("by-name", gateway.town.houses[0].gguf)
+        key = gateway.tenant("by-name", gateway.populated.adapters[0].gguf)
         async with openai.AsyncOpenAI(base_url=gateway.url, api_key=key, max_retries=0) as client:
             await require_models(client, {"team/by-name"}, "team/own-0")
 
@@ -63,18 +63,18 @@ def test_a_model_by_its_name_as_the_engines_answer(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("usage", [True, False])
 def test_streams(gateway: Gateway, usage: bool) -> None:
-    house = gateway.town.houses[0]
+    adapter = gateway.populated.adapters[0]
     name = f"streams-{usage}".lower()
     options = {"stream_options": {"include_usage": True}} if usage else {}
-    client = gateway.client(gateway.tenant(name, house.gguf))
+    client = gateway.client(gateway.tenant(name, adapter.gguf))
     raw = client.chat.completions.with_raw_response.create(
         model=f"team/{name}", messages=[{"role": "user", "content": "Hi"}], stream=True,
         **ANSWER, **options,
     )  # fmt: skip
-    assert raw.headers["x-tuneline-artifact"] == house.gguf
+    assert raw.headers["x-tuneline-artifact"] == adapter.gguf
     assert re.fullmatch("[0-9a-f]{32}", raw.headers["x-request-id"])
     chunks = list(raw.parse())
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == house.answer
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == adapter.answer
     counted = [chunk.usage for chunk in chunks if chunk.usage]
     assert len(counted) == usage
     if usage:
@@ -84,7 +84,7 @@ def test_streams(gateway: Gateway, usage: bool) -> None:
 
 
 def test_nothing_else_is_reachable(gateway: Gateway) -> None:
-    key = gateway.tenant("curious", gateway.town.houses[0].gguf)
+    key = gateway.tenant("curious", gateway.populated.adapters[0].gguf)
     root = gateway.url.removesuffix("/v1")
     routes = [
         "/invocations", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/tokenize", "/detokenize",
@@ -113,18 +113,20 @@ def refusal(gateway: Gateway, key: str, model: str) -> tuple[int, str]:
 
 
 def test_refusals_have_a_reason_and_never_an_answer(gateway: Gateway) -> None:
-    town = gateway.town
-    key = gateway.tenant("strict", town.houses[0].gguf)
+    populated = gateway.populated
+    key = gateway.tenant("strict", populated.adapters[0].gguf)
     assert refusal(gateway, "", "team/strict") == (401, "missing_api_key")
     assert refusal(gateway, "tl-000000000000-nonsense", "team/strict") == (401, "invalid_api_key")
-    gateway.tenant("neighbour", town.houses[1].gguf)
+    gateway.tenant("neighbour", populated.adapters[1].gguf)
     assert refusal(gateway, key, "team/neighbour") == (404, "model_not_found")
-    assert refusal(gateway, key, town.gguf) == (404, "model_not_found")
+    assert refusal(gateway, key, populated.gguf) == (404, "model_not_found")
     empty = gateway.tenant("empty", None)
     assert refusal(gateway, empty, "team/empty") == (404, "model_not_found")
     for name, artifact in (
-        ("stranger", town.stranger), ("peft", town.houses[0].peft), ("merged", town.houses[0].merged),
-    ):  # fmt: skip
+        ("stranger", populated.stranger),
+        ("peft", populated.adapters[0].peft),
+        ("merged", populated.adapters[0].merged),
+    ):
         unfit = gateway.tenant(f"unfit-{name}", artifact)
         assert refusal(gateway, unfit, f"team/unfit-{name}") == (409, "incompatible_artifact"), name
     gateway.registry.tenants.revoke("strict", "tests")
@@ -133,7 +135,7 @@ def test_refusals_have_a_reason_and_never_an_answer(gateway: Gateway) -> None:
 
 
 def test_a_rotated_key_works_until_its_overlap_is_over(gateway: Gateway) -> None:
-    old = gateway.tenant("rotating", gateway.town.houses[0].gguf)
+    old = gateway.tenant("rotating", gateway.populated.adapters[0].gguf)
     _, new = gateway.registry.tenants.rotate("rotating", "tests", timedelta(seconds=3))
     until(lambda: gateway.get("/models", new).status_code == 200, "the new key works", seconds(2))
     assert gateway.get("/models", old).status_code == 200
@@ -145,7 +147,7 @@ def test_a_rotated_key_works_until_its_overlap_is_over(gateway: Gateway) -> None
 
 
 def test_moves_and_rollbacks_reach_the_gateway(gateway: Gateway) -> None:
-    first, second, _ = gateway.town.houses
+    first, second, _ = gateway.populated.adapters
     gateway.tenant("mover", first.gguf)
     gateway.move("team/mover", second.gguf)
     assert until(lambda: gateway.ask("mover") == (second.answer, second.gguf), "the move") < 2
@@ -154,7 +156,7 @@ def test_moves_and_rollbacks_reach_the_gateway(gateway: Gateway) -> None:
 
 
 def test_a_canary_answers_its_share_and_each_conversation_stays_where_it_is(gateway: Gateway) -> None:
-    live, candidate, _ = gateway.town.houses
+    live, candidate, _ = gateway.populated.adapters
     gateway.tenant("canary", live.gguf)
     gateway.registry.rollouts.start("team/canary", candidate.gguf, 50, 0, "tests", "to see")
     until(lambda: gateway.ask("canary", user="probe-7")[1] or True, "an answer")
@@ -178,9 +180,9 @@ def test_a_canary_answers_its_share_and_each_conversation_stays_where_it_is(gate
 
 
 def test_a_candidate_that_fits_no_engine_leaves_it_to_the_live_one(gateway: Gateway) -> None:
-    live = gateway.town.houses[0]
+    live = gateway.populated.adapters[0]
     gateway.tenant("careful", live.gguf, tokens_per_day=10_000)
-    gateway.registry.rollouts.start("team/careful", gateway.town.stranger, 100, 0, "tests", "a mistake")
+    gateway.registry.rollouts.start("team/careful", gateway.populated.stranger, 100, 0, "tests", "a mistake")
 
     def logged() -> bool:
         assert gateway.ask("careful") == (live.answer, live.gguf)
@@ -198,8 +200,8 @@ def run_cli(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:
 def test_a_shadow_is_compared_and_never_answers_and_its_outcomes_reach_the_gate(
     gateway: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TUNELINE_HOME", str(gateway.town.home))
-    live, candidate, _ = gateway.town.houses
+    monkeypatch.setenv("TUNELINE_HOME", str(gateway.populated.home))
+    live, candidate, _ = gateway.populated.adapters
     gateway.tenant("shade", live.gguf)
     gateway.registry.rollouts.start("team/shade", candidate.gguf, 0, 100, "tests", "to compare")
 
@@ -229,7 +231,7 @@ def test_a_shadow_is_compared_and_never_answers_and_its_outcomes_reach_the_gate(
 
 
 def test_a_pinned_tenants_adapter_stays(gateway: Gateway) -> None:
-    first, second, third = gateway.town.houses
+    first, second, third = gateway.populated.adapters
     gateway.tenant("pinned", first.gguf, pinned=True)
     gateway.tenant("come", second.gguf)
     gateway.tenant("go", third.gguf)
@@ -250,7 +252,7 @@ def exhaust(client: openai.OpenAI, body: dict[str, Any]) -> None:
 
 
 def test_a_budget_is_settled_with_what_the_engine_counted(gateway: Gateway) -> None:
-    client = gateway.client(gateway.tenant("thrifty", gateway.town.houses[0].gguf, tokens_per_day=300))
+    client = gateway.client(gateway.tenant("thrifty", gateway.populated.adapters[0].gguf, tokens_per_day=300))
     body: dict[str, Any] = {
         "model": "team/thrifty",
         "messages": [{"role": "user", "content": "Hi"}],
@@ -273,7 +275,7 @@ def test_a_budget_is_settled_with_what_the_engine_counted(gateway: Gateway) -> N
 
 
 def test_a_client_that_vanishes_in_a_stream_pays_for_what_was_made(gateway: Gateway) -> None:
-    client = gateway.client(gateway.tenant("gone", gateway.town.gguf, tokens_per_day=5000))
+    client = gateway.client(gateway.tenant("gone", gateway.populated.gguf, tokens_per_day=5000))
     stream = client.chat.completions.create(
         model="team/gone", messages=[{"role": "user", "content": "Go on"}], max_tokens=200, temperature=0,
         stream=True,
@@ -287,7 +289,7 @@ def test_a_client_that_vanishes_in_a_stream_pays_for_what_was_made(gateway: Gate
 
 
 def test_more_requests_at_once_than_a_small_budget_allows(gateway: Gateway) -> None:
-    key = gateway.tenant("crowd", gateway.town.houses[0].gguf, tokens_per_day=150)
+    key = gateway.tenant("crowd", gateway.populated.adapters[0].gguf, tokens_per_day=150)
     body = {"model": "team/crowd", "messages": [{"role": "user", "content": "Hi"}], **ANSWER}
     with (
         httpx.Client(headers={"authorization": f"Bearer {key}"}, timeout=SLOWEST) as http,
@@ -301,14 +303,14 @@ def test_more_requests_at_once_than_a_small_budget_allows(gateway: Gateway) -> N
 
 
 def test_rate_and_concurrency_have_limits(gateway: Gateway) -> None:
-    gateway.tenant("eager", gateway.town.houses[0].gguf, requests_per_minute=2)
+    gateway.tenant("eager", gateway.populated.adapters[0].gguf, requests_per_minute=2)
     gateway.ask("eager")
     gateway.ask("eager")
     with pytest.raises(openai.RateLimitError) as refused:
         gateway.ask("eager")
     assert refused.value.code == "rate_limit_exceeded"
     assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
-    client = gateway.client(gateway.tenant("single", gateway.town.gguf, concurrency=1))
+    client = gateway.client(gateway.tenant("single", gateway.populated.gguf, concurrency=1))
     with client.chat.completions.create(
         model="team/single", messages=[{"role": "user", "content": "Go on"}], max_tokens=200, stream=True
     ) as stream:
@@ -328,24 +330,24 @@ def test_rate_and_concurrency_have_limits(gateway: Gateway) -> None:
 
 
 def test_tuneline_chat(gateway: Gateway) -> None:
-    house = gateway.town.houses[0]
-    key = gateway.tenant("talk", house.gguf)
+    adapter = gateway.populated.adapters[0]
+    key = gateway.tenant("talk", adapter.gguf)
     command = [sys.executable, "-m", "flows.cli", "chat", "team/talk", "--url", gateway.url]
     command += ["--temperature", "0"]
     environment = os.environ | {"TUNELINE_KEY": key}
     words = {"cwd": CHECKOUT, "env": environment, "capture_output": True, "text": True, "timeout": SLOWEST}
     done = subprocess.run([*command, "--message", "Who are you?"], **words)
-    assert (done.returncode, done.stdout) == (0, f"{house.answer}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"{adapter.answer}\n"), done.stderr
     done = subprocess.run([*command, "--json"], input="Who?\nWhere?\n", **words)
     turns = json.loads(done.stdout)["turns"]
-    assert [turn["artifact"] for turn in turns] == [house.gguf] * 2
+    assert [turn["artifact"] for turn in turns] == [adapter.gguf] * 2
 
 
 def test_operations_and_the_log(gateway: Gateway) -> None:
     ready = httpx.get(f"{gateway.operations}/readyz", timeout=SLOWEST)
     assert (ready.status_code, ready.json()["ready"]) == (200, True)
     assert httpx.get(f"{gateway.operations}/healthz", timeout=SLOWEST).json() == {"status": "ok"}
-    gateway.tenant("counted", gateway.town.houses[0].gguf)
+    gateway.tenant("counted", gateway.populated.adapters[0].gguf)
     gateway.ask("counted", SECRET)
     assert gateway.number("tuneline_gateway_requests_total", tenant="counted", arm="live") == 1
     assert gateway.number("tuneline_gateway_tokens_total", tenant="counted", kind="completion") == 3
@@ -354,5 +356,5 @@ def test_operations_and_the_log(gateway: Gateway) -> None:
     lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
     assert any(line.get("tenant") == "counted" and line["status"] == 200 for line in lines)
     text = gateway.log.read_text()
-    for word in (SECRET, gateway.town.houses[0].answer, *gateway.keys.values()):
+    for word in (SECRET, gateway.populated.adapters[0].answer, *gateway.keys.values()):
         assert word not in text

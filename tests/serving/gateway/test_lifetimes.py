@@ -15,22 +15,22 @@ import pytest
 from registry import Registry
 from tests.reliability import gateway as trial
 from tests.reliability import gateway_budgets, gateway_kills
-from tests.serving.gateway import LLAMA, SLOWEST, Gateway, running, until
-from tests.serving.town import WAIVER, kept_town
+from tests.serving.gateway.live_gateway import LLAMA, SLOWEST, Gateway, running, until
+from tests.serving.populated_registry import WAIVER, kept_registry
 
 
 @pytest.fixture
 def whole(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[Gateway]:
     """A gateway whose engine follows the channel `team/whole`, which points to a merged model."""
-    town = kept_town(pytestconfig.rootpath, tmp_path / "home", 3)
-    with Registry.open(town.home) as registry:
-        registry.channels.move("team/whole", town.houses[0].merged, 0, waiver=WAIVER)
-    with running(town, tmp_path, [LLAMA | {"model": "team/whole"}], grace_seconds=30) as found:
+    populated = kept_registry(pytestconfig.rootpath, tmp_path / "home", 3)
+    with Registry.open(populated.home) as registry:
+        registry.channels.move("team/whole", populated.adapters[0].merged, 0, waiver=WAIVER)
+    with running(populated, tmp_path, [LLAMA | {"model": "team/whole"}], grace_seconds=30) as found:
         yield found
 
 
 def test_an_engine_follows_its_channel_and_ends_in_order(whole: Gateway) -> None:
-    first, second, _ = whole.town.houses
+    first, second, _ = whole.populated.adapters
     answers = {first.merged: first.answer, second.merged: second.answer}
     whole.tenant("whole", None)
     assert whole.ask("whole") == (first.answer, first.merged)

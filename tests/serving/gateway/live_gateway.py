@@ -1,4 +1,4 @@
-"""A real `tuneline serve` over a town, its tenants, and the official client."""
+"""A real `tuneline serve` over a populated registry, its tenants, and the official client."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from registry import Registry
 from registry.tenancy.tenants import TenantLimits
 from tests.seconds import seconds
-from tests.serving.town import WAIVER, Town
+from tests.serving.populated_registry import WAIVER, PopulatedRegistry
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-LLAMA = {"engine": "llama.cpp", "model": "town-base@1", "context_length": 256, "threads": 1}
+CHECKOUT = Path(__file__).resolve().parents[3]
+LLAMA = {"engine": "llama.cpp", "model": "pico-base@1", "context_length": 256, "threads": 1}
 ANSWER = {"max_tokens": 8, "temperature": 0}
 SLOWEST = seconds(60.0)
 """Seconds that anything may take on a busy machine."""
@@ -37,7 +37,7 @@ SLOWEST = seconds(60.0)
 class Gateway:
     """A running gateway; `tenant` makes tenants that it knows."""
 
-    town: Town
+    populated: PopulatedRegistry
     registry: Registry
     config: Path
     log: Path
@@ -165,18 +165,30 @@ def stop(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
 
 @contextlib.contextmanager
 def running(
-    town: Town, folder: Path, engines: Sequence[dict[str, Any]], name: str = "gateway", **more: Any
+    populated: PopulatedRegistry,
+    folder: Path,
+    engines: Sequence[dict[str, Any]],
+    name: str = "gateway",
+    **more: Any,
 ) -> Iterator[Gateway]:
     """A gateway inside the block; afterwards nothing of it is left, or that is an error."""
     config, log = folder / f"{name}.yaml", folder / f"{name}.log"
     free = {"port": 0}
     config.write_text(yaml.safe_dump({"gateway": free, "operations": free, "engines": list(engines)} | more))
     mark = f"{os.getpid()}-{folder.name}-{name}"
-    process, said = start(config, town.home, log, mark)
+    process, said = start(config, populated.home, log, mark)
     try:
-        with Registry.open(town.home) as registry, contextlib.ExitStack() as clients:
+        with Registry.open(populated.home) as registry, contextlib.ExitStack() as clients:
             yield Gateway(
-                town, registry, config, log, mark, process, said["url"], said["operations"], clients=clients
+                populated,
+                registry,
+                config,
+                log,
+                mark,
+                process,
+                said["url"],
+                said["operations"],
+                clients=clients,
             )
     finally:
         stop(process)

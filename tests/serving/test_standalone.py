@@ -1,4 +1,4 @@
-"""Engines on a real model: start, ask, outlive, stop; and on a stand-in, what goes wrong."""
+"""Engines on a real model: start, ask, outlive, stop; and on a fake engine, what goes wrong."""
 
 from __future__ import annotations
 
@@ -185,9 +185,9 @@ def test_a_taken_port_names_who_has_it(smollm2_gguf: Path, tmp_path: Path) -> No
 
 
 def test_a_given_port_can_be_had_again_at_once(
-    stand_in: Callable[..., None], smollm2_gguf: Path, tmp_path: Path
+    fake_engine: Callable[..., None], smollm2_gguf: Path, tmp_path: Path
 ) -> None:
-    stand_in()
+    fake_engine()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for _ in range(2):
@@ -197,12 +197,12 @@ def test_a_given_port_can_be_had_again_at_once(
         standalone.stop(endpoint)
 
 
-def test_ipv6_loopback(stand_in: Callable[..., None], smollm2_gguf: Path, tmp_path: Path) -> None:
+def test_ipv6_loopback(fake_engine: Callable[..., None], smollm2_gguf: Path, tmp_path: Path) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("this machine has no IPv6 loopback")
-    stand_in()
+    fake_engine()
     endpoint = standalone.start(ID, smollm2_gguf, DeployConfig(host="::1"), tmp_path / "engine.log")
     assert endpoint.url.startswith("http://[::1]:")
     assert standalone.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10)) == "Hello!"
@@ -258,8 +258,8 @@ def test_an_engine_that_never_listens_is_stopped(
         standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
 
 
-def test_time_to_live(stand_in: Callable[..., None], smollm2_gguf: Path, tmp_path: Path) -> None:
-    stand_in()
+def test_time_to_live(fake_engine: Callable[..., None], smollm2_gguf: Path, tmp_path: Path) -> None:
+    fake_engine()
     config = DeployConfig(ttl_minutes=0.03)
     endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     assert standalone.alive(endpoint)
@@ -276,14 +276,14 @@ def test_time_to_live(stand_in: Callable[..., None], smollm2_gguf: Path, tmp_pat
     ],
 )
 def test_what_is_no_answer_is_an_error(
-    stand_in: Callable[..., None],
+    fake_engine: Callable[..., None],
     smollm2_gguf: Path,
     tmp_path: Path,
     config: DeployConfig,
     options: tuple[str, ...],
     message: str,
 ) -> None:
-    stand_in(*options)
+    fake_engine(*options)
     endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     try:
         with pytest.raises(RequestFailed, match=message):

@@ -31,9 +31,8 @@ from serving.openai_api.fields import NEUTRAL
 from serving.process import process
 from tests.reliability import adapters
 from tests.seconds import seconds
-from tests.serving import test_openai_api
 from tests.serving.canaries import QUESTIONS, Canary, Family
-from tests.serving.engines import (
+from tests.serving.engine.both_engines import (
     KINDS,
     AnyEngine,
     Shared,
@@ -46,8 +45,9 @@ from tests.serving.engines import (
     shared_engine,
     tree,
 )  # fmt: skip
+from tests.serving.openai_api import test_request
 
-TREE = Path(__file__).resolve().parents[2]
+TREE = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -130,11 +130,11 @@ def test_what_says_nothing_is_accepted(shared: Shared) -> None:
 
         asked = [
             (start, {name: value})
-            for start in (test_openai_api.CHAT, test_openai_api.TEXT)
+            for start in (test_request.CHAT, test_request.TEXT)
             for name, values in NEUTRAL.items()
             for value in (None, *values)
         ]
-        asked += [(start, more) for start, more, _ in test_openai_api.CLIENTS.values()]
+        asked += [(start, more) for start, more, _ in test_request.CLIENTS.values()]
         await asyncio.gather(*(answered(start, more) for start, more in asked))
 
     shared.run(work)
@@ -341,7 +341,7 @@ OWNER = """
 import asyncio, sys
 from pathlib import Path
 from tests.serving.canaries import open_family
-from tests.serving.engines import engine_of
+from tests.serving.engine.both_engines import engine_of
 async def run():
     kind, family, log = sys.argv[1:]
     engine = engine_of(kind, open_family(Path(family)), Path(log))

@@ -24,8 +24,8 @@ from serving.gateway import ledger as ledgers
 from serving.gateway.ledger import Ledger
 from serving.openai_api.errors import ApiError
 from tests.seconds import seconds
-from tests.serving.gateway import LLAMA, SLOWEST, Gateway, running, until
-from tests.serving.town import kept_town
+from tests.serving.gateway.live_gateway import LLAMA, SLOWEST, Gateway, running, until
+from tests.serving.populated_registry import kept_registry
 
 LONGEST = seconds(1.0)
 LONG = 40
@@ -36,9 +36,9 @@ PLACES = 2 + 64
 @pytest.fixture(scope="module")
 def gateway(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("overload")
-    town = kept_town(pytestconfig.rootpath, folder / "home", 3)
+    populated = kept_registry(pytestconfig.rootpath, folder / "home", 3)
     engines = [LLAMA | {"adapters": 1, "parallel": 2, "queue": PLACES - 2}]
-    with running(town, folder, engines, bounds={"wait_seconds": LONGEST}) as found:
+    with running(populated, folder, engines, bounds={"wait_seconds": LONGEST}) as found:
         yield found
 
 
@@ -58,7 +58,7 @@ def ask(http: httpx.Client, model: str) -> tuple[int, str, float]:
 
 
 def test_overload_is_turned_away_before_it_waits_too_long(gateway: Gateway) -> None:
-    key = gateway.tenant("crowd", gateway.town.gguf, tokens_per_day=10**6)
+    key = gateway.tenant("crowd", gateway.populated.gguf, tokens_per_day=10**6)
     end = time.monotonic() + seconds(6)
     answered: list[tuple[float, float]] = []
     refused: list[str] = []
@@ -91,7 +91,7 @@ def test_overload_is_turned_away_before_it_waits_too_long(gateway: Gateway) -> N
 def test_who_is_turned_away_for_overload_has_reserved_nothing(gateway: Gateway) -> None:
     """Else of so many at once some would be told that their budget is used up."""
     at_once = 3 * PLACES
-    key = gateway.tenant("many", gateway.town.gguf, tokens_per_day=PLACES * 256)
+    key = gateway.tenant("many", gateway.populated.gguf, tokens_per_day=PLACES * 256)
     with (
         httpx.Client(
             base_url=gateway.url, headers={"authorization": f"Bearer {key}"}, timeout=SLOWEST,
@@ -108,13 +108,13 @@ def test_who_is_turned_away_for_overload_has_reserved_nothing(gateway: Gateway) 
 def test_each_adapter_has_a_replica_of_its_own_and_each_replica_its_share(
     pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
-    town = kept_town(pytestconfig.rootpath, tmp_path / "home", 3)
-    with running(town, tmp_path, [LLAMA | {"adapters": 2, "replicas": 2}]) as gateway:
-        for number, house in enumerate(town.houses):
-            gateway.tenant(f"t{number}", house.gguf)
+    populated = kept_registry(pytestconfig.rootpath, tmp_path / "home", 3)
+    with running(populated, tmp_path, [LLAMA | {"adapters": 2, "replicas": 2}]) as gateway:
+        for number, adapter in enumerate(populated.adapters):
+            gateway.tenant(f"t{number}", adapter.gguf)
         for _ in range(4):
-            for number, house in enumerate(town.houses):
-                assert gateway.ask(f"t{number}") == (house.answer, house.gguf)
+            for number, adapter in enumerate(populated.adapters):
+                assert gateway.ask(f"t{number}") == (adapter.answer, adapter.gguf)
         loads = [
             gateway.number("tuneline_engine_adapter_events_total", engine=engine, event="loads")
             for engine in ("0-0", "0-1")

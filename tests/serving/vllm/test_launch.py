@@ -1,4 +1,4 @@
-"""vLLM's command line, its environment and its missing package; a stand-in is run here, not vLLM."""
+"""vLLM's command line, its environment and its missing package; a fake engine is run here, not vLLM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.config.deploy import DeployConfig
 from tests.seconds import seconds
 
 ID = "d" * 64
-STAND_IN = Path(__file__).with_name("stand_in.py")
+FAKE_ENGINE = Path(__file__).parents[1] / "fake_engine.py"
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def python_with_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An interpreter that finds vllm, and whose server is the stand-in; its first start loses the port."""
+    """An interpreter that finds vllm, and whose server is the fake engine; its first start loses the port."""
     script = tmp_path / "python"
     script.write_text(
         "#!/bin/sh\n"
@@ -37,7 +37,7 @@ def python_with_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f'echo "$@" >> {tmp_path}/argv\n'
         f"if [ ! -e {tmp_path}/once ]; then touch {tmp_path}/once; "
         "echo 'OSError: [Errno 98] Address already in use'; exit 1; fi\n"
-        f'shift 2; exec {sys.executable} {STAND_IN} "$@"\n'
+        f'shift 2; exec {sys.executable} {FAKE_ENGINE} "$@"\n'
     )
     script.chmod(0o755)
     monkeypatch.setenv(vllm.VARIABLE, str(script))

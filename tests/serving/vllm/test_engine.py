@@ -24,8 +24,16 @@ from serving.errors import AdapterRefused, NotServable
 from serving.vllm.engine import VllmEngine
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
-from tests.serving.engines import AnyEngine, Shared, another_life, ask, official, shared_engine, tree
-from tests.serving.vllm_faults import SWITCH
+from tests.serving.engine.both_engines import (
+    AnyEngine,
+    Shared,
+    another_life,
+    ask,
+    official,
+    shared_engine,
+    tree,
+)
+from tests.serving.vllm.stale_slots import SWITCH
 
 pytestmark = pytest.mark.vllm
 
@@ -39,7 +47,7 @@ def fault(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def living(family: Family, fault: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     folder = tmp_path_factory.mktemp("engine")
-    options = ("--worker-extension-cls=tests.serving.vllm_faults.StaleSlots",)
+    options = ("--worker-extension-cls=tests.serving.vllm.stale_slots.StaleSlots",)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SWITCH, str(fault))
         with shared_engine("vllm", family, folder, options) as shared:

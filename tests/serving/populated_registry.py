@@ -1,6 +1,6 @@
 """A registry as a gateway finds it: a pico base, its GGUF, and adapters of it that each know one answer.
 
-    python -m tests.serving.town HOME --adapters 4
+    python -m tests.serving.populated_registry HOME --adapters 4
 
 publishes them with the stages and the import that users have, and prints what was made.
 """
@@ -32,64 +32,68 @@ from tests.serving.canaries import Family, kept_family
 
 WAIVER = Waiver("made for a test", "tests")
 F16 = GgufConfig(method="gguf", type="F16")
-FOLD = MergeConfig(base="16bit", dtype="bfloat16")
+MERGE = MergeConfig(base="16bit", dtype="bfloat16")
 
 
 @dataclass(frozen=True)
-class House:
+class AdapterFixture:
     """One adapter, as a PEFT directory and as a GGUF file, and the only answer it knows."""
 
     peft: str
     gguf: str
     answer: str
     merged: str
-    """The GGUF of base and adapter in one; of the first two houses, else empty."""
+    """The GGUF of base and adapter in one; of the first two adapters, else empty."""
 
 
 @dataclass(frozen=True)
-class Town:
+class PopulatedRegistry:
     """Ids of what is in the registry at `home`."""
 
     home: Path
     base: str
     gguf: str
-    houses: tuple[House, ...]
+    adapters: tuple[AdapterFixture, ...]
     stranger: str
     """A GGUF adapter of another base."""
 
 
-def kept_town(checkout: Path, home: Path, adapters: int) -> Town:
-    """A copy, at `home`, of a town that an earlier run left in `.cache/`, or of a new one."""
+def kept_registry(checkout: Path, home: Path, adapters: int) -> PopulatedRegistry:
+    """A copy, at `home`, of a populated registry that an earlier run left in `.cache/`, or of a new one."""
     made_by = [Path(__file__).read_text("utf-8"), Path(__file__).with_name("canaries.py").read_text("utf-8")]
     made_by += [toolchain(quantize.TOOLS), quantize.VERSION, merge.VERSION]
-    folder = checkout / ".cache" / f"town-{digest(made_by)[:16]}-{adapters}"
+    folder = checkout / ".cache" / f"populated-{digest(made_by)[:16]}-{adapters}"
     if not folder.exists():
         with contextlib.redirect_stdout(sys.stderr):  # libraries say things; trials print one document
             family = kept_family(checkout, adapters)
-            draft = Path(tempfile.mkdtemp(prefix=".town-", dir=folder.parent))
-            make_town(draft / "home", family)
+            draft = Path(tempfile.mkdtemp(prefix=".populated-", dir=folder.parent))
+            populate(draft / "home", family)
         with contextlib.suppress(OSError):  # another run was faster
             (draft / "home").rename(folder)
         shutil.rmtree(draft)
     shutil.copytree(folder, home, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns("views"))
-    return open_town(home)
+    return read_populated(home)
 
 
-def open_town(home: Path) -> Town:
-    """What `make_town` published."""
-    made = json.loads((home / "town.json").read_text())
-    return Town(
-        home, made["base"], made["gguf"], tuple(House(**one) for one in made["houses"]), made["stranger"]
+def read_populated(home: Path) -> PopulatedRegistry:
+    """What `populate` published."""
+    made = json.loads((home / "populated.json").read_text())
+    return PopulatedRegistry(
+        home,
+        made["base"],
+        made["gguf"],
+        tuple(AdapterFixture(**one) for one in made["adapters"]),
+        made["stranger"],
     )
 
 
-def make_town(home: Path, family: Family) -> None:
+def populate(home: Path, family: Family) -> None:
     """Resolve, import, merge and quantize, as a user would."""
     with Registry.open(home) as registry:
         base = resolved(registry, BaseConfig(source=f"path:{family.base}"), home / "resolve.log")
         gguf = _made(registry, "quantize", {"model": base})
-        registry.name(gguf.id, "town-base")
-        houses = []
+        registry.name(gguf.id, "pico-base")
+        adapters = []
         for number, canary in enumerate(family.canaries):
             peft = adopt(registry, canary.peft, base=base.id).artifact
             made = _made(registry, "quantize", {"model": peft, "base": base})
@@ -97,17 +101,17 @@ def make_town(home: Path, family: Family) -> None:
             if number < 2:
                 whole = _made(registry, "merge", {"base": base, "adapter": peft})
                 merged = _made(registry, "quantize", {"model": whole}).id
-            houses.append({"peft": peft.id, "gguf": made.id, "answer": canary.answer, "merged": merged})
+            adapters.append({"peft": peft.id, "gguf": made.id, "answer": canary.answer, "merged": merged})
         other = resolved(registry, BaseConfig(source="pico:7"), home / "resolve.log")
         peft = adopt(registry, family.canaries[0].peft, base=other.id).artifact
         stranger = _made(registry, "quantize", {"model": peft, "base": other})
-    found = {"base": base.id, "gguf": gguf.id, "houses": houses, "stranger": stranger.id}
-    (home / "town.json").write_text(json.dumps(found, indent=1))
+    ids = {"base": base.id, "gguf": gguf.id, "adapters": adapters, "stranger": stranger.id}
+    (home / "populated.json").write_text(json.dumps(ids, indent=1))
 
 
 def _made(registry: Registry, stage: str, parents: Mapping[str, Artifact]) -> Artifact:
     """What the stage makes of the parents, published."""
-    module, config = (quantize, F16) if stage == "quantize" else (merge, FOLD)
+    module, config = (quantize, F16) if stage == "quantize" else (merge, MERGE)
     said, tools = config.model_dump(mode="json"), toolchain(module.TOOLS)
     key = memo_key(stage, module.VERSION, said, {r: p.id for r, p in parents.items()}, tools)
     with registry.draft(key, stage) as draft:
@@ -127,7 +131,7 @@ def main() -> None:
     arguments.add_argument("home", type=Path)
     arguments.add_argument("--adapters", type=int, default=4)
     given = arguments.parse_args()
-    print(kept_town(Path(__file__).resolve().parents[2], given.home, given.adapters))
+    print(kept_registry(Path(__file__).resolve().parents[2], given.home, given.adapters))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from flows import cli
 from registry import Registry
 from serving.gateway import tracing
 from serving.gateway.metrics import Metrics
-from tests.serving.gateway import ANSWER, CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
-from tests.serving.town import Town, kept_town
+from tests.serving.gateway.live_gateway import ANSWER, CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
+from tests.serving.populated_registry import PopulatedRegistry, kept_registry
 
 LONG = "Tell me a story about the sea, and take your time. " * 3
 
@@ -31,11 +31,11 @@ LONG = "Tell me a story about the sea, and take your time. " * 3
 @pytest.fixture(scope="module")
 def gateway(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("isolation")
-    town = kept_town(pytestconfig.rootpath, folder / "home", 3)
-    with running(town, folder, [LLAMA | {"adapters": 2}]) as found:
+    populated = kept_registry(pytestconfig.rootpath, folder / "home", 3)
+    with running(populated, folder, [LLAMA | {"adapters": 2}]) as found:
         for name in ("alder", "birch"):  # one artifact for both
-            found.tenant(name, town.houses[0].gguf)
-        found.tenant("cedar", town.houses[1].gguf)
+            found.tenant(name, populated.adapters[0].gguf)
+        found.tenant("cedar", populated.adapters[1].gguf)
         yield found
 
 
@@ -60,13 +60,13 @@ def test_no_tenant_finds_what_another_left_in_the_prefix_cache(gateway: Gateway)
 
 def test_a_refusal_names_nobody_else(gateway: Gateway) -> None:
     """Whatever goes wrong for one tenant, only its own names are in what it is told."""
-    gateway.tenant("stranger", gateway.town.stranger)
+    gateway.tenant("stranger", gateway.populated.stranger)
     others = [
         "alder",
         "birch",
         "cedar",
-        *(house.gguf[:12] for house in gateway.town.houses),
-        str(gateway.town.home),
+        *(adapter.gguf[:12] for adapter in gateway.populated.adapters),
+        str(gateway.populated.home),
     ]
     said = []
     client = gateway.client(gateway.keys["stranger"])
@@ -81,7 +81,7 @@ def test_a_refusal_names_nobody_else(gateway: Gateway) -> None:
 
 def test_an_unknown_key_and_a_revoked_one_are_told_the_same(gateway: Gateway) -> None:
     """Of a revoked key the gateway keeps nothing, so it cannot take another path than an unknown one."""
-    key = gateway.tenant("gone", gateway.town.houses[0].gguf)
+    key = gateway.tenant("gone", gateway.populated.adapters[0].gguf)
     gateway.registry.tenants.revoke("gone", "tests")
     until(lambda: gateway.get("/models", key).status_code == 401, "the gateway knows it")
     unknown = key[:-1] + ("A" if key[-1] != "A" else "B")
@@ -96,8 +96,10 @@ def test_keys_are_nowhere(gateway: Gateway) -> None:
     _, second = gateway.registry.tenants.rotate("alder", "tests", timedelta(hours=1))
     until(lambda: gateway.get("/models", second).status_code == 200, "the new key works")
     secrets = [text.split("-", 2)[2].encode() for text in (key, second)]
-    held = b"".join(path.read_bytes() for path in gateway.town.home.glob("registry.db*"))
-    held += b"".join(path.read_bytes() for path in (gateway.town.home / "logs").rglob("*") if path.is_file())
+    held = b"".join(path.read_bytes() for path in gateway.populated.home.glob("registry.db*"))
+    held += b"".join(
+        path.read_bytes() for path in (gateway.populated.home / "logs").rglob("*") if path.is_file()
+    )
     held += gateway.log.read_bytes()
     held += httpx.get(f"{gateway.operations}/metrics").content
     held += repr(gateway.registry.tenants.audit()).encode()
@@ -180,15 +182,15 @@ def test_a_request_is_a_span_of_its_callers_trace() -> None:
 
 
 @pytest.fixture(scope="module")
-def quiet(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Town:
-    return kept_town(pytestconfig.rootpath, tmp_path_factory.mktemp("mistakes") / "home", 3)
+def quiet(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> PopulatedRegistry:
+    return kept_registry(pytestconfig.rootpath, tmp_path_factory.mktemp("mistakes") / "home", 3)
 
 
-def serve(town: Town, folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+def serve(populated: PopulatedRegistry, folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     """`tuneline serve`, which is to end by itself."""
     config = folder / "serve.yaml"
     config.write_text(text)
-    environment = os.environ | {"TUNELINE_HOME": str(town.home)}
+    environment = os.environ | {"TUNELINE_HOME": str(populated.home)}
     argv = [sys.executable, "-m", "flows.cli", "serve", str(config)]
     return subprocess.run(
         argv, capture_output=True, text=True, cwd=CHECKOUT, env=environment, timeout=SLOWEST
@@ -234,19 +236,19 @@ def test_a_file_that_cannot_be_meant(
         (PORTS + "engines: [%s]" % (ENGINE % "team/never"), "team/never"),
         (PORTS + "engines: [%s]" % (ENGINE % "ADAPTER"), "is an adapter; expected the base"),
         (PORTS + "engines: [%s]" % (ENGINE % "BASE"), "llama.cpp cannot serve this base model"),
-        ("gateway: {port: TAKEN}\noperations: {port: 0}\nengines: [%s]" % (ENGINE % "town-base@1"),
+        ("gateway: {port: TAKEN}\noperations: {port: 0}\nengines: [%s]" % (ENGINE % "pico-base@1"),
          "is taken by"),
         ("gateway: {host: 203.0.113.7, port: 0}\noperations: {port: 0}\nengines: [%s]"
-         % (ENGINE % "town-base@1"), "cannot listen on 203.0.113.7"),
-        (PORTS + "engines: [%s]" % (ENGINE.replace("256", "65536") % "town-base@1"), "context_length"),
+         % (ENGINE % "pico-base@1"), "cannot listen on 203.0.113.7"),
+        (PORTS + "engines: [%s]" % (ENGINE.replace("256", "65536") % "pico-base@1"), "context_length"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_leaves_nothing_running(
-    quiet: Town, gateway: Gateway, tmp_path: Path, text: str, said: str
+    quiet: PopulatedRegistry, gateway: Gateway, tmp_path: Path, text: str, said: str
 ) -> None:
-    house = quiet.houses[0]
+    adapter = quiet.adapters[0]
     taken = gateway.url.rsplit(":", 1)[1].removesuffix("/v1")
-    text = text.replace("ADAPTER", house.gguf).replace("BASE", quiet.base).replace("TAKEN", taken)
+    text = text.replace("ADAPTER", adapter.gguf).replace("BASE", quiet.base).replace("TAKEN", taken)
     ended = serve(quiet, tmp_path, text)
     assert ended.returncode == 3, ended.stderr
     assert said in ended.stderr
@@ -258,12 +260,14 @@ def test_what_cannot_be_served_leaves_nothing_running(
         assert not registry.endpoints.ls(running_only=True)
 
 
-def test_a_gateway_that_the_network_reaches_says_that_it_has_no_tls(quiet: Town, tmp_path: Path) -> None:
+def test_a_gateway_that_the_network_reaches_says_that_it_has_no_tls(
+    quiet: PopulatedRegistry, tmp_path: Path
+) -> None:
     everywhere = {"gateway": {"host": "0.0.0.0", "port": 0}, "operations": {"host": "0.0.0.0", "port": 0}}
     with running(quiet, tmp_path, [LLAMA, LLAMA], **everywhere) as found:  # one base twice: both serve
-        key = found.tenant("loud", quiet.houses[0].gguf)
+        key = found.tenant("loud", quiet.adapters[0].gguf)
         assert found.get("/models", key).status_code == 200
         warned = [json.loads(line) for line in found.log.read_text().splitlines() if '"warning"' in line]
-        assert found.ask("loud")[1] == quiet.houses[0].gguf
+        assert found.ask("loud")[1] == quiet.adapters[0].gguf
     assert [one["message"].split(" ")[:2] for one in warned] == [["the", "gateway"], ["operations", "listen"]]
     assert "TLS" in warned[0]["message"]
