@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from registry.names import check_file_names
+from registry.quantization import STORED, QuantMethod
 
 Kind = Literal["base", "dataset", "adapter", "merged", "quantized", "evaluation"]
-QuantMethod = Literal["none", "bnb", "gptq", "gguf"]
 Relation = Literal[
     "adapter", "merge", "quantized", "finetune",
     "trained_on", "calibrated_on", "evaluated_on", "evaluation_of", "compared_with", "tokenized_for",
@@ -60,6 +60,26 @@ class QuantSpec(Record):
         default=None, description="the weights that the adapter was folded into"
     )
     toolchain: dict[str, str] = Field(default_factory=dict, description="package → version")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights have fewer bits than 16, or had in training."""
+        return self.method != "none"
+
+    @property
+    def is_nf4(self) -> bool:
+        """Of an adapter: whether its base was quantized to NF4 in training."""
+        return self.method == "bnb"
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file, which llama.cpp reads."""
+        return STORED[self.method].form == "gguf"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether its modules hold several weights in each value, as GPTQ stores them."""
+        return STORED[self.method].form == "packed"
 
 
 class FileEntry(Record):

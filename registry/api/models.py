@@ -11,8 +11,9 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from registry.api.queries import Graph
-from registry.artifacts import BaseReference, Digest, FileEntry, Kind, Parentage, QuantMethod, QuantSpec
+from registry.artifacts import BaseReference, Digest, FileEntry, Kind, Parentage, QuantSpec
 from registry.channels.decisions import Verdict
+from registry.quantization import QuantMethod
 
 Item = TypeVar("Item")
 Content = Literal["present", "collected"]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Column, Connection, Row, Select, case, func, select
 
 from registry import catalog
-from registry.artifacts import Kind, QuantMethod, Record, Relation
+from registry.artifacts import Kind, Record, Relation
 from registry.channels.decisions import Verdict
 from registry.db.tables import (
     artifacts,
@@ -23,6 +23,7 @@ from registry.db.tables import (
     gate_decisions,
     names,
 )
+from registry.quantization import QuantMethod
 
 Rows = tuple[list[dict[str, Any]], int | str | None]
 """A page of rows, and the cursor of the next one, or None at the end."""

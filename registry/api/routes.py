@@ -13,11 +13,12 @@ from registry import catalog
 from registry.api import models as answers
 from registry.api import queries
 from registry.api.middleware import IMMUTABLE
-from registry.artifacts import Digest, Kind, QuantMethod, canonical
+from registry.artifacts import Digest, Kind, canonical
 from registry.channels.decisions import Verdict
 from registry.db import tables as schema
 from registry.db.engine import Database
 from registry.errors import NotFound
+from registry.quantization import QuantMethod
 
 LIMIT = 200
 """Most items of a page."""

@@ -133,7 +133,7 @@ def _quant_recipe(subject: Pair) -> Iterator[Check]:
             "quant recipe", "refused", _words(trained), _words(used),
             "use the recipe that it was trained with (evaluate.nf4)",
         )  # fmt: skip
-    elif used is None and subject.host.quant is not None and subject.host.quant.method != "none":
+    elif used is None and subject.host.quant is not None and subject.host.quant.quantized:
         yield Check(
             "quant recipe", "unknown", _words(trained), here,
             "trained on other weights than these: evaluate exactly this pair before it serves",
@@ -159,8 +159,8 @@ CHECKS: dict[str, Checker] = {
 def recipe_of(adapter: Described) -> Nf4Recipe | None:
     """The NF4 recipe that an adapter was trained with, where its manifest says so."""
     quant = adapter.quant
-    asked = {**quant.requested, **_effective_dtype(quant)} if quant and quant.method == "bnb" else {}
-    if quant and quant.method == "gguf":
+    asked = {**quant.requested, **_effective_dtype(quant)} if quant and quant.is_nf4 else {}
+    if quant and quant.is_gguf:
         asked = quant.effective.get(TRAINED_ON) or {}
     if not all(name in asked for name in Nf4Recipe.model_fields):
         return None
@@ -183,7 +183,7 @@ def _gguf_of_its_base(subject: Pair) -> bool:
     """A GGUF file's outline names no tensors; the adapter's were looked for in the base, whose digest says
     that the file was made from it."""
     host, guest = subject.host, subject.guest
-    if host.quant is None or host.quant.method != "gguf" or host.base is None:
+    if host.quant is None or not host.quant.is_gguf or host.base is None:
         return False
     return guest is not None and guest.base is not None and not differing(host.base, guest.base)
 
@@ -254,4 +254,4 @@ def _words(recipe: Nf4Recipe) -> str:
 
 
 def _quantized_as(model: Described) -> str:
-    return "16-bit weights" if model.quant is None or model.quant.method == "none" else model.quant.method
+    return model.quant.method if model.quant is not None and model.quant.quantized else "16-bit weights"

@@ -41,17 +41,17 @@ def _merge_base(subject: Pair) -> Iterator[Check]:
 def _made_of(subject: Pair) -> Iterator[Check]:
     """A merged or GPTQ model has its source's tensors, in their shapes but for a resized embedding."""
     host, guest = subject.host, subject.guest
-    method = guest.quant.method if guest is not None and guest.quant is not None else None
+    packed = guest is not None and guest.quant is not None and guest.quant.is_packed
     if guest is None or host.kind not in ("base", "merged") or subject.use.rendering:
         return
-    if guest.kind != "merged" and method != "gptq":
+    if guest.kind != "merged" and not packed:
         return
     before, after = model_outline(host.metrics), model_outline(guest.metrics)
     if before is None or after is None:
         yield no_outline("tensors", host.kind if before is None else guest.kind)
         return
     tensors = _unpacked(guest, after.tensors)
-    if wrong := _differing(before.tensors, tensors, method == "gptq"):
+    if wrong := _differing(before.tensors, tensors, packed):
         expected = f"the {host.kind} model's tensors in its shapes"
         yield Check("tensors", "refused", expected, some(wrong), "it was made from another model")
     else:
@@ -59,33 +59,33 @@ def _made_of(subject: Pair) -> Iterator[Check]:
         yield Check("tensors", "ok", words, words)
 
 
-def _differing(before: Groups, after: Groups, gptq: bool) -> list[str]:
+def _differing(before: Groups, after: Groups, packed: bool) -> list[str]:
     """What is not as it was, in words.
 
     GPTQModel names the inner model where a checkpoint leaves its name out, stores GPT-2's layers as everybody
     else's, and takes apart what transformers holds in one tensor (experts, halves of an MLP): of those the
     number of weights is compared.
     """
-    sources = {name: _source(before, name, gptq) for name in after}
-    odd = [n for n, source in sources.items() if source is None and not _may_be_new(n, gptq)]
+    sources = {name: _source(before, name, packed) for name in after}
+    odd = [n for n, source in sources.items() if source is None and not _may_be_new(n, packed)]
     gone = [n for n in before if n not in sources.values() and not is_head(n)]
-    if gptq and _weights(before, gone) == _weights(after, odd):
+    if packed and _weights(before, gone) == _weights(after, odd):
         odd, gone = [], []
-    odd += [n for n, source in sources.items() if source and not _same(before[source], after[n], n, gptq)]
+    odd += [n for n, source in sources.items() if source and not _same(before[source], after[n], n, packed)]
     shapes = {name: " or ".join(str(list(one.shape)) for one in after[name]) for name in odd}
     return [f"{name} {shape}" for name, shape in shapes.items()] + [f"no {name}" for name in gone]
 
 
-def _source(before: Groups, name: str, gptq: bool) -> str | None:
+def _source(before: Groups, name: str, packed: bool) -> str | None:
     """The tensor that `name` was made of, under its own name or without that of the inner model."""
-    if name in before or not gptq:
+    if name in before or not packed:
         return name if name in before else None
     return next((known for known in before if name.endswith(f".{known}")), None)
 
 
-def _may_be_new(name: str, gptq: bool) -> bool:
+def _may_be_new(name: str, packed: bool) -> bool:
     """A head that was tied; and biases of zeros, which auto-gptq gave to layers that had none."""
-    return is_head(name) or (gptq and name.endswith(".bias"))
+    return is_head(name) or (packed and name.endswith(".bias"))
 
 
 def _weights(tensors: Groups, names: list[str]) -> int:
@@ -94,7 +94,7 @@ def _weights(tensors: Groups, names: list[str]) -> int:
 
 def _unpacked(model: Described, tensors: Groups) -> Groups:
     """GPTQ's packed modules as what they stand for: (inputs · bits / 32, outputs) → (outputs, inputs)."""
-    bits = model.quant.effective.get("bits") if model.quant and model.quant.method == "gptq" else None
+    bits = model.quant.effective.get("bits") if model.quant and model.quant.is_packed else None
     if not isinstance(bits, int) or bits <= 0:
         return tensors
     found: dict[str, tuple[TensorGroup, ...]] = {}
@@ -112,10 +112,10 @@ def _unpacked(model: Described, tensors: Groups) -> Groups:
 CHECKS: dict[str, Checker] = {"merge base": _merge_base, "tensors": _made_of}
 
 
-def _same(base: tuple[TensorGroup, ...], made: tuple[TensorGroup, ...], name: str, gptq: bool) -> bool:
+def _same(base: tuple[TensorGroup, ...], made: tuple[TensorGroup, ...], name: str, packed: bool) -> bool:
     counts = sum(group.count for group in base) == sum(group.count for group in made)
     shapes = {group.shape for group in base}
-    turned = {shape[::-1] for shape in shapes} if gptq else set()
+    turned = {shape[::-1] for shape in shapes} if packed else set()
     return counts and all(
         g.shape in shapes | turned or (is_end(name) and {s[1:] for s in shapes} == {g.shape[1:]})
         for g in made

@@ -45,9 +45,9 @@ def _adapter_format(subject: Pair) -> Iterator[Check]:
     for one in (subject.host, subject.guest):
         if engine is None or one is None or one.kind != "adapter":
             continue
-        gguf, wanted = (one.quant is not None and one.quant.method == "gguf"), "gguf" in engine.adapters
+        gguf, wanted = one.quant is not None and one.quant.is_gguf, engine.adapters == "gguf"
         found, expected = (f"a {'GGUF' if form else 'PEFT'} adapter" for form in (gguf, wanted))
-        if (one.quant.method if one.quant else "none") in engine.adapters:
+        if gguf == wanted:
             yield Check("adapter format", "ok", expected, f"{engine.name} loads {found}")
         else:
             make = "make one of it: `tuneline quantize --model ADAPTER --base BASE --set method=gguf`"
@@ -58,9 +58,9 @@ def _adapter_format(subject: Pair) -> Iterator[Check]:
 def _gptq(subject: Pair) -> Iterator[Check]:
     """The engine has kernels for these bits and group sizes."""
     engine, model = subject.use.engine, _served(subject)
-    if engine is None or model is None or model.quant is None or model.quant.method != "gptq":
+    if engine is None or model is None or model.quant is None or not model.quant.is_packed:
         return
-    if "gptq" not in engine.methods:
+    if not engine.gptq_bits:
         return
     effective = model.quant.effective
     bits, group = effective.get("bits"), effective.get("group_size")
@@ -90,7 +90,7 @@ def _dtype(subject: Pair) -> Iterator[Check]:
             "make the model again, or import it",
         )  # fmt: skip
         return
-    packed = model.quant is not None and model.quant.method == "gptq"
+    packed = model.quant is not None and model.quant.is_packed
     dtypes = {group.dtype for groups in outline.tensors.values() for group in groups}
     odd = sorted(dtypes - engine.dtypes - ({"I32"} if packed else set()))
     if odd:
@@ -200,7 +200,7 @@ def _template(subject: Pair) -> Iterator[Check]:
         if one is None or one.quant is None or one.base is None or one.kind == "adapter":
             continue
         found = one.quant.effective.get("chat_template")
-        if found is None and one.quant.method != "gguf":
+        if found is None and not one.quant.is_gguf:
             continue  # made here, with the base's own tokenizer files
         expected = one.base.chat_template_digest
         if not isinstance(found, dict) or "present" not in found:

@@ -65,8 +65,8 @@ class EngineLimits:
     """Dtypes of unquantized weights, as safetensors names them; empty: whatever the file holds."""
     max_rank: int
     """Largest rank of an adapter, as the engine is started."""
-    adapters: frozenset[str]
-    """Quantization methods of the adapters that it loads: `gguf`, or PEFT's `none` and `bnb`."""
+    adapters: Literal["safetensors", "gguf"]
+    """The form of the adapters that it loads: PEFT's safetensors, or GGUF."""
     gptq_bits: frozenset[int] = frozenset()
     gptq_groups: frozenset[int] = frozenset()
     refused_lora: frozenset[str] = frozenset()

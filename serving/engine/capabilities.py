@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from registry.compat.model import EngineLimits
+from registry.quantization import served_by
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes; 16 unless it is given."""
@@ -20,11 +21,11 @@ ENGINES = {
     "vllm": EngineLimits(
         name="vllm",
         version="0.32.0",
-        methods=frozenset({"none", "gptq"}),
+        methods=served_by("vllm"),
         kinds=frozenset({"base", "merged", "quantized"}),
         dtypes=frozenset({"F16", "BF16", "F32"}),
         max_rank=16,
-        adapters=frozenset({"none", "bnb"}),
+        adapters="safetensors",
         gptq_bits=frozenset({2, 3, 4, 8}),
         gptq_groups=frozenset({-1, 32, 64, 128}),
         refused_lora=frozenset({"dora", "bias", "saved", "alpha_pattern", "rank_pattern"}),
@@ -33,11 +34,11 @@ ENGINES = {
     "llama.cpp": EngineLimits(
         name="llama.cpp",
         version="0.3.36",
-        methods=frozenset({"gguf"}),
+        methods=served_by("llama.cpp"),
         kinds=frozenset({"quantized"}),
         dtypes=frozenset(),
         max_rank=1_000_000,
-        adapters=frozenset({"gguf"}),
+        adapters="gguf",
         refused_lora=frozenset({"dora", "rslora", "bias", "saved", "embedding", "alpha_pattern"}),
     ),
 }
