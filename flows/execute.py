@@ -32,6 +32,7 @@ from registry.errors import RegistryError
 from serving.errors import ServingError
 from stages.errors import InsufficientResources, MissingPackage, StageError
 from stages.model_shape import ModelShape, describe_base
+from stages.quantization import method_of
 
 EXPECTED = (FlowError, StageError, RegistryError, ServingError)
 """Errors whose message is meant for the user; anything else is a defect and shows its trace."""
@@ -142,7 +143,7 @@ def bring_model(recipe: Recipe, view: ProgressView) -> None:
 
 def bring_converter(recipe: Recipe, view: ProgressView) -> None:
     """Fetch llama.cpp's converter, once, where the recipe makes GGUF files and a wheel was installed."""
-    if recipe.adapter is None and all(one.method != "gguf" for one in recipe.quantize):
+    if recipe.adapter is None and not any(method_of(one).needs_converter for one in recipe.quantize):
         return
     from stages.formats import converter_source
 

@@ -14,7 +14,7 @@ from flows.promote import Candidate, judge, promote
 from flows.recipe import Recipe
 from flows.run.step import Run
 from flows.unmerged import apart, measure_live
-from stages.config.quantize import GptqConfig
+from stages.quantization import method_of
 
 
 def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
@@ -39,7 +39,7 @@ def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
     offers = {"merged": Candidate(merged, parent)}
 
     for config in recipe.quantize:
-        calibration = {"dataset": data} if isinstance(config, GptqConfig) else {}
+        calibration = {"dataset": data} if method_of(config).calibrates else {}
         quantized = run.step("quantize", config, f"quantize {config.label}", model=merged, **calibration)
         compared = {"model": quantized, "reference": merged, **known}
         score = run.step("evaluate", rungs.quantized, f"evaluate {config.label}", **compared)

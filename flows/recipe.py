@@ -21,9 +21,10 @@ from stages.config.deploy import DeployConfig
 from stages.config.evaluate import EvaluateConfig
 from stages.config.merge import MergeConfig
 from stages.config.prepare import PrepareConfig
-from stages.config.quantize import GgufConfig, QuantizeConfig, check_gguf_type
 from stages.config.train import TrainConfig
 from stages.contract import StageConfig
+from stages.quantization import QuantizeConfig
+from stages.quantization.gguf import GgufConfig, check_gguf_type
 
 SHIPPED = Path(__file__).parent / "recipes"
 

@@ -9,8 +9,10 @@ from typing import Any
 from registry.compat import contract
 from registry.compat.model import Described, Use, pair
 from registry.compat.shapes import Nf4Recipe
+from registry.quantization import STORED
 from serving.engine.capabilities import limits
 from stages.families.support import known_to_llama_cpp
+from stages.quantization.method import QuantizationConfig
 
 
 def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]) -> None:
@@ -25,9 +27,9 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
         trained = None if recipe is None else Nf4Recipe.model_validate(recipe.model_dump())
         use = Use(recipe=trained, measured=stage == "evaluate")
         _require(host, adapter, use, f"the adapter does not go onto this {host.kind}")
-    if stage == "evaluate" and base is not None and model is not None and _method(model) == "gguf":
+    if stage == "evaluate" and base is not None and model is not None and _is_gguf(model):
         _require(base, model, Use(rendering=True), "this base cannot render chats for the GGUF file")
-    if stage == "quantize" and getattr(config, "method", "") == "gguf" and model is not None:
+    if isinstance(config, QuantizationConfig) and STORED[config.method].form == "gguf" and model is not None:
         # what llama.cpp could not apply once it is converted; that it is none yet is no reason
         taken = replace(limits("llama.cpp"), adapters=limits("vllm").adapters)
         engine = taken if model.kind == "adapter" else None
@@ -44,5 +46,5 @@ def _require(host: Described, guest: Described | None, use: Use, what: str) -> N
         contract.require(pair(host, guest, use), what)
 
 
-def _method(model: Described) -> str:
-    return model.quant.method if model.quant else "none"
+def _is_gguf(model: Described) -> bool:
+    return model.quant is not None and model.quant.is_gguf

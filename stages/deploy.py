@@ -8,15 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from registry.quantization import STORED
 from serving import errors, standalone
 from serving.standalone import Endpoint
 from stages.compatible import require_compatible
 from stages.config.deploy import DeployConfig
 from stages.contract import Parent, Parents
 from stages.errors import InvalidInput, MissingPackage, StageError
-
-SERVED_BY = {"gguf": "llama.cpp", "gptq": "vllm", "none": "vllm"}
-"""Quantization method → the engine that reads it."""
 
 FALLBACK_QUESTION = "Hello, what can you do?"
 """Asked when the recipe names no question: an engine that was never asked is not proved to work."""
@@ -82,7 +80,7 @@ def _check_pairing(model: Parent, config: DeployConfig) -> None:
             f"{model.id[:12]} is an adapter, which is no model by itself; merge it into its base and "
             "quantize that, or serve it with `tuneline serve`, beside a base that is loaded once"
         )
-    if SERVED_BY.get(method) != config.engine:
+    if STORED[method].engine != config.engine:
         what = f"{model.kind} artifact {model.id[:12]} (quantization: {method})"
         raise InvalidInput(
             f"engine {config.engine} does not serve the {what}; llama.cpp serves GGUF files, vLLM serves "

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from registry.artifacts import Parentage, QuantSpec
 from registry.compat.adapter import TRAINED_ON, recipe_of
 from registry.compat.shapes import KEY
-from stages.config.quantize import GgufConfig, GptqConfig
 from stages.contract import Facts, Parent, Parents, toolchain
 from stages.errors import InvalidInput
-from stages.outline import outline_of_adapter, outline_of_gguf, outline_of_model
+from stages.outline import outline_of_adapter
+from stages.quantization import QuantizeConfig, method_of
+from stages.quantization.method import QuantizationMethod
 
 VERSION = 5
 TOOLS = ("torch", "transformers", "gptqmodel", "llama-cpp-python", "gguf", "sentencepiece")
 
 
-def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Facts:
+def quantize(parents: Parents, config: QuantizeConfig, out: Path) -> Facts:
     """Quantize `parents["model"]` (merged or base); write a GPTQ directory or `model.gguf` under `out`.
 
     GPTQ calibrates on `parents["dataset"]`. Facts of kind `quantized`, with the requested and the
@@ -28,29 +30,14 @@ def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Fa
     Raises `InvalidInput` for a model that is quantized already or cannot be quantized as asked,
     `InsufficientResources` before writing when the disk is too small, `MissingPackage`.
     """
-    model, dataset = parents["model"], parents.get("dataset")
+    model, method = parents["model"], method_of(config)
     if model.kind == "adapter" or (model.path / "adapter_config.json").is_file():
         return _adapter(model, parents.get("base"), config, out)
     require_unquantized(model)
+    dataset = _calibration(method, parents)
+    effective = method.quantize(config, model.path, dataset.path if dataset else None, _name(model), out)
     relations = [Parentage(relation="quantized", id=model.id)]
-    if isinstance(config, GgufConfig):
-        from stages.backends.gguf.convert import convert
-        from stages.formats.gguf import read_gguf
-
-        effective = convert(model.path, config.type, _name(model), out)
-        outline = outline_of_gguf(read_gguf(out / "model.gguf").values)
-        calibrated_on = None
-    else:
-        if dataset is None:
-            raise InvalidInput(
-                "GPTQ needs a prepared dataset to calibrate on, and none was given; give the dataset that "
-                "the model was trained on, or use method: gguf, which needs none"
-            )
-        from stages.backends.gptq.quantize import quantize_gptq
-
-        effective = quantize_gptq(model.path, dataset.path, config, out)
-        outline = outline_of_model(out)
-        calibrated_on = dataset.id
+    if dataset is not None:
         relations.append(Parentage(relation="calibrated_on", id=dataset.id))
     return Facts(
         kind="quantized",
@@ -60,39 +47,44 @@ def quantize(parents: Parents, config: GptqConfig | GgufConfig, out: Path) -> Fa
             method=config.method,
             requested=config.model_dump(mode="json"),
             effective=effective,
-            calibration_dataset=calibrated_on,
+            calibration_dataset=dataset.id if dataset else None,
             merge_base=model.quant.merge_base if model.quant else None,
             toolchain=toolchain(TOOLS),
         ),
-        metrics={
-            "bytes": effective["bytes"],
-            "bits_per_weight": effective["bits_per_weight"],
-            "parameters": effective["parameters"],
-            KEY: outline,
-        },
+        metrics=_figures(effective) | {KEY: method.outline(out)},
     )
 
 
-def _adapter(adapter: Parent, base: Parent | None, config: GptqConfig | GgufConfig, out: Path) -> Facts:
-    if isinstance(config, GptqConfig):
+def _calibration(method: QuantizationMethod[Any], parents: Parents) -> Parent | None:
+    """The dataset of a method that needs one."""
+    if not method.calibrates:
+        return None
+    if "dataset" not in parents:
         raise InvalidInput(
-            f"{adapter.path} is an adapter, and GPTQ is for whole models; merge it into its base first, or "
-            "serve it as it is on vLLM"
+            f"{method.name} needs a prepared dataset to calibrate on, and none was given; give the dataset "
+            "that the model was trained on, or use method: gguf, which needs none"
         )
-    if adapter.quant is not None and adapter.quant.method == "gguf":
+    return parents["dataset"]
+
+
+def _adapter(adapter: Parent, base: Parent | None, config: QuantizeConfig, out: Path) -> Facts:
+    method = method_of(config)
+    if not method.takes_adapters:
+        raise InvalidInput(
+            f"{adapter.path} is an adapter, and {method.name} is for whole models; merge it into its base "
+            "first, or serve it as it is on vLLM"
+        )
+    if adapter.quant is not None and adapter.quant.is_gguf:
         raise InvalidInput(f"{adapter.path} is a GGUF adapter already; give the adapter as it was trained")
     if base is None:
         raise InvalidInput(
             f"{adapter.path} is an adapter; llama.cpp's converter needs the configuration of its base model: "
             "give that too (--base)"
         )
-    from stages.backends.gguf.adapter import convert_adapter
-
-    effective = convert_adapter(adapter.path, base.path, config.type, "adapter", out)
+    effective = method.quantize_adapter(config, adapter.path, base.path, out)
     if (recipe := recipe_of(adapter)) is not None:
         effective[TRAINED_ON] = recipe.model_dump(mode="json")
-    shape = {KEY: adapter.metrics.get(KEY) or outline_of_adapter(adapter.path)}
-    figures = {name: effective[name] for name in ("bytes", "bits_per_weight", "parameters")}
+    shape = adapter.metrics.get(KEY) or outline_of_adapter(adapter.path)
     return Facts(
         kind="adapter",
         relations=(
@@ -101,18 +93,22 @@ def _adapter(adapter: Parent, base: Parent | None, config: GptqConfig | GgufConf
         ),
         base=adapter.base or base.base,
         quant=QuantSpec(
-            method="gguf",
+            method=config.method,
             requested=config.model_dump(mode="json"),
             effective=effective,
             toolchain=toolchain(TOOLS),
         ),
-        metrics=figures | shape,
+        metrics=_figures(effective) | {KEY: shape},
     )
+
+
+def _figures(effective: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: effective[name] for name in ("bytes", "bits_per_weight", "parameters")}
 
 
 def require_unquantized(model: Parent) -> None:
     """Raise `InvalidInput` unless `model` is a Hugging Face directory, unquantized and without own code."""
-    if model.quant is not None and model.quant.method != "none":
+    if model.quant is not None and model.quant.quantized:
         raise InvalidInput(
             f"{_name(model)} is already quantized ({model.quant.method}); quantizing twice adds both errors: "
             "use the merged model that it was made from"

@@ -10,6 +10,8 @@ from stages.model_shape import ModelShape
 
 RUNTIME = 800_000_000
 """Bytes of Python, torch and the libraries around them, or of a CUDA context with its kernels."""
+LIGHT_RUNTIME = 550_000_000
+"""The same of what works on files and computes nothing with torch."""
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 """Bytes per weight: 4 bits, an 8-bit constant per 64, a 32-bit one per 256 of those: 4.127 bits
 (Dettmers et al. 2023, arXiv:2305.14314, section 3)."""

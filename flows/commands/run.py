@@ -76,7 +76,7 @@ def artifacts_ls(arguments: argparse.Namespace) -> Reply:
 def _what(manifest: Any) -> str:
     if manifest.kind == "evaluation":
         return str(manifest.metrics.get("measured_on", ""))
-    if manifest.quant is not None and manifest.quant.method != "none":
+    if manifest.quant is not None and manifest.quant.quantized:
         asked = manifest.quant.requested
         return " ".join(
             [

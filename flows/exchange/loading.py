@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from textwrap import dedent
 
 from flows.exchange.dossier import Dossier, place
@@ -14,29 +13,28 @@ from flows.wording import short
 from registry.artifacts import Manifest, QuantSpec
 from registry.compat.shapes import adapter_outline
 from stages.backends.tokenizer import VOCABULARIES
+from stages.quantization import method_that_made
+from stages.quantization.snippets import ANSWER, Exported, Snippet
 
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
 
-@dataclass(frozen=True)
-class Snippet:
-    """One way to load a model: for which library, in which language, the text to copy."""
-
-    title: str
-    language: str
-    code: str
-
-
 def snippets(dossier: Dossier) -> list[Snippet]:
     """Ways to load the exported directory, whose path the reader fills in. The first is what was tested."""
-    manifest = dossier.manifest
-    if manifest.quant is not None and manifest.quant.method == "gguf":
-        return _gguf(dossier)
-    if manifest.kind == "adapter":
-        return _adapter(dossier)
-    if manifest.quant is not None and manifest.quant.method == "gptq":
-        return _gptq(dossier)
-    return _whole(dossier)
+    if (method := method_that_made(dossier.manifest.quant)) is not None:
+        return method.snippets(_exported(dossier))
+    return _adapter(dossier) if dossier.manifest.kind == "adapter" else _whole(dossier)
+
+
+def _exported(dossier: Dossier) -> Exported:
+    tokenizer, base = _tokenizer(dossier)
+    return Exported(
+        files=tuple(place(name, dossier.is_model) for name in dossier.manifest.files),
+        is_adapter=dossier.manifest.kind == "adapter",
+        messages=_messages(dossier),
+        base=base,
+        tokenizer=tokenizer,
+    )
 
 
 def hub_name(source: str) -> str | None:
@@ -61,16 +59,6 @@ def _messages(dossier: Dossier) -> str:
     system = next((d.config["system"] for d in datasets if d.config.get("system")), None)
     turns = [{"role": "system", "content": system}] if system else []
     return json.dumps([*turns, {"role": "user", "content": "Hello!"}], ensure_ascii=False)
-
-
-def _answer(model: str) -> str:
-    return dedent(f"""\
-        inputs = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        ).to({model}.device)
-        answer = {model}.generate(**inputs, max_new_tokens=64, do_sample=False)
-        print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-        """)
 
 
 def _base_lines(dossier: Dossier) -> tuple[str, str, str]:
@@ -104,9 +92,7 @@ def _tokenizer(dossier: Dossier) -> tuple[str, str]:
 
 def _adapter(dossier: Dossier) -> list[Snippet]:
     base, revision, served = _base_lines(dossier)
-    quant = (
-        dossier.manifest.quant if dossier.manifest.quant and dossier.manifest.quant.method == "bnb" else None
-    )
+    quant = dossier.manifest.quant if dossier.manifest.quant and dossier.manifest.quant.is_nf4 else None
     python = dedent(f"""\
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if quant else ""}
@@ -129,7 +115,7 @@ def _adapter(dossier: Dossier) -> list[Snippet]:
     served_by = f"vllm serve {served} --enable-lora{limit} --lora-modules {name}=path/to/this/directory"
     converted = "python convert_lora_to_gguf.py path/to/this/directory --base path/to/the/base"
     return [
-        Snippet("transformers and PEFT", "python", python + _answer("model")),
+        Snippet("transformers and PEFT", "python", python + ANSWER),
         Snippet(f"vLLM (over the base as it is stored, not in NF4: {how})", "console", f"$ {served_by}"),
         Snippet(
             "llama.cpp (its converter, from the commit of the llama.cpp that will serve it)",
@@ -158,9 +144,9 @@ def _in_nf4(revision: str, quant: QuantSpec) -> str:
 
 def _whole(dossier: Dossier) -> list[Snippet]:
     load = 'AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()'
-    python = _python("from transformers import AutoModelForCausalLM, AutoTokenizer\n", load, dossier)
+    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
     return [
-        Snippet("transformers", "python", python),
+        Snippet("transformers", "python", _exported(dossier).program(imports, load)),
         Snippet("vLLM", "console", "$ vllm serve path/to/this/directory"),
         Snippet(
             "llama.cpp (its converter, from the commit of the llama.cpp that will serve it)",
@@ -168,39 +154,4 @@ def _whole(dossier: Dossier) -> list[Snippet]:
             "$ python convert_hf_to_gguf.py path/to/this/directory --outfile model.gguf\n"
             "$ llama-server --model model.gguf",
         ),
-    ]
-
-
-def _gptq(dossier: Dossier) -> list[Snippet]:
-    imports = "from gptqmodel import GPTQModel\nfrom transformers import AutoTokenizer\n"
-    return [
-        Snippet("GPTQModel", "python", _python(imports, "GPTQModel.load(directory)", dossier)),
-        Snippet("vLLM", "console", "$ vllm serve path/to/this/directory"),
-    ]
-
-
-def _python(imports: str, load: str, dossier: Dossier) -> str:
-    tokenizer, base = _tokenizer(dossier)
-    directory = f'directory = "path/to/this/directory"\n{base}'
-    loaded = f"model = {load}\n{tokenizer}messages = {_messages(dossier)}\n"
-    return f"{imports}\n{directory}{loaded}{_answer('model')}"
-
-
-def _gguf(dossier: Dossier) -> list[Snippet]:
-    files = [place(name, dossier.is_model) for name in dossier.manifest.files if name.endswith(".gguf")]
-    file = f"path/to/this/directory/{files[0] if files else 'model.gguf'}"
-    loaded, served = json.dumps(file), shlex.quote(file)
-    if dossier.manifest.kind == "adapter":
-        loaded, served = f'"base.gguf", lora_path={loaded}', f"base.gguf --lora {served}"
-    python = dedent(f"""\
-        from llama_cpp import Llama
-
-        model = Llama({loaded}, n_ctx=2048, verbose=False)
-        messages = {_messages(dossier)}
-        answer = model.create_chat_completion(messages, max_tokens=64, temperature=0)
-        print(answer["choices"][0]["message"]["content"])
-        """)
-    return [
-        Snippet("llama-cpp-python", "python", python),
-        Snippet("llama.cpp", "console", f"$ llama-server --model {served}"),
     ]

@@ -19,6 +19,7 @@ from flows.exchange.loading import hub_name, rank_of, snippets
 from flows.exchange.scores import ScoreRow, scores
 from flows.wording import plain, short, size
 from registry.artifacts import Manifest
+from stages.quantization import method_that_made
 
 RELATIONS = {"adapter": "adapter", "merged": "merge", "quantized": "quantized"}
 """Kind → `base_model_relation`; the same words as the registry's relations, which are Hugging Face's."""
@@ -122,18 +123,17 @@ def model_name(dossier: Dossier) -> str:
 
 def what(manifest: Manifest) -> str:
     """The form of a model in a few words: `GGUF Q8_0`, `LoRA adapter`, `merged, float16`."""
-    asked = manifest.quant.requested if manifest.quant else {}
-    method = manifest.quant.method if manifest.quant else "none"
+    quant, method = manifest.quant, method_that_made(manifest.quant)
+    made = method.describe(quant) if method is not None and quant is not None else None
     if manifest.kind == "adapter":
         rank = rank_of(manifest)
         words = f"LoRA adapter, rank {rank}" if rank else "LoRA adapter"
-        return f"{words}, GGUF {asked.get('type', '')}".strip() if method == "gguf" else words
-    if method == "gguf":
-        return f"GGUF {asked.get('type', '')}".strip()
-    if method == "gptq":
-        return f"GPTQ {asked['bits']} bit" if "bits" in asked else "GPTQ"
+        return f"{words}, {made}" if made else words
+    if made:
+        return made
     if manifest.kind == "merged":
-        return f"merged, {asked['dtype']}" if "dtype" in asked else "merged"
+        dtype = quant.requested.get("dtype") if quant is not None else None
+        return f"merged, {dtype}" if dtype else "merged"
     return "base model"
 
 
@@ -156,22 +156,22 @@ def _summary(dossier: Dossier) -> str:
 
 
 def _library(manifest: Manifest) -> str:
-    if manifest.quant is not None and manifest.quant.method == "gguf":
-        return "gguf"
+    if (method := method_that_made(manifest.quant)) is not None:
+        return method.library
     return "peft" if manifest.kind == "adapter" else "transformers"
 
 
 def _tags(manifest: Manifest) -> list[str]:
-    method = manifest.quant.method if manifest.quant else "none"
-    lora = ("lora", "qlora") if method == "bnb" else ("lora",)
-    tags = {"adapter": lora, "merged": ("merged",), "quantized": (method,)}
-    bits = manifest.quant.requested.get("bits") if manifest.quant else None
+    quant = manifest.quant
+    lora = ("lora", "qlora") if quant is not None and quant.is_nf4 else ("lora",)
+    tags = {"adapter": lora, "merged": ("merged",), "quantized": (quant.method if quant else "none",)}
+    bits = quant.requested.get("bits") if quant else None
     return ["tuneline", *tags.get(manifest.kind, ()), *((f"{bits}-bit",) if bits else ())]
 
 
 def _quantization(manifest: Manifest) -> dict[str, Any] | None:
     quant = manifest.quant
-    if quant is None or quant.method == "none":
+    if quant is None or not quant.quantized:
         return None
     found = {"method": quant.method, **{k: v for k, v in quant.requested.items() if k != "method"}}
     if "bits_per_weight" in quant.effective:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from registry import Artifact, Registry
 from registry.artifacts import MODEL_KINDS
+from stages.quantization import method_that_made
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class Ancestry:
 def is_gguf_adapter(model: Artifact) -> bool:
     """Whether it is an adapter as llama.cpp loads it, made from one that was trained."""
     quant = model.manifest.quant
-    return model.manifest.kind == "adapter" and quant is not None and quant.method == "gguf"
+    return model.manifest.kind == "adapter" and quant is not None and quant.is_gguf
 
 
 def quant_of(model: Artifact) -> str:
     """`gptq`, a GGUF type, `nf4`, or `none`."""
-    spec = model.manifest.quant
-    if spec is None or spec.method == "none":
+    quant = model.manifest.quant
+    if quant is None or not quant.quantized:
         return "none"
-    known = {**spec.effective, **spec.requested}
-    return {"gguf": str(known.get("type", "gguf")), "bnb": "nf4"}.get(spec.method, spec.method)
+    method = method_that_made(quant)
+    return "nf4" if method is None else method.form_of(quant)
 
 
 def ancestry(registry: Registry, model: Artifact) -> Ancestry:

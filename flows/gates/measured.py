@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from registry.quantization import STORED
+from stages.quantization import METHODS
+
 _COMPUTED = re.compile(r"computed in (\w+)")
 _STORED = re.compile(r"(\w+) (?:weights|scales)\b")
+_FORMS = {"NF4": "nf4"} | {one.name: one.tag for one in METHODS if STORED[one.tag].form == "packed"}
+"""How `computed_with` begins → the form's name in a policy, of weights that torch reads."""
 _VERSION = re.compile(r" with transformers \S+?(?=,| on |$)| \(llama-cpp-python [^)]*\)| on c(?:pu|uda)$")
 
 
@@ -23,9 +28,7 @@ class Measured:
     @property
     def quant(self) -> str:
         """As a policy's limits call it; of a GGUF the first letters of its type."""
-        return {"NF4": "nf4", "GPTQ": "gptq"}.get(
-            self.form, self.form if self.engine == "llama.cpp" else "none"
-        )
+        return _FORMS.get(self.form, self.form if self.engine == "llama.cpp" else "none")
 
 
 def measured(words: str | None) -> Measured | None:
@@ -36,7 +39,7 @@ def measured(words: str | None) -> Measured | None:
         return Measured("llama.cpp", words.split()[1], None, adapter, device)
     computed, stored = _COMPUTED.findall(words), _STORED.search(words)
     dtype = computed[-1] if computed else stored[1] if stored else None
-    form = "NF4" if words.startswith("NF4") else "GPTQ" if words.startswith("GPTQ") else "weights"
+    form = next((name for name in _FORMS if words.startswith(name)), "weights")
     if dtype is None:
         return None
     if form == "weights" and device == "cuda" and stored:

@@ -8,7 +8,7 @@ from typing import Any
 from flows.evaluation_plan import FOLD, PARENT
 from flows.ladder.finding import Said
 from flows.ladder.model import Evidence, Rung
-from stages.rounding import LIMITS
+from stages.quantization.distance import LIMITS, UNKNOWN
 
 NOT_THE_SAME = 0.5
 """Likeliest tokens in common, below which most are others; of a share, how far from 1 it may be."""
@@ -22,7 +22,7 @@ def distance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
     kl = figures.get("kl_mean")
     if kl is None or rung.kind == "tuned" or (rung.kind == "merged" and rung.fold):
         return None
-    limit = LIMITS.get(one.quant, LIMITS["Q2_K"])
+    limit = LIMITS.get(one.quant, UNKNOWN)
     rounded = _looked_into(one).get("rounding")
     if rounded:
         limit = max(limit, rounded["kl_mean"]["high"])
@@ -92,7 +92,4 @@ def _right_layers(layers: Mapping[str, Any], whose: str) -> str:
 def _how_to_lose_less(rung: Rung, one: Evidence) -> str:
     if rung.kind == "apart":
         return "convert the adapter again, which was not looked at, or set adapter.base to more bits"
-    if one.quant.startswith("gptq"):
-        rounded = f"; {one.fallbacks} of its modules could only be rounded" if one.fallbacks else ""
-        return f"calibrate on more rows, take smaller groups or more bits{rounded}"
-    return "take a type with more bits"
+    return one.lose_less

@@ -10,6 +10,7 @@ from flows.outcome import Outcome
 from flows.run.stage_row import StageRow
 from registry import Artifact, Registry
 from registry.artifacts import Kind as ArtifactKind
+from stages.quantization import method_that_made
 
 KINDS: Mapping[ArtifactKind, Kind] = {
     "base": "base", "adapter": "tuned", "merged": "merged", "quantized": "quantized",
@@ -28,7 +29,7 @@ def ladder_of(registry: Registry, outcome: Outcome, rows: list[StageRow]) -> Lad
 def _measured(registry: Registry, outcome: Outcome) -> Iterator[Evidence]:
     trained_on = _trained_on(outcome.adapter)
     for label, (model, evaluation) in outcome.variants.items():
-        quant = model.manifest.quant
+        quant, method = model.manifest.quant, method_that_made(model.manifest.quant)
         kind, weights = KINDS[model.manifest.kind], model
         as_stored = evaluation.manifest.config.get("nf4") is None
         if outcome.resident is not None and kind == "tuned" and as_stored:
@@ -40,7 +41,7 @@ def _measured(registry: Registry, outcome: Outcome) -> Iterator[Evidence]:
             metrics=evaluation.manifest.metrics,
             answers=logged_answers(registry.view(evaluation.id)),
             quant=describe_quant(weights.manifest),
-            fallbacks=len(quant.effective.get("fallbacks", ())) if quant and quant.method == "gptq" else 0,
+            lose_less=method.lose_less(quant) if method is not None and quant is not None else "",
             calibrated_on=quant.calibration_dataset if quant else None,
             trained_on=trained_on,
         )

@@ -15,7 +15,7 @@ from flows.evaluation_plan import BASE, FOLD, PARENT
 from flows.ladder.checks import CHECKS
 from flows.ladder.model import Evidence, Figure, Finding, Kind, Ladder, Rung
 from registry.artifacts import Manifest
-from stages.rounding import quantization_name
+from stages.quantization.distance import quantization_name
 
 PARENTS: Mapping[Kind, Kind] = {
     "tuned": "base", "merged": "tuned", "quantized": "merged", "apart": "tuned",

@@ -31,8 +31,8 @@ class Evidence:
     trained_on: str | None = None
     probe: Mapping[str, Any] | None = None
     stopped: str | None = None
-    fallbacks: int = 0
-    """Modules that GPTQ could only round."""
+    lose_less: str = ""
+    """What to do where a sound file of this type loses too much."""
 
 
 class Figure(Record):

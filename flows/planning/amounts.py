@@ -13,8 +13,8 @@ from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
 from stages.config.merge import MergeConfig
 from stages.config.prepare import PrepareConfig
-from stages.config.quantize import GgufConfig, GptqConfig
 from stages.config.train import TrainConfig
+from stages.quantization.method import QuantizationConfig
 
 COMPARED = 1.5
 """Comparisons with another model that an evaluation of the ladder has on average."""
@@ -32,7 +32,7 @@ class Plan(Protocol):
     @property
     def merge(self) -> MergeConfig: ...
     @property
-    def quantize(self) -> tuple[GptqConfig | GgufConfig, ...]: ...
+    def quantize(self) -> tuple[QuantizationConfig, ...]: ...
     @property
     def adapter(self) -> AdapterConfig | None: ...
     @property

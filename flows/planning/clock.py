@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from flows.planning.earlier import EarlierRun, correction, earlier_runs
 from flows.planning.rates import MEASURED, Rates, rates_here
-from flows.planning.work import Work
 from flows.settings import Settings
 from flows.wording import size
 from registry import Registry
 from registry.artifacts import Manifest
 from registry.errors import RegistryError
 from stages.model_shape import ModelShape
+from stages.work import Work
 
 STAGES = ("resolve", "prepare", "train", "evaluate", "merge", "quantize")
 Describe = Callable[[EarlierRun], Work | None]

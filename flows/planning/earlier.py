@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flows.planning.rates import Rates
-from flows.planning.work import Work
 from flows.run.arithmetic import this_machine
 from registry import Artifact, Registry
 from registry.artifacts import Manifest
+from stages.work import Work
 
 KEPT = 5
 """Of the latest runs, so that an estimate follows a machine that changes."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from flows.planning import work
 from flows.planning.amounts import (
     Plan,
     data_bytes,
@@ -25,23 +24,18 @@ from flows.planning.clock import Clock
 from flows.planning.earlier import EarlierRun
 from flows.planning.machine import Machine, machine
 from flows.planning.rates import PUBLISHED, Rates
-from flows.planning.work import Work
 from flows.wording import size
-from stages.config.quantize import GgufConfig, GptqConfig
+from stages import work
 from stages.model_shape import ModelShape, describe_base
-from stages.training_memory import RUNTIME, adapter_parameters, training_memory
+from stages.quantization import method_of
+from stages.quantization.method import QuantizationConfig
+from stages.training_memory import LIGHT_RUNTIME, RUNTIME, adapter_parameters, training_memory
+from stages.work import Work
 
 __all__ = ["Machine", "ModelShape", "StageEstimate", "describe_base", "estimate", "machine", "shortfalls"]
 
-LIGHT_RUNTIME = 550_000_000
-GPTQ_GPU_SECONDS = 4.2 * 3600 / 175e9
-"""Per parameter on one A100 (Frantar et al. 2022, arXiv:2210.17323, section 4)."""
 BIG_MODEL = 2_000_000_000
 """From this many parameters training on a CPU takes days, so a GPU is expected."""
-GGUF_BITS = {
-    "F32": 32.0, "F16": 16.0, "BF16": 16.0, "Q8_0": 8.5, "Q6_K": 6.56, "Q5_K_M": 5.7, "Q5_K_S": 5.54,
-    "Q5_0": 5.54, "Q4_K_M": 4.85, "Q4_K_S": 4.58, "Q4_0": 4.55, "Q3_K_M": 3.91, "Q2_K": 3.35,
-}  # fmt: skip
 
 BRANCH_TOKENS = 1024
 """Continuation tokens that an evaluation reads at once."""
@@ -229,58 +223,30 @@ def _merge(recipe: Plan, shape: ModelShape, clock: Clock) -> StageEstimate:
 
 
 def _quantize(
-    config: GptqConfig | GgufConfig, recipe: Plan, shape: ModelShape, gpu: bool, clock: Clock
+    config: QuantizationConfig, recipe: Plan, shape: ModelShape, gpu: bool, clock: Clock
 ) -> StageEstimate:
-    if isinstance(config, GgufConfig):
-        return _gguf(config, shape, clock)
-    stage, size = f"quantize {config.label}", shape.parameters * 2
-    group = shape.hidden if config.group_size == -1 else config.group_size
-    packed = shape.packed_parameters
-    disk = (shape.parameters - packed) * 2 + packed * (config.bits + 24 / group) / 8
-    rows = config.calibration_rows * recipe.prepare.max_length
-    # input and output of a layer for every calibration token; the widest Hessian, its factor and its inverse
-    activations = rows * shape.hidden * 2 * 2
-    hessian = 3 * 4 * max(inputs for inputs, _, _ in shape.packed_shapes().values()) ** 2
-    memory = RUNTIME + size + activations + hessian
-    if gpu:
-        seconds, basis = 60 + GPTQ_GPU_SECONDS * shape.parameters, PUBLISHED
-        note = "the model in main memory, layer by layer on the GPU"
-        return StageEstimate(stage, memory, int(disk), seconds, note, basis=basis)
+    method, row_length = method_of(config), recipe.prepare.max_length
+    cost, stage = method.cost(config, shape, row_length), f"quantize {config.label}"
+    if gpu and cost.gpu_seconds is not None:
+        return StageEstimate(
+            stage, cost.memory_bytes, cost.disk_bytes, cost.gpu_seconds, cost.gpu_note, basis=PUBLISHED
+        )
 
     def earlier(run: EarlierRun) -> Work | None:
         made = run.manifest.config
-        if made["method"] != "gptq" or run.parameters != shape.parameters:
+        if made["method"] != config.method or run.parameters != shape.parameters:
             return None
-        return work.gptq(shape, made["calibration_rows"] * recipe.prepare.max_length)
+        return method.cost(method.config.model_validate(made), shape, row_length).work
 
-    seconds, basis = clock.on_cpu("quantize", work.gptq(shape, rows), config.compute_dtype, earlier)
-    return StageEstimate(stage, memory, int(disk), seconds, "on the CPU", basis=basis)
-
-
-def _gguf(config: GgufConfig, shape: ModelShape, clock: Clock) -> StageEstimate:
-    """The converter writes 16 bits first; the quantizer holds one tensor in float32 beside its result."""
-    bits = GGUF_BITS.get(config.type.upper(), 8.5)
-    memory = LIGHT_RUNTIME + shape.vocabulary * shape.hidden * 8
-    disk = shape.parameters * (2 + bits / 8)
-
-    def earlier(run: EarlierRun) -> Work | None:
-        made = run.manifest.config
-        if made["method"] != "gguf" or run.parameters != shape.parameters:
-            return None
-        return work.gguf(shape, "K" in str(made["type"]).upper())
-
-    seconds, basis = clock.on_cpu(
-        "quantize", work.gguf(shape, "K" in config.type.upper()), "float32", earlier
-    )
-    note = "includes the 16-bit file it starts from"
-    return StageEstimate(f"quantize {config.label}", memory, int(disk), seconds, note, basis=basis)
+    seconds, basis = clock.on_cpu("quantize", cost.work, cost.dtype, earlier)
+    return StageEstimate(stage, cost.memory_bytes, cost.disk_bytes, seconds, cost.note, basis=basis)
 
 
 def _apart(recipe: Plan, shape: ModelShape, clock: Clock) -> list[StageEstimate]:
     config = recipe.adapter
     if config is None or config.on_16bit:
         return []
-    base = _gguf(config.resident, shape, clock)
+    base = _quantize(config.resident, recipe, shape, False, clock)
     base = replace(base, stage=f"quantize base {config.base}", note="once for all tenants of the base")
     # read in float32; converted tensor by tensor
     size = adapter_parameters(shape, recipe.train) * 4

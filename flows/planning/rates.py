@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flows.planning.work import Work
 from flows.run.arithmetic import measured_speed
 from flows.settings import Settings
 from registry.artifacts import digest
@@ -19,6 +18,7 @@ from stages.arithmetic import ComputeDtype, MachineSpeed, identity
 from stages.arithmetic import Rates as Products
 from stages.errors import StageError
 from stages.model_shape import ModelShape
+from stages.work import Work
 
 MEASURED = "measured on this machine"
 PUBLISHED = "published figures of other machines"

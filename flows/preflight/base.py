@@ -14,11 +14,11 @@ from typing import Any
 from flows.recipe import Recipe
 from flows.run.child import child_environment
 from stages.config.evaluate import LmEvalTask
-from stages.config.quantize import GptqConfig
 from stages.errors import StageError
 from stages.families import support
 from stages.families.blocks import BLOCKS
 from stages.model_shape import LARGEST_CONFIG, ModelShape
+from stages.quantization import METHODS, method_of
 from stages.untrusted.json import MEGABYTE, read_object
 
 LARGEST = 50 * MEGABYTE
@@ -54,8 +54,8 @@ def problems(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
         except StageError as error:
             yield f"base.source: {folder}: {error}"
     for number, config in enumerate(recipe.quantize):
-        if isinstance(config, GptqConfig):
-            yield from _groups(number, config.group_size, shape)
+        for key, problem in method_of(config).problems(config, shape):
+            yield f"quantize.{number}.{key}: {problem}"
 
 
 def ask(recipe: Recipe, family: str) -> Answer:
@@ -141,25 +141,14 @@ def _has_template(folder: Path) -> bool:
 
 def _formats(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
     """Formats that the base's family cannot be had in, each with one that it can, if there is any."""
-    gptq, gguf = support.gptq_refusal(shape.family), support.gguf_refusal(shape.family, shape.architecture)
+    refusals = {method.tag: method.refusal(shape.family, shape.architecture) for method in METHODS}
+    instead = next((tag for tag, reason in refusals.items() if reason is None), None)
     for number, config in enumerate(recipe.quantize):
-        reason, other = (gptq, gguf) if isinstance(config, GptqConfig) else (gguf, gptq)
-        instead = "gguf" if isinstance(config, GptqConfig) else "gptq"
-        if reason and not other:
+        reason = refusals[config.method]
+        if reason and instead:
             yield f"quantize.{number}: {reason}; use method: {instead}, or take the section out"
         elif reason:
             yield f"quantize.{number}: {reason}; take the section out: what is merged can be served by vLLM"
-    if gguf and recipe.adapter is not None and not recipe.adapter.on_16bit:
-        yield f"adapter.base: {gguf}; set it to 16bit, which vLLM serves"
-
-
-def _groups(number: int, group_size: int, shape: ModelShape) -> Iterator[str]:
-    rows = {name: inputs for name, (inputs, _, _) in shape.packed_shapes().items()}
-    wrong = {name: length for name, length in rows.items() if group_size > 0 and length % group_size}
-    if wrong:
-        name, length = next(iter(wrong.items()))
-        fitting = [str(size) for size in (128, 64, 32) if not any(row % size for row in rows.values())]
-        yield (
-            f"quantize.{number}.group_size: {group_size} does not divide the rows of {name} ({length} "
-            f"weights); set it to {' or '.join([*fitting, '-1'])}"
-        )
+    beside = None if recipe.adapter is None or recipe.adapter.on_16bit else recipe.adapter.resident
+    if beside is not None and (reason := refusals[beside.method]):
+        yield f"adapter.base: {reason}; set it to 16bit, which vLLM serves"

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Mapping
 from flows.evaluation_plan import BASE, FOLD, PARENT
 from flows.gates.gate import GatePolicy
 from flows.recipe import Recipe
+from registry.quantization import STORED
 from serving.engine.capabilities import VLLM_RANKS, limits
 from stages.config.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
-from stages.config.quantize import GgufConfig, GptqConfig
-from stages.deploy import SERVED_BY
+from stages.quantization import method_of
 
 Metrics = Mapping[str, Collection[str] | None]
 """Task that is scored item by item → its metrics; None: not known."""
@@ -148,7 +148,7 @@ def _form(recipe: Recipe) -> str:
     if recipe.promote.candidate == "adapter" and recipe.adapter is not None:
         return "none" if recipe.adapter.on_16bit else recipe.adapter.base
     found = next((q for q in recipe.quantize if q.label == recipe.promote.candidate), None)
-    return "none" if found is None else found.type if isinstance(found, GgufConfig) else "gptq"
+    return "none" if found is None else found.form
 
 
 def _engine(recipe: Recipe) -> Iterator[str]:
@@ -157,16 +157,15 @@ def _engine(recipe: Recipe) -> Iterator[str]:
         return
     candidate = recipe.promote.candidate
     found = next((q for q in recipe.quantize if q.label == candidate), None)
-    serves = SERVED_BY["none" if found is None else found.method]
+    serves = STORED["none" if found is None else found.method].engine
     engine = limits(recipe.deploy.engine)
     if recipe.deploy.engine != serves:
         yield (
             f"deploy.engine: {recipe.deploy.engine} does not serve {candidate}; set it to {serves}, or "
             "promote another candidate"
         )
-    elif isinstance(found, GptqConfig) and found.bits not in engine.gptq_bits:
-        bits = ", ".join(map(str, sorted(engine.gptq_bits)))
-        yield f"deploy.engine: {engine.name} has no kernel for GPTQ with {found.bits} bits, but for {bits}"
+    elif found is not None and (reason := method_of(found).no_kernel(found, engine)):
+        yield f"deploy.engine: {reason}"
     if recipe.deploy.max_new_tokens >= recipe.deploy.context_length:
         yield (
             f"deploy.max_new_tokens: {recipe.deploy.max_new_tokens} leave no room for a question in "

@@ -17,6 +17,7 @@ from registry.errors import RegistryError
 from registry.tenancy.endpoints import Endpoint
 from serving.errors import EngineMissing
 from serving.vllm.launch import python_with_vllm
+from stages.quantization import method_of
 
 NEEDED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "prefect")
 """Modules that every run imports sooner or later."""
@@ -30,7 +31,7 @@ def problems(recipe: Recipe, settings: Settings) -> Iterator[str]:
 
 
 def _packages(recipe: Recipe) -> Iterator[str]:
-    needed = [*NEEDED, *({"gptq": "gptqmodel", "gguf": "llama_cpp"}[q.method] for q in recipe.quantize)]
+    needed = [*NEEDED, *(name for q in recipe.quantize for name in method_of(q).packages)]
     if recipe.adapter is not None and not recipe.adapter.on_16bit:
         needed.append("llama_cpp")
     if recipe.deploy is not None and recipe.deploy.engine == "llama.cpp":

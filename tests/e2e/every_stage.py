@@ -23,9 +23,10 @@ from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
 from stages.config.merge import MergeConfig
 from stages.config.prepare import PrepareConfig, SplitConfig
-from stages.config.quantize import GgufConfig, GptqConfig
 from stages.config.train import LoraConfig, Nf4Config, TrainConfig
 from stages.contract import Facts, toolchain
+from stages.quantization.gguf import GgufConfig
+from stages.quantization.gptq import GptqConfig
 from stages.run import run_stage, stage_module
 
 NF4 = Nf4Config(compute_dtype="float32")

@@ -27,11 +27,12 @@ from serving.engine.capabilities import limits
 from stages.compatible import require_compatible
 from stages.config.deploy import DeployConfig
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
-from stages.config.quantize import GgufConfig, GptqConfig
 from stages.contract import Parent
 from stages.deploy import deploy
 from stages.errors import InvalidInput
 from stages.evaluate import evaluate
+from stages.quantization.gguf import GgufConfig
+from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
 from tests.seconds import seconds
 from tests.stages.lora_models import save_adapter, save_llama

@@ -19,12 +19,13 @@ from flows.planning.estimate import Machine, adapter_parameters, describe_base, 
 from flows.planning.machine import machine
 from stages.config.evaluate import HeldoutTask, LmEvalTask
 from stages.config.prepare import PrepareConfig, SplitConfig
-from stages.config.quantize import GgufConfig, GptqConfig
 from stages.config.train import LoraConfig, TrainConfig
 from stages.contract import Parent
 from stages.errors import InvalidInput, MissingPackage
 from stages.model_shape import ModelShape
 from stages.prepare import prepare
+from stages.quantization.gguf import GgufConfig
+from stages.quantization.gptq import GptqConfig
 from stages.training_memory import NF4_BYTES, training_memory
 
 ROOT = Path(__file__).parents[2]

@@ -18,6 +18,8 @@ from flows.ladder.model import Evidence, Ladder
 from flows.ladder.rows import HEAD, terminal_rows
 from flows.report.charts import WIDTH
 from flows.report.ladder_chart import ladder_chart
+from registry.artifacts import QuantSpec
+from stages.quantization.gptq import Gptq
 
 PARITY = {"chats": 20, "equal": 20, "first_difference": None, "double_bos": False, "template": True,
           "vocabulary": 0, "special": {}}  # fmt: skip
@@ -236,7 +238,9 @@ def test_a_sound_file_of_a_model_that_rounding_takes_far_is_no_break() -> None:
 def test_what_to_do_next_is_no_cause() -> None:
     """Of a sound file that lost too much: what was seen of it, and apart from that how to lose less."""
     evidence = lineage()
-    evidence["gptq"] = replace(far(parent=rounded(2.0, 0.5, RIGHT))(evidence["gptq"]), fallbacks=3)
+    file = QuantSpec(method="gptq", effective={"fallbacks": ["0.a", "0.b", "1.a"]})
+    advice = Gptq().lose_less(file)
+    evidence["gptq"] = replace(far(parent=rounded(2.0, 0.5, RIGHT))(evidence["gptq"]), lose_less=advice)
     ladder = read_ladder(list(evidence.values()))
     assert ladder.next == (
         "calibrate on more rows, take smaller groups or more bits; 3 of its modules could only be rounded"

@@ -24,12 +24,12 @@ from stages.compatible import require_compatible
 from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
 from stages.config.merge import MergeConfig
-from stages.config.quantize import GptqConfig
 from stages.config.train import LoraConfig, Nf4Config, TrainConfig
 from stages.contract import Facts, Parent
 from stages.evaluate import evaluate
 from stages.families.support import gptq_refusal, training_refusal
 from stages.merge import merge
+from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
 from stages.resolve import resolve
 from stages.train import train

@@ -24,8 +24,9 @@ from transformers import LlamaConfig
 
 from flows.ladder.model import Evidence, Ladder
 from registry.errors import RegistryError
-from stages.config.quantize import GgufConfig, GptqConfig
 from stages.contract import Parent
+from stages.quantization.gguf import GgufConfig
+from stages.quantization.gptq import GptqConfig
 from tests.reliability import lineages
 from tests.reliability.lineages import TOPICS, Lineage, copied, shifted
 

@@ -30,11 +30,12 @@ from stages.backends.gguf.packaged import packaged_gguf, read_tokenizer, save_to
 from stages.backends.pico import TOKENIZER_SOURCE
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
 from stages.config.merge import MergeConfig
-from stages.config.quantize import GgufConfig, GptqConfig
 from stages.config.train import Nf4Config
 from stages.contract import Facts, Parent, Parents
 from stages.evaluate import evaluate
 from stages.merge import merge
+from stages.quantization.gguf import GgufConfig
+from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
 
 THINGS = ("apples", "stars", "trains", "cats", "rivers", "bread", "chess", "snow", "drums", "maps")

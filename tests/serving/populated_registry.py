@@ -26,8 +26,8 @@ from registry.artifacts import digest, memo_key
 from stages import merge, quantize
 from stages.config.base import BaseConfig
 from stages.config.merge import MergeConfig
-from stages.config.quantize import GgufConfig
 from stages.contract import toolchain
+from stages.quantization.gguf import GgufConfig
 from tests.serving.canaries import Family, kept_family
 
 WAIVER = Waiver("made for a test", "tests")

@@ -29,11 +29,12 @@ from stages.backends.evaluate.lm_eval_tasks import run_task, summarize
 from stages.backends.evaluate.token_lm import Row, TokenLM
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
-from stages.config.quantize import GgufConfig, GptqConfig
 from stages.config.train import Nf4Config
 from stages.contract import Facts, Parent
 from stages.errors import Diverged, InvalidInput, StageError
 from stages.evaluate import evaluate
+from stages.quantization.gguf import GgufConfig
+from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
 
 SYSTEM = "Name the topic."

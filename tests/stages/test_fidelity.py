@@ -26,10 +26,10 @@ from stages.backends.evaluate.fidelity_parity import compare_readers
 from stages.backends.gptq.groups import require_group_size
 from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, MergeBaseTask
-from stages.config.quantize import GgufConfig
 from stages.contract import Parent
 from stages.errors import Diverged, InvalidInput
 from stages.evaluate import evaluate
+from stages.quantization.gguf import GgufConfig
 from stages.quantize import quantize
 from stages.resolve import resolve
 from stages.statistics.merge_choice import Evidence, Figure, decide

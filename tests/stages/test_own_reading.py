@@ -15,10 +15,10 @@ from stages.backends.evaluate.open_model import open_model
 from stages.config.deploy import DeployConfig
 from stages.config.evaluate import EvaluateConfig
 from stages.config.merge import MergeConfig
-from stages.config.quantize import GgufConfig
 from stages.contract import Parent
 from stages.errors import InvalidInput
 from stages.merge import merge
+from stages.quantization.gguf import GgufConfig
 from stages.quantize import quantize
 from tests.conftest import as_parent
 from tests.seconds import seconds

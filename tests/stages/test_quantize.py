@@ -26,12 +26,14 @@ from registry.artifacts import QuantSpec
 from stages.backends.gguf.convert import converter_error
 from stages.backends.gguf.token_parity import compare_tokenizers
 from stages.compatible import require_compatible
-from stages.config.quantize import GGUF_TYPES, GgufConfig, GptqConfig, QuantizeConfig
 from stages.contract import Facts, Parent
 from stages.errors import InsufficientResources, InvalidInput, MissingPackage, StageError, StageKilled
 from stages.formats import converter_source
 from stages.formats.gguf import read_gguf
 from stages.formats.gguf_types import main_type
+from stages.quantization import QuantizeConfig
+from stages.quantization.gguf import GGUF_TYPES, GgufConfig
+from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
 from tests.seconds import seconds
 from tests.stages.lora_models import save_adapter

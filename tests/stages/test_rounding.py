@@ -15,7 +15,8 @@ from stages.backends.evaluate.rounding import round_to_nearest, rounding_cost
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.backends.pico import pico_model
 from stages.contract import Parent
-from stages.rounding import Grid, beyond_usual, grid_of, quantization_name
+from stages.quantization.distance import beyond_usual, grid_of, quantization_name
+from stages.quantization.method import Grid
 
 
 def test_each_group_is_on_its_own_grid(pico_base: Parent) -> None:

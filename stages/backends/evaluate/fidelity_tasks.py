@@ -22,7 +22,8 @@ from stages.backends.tokenizer import tokenizer_home
 from stages.config.evaluate import EvaluateConfig, FidelityTask
 from stages.contract import Parent, Parents
 from stages.errors import InvalidInput
-from stages.rounding import Grid, beyond_usual, grid_of
+from stages.quantization.distance import beyond_usual, grid_of
+from stages.quantization.method import Grid
 
 
 def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, out: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from stages.backends.merge.layout import Layout, layout
 from stages.backends.safetensors import model_files
 from stages.contract import progress
 from stages.formats.gguf import GgufTensor, read_gguf
-from stages.rounding import Grid
+from stages.quantization.method import Grid
 
 SHARE = 0.5
 """Farther from 1 than this, a matrix is not its parent's; rounding to two bits takes it to about 0.9."""

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from stages.backends.evaluate.fidelity import Chats, LogProbabilities, compare, summarize
 from stages.backends.evaluate.torch_lm import TorchLM
-from stages.rounding import Grid
+from stages.quantization.method import Grid
 
 
 def rounding_cost(parent: TorchLM, chats: Chats, words: int, grid: Grid, out: Path) -> dict[str, Any]:

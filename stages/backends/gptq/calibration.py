@@ -27,6 +27,12 @@ class Calibration:
     def tokens(self) -> int:
         return sum(len(row) for row in self.rows)
 
+    @property
+    def summary(self) -> dict[str, int | str]:
+        """What a manifest says of it."""
+        counts = {"rows": len(self.rows), "tokens": self.tokens, "too_short": self.too_short}
+        return {**counts, "sha256": self.sha256}
+
 
 def choose(model: Path, dataset: Path, count: int, seed: int, longest: int) -> Calibration:
     """`count` rows of `dataset/train.parquet` (all where there are fewer), chosen by `seed`, in file order.

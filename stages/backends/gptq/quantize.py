@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from stages.backends.gptq import calibration as gptq_calibration
 from stages.backends.gptq.calibration import Calibration
 from stages.backends.gptq.export import export
 from stages.backends.merge.layout import layout
-from stages.config.quantize import GptqConfig
 from stages.contract import progress
 from stages.errors import InvalidInput, MissingPackage, StageError
 from stages.families.config_names import text_config
 from stages.families.support import require_quantizable
 from stages.formats.model_files import TensorHeader, need_room, read_headers
+from stages.quantization.gptq import GptqConfig
 
 LAYERS_FILE = "gptq_layers.json"
 BATCH_ROWS = 8
@@ -49,9 +49,8 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     require_quantizable(str(settings.get("model_type", "")), str(model))
     check_group_size(headers, config.group_size, conv1d_modules(model))
     longest = int(settings.get("max_position_embeddings") or 2048)
-    calibration = gptq_calibration.choose(
-        model, dataset, config.calibration_rows, config.seed, min(longest, 2048)
-    )
+    rows, length = config.calibration_rows, min(longest, 2048)
+    calibration = gptq_calibration.choose(model, dataset, rows, config.seed, length)
     _need_room(headers, config, out)
     computed = _compute_dtype(config)
     scratch = out / ".gptq"
@@ -63,29 +62,26 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     (out / LAYERS_FILE).write_text(json.dumps(modules, indent=1) + "\n")
-    parameters = sum(header.numel for header in headers.values())
-    packed = written["packed_elements"] * 32 / config.bits
     return {
         "format": "gptq",
-        "bits": config.bits,
-        "group_size": config.group_size,
-        "desc_act": config.desc_act,
         "sym": True,
-        "dtype": config.dtype,
+        **config.model_dump(include={"bits", "group_size", "desc_act", "dtype"}),
         "compute_dtype": computed,
+        **_sizes(written, sum(header.numel for header in headers.values()), config.bits),
+        "calibration": calibration.summary,
+        **summary(modules, config.damp_percent, rounded),
+    }
+
+
+def _sizes(written: Mapping[str, Any], parameters: int, bits: int) -> dict[str, Any]:
+    packed = written["packed_elements"] * 32 / bits
+    return {
         "types": written["types"],
         "parameters": parameters,
         "bytes": written["bytes"],
         "bits_per_weight": 8 * written["unique_bytes"] / parameters,
         "packed_bits_per_weight": 8 * sum(written["packed"].values()) / packed,
         "tied_head": written["tied_head"],
-        "calibration": {
-            "rows": len(calibration.rows),
-            "tokens": calibration.tokens,
-            "too_short": calibration.too_short,
-            "sha256": calibration.sha256,
-        },
-        **summary(modules, config.damp_percent, rounded),
     }
 
 

@@ -15,11 +15,13 @@ from flows.ladder.model import Evidence, Finding
 from registry.artifacts import QuantSpec
 from stages.backends.evaluate.layers import compare_layers
 from stages.config.base import BaseConfig
-from stages.config.quantize import GgufConfig, GptqConfig
 from stages.contract import Parent
 from stages.formats.model_files import read_headers
+from stages.quantization.distance import grid_of
+from stages.quantization.gguf import GgufConfig
+from stages.quantization.gptq import GptqConfig
+from stages.quantization.method import Grid
 from stages.resolve import resolve
-from stages.rounding import Grid, grid_of
 from tests.conftest import as_parent
 from tests.reliability.lineages import TOPICS, Lineage, copied, dataset
 
