@@ -74,12 +74,12 @@ class QuantSpec(Record):
     @property
     def is_gguf(self) -> bool:
         """Whether it is a GGUF file, which llama.cpp reads."""
-        return STORED[self.method].form == "gguf"
+        return STORED[self.method].is_gguf
 
     @property
     def is_packed(self) -> bool:
         """Whether its modules hold several weights in each value, as GPTQ stores them."""
-        return STORED[self.method].form == "packed"
+        return STORED[self.method].is_packed
 
 
 class FileEntry(Record):

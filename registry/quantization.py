@@ -19,6 +19,14 @@ class Stored(NamedTuple):
     form: Literal["safetensors", "packed", "gguf"]
     engine: Literal["llama.cpp", "vllm"] | None
 
+    @property
+    def is_gguf(self) -> bool:
+        return self.form == "gguf"
+
+    @property
+    def is_packed(self) -> bool:
+        return self.form == "packed"
+
 
 STORED: Mapping[QuantMethod, Stored] = {
     "none": Stored("safetensors", "vllm"),

@@ -29,9 +29,9 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
         _require(host, adapter, use, f"the adapter does not go onto this {host.kind}")
     if stage == "evaluate" and base is not None and model is not None and _is_gguf(model):
         _require(base, model, Use(rendering=True), "this base cannot render chats for the GGUF file")
-    if isinstance(config, QuantizationConfig) and STORED[config.method].form == "gguf" and model is not None:
+    if isinstance(config, QuantizationConfig) and STORED[config.method].is_gguf and model is not None:
         # what llama.cpp could not apply once it is converted; that it is none yet is no reason
-        taken = replace(limits("llama.cpp"), adapters=limits("vllm").adapters)
+        taken = replace(limits("llama.cpp"), gguf_adapters=False)
         engine = taken if model.kind == "adapter" else None
         use = Use(engine, naming=True, architectures=known_to_llama_cpp())
         _require(model, None, use, f"this {model.kind} cannot become a GGUF file")

@@ -6,9 +6,12 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from stages.quantization import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("flows", "stages", "registry", "serving")
@@ -64,6 +67,49 @@ def test_heavy_libraries_only_in_backends(trees: dict[str, ast.Module]) -> None:
         if not name.startswith("stages/backends/") and (found := imported(tree) & HEAVY)
     }
     assert not offenders
+
+
+MAY_NAME_TAGS = (
+    "stages/quantization/",
+    "registry/quantization.py",
+    "registry/compat/engine.py",  # one of its checks is called gptq
+    # what an import finds in a stranger's files is told by its form, which is called as a method is
+    "stages/untrusted/",
+    "flows/exchange/artifact_import.py",
+    "flows/exchange/import_findings.py",
+)
+
+
+def tags_decided_on(tree: ast.AST) -> Iterator[str]:
+    """Tags of quantization methods that are compared or looked up, and their configs in isinstance."""
+    configs = {method.config.__name__ for method in METHODS}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.Dict):
+            sides = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            yield from (name.id for name in ast.walk(node) if getattr(name, "id", "") in configs)
+            continue
+        else:
+            continue
+        values = {getattr(part, "value", None) for side in sides for part in ast.walk(side)}
+        yield from values & {method.tag for method in METHODS}
+
+
+def test_a_quantization_method_is_asked_and_not_compared(trees: dict[str, ast.Module]) -> None:
+    found = {name: [*tags_decided_on(tree)] for name, tree in trees.items()}
+    offenders = {name: tags for name, tags in found.items() if tags and not name.startswith(MAY_NAME_TAGS)}
+    assert not offenders, "ask the method (stages/quantization), or the manifest's QuantSpec"
+
+
+@pytest.mark.parametrize(
+    "code", ["a == 'gguf'", "a in ('none', 'gptq')", "{'gguf': 1}[a]", "isinstance(a, GptqConfig)"]
+)
+def test_a_branch_on_a_method_is_found(code: str) -> None:
+    assert [*tags_decided_on(ast.parse(code))]
 
 
 def test_llama_cpp_only_in_backends_and_serving(trees: dict[str, ast.Module]) -> None:

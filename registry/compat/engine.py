@@ -45,7 +45,7 @@ def _adapter_format(subject: Pair) -> Iterator[Check]:
     for one in (subject.host, subject.guest):
         if engine is None or one is None or one.kind != "adapter":
             continue
-        gguf, wanted = one.quant is not None and one.quant.is_gguf, engine.adapters == "gguf"
+        gguf, wanted = one.quant is not None and one.quant.is_gguf, engine.gguf_adapters
         found, expected = (f"a {'GGUF' if form else 'PEFT'} adapter" for form in (gguf, wanted))
         if gguf == wanted:
             yield Check("adapter format", "ok", expected, f"{engine.name} loads {found}")

@@ -65,8 +65,8 @@ class EngineLimits:
     """Dtypes of unquantized weights, as safetensors names them; empty: whatever the file holds."""
     max_rank: int
     """Largest rank of an adapter, as the engine is started."""
-    adapters: Literal["safetensors", "gguf"]
-    """The form of the adapters that it loads: PEFT's safetensors, or GGUF."""
+    gguf_adapters: bool
+    """Whether adapters are loaded as GGUF files; else as PEFT wrote them."""
     gptq_bits: frozenset[int] = frozenset()
     gptq_groups: frozenset[int] = frozenset()
     refused_lora: frozenset[str] = frozenset()

@@ -25,7 +25,7 @@ ENGINES = {
         kinds=frozenset({"base", "merged", "quantized"}),
         dtypes=frozenset({"F16", "BF16", "F32"}),
         max_rank=16,
-        adapters="safetensors",
+        gguf_adapters=False,
         gptq_bits=frozenset({2, 3, 4, 8}),
         gptq_groups=frozenset({-1, 32, 64, 128}),
         refused_lora=frozenset({"dora", "bias", "saved", "alpha_pattern", "rank_pattern"}),
@@ -38,7 +38,7 @@ ENGINES = {
         kinds=frozenset({"quantized"}),
         dtypes=frozenset(),
         max_rank=1_000_000,
-        adapters="gguf",
+        gguf_adapters=True,
         refused_lora=frozenset({"dora", "rslora", "bias", "saved", "embedding", "alpha_pattern"}),
     ),
 }
