@@ -6,7 +6,7 @@ The tables of each step are written out here and not taken from `schema`, which 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection
 
@@ -186,8 +186,20 @@ _FROM_2 = (
     "CREATE INDEX outcomes_by_channel ON outcomes (channel, minute)",
 )
 
-STEPS: dict[int, Iterable[str]] = {1: _FROM_1, 2: _FROM_2}
-"""Version → what leads to the next one, in PostgreSQL's words. Version 1 was SQLite's alone."""
+_METHODS = "CONSTRAINT known_quantization CHECK (quant_method IN (''none'', ''bnb'', ''gptq'', ''gguf'')), "
+# Which methods there are is said by manifests (`registry/quantization.py`): a new one needs no new schema.
+_FROM_3 = {
+    "sqlite": (
+        # as https://sqlite.org/lang_altertable.html removes a CHECK: no row is touched
+        "PRAGMA writable_schema = ON",
+        f"UPDATE sqlite_master SET sql = replace(sql, '{_METHODS}', '') WHERE name = 'artifacts'",
+        "PRAGMA writable_schema = RESET",
+    ),
+    "postgresql": ("ALTER TABLE artifacts DROP CONSTRAINT known_quantization",),
+}
+
+STEPS: dict[int, Iterable[str] | Mapping[str, Iterable[str]]] = {1: _FROM_1, 2: _FROM_2, 3: _FROM_3}
+"""Version → what leads to the next one, in PostgreSQL's words or by system. Version 1 was SQLite's alone."""
 
 _IN_SQLITE = {"SERIAL": "INTEGER", "BIGINT": "INTEGER"}
 
@@ -196,8 +208,9 @@ def upgrade(connection: Connection, version: int) -> None:
     """Take the database from `version` to `schema.VERSION`; the caller holds the write lock and commits."""
     triggers.drop(connection)
     for step in range(version, schema.VERSION):
-        for statement in STEPS[step]:
-            connection.exec_driver_sql(_in_words_of(connection.dialect.name, statement))
+        statements, system = STEPS[step], connection.dialect.name
+        for statement in statements[system] if isinstance(statements, Mapping) else statements:
+            connection.exec_driver_sql(_in_words_of(system, statement))
     triggers.create(connection)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 3
+VERSION = 4
 
 metadata = MetaData()
 
@@ -85,7 +85,6 @@ artifacts = Table(
     ),
     CheckConstraint("length(base_revision) >= 7", name="revision_is_pinned"),
     CheckConstraint("base_tokenizer_length > 0 AND base_embedding_rows > 0", name="vocabulary_is_known"),
-    CheckConstraint("quant_method IN ('none', 'bnb', 'gptq', 'gguf')", name="known_quantization"),
     CheckConstraint("kind <> 'quantized' OR quant_method <> 'none'", name="quantized_says_how"),
     CheckConstraint("quant_merge_base IN ('16bit', 'nf4')", name="known_merge_base"),
     sqlite_autoincrement=True,

@@ -168,6 +168,16 @@ def used(registry: Registry) -> None:
     assert len(registry.tenants.audit()) == len(registry.rollouts.history("team/prod")) == 1
 
 
+def test_an_upgraded_database_takes_a_quantization_method_of_later(old: Path) -> None:
+    Registry.open(old).close()
+    with closing(sqlite3.connect(old / "registry.db")) as connection:
+        found = connection.execute("SELECT * FROM artifacts WHERE kind = 'quantized'")
+        row = dict(zip((column[0] for column in found.description), found.fetchone(), strict=True))
+        row |= {"sequence": None, "id": "f" * 64, "quant_method": "awq"}
+        places = ", ".join(f":{name}" for name in row)
+        connection.execute(f"INSERT INTO artifacts ({', '.join(row)}) VALUES ({places})", row)
+
+
 def test_what_was_recorded_is_still_there_for_those_who_ask(old: Path) -> None:
     with Registry.open(old) as registry:
         live = registry.get("pico/smoke")
