@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -92,6 +93,21 @@ class Parentage(Record):
     id: Digest
 
 
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made of what, as its manifest will say it; the files are counted in at the commit."""
+
+    kind: Kind
+    stage: str
+    stage_version: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+    toolchain: Mapping[str, str] = field(default_factory=dict)
+    parents: tuple[Parentage, ...] = ()
+    base: BaseReference | None = None
+    quant: QuantSpec | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Manifest(Record):
     """The canonical description of an artifact. Its digest is the artifact's id."""
 
@@ -123,8 +139,8 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _only_finite_numbers(self) -> Manifest:
-        for field in ("config", "metrics"):
-            _refuse_nonfinite(getattr(self, field), field)
+        for name in ("config", "metrics"):
+            _refuse_nonfinite(getattr(self, name), name)
         if self.quant is not None:
             _refuse_nonfinite(self.quant.requested, "quant.requested")
             _refuse_nonfinite(self.quant.effective, "quant.effective")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -49,6 +50,16 @@ class Edge(Record):
     parent: str
 
 
+@dataclass(frozen=True)
+class ResourceUse:
+    """What a piece of work took. `machine`: the caller's name for it beside the host's, if it has one."""
+
+    started: datetime
+    seconds: float
+    peak_bytes: int | None = None
+    machine: str = ""
+
+
 class Execution(Record):
     """One run that led to an artifact."""
 
@@ -61,7 +72,7 @@ class Execution(Record):
 
 
 def publish(
-    connection: Connection, manifest: Manifest, artifact_id: str, key: str, execution: Mapping[str, Any]
+    connection: Connection, manifest: Manifest, artifact_id: str, key: str, use: ResourceUse
 ) -> Artifact:
     """Write the rows of an artifact; returns what the key stands for from now on.
 
@@ -83,9 +94,15 @@ def publish(
     bound = (keys.c.key == key) & (keys.c.artifact_id == artifact_id)
     if connection.execute(select(keys.c.key).where(bound)).first() is None:
         connection.execute(insert(keys), {"key": key, "artifact_id": artifact_id, "created": at})
-    host = {"host": f"{host_id()} {execution['machine']}".rstrip()}
-    run = {name: value for name, value in execution.items() if name != "machine"}
-    connection.execute(insert(executions), {"artifact_id": artifact_id, "key": key, **host, **run})
+    run = {
+        "artifact_id": artifact_id,
+        "key": key,
+        "started": use.started.isoformat(),
+        "seconds": use.seconds,
+        "peak_bytes": use.peak_bytes,
+        "host": f"{host_id()} {use.machine}".rstrip(),
+    }
+    connection.execute(insert(executions), run)
     published = by_id(connection, artifact_id)
     assert published is not None
     return published

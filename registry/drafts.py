@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from registry import catalog, content, deletions
-from registry.artifacts import BaseReference, Kind, Manifest, Parentage, QuantSpec
+from registry.artifacts import FileEntry, Manifest, StageResult
 from registry.compat.base_reference import check
 from registry.db.engine import Database
 from registry.errors import InvalidArtifact, NotFound, RegistryError, StoreFailed
@@ -68,44 +66,24 @@ class Draft:
         """Renew the lease. Raises Conflict when it is lost: then stop working."""
         self._shop.leases.renew(self._key, self._token)
 
-    def commit(
-        self,
-        *,
-        stage: str,
-        stage_version: int,
-        config: Mapping[str, Any],
-        toolchain: Mapping[str, str],
-        facts_kind: Kind,
-        relations: Iterable[Parentage],
-        base: BaseReference | None,
-        quant: QuantSpec | None,
-        metrics: Mapping[str, Any],
-        execution: Mapping[str, Any],
-    ) -> catalog.Artifact:
+    def commit(self, result: StageResult, use: catalog.ResourceUse) -> catalog.Artifact:
         """Publish the files below `path` but for `checkpoints/`; returns what the key stands for from now on.
 
-        `execution` has `seconds`, `peak_bytes` (or None), `started` (ISO 8601), and `machine`, if the caller
-        has a name for it beside the host's (see `Registry.executions_here`). Raises InvalidArtifact for files
-        or facts that break the rules, NotFound for an unknown parent, Collected for one whose files are
-        gone, Incompatible for one with another base, StoreFull or StoreFailed for the disk, Conflict when the
-        lease was lost. After any of these nothing is visible.
+        Raises InvalidArtifact for files or facts that break the rules, NotFound for an unknown parent,
+        Collected for one whose files are gone, Incompatible for one with another base, StoreFull or
+        StoreFailed for the disk, Conflict when the lease was lost. After any of these nothing is visible.
         """
         if self.committed is not None:
             raise InvalidArtifact(f"this draft was committed as {self.committed.id[:12]}; open another one")
-        run = _checked_execution(execution)
         self.touch()
-        with wrap_os_errors(f"publishing the result of stage {stage}"):
+        with wrap_os_errors(f"publishing the result of stage {result.stage}"):
             found = scan(self.path, leave_out=CHECKPOINTS)
         self._shop.point("scanned")
-        manifest = _manifest(
-            kind=facts_kind, stage=stage, stage_version=stage_version, config=dict(config),
-            toolchain=dict(toolchain), parents=tuple(relations), base=base, quant=quant,
-            metrics=dict(metrics), files={name: file.entry for name, file in found.items()},
-        )  # fmt: skip
+        manifest = _manifest(result, {name: file.entry for name, file in found.items()})
         artifact_id = manifest.id
         self._check_parents(manifest)
-        with wrap_os_errors(f"publishing the result of stage {stage}"), self._kept_alive():
-            artifact = self._publish(found.values(), manifest, artifact_id, run)
+        with wrap_os_errors(f"publishing the result of stage {result.stage}"), self._kept_alive():
+            artifact = self._publish(found.values(), manifest, artifact_id, use)
         self.committed = artifact
         if artifact.id != artifact_id:
             log.warning(
@@ -128,7 +106,7 @@ class Draft:
                 check(manifest.base, artifact.manifest)
 
     def _publish(
-        self, found: Collection[FoundFile], manifest: Manifest, artifact_id: str, run: Mapping[str, Any]
+        self, found: Collection[FoundFile], manifest: Manifest, artifact_id: str, use: catalog.ResourceUse
     ) -> catalog.Artifact:
         scratch = self.path.with_name(f"{self._token}.incoming")
         scratch.mkdir(exist_ok=True)
@@ -145,7 +123,7 @@ class Draft:
                 going = {file.entry for file in found if file.entry.sha256 in marked}
                 lacking = going.union(self._shop.store.missing(file.entry for file in found))
                 if not lacking:
-                    artifact = catalog.publish(connection, manifest, artifact_id, self._key, run)
+                    artifact = catalog.publish(connection, manifest, artifact_id, self._key, use)
                     self._shop.point("rows written")
                     return artifact
             self._await_deletion({entry.sha256 for entry in going})
@@ -254,34 +232,16 @@ def _needed(manifest: Manifest) -> list[str]:
     return needed
 
 
-def _manifest(**fields: Any) -> Manifest:
+def _manifest(result: StageResult, files: dict[str, FileEntry]) -> Manifest:
     try:
-        manifest = Manifest(**fields)
+        manifest = Manifest(**vars(result), files=files)
         again = Manifest.model_validate_json(manifest.model_dump_json())
         if again.id != manifest.id:
             raise ValueError("config, metrics or quant hold values that JSON does not keep as they are")
         return manifest
-    except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors())
-        raise InvalidArtifact(f"the result of stage {fields['stage']} cannot be published: {said}") from error
     except (ValueError, TypeError) as error:
-        raise InvalidArtifact(
-            f"the result of stage {fields['stage']} cannot be published: {error}"
-        ) from error
-
-
-def _checked_execution(execution: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        peak = execution["peak_bytes"]
-        started = datetime.fromisoformat(execution["started"]).isoformat()
-        return {
-            "seconds": float(execution["seconds"]),
-            "peak_bytes": None if peak is None else int(peak),
-            "started": started,
-            "machine": str(execution.get("machine", "")),
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidArtifact(
-            f"execution {dict(execution)!r}: expected seconds, peak_bytes (or None) and started (ISO 8601); "
-            f"found {error!r}"
-        ) from error
+        message = str(error)
+        if isinstance(error, ValidationError):
+            problems = (f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors())
+            message = "; ".join(problems)
+        raise InvalidArtifact(f"the result of stage {result.stage} cannot be published: {message}") from error

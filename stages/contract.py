@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from registry.artifacts import BaseReference, Kind, Parentage, QuantSpec
+from registry.artifacts import BaseReference, Kind, QuantSpec
 
 log = logging.getLogger("tuneline.stage")
 
@@ -48,7 +48,6 @@ class Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
-    relations: tuple[Parentage, ...] = ()
     base: BaseReference | None = None
     quant: QuantSpec | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)

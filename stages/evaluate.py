@@ -21,11 +21,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from registry.artifacts import Relation
 from stages.config.evaluate import EvaluateConfig
 from stages.contract import Facts, Parents
 
 VERSION = 5
 TOOLS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "gptqmodel", "llama-cpp-python")
+RELATIONS: dict[str, Relation] = {
+    "model": "evaluation_of",
+    "adapter": "evaluation_of",
+    "rival": "evaluation_of",
+    "base": "tokenized_for",
+    "reference": "compared_with",
+    "reference_adapter": "compared_with",
+    "dataset": "evaluated_on",
+}
+"""Role of a parent → how the result relates to it."""
 
 
 def evaluate(parents: Parents, config: EvaluateConfig, out: Path) -> Facts:

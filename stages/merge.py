@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from registry.artifacts import BaseReference, Parentage, QuantSpec
+from registry.artifacts import BaseReference, QuantSpec, Relation
 from registry.compat.base_reference import differing
 from registry.compat.shapes import KEY
 from registry.errors import Incompatible
@@ -19,6 +19,7 @@ from stages.untrusted.tokenizer import template_of
 
 VERSION = 4
 TOOLS = ("torch", "safetensors", "transformers", "bitsandbytes")
+RELATIONS: dict[str, Relation] = {"base": "merge", "adapter": "merge"}
 
 
 def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
@@ -40,7 +41,6 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
     metrics = merge_adapter(base.path, adapter.path, out, config.dtype, nf4, config.shard_size)
     return Facts(
         kind="merged",
-        relations=tuple(Parentage(relation="merge", id=parent.id) for parent in (base, adapter)),
         base=base.base,
         quant=QuantSpec(
             method="none",

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from registry.artifacts import Relation
 from stages.config.prepare import PrepareConfig
 from stages.contract import Facts, Parents
 from stages.errors import InvalidInput
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 TOOLS = ("datasets", "pyarrow", "transformers")
+RELATIONS: dict[str, Relation] = {"base": "tokenized_for"}
 
 
 def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:

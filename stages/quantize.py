@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from registry.artifacts import Parentage, QuantSpec
+from registry.artifacts import QuantSpec, Relation
 from registry.compat.adapter import TRAINED_ON, recipe_of
 from registry.compat.shapes import KEY
 from stages.contract import Facts, Parent, Parents, toolchain
@@ -18,6 +18,7 @@ from stages.quantization.method import QuantizationMethod
 
 VERSION = 5
 TOOLS = ("torch", "transformers", "gptqmodel", "llama-cpp-python", "gguf", "sentencepiece")
+RELATIONS: dict[str, Relation] = {"model": "quantized", "dataset": "calibrated_on", "base": "adapter"}
 
 
 def quantize(parents: Parents, config: QuantizeConfig, out: Path) -> Facts:
@@ -36,12 +37,8 @@ def quantize(parents: Parents, config: QuantizeConfig, out: Path) -> Facts:
     require_unquantized(model)
     dataset = _calibration(method, parents)
     effective = method.quantize(config, model.path, dataset.path if dataset else None, _name(model), out)
-    relations = [Parentage(relation="quantized", id=model.id)]
-    if dataset is not None:
-        relations.append(Parentage(relation="calibrated_on", id=dataset.id))
     return Facts(
         kind="quantized",
-        relations=tuple(relations),
         base=model.base,
         quant=QuantSpec(
             method=config.method,
@@ -87,10 +84,6 @@ def _adapter(adapter: Parent, base: Parent | None, config: QuantizeConfig, out: 
     shape = adapter.metrics.get(KEY) or outline_of_adapter(adapter.path)
     return Facts(
         kind="adapter",
-        relations=(
-            Parentage(relation="quantized", id=adapter.id),
-            Parentage(relation="adapter", id=base.id),
-        ),
         base=adapter.base or base.base,
         quant=QuantSpec(
             method=config.method,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from registry.artifacts import QuantSpec
+from registry.artifacts import QuantSpec, Relation
 from registry.compat.shapes import KEY
 from stages.config.base import BaseConfig
 from stages.contract import Facts, Parents
@@ -13,6 +13,7 @@ from stages.untrusted.inspect import inspect
 
 VERSION = 4
 TOOLS = ("transformers", "torch", "gguf", "safetensors")
+RELATIONS: dict[str, Relation] = {}
 
 
 def resolve(parents: Parents, config: BaseConfig, out: Path) -> Facts:

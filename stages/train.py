@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from registry.artifacts import Relation
 from stages.config.train import TrainConfig
 from stages.contract import Facts, Parents, toolchain
 
 VERSION = 4
 TOOLS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
+RELATIONS: dict[str, Relation] = {"base": "adapter", "dataset": "trained_on"}
 
 
 def train(parents: Parents, config: TrainConfig, out: Path) -> Facts:

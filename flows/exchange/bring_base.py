@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from flows.errors import Usage
-from flows.run.child import run_in_child
-from flows.run.fingerprint import pinned
+from flows.run.find_or_make import find_or_make, make_in_child, stage_work
 from flows.settings import Settings
 from registry import Artifact, Registry
-from registry.artifacts import BaseReference, memo_key
+from registry.artifacts import BaseReference
+from registry.catalog import ResourceUse
 from registry.compat.base_reference import differing
+from registry.drafts import Draft
 from registry.errors import Incompatible
-from stages import resolve
 from stages.config.base import BaseConfig
-from stages.contract import Facts, toolchain
+from stages.contract import Facts
 
 SCHEMES = ("hub:", "path:", "package:", "pico:")
 HOW = (
@@ -43,23 +42,12 @@ def resolved(registry: Registry, config: BaseConfig, log: Path) -> Artifact:
     scheme, _, place = config.source.partition(":")
     if scheme == "path":  # the stage runs in a directory of its own
         config = config.model_copy(update={"source": f"path:{Path(place).expanduser().resolve()}"})
-    canonical, tools = pinned(config), toolchain(resolve.TOOLS)
-    key = memo_key("resolve", resolve.VERSION, canonical, {}, tools)
-    if (found := registry.find(key)) is not None:
-        return found
-    with registry.draft(key, "resolve", patience=Settings().patience()) as draft:
-        if (found := registry.find(key)) is not None:  # another process made it meanwhile
-            return found
-        execution = run_in_child("resolve", {}, config, draft.path, log, lambda event: draft.touch())
-        facts = Facts.model_validate(execution.facts)
-        return draft.commit(
-            stage="resolve", stage_version=resolve.VERSION, config=canonical, toolchain=tools,
-            facts_kind=facts.kind, relations=(), base=facts.base, quant=facts.quant, metrics=facts.metrics,
-            execution={
-                "seconds": execution.seconds, "peak_bytes": execution.peak_bytes,
-                "started": datetime.fromtimestamp(execution.started, UTC).isoformat(),
-            },
-        )  # fmt: skip
+    work = stage_work("resolve", config, {})
+
+    def make(draft: Draft) -> tuple[Facts, ResourceUse]:
+        return make_in_child(registry, work, config, draft, log, lambda event: draft.touch())
+
+    return find_or_make(registry, work, make, Settings().patience())[0]
 
 
 def matched_base(registry: Registry, found: Mapping[str, Any], what: str) -> tuple[Artifact, str]:

@@ -9,11 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from registry import Artifact
-from registry.artifacts import BaseReference, Kind, QuantSpec, Relation
+from registry.artifacts import Kind, QuantSpec, Relation
 from registry.compat.contract import examine
 from registry.compat.model import pair
 from registry.compat.shapes import KEY, is_end, is_head, model_outline
 from registry.errors import Incompatible
+from stages.contract import Facts
 
 KINDS: dict[str, Kind] = {"adapter": "adapter", "model": "merged", "gptq": "quantized", "gguf": "quantized"}
 RELATIONS: dict[str, Relation] = {
@@ -35,19 +36,9 @@ class Findings:
     not_established: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Description:
-    """The artifact to be, as the contract reads it."""
-
-    kind: Kind
-    base: BaseReference | None
-    quant: QuantSpec
-    metrics: dict[str, Any]
-
-
 def describe(
     found: Mapping[str, Any], base: Artifact, tokens: Mapping[str, int] | None, findings: Findings
-) -> Description:
+) -> Facts:
     """What is published. Raises Incompatible where the files cannot belong to the base.
 
     `found` comes from a thorough `stages.untrusted.inspect.inspect`, `tokens` from `compare_vocabulary`.
@@ -58,7 +49,7 @@ def describe(
     metrics["parameters"] = found.get("parameters", effective.get("parameters"))
     if found["form"] != "adapter":
         metrics["bits_per_weight"] = effective["bits_per_weight"]
-    subject = Description(KINDS[found["form"]], base.manifest.base, quant, metrics)
+    subject = Facts(kind=KINDS[found["form"]], base=base.manifest.base, quant=quant, metrics=metrics)
     _contract(subject, base, findings)
     _vocabulary(found, base, tokens, findings)
     _template(found, base, findings)
@@ -119,7 +110,7 @@ def _merge_base(recorded: QuantSpec | None, findings: Findings) -> Any:
     return None
 
 
-def _contract(subject: Description, base: Artifact, findings: Findings) -> None:
+def _contract(subject: Facts, base: Artifact, findings: Findings) -> None:
     answers = [one for one in examine(pair(base.manifest, subject)) if one.name in _DECISIVE]
     refused = [one.line() for one in answers if one.state == "refused"]
     if refused:

@@ -2,7 +2,8 @@
 
 ```
 arithmetic        what `compute_dtype: auto` means for it
-step              one step: find a stage's result, or draft it, make it in a child, commit it
+step              one step, and who is told of it
+find_or_make      how an artifact is born: found under its memo key, or drafted, made, committed
 child             the child process in which a stage works
 standalone_stage  one stage on plain directories, without a registry
 fingerprint       what lies outside the registry, pinned to digests and commits

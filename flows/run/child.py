@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,7 +37,7 @@ class Execution:
     facts: dict[str, Any]
     seconds: float
     peak_bytes: int
-    started: float
+    started: datetime
 
 
 class StageFailed(StageError):
@@ -140,7 +141,7 @@ def run_in_child(
     Raises `StageFailed` with the stage's own message, or `StageKilled` if the child died.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    started, ooms = time.time(), _oom_kills()
+    started, clock, ooms = datetime.now(UTC), time.monotonic(), _oom_kills()
     process = (stand_by.take() if stand_by else None) or StageProcess(log)
     try:
         process.send(
@@ -158,7 +159,7 @@ def run_in_child(
         process.end()
     peak = max(peak, int(last.get("peak_bytes", 0)))
     if "facts" in last:
-        return Execution(last["facts"], time.time() - started, peak, started)
+        return Execution(last["facts"], time.monotonic() - clock, peak, started)
     if "error" in last:
         raise StageFailed(last["error"], int(last["exit_code"]))
     # One that was killed may have grown between two looks at it.

@@ -17,10 +17,11 @@ from flows.errors import Usage
 from flows.recipe import anchor
 from flows.run.arithmetic import settle
 from flows.run.child import run_in_child
+from flows.run.find_or_make import as_parent
 from flows.run.fingerprint import tree_stamp
 from flows.run.progress_view import ProgressView
 from flows.settings import Settings
-from registry import Artifact, Registry
+from registry import Registry
 from registry.artifacts import Kind
 from registry.errors import NotFound
 from stages.compatible import require_compatible
@@ -83,19 +84,6 @@ def _from_registry(role: str, ref: str) -> Parent:
     except NotFound as error:
         raise Usage(f"--{role} {ref}: no such directory, and no such artifact: {error}") from None
     return as_parent(registry, artifact)
-
-
-def as_parent(registry: Registry, artifact: Artifact) -> Parent:
-    """`artifact` as a stage sees it."""
-    manifest = artifact.manifest
-    return Parent(
-        id=artifact.id,
-        kind=manifest.kind,
-        path=registry.view(artifact.id),
-        base=manifest.base,
-        quant=manifest.quant,
-        metrics=manifest.metrics,
-    )
 
 
 def _config(stage: str, overrides: Sequence[str]) -> BaseModel:

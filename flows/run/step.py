@@ -1,4 +1,4 @@
-"""One step of a run: find a stage's result in the registry, or draft it, run it in a child, commit it.
+"""One step of a run, and who is told of it: the terminal, Prefect, the report.
 
 Each step is a task in Prefect, which is told of it and decides nothing.
 """
@@ -8,48 +8,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from flows.run.arithmetic import Arithmetic, as_asked, this_machine
-from flows.run.child import WarmWorker, run_in_child
-from flows.run.fingerprint import pinned
+from flows.run.arithmetic import Arithmetic, as_asked
+from flows.run.child import WarmWorker
+from flows.run.find_or_make import as_parent, find_or_make, make_in_child, stage_work
 from flows.run.prefect_view import PrefectView
 from flows.run.progress_view import ProgressView
 from flows.run.stage_row import StageRow
-from flows.run.standalone_stage import as_parent
 from flows.settings import Settings
 from flows.wording import duration
 from registry import Artifact, Registry
-from registry.artifacts import Parentage, Relation, memo_key
+from registry.catalog import ResourceUse
+from registry.drafts import Draft
 from registry.errors import Held
 from stages.compatible import require_compatible
-from stages.contract import Facts, Parent, toolchain
-from stages.run import stage_module
+from stages.contract import Facts, Parent
 
 T = TypeVar("T")
-
-RELATIONS: dict[tuple[str, str], Relation] = {
-    ("prepare", "base"): "tokenized_for",
-    ("train", "base"): "adapter",
-    ("train", "dataset"): "trained_on",
-    ("merge", "base"): "merge",
-    ("merge", "adapter"): "merge",
-    ("quantize", "model"): "quantized",
-    ("quantize", "dataset"): "calibrated_on",
-    ("quantize", "base"): "adapter",
-    ("evaluate", "model"): "evaluation_of",
-    ("evaluate", "adapter"): "evaluation_of",
-    ("evaluate", "base"): "tokenized_for",
-    ("evaluate", "rival"): "evaluation_of",
-    ("evaluate", "reference"): "compared_with",
-    ("evaluate", "reference_adapter"): "compared_with",
-    ("evaluate", "dataset"): "evaluated_on",
-}
-"""(stage, the parent's role) → how the result relates to that parent."""
 
 
 @dataclass
@@ -90,45 +69,22 @@ class Run:
         self, stage: str, config: BaseModel, label: str, parents: Mapping[str, Artifact]
     ) -> tuple[Artifact, StageRow]:
         require_compatible(stage, config, {role: p.manifest for role, p in parents.items()})
-        module, started = stage_module(stage), time.monotonic()
-        canonical, tools = pinned(config), toolchain(module.TOOLS)
-        key = memo_key(stage, module.VERSION, canonical, {r: p.id for r, p in parents.items()}, tools)
-        if (found := self.registry.find(key)) is not None:
-            return found, StageRow(label, stage, found.id, "reused", time.monotonic() - started, None, "")
-        self.view.stage(label)
-        others, needed = _Others(self.view), [parent.id for parent in parents.values()]
-        with self.registry.draft(key, stage, needed, others.patience) as draft:
-            if (found := self.registry.find(key)) is not None:  # another run made it meanwhile
-                seconds = time.monotonic() - started
-                return found, StageRow(label, stage, found.id, "reused", seconds, None, others.note)
-            if others.note:
-                self.view.stage(label)
-            execution = run_in_child(
-                stage, {role: self.parent(p) for role, p in parents.items()}, config, draft.path,
-                self.log(label), _Watch(self.view, self.prefect, draft.touch), self.stand_by,
-            )  # fmt: skip
-            facts = Facts.model_validate(execution.facts)
-            artifact = draft.commit(
-                stage=stage,
-                stage_version=module.VERSION,
-                config=canonical,
-                toolchain=tools,
-                facts_kind=facts.kind,
-                relations=tuple(
-                    Parentage(relation=RELATIONS[stage, role], id=p.id) for role, p in parents.items()
-                ),
-                base=facts.base,
-                quant=as_asked(facts.quant, stage, self.arithmetic),
-                metrics=facts.metrics,
-                execution={
-                    "seconds": execution.seconds,
-                    "peak_bytes": execution.peak_bytes,
-                    "machine": this_machine(),
-                    "started": datetime.fromtimestamp(execution.started, UTC).isoformat(),
-                },
+        started, work = time.monotonic(), stage_work(stage, config, parents)
+        others = _Others(self.view, label)
+
+        def make(draft: Draft) -> tuple[Facts, ResourceUse]:
+            self.view.stage(label)
+            watch = _Watch(self.view, self.prefect, draft.touch)
+            facts, use = make_in_child(
+                self.registry, work, config, draft, self.log(label), watch, self.stand_by
             )
-        row = StageRow(label, stage, artifact.id, "ran", execution.seconds, execution.peak_bytes, "")
-        return artifact, row
+            return facts.model_copy(update={"quant": as_asked(facts.quant, stage, self.arithmetic)}), use
+
+        artifact, use = find_or_make(self.registry, work, make, others.patience)
+        if use is None:
+            seconds = time.monotonic() - started
+            return artifact, StageRow(label, stage, artifact.id, "reused", seconds, None, others.note)
+        return artifact, StageRow(label, stage, artifact.id, "ran", use.seconds, use.peak_bytes, "")
 
     def parent(self, artifact: Artifact) -> Parent:
         """`artifact` as a stage sees it."""
@@ -161,11 +117,13 @@ class _Watch:
 class _Others:
     """Waits for whoever makes the same result already, and says who."""
 
-    def __init__(self, view: ProgressView) -> None:
-        self.view, self.note = view, ""
+    def __init__(self, view: ProgressView, label: str) -> None:
+        self.view, self.label, self.note = view, label, ""
         self.patience = Settings().patience(self._told)
 
     def _told(self, held: Held, waited: float) -> None:
+        if not self.note:
+            self.view.stage(self.label)
         self.view.waiting(f"{held.holder} makes the same")
         self.note = f"waited {duration(waited)} for {held.holder}"
 

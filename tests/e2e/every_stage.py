@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from flows.run.fingerprint import pinned
-from flows.run.standalone_stage import as_parent
-from flows.run.step import RELATIONS
+from flows.run.find_or_make import as_parent, find_or_make, stage_work
 from registry import Artifact, Registry
-from registry.artifacts import Parentage, memo_key
+from registry.catalog import ResourceUse
+from registry.drafts import Draft
+from registry.leases import NO_WAIT
 from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
 from stages.config.merge import MergeConfig
 from stages.config.prepare import PrepareConfig, SplitConfig
 from stages.config.train import LoraConfig, Nf4Config, TrainConfig
-from stages.contract import Facts, toolchain
+from stages.contract import Facts
 from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig
-from stages.run import run_stage, stage_module
+from stages.run import run_stage
 
 NF4 = Nf4Config(compute_dtype="float32")
 
@@ -40,20 +41,15 @@ class Line:
         self.ids: dict[str, str] = {}
 
     def make(self, label: str, stage: str, config: BaseModel, **parents: Artifact) -> Artifact:
-        """Run `stage` and commit what it made, as a flow's step does."""
-        module, pins = stage_module(stage), pinned(config)
-        tools = toolchain(module.TOOLS)
-        key = memo_key(stage, module.VERSION, pins, {role: p.id for role, p in parents.items()}, tools)
-        with self.registry.draft(key, stage) as draft:
+        """Run `stage` and commit what it made."""
+        work = stage_work(stage, config, parents)
+
+        def make(draft: Draft) -> tuple[Facts, ResourceUse]:
             seen = {role: as_parent(self.registry, parent) for role, parent in parents.items()}
             facts = Facts.model_validate(run_stage(stage, seen, config, draft.path))
-            made = draft.commit(
-                stage=stage, stage_version=module.VERSION, config=pins, toolchain=tools,
-                facts_kind=facts.kind,
-                relations=[Parentage(relation=RELATIONS[stage, r], id=p.id) for r, p in parents.items()],
-                base=facts.base, quant=facts.quant, metrics=facts.metrics,
-                execution={"seconds": 1.0, "peak_bytes": None, "started": "2026-01-01T00:00:00+00:00"},
-            )  # fmt: skip
+            return facts, ResourceUse(datetime(2026, 1, 1, tzinfo=UTC), 1.0)
+
+        made, _ = find_or_make(self.registry, work, make, NO_WAIT)
         self.ids[label] = made.id
         return made
 

@@ -8,13 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry import Registry
-from registry.artifacts import Parentage, memo_key
+from registry.artifacts import Parentage, StageResult, memo_key
+from registry.catalog import ResourceUse
 from stages.contract import Facts
 from tests.e2e.conftest import Tuneline
 from tests.seconds import seconds
@@ -57,13 +59,17 @@ def quantized(tuneline: Tuneline, folder: Path, ids: dict[str, str]) -> str:
         for path in (folder / "made").iterdir():
             if path.name != "tuneline-facts.json":
                 (draft.path / path.name).write_bytes(path.read_bytes())
-        return draft.commit(
-            stage="quantize", stage_version=1, config=config, toolchain={}, facts_kind=facts.kind,
-            relations=[Parentage(relation=r, id=i) for r, i in parents.items()],  # type: ignore[arg-type]
-            base=facts.base, metrics=facts.metrics,
+        result = StageResult(
+            kind=facts.kind,
+            stage="quantize",
+            stage_version=1,
+            config=config,
+            parents=tuple(Parentage(relation=r, id=i) for r, i in parents.items()),  # type: ignore[arg-type]
+            base=facts.base,
             quant=facts.quant.model_copy(update={"calibration_dataset": ids["dataset"]}),
-            execution={"seconds": 1.0, "peak_bytes": None, "started": "2026-01-02T03:04:05+00:00"},
-        ).id  # fmt: skip
+            metrics=facts.metrics,
+        )
+        return draft.commit(result, ResourceUse(datetime(2026, 1, 2, tzinfo=UTC), 1.0)).id
 
 
 def test_every_export_is_verified_where_there_is_no_registry(pico: Pico, exported: Path) -> None:

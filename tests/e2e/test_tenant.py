@@ -11,7 +11,8 @@ import pytest
 
 from flows.errors import Usage
 from flows.exchange.artifact_import import adopt
-from flows.run.standalone_stage import as_parent, run_plain
+from flows.run.find_or_make import as_parent
+from flows.run.standalone_stage import run_plain
 from registry import Artifact, Registry
 from registry.artifacts import Manifest
 from registry.compat.contract import examine

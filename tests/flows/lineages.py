@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from registry import Artifact, Registry
-from registry.artifacts import BaseReference, Manifest, Parentage, QuantSpec, memo_key
+from registry.artifacts import BaseReference, Manifest, Parentage, QuantSpec, StageResult, memo_key
+from registry.catalog import ResourceUse
 
-EXECUTION = {"seconds": 1.5, "peak_bytes": 1000, "started": "2026-01-02T03:04:05+00:00"}
+USE = ResourceUse(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), seconds=1.5, peak_bytes=1000)
 TOOLS = {"torch": "2.13.0", "peft": "0.21.2", "gptqmodel": "absent"}
 MODELS = ("base", "adapter", "merged", "gguf", "gptq")
 
@@ -48,15 +50,15 @@ def publish(
             path = draft.path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        return draft.commit(
+        result = StageResult(
+            kind=kind,  # type: ignore[arg-type]
             stage=stage,
             stage_version=1,
             toolchain=TOOLS,
-            facts_kind=kind,  # type: ignore[arg-type]
-            relations=relations,
-            execution=EXECUTION,
-            **{"config": {}, "base": None, "quant": None, "metrics": {}, **facts},
+            parents=relations,
+            **facts,
         )
+        return draft.commit(result, USE)
 
 
 def evaluate(

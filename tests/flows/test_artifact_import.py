@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import pytest
 from flows.cli import main
 from flows.errors import Usage
 from flows.exchange.artifact_import import Adoption, adopt
-from flows.run.standalone_stage import as_parent, run_plain
+from flows.run.find_or_make import as_parent
+from flows.run.standalone_stage import run_plain
 from registry import Artifact, Registry
-from registry.artifacts import memo_key
+from registry.artifacts import StageResult, memo_key
+from registry.catalog import ResourceUse
 from registry.compat.contract import examine
 from registry.compat.model import Use, pair
 from registry.errors import Incompatible
@@ -37,7 +40,6 @@ from stages.quantize import quantize
 from tests.seconds import seconds
 from tests.stages.lora_models import save_adapter, save_llama
 
-EXECUTION = {"seconds": 1.0, "peak_bytes": None, "started": "2026-01-02T03:04:05+00:00"}
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -56,10 +58,9 @@ def registry(home: Path) -> Iterator[Registry]:
 def base(registry: Registry, pico_base: Parent) -> Artifact:
     with registry.draft(memo_key("resolve", 1, {}, {}, {}), "resolve") as draft:
         shutil.copytree(pico_base.path, draft.path, dirs_exist_ok=True)
-        return draft.commit(
-            stage="resolve", stage_version=1, config={}, toolchain={}, facts_kind="base", relations=(),
-            base=pico_base.base, quant=pico_base.quant, metrics=pico_base.metrics, execution=EXECUTION,
-        )  # fmt: skip
+        facts = {"base": pico_base.base, "quant": pico_base.quant, "metrics": pico_base.metrics}
+        result = StageResult(kind="base", stage="resolve", stage_version=1, **facts)
+        return draft.commit(result, ResourceUse(datetime(2026, 1, 1, tzinfo=UTC), 1.0))
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home whose executions are recorded as a flow does; rates and cache are the test's own."""
     from tests.flows import lineages
 
-    monkeypatch.setitem(lineages.EXECUTION, "machine", arithmetic.this_machine())
+    monkeypatch.setattr(lineages, "USE", replace(lineages.USE, machine=arithmetic.this_machine()))
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(clocks, "rates_here", lambda *_: of_machine(100e9, 5e9))
@@ -113,7 +113,7 @@ def took(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     from tests.flows import lineages
 
     def set_(value: float) -> None:
-        monkeypatch.setitem(lineages.EXECUTION, "seconds", value)
+        monkeypatch.setattr(lineages, "USE", replace(lineages.USE, seconds=value))
 
     return set_
 
@@ -194,7 +194,7 @@ def test_runs_recorded_without_a_machine_are_nobodys(
 ) -> None:
     from tests.flows import lineages
 
-    monkeypatch.delitem(lineages.EXECUTION, "machine")
+    monkeypatch.setattr(lineages, "USE", replace(lineages.USE, machine=""))
     record(home, took, 100.0, tokens=TOKENS)
     assert training_time(home).basis == MEASURED
 

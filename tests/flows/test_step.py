@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
     import pathlib
     from stages.contract import Facts, Parents, StageConfig, progress
-    VERSION, TOOLS = 1, ()
+    VERSION, TOOLS, RELATIONS = 1, (), {}
 
     class Config(StageConfig):
         gate: str

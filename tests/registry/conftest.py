@@ -3,17 +3,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry import Artifact, Registry
-from registry.artifacts import BaseReference, QuantSpec, memo_key
+from registry.artifacts import BaseReference, QuantSpec, StageResult, memo_key
+from registry.catalog import ResourceUse
 from tests.registry import servers
 from tests.registry.places import COMBINATIONS, Place, Places
 
-EXECUTION = {"seconds": 1.5, "peak_bytes": 1000, "started": "2026-01-02T03:04:05+00:00"}
+USE = ResourceUse(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), seconds=1.5, peak_bytes=1000)
 
 
 @pytest.fixture
@@ -105,30 +107,21 @@ def base() -> BaseReference:
     )
 
 
-@pytest.fixture
-def facts() -> Callable[..., dict[str, Any]]:
-    """Keyword arguments of a commit."""
+Commit = tuple[StageResult, ResourceUse]
 
-    def make(**changes: Any) -> dict[str, Any]:
-        return {
-            "stage": "prepare",
-            "stage_version": 1,
-            "config": {},
-            "toolchain": {},
-            "facts_kind": "dataset",
-            "relations": (),
-            "base": None,
-            "quant": None,
-            "metrics": {},
-            "execution": EXECUTION,
-            **changes,
-        }
+
+@pytest.fixture
+def facts() -> Callable[..., Commit]:
+    """The arguments of a commit."""
+
+    def make(use: ResourceUse = USE, **changes: Any) -> Commit:
+        return StageResult(**{"kind": "dataset", "stage": "prepare", "stage_version": 1, **changes}), use
 
     return make
 
 
 @pytest.fixture
-def publish(facts: Callable[..., dict[str, Any]], key: Callable[[str], str]) -> Callable[..., Artifact]:
+def publish(facts: Callable[..., Commit], key: Callable[[str], str]) -> Callable[..., Artifact]:
     """Publish an artifact with these files under the memo key of `text`."""
 
     def make(
@@ -140,7 +133,7 @@ def publish(facts: Callable[..., dict[str, Any]], key: Callable[[str], str]) -> 
                 if not path.parent.is_dir():
                     path.parent.mkdir(parents=True)
                 path.write_bytes(content)
-            return draft.commit(**facts(**changes))
+            return draft.commit(*facts(**changes))
 
     return make
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from registry.db import tables as schema
 from registry.db.engine import now
 from registry.db.tables import artifacts as table
 from registry.errors import Corrupt, InvalidArtifact, InvalidSetting, StoreFailed
+from tests.registry.conftest import USE
 from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
 
@@ -121,8 +123,8 @@ def test_eight_processes_create_one_registry_on_a_server(home: Path, postgresql:
 
 def fill(registry: Registry, publish: Publish) -> None:
     """At least one row in every table that nobody may change."""
-    one, two = publish(registry, "one"), publish(registry, "two", relations=())
-    publish(registry, "three", relations=({"relation": "trained_on", "id": one.id},))
+    one, two = publish(registry, "one"), publish(registry, "two", parents=())
+    publish(registry, "three", parents=({"relation": "trained_on", "id": one.id},))
     registry.gates.record(two.id, one.id, {}, "pass", {})
     registry.name(one.id, "first")
     registry.channels.move("team/prod", one.id, 0, waiver=Waiver("start", "me"))
@@ -223,9 +225,8 @@ def test_rows_that_break_a_rule_are_refused(
 
 
 @only("local")
-def test_numbers_beyond_32_bits(registry: Registry, publish: Publish, facts: Callable[..., Any]) -> None:
-    run = {**facts()["execution"], "peak_bytes": 2**40}
-    made = publish(registry, "one", execution=run)
+def test_numbers_beyond_32_bits(registry: Registry, publish: Publish) -> None:
+    made = publish(registry, "one", use=replace(USE, peak_bytes=2**40))
     assert registry.executions(made.id)[0].peak_bytes == 2**40
 
 
@@ -245,7 +246,7 @@ def test_numbers_beyond_32_bits(registry: Registry, publish: Publish, facts: Cal
 def test_the_database_itself_demands_base_and_quantization(
     registry: Registry, publish: Publish, base: BaseReference, plain: QuantSpec, column: str, value: object
 ) -> None:
-    made = publish(registry, "base", facts_kind="base", base=base, quant=plain)
+    made = publish(registry, "base", kind="base", base=base, quant=plain)
     with registry._database.read() as connection:
         row = connection.execute(select(table).where(table.c.id == made.id)).one()._asdict()
     del row["sequence"]

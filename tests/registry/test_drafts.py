@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import event, insert, select, update
 
 from registry import Artifact, Registry
 from registry.artifacts import BaseReference, Parentage, QuantSpec
+from registry.catalog import ResourceUse
 from registry.db.engine import now
 from registry.db.tables import content_events, leases
 from registry.drafts import POINTS
@@ -43,9 +45,9 @@ def test_a_commit_makes_it_visible_all_at_once(registry: Registry, key: Key, fac
         (draft.path / "checkpoints").mkdir()
         (draft.path / "checkpoints" / "big").write_text("never part of it")
         draft.touch()
-        made = draft.commit(**facts(config={"n": 1}, metrics={"loss": 0.5}))
+        made = draft.commit(*facts(config={"n": 1}, metrics={"loss": 0.5}))
         with pytest.raises(InvalidArtifact, match="was committed as"):
-            draft.commit(**facts())
+            draft.commit(*facts())
     assert registry.find(key("x")) == made
     assert made.id == made.manifest.id
     assert set(made.manifest.files) == {"a.txt"}
@@ -111,8 +113,8 @@ def test_time_and_place_are_not_part_of_the_id(places: Places, publish: Publish,
     ids = set()
     for number in range(2):
         with places().open() as registry:
-            run = {"seconds": number, "peak_bytes": None, "started": f"2026-01-0{number + 1}T00:00:00"}
-            ids.add(publish(registry, str(number), FILES, execution=run).id)
+            use = ResourceUse(datetime(2026, 1, number + 1, tzinfo=UTC), number)
+            ids.add(publish(registry, str(number), FILES, use=use).id)
     assert len(ids) == 1
 
 
@@ -148,7 +150,7 @@ def test_checkpoints_wait_for_the_same_key_only(
         assert [p.name for p in again.path.iterdir()] == ["checkpoints"]
         assert (again.path / "checkpoints" / "step").read_text() == "50"
         (again.path / "done").write_text("done")
-        again.commit(**facts())
+        again.commit(*facts())
     assert list((home / "drafts").iterdir()) == []
 
 
@@ -178,9 +180,9 @@ def test_a_lost_lease_publishes_nothing(registry: Registry, key: Key, facts: Fac
             (late.path / "a.txt").write_text("late")
             assert (winner.path / "a.txt").read_text() == "winner"
             with pytest.raises(Conflict, match="is lost"):
-                late.commit(**facts())
+                late.commit(*facts())
             assert registry.find(key("x")) is None
-            won = winner.commit(**facts())
+            won = winner.commit(*facts())
     assert registry.find(key("x")) == won
     assert registry.ls() == [won]
 
@@ -191,11 +193,9 @@ def test_a_lost_lease_publishes_nothing(registry: Registry, key: Key, facts: Fac
         {"metrics": {"loss": float("nan")}},
         {"config": {"path": object()}},
         {"config": {1: "a number as a key"}},
-        {"facts_kind": "model"},
-        {"facts_kind": "adapter"},
+        {"kind": "model"},
+        {"kind": "adapter"},
         {"stage_version": 0},
-        {"execution": {"seconds": 1}},
-        {"execution": {"seconds": 1, "peak_bytes": 1, "started": "yesterday"}},
         {"metrics": {"text": "\ud800"}},
     ],
 )
@@ -216,21 +216,21 @@ def test_a_key_is_a_digest(registry: Registry, bad: str) -> None:
 
 def test_parents_must_be_here(registry: Registry, publish: Publish, base: BaseReference) -> None:
     with pytest.raises(NotFound, match="parents ffffffffffff are not in this registry"):
-        publish(registry, "x", relations=(Parentage(relation="trained_on", id="f" * 64),))
+        publish(registry, "x", parents=(Parentage(relation="trained_on", id="f" * 64),))
     calibrated = QuantSpec(method="gptq", calibration_dataset="e" * 64)
     with pytest.raises(NotFound, match="eeeeeeeeeeee"):
-        publish(registry, "x", facts_kind="quantized", base=base, quant=calibrated)
+        publish(registry, "x", kind="quantized", base=base, quant=calibrated)
 
 
 def test_a_model_has_the_base_of_its_parents(
     registry: Registry, publish: Publish, base: BaseReference, plain: QuantSpec
 ) -> None:
-    parent = publish(registry, "base", facts_kind="base", base=base, quant=plain)
+    parent = publish(registry, "base", kind="base", base=base, quant=plain)
     relations = (Parentage(relation="adapter", id=parent.id),)
     moved = base.model_copy(update={"revision": "b" * 40})
     with pytest.raises(Incompatible, match="revision: expected bbb"):
-        publish(registry, "adapter", facts_kind="adapter", base=moved, quant=plain, relations=relations)
-    made = publish(registry, "adapter", facts_kind="adapter", base=base, quant=plain, relations=relations)
+        publish(registry, "adapter", kind="adapter", base=moved, quant=plain, parents=relations)
+    made = publish(registry, "adapter", kind="adapter", base=base, quant=plain, parents=relations)
     assert [(e.child, e.relation, e.parent) for e in registry.lineage(made.id)] == [
         (made.id, "adapter", parent.id)
     ]
@@ -363,15 +363,15 @@ def test_a_full_database_publishes_nothing(home: Path, publish: Publish, key: Ke
 
 FULL_DISK = """
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from registry import Registry
-from registry.artifacts import memo_key
+from registry.artifacts import StageResult, memo_key
+from registry.catalog import ResourceUse
 from registry.errors import StoreFull
 home = Path(sys.argv[1])
-facts = dict(
-    stage="prepare", stage_version=1, config={}, toolchain={}, facts_kind="dataset", relations=(), base=None,
-    quant=None, metrics={}, execution={"seconds": 1, "peak_bytes": 1, "started": "2026-01-01"},
-)
+result = StageResult(kind="dataset", stage="prepare", stage_version=1)
+use = ResourceUse(datetime(2026, 1, 1, tzinfo=UTC), 1, 1)
 made = []
 with Registry.open(home) as registry:
     for number in range(1000):
@@ -379,7 +379,7 @@ with Registry.open(home) as registry:
         try:
             with registry.draft(key, "prepare") as draft:
                 (draft.path / "a").write_bytes(bytes([number % 251]) * 4000 + str(number).encode())
-                made.append((key, draft.commit(**facts)))
+                made.append((key, draft.commit(result, use)))
         except (StoreFull, OSError) as error:
             assert number > 20, number
             failed, said = key, error

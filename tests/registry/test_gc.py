@@ -65,7 +65,7 @@ def move(registry: Registry, channel: str, artifact: Artifact) -> None:
 
 
 def below(parent: Artifact) -> dict[str, Any]:
-    return {"relations": (Parentage(relation="finetune", id=parent.id),)}
+    return {"parents": (Parentage(relation="finetune", id=parent.id),)}
 
 
 def test_nothing_happens_without_delete(registry: Registry, publish: Publish) -> None:
@@ -229,7 +229,7 @@ class TestRoots:
     def test_the_evidence_of_decisions_that_count(self, registry: Registry, publish: Publish) -> None:
         def measured(model: Artifact, text: str) -> Artifact:
             relation = (Parentage(relation="evaluation_of", id=model.id),)
-            return publish(registry, f"evaluation {text}", facts_kind="evaluation", relations=relation)
+            return publish(registry, f"evaluation {text}", kind="evaluation", parents=relation)
 
         base, model = publish(registry, "base"), publish(registry, "model")
         other = publish(registry, "other")
@@ -253,7 +253,7 @@ class TestRoots:
 
         dataset = publish(registry, "dataset")
         quant = QuantSpec(method="gptq", calibration_dataset=dataset.id)
-        model = publish(registry, "model", facts_kind="quantized", base=base, quant=quant)
+        model = publish(registry, "model", kind="quantized", base=base, quant=quant)
         registry.name(model.id, "model")
         assert ids(sweep(registry)) == []
 

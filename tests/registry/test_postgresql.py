@@ -333,7 +333,7 @@ def test_a_dump_is_a_backup(home: Path, postgresql: PostgreSQL, template: str, p
     url, restored = postgresql.fresh(template), postgresql.fresh()
     with Registry.open(home, url) as registry:
         parent = publish(registry, "parent")
-        child = publish(registry, "child", relations=({"relation": "trained_on", "id": parent.id},))
+        child = publish(registry, "child", parents=({"relation": "trained_on", "id": parent.id},))
         registry.channels.move("team/prod", child.id, 0, waiver=Waiver("first", "me"))
         history = registry.channels.history("team/prod")
     postgresql.copy(url, restored)

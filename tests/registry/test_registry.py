@@ -27,8 +27,8 @@ def test_what_was_published_is_read_back_whole(
     )  # fmt: skip
     relations = (Parentage(relation="calibrated_on", id=dataset.id),)
     made = publish(
-        registry, "model", facts_kind="quantized", stage="quantize", stage_version=3, config={"bits": 4},
-        base=base, quant=quant, metrics={"size": 1}, relations=relations, toolchain={"torch": "2"},
+        registry, "model", kind="quantized", stage="quantize", stage_version=3, config={"bits": 4},
+        base=base, quant=quant, metrics={"size": 1}, parents=relations, toolchain={"torch": "2"},
     )  # fmt: skip
     with place.open() as again:
         found = again.get(made.id)
@@ -47,7 +47,7 @@ def test_what_was_published_is_read_back_whole(
 
 def test_verify_finds_a_record_that_was_changed(registry: Registry, publish: Publish) -> None:
     child = publish(
-        registry, "child", relations=(Parentage(relation="trained_on", id=publish(registry, "p").id),)
+        registry, "child", parents=(Parentage(relation="trained_on", id=publish(registry, "p").id),)
     )
     with registry._database.write() as connection:
         triggers.drop(connection)
@@ -129,7 +129,7 @@ def test_pages_are_newest_first_and_complete(
     registry: Registry, publish: Publish, base: BaseReference
 ) -> None:
     made = [publish(registry, str(number)) for number in range(5)]
-    model = publish(registry, "m", facts_kind="base", base=base, quant=QuantSpec(method="none"))
+    model = publish(registry, "m", kind="base", base=base, quant=QuantSpec(method="none"))
     newest = [artifact.id for artifact in [*made, model]][::-1]
     assert [a.id for a in registry.ls()] == newest
     assert [a.id for a in registry.ls("base")] == [model.id]
@@ -151,7 +151,7 @@ def test_lineage_is_everything_above(data: st.DataObject, places: Places, publis
         for number in range(count):
             chosen = data.draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
             relations = tuple(Parentage(relation="trained_on", id=made[p].id) for p in sorted(chosen))
-            made.append(publish(registry, str(number), relations=relations))
+            made.append(publish(registry, str(number), parents=relations))
             above[number] = chosen
         for number in range(count):
             reached, waiting = set(), [number]

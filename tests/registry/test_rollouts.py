@@ -27,7 +27,7 @@ BY_HAND = Waiver(reason="by hand", who="ada")
 
 @pytest.fixture
 def model(publish: Callable[..., Artifact], base: BaseReference, plain: QuantSpec) -> Model:
-    return lambda registry, text: publish(registry, text, facts_kind="base", base=base, quant=plain)
+    return lambda registry, text: publish(registry, text, kind="base", base=base, quant=plain)
 
 
 @pytest.fixture

@@ -272,7 +272,7 @@ def test_a_file_with_another_name_elsewhere_is_copied(
     outside.write_text("shared")
     with registry.draft(key("x"), "prepare") as draft:
         os.link(outside, draft.path / "linked")
-        artifact = draft.commit(**facts())  # type: ignore[arg-type]
+        artifact = draft.commit(*facts())
     outside.write_text("changed later")
     assert registry.verify(artifact.id) == []
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from schemathesis.engine import events, from_schema
 
 from registry import Artifact, Registry, Waiver
 from registry.api.app import application
-from registry.artifacts import BaseReference, Kind, Parentage, QuantSpec, Relation, memo_key
+from registry.artifacts import BaseReference, Kind, Parentage, QuantSpec, Relation, StageResult, memo_key
+from registry.catalog import ResourceUse
 
 TOKEN = "a-token-of-the-test"
-EXECUTION = {"seconds": 1.5, "peak_bytes": 1000, "started": "2026-01-02T03:04:05+00:00"}
+USE = ResourceUse(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), seconds=1.5, peak_bytes=1000)
 
 
 def _sha(text: str) -> str:
@@ -58,13 +60,21 @@ def add(
         (draft.path / "facts.txt").write_text(f"{kind} {label}")
         (draft.path / "model").mkdir()
         (draft.path / "model" / "config.json").write_text("{}")
-        return draft.commit(**{
-            "stage": facts.pop("stage", "prepare"), "stage_version": 1, "config": {"label": label},
-            "toolchain": {"torch": "2.13.0"}, "facts_kind": kind, "metrics": {},
-            "relations": [Parentage(relation=relation, id=parent.id) for relation, parent in parents],
-            "base": reference() if model else None, "quant": QuantSpec(method="none") if model else None,
-            "execution": EXECUTION, **facts,
-        })  # fmt: skip
+        known = {
+            "stage": "prepare",
+            "base": reference() if model else None,
+            "quant": QuantSpec(method="none") if model else None,
+            **facts,
+        }
+        result = StageResult(
+            kind=kind,
+            stage_version=1,
+            config={"label": label},
+            toolchain={"torch": "2.13.0"},
+            parents=tuple(Parentage(relation=relation, id=parent.id) for relation, parent in parents),
+            **known,
+        )
+        return draft.commit(result, USE)
 
 
 def fill(registry: Registry, runs: int = 4) -> dict[str, list[Artifact]]:

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +29,8 @@ from unittest import mock
 from sqlalchemy import event
 
 from registry import Registry
-from registry.artifacts import memo_key
+from registry.artifacts import StageResult, memo_key
+from registry.catalog import ResourceUse
 from registry.errors import RegistryError, StoreFailed, StoreFull
 from registry.store import local as blobs
 from registry.store.local import LocalBlobs
@@ -59,10 +61,9 @@ def publish(registry: Registry, files: dict[str, bytes]) -> str:
         for name, content in files.items():
             (draft.path / name).write_bytes(content)
         return draft.commit(
-            stage="prepare", stage_version=1, config={}, toolchain={}, facts_kind="dataset", relations=(),
-            base=None, quant=None, metrics={},
-            execution={"seconds": 0, "peak_bytes": None, "started": "2026-01-01T00:00:00+00:00"},
-        ).id  # fmt: skip
+            StageResult(kind="dataset", stage="prepare", stage_version=1),
+            ResourceUse(datetime(2026, 1, 1, tzinfo=UTC), 0),
+        ).id
 
 
 class Failing:

@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from registry import Artifact, Registry, Waiver, content, deletions
-from registry.artifacts import Parentage, memo_key
+from registry.artifacts import Parentage, StageResult, memo_key
+from registry.catalog import ResourceUse
 from registry.db.tables import channel_events, channels, content_events, edges, names
 from registry.drafts import POINTS
 from registry.errors import Collected, Conflict, NotFound, RegistryError, StoreFailed
@@ -62,12 +64,13 @@ def publish(registry: Registry, family: int, attempt: int, parents: Iterable[Art
         (draft.path / "shared").write_bytes(b"in every artifact")
         (draft.path / "family").write_bytes(f"family {family} ".encode() * 500)
         (draft.path / "attempt").write_bytes(f"attempt {attempt} at {family}".encode())
+        parents = tuple(Parentage(relation="finetune", id=id_) for id_ in ids)
         return draft.commit(
-            stage="prepare", stage_version=1, config={"family": family}, toolchain={},
-            facts_kind="dataset", base=None, quant=None, metrics={},
-            relations=[Parentage(relation="finetune", id=one) for one in ids],
-            execution={"seconds": 0, "peak_bytes": None, "started": "2026-01-01T00:00:00+00:00"},
-        )  # fmt: skip
+            StageResult(
+                kind="dataset", stage="prepare", stage_version=1, config={"family": family}, parents=parents
+            ),
+            ResourceUse(datetime(2026, 1, 1, tzinfo=UTC), 0),
+        )
 
 
 def step(registry: Registry, what: str, choose: random.Random) -> None:

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from typing import Any
 import botocore.session
 
 from registry import Artifact, Registry
-from registry.artifacts import memo_key
+from registry.artifacts import StageResult, memo_key
+from registry.catalog import ResourceUse
 from tests.registry.places import Place
 from tests.reliability import choice
 
@@ -49,10 +51,9 @@ def published(registry: Registry, large: int, seed: int) -> tuple[Artifact, dict
             (draft.path / name).parent.mkdir(exist_ok=True)
             (draft.path / name).write_bytes(content)
         made = draft.commit(
-            stage="prepare", stage_version=1, config={}, toolchain={}, facts_kind="dataset", relations=(),
-            base=None, quant=None, metrics={},
-            execution={"seconds": 0, "peak_bytes": None, "started": "2026-01-01T00:00:00+00:00"},
-        )  # fmt: skip
+            StageResult(kind="dataset", stage="prepare", stage_version=1),
+            ResourceUse(datetime(2026, 1, 1, tzinfo=UTC), 0),
+        )
     return made, files
 
 

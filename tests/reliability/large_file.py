@@ -11,11 +11,13 @@ import argparse
 import re
 import sys
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from registry.artifacts import memo_key
+from registry.artifacts import StageResult, memo_key
+from registry.catalog import ResourceUse
 from tests.registry.places import Place
 from tests.reliability import choice
 from tests.reliability.publish import answer
@@ -33,10 +35,9 @@ def publish(place: Place, megabytes: int) -> tuple[float, str]:
             for number in range(megabytes):
                 stream.write(number.to_bytes(8) * (MEGABYTE // 8))
         made = draft.commit(
-            stage="prepare", stage_version=1, config={}, toolchain={}, facts_kind="dataset", relations=(),
-            base=None, quant=None, metrics={},
-            execution={"seconds": 0, "peak_bytes": None, "started": "2026-01-01T00:00:00+00:00"},
-        )  # fmt: skip
+            StageResult(kind="dataset", stage="prepare", stage_version=1),
+            ResourceUse(datetime(2026, 1, 1, tzinfo=UTC), 0),
+        )
     return peak(), made.id
 
 

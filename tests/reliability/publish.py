@@ -20,11 +20,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from registry import Registry
-from registry.artifacts import FileEntry, Manifest, memo_key
+from registry.artifacts import FileEntry, Manifest, StageResult, memo_key
+from registry.catalog import ResourceUse
 from registry.drafts import POINTS
 from registry.errors import Conflict, RegistryError
 from tests.registry.places import Place
@@ -74,10 +76,9 @@ def commit(registry: Registry, trial: int, key: str) -> str:
             (draft.path / name).parent.mkdir(exist_ok=True)
             (draft.path / name).write_bytes(content)
         return draft.commit(
-            stage="prepare", stage_version=1, config={"trial": trial}, toolchain={}, facts_kind="dataset",
-            relations=(), base=None, quant=None, metrics={},
-            execution={"seconds": 0, "peak_bytes": None, "started": "2026-01-01T00:00:00+00:00"},
-        ).id  # fmt: skip
+            StageResult(kind="dataset", stage="prepare", stage_version=1, config={"trial": trial}),
+            ResourceUse(datetime(2026, 1, 1, tzinfo=UTC), 0),
+        ).id
 
 
 def in_child(work: Callable[[], Any], kill_after: float | None = None) -> int:

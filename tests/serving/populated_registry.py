@@ -20,14 +20,18 @@ from pathlib import Path
 
 from flows.exchange.artifact_import import adopt
 from flows.exchange.bring_base import resolved
-from flows.run.standalone_stage import as_parent
+from flows.run.find_or_make import as_parent, find_or_make, stage_work
 from registry import Artifact, Registry, Waiver
-from registry.artifacts import digest, memo_key
+from registry.artifacts import digest
+from registry.catalog import ResourceUse
+from registry.drafts import Draft
+from registry.leases import NO_WAIT
 from stages import merge, quantize
 from stages.config.base import BaseConfig
 from stages.config.merge import MergeConfig
-from stages.contract import toolchain
+from stages.contract import Facts, toolchain
 from stages.quantization.gguf import GgufConfig
+from stages.run import run_stage
 from tests.serving.canaries import Family, kept_family
 
 WAIVER = Waiver("made for a test", "tests")
@@ -111,19 +115,14 @@ def populate(home: Path, family: Family) -> None:
 
 def _made(registry: Registry, stage: str, parents: Mapping[str, Artifact]) -> Artifact:
     """What the stage makes of the parents, published."""
-    module, config = (quantize, F16) if stage == "quantize" else (merge, MERGE)
-    said, tools = config.model_dump(mode="json"), toolchain(module.TOOLS)
-    key = memo_key(stage, module.VERSION, said, {r: p.id for r, p in parents.items()}, tools)
-    with registry.draft(key, stage) as draft:
-        began = datetime.now(UTC)
-        found = {role: as_parent(registry, one) for role, one in parents.items()}
-        facts = getattr(module, stage)(found, config, draft.path)
-        return draft.commit(
-            stage=stage, stage_version=module.VERSION, config=said, toolchain=tools,
-            facts_kind=facts.kind, relations=facts.relations, base=facts.base, quant=facts.quant,
-            metrics=facts.metrics,
-            execution={"seconds": 0.0, "peak_bytes": None, "started": began.isoformat()},
-        )  # fmt: skip
+    config = F16 if stage == "quantize" else MERGE
+
+    def make(draft: Draft) -> tuple[Facts, ResourceUse]:
+        seen = {role: as_parent(registry, parent) for role, parent in parents.items()}
+        facts = Facts.model_validate(run_stage(stage, seen, config, draft.path))
+        return facts, ResourceUse(datetime.now(UTC), 0.0)
+
+    return find_or_make(registry, stage_work(stage, config, parents), make, NO_WAIT)[0]
 
 
 def main() -> None:

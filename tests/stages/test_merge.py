@@ -238,7 +238,6 @@ def test_carries_tokenizer_template_and_generation_config(pico_base: Parent, tmp
         pico_base.path / "generation_config.json"
     ).read_bytes()
     assert facts.base == pico_base.base
-    assert [r.relation for r in facts.relations] == ["merge", "merge"]
 
 
 def test_added_vocabulary_travels_with_the_adapter(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-from registry.artifacts import BaseReference, Parentage, QuantSpec, digest
+from registry.artifacts import BaseReference, QuantSpec, digest
 from registry.compat.shapes import KEY
 from stages.backends import nf4
 from stages.backends.arithmetic import effective
@@ -77,10 +77,6 @@ def train_adapter(
     shutil.rmtree(checkpoints)
     return Facts(
         kind="adapter",
-        relations=(
-            Parentage(relation="adapter", id=base.id),
-            Parentage(relation="trained_on", id=dataset.id),
-        ),
         base=base.base,
         quant=quant,
         metrics={**_metrics(trainer, rows, validation), KEY: outline_of_adapter(out)},
