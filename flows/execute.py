@@ -77,7 +77,7 @@ def _run(
     parent: ParentFlow | None,
 ) -> Result:
     from flows.lifecycle import lifecycle
-    from flows.outcome import Outcome
+    from flows.outcome import RunOutcome
     from flows.report.summary import report
     from flows.run.step import Run, failed_row
 
@@ -88,7 +88,7 @@ def _run(
     prefect = PrefectView(folder / "logs" / "prefect.log", parent)
     prefect.run(recipe.name, run_id)
     with WarmWorker(folder / "logs" / "stand-by.log") as stand_by:
-        run, outcome, error = Run(registry, view, folder, stand_by, arithmetic, prefect), Outcome(), None
+        run, outcome, error = Run(registry, view, folder, stand_by, arithmetic, prefect), RunOutcome(), None
         try:
             with _terminable():
                 lifecycle(recipe, run, outcome)

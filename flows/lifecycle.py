@@ -6,82 +6,90 @@ A step asks the registry first; only what it does not know yet is done.
 
 from __future__ import annotations
 
+from flows.candidate import Candidate, measure
 from flows.deployment import deploy
 from flows.evaluation_plan import EvaluationPlan
-from flows.merge_choice import merge
-from flows.outcome import Outcome
-from flows.promote import Candidate, judge, promote
+from flows.merge_choice import choose_merge
+from flows.outcome import RunOutcome
+from flows.promote import judge, promote
 from flows.recipe import Recipe
 from flows.run.step import Run
-from flows.unmerged import apart, measure_live
-from stages.quantization import method_of
+from flows.unmerged import measure_live, measure_unmerged
+from registry import Artifact
+from stages.quantization import QuantizeConfig, method_of
 
 
-def lifecycle(recipe: Recipe, run: Run, outcome: Outcome) -> None:
+def lifecycle(recipe: Recipe, run: Run, outcome: RunOutcome) -> None:
     """One run. `outcome` fills as it goes: a run that failed half-way is reported too."""
     base = outcome.base = run.step("resolve", recipe.base, "resolve base")
     data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base)
+    sources = {"base": base, "dataset": data}
 
-    rungs = EvaluationPlan(recipe.evaluate, recipe.ladder, recipe.train.nf4)
-    before = run.step("evaluate", rungs.base, "evaluate base NF4", model=base, dataset=data)
-    outcome.measured("base NF4", base, before)
+    # Before anything is trained: what the base can do, quantized as it will be trained on.
+    plan = EvaluationPlan(recipe)
+    untuned = outcome.add(measure(run, plan.untuned, base, model=base, dataset=data))
 
-    adapter = outcome.adapter = run.step("train", recipe.train, "train adapter", base=base, dataset=data)
-    known = {"base": base, "dataset": data}
-    tuned = run.step("evaluate", rungs.tuned, "evaluate tuned NF4", model=base, adapter=adapter, **known)
-    outcome.measured("tuned NF4 + adapter", adapter, tuned)
+    adapter = outcome.adapter = run.step("train", recipe.train, "train adapter", **sources)
+    tuned = outcome.add(measure(run, plan.tuned, adapter, model=base, adapter=adapter, **sources))
 
-    merged, outcome.merge_choice = merge(run, recipe.merge, rungs, base, adapter, data)
-    parent = run.step(
-        "evaluate", rungs.merged(merged), "evaluate merged", model=merged, reference_adapter=adapter, **known
-    )
-    outcome.measured(f"merged {recipe.merge.dtype}", merged, parent)
-    offers = {"merged": Candidate(merged, parent)}
+    # One model for engines that know no adapters, and what is quantized below.
+    model, outcome.merge_choice = choose_merge(run, recipe.merge, plan, adapter, **sources)
+    compared = {"model": model, "reference_adapter": adapter, **sources}
+    merged = outcome.add(measure(run, plan.merged(model), model, **compared))
 
     for config in recipe.quantize:
-        calibration = {"dataset": data} if method_of(config).calibrates else {}
-        quantized = run.step("quantize", config, f"quantize {config.label}", model=merged, **calibration)
-        compared = {"model": quantized, "reference": merged, **known}
-        score = run.step("evaluate", rungs.quantized, f"evaluate {config.label}", **compared)
-        outcome.measured(config.label, quantized, score)
-        offers[config.label] = Candidate(quantized, score)
+        outcome.add(_quantize(run, plan, config, model, **sources))
 
+    # The adapter as many tenants are served: beside a base that all share.
     if recipe.adapter is not None:
-        outcome.resident, offers["adapter"] = apart(run, recipe.adapter, rungs, adapter, **known)
-        outcome.measured(recipe.adapter.label, offers["adapter"].model, offers["adapter"].evaluation)
+        outcome.resident, unmerged = measure_unmerged(run, plan, recipe.adapter, adapter, **sources)
+        outcome.add(unmerged)
 
-    references = {
-        "base": Candidate(base, before),
-        "tuned": Candidate(adapter, tuned),
-        "merged": offers["merged"],
-    }
-    _serve(recipe, run, outcome, rungs, offers, references)
+    if recipe.promote is not None:
+        candidate = outcome.named(recipe.promote.candidate)
+        parent = tuned if candidate.form == "apart" else merged
+        _promote(recipe, run, outcome, plan, candidate, untuned, parent)
+    if recipe.deploy is not None and outcome.channel is not None and outcome.promoted is not None:
+        channel = outcome.channel.name
+        outcome.endpoint = deploy(run, recipe.deploy, channel, outcome.promoted, **sources)
 
 
-def _serve(
+def _quantize(
+    run: Run,
+    plan: EvaluationPlan,
+    config: QuantizeConfig,
+    merged: Artifact,
+    base: Artifact,
+    dataset: Artifact,
+) -> Candidate:
+    """A file of the merged model, measured in the engine that serves it."""
+    calibration = {"dataset": dataset} if method_of(config).calibrates else {}
+    quantized = run.step(
+        "quantize", config, f"quantize {config.label}", "quantized", model=merged, **calibration
+    )
+    compared = {"model": quantized, "reference": merged, "base": base, "dataset": dataset}
+    return measure(run, plan.quantized(config), quantized, **compared)
+
+
+def _promote(
     recipe: Recipe,
     run: Run,
-    outcome: Outcome,
-    rungs: EvaluationPlan,
-    offers: dict[str, Candidate],
-    references: dict[str, Candidate],
+    outcome: RunOutcome,
+    plan: EvaluationPlan,
+    candidate: Candidate,
+    untuned: Candidate,
+    parent: Candidate,
 ) -> None:
-    if recipe.gate is None or recipe.promote is None:
-        return
-    offer, channel = offers[recipe.promote.candidate], recipe.promote.channel
-    assert outcome.base is not None
+    """Move the channel to the candidate if the gate lets it pass."""
+    assert recipe.gate is not None
+    assert recipe.promote is not None
     assert outcome.dataset is not None
-    known = {"base": outcome.base, "dataset": outcome.dataset}
+    channel, sources = recipe.promote.channel, {"base": untuned.model, "dataset": outcome.dataset}
     while outcome.channel is None:  # again where somebody else moved the channel in between
         seen = run.registry.channels.get(channel)
-        verdict = outcome.verdict = judge(
-            run, recipe.gate, channel, offer, seen,
-            baseline=references["base"],
-            parent=references["tuned" if offer is offers.get("adapter") else "merged"],
-            measure=lambda live: measure_live(run, rungs, live, **known),
-        )  # fmt: skip
+        live = measure_live(run, plan, candidate, seen, **sources) if seen is not None else None
+        verdict = outcome.verdict = judge(run, recipe.gate, channel, candidate, untuned, parent, live)
         if not verdict.passed:
             return
-        outcome.channel = promote(run, channel, offer, verdict, seen)
-    if recipe.deploy is not None:
-        outcome.endpoint = deploy(run, recipe.deploy, channel, offer, outcome.base, outcome.dataset)
+        outcome.channel = promote(run, channel, candidate, verdict, seen)
+    outcome.promoted = candidate

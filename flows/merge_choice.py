@@ -1,4 +1,4 @@
-"""Fold an adapter into the 16-bit or the NF4 weights: whichever held-out data say is better."""
+"""Merge an adapter into the 16-bit or the NF4 weights: whichever held-out data say is better."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from registry import Artifact
 from stages.config.merge import MergeConfig
 
 
-def merge(
-    run: Run, config: MergeConfig, rungs: EvaluationPlan, base: Artifact, adapter: Artifact, dataset: Artifact
+def choose_merge(
+    run: Run, config: MergeConfig, plan: EvaluationPlan, adapter: Artifact, base: Artifact, dataset: Artifact
 ) -> tuple[Artifact, Artifact | None]:
-    """The merged model, and the evaluation that chose it (none where the recipe forces the fold).
+    """The merged model, and the evaluation that chose it (none where the recipe names the weights).
 
-    With `auto` both folds are made and compared on the validation split; the evidence, the figures of both
+    With `auto` both merges are made and compared on the validation split; the evidence, the figures of both
     and the reason are an evaluation of either, in the registry.
     """
     if len(config.candidates) == 1:
-        return run.step("merge", config, "merge", base=base, adapter=adapter), None
-    folds = {
+        return run.step("merge", config, "merge", "merged", base=base, adapter=adapter), None
+    merges = {
         candidate.base: run.step(
-            "merge", candidate, f"merge into {candidate.base}", base=base, adapter=adapter
+            "merge", candidate, f"merge into {candidate.base}", "merged", base=base, adapter=adapter
         )
         for candidate in config.candidates
     }
-    evidence = run.step(
-        "evaluate", rungs.merge_base, "choose the merge",
-        model=folds["16bit"], rival=folds["nf4"], base=base, reference_adapter=adapter, dataset=dataset,
-    )  # fmt: skip
-    return folds[evidence.manifest.metrics["merge_base"]["chosen"]], evidence
+    rivals = {"model": merges["16bit"], "rival": merges["nf4"]}
+    sources = {"base": base, "reference_adapter": adapter, "dataset": dataset}
+    choice = run.step("evaluate", plan.merge_choice, "choose the merge", "merged", **rivals, **sources)
+    return merges[choice.manifest.metrics["merge_base"]["chosen"]], choice

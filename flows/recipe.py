@@ -14,7 +14,6 @@ from flows.configuration.overrides import apply_overrides, parse_overrides
 from flows.configuration.validation import validate
 from flows.configuration.yaml_text import read_yaml
 from flows.errors import InvalidRecipe
-from flows.evaluation_plan import LadderConfig
 from flows.gates.gate import GatePolicy
 from stages.config.base import BaseConfig
 from stages.config.deploy import DeployConfig
@@ -40,6 +39,13 @@ class PromoteConfig(StageConfig):
         default="gguf-q4_k_m",
         description="label of a quantize entry (`gptq-4bit`, `gguf-q4_k_m`, …), `merged`, or `adapter`",
     )
+
+
+class LadderConfig(StageConfig):
+    """Each model is compared, token by token, with the one it was made from."""
+
+    chats: int = Field(default=64, ge=2, description="first chats of the test split that are compared")
+    tokens: int = Field(default=64, ge=1, description="last tokens of each chat that are compared")
 
 
 class AdapterConfig(StageConfig):

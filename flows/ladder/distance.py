@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flows.evaluation_plan import FOLD, PARENT
+from flows.evaluation_plan import AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder.finding import Said
 from flows.ladder.model import Evidence, Rung
 from stages.quantization.distance import LIMITS, UNKNOWN
@@ -39,7 +39,7 @@ def distance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
 
 def _looked_into(one: Evidence) -> Mapping[str, Any]:
     """Of a file that is far: `rounding` of its parent to as many bits, and its `layers` beside those."""
-    task = FOLD if one.kind == "apart" else PARENT
+    task = AGAINST_UNMERGED if one.kind == "apart" else AGAINST_PARENT
     found: Mapping[str, Any] = one.metrics.get("fidelity", {}).get(task, {})
     return found
 

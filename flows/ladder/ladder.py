@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.evaluation_plan import BASE, FOLD, PARENT
+from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder.checks import CHECKS
-from flows.ladder.model import Evidence, Figure, Finding, Kind, Ladder, Rung
+from flows.ladder.model import Evidence, Figure, Finding, Ladder, Rung
+from flows.run.stage_row import Form
 from registry.artifacts import Manifest
 from stages.quantization.distance import quantization_name
 
-PARENTS: Mapping[Kind, Kind] = {
+PARENTS: Mapping[Form, Form] = {
     "tuned": "base", "merged": "tuned", "quantized": "merged", "apart": "tuned",
 }  # fmt: skip
 
@@ -25,7 +26,7 @@ PARENTS: Mapping[Kind, Kind] = {
 def read_ladder(evidence: Sequence[Evidence], merge_base: Mapping[str, Any] | None = None) -> Ladder:
     """Judge the rungs in their order; `merge_base`: the figures of the evaluation that chose the merge."""
     rungs: list[Rung] = []
-    seen: dict[Kind, Evidence] = {}
+    seen: dict[Form, Evidence] = {}
     for place, one in enumerate(evidence):
         parent = _parent(one, evidence[:place], seen)
         rungs.append(_rung(one, parent, seen))
@@ -41,21 +42,21 @@ def read_ladder(evidence: Sequence[Evidence], merge_base: Mapping[str, Any] | No
     )
 
 
-def _parent(one: Evidence, before: Sequence[Evidence], seen: Mapping[Kind, Evidence]) -> Evidence | None:
+def _parent(one: Evidence, before: Sequence[Evidence], seen: Mapping[Form, Evidence]) -> Evidence | None:
     if one.kind == "endpoint":
         return next((served for served in before if served.artifact_id == one.artifact_id), None)
     return seen.get(PARENTS[one.kind]) if one.kind in PARENTS else None
 
 
-def _rung(one: Evidence, parent: Evidence | None, seen: Mapping[Kind, Evidence]) -> Rung:
+def _rung(one: Evidence, parent: Evidence | None, seen: Mapping[Form, Evidence]) -> Rung:
     rung = Rung(
         label=one.label,
         kind=one.kind,
         artifact_id=one.artifact_id,
         parent=parent.label if parent else None,
-        figures=_figures(one, PARENT),
-        to_base=_figures(one, BASE),
-        fold=_figures(one, FOLD),
+        figures=_figures(one, AGAINST_PARENT),
+        to_base=_figures(one, AGAINST_BASE),
+        fold=_figures(one, AGAINST_UNMERGED),
         **_score(one),
         **(_paired(one, parent) if parent else {}),
     )

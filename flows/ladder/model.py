@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from flows.gates.evidence import Record
-
-Kind = Literal["base", "tuned", "merged", "quantized", "apart", "endpoint"]
+from flows.run.stage_row import Form
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Evidence:
     """
 
     label: str
-    kind: Kind
+    kind: Form
     artifact_id: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     answers: Mapping[str, tuple[str, float]] = field(default_factory=dict)
@@ -61,7 +60,7 @@ class Rung(Record):
     """
 
     label: str
-    kind: Kind
+    kind: Form
     artifact_id: str | None
     parent: str | None
     figures: dict[str, Figure] = Field(default_factory=dict)

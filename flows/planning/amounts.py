@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.evaluation_plan import LadderConfig
-from flows.recipe import AdapterConfig
+from flows.recipe import AdapterConfig, LadderConfig
 from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
 from stages.config.merge import MergeConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Mapping
 
-from flows.evaluation_plan import BASE, FOLD, PARENT
+from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
 from flows.gates.gate import GatePolicy
 from flows.recipe import Recipe
 from registry.quantization import STORED
@@ -48,7 +48,7 @@ def task_metrics(
 
 
 def _tasks(recipe: Recipe) -> Iterator[str]:
-    taken = {PARENT, BASE, FOLD} if recipe.ladder is not None else set()
+    taken = {AGAINST_PARENT, AGAINST_BASE, AGAINST_UNMERGED} if recipe.ladder is not None else set()
     for number, task in enumerate(recipe.evaluate.tasks):
         where = f"evaluate.tasks.{number}"
         if isinstance(task, FidelityTask):
@@ -133,13 +133,13 @@ def _fidelity(recipe: Recipe, gate: GatePolicy) -> Iterator[str]:
 def _comparisons(recipe: Recipe) -> tuple[str, ...]:
     """The ladder's comparisons of the candidate."""
     if recipe.ladder is None or recipe.promote is None:
-        return () if recipe.ladder is None else (PARENT, BASE, FOLD)
+        return () if recipe.ladder is None else (AGAINST_PARENT, AGAINST_BASE, AGAINST_UNMERGED)
     candidate = recipe.promote.candidate
     if candidate == "merged":
-        return (PARENT,) if recipe.merge.base == "nf4" else (PARENT, FOLD)
+        return (AGAINST_PARENT,) if recipe.merge.base == "nf4" else (AGAINST_PARENT, AGAINST_UNMERGED)
     if candidate == "adapter" and recipe.adapter is not None and not recipe.adapter.on_16bit:
-        return (PARENT, FOLD, BASE)
-    return (PARENT, BASE)
+        return (AGAINST_PARENT, AGAINST_UNMERGED, AGAINST_BASE)
+    return (AGAINST_PARENT, AGAINST_BASE)
 
 
 def _form(recipe: Recipe) -> str:

@@ -6,8 +6,9 @@ import json
 from datetime import datetime
 from typing import Any
 
+from flows.candidate import Candidate
 from flows.ladder.evidence import ladder_of
-from flows.outcome import Outcome
+from flows.outcome import RunOutcome
 from flows.report.lineage_picture import LineageEdge, LineageNode
 from flows.report.report import AnswerRow, ModelRow, RunReport, Score
 from flows.run.step import Run
@@ -16,20 +17,20 @@ from registry import Artifact
 
 
 def report(
-    run: Run, outcome: Outcome, recipe: str, run_id: str, started: datetime, seconds: float
+    run: Run, outcome: RunOutcome, recipe: str, run_id: str, started: datetime, seconds: float
 ) -> RunReport:
     """Everything a reader wants to see of a run, finished or not."""
     nodes, edges = _lineage(run, outcome)
     verdict, channel, endpoint = outcome.verdict, outcome.channel, outcome.endpoint
-    ladder = ladder_of(run.registry, outcome, run.rows)
-    newest = next(reversed(outcome.variants.values()), None)
+    ladder = ladder_of(run.registry, outcome, run.stopped)
+    newest = outcome.candidates[-1].evaluation if outcome.candidates else None
     return RunReport(
         recipe=recipe,
         run_id=run_id,
         started=started,
         seconds=seconds,
         stages=tuple(run.rows),
-        models=tuple(model_row(label, *pair) for label, pair in outcome.variants.items()),
+        models=tuple(model_row(candidate) for candidate in outcome.candidates),
         history=_json_lines(run, outcome.adapter, "history.jsonl"),
         length_histogram=_histogram(outcome.dataset),
         nodes=nodes,
@@ -37,7 +38,7 @@ def report(
         gate=verdict.decision.model_dump(mode="json") if verdict else None,
         answers=_answers(run, outcome),
         endpoint=endpoint.model_dump(mode="json") if endpoint else None,
-        toolchain=newest[1].manifest.toolchain if newest else {},
+        toolchain=newest.manifest.toolchain if newest else {},
         base=outcome.base.manifest.base.model_dump() if outcome.base and outcome.base.manifest.base else None,
         channel=channel.model_dump(mode="json") if channel else None,
         ladder=ladder.model_dump(mode="json") if ladder else None,
@@ -53,20 +54,25 @@ def _resident(held: ServingBase | None) -> dict[str, Any] | None:
     return found if held.max_rank is None else {**found, "max_rank": held.max_rank}
 
 
-def model_row(label: str, model: Artifact, evaluation: Artifact) -> ModelRow:
-    """`model` with the scores, the size and the words of its evaluation."""
-    found = evaluation.manifest.metrics
+def model_row(candidate: Candidate) -> ModelRow:
+    """The model with the scores, the size and the words of its evaluation."""
+    metrics = candidate.evaluation.manifest.metrics
     scores = {
         f"{task} {metric}": Score(s["value"], s["low"], s["high"], s["n"])
-        for task, metrics in found["tasks"].items()
-        for metric, s in metrics.items()
+        for task, scored in metrics["tasks"].items()
+        for metric, s in scored.items()
     }
     return ModelRow(
-        label, scores, found.get("bytes"), found.get("bits_per_weight"), found["measured_on"], model.id
+        label=candidate.label,
+        scores=scores,
+        bytes=metrics.get("bytes"),
+        bits_per_weight=metrics.get("bits_per_weight"),
+        measured_on=metrics["measured_on"],
+        artifact_id=candidate.model.id,
     )
 
 
-def _lineage(run: Run, outcome: Outcome) -> tuple[list[LineageNode], list[LineageEdge]]:
+def _lineage(run: Run, outcome: RunOutcome) -> tuple[list[LineageNode], list[LineageEdge]]:
     artifacts: dict[str, tuple[Artifact, str]] = {}
     for artifact, label in (
         (outcome.base, "base"),
@@ -76,9 +82,10 @@ def _lineage(run: Run, outcome: Outcome) -> tuple[list[LineageNode], list[Lineag
     ):
         if artifact is not None:
             artifacts.setdefault(artifact.id, (artifact, label))
-    for label, (model, evaluation) in outcome.variants.items():
-        artifacts.setdefault(model.id, (model, label))
-        artifacts.setdefault(evaluation.id, (evaluation, f"score of {label}"))
+    for candidate in outcome.candidates:
+        artifacts.setdefault(candidate.model.id, (candidate.model, candidate.label))
+        score = candidate.evaluation, f"score of {candidate.label}"
+        artifacts.setdefault(candidate.evaluation.id, score)
     nodes = [LineageNode(id_, a.manifest.kind, label) for id_, (a, label) in artifacts.items()]
     edges = [
         LineageEdge(parent.id, id_, parent.relation)
@@ -89,24 +96,22 @@ def _lineage(run: Run, outcome: Outcome) -> tuple[list[LineageNode], list[Lineag
     return nodes, edges
 
 
-def _answers(run: Run, outcome: Outcome) -> list[AnswerRow]:
+def _answers(run: Run, outcome: RunOutcome) -> list[AnswerRow]:
     """Each question with the answers of the untuned, the tuned and the promoted model; what the endpoint was
     asked is answered by the endpoint itself."""
-    variants = list(outcome.variants.values())
-    promoted = [pair for pair in variants if outcome.channel and pair[0].id == outcome.channel.artifact_id]
-    # an adapter was measured as trained, and again over what it is served over
-    base, tuned, served = (_said(run, pairs) for pairs in (variants[:1], variants[1:2], promoted[-1:]))
+    asked = (outcome.of("base"), outcome.of("tuned"), outcome.promoted)
+    base, tuned, served = (_answered(run, candidate) for candidate in asked)
     if outcome.endpoint is not None and outcome.endpoint.question and outcome.endpoint.answer:
         served[outcome.endpoint.question] = outcome.endpoint.answer
     questions = dict.fromkeys([*base, *served])
     return [AnswerRow(q, base.get(q), tuned.get(q), served.get(q)) for q in questions]
 
 
-def _said(run: Run, pairs: list[tuple[Artifact, Artifact]]) -> dict[str, str]:
-    """Question → answer in the evaluation of the first (model, evaluation), where there is one."""
-    if not pairs:
+def _answered(run: Run, candidate: Candidate | None) -> dict[str, str]:
+    """Question → answer, as the candidate's evaluation logged them."""
+    if candidate is None:
         return {}
-    path = run.registry.view(pairs[0][1].id) / "answers.json"
+    path = run.registry.view(candidate.evaluation.id) / "answers.json"
     if not path.is_file():
         return {}
     return {row["question"]: row["answer"] for row in json.loads(path.read_text("utf-8"))}

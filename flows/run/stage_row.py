@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Form = Literal["base", "tuned", "merged", "quantized", "apart", "endpoint"]
+"""A form of the model, as reports call it; `apart`: the adapter over the base that it is served on."""
 State = Literal["ran", "reused", "failed", "interrupted", "skipped"]
 
 
@@ -19,3 +21,12 @@ class StageRow:
     seconds: float
     peak_bytes: int | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class StoppedStep:
+    """A step that refused or failed to make or to measure a form of the model; `message`: why."""
+
+    label: str
+    form: Form
+    message: str

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 
 from flows.run.arithmetic import Arithmetic, as_asked
 from flows.run.child import WarmWorker
-from flows.run.find_or_make import as_parent, find_or_make, make_in_child, stage_work
+from flows.run.find_or_make import find_or_make, make_in_child, stage_work
 from flows.run.prefect_view import PrefectView
 from flows.run.progress_view import ProgressView
-from flows.run.stage_row import StageRow
+from flows.run.stage_row import Form, StageRow, StoppedStep
 from flows.settings import Settings
 from flows.wording import duration
 from registry import Artifact, Registry
@@ -26,7 +26,7 @@ from registry.catalog import ResourceUse
 from registry.drafts import Draft
 from registry.errors import Held
 from stages.compatible import require_compatible
-from stages.contract import Facts, Parent
+from stages.contract import Facts
 
 T = TypeVar("T")
 
@@ -42,12 +42,20 @@ class Run:
     arithmetic: Arithmetic | None = None
     prefect: PrefectView | None = None
     rows: list[StageRow] = field(default_factory=list)
+    stopped: list[StoppedStep] = field(default_factory=list)
 
-    def step(self, stage: str, config: BaseModel, label: str, **parents: Artifact) -> Artifact:
-        """The result of `stage`, from the registry or made now, as a step of that label."""
-        return self.task(stage, label, lambda: self._find_or_make(stage, config, label, parents))
+    def step(
+        self, stage: str, config: BaseModel, label: str, form: Form | None = None, /, **parents: Artifact
+    ) -> Artifact:
+        """The result of `stage`, from the registry or made now, as a step of that label.
 
-    def task(self, stage: str, label: str, work: Callable[[], tuple[T, StageRow]]) -> T:
+        `form`: which form of the model it makes or measures, if it does.
+        """
+        return self.task(stage, label, lambda: self._find_or_make(stage, config, label, parents), form)
+
+    def task(
+        self, stage: str, label: str, work: Callable[[], tuple[T, StageRow]], form: Form | None = None
+    ) -> T:
         """Run `work`, shown as `label` in the terminal and in Prefect; keep its row, also when it fails."""
         started = time.monotonic()
         self.view.looking(label)
@@ -57,6 +65,8 @@ class Run:
             result, row = work()
         except BaseException as error:
             row = failed_row(label, stage, time.monotonic() - started, error)
+            if form is not None and row.state == "failed":
+                self.stopped.append(StoppedStep(label, form, row.note))
             raise
         finally:
             self.rows.append(row)
@@ -85,10 +95,6 @@ class Run:
             seconds = time.monotonic() - started
             return artifact, StageRow(label, stage, artifact.id, "reused", seconds, None, others.note)
         return artifact, StageRow(label, stage, artifact.id, "ran", use.seconds, use.peak_bytes, "")
-
-    def parent(self, artifact: Artifact) -> Parent:
-        """`artifact` as a stage sees it."""
-        return as_parent(self.registry, artifact)
 
     def log(self, label: str) -> Path:
         """Where the output of the stage with this label goes."""

@@ -46,9 +46,10 @@ def test_every_section_gets_the_one_answer(recipe: Recipe, monkeypatch: pytest.M
     assert answer.sentence == "computed in float32: bfloat16 is 20 times slower on this processor"
     assert '"compute_dtype":"auto"' in recipe.model_dump_json()
     assert '"compute_dtype":"auto"' not in settled.model_dump_json()
-    rungs = EvaluationPlan(settled.evaluate, settled.ladder, settled.train.nf4)
-    assert {task.nf4.compute_dtype for task in rungs.tuned.tasks if getattr(task, "nf4", None)} == {"float32"}
-    assert rungs.merge_base.tasks[0].nf4.compute_dtype == "float32"
+    plan = EvaluationPlan(settled)
+    tasks = plan.tuned.config.tasks
+    assert {task.nf4.compute_dtype for task in tasks if getattr(task, "nf4", None)} == {"float32"}
+    assert plan.merge_choice.tasks[0].nf4.compute_dtype == "float32"
 
 
 def test_nothing_is_measured_where_nothing_asks(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.evaluation_plan import BASE, FOLD, PARENT
+from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder import checks as ladder_checks
 from flows.ladder.ladder import logged_answers, read_ladder
 from flows.ladder.model import Evidence, Ladder
@@ -72,7 +72,8 @@ def answers(right: int, of: int = 100) -> dict[str, tuple[str, float]]:
 def rung(label: str, kind: Any, right: int, **compared: dict[str, Any]) -> Evidence:
     tasks = {"routing": {"exact_match": figure(right / 100, 0.05)}}
     named = {
-        {"parent": PARENT, "to_base": BASE, "fold": FOLD}[name]: found for name, found in compared.items()
+        {"parent": AGAINST_PARENT, "to_base": AGAINST_BASE, "fold": AGAINST_UNMERGED}[name]: found
+        for name, found in compared.items()
     }
     metrics: dict[str, Any] = {"tasks": tasks, "fidelity": named, "parity": PARITY}
     if kind == "merged":
@@ -106,7 +107,7 @@ def wrong(shares: list[float]) -> Callable[[Evidence], Evidence]:
 
 
 def far(**compared: dict[str, Any]) -> Callable[[Evidence], Evidence]:
-    names = {"parent": PARENT, "to_base": BASE, "fold": FOLD}
+    names = {"parent": AGAINST_PARENT, "to_base": AGAINST_BASE, "fold": AGAINST_UNMERGED}
     return lambda e: changed(e, "fidelity", **{names[name]: found for name, found in compared.items()})
 
 
@@ -267,8 +268,8 @@ def test_a_large_but_uncertain_distance_is_no_break() -> None:
     fold = {"value": 0.004, "low": 0.002, "high": 0.009, "n": 8}
     wide_fold = {"metrics": {**fidelity(0.004)["metrics"], "kl_mean": fold}}
     evidence = lineage()
-    evidence["gguf"] = changed(evidence["gguf"], "fidelity", **{PARENT: wide})
-    evidence["merged"] = changed(evidence["merged"], "fidelity", **{FOLD: wide_fold})
+    evidence["gguf"] = changed(evidence["gguf"], "fidelity", **{AGAINST_PARENT: wide})
+    evidence["merged"] = changed(evidence["merged"], "fidelity", **{AGAINST_UNMERGED: wide_fold})
     assert read_ladder(list(evidence.values())).breaks_at is None
 
 
@@ -281,10 +282,10 @@ def test_a_few_lost_answers_may_be_chance() -> None:
 
 def test_a_16_bit_fold_may_be_far_from_the_nf4_model_that_was_trained() -> None:
     evidence = lineage()
-    evidence["merged"] = changed(evidence["merged"], "fidelity", **{PARENT: fidelity(0.8)})
+    evidence["merged"] = changed(evidence["merged"], "fidelity", **{AGAINST_PARENT: fidelity(0.8)})
     assert read_ladder(list(evidence.values())).breaks_at is None
     metrics = {**evidence["merged"].metrics["fidelity"]}
-    metrics.pop(FOLD)
+    metrics.pop(AGAINST_UNMERGED)
     evidence["merged"] = replace(
         evidence["merged"], metrics={**evidence["merged"].metrics, "fidelity": metrics}
     )

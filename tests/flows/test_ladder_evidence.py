@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from flows.candidate import Candidate
 from flows.ladder.evidence import ladder_of
 from flows.ladder.model import Ladder
-from flows.outcome import Outcome
-from flows.run.stage_row import StageRow
+from flows.outcome import RunOutcome
+from flows.run.stage_row import Form, StoppedStep
 from registry import Artifact, Registry
 from registry.artifacts import QuantSpec
 from tests.flows.lineages import family, publish
@@ -29,20 +30,23 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
         yield opened
 
 
-def measured(registry: Registry, model: Artifact, metrics: dict[str, Any]) -> tuple[Artifact, Artifact]:
+def measured(registry: Registry, form: Form, model: Artifact, metrics: dict[str, Any]) -> Candidate:
     files = {"results.json": b'{"tasks": {}}'}
     parents = (("evaluation_of", model),)
     base = model.manifest.base
-    return model, publish(registry, "evaluation", "evaluate", files, parents, base=base, metrics=metrics)
+    score = publish(registry, "evaluation", "evaluate", files, parents, base=base, metrics=metrics)
+    return Candidate(form, form, model, score)
 
 
-def climbed(registry: Registry, made: dict[str, Artifact], *rows: StageRow) -> Ladder:
-    outcome = Outcome(adapter=made["adapter"])
-    for name in ("base", "adapter", "merged", "gptq"):
-        outcome.measured(name, *measured(registry, made[name], TESTED if name != "base" else {"tasks": {}}))
-    found = ladder_of(registry, outcome, list(rows))
-    assert found is not None
-    return found
+def climbed(registry: Registry, made: dict[str, Artifact], *stopped: StoppedStep) -> Ladder:
+    outcome = RunOutcome(adapter=made["adapter"])
+    outcome.add(measured(registry, "base", made["base"], {"tasks": {}}))
+    outcome.add(measured(registry, "tuned", made["adapter"], TESTED))
+    outcome.add(measured(registry, "merged", made["merged"], TESTED))
+    outcome.add(measured(registry, "quantized", made["gptq"], TESTED))
+    ladder = ladder_of(registry, outcome, stopped)
+    assert ladder is not None
+    return ladder
 
 
 def test_calibration_on_other_data_than_the_training_is_told(registry: Registry) -> None:
@@ -61,35 +65,22 @@ def test_calibration_on_other_data_than_the_training_is_told(registry: Registry)
         base=made["merged"].manifest.base, quant=quant, config=GPTQ,
     )  # fmt: skip
     ladder = climbed(registry, made)
-    assert ladder.breaks_at == "gptq"
+    assert ladder.breaks_at == "quantized"
     assert [finding.check for finding in ladder.rungs[-1].findings] == ["provenance"]
     assert unrelated.id[:12] in str(ladder.cause)
     assert made["dataset"].id[:12] in str(ladder.cause)
 
 
-@pytest.mark.parametrize(
-    ("stage", "label", "kind"),
-    [
-        ("evaluate", "evaluate merged", "merged"),
-        ("evaluate", "evaluate gguf-q8_0", "quantized"),
-        ("evaluate", "choose the merge", "merged"),
-        ("merge", "merge into nf4", "merged"),
-        ("quantize", "quantize gguf-q8_0", "quantized"),
-        ("deploy", "deploy on llama.cpp", "endpoint"),
-    ],
-)
-def test_a_stage_that_failed_is_the_rung_that_broke(
-    registry: Registry, stage: str, label: str, kind: str
-) -> None:
-    failed = StageRow(label, stage, None, "failed", 1.0, note="NaN in model.norm.weight")
-    interrupted = StageRow("evaluate merged", "evaluate", None, "interrupted", 1.0, note="ctrl-c")
-    ladder = climbed(registry, family(registry), interrupted, failed)
-    assert (ladder.breaks_at, ladder.cause) == (label, "NaN in model.norm.weight")
-    assert [rung.kind for rung in ladder.rungs if rung.findings] == [kind]
+@pytest.mark.parametrize("form", ["merged", "quantized", "apart", "endpoint"])
+def test_a_step_that_failed_is_the_rung_that_broke(registry: Registry, form: Form) -> None:
+    stopped = StoppedStep("quantize gguf-q8_0", form, "NaN in model.norm.weight")
+    ladder = climbed(registry, family(registry), stopped)
+    assert (ladder.breaks_at, ladder.cause) == (stopped.label, stopped.message)
+    assert [rung.kind for rung in ladder.rungs if rung.findings] == [form]
 
 
 def test_a_run_that_compared_nothing_has_no_ladder(registry: Registry) -> None:
     made = family(registry)
-    outcome = Outcome()
-    outcome.measured("base", *measured(registry, made["base"], {"tasks": {}}))
+    outcome = RunOutcome()
+    outcome.add(measured(registry, "base", made["base"], {"tasks": {}}))
     assert ladder_of(registry, outcome, []) is None

@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import pytest
 
+from flows.candidate import Candidate
 from flows.errors import Usage
 from flows.gates.channel import RecordedDecision
 from flows.gates.policy import GatePolicy
-from flows.promote import Candidate, judge, promote
+from flows.promote import judge, promote
+from flows.run.stage_row import Form
 from flows.run.step import Run
 from registry import Artifact, Registry, Waiver
 from registry.channels.channels import Channel
@@ -44,21 +46,14 @@ def policy(**rule: Any) -> GatePolicy:
 
 def judged(run: Run, gate: GatePolicy, seen: Channel | None = None) -> tuple[RecordedDecision, Candidate]:
     made = Lineage(run.registry)
-    scores = {"base": BAD, "merged": GOOD, "gguf": GOOD}
-    offers = {
-        name: Candidate(getattr(made, name), made.evaluate(getattr(made, name), found))
-        for name, found in scores.items()
-    }
 
-    def measure(live: Artifact) -> Artifact:
-        assert seen is not None, "nothing is live"
-        return made.evaluate(live, BAD)
+    def candidate(form: Form, model: Artifact, scores: list[float]) -> Candidate:
+        return Candidate(form, form, model, made.evaluate(model, scores))
 
-    verdict = judge(
-        run, gate, "team/prod", offers["gguf"], seen,
-        baseline=offers["base"], parent=offers["merged"], measure=measure,
-    )  # fmt: skip
-    return verdict, offers["gguf"]
+    untuned, merged = candidate("base", made.base, BAD), candidate("merged", made.merged, GOOD)
+    file = candidate("quantized", made.gguf, GOOD)
+    live = None if seen is None else candidate("quantized", run.registry.get(seen.artifact_id), BAD)
+    return judge(run, gate, "team/prod", file, untuned, merged, live), file
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 import transformers
 
-from flows.evaluation_plan import BASE, FOLD, PARENT
+from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder.ladder import logged_answers, read_ladder
 from flows.ladder.model import Evidence, Kind, Ladder
 from registry.artifacts import QuantSpec, digest
@@ -189,22 +189,25 @@ class Lineage:
     def start(self) -> None:
         """The first two rungs: the quantized base, and the adapter on it."""
         self.rung("base NF4", "base", {"model": self.base}, nf4=NF4)
-        against = [_compared(PARENT, reference="base", nf4=NF4)]
+        against = [_compared(AGAINST_PARENT, reference="base", nf4=NF4)]
         parents = {"model": self.base, "base": self.base, "adapter": self.adapter}
         self.rung("tuned NF4 + adapter", "tuned", parents, against, nf4=NF4)
 
     def rung_merged(self, merged: Parent) -> None:
         """A merged model against base and adapter, as trained and unmerged."""
-        against = [_compared(PARENT, reference="base", adapter=True, nf4=NF4)]
+        against = [_compared(AGAINST_PARENT, reference="base", adapter=True, nf4=NF4)]
         if self.fold == "16bit":
-            against.append(_compared(FOLD, reference="base", adapter=True))
+            against.append(_compared(AGAINST_UNMERGED, reference="base", adapter=True))
         parents = {"model": merged, "base": self.base, "reference_adapter": self.adapter}
         self.rung("merged", "merged", parents, against)
 
     def rung_quantized(self, label: str, file: Parent) -> None:
         """A quantized file against the merged model and the quantized base."""
         assert self.merged is not None
-        against = [_compared(PARENT, reference="reference"), _compared(BASE, reference="base", nf4=NF4)]
+        against = [
+            _compared(AGAINST_PARENT, reference="reference"),
+            _compared(AGAINST_BASE, reference="base", nf4=NF4),
+        ]
         parents = {"model": file, "base": self.base, "reference": self.merged}
         self.rung(label, "quantized", parents, against)
 
