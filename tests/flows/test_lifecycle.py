@@ -1,0 +1,92 @@
+"""The order of a run's steps, and what each is given: roles in this order are part of a result's id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pydantic import BaseModel
+
+from flows.lifecycle import lifecycle
+from flows.outcome import RunOutcome
+from flows.recipe import load
+from flows.run.progress_view import ProgressView
+from flows.run.stage_row import Form, StoppedStep
+from flows.run.step import Run
+from registry import Registry
+
+BASE = SimpleNamespace(source="hub:acme/Tiny-1B")
+KINDS = {
+    "resolve": "base",
+    "prepare": "dataset",
+    "train": "adapter",
+    "merge": "merged",
+    "quantize": "quantized",
+}
+
+
+class Told:
+    """A run that does nothing and notes what it was told to do."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, Form | None, list[str]]] = []
+        self.registry = SimpleNamespace(name=lambda id_, name: 1)
+
+    def step(
+        self, stage: str, config: BaseModel, label: str, form: Form | None = None, /, **parents: Any
+    ) -> Any:
+        self.steps.append((label, form, list(parents)))
+        quant = SimpleNamespace(merge_base="16bit")
+        manifest = SimpleNamespace(kind=KINDS.get(stage, "evaluation"), base=BASE, quant=quant)
+        return SimpleNamespace(id=label, manifest=manifest)
+
+
+def test_the_steps_of_a_run() -> None:
+    run, outcome = Told(), RunOutcome()
+    recipe = load("pico-smoke", ["adapter.base=Q8_0", "gate=null", "promote=null", "deploy=null"])
+    lifecycle(recipe, cast(Run, run), outcome)
+    sources = ["base", "dataset"]
+    assert run.steps == [
+        ("resolve base", None, []),
+        ("prepare data", None, ["base"]),
+        ("evaluate base NF4", "base", ["model", "dataset"]),
+        ("train adapter", None, sources),
+        ("evaluate tuned NF4", "tuned", ["model", "adapter", *sources]),
+        ("merge", "merged", ["base", "adapter"]),
+        ("evaluate merged", "merged", ["model", "reference_adapter", *sources]),
+        ("quantize gguf-q8_0", "quantized", ["model"]),
+        ("evaluate gguf-q8_0", "quantized", ["model", "reference", *sources]),
+        ("quantize base Q8_0", "apart", ["model"]),
+        ("quantize adapter F16", "apart", ["model", "base"]),
+        ("evaluate adapter on base Q8_0", "apart", ["model", "adapter", *sources, "reference_adapter"]),
+    ]
+    assert [(c.form, c.name, c.label) for c in outcome.candidates] == [
+        ("base", "base NF4", "base NF4"),
+        ("tuned", "tuned NF4 + adapter", "tuned NF4 + adapter"),
+        ("merged", "merged", "merged float16"),
+        ("quantized", "gguf-q8_0", "gguf-q8_0"),
+        ("apart", "adapter", "adapter on base Q8_0"),
+    ]
+    assert {candidate.name for candidate in outcome.candidates} >= set(recipe.made)
+    assert outcome.resident is not None
+    assert outcome.resident.name == "tiny-1b-q8_0@1"
+
+
+def test_a_failed_step_keeps_which_form_it_was_to_make(tmp_path: Path) -> None:
+    def fail() -> Any:
+        raise ValueError("NaN in layer 3")
+
+    def stop() -> Any:
+        raise KeyboardInterrupt
+
+    with Registry.open(tmp_path / "home") as registry, ProgressView() as view:
+        run = Run(registry, view, tmp_path)
+        with pytest.raises(ValueError, match="NaN"):
+            run.task("merge", "merge into nf4", fail, "merged")
+        with pytest.raises(ValueError, match="NaN"):
+            run.task("train", "train adapter", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run.task("quantize", "quantize gguf-q8_0", stop, "quantized")
+        assert run.stopped == [StoppedStep("merge into nf4", "merged", "NaN in layer 3")]
