@@ -5,7 +5,7 @@ engine          connections, transactions, errors in our words
 tables          artifacts, channels, decisions
 serving_tables  tenants, budgets, rollouts
 triggers        what the database itself refuses to rewrite
-migrations      from an older schema to this one
+migrations      from an older schema to this one, by the SQL in upgrades/
 sqlite          its pragmas and its locks
 postgresql      its locks and its timeouts
 ```

@@ -133,36 +133,36 @@ class Database:
                     connection.execute(insert(schema.schema_version), {"only": 1, "version": schema.VERSION})
                     connection.execute(insert(serving_tables.serving_version), {"only": 1, "version": 0})
         with self.read() as connection:
-            found = _version(connection)
-        if found in migrations.STEPS:
-            found = self._upgrade()
-        if found != schema.VERSION:
+            version = _version(connection)
+        if migrations.can_upgrade(connection.dialect.name, version):
+            version = self._upgrade()
+        if version != schema.VERSION:
             raise errors.InvalidSetting(
-                f"{self._where} has schema version {found}, this program knows {schema.VERSION}: "
+                f"{self._where} has schema version {version}, this program knows {schema.VERSION}: "
                 "use the Tuneline version that wrote it, or a newer one"
             )
 
     def _upgrade(self) -> int:
         with self.write() as connection:
-            found = _version(connection)  # another process may have been faster
-            if found in migrations.STEPS:
-                self._system.back_up(self._engine, found)
-                migrations.upgrade(connection, found)
+            version = _version(connection)  # another process may have been faster
+            if migrations.can_upgrade(connection.dialect.name, version):
+                self._system.back_up(self._engine, version)
+                migrations.upgrade(connection, version)
                 connection.execute(update(schema.schema_version), {"version": schema.VERSION})
-                found = schema.VERSION
-        return found
+                version = schema.VERSION
+        return version
 
 
 def _address(url: str) -> URL:
     try:
         address = make_url(url)
-        known = address.get_backend_name() in _SYSTEMS
+        supported = address.get_backend_name() in _SYSTEMS
     except (exc.ArgumentError, exc.NoSuchModuleError, ValueError):
-        known = False
-    if not known:
+        supported = False
+    if not supported:
         # The URL itself is not shown: where it cannot be read, nothing tells its password from the rest.
         raise errors.InvalidSetting(
-            "the database URL is none that Tuneline knows; expected sqlite:///PATH or "
+            "unsupported database URL; expected sqlite:///PATH or "
             "postgresql://USER@HOST:PORT/DATABASE; unset TUNELINE_DATABASE_URL to use the default file"
         ) from None
     return address

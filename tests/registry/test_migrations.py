@@ -204,7 +204,8 @@ def test_a_copy_is_left_beside(old: Path) -> None:
 
 def test_an_upgrade_that_fails_changes_nothing(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = structure(old)
-    monkeypatch.setitem(migrations.STEPS, 1, [*migrations.STEPS[1], "INSERT INTO nothing_such VALUES (1)"])
+    broken = [*migrations.statements("sqlite", 1), "INSERT INTO nothing_such VALUES (1)"]
+    monkeypatch.setattr(migrations, "statements", lambda system, version: broken)
     with pytest.raises(RegistryError, match="nothing_such"):
         Registry.open(old)
     monkeypatch.undo()
@@ -214,7 +215,7 @@ def test_an_upgrade_that_fails_changes_nothing(old: Path, monkeypatch: pytest.Mo
     assert version(old / "registry.db") == schema.VERSION
 
 
-@pytest.mark.parametrize("after", [0, 1, 7, len(migrations.STEPS[1])])
+@pytest.mark.parametrize("after", [0, 1, 7, len(migrations.statements("sqlite", 1))])
 def test_kill_9_in_the_middle_leaves_the_old_version(old: Path, after: int) -> None:
     before, held = structure(old), rows(old)
     killed = subprocess.run(
@@ -240,7 +241,8 @@ def until(statements, number):
         yield statement
     os.kill(os.getpid(), signal.SIGKILL)
 
-migrations.STEPS[1] = until(migrations.STEPS[1], int(sys.argv[2]))
+found = migrations.statements("sqlite", 1)
+migrations.statements = lambda system, version: until(found, int(sys.argv[2]))
 Registry.open(Path(sys.argv[1]))
 """
 
@@ -273,16 +275,20 @@ def test_no_room_for_the_copy(old: Path) -> None:
 
 @only("local")
 def test_an_upgrade_to_come_works_on_both_systems(
-    place: Place, publish: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+    place: Place, publish: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with place.open() as registry:
         made = publish(registry, "one")
     monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
     step = ["ALTER TABLE artifacts ADD COLUMN note TEXT", "UPDATE artifacts SET note = 'upgraded'"]
-    monkeypatch.setitem(migrations.STEPS, schema.VERSION - 1, [*step, "SELECT nothing"])
+    monkeypatch.setattr(migrations, "UPGRADES", tmp_path)
+    for system in ("sqlite", "postgresql"):
+        upgrade = tmp_path / f"from-{schema.VERSION - 1}.{system}.sql"
+        upgrade.write_text(";\n".join([*step, "SELECT nothing;\n"]))
     with pytest.raises(RegistryError, match="nothing"):
         place.open()
-    monkeypatch.setitem(migrations.STEPS, schema.VERSION - 1, step)
+    for upgrade in tmp_path.glob("from-*.sql"):
+        upgrade.write_text(";\n".join(step))
     with place.open() as registry:
         assert registry.ls() == [made]
         for statement in ("UPDATE artifacts SET note = ''", "DELETE FROM keys"):
