@@ -11,16 +11,17 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, exc, insert, select, update
 
 from registry import catalog, content
-from registry.artifacts import Record, digest
+from registry.artifacts import Record
 from registry.channels import decisions, policies
 from registry.channels.policies import ChannelPolicy
 from registry.channels.signing import Keys
 from registry.db.engine import Database, now
 from registry.db.tables import channel_events, channels
 from registry.errors import Corrupt, InvalidArtifact, Moved, NotFound
+from registry.event_log import EventLog
 
 CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}/[a-z0-9][a-z0-9._-]{0,63}")
-_BEGINNING = "0" * 64
+HISTORY = EventLog("history of channel", channel_events.c.channel, channel_events.c.generation)
 
 
 class Channel(Record):
@@ -158,7 +159,7 @@ class Channels:
             current = _current(connection, name)
             if current is None:
                 raise NotFound(f"channel {name!r} does not exist; `tuneline channels` lists those that do")
-            back_to = earlier(list(_events(connection, name)), current)
+            back_to = earlier(HISTORY.events(connection, name), current)
             content.require(connection, [back_to.artifact_id])
             event = {
                 "action": "rollback",
@@ -173,22 +174,16 @@ class Channels:
     def history(self, name: str) -> list[ChannelEvent]:
         """All events, oldest first. Raises Corrupt when their digests show that one was changed or lost."""
         with self._database.read() as connection:
-            rows = list(_events(connection, name))
+            rows = HISTORY.verified(connection, name)
             current = _current(connection, name)
-        previous = _BEGINNING
-        for number, row in enumerate(rows, start=1):
-            fields = _covered(row._asdict())
-            if row.generation != number or row.previous_digest != previous or digest(fields) != row.digest:
-                raise Corrupt(
-                    f"history of channel {name}: event {number} does not match its digest; it was changed"
-                )
-            previous = row.digest
-        last = (rows[-1].generation, rows[-1].artifact_id) if rows else None
-        if last != ((current.generation, current.artifact_id) if current else None):
-            raise Corrupt(
-                f"history of channel {name}: ends at {last}, the channel says {current}; events were lost"
+        last = rows[-1] if rows else None
+        HISTORY.check_end(name, last, current.generation if current else 0)
+        if last is not None and current is not None and last.artifact_id != current.artifact_id:
+            message = (
+                f"history of channel {name}: ends with artifact {last.artifact_id[:12]}, the channel has "
             )
-        return [_event(row) for row in rows]
+            raise Corrupt(f"{message}{current.artifact_id[:12]}; one of them was changed")
+        return [ChannelEvent.model_validate(row._asdict()) for row in rows]
 
 
 def every(connection: Connection) -> list[Channel]:
@@ -209,12 +204,7 @@ def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any
         same = (channels.c.name == name) & (channels.c.generation == expected)
         if connection.execute(update(channels).where(same), new).rowcount != 1:
             raise _lost(name, expected, _standing(_current(connection, name)))
-    last = select(channel_events.c.digest).where(
-        (channel_events.c.channel == name) & (channel_events.c.generation == expected)
-    )
-    previous = connection.execute(last).scalar_one_or_none() or _BEGINNING
-    row = {"channel": name, "generation": expected + 1, "at": at, "previous_digest": previous, **event}
-    connection.execute(insert(channel_events), {**row, "digest": digest(_covered(row))})
+    HISTORY.append(connection, name, expected + 1, {"at": at, **event})
     return Channel(
         name=name, artifact_id=event["artifact_id"], generation=expected + 1, moved=datetime.fromisoformat(at)
     )
@@ -240,26 +230,13 @@ def earlier(events: list[Row[Any]], current: Channel) -> Row[Any]:
     )
 
 
-def _covered(row: dict[str, Any]) -> dict[str, Any]:
-    return {field: value for field, value in row.items() if field != "digest"}
-
-
 def _current(connection: Connection, name: str) -> Channel | None:
     row = connection.execute(select(channels).where(channels.c.name == name)).one_or_none()
     return None if row is None else _channel(row)
 
 
-def _events(connection: Connection, name: str) -> list[Row[Any]]:
-    query = select(channel_events).where(channel_events.c.channel == name)
-    return list(connection.execute(query.order_by(channel_events.c.generation)))
-
-
 def _channel(row: Row[Any]) -> Channel:
     return Channel.model_validate(row._asdict())
-
-
-def _event(row: Row[Any]) -> ChannelEvent:
-    return ChannelEvent.model_validate(row._asdict())
 
 
 def _standing(current: Channel | None) -> str:

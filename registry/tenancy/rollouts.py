@@ -12,14 +12,15 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from registry import catalog, content
-from registry.artifacts import MODEL_KINDS, Record, digest
+from registry.artifacts import MODEL_KINDS, Record
 from registry.channels.channels import check_text
 from registry.db.engine import Database, now
 from registry.db.serving_tables import rollout_events, rollouts
 from registry.db.tables import channels
-from registry.errors import Corrupt, InvalidArtifact, NotFound
+from registry.errors import InvalidArtifact, NotFound
+from registry.event_log import EventLog
 
-_BEGINNING = "0" * 64
+LOG = EventLog("rollouts of channel", rollout_events.c.channel, rollout_events.c.number)
 
 
 class Rollout(Record):
@@ -108,20 +109,11 @@ class Rollouts:
 
     def history(self, channel: str) -> list[RolloutEvent]:
         """Every start and stop, oldest first. Raises Corrupt when one was changed or lost."""
-        query = select(rollout_events).where(rollout_events.c.channel == channel)
         head = select(rollouts.c.number).where(rollouts.c.channel == channel)
         with self._database.read() as connection:
-            rows = list(connection.execute(query.order_by(rollout_events.c.number)))
-            last = connection.execute(head).scalar_one_or_none() or 0
-        previous = _BEGINNING
-        for number, row in enumerate(rows, start=1):
-            if row.number != number or row.previous_digest != previous or digest(_covered(row)) != row.digest:
-                raise Corrupt(f"rollouts of channel {channel}: event {number} does not match its digest")
-            previous = row.digest
-        if len(rows) != last:
-            raise Corrupt(
-                f"rollouts of channel {channel}: {len(rows)} events, expected {last}; some were lost"
-            )
+            rows = LOG.verified(connection, channel)
+            expected = connection.execute(head).scalar_one_or_none() or 0
+        LOG.check_end(channel, rows[-1] if rows else None, expected)
         return [RolloutEvent.model_validate(row._asdict()) for row in rows]
 
 
@@ -143,24 +135,13 @@ def _append(connection: Connection, standing: Row[Any], event: dict[str, Any]) -
     channel = standing.name
     mine = rollouts.c.channel == channel
     before = connection.execute(select(rollouts.c.number).where(mine)).scalar_one_or_none() or 0
-    events = rollout_events.c
-    last = select(events.digest).where((events.channel == channel) & (events.number == before))
-    row = {
-        **event,
-        "channel": channel,
-        "number": before + 1,
-        "generation": standing.generation,
-        "at": now(),
-        "previous_digest": connection.execute(last).scalar_one_or_none() or _BEGINNING,
-    }
-    connection.execute(insert(rollout_events), {**row, "digest": digest(row)})
+    LOG.append(connection, channel, before + 1, {**event, "generation": standing.generation, "at": now()})
     head = {"number": before + 1}
     if before:
         connection.execute(update(rollouts).where(mine), head)
     else:
         connection.execute(insert(rollouts), {"channel": channel, **head})
-    added = select(rollout_events).where((events.channel == channel) & (events.number == before + 1))
-    return _rollout(connection.execute(added).one())
+    return _rollout(LOG.events(connection, channel)[-1])
 
 
 def _standing(connection: Connection, name: str) -> Row[Any]:
@@ -171,10 +152,6 @@ def _standing(connection: Connection, name: str) -> Row[Any]:
             "compared with that"
         )
     return row
-
-
-def _covered(row: Row[Any]) -> dict[str, Any]:
-    return {field: value for field, value in row._asdict().items() if field not in ("sequence", "digest")}
 
 
 def _rollout(row: Row[Any]) -> Rollout:

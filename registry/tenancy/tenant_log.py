@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, insert, select
+from sqlalchemy import Connection, Row, Select, select
 
 from registry.artifacts import Record, canonical, digest
 from registry.db.engine import now
 from registry.db.serving_tables import tenant_events, tenant_keys, tenants
 from registry.errors import Corrupt
+from registry.event_log import EventLog
 
 Action = Literal["add", "change", "rotate", "revoke"]
-BEGINNING = "0" * 64
+LOG = EventLog("log of tenant", tenant_events.c.tenant, tenant_events.c.number)
 
 
 class TenantEvent(Record):
@@ -46,34 +47,19 @@ def record(connection: Connection, name: str, action: Action, who: str) -> None:
     row = connection.execute(select(tenants).where(tenants.c.name == name)).one()
     at = now()
     live = connection.execute(live_keys(at).where(tenant_keys.c.tenant == name))
-    last = select(tenant_events.c.digest).where(
-        (tenant_events.c.tenant == name) & (tenant_events.c.number == row.changes - 1)
-    )
-    event = {
-        "tenant": name,
-        "number": row.changes,
-        "action": action,
-        "state": canonical(_state(row, live)).decode(),
-        "who": who,
-        "at": at,
-        "previous_digest": connection.execute(last).scalar_one_or_none() or BEGINNING,
-    }
-    connection.execute(insert(tenant_events), {**event, "digest": digest(event)})
+    event = {"action": action, "state": canonical(_state(row, live)).decode(), "who": who, "at": at}
+    LOG.append(connection, name, row.changes, event)
 
 
 def checked(connection: Connection, name: str | None) -> list[TenantEvent]:
     """The events of the tenant, or of all, oldest first; raises Corrupt where something does not fit them."""
     at = now()
-    events, standing, live = select(tenant_events), select(tenants), live_keys(at)
+    standing, live = select(tenants), live_keys(at)
     if name is not None:
-        events = events.where(tenant_events.c.tenant == name)
         standing = standing.where(tenants.c.name == name)
         live = live.where(tenant_keys.c.tenant == name)
-    rows = list(connection.execute(events.order_by(tenant_events.c.sequence)))
-    latest: dict[str, Row[Any]] = {}
-    for row in rows:
-        _check_link(row, latest.get(row.tenant))
-        latest[row.tenant] = row
+    rows = LOG.verified(connection, name)
+    latest = {row.tenant: row for row in rows}
     keys: dict[str, list[Row[Any]]] = {}
     for key in connection.execute(live):
         keys.setdefault(key.tenant, []).append(key)
@@ -82,18 +68,9 @@ def checked(connection: Connection, name: str | None) -> list[TenantEvent]:
     return [_event(row) for row in rows]
 
 
-def _check_link(row: Row[Any], before: Row[Any] | None) -> None:
-    covered = row._asdict()
-    for field in ("sequence", "digest"):
-        del covered[field]
-    number, previous = (before.number, before.digest) if before is not None else (0, BEGINNING)
-    if row.number != number + 1 or row.previous_digest != previous or digest(covered) != row.digest:
-        raise Corrupt(f"log of tenant {row.tenant}: event {row.number} does not match its digest")
-
-
 def _check_end(tenant: Row[Any], keys: list[Row[Any]], last: Row[Any] | None, at: str) -> None:
-    if last is None or last.number != tenant.changes:
-        raise Corrupt(f"log of tenant {tenant.name}: its last events were lost")
+    LOG.check_end(tenant.name, last, tenant.changes)
+    assert last is not None, "a tenant has at least the event that added it"
     said = json.loads(last.state)
     said["keys"] = {
         one: key for one, key in said["keys"].items() if key["expires"] is None or key["expires"] > at
