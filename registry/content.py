@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import json
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
@@ -18,7 +19,16 @@ def collected(connection: Connection, ids: Collection[str] | None = None) -> dic
     if ids is not None:
         query = query.where(content_events.c.artifact_id.in_(list(ids)))
     latest = {row.artifact_id: row for row in connection.execute(query.order_by(content_events.c.sequence))}
-    return {one: row.at for one, row in latest.items() if row.action == "collected"}
+    return {artifact_id: row.at for artifact_id, row in latest.items() if row.action == "collected"}
+
+
+def digests(connection: Connection, ids: Collection[str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """The id of each of the artifacts (default: of all), and the digests of its files."""
+    query = select(artifacts.c.id, artifacts.c.manifest)
+    if ids is not None:
+        query = query.where(artifacts.c.id.in_(list(ids)))
+    for row in connection.execute(query.execution_options(yield_per=1000)):
+        yield row.id, [entry["sha256"] for entry in json.loads(row.manifest)["files"].values()]
 
 
 def require(connection: Connection, ids: Iterable[str]) -> None:
@@ -28,16 +38,17 @@ def require(connection: Connection, ids: Iterable[str]) -> None:
     """
     gone = collected(connection, list(ids))
     if gone:
-        one, at = next(iter(gone.items()))
-        query = select(artifacts.c.kind, artifacts.c.stage).where(artifacts.c.id == one)
-        raise _collected(one, at, connection.execute(query).one())
+        artifact_id, at = next(iter(gone.items()))
+        query = select(artifacts.c.kind, artifacts.c.stage).where(artifacts.c.id == artifact_id)
+        raise _collected(artifact_id, at, connection.execute(query).one())
 
 
 def collect(connection: Connection, sizes: dict[str, int]) -> None:
     """Record that the content of these artifacts (id → bytes) is no longer kept."""
     at = now()
     rows = [
-        {"artifact_id": one, "action": "collected", "bytes": size, "at": at} for one, size in sizes.items()
+        {"artifact_id": artifact_id, "action": "collected", "bytes": size, "at": at}
+        for artifact_id, size in sizes.items()
     ]
     if rows:
         connection.execute(insert(content_events), rows)

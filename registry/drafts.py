@@ -19,7 +19,7 @@ from registry.db.engine import Database
 from registry.errors import InvalidArtifact, NotFound, RegistryError, StoreFailed
 from registry.leases import NO_WAIT, Leases, Patience
 from registry.store.files import FoundFile, remove_tree, scan, sync_directory, wrap_os_errors
-from registry.store.local import Point
+from registry.store.local import Failpoint
 from registry.store.store import Store
 
 log = logging.getLogger("tuneline.registry")
@@ -30,11 +30,11 @@ _SAME_BASE = frozenset({"adapter", "merge", "quantized", "finetune"})
 _ROUNDS = 5
 _PAUSE = 0.05
 
-POINTS = (
+FAILPOINTS = (
     "leased", "draft ready", "scanned", "staged", "synced", "renamed", "directory synced", "stored",
     "rows written", "committed",
 )  # fmt: skip
-"""What a `Point` hook hears of, in order; those from "staged" to "directory synced" once per new file.
+"""The failpoints of a publication, in order; those from "staged" to "directory synced" once per new file.
 
 With an object store, "uploaded" comes between the last "directory synced" and "stored", once per new blob.
 """
@@ -42,29 +42,29 @@ With an object store, "uploaded" comes between the last "directory synced" and "
 
 @dataclass(frozen=True)
 class DraftContext:
-    """What a draft works with."""
+    """What a draft and a collection work with; `root` is where drafts are."""
 
     root: Path
     database: Database
     store: Store
     leases: Leases
-    point: Point
+    failpoint: Failpoint
 
 
 class Draft:
     """A directory to write into, under a lease on its key; `commit` makes an artifact of it."""
 
-    def __init__(self, workshop: DraftContext, key: str, token: int) -> None:
-        self._shop = workshop
+    def __init__(self, context: DraftContext, key: str, token: int) -> None:
+        self._context = context
         self._key = key
         self._token = token
         self.committed: catalog.Artifact | None = None
         # Each holder has its own path: a stage that outlived its flow cannot write into a successor's draft.
-        self.path = workshop.root / key / str(token)
+        self.path = context.root / key / str(token)
 
     def touch(self) -> None:
         """Renew the lease. Raises Conflict when it is lost: then stop working."""
-        self._shop.leases.renew(self._key, self._token)
+        self._context.leases.renew(self._key, self._token)
 
     def commit(self, result: StageResult, use: catalog.ResourceUse) -> catalog.Artifact:
         """Publish the files below `path` but for `checkpoints/`; returns what the key stands for from now on.
@@ -78,7 +78,7 @@ class Draft:
         self.touch()
         with wrap_os_errors(f"publishing the result of stage {result.stage}"):
             found = scan(self.path, leave_out=CHECKPOINTS)
-        self._shop.point("scanned")
+        self._context.failpoint("scanned")
         manifest = _manifest(result, {name: file.entry for name, file in found.items()})
         artifact_id = manifest.id
         self._check_parents(manifest)
@@ -90,12 +90,12 @@ class Draft:
                 "key %s already stands for artifact %s; this run's different result %s was dropped",
                 self._key[:12], artifact.id[:12], artifact_id[:12],
             )  # fmt: skip
-        self._shop.point("committed")
+        self._context.failpoint("committed")
         return artifact
 
     def _check_parents(self, manifest: Manifest) -> None:
         needed = _needed(manifest)
-        with self._shop.database.read() as connection:
+        with self._context.database.read() as connection:
             parents = {one: catalog.by_id(connection, one) for one in needed}
         missing = [one[:12] for one, artifact in parents.items() if artifact is None]
         if missing:
@@ -113,18 +113,18 @@ class Draft:
         lacking = {file.entry for file in found}
         parents = _needed(manifest)
         for _ in range(_ROUNDS):
-            self._shop.store.put([file for file in found if file.entry in lacking], scratch)
-            self._shop.point("stored")
-            with self._shop.database.write() as connection:
-                self._shop.leases.guard(connection, self._key, self._token)
+            self._context.store.put([file for file in found if file.entry in lacking], scratch)
+            self._context.failpoint("stored")
+            with self._context.database.write() as connection:
+                self._context.leases.guard(connection, self._key, self._token)
                 content.require(connection, parents)
                 # In this order, what is neither marked nor missing stays for this artifact.
-                marked = deletions.marked(connection, self._shop.store.is_shared)
+                marked = deletions.marked(connection, self._context.store.is_shared)
                 going = {file.entry for file in found if file.entry.sha256 in marked}
-                lacking = going.union(self._shop.store.missing(file.entry for file in found))
+                lacking = going.union(self._context.store.missing(file.entry for file in found))
                 if not lacking:
                     artifact = catalog.publish(connection, manifest, artifact_id, self._key, use)
-                    self._shop.point("rows written")
+                    self._context.failpoint("rows written")
                     return artifact
             self._await_deletion({entry.sha256 for entry in going})
         raise StoreFailed(
@@ -139,8 +139,8 @@ class Draft:
             log.warning("waiting for a collection, which deletes files that this result has, too")
         while digests:
             time.sleep(_PAUSE)
-            with self._shop.database.read() as connection:
-                digests = digests & deletions.marked(connection, self._shop.store.is_shared)
+            with self._context.database.read() as connection:
+                digests = digests & deletions.marked(connection, self._context.store.is_shared)
 
     @contextmanager
     def _kept_alive(self) -> Iterator[None]:
@@ -148,7 +148,7 @@ class Draft:
         done = threading.Event()
 
         def renew() -> None:
-            while not done.wait(self._shop.leases.seconds / 3):
+            while not done.wait(self._context.leases.seconds / 3):
                 with suppress(RegistryError):  # the publishing transaction finds out by itself
                     self.touch()
 
@@ -163,36 +163,36 @@ class Draft:
 
 @contextmanager
 def opened(
-    workshop: DraftContext, key: str, stage: str, holds: Iterable[str], patience: Patience = NO_WAIT
+    context: DraftContext, key: str, stage: str, holds: Iterable[str], patience: Patience = NO_WAIT
 ) -> Iterator[Draft]:
     """A draft under a lease on `key`; checkpoints that the same key's last draft left are in it.
 
     The lease keeps the content of the artifacts in `holds`. Raises Held when a live process has the lease for
     longer than patience lasts.
     """
-    token = workshop.leases.wait_for(key, stage, holds, patience)
+    token = context.leases.wait_for(key, stage, holds, patience)
     try:
-        workshop.point("leased")
-        draft = Draft(workshop, key, token)
+        context.failpoint("leased")
+        draft = Draft(context, key, token)
         try:
             with wrap_os_errors(f"draft of stage {stage}"):
                 _make_ready(draft.path)
-            workshop.point("draft ready")
+            context.failpoint("draft ready")
             yield draft
         finally:
             _clear(draft.path, keep_checkpoints=draft.committed is None)
     finally:
         try:
-            workshop.leases.release(key, token)
+            context.leases.release(key, token)
         except RegistryError as error:
             log.warning("the lease on key %s stays until this process ends: %s", key[:12], error)
 
 
-def sweep(workshop: DraftContext, key: str) -> None:
+def sweep(context: DraftContext, key: str) -> None:
     """Remove what a process that died after its commit left behind."""
-    left = workshop.root / key
+    left = context.root / key
     if left.is_dir():
-        with workshop.leases.if_free(key) as free:
+        with context.leases.if_free(key) as free:
             if free:
                 remove_tree(left)
 

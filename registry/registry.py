@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -17,9 +18,12 @@ from registry.channels.signing import Keys
 from registry.db.engine import Database
 from registry.drafts import Draft
 from registry.errors import InvalidArtifact
+from registry.gc import collect
+from registry.gc.reachability import RetentionPolicy, reach
+from registry.gc.report import GcReport
 from registry.leases import NO_WAIT, Leases, Patience
 from registry.store.files import wrap_os_errors
-from registry.store.local import Point
+from registry.store.local import Failpoint
 from registry.store.store import Problem, Store
 from registry.tenancy import snapshot
 from registry.tenancy.budgets import Budgets
@@ -34,7 +38,7 @@ LEASE_SECONDS = 3600.0
 _KEY = re.compile("[0-9a-f]{64}")
 
 
-def _pass(_point: str) -> None:
+def _pass(_failpoint: str) -> None:
     return None
 
 
@@ -48,7 +52,7 @@ class Registry:
     """
 
     def __init__(
-        self, home: Path, database: Database, store: Store, point: Point, lease_seconds: float,
+        self, home: Path, database: Database, store: Store, failpoint: Failpoint, lease_seconds: float,
         signing_key: Path | None = None,
     ) -> None:  # fmt: skip
         self.home = home
@@ -60,10 +64,11 @@ class Registry:
         self.rollouts = Rollouts(database)
         self.budgets = Budgets(database)
         self.outcomes = Outcomes(database)
-        self._database = database
-        self._store = store
-        self._workshop = drafts.DraftContext(
-            home / "drafts", database, self._store, Leases(database, lease_seconds), point
+        # What reads more than this class offers (the API, tests) goes through these two.
+        self.database = database
+        self.store = store
+        self._context = drafts.DraftContext(
+            home / "drafts", database, self.store, Leases(database, lease_seconds), failpoint
         )
 
     @classmethod
@@ -73,29 +78,29 @@ class Registry:
         database_url: str | None = None,
         store_url: str | None = None,
         *,
-        point: Point = _pass,
+        failpoint: Failpoint = _pass,
         lease_seconds: float = LEASE_SECONDS,
         signing_key: Path | None = None,
     ) -> Registry:
         """Open the registry in `home`, making it where there is none.
 
-        `point` hears of each step of a publication (for tests that fail there). A lease lasts `lease_seconds`
-        unless `Draft.touch` renews it. Gate decisions are signed with `signing_key` (default: a key that the
-        registry makes for itself). Raises RegistryError for a schema from a newer Tuneline.
+        `failpoint` hears of each step of a publication (for tests that fail there). A lease lasts
+        `lease_seconds` unless `Draft.touch` renews it. Gate decisions are signed with `signing_key` (default:
+        a key that the registry makes for itself). Raises RegistryError for a schema from a newer Tuneline.
         """
         home = Path(home).absolute()
         with wrap_os_errors(f"registry {home}"):
             home.mkdir(mode=0o700, parents=True, exist_ok=True)  # models, salts, digests of keys
             for folder in ("drafts", "views"):
                 (home / folder).mkdir(parents=True, exist_ok=True)
-            store = Store(home, point, store_url)
+            store = Store(home, failpoint, store_url)
         database = Database.open(home / "registry.db", database_url)
-        return cls(home, database, store, point, lease_seconds, signing_key)
+        return cls(home, database, store, failpoint, lease_seconds, signing_key)
 
     def close(self) -> None:
         """Let go of the database and the store; needed before a fork."""
-        self._database.close()
-        self._store.close()
+        self.database.close()
+        self.store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -105,16 +110,16 @@ class Registry:
 
     def reach(self) -> None:
         """Ask the database and the store for one thing that neither has. Raises RegistryError."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             catalog.by_key(connection, "")
-        self._store.missing([FileEntry(sha256="0" * 64, size=0)])
+        self.store.missing([FileEntry(sha256="0" * 64, size=0)])
 
     def find(self, key: str) -> Artifact | None:
         """What the memo key stands for, if it was ever published."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             found = catalog.by_key(connection, key)
         if found is not None:
-            drafts.sweep(self._workshop, key)
+            drafts.sweep(self._context, key)
         return found
 
     def draft(
@@ -128,14 +133,14 @@ class Registry:
         """
         if not _KEY.fullmatch(key):
             raise InvalidArtifact(f"{key[:80]!r} is no memo key; expected the sha256 that memo_key() returns")
-        return drafts.opened(self._workshop, key, stage, holds, patience)
+        return drafts.opened(self._context, key, stage, holds, patience)
 
     def get(self, ref: str) -> Artifact:
         """The artifact of an id, a unique prefix of its id (6 digits or more), `name@version`, or a channel.
 
         Raises NotFound, which lists what comes near.
         """
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return catalog.resolve(connection, ref)
 
     def name(self, artifact_id: str, name: str) -> int:
@@ -143,45 +148,61 @@ class Registry:
 
         Versions have no gaps. An artifact that has the name already keeps its version.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             content.require(connection, [artifact_id])
             return catalog.give_name(connection, artifact_id, name)
 
     def ls(self, kind: Kind | None = None, limit: int = 50, after: str | None = None) -> list[Artifact]:
         """A page of artifacts, newest first; `after` is the id of the last one of the page before."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return catalog.page(connection, kind, limit, after)
 
     def collected(self, ids: Iterable[str]) -> set[str]:
         """Those of the artifacts whose files were collected to free space."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return set(content.collected(connection, list(ids)))
+
+    def collect(
+        self, retention: RetentionPolicy | None = None, *, delete: bool = False, cache: bool = False
+    ) -> GcReport:
+        """Free what nothing needs, or with `delete` unset only say what that would be.
+
+        `cache` also empties the local cache of an object store, but for what an endpoint or a stage reads.
+        Raises Conflict when somebody else writes for too long, StoreFailed for the disk, the database or the
+        store; what was done until then stands, and the next collection goes on from there.
+        """
+        return collect.collect(self._context, retention or RetentionPolicy(), delete=delete, cache=cache)
+
+    def why_kept(self, artifact_id: str, retention: RetentionPolicy) -> list[str]:
+        """Why a collection leaves the artifact its files; empty when it does not."""
+        with self.database.read() as connection:
+            return reach(connection, retention, datetime.now(UTC)).why(artifact_id)
 
     def lineage(self, artifact_id: str) -> list[Edge]:
         """Every edge from the artifact up to its furthest ancestors, nearest first. Raises NotFound."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             catalog.existing(connection, artifact_id)
             return catalog.lineage(connection, artifact_id)
 
     def evaluations(self, artifact_id: str) -> list[Artifact]:
         """The evaluations that name the artifact as what they measured, oldest first."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return catalog.evaluations(connection, artifact_id)
 
     def executions(self, artifact_id: str) -> list[Execution]:
         """The runs that led to the artifact, oldest first."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return catalog.runs(connection, artifact_id)
 
     def executions_here(self, stage: str, machine: str, limit: int) -> list[tuple[Artifact, float]]:
         """What a stage made on this host, recorded under that name of the machine, and in how many seconds;
         the latest first."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return catalog.runs_here(connection, stage, machine, limit)
 
     def serving_state(self) -> ServingState:
         """Channels, tenants, live keys and rollouts in force, of one moment: what a gateway goes by."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return snapshot.read(connection)
 
     def serving_version(self) -> int:
@@ -189,7 +210,7 @@ class Registry:
 
         That a key expires is no change: the state says when it will.
         """
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return snapshot.version(connection)
 
     def view(self, artifact_id: str) -> Path:
@@ -197,18 +218,18 @@ class Registry:
 
         Raises NotFound, or Corrupt when a stored file is gone.
         """
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             artifact = catalog.existing(connection, artifact_id)
             content.require(connection, [artifact_id])
-        return self._store.view(artifact.id, artifact.manifest.files)
+        return self.store.view(artifact.id, artifact.manifest.files)
 
     def verify(self, artifact_id: str) -> list[Problem]:
         """Read every byte and every column of the artifact; an empty list means that all is as published."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             artifact = catalog.existing(connection, artifact_id)
             content.require(connection, [artifact_id])
             record = [
                 Problem(file="", kind="record", detail=detail)
                 for detail in catalog.record_problems(connection, artifact_id)
             ]
-        return record + self._store.problems(artifact.id, artifact.manifest.files)
+        return record + self.store.problems(artifact.id, artifact.manifest.files)

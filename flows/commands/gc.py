@@ -8,8 +8,8 @@ import math
 from flows.commands.run import Reply, open_registry, print_table
 from flows.errors import Usage
 from flows.wording import short, size
-from registry.gc.collect import GcReport, collect, explain
 from registry.gc.reachability import RetentionPolicy
+from registry.gc.report import GcReport
 
 
 def artifacts_gc(arguments: argparse.Namespace) -> Reply:
@@ -18,21 +18,21 @@ def artifacts_gc(arguments: argparse.Namespace) -> Reply:
         raise Usage(f"--keep-days {arguments.keep_days:g}: expected a number from 0 to 36500")
     if arguments.history < 1:
         raise Usage(f"--history {arguments.history}: expected at least 1, or no rollback could work")
-    keeping = RetentionPolicy(days=arguments.keep_days, history=arguments.history)
+    retention = RetentionPolicy(days=arguments.keep_days, history=arguments.history)
     if arguments.why is not None:
         if arguments.delete:
             raise Usage("--why only explains; leave out --delete")
-        return _why(arguments.why, keeping)
+        return _why(arguments.why, retention)
     with open_registry() as registry:
-        freed = collect(registry, keeping, delete=arguments.delete, cache=arguments.cache)
+        freed = registry.collect(retention, delete=arguments.delete, cache=arguments.cache)
     document = {**freed.model_dump(mode="json"), "bytes": freed.bytes}
     return document, lambda: _show(freed), 0
 
 
-def _why(ref: str, keeping: RetentionPolicy) -> Reply:
+def _why(ref: str, retention: RetentionPolicy) -> Reply:
     with open_registry() as registry:
         artifact = registry.get(ref)
-        reasons = explain(registry, artifact.id, keeping)
+        reasons = registry.why_kept(artifact.id, retention)
     name = f"{artifact.manifest.kind} {short(artifact.id)}"
     lines = [f"{name} keeps its files:" if reasons else f"{name}: nothing needs its files"]
     lines += [f"  {reason}" for reason in reasons]

@@ -47,7 +47,7 @@ def application(registry: Registry, token: str | None = None) -> FastAPI:
         lifespan=_few_threads,
         responses=_PROBLEMS,
     )
-    app.state.database = registry._database
+    app.state.database = registry.database
     secured = [Security(HTTPBearer(auto_error=False))] if token is not None else []
     app.include_router(v1, dependencies=[*secured, Depends(_known_parameters)])
     app.include_router(health, dependencies=[Depends(_known_parameters)])

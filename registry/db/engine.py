@@ -40,7 +40,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._system = _SYSTEMS[engine.dialect.name]
-        self._engine = engine
+        self.engine = engine
         self._reading = engine.execution_options(**self._system.READING)
         self._writing = engine.execution_options(writing=True)
         self._counting = self._system.counting(engine)
@@ -102,7 +102,7 @@ class Database:
 
     def close(self) -> None:
         self._counting.dispose()
-        self._engine.dispose()
+        self.engine.dispose()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -125,7 +125,7 @@ class Database:
             exists = _has_schema(connection)
         if not exists:
             with self._translated():
-                self._system.make_ready(self._engine)
+                self._system.make_ready(self.engine)
             with self.write() as connection:
                 if not _has_schema(connection):
                     schema.metadata.create_all(connection)
@@ -146,7 +146,7 @@ class Database:
         with self.write() as connection:
             version = _version(connection)  # another process may have been faster
             if migrations.can_upgrade(connection.dialect.name, version):
-                self._system.back_up(self._engine, version)
+                self._system.back_up(self.engine, version)
                 migrations.upgrade(connection, version)
                 connection.execute(update(schema.schema_version), {"version": schema.VERSION})
                 version = schema.VERSION

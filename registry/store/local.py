@@ -31,8 +31,8 @@ from registry.store.files import (
     sync_file,
 )
 
-Point = Callable[[str], None]
-"""Called with the name of each point that a publication passes; a test may fail or end the process there."""
+Failpoint = Callable[[str], None]
+"""Called with the name of each failpoint that a publication or a collection passes: a test may fail there."""
 
 CANNOT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES})
 INCOMING = "incoming"
@@ -68,9 +68,9 @@ class Blobs(Protocol):
 class LocalBlobs:
     """Blobs in a directory. One appears in the order link or copy, fsync, rename, fsync of the directory."""
 
-    def __init__(self, root: Path, point: Point) -> None:
+    def __init__(self, root: Path, failpoint: Failpoint) -> None:
         self.root = root
-        self._point = point
+        self._failpoint = failpoint
         self._synced: set[Path] = set()
 
     def put(self, found: FoundFile, scratch: Path) -> None:
@@ -82,10 +82,10 @@ class LocalBlobs:
         blob = self._ready(found.entry)
         if fault(blob, found.entry) is not None:
             _link_or_copy(found, scratch)
-            self._point("staged")
+            self._failpoint("staged")
             self._install(scratch, blob)
         sync_directory(blob.parent)
-        self._point("directory synced")
+        self._failpoint("directory synced")
 
     def adopt(self, fetched: Path, entry: FileEntry) -> None:
         """Take over a file on this file system that was checked against `entry`."""
@@ -151,9 +151,9 @@ class LocalBlobs:
 
     def _install(self, scratch: Path, blob: Path) -> None:
         sync_file(scratch)
-        self._point("synced")
+        self._failpoint("synced")
         scratch.rename(blob)
-        self._point("renamed")
+        self._failpoint("renamed")
 
 
 def is_blob(name: str, shard: str) -> bool:

@@ -29,7 +29,7 @@ from registry.store.files import (
     same_file,
     wrap_os_errors,
 )
-from registry.store.local import CANNOT_LINK, Blobs, LocalBlobs, Point, StoredBlob
+from registry.store.local import CANNOT_LINK, Blobs, Failpoint, LocalBlobs, StoredBlob
 from registry.store.remote import RemoteBlobs
 from registry.store.url import directory_of
 
@@ -51,16 +51,16 @@ class Problem(Record):
 class Store:
     """Blobs and views of one registry. Methods are as `Blobs` promises, where they have its names."""
 
-    def __init__(self, home: Path, point: Point, url: str | None = None) -> None:
+    def __init__(self, home: Path, failpoint: Failpoint, url: str | None = None) -> None:
         """The store at `url`, by default in `home`; an object store is first spoken to when it is needed.
 
         Raises InvalidSetting for a URL that is none, and OSError.
         """
-        self._point = point
+        self._failpoint = failpoint
         self._views = home / "views"
         elsewhere = directory_of(url) if url else None
         self._remote = RemoteBlobs(url) if url and elsewhere is None else None
-        self._local = LocalBlobs(elsewhere or home / ("cache" if self._remote else "blobs"), point)
+        self._local = LocalBlobs(elsewhere or home / ("cache" if self._remote else "blobs"), failpoint)
         self._beside_drafts = elsewhere is None
         self._local.root.mkdir(parents=True, exist_ok=True)
 
@@ -91,7 +91,7 @@ class Store:
             # From the draft and not from the cache, which a collection may empty meanwhile.
             for entry in self._remote.put({entry: file.path for entry, file in different.items()}):
                 refuse_changed(different[entry], different[entry].path.lstat())
-                self._point("uploaded")
+                self._failpoint("uploaded")
 
     def missing(self, entries: Iterable[FileEntry]) -> list[FileEntry]:
         """Those whose blobs are not there in their full size. Cheap: no content is read."""
@@ -107,6 +107,10 @@ class Store:
     def stored(self) -> Iterator[StoredBlob]:
         """All blobs, in memory only a small part of them at a time."""
         return self._blobs.stored()
+
+    def views(self) -> list[str]:
+        """The ids of the artifacts that have a view here."""
+        return sorted(path.name for path in self._views.iterdir() if len(path.name) == 64)
 
     def drop_view(self, artifact_id: str) -> None:
         """Remove the artifact's view, if there is one; what has its files open can read on."""

@@ -180,7 +180,7 @@ def test_a_forged_decision_moves_nothing(
     model = lineage.quantized("Q5_K_M")
     lineage.evaluate(model, scores)
     decision = run("gate", policy(), "--candidate", model.id, "--channel", "team/prod")[1]["id"]
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         connection.exec_driver_sql("DROP TRIGGER gate_decisions_no_update")
         connection.exec_driver_sql(statement)
     code, shown = run("gate", "show", decision)
@@ -223,7 +223,7 @@ def remove_samples(registry: Registry, lineage: Lineage) -> None:
 
 
 def collect(registry: Registry, lineage: Lineage) -> None:
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         event = {"artifact_id": lineage.gguf.id, "action": "collected", "bytes": 1, "at": "2026-11-22"}
         connection.execute(insert(content_events), event)
 

@@ -151,7 +151,7 @@ def test_bad_input_is_one_clear_line(registry: Registry, say: Say, words: tuple[
 
 def test_a_log_that_was_tampered_with(registry: Registry, say: Say) -> None:
     registry.tenants.add("acme", "team/prod", "ada")
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         triggers.drop(connection)
         connection.exec_driver_sql("UPDATE tenants SET channel = 'team/evil'")
     code, _, err = say("tenants", "audit")

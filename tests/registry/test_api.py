@@ -297,7 +297,7 @@ def test_a_registry_that_cannot_be_read_is_no_fault_of_the_asker(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Registry.open(tmp_path / "home") as registry:
-        with registry._database.write() as connection:
+        with registry.database.write() as connection:
             connection.execute(text("ALTER TABLE artifacts RENAME TO elsewhere"))
         with TestClient(application(registry), "http://localhost", raise_server_exceptions=False) as client:
             answer = client.get("/v1/artifacts")
@@ -364,11 +364,11 @@ def test_readers_hold_up_no_writer_and_see_no_half_publish(tmp_path: Path) -> No
             assert client.get(f"/v1/artifacts?limit={1 + len(seen)}").status_code == 200
 
     with (
-        Registry.open(tmp_path / "home", point=look) as registry,
+        Registry.open(tmp_path / "home", failpoint=look) as registry,
         TestClient(application(registry), "http://localhost") as client,
     ):
         add(registry, "dataset", "one")
-        with registry._database.read() as reading:
+        with registry.database.read() as reading:
             reading.execute(text("SELECT count(*) FROM artifacts")).scalar_one()
             add(registry, "dataset", "two")
         assert len(client.get("/v1/artifacts").json()["items"]) == 2

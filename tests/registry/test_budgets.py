@@ -211,7 +211,7 @@ def test_a_gateway_elsewhere_is_dead_when_it_is_silent(registry: Registry) -> No
     silent, busy = (budgets.open_gateway("elsewhere", 1, 1.0) for _ in range(2))
 
     def be_silent(*ids: str, seconds: float) -> None:
-        with registry._database.write() as connection:
+        with registry.database.write() as connection:
             late = {"beat": time.time() - seconds}
             connection.execute(update(gateways).where(gateways.c.id.in_(ids)), late)
 
@@ -232,20 +232,20 @@ def test_a_gateway_elsewhere_is_dead_when_it_is_silent(registry: Registry) -> No
 
 
 def test_counting_does_not_wait_for_the_disk_and_all_else_does(registry: Registry) -> None:
-    sqlite = registry._database._engine.dialect.name == "sqlite"
+    sqlite = registry.database.engine.dialect.name == "sqlite"
     setting = "PRAGMA synchronous" if sqlite else "SHOW synchronous_commit"
     found = []
-    for transaction in (registry._database.count, registry._database.write, registry._database.count):
+    for transaction in (registry.database.count, registry.database.write, registry.database.count):
         with transaction() as connection:
             found.append(connection.exec_driver_sql(setting).scalar())
     assert found == ([1, 2, 1] if sqlite else ["off", "on", "off"])
 
 
 def test_on_a_server_counting_does_not_wait_for_a_publication(registry: Registry) -> None:
-    if registry._database._engine.dialect.name == "sqlite":
-        with registry._database.read(), registry._database.count():
+    if registry.database.engine.dialect.name == "sqlite":
+        with registry.database.read(), registry.database.count():
             return  # one writer per file; readers do not count
     gateway = opened(registry)
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         connection.exec_driver_sql("SELECT 1")
         assert registry.budgets.reserve(gateway, [ask(1)]) == [True]

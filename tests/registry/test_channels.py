@@ -158,7 +158,7 @@ def test_a_changed_history_shows(registry: Registry, ids: list[str], statement: 
     for generation, artifact in enumerate(ids[:3]):
         registry.channels.move("team/prod", artifact, generation, waiver=BY_HAND)
     registry.channels.history("team/prod")
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         triggers.drop(connection)
         connection.exec_driver_sql(statement)
     with pytest.raises(Corrupt, match="history of channel team/prod"):
@@ -203,7 +203,7 @@ def test_policies_need_a_channel_a_reason_a_name_and_json(registry: Registry) ->
 def test_a_changed_policy_lets_nothing_move(registry: Registry, ids: list[str]) -> None:
     registry.channels.set_policy("team/prod", {"margin": 0.01}, "ada", "why")
     decision = registry.gates.record(ids[0], None, {"margin": 0.5}, "pass", {})
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         triggers.drop(connection)
         connection.exec_driver_sql("UPDATE channel_policies SET policy = '{\"margin\":0.5}'")
     with pytest.raises(Corrupt, match="is not the one that was set"):

@@ -48,7 +48,7 @@ def test_opening_is_fast(home: Path) -> None:
 
 
 def test_sqlite_is_durable_and_checks_references(home: Path) -> None:
-    with Registry.open(home) as registry, registry._database.write() as connection:
+    with Registry.open(home) as registry, registry.database.write() as connection:
         pragma = {
             p: connection.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("synchronous", "foreign_keys")
         }
@@ -132,7 +132,7 @@ def fill(registry: Registry, publish: Publish) -> None:
     policy = {
         "channel": "team/prod", "policy": "{}", "digest": "d" * 64, "who": "me", "reason": "new", "at": now()
     }  # fmt: skip
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         connection.execute(insert(schema.content_events), event)
         connection.execute(insert(schema.channel_policies), policy)
     registry.tenants.add("acme", "team/prod", "me")
@@ -141,7 +141,7 @@ def fill(registry: Registry, publish: Publish) -> None:
         "canary_percent": 5.0, "shadow_percent": 0.0, "who": "me", "reason": "new", "at": now(),
         "previous_digest": "0" * 64, "digest": "d" * 64,
     }  # fmt: skip
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         connection.execute(insert(serving_tables.rollout_events), rollout)
 
 
@@ -152,17 +152,17 @@ FOR_EVER = (
 
 
 def refused(registry: Registry, statement: str, match: str) -> None:
-    with pytest.raises(InvalidArtifact, match=match), registry._database.write() as connection:
+    with pytest.raises(InvalidArtifact, match=match), registry.database.write() as connection:
         connection.exec_driver_sql(statement)
 
 
 @only("local")
 def test_history_cannot_be_rewritten_by_any_statement(registry: Registry, publish: Publish) -> None:
     fill(registry, publish)
-    sqlite = registry._database._engine.dialect.name == "sqlite"
+    sqlite = registry.database.engine.dialect.name == "sqlite"
     for name in FOR_EVER:
         table = schema.metadata.tables[name]
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             before = connection.execute(select(table)).all()
         assert before, name
         column = table.columns.keys()[-1]
@@ -172,7 +172,7 @@ def test_history_cannot_be_rewritten_by_any_statement(registry: Registry, publis
             f"INSERT OR REPLACE INTO {name} SELECT * FROM {name}" if sqlite else f"TRUNCATE {name} CASCADE",
         ):
             refused(registry, statement, "immutable")
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             assert connection.execute(select(table)).all() == before
     refused(registry, "DELETE FROM channels", "never deleted")
     refused(registry, "UPDATE channels SET generation = generation + 2", "by one generation")
@@ -184,7 +184,7 @@ def test_the_database_itself_keeps_edges_pointing_back(registry: Registry, publi
     old, young = publish(registry, "old"), publish(registry, "young")
 
     def edge(child: str, parent: str) -> None:
-        with registry._database.write() as connection:
+        with registry.database.write() as connection:
             row = {"child": child, "relation": "trained_on", "parent": parent}
             connection.execute(insert(schema.edges), row)
 
@@ -214,13 +214,13 @@ def test_rows_that_break_a_rule_are_refused(
 ) -> None:
     fill(registry, publish)
     of = schema.metadata.tables[table]
-    with registry._database.read() as connection:
+    with registry.database.read() as connection:
         row = connection.execute(select(of)).one()._asdict()
     del row["sequence"]
     row = {**row, "id": "e" * 64} if "id" in row else row
-    with pytest.raises(InvalidArtifact, match="refused the record"), registry._database.write() as connection:
+    with pytest.raises(InvalidArtifact, match="refused the record"), registry.database.write() as connection:
         connection.execute(insert(of), {**row, **change})
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         connection.execute(insert(of), row)
 
 
@@ -247,19 +247,19 @@ def test_the_database_itself_demands_base_and_quantization(
     registry: Registry, publish: Publish, base: BaseReference, plain: QuantSpec, column: str, value: object
 ) -> None:
     made = publish(registry, "base", kind="base", base=base, quant=plain)
-    with registry._database.read() as connection:
+    with registry.database.read() as connection:
         row = connection.execute(select(table).where(table.c.id == made.id)).one()._asdict()
     del row["sequence"]
     good = {**row, "id": "e" * 64}
-    with pytest.raises(InvalidArtifact, match="refused the record"), registry._database.write() as connection:
+    with pytest.raises(InvalidArtifact, match="refused the record"), registry.database.write() as connection:
         connection.execute(insert(table), {**good, column: value})
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         connection.execute(insert(table), good)
 
 
 @only("local")
 def test_a_reader_does_not_wait_for_a_writer(registry: Registry, publish: Publish) -> None:
     made = publish(registry, "one")
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         connection.execute(update(schema.leases), {"expires": 0.0})
         assert registry.ls() == [made]

@@ -19,7 +19,7 @@ from registry.artifacts import BaseReference, Parentage, QuantSpec
 from registry.catalog import ResourceUse
 from registry.db.engine import now
 from registry.db.tables import content_events, leases
-from registry.drafts import POINTS
+from registry.drafts import FAILPOINTS
 from registry.errors import (
     Conflict,
     Incompatible,
@@ -76,7 +76,7 @@ def test_a_key_keeps_its_first_artifact(
 def collect(registry: Registry, artifact: Artifact) -> None:
     """Record, as a collection does, that the content is gone."""
     event = {"artifact_id": artifact.id, "action": "collected", "bytes": artifact.size, "at": now()}
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         connection.execute(insert(content_events), event)
 
 
@@ -102,7 +102,7 @@ def test_content_that_comes_back_under_another_key_is_back_for_both(
     collect(registry, made)
     publish(registry, "two", {"a": b"1"})
     assert registry.find(key("one")) == registry.find(key("two")) == made
-    with registry._database.read() as connection:
+    with registry.database.read() as connection:
         events = connection.execute(select(content_events).order_by(content_events.c.sequence)).all()
     assert [(e.artifact_id, e.action, e.bytes) for e in events] == [
         (made.id, "collected", 1), (made.id, "restored", 1)
@@ -170,7 +170,7 @@ def test_finding_a_result_clears_what_a_crash_after_the_commit_left(
 def test_a_lost_lease_publishes_nothing(registry: Registry, key: Key, facts: Facts) -> None:
     with registry.draft(key("x"), "train") as late:
         (late.path / "a.txt").write_text("late")
-        with registry._database.write() as connection:
+        with registry.database.write() as connection:
             connection.execute(update(leases), {"expires": 0.0})
         with registry.draft(key("x"), "train") as winner:
             with pytest.raises(Conflict, match="is lost"):
@@ -252,7 +252,7 @@ def test_every_byte_is_on_the_disk_before_the_row(
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(Path, "rename", spy_rename)
-    with Registry.open(home, point=lambda point: seen.append(("point", point))) as registry:
+    with Registry.open(home, failpoint=lambda point: seen.append(("point", point))) as registry:
         publish(registry, "x", FILES)
     row = seen.index(("point", "rows written"))
     for content in FILES.values():
@@ -266,7 +266,7 @@ def test_every_byte_is_on_the_disk_before_the_row(
         assert moved < seen.index(("fsync", str(folder)), moved) < row
         assert seen.index(("fsync", str(home / "blobs"))) < row
     points = [of for what, of in seen if what == "point"]
-    assert list(dict.fromkeys(points)) == list(POINTS)
+    assert list(dict.fromkeys(points)) == list(FAILPOINTS)
 
 
 def _count_and_fail(monkeypatch: pytest.MonkeyPatch, fail_at: int, code: int) -> Iterator[int]:
@@ -326,7 +326,7 @@ def test_an_error_at_any_file_operation_leaves_nothing_half_done(
     assert failed > 20
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", FAILPOINTS)
 @pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, StoreFull), (errno.EIO, StoreFailed)])
 def test_an_error_at_any_point_leaves_nothing_half_done(
     place: Place, publish: Publish, key: Key, point: str, code: int, kind: type[RegistryError]
@@ -335,7 +335,7 @@ def test_an_error_at_any_point_leaves_nothing_half_done(
         if at == point:
             raise OSError(code, os.strerror(code))
 
-    with place.open(point=fail) as registry, pytest.raises((kind, OSError)):
+    with place.open(failpoint=fail) as registry, pytest.raises((kind, OSError)):
         publish(registry, "x", FILES)
     with place.open() as registry:
         assert (registry.find(key("x")) is None) == (point != "committed")
@@ -347,11 +347,11 @@ def test_an_error_at_any_point_leaves_nothing_half_done(
 def test_a_full_database_publishes_nothing(home: Path, publish: Publish, key: Key) -> None:
     with Registry.open(home) as registry:
         pages = 0
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         registry.close()
         limit = lambda raw, _: raw.execute(f"PRAGMA max_page_count = {pages}")  # noqa: E731
-        event.listen(registry._database._engine, "connect", limit)
+        event.listen(registry.database.engine, "connect", limit)
         with pytest.raises(StoreFull, match="free some space"):
             publish(registry, "x", FILES, config={"large": "x" * 100_000})
         assert registry.find(key("x")) is None

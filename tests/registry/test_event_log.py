@@ -60,16 +60,16 @@ def test_what_was_recorded_before_is_verified_and_goes_on(recorded: Registry) ->
 def test_each_changed_event_shows(recorded: Registry, table: str, change: str) -> None:
     number = "generation" if table == "channel_events" else "number"
     owner = "tenant = 'acme'" if table == "tenant_events" else "channel = 'team/prod'"
-    with recorded._database.write() as connection:
+    with recorded.database.write() as connection:
         triggers.drop(connection)
     for event in range(1, len(LOGS[table](recorded)) + 1):
         where = f"WHERE {owner} AND {number} = {event}"
-        with recorded._database.write() as connection:
+        with recorded.database.write() as connection:
             connection.exec_driver_sql(f"CREATE TEMP TABLE kept AS SELECT * FROM {table} {where}")
             connection.exec_driver_sql(f"UPDATE {table} SET {change} {where}")
         with pytest.raises(Corrupt, match=f"event {event} does not match its digest"):
             LOGS[table](recorded)
-        with recorded._database.write() as connection:
+        with recorded.database.write() as connection:
             connection.exec_driver_sql(f"DELETE FROM {table} {where}")
             connection.exec_driver_sql(f"INSERT INTO {table} SELECT * FROM kept")
             connection.exec_driver_sql("DROP TABLE kept")

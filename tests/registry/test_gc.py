@@ -27,8 +27,8 @@ from registry.db.tables import content_events, leases
 from registry.errors import Collected, NotFound, StoreFailed
 from registry.gc import collect as gc
 from registry.gc import reachability
-from registry.gc.collect import collect, explain
 from registry.gc.reachability import RetentionPolicy
+from registry.gc.report import GcReport, Part
 from registry.store.store import Store
 from tests.registry import servers
 from tests.registry.places import Place, only
@@ -46,16 +46,16 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "UNDER_WAY_SECONDS", 0.0)
 
 
-def sweep(registry: Registry, keeping: RetentionPolicy = NOTHING_OLD, **options: Any) -> gc.GcReport:
-    return collect(registry, keeping, delete=True, **options)
+def sweep(registry: Registry, keeping: RetentionPolicy = NOTHING_OLD, **options: Any) -> GcReport:
+    return registry.collect(keeping, delete=True, **options)
 
 
-def ids(freed: gc.GcReport) -> list[str]:
+def ids(freed: GcReport) -> list[str]:
     return [one.id for one in freed.artifacts]
 
 
 def blobs(registry: Registry) -> set[str]:
-    return {blob.sha256 for blob in registry._store.stored()}
+    return {blob.sha256 for blob in registry.store.stored()}
 
 
 def move(registry: Registry, channel: str, artifact: Artifact) -> None:
@@ -72,9 +72,9 @@ def test_nothing_happens_without_delete(registry: Registry, publish: Publish) ->
     made = publish(registry, "one", {"a": b"alone", "b": b"shared"})
     kept = publish(registry, "two", {"b": b"shared"})
     registry.name(kept.id, "kept")
-    told = collect(registry, NOTHING_OLD)
+    told = registry.collect(NOTHING_OLD)
     assert (told.deleted, ids(told), told.kept) == (False, [made.id], 1)
-    assert told.blobs == gc.Part(count=1, bytes=5), "what another artifact shares is not freed"
+    assert told.blobs == Part(count=1, bytes=5), "what another artifact shares is not freed"
     assert registry.verify(made.id) == registry.verify(kept.id) == []
     done = sweep(registry)
     assert done == told.model_copy(update={"deleted": True})
@@ -142,7 +142,7 @@ class TestRoots:
     ) -> None:
         old = publish(registry, "old")
         unused = publish(registry, "unused")
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             soon = datetime.now(UTC) + timedelta(days=13)
             assert reachability.reach(connection, RetentionPolicy(days=14), soon).keeps(unused.id)
             late = datetime.now(UTC) + timedelta(days=15)
@@ -150,7 +150,7 @@ class TestRoots:
         later = (datetime.now(UTC) + timedelta(days=15)).isoformat(timespec="microseconds")
         monkeypatch.setattr("registry.catalog.now", lambda: later)
         publish(registry, "young", **below(old))
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             found = reachability.reach(connection, RetentionPolicy(days=14), late)
         assert found.keeps(old.id)
         assert not found.keeps(unused.id)
@@ -162,7 +162,7 @@ class TestRoots:
         later = datetime.now(UTC) + timedelta(days=20)
         monkeypatch.setattr("registry.catalog.now", lambda: later.isoformat(timespec="microseconds"))
         assert publish(registry, "second", {"a": b"same"}) == made
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             assert reachability.reach(connection, RetentionPolicy(days=14), later + timedelta(days=1)).keeps(
                 made.id
             )
@@ -171,7 +171,7 @@ class TestRoots:
         made = [publish(registry, str(n)) for n in range(6)]
         for artifact in made:
             move(registry, "team/prod", artifact)
-        reasons = explain(registry, made[5].id, NOTHING_OLD)
+        reasons = registry.why_kept(made[5].id, NOTHING_OLD)
         assert reasons[0] == "channel team/prod points to it"
         assert ids(sweep(registry)) == [a.id for a in made[:3]]
         for back in (made[4], made[3]):
@@ -197,7 +197,7 @@ class TestRoots:
             artifact_id=made.id, engine="llama.cpp", url="u", pid=1, pid_started=1.0, log="log"
         )
         assert ids(sweep(registry)) == []
-        assert f"tuneline endpoints stop {row.id}" in explain(registry, made.id, NOTHING_OLD)[0]
+        assert f"tuneline endpoints stop {row.id}" in registry.why_kept(made.id, NOTHING_OLD)[0]
         registry.endpoints.mark_stopped(row.id)
         assert ids(sweep(registry)) == [made.id]
 
@@ -207,10 +207,10 @@ class TestRoots:
         made = publish(registry, "one")
         with registry.draft(key("work"), "train", holds=[made.id]):
             assert ids(sweep(registry)) == []
-            assert explain(registry, made.id, NOTHING_OLD)[0].startswith("stage train reads it (pid ")
-            with registry._database.write() as connection:
+            assert registry.why_kept(made.id, NOTHING_OLD)[0].startswith("stage train reads it (pid ")
+            with registry.database.write() as connection:
                 connection.execute(update(leases), {"expires": 0.0})
-            assert ids(collect(registry, NOTHING_OLD)) == [made.id]
+            assert ids(registry.collect(NOTHING_OLD)) == [made.id]
         assert ids(sweep(registry)) == [made.id]
 
     def test_names_and_the_chain_of_reasons(self, registry: Registry, publish: Publish) -> None:
@@ -219,8 +219,8 @@ class TestRoots:
         merged = publish(registry, "merged", **below(adapter))
         registry.name(merged.id, "support")
         assert ids(sweep(registry)) == []
-        assert explain(registry, merged.id, NOTHING_OLD) == ["it is called support@1"]
-        (why,) = explain(registry, base.id, NOTHING_OLD)
+        assert registry.why_kept(merged.id, NOTHING_OLD) == ["it is called support@1"]
+        (why,) = registry.why_kept(base.id, NOTHING_OLD)
         assert why == (
             f"{adapter.id[:12]} was made from it (finetune), from that {merged.id[:12]} (finetune); "
             "it is called support@1"
@@ -236,13 +236,13 @@ class TestRoots:
         good, of_base, named = measured(model, "model"), measured(base, "base"), measured(other, "other")
         unrelated = measured(other, "unrelated")
         registry.channels.move("team/prod", model.id, 0, waiver=Waiver("first", "w"))
-        with registry._database.write() as connection:  # as if a gate had decided on this move
+        with registry.database.write() as connection:  # as if a gate had decided on this move
             _decide(connection, "team/prod", model.id, base.id, {"parent": named.id})
         assert set(ids(sweep(registry))) == {base.id, other.id, unrelated.id}
         for evaluation in (good, of_base, named):
             assert (
                 "rests on it (channel team/prod, generation 1)"
-                in explain(registry, evaluation.id, NOTHING_OLD)[0]
+                in registry.why_kept(evaluation.id, NOTHING_OLD)[0]
             )
             assert registry.verify(evaluation.id) == []
 
@@ -283,10 +283,10 @@ class TestRests:
             if point == "stored":
                 raise KeyboardInterrupt
 
-        with place.open(point=crash) as crashing, pytest.raises(KeyboardInterrupt):
+        with place.open(failpoint=crash) as crashing, pytest.raises(KeyboardInterrupt):
             publish(crashing, "one", {"a": b"left", "b": b"kept"})
-        told = collect(registry, NOTHING_OLD)
-        assert (told.leftovers, told.blobs) == (gc.Part(count=1, bytes=4), gc.Part())
+        told = registry.collect(NOTHING_OLD)
+        assert (told.leftovers, told.blobs) == (Part(count=1, bytes=4), Part())
         sweep(registry)
         assert len(blobs(registry)) == 1
         assert registry.verify(kept.id) == []
@@ -301,7 +301,7 @@ class TestRests:
             if point == "stored":
                 seen.append(sweep(registry).leftovers.count)
 
-        with place.open(point=look) as publishing:
+        with place.open(failpoint=look) as publishing:
             publish(publishing, "one")
         assert seen == [0]
 
@@ -321,15 +321,15 @@ class TestRests:
         with registry.draft(key("worked on"), "train") as draft:
             os.utime(draft.path, (long_ago, long_ago))
             os.utime(draft.path.parent, (long_ago, long_ago))
-            assert collect(registry).drafts == gc.Part(count=1, bytes=5)
+            assert registry.collect().drafts == Part(count=1, bytes=5)
             assert stale.exists()
-            assert collect(registry, delete=True).drafts == gc.Part(count=1, bytes=5)
+            assert registry.collect(delete=True).drafts == Part(count=1, bytes=5)
             assert not stale.exists()
             assert (fresh / "step").exists()
             assert draft.path.is_dir()
         assert [path.name for path in (home / "drafts").iterdir()] == [key("fresh")]
 
-    @pytest.mark.parametrize("at", gc.POINTS)
+    @pytest.mark.parametrize("at", gc.FAILPOINTS)
     def test_a_crash_at_any_point_loses_nothing(
         self, registry: Registry, place: Place, publish: Publish, at: str
     ) -> None:
@@ -340,8 +340,8 @@ class TestRests:
             if point == at:
                 raise KeyboardInterrupt
 
-        with place.open(point=crash) as crashing, pytest.raises(KeyboardInterrupt):
-            collect(crashing, NOTHING_OLD, delete=True)
+        with place.open(failpoint=crash) as crashing, pytest.raises(KeyboardInterrupt):
+            crashing.collect(NOTHING_OLD, delete=True)
         assert lost(registry) == []
         sweep(registry)
         assert len(blobs(registry)) == 1
@@ -355,13 +355,13 @@ def test_the_cache_of_an_object_store(registry: Registry, home: Path, publish: P
     for artifact in (served, spare):
         registry.name(artifact.id, "kept")
         registry.view(artifact.id)
-    assert sweep(registry).cached == gc.Part()
+    assert sweep(registry).cached == Part()
     with registry.draft(key("work"), "train", holds=[served.id]):
-        assert collect(registry, NOTHING_OLD, cache=True).cached == gc.Part(count=1, bytes=4)
-        assert sweep(registry, cache=True).cached == gc.Part(count=1, bytes=4)
+        assert registry.collect(NOTHING_OLD, cache=True).cached == Part(count=1, bytes=4)
+        assert sweep(registry, cache=True).cached == Part(count=1, bytes=4)
         assert [path.name for path in (home / "views").iterdir()] == [served.id]
-    assert sweep(registry, cache=True).cached == gc.Part(count=1, bytes=3)
-    assert list(registry._store.cached()) == []
+    assert sweep(registry, cache=True).cached == Part(count=1, bytes=3)
+    assert list(registry.store.cached()) == []
     for artifact in (served, spare):
         assert registry.verify(artifact.id) == []
         assert (registry.view(artifact.id) / "a").is_file()
@@ -375,7 +375,7 @@ def published_while_swept(registry: Registry, place: Place, publish: Publish) ->
         if point == "stored" and not swept:
             swept.append(sweep(registry).leftovers.count)
 
-    with place.open(point=sweep_once) as publishing:
+    with place.open(failpoint=sweep_once) as publishing:
         made = publish(publishing, "one")
     assert swept == [1]
     return made
@@ -479,7 +479,7 @@ class TestDeletions:
         self, home: Path, combination: str, place: Place, publish: Publish
     ) -> None:
         def collect_and_die() -> None:
-            with place.open(point=killer("gc deleting", 1)) as sweeping:
+            with place.open(failpoint=killer("gc deleting", 1)) as sweeping:
                 sweep(sweeping)
 
         made = answer(lambda: self.made(place, publish))
@@ -500,7 +500,7 @@ class TestDeletions:
             return publish(registry, "one").id
 
     def marks(self, registry: Registry) -> list[str]:
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             return list(connection.execute(select(schema.deletions.c.host)).scalars())
 
     @only("sqlite", "local")
@@ -522,7 +522,7 @@ class TestDeletions:
             os.kill(os.getpid(), signal.SIGKILL)
 
         def collect_and_die() -> None:
-            with place.open(point=hook) as sweeping, mock.patch.object(Store, "delete", delete_and_die):
+            with place.open(failpoint=hook) as sweeping, mock.patch.object(Store, "delete", delete_and_die):
                 sweep(sweeping)
 
         child = in_background(collect_and_die)
@@ -563,7 +563,7 @@ class TestDeletions:
         sweep(registry)
         (blob,) = made.manifest.files.values()
         theirs = {"host": "elsewhere", "pid": 1, "pid_started": 0.0, "expires": time.time() + seconds(1)}
-        with registry._database.write() as connection:
+        with registry.database.write() as connection:
             connection.execute(insert(schema.deletions), {"sha256": blob.sha256, **theirs})
             assert deletions.mark(connection, [blob.sha256], False)[0] == []
         begun = time.monotonic()
@@ -653,13 +653,13 @@ class Collecting(RuleBasedStateMachine):
     @rule(history=st.integers(1, 3))
     def collect(self, history: int) -> None:
         keeping, before = RetentionPolicy(days=0, history=history), set(self.content) - self.gone()
-        told = collect(self.registry, keeping)
+        told = self.registry.collect(keeping)
         assert set(self.content) - self.gone() == before
         done = sweep(self.registry, keeping)
         assert done == told.model_copy(update={"deleted": True})
         after = set(self.content) - self.gone()
         assert before - after == set(ids(done))
-        with self.registry._database.read() as connection:
+        with self.registry.database.read() as connection:
             needed = reachability.reach(connection, keeping, datetime.now(UTC))
         assert after == {one for one in before if needed.keeps(one)}
         assert blobs(self.registry) == set().union(*(self.content[one] for one in after))
@@ -670,7 +670,7 @@ class Collecting(RuleBasedStateMachine):
             assert lost(self.registry, history=1) == []
 
     def gone(self) -> set[str]:
-        with self.registry._database.read() as connection:
+        with self.registry.database.read() as connection:
             rows = connection.execute(select(content_events).order_by(content_events.c.sequence))
             latest = {row.artifact_id: row.action for row in rows}
         return {one for one, action in latest.items() if action == "collected"}

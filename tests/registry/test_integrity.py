@@ -57,7 +57,7 @@ def test_the_command_ends_with_an_error(
         monkeypatch.setenv("TUNELINE_STORE_URL", place.store_url)
     assert cli.main(["artifacts", "verify", made.id[:12]]) == 0
     with place.open() as registry:
-        registry._store.delete([made.manifest.files["a.txt"].sha256])
+        registry.store.delete([made.manifest.files["a.txt"].sha256])
     capsys.readouterr()
     assert cli.main(["artifacts", "verify", made.id[:12], "--json"]) == 4
     (problem,) = json.loads(capsys.readouterr().out)["problems"]

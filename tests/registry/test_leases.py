@@ -33,7 +33,7 @@ def combination(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database(registry: Registry) -> Database:
-    return registry._database
+    return registry.database
 
 
 @pytest.fixture

@@ -188,7 +188,7 @@ def test_what_was_recorded_is_still_there_for_those_who_ask(old: Path) -> None:
         assert {edge.relation for edge in registry.lineage(live.id)} >= {"quantized", "merge", "adapter"}
         assert registry.gates.latest(live.id) is not None
         for artifact in registry.ls():
-            with registry._database.read() as connection:
+            with registry.database.read() as connection:
                 assert catalog.record_problems(connection, artifact.id) == []
             for run in registry.executions(artifact.id):
                 assert registry.find(run.key) == artifact
@@ -292,9 +292,9 @@ def test_an_upgrade_to_come_works_on_both_systems(
     with place.open() as registry:
         assert registry.ls() == [made]
         for statement in ("UPDATE artifacts SET note = ''", "DELETE FROM keys"):
-            with pytest.raises(InvalidArtifact, match="immutable"), registry._database.write() as connection:
+            with pytest.raises(InvalidArtifact, match="immutable"), registry.database.write() as connection:
                 connection.exec_driver_sql(statement)
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             assert connection.exec_driver_sql("SELECT note FROM artifacts").scalars().all() == ["upgraded"]
     monkeypatch.undo()
     with pytest.raises(RegistryError, match=f"version {schema.VERSION + 1}, this program knows"):

@@ -30,7 +30,6 @@ from registry.errors import (
     StoreFailed,
     StoreFull,
 )
-from registry.gc.collect import collect
 from registry.gc.reachability import RetentionPolicy
 from tests.registry import servers
 from tests.registry.places import Place, only
@@ -104,10 +103,10 @@ def test_passwords_are_taken_and_never_shown(
     guarded = url.replace("owner@", f"guarded:{ESCAPED}@")
     with Registry.open(home, guarded) as registry:
         assert registry.ls() == []
-        with pytest.raises(InvalidArtifact) as refused, registry._database.write() as connection:
+        with pytest.raises(InvalidArtifact) as refused, registry.database.write() as connection:
             connection.exec_driver_sql("DELETE FROM artifacts; INSERT INTO channels VALUES (NULL)")
         assert "secret" not in said(refused.value)
-        assert "secret" not in repr(registry._database._engine)
+        assert "secret" not in repr(registry.database.engine)
     with pytest.raises(StoreFailed, match=r"password authentication failed.*PGPASSWORD") as caught:
         Registry.open(home, guarded.replace("ss%3A", "ss%3Asecret"))
     assert "secret" not in said(caught.value)
@@ -151,7 +150,7 @@ def test_a_connection_that_breaks_within_a_transaction(
     registry: Registry, place: Place, postgresql: PostgreSQL, publish: Publish
 ) -> None:
     def lose(end: str) -> None:
-        with registry._database.write() as connection:
+        with registry.database.write() as connection:
             connection.exec_driver_sql("UPDATE leases SET expires = 0")
             pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
             postgresql.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
@@ -190,7 +189,7 @@ def test_a_writer_that_stays_too_long_is_a_conflict(
     registry: Registry, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgresql, "_BEFORE_WRITING", postgresql._BEFORE_WRITING.replace("'60s'", "'50ms'"))
-    with place.open() as other, other._database.write(), pytest.raises(Conflict, match="try again"):
+    with place.open() as other, other.database.write(), pytest.raises(Conflict, match="try again"):
         registry.name("f" * 64, "x")
     assert registry.ls() == []
 
@@ -199,7 +198,7 @@ def test_a_writer_that_stays_too_long_is_a_conflict(
 def test_a_killed_writer_gives_the_lock_back(registry: Registry, place: Place, publish: Publish) -> None:
     code = (
         "import sys; from pathlib import PosixPath; from tests.registry.places import Place\n"
-        f"with {place!r}.open()._database.write() as connection:\n"
+        f"with {place!r}.open().database.write() as connection:\n"
         "    connection.exec_driver_sql('UPDATE leases SET expires = 0')\n"
         "    print('locked', flush=True); sys.stdin.read()\n"
     )
@@ -278,7 +277,7 @@ def test_a_commit_waits_for_the_disk_whatever_the_default(
     for default, expected in (("off", "on"), ("remote_apply", "remote_apply")):
         postgresql.sql(f"ALTER DATABASE {database(place)} SET synchronous_commit = {default}")
         registry.close()
-        with registry._database.write() as connection:
+        with registry.database.write() as connection:
             assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == expected
     postgresql.sql(f"ALTER DATABASE {database(place)} RESET synchronous_commit")
     registry.close()
@@ -286,7 +285,7 @@ def test_a_commit_waits_for_the_disk_whatever_the_default(
 
 @on_postgresql
 def test_readers_see_one_state(registry: Registry, place: Place, publish: Publish) -> None:
-    with place.open() as other, registry._database.read() as connection:
+    with place.open() as other, registry.database.read() as connection:
         count = "SELECT count(*) FROM artifacts"
         before = connection.exec_driver_sql(count).scalar_one()
         publish(other, "meanwhile")
@@ -317,14 +316,14 @@ def test_a_role_that_may_only_use_the_tables(
         for statement in ("ALTER TABLE artifacts DISABLE TRIGGER ALL", "DROP TABLE keys CASCADE"):
             with (
                 pytest.raises(StoreFailed, match="must be owner"),
-                restricted._database.write() as connection,
+                restricted.database.write() as connection,
             ):
                 connection.exec_driver_sql(statement)
         publish(restricted, "two")
         with pytest.raises(StoreFailed, match="and DELETE on deletions"):
-            collect(restricted, RetentionPolicy(days=0), delete=True)
+            restricted.collect(RetentionPolicy(days=0), delete=True)
         sql("GRANT DELETE ON deletions TO runner")
-        assert collect(restricted, RetentionPolicy(days=0), delete=True).blobs.count == 1
+        assert restricted.collect(RetentionPolicy(days=0), delete=True).blobs.count == 1
     sql("DROP OWNED BY runner")
     sql("DROP ROLE runner")
 
@@ -343,10 +342,10 @@ def test_a_dump_is_a_backup(home: Path, postgresql: PostgreSQL, template: str, p
         assert registry.channels.history("team/prod") == history
         assert publish(registry, "more").id == registry.ls(limit=1)[0].id
         for statement in ("DELETE FROM edges", "TRUNCATE artifacts CASCADE"):
-            with pytest.raises(InvalidArtifact, match="immutable"), registry._database.write() as connection:
+            with pytest.raises(InvalidArtifact, match="immutable"), registry.database.write() as connection:
                 connection.exec_driver_sql(statement)
         back = {"child": parent.id, "relation": "trained_on", "parent": child.id}
-        with pytest.raises(InvalidArtifact, match="older"), registry._database.write() as connection:
+        with pytest.raises(InvalidArtifact, match="older"), registry.database.write() as connection:
             connection.execute(insert(edges), back)
     for one in (url, restored):
         postgresql.drop(one)

@@ -37,7 +37,7 @@ def test_what_was_published_is_read_back_whole(
     assert found.manifest.quant == quant
     assert found.manifest.parents == relations
     assert found.created.tzinfo is not None
-    with registry._database.read() as connection:
+    with registry.database.read() as connection:
         row = connection.execute(select(artifacts).where(artifacts.c.id == made.id)).one()
     assert (row.base_revision, row.base_embedding_rows) == (base.revision, base.embedding_rows)
     assert (row.quant_method, row.quant_effective) == ("gptq", '{"bits_per_weight":4.25}')
@@ -49,7 +49,7 @@ def test_verify_finds_a_record_that_was_changed(registry: Registry, publish: Pub
     child = publish(
         registry, "child", parents=(Parentage(relation="trained_on", id=publish(registry, "p").id),)
     )
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         triggers.drop(connection)
         connection.exec_driver_sql(
             "UPDATE artifacts SET stage_version = 2, "
@@ -92,7 +92,7 @@ def test_what_is_not_there_names_what_comes_near(registry: Registry, publish: Pu
 
 def test_an_ambiguous_prefix_lists_its_matches(registry: Registry, publish: Publish) -> None:
     one = publish(registry, "one")
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         row = connection.execute(select(artifacts)).one()._asdict()
         twin = one.id[:-1] + ("0" if one.id[-1] != "0" else "1")
         connection.execute(artifacts.insert(), {**row, "sequence": 2, "id": twin})

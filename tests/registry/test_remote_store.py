@@ -94,9 +94,9 @@ def test_what_is_there_is_not_sent_again(alone: Place, tmp_path: Path, publish: 
         publish(registry, "one", FILES)
     points: list[str] = []
     before = {blob.sha256: blob for blob in RemoteBlobs(alone.store_url or "").stored()}
-    with Registry.open(tmp_path / "other", None, alone.store_url, point=points.append) as registry:
+    with Registry.open(tmp_path / "other", None, alone.store_url, failpoint=points.append) as registry:
         publish(registry, "one", {**FILES, "new": b"new"})
-        after = {blob.sha256: blob for blob in registry._store.stored()}
+        after = {blob.sha256: blob for blob in registry.store.stored()}
     assert after.keys() - before.keys() == {digest(b"new")}
     assert {sha: after[sha] for sha in before} == before
     assert points.count("uploaded") == 4
@@ -160,7 +160,7 @@ def test_verify_reads_the_cache_too(alone: Place, publish: Publish) -> None:
         cached.write_bytes(b"[]")
         (problem,) = registry.verify(made.id)
         assert str(problem).startswith(f"config.json: altered: cached blob {name[:12]} has sha256")
-        registry._store.drop_cached([name])
+        registry.store.drop_cached([name])
         assert registry.verify(made.id) == []
         assert files_of(registry.view(made.id)) == FILES
 
@@ -170,12 +170,12 @@ def test_the_cache_can_go_at_any_time(alone: Place, publish: Publish) -> None:
         made = publish(registry, "one", FILES)
         view = registry.view(made.id)
         inode = view.stat().st_ino
-        cached = {blob.sha256 for blob in registry._store.cached()}
+        cached = {blob.sha256 for blob in registry.store.cached()}
         assert cached == {digest(content) for content in FILES.values()}
-        registry._store.drop_cached(cached)
-        assert list(registry._store.cached()) == []
+        registry.store.drop_cached(cached)
+        assert list(registry.store.cached()) == []
         assert registry.view(made.id).stat().st_ino == inode, "a complete view needs no download"
-        registry._store.drop_view(made.id)
+        registry.store.drop_view(made.id)
         assert files_of(registry.view(made.id)) == FILES
 
 
@@ -187,14 +187,14 @@ def lose(place: Place, times: int) -> tuple[Callable[[str], None], list[str]]:
         heard.append(point)
         if point == "stored" and heard.count("stored") <= times:
             with place.open() as other:
-                other._store.delete([digest(b"{}")])
+                other.store.delete([digest(b"{}")])
 
     return hear, heard
 
 
 def test_a_blob_that_goes_before_the_commit_is_put_again(place: Place, publish: Publish) -> None:
     hook, heard = lose(place, 1)
-    with place.open(point=hook) as registry:
+    with place.open(failpoint=hook) as registry:
         made = publish(registry, "one", FILES)
         assert registry.verify(made.id) == []
         assert files_of(registry.view(made.id)) == FILES
@@ -205,7 +205,7 @@ def test_a_blob_that_goes_before_the_commit_is_put_again(place: Place, publish: 
 @only("local")
 def test_a_blob_that_always_goes_is_an_error(place: Place, publish: Publish, key: Key) -> None:
     hook, _ = lose(place, 100)
-    with place.open(point=hook) as registry:
+    with place.open(failpoint=hook) as registry:
         with pytest.raises(StoreFailed, match=r"was stored 5 times and was gone each time"):
             publish(registry, "one", FILES)
         assert registry.find(key("one")) is None
@@ -216,15 +216,15 @@ def test_a_blob_that_always_goes_is_an_error(place: Place, publish: Publish, key
 def test_blobs_are_listed_and_deleted(place: Place, publish: Publish) -> None:
     with place.open() as registry:
         publish(registry, "one", FILES)
-        found = {blob.sha256: blob for blob in registry._store.stored()}
+        found = {blob.sha256: blob for blob in registry.store.stored()}
         assert {sha: blob.size for sha, blob in found.items()} == {
             digest(content): len(content) for content in FILES.values()
         }
         gone = [digest(b"{}"), "ab" * 32]
-        registry._store.delete(gone)
-        registry._store.delete(gone)
-        assert registry._store.missing([entry(c) for c in FILES.values()]) == [entry(b"{}")]
-        assert len(list(registry._store.stored())) == 2
+        registry.store.delete(gone)
+        registry.store.delete(gone)
+        assert registry.store.missing([entry(c) for c in FILES.values()]) == [entry(b"{}")]
+        assert len(list(registry.store.stored())) == 2
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_server_that_dies_in_the_middle_of_an_upload(
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         with place.open() as registry:
             assert registry.find(key("one")) is None
-            assert [blob.size for blob in registry._store.stored()] == []
+            assert [blob.size for blob in registry.store.stored()] == []
             made = publish(registry, "one", LARGE)
             assert registry.verify(made.id) == []
 
@@ -383,7 +383,7 @@ def test_several_publish_the_same_at_once(alone: Place, publish: Publish) -> Non
 def test_a_forked_process_connects_anew(alone: Place, publish: Publish) -> None:
     with alone.open() as registry:
         made = publish(registry, "one", FILES)
-        registry._database.close()
+        registry.database.close()
         if (pid := os.fork()) == 0:
             os._exit(0 if registry.verify(made.id) == [] else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -416,7 +416,7 @@ def test_two_homes_share_a_mounted_directory(tmp_path: Path, publish: Publish) -
     with Registry.open(tmp_path / "b", database, shared.as_uri()) as there:
         assert there.verify(made.id) == []
         assert files_of(there.view(made.id)) == FILES
-        assert [blob.sha256 for blob in there._store.stored()] == sorted(map(digest, FILES.values()))
+        assert [blob.sha256 for blob in there.store.stored()] == sorted(map(digest, FILES.values()))
     assert not (tmp_path / "a" / "blobs").exists()
     assert list((shared / "incoming").iterdir()) == []
 
@@ -451,8 +451,8 @@ def test_what_crashes_left_is_swept_after_a_day(alone: Place, monkeypatch: pytes
         for path in left:
             path.parent.mkdir()
             path.write_text("half")
-        registry._store.sweep()
+        registry.store.sweep()
         assert all(path.exists() for path in left)
         monkeypatch.setattr("registry.store.store.LEFT_BEHIND_SECONDS", -1.0)
-        registry._store.sweep()
+        registry.store.sweep()
         assert not any(path.exists() for path in left)

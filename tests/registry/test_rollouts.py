@@ -13,7 +13,6 @@ from registry.artifacts import BaseReference, QuantSpec
 from registry.db import triggers
 from registry.errors import Collected, Corrupt, InvalidArtifact, NotFound
 from registry.gc import collect as gc
-from registry.gc.collect import collect, explain
 from registry.gc.reachability import RetentionPolicy
 from registry.tenancy.rollouts import RolloutEvent
 from tests.registry.places import only
@@ -117,13 +116,13 @@ def test_the_candidates_files_stay_while_it_is_tried_out(
     candidate, other = model(registry, "one"), model(registry, "two")
     start(registry, candidate)
     nothing_old = RetentionPolicy(days=0, history=1)
-    assert [one.id for one in collect(registry, nothing_old, delete=True).artifacts] == [other.id]
+    assert [one.id for one in registry.collect(nothing_old, delete=True).artifacts] == [other.id]
     assert registry.verify(candidate.id) == []
-    assert "channel team/prod tries it out" in explain(registry, candidate.id, nothing_old)[0]
+    assert "channel team/prod tries it out" in registry.why_kept(candidate.id, nothing_old)[0]
     with pytest.raises(Collected):
         start(registry, other)
     registry.rollouts.stop("team/prod", "ada", "done")
-    assert [one.id for one in collect(registry, nothing_old, delete=True).artifacts] == [candidate.id]
+    assert [one.id for one in registry.collect(nothing_old, delete=True).artifacts] == [candidate.id]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ def test_a_changed_history_shows(registry: Registry, live: Artifact, model: Mode
     ):
         refused(registry, direct, match)
     assert len(registry.rollouts.history("team/prod")) == 3
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         triggers.drop(connection)
         connection.exec_driver_sql(statement)
     with pytest.raises(Corrupt, match="rollouts of channel team/prod"):

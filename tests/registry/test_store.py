@@ -255,7 +255,7 @@ def test_a_file_that_changes_after_it_was_read_is_refused(
             with (draft / "text.txt").open("a") as stream:
                 stream.write("more")
 
-    with Registry.open(home, point=write_late) as registry:
+    with Registry.open(home, failpoint=write_late) as registry:
         with pytest.raises(InvalidArtifact, match="changed while it was read"):
             publish(registry, "one")
         assert registry.find(key("one")) is None
@@ -293,4 +293,4 @@ def test_ten_thousand_files(registry: Registry, publish: Publish) -> None:
     assert registry.verify(made.id) == []
     view = registry.view(made.id)
     assert sum(path.is_file() for path in view.rglob("*")) == 10_000
-    assert len(list(registry._store.stored())) == 50
+    assert len(list(registry.store.stored())) == 50

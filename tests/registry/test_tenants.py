@@ -44,7 +44,7 @@ def test_a_key_opens_and_is_nowhere(registry: Registry, place: Place) -> None:
     assert state.keys == {key_digest(secret): key}
     assert state.tenants == {"acme": tenant} == {one.name: one for one in registry.tenants.ls()}
     assert (registry.tenants.get("acme"), registry.tenants.keys("acme")) == (tenant, [key])
-    with registry._database.read() as connection:
+    with registry.database.read() as connection:
         held = str([connection.execute(select(table)).all() for table in (tenants, tenant_keys)])
     assert secret[16:] not in held
     assert key_digest(secret) in held
@@ -202,7 +202,7 @@ def test_tampering_shows(registry: Registry, statement: str) -> None:
     registry.tenants.revoke("acme", "ada", first.id)
     registry.tenants.rotate("acme", "ada", HOUR)
     assert len(registry.tenants.audit("acme")) == 4
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         triggers.drop(connection)
         connection.exec_driver_sql(statement)
     for name in ("acme", None):
@@ -272,7 +272,7 @@ def test_the_version_is_cheap_with_10_000_tenants(registry: Registry) -> None:
         for n in range(10_000)
     ]
     keys = [{"id": f"{n:012}", "sha256": f"{n:064}", "tenant": f"t{n}", "created": at} for n in range(10_000)]
-    with registry._database.write() as connection:
+    with registry.database.write() as connection:
         connection.execute(insert(tenants), rows)
         connection.execute(insert(tenant_keys), keys)
     state = registry.serving_state()

@@ -195,8 +195,8 @@ def recorded(place: Place) -> list[tuple[str, ...]]:
         rename(source, target, **options)
         seen.append(("rename", str(source), str(target)))
 
-    with place.open(point=lambda point: seen.append(("point", point))) as registry:
-        event.listen(registry._database._engine, "commit", lambda _: seen.append(("commit",)))
+    with place.open(failpoint=lambda point: seen.append(("point", point))) as registry:
+        event.listen(registry.database.engine, "commit", lambda _: seen.append(("commit",)))
         with mock.patch.object(os, "fsync", spy_fsync), mock.patch.object(os, "rename", spy_rename):
             publish(registry, FILES)
     return seen

@@ -35,11 +35,10 @@ from registry import Artifact, Registry, Waiver, content, deletions
 from registry.artifacts import Parentage, StageResult, memo_key
 from registry.catalog import ResourceUse
 from registry.db.tables import channel_events, channels, content_events, edges, names
-from registry.drafts import POINTS
+from registry.drafts import FAILPOINTS
 from registry.errors import Collected, Conflict, NotFound, RegistryError, StoreFailed
 from registry.gc import collect as gc
-from registry.gc.collect import POINTS as GC_POINTS
-from registry.gc.collect import collect
+from registry.gc.collect import FAILPOINTS as GC_FAILPOINTS
 from registry.gc.reachability import RetentionPolicy
 from registry.store.store import Store
 from tests.registry.places import Place
@@ -76,11 +75,11 @@ def publish(registry: Registry, family: int, attempt: int, parents: Iterable[Art
 def step(registry: Registry, what: str, choose: random.Random) -> None:
     """One random step of this kind."""
     if what == "collect":
-        collect(registry, KEEPING, delete=True)
+        registry.collect(KEEPING, delete=True)
     elif what == "rollback":
         registry.channels.rollback(choose.choice(CHANNELS), reason="trial", who="trial")
     else:
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             gone = content.collected(connection)
         recent = [artifact for artifact in registry.ls(limit=12) if artifact.id not in gone]
         parents = choose.sample(recent, min(len(recent), choose.randint(0, 2)))
@@ -118,7 +117,7 @@ def work(place: Place, seed: int, steps: int, point: str | None, log: Path, with
     if place.store_url:
         deletions.MARK_SECONDS = 5.0  # what a killed collection marked would hold up the trial
     choose = random.Random(seed)
-    kill = killer(point, choose.randint(1, 3)) if point in (*POINTS, *GC_POINTS) else lambda _: None
+    kill = killer(point, choose.randint(1, 3)) if point in (*FAILPOINTS, *GC_FAILPOINTS) else lambda _: None
 
     def hook(at: str) -> None:
         kill(at)
@@ -129,7 +128,7 @@ def work(place: Place, seed: int, steps: int, point: str | None, log: Path, with
             # So that the others come between; a whole collection between storing and looking.
             time.sleep(choose.uniform(0, 0.4 if at == "stored" else 0.1))
 
-    with place.open(point=hook) as registry:
+    with place.open(failpoint=hook) as registry:
         for _ in range(steps):
             what = said = choose.choice(WORK)
             try:
@@ -150,7 +149,7 @@ def work(place: Place, seed: int, steps: int, point: str | None, log: Path, with
 def in_use(registry: Registry, history: int) -> dict[str, str]:
     """What must be there and why, from the tables alone and not by the collector's own reckoning."""
     found: dict[str, str] = {}
-    with registry._database.read() as connection:
+    with registry.database.read() as connection:
         for row in connection.execute(select(channels)):
             found[row.artifact_id] = f"{row.name} points to it"
             past = select(channel_events).where(channel_events.c.channel == row.name)
@@ -192,8 +191,8 @@ def look(place: Place) -> tuple[list[str], int]:
 def at_the_end(place: Place) -> tuple[list[str], Counter[str]]:
     """What is lost after a last collection, and how often content was collected and restored."""
     with place.open() as registry:
-        collect(registry, KEEPING, delete=True)
-        with registry._database.read() as connection:
+        registry.collect(KEEPING, delete=True)
+        with registry.database.read() as connection:
             events = Counter(connection.execute(select(content_events.c.action)).scalars())
         return lost(registry), events
 
@@ -206,7 +205,9 @@ def trial(place: Place, seed: int, steps: int, processes: int, without: str | No
     each, rounds, checked = 10, 0, 0
     while seen.total() < steps and not wrong:
         rounds += 1
-        points = [choose.choice((*POINTS, *GC_POINTS, *(ANY_MOMENT,) * 4)) for _ in range(processes // 2)]
+        points = [
+            choose.choice((*FAILPOINTS, *GC_FAILPOINTS, *(ANY_MOMENT,) * 4)) for _ in range(processes // 2)
+        ]
         children = [
             context.Process(target=work, args=(place, choose.randrange(2**32), each, point, log, without))
             for point in (*points, *[None] * (processes - len(points)))

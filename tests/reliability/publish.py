@@ -27,18 +27,18 @@ from typing import Any
 from registry import Registry
 from registry.artifacts import FileEntry, Manifest, StageResult, memo_key
 from registry.catalog import ResourceUse
-from registry.drafts import POINTS
+from registry.drafts import FAILPOINTS
 from registry.errors import Conflict, RegistryError
 from tests.registry.places import Place
 from tests.reliability import choice
 
 ANY_MOMENT = "any moment"
-PER_FILE = (*POINTS[3:7], "uploaded")
+PER_FILE = (*FAILPOINTS[3:7], "uploaded")
 
 
 def points_of(place: Place) -> tuple[str, ...]:
     """The points that a publication there passes, in order."""
-    return (*POINTS[:7], "uploaded", *POINTS[7:]) if place.store_url else POINTS
+    return (*FAILPOINTS[:7], "uploaded", *FAILPOINTS[7:]) if place.store_url else FAILPOINTS
 
 
 def files_of(trial: int) -> dict[str, bytes]:
@@ -66,7 +66,7 @@ def id_of(trial: int) -> str:
 
 
 def publish(place: Place, trial: int, key: str, point: Callable[[str], None]) -> str:
-    with place.open(point=point) as registry:
+    with place.open(failpoint=point) as registry:
         return commit(registry, trial, key)
 
 
@@ -148,7 +148,7 @@ def kill_trials(place: Place, trials: int, seed: int) -> dict[str, Any]:
         visible, problems, usual = answer(partial(tried_again, place, trial, at))
         wrong += problems
         seen["visible after the kill"] += visible
-        if visible and killed and at in POINTS[:-1]:
+        if visible and killed and at in FAILPOINTS[:-1]:
             wrong.append(f"trial {trial}: visible although killed at {at}")
     wrong += answer(partial(everything, place, trials))
     return {"trials": trials, **dict(sorted(seen.items())), "wrong": wrong}

@@ -68,7 +68,7 @@ class Loader:
             self._family(self.count // FAMILY)
             if self.count % 1000 < FAMILY or self.count >= size:
                 self._write()
-        with self._registry._database.write() as connection:
+        with self._registry.database.write() as connection:
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql("ANALYZE")  # as autovacuum does, which the test server lacks
 
@@ -159,7 +159,7 @@ class Loader:
         self._rows.setdefault(table, []).append(values)
 
     def _write(self) -> None:
-        with self._registry._database.write() as connection:
+        with self._registry.database.write() as connection:
             for table in (artifacts, edges, keys, executions, names, gate_decisions):
                 if rows := self._rows.pop(table, []):
                     connection.execute(insert(table), rows)
@@ -170,7 +170,7 @@ def questions(registry: Registry, loaded: Loader, choose: random.Random) -> dict
     pick = choose.choice
 
     def asked(ask: Callable[..., Any], **given: Any) -> Any:
-        with registry._database.read() as connection:
+        with registry.database.read() as connection:
             return ask(connection, **given)
 
     def show(ref: str) -> None:
@@ -237,7 +237,7 @@ def timed(asked: dict[str, Question], rounds: int, choose: random.Random) -> dic
 @contextmanager
 def counting(registry: Registry) -> Iterator[Callable[[], int]]:
     """How much the database worked so far, in a unit of its own that no other load on the machine changes."""
-    engine, done = registry._database._engine, 0
+    engine, done = registry.database.engine, 0
 
     def tick() -> None:
         nonlocal done

@@ -97,7 +97,7 @@ def test_a_question_costs_the_same_however_much_there_is(database: str) -> None:
 
 def scan(registry: Registry) -> None:
     """A question that no index answers."""
-    with registry._database.read() as connection:
+    with registry.database.read() as connection:
         connection.execute(select(artifacts.c.id).where(artifacts.c.stage_version == 9)).all()
 
 
