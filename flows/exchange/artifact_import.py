@@ -13,7 +13,7 @@ from typing import Any
 
 from flows.errors import Usage
 from flows.exchange.bring_base import given_base, matched_base, refuse_contradiction, resolved
-from flows.exchange.import_findings import KINDS, RELATIONS, Findings, describe
+from flows.exchange.import_findings import FORMS, Findings, describe
 from flows.run.find_or_make import Work, find_or_make
 from flows.settings import Settings
 from registry import Artifact, Registry
@@ -28,7 +28,6 @@ from stages.untrusted.inspect import compare_vocabulary, inspect
 
 STAGE = "import"
 VERSION = 2
-_PARENTS = {"adapter": ("base",), "model": ("base",), "gptq": ("base", "merged"), "gguf": ("base", "merged")}
 
 
 @dataclass(frozen=True)
@@ -61,24 +60,16 @@ def adopt(registry: Registry, path: Path, kind: str | None = None, base: str | N
                 "the PEFT adapter that it was made from. A recipe with an `adapter` section makes a GGUF "
                 "adapter that can be served"
             )
-        if kind not in (None, KINDS[found["form"]]):
-            raise Usage(f"--kind {kind}: {path.name} is {_ARTICLE[found['form']]}; leave --kind out")
+        if kind not in (None, FORMS[found["form"]].kind):
+            raise Usage(f"--kind {kind}: {path.name} is {FORMS[found['form']].name}; leave --kind out")
         parent, findings = _parent(registry, found, base, path, log)
     return _publish(registry, path, found, parent, findings)
-
-
-_ARTICLE = {
-    "adapter": "a PEFT adapter",
-    "model": "a model directory",
-    "gptq": "a GPTQ checkpoint",
-    "gguf": "a GGUF file",
-}
 
 
 def _parent(
     registry: Registry, found: Mapping[str, Any], base: str | None, path: Path, log: Path
 ) -> tuple[Artifact, Findings]:
-    what = f"{path.name} ({_ARTICLE[found['form']]})"
+    what = f"{path.name} ({FORMS[found['form']].name})"
     if base is None:
         try:
             parent, words = matched_base(registry, found, what)
@@ -91,10 +82,10 @@ def _parent(
         parent = given_base(registry, base, log)
         refuse_contradiction(found, parent)
         findings = Findings(claimed=[f"base: {_named(parent)} was given with --base"])
-    if parent.manifest.kind not in _PARENTS[found["form"]]:
+    if parent.manifest.kind not in FORMS[found["form"]].parents:
         raise Usage(
             f"--base {base or parent.id[:12]} is a {parent.manifest.kind} artifact; {what} belongs to "
-            f"a {' or '.join(_PARENTS[found['form']])} artifact"
+            f"a {' or '.join(FORMS[found['form']].parents)} artifact"
         )
     return parent, findings
 
@@ -107,7 +98,7 @@ def _publish(
     stamps = {name: _stamp(file) for name, file in sources.items()}
     digests = {name: sha256_of_file(file) for name, file in sorted(sources.items())}
     work = Work(
-        STAGE, VERSION, {"form": found["form"]}, {"base": parent}, {"base": RELATIONS[found["form"]]},
+        STAGE, VERSION, {"form": found["form"]}, {"base": parent}, {"base": FORMS[found["form"]].relation},
         outside={"files": digests, "claimed": findings.claimed, **_said(found)},
     )  # fmt: skip
 

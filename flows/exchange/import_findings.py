@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -16,10 +16,23 @@ from registry.compat.shapes import KEY, is_end, is_head, model_outline
 from registry.errors import Incompatible
 from stages.contract import Facts
 
-KINDS: dict[str, Kind] = {"adapter": "adapter", "model": "merged", "gptq": "quantized", "gguf": "quantized"}
-RELATIONS: dict[str, Relation] = {
-    "adapter": "adapter", "model": "finetune", "gptq": "quantized", "gguf": "quantized",
-}  # fmt: skip
+
+class Form(NamedTuple):
+    """What files of one form become, how that relates to its parent, what this may be, and their name."""
+
+    kind: Kind
+    relation: Relation
+    parents: tuple[Kind, ...]
+    name: str
+
+
+FORMS = {
+    "adapter": Form("adapter", "adapter", ("base",), "a PEFT adapter"),
+    "model": Form("merged", "finetune", ("base",), "a model directory"),
+    "gptq": Form("quantized", "quantized", ("base", "merged"), "a GPTQ checkpoint"),
+    "gguf": Form("quantized", "quantized", ("base", "merged"), "a GGUF file"),
+}
+"""As `stages.untrusted.inspect` tells the forms of files."""
 
 _DECISIVE = frozenset({"kinds", "targets", "saved modules", "vocabulary", "tensors"})
 """Checks of the contract that an import must pass; the others are about using the artifact."""
@@ -49,7 +62,7 @@ def describe(
     metrics["parameters"] = found.get("parameters", effective.get("parameters"))
     if found["form"] != "adapter":
         metrics["bits_per_weight"] = effective["bits_per_weight"]
-    subject = Facts(kind=KINDS[found["form"]], base=base.manifest.base, quant=quant, metrics=metrics)
+    subject = Facts(kind=FORMS[found["form"]].kind, base=base.manifest.base, quant=quant, metrics=metrics)
     _contract(subject, base, findings)
     _vocabulary(found, base, tokens, findings)
     _template(found, base, findings)
@@ -64,7 +77,7 @@ def _quant(found: Mapping[str, Any], findings: Findings) -> QuantSpec:
     recorded = _recorded_quant(found)
     template = {k: v for k, v in (found.get("tokenizer") or {}).items() if k == "chat_template"}
     if found["form"] == "adapter":
-        if recorded is not None and recorded.method == "bnb":
+        if recorded is not None and recorded.is_nf4:
             findings.claimed.append(f"quant recipe in training: as {found['record']['file']} says")
             return recorded.model_copy(update={"effective": recorded.effective | template})
         findings.not_established.append(
