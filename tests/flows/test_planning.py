@@ -15,7 +15,7 @@ import pytest
 from flows import cli
 from flows import recipe as recipes
 from flows.planning import clock as clocks
-from flows.planning import rates, work
+from flows.planning import rates
 from flows.planning.clock import Clock, clock_here, said_of_times
 from flows.planning.estimate import Machine, StageEstimate, describe_base, estimate
 from flows.planning.rates import MEASURED, PUBLISHED, Rates, rates_here
@@ -23,6 +23,7 @@ from flows.run import arithmetic
 from flows.settings import Settings
 from registry import Registry, processes
 from registry.artifacts import QuantSpec
+from stages import work
 from stages.arithmetic import MachineSpeed
 from stages.arithmetic import Rates as Products
 from stages.errors import StageError
