@@ -2,7 +2,7 @@
 
 ```
 intervals     shares, and paired differences of shares
-exact         Tango's test where few items differ
+exact         Tango's test where few pairs are discordant
 cluster       items that need not be independent, nor 0 or 1
 power         how many items a gate needs
 merge_choice  which of two merges is better

@@ -82,28 +82,9 @@ def mean_items_needed(
 
 @lru_cache(maxsize=256)
 def student_quantile(share: float, freedom: int) -> float:
-    """Student's t with an integer number of degrees of freedom, by bisection of its distribution."""
+    """Student's t with an integer number of degrees of freedom; the normal quantile from 10,000 on."""
     if freedom > 10_000:
         return NormalDist().inv_cdf(share)
-    low, high = -1e6, 1e6
-    for _ in range(100):
-        middle = (low + high) / 2
-        if _student_cdf(middle, freedom) < share:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    from scipy.special import stdtrit
 
-
-def _student_cdf(t: float, freedom: int) -> float:
-    """Abramowitz & Stegun 1964, equations 26.7.3 and 26.7.4."""
-    angle = math.atan2(t, math.sqrt(freedom))
-    sine, square = math.sin(angle), math.cos(angle) ** 2
-    odd = freedom % 2
-    term, total = 1.0, 0.0
-    for k in range(odd, freedom - 1, 2):
-        total += term
-        term *= square * (k + 1) / (k + 2)
-    if odd:
-        return 0.5 + (angle + sine * math.cos(angle) * total) / math.pi
-    return 0.5 + sine * total / 2
+    return float(stdtrit(freedom, share))

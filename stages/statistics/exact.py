@@ -1,4 +1,4 @@
-"""Tango's test where few items flipped: critical values that keep the promised risk exactly.
+"""Tango's test where few pairs are discordant: critical values that keep the promised risk exactly.
 
 The score statistic is normal only roughly while few pairs are discordant: with 3 of 300 expected, a gate at
 5 % passes wrongly in up to 9 % of cases. There the critical value is raised until the probability of passing,
@@ -71,10 +71,10 @@ def paired_interval(
     """
     if n <= 0 or min(gained, lost) < 0 or gained + lost > n:
         raise ValueError(f"impossible pairs: {gained} gained and {lost} lost of {n}")
-    flips, size = round((gained + lost) / design), max(1, round(n / design))
+    discordant, size = round((gained + lost) / design), max(1, round(n / design))
     least = student_quantile(1 - alpha, clusters - 1) if clusters > 1 else 0.0
-    low_z = max(least, critical_value(flips, size, threshold, alpha))
-    high_z = max(least, critical_value(flips, size, -threshold, alpha))
+    low_z = max(least, critical_value(discordant, size, threshold, alpha))
+    high_z = max(least, critical_value(discordant, size, -threshold, alpha))
     counts, observed = (gained / design, lost / design, n / design), (gained - lost) / n
     low = crossing(*counts, low_z, -1.0, observed)
     return Interval(low, crossing(*counts, -high_z, observed, 1.0))
@@ -120,40 +120,15 @@ def _reach(share: float, n: int) -> int:
 
 def _clopper_pearson(successes: int, n: int, alpha: float) -> tuple[float, float]:
     """Two-sided exact interval of a share at confidence 1 - alpha (Clopper & Pearson 1934)."""
-    low = 0.0 if successes == 0 else 1 - _upper(n - successes, n, alpha / 2)
-    high = 1.0 if successes == n else _upper(successes, n, alpha / 2)
-    return low, high
+    from scipy.special import betainccinv, betaincinv
 
-
-def _upper(successes: int, n: int, alpha: float) -> float:
-    """The share with which at most `successes` of `n` have the probability alpha."""
-    low, high = successes / n, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if binomial_cdf(successes, n, middle) > alpha:
-            low = middle
-        else:
-            high = middle
-    return high
+    low = betaincinv(successes, n - successes + 1, alpha / 2) if successes else 0.0
+    high = betainccinv(successes + 1, n - successes, alpha / 2) if successes < n else 1.0
+    return float(low), float(high)
 
 
 def binomial_cdf(successes: int, n: int, share: float) -> float:
     """P(X ≤ successes) for X binomial(n, share)."""
-    if successes >= n or share <= 0:
-        return 1.0
-    if successes < 0 or share >= 1:
-        return 0.0
-    if successes > n * share:  # the shorter tail has fewer digits to lose
-        return 1 - binomial_cdf(n - successes - 1, n, 1 - share)
-    odds = share / (1 - share)
-    log = (
-        math.lgamma(n + 1) - math.lgamma(successes + 1) - math.lgamma(n - successes + 1)
-        + successes * math.log(share) + (n - successes) * math.log1p(-share)
-    )  # fmt: skip
-    term = total = 1.0
-    for k in range(successes, 0, -1):
-        term *= k / ((n - k + 1) * odds)
-        total += term
-        if term < 1e-17 * total:
-            break
-    return math.exp(log) * total
+    from scipy.special import bdtr
+
+    return float(bdtr(successes, n, share))

@@ -77,7 +77,7 @@ def crossing(gained: float, lost: float, n: float, z: float, left: float, right:
 def mcnemar(gained: int, lost: int) -> float:
     """Two-sided mid-p value of "gains and losses are as likely" (McNemar 1947; the mid-p form of Fagerland,
     Lydersen & Laake 2013, BMC Medical Research Methodology 13:91): half of the observed table's probability
-    counts. 1 where nothing flipped."""
-    flips, fewer = gained + lost, min(gained, lost)
-    chances = [math.comb(flips, k) / 2**flips for k in range(fewer + 1)]
+    counts. 1 where no pair is discordant."""
+    discordant, fewer = gained + lost, min(gained, lost)
+    chances = [math.comb(discordant, k) / 2**discordant for k in range(fewer + 1)]
     return min(1.0, 2 * math.fsum(chances) - chances[-1])

@@ -100,7 +100,7 @@ def test_too_few_items_say_how_many_more(tmp_path: Path) -> None:
     theirs = [1.0, 0.0] + [0.0, 1.0] * 24
     decision = judge(tmp_path, rule("keep", 0.02), ours, theirs)
     assert (decision.verdict, decision.exit_code) == ("insufficient", 2)
-    # tests/stages/test_power.py: with 4 % flips about 690 items have the power 0.8, of which 50 are there
+    # with 4 % flips about 690 items have the power 0.8 (tests/stages/statistics/test_power.py); 50 are there
     assert decision.rules[0].more_items == 695 - 50
     assert decision.rules[0].power == pytest.approx(0.1, abs=0.01)
     assert "about 645 more items would decide" in decision.rules[0].sentence
@@ -227,7 +227,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     "nan": (
         "rows can be read",
         _damaged(_row(lambda rows: rows[3]["scores"].update(exact_match=float("nan")))),
-        "NaN is no number",
+        "NaN is not a number in JSON",
     ),
     "infinite": (
         "rows can be read",

@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 GATE, COMMANDS = "tests/flows/test_gate.py", "tests/flows/test_gate_commands.py"
 LADDER, RECIPE = "tests/flows/test_ladder.py", "tests/flows/test_recipe.py"
 CHANNELS, GATES, SIGNING = (f"tests/registry/test_{name}.py" for name in ("channels", "gates", "signing"))
-INTERVALS, CLUSTERS = "tests/stages/test_intervals.py", "tests/stages/test_clusters.py"
-HEAVY = "tests/stages/test_fidelity"
+INTERVALS, CLUSTERS = "tests/stages/statistics/test_intervals.py", "tests/stages/statistics/test_cluster.py"
+HEAVY = "tests/stages/backends/evaluate/test_fidelity"
 """These load torch, so only the tests that matter are run."""
 PARITY = f"{HEAVY}.py::test_parity_tells_a_changed_tokenizer"
 FOLDS = f"{HEAVY}.py::test_the_fold_is_chosen_by_loss_then_score_then_nearness"
@@ -309,7 +309,7 @@ GATE_SWITCHES = [
     ),
     *_in(
         "stages/statistics/exact.py", CLUSTERS, "tests/reliability/test_gates.py",
-        few_flips_raise_the_bar=("if discordant >= ENOUGH:", "if True:"),
+        few_discordant_pairs_raise_the_bar=("if discordant >= ENOUGH:", "if True:"),
     ),
     *_in(
         "stages/statistics/intervals.py", INTERVALS,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stages.statistics.exact import binomial_cdf, critical_value, paired_interval
+from stages.statistics.exact import _clopper_pearson, binomial_cdf, critical_value, paired_interval
 from stages.statistics.intervals import tango, tango_score
 from stages.statistics.power import items_needed, pass_probability, plan
 
@@ -123,4 +124,15 @@ def test_impossible_rates_are_refused() -> None:
     ("k", "n", "p"), [(0, 10, 0.1), (9, 10, 0.95), (300, 5000, 0.05), (4, 4, 0.5), (50, 99, 0.6)]
 )
 def test_binomial_cdf(k: int, n: int, p: float) -> None:
-    assert binomial_cdf(k, n, p) == pytest.approx(stats.binom.cdf(k, n, p), rel=1e-9)
+    share = Fraction(p)
+    terms = (math.comb(n, j) * share**j * (1 - share) ** (n - j) for j in range(k + 1))
+    assert binomial_cdf(k, n, p) == pytest.approx(float(sum(terms)), rel=1e-10)
+
+
+@pytest.mark.parametrize("discordant", [0, 3, 29, 30])
+def test_the_confidence_set_of_a_share_is_exact(discordant: int) -> None:
+    low, high = _clopper_pearson(discordant, 30, 0.05)
+    below = 1 - binomial_cdf(discordant - 1, 30, low) if discordant else low
+    above = binomial_cdf(discordant, 30, high) if discordant < 30 else 1 - high
+    assert below == pytest.approx(0.025 if discordant else 0.0)
+    assert above == pytest.approx(0.025 if discordant < 30 else 0.0)
