@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from registry.evaluation_results import Item, first_heldout, read_items
 from registry.quantization import STORED
 from serving import errors, standalone
 from serving.standalone import Endpoint
@@ -77,7 +77,7 @@ def _check_pairing(model: Parent, config: DeployConfig) -> None:
     method = model.quant.method if model.quant else "none"
     if model.kind == "adapter":
         raise InvalidInput(
-            f"{model.id[:12]} is an adapter, which is no model by itself; merge it into its base and "
+            f"{model.id[:12]} is an adapter, which is not a model by itself; merge it into its base and "
             "quantize that, or serve it with `tuneline serve`, beside a base that is loaded once"
         )
     if STORED[method].engine != config.engine:
@@ -150,14 +150,12 @@ def _probe(endpoint: Endpoint, config: DeployConfig, parents: Parents) -> dict[s
     }
 
 
-def _logged(evaluation: Path, count: int) -> tuple[list[dict[str, Any]], int] | None:
+def _logged(evaluation: Path, count: int) -> tuple[list[Item], int] | None:
     """The first `count` items of the first held-out task, and the length of an answer in tokens."""
-    tasks = json.loads((evaluation / "results.json").read_text("utf-8"))["tasks"].values()
-    heldout = next((task for task in tasks if task["config"].get("kind") == "heldout"), None)
+    heldout = first_heldout(evaluation)
     if heldout is None or not count:
         return None
-    lines = (evaluation / heldout["samples"]).read_text("utf-8").splitlines()[:count]
-    return [json.loads(line) for line in lines], int(heldout["config"]["max_new_tokens"])
+    return read_items(evaluation, heldout, count), int(heldout["config"]["max_new_tokens"])
 
 
 def _check_parity(base: Parent, messages: list[dict[str, str]], counted: int) -> None:

@@ -1,12 +1,8 @@
 """Evaluate a model as it is: quantized base, base + adapter, merged, GPTQ or GGUF.
 
-What `results.json` says of a task of kind `fidelity` (how near the model is to another one):
-
-    tasks.NAME = {
-      "kind": "fidelity", "reference": {"subject", "parents", "nf4", "digest", "words"},
-      "metrics": {kl_mean, kl_p99, same_top, flips, perplexity_ratio,
-                  answer_kl_mean, answer_perplexity_ratio: {value, low, high, n}},
-      "flips": {"gained", "lost"}, "finite": true, "tokens", "n", "samples", "samples_sha256", "config", …}
+`registry.evaluation_results` has what `results.json` says. A task of kind `fidelity` tells how near the model
+is to another one: `kl_mean`, `kl_p99`, `same_top`, `flips`, `perplexity_ratio`, and `answer_kl_mean` and
+`answer_perplexity_ratio`.
 
 KL is Σ p·(log p − log q) in nats per token, p the reference's and q this model's distribution over the
 tokens that the tokenizer has; `same_top` the share of tokens whose likeliest token is the same; `flips` the
@@ -60,5 +56,5 @@ def evaluate(parents: Parents, config: EvaluateConfig, out: Path) -> Facts:
     """
     from stages.backends.evaluate.measure import measure
 
-    found = measure(parents, config, out)
-    return Facts(kind="evaluation", base=parents["model"].base, metrics=found)
+    metrics = measure(parents, config, out)
+    return Facts(kind="evaluation", base=parents["model"].base, metrics=dict(metrics))

@@ -13,11 +13,20 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 
 from flows.gates.policy import Record
+from registry.evaluation_results import (
+    RESULTS,
+    EvaluationResults,
+    FidelityResult,
+    ScoredResult,
+    is_fidelity,
+    parse_results,
+    refuse_constant,
+)
 
 Rows = list[dict[str, Any]]
 
@@ -80,14 +89,14 @@ class Log:
     """One task as it was logged: what `results.json` says of it, and its rows."""
 
     name: str
-    said: Any
+    result: ScoredResult | FidelityResult
     raw: bytes | None = None
     rows: Rows = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     @property
     def file(self) -> str:
-        return str(self.said["samples"])
+        return str(self.result["samples"])
 
 
 @dataclass
@@ -95,7 +104,7 @@ class Reading:
     """An evaluation before it is believed."""
 
     artifact_id: str
-    results: Any
+    results: EvaluationResults
     digests: dict[str, str]
     logs: list[Log]
     expected: Expected
@@ -107,7 +116,7 @@ def _present(log: Log) -> Iterator[str]:
 
 
 def _as_measured(log: Log) -> Iterator[str]:
-    if log.raw is not None and hashlib.sha256(log.raw).hexdigest() != log.said["samples_sha256"]:
+    if log.raw is not None and hashlib.sha256(log.raw).hexdigest() != log.result["samples_sha256"]:
         yield f"{log.file} is not the file that was measured"
 
 
@@ -121,9 +130,9 @@ def _readable(log: Log) -> Iterator[str]:
 
 
 def _whole(log: Log) -> Iterator[str]:
-    if log.raw is not None and len(log.rows) + len(log.unreadable) != log.said["n"]:
+    if log.raw is not None and len(log.rows) + len(log.unreadable) != log.result["n"]:
         found = len(log.rows) + len(log.unreadable)
-        yield f"{log.said['n']} items were measured, {found} are in {log.file}"
+        yield f"{log.result['n']} items were measured, {found} are in {log.file}"
 
 
 def _distinct(log: Log) -> Iterator[str]:
@@ -143,14 +152,14 @@ def _finite(log: Log) -> Iterator[str]:
 
 def _every_metric(log: Log) -> Iterator[str]:
     metrics = {metric for row in log.rows for metric in row["scores"]}
-    if any(row["scores"].keys() != metrics for row in log.rows) and not _is_fidelity(log):
+    if any(row["scores"].keys() != metrics for row in log.rows) and not is_fidelity(log.result):
         yield "some items have no score for some metric"
 
 
 def _summary_agrees(log: Log) -> Iterator[str]:
-    if _is_fidelity(log) or log.raw is None:
+    if is_fidelity(log.result) or log.raw is None:
         return
-    for metric, summary in log.said.get("metrics", {}).items():
+    for metric, summary in log.result.get("metrics", {}).items():
         scores = [row["scores"][metric] for row in log.rows if _is_number(row["scores"].get(metric))]
         mean = math.fsum(scores) / len(scores) if scores else math.nan
         if not math.isclose(mean, summary["value"], rel_tol=1e-9, abs_tol=1e-12):
@@ -225,26 +234,27 @@ def load_evidence(path: Path, artifact_id: str, expected: Expected | None = None
 
 
 def _read(path: Path, artifact_id: str, expected: Expected) -> Reading:
-    raw = (path / "results.json").read_bytes()
-    results = json.loads(raw, parse_constant=_refuse_constant)
-    digests = {"results.json": hashlib.sha256(raw).hexdigest()}
-    logs = [_read_log(path, name, said) for name, said in results["tasks"].items()]
+    raw = (path / RESULTS).read_bytes()
+    results = parse_results(raw)
+    digests = {RESULTS: hashlib.sha256(raw).hexdigest()}
+    # the choice of a merge is not a gate's evidence: it lacks keys that are read here, so it is refused
+    tasks = cast(dict[str, ScoredResult | FidelityResult], results["tasks"])
+    logs = [_read_log(path, name, result) for name, result in tasks.items()]
     digests |= {log.file: hashlib.sha256(log.raw).hexdigest() for log in logs if log.raw is not None}
     return Reading(artifact_id, results, digests, logs, expected)
 
 
-def _read_log(path: Path, name: str, said: Any) -> Log:
-    log, file = Log(name, said), path / str(said["samples"])
+def _read_log(path: Path, name: str, result: ScoredResult | FidelityResult) -> Log:
+    log, file = Log(name, result), path / str(result["samples"])
     if file.parent != path or not file.is_file():
         return log
     log.raw = file.read_bytes()
     for number, line in enumerate(log.raw.splitlines(), start=1):
         try:
-            row = json.loads(line, parse_constant=_refuse_constant)
-            log.rows.append(
-                {**row, "item": str(row["item"]), "scores": dict(row["scores"]),
-                 "prompt_hash": str(row.get("prompt_hash") if _is_fidelity(log) else row["prompt_hash"])}
-            )  # fmt: skip
+            row = json.loads(line, parse_constant=refuse_constant)
+            prompt = row.get("prompt_hash") if is_fidelity(log.result) else row["prompt_hash"]
+            typed = {"item": str(row["item"]), "scores": dict(row["scores"]), "prompt_hash": str(prompt)}
+            log.rows.append({**row, **typed})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             log.unreadable.append(f"{file.name} line {number}: {type(error).__name__}: {error}")
     return log
@@ -257,13 +267,17 @@ def _evidence(reading: Reading, problems: tuple[str, ...]) -> Evidence:
         artifact_id=reading.artifact_id,
         digest=hashlib.sha256(ordered).hexdigest(),
         subject=model["subject"],
-        setting={key: results[key] for key in ("harness", "seed", "chat_template")},
+        setting={
+            "harness": results["harness"],
+            "seed": results["seed"],
+            "chat_template": results["chat_template"],
+        },
         computed_with=model.get("computed_with"),
         nf4=model.get("nf4"),
         bytes=model["bytes"],
         bits_per_weight=model["bits_per_weight"],
-        tasks={log.name: _task(log) for log in reading.logs if not _is_fidelity(log)},
-        fidelity={log.name: _fidelity(log.said) for log in reading.logs if _is_fidelity(log)},
+        tasks={log.name: _task(log) for log in reading.logs if not is_fidelity(log.result)},
+        fidelity={log.name: _fidelity(result) for log in reading.logs if is_fidelity(result := log.result)},
         problems=problems,
     )
 
@@ -275,7 +289,11 @@ def _task(log: Log) -> TaskEvidence:
             if _is_number(score):
                 scores.setdefault(metric, {})[row["item"]] = float(score)
     return TaskEvidence(
-        setting={key: log.said[key] for key in ("config_digest", "fewshot", "limit")},
+        setting={
+            "config_digest": log.result["config_digest"],
+            "fewshot": log.result["fewshot"],
+            "limit": log.result["limit"],
+        },
         prompts={row["item"]: row["prompt_hash"] for row in log.rows},
         scores=scores,
         asked={row["item"]: row["asked"] for row in log.rows if isinstance(row.get("asked"), str)},
@@ -283,23 +301,19 @@ def _task(log: Log) -> TaskEvidence:
     )
 
 
-def _fidelity(said: Any) -> Fidelity:
+def _fidelity(result: FidelityResult) -> Fidelity:
     metrics = {
-        name: {key: float(metric[key]) for key in ("value", "low", "high", "n")}
-        for name, metric in said["metrics"].items()
+        name: {
+            "value": float(metric["value"]),
+            "low": float(metric["low"]),
+            "high": float(metric["high"]),
+            "n": float(metric["n"]),
+        }
+        for name, metric in result["metrics"].items()
     }
-    return Fidelity(
-        reference=(said.get("reference") or {}).get("subject"), finite=said["finite"] is True, metrics=metrics
-    )
-
-
-def _is_fidelity(log: Log) -> bool:
-    return bool(log.said.get("kind") == "fidelity")
+    reference = (result.get("reference") or {}).get("subject")
+    return Fidelity(reference=reference, finite=result["finite"] is True, metrics=metrics)
 
 
 def _is_number(score: object) -> bool:
     return not isinstance(score, bool) and isinstance(score, int | float) and math.isfinite(score)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")

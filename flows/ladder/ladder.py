@@ -6,7 +6,6 @@ and the first one with a finding is where quality breaks: whatever comes after i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from flows.ladder.checks import CHECKS
 from flows.ladder.model import Evidence, Figure, Finding, Ladder, Rung
 from flows.run.stage_row import Form
 from registry.artifacts import Manifest
+from registry.evaluation_results import RESULTS, is_fidelity, read_items, read_results
 from stages.quantization.distance import quantization_name
 
 PARENTS: Mapping[Form, Form] = {
@@ -104,14 +104,10 @@ def _paired(one: Evidence, parent: Evidence) -> dict[str, int]:
 
 def logged_answers(evaluation: Path) -> dict[str, tuple[str, float]]:
     """item → (answer, score) of the first task in an evaluation's directory; empty where none was logged."""
-    file = evaluation / "results.json"
-    tasks = json.loads(file.read_text("utf-8"))["tasks"].values() if file.is_file() else ()
-    first = next((task for task in tasks if task.get("kind") != "fidelity"), None)
-    if first is None:
-        return {}
-    lines = (evaluation / first["samples"]).read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {row["item"]: (row["answer"].strip(), float(row["score"])) for row in rows}
+    tasks = read_results(evaluation)["tasks"].values() if (evaluation / RESULTS).is_file() else ()
+    first = next((task for task in tasks if not is_fidelity(task)), None)
+    items = read_items(evaluation, first) if first else []
+    return {item["item"]: (item["answer"].strip(), float(item["score"])) for item in items}
 
 
 def describe_quant(manifest: Manifest) -> str:

@@ -6,7 +6,6 @@ only its answers show.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 
 from registry import Artifact, Registry
+from registry.evaluation_results import first_heldout, read_items
 from serving.errors import EngineFailed, NotServable
 
 MOST = 8
@@ -71,12 +71,9 @@ def _parent(evaluation: Artifact, relation: str) -> str | None:
 
 def _answers(evaluation: Path) -> dict[int, str]:
     """Place in the test split → answer, of the first held-out task; answers of nothing are left out."""
-    tasks = json.loads((evaluation / "results.json").read_text("utf-8"))["tasks"].values()
-    heldout = next((task for task in tasks if task["config"].get("kind") == "heldout"), None)
-    if heldout is None:
-        return {}
-    rows = map(json.loads, (evaluation / heldout["samples"]).read_text("utf-8").splitlines())
-    return {row["document"]: answer for row in rows if (answer := str(row.get("answer") or "").strip())}
+    heldout = first_heldout(evaluation)
+    items = read_items(evaluation, heldout) if heldout else []
+    return {item["document"]: answer for item in items if (answer := str(item.get("answer") or "").strip())}
 
 
 def _messages(dataset: Path, places: Sequence[int]) -> Iterator[tuple[dict[str, str], ...]]:

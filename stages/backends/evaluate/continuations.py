@@ -10,6 +10,20 @@ Row = tuple[int, ...]
 Score = tuple[float, bool]
 """Sum of log-probabilities, and whether each token was the likeliest."""
 
+SHARED = 8
+"""Tokens that the rows of a batch must begin with together before it pays to read them once."""
+
+
+def common_beginning(rows: Sequence[Row], already_read: Row) -> Row:
+    """What all rows begin with; what the engine has read already, where that will do."""
+    length = len(already_read)
+    if length and all(len(row) > length and row[:length] == already_read for row in rows):
+        return already_read
+    first, last = min(rows), max(rows)
+    limit = min(map(len, rows)) - 1 if len(rows) > 1 else 0
+    length = next((i for i in range(limit) if first[i] != last[i]), limit)
+    return first[:length] if length >= SHARED else ()
+
 
 class Tree:
     """The continuations of one context as the fewest rows that contain the beginnings of all of them."""
@@ -28,13 +42,13 @@ class Tree:
         logits = torch.cat([first, *after])
         normalizer = torch.logsumexp(logits, dim=-1).double()
         best = logits.argmax(dim=-1).tolist()
-        found = []
+        scores = []
         for continuation in self.continuations:
             places = self._places(continuation[:-1])
             chosen = logits[places, list(continuation)].double()
             greedy = [best[place] for place in places] == list(continuation)
-            found.append((float((chosen - normalizer[places]).sum()), greedy))
-        return found
+            scores.append((float((chosen - normalizer[places]).sum()), greedy))
+        return scores
 
     def _places(self, beginning: Row) -> list[int]:
         start = 1

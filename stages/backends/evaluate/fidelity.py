@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from registry.evaluation_results import Distances, Metric
 from stages.backends.chat import Message, Tokenizer, encode_with_mask
 from stages.backends.evaluate.fidelity_intervals import ByChat
 from stages.backends.evaluate.token_lm import Row, TokenLM
@@ -58,16 +59,16 @@ def read_chats(file: Path, tokenizer: Tokenizer, chats: int, tokens: int) -> Cha
             f"{file.name} has {len(rows)} chats, but a comparison needs at least 2; prepare the dataset with "
             f"a larger split.{file.stem}"
         )
-    found = Chats(rows, [], [], [], [])
+    rendered = Chats(rows, [], [], [], [])
     for messages in rows:
         ids, mask = encode_with_mask(tokenizer, messages)
         answer = _last_run(mask)
         last = min(tokens, len(ids) - 1)
-        found.rows.append(tuple(ids))
-        found.last.append(last)
-        found.answers.append([place in answer for place in range(len(ids) - last, len(ids))])
-        found.whole.append(bool(answer) and answer.start >= len(ids) - last)
-    return found
+        rendered.rows.append(tuple(ids))
+        rendered.last.append(last)
+        rendered.answers.append([place in answer for place in range(len(ids) - last, len(ids))])
+        rendered.whole.append(bool(answer) and answer.start >= len(ids) - last)
+    return rendered
 
 
 def _last_run(mask: Sequence[int]) -> range:
@@ -87,9 +88,9 @@ class LogProbabilities:
         need_room(out, chats.tokens * words * 4, "comparing with the reference")
         self.table = np.memmap(self._file, dtype=np.float32, mode="w+", shape=(chats.tokens, words))
         place = 0
-        for found in log_probabilities(lm, chats, words):
-            self.table[place : place + len(found)] = found.numpy()
-            place += len(found)
+        for block in log_probabilities(lm, chats, words):
+            self.table[place : place + len(block)] = block.numpy()
+            place += len(block)
 
     def __enter__(self) -> Self:
         return self
@@ -141,8 +142,8 @@ def compare(kept: LogProbabilities, other: TokenLM, other_is_reference: bool = T
         tops = ours.argmax(dim=-1), theirs.argmax(dim=-1)
         losses = [-table.gather(1, target[:, None])[:, 0] for table in (ours, theirs)]
         kl = (theirs.exp() * (theirs - ours)).sum(dim=-1).clamp(min=0)
-        for column, found in zip(columns, (kl, tops[0] == tops[1], *losses), strict=True):
-            column.append(found.double())
+        for column, values in zip(columns, (kl, tops[0] == tops[1], *losses), strict=True):
+            column.append(values.double())
         answer = torch.tensor(chats.answers[k])
         for side, top in zip(right, tops, strict=True):
             side.append(bool((top == target)[answer].all()) if chats.whole[k] else None)
@@ -152,53 +153,58 @@ def compare(kept: LogProbabilities, other: TokenLM, other_is_reference: bool = T
     return Comparison(chat, kl_, same, loss, reference_loss, answers, right[0], right[1])
 
 
-def summarize(found: Comparison) -> dict[str, Any]:
+def summarize(comparison: Comparison) -> Distances:
     """The metrics that `stages/evaluate.py` describes, and `flips`' two directions."""
-    chats = len(found.right)
-    all_tokens = ByChat(found.chat, chats)
-    worse = found.loss - found.reference_loss
-    metrics = {
-        "kl_mean": all_tokens.mean(found.kl),
-        "kl_p99": all_tokens.quantile(found.kl, 0.99),
-        "same_top": all_tokens.share(found.same_top),
+    chats = len(comparison.right)
+    all_tokens = ByChat(comparison.chat, chats)
+    worse = comparison.loss - comparison.reference_loss
+    metrics: dict[str, Metric] = {
+        "kl_mean": all_tokens.mean(comparison.kl),
+        "kl_p99": all_tokens.quantile(comparison.kl, 0.99),
+        "same_top": all_tokens.share(comparison.same_top),
         "perplexity_ratio": all_tokens.ratio(worse),
     }
-    if found.answer.any():
-        owners, inside = np.unique(found.chat[found.answer], return_inverse=True)
+    if comparison.answer.any():
+        owners, inside = np.unique(comparison.chat[comparison.answer], return_inverse=True)
         answers = ByChat(inside, len(owners))
-        metrics["answer_kl_mean"] = answers.mean(found.kl[found.answer])
-        metrics["answer_perplexity_ratio"] = answers.ratio(worse[found.answer])
-    pairs = [pair for pair in zip(found.right, found.reference_right, strict=True) if None not in pair]
+        metrics["answer_kl_mean"] = answers.mean(comparison.kl[comparison.answer])
+        metrics["answer_perplexity_ratio"] = answers.ratio(worse[comparison.answer])
+    pairs = [
+        pair for pair in zip(comparison.right, comparison.reference_right, strict=True) if None not in pair
+    ]
     gained = sum(ours is True and theirs is False for ours, theirs in pairs)
     lost = sum(ours is False and theirs is True for ours, theirs in pairs)
     if pairs:
         low, high = wilson(gained + lost, len(pairs))
         share = (gained + lost) / len(pairs)
         metrics["flips"] = {"value": share, "low": low, "high": high, "n": len(pairs), "interval": "wilson"}
-    return {"metrics": metrics, "flips": {"gained": gained, "lost": lost}, "tokens": len(found.kl)}
+    return {"metrics": metrics, "flips": {"gained": gained, "lost": lost}, "tokens": len(comparison.kl)}
 
 
-def samples(found: Comparison, chats: Chats, name: str) -> list[dict[str, Any]]:
+def samples(comparison: Comparison, chats: Chats, name: str) -> list[dict[str, object]]:
     """One row per chat: its mean figures, and whether both models would write the answer."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for k, messages in enumerate(chats.messages):
-        mine = found.chat == k
+        mine = comparison.chat == k
         scores = {
-            "kl_mean": float(found.kl[mine].mean()),
-            "same_top": float(found.same_top[mine].mean()),
-            "loss": float(found.loss[mine].mean()),
-            "reference_loss": float(found.reference_loss[mine].mean()),
+            "kl_mean": float(comparison.kl[mine].mean()),
+            "same_top": float(comparison.same_top[mine].mean()),
+            "loss": float(comparison.loss[mine].mean()),
+            "reference_loss": float(comparison.reference_loss[mine].mean()),
         }
         ids = hashlib.sha256(json.dumps(chats.rows[k]).encode()).hexdigest()
-        rows.append({
-            "item": hashlib.sha256(json.dumps([name, k, messages], sort_keys=True).encode()).hexdigest(),
-            "prompt_hash": ids,
-            "target": str(messages[-1]["content"]),
-            "tokens": int(mine.sum()),
-            "right": found.right[k],
-            "reference_right": found.reference_right[k],
-            "scores": {key: score for key, score in scores.items() if math.isfinite(score)},
-            "metric": "kl_mean",
-            "score": scores["kl_mean"],
-        })  # fmt: skip
+        item = hashlib.sha256(json.dumps([name, k, messages], sort_keys=True).encode()).hexdigest()
+        rows.append(
+            {
+                "item": item,
+                "prompt_hash": ids,
+                "target": str(messages[-1]["content"]),
+                "tokens": int(mine.sum()),
+                "right": comparison.right[k],
+                "reference_right": comparison.reference_right[k],
+                "scores": {key: score for key, score in scores.items() if math.isfinite(score)},
+                "metric": "kl_mean",
+                "score": scores["kl_mean"],
+            }
+        )
     return rows

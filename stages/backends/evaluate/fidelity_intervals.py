@@ -6,11 +6,10 @@ bootstrap); the seed is fixed, so that equal figures give equal intervals.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from registry.evaluation_results import Metric
 from stages.statistics.intervals import wilson
 
 Figures = npt.NDArray[np.float64]
@@ -25,12 +24,12 @@ class ByChat:
         draws = np.random.default_rng(0).integers(0, chats, size=(REPLICATES, chats))
         self._weights = np.stack([np.bincount(draw, minlength=chats) for draw in draws]).astype(np.float64)
 
-    def mean(self, values: Figures) -> dict[str, Any]:
+    def mean(self, values: Figures) -> Metric:
         """Mean over all tokens, each chat drawn with all of its tokens."""
         sums, counts = self._sums(values), self._sums(np.ones_like(values))
         return self._summary(values.mean(), (self._weights @ sums) / (self._weights @ counts))
 
-    def share(self, values: Figures) -> dict[str, Any]:
+    def share(self, values: Figures) -> Metric:
         """Mean of zeros and ones. Where all are equal, resampling shows no doubt: Wilson's interval of as
         many chats takes its place, which is the cautious end (as if each chat were one token)."""
         if values.min() < values.max():
@@ -38,22 +37,23 @@ class ByChat:
         low, high = wilson(float(values[0]) * self.chats, self.chats)
         return {"value": float(values[0]), "low": low, "high": high, "n": self.chats, "interval": "wilson"}
 
-    def quantile(self, values: Figures, q: float) -> dict[str, Any]:
+    def quantile(self, values: Figures, q: float) -> Metric:
         """The smallest value that a share `q` of the tokens does not exceed."""
         order = np.argsort(values)
         ordered, chat = values[order], self.chat[order]
-        found = [ordered[_reaching(row[chat], q)] for row in self._weights]
-        return self._summary(ordered[_reaching(np.ones(len(values)), q)], np.array(found))
+        replicates = [ordered[_reaching(row[chat], q)] for row in self._weights]
+        return self._summary(ordered[_reaching(np.ones(len(values)), q)], np.array(replicates))
 
-    def ratio(self, log_differences: Figures) -> dict[str, Any]:
+    def ratio(self, log_differences: Figures) -> Metric:
         """exp of the mean: how many times larger a perplexity is."""
-        found = self.mean(log_differences)
-        return {**found, **{key: float(np.exp(found[key])) for key in ("value", "low", "high")}}
+        mean = self.mean(log_differences)
+        value, low, high = (float(np.exp(x)) for x in (mean["value"], mean["low"], mean["high"]))
+        return {"value": value, "low": low, "high": high, "n": mean["n"], "interval": mean["interval"]}
 
     def _sums(self, values: Figures) -> Figures:
         return np.bincount(self.chat, values, minlength=self.chats).astype(np.float64)
 
-    def _summary(self, value: float, replicates: Figures) -> dict[str, Any]:
+    def _summary(self, value: float, replicates: Figures) -> Metric:
         low, high = np.quantile(replicates, [0.025, 0.975])
         return {
             "value": float(value),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from registry.evaluation_results import Parity
 from stages.backends.chat import Message, Tokenizer, load_tokenizer, render
 from stages.backends.gguf.token_parity import CHATS
 from stages.errors import InvalidInput
@@ -27,7 +28,7 @@ class Reader:
     ids: Callable[[str], list[int]]
 
 
-def compare_readers(model: Path, base: Path, tokenizer: Tokenizer, chats: Sequence[Chat]) -> dict[str, Any]:
+def compare_readers(model: Path, base: Path, tokenizer: Tokenizer, chats: Sequence[Chat]) -> Parity:
     """`model` (a Hugging Face or GPTQ directory, or one with a GGUF file) against its `base` and `tokenizer`.
 
     `chats` and a few hard texts are rendered with each one's own template and cut by its own tokenizer.
@@ -39,7 +40,7 @@ def compare_readers(model: Path, base: Path, tokenizer: Tokenizer, chats: Sequen
         return _compare(found, _of_directory(base, tokenizer), tokenizer, chats)
 
 
-def _compare(found: Reader, expected: Reader, tokenizer: Tokenizer, chats: Sequence[Chat]) -> dict[str, Any]:
+def _compare(found: Reader, expected: Reader, tokenizer: Tokenizer, chats: Sequence[Chat]) -> Parity:
     rendered = [(chat, text) for chat in (*chats, *CHATS) if (text := _rendered(tokenizer, chat, None))]
     bos = expected.special["bos"]
     differences, double = [], False
@@ -92,11 +93,11 @@ def _of(model: Path, tokenizer: Tokenizer) -> contextlib.AbstractContextManager[
 def _of_directory(folder: Path, tokenizer: Tokenizer) -> Reader:
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     begins = tokenizer("a")["input_ids"][:1] == [ids["bos"]]
-    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    texts = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     # an adapter's directory does not say what ends an answer: its base's does
     stop = {"stop": _stop(folder, ids["eos"])} if (folder / "config.json").is_file() else {}
     return Reader(
-        words,
+        texts,
         {**ids, "adds_bos": begins, **stop},
         tokenizer.chat_template,
         lambda text: list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]),
@@ -107,8 +108,8 @@ def _stop(folder: Path, eos: int | None) -> list[int] | None:
     """The ids that end a generation, as the model's own settings say; its EOS where they are silent."""
     for name in ("generation_config.json", "config.json"):
         file = folder / name
-        if file.is_file() and (found := json.loads(file.read_text()).get("eos_token_id")) is not None:
-            return sorted({found} if isinstance(found, int) else set(found))
+        if file.is_file() and (ids := json.loads(file.read_text()).get("eos_token_id")) is not None:
+            return sorted({ids} if isinstance(ids, int) else set(ids))
     return None if eos is None else [eos]
 
 

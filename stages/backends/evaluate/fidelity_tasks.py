@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import gc
-import json
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from registry.artifacts import digest
+from registry.evaluation_results import FidelityResult, MergedWeights, Parity, write_samples
 from stages.backends.chat import load_tokenizer
 from stages.backends.evaluate.fidelity import LogProbabilities, compare, read_chats, samples, summarize
 from stages.backends.evaluate.fidelity_parity import compare_readers
 from stages.backends.evaluate.fidelity_weights import compare_weights
 from stages.backends.evaluate.layers import compare_layers
-from stages.backends.evaluate.lm_eval_tasks import samples_file, write
 from stages.backends.evaluate.open_model import Measured, open_model
 from stages.backends.evaluate.rounding import rounding_cost
 from stages.backends.evaluate.torch_lm import TorchLM
@@ -26,10 +24,18 @@ from stages.quantization.distance import beyond_usual, grid_of
 from stages.quantization.method import Grid
 
 
-def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class FidelityResults:
+    """Of each task how near, of all of them how chats are read, and of a merge what arrived."""
+
+    tasks: dict[str, FidelityResult]
+    parity: Parity
+    weights: MergedWeights | None
+
+
+def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, out: Path) -> FidelityResults:
     """Compare `measured`, which is closed, with the reference of each fidelity task.
 
-    Returns `tasks` (entries of `results.json` by name), `parity` and, for a merge, `weights`.
     Raises `InvalidInput` for a parent that a task needs and was not given.
     """
     tasks = [task for task in config.tasks if isinstance(task, FidelityTask)]
@@ -37,18 +43,18 @@ def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, o
     base = parents.get("base", parents["model"])
     tokenizer = load_tokenizer(_tokenizer_home(parents, base))
     chats = read_chats(_dataset(parents).path / "test.parquet", tokenizer, tasks[0].chats, tasks[0].tokens)
-    entries = {}
-    with LogProbabilities(measured.lm, chats, len(tokenizer), out) as found:
+    entries: dict[str, FidelityResult] = {}
+    with LogProbabilities(measured.lm, chats, len(tokenizer), out) as kept:
         measured.lm.close()
         gc.collect()
         for task in tasks:
             exact = task.adapter and task.nf4 is None
             setting = config.model_copy(update={"nf4": task.nf4})
             opened = open_model(references[task.name], setting, exact, tokenizer)
-            entry = _compare(found, task, opened, references[task.name], out)
+            entry = _compare(kept, task, opened, references[task.name], out)
             grid = _grid_of_far(task, entry, parents)
             if grid is not None and isinstance(opened.lm, TorchLM):
-                entry["rounding"] = rounding_cost(opened.lm, found.chats, found.words, grid, out)
+                entry["rounding"] = rounding_cost(opened.lm, kept.chats, kept.words, grid, out)
             opened.lm.close()
             gc.collect()
             if grid is not None:
@@ -59,7 +65,7 @@ def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, o
     of_model = any(parents["model"].path.glob("*.gguf"))
     holder = parents["model"] if of_model else parents.get("adapter", parents["model"])
     parity = compare_readers(holder.path, base.path, tokenizer, chats.messages)
-    return {"tasks": entries, "parity": parity, "weights": _weights(parents)}
+    return FidelityResults(entries, parity, _weights(parents))
 
 
 def _tokenizer_home(parents: Parents, base: Parent) -> Path:
@@ -88,16 +94,13 @@ def _reference(task: FidelityTask, parents: Parents) -> dict[str, Parent]:
 
 
 def _compare(
-    found: LogProbabilities, task: FidelityTask, opened: Measured, reference: dict[str, Parent], out: Path
-) -> dict[str, Any]:
-    compared = compare(found, opened.lm)
-    file = samples_file(task.name)
-    rows = samples(compared, found.chats, task.name)
-    raw = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
-    write(out / file, raw)
+    kept: LogProbabilities, task: FidelityTask, opened: Measured, reference: dict[str, Parent], out: Path
+) -> FidelityResult:
+    compared = compare(kept, opened.lm)
+    rows = samples(compared, kept.chats, task.name)
     subject = reference.get("adapter", reference["model"])
-    said = {role: parent.id for role, parent in reference.items() if role != "base"}
-    settings = {"parents": said, "nf4": task.nf4.model_dump(mode="json") if task.nf4 else None}
+    ids = {role: parent.id for role, parent in reference.items() if role != "base"}
+    nf4 = task.nf4.model_dump(mode="json") if task.nf4 else None
     return {
         "kind": "fidelity",
         "config": task.model_dump(mode="json"),
@@ -105,17 +108,21 @@ def _compare(
         "fewshot": 0,
         "limit": task.chats,
         "metric": "kl_mean",
-        "n": len(rows),
-        "samples": file,
-        "samples_sha256": sha256(raw).hexdigest(),
-        "reference": {**settings, "subject": subject.id, "digest": digest(settings), "words": opened.words},
+        **write_samples(out, task.name, rows),
+        "reference": {
+            "parents": ids,
+            "nf4": nf4,
+            "subject": subject.id,
+            "digest": digest({"parents": ids, "nf4": nf4}),
+            "words": opened.words,
+        },
         "words": f"the first {len(rows)} chats of the test split",
         "finite": True,
         **summarize(compared),
     }
 
 
-def _grid_of_far(task: FidelityTask, entry: dict[str, Any], parents: Parents) -> Grid | None:
+def _grid_of_far(task: FidelityTask, entry: FidelityResult, parents: Parents) -> Grid | None:
     """Where a file is farther than is usual from what it was made from: what to round that to.
 
     An adapter apart is held against the same sum in the base's own weights.
@@ -125,13 +132,13 @@ def _grid_of_far(task: FidelityTask, entry: dict[str, Any], parents: Parents) ->
     return grid_of(quant) if of_its_own and beyond_usual(quant, entry) else None
 
 
-def _weights(parents: Parents) -> dict[str, Any] | None:
+def _weights(parents: Parents) -> MergedWeights | None:
     """Of a merge, what arrived of its adapter; None for any other model, or without base and adapter."""
     model, adapter = parents["model"], parents.get("reference_adapter")
     if adapter is None or model.kind != "merged" or "base" not in parents:
         return None
     from stages.training_record import recorded_nf4
 
-    folded_into_nf4 = model.quant is not None and model.quant.merge_base == "nf4"
-    nf4 = recorded_nf4(adapter) if folded_into_nf4 else None
+    merged_into_nf4 = model.quant is not None and model.quant.merge_base == "nf4"
+    nf4 = recorded_nf4(adapter) if merged_into_nf4 else None
     return compare_weights(parents["base"].path, adapter.path, model.path, nf4)

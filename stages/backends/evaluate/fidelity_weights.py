@@ -6,12 +6,12 @@ For each module that the adapter changes: how much of the update arrived, the pr
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
+from registry.evaluation_results import MergedWeights, ModuleShare
 from stages.backends.merge.adapter import read_adapter
 from stages.backends.merge.layout import layout
 from stages.backends.merge.merge import as_trained_on, low_rank_update
@@ -20,17 +20,15 @@ from stages.backends.safetensors import DTYPES, TensorFiles, model_files
 from stages.config.train import Nf4Config
 from stages.contract import progress
 from stages.families.config_names import text_config
+from stages.formats.model_directory import ModelDirectory
 
 TOLERANCE = 0.1
 """Of the share that arrived; rounding to float16 moves it by less than 0.01 on the models measured."""
 
 
-def compare_weights(base: Path, adapter: Path, merged: Path, nf4: Nf4Config | None) -> dict[str, Any]:
+def compare_weights(base: Path, adapter: Path, merged: Path, nf4: Nf4Config | None) -> MergedWeights:
     """`merged` against `base` + `adapter`; with `nf4`, against the base's weights after an NF4 round trip.
 
-    Returns `modules` (that the adapter changes), `wrong` (those whose update did not arrive once: module,
-    `share` that did), `foreign` (tensors that should be the base's and are not), `missing` and `added`
-    tensors, `nonfinite` ones, and whether the settings tie a head (`tied`) that has weights of its own.
     Memory: a few times the largest tensor.
     """
     source, found, changes = model_files(base), model_files(merged), read_adapter(adapter)
@@ -38,7 +36,8 @@ def compare_weights(base: Path, adapter: Path, merged: Path, nf4: Nf4Config | No
         "bfloat16" if any(spec.dtype == "BF16" for spec in found.specs()) else "float16"
     )
     plan = make_plan(Ingredients(source, layout(base), changes, dtype, nf4 is not None))
-    wrong, foreign, nonfinite = [], [], []
+    wrong: list[ModuleShare] = []
+    foreign, nonfinite = [], []
     modules = 0
     for done, output in enumerate(plan.outputs, start=1):
         progress(done, len(plan.outputs), "tensors compared")
@@ -70,7 +69,7 @@ def compare_weights(base: Path, adapter: Path, merged: Path, nf4: Nf4Config | No
 
 
 def _ties(folder: Path) -> bool:
-    config = text_config(json.loads((folder / "config.json").read_text()), str(folder))
+    config = text_config(ModelDirectory(folder).config, str(folder))
     return bool(config.get("tie_word_embeddings"))
 
 
@@ -104,5 +103,5 @@ def nonfinite_tensors(folder: Path) -> list[str]:
     return [
         name
         for name in files
-        if (found := files.read(name)).is_floating_point() and not bool(found.isfinite().all())
+        if (tensor := files.read(name)).is_floating_point() and not bool(tensor.isfinite().all())
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from stages.backends.evaluate.token_lm import EDGE, TokenLM
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
 from stages.errors import InvalidInput
 
-Split = dict[str, Any]
+
+@dataclass(frozen=True)
+class Answers:
+    """The distinct answers of a dataset; `compared`: of each what lies between what all of them share."""
+
+    answers: list[str]
+    prefix: str
+    suffix: str
+    compared: list[str]
 
 
 class HeldoutItems(ConfigurableTask):
@@ -50,7 +59,7 @@ class HeldoutItems(ConfigurableTask):
             for document, turn in zip(documents, turns, strict=True)
         }
         self.json_targets = all(_parses(document["target"]) for document in documents)
-        self.split = _choices(dataset, rows[0], lm) if task.choice else None
+        self._answers = _distinct_answers(dataset, rows[0], lm) if task.choice else None
         metrics = ["exact_match", *["json_valid"] * self.json_targets, *["choice_acc"] * task.choice]
         super().__init__(
             config={
@@ -69,6 +78,12 @@ class HeldoutItems(ConfigurableTask):
             }
         )
 
+    @property
+    def choice(self) -> dict[str, object] | None:
+        """What `results.json` says of the answers that are compared."""
+        shown = ("answers", "prefix", "suffix")
+        return {name: getattr(self._answers, name) for name in shown} if self._answers else None
+
     def doc_to_text(self, doc: Mapping[str, str], _: object = None) -> str:
         return doc["prompt"]
 
@@ -83,34 +98,34 @@ class HeldoutItems(ConfigurableTask):
             idx=0,
             **settings,
         )
-        if self.split is None:
+        if self._answers is None:
             return [generation]
-        context = self.contexts[doc["messages"]] + self.split["prefix"]
+        context = self.contexts[doc["messages"]] + self._answers.prefix
         return [generation] + [
             Instance(request_type="loglikelihood", arguments=(context, middle), idx=index, **settings)
-            for index, middle in enumerate(self.split["compared"], start=1)
+            for index, middle in enumerate(self._answers.compared, start=1)
         ]
 
     def process_results(self, doc: Mapping[str, str], results: Sequence[Any]) -> dict[str, float]:
-        said, target = str(results[0]).strip(), doc["target"].strip()
+        generated, target = str(results[0]).strip(), doc["target"].strip()
         opening, taught = self.taught[doc["messages"]]
-        answer = said.removeprefix(opening).strip()
-        scores = {"exact_match": float(answer == target or said == taught)}
+        answer = generated.removeprefix(opening).strip()
+        scores = {"exact_match": float(answer == target or generated == taught)}
         if self.json_targets:
             scores["json_valid"] = float(_parses(answer))
-        if self.split is not None:
+        if self._answers is not None:
             likelihoods = [likelihood for likelihood, _ in results[1:]]
-            best = self.split["answers"][likelihoods.index(max(likelihoods))]
+            best = self._answers.answers[likelihoods.index(max(likelihoods))]
             scores["choice_acc"] = float(best.strip() == target)
         return scores
 
 
 def system_message(dataset: Path) -> str | None:
     """The system message that every row of the test split begins with, if there is one."""
-    found = {
+    messages = {
         row[0]["content"] if row[0]["role"] == "system" else None for row in _read(dataset / "test.parquet")
     }
-    return found.pop() if len(found) == 1 else None
+    return messages.pop() if len(messages) == 1 else None
 
 
 def _read(file: Path, limit: int | None = None) -> list[list[dict[str, str]]]:
@@ -139,7 +154,7 @@ def _parses(text: str) -> bool:
     return True
 
 
-def _choices(dataset: Path, row: Sequence[Mapping[str, str]], lm: TokenLM) -> Split:
+def _distinct_answers(dataset: Path, row: Sequence[Mapping[str, str]], lm: TokenLM) -> Answers:
     """The dataset's distinct answers, and what of them has to be compared after a shared beginning.
 
     A shared end is left out where the answers differ without it; where one answer begins another, the end
@@ -164,7 +179,7 @@ def _choices(dataset: Path, row: Sequence[Mapping[str, str]], lm: TokenLM) -> Sp
         middles, suffix = [middle + turns[0].closing.strip() for middle in middles], ""
     else:
         suffix = ""
-    return {"answers": answers, "prefix": prefix, "suffix": suffix, "compared": middles}
+    return Answers(answers, prefix, suffix, middles)
 
 
 def _common_beginning(texts: Sequence[str]) -> str:

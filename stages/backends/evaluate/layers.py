@@ -9,13 +9,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from stages.backends.evaluate.open_model import dequantized, packed_gptq
+from registry.evaluation_results import LayerComparison, MatrixDifference
 from stages.backends.evaluate.rounding import rounded
+from stages.backends.gptq.load import dequantized, packed_gptq
 from stages.backends.merge.layout import Layout, layout
 from stages.backends.safetensors import model_files
 from stages.contract import progress
@@ -33,7 +33,7 @@ UNCHANGED = ("ffn_gate", "ffn_up", "ffn_down", "attn_output", "attn_v")
 Matrices = Iterable[tuple[str, torch.Tensor]]
 
 
-def compare_layers(model: Path, parent: Path, grid: Grid) -> dict[str, Any] | None:
+def compare_layers(model: Path, parent: Path, grid: Grid) -> LayerComparison | None:
     """The matrices of a GPTQ directory, or of a GGUF file in `model`, against those of the 16-bit `parent`.
 
     Returns how many were `compared`, the median `error` and that of `rounding` to `grid`, and for each that
@@ -43,7 +43,7 @@ def compare_layers(model: Path, parent: Path, grid: Grid) -> dict[str, Any] | No
     """
     made, source = layout(parent), model_files(parent)
     gguf = next(iter(sorted(model.glob("*.gguf"))), None)
-    found: list[dict[str, Any]] = []
+    compared: list[MatrixDifference] = []
     for module, weight in _of_gguf(gguf, made) if gguf else _of_gptq(model):
         name = made.stored(f"{module}.weight", source)
         if name is None:
@@ -51,30 +51,36 @@ def compare_layers(model: Path, parent: Path, grid: Grid) -> dict[str, Any] | No
         theirs = source.read(name).float()
         theirs = theirs.T if made.modules.get(module) == "conv1d" else theirs
         if theirs.shape == weight.shape and bool(theirs.any()):
-            found.append({"module": module, **_figures(weight.float(), theirs, grid)})
-            progress(len(found), len(made.modules), "matrices compared")
-    if not found:
+            compared.append(_difference(module, weight.float(), theirs, grid))
+            progress(len(compared), len(made.modules), "matrices compared")
+    if not compared:
         return None
-    wrong = [one for one in found if not _of_parent(one)]
+    wrong = [matrix for matrix in compared if not _of_parent(matrix)]
     return {
-        "compared": len(found),
-        "error": statistics.median(one["error"] for one in found),
-        "rounding": statistics.median(one["rounding"] for one in found),
-        "wrong": sorted(wrong, key=lambda one: -one["error"]),
+        "compared": len(compared),
+        "error": statistics.median(matrix["error"] for matrix in compared),
+        "rounding": statistics.median(matrix["rounding"] for matrix in compared),
+        "wrong": sorted(wrong, key=lambda matrix: -matrix["error"]),
     }
 
 
-def _figures(weight: torch.Tensor, parent: torch.Tensor, grid: Grid) -> dict[str, float]:
+def _difference(module: str, weight: torch.Tensor, parent: torch.Tensor, grid: Grid) -> MatrixDifference:
     size = float((parent * parent).sum())
-    errors = (float(((other - parent) ** 2).sum() / size) ** 0.5 for other in (weight, rounded(parent, grid)))
-    figures = (float((weight * parent).sum()) / size, *errors)
-    return dict(zip(("share", "error", "rounding"), (round(one, 4) for one in figures), strict=True))
+    share = float((weight * parent).sum()) / size
+    error, rounding = (
+        float(((other - parent) ** 2).sum() / size) ** 0.5 for other in (weight, rounded(parent, grid))
+    )
+    return {
+        "module": module,
+        "share": round(share, 4),
+        "error": round(error, 4),
+        "rounding": round(rounding, 4),
+    }
 
 
-def _of_parent(figures: dict[str, Any]) -> bool:
+def _of_parent(matrix: MatrixDifference) -> bool:
     """False for what is not a number too."""
-    near = abs(figures["share"] - 1) <= SHARE
-    return bool(near and figures["error"] <= ERRORS * figures["rounding"])
+    return abs(matrix["share"] - 1) <= SHARE and matrix["error"] <= ERRORS * matrix["rounding"]
 
 
 def _of_gptq(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -88,10 +94,10 @@ def _of_gguf(file: Path, made: Layout) -> Iterator[tuple[str, torch.Tensor]]:
 
     described = read_gguf(file)
     architecture = described.values.get("general.architecture")
-    known = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture), None)
-    if known is None:
+    arch_id = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture), None)
+    if arch_id is None:
         return
-    names = get_tensor_name_map(known, int(described.values[f"{architecture}.block_count"]))
+    names = get_tensor_name_map(arch_id, int(described.values[f"{architecture}.block_count"]))
     tensors = {tensor.name: tensor for tensor in described.tensors}
     for module in made.modules:
         name = names.get_name(module) or ""

@@ -20,6 +20,7 @@ from serving.cores import usable_threads
 from serving.llama_cpp import bindings
 from serving.llama_cpp.amx_workaround import avoid_amx
 from serving.llama_cpp.bindings import Entry
+from stages.backends.evaluate.continuations import common_beginning
 from stages.backends.evaluate.token_lm import Row, TokenLM
 from stages.errors import InvalidInput, StageError
 
@@ -30,9 +31,15 @@ class LlamaCppLM(TokenLM):
     """Tokenizes with the GGUF's own vocabulary; `tokenizer` (the base's) only renders chats."""
 
     def __init__(
-        self, path: Path, tokenizer: Any, *, context_length: int, batch_size: int,
-        adapter: Path | None = None, **settings: Any,
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        tokenizer: Any,
+        *,
+        context_length: int,
+        batch_size: int,
+        adapter: Path | None = None,
+        **settings: Any,
+    ) -> None:
         set_verbose(False)
         avoid_amx()
         self._open_model(path)
@@ -97,12 +104,12 @@ class LlamaCppLM(TokenLM):
 
     def control_tokens(self, first: int) -> list[str]:
         """The file's tokens that structure a chat, of the ids from `first` on."""
-        found = [
+        ids = [
             token
             for token in range(first, self._width)
             if llama_cpp.llama_vocab_get_attr(self._vocab, token) & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
         ]
-        return [llama_cpp.llama_vocab_get_text(self._vocab, one).decode("utf-8", "replace") for one in found]
+        return [llama_cpp.llama_vocab_get_text(self._vocab, one).decode("utf-8", "replace") for one in ids]
 
     @property
     def file_type(self) -> str:
@@ -126,7 +133,7 @@ class LlamaCppLM(TokenLM):
         return b"".join(bindings.piece(self._vocab, token) for token in tokens).decode(errors="replace")
 
     def _read(self, rows: Sequence[Row]) -> torch.Tensor:
-        beginning = self._common(rows)
+        beginning = common_beginning(rows, self._beginning)
         self._prepare(beginning, len(rows))
         entries: list[Entry] = []
         for sequence, row in enumerate(rows):
@@ -174,11 +181,11 @@ class LlamaCppLM(TokenLM):
 
     def _decode(self, entries: Sequence[Entry]) -> torch.Tensor:
         """Read the entries; float32 logits [wanted, vocabulary] in their order."""
-        found = [
+        rows = [
             self._decode_some(entries[start : start + BATCH_TOKENS])
             for start in range(0, len(entries), BATCH_TOKENS)
         ]
-        return torch.cat(found) if found else torch.empty(0, self._width)
+        return torch.cat(rows) if rows else torch.empty(0, self._width)
 
     def _decode_some(self, entries: Sequence[Entry]) -> torch.Tensor:
         bindings.fill(self._batch, entries)

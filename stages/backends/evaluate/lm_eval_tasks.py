@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import random
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from registry.artifacts import digest
+from registry.evaluation_results import Item, Metric, ScoredResult, write_samples
 from stages.backends.evaluate.heldout import HeldoutItems
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.config.evaluate import HeldoutTask, LmEvalTask
@@ -36,12 +36,13 @@ from stages.contract import Parent
 from stages.errors import InvalidInput, StageError
 from stages.statistics.intervals import wilson
 
-Row = dict[str, Any]
+Document = dict[str, Any]
+"""A row of a task's own data, whatever its fields."""
 
 
 def run_task(
     lm: TokenLM, task: HeldoutTask | LmEvalTask, dataset: Parent | None, seed: int, out: Path
-) -> dict[str, Any]:
+) -> ScoredResult:
     """Measure one task, write its samples under `out`, and return what `results.json` says of it.
 
     Raises `InvalidInput` for a task that cannot be run here, `StageError` when samples are missing.
@@ -59,34 +60,50 @@ def run_task(
         return _run_lm_eval(lm, task, seed, out)
 
 
-def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, out: Path) -> dict[str, Any]:
-    items = HeldoutItems(task, dataset.path, lm)
-    rows = _evaluate(lm, items, task, None, rendered=False)
-    choice = {key: items.split[key] for key in ("answers", "prefix", "suffix")} if items.split else None
-    said = {"config": task.model_dump(mode="json"), "choice": choice}
-    known = {"fewshot": 0, "limit": task.max_items, "metric": "exact_match", "dataset": dataset.id}
-    words = f"{len(rows)} items of the test split of dataset {dataset.id[:12]}"
-    return _record(
-        rows, task.name, {**said, **known, "words": words, "chat_template_applied_by": "tuneline"}, out
-    )
+def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, out: Path) -> ScoredResult:
+    heldout = HeldoutItems(task, dataset.path, lm)
+    items = _evaluate(lm, heldout, task, None, rendered=False)
+    config, choice = task.model_dump(mode="json"), heldout.choice
+    metrics = _metrics(items, task.name, "exact_match")
+    return {
+        "config": config,
+        "choice": choice,
+        "fewshot": 0,
+        "limit": task.max_items,
+        "metric": "exact_match",
+        "dataset": dataset.id,
+        "words": f"{len(items)} items of the test split of dataset {dataset.id[:12]}",
+        "chat_template_applied_by": "tuneline",
+        "config_digest": digest([config, choice]),
+        **write_samples(out, task.name, items),
+        "metrics": metrics,
+    }
 
 
-def _run_lm_eval(lm: TokenLM, task: LmEvalTask, seed: int, out: Path) -> dict[str, Any]:
+def _run_lm_eval(lm: TokenLM, task: LmEvalTask, seed: int, out: Path) -> ScoredResult:
     loaded = _load(task)
     loaded.set_config("num_fewshot", task.fewshot)
     loaded.set_fewshot_seed(seed)
-    rows = _evaluate(lm, loaded, task, task.limit, rendered=lm.rendered)
-    if task.metric not in rows[0]["scores"]:
+    items = _evaluate(lm, loaded, task, task.limit, rendered=lm.rendered)
+    if task.metric not in items[0]["scores"]:
         raise InvalidInput(
             f"task {task.name} gives no score per item for {task.metric}; "
-            f"it has {', '.join(rows[0]['scores']) or 'none'}: set metric to one of these"
+            f"it has {', '.join(items[0]['scores']) or 'none'}: set metric to one of these"
         )
     config = json.loads(json.dumps(loaded.dump_config(), default=str))
     config.pop("metadata", None)
-    said = {"config": config, "fewshot": task.fewshot, "limit": task.limit, "metric": task.metric}
-    applied = "lm-eval" if lm.rendered else "nobody"
-    words = f"{len(rows)} items of lm-eval's {task.name}"
-    return _record(rows, task.name, {**said, "words": words, "chat_template_applied_by": applied}, out)
+    metrics = _metrics(items, task.name, task.metric)
+    return {
+        "config": config,
+        "fewshot": task.fewshot,
+        "limit": task.limit,
+        "metric": task.metric,
+        "words": f"{len(items)} items of lm-eval's {task.name}",
+        "chat_template_applied_by": "lm-eval" if lm.rendered else "nobody",
+        "config_digest": digest([config, None]),
+        **write_samples(out, task.name, items),
+        "metrics": metrics,
+    }
 
 
 def load_task(task: LmEvalTask) -> Task:
@@ -124,11 +141,11 @@ def _load(task: LmEvalTask) -> Task:
 
 def _evaluate(
     lm: TokenLM, task: Task, config: HeldoutTask | LmEvalTask, limit: int | None, rendered: bool
-) -> list[Row]:
+) -> list[Item]:
     """One row per item: what lm-eval logged, merged over the task's filters."""
     name = config.name
     try:
-        found = evaluator.evaluate(
+        logged = evaluator.evaluate(
             lm=lm,
             task_dict={"tasks": {name: task}},
             limit=limit,
@@ -139,23 +156,23 @@ def _evaluate(
         )
     except ValueError as error:
         raise InvalidInput(f"lm-eval cannot run task {name}: {error}") from error
-    rows: dict[int, Row] = {}
-    for sample in (found or {}).get("samples", {}).get(name, ()):
-        row = rows.setdefault(sample["doc_id"], _row(task, config, sample))
+    items: dict[int, Item] = {}
+    for sample in (logged or {}).get("samples", {}).get(name, ()):
+        item = items.setdefault(sample["doc_id"], _item(task, config, sample))
         suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
         for metric in sample["metrics"]:
             score = sample[metric]
             if isinstance(score, bool | int | float | np.number):
-                row["scores"][metric + suffix] = float(score)
+                item["scores"][metric + suffix] = float(score)
     expected = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
-    if not rows or len(rows) != expected:
+    if not items or len(items) != expected:
         raise StageError(
-            f"task {name}: lm-eval logged {len(rows)} of {expected} items; no score rests on a part"
+            f"task {name}: lm-eval logged {len(items)} of {expected} items; a score needs all of them"
         )
-    return list(rows.values())
+    return list(items.values())
 
 
-def _row(task: Task, config: HeldoutTask | LmEvalTask, sample: Row) -> Row:
+def _item(task: Task, config: HeldoutTask | LmEvalTask, sample: Document) -> Item:
     contexts = [arguments[0] for arguments in sample["arguments"]]
     prompt = hashlib.sha256(json.dumps(contexts, ensure_ascii=False).encode()).hexdigest()
     answer = sample["filtered_resps"][0]
@@ -174,7 +191,7 @@ def _row(task: Task, config: HeldoutTask | LmEvalTask, sample: Row) -> Row:
     }
 
 
-def _asked(task: Task, document: Row) -> str:
+def _asked(task: Task, document: Document) -> str:
     """What the item asks, without the chat template, few-shot examples or a shared system message."""
     if isinstance(task, HeldoutItems):
         chat = json.loads(document["messages"])[:-1]
@@ -185,7 +202,7 @@ def _asked(task: Task, document: Row) -> str:
     return "\n".join(value for value in document.values() if isinstance(value, str))
 
 
-def _cluster(config: HeldoutTask | LmEvalTask, document: Row) -> str | None:
+def _cluster(config: HeldoutTask | LmEvalTask, document: Document) -> str | None:
     """A digest that items share which are not independent of each other."""
     field = config.cluster if isinstance(config, LmEvalTask) else None
     if field is None:
@@ -197,34 +214,18 @@ def _cluster(config: HeldoutTask | LmEvalTask, document: Row) -> str | None:
     return digest(json.loads(json.dumps(document[field], default=str)))
 
 
-def _record(rows: Sequence[Row], name: str, said: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Write the samples and sum them up; a score that is no finite number is an error."""
-    first = said["metric"]
-    for row in rows:
-        bad = [metric for metric, score in row["scores"].items() if not math.isfinite(score)]
+def _metrics(items: Sequence[Item], task: str, main: str) -> dict[str, Metric]:
+    """Sum the scores up, `main` first, and mark each item with its own; each has to be a finite number."""
+    for item in items:
+        bad = [metric for metric, score in item["scores"].items() if not math.isfinite(score)]
         if bad:
-            raise StageError(f"task {name}, item {row['item'][:12]}: {bad[0]} is no finite number")
-        row |= {"metric": first, "score": row["scores"][first]}
-    raw = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
-    file = samples_file(name)
-    write(out / file, raw)
-    metrics = {metric: summarize([row["scores"][metric] for row in rows]) for metric in rows[0]["scores"]}
-    return {
-        **said,
-        "config_digest": digest([said["config"], said.get("choice")]),
-        "n": len(rows),
-        "samples": file,
-        "samples_sha256": hashlib.sha256(raw).hexdigest(),
-        "metrics": {first: metrics.pop(first), **metrics},
-    }
+            raise StageError(f"task {task}, item {item['item'][:12]}: {bad[0]} is not a finite number")
+        item["metric"], item["score"] = main, item["scores"][main]
+    names = dict.fromkeys([main, *items[0]["scores"]])
+    return {metric: summarize([item["scores"][metric] for item in items]) for metric in names}
 
 
-def samples_file(task: str) -> str:
-    """Where the samples of a task lie in an evaluation."""
-    return f"samples_{re.sub(r'[^A-Za-z0-9._-]', '_', task)}.jsonl"
-
-
-def summarize(scores: Sequence[float]) -> dict[str, Any]:
+def summarize(scores: Sequence[float]) -> Metric:
     """Mean and 95 % interval: Wilson's for scores of 0 and 1, else ± 1.96 standard errors."""
     n, total = len(scores), math.fsum(scores)
     mean = total / n
@@ -235,21 +236,11 @@ def summarize(scores: Sequence[float]) -> dict[str, Any]:
     return {"value": mean, "low": mean - error, "high": mean + error, "n": n, "interval": "normal"}
 
 
-def write(file: Path, raw: bytes) -> None:
-    """Put a file in place at once: a reader finds all of it or nothing."""
-    draft = file.with_name(file.name + ".draft")
-    with draft.open("wb") as stream:
-        stream.write(raw)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
-
-
 @contextlib.contextmanager
 def _beside(folder: Path) -> Iterator[None]:
     """Data files are named relative to the YAML file; what datasets makes of them is thrown away."""
     if not folder.is_dir():
-        raise InvalidInput(f"{folder} is no directory; expected one that holds the task's YAML file")
+        raise InvalidInput(f"{folder} is not a directory; expected one that holds the task's YAML file")
     kept = datasets.config.HF_DATASETS_CACHE
     with tempfile.TemporaryDirectory() as cache, contextlib.chdir(folder):
         datasets.config.HF_DATASETS_CACHE = cache

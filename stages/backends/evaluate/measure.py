@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from registry.evaluation_results import (
+    EvaluationMetrics,
+    EvaluationResults,
+    ScoredResult,
+    write_answers,
+    write_results,
+)
 from stages.backends.chat import render
 from stages.backends.evaluate.fidelity_tasks import run_fidelity
 from stages.backends.evaluate.fidelity_weights import nonfinite_tensors
 from stages.backends.evaluate.heldout import system_message
-from stages.backends.evaluate.lm_eval_tasks import run_task, write
+from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.merge_choice import compare_merges
 from stages.backends.evaluate.open_model import Measured, open_model
 from stages.backends.evaluate.token_lm import TokenLM
@@ -26,28 +31,32 @@ from stages.errors import Diverged
 ANSWER_TOKENS = 64
 
 
-def measure(parents: Parents, config: EvaluateConfig, out: Path) -> dict[str, Any]:
+def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMetrics:
     """Measure, write samples, `answers.json` and, last, `results.json`; return the facts' metrics."""
     with _quiet():
         only = config.tasks[0]
         if isinstance(only, MergeBaseTask):
             return compare_merges(parents, config, only, out)
         measured = open_model(parents, config)
-        tasks = {}
+        scored: dict[str, ScoredResult] = {}
         with _naming_the_damage(parents["model"]):
             for task in config.tasks:
                 if isinstance(task, HeldoutTask | LmEvalTask):
-                    tasks[task.name] = run_task(measured.lm, task, parents.get("dataset"), config.seed, out)
+                    scored[task.name] = run_task(measured.lm, task, parents.get("dataset"), config.seed, out)
             answers = _ask(measured.lm, parents, config)
-            compared = run_fidelity(measured, parents, config, out) if _has_fidelity(config) else {}
-    write(out / "answers.json", _json(answers))
-    fidelity = compared.pop("tasks", {})
-    results = {**_results(parents, config, measured, {**tasks, **fidelity}), **compared}
-    write(out / "results.json", _json(results))
-    return {
-        **({"fidelity": fidelity, **compared} if fidelity else {}),
-        "tasks": {name: said["metrics"] for name, said in tasks.items()},
-        "measured_on": "; ".join(f"{name}: {said['words']}" for name, said in tasks.items()),
+            compared = run_fidelity(measured, parents, config, out) if _has_fidelity(config) else None
+    write_answers(out, answers)
+    results = _results(parents, config, measured)
+    results["tasks"] |= scored
+    metrics = EvaluationMetrics()
+    if compared is not None:
+        results["tasks"] |= compared.tasks
+        results["parity"], results["weights"] = compared.parity, compared.weights
+        metrics |= {"fidelity": compared.tasks, "parity": compared.parity, "weights": compared.weights}
+    write_results(out, results)
+    return metrics | {
+        "tasks": {name: task["metrics"] for name, task in scored.items()},
+        "measured_on": "; ".join(f"{name}: {task['words']}" for name, task in scored.items()),
         "computed_with": measured.words,
         "bytes": measured.bytes,
         "bits_per_weight": measured.bits_per_weight,
@@ -73,9 +82,7 @@ def _naming_the_damage(model: Parent) -> Iterator[None]:
         ) from None
 
 
-def _results(
-    parents: Parents, config: EvaluateConfig, measured: Measured, tasks: dict[str, Any]
-) -> dict[str, Any]:
+def _results(parents: Parents, config: EvaluateConfig, measured: Measured) -> EvaluationResults:
     subject = parents.get("adapter") or parents["model"]
     return {
         "schema": 1,
@@ -91,7 +98,7 @@ def _results(
             "bits_per_weight": measured.bits_per_weight,
             "parameters": measured.parameters,
         },
-        "tasks": tasks,
+        "tasks": {},
     }
 
 
@@ -106,12 +113,8 @@ def _ask(lm: TokenLM, parents: Parents, config: EvaluateConfig) -> list[dict[str
     for question in config.questions:
         prompt = render(lm.tokenizer, [*before, {"role": "user", "content": question}], True)
         requests.append(Instance("generate_until", {"question": question}, (prompt, settings), 0))
-    found = lm.generate_until(requests)
-    return [{"question": q, "answer": a.strip()} for q, a in zip(config.questions, found, strict=True)]
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+    answers = lm.generate_until(requests)
+    return [{"question": q, "answer": a.strip()} for q, a in zip(config.questions, answers, strict=True)]
 
 
 @contextlib.contextmanager

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +12,18 @@ import torch
 import transformers
 from torch import nn
 
+from registry.compat import peft
 from registry.errors import Incompatible
-from serving.cores import usable_threads
 from stages.backends.arithmetic import effective
 from stages.backends.chat import end_tokens, load_tokenizer
 from stages.backends.evaluate.token_lm import TokenLM
-from stages.backends.gptq.groups import require_group_size
+from stages.backends.gptq.load import dequantize_in_place, packed_gptq
 from stages.backends.tokenizer import tokenizer_home
 from stages.config.evaluate import EvaluateConfig
 from stages.contract import Parent, Parents
 from stages.errors import InvalidInput
 from stages.families.config_names import text_config
-from stages.formats.model_files import read_headers
+from stages.formats.model_directory import ModelDirectory
 
 
 @dataclass(frozen=True)
@@ -58,33 +55,34 @@ def open_model(
         return _open_gguf(gguf, parents, config, tokenizer)
     tokenizer = tokenizer or load_tokenizer(tokenizer_home(model.path, adapter.path if adapter else None))
     if packed:
-        network, words = _load_gptq(model.path, config)
+        network, description = _load_gptq(model.path, config)
         size = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
     elif config.nf4 is not None:
-        network, words, size = _load_nf4(model.path, config)
+        network, description, size = _load_nf4(model.path, config)
     else:
-        network, words = _load_16bit(model.path, config)
-        size = sum(header.nbytes for header in read_headers(model.path).values())
+        network, description = _load_16bit(model.path, config)
+        size = ModelDirectory(model.path).nbytes
     parameters = network.num_parameters()
     if adapter is not None:
         if exact and network.device.type == "cpu":
-            network, words = network.float(), f"{words}, computed in float32"
-        network, words = _put_on(network, adapter.path), f"{words}, with a LoRA adapter"
+            network, description = network.float(), f"{description}, computed in float32"
+        network, description = _put_on(network, adapter.path), f"{description}, with a LoRA adapter"
         size += sum(file.stat().st_size for file in adapter.path.glob("adapter_model*.safetensors"))
     lm = _torch_lm(network, tokenizer, config)
     bits = model.metrics.get("bits_per_weight") if packed else None
-    return Measured(lm, f"{words} on {lm.device.type}", size, parameters, bits or 8 * size / parameters)
+    return Measured(lm, f"{description} on {lm.device.type}", size, parameters, bits or 8 * size / parameters)
 
 
 def _require_sense(model: Parent, adapter: Parent | None, packed: str | None, config: EvaluateConfig) -> None:
     # llama.cpp's converter writes its file beside PEFT's unless told otherwise
-    peft = adapter is not None and (adapter.path / "adapter_config.json").is_file()
-    apart = None if adapter is None or (peft and packed != "GGUF") else _gguf_in(adapter)
-    if apart and packed != "GGUF":
+    has_peft = adapter is not None and (adapter.path / peft.CONFIG).is_file()
+    gguf_adapter = None if adapter is None or (has_peft and packed != "GGUF") else _gguf_in(adapter)
+    if gguf_adapter and packed != "GGUF":
         raise InvalidInput(
-            f"{apart} is a GGUF adapter, which llama.cpp puts on a GGUF of its base; give that as the model"
+            f"{gguf_adapter} is a GGUF adapter, which llama.cpp puts on a GGUF of its base; "
+            "give that as the model"
         )
-    if packed and ((adapter is not None and not apart) or config.nf4 is not None):
+    if packed and ((adapter is not None and not gguf_adapter) or config.nf4 is not None):
         asked = "nf4 is set" if config.nf4 is not None else "a PEFT adapter was given"
         raise InvalidInput(
             f"model {model.id[:12]} is already quantized ({packed}), but {asked}; "
@@ -95,10 +93,10 @@ def _require_sense(model: Parent, adapter: Parent | None, packed: str | None, co
 
 
 def _gguf_in(parent: Parent) -> Path | None:
-    found = sorted(parent.path.glob("*.gguf"))
-    if len(found) > 1:
-        raise InvalidInput(f"{parent.kind} {parent.id[:12]} holds {len(found)} GGUF files; expected one")
-    return found[0] if found else None
+    files = sorted(parent.path.glob("*.gguf"))
+    if len(files) > 1:
+        raise InvalidInput(f"{parent.kind} {parent.id[:12]} holds {len(files)} GGUF files; expected one")
+    return files[0] if files else None
 
 
 def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: Any) -> Measured:
@@ -120,17 +118,17 @@ def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: 
     own = tokenizer is None
     tokenizer = tokenizer or load_tokenizer(base.path)
     lora = None if adapter is None else _gguf_in(adapter)
-    lm = LlamaCppLM(
-        file, tokenizer, adapter=lora, context_length=config.context_length,
-        **_reading(tokenizer, config.batch_size),
-    )  # fmt: skip
+    reading = _reading(tokenizer, config.batch_size)
+    lm = LlamaCppLM(file, tokenizer, adapter=lora, context_length=config.context_length, **reading)
     if own:
         _render_as_it_does(lm, file, lm.control_tokens(max(tokenizer.get_vocab().values()) + 1))
     beside = lora.stat().st_size if lora else 0
     bits = model.metrics.get("bits_per_weight") or 8 * lm.tensor_bytes / lm.parameters
-    words = f"GGUF {lm.file_type}{' with a LoRA adapter' if lora else ''} on llama.cpp"
-    words += f" (llama-cpp-python {llama_cpp.__version__}) on cpu"
-    return Measured(lm, words, file.stat().st_size + beside, lm.parameters, bits + 8 * beside / lm.parameters)
+    description = f"GGUF {lm.file_type}{' with a LoRA adapter' if lora else ''} on llama.cpp"
+    description += f" (llama-cpp-python {llama_cpp.__version__}) on cpu"
+    return Measured(
+        lm, description, file.stat().st_size + beside, lm.parameters, bits + 8 * beside / lm.parameters
+    )
 
 
 def _render_as_it_does(lm: TokenLM, file: Path, unknown: list[str]) -> None:
@@ -182,7 +180,7 @@ def _load_nf4(path: Path, config: EvaluateConfig) -> tuple[Any, str, int]:
     nf4 = config.nf4
     assert nf4 is not None
     network = load_nf4(path, nf4, "packed")
-    found = effective_quantization(network)
+    layers = effective_quantization(network)
     packed = {id(module.weight) for _, module in _linear4bit(network)}
     rest = VALUES.itemsize * sum(w.numel() for w in network.parameters() if id(w) not in packed)
     if network.device.type == "cpu":
@@ -190,8 +188,8 @@ def _load_nf4(path: Path, config: EvaluateConfig) -> tuple[Any, str, int]:
         dequantize_in_place(network)
     nested = " with double quantization" if nf4.double_quant else ""
     computed = _name(effective(nf4.compute_dtype))
-    words = f"NF4{nested}, computed in {computed} with transformers {transformers.__version__}"
-    return network, words, rest + round(found["weights"] * found["bits_per_weight"] / 8)
+    description = f"NF4{nested}, computed in {computed} with transformers {transformers.__version__}"
+    return network, description, rest + round(layers["weights"] * layers["bits_per_weight"] / 8)
 
 
 def _linear4bit(network: nn.Module) -> Any:
@@ -200,64 +198,16 @@ def _linear4bit(network: nn.Module) -> Any:
     return quantized_modules(network)
 
 
-def packed_gptq(path: Path, on_cpu: bool) -> tuple[Any, torch.dtype]:
-    """The network with its layers packed, as GPTQModel has it, and the type of its scales.
-
-    Raises `InvalidInput` where they are for other groups than the settings say.
-    """
-    # On fewer than three cores the library gives itself one worker and then waits for a second one.
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, usable_threads())))
-    os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
-    import gptqmodel
-
-    require_group_size(path)
-    backend = gptqmodel.BACKEND.GPTQ_TORCH if on_cpu else gptqmodel.BACKEND.AUTO
-    # Left to itself GPTQModel rounds float16 scales to bfloat16 on a CPU.
-    stored = transformers.AutoConfig.from_pretrained(path, local_files_only=True).dtype or torch.float16
-    with contextlib.redirect_stdout(io.StringIO()):
-        network = gptqmodel.GPTQModel.load(
-            str(path), device="cpu" if on_cpu else "cuda", backend=backend, dtype=stored
-        ).model
-    return network, stored
-
-
 def _load_gptq(path: Path, config: EvaluateConfig) -> tuple[Any, str]:
     on_cpu = not torch.cuda.is_available()
     network, stored = packed_gptq(path, on_cpu)
     import gptqmodel
 
     if on_cpu:
-        _dequantize_gptq(network)
+        dequantize_in_place(network)
         network = _ready(network, config)
-    words = f"GPTQ by GPTQModel {gptqmodel.__version__}, {_name(stored)} scales"
-    return network, f"{words}{_computed(stored, network.dtype)}"
-
-
-def _dequantize_gptq(network: nn.Module) -> None:
-    """Put dense layers with the kernel's own dequantized values in place of the packed ones.
-
-    GPTQModel's CPU kernel dequantizes a layer whenever it runs; once is enough, and the values are the same.
-    """
-    for name, module, weight in dequantized(network):
-        with torch.device("meta"):
-            dense = nn.Linear(module.in_features, module.out_features, bias=False)
-        dense.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-        if module.bias is not None:
-            dense.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
-        network.set_submodule(name, dense)
-
-
-def dequantized(network: nn.Module) -> Iterator[tuple[str, Any, torch.Tensor]]:
-    """Name, packed layer and its weights [outputs, inputs] of each GPTQ layer on a CPU.
-
-    By the class's own function: the one on the layer is compiled first, which takes 20 s and a C++ compiler,
-    and aborts where the compiler takes the processor for a newer one than torch does.
-    """
-    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
-
-    for name, module in list(network.named_modules()):
-        if isinstance(module, TorchLinear):
-            yield name, module, TorchLinear.dequantize_weight(module).T.detach()
+    description = f"GPTQ by GPTQModel {gptqmodel.__version__}, {_name(stored)} scales"
+    return network, f"{description}{_computed(stored, network.dtype)}"
 
 
 def _ready(network: Any, config: EvaluateConfig) -> Any:

@@ -14,9 +14,9 @@ def prompts(dataset: Path, base: Path, places: Sequence[int]) -> list[tuple[list
     """(messages before the answer, the answer, tokens of the prompt as `base` renders it) of each place."""
     rows = pq.read_table(dataset / "test.parquet", columns=["messages"])["messages"]
     tokenizer = load_tokenizer(base)
-    found = []
-    for place in places:
-        *messages, answer = rows[place].as_py()
+    rendered = []
+    for row in places:
+        *messages, answer = rows[row].as_py()
         tokens = len(encode(tokenizer, messages, add_generation_prompt=True))
-        found.append((messages, str(answer["content"]), tokens))
-    return found
+        rendered.append((messages, str(answer["content"]), tokens))
+    return rendered

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from registry.evaluation_results import RoundingCost
 from stages.backends.evaluate.fidelity import Chats, LogProbabilities, compare, summarize
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.quantization.method import Grid
 
 
-def rounding_cost(parent: TorchLM, chats: Chats, words: int, grid: Grid, out: Path) -> dict[str, Any]:
+def rounding_cost(parent: TorchLM, chats: Chats, words: int, grid: Grid, out: Path) -> RoundingCost:
     """KL(parent ‖ parent rounded) on `chats`, as `summarize` gives it; `parent` stays rounded."""
     folder = out / ".rounding"
     folder.mkdir()
@@ -23,10 +24,10 @@ def rounding_cost(parent: TorchLM, chats: Chats, words: int, grid: Grid, out: Pa
         with LogProbabilities(parent, chats, words, folder) as exact:
             round_to_nearest(parent.model, grid)
             parent.forget()
-            found = summarize(compare(exact, parent, other_is_reference=False))
+            distances = summarize(compare(exact, parent, other_is_reference=False))
     finally:
         shutil.rmtree(folder)
-    kl = found["metrics"]["kl_mean"]
+    kl = distances["metrics"]["kl_mean"]
     return {"bits": grid.bits, "group_size": grid.group, "ends": grid.ends, "kl_mean": kl}
 
 

@@ -11,7 +11,7 @@ import abc
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lm_eval import utils
@@ -24,13 +24,12 @@ from stages.backends.evaluate.continuations import Row, Score, Tree
 from stages.contract import progress
 from stages.errors import Diverged, InvalidInput
 
+Item = TypeVar("Item")
 Request = tuple[tuple[str, str], list[int], list[int]]
 BRANCH_TOKENS = 1024
 """Continuation tokens per call; each brings a row of logits as wide as the vocabulary."""
 EDGE = "\ufdd0"
 """Stands in a context where a prompt ends and an answer begins that are tokenized apart (no character)."""
-SHARED = 8
-"""Tokens that the rows of a batch must begin with together before it pays to read them once."""
 
 
 class TokenLM(TemplateLM):
@@ -101,28 +100,26 @@ class TokenLM(TemplateLM):
 
     def _in_order(self, rows: Sequence[Row], last: Sequence[int]) -> Iterator[list[int]]:
         """Places of consecutive rows that can be read together."""
-        batch: list[int] = []
-        held = added = 0
-        for place, (row, n) in enumerate(zip(rows, last, strict=True)):
+        for row in rows:
             self._check_length(str(row), len(row))
-            full = held + len(row) > self._room() or added + n > BRANCH_TOKENS
+        sizes = [(len(row), n) for row, n in zip(rows, last, strict=True)]
+        return self._batched(range(len(rows)), sizes, BRANCH_TOKENS)
+
+    def _batched(
+        self, items: Sequence[Item], sizes: Sequence[tuple[int, int]], most: int
+    ) -> Iterator[list[Item]]:
+        """Consecutive items that fit together; `sizes`: tokens that each takes, and those it is asked for."""
+        batch: list[Item] = []
+        held = added = 0
+        for item, (size, growth) in zip(items, sizes, strict=True):
+            full = held + size > self._room() or added + growth > most
             if batch and (full or len(batch) == self.batch_size):
                 yield batch
                 batch, held, added = [], 0, 0
-            batch.append(place)
-            held, added = held + len(row), added + n
+            batch.append(item)
+            held, added = held + size, added + growth
         if batch:
             yield batch
-
-    def _common(self, rows: Sequence[Row]) -> Row:
-        """What all rows begin with; what the engine has read already (`_beginning`), where that will do."""
-        known = self._beginning
-        if known and all(len(row) > len(known) and row[: len(known)] == known for row in rows):
-            return known
-        first, last = min(rows), max(rows)
-        limit = min(map(len, rows)) - 1 if len(rows) > 1 else 0
-        length = next((i for i in range(limit) if first[i] != last[i]), limit)
-        return first[:length] if length >= SHARED else ()
 
     @property
     def eot_token_id(self) -> int:
@@ -168,8 +165,8 @@ class TokenLM(TemplateLM):
         return ids, self.tok_encode(context + continuation)[len(ids) :]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Score]:
-        found: list[Score] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        return found
+        scores: list[Score] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scores
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         owners, windows = [], []
@@ -202,8 +199,8 @@ class TokenLM(TemplateLM):
             for context, members in groups.items()
         }
         for done, batch in self._batches(groups, {c: trees[c].tokens for c in trees}, BRANCH_TOKENS):
-            for context, found in zip(batch, self._score(batch, [trees[c] for c in batch]), strict=True):
-                scores.update(zip(groups[context], found, strict=True))
+            for context, group in zip(batch, self._score(batch, [trees[c] for c in batch]), strict=True):
+                scores.update(zip(groups[context], group, strict=True))
             progress(done, len(groups), "items scored")
         return [scores[index] for index in range(len(requests))]
 
@@ -212,11 +209,11 @@ class TokenLM(TemplateLM):
         parents = [index for index, tree in enumerate(trees) for _ in tree.rows]
         rows = [row for tree in trees for row in tree.rows]
         after = [_finite(logits) for logits in self._branch(parents, rows)] if rows else []
-        found = []
+        scores = []
         for index, tree in enumerate(trees):
             mine = [logits for logits, parent in zip(after, parents, strict=True) if parent == index]
-            found.append(tree.scores(first[index : index + 1], mine))
-        return found
+            scores.append(tree.scores(first[index : index + 1], mine))
+        return scores
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy answers, cut before the first stop string and at the tokens that end a turn."""
@@ -270,19 +267,11 @@ class TokenLM(TemplateLM):
 
         With each batch comes how many rows are done after it.
         """
-        batch: list[Row] = []
-        done = held = added = 0
-        for row in sorted(rows, key=lambda row: (-len(row), row)):
-            size = len(row) + growth[row]
-            full = held + size > self._room() or added + growth[row] > most
-            if batch and (full or len(batch) == self.batch_size):
-                done += len(batch)
-                yield done, batch
-                batch, held, added = [], 0, 0
-            batch.append(row)
-            held, added = held + size, added + growth[row]
-        if batch:
-            yield done + len(batch), batch
+        ordered = sorted(rows, key=lambda row: (-len(row), row))
+        done = 0
+        for batch in self._batched(ordered, [(len(row) + growth[row], growth[row]) for row in ordered], most):
+            done += len(batch)
+            yield done, batch
 
     def _check_length(self, context: str, tokens: int) -> None:
         if tokens > self.max_length:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from stages.backends.evaluate.continuations import common_beginning
 from stages.backends.evaluate.token_lm import Row, TokenLM
 
 
@@ -38,7 +39,7 @@ class TorchLM(TokenLM):
 
     @torch.inference_mode()
     def _read(self, rows: Sequence[Row]) -> torch.Tensor:
-        beginning = self._common(rows)
+        beginning = common_beginning(rows, self._beginning)
         self._cache, self._mask = self._start(beginning, len(rows))
         rests = [row[len(beginning) :] for row in rows]
         ends = torch.tensor([len(rest) - 1 for rest in rests])
