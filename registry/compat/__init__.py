@@ -7,6 +7,7 @@ base_reference  which base both sides name
 adapter         an adapter and the model under it
 derivation      what a model was merged or quantized from
 engine          what an engine can serve
+peft            the files of an adapter, and the names in them
 shapes          a model's and an adapter's tensors, small enough for a manifest
 ```
 """

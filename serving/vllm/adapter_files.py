@@ -9,9 +9,9 @@ import stat
 from pathlib import Path
 from typing import IO
 
+from registry.compat.peft import CONFIG, WEIGHTS
 from serving.errors import NotServable
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CHUNK = 1 << 20
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -24,14 +23,15 @@ from stages.backends.tokenizer import load_tokenizer, require_plain_reading
 from stages.config.base import BaseConfig
 from stages.errors import InvalidInput
 from stages.families.config_names import CAUSAL
+from stages.formats.model_directory import ModelDirectory, TensorHeader
 from stages.formats.model_files import (
     copy_model_files,
-    read_headers,
     sha256_of_file,
     sha256_of_text,
     tokenizer_digest,
     weights_digest,
 )
+from stages.formats.packaged import packaged_gguf, version_of
 
 log = logging.getLogger("tuneline.resolve")
 
@@ -53,10 +53,10 @@ def fetch(config: BaseConfig, out: Path) -> Origin:
         repo, commit = hub.download(place, out)
         origin = Origin(f"hub:{repo}", commit)
     elif scheme == "package":
-        gguf = gguf_files.packaged_gguf(place)
+        gguf = packaged_gguf(place)
         gguf_files.convert(gguf, dtype, out)
         sha256 = sha256_of_file(gguf)
-        version = gguf_files.version_of(place)
+        version = version_of(place)
         origin = Origin(config.source, f"{version}+{sha256}", sha256)
     elif scheme == "pico":
         make_pico(int(place), dtype, out)
@@ -72,7 +72,7 @@ def fetch(config: BaseConfig, out: Path) -> Origin:
     return origin
 
 
-def describe(folder: Path, origin: Origin) -> tuple[BaseReference, dict[str, Any]]:
+def describe(folder: Path, origin: Origin) -> tuple[BaseReference, dict[str, object]]:
     """Check the Hugging Face directory `folder` and say exactly what it is, without loading its weights.
 
     Returns the reference and metrics (`parameters`, `bytes`, `dtype`, `unused_embedding_rows`,
@@ -81,8 +81,8 @@ def describe(folder: Path, origin: Origin) -> tuple[BaseReference, dict[str, Any
     model_config = read_model_config(folder, origin.source)
     tokenizer = load_tokenizer(folder)
     template = _chat_template(tokenizer, origin.source)
-    headers = read_headers(folder)
-    rows = _embedding_rows(model_config, headers, origin.source)
+    model = ModelDirectory(folder)
+    rows = _embedding_rows(model_config, model.headers, origin.source)
     ids = max(tokenizer.get_vocab().values()) + 1
     if ids > rows:
         raise InvalidInput(
@@ -90,10 +90,8 @@ def describe(folder: Path, origin: Origin) -> tuple[BaseReference, dict[str, Any
             "tokens have no vector; use the tokenizer that belongs to these weights, or resize the embedding"
         )
     if ids < rows:
-        log.warning(
-            "%s: the embedding has %d rows for %d token ids; the last %d are padding and stay untouched",
-            origin.source, rows, ids, rows - ids,
-        )  # fmt: skip
+        padding = "%s: the embedding has %d rows for %d token ids; the last %d are padding and stay untouched"
+        log.warning(padding, origin.source, rows, ids, rows - ids)
     weights = weights_digest(folder)
     reference = BaseReference(
         source=origin.source,
@@ -105,10 +103,10 @@ def describe(folder: Path, origin: Origin) -> tuple[BaseReference, dict[str, Any
         chat_template_digest=sha256_of_text(template),
         architecture=model_config.architectures[0],
     )
-    metrics: dict[str, Any] = {
-        "parameters": sum(tensor.numel for tensor in headers.values()),
-        "bytes": sum(tensor.nbytes for tensor in headers.values()),
-        "dtype": ", ".join(sorted({tensor.dtype for tensor in headers.values()})),
+    metrics: dict[str, object] = {
+        "parameters": model.parameters,
+        "bytes": model.nbytes,
+        "dtype": ", ".join(model.dtypes),
         "unused_embedding_rows": rows - ids,
     }
     if origin.file_sha256:
@@ -141,8 +139,8 @@ def read_model_config(folder: Path, name: str) -> PretrainedConfig:
             f"{name}: transformers does not know this model, or not with this config.json: {reason}"
         ) from error
     architecture = (config.architectures or ["no architecture"])[0]
-    known = type(config) in AutoModelForCausalLM._model_mapping
-    if not known or not architecture.endswith(CAUSAL):
+    is_causal = type(config) in AutoModelForCausalLM._model_mapping
+    if not is_causal or not architecture.endswith(CAUSAL):
         raise InvalidInput(
             f"{name}: its architecture is {architecture}, not a causal language model; "
             "expected a decoder such as LlamaForCausalLM"
@@ -170,19 +168,19 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     return template
 
 
-def _embedding_rows(config: PretrainedConfig, headers: dict[str, Any], name: str) -> int:
+def _embedding_rows(config: PretrainedConfig, headers: dict[str, TensorHeader], name: str) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     embedding = model.get_input_embeddings().weight
     full = next(key for key, value in model.named_parameters() if value is embedding)
     bare = full.removeprefix(f"{model.base_model_prefix}.")
-    found = next((headers[key] for key in (full, bare) if key in headers), None)
-    if found is None:
+    stored = next((headers[key] for key in (full, bare) if key in headers), None)
+    if stored is None:
         raise InvalidInput(
             f"{name}: the weights hold no input embedding {full!r}; "
             "expected the complete model in safetensors files"
         )
-    return int(found.shape[0])
+    return stored.shape[0]
 
 
 def _give_chat_template(template: Path, out: Path) -> None:

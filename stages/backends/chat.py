@@ -6,22 +6,20 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
+from stages.backends.token_offsets import Span, crossed, tokenize, tokenize_apart
 from stages.backends.tokenizer import Tokenizer as Tokenizer
 from stages.backends.tokenizer import load_tokenizer as load_tokenizer
 from stages.errors import InvalidInput
 
 Message = Mapping[str, str]
-Span = tuple[int, int]
-"""Characters [start, end) of a rendered chat."""
 
 _FEW = 4  # messages; up to here rendering every prefix is the fastest way
 _MARK = "\N{BLACK SQUARE}"
 _PROBE: tuple[Message, ...] = (
-    {"role": "user", "content": "Question"}, {"role": "assistant", "content": "Answer"},
-)  # fmt: skip
+    {"role": "user", "content": "Question"},
+    {"role": "assistant", "content": "Answer"},
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def encode(
     tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False
 ) -> list[int]:
     """Token ids of the rendered chat (for a prompt: with the assistant's header at its end)."""
-    return _tokenize(tokenizer, render(tokenizer, messages, add_generation_prompt))["input_ids"]
+    return tokenize(tokenizer, render(tokenizer, messages, add_generation_prompt))["input_ids"]
 
 
 def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
@@ -79,7 +77,7 @@ def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple
     Raises `InvalidInput` when the template cannot be cut like this, or begins with two BOS tokens.
     """
     text, turns = _assistant_spans(tokenizer, messages)
-    ids, offsets = _tokens(tokenizer, text, [start for start, _ in turns])
+    ids, offsets = tokenize_apart(tokenizer, text, [start for start, _ in turns])
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         raise InvalidInput(
@@ -107,17 +105,18 @@ def last_turn(tokenizer: Tokenizer, messages: Sequence[Message]) -> LastTurn:
     if not turns or not text.startswith(prompt) or turns[-1][0] > len(prompt):
         raise InvalidInput(
             f"the chat template asks for an answer after {prompt[-40:]!r}, but an answer that is learned "
-            "follows another text, so a trained model would be asked what it has not learned; make the two "
-            "agree (add_generation_prompt, {% generation %}) and give it as base.chat_template in the recipe"
+            "follows another text, so a trained model would be given prompts that it was not trained on; "
+            "make the two agree (add_generation_prompt, {% generation %}) and give it as base.chat_template "
+            "in the recipe"
         )
     taught, content = text[len(prompt) : turns[-1][1]], str(messages[-1]["content"])
-    encoding = _tokenize(tokenizer, text, return_offsets_mapping=True)
-    apart = _crossed(tokenizer, encoding, len(prompt), text)
+    encoding = tokenize(tokenizer, text, return_offsets_mapping=True)
+    apart = crossed(tokenizer, encoding, len(prompt), text)
     marked = render(tokenizer, [*messages[:-1], {**messages[-1], "content": _MARK}])
     opening, _, closing = marked.removeprefix(prompt).partition(_MARK)
-    for said in (content, content.strip()):
-        if f"{opening}{said}{closing}".startswith(taught) and taught.startswith(opening + said):
-            return LastTurn(prompt, opening, said, taught.removeprefix(opening + said), apart)
+    for answer in (content, content.strip()):
+        if f"{opening}{answer}{closing}".startswith(taught) and taught.startswith(opening + answer):
+            return LastTurn(prompt, opening, answer, taught.removeprefix(opening + answer), apart)
     # the template rewrote the answer: nothing tells its own words from what it put before them
     ends = (end for end in control_tokens(tokenizer).values() if taught.rstrip().endswith(end))
     closing = max(ends, key=len, default="")
@@ -126,9 +125,7 @@ def last_turn(tokenizer: Tokenizer, messages: Sequence[Message]) -> LastTurn:
 
 def end_tokens(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids that end an answer: all that structure a chat, but those that the template has it begin with."""
-    return frozenset(control_tokens(tokenizer)) - set(
-        _tokenize(tokenizer, opening_of(tokenizer))["input_ids"]
-    )
+    return frozenset(control_tokens(tokenizer)) - set(tokenize(tokenizer, opening_of(tokenizer))["input_ids"])
 
 
 def opening_of(tokenizer: Tokenizer) -> str:
@@ -141,9 +138,9 @@ def opening_of(tokenizer: Tokenizer) -> str:
 
 def control_tokens(tokenizer: Tokenizer) -> dict[int, str]:
     """id → text of the tokens that structure a chat and must not come out of anybody's message."""
-    found = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-    found.update(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    return found
+    texts = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    texts.update(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return texts
 
 
 def require_chat_template(tokenizer: Tokenizer) -> None:
@@ -189,13 +186,13 @@ def _prefix_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) 
         if not turn.startswith(header):
             raise InvalidInput(
                 f"the chat template asks for an answer after {header[-40:]!r}, but writes an answer after "
-                "another text, so a trained model would be asked what it has not learned; give a template "
-                "whose answers begin with what add_generation_prompt writes as base.chat_template"
+                "another text, so a trained model would be given prompts that it was not trained on; give a "
+                "template whose answers begin with what add_generation_prompt writes as base.chat_template"
             )
         if not text.startswith(turn):
             raise InvalidInput(
                 f"the chat template renders message {index + 1} differently when it is the last one, so "
-                "the assistant's tokens cannot be told apart; use single-turn rows, or give a template that "
+                "the assistant's tokens cannot be identified; use single-turn rows, or give a template that "
                 "marks them with {% generation %}…{% endgeneration %} as base.chat_template in the recipe"
             )
         spans.append((len(header), len(turn)))
@@ -237,8 +234,8 @@ def _frames(tokenizer: Tokenizer) -> tuple[dict[str, tuple[str, str]], int]:
     frames = {}
     if both.startswith(prompt) and prompt.startswith(once) and again.startswith(both):
         for role, added in (("assistant", both[len(once) :]), ("user", again[len(both) :])):
-            opening, found, closing = added.partition(_MARK)
-            if found:
+            opening, mark, closing = added.partition(_MARK)
+            if mark:
                 frames[role] = (opening, closing)
     return frames, len(prompt) - len(once)
 
@@ -252,59 +249,14 @@ def _marked_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) 
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
-    found: list[Span] = []
+    turns: list[Span] = []
     for start, end in spans[0]:  # one answer may be marked piece by piece
-        joined = found and found[-1][1] == start
-        found.append((found.pop()[0], int(end)) if joined else (int(start), int(end)))
+        joined = turns and turns[-1][1] == start
+        turns.append((turns.pop()[0], int(end)) if joined else (int(start), int(end)))
     prompt = render(tokenizer, messages[:-1], add_generation_prompt=True) if len(messages) > 1 else ""
-    if found and text.startswith(prompt) and found[-1][0] < len(prompt) < found[-1][1]:
-        found[-1] = (len(prompt), found[-1][1])  # what an engine is given is not for the model to write
-    return found
-
-
-def _tokenize(tokenizer: Tokenizer, text: str, **options: bool) -> dict[str, Any]:
-    if not tokenizer.is_fast:
-        raise InvalidInput(
-            f"{type(tokenizer).__name__} gives no character offsets; convert the tokenizer to tokenizer.json"
-        )
-    # verbose=False: the length is judged by prepare, against the recipe, not by the tokenizer's warning
-    encoding: dict[str, Any] = tokenizer(text, add_special_tokens=False, verbose=False, **options)
-    return encoding
-
-
-def _tokens(tokenizer: Tokenizer, text: str, edges: Sequence[int]) -> tuple[list[int], list[Span]]:
-    """Ids and offsets of a chat. No token reaches from a prompt into its answer (they part at `edges`), since
-    an engine tokenizes the prompt alone."""
-    encoding = _tokenize(tokenizer, text, return_offsets_mapping=True)
-    ids, offsets = list(encoding["input_ids"]), [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
-    cuts = [edge for edge in edges if _crossed(tokenizer, encoding, edge, text)]
-    if not cuts:
-        return ids, offsets
-    ids, offsets = [], []
-    for start, end in pairwise([0, *cuts, len(text)]):
-        piece = _tokenize(tokenizer, text[start:end], return_offsets_mapping=True)
-        ids += piece["input_ids"]
-        offsets += [(start + a, start + b) for a, b in piece["offset_mapping"]]
-    return ids, offsets
-
-
-def _crossed(tokenizer: Tokenizer, encoding: Mapping[str, Any], edge: int, text: str) -> bool:
-    """Whether text before `edge` is tokenized otherwise when nothing follows it."""
-    if not 0 < edge < len(text):
-        return False
-    offsets: Sequence[Span] = encoding["offset_mapping"]
-    after = bisect_left(offsets, edge, key=lambda offset: offset[0])
-    while after < len(offsets) and tuple(offsets[after]) == (edge, edge):
-        after += 1  # spaces only, which some tokenizers trim to where they end
-    end = offsets[after - 1][1] if after else 0
-    if end > edge or (end < edge and text[end:edge].isspace()):
-        return True  # a token lies on both sides; one whose space was trimmed from its offset shows as a gap
-    tail = text[max(edge - 32, 0) : edge]
-    if len(tail) - len(tail.rstrip()) < 2:
-        return False
-    # a run of spaces may be cut by what follows it
-    alone: list[int] = _tokenize(tokenizer, tail)["input_ids"]
-    return alone[-1] != encoding["input_ids"][after - 1]
+    if turns and text.startswith(prompt) and turns[-1][0] < len(prompt) < turns[-1][1]:
+        turns[-1] = (len(prompt), turns[-1][1])  # what an engine is given is not for the model to write
+    return turns
 
 
 def _within(offset: Span, turn: Span, text: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import bitsandbytes as bnb
 import torch
@@ -81,9 +81,9 @@ def require_nf4(model: PreTrainedModel, nf4: Nf4Config) -> None:
     wrong = []
     for name, module in quantized_modules(model):
         state = module.weight.quant_state
-        found = None if state is None else (state.quant_type, bool(state.nested), state.blocksize)
-        if found != ("nf4", nf4.double_quant, BLOCK_SIZE):
-            wrong.append(f"{name}: {found}")
+        layout = None if state is None else (state.quant_type, bool(state.nested), state.blocksize)
+        if layout != ("nf4", nf4.double_quant, BLOCK_SIZE):
+            wrong.append(f"{name}: {layout}")
     if plain or wrong:
         raise StageError(
             f"the base was not quantized as asked: expected (nf4, double quantization {nf4.double_quant}, "
@@ -146,8 +146,16 @@ def nf4_round_trip(weight: torch.Tensor, nf4: Nf4Config) -> torch.Tensor:
     return values
 
 
-def effective_quantization(model: nn.Module) -> dict[str, Any]:
-    """What the `packed` quantized layers hold, measured: layers, weights, bits per weight."""
+class PackedLayers(TypedDict):
+    """What the layers in NF4 hold."""
+
+    layers: int
+    weights: int
+    bits_per_weight: float
+
+
+def effective_quantization(model: nn.Module) -> PackedLayers:
+    """What the `packed` quantized layers hold, measured."""
     weights = stored = layers = 0
     for _, module in quantized_modules(model):
         state = module.weight.quant_state

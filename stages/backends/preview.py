@@ -45,8 +45,8 @@ def _tasks(asked: dict[str, Any], metrics: dict[str, list[str]]) -> Iterator[str
             yield f"evaluate.tasks.{number}: {error}"
             continue
         if task.metric not in metrics[task.name]:
-            known = ", ".join(metrics[task.name])
-            yield f"evaluate.tasks.{number}.metric: {task.name} has no {task.metric}, but {known}"
+            names = ", ".join(metrics[task.name])
+            yield f"evaluate.tasks.{number}.metric: {task.name} has no {task.metric}, but {names}"
 
 
 def layers_amiss(source: str, lora: LoraConfig) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _configuration(source: str) -> Any:
 
         return AutoConfig.for_model(**{k: v for k, v in PICO.items() if k != "architectures"})
     if scheme == "package":
-        from stages.backends.gguf.packaged import packaged_gguf
+        from stages.formats.packaged import packaged_gguf
 
         file = packaged_gguf(place)
         return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
@@ -131,8 +131,8 @@ def _configuration(source: str) -> Any:
 
 def _metrics(loaded: Any) -> list[str]:
     """The names under which lm-eval logs the scores of an item: a metric, with the filter that it is of."""
-    names = [str(one["metric"]) for one in loaded.config.metric_list or ()]
-    filters = [one["name"] for one in loaded.config.filter_list or ()] or ["none"]
+    names = [str(entry["metric"]) for entry in loaded.config.metric_list or ()]
+    filters = [entry["name"] for entry in loaded.config.filter_list or ()] or ["none"]
     return [name if kind == "none" else f"{name},{kind}" for kind in filters for name in names]
 
 

@@ -18,9 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from stages.errors import InvalidInput
+from stages.formats.model_directory import read_header
+from stages.formats.model_files import INDEX, weight_files
 
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -117,25 +118,10 @@ def model_files(directory: Path) -> TensorFiles:
     there are no safetensors weights (pickled weights are never opened) or a shard is missing.
     """
     index = directory / INDEX
-    if (directory / SINGLE).is_file():
-        if index.is_file():
-            raise InvalidInput(f"{directory} holds both {SINGLE} and {INDEX}; one is stale: remove it")
-        return TensorFiles([directory / SINGLE])
-    if not index.is_file():
-        pickled = sorted(path.name for path in directory.glob("*.bin"))
-        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
-        raise InvalidInput(
-            f"{directory} holds {found}; expected {SINGLE} or {INDEX}: save the model as safetensors "
-            "(save_pretrained does) and try again"
-        )
-    weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    shards = [directory / name for name in dict.fromkeys(weight_map.values())]
-    for shard in shards:
-        if shard.parent != directory or not shard.is_file():
-            raise InvalidInput(
-                f"{index} names {shard.name}, which is not in {directory}; fetch the model again"
-            )
-    tensors = TensorFiles(shards)
+    if (directory / SINGLE).is_file() and index.is_file():
+        raise InvalidInput(f"{directory} holds both {SINGLE} and {INDEX}; one is stale: remove it")
+    tensors = TensorFiles(weight_files(directory))
+    weight_map = json.loads(index.read_text())["weight_map"] if index.is_file() else {}
     if missing := sorted(set(weight_map) - set(tensors)):
         raise InvalidInput(f"{index} names tensor {missing[0]}, which is in no shard; fetch the model again")
     return tensors
@@ -222,12 +208,7 @@ def _places(file: Path) -> Iterator[_Place]:
             pass
     except (SafetensorError, OSError) as error:
         raise InvalidInput(
-            f"{file} is no readable safetensors file ({error}); fetch or write it again"
+            f"{file} is not a readable safetensors file ({error}); fetch or write it again"
         ) from error
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-        spec = TensorSpec(name, entry["dtype"], tuple(entry["shape"]))
-        yield _Place(spec, file, 8 + length + entry["data_offsets"][0])
+    for name, header in sorted(read_header(file).items(), key=lambda item: item[1].start):
+        yield _Place(TensorSpec(name, header.dtype, header.shape), file, header.start)

@@ -37,9 +37,9 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    found = _read(AutoTokenizer, path)
-    if reads_as_its_file(found, Path(path)):
-        return found
+    named = _read(AutoTokenizer, path)
+    if reads_as_its_file(named, Path(path)):
+        return named
     plain = _read(PreTrainedTokenizerFast, path)
     if reads_as_its_file(plain, Path(path)):
         return plain

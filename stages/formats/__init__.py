@@ -1,8 +1,10 @@
 """File formats, read and written without a model and without torch.
 
 ```
-model_files  which files belong to a model, and their digests
-gguf         a GGUF file's description
+model_directory   a model as transformers saves it, each file read once
+model_files       which files belong to a model, and their digests
+packaged          GGUF files that a package ships
+gguf              a GGUF file's description
 converter_source  llama.cpp's converter of the runtime's commit, which makes GGUF files
 ```
 """

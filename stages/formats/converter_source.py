@@ -22,10 +22,8 @@ from stages.errors import InsufficientResources, MissingPackage, StageError
 
 DISTRIBUTION = "llama-cpp-python"
 COMMAND = "python -m stages.formats.converter_source"
-WANTED = (
-    "convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "conversion/", "gguf-py/gguf/", "models/templates/",
-    "LICENSE",
-)  # fmt: skip
+SCRIPTS = ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py")
+WANTED = (*SCRIPTS, "conversion/", "gguf-py/gguf/", "models/templates/", "LICENSE")
 _MARKER = "source.json"
 _VENDOR = "vendor/llama.cpp/"
 _HEAD = ".git/modules/vendor/llama.cpp/HEAD"
@@ -48,17 +46,17 @@ def home() -> Path:
 def find() -> ConverterSource:
     """The installed converter. Raises `MissingPackage` when it is absent or not the runtime's version."""
     runtime = _runtime_version()
-    found = _read_marker(home())
-    if found is None:
+    installed = _read_marker(home())
+    if installed is None:
         raise MissingPackage(
             f"llama.cpp's converter is not installed (expected in {home()}); install it with: {COMMAND}"
         )
-    if found.version != runtime:
+    if installed.version != runtime:
         raise MissingPackage(
-            f"llama.cpp's converter is of {DISTRIBUTION} {found.version}, but the runtime is {runtime}; "
+            f"llama.cpp's converter is of {DISTRIBUTION} {installed.version}, but the runtime is {runtime}; "
             f"they must be the same: {COMMAND}"
         )
-    return found
+    return installed
 
 
 def install() -> ConverterSource:
@@ -67,9 +65,9 @@ def install() -> ConverterSource:
     Appears all at once; does nothing when the right one is there. Raises `StageError` when pip fails.
     """
     version, target = _runtime_version(), home()
-    found = _read_marker(target)
-    if found is not None and found.version == version:
-        return found
+    installed = _read_marker(target)
+    if installed is not None and installed.version == version:
+        return installed
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".llama.cpp-") as scratch:
         archive = _download(version, Path(scratch))
@@ -138,10 +136,9 @@ def _download(version: str, folder: Path) -> Path:
         raise InsufficientResources(
             f"fetching {DISTRIBUTION} {version} needs 0.5 GB on the disk of {folder.parent}; make room"
         )
-    command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-        "--no-binary", DISTRIBUTION, "--dest", str(folder), f"{DISTRIBUTION}=={version}",
-    ]  # fmt: skip
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    sources = ["--no-deps", "--no-binary", DISTRIBUTION, f"{DISTRIBUTION}=={version}"]
+    command = [*download, *sources, "--dest", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     archives = list(folder.glob("*.tar.gz"))
     if done.returncode or len(archives) != 1:

@@ -99,9 +99,9 @@ class _Cursor:
         for _ in range(pair_count):
             self.pair(values, lengths)
         self.must_hold(tensor_count, _SHORTEST_TENSOR, "tensors")
-        found = [self.tensor() for _ in range(tensor_count)]
-        start = self.check_data(found, values.get("general.alignment", 32))
-        placed = tuple(replace(tensor, start=start + tensor.start) for tensor in found)
+        tensors = [self.tensor() for _ in range(tensor_count)]
+        start = self.check_data(tensors, values.get("general.alignment", 32))
+        placed = tuple(replace(tensor, start=start + tensor.start) for tensor in tensors)
         return GgufDescription(values, lengths, placed, self.size, self.texts)
 
     def fail(self, reason: str) -> NoReturn:
@@ -115,9 +115,9 @@ class _Cursor:
     def unpack(self, codes: str) -> tuple[Any, ...]:
         length = struct.calcsize("<" + codes)
         self.must_hold(length, 1, "bytes")
-        found = struct.unpack_from("<" + codes, self.data, self.position)
+        values = struct.unpack_from("<" + codes, self.data, self.position)
         self.position += length
-        return found
+        return values
 
     def text(self) -> str:
         (length,) = self.unpack("Q")
@@ -128,7 +128,7 @@ class _Cursor:
     def pair(self, values: dict[str, Scalar], lengths: dict[str, int]) -> None:
         key = self.text()
         if key in values or key in lengths:
-            self.fail(f"metadata {key!r} stands there twice")
+            self.fail(f"duplicate metadata key {key!r}")
         (kind,) = self.unpack("I")
         if kind == _STRING:
             values[key] = self.text()
@@ -167,15 +167,16 @@ class _Cursor:
         if not 1 <= dimensions <= 4:
             self.fail(f"tensor {name!r} has {dimensions} dimensions; expected 1 to 4")
         *shape, kind, offset = self.unpack(f"{dimensions}QIQ")
-        if kind not in {int(known) for known in GGML_QUANT_SIZES}:
+        if kind not in {int(quantized) for quantized in GGML_QUANT_SIZES}:
             self.fail(f"tensor {name!r} has the unknown type {kind}")
-        known = GGMLQuantizationType(kind)
-        block, block_bytes = GGML_QUANT_SIZES[known]
+        quantized = GGMLQuantizationType(kind)
+        block, block_bytes = GGML_QUANT_SIZES[quantized]
         if shape[0] % block:
             self.fail(
-                f"tensor {name!r}: rows of {shape[0]} are no multiple of {known.name}'s block of {block}"
+                f"tensor {name!r}: rows of {shape[0]} are not a multiple of {quantized.name}'s block of "
+                f"{block}"
             )
-        return GgufTensor(name, known.name, tuple(shape), prod(shape) // block * block_bytes, offset)
+        return GgufTensor(name, quantized.name, tuple(shape), prod(shape) // block * block_bytes, offset)
 
     def check_data(self, tensors: list[GgufTensor], alignment: Scalar) -> int:
         """Where the data starts; every tensor lies in it, and none in another."""
@@ -189,7 +190,7 @@ class _Cursor:
             if tensor.start < end:
                 self.fail(f"tensor {tensor.name!r} overlaps tensor {before!r}")
             if tensor.name in names:
-                self.fail(f"tensor {tensor.name!r} stands there twice")
+                self.fail(f"duplicate tensor {tensor.name!r}")
             end, before = tensor.start + tensor.nbytes, tensor.name
             names.add(tensor.name)
         return start

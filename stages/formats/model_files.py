@@ -1,4 +1,4 @@
-"""Model directories as files: which belong to a model, copying them, digests, safetensors headers."""
+"""Model directories as files: which belong to a model, copying them, digests."""
 
 from __future__ import annotations
 
@@ -6,38 +6,21 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import math
 import shutil
-import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 from registry.artifacts import digest as json_digest
 from stages.errors import InsufficientResources, InvalidInput
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
-    "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
-)  # fmt: skip
+_VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
+"""They decide which ids a text gets."""
+TOKENIZER_FILES = (*_VOCABULARY, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 INDEX = "model.safetensors.index.json"
 SMALL_FILES = ("config.json", "generation_config.json", INDEX, *TOKENIZER_FILES)
 """What a base needs beside its weights; pickled weights and Python code are never among it."""
 
 FICLONE = 0x40049409
 """Linux ioctl: share the blocks of another file (btrfs, xfs); see ioctl_ficlone(2)."""
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """A tensor as its safetensors header describes it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
 
 
 def copy_model_files(folder: Path, out: Path) -> None:
@@ -90,11 +73,10 @@ def sha256_of_text(text: str) -> str:
 
 def tokenizer_digest(folder: Path) -> str:
     """sha256 over the files that decide which ids a text gets; the chat template has its own digest."""
-    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
-    found = {name: sha256_of_file(folder / name) for name in names if (folder / name).is_file()}
+    digests = {name: sha256_of_file(folder / name) for name in _VOCABULARY if (folder / name).is_file()}
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
-    return json_digest([found, settings])
+    return json_digest([digests, settings])
 
 
 def weights_digest(folder: Path) -> str:
@@ -137,28 +119,3 @@ def _no_weights(folder: Path) -> str:
         f"{folder.name}: expected weights in safetensors files, found {found}; "
         "convert them with save_pretrained() in a place you trust"
     )
-
-
-def read_headers(folder: Path) -> dict[str, TensorHeader]:
-    """Name → dtype, shape and size of every tensor, from the files' headers alone.
-
-    Format: 8 bytes little-endian length, then JSON (huggingface/safetensors, "Format").
-    """
-    tensors = {}
-    for file in weight_files(folder):
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            start = stream.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-            if length + 8 > size:
-                raise InvalidInput(
-                    f"{file.name}: no complete safetensors file (size {size} bytes); fetch it again"
-                )
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            first, last = entry["data_offsets"]
-            if 8 + length + last > size:
-                raise InvalidInput(f"{file.name}: cut short before the tensor {name!r}; fetch it again")
-            tensors[name] = TensorHeader(entry["dtype"], tuple(entry["shape"]), last - first)
-    return tensors

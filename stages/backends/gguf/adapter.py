@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from registry.compat.peft import CONFIG
 from registry.compat.shapes import is_end
 from stages.backends.gguf.convert import FILE, file_label, require_finite, run_converter, versions
 from stages.backends.merge.adapter import Adapter, read_adapter
@@ -41,8 +42,8 @@ def convert_adapter(adapter: Path, base: Path, file_type: str, name: str, out: P
         )
     if not (base / "config.json").is_file():
         raise InvalidInput(f"{base} has no config.json; expected the directory of the adapter's base model")
-    found = read_adapter(adapter)
-    require_plain_lora(found)
+    lora = read_adapter(adapter)
+    require_plain_lora(lora)
     require_read_as(base, adapter)
     source = converter_source.find()
     need_room(out, 2 * sum(f.stat().st_size for f in adapter.glob("*.safetensors")), "converting the adapter")
@@ -52,18 +53,14 @@ def convert_adapter(adapter: Path, base: Path, file_type: str, name: str, out: P
         # the directories' names may end up in the file
         for label, folder in (("base", base), (file_label(name), adapter)):
             (scratch / label).symlink_to(folder.resolve(), target_is_directory=True)
-        run_converter(
-            "convert_lora_to_gguf.py",
-            [
-                str(scratch / file_label(name)), "--base", str(scratch / "base"),
-                "--outtype", TYPES[file_type], "--outfile", str(out / FILE),
-            ],
-        )  # fmt: skip
+        inputs = [str(scratch / file_label(name)), "--base", str(scratch / "base")]
+        output = ["--outtype", TYPES[file_type], "--outfile", str(out / FILE)]
+        run_converter("convert_lora_to_gguf.py", [*inputs, *output])
     finally:
         shutil.rmtree(scratch)
     if file_type == "F16":
         require_finite(out / FILE)
-    return _describe(out / FILE, file_type, found) | {"llama_cpp": versions(source)}
+    return _describe(out / FILE, file_type, lora) | {"llama_cpp": versions(source)}
 
 
 def require_plain_lora(adapter: Adapter) -> None:
@@ -71,13 +68,13 @@ def require_plain_lora(adapter: Adapter) -> None:
     for key in ("use_dora", "use_rslora", "alpha_pattern", "lora_bias", "fan_in_fan_out"):
         if adapter.config.get(key):
             raise InvalidInput(
-                f"{adapter.directory}/adapter_config.json sets {key} = {adapter.config[key]!r}, which "
+                f"{adapter.directory / CONFIG} sets {key} = {adapter.config[key]!r}, which "
                 f"llama.cpp does not apply; {_ADVICE}"
             )
     for name, change in adapter.changes.items():
         end = is_end(name)
         if end or change.replacement or change.bias or set(change.parts) != {"lora_A", "lora_B"}:
-            what = "changes the embedding or the output head" if end else "is no pair of LoRA factors"
+            what = "changes the embedding or the output head" if end else "is not a pair of LoRA factors"
             raise InvalidInput(
                 f"adapter tensor {change.tensors()[0]} {what}; llama.cpp takes pairs on linear layers "
                 f"only: {_ADVICE}"

@@ -22,13 +22,14 @@ from stages.formats import converter_source
 from stages.formats.converter_source import ConverterSource
 from stages.formats.gguf import read_gguf
 from stages.formats.gguf_types import describe
-from stages.formats.model_files import need_room, read_headers
+from stages.formats.model_directory import ModelDirectory
+from stages.formats.model_files import need_room
 
 FILE = "model.gguf"
 _UNQUANTIZED = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
-def convert(model: Path, file_type: str, name: str, out: Path) -> dict[str, Any]:
+def convert(folder: Path, file_type: str, name: str, out: Path) -> dict[str, Any]:
     """Write `out/model.gguf` of llama.cpp's `file_type`; returns what the file really holds.
 
     Effective config: `types` (tensor type → tensors), `bits_per_weight` (tensor bits per parameter),
@@ -38,15 +39,15 @@ def convert(model: Path, file_type: str, name: str, out: Path) -> dict[str, Any]
     """
     ftype = _llama_ftype(file_type)
     source = converter_source.find()
-    dtypes = {header.dtype for header in read_headers(model).values()}
-    outtype = _UNQUANTIZED.get(file_type) or ("bf16" if "BF16" in dtypes else "f16")
-    _need_room(model, file_type, out)
+    model = ModelDirectory(folder)
+    outtype = _UNQUANTIZED.get(file_type) or ("bf16" if "BF16" in model.dtypes else "f16")
+    _need_room(model.parameters, file_type, out)
     scratch = out / ".convert"
     scratch.mkdir()
     try:
         progress(0, 3, "phases", phase="convert")
         converted = scratch / FILE
-        _run_converter(model, outtype, name, converted)
+        _run_converter(folder, outtype, name, converted)
         progress(1, 3, "phases", phase="quantize")
         if file_type in _UNQUANTIZED:
             converted.rename(out / FILE)
@@ -56,10 +57,10 @@ def convert(model: Path, file_type: str, name: str, out: Path) -> dict[str, Any]
         shutil.rmtree(scratch)
     progress(2, 3, "phases", phase="inspect")
     description = read_gguf(out / FILE)
-    if file_type == "F16" and dtypes != {"F16"}:
+    if file_type == "F16" and model.dtypes != ["F16"]:
         require_finite(out / FILE)
     with _llama_log():
-        parity = compare_tokenizers(model, out / FILE)
+        parity = compare_tokenizers(folder, out / FILE)
     effective = describe(description, file_type)
     effective |= {
         "converted_as": outtype,
@@ -77,21 +78,20 @@ def _llama_ftype(file_type: str) -> int:
         raise MissingPackage(
             f"llama-cpp-python cannot be imported ({error}); install it with: pip install llama-cpp-python"
         ) from error
-    known = {
+    types = {
         name.rpartition("LLAMA_FTYPE_")[2].partition("_")[2]: value
         for name, value in vars(llama_cpp).items()
         if name.startswith("LLAMA_FTYPE_") and isinstance(value, int)
     }
-    if file_type not in known:
+    if file_type not in types:
         raise InvalidInput(
-            f"llama-cpp-python {llama_cpp.__version__} knows no file type {file_type!r}; "
-            f"its types: {', '.join(sorted(known))}"
+            f"llama-cpp-python {llama_cpp.__version__} does not know the file type {file_type!r}; "
+            f"its types: {', '.join(sorted(types))}"
         )
-    return int(known[file_type])
+    return int(types[file_type])
 
 
-def _need_room(model: Path, file_type: str, out: Path) -> None:
-    parameters = sum(header.numel for header in read_headers(model).values())
+def _need_room(parameters: int, file_type: str, out: Path) -> None:
     bits = int(re.sub(r"\D*(\d+).*", r"\1", file_type))
     if file_type in _UNQUANTIZED:
         need = parameters * bits / 8
@@ -140,12 +140,12 @@ def converter_error(stderr: str, returncode: int) -> StageError:
     if returncode < 0:
         return StageKilled(f"llama.cpp's converter was killed by signal {-returncode}; memory may be short")
     if "pre-tokenizer was not recognized" in stderr:
-        found = re.search(r"chkhsh:\s*([0-9a-f]{64})", stderr)
+        digest = re.search(r"chkhsh:\s*([0-9a-f]{64})", stderr)
         return InvalidInput(
             "llama.cpp does not know how this tokenizer cuts text before it looks up tokens (pre-tokenizer "
-            f"hash {found[1] if found else 'unknown'}); with a wrong guess the model would read other tokens "
-            "than it was trained on: use a base whose tokenizer llama.cpp knows, a newer llama-cpp-python, "
-            "or method: gptq"
+            f"hash {digest[1] if digest else 'unknown'}); with a wrong guess the model would read other "
+            "tokens than it was trained on: use a base whose tokenizer llama.cpp knows, a newer "
+            "llama-cpp-python, or method: gptq"
         )
     if unsupported := re.search(r"Model (\S+) is not supported", stderr):
         return InvalidInput(
@@ -160,7 +160,7 @@ def converter_error(stderr: str, returncode: int) -> StageError:
     if "No space left on device" in stderr:
         return InsufficientResources("the disk became full while the GGUF was written; make room")
     if "Can not map tensor" in last:
-        return InvalidInput(f"llama.cpp's converter has no place for a tensor of this model: {last}")
+        return InvalidInput(f"llama.cpp's converter cannot map a tensor of this model: {last}")
     return StageError(f"llama.cpp's converter failed: {last}")
 
 

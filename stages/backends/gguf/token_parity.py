@@ -24,7 +24,7 @@ CHATS: tuple[tuple[Message, ...], ...] = (
 """Where tokenizers disagree: runs of spaces, digits, contractions, scripts, emoji, code, line ends."""
 
 
-def compare_tokenizers(model: Path, gguf: Path) -> dict[str, Any]:
+def compare_tokenizers(model: Path, gguf: Path) -> dict[str, int]:
     """Token ids of `CHATS` in both engines, rendered by the model's template (plain text where it has none).
 
     Returns `chats` (compared), `equal` (with the same ids) and whether `bos` and `eos` ids agree. A
@@ -56,14 +56,11 @@ def _text(tokenizer: Any, chat: tuple[Message, ...]) -> str:
 
 def _same_ids(tokenizer: Any, engine: Any, text: str) -> bool:
     expected = tokenizer(text, add_special_tokens=False)["input_ids"]
-    found = engine.tokenize(text.encode(), add_bos=False, special=True)
-    if found == expected:
+    ids = engine.tokenize(text.encode(), add_bos=False, special=True)
+    if ids == expected:
         return True
-    at = next(
-        (k for k, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]), len(found)
-    )
-    log.warning(
-        "llama.cpp reads the chat %r as other tokens from token %d on: %s, expected %s",
-        text, at, found[at : at + 4], expected[at : at + 4],
-    )  # fmt: skip
+    pairs = enumerate(zip(expected, ids, strict=False))
+    at = next((k for k, (theirs, ours) in pairs if theirs != ours), len(ids))
+    message = "llama.cpp reads the chat %r as other tokens from token %d on: %s, expected %s"
+    log.warning(message, text, at, ids[at : at + 4], expected[at : at + 4])
     return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import torch
 
@@ -18,27 +18,35 @@ from stages.backends.merge.layout import Layout, layout
 from stages.backends.safetensors import CODES, TensorSpec, model_files, write_model
 from stages.backends.tokenizer import PLAIN_CLASS, require_plain_reading
 from stages.errors import InvalidInput
+from stages.formats.model_directory import ModelConfig, ModelDirectory
+from stages.formats.model_files import TOKENIZER_FILES
 
 SHARD_BYTES = 4_000_000_000
 _FLOATS = ("F32", "F16", "BF16")
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
-    "added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
 
 
-def export(checkpoint: Path, model: Path, dtype: str, out: Path) -> dict[str, Any]:
+class WrittenWeights(TypedDict):
+    """The weights as written; `packed`: module → bytes of its packed weights, scales, zeros and groups."""
+
+    types: dict[str, int]
+    bytes: int
+    unique_bytes: int
+    """Without the tied head that is stored twice."""
+    tied_head: Literal["repeated", "stored", "absent"]
+    packed: dict[str, int]
+    packed_elements: int
+    """32-bit numbers that hold packed weights."""
+
+
+def export(checkpoint: Path, model: Path, dtype: str, out: Path) -> WrittenWeights:
     """Write the checkpoint that GPTQModel saved in `checkpoint`, made from `model`, to `out`.
 
-    Every floating tensor is of `dtype` ("float16" or "bfloat16"). Returns `types` (dtype → tensors),
-    `bytes` (of all weights), `unique_bytes` (without the repeated tied head), `tied_head`,
-    `packed` (module → bytes of its packed weights, scales, zeros and group indices) and `packed_elements`
-    (32-bit numbers that hold packed weights).
+    Every floating tensor is of `dtype` ("float16" or "bfloat16").
     Raises `InvalidInput` naming the tensor that is not finite in `dtype`.
     """
-    config = json.loads((model / "config.json").read_text())
+    config = ModelDirectory(model).config
     weights = _write_weights(checkpoint, layout(model), getattr(torch, dtype), out)
-    saved = json.loads((checkpoint / "config.json").read_text())["quantization_config"]
+    saved = ModelDirectory(checkpoint).config["quantization_config"]
     # left on, whoever loads the checkpoint gets a temporary directory for it; the path is this machine's
     saved["meta"] |= {"offload_to_disk": False, "offload_to_disk_path": None}
     _write_json(out / "config.json", legacy_config(config, dtype) | {"quantization_config": saved})
@@ -47,7 +55,7 @@ def export(checkpoint: Path, model: Path, dtype: str, out: Path) -> dict[str, An
     return weights
 
 
-def legacy_config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+def legacy_config(config: ModelConfig, dtype: str) -> ModelConfig:
     """`config` with what transformers 4 reads added to what transformers 5 wrote."""
     result = config | {"dtype": dtype, "torch_dtype": dtype}
     rope = config.get("rope_parameters") or {}
@@ -60,7 +68,7 @@ def legacy_config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     return result
 
 
-def _write_weights(checkpoint: Path, made_of: Layout, dtype: torch.dtype, out: Path) -> dict[str, Any]:
+def _write_weights(checkpoint: Path, made_of: Layout, dtype: torch.dtype, out: Path) -> WrittenWeights:
     tensors = model_files(checkpoint)
     specs = {
         spec.name: TensorSpec(spec.name, CODES[dtype] if spec.dtype in _FLOATS else spec.dtype, spec.shape)
@@ -109,7 +117,7 @@ def _packed(specs: list[TensorSpec]) -> dict[str, int]:
 
 
 def _copy_tokenizer(model: Path, out: Path) -> None:
-    for name in _TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, "generation_config.json"):
         if (model / name).is_file():
             shutil.copyfile(model / name, out / name)
     template, settings = model / "chat_template.jinja", out / "tokenizer_config.json"
@@ -123,5 +131,5 @@ def _copy_tokenizer(model: Path, out: Path) -> None:
     require_plain_reading(out)
 
 
-def _write_json(file: Path, value: dict[str, Any]) -> None:
+def _write_json(file: Path, value: ModelConfig) -> None:
     file.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -27,7 +27,8 @@ from stages.contract import progress
 from stages.errors import InvalidInput, MissingPackage, StageError
 from stages.families.config_names import text_config
 from stages.families.support import require_quantizable
-from stages.formats.model_files import TensorHeader, need_room, read_headers
+from stages.formats.model_directory import ModelDirectory, TensorHeader
+from stages.formats.model_files import need_room
 from stages.quantization.gptq import GptqConfig
 
 LAYERS_FILE = "gptq_layers.json"
@@ -44,8 +45,8 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     `gptq_layers.json` has a row per module.
     Raises `InvalidInput` (group size, calibration), `InsufficientResources`, `MissingPackage`.
     """
-    headers = read_headers(model)
-    settings = text_config(json.loads((model / "config.json").read_text()), str(model))
+    directory = ModelDirectory(model)
+    headers, settings = directory.headers, text_config(directory.config, str(model))
     require_quantizable(str(settings.get("model_type", "")), str(model))
     check_group_size(headers, config.group_size, conv1d_modules(model))
     longest = int(settings.get("max_position_embeddings") or 2048)
@@ -93,7 +94,7 @@ def conv1d_modules(model: Path) -> frozenset[str]:
 def check_group_size(
     headers: dict[str, TensorHeader], group_size: int, conv1d: frozenset[str] = frozenset()
 ) -> None:
-    """Raise `InvalidInput` where a layer's rows are no multiple of `group_size`, naming sizes that fit.
+    """Raise `InvalidInput` where a layer's rows are not a multiple of `group_size`, naming sizes that fit.
 
     `conv1d`: modules that store their weight as (inputs, outputs). A file may leave out the beginning of a
     module's name.

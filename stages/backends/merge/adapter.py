@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from registry.compat import peft
 from stages.backends.safetensors import TensorFiles
 from stages.errors import InvalidInput
 
@@ -26,14 +27,6 @@ UNDERSTOOD = frozenset({
 })  # fmt: skip
 # These initialisations also change the base weights, so the adapter alone does not say what the model was.
 CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
-
-_PART = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
-    r"(?:\.default)?(?:\.(?P<leaf>weight|bias))?"
-)
-_WHOLE = re.compile(r"(?P<module>.+)\.(?:base_layer|modules_to_save(?:\.default)?)\.(?P<leaf>weight|bias)")
-# PEFT saves the untrained original of a resized embedding beside the trained one
-_UNTRAINED = re.compile(r"(?P<module>.+)\.original_module\.(?P<leaf>weight|bias)")
 
 
 @dataclass
@@ -70,14 +63,14 @@ class Adapter:
 
 def read_adapter(directory: Path) -> Adapter:
     """Raises `InvalidInput` for pickled weights, another method than LoRA, and unknown LoRA variants."""
-    weights, config_file = directory / "adapter_model.safetensors", directory / "adapter_config.json"
+    weights, config_file = directory / peft.WEIGHTS, directory / peft.CONFIG
     if not config_file.is_file():
-        raise InvalidInput(f"{directory} holds no adapter_config.json; expected a PEFT adapter directory")
+        raise InvalidInput(f"{directory} holds no {peft.CONFIG}; expected a PEFT adapter directory")
     if not weights.is_file():
-        pickled = (directory / "adapter_model.bin").is_file()
-        found = "only adapter_model.bin, which is pickled and can run code when opened" if pickled else "none"
+        pickled = (directory / peft.PICKLED).is_file()
+        found = f"only {peft.PICKLED}, which is pickled and can run code when opened" if pickled else "none"
         raise InvalidInput(
-            f"{directory}: expected adapter_model.safetensors, found {found}; save the adapter with "
+            f"{directory}: expected {peft.WEIGHTS}, found {found}; save the adapter with "
             "save_pretrained(safe_serialization=True)"
         )
     config = json.loads(config_file.read_text())
@@ -94,11 +87,11 @@ def _check_config(directory: Path, config: dict[str, Any]) -> None:
     for key in ("r", "lora_alpha"):
         if not config.get(key):
             raise InvalidInput(
-                f"{directory}/adapter_config.json has no {key}; the update cannot be scaled without it"
+                f"{directory / peft.CONFIG} has no {key}; the update cannot be scaled without it"
             )
     if unknown := sorted(key for key, value in config.items() if value and key not in UNDERSTOOD):
         raise InvalidInput(
-            f"{directory}/adapter_config.json sets {unknown[0]} = {config[unknown[0]]!r}, a variant of LoRA "
+            f"{directory / peft.CONFIG} sets {unknown[0]} = {config[unknown[0]]!r}, a variant of LoRA "
             "that this merge does not know; merge it with the library that trained it"
         )
     initial = str(config.get("init_lora_weights", "")).lower()
@@ -111,29 +104,24 @@ def _check_config(directory: Path, config: dict[str, Any]) -> None:
 
 def _changes(directory: Path, tensors: TensorFiles) -> dict[str, Change]:
     changes: dict[str, Change] = {}
-    names = {key.removeprefix("base_model.model."): key for key in tensors}
-    for name, key in names.items():
+    named = {key: peft.adapter_tensor(key) for key in tensors}
+    trained = {name.target for name in named.values() if not name.untrained}
+    for key, name in named.items():
         if (dtype := tensors.spec(key).dtype) not in {"F64", "F32", "F16", "BF16"}:
             raise InvalidInput(
                 f"adapter tensor {key} in {directory} has dtype {dtype}; expected F32, F16 or BF16"
             )
-        if (
-            untrained := _UNTRAINED.fullmatch(name)
-        ) and f"{untrained['module']}.{untrained['leaf']}" in names:
+        if name.untrained and name.target in trained:
             continue
-        part = _PART.fullmatch(name)
-        if part and part["leaf"] == "bias" and part["part"] == "lora_B":
-            changes.setdefault(f"{part['module']}.bias", Change()).bias = key
-        elif part and part["leaf"] != "bias":
-            changes.setdefault(f"{part['module']}.weight", Change()).parts[part["part"]] = key
+        change = changes.setdefault(key if name.untrained else name.target, Change())
+        if name.part is None:
+            _replace(change, key, tensors)
+        elif name.target.endswith(".weight"):
+            change.parts[name.part] = key
         else:
-            whole = _WHOLE.fullmatch(name)
-            target = f"{whole['module']}.{whole['leaf']}" if whole else name
-            _replace(changes.setdefault(target, Change()), key, tensors)
+            change.bias = key
     if not changes:
-        raise InvalidInput(
-            f"{directory}/adapter_model.safetensors holds no tensors; there is nothing to merge"
-        )
+        raise InvalidInput(f"{directory / peft.WEIGHTS} holds no tensors; there is nothing to merge")
     return changes
 
 

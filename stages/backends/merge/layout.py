@@ -58,7 +58,8 @@ def layout(directory: Path) -> Layout:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise InvalidInput(
-            f"{directory}/config.json describes no causal language model that transformers can build: {error}"
+            f"{directory}/config.json does not describe a causal language model that transformers can build: "
+            f"{error}"
         ) from error
     names = {id(module): name for name, module in model.named_modules()}
     return Layout(

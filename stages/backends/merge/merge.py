@@ -1,4 +1,4 @@
-"""Fold an adapter into 16-bit weights: plan, then stream one tensor at a time from disk to disk."""
+"""Merge an adapter into 16-bit weights: plan, then stream one tensor at a time from disk to disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import torch
 
@@ -19,16 +19,31 @@ from stages.backends.tokenizer import FILE, require_plain_reading, tokenizer_hom
 from stages.config.train import Nf4Config
 from stages.contract import progress
 from stages.errors import InvalidInput
-from stages.formats.model_files import need_room
+from stages.formats.model_directory import ModelConfig, ModelDirectory
+from stages.formats.model_files import INDEX, need_room
 from stages.outline import tokenizer_length
 
 log = logging.getLogger("tuneline.merge")
 
-TOKENIZER_FILES = (
-    "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
-)  # fmt: skip
-COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "NOTICE*")
+_TOKEN_LISTS = ("merges.txt", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_PATTERNS = ("tokenizer*", "vocab.*", "chat_template*", *_TOKEN_LISTS)
+COPIED_FILES = ("generation_config.json", "LICENSE*", "NOTICE*")
 FLOAT16_LARGEST = 65504.0
+
+
+class MergeMetrics(TypedDict):
+    """How many tensors were made in which way, and what the result is."""
+
+    tensors_merged: int
+    tensors_replaced: int
+    tensors_copied: int
+    tensors_rounded_to_nf4: int
+    largest_absolute_value: float
+    dtype: str
+    tied_embeddings: bool
+    parameters: int
+    bytes: int
+    shards: int
 
 
 def merge_adapter(
@@ -38,7 +53,7 @@ def merge_adapter(
     dtype: Literal["float16", "bfloat16"],
     nf4: Nf4Config | None,
     shard_size: int,
-) -> dict[str, Any]:
+) -> MergeMetrics:
     """Write base + adapter as a Hugging Face directory under `out`; with `nf4`, into NF4-rounded weights.
 
     Nothing is written before every tensor of both inputs is accounted for. Memory: a few times the
@@ -118,9 +133,9 @@ class _Stream:
 
     def _blame(self, output: Output) -> str:
         term = output.low_rank
-        named = [(f"adapter tensor {key}", self._adapter, key)
-                 for key in (output.replacement, *((term.a, term.b, term.magnitude) if term else ()),
-                             output.bias[0] if output.bias else None) if key]  # fmt: skip
+        factors = (term.a, term.b, term.magnitude) if term else ()
+        keys = (output.replacement, *factors, output.bias[0] if output.bias else None)
+        named = [(f"adapter tensor {key}", self._adapter, key) for key in keys if key]
         if not output.replacement:
             named.append((f"base tensor {output.source}", self._base, output.source))
         guilty = [words for words, files, key in named if not torch.isfinite(files.read(key)).all()]
@@ -157,15 +172,12 @@ def as_trained_on(weight: torch.Tensor, kind: ModuleKind, nf4: Nf4Config) -> tor
 
 def _remove_weights(out: Path) -> None:
     """`out` is the stage's own: weights in it are left from a run that died; they must not join new ones."""
-    for stale in [*out.glob("model*.safetensors"), *out.glob("model.safetensors.index.json")]:
+    for stale in [*out.glob("model*.safetensors"), *out.glob(INDEX)]:
         stale.unlink()
 
 
-def _base_config(base: Path) -> dict[str, Any]:
-    file = base / "config.json"
-    if not file.is_file():
-        raise InvalidInput(f"{base} holds no config.json; expected a Hugging Face model directory")
-    config: dict[str, Any] = json.loads(file.read_text())
+def _base_config(base: Path) -> ModelConfig:
+    config = ModelDirectory(base).config
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown method")
         raise InvalidInput(
@@ -197,14 +209,13 @@ def _tokenizer_home(plan: Plan, given: Ingredients, base: Path, adapter: Path) -
 
 
 def _copy_files(base: Path, tokenizer_from: Path, out: Path) -> None:
-    for pattern in COPIED_FILES:
-        folder = tokenizer_from if pattern in TOKENIZER_FILES else base
-        for file in sorted(folder.glob(pattern)):
-            if file.is_file():
-                shutil.copyfile(file, out / file.name)
+    tokenizer = [file for pattern in TOKENIZER_PATTERNS for file in tokenizer_from.glob(pattern)]
+    others = [file for pattern in COPIED_FILES for file in base.glob(pattern)]
+    for file in filter(Path.is_file, [*tokenizer, *others]):
+        shutil.copyfile(file, out / file.name)
 
 
-def _write_config(config: dict[str, Any], plan: Plan, dtype: str, out: Path) -> None:
+def _write_config(config: ModelConfig, plan: Plan, dtype: str, out: Path) -> None:
     text = config.get("text_config")
     for section in [config, *([text] if isinstance(text, dict) else [])]:
         # transformers 4 reads torch_dtype, transformers 5 dtype
@@ -215,7 +226,7 @@ def _write_config(config: dict[str, Any], plan: Plan, dtype: str, out: Path) -> 
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _metrics(plan: Plan, largest: float, dtype: str, size: int, shards: int) -> dict[str, Any]:
+def _metrics(plan: Plan, largest: float, dtype: str, size: int, shards: int) -> MergeMetrics:
     changed = [output for output in plan.outputs if output.low_rank or output.bias]
     replaced = [output for output in plan.outputs if output.replacement and output not in changed]
     return {

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from registry.compat.peft import CONFIG
 from stages.backends.merge.adapter import Adapter, Change
 from stages.backends.merge.layout import Layout, ModuleKind
 from stages.backends.safetensors import TensorFiles, TensorSpec
@@ -16,9 +17,9 @@ FLOATS = {"F64", "F32", "F16", "BF16"}
 RESULT = {"float16": "F16", "bfloat16": "BF16"}
 # Integer tensors that legitimately lie beside 16-bit weights: positions and masks.
 BUFFERS = {"I64", "I32", "BOOL"}
-PACKED_LEAVES = frozenset({
-    "qweight", "qzeros", "scales", "g_idx", "absmax", "quant_map", "SCB", "weight_packed", "weight_scale",
-})  # fmt: skip
+PACKED_LEAVES = frozenset(
+    ["qweight", "qzeros", "scales", "g_idx", "absmax", "quant_map", "SCB", "weight_packed", "weight_scale"]
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a merge works on; `nf4`: fold into the weights after an NF4 round trip."""
+    """What a merge works on; `nf4`: merge into the weights after an NF4 round trip."""
 
     base: TensorFiles
     layout: Layout
@@ -186,7 +187,7 @@ def _low_rank(module: str, shape: tuple[int, ...], change: Change, given: Ingred
     first = next(iter(change.parts.values()))
     if kind is None:
         raise InvalidInput(
-            f"adapter tensor {first}: {module} is no Linear, Conv1D or Embedding of the base model"
+            f"adapter tensor {first}: {module} is not a Linear, Conv1D or Embedding of the base model"
         )
     a_part, b_part = ("lora_embedding_A", "lora_embedding_B") if kind == "embedding" else ("lora_A", "lora_B")
     extra = set(change.parts) - {a_part, b_part, "lora_magnitude_vector"}
@@ -207,7 +208,7 @@ def _low_rank(module: str, shape: tuple[int, ...], change: Change, given: Ingred
     magnitude = change.parts.get("lora_magnitude_vector")
     if bool(adapter.config.get("use_dora")) != bool(magnitude):
         raise InvalidInput(
-            f"adapter_config.json has use_dora = {adapter.config.get('use_dora')}, but {module} has "
+            f"{CONFIG} has use_dora = {adapter.config.get('use_dora')}, but {module} has "
             f"{'a' if magnitude else 'no'} lora_magnitude_vector; the adapter is incomplete"
         )
     return LowRank(change.parts[a_part], change.parts[b_part], adapter.scale(module), transposed, magnitude)

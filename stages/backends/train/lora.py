@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from registry.artifacts import BaseReference
+from registry.compat.peft import CONFIG
 from stages.config.train import LoraConfig
 from stages.errors import InvalidInput, StageError
 
@@ -50,8 +51,8 @@ def _no_such_layer(model: PreTrainedModel, ending: str, linear: list[str]) -> st
     other = [n for n, _ in model.named_modules() if n and f".{n}".endswith(f".{ending}")]
     if other:
         return (
-            f"train.lora.target_modules: {ending!r} is {other[0]}, no linear layer of attention or MLP; "
-            f'expected among {", ".join(short)}, or "all-linear"; modules_to_save trains others whole'
+            f"train.lora.target_modules: {ending!r} is {other[0]}, which is not a linear layer of attention "
+            f'or MLP; expected among {", ".join(short)}, or "all-linear"; modules_to_save trains others whole'
         )
     near = difflib.get_close_matches(ending, short, n=3, cutoff=0.4) or short
     return (
@@ -81,9 +82,9 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftMo
             modules_to_save=list(config.modules_to_save) or None,
         ),
     )
-    found = [name for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
-    if sorted(found) != sorted(layers):
-        odd = sorted(set(found) ^ set(layers))
+    wrapped_layers = [name for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    if sorted(wrapped_layers) != sorted(layers):
+        odd = sorted(set(wrapped_layers) ^ set(layers))
         raise StageError(
             f"PEFT put adapters on other layers than asked for: {', '.join(odd[:5])}; report this"
         )
@@ -100,15 +101,15 @@ def check_saved_modules(model: PreTrainedModel, names: tuple[str, ...]) -> None:
     """Raise `InvalidInput` for a name that matches no module, or one that cannot be trained alone."""
     tied = {model.get_input_embeddings(), model.get_output_embeddings()}
     for wanted in names:
-        found = [m for n, m in model.named_modules() if n and f".{n}".endswith(f".{wanted}")]
-        if not found:
+        matches = [m for n, m in model.named_modules() if n and f".{n}".endswith(f".{wanted}")]
+        if not matches:
             short = sorted({name.rpartition(".")[2] for name, _ in model.named_modules() if name})
             near = difflib.get_close_matches(wanted, short, n=3, cutoff=0.4)
             raise InvalidInput(
                 f"train.lora.modules_to_save: {wanted!r} matches no module of {type(model).__name__}; "
                 f"nearest: {', '.join(near) or 'none'}"
             )
-        if model.config.tie_word_embeddings and tied & set(found):
+        if model.config.tie_word_embeddings and tied & set(matches):
             raise InvalidInput(
                 f"train.lora.modules_to_save: {wanted!r} shares its weights with the other end of the model "
                 "(tied embeddings), so it cannot be trained alone; remove it, or take a base that is not tied"
@@ -121,10 +122,10 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def save_adapter(model: peft.PeftModel, base: BaseReference, out: Path) -> None:
-    """Write the adapter as PEFT does, with the real base in `adapter_config.json` instead of a local path."""
+    """Write the adapter as PEFT does, with the real base in its configuration instead of a local path."""
     model.save_pretrained(out, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)
-    file = out / "adapter_config.json"
+    file = out / CONFIG
     settings: dict[str, Any] = json.loads(file.read_text())
     settings["base_model_name_or_path"] = base.source.removeprefix("hub:")
     settings["revision"] = base.revision

@@ -40,9 +40,9 @@ def require_rows_apart(model: PreTrainedModel) -> None:
             f"train.packing: {type(inner).__name__} takes no positions, so packed rows would read each "
             "other; set train.packing: false"
         )
-    found = mixing(model)
-    if found > TOLERANCE:
+    change = mixing(model)
+    if change > TOLERANCE:
         raise InvalidInput(
             f"train.packing: with this model's attention packed rows read each other (logits change by "
-            f"{found:.0%}, expected below {TOLERANCE:.0%}); set train.packing: false"
+            f"{change:.0%}, expected below {TOLERANCE:.0%}); set train.packing: false"
         )

@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import peft
 import psutil
@@ -61,18 +60,7 @@ def train_adapter(
     resume = sft.last_checkpoint(checkpoints, fingerprint)
     trainer = sft.Trainer(model, tokenizer, rows, validation, config, checkpoints)
     sft.fit(trainer, resume)
-    quant = QuantSpec(
-        method="bnb",
-        requested=config.nf4.model_dump(),
-        effective={
-            "quant_type": "nf4",
-            "block_size": nf4.BLOCK_SIZE,
-            "compute_dtype": str(effective(config.nf4.compute_dtype)).removeprefix("torch."),
-            "frozen_weights": frozen,
-            **quantization,
-        },
-        toolchain=toolchain(("bitsandbytes", "torch", "transformers")),
-    )
+    quant = _quant_spec(config, frozen, quantization)
     _write_result(trainer, base, dataset, config, quant, out)
     shutil.rmtree(checkpoints)
     return Facts(
@@ -83,9 +71,24 @@ def train_adapter(
     )
 
 
+def _quant_spec(config: TrainConfig, frozen: nf4.Frozen, measured: nf4.PackedLayers) -> QuantSpec:
+    return QuantSpec(
+        method="bnb",
+        requested=config.nf4.model_dump(),
+        effective={
+            "quant_type": "nf4",
+            "block_size": nf4.BLOCK_SIZE,
+            "compute_dtype": str(effective(config.nf4.compute_dtype)).removeprefix("torch."),
+            "frozen_weights": frozen,
+            **measured,
+        },
+        toolchain=toolchain(("bitsandbytes", "torch", "transformers")),
+    )
+
+
 def load_for_training(
     base: Path, config: TrainConfig, frozen: nf4.Frozen
-) -> tuple[peft.PeftModel, dict[str, Any]]:
+) -> tuple[peft.PeftModel, nf4.PackedLayers]:
     """The base in NF4 with a fresh adapter, ready to train, and what its quantized layers really hold."""
     model: PreTrainedModel = nf4.load_nf4(base, config.nf4)
     quantization = nf4.effective_quantization(model)
@@ -146,12 +149,12 @@ def _write_result(
         file.writelines(json.dumps(row) + "\n" for row in trainer.history())
 
 
-def _metrics(trainer: sft.Trainer, rows: Rows, validation: Rows) -> dict[str, Any]:
+def _metrics(trainer: sft.Trainer, rows: Rows, validation: Rows) -> dict[str, object]:
     history = trainer.history()
     losses = [row["loss"] for row in history if "loss" in row]
     validations = [row for row in history if "validation_loss" in row]
     last = losses[-min(10, len(losses)) :]
-    metrics = {
+    metrics: dict[str, object] = {
         "steps": trainer.state.global_step,
         "tokens": trainer.tokens_seen(trainer.state.global_step),
         "rows": len(rows),

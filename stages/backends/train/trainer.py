@@ -230,13 +230,13 @@ def last_checkpoint(root: Path, fingerprint: str) -> Path | None:
         shutil.rmtree(root)
     root.mkdir(exist_ok=True)
     inputs.write_text(json.dumps({"fingerprint": fingerprint}))
-    found = {int(folder.name.rpartition("-")[2]): folder for folder in root.glob("checkpoint-*")}
-    complete = [step for step, folder in found.items() if (folder / COMPLETE).exists()]
+    by_step = {int(folder.name.rpartition("-")[2]): folder for folder in root.glob("checkpoint-*")}
+    complete = [step for step, folder in by_step.items() if (folder / COMPLETE).exists()]
     newest = max(complete, default=None)
-    for step, folder in found.items():
+    for step, folder in by_step.items():
         if step != newest:
             shutil.rmtree(folder)
-    return None if newest is None else found[newest]
+    return None if newest is None else by_step[newest]
 
 
 def _dataset(rows: Rows) -> Dataset:
