@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -80,11 +80,9 @@ class MachineSpeed(BaseModel):
 def identity() -> tuple[str, str]:
     """A digest of whatever decides how fast this machine multiplies, and the processor's name."""
     processor, flags = _processor()
-    known: list[Any] = [
-        processor, flags, platform.machine(), len(os.sched_getaffinity(0)), _gpus(),
-        {name: os.environ.get(name) for name in _HIDE_ABILITIES}, _torch_version(),
-    ]  # fmt: skip
-    return digest(known), processor
+    cores, hidden = len(os.sched_getaffinity(0)), {name: os.environ.get(name) for name in _HIDE_ABILITIES}
+    abilities = [processor, flags, platform.machine(), cores, _gpus(), hidden, _torch_version()]
+    return digest(abilities), processor
 
 
 def machine_speed(
@@ -100,11 +98,11 @@ def machine_speed(
     if file is not None:
         with contextlib.suppress(OSError, ValidationError):
             return MachineSpeed.model_validate_json(file.read_text("utf-8"))
-    found = _measure(inputs, outputs, environment)
+    speed = _measure(inputs, outputs, environment)
     if file is not None:
         with contextlib.suppress(OSError):  # a read-only home costs a measurement each time, not the run
-            _keep(file, found.model_dump_json(indent=1))
-    return found
+            _keep(file, speed.model_dump_json(indent=1))
+    return speed
 
 
 def _measure(inputs: int, outputs: int, environment: Mapping[str, str] | None) -> MachineSpeed:

@@ -63,18 +63,16 @@ def progress(done: int, total: int | None, unit: str, **figures: float | str) ->
     """
     shown = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in figures.items())
     of = f"{done}/{total}" if total else f"{done}"
-    log.info(
-        "%s %s %s", of, unit, shown,
-        extra={"progress": {"done": done, "total": total, "unit": unit, **figures}},
-    )  # fmt: skip
+    event = {"done": done, "total": total, "unit": unit, **figures}
+    log.info("%s %s %s", of, unit, shown, extra={"progress": event})
 
 
 def toolchain(packages: Iterable[str]) -> dict[str, str]:
     """Installed version of each distribution; "absent" where it is not installed."""
-    found = {}
+    versions = {}
     for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            versions[name] = "absent"
+    return versions

@@ -69,29 +69,29 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
     from stages.data.source import open_source
     from stages.data.split import assign
 
-    tally = RowCounts()
+    counts = RowCounts()
     source = open_source(
         config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
     )
-    format, shape, records = _shaped(source, config, tally)
+    format, shape, records = _shaped(source, config, counts)
     check = RowCheck(tokenizer, shape, config.system, config.max_length)
     with (
         (out / "rejects.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as rejects,
-        RowSpool(scratch, config.seed, config.near_duplicates) as shelf,
+        RowSpool(scratch, config.seed, config.near_duplicates) as spool,
     ):
-        collect(records, check, shelf, rejects, tally, config.max_rows)
-    _refuse_unusable(tally, len(shelf), config)
-    near = shelf.near_duplicates()
-    tally.dropped.update(exact_duplicates=shelf.exact_duplicates, near_duplicates=int(near.sum()))
-    _refuse_loss(shelf, near, config)
-    split_of_row = np.full(len(shelf), -1, dtype=np.int8)
-    split_of_row[~near] = assign(shelf.prompts[~near], config.split.validation, config.split.test)
-    splits = write_splits(shelf.path, split_of_row, shelf.places, out)
+        collect(records, check, spool, rejects, counts, config.max_rows)
+    _refuse_unusable(counts, len(spool), config)
+    near = spool.near_duplicates()
+    counts.dropped.update(exact_duplicates=spool.exact_duplicates, near_duplicates=int(near.sum()))
+    _refuse_loss(spool, near, config)
+    split_of_row = np.full(len(spool), -1, dtype=np.int8)
+    split_of_row[~near] = assign(spool.prompts[~near], config.split.validation, config.split.test)
+    splits = write_splits(spool.path, split_of_row, spool.places, out)
     metrics = {
         "format": format,
         "licence": config.licence or source.licence,
         "source_hashes": source.hashes,
-        **_figures(tally, shelf.lengths[~near], splits, config.max_length),
+        **_figures(counts, spool.lengths[~near], splits, config.max_length),
     }
     (out / "statistics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", "utf-8")
     example = render(tokenizer, first_row(out))
@@ -126,7 +126,7 @@ def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages],
     return chats, rejected
 
 
-def _shaped(source: Source, config: PrepareConfig, tally: RowCounts) -> tuple[str, str, Records]:
+def _shaped(source: Source, config: PrepareConfig, counts: RowCounts) -> tuple[str, str, Records]:
     """The format as people call it, the shape of the rows that come, and the rows."""
     from stages.data.chatterbot import replies, topics
     from stages.data.collect import pick_format
@@ -135,36 +135,36 @@ def _shaped(source: Source, config: PrepareConfig, tally: RowCounts) -> tuple[st
     if format == "auto" and source.chatterbot:
         format = "chatterbot-dialogue"
     if format == "chatterbot-topic":
-        records = topics(records, config.topics, tally.dropped)
+        records = topics(records, config.topics, counts.dropped)
     elif format == "chatterbot-dialogue":
-        records = replies(records, tally.dropped)
+        records = replies(records, counts.dropped)
     else:
         shape, records = pick_format(records, format, config.source)
         return shape, shape, records
     return format, *pick_format(records, "prompt-completion", config.source)
 
 
-def _refuse_unusable(tally: RowCounts, good: int, config: PrepareConfig) -> None:
-    rejected = tally.rejected.total()
-    lengths = sorted(tally.too_long)
-    if len(lengths) == tally.read:
+def _refuse_unusable(counts: RowCounts, good: int, config: PrepareConfig) -> None:
+    rejected = counts.rejected.total()
+    lengths = sorted(counts.too_long)
+    if len(lengths) == counts.read:
         raise InvalidInput(
-            f"{config.source}: every one of the {tally.read:,} rows is too long: about {lengths[0]:,} to "
+            f"{config.source}: every one of the {counts.read:,} rows is too long: about {lengths[0]:,} to "
             f"{lengths[-1]:,} tokens (median {lengths[len(lengths) // 2]:,}), max_length is "
             f"{config.max_length:,}; raise prepare.max_length (and train.max_length), or shorten the rows"
         )
-    if rejected > config.max_rejected * tally.read or not good:
-        reasons = ", ".join(f"{code} {count:,}" for code, count in tally.rejected.most_common())
+    if rejected > config.max_rejected * counts.read or not good:
+        reasons = ", ".join(f"{code} {count:,}" for code, count in counts.rejected.most_common())
         raise InvalidInput(
-            f"{config.source}: {rejected:,} of {tally.read:,} rows ({rejected / tally.read:.1%}) were "
+            f"{config.source}: {rejected:,} of {counts.read:,} rows ({rejected / counts.read:.1%}) were "
             f"rejected, prepare.max_rejected is {config.max_rejected:.1%}: {reasons}; for example "
-            f"{'; '.join(tally.first_rejects)}; correct or remove such rows"
+            f"{'; '.join(counts.first_rejects)}; correct or remove such rows"
         )
 
 
-def _refuse_loss(shelf: RowSpool, near: np.ndarray, config: PrepareConfig) -> None:
-    exact, nearly = shelf.exact_duplicates, int(near.sum())
-    good = len(shelf) + exact
+def _refuse_loss(spool: RowSpool, near: np.ndarray, config: PrepareConfig) -> None:
+    exact, nearly = spool.exact_duplicates, int(near.sum())
+    good = len(spool) + exact
     lost = (exact + nearly) / good
     if lost <= config.max_deduplicated:
         return
@@ -173,22 +173,22 @@ def _refuse_loss(shelf: RowSpool, near: np.ndarray, config: PrepareConfig) -> No
     raise InvalidInput(
         f"{config.source}: {exact + nearly:,} of {good:,} good rows ({lost:.1%}) repeat an earlier row "
         f"({exact:,} exact duplicates, {nearly:,} near duplicates), prepare.max_deduplicated is "
-        f"{config.max_deduplicated:.1%}; for example {', '.join(shelf.duplicate_places(near))}; "
+        f"{config.max_deduplicated:.1%}; for example {', '.join(spool.duplicate_places(near))}; "
         f"set {keep}{enough}"
     )
 
 
 def _figures(
-    tally: RowCounts, lengths: np.ndarray, splits: dict[str, dict[str, int]], max_length: int
-) -> dict[str, Any]:
+    counts: RowCounts, lengths: np.ndarray, splits: dict[str, dict[str, int]], max_length: int
+) -> dict[str, object]:
     from stages.data.card import length_figures
 
-    rows = {"read": tally.read, "accepted": len(lengths), "rejected": tally.rejected.total()}
+    rows = {"read": counts.read, "accepted": len(lengths), "rejected": counts.rejected.total()}
     return {
         "rows": rows,
-        "rejected": dict(sorted(tally.rejected.items())),
-        "dropped": dict(sorted(tally.dropped.items())),
-        "unused_fields": dict(sorted(tally.unused.items())),
+        "rejected": dict(sorted(counts.rejected.items())),
+        "dropped": dict(sorted(counts.dropped.items())),
+        "unused_fields": dict(sorted(counts.unused.items())),
         "splits": splits,
         "tokens": length_figures(lengths, max_length),
     }

@@ -29,6 +29,6 @@ def resolve(parents: Parents, config: BaseConfig, out: Path) -> Facts:
     origin = bases.fetch(config, out)
     if config.source.startswith(("hub:", "path:")):
         inspect(out)
-    reference, metrics = bases.describe(out, origin)
-    metrics[KEY] = outline_of_model(out)
+    reference, described = bases.describe(out, origin)
+    metrics = {**described, KEY: outline_of_model(out)}
     return Facts(kind="base", base=reference, quant=QuantSpec(method="none"), metrics=metrics)

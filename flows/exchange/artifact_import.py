@@ -91,7 +91,7 @@ def _parent(
 
 
 def _publish(
-    registry: Registry, path: Path, found: dict[str, Any], parent: Artifact, findings: Findings
+    registry: Registry, path: Path, found: Mapping[str, Any], parent: Artifact, findings: Findings
 ) -> Adoption:
     folder = path if path.is_dir() else path.parent
     sources = {_name_of(name, found): (folder / name).resolve() for name in found["files"]}

@@ -30,7 +30,7 @@ class BaseConfig(StageConfig):
         scheme, _, rest = value.partition(":")
         if scheme not in {"hub", "path", "package", "pico"} or not rest:
             raise ValueError(
-                f"{value!r} is no base source; expected hub:ORG/NAME@REVISION, path:DIRECTORY, "
+                f"{value!r} is not a base source; expected hub:ORG/NAME@REVISION, path:DIRECTORY, "
                 "package:DISTRIBUTION/FILE.gguf or pico:SEED"
             )
         if scheme == "pico" and not rest.isdecimal():

@@ -16,9 +16,11 @@ class DeployConfig(StageConfig):
         default="llama.cpp", description="llama.cpp serves GGUF files, vLLM merged and GPTQ models"
     )
     name: str | None = Field(
-        default=None, min_length=1, max_length=200,
+        default=None,
+        min_length=1,
+        max_length=200,
         description="what requests call the model; default: the channel that it was promoted to",
-    )  # fmt: skip
+    )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto",
         description="vllm: in which type it computes; auto: the model's own, or float32 where the run found "

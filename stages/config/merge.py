@@ -10,12 +10,12 @@ from stages.contract import StageConfig
 
 
 class MergeConfig(StageConfig):
-    """How to fold the adapter in."""
+    """How to merge the adapter."""
 
     dtype: Literal["float16", "bfloat16"] = Field(default="float16", description="dtype of the result")
     base: Literal["auto", "16bit", "nf4"] = Field(
         default="auto",
-        description="`16bit`: fold into the base's own weights; `nf4`: into the base's weights after an NF4 "
+        description="`16bit`: merge into the base's own weights; `nf4`: into the base's weights after an NF4 "
         "round trip, as the adapter saw them in training (only the modules that were quantized); `auto`: a "
         "recipe does both and keeps what is better on the validation split, a single merge does `16bit`",
     )
@@ -23,7 +23,7 @@ class MergeConfig(StageConfig):
 
     @property
     def candidates(self) -> tuple[MergeConfig, ...]:
-        """One config per fold that is to be made."""
+        """One config per merge that is to be made."""
         if self.base != "auto":
             return (self,)
-        return tuple(self.model_copy(update={"base": fold}) for fold in ("16bit", "nf4"))
+        return tuple(self.model_copy(update={"base": base}) for base in ("16bit", "nf4"))

@@ -74,7 +74,7 @@ class PrepareConfig(StageConfig):
         scheme, _, rest = value.partition(":")
         if scheme not in {"path", "hub", "package"} or not rest:
             raise ValueError(
-                f"{value!r} is no data source; expected path:FILE_OR_DIRECTORY, hub:ORG/NAME@REVISION "
+                f"{value!r} is not a data source; expected path:FILE_OR_DIRECTORY, hub:ORG/NAME@REVISION "
                 "or package:DISTRIBUTION/PATH"
             )
         return value

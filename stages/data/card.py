@@ -12,7 +12,7 @@ _BINS = 20
 _QUANTILES = {"p05": 0.05, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
-def length_figures(lengths: np.ndarray, max_length: int) -> dict[str, Any]:
+def length_figures(lengths: np.ndarray, max_length: int) -> dict[str, object]:
     """Quantiles and a histogram of the rows' lengths in tokens.
 
     Bin k counts edges[k] < length ≤ edges[k + 1]; the last edge is `max_length`.
@@ -34,42 +34,48 @@ def card(facts: Mapping[str, Any], settings: Mapping[str, Any], example: str) ->
 
     The source is named without its folder: the card belongs to the data, whose id no place may change.
     """
-    rows, lengths, splits = facts["rows"], facts["tokens"], facts["splits"]
     source = _placeless(settings["source"])
     settings = {**settings, "source": source}
+    lengths = {name: value for name, value in facts["tokens"].items() if name != "histogram"}
     parts = [
         _front_matter(facts["licence"]),
         "# Prepared dataset",
         f"Source: `{source}`, read as `{facts['format']}`. Licence: {facts['licence'] or 'not stated'}.",
         "## Rows",
-        _table(("", "rows"), [
-            ("read", rows["read"]),
-            *((f"rejected: {code}", count) for code, count in facts["rejected"].items()),
-            *((f"dropped: {what.replace('_', ' ')}", count) for what, count in facts["dropped"].items()),
-            ("accepted", rows["accepted"]),
-        ]),
+        _table(("", "rows"), _row_counts(facts)),
         "Rejected rows stand in `rejects.jsonl` with their line and the reason. "
         "Short, ambiguous and repeated utterances and later lines are left out before they count as read.",
         *_unused(facts["unused_fields"]),
         "## Splits",
         "By distinct prompt: all rows with one prompt (normalized: case, white space, Unicode form) stand in "
         "one split.",
-        _table(("split", "rows", "distinct prompts", "tokens", "trained tokens"), [
-            (name, s["rows"], s["prompts"], s["tokens"], s["trainable"]) for name, s in splits.items()
-        ]),
+        _table(("split", "rows", "distinct prompts", "tokens", "trained tokens"), _splits(facts["splits"])),
         "## Length",
         "Tokens of the rendered chat, by the base model's tokenizer and chat template, over all splits.",
-        _table(tuple(k for k in lengths if k != "histogram"),
-               [tuple(v for k, v in lengths.items() if k != "histogram")]),
+        _table(tuple(lengths), [tuple(lengths.values())]),
         "## One row as the model sees it",
         _fenced(example),
         "## Settings",
-        _table(("key", "value"), [(f"`{key}`", f"`{value}`") for key, value in settings.items()]),
+        _table(("key", "value"), _quoted(settings)),
         "## Source files",
-        _table(("file", "sha256, or commit"),
-               [(f"`{name}`", f"`{value}`") for name, value in facts["source_hashes"].items()]),
-    ]  # fmt: skip
+        _table(("file", "sha256, or commit"), _quoted(facts["source_hashes"])),
+    ]
     return "\n\n".join(parts) + "\n"
+
+
+def _row_counts(facts: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    rejected = [(f"rejected: {code}", count) for code, count in facts["rejected"].items()]
+    dropped = [(f"dropped: {what.replace('_', ' ')}", count) for what, count in facts["dropped"].items()]
+    return [("read", facts["rows"]["read"]), *rejected, *dropped, ("accepted", facts["rows"]["accepted"])]
+
+
+def _splits(splits: Mapping[str, Mapping[str, int]]) -> list[tuple[Any, ...]]:
+    figures = ("rows", "prompts", "tokens", "trainable")
+    return [(name, *(split[figure] for figure in figures)) for name, split in splits.items()]
+
+
+def _quoted(values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    return [(f"`{name}`", f"`{value}`") for name, value in values.items()]
 
 
 def _placeless(source: str) -> str:
@@ -80,11 +86,11 @@ def _placeless(source: str) -> str:
 def _unused(fields: Mapping[str, int]) -> list[str]:
     if not fields:
         return []
-    told = [(f"`{name}`", count) for name, count in fields.items()]
+    counts = [(f"`{name}`", count) for name, count in fields.items()]
     return [
         "## Fields that are not used",
         "No format reads them, so nothing of them is in the chats.",
-        _table(("field", "rows that have it"), told),
+        _table(("field", "rows that have it"), counts),
     ]
 
 

@@ -77,8 +77,8 @@ class RowCheck:
     def _refuse_control_tokens(self, messages: Messages) -> None:
         for number, message in enumerate(messages, 1):
             # It would be tokenized as the real thing: a message could end its turn or open another's.
-            if found := self._control.search(message["content"]):
-                raise RowError("control_token", f"message {number} holds the control token {found[0]!r}")
+            if control := self._control.search(message["content"]):
+                raise RowError("control_token", f"message {number} holds the control token {control[0]!r}")
 
 
 class TooLong(RowError):
@@ -93,56 +93,58 @@ def pick_format(records: Records, format: str, source: str) -> tuple[str, Record
     Raises `InvalidInput` when there is no row at all, or none of the first has the fields needed.
     """
     first: list[Record] = []
-    found = None
+    detected = None
     for record in itertools.islice(records, _LOOKED_AT):
         first.append(record)
         if record.row is None:
             continue
         if format == "auto":
-            found = detect(record.row)
+            detected = detect(record.row)
         elif matches(format, record.row):
-            found = format
-        if found:
+            detected = format
+        if detected:
             break
     if not first:
         raise InvalidInput(f"{source} holds no rows; expected at least one")
     fields = next(([*map(named, r.row), *r.unread] for r in first if r.row is not None), None)
-    if fields is not None and found is None:
+    if fields is not None and detected is None:
         expected = "; ".join(EXPECTED.values()) if format == "auto" else EXPECTED[format]
         raise InvalidInput(
             f"{source}: the rows have the fields {', '.join(fields[:_NAMED]) or '(none)'}, which is not the "
             f"format {format!r}; expected {expected}: rename the fields, or declare another prepare.format"
         )
-    return found or "messages", itertools.chain(first, records)
+    return detected or "messages", itertools.chain(first, records)
 
 
 def collect(
     records: Records,
     check: RowCheck,
-    shelf: RowSpool,
+    spool: RowSpool,
     rejects: IO[str],
-    tally: RowCounts,
+    counts: RowCounts,
     max_rows: int | None,
 ) -> None:
-    """Check each record and put it on the shelf, or write to `rejects` why not.
+    """Check each record and put it into the spool, or write to `rejects` why not.
 
     Ends after `max_rows` good rows. `rejects` gets JSON lines of file, line, code and reason.
     """
     for record in records:
-        tally.read += 1
+        counts.read += 1
         unused: Counter[str] = Counter()
         try:
-            shelf.add(check(record, unused), record.file, record.line)
+            spool.add(check(record, unused), record.file, record.line)
         except RowError as error:
-            _reject(record, error, rejects, tally)
+            _reject(record, error, rejects, counts)
         else:
-            _note(unused, tally.unused)
-        if tally.read % _REPORTED == 0:
-            progress(tally.read, None, "rows", accepted=len(shelf), rejected=tally.rejected.total())
-        if len(shelf) == max_rows:
+            _note(unused, counts.unused)
+        if counts.read % _REPORTED == 0:
+            progress(counts.read, None, "rows", accepted=len(spool), rejected=counts.rejected.total())
+        if len(spool) == max_rows:
             break
-    ignored = {"not_used": ", ".join(sorted(tally.unused)[:8])} if tally.unused else {}
-    progress(tally.read, tally.read, "rows", accepted=len(shelf), rejected=tally.rejected.total(), **ignored)
+    ignored = {"not_used": ", ".join(sorted(counts.unused)[:8])} if counts.unused else {}
+    progress(
+        counts.read, counts.read, "rows", accepted=len(spool), rejected=counts.rejected.total(), **ignored
+    )
 
 
 def _note(unused: Counter[str], all_unused: Counter[str]) -> None:
@@ -150,11 +152,11 @@ def _note(unused: Counter[str], all_unused: Counter[str]) -> None:
         all_unused[name if name in all_unused or len(all_unused) < _NAMED else _OTHERS] += 1
 
 
-def _reject(record: Record, error: RowError, rejects: IO[str], tally: RowCounts) -> None:
-    tally.rejected[error.code] += 1
+def _reject(record: Record, error: RowError, rejects: IO[str], counts: RowCounts) -> None:
+    counts.rejected[error.code] += 1
     if isinstance(error, TooLong):
-        tally.too_long.append(error.tokens)
-    if len(tally.first_rejects) < 3:
-        tally.first_rejects.append(f"{record.file} line {record.line}: {error}")
+        counts.too_long.append(error.tokens)
+    if len(counts.first_rejects) < 3:
+        counts.first_rejects.append(f"{record.file} line {record.line}: {error}")
     entry = {"file": record.file, "line": record.line, "code": error.code, "reason": str(error)}
     rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -72,9 +72,8 @@ class NearDuplicates:
 
     def add(self, asked: Sequence[str], answered: Sequence[str]) -> None:
         """Add the next row: what was said to the model, and what it says."""
-        grams = np.concatenate((
-            np.unique(shingles(asked) & ~ANSWERED), np.unique(shingles(answered) | ANSWERED)
-        ))  # fmt: skip
+        sides = (shingles(asked) & ~ANSWERED, shingles(answered) | ANSWERED)
+        grams = np.concatenate([np.unique(side) for side in sides])
         self._shingles.write(grams.tobytes())
         self._ends.append(self._ends[-1] + len(grams))
 
@@ -84,17 +83,17 @@ class NearDuplicates:
         To be called after `close`.
         """
         rows = len(self._ends) - 1
-        found = np.zeros(rows, dtype=bool)
+        repeated = np.zeros(rows, dtype=bool)
         if rows < 2:
-            return found
+            return repeated
         grams = np.memmap(self._scratch / "shingles", np.uint64, "r")
         frames = shared_by_many(grams) if rows >= FRAME else np.empty(0, np.uint64)
         signatures = self._signatures(grams, frames)
         width = rows_per_band(self._threshold)
         for start in range(0, PERMUTATIONS, width):
             for bucket in _buckets(_band_keys(signatures, start, width)):
-                self._compare(bucket, grams, frames, found)
-        return found
+                self._compare(bucket, grams, frames, repeated)
+        return repeated
 
     def _signatures(self, grams: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """uint32 of shape (rows, PERMUTATIONS), on disk."""
@@ -145,13 +144,13 @@ def _likeness(a: np.ndarray, b: np.ndarray, frames: np.ndarray) -> float:
 def shared_by_many(grams: np.ndarray) -> np.ndarray:
     """The values that stand at least `FRAME` times in `grams`, sorted: uint64. In bounded memory."""
     parts = 1 << max(0, (len(grams) // _COUNTED).bit_length())
-    found = []
+    common = []
     for part in range(parts):
         chunks = (grams[low : low + _COUNTED] for low in range(0, len(grams), _COUNTED))
         own = np.concatenate([c[(c & np.uint64(parts - 1)) == part] for c in chunks])
         values, counts = np.unique(own, return_counts=True)
-        found.append(values[counts >= FRAME])
-    return np.sort(np.concatenate(found))
+        common.append(values[counts >= FRAME])
+    return np.sort(np.concatenate(common))
 
 
 def rows_per_band(threshold: float) -> int:

@@ -12,10 +12,9 @@ from typing import Any
 
 from stages.data.record import RowError, named
 
-READ = frozenset({
-    "messages", "conversations", "turns", "instruction", "input", "context", "output", "prompt", "completion",
-    "response", "question", "answer", "system", "history",
-})  # fmt: skip
+_CHATS, _INSTRUCTIONS = ("messages", "conversations", "turns"), ("instruction", "input", "context", "output")
+_PAIRS = ("prompt", "completion", "response", "question", "answer")
+READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, "system", "history"))
 """Fields of a row that some format reads; in another format they may be refused or not be used."""
 
 _TOOLS = "tool calling is not trained"
@@ -40,7 +39,7 @@ REFUSED_IN_ROW = {
 REFUSED_IN_TURN = {
     **_MEANT,
     **dict.fromkeys(("loss", "loss_weight", "train", "training", "train_on_turn"), _SHARE),
-    "name": "several speakers of one role are not told apart",
+    "name": "several speakers of one role are not distinguished",
     "prefix": "an answer is trained from its beginning",
 }
 """Field of a message → why it cannot be used."""
@@ -59,9 +58,13 @@ def says_nothing(name: str, value: Any) -> bool:
 
 
 def account(
-    fields: Mapping[str, Any], used: Collection[str], refused: Mapping[str, str],
-    prefix: str, place: str, unused: Counter[str],
-) -> None:  # fmt: skip
+    fields: Mapping[str, Any],
+    used: Collection[str],
+    refused: Mapping[str, str],
+    prefix: str,
+    place: str,
+    unused: Counter[str],
+) -> None:
     """Count in `unused` each field outside `used` that says something; `prefix` comes before its name.
 
     Raises `RowError` with the name of a field that is in `refused`; `place` says where it stands.

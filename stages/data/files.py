@@ -111,13 +111,13 @@ def _read_chatterbot(path: Path, name: str) -> Records:
     if isinstance(document, yaml.MappingNode):
         conversations = next((v for k, v in document.value if k.value == "conversations"), None)
     if not isinstance(conversations, yaml.SequenceNode):
-        raise InvalidInput(f"{name}: no chatterbot corpus; expected a list under the key `conversations`")
+        raise InvalidInput(f"{name}: not a chatterbot corpus; expected a list under the key `conversations`")
     topic = Path(name.removesuffix(".gz")).stem
     for node in conversations.value:
         number = node.start_mark.line + 1
-        said = node.value if isinstance(node, yaml.SequenceNode) else []
-        if said and all(isinstance(line, yaml.ScalarNode) for line in said):
-            yield Record(name, number, {"topic": topic, "lines": [line.value for line in said]})
+        lines = node.value if isinstance(node, yaml.SequenceNode) else []
+        if lines and all(isinstance(line, yaml.ScalarNode) for line in lines):
+            yield Record(name, number, {"topic": topic, "lines": [line.value for line in lines]})
         else:
             yield Record(name, number, None, "the conversation is not a list of lines")
 

@@ -13,10 +13,12 @@ from stages.data.record import RowError, named, shown
 Row = Mapping[str, Any]
 Messages = list[dict[str, str]]
 
-_ROLES = {
-    "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
-    "bot": "assistant", "model": "assistant",
-}  # fmt: skip
+_CALLED = {
+    "system": ("system",),
+    "user": ("user", "human"),
+    "assistant": ("assistant", "gpt", "bot", "model"),
+}
+_ROLES = {name: role for role, names in _CALLED.items() for name in names}
 _PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("input", "output"))
 _INPUTS = ("input", "context")
 _OUTPUTS = ("output", "response")
@@ -50,8 +52,8 @@ def detect(row: Row) -> str | None:
     """The name of the row's format; None where it is none of them."""
     if _has_senders(row.get("messages", row.get("turns"))):
         return "dialogue"
-    return next((name for name in ("messages", "sharegpt", "instruction", "prompt-completion")
-                 if matches(name, row)), None)  # fmt: skip
+    others = ("messages", "sharegpt", "instruction", "prompt-completion")
+    return next((name for name in others if matches(name, row)), None)
 
 
 def to_messages(name: str, row: Row, system: str | None, unused: Counter[str]) -> Messages:
@@ -126,8 +128,8 @@ def _from_dialogue(row: Row, unused: Counter[str]) -> Messages:
         raise RowError("unsupported_role", f"{len(people)} people speak; expected two")
     roles = dict(zip(people, ("user", "assistant"), strict=False))
     messages = [
-        _message(roles[sender], "\n".join(text for _, text in said if text.strip()))
-        for sender, said in groupby(spoken, key=lambda one: one[0])
+        _message(roles[sender], "\n".join(text for _, text in utterances if text.strip()))
+        for sender, utterances in groupby(spoken, key=lambda one: one[0])
     ]
     # The first speaker often has the last word: a row ends with the last answer.
     if len(messages) > 1 and messages[-1]["role"] == "user":
@@ -147,8 +149,8 @@ def _from_instruction(row: Row, unused: Counter[str]) -> Messages:
 def _from_pair(row: Row, unused: Counter[str]) -> Messages:
     pair = _pair(row)
     if pair is None:
-        found = ", ".join(map(named, row))
-        raise RowError("missing_field", f"expected {EXPECTED['prompt-completion']}, found {found}")
+        fields = ", ".join(map(named, row))
+        raise RowError("missing_field", f"expected {EXPECTED['prompt-completion']}, found {fields}")
     prompt, answer = row[pair[0]], row[pair[1]]
     if isinstance(prompt, list) and isinstance(answer, list):
         parts = (_turns(row[key], key, ("role",), ("content",), unused) for key in pair)
@@ -165,8 +167,9 @@ def _asked_and_answered(
         earlier = []
     if not isinstance(earlier, list) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in earlier):
         raise RowError("unsupported_field", "history is expected as a list of [question, answer] pairs")
-    turns = [_message(role, text) for pair in earlier
-             for role, text in zip(("user", "assistant"), pair, strict=True)]  # fmt: skip
+    turns = []
+    for question, reply in earlier:
+        turns += [_message("user", question), _message("assistant", reply)]
     turns += [_message("user", prompt), _answer(row.get(answer))]
     return _with_system(row, (*asked, answer, "history"), turns, unused)
 

@@ -110,11 +110,13 @@ class _Cursor:
                 return ""
 
     def take(self, allowed: str) -> str:
-        found = self.peek()
-        if not found or found not in allowed:
-            raise self.wrong(f"malformed JSON: expected {' or '.join(allowed)}, found {found or 'the end'}")
+        character = self.peek()
+        if not character or character not in allowed:
+            raise self.wrong(
+                f"malformed JSON: expected {' or '.join(allowed)}, found {character or 'the end'}"
+            )
         self._at += 1
-        return found
+        return character
 
     def value(self) -> Any:
         """Decode the value at the cursor, reading on until it is complete."""

@@ -32,14 +32,14 @@ class Decoder:
     def _checked(self, value: Any) -> Any:
         if self._twice is None:
             return value
-        return Unreadable(f"the key {named(self._twice)} stands twice in one object")
+        return Unreadable(f"the key {named(self._twice)} is there twice in one object")
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        row = dict(pairs)
+        if len(row) < len(pairs):
             seen: set[str] = set()
             self._twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        return found
+        return row
 
 
 def _integer(digits: str) -> int | float:

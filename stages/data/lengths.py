@@ -18,8 +18,8 @@ def tokens_if_above(tokenizer: Tokenizer, text: str, limit: int) -> int | None:
     """
     size = limit * CHARACTERS
     while size < len(text):
-        found = len(tokenizer(text[:size], add_special_tokens=False, verbose=False)["input_ids"])
-        if found - _CUT > limit:
-            return round(found * len(text) / size)
+        tokens = len(tokenizer(text[:size], add_special_tokens=False, verbose=False)["input_ids"])
+        if tokens - _CUT > limit:
+            return round(tokens * len(text) / size)
         size *= 2
     return None

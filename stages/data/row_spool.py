@@ -97,14 +97,11 @@ class RowSpool:
         self._lines.append(line)
         self._file_of_row.append(self._files.setdefault(file, len(self._files)))
         if self._near:
-            said = {True: [], False: []}  # type: dict[bool, list[str]]
-            for message in row.messages:
-                said[message["role"] == "assistant"].append(message["content"])
-            self._near.add(said[False], said[True])
-        self._waiting.append({
-            "messages": row.messages, "prompt_hash": prompt_hash,
-            "tokens": row.tokens, "trainable": row.trainable,
-        })  # fmt: skip
+            asked = [message["content"] for message in row.messages if message["role"] != "assistant"]
+            answered = [message["content"] for message in row.messages if message["role"] == "assistant"]
+            self._near.add(asked, answered)
+        counts = {"tokens": row.tokens, "trainable": row.trainable}
+        self._waiting.append({"messages": row.messages, "prompt_hash": prompt_hash, **counts})
         if len(self._waiting) == _BATCH:
             self._flush()
 

@@ -73,8 +73,8 @@ def _under(path: Path) -> dict[str, Path]:
         raise InvalidInput(
             f"path:{path}: no such file or directory; a relative path counts from {Path.cwd()}"
         )
-    found = ((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
-    return {name.as_posix(): file for name, file in found if not any(p.startswith(".") for p in name.parts)}
+    files = ((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
+    return {name.as_posix(): file for name, file in files if not any(p.startswith(".") for p in name.parts)}
 
 
 def _in_package(name: str, pattern: str) -> tuple[dict[str, Path], str | None]:

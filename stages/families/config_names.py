@@ -52,9 +52,9 @@ def text_config(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     config = {**raw, **(inner if isinstance(inner, dict) else {})}
     family = str(config.get("model_type", raw.get("model_type", "")))
     for name, others in NAMES.items():
-        found = next((config[key] for key in (name, *others) if config.get(key) is not None), None)
-        if found is not None:
-            config[name] = found
+        value = next((config[key] for key in (name, *others) if config.get(key) is not None), None)
+        if value is not None:
+            config[name] = value
     if reason := _no_decoder(config, family):
         raise InvalidInput(f"{source}: {_called(raw)} {reason}; {_CHOOSE}")
     config["num_key_value_heads"] = _kv_heads(config)
@@ -120,8 +120,8 @@ def _kv_heads(config: Mapping[str, Any]) -> int | None:
     attention = config.get("attn_config")
     if isinstance(attention, dict) and isinstance(attention.get("kv_n_heads"), int):  # MPT
         return int(attention["kv_n_heads"])
-    found = config.get("num_key_value_heads") or config.get("num_attention_heads")
-    return found if isinstance(found, int) else None
+    heads = config.get("num_key_value_heads") or config.get("num_attention_heads")
+    return heads if isinstance(heads, int) else None
 
 
 def _called(raw: Mapping[str, Any]) -> str:

@@ -37,8 +37,8 @@ def base_refusal(family: str, architecture: str) -> str | None:
         return None
     if not architecture.endswith(CAUSAL):
         return f"its architecture is {architecture}, not a causal language model such as LlamaForCausalLM"
-    known = known_to_transformers()
-    if known is not None and family not in known:
+    models = known_to_transformers()
+    if models is not None and family not in models:
         return f"transformers has no causal language model of model_type {family} built in"
     return training_refusal(family)
 
@@ -51,11 +51,11 @@ def training_refusal(family: str) -> str | None:
 
 def gptq_refusal(family: str) -> str | None:
     """Why GPTQ cannot be had of it, or None; None for all where GPTQModel is not installed."""
-    known = known_to_gptqmodel()
-    if not family or known is None:
+    families = known_to_gptqmodel()
+    if not family or families is None:
         return None
-    if family not in known:
-        reason = "GPTQModel knows no such family"
+    if family not in families:
+        reason = "GPTQModel does not know this family"
     elif family in NO_GPTQ:
         reason = NO_GPTQ[family]
     elif family not in BLOCKS:
@@ -67,10 +67,10 @@ def gptq_refusal(family: str) -> str | None:
 
 def gguf_refusal(family: str, architecture: str) -> str | None:
     """Why llama.cpp cannot have it, or None; None for all while its converter is not installed."""
-    known = known_to_llama_cpp()
-    if not family or known is None or architecture in known:
+    architectures = known_to_llama_cpp()
+    if not family or architectures is None or architecture in architectures:
         return None
-    return f"llama.cpp's converter knows no {architecture}"
+    return f"llama.cpp's converter does not know {architecture}"
 
 
 def require_quantizable(family: str, source: str) -> None:

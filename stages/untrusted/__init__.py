@@ -2,6 +2,7 @@
 
 ```
 inspect      what a directory or a file is
+description  what was found, as types
 huggingface  adapters, merged models, GPTQ checkpoints
 gguf         GGUF files
 safetensors  every byte of the layout, every number

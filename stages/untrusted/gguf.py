@@ -1,4 +1,4 @@
-"""GGUF files of somebody else's: what they hold, that it is finite, and whose vocabulary it is."""
+"""Untrusted GGUF files: what they hold, that it is finite, and whose vocabulary it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from stages.errors import InvalidInput
 from stages.formats.gguf import GgufDescription, GgufTensor, read_gguf
 from stages.formats.gguf_types import describe, main_type
+from stages.untrusted.json import JsonObject
 
 TOKENS = "tokenizer.ggml.tokens"
 
@@ -28,7 +29,9 @@ def read(file: Path) -> GgufDescription:
     found = read_gguf(file, frozenset({TOKENS}))
     architecture = found.values.get("general.architecture")
     if not isinstance(architecture, str) or not found.tensors or not found.parameters:
-        raise InvalidInput(f"{file.name} describes no model (general.architecture: {architecture!r:.60})")
+        raise InvalidInput(
+            f"{file.name} does not describe a model (general.architecture: {architecture!r:.60})"
+        )
     if found.values.get("general.type", "model") != "model":
         raise InvalidInput(
             f"{file.name} is a GGUF of type {found.values['general.type']!r:.40}, expected a language model"
@@ -57,7 +60,7 @@ def read_adapter(file: Path) -> GgufDescription | None:
     return found
 
 
-def effective(found: GgufDescription) -> tuple[dict[str, Any], bool]:
+def effective(found: GgufDescription) -> tuple[JsonObject, bool]:
     """The effective quantization, as for files made here, and whether the file names its own type."""
     named = _file_type(found.values.get("general.file_type"))
     described = describe(found, named or _usual_type(found))
@@ -102,8 +105,8 @@ def _scan(
             raise InvalidInput(f"{name} became shorter while it was read; leave it alone and try again")
         blocks = np.frombuffer(raw, np.uint8).reshape(count, width)
         for place in places:
-            words = np.ascontiguousarray(blocks[:, place : place + bits.itemsize]).view(bits)
-            if bool(((words & bits.type(mask)) == mask).any()):
+            scales = np.ascontiguousarray(blocks[:, place : place + bits.itemsize]).view(bits)
+            if bool(((scales & bits.type(mask)) == mask).any()):
                 raise InvalidInput(
                     f"tensor {tensor.name} in {name} holds NaN or infinite values; convert it again from a "
                     "model whose weights are finite"

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
-from typing import Any
 
+from registry.compat.peft import CONFIG, WEIGHTS
 from stages import outline
 from stages.errors import InvalidInput
 from stages.formats.model_files import INDEX, TOKENIZER_FILES, weight_files
-from stages.untrusted import safetensors
-from stages.untrusted import tokenizer as foreign_tokenizer
-from stages.untrusted.json import MEGABYTE, read_object, refuse_code
-from stages.untrusted.safetensors import ForeignTensor
+from stages.untrusted import safetensors, tokenizer
+from stages.untrusted.description import Description, Form, GptqSettings, OwnRecord, WeightFigures
+from stages.untrusted.json import MEGABYTE, JsonObject, read_object, refuse_code
+from stages.untrusted.safetensors import Located, UntrustedTensor
 
-WEIGHTS = "adapter_model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CONFIG_BYTES = 4 * MEGABYTE
 INDEX_BYTES = 64 * MEGABYTE
 
 
-def look_at_adapter(folder: Path, names: list[str], thorough: bool) -> dict[str, Any]:
+def look_at_adapter(folder: Path, names: list[str], thorough: bool) -> Description:
     """A PEFT LoRA directory. Raises `InvalidInput`."""
-    config = read_object(folder / "adapter_config.json", CONFIG_BYTES)
-    refuse_code(config, "adapter_config.json")
+    config = read_object(folder / CONFIG, CONFIG_BYTES)
+    refuse_code(config, CONFIG)
     if config.get("peft_type") != "LORA":
         raise InvalidInput(
             f"{folder.name} is a {str(config.get('peft_type'))[:40]} adapter; only LoRA is known here"
@@ -34,7 +34,7 @@ def look_at_adapter(folder: Path, names: list[str], thorough: bool) -> dict[str,
             or config[key] <= 0
         ):
             raise InvalidInput(
-                f"adapter_config.json: {key} is {config.get(key)!r:.40}, expected a number above 0; "
+                f"{CONFIG}: {key} is {config.get(key)!r:.40}, expected a number above 0; "
                 "the update cannot be scaled without it"
             )
     if WEIGHTS not in names:
@@ -42,22 +42,25 @@ def look_at_adapter(folder: Path, names: list[str], thorough: bool) -> dict[str,
     tensors = safetensors.together([folder / WEIGHTS], None)
     if thorough:
         _scan(folder, tensors)
-    tokenizer = foreign_tokenizer.describe(folder)
-    shape = outline.adapter_outline(config, _headers(tensors), tokenizer["length"] if tokenizer else None)
-    wrong = sorted({one.rank for ones in shape.targets.values() for one in ones} - _ranks(config))
+    described = tokenizer.describe(folder)
+    shape = outline.adapter_outline(config, _headers(tensors), described["length"] if described else None)
+    wrong = sorted({target.rank for ones in shape.targets.values() for target in ones} - _ranks(config))
     if wrong:
         raise InvalidInput(
-            f"{WEIGHTS} holds factors of rank {wrong[0]}, adapter_config.json says {sorted(_ranks(config))}; "
+            f"{WEIGHTS} holds factors of rank {wrong[0]}, {CONFIG} says {sorted(_ranks(config))}; "
             "the update would be scaled wrongly: fetch both files again"
         )
-    return _found(
-        "adapter", names, ["adapter_config.json", WEIGHTS], shape, tokenizer, own_record(folder, names),
-        config={key: config.get(key) for key in ("base_model_name_or_path", "revision", "peft_version")},
-        dtypes=_dtypes(tensors), bytes=_bytes(tensors), parameters=_parameters(tensors),
-    )  # fmt: skip
+    return {
+        **_files("adapter", names, [CONFIG, WEIGHTS]),
+        **_weights(tensors),
+        "outline": shape.model_dump(mode="json"),
+        "tokenizer": described,
+        "record": own_record(folder, names),
+        "config": {key: config.get(key) for key in ("base_model_name_or_path", "revision", "peft_version")},
+    }
 
 
-def look_at_model(folder: Path, names: list[str], thorough: bool) -> dict[str, Any]:
+def look_at_model(folder: Path, names: list[str], thorough: bool) -> Description:
     """A Hugging Face directory with 16- or 32-bit weights, or with GPTQ's. Raises `InvalidInput`."""
     config = read_object(folder / "config.json", CONFIG_BYTES)
     refuse_code(config, "config.json")
@@ -76,21 +79,25 @@ def look_at_model(folder: Path, names: list[str], thorough: bool) -> dict[str, A
     tensors = safetensors.together(files, weight_map)
     if thorough:
         _scan(folder, tensors)
-    needed = ["config.json", *(one.name for one in files), *([INDEX] if index else [])]
+    needed = ["config.json", *(file.name for file in files), *([INDEX] if index else [])]
     quantization = _quantization(folder, names, config)
     shape = outline.model_outline(config, _headers(tensors))
-    dtypes = _dtypes(tensors)
-    return _found(
-        "model" if quantization is None else "gptq",
-        names, needed, shape, foreign_tokenizer.describe(folder), own_record(folder, names),
-        config={"architecture": architectures[0], "dtype": config.get("dtype", config.get("torch_dtype"))},
-        quantization=quantization, dtypes=dtypes, bytes=_bytes(tensors),
-        parameters=_parameters(tensors, quantization),
-        weights=[one.name for one in files],
-    )  # fmt: skip
+    return {
+        **_files("model" if quantization is None else "gptq", names, needed),
+        **_weights(tensors, quantization),
+        "outline": shape.model_dump(mode="json"),
+        "tokenizer": tokenizer.describe(folder),
+        "record": own_record(folder, names),
+        "config": {
+            "architecture": architectures[0],
+            "dtype": config.get("dtype", config.get("torch_dtype")),
+        },
+        "quantization": quantization,
+        "weights": [file.name for file in files],
+    }
 
 
-def _quantization(folder: Path, names: list[str], config: dict[str, Any]) -> dict[str, Any] | None:
+def _quantization(folder: Path, names: list[str], config: JsonObject) -> GptqSettings | None:
     """The GPTQ settings: in config.json, or beside it in quantize_config.json as auto-gptq wrote them."""
     own = config.get("quantization_config")
     beside = None
@@ -98,102 +105,93 @@ def _quantization(folder: Path, names: list[str], config: dict[str, Any]) -> dic
         beside = read_object(folder / "quantize_config.json", CONFIG_BYTES)
     if own is None and beside is None:
         return None
-    found = own if own is not None else beside
-    if not isinstance(found, dict):
-        raise InvalidInput("config.json: quantization_config is no table of settings; fetch the model again")
-    method = found.get("quant_method", "gptq" if own is None else None)
-    form = found.get("checkpoint_format", found.get("format", "gptq"))
+    settings = own if own is not None else beside
+    if not isinstance(settings, dict):
+        raise InvalidInput(
+            "config.json: quantization_config is not a table of settings; fetch the model again"
+        )
+    method = settings.get("quant_method", "gptq" if own is None else None)
+    form = settings.get("checkpoint_format", settings.get("format", "gptq"))
     if method != "gptq" or form not in ("gptq", "gptq_v2"):
         raise InvalidInput(
             f"{folder.name} is already quantized ({method!r:.40}, format {form!r:.40}); expected GPTQ in "
             "the format gptq or gptq_v2, or the 16-bit model that it was made from"
         )
     for name, least, most in (("bits", 1, 32), ("group_size", -1, 1 << 31)):
-        if type(found.get(name)) is not int or not least <= found[name] <= most or found[name] == 0:
+        if type(settings.get(name)) is not int or not least <= settings[name] <= most or settings[name] == 0:
             raise InvalidInput(
-                f"the GPTQ settings name no {name} ({found.get(name)!r:.40}); without it the packed weights "
-                "cannot be read: fetch quantize_config.json again"
+                f"the GPTQ settings name no {name} ({settings.get(name)!r:.40}); without it the packed "
+                "weights cannot be read: fetch quantize_config.json again"
             )
-        if beside is not None and beside.get(name) != found[name]:
+        if beside is not None and beside.get(name) != settings[name]:
             raise InvalidInput(
-                f"config.json says {name} {found[name]}, quantize_config.json {beside.get(name)!r:.40}; "
+                f"config.json says {name} {settings[name]}, quantize_config.json {beside.get(name)!r:.40}; "
                 "one of them is stale: remove it"
             )
-    meta = found.get("meta")
+    meta = settings.get("meta")
     return {
-        "bits": found["bits"],
-        "group_size": found["group_size"],
-        "desc_act": bool(found.get("desc_act", False)),
-        "sym": bool(found.get("sym", True)),
+        "bits": settings["bits"],
+        "group_size": settings["group_size"],
+        "desc_act": bool(settings.get("desc_act", False)),
+        "sym": bool(settings.get("sym", True)),
         "checkpoint_format": form,
         "producer": meta.get("quantizer") if isinstance(meta, dict) else None,
         "stands_in": "config.json" if own is not None else "quantize_config.json",
     }
 
 
-def own_record(folder: Path, names: list[str]) -> dict[str, Any] | None:
+def own_record(folder: Path, names: list[str]) -> OwnRecord | None:
     """What Tuneline wrote beside the files when it made them, in another registry or without one."""
     for name in ("tuneline-facts.json", "tuneline.json"):
         if name in names:
-            found = read_object(folder / name, CONFIG_BYTES)
-            return {"file": name, "base": found.get("base"), "quant": found.get("quant")}
+            record = read_object(folder / name, CONFIG_BYTES)
+            return {"file": name, "base": record.get("base"), "quant": record.get("quant")}
     return None
 
 
-def _found(
-    form: str, names: list[str], needed: list[str], shape: Any, tokenizer: Any, record: Any, **more: Any
-) -> dict[str, Any]:
+def _files(form: Form, names: list[str], needed: list[str]) -> Description:
     wanted = {*needed, "generation_config.json", "quantize_config.json", *TOKENIZER_FILES}
     return {
         "form": form,
         "files": [name for name in names if name in wanted],
         "left_out": [name for name in names if name not in wanted],
-        "outline": shape.model_dump(mode="json"),
-        "tokenizer": tokenizer,
-        "record": record,
-        **more,
     }
 
 
-def _scan(folder: Path, tensors: dict[str, tuple[str, ForeignTensor]]) -> None:
-    by_file: dict[str, dict[str, ForeignTensor]] = {}
+def _scan(folder: Path, tensors: Located) -> None:
+    by_file: dict[str, dict[str, UntrustedTensor]] = {}
     for name, (file, tensor) in tensors.items():
         by_file.setdefault(file, {})[name] = tensor
     for file, held in by_file.items():
         safetensors.require_finite(folder / file, held)
 
 
-def _headers(tensors: dict[str, tuple[str, ForeignTensor]]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _headers(tensors: Located) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (tensor.dtype, tensor.shape) for name, (_, tensor) in tensors.items()}
 
 
-def _dtypes(tensors: dict[str, tuple[str, ForeignTensor]]) -> dict[str, int]:
-    found = [tensor.dtype for _, tensor in tensors.values()]
-    return {dtype: found.count(dtype) for dtype in sorted(set(found))}
+def _weights(tensors: Located, quantization: GptqSettings | None = None) -> WeightFigures:
+    dtypes = [tensor.dtype for _, tensor in tensors.values()]
+    return {
+        "dtypes": {dtype: dtypes.count(dtype) for dtype in sorted(set(dtypes))},
+        "bytes": sum(tensor.end - tensor.start for _, tensor in tensors.values()),
+        "parameters": _parameters(tensors, quantization),
+    }
 
 
-def _bytes(tensors: dict[str, tuple[str, ForeignTensor]]) -> int:
-    return sum(tensor.end - tensor.start for _, tensor in tensors.values())
-
-
-def _parameters(
-    tensors: dict[str, tuple[str, ForeignTensor]], quantization: dict[str, Any] | None = None
-) -> int:
+def _parameters(tensors: Located, quantization: GptqSettings | None) -> int:
     """Weights of the model; packed ones are counted as what they stand for, scales and zeros not at all."""
     count = 0
     for name, (_, tensor) in tensors.items():
         part = name.rpartition(".")[2]
-        elements = 1
-        for length in tensor.shape:
-            elements *= length
         if quantization and part == "qweight":
-            count += elements * 32 // quantization["bits"]
+            count += prod(tensor.shape) * 32 // quantization["bits"]
         elif not quantization or part not in ("qzeros", "scales", "g_idx"):
-            count += elements
+            count += prod(tensor.shape)
     return count
 
 
-def _ranks(config: dict[str, Any]) -> set[int]:
+def _ranks(config: JsonObject) -> set[int]:
     patterns = config.get("rank_pattern")
     values = patterns.values() if isinstance(patterns, dict) else ()
     return {int(config["r"]), *(value for value in values if isinstance(value, int))}

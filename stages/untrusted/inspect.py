@@ -1,6 +1,6 @@
-"""What a directory or a file of somebody else's is, found out without trusting it.
+"""What an untrusted directory or file is, found out without trusting it.
 
-`inspect` runs its readers in a limited child (`stages.untrusted.sandbox`); nothing here loads torch, and
+`inspect` runs its readers in a sandbox (`stages.untrusted.sandbox`); nothing here loads torch, and
 nothing here decides which base the files belong to.
 """
 
@@ -8,55 +8,51 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import Any, Literal
 
+from registry.compat import peft
 from stages import outline
 from stages.errors import InvalidInput
 from stages.untrusted import gguf, tokenizer
+from stages.untrusted.description import Description
 from stages.untrusted.huggingface import look_at_adapter, look_at_model, own_record, shown
-from stages.untrusted.sandbox import limited, limits_for
-
-Form = Literal["adapter", "model", "gptq", "gguf", "gguf-adapter"]
+from stages.untrusted.sandbox import in_sandbox, limits_for
 
 MOST_FILES = 1000
 
 
-def inspect(path: Path, thorough: bool = False) -> dict[str, Any]:
+def inspect(path: Path, thorough: bool = False) -> Description:
     """`form`, `files` (names that belong to it), `left_out`, `outline` and what else the files say.
 
     `thorough` reads every number of the weights; otherwise headers, configurations and tokenizers only.
     Raises `InvalidInput` for what cannot be trusted, within seconds, whatever the files hold.
     """
     size = _size(path)
-    found: dict[str, Any] = limited(
-        "stages.untrusted.inspect:look",
-        {"path": str(path), "thorough": thorough},
-        path.name,
-        limits_for(size if thorough else 0, mapped_bytes=size),
-    )
-    return found
+    limits = limits_for(size if thorough else 0, mapped_bytes=size)
+    argument = {"path": str(path), "thorough": thorough}
+    description: Description = in_sandbox("stages.untrusted.inspect:look", argument, path.name, limits)
+    return description
 
 
 def compare_vocabulary(path: Path, base: Path) -> dict[str, int] | None:
     """How the tokens in `path` (a directory or a GGUF file) agree with those of the base's directory, by id.
 
-    None where one of them has no vocabulary of a known form. In a limited child, like `inspect`.
+    None where one of them has no vocabulary of a known form. In the sandbox, like `inspect`.
     """
-    found: dict[str, int] | None = limited(
-        "stages.untrusted.inspect:compare", {"path": str(path), "base": str(base)}, path.name,
-        limits_for(mapped_bytes=_size(path)),
-    )  # fmt: skip
-    return found
+    limits, argument = limits_for(mapped_bytes=_size(path)), {"path": str(path), "base": str(base)}
+    counts: dict[str, int] | None = in_sandbox(
+        "stages.untrusted.inspect:compare", argument, path.name, limits
+    )
+    return counts
 
 
-def look(path: str, thorough: bool) -> dict[str, Any]:
+def look(path: str, thorough: bool) -> Description:
     """See `inspect`; runs in the child."""
     place = Path(path)
     if place.is_file():
         return _look_at_gguf(place, thorough)
     names = _names(place)
     ggufs = [name for name in names if name.endswith(".gguf")]
-    if "adapter_config.json" in names:
+    if peft.CONFIG in names:
         return look_at_adapter(place, names, thorough)
     if "config.json" in names:
         return look_at_model(place, names, thorough)
@@ -64,7 +60,7 @@ def look(path: str, thorough: bool) -> dict[str, Any]:
         return _look_at_gguf(place / ggufs[0], thorough)
     found = f"{len(ggufs)} GGUF files: name one of them" if ggufs else shown(names)
     raise InvalidInput(
-        f"{place.name} is no model that is known here; expected adapter_config.json (PEFT), config.json (a "
+        f"{place.name} is not a model of a known form; expected {peft.CONFIG} (PEFT), config.json (a "
         f"merged or GPTQ model) or one .gguf file, found {found}"
     )
 
@@ -77,8 +73,8 @@ def compare(path: str, base: str) -> dict[str, int] | None:
         return None
     if place.is_file():
         return tokenizer.compare(expected, gguf.read(place).texts[gguf.TOKENS])
-    found = tokenizer.vocabulary(place)
-    return None if found is None else tokenizer.compare(expected, found)
+    tokens = tokenizer.vocabulary(place)
+    return None if tokens is None else tokenizer.compare(expected, tokens)
 
 
 def _size(path: Path) -> int:
@@ -86,7 +82,7 @@ def _size(path: Path) -> int:
     if not path.exists():
         raise InvalidInput(f"{path} does not exist; give a directory or a .gguf file")
     if path.is_dir():
-        return sum(one.stat().st_size for one in path.iterdir() if one.is_file())
+        return sum(entry.stat().st_size for entry in path.iterdir() if entry.is_file())
     if not path.is_file():
         raise InvalidInput(f"{path} is neither a directory nor a regular file")
     return path.stat().st_size
@@ -96,21 +92,21 @@ def _names(folder: Path) -> list[str]:
     """Regular files at the top of a directory. Links may lead to siblings, or into a hub cache's blobs."""
     names = []
     cache = folder.resolve().parent.parent / "blobs" if folder.resolve().parent.name == "snapshots" else None
-    for one in sorted(folder.iterdir()):
-        target = one.resolve()
-        if one.is_symlink() and target.parent not in (folder.resolve(), cache):
+    for entry in sorted(folder.iterdir()):
+        target = entry.resolve()
+        if entry.is_symlink() and target.parent not in (folder.resolve(), cache):
             raise InvalidInput(
-                f"{one.name[:80]!r} in {folder.name} is a link to somewhere else; what it leads to is no "
+                f"{entry.name[:80]!r} in {folder.name} is a link to somewhere else; what it leads to is no "
                 "part of the model: put a copy in its place"
             )
         mode = target.stat().st_mode if target.exists() else 0
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise InvalidInput(
-                f"{one.name[:80]!r} in {folder.name} is no regular file (a FIFO, a socket, a device or a "
-                "broken link); remove it"
+                f"{entry.name[:80]!r} in {folder.name} is not a regular file (a FIFO, a socket, a device or "
+                "a broken link); remove it"
             )
         if stat.S_ISREG(mode):
-            names.append(one.name)
+            names.append(entry.name)
         if len(names) > MOST_FILES:
             raise InvalidInput(f"{folder.name} holds more than {MOST_FILES} files; no model does")
     return names
@@ -119,34 +115,34 @@ def _names(folder: Path) -> list[str]:
 def _own_notes(folder: Path) -> list[str]:
     """Only a plain file counts; what else lies beside a GGUF file is none of our business."""
     notes = [folder / name for name in ("tuneline-facts.json", "tuneline.json")]
-    return [one.name for one in notes if one.is_file() and not one.is_symlink()]
+    return [note.name for note in notes if note.is_file() and not note.is_symlink()]
 
 
-def _look_at_gguf(file: Path, thorough: bool) -> dict[str, Any]:
+def _look_at_gguf(file: Path, thorough: bool) -> Description:
     lora = gguf.read_adapter(file)
     if lora is not None:
         unseen = gguf.require_finite(file, lora) if thorough else []
         return {"form": "gguf-adapter", "files": [file.name], "left_out": [], "not_scanned": unseen}
-    found = gguf.read(file)
-    effective, named = gguf.effective(found)
-    unseen = gguf.require_finite(file, found) if thorough else []
-    template = found.values.get("tokenizer.chat_template")
+    description = gguf.read(file)
+    effective, named = gguf.effective(description)
+    unseen = gguf.require_finite(file, description) if thorough else []
+    template = description.values.get("tokenizer.chat_template")
     if isinstance(template, str):
         tokenizer.try_template(template)
-    architecture = str(found.values["general.architecture"])
-    embedding = next((t.shape for t in found.tensors if t.name == "token_embd.weight"), None)
+    architecture = str(description.values["general.architecture"])
+    embedding = next((t.shape for t in description.tensors if t.name == "token_embd.weight"), None)
     keep = ("general.name", "general.quantized_by", "general.file_type", "tokenizer.ggml.pre")
     return {
         "form": "gguf",
         "files": [file.name],
         "left_out": [],
-        "outline": outline.outline_of_gguf(found.values),
+        "outline": outline.outline_of_gguf(description.values),
         "effective": effective,
         "names_its_type": named,
         "not_scanned": unseen,
-        "tokens": len(found.texts[gguf.TOKENS]),
+        "tokens": len(description.texts[gguf.TOKENS]),
         "embedding": None if embedding is None else list(embedding),
-        "blocks": found.values.get(f"{architecture}.block_count"),
-        "metadata": {key: found.values[key] for key in keep if key in found.values},
+        "blocks": description.values.get(f"{architecture}.block_count"),
+        "metadata": {key: description.values[key] for key in keep if key in description.values},
         "record": own_record(file.parent, _own_notes(file.parent)),
     }

@@ -1,4 +1,4 @@
-"""JSON files of somebody else's: bounded in size and depth, no key twice, no NaN, no code to be fetched."""
+"""Untrusted JSON files: bounded in size and depth, no key twice, no NaN, no code to be fetched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 """What asks transformers to import Python from the model's repository."""
 
 
-def read_object(file: Path, largest: int) -> dict[str, Any]:
+JsonObject = dict[str, Any]
+"""Whatever a file of somebody else's says, until it is checked."""
+
+
+def read_object(file: Path, largest: int) -> JsonObject:
     """The JSON object in `file`, of at most `largest` bytes. Raises `InvalidInput` naming what is wrong."""
     size = file.stat().st_size
     if size > largest:
@@ -27,23 +31,23 @@ def read_object(file: Path, largest: int) -> dict[str, Any]:
     return parse_object(file.read_bytes(), file.name)
 
 
-def parse_object(raw: bytes, name: str) -> dict[str, Any]:
+def parse_object(raw: bytes, name: str) -> JsonObject:
     """Like `read_object`, for bytes; `name` is for messages."""
     try:
-        found = json.loads(
+        tree = json.loads(
             raw, object_pairs_hook=_without_repeats, parse_constant=_no_constant, parse_float=_finite
         )
     except (ValueError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{name} is not valid JSON ({error}); fetch it again") from None
     except RecursionError:
         raise InvalidInput(_too_deep(name)) from None
-    if not isinstance(found, dict):
-        raise InvalidInput(f"{name} holds a {type(found).__name__}, expected a JSON object")
-    _check_depth(found, name)
-    return found
+    if not isinstance(tree, dict):
+        raise InvalidInput(f"{name} holds a {type(tree).__name__}, expected a JSON object")
+    _check_depth(tree, name)
+    return tree
 
 
-def refuse_code(config: dict[str, Any], name: str) -> None:
+def refuse_code(config: JsonObject, name: str) -> None:
     """Raise `InvalidInput` where a configuration asks for Python code of its own."""
     asked = [key for key in CODE_KEYS if config.get(key)]
     if asked:
@@ -53,17 +57,17 @@ def refuse_code(config: dict[str, Any], name: str) -> None:
         )
 
 
-def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> JsonObject:
+    values: JsonObject = {}
     for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key[:60]!r} stands there twice")
-        found[key] = value
-    return found
+        if key in values:
+            raise ValueError(f"duplicate key {key[:60]!r}")
+        values[key] = value
+    return values
 
 
 def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number that JSON knows")
+    raise ValueError(f"{word} is not a number in JSON")
 
 
 def _finite(digits: str) -> float:
@@ -79,11 +83,11 @@ def _check_depth(tree: Any, name: str) -> None:
         depth += 1
         if depth > DEEPEST:
             raise InvalidInput(_too_deep(name))
-        containers = [one for one in level if isinstance(one, dict | list)]
+        containers = [node for node in level if isinstance(node, dict | list)]
         level = [
             child
-            for one in containers
-            for child in (one.values() if isinstance(one, dict) else one)
+            for node in containers
+            for child in (node.values() if isinstance(node, dict) else node)
             if isinstance(child, dict | list)
         ]
 

@@ -1,4 +1,4 @@
-"""safetensors files of somebody else's: every byte of the layout is accounted for, every number is finite.
+"""Untrusted safetensors files: every byte of the layout is accounted for, every number is finite.
 
 Format: https://github.com/huggingface/safetensors, "Format". The library checks most of the same rules; it is
 not asked, since it maps the file and says less of what is wrong.
@@ -6,7 +6,7 @@ not asked, since it maps the file and says less of what is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -43,7 +43,7 @@ _MAGIC = {
 
 
 @dataclass(frozen=True)
-class ForeignTensor:
+class UntrustedTensor:
     """A tensor as its header describes it; `start` and `end` are bytes of the file."""
 
     dtype: str
@@ -52,7 +52,11 @@ class ForeignTensor:
     end: int
 
 
-def read_layout(file: Path) -> dict[str, ForeignTensor]:
+Located = dict[str, tuple[str, UntrustedTensor]]
+"""Tensor name → (file name, tensor)."""
+
+
+def read_layout(file: Path) -> dict[str, UntrustedTensor]:
     """Name → tensor. Raises `InvalidInput` for a layout with anything but one tensor after the other."""
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -62,7 +66,7 @@ def read_layout(file: Path) -> dict[str, ForeignTensor]:
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > size - 8:
             raise InvalidInput(
-                f"{file.name} announces a header of {length} bytes and has {size} bytes in all; it is no "
+                f"{file.name} announces a header of {length} bytes and has {size} bytes in all; it is not a "
                 "complete safetensors file: fetch it again"
             )
         if length > LARGEST_HEADER:
@@ -72,12 +76,12 @@ def read_layout(file: Path) -> dict[str, ForeignTensor]:
         stream.seek(8)
         header = parse_object(stream.read(length), f"the header of {file.name}")
     _check_metadata(file.name, header.pop("__metadata__", {}))
-    found = {name: _tensor(file.name, name, entry, 8 + length) for name, entry in header.items()}
-    _check_order(file.name, found, 8 + length, size)
-    return found
+    tensors = {name: _tensor(file.name, name, entry, 8 + length) for name, entry in header.items()}
+    _check_order(file.name, tensors, 8 + length, size)
+    return tensors
 
 
-def require_finite(file: Path, tensors: dict[str, ForeignTensor]) -> None:
+def require_finite(file: Path, tensors: dict[str, UntrustedTensor]) -> None:
     """Raise `InvalidInput` naming the first tensor that holds NaN or infinity. Reads every float once."""
     import numpy as np
 
@@ -99,25 +103,23 @@ def require_finite(file: Path, tensors: dict[str, ForeignTensor]) -> None:
                     )
 
 
-def together(
-    files: Iterable[Path], weight_map: dict[str, Any] | None
-) -> dict[str, tuple[str, ForeignTensor]]:
-    """Tensor name → (file name, tensor) over the shards of a model, which must be what its index says."""
-    found: dict[str, tuple[str, ForeignTensor]] = {}
+def together(files: Iterable[Path], weight_map: Mapping[str, str] | None) -> Located:
+    """The tensors of the shards of a model, which must be what its index says."""
+    located: Located = {}
     for file in files:
         for name, tensor in read_layout(file).items():
-            if name in found:
+            if name in located:
                 raise InvalidInput(
-                    f"tensor {name} is in {found[name][0]} and in {file.name}; one is stale: remove it"
+                    f"tensor {name} is in {located[name][0]} and in {file.name}; one is stale: remove it"
                 )
-            found[name] = (file.name, tensor)
+            located[name] = (file.name, tensor)
     for name, where in (weight_map or {}).items():
-        if name not in found or found[name][0] != where:
+        if name not in located or located[name][0] != where:
             raise InvalidInput(
                 f"the index puts the tensor {name[:80]!r} into {str(where)[:80]!r}, where it is not; "
                 "fetch the model again"
             )
-    return found
+    return located
 
 
 def _refuse_other_formats(name: str, beginning: bytes) -> None:
@@ -131,10 +133,10 @@ def _refuse_other_formats(name: str, beginning: bytes) -> None:
 
 def _check_metadata(name: str, metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise InvalidInput(f"{name}: __metadata__ is no table of texts; the file is damaged")
+        raise InvalidInput(f"{name}: __metadata__ is not a table of texts; the file is damaged")
 
 
-def _tensor(file: str, name: str, entry: Any, data: int) -> ForeignTensor:
+def _tensor(file: str, name: str, entry: Any, data: int) -> UntrustedTensor:
     keys = {"dtype", "shape", "data_offsets"}
     if not isinstance(entry, dict) or set(entry) != keys:
         raise InvalidInput(
@@ -156,14 +158,14 @@ def _tensor(file: str, name: str, entry: Any, data: int) -> ForeignTensor:
             f"{file}: tensor {name[:80]!r} is {dtype} {shape!r:.80}, which takes {needed} bytes, "
             f"but its offsets hold {end - start}; the file is damaged"
         )
-    return ForeignTensor(dtype, tuple(shape), data + start, data + end)
+    return UntrustedTensor(dtype, tuple(shape), data + start, data + end)
 
 
 def _counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 62 for value in values)
 
 
-def _check_order(file: str, tensors: dict[str, ForeignTensor], data: int, size: int) -> None:
+def _check_order(file: str, tensors: dict[str, UntrustedTensor], data: int, size: int) -> None:
     at, before = data, "the header"
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if tensor.start != at:
@@ -173,8 +175,8 @@ def _check_order(file: str, tensors: dict[str, ForeignTensor], data: int, size: 
             )
         at, before = tensor.end, f"tensor {name!r}"
     if at != size:
-        words = "is cut short" if at > size else "has bytes that belong to no tensor"
-        raise InvalidInput(f"{file} {words}: its tensors end at byte {at} of {size}; fetch it again")
+        problem = "is cut short" if at > size else "has bytes that belong to no tensor"
+        raise InvalidInput(f"{file} {problem}: its tensors end at byte {at} of {size}; fetch it again")
 
 
 def _read(stream: IO[bytes], count: int, name: str) -> bytes:

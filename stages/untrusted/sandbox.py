@@ -1,4 +1,4 @@
-"""Run a parser of somebody else's file in a child process that can take neither much time nor much memory.
+"""Run a parser of an untrusted file in a child process that can take neither much time nor much memory.
 
 `python -m stages.untrusted.sandbox` is that child: it takes its limits and its job as one JSON line on
 standard input, puts the limits on itself, does the job and writes one JSON document. It has a process group
@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -56,8 +57,8 @@ def limits_for(scanned_bytes: int = 0, mapped_bytes: int = 0) -> Limits:
     )
 
 
-def limited(function: str, argument: Any, what: str, limits: Limits | None = None) -> Any:
-    """Call `MODULE:FUNCTION` with the JSON value `argument` in a limited child; returns its JSON result.
+def in_sandbox(function: str, argument: Any, what: str, limits: Limits | None = None) -> Any:
+    """Call `MODULE:FUNCTION` with the JSON value `argument` in a sandbox; returns its JSON result.
 
     `what` names the file in messages. Raises `InvalidInput` when the function refuses the file, fails on it,
     or goes over a limit. The child and all that it started are killed then.
@@ -67,9 +68,12 @@ def limited(function: str, argument: Any, what: str, limits: Limits | None = Non
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
             [sys.executable, "-m", "stages.untrusted.sandbox"],
-            stdin=subprocess.PIPE, stdout=output, stderr=errors, start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
             env={**os.environ, **thread_environment(), "PYTHONPATH": _tree()},
-        )  # fmt: skip
+        )
         try:
             child.communicate(job + b"\n", limits.wall_seconds)
         except subprocess.TimeoutExpired:
@@ -95,13 +99,15 @@ def _answer(status: int, output: IO[bytes], errors: IO[bytes], what: str, limits
     if "error" in answer:
         raise InvalidInput(answer["error"])
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - _KEPT))
-    said = errors.read().decode(errors="replace").strip().splitlines()
+    lines = errors.read().decode(errors="replace").strip().splitlines()
     reasons = {
         -signal.SIGXCPU: f"it took more than {limits.cpu_seconds} s of computing",
         -signal.SIGKILL: f"it took more than {limits.cpu_seconds} s of computing or was killed",
         -signal.SIGXFSZ: f"its description is larger than {limits.output_bytes // MEBIBYTE} MiB",
     }
-    reason = reasons.get(status, f"its reader ended with status {status} ({said[-1] if said else 'no word'})")
+    reason = reasons.get(
+        status, f"its reader ended with status {status} ({lines[-1] if lines else 'no message'})"
+    )
     raise InvalidInput(f"{what}: {reason}; it is damaged or hostile: fetch it anew from a source you trust")
 
 
@@ -128,7 +134,7 @@ def _restrict(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
 
 
-def _do(job: dict[str, Any], limits: Limits) -> dict[str, Any]:
+def _do(job: Mapping[str, Any], limits: Limits) -> dict[str, object]:
     module, _, name = job["function"].partition(":")
     what = Path(str(job["argument"].get("path", "the file"))).name
     try:

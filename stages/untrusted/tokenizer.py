@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates of somebody else's: bounded, without code, compared id by id."""
+"""Untrusted tokenizers and chat templates: bounded, without code, compared id by id."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from stages.errors import InvalidInput
 from stages.formats.model_files import sha256_of_text, tokenizer_digest
 from stages.outline import added_tokens, tokenizer_length
+from stages.untrusted.description import TokenizerDescription
 from stages.untrusted.json import MEGABYTE, read_object, refuse_code
 
 LARGEST = 64 * MEGABYTE
@@ -22,7 +23,7 @@ LONGEST_CHAT = 1_000_000
 """Characters that a template may make of one short message."""
 
 
-def describe(folder: Path) -> dict[str, Any] | None:
+def describe(folder: Path) -> TokenizerDescription | None:
     """Digest, length and chat template of the tokenizer in `folder`; None where there is none.
 
     Raises `InvalidInput` for files that are too large or too deep, ask for code, or hold a template that does
@@ -59,11 +60,11 @@ def template_of(folder: Path, settings: Mapping[str, Any]) -> str | None:
             return file.read_text("utf-8")
         except UnicodeDecodeError as error:
             raise InvalidInput(f"{file.name} is not UTF-8 text ({error})") from None
-    found = settings.get("chat_template")
-    if isinstance(found, list):
-        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
 
 
 def try_template(template: str) -> None:
@@ -131,21 +132,21 @@ def vocabulary(folder: Path) -> dict[int, str] | None:
     if not file.is_file():
         return None
     tokenizer = read_object(file, LARGEST)
-    found = model.get("vocab") if isinstance(model := tokenizer.get("model"), dict) else None
-    if isinstance(found, dict):
-        ids = {number: token for token, number in found.items() if isinstance(number, int)}
-    elif isinstance(found, list):
+    vocab = model.get("vocab") if isinstance(model := tokenizer.get("model"), dict) else None
+    if isinstance(vocab, dict):
+        ids = {number: token for token, number in vocab.items() if isinstance(number, int)}
+    elif isinstance(vocab, list):
         ids = {
-            number: str(entry[0]) for number, entry in enumerate(found) if isinstance(entry, list) and entry
+            number: str(entry[0]) for number, entry in enumerate(vocab) if isinstance(entry, list) and entry
         }
     else:
         return None
     return ids | {entry["id"]: entry["content"] for entry in added_tokens(tokenizer)}
 
 
-def compare(expected: Mapping[int, str], found: Mapping[int, str] | Sequence[str]) -> dict[str, int]:
+def compare(expected: Mapping[int, str], other: Mapping[int, str] | Sequence[str]) -> dict[str, int]:
     """How many ids of `expected` stand for the same token, another one or none, and how many are added."""
-    tokens = found if isinstance(found, Mapping) else dict(enumerate(found))
+    tokens = other if isinstance(other, Mapping) else dict(enumerate(other))
     same = sum(_alike(tokens.get(number), token) for number, token in expected.items())
     missing = sum(number not in tokens for number in expected)
     return {

@@ -33,7 +33,7 @@ from serving.llama_cpp.engine import LlamaCppEngine, Settings
 from serving.llama_cpp.model import LlamaModel
 from stages.backends.gguf.adapter import convert_adapter
 from tests.reliability.adapters import connected
-from tests.stages.lora_models import LINEAR
+from tests.stages.backends.merge.lora_models import LINEAR
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "vocab_size": 49152,

@@ -38,7 +38,7 @@ from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
 from tests.seconds import seconds
-from tests.stages.lora_models import save_adapter, save_llama
+from tests.stages.backends.merge.lora_models import save_adapter, save_llama
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -24,7 +24,7 @@ from stages.config.train import LoraConfig
 from stages.model_shape import ModelShape, describe_base
 from tests.flows.gated import Lineage
 from tests.flows.test_promote import policy
-from tests.stages.families import config_of
+from tests.stages.families.tiny_models import config_of
 
 KEEP = {"task": "routing", "metric": "exact_match", "role": "keep", "against": "parent", "margin": 0.2}
 
@@ -241,11 +241,11 @@ def test_what_the_base_s_sizes_and_files_tell(tmp_path: Path, shape: ModelShape)
 
 
 FAMILIES = [
-    ("gptj", "GPTJForCausalLM", {"method": "gguf"}, "quantize.0: llama.cpp's converter knows no "
+    ("gptj", "GPTJForCausalLM", {"method": "gguf"}, "quantize.0: llama.cpp's converter does not know "
      "GPTJForCausalLM; use method: gptq, or take the section out"),
     ("olmo", "OlmoForCausalLM", {"method": "gptq"}, "quantize.0: model_type olmo cannot be quantized with "
-     "GPTQ here (GPTQModel knows no such family); use method: gguf, or take the section out"),
-    ("biogpt", "BioGptForCausalLM", {"method": "gguf"}, "quantize.0: llama.cpp's converter knows no "
+     "GPTQ here (GPTQModel does not know this family); use method: gguf, or take the section out"),
+    ("biogpt", "BioGptForCausalLM", {"method": "gguf"}, "quantize.0: llama.cpp's converter does not know "
      "BioGptForCausalLM; take the section out: what is merged can be served by vLLM"),
     ("gemma3", "Gemma3ForConditionalGeneration", {"method": "gguf"}, "base.source: its architecture is "
      "Gemma3ForConditionalGeneration, not a causal language model such as LlamaForCausalLM; choose another "
@@ -274,10 +274,8 @@ def test_gptq_s_rows_are_those_of_the_family_s_own_layers(shape: ModelShape) -> 
 def test_an_adapter_for_llama_cpp_needs_a_family_that_it_knows(shape: ModelShape) -> None:
     gptj = replace(shape, family="gptj", architecture="GPTJForCausalLM")
     (line,) = base.problems(load("pico-tenant"), gptj)
-    assert (
-        line
-        == "adapter.base: llama.cpp's converter knows no GPTJForCausalLM; set it to 16bit, which vLLM serves"
-    )
+    expected = "llama.cpp's converter does not know GPTJForCausalLM; set it to 16bit, which vLLM serves"
+    assert line == f"adapter.base: {expected}"
 
 
 def test_what_only_the_libraries_know(tmp_path: Path) -> None:

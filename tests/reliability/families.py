@@ -34,7 +34,7 @@ from stages.quantize import quantize
 from stages.resolve import resolve
 from stages.train import train
 from tests.conftest import as_parent
-from tests.stages.families import SETTINGS, save_chats, save_family
+from tests.stages.families.tiny_models import SETTINGS, save_chats, save_family
 
 LIMIT = 0.05
 """Of the KL from the merged model to its 8-bit GPTQ; these random models reach 0.001, a wrong layer 1."""

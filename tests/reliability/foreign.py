@@ -20,7 +20,7 @@ from typing import Any
 from stages.errors import InvalidInput
 from stages.untrusted.inspect import inspect
 from tests.seconds import seconds
-from tests.stages.foreign_files import HOSTILE, adapter, gguf, model, with_tokenizer
+from tests.stages.untrusted.hostile_files import HOSTILE, adapter, gguf, model, with_tokenizer
 
 
 def hostile(folder: Path, slowest_allowed: float) -> dict[str, Any]:

@@ -26,13 +26,14 @@ from flows.ladder.model import Evidence, Kind, Ladder
 from registry.artifacts import QuantSpec, digest
 from stages.backends import bases
 from stages.backends.chat import encode_with_mask, load_tokenizer
-from stages.backends.gguf.packaged import packaged_gguf, read_tokenizer, save_tokenizer
+from stages.backends.gguf.packaged import read_tokenizer, save_tokenizer
 from stages.backends.pico import TOKENIZER_SOURCE
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
 from stages.config.merge import MergeConfig
 from stages.config.train import Nf4Config
 from stages.contract import Facts, Parent, Parents
 from stages.evaluate import evaluate
+from stages.formats.packaged import packaged_gguf
 from stages.merge import merge
 from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig

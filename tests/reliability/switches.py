@@ -108,9 +108,8 @@ GATE_SWITCHES = [
     *_in(
         "flows/gates/evidence.py", GATE,
         samples_lie_in_the_evaluation=("if file.parent != path or not", "if not"),
-        no_NaN_in_rows=("row = json.loads(line, parse_constant=_refuse_constant)", "row = json.loads(line)"),
-        no_NaN_in_results=("results = json.loads(raw, parse_constant=_refuse_constant)",
-                           "results = json.loads(raw)"),
+        no_NaN_in_rows=("row = json.loads(line, parse_constant=refuse_constant)", "row = json.loads(line)"),
+        no_NaN_in_results=("results = parse_results(raw)", "results = json.loads(raw)"),
         results_that_cannot_be_used=(
             "digest=hashlib.sha256().hexdigest(), problems=(problem,))",
             "digest=hashlib.sha256().hexdigest(), problems=())",
@@ -355,7 +354,7 @@ LADDER_SWITCHES = [
     *_in(
         "flows/ladder/distance.py", LADDER,
         the_whole_interval_of_a_distance=("    if kl.low <= limit:", "    if kl.value <= limit:"),
-        the_limit_is_of_the_type=("LIMITS.get(one.quant, LIMITS[\"Q2_K\"])", "LIMITS[\"Q2_K\"]"),
+        the_limit_is_of_the_type=("LIMITS.get(one.quant, UNKNOWN)", "UNKNOWN"),
         nearer_to_the_base_than_to_the_parent=(
             'if rung.kind != "apart" and base is not None and base.high < kl.low:', "if False:",
         ),

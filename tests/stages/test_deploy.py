@@ -88,7 +88,7 @@ CONFIG = DeployConfig(context_length=256, threads=1, max_new_tokens=8)
 
 def test_an_adapter_is_no_model(pico_base: Parent, tmp_path: Path) -> None:
     adapter = parent(pico_base, tmp_path, "gguf").model_copy(update={"kind": "adapter"})
-    with pytest.raises(InvalidInput, match="is an adapter, which is no model by itself"):
+    with pytest.raises(InvalidInput, match="is an adapter, which is not a model by itself"):
         deploy({"model": adapter}, CONFIG, tmp_path)
 
 

@@ -275,9 +275,9 @@ def test_choices_that_begin_one_another_are_compared_with_their_end(
     rows = [chat(k, said) for k, said in enumerate(["food", "food court", "food", "food court"])]
     told = [row[-1]["content"] for row in rows]
     lm = scripted(pico_base, rows, told)
-    split = heldout._choices(write_dataset(tmp_path / "data", rows).path, rows[0], lm)
-    assert split["suffix"] == ""
-    assert all(middle.endswith("<|im_end|>") for middle in split["compared"])
+    answers = heldout._distinct_answers(write_dataset(tmp_path / "data", rows).path, rows[0], lm)
+    assert answers.suffix == ""
+    assert all(middle.endswith("<|im_end|>") for middle in answers.compared)
     task = HeldoutTask(choice=True)
     said = run_task(lm, task, Parent(id="d" * 64, kind="dataset", path=tmp_path / "data"), 0, tmp_path)
     assert said["metrics"]["choice_acc"]["value"] == 1

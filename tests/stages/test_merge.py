@@ -30,7 +30,7 @@ from stages.config.train import Nf4Config
 from stages.contract import Facts, Parent
 from stages.errors import InsufficientResources, InvalidInput
 from stages.merge import merge
-from tests.stages.lora_models import (
+from tests.stages.backends.merge.lora_models import (
     LINEAR,
     distance,
     load,
@@ -402,7 +402,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
             a / ADAPTER,
             lambda t: t.update({"base_model.model.model.norm.lora_A.weight": torch.ones(4, 64)}),
         ),
-        "model.norm is no Linear, Conv1D or Embedding",
+        "model.norm is not a Linear, Conv1D or Embedding",
     ),
     "trained tokens": (
         lambda b, a: edit_tensors(
@@ -443,17 +443,17 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     ),
     "cut file": (
         lambda b, a: (a / ADAPTER).write_bytes((a / ADAPTER).read_bytes()[:-100]),
-        "adapter_model.safetensors is no readable safetensors file",
+        "adapter_model.safetensors is not a readable safetensors file",
     ),
     "not a language model": (
         lambda b, a: edit_json(b / "config.json", model_type="vit", architectures=["ViTModel"]),
-        "no causal language model",
+        "does not describe a causal language model",
     ),
     "unknown architecture": (
         lambda b, a: edit_json(
             b / "config.json", model_type="brandnew", architectures=["BrandNewForCausalLM"]
         ),
-        "no causal language model",
+        "does not describe a causal language model",
     ),
 }
 

@@ -527,7 +527,7 @@ def test_progress_is_told(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("source", ["data.jsonl", "path:", "s3:bucket/x"])
 def test_a_source_of_no_known_kind_is_refused(source: str) -> None:
-    with pytest.raises(ValueError, match="no data source; expected path:"):
+    with pytest.raises(ValueError, match="not a data source; expected path:"):
         PrepareConfig(source=source)
 
 

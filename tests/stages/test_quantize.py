@@ -36,7 +36,7 @@ from stages.quantization.gguf import GGUF_TYPES, GgufConfig
 from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
 from tests.seconds import seconds
-from tests.stages.lora_models import save_adapter
+from tests.stages.backends.merge.lora_models import save_adapter
 
 TEXT = "The capital of France is Paris, and 12 + 30 = 42.\n"
 CHATS: list[list[dict[str, str]]] = [
@@ -640,7 +640,7 @@ def test_too_few_rows_raise_the_damping_and_say_so(pico_base: Parent, tmp_path: 
 
 def test_group_size_that_does_not_divide_names_those_that_do(pico_base: Parent, tmp_path: Path) -> None:
     from stages.backends.gptq.quantize import check_group_size
-    from stages.formats.model_files import TensorHeader
+    from stages.formats.model_directory import TensorHeader
 
     headers = {
         "model.embed_tokens.weight": TensorHeader("F16", (49152, 500), 0),
@@ -656,7 +656,7 @@ def test_group_size_that_does_not_divide_names_those_that_do(pico_base: Parent, 
 
 def test_rows_of_gpt2_are_its_inputs_whatever_its_files_leave_out() -> None:
     from stages.backends.gptq.quantize import check_group_size
-    from stages.formats.model_files import TensorHeader
+    from stages.formats.model_directory import TensorHeader
 
     headers = {"h.0.attn.c_attn.weight": TensorHeader("F16", (96, 288), 0)}
     module = frozenset({"transformer.h.0.attn.c_attn"})

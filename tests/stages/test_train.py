@@ -382,7 +382,7 @@ def test_rows_that_cannot_be_trained_on(
     ("lora_settings", "message"),
     [
         ({"target_modules": ["q_prj"]}, r"'q_prj' matches no layer of LlamaForCausalLM; nearest: q_proj"),
-        ({"target_modules": ["q_proj", "lm_head"]}, "'lm_head' is lm_head, no linear layer of attention"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "'lm_head' is lm_head, which is not a linear layer"),
         ({"modules_to_save": ["norms"]}, r"'norms' matches no module .* nearest: norm"),
         ({"modules_to_save": ["embed_tokens"]}, r"'embed_tokens' shares its weights .*tied"),
     ],

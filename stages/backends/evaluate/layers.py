@@ -7,7 +7,7 @@ and the error ‖Ŵ − W‖ / ‖W‖, beside that of rounding W to nearest wit
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,6 @@ ERRORS = 3.0
 up for the rounding of others: to at most twice that error in the files that were measured."""
 UNCHANGED = ("ffn_gate", "ffn_up", "ffn_down", "attn_output", "attn_v")
 """What llama.cpp's converters store as it is; queries and keys of some families change their order."""
-
-Matrices = Iterable[tuple[str, torch.Tensor]]
 
 
 def compare_layers(model: Path, parent: Path, grid: Grid) -> LayerComparison | None:

@@ -35,7 +35,7 @@ from stages.backends.gguf.adapter import convert_adapter
 from stages.errors import InvalidInput
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
-from tests.stages.lora_models import save_adapter, save_llama
+from tests.stages.backends.merge.lora_models import save_adapter, save_llama
 
 BASE = "tuneline-base"
 
@@ -128,7 +128,7 @@ def test_what_llama_cpp_would_leave_out_is_refused_by_name(tmp_path: Path) -> No
             "use_rslora": ({"use_rslora": True}, "sets use_rslora = True"),
             "use_dora": ({"use_dora": True}, "sets use_dora = True"),
             "lm_head": ({"modules_to_save": ["lm_head"]}, "lm_head.*embedding or the output head"),
-            "norm": ({"modules_to_save": ["norm"]}, "norm.weight is no pair of LoRA factors"),
+            "norm": ({"modules_to_save": ["norm"]}, "norm.weight is not a pair of LoRA factors"),
         }.values()
     ):
         adapter = save_adapter(base, tmp_path / f"peft-{number}", **lora)  # type: ignore[arg-type]

@@ -102,7 +102,7 @@ def test_a_key_that_stands_twice_rejects_its_row(tmp_path: Path, name: str) -> N
     content = {"b.json": f"[{text.replace(chr(10), ',' + chr(10))}]", "c.jsonl": text.replace("\n", "\r")}
     found = rows(write(tmp_path / name, content.get(name, text)))
     assert [(r.line, r.row) for r in found] == [(1, {"a": 1}), (2, None), (3, {"a": 2})]
-    assert "the key b stands twice" in str(found[1].error)
+    assert "the key b is there twice" in str(found[1].error)
 
 
 @pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
@@ -285,7 +285,7 @@ def test_chatterbot_texts_stay_as_written(tmp_path: Path) -> None:
         (4, None),
         (5, {"topic": "trivia", "lines": ["ok?", "yes"]}),
     ]
-    with pytest.raises(InvalidInput, match="no chatterbot corpus"):
+    with pytest.raises(InvalidInput, match="not a chatterbot corpus"):
         rows(write(tmp_path / "other.yml", "a: 1\n"))
     with pytest.raises(InvalidInput, match=r"malformed YAML.*line 1"):
         rows(write(tmp_path / "bad.yml", "a: [1\n"))

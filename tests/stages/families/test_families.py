@@ -8,7 +8,7 @@ import pytest
 
 from stages.contract import Parent
 from tests.reliability.families import Trial, judge
-from tests.stages.families import save_chats
+from tests.stages.families.tiny_models import save_chats
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The limited child: what it may not do, and that nothing of it is left."""
+"""The sandbox: what it may not do, and that nothing of it is left."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 
 from stages.errors import InvalidInput
 from stages.untrusted import sandbox as module
-from stages.untrusted.sandbox import MEBIBYTE, Limits, limited
+from stages.untrusted.sandbox import MEBIBYTE, Limits, in_sandbox
 from tests.seconds import seconds
 
-ROOT = Path(__file__).resolve().parents[2]
-HERE = "tests.stages.test_limited"
+ROOT = Path(__file__).resolve().parents[3]
+HERE = "tests.stages.untrusted.test_sandbox"
 
 
 def answer(path: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def die(path: str) -> None:
 
 
 def call(name: str, path: str = "model", **limits: Any) -> Any:
-    return limited(f"{HERE}:{name}", {"path": path}, path, Limits(**limits))
+    return in_sandbox(f"{HERE}:{name}", {"path": path}, path, Limits(**limits))
 
 
 def test_a_result_comes_back_from_a_process_group_of_its_own() -> None:
@@ -130,7 +130,7 @@ def test_who_waits_for_ever_is_ended_with_all_it_started(name: str, tmp_path: Pa
 
 def test_it_dies_with_whoever_started_it(tmp_path: Path) -> None:
     noted = tmp_path / "pid"
-    code = f"from tests.stages.test_limited import call; call('wait', {str(noted)!r})"
+    code = f"from tests.stages.untrusted.test_sandbox import call; call('wait', {str(noted)!r})"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
         until(lambda: noted.exists() and bool(noted.read_text()))

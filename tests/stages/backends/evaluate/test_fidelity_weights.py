@@ -17,7 +17,7 @@ from stages.backends.evaluate.fidelity_weights import compare_weights
 from stages.config.merge import MergeConfig
 from stages.contract import Parent
 from stages.merge import merge
-from tests.stages.lora_models import save_adapter, save_llama
+from tests.stages.backends.merge.lora_models import save_adapter, save_llama
 
 Tensors = dict[str, torch.Tensor]
 Folders = tuple[Path, Path, Path]

@@ -16,7 +16,7 @@ from registry.artifacts import QuantSpec
 from stages.backends.evaluate.layers import compare_layers
 from stages.config.base import BaseConfig
 from stages.contract import Parent
-from stages.formats.model_files import read_headers
+from stages.formats.model_directory import ModelDirectory
 from stages.quantization.distance import grid_of
 from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig
@@ -156,7 +156,8 @@ def test_a_gguf_s_matrices_are_read_too(line: Lineage, foreign: Parent) -> None:
 
 def test_what_has_other_names_is_not_compared(line: Lineage, sound: Parent, tmp_path: Path) -> None:
     shutil.copytree(line.base.path, tmp_path / "renamed")
-    rename = {name: name.replace("model.layers", "blocks") for name in read_headers(tmp_path / "renamed")}
+    names = ModelDirectory(tmp_path / "renamed").headers
+    rename = {name: name.replace("model.layers", "blocks") for name in names}
     tensors = load_file(tmp_path / "renamed" / "model.safetensors")
     renamed = {rename[name]: tensor for name, tensor in tensors.items()}
     save_file(renamed, tmp_path / "renamed" / "model.safetensors", metadata={"format": "pt"})

@@ -182,9 +182,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a pointer instead of the file": (
         lambda f: adapter(f, b"version https://git-lfs.github.com/spec/v1\n" + bytes(40)), "Git LFS"
     ),
-    "an empty weights file": (lambda f: adapter(f, b"\0"), "no complete safetensors file"),
+    "an empty weights file": (lambda f: adapter(f, b"\0"), "not a complete safetensors file"),
     "a header longer than the file": (
-        lambda f: adapter(f, struct.pack("<Q", 1 << 40) + b"{}"), "no complete safetensors file"
+        lambda f: adapter(f, struct.pack("<Q", 1 << 40) + b"{}"), "not a complete safetensors file"
     ),
     "a huge header": (
         lambda f: adapter(f, struct.pack("<Q", 40_000_000) + b" " * 40_000_000), "header of 40000000 bytes"
@@ -196,10 +196,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: _header(f, b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"), "64 levels"
     ),
     "a tensor described twice": (
-        lambda f: _header(f, _entry()[:-1] + b"," + _entry()[1:], floats(2)), "stands there twice"
+        lambda f: _header(f, _entry()[:-1] + b"," + _entry()[1:], floats(2)), "duplicate key"
     ),
     "metadata that are no texts": (
-        lambda f: adapter(f, safetensors(factors(), __metadata__={"a": 1})), "no table of texts"
+        lambda f: adapter(f, safetensors(factors(), __metadata__={"a": 1})), "not a table of texts"
     ),
     "overlapping tensors": (lambda f: adapter(f, safetensors(_TWO, **_OVERLAP)), "overlaps tensor 'a'"),
     "a hole between tensors": (
@@ -278,8 +278,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: with_tokenizer(model(f), template=_ESCAPE), "what a template must not"
     ),
     "a link to elsewhere": (_linked, "link to somewhere else"),
-    "a FIFO": (_fifo, "no regular file"),
-    "no model at all": (lambda f: _only(f, "x", b"") if f.mkdir() else f, "no model that is known here"),
+    "a FIFO": (_fifo, "not a regular file"),
+    "no model at all": (lambda f: _only(f, "x", b"") if f.mkdir() else f, "not a model of a known form"),
     "43 bytes that announce 2^63 elements": (
         lambda f: _file(f, (_HUGE_ARRAY + struct.pack("<Q", 1 << 63))[:43].ljust(43, b"\0")), "announces"
     ),
@@ -305,10 +305,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: _file(f, gguf(tensors=[tensor(), tensor("b", offset=32)], data=floats(32))), "overlaps"
     ),
     "metadata twice": (
-        lambda f: _file(f, gguf(pairs=[pair("a", 8, text("b")), pair("a", 8, text("c"))])), "there twice"
+        lambda f: _file(f, gguf(pairs=[pair("a", 8, text("b")), pair("a", 8, text("c"))])), "duplicate"
     ),
     "a GGUF that was cut": (lambda f: _file(f, gguf()[:-1]), "cut short"),
-    "a GGUF without tensors": (lambda f: _file(f, gguf(tensors=[])), "describes no model"),
+    "a GGUF without tensors": (lambda f: _file(f, gguf(tensors=[])), "does not describe a model"),
     "a GGUF without a vocabulary": (
         lambda f: _file(f, gguf(pairs=[pair("general.architecture", 8, text("llama"))])), "no vocabulary"
     ),

@@ -10,8 +10,8 @@ import pytest
 from stages.errors import InvalidInput
 from stages.untrusted.inspect import compare, inspect, look
 from tests.seconds import seconds
-from tests.stages import foreign_files
-from tests.stages.foreign_files import HOSTILE, adapter, gguf, model, with_tokenizer
+from tests.stages.untrusted import hostile_files
+from tests.stages.untrusted.hostile_files import HOSTILE, adapter, gguf, model, with_tokenizer
 
 IN_THE_CHILD = (
     "a header nested very deeply", "a huge header", "a template that writes gigabytes", "NaN in a tensor",
@@ -42,7 +42,7 @@ def test_an_adapter_is_described(tmp_path: Path) -> None:
     assert found["left_out"] == ["training_args.bin"]
     assert found["outline"]["rank"] == 2
     assert found["config"]["revision"] is None
-    assert found["parameters"] == 2 * foreign_files.RANK * foreign_files.HIDDEN
+    assert found["parameters"] == 2 * hostile_files.RANK * hostile_files.HIDDEN
 
 
 def test_a_model_is_described_with_its_tokenizer(tmp_path: Path) -> None:

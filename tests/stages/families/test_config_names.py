@@ -19,8 +19,8 @@ from stages.families.blocks import BLOCKS, is_called
 from stages.families.config_names import NAMES, positions, text_config
 from stages.model_shape import PICO, ModelShape, describe_base
 from stages.outline import gguf_positions, model_outline
-from tests.stages.families import SETTINGS, config_of
-from tests.stages.foreign_files import model
+from tests.stages.families.tiny_models import SETTINGS, config_of
+from tests.stages.untrusted.hostile_files import model
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_what_a_family_cannot_be_put_through_is_said_by_name() -> None:
         assert support.gptq_refusal(nothing) is None
         support.require_quantizable(nothing, "base")
     with pytest.raises(
-        InvalidInput, match=r"base: model_type olmo cannot .* \(GPTQModel knows no such family"
+        InvalidInput, match=r"base: model_type olmo cannot .* \(GPTQModel does not know this family"
     ):
         support.require_quantizable("olmo", "base")
     assert "experts' biases" in str(support.gptq_refusal("gpt_oss"))
@@ -220,5 +220,8 @@ def test_what_a_family_cannot_be_put_through_is_said_by_name() -> None:
     assert support.base_refusal("llama", "LlamaForCausalLM") is None
     assert "LlamaForSequence" in str(support.base_refusal("llama", "LlamaForSequenceClassification"))
     assert "model_type unheard" in str(support.base_refusal("unheard", "UnheardForCausalLM"))
-    assert support.gguf_refusal("gptj", "GPTJForCausalLM") == "llama.cpp's converter knows no GPTJForCausalLM"
+    assert (
+        support.gguf_refusal("gptj", "GPTJForCausalLM")
+        == "llama.cpp's converter does not know GPTJForCausalLM"
+    )
     assert support.gguf_refusal("llama", "LlamaForCausalLM") is None

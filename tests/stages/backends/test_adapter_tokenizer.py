@@ -22,7 +22,7 @@ from stages.quantization.gguf import GgufConfig
 from stages.quantize import quantize
 from tests.conftest import as_parent
 from tests.seconds import seconds
-from tests.stages.lora_models import save_adapter
+from tests.stages.backends.merge.lora_models import save_adapter
 
 OWN = (
     "{% for m in messages %}### {{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
