@@ -22,7 +22,8 @@ import transformers
 
 from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder.ladder import logged_answers, read_ladder
-from flows.ladder.model import Evidence, Kind, Ladder
+from flows.ladder.model import Evidence, Ladder
+from flows.run.stage_row import Form
 from registry.artifacts import QuantSpec, digest
 from stages.backends import bases
 from stages.backends.chat import encode_with_mask, load_tokenizer
@@ -35,6 +36,8 @@ from stages.contract import Facts, Parent, Parents
 from stages.evaluate import evaluate
 from stages.formats.packaged import packaged_gguf
 from stages.merge import merge
+from stages.quantization import method_that_made
+from stages.quantization.distance import quantization_name
 from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
@@ -215,7 +218,7 @@ class Lineage:
     def rung(
         self,
         label: str,
-        kind: Kind,
+        kind: Form,
         parents: Parents,
         against: Sequence[FidelityTask] = (),
         nf4: Nf4Config | None = None,
@@ -231,14 +234,14 @@ class Lineage:
             self.evidence.append(replace(one, stopped=f"{type(error).__name__}: {error}"))
             return
         quant = model.quant if kind == "quantized" else None
-        asked = quant.requested if quant else {}
-        name = f"gptq-{asked['bits']}" if "bits" in asked else str(asked.get("type", "none"))
+        method = method_that_made(quant)
         self.evidence.append(
             replace(
                 one,
                 metrics=facts.metrics,
                 answers=logged_answers(out),
-                quant=name,
+                quant=quantization_name(quant),
+                lose_less=method.lose_less(quant) if method and quant else "",
                 calibrated_on=quant.calibration_dataset if quant else None,
                 trained_on=self.data.id,
             )
