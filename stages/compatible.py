@@ -41,9 +41,9 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
         _require(base, model, Use(), f"this {model.kind} model was not made from this base")
 
 
-def _require(host: Described, guest: Described | None, use: Use, what: str) -> None:
-    if host.base is not None and (guest is None or guest.base is not None):
-        contract.require(pair(host, guest, use), what)
+def _require(base: Described, dependent: Described | None, use: Use, what: str) -> None:
+    if base.base is not None and (dependent is None or dependent.base is not None):
+        contract.require(pair(base, dependent, use), what)
 
 
 def _is_gguf(model: Described) -> bool:

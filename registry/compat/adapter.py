@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from registry.artifacts import QuantSpec
 from registry.compat.base_reference import differing
-from registry.compat.model import Check, Checker, Described, Pair
+from registry.compat.model import Check, Checker, Described, Pair, Question
 from registry.compat.shapes import (
     AdapterOutline,
     LoraTarget,
@@ -22,130 +22,106 @@ TRAINED_ON = "trained_on"
 """Where the effective quantization of a GGUF adapter says how the base was quantized in training."""
 
 _SHOWN = 3
-"""Names told before the rest is counted."""
+"""Names shown before the rest is counted."""
 
 
 def _targets(subject: Pair) -> Iterator[Check]:
     """Every module that the adapter changes exists in the model, with the widths that the adapter has."""
-    found = _adapter_on_model(subject)
-    if found is None:
+    outlines = _adapter_on_model(subject)
+    if outlines is None:
         return
-    adapter, model = found
+    adapter, model = outlines
     if adapter is not None and _gguf_of_its_base(subject):
-        words = "modules of the base that both were made for"
-        yield Check("targets", "ok", words, words)
+        yield Question("targets", "modules of the base that both were made for").ok()
         return
     if adapter is None or model is None or not model.tensors:
-        yield no_outline("targets", "adapter" if adapter is None else subject.host.kind)
+        yield no_outline("targets", "adapter" if adapter is None else subject.base.kind)
         return
     missing = [name for name in adapter.targets if _tensors(model, name) is None]
     if missing:
-        yield Check(
-            "targets", "refused", f"modules of the model, such as {some(_modules(model))}", some(missing),
-            "the adapter belongs to another architecture, or its keys were renamed",
-        )  # fmt: skip
+        question = Question("targets", f"modules of the model, such as {some(_modules(model))}")
+        todo = "the adapter belongs to another architecture, or its keys were renamed"
+        yield question.refused(some(missing), todo)
         return
+    targets = [(name, target) for name, group in adapter.targets.items() for target in group]
     wrong = [
-        f"{name} {one.inputs}→{one.outputs}"
-        for name, ones in adapter.targets.items()
-        for one in ones
-        if not _fits(one, _tensors(model, name) or ())
+        f"{name} {target.inputs}→{target.outputs}"
+        for name, target in targets
+        if not _fits(target, _tensors(model, name) or ())
     ]
     if wrong:
-        yield Check(
-            "targets", "refused", _expected_shapes(model, adapter), some(wrong),
-            "the adapter belongs to a model of another size",
-        )  # fmt: skip
+        question = Question("targets", _expected_shapes(model, adapter))
+        yield question.refused(some(wrong), "the adapter belongs to a model of another size")
         return
-    words = f"{sum(one.count for ones in adapter.targets.values() for one in ones)} modules"
-    yield Check(
-        "targets", "ok", words, f"{words}: {some([n.rpartition('.')[2] for n in adapter.targets], 8)}"
-    )
+    question = Question("targets", f"{sum(target.count for _, target in targets)} modules")
+    yield question.ok(f"{question.expected}: {some([n.rpartition('.')[2] for n in adapter.targets], 8)}")
 
 
 def _saved(subject: Pair) -> Iterator[Check]:
     """Tensors that the adapter stores whole exist in the model, and only an embedding may have other rows."""
-    found = _adapter_on_model(subject)
-    adapter, model = found or (None, None)
+    adapter, model = _adapter_on_model(subject) or (None, None)
     if adapter is None or model is None or not model.tensors:
-        return  # told by "targets"
+        return  # reported by "targets"
     for name, shape in adapter.saved.items():
         groups = _stored(model, name)
+        found = f"{name} {list(shape)}"
         if groups is None:
-            yield Check(
-                "saved modules",
-                "refused",
-                "a tensor of the model",
-                name,
-                "the adapter belongs to another model",
-            )
+            question = Question("saved modules", "a tensor of the model")
+            yield question.refused(name, "the adapter belongs to another model")
         elif not any(group.shape == shape or _resized(name, group, shape) for group in groups):
-            expected = " or ".join(str(list(group.shape)) for group in groups)
-            yield Check(
-                "saved modules", "refused", expected, f"{name} {list(shape)}",
-                "the adapter belongs to a model of another size",
-            )  # fmt: skip
+            question = Question("saved modules", " or ".join(str(list(group.shape)) for group in groups))
+            yield question.refused(found, "the adapter belongs to a model of another size")
         else:
-            yield Check("saved modules", "ok", name, f"{name} {list(shape)}")
+            yield Question("saved modules", name).ok(found)
 
 
 def _vocabulary(subject: Pair) -> Iterator[Check]:
     """The resize rule: an adapter that brings rows brings their tokenizer; ids never exceed rows."""
-    found = _adapter_on_model(subject)
-    reference = subject.host.base
-    if found is None or found[0] is None or reference is None:
+    adapter, _ = _adapter_on_model(subject) or (None, None)
+    reference = subject.base.base
+    if adapter is None or reference is None:
         return
-    adapter = found[0]
     resized = adapter.embedding_rows not in (None, reference.embedding_rows)
     rows = adapter.embedding_rows or reference.embedding_rows
     ids = adapter.tokenizer_length if adapter.tokenizer_length is not None else reference.tokenizer_length
     if resized and adapter.tokenizer_length is None:
-        yield Check(
-            "vocabulary", "refused", f"the tokenizer of its {rows} embedding rows beside the adapter", "none",
-            "save the tokenizer it was trained with into the adapter's directory",
-        )  # fmt: skip
+        question = Question("vocabulary", f"the tokenizer of its {rows} embedding rows beside the adapter")
+        yield question.refused("none", "save the tokenizer it was trained with into the adapter's directory")
     elif ids > rows:
-        yield Check(
-            "vocabulary", "refused", f"at most {rows} token ids, one for each embedding row",
-            f"{ids} ids in the adapter's tokenizer",
-            "train the added rows too (modules_to_save: the embeddings) or use the base's tokenizer",
-        )  # fmt: skip
+        question = Question("vocabulary", f"at most {rows} token ids, one for each embedding row")
+        todo = "train the added rows too (modules_to_save: the embeddings) or use the base's tokenizer"
+        yield question.refused(f"{ids} ids in the adapter's tokenizer", todo)
     else:
-        yield Check("vocabulary", "ok", f"up to {rows} ids", f"{ids} ids for {rows} rows")
+        yield Question("vocabulary", f"up to {rows} ids").ok(f"{ids} ids for {rows} rows")
 
 
 def _quant_recipe(subject: Pair) -> Iterator[Check]:
     """An adapter is used on weights quantized as in its training, or it is said that they are not."""
-    if _adapter_on_model(subject) is None or subject.guest is None:
+    if _adapter_on_model(subject) is None or subject.dependent is None:
         return
-    trained, used = recipe_of(subject.guest), subject.use.recipe
-    here = _words(used) if used else _quantized_as(subject.host)
+    trained, used = recipe_of(subject.dependent), subject.use.recipe
+    here = _described(used) if used else _quantized_as(subject.base)
     if used is None and subject.use.measured:
-        words = f"measured on exactly these weights ({here})"
-        yield Check("quant recipe", "ok", words, words)
-    elif trained is None:
-        yield Check(
-            "quant recipe", "unknown", "how the base was quantized in training", "no record of it",
-            f"evaluate the adapter on exactly these weights ({here})",
-        )  # fmt: skip
-    elif used is not None and used.values != trained.values:
-        yield Check(
-            "quant recipe", "refused", _words(trained), _words(used),
-            "use the recipe that it was trained with (evaluate.nf4)",
-        )  # fmt: skip
-    elif used is None and subject.host.quant is not None and subject.host.quant.quantized:
-        yield Check(
-            "quant recipe", "unknown", _words(trained), here,
-            "trained on other weights than these: evaluate exactly this pair before it serves",
-        )  # fmt: skip
+        yield Question("quant recipe", f"measured on exactly these weights ({here})").ok()
+        return
+    if trained is None:
+        question = Question("quant recipe", "how the base was quantized in training")
+        yield question.unknown(f"evaluate the adapter on exactly these weights ({here})")
+        return
+    question = Question("quant recipe", _described(trained))
+    if used is not None and used.values != trained.values:
+        todo = "use the recipe that it was trained with (evaluate.nf4)"
+        yield question.refused(_described(used), todo)
+    elif used is None and subject.base.quant is not None and subject.base.quant.quantized:
+        todo = "trained on other weights than these: evaluate exactly this pair before it serves"
+        yield question.unknown(todo, here)
     else:
+        note = ""
         if used is None:
             note = "trained on NF4 and used on 16-bit weights: its evaluation there says what that costs"
         elif used.compute_dtype != trained.compute_dtype:
             note = f"the same NF4 values, trained in {trained.compute_dtype} and used in {used.compute_dtype}"
-        else:
-            note = ""
-        yield Check("quant recipe", "ok", _words(trained), f"trained on {_words(trained)}", note)
+        yield question.ok(f"trained on {question.expected}", note)
 
 
 CHECKS: dict[str, Checker] = {
@@ -173,27 +149,25 @@ def _effective_dtype(quant: QuantSpec) -> dict[str, str]:
 
 
 def _adapter_on_model(subject: Pair) -> tuple[AdapterOutline | None, ModelOutline | None] | None:
-    host, guest = subject.host, subject.guest
-    if guest is None or guest.kind != "adapter" or host.kind not in ("base", "merged", "quantized"):
+    base, dependent = subject.base, subject.dependent
+    if dependent is None or dependent.kind != "adapter" or base.kind not in ("base", "merged", "quantized"):
         return None
-    return adapter_outline(guest.metrics), model_outline(host.metrics)
+    return adapter_outline(dependent.metrics), model_outline(base.metrics)
 
 
 def _gguf_of_its_base(subject: Pair) -> bool:
     """A GGUF file's outline names no tensors; the adapter's were looked for in the base, whose digest says
     that the file was made from it."""
-    host, guest = subject.host, subject.guest
-    if host.quant is None or not host.quant.is_gguf or host.base is None:
+    base, dependent = subject.base, subject.dependent
+    if base.quant is None or not base.quant.is_gguf or base.base is None:
         return False
-    return guest is not None and guest.base is not None and not differing(host.base, guest.base)
+    return dependent is not None and dependent.base is not None and not differing(base.base, dependent.base)
 
 
 def no_outline(name: str, kind: str) -> Check:
     """The answer where a manifest holds no outline."""
-    return Check(
-        name, "unknown", f"the shape of the {kind} in its manifest", "no record of it",
-        f"it was made by an older version: make the {kind} again, or import it",
-    )  # fmt: skip
+    question = Question(name, f"the shape of the {kind} in its manifest")
+    return question.unknown(f"it was made by an older version: make the {kind} again, or import it")
 
 
 def _tensors(model: ModelOutline, module: str) -> tuple[TensorGroup, ...] | None:
@@ -203,11 +177,11 @@ def _tensors(model: ModelOutline, module: str) -> tuple[TensorGroup, ...] | None
 
 def _stored(model: ModelOutline, name: str) -> tuple[TensorGroup, ...] | None:
     """Some checkpoints leave out the inner model's name (GPT-2), and a tied head is not stored at all."""
-    for known, groups in model.tensors.items():
-        if known == name or name.endswith(f".{known}") or known.endswith(f".{name}"):
+    for tensor, groups in model.tensors.items():
+        if tensor == name or name.endswith(f".{tensor}") or tensor.endswith(f".{name}"):
             return groups
     if model.tied and name == "lm_head.weight":
-        return next((groups for known, groups in model.tensors.items() if is_end(known)), None)
+        return next((groups for tensor, groups in model.tensors.items() if is_end(tensor)), None)
     return None
 
 
@@ -248,7 +222,7 @@ def some(names: list[str], shown: int = _SHOWN) -> str:
     return ", ".join(distinct[:shown]) + more
 
 
-def _words(recipe: Nf4Recipe) -> str:
+def _described(recipe: Nf4Recipe) -> str:
     nested = "with" if recipe.double_quant else "without"
     return f"{recipe.quant_type} {nested} double quantization in {recipe.compute_dtype}"
 

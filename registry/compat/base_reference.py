@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry.artifacts import BaseReference
-from registry.compat.model import Check, Checker, Described, Pair, State
+from registry.compat.model import Check, Checker, Described, Pair, Question
 from registry.errors import Incompatible
-
-COMPARED = (
-    "architecture", "revision", "weights_digest", "tokenizer_digest", "tokenizer_length", "embedding_rows",
-    "chat_template_digest",
-)  # fmt: skip
-
-_RENDERING = frozenset({"tokenizer_digest", "tokenizer_length", "chat_template_digest"})
 
 ADVICE = {
     "architecture": "use the base it was made for",
@@ -23,7 +16,12 @@ ADVICE = {
     "tokenizer_length": "use the tokenizer it was made with",
     "embedding_rows": "the embedding was resized or padded differently: use the base it was made for",
     "chat_template_digest": "chats would be rendered differently: give the template it was made with",
-}  # fmt: skip
+}
+"""Each field that is compared, and what to do where it differs."""
+
+COMPARED = tuple(ADVICE)
+
+_RENDERING = frozenset({"tokenizer_digest", "tokenizer_length", "chat_template_digest"})
 
 
 def check(base: BaseReference, manifest: Described) -> None:
@@ -45,9 +43,9 @@ def check(base: BaseReference, manifest: Described) -> None:
         )
 
 
-def differing(host: BaseReference, guest: BaseReference) -> list[Check]:
+def differing(base: BaseReference, dependent: BaseReference) -> list[Check]:
     """The refusals between two base references; empty where they name one model."""
-    answers = [_compare(name, host, guest) for name in COMPARED]
+    answers = [_compare(name, base, dependent) for name in COMPARED]
     return [answer for answer in answers if answer.state == "refused"]
 
 
@@ -61,38 +59,38 @@ def short(value: object) -> str:
 
 def _comparing(name: str) -> Checker:
     def compare(subject: Pair) -> Iterator[Check]:
-        if subject.guest is None:
+        if subject.dependent is None:
             return
-        host, guest = subject.host.base, subject.guest.base
-        if host is None or guest is None:
+        base, dependent = subject.base.base, subject.dependent.base
+        if base is None or dependent is None:
             if name == COMPARED[0]:
-                which = subject.host if host is None else subject.guest
-                yield _no_base(which)
+                yield _no_base(subject.base if base is None else subject.dependent)
             return
         if subject.use.rendering and name not in _RENDERING:
             return
-        yield _compare(name, host, guest)
+        yield _compare(name, base, dependent)
 
     return compare
 
 
-def _compare(name: str, host: BaseReference, guest: BaseReference) -> Check:
-    expected, found = getattr(host, name), getattr(guest, name)
+def _compare(name: str, base: BaseReference, dependent: BaseReference) -> Check:
+    expected, found = getattr(base, name), getattr(dependent, name)
+    question = Question(name, short(expected))
     if expected == found:
-        return Check(name, "ok", short(expected), short(found))
-    schemes = {reference.source.partition(":")[0] for reference in (host, guest)}
+        return question.ok()
+    schemes = {reference.source.partition(":")[0] for reference in (base, dependent)}
     if name == "revision" and len(schemes) > 1:
-        note = f"from {host.source} and {guest.source}; the digests decide"
-        return Check(name, "ok", short(expected), short(found), note)
-    return Check(name, "refused", short(expected), short(found), ADVICE[name])
+        note = f"from {base.source} and {dependent.source}; the digests decide"
+        return question.ok(short(found), note)
+    return question.refused(short(found), ADVICE[name])
 
 
-def _no_base(which: Described) -> Check:
-    state: State = "unknown" if which.kind in ("dataset", "evaluation") else "refused"
-    return Check(
-        "base", state, f"a {which.kind} that says which base it was made for", "no base reference",
-        "make it again, or import it with --base",
-    )  # fmt: skip
+def _no_base(artifact: Described) -> Check:
+    question = Question("base", f"a {artifact.kind} that says which base it was made for")
+    found, todo = "no base reference", "make it again, or import it with --base"
+    if artifact.kind in ("dataset", "evaluation"):
+        return question.unknown(todo, found)
+    return question.refused(found, todo)
 
 
 CHECKS: dict[str, Checker] = {name: _comparing(name) for name in COMPARED}

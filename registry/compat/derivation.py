@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from math import prod
 
 from registry.compat.adapter import no_outline, some
-from registry.compat.model import Check, Checker, Described, Pair
+from registry.compat.model import Check, Checker, Described, Pair, Question
 from registry.compat.shapes import TensorGroup, is_end, is_head, model_outline
 
 _BESIDE = frozenset({"scales", "qzeros", "g_idx"})
@@ -16,47 +16,39 @@ Groups = Mapping[str, tuple[TensorGroup, ...]]
 
 
 def _merge_base(subject: Pair) -> Iterator[Check]:
-    """A quantized file comes from a model folded in the same way as this one."""
-    host, guest = subject.host, subject.guest
-    if guest is None or (host.kind, guest.kind) != ("merged", "quantized"):
+    """A quantized file comes from a model merged in the same way as this one."""
+    base, dependent = subject.base, subject.dependent
+    if dependent is None or (base.kind, dependent.kind) != ("merged", "quantized"):
         return
-    expected, found = (one.quant.merge_base if one.quant else None for one in (host, guest))
+    expected, found = (model.quant.merge_base if model.quant else None for model in (base, dependent))
+    question = Question("merge base", expected or "16bit or nf4")
     if expected is None or found is None:
-        yield Check(
-            "merge base", "unknown", expected or "16bit or nf4", found or "no record of it",
-            "which weights the adapter was folded into is not recorded: evaluate both",
-        )  # fmt: skip
+        todo = "which weights the adapter was merged into is not recorded: evaluate both"
+        yield question.unknown(todo, found or "no record of it")
     elif expected != found:
-        yield Check(
-            "merge base",
-            "refused",
-            expected,
-            found,
-            "this file was made from another merged model: quantize anew",
-        )
+        yield question.refused(found, "this file was made from another merged model: quantize anew")
     else:
-        yield Check("merge base", "ok", expected, found)
+        yield question.ok()
 
 
 def _made_of(subject: Pair) -> Iterator[Check]:
     """A merged or GPTQ model has its source's tensors, in their shapes but for a resized embedding."""
-    host, guest = subject.host, subject.guest
-    packed = guest is not None and guest.quant is not None and guest.quant.is_packed
-    if guest is None or host.kind not in ("base", "merged") or subject.use.rendering:
+    base, dependent = subject.base, subject.dependent
+    packed = dependent is not None and dependent.quant is not None and dependent.quant.is_packed
+    if dependent is None or base.kind not in ("base", "merged") or subject.use.rendering:
         return
-    if guest.kind != "merged" and not packed:
+    if dependent.kind != "merged" and not packed:
         return
-    before, after = model_outline(host.metrics), model_outline(guest.metrics)
+    before, after = model_outline(base.metrics), model_outline(dependent.metrics)
     if before is None or after is None:
-        yield no_outline("tensors", host.kind if before is None else guest.kind)
+        yield no_outline("tensors", base.kind if before is None else dependent.kind)
         return
-    tensors = _unpacked(guest, after.tensors)
+    tensors = _unpacked(dependent, after.tensors)
     if wrong := _differing(before.tensors, tensors, packed):
-        expected = f"the {host.kind} model's tensors in its shapes"
-        yield Check("tensors", "refused", expected, some(wrong), "it was made from another model")
+        question = Question("tensors", f"the {base.kind} model's tensors in its shapes")
+        yield question.refused(some(wrong), "it was made from another model")
     else:
-        words = f"{len(tensors)} kinds of tensors, as the {host.kind} model"
-        yield Check("tensors", "ok", words, words)
+        yield Question("tensors", f"{len(tensors)} kinds of tensors, as the {base.kind} model").ok()
 
 
 def _differing(before: Groups, after: Groups, packed: bool) -> list[str]:
@@ -72,7 +64,7 @@ def _differing(before: Groups, after: Groups, packed: bool) -> list[str]:
     if packed and _weights(before, gone) == _weights(after, odd):
         odd, gone = [], []
     odd += [n for n, source in sources.items() if source and not _same(before[source], after[n], n, packed)]
-    shapes = {name: " or ".join(str(list(one.shape)) for one in after[name]) for name in odd}
+    shapes = {name: " or ".join(str(list(group.shape)) for group in after[name]) for name in odd}
     return [f"{name} {shape}" for name, shape in shapes.items()] + [f"no {name}" for name in gone]
 
 
@@ -80,7 +72,7 @@ def _source(before: Groups, name: str, packed: bool) -> str | None:
     """The tensor that `name` was made of, under its own name or without that of the inner model."""
     if name in before or not packed:
         return name if name in before else None
-    return next((known for known in before if name.endswith(f".{known}")), None)
+    return next((tensor for tensor in before if name.endswith(f".{tensor}")), None)
 
 
 def _may_be_new(name: str, packed: bool) -> bool:
@@ -89,7 +81,7 @@ def _may_be_new(name: str, packed: bool) -> bool:
 
 
 def _weights(tensors: Groups, names: list[str]) -> int:
-    return sum(one.count * prod(one.shape) for name in names for one in tensors[name])
+    return sum(group.count * prod(group.shape) for name in names for group in tensors[name])
 
 
 def _unpacked(model: Described, tensors: Groups) -> Groups:
@@ -97,16 +89,17 @@ def _unpacked(model: Described, tensors: Groups) -> Groups:
     bits = model.quant.effective.get("bits") if model.quant and model.quant.is_packed else None
     if not isinstance(bits, int) or bits <= 0:
         return tensors
-    found: dict[str, tuple[TensorGroup, ...]] = {}
+    unpacked: dict[str, tuple[TensorGroup, ...]] = {}
     for name, groups in tensors.items():
         module, _, part = name.rpartition(".")
-        if part == "qweight" and all(len(one.shape) == 2 for one in groups):
-            found[f"{module}.weight"] = tuple(
-                one.model_copy(update={"shape": (one.shape[1], one.shape[0] * 32 // bits)}) for one in groups
+        if part == "qweight" and all(len(group.shape) == 2 for group in groups):
+            shapes = [(group.shape[1], group.shape[0] * 32 // bits) for group in groups]
+            unpacked[f"{module}.weight"] = tuple(
+                group.model_copy(update={"shape": shape}) for group, shape in zip(groups, shapes, strict=True)
             )
         elif part not in _BESIDE:
-            found[name] = groups
-    return found
+            unpacked[name] = groups
+    return unpacked
 
 
 CHECKS: dict[str, Checker] = {"merge base": _merge_base, "tensors": _made_of}

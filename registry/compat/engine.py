@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from registry.compat.model import Check, Checker, Described, EngineLimits, Pair
+from registry.compat.model import Check, Checker, Described, Pair, Question
 from registry.compat.shapes import AdapterOutline, adapter_outline, is_end, model_outline
 
 _LORA_WORDS = {
@@ -22,6 +22,8 @@ _RESOLVE_AGAIN = (
     "that base"
 )
 
+_MAKE_AGAIN = "make the model again, or import it"
+
 
 def _format(subject: Pair) -> Iterator[Check]:
     """The engine reads files of this kind and quantization."""
@@ -31,28 +33,27 @@ def _format(subject: Pair) -> Iterator[Check]:
     method = model.quant.method if model.quant else "none"
     found = f"{model.kind} model, quantization {method}"
     if model.kind not in engine.kinds or method not in engine.methods:
-        yield Check(
-            "format", "refused", f"{engine.name} reads {' and '.join(sorted(engine.methods))}", found,
-            "set deploy.engine (llama.cpp for GGUF, vllm for others), or deploy another artifact",
-        )  # fmt: skip
+        question = Question("format", f"{engine.name} reads {' and '.join(sorted(engine.methods))}")
+        todo = "set deploy.engine (llama.cpp for GGUF, vllm for others), or deploy another artifact"
+        yield question.refused(found, todo)
     else:
-        yield Check("format", "ok", engine.name, f"{engine.name} {engine.version} reads a {found}")
+        yield Question("format", engine.name).ok(f"{engine.name} {engine.version} reads a {found}")
 
 
 def _adapter_format(subject: Pair) -> Iterator[Check]:
     """llama.cpp loads GGUF adapters, vLLM those that PEFT wrote."""
     engine = subject.use.engine
-    for one in (subject.host, subject.guest):
-        if engine is None or one is None or one.kind != "adapter":
+    for artifact in reversed(subject.latest_first):
+        if engine is None or artifact.kind != "adapter":
             continue
-        gguf, wanted = one.quant is not None and one.quant.is_gguf, engine.gguf_adapters
+        gguf, wanted = artifact.quant is not None and artifact.quant.is_gguf, engine.gguf_adapters
         found, expected = (f"a {'GGUF' if form else 'PEFT'} adapter" for form in (gguf, wanted))
+        question = Question("adapter format", expected)
         if gguf == wanted:
-            yield Check("adapter format", "ok", expected, f"{engine.name} loads {found}")
+            yield question.ok(f"{engine.name} loads {found}")
         else:
             make = "make one of it: `tuneline quantize --model ADAPTER --base BASE --set method=gguf`"
-            todo = make if wanted else "serve the PEFT adapter that it was made from"
-            yield Check("adapter format", "refused", expected, found, todo)
+            yield question.refused(found, make if wanted else "serve the PEFT adapter that it was made from")
 
 
 def _gptq(subject: Pair) -> Iterator[Check]:
@@ -62,18 +63,15 @@ def _gptq(subject: Pair) -> Iterator[Check]:
         return
     if not engine.gptq_bits:
         return
-    effective = model.quant.effective
-    bits, group = effective.get("bits"), effective.get("group_size")
-    expected = f"{_list(engine.gptq_bits)} bits in groups of {_list(engine.gptq_groups)}"
-    found = f"{bits} bits in groups of {group}"
+    bits, group = (model.quant.effective.get(name) for name in ("bits", "group_size"))
+    kernels = f"{_list(engine.gptq_bits)} bits in groups of {_list(engine.gptq_groups)}"
+    question, found = Question("gptq", kernels), f"{bits} bits in groups of {group}"
     if bits is None or group is None:
-        yield Check("gptq", "unknown", expected, "no record of bits or group size", "import the model again")
+        yield question.unknown("import the model again", "no record of bits or group size")
     elif bits not in engine.gptq_bits or group not in engine.gptq_groups:
-        yield Check(
-            "gptq", "refused", expected, found, f"{engine.name} has no kernel for it: quantize with 4 bits"
-        )
+        yield question.refused(found, f"{engine.name} has no kernel for it: quantize with 4 bits")
     else:
-        yield Check("gptq", "ok", expected, found)
+        yield question.ok(found)
 
 
 def _dtype(subject: Pair) -> Iterator[Check]:
@@ -84,25 +82,17 @@ def _dtype(subject: Pair) -> Iterator[Check]:
     outline = model_outline(model.metrics)
     if outline is not None and not outline.tensors:  # a GGUF file has types of its own
         return
+    question = Question("dtype", _list(engine.dtypes))
     if outline is None:
-        yield Check(
-            "dtype", "unknown", _list(engine.dtypes), "no record of the weights' dtypes",
-            "make the model again, or import it",
-        )  # fmt: skip
+        yield question.unknown(_MAKE_AGAIN, "no record of the weights' dtypes")
         return
     packed = model.quant is not None and model.quant.is_packed
     dtypes = {group.dtype for groups in outline.tensors.values() for group in groups}
     odd = sorted(dtypes - engine.dtypes - ({"I32"} if packed else set()))
     if odd:
-        yield Check(
-            "dtype",
-            "refused",
-            _list(engine.dtypes),
-            _list(odd),
-            f"save the weights in a dtype {engine.name} knows",
-        )
+        yield question.refused(_list(odd), f"save the weights in a dtype {engine.name} knows")
     else:
-        yield Check("dtype", "ok", _list(engine.dtypes), _list(dtypes))
+        yield question.ok(_list(dtypes))
 
 
 def _context(subject: Pair) -> Iterator[Check]:
@@ -113,134 +103,111 @@ def _context(subject: Pair) -> Iterator[Check]:
     outline = model_outline(model.metrics)
     limit = outline.context_length if outline else None
     if limit is None and model.quant is not None:
-        found = model.quant.effective.get("context_length")
-        limit = found if isinstance(found, int) else None
+        effective = model.quant.effective.get("context_length")
+        limit = effective if isinstance(effective, int) else None
+    question = Question("context length", f"at most {limit} tokens")
     if limit is None:
-        yield Check(
-            "context length", "unknown", f"at least {asked} positions", "no record of the model's positions",
-            "make the model again, or import it",
-        )  # fmt: skip
+        question = Question("context length", f"at least {asked} positions")
+        yield question.unknown(_MAKE_AGAIN, "no record of the model's positions")
     elif asked > limit:
-        yield Check(
-            "context length", "refused", f"at most {limit} tokens", f"{asked} asked for",
-            f"set context_length to {limit} or less",
-        )  # fmt: skip
+        yield question.refused(f"{asked} asked for", f"set context_length to {limit} or less")
     else:
-        yield Check("context length", "ok", f"at most {limit} tokens", f"{asked} of {limit} tokens")
+        yield question.ok(f"{asked} of {limit} tokens")
 
 
 def _architecture(subject: Pair) -> Iterator[Check]:
     """The engine, or the converter to its format, knows the architecture."""
-    use, base = subject.use, subject.host.base
+    use, base = subject.use, subject.base.base
     if base is None or not use.naming:
         return
     name = use.engine.name if use.engine else "llama.cpp's converter"
-    expected = f"an architecture that {name} knows"
+    question = Question("engine architecture", f"an architecture that {name} knows")
     if use.architectures is None:
-        yield Check(
-            "engine architecture", "unknown", expected, base.architecture,
-            "the list of what it knows is not installed here; it will say so itself when it loads",
-        )  # fmt: skip
+        todo = "the list of what it knows is not installed here; it will say so itself when it loads"
+        yield question.unknown(todo, base.architecture)
     elif base.architecture not in use.architectures:
-        yield Check(
-            "engine architecture", "refused", expected, base.architecture,
-            "use the other engine, or another base",
-        )  # fmt: skip
+        yield question.refused(base.architecture, "use the other engine, or another base")
     else:
-        yield Check("engine architecture", "ok", expected, base.architecture)
+        yield question.ok(base.architecture)
 
 
 def _rank(subject: Pair) -> Iterator[Check]:
     """The engine was started for adapters of this rank."""
-    found = _adapter(subject)
-    if found is None:
+    engine, adapter = subject.use.engine, _adapter(subject)
+    if engine is None or adapter is None:
         return
-    engine, adapter = found
-    if adapter is None:
+    outline = adapter_outline(adapter.metrics)
+    question = Question("rank", f"at most {engine.max_rank}")
+    if outline is None:
         yield _no_adapter("rank")
-    elif adapter.rank > engine.max_rank:
-        yield Check(
-            "rank", "refused", f"at most {engine.max_rank}", str(adapter.rank),
-            f"start {engine.name} with a larger maximum rank, or merge the adapter",
-        )  # fmt: skip
+    elif outline.rank > engine.max_rank:
+        todo = f"start {engine.name} with a larger maximum rank, or merge the adapter"
+        yield question.refused(str(outline.rank), todo)
     else:
-        yield Check("rank", "ok", f"at most {engine.max_rank}", str(adapter.rank))
+        yield question.ok(str(outline.rank))
 
 
 def _lora(subject: Pair) -> Iterator[Check]:
     """The adapter uses no variant of LoRA that the engine does not know."""
-    found = _adapter(subject)
-    if found is None:
+    engine, adapter = subject.use.engine, _adapter(subject)
+    if engine is None or adapter is None:
         return
-    engine, adapter = found
-    if adapter is None:
+    outline = adapter_outline(adapter.metrics)
+    if outline is None:
         yield _no_adapter("adapter features")
         return
-    has = _features(adapter)
-    refused, unsure = has & engine.refused_lora, has & engine.unsure_lora
+    features = _features(outline)
+    refused, unsure = features & engine.refused_lora, features & engine.unsure_lora
+    found = " and ".join(_LORA_WORDS[feature] for feature in sorted(refused or unsure))
     if refused:
-        words = " and ".join(_LORA_WORDS[one] for one in sorted(refused))
-        yield Check(
-            "adapter features", "refused", f"a LoRA that {engine.name} applies exactly", words,
-            "merge the adapter instead: the merge accounts for all of these",
-        )  # fmt: skip
+        question = Question("adapter features", f"a LoRA that {engine.name} applies exactly")
+        yield question.refused(found, "merge the adapter instead: the merge accounts for all of these")
     elif unsure:
-        words = " and ".join(_LORA_WORDS[one] for one in sorted(unsure))
-        yield Check(
-            "adapter features", "unknown", "plain LoRA on linear layers", words,
-            f"{engine.name} does this for some architectures only: merge it, or probe it after loading",
-        )  # fmt: skip
+        todo = f"{engine.name} does this for some architectures only: merge it, or probe it after loading"
+        yield Question("adapter features", "plain LoRA on linear layers").unknown(todo, found)
     else:
-        yield Check("adapter features", "ok", "plain LoRA", "plain LoRA on linear layers")
+        yield Question("adapter features", "plain LoRA").ok("plain LoRA on linear layers")
 
 
 def _template(subject: Pair) -> Iterator[Check]:
     """A file that brings its own chat template brings the one that the model was trained with."""
-    for one in (subject.guest, subject.host):
-        if one is None or one.quant is None or one.base is None or one.kind == "adapter":
+    for model in subject.latest_first:
+        if model.quant is None or model.base is None or model.kind == "adapter":
             continue
-        found = one.quant.effective.get("chat_template")
-        if found is None and not one.quant.is_gguf:
+        template = model.quant.effective.get("chat_template")
+        if template is None and not model.quant.is_gguf:
             continue  # made here, with the base's own tokenizer files
-        expected = one.base.chat_template_digest
-        if not isinstance(found, dict) or "present" not in found:
-            yield Check(
-                "template in the file", "unknown", expected[:12] + "…", "no record of the file's template",
-                "import the file again",
-            )  # fmt: skip
-        elif found.get("sha256") != expected:
-            seen = str(found.get("sha256"))[:12] + "…" if found["present"] else "none"
-            yield Check(
-                "template in the file", "refused", expected[:12] + "…", seen,
-                f"chats would be rendered differently than with its base: {_RESOLVE_AGAIN}, or convert it "
-                "again with the base's",
-            )  # fmt: skip
+        digest = model.base.chat_template_digest
+        question = Question("template in the file", digest[:12] + "…")
+        if not isinstance(template, dict) or "present" not in template:
+            yield question.unknown("import the file again", "no record of the file's template")
+        elif template.get("sha256") != digest:
+            found = str(template.get("sha256"))[:12] + "…" if template["present"] else "none"
+            todo = f"chats would be rendered differently than with its base: {_RESOLVE_AGAIN}, or convert it "
+            yield question.refused(found, f"{todo}again with the base's")
         else:
-            yield Check("template in the file", "ok", expected[:12] + "…", expected[:12] + "…")
+            yield question.ok()
         return
 
 
 def _reading(subject: Pair) -> Iterator[Check]:
     """An adapter beside its base is read by the base's tokenizer and chat template."""
-    engine = subject.use.engine
-    for one in (subject.guest, subject.host):
-        if engine is None or one is None or one.kind != "adapter" or one.base is None:
-            continue
-        outline = adapter_outline(one.metrics)
-        ids = outline.tokenizer_length if outline else None
-        template = one.quant.effective.get("chat_template") if one.quant else None
-        expected = "the base's tokenizer and chat template"
-        if ids is not None and ids > one.base.tokenizer_length:
-            found = f"a tokenizer with {ids - one.base.tokenizer_length} tokens of its own"
-            todo = f"{engine.name} would read these as other tokens: merge the adapter, and serve that"
-            yield Check("adapter reading", "refused", expected, found, todo)
-        elif isinstance(template, dict) and template.get("sha256") != one.base.chat_template_digest:
-            found = f"a tokenizer with {'another' if template.get('present') else 'no'} chat template"
-            todo = f"{engine.name} would render chats by the base's: {_RESOLVE_AGAIN}"
-            yield Check("adapter reading", "refused", expected, found, todo)
-        else:
-            yield Check("adapter reading", "ok", expected, expected)
+    engine, adapter = subject.use.engine, _adapter(subject, with_base=True)
+    if engine is None or adapter is None or adapter.base is None:
         return
+    outline = adapter_outline(adapter.metrics)
+    ids = outline.tokenizer_length if outline else None
+    template = adapter.quant.effective.get("chat_template") if adapter.quant else None
+    question = Question("adapter reading", "the base's tokenizer and chat template")
+    if ids is not None and ids > adapter.base.tokenizer_length:
+        found = f"a tokenizer with {ids - adapter.base.tokenizer_length} tokens of its own"
+        todo = f"{engine.name} would read these as other tokens: merge the adapter, and serve that"
+        yield question.refused(found, todo)
+    elif isinstance(template, dict) and template.get("sha256") != adapter.base.chat_template_digest:
+        found = f"a tokenizer with {'another' if template.get('present') else 'no'} chat template"
+        yield question.refused(found, f"{engine.name} would render chats by the base's: {_RESOLVE_AGAIN}")
+    else:
+        yield question.ok()
 
 
 CHECKS: dict[str, Checker] = {
@@ -259,43 +226,40 @@ CHECKS: dict[str, Checker] = {
 
 def _served(subject: Pair) -> Described | None:
     """The model that the engine loads: the later of the two that is one, not the adapter on it."""
-    for one in (subject.guest, subject.host):
-        if one is not None and one.kind in ("base", "merged", "quantized"):
-            return one
-    return None
+    models = (
+        artifact for artifact in subject.latest_first if artifact.kind in ("base", "merged", "quantized")
+    )
+    return next(models, None)
 
 
-def _adapter(subject: Pair) -> tuple[EngineLimits, AdapterOutline | None] | None:
-    engine = subject.use.engine
-    for one in (subject.guest, subject.host):
-        if engine is not None and one is not None and one.kind == "adapter":
-            return engine, adapter_outline(one.metrics)
-    return None
+def _adapter(subject: Pair, with_base: bool = False) -> Described | None:
+    """The later of the two that is an adapter, or one that names its base."""
+    adapters = (
+        artifact
+        for artifact in subject.latest_first
+        if artifact.kind == "adapter" and (artifact.base or not with_base)
+    )
+    return next(adapters, None)
 
 
 def _features(adapter: AdapterOutline) -> set[str]:
-    ends = any(target.embedding for ones in adapter.targets.values() for target in ones)
+    ends = any(target.embedding for group in adapter.targets.values() for target in group)
     ends |= any(is_end(name) for name in (*adapter.targets, *adapter.saved))
-    return {
-        word
-        for word, present in {
-            "dora": adapter.dora,
-            "rslora": adapter.rslora,
-            "bias": adapter.bias,
-            "saved": bool(adapter.saved),
-            "embedding": ends,
-            "alpha_pattern": adapter.alpha_pattern,
-            "rank_pattern": adapter.rank_pattern,
-        }.items()
-        if present
+    has = {
+        "dora": adapter.dora,
+        "rslora": adapter.rslora,
+        "bias": adapter.bias,
+        "saved": bool(adapter.saved),
+        "embedding": ends,
+        "alpha_pattern": adapter.alpha_pattern,
+        "rank_pattern": adapter.rank_pattern,
     }
+    return {feature for feature, present in has.items() if present}
 
 
 def _no_adapter(name: str) -> Check:
-    return Check(
-        name, "unknown", "the adapter's shape in its manifest", "no record of it",
-        "it was made by an older version: train it again, or import it",
-    )  # fmt: skip
+    question = Question(name, "the adapter's shape in its manifest")
+    return question.unknown("it was made by an older version: train it again, or import it")
 
 
 def _list(values: frozenset[int] | frozenset[str] | set[str] | list[str]) -> str:

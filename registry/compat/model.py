@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from registry.artifacts import BaseReference, Kind, QuantSpec
 from registry.compat.shapes import Nf4Recipe
@@ -52,6 +52,25 @@ class Check:
         return f"{self.name}: expected {self.expected}, found {self.found}; {self.todo}"
 
 
+class Question(NamedTuple):
+    """A check, and what it expects: answers are made of it."""
+
+    name: str
+    expected: str
+
+    def ok(self, found: str | None = None, note: str = "") -> Check:
+        """Found as expected."""
+        return Check(self.name, "ok", self.expected, self.expected if found is None else found, note)
+
+    def refused(self, found: str, todo: str) -> Check:
+        """Found otherwise, which stops whoever asked."""
+        return Check(self.name, "refused", self.expected, found, todo)
+
+    def unknown(self, todo: str, found: str = "no record of it") -> Check:
+        """The manifests do not say enough."""
+        return Check(self.name, "unknown", self.expected, found, todo)
+
+
 @dataclass(frozen=True)
 class EngineLimits:
     """What a serving engine can do, of the version that this Tuneline is made for."""
@@ -83,7 +102,7 @@ class Use:
     context_length: int | None = None
     """Tokens of prompt and answer that will be asked for."""
     recipe: Nf4Recipe | None = None
-    """How the host will be quantized when the adapter is put on it."""
+    """How the base will be quantized when the adapter is put on it."""
     architectures: frozenset[str] | None = None
     """What the engine, or the converter to its format, knows; None: not known here."""
     naming: bool = False
@@ -91,16 +110,21 @@ class Use:
     measured: bool = False
     """Exactly this pair was evaluated, or is about to be."""
     rendering: bool = False
-    """The host only renders chats and counts tokens for the guest: its weights do not matter."""
+    """The base only renders chats and counts tokens for the other: its weights do not matter."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """`host` is what was there first: the base before the adapter, the merged model before its GGUF file."""
+    """`base` is what was there first: the base before the adapter, the merged model before its GGUF file."""
 
-    host: Described
-    guest: Described | None = None
+    base: Described
+    dependent: Described | None = None
     use: Use = field(default_factory=Use)
+
+    @property
+    def latest_first(self) -> tuple[Described, ...]:
+        """The dependent, if there is one, and the base."""
+        return (self.base,) if self.dependent is None else (self.dependent, self.base)
 
 
 def pair(a: Described, b: Described | None = None, use: Use | None = None) -> Pair:

@@ -98,8 +98,8 @@ def test_another_revision_of_the_base_is_refused(tenant: Pico) -> None:
     assert refused(other, adapter, use) == {"weights_digest"}
 
 
-def refused(host: Manifest, guest: Manifest, use: Use) -> set[str]:
-    return {one.name for one in examine(pair(host, guest, use)) if one.state == "refused"}
+def refused(base: Manifest, dependent: Manifest, use: Use) -> set[str]:
+    return {one.name for one in examine(pair(base, dependent, use)) if one.state == "refused"}
 
 
 def test_the_live_adapter_is_measured_on_the_base_that_it_is_served_over(tenant: Pico) -> None:

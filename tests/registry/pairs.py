@@ -32,8 +32,8 @@ ARCHITECTURES = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM"})
 class Case:
     """A pair, and what is to be done with it."""
 
-    host: Described
-    guest: Described | None
+    base: Described
+    dependent: Described | None
     use: Use
 
 
@@ -164,8 +164,8 @@ def llama_cpp() -> EngineLimits:
     return limits("llama.cpp")
 
 
-def _on_base(guest: Manifest, use: Use | None = None) -> Case:
-    return Case(base(), guest, use or Use())
+def _on_base(dependent: Manifest, use: Use | None = None) -> Case:
+    return Case(base(), dependent, use or Use())
 
 
 def _resized(rows: int, **more: Any) -> dict[str, Any]:
@@ -327,26 +327,26 @@ def _valid_adapter(chance: random.Random) -> Case:
         use = Use(recipe=recipe())
     own = () if use.engine else (rows,)  # beside a base, an adapter is read by the base's tokenizer
     ids = rows if rows != one.embedding_rows else chance.choice((None, one.tokenizer_length, *own))
-    guest = adapter(other, headers, ids, r=rank, use_rslora=chance.random() < 0.5)
-    host = base(one, chance.choice((2048, 8192)), chance.random() < 0.5, rows=one.embedding_rows)
-    return Case(host, guest, use)
+    dependent = adapter(other, headers, ids, r=rank, use_rslora=chance.random() < 0.5)
+    under = base(one, chance.choice((2048, 8192)), chance.random() < 0.5, rows=one.embedding_rows)
+    return Case(under, dependent, use)
 
 
 def _valid_merged(chance: random.Random) -> Case:
     one, other = _valid_reference(chance)
     dtype, rows = chance.choice(("F16", "BF16")), one.embedding_rows + chance.choice((0, 0, 16))
     headers = weights(dtype, rows, chance.random() < 0.5)
-    guest = merged(other, chance.choice(("16bit", "nf4", None)), headers)
+    dependent = merged(other, chance.choice(("16bit", "nf4", None)), headers)
     use = chance.choice((Use(), Use(vllm(), chance.randint(64, 2048))))
-    return Case(base(one, rows=one.embedding_rows), guest, use)
+    return Case(base(one, rows=one.embedding_rows), dependent, use)
 
 
 def _valid_gptq(chance: random.Random) -> Case:
     one, other = _valid_reference(chance)
     folded = chance.choice(("16bit", "nf4"))
-    guest = gptq(other, folded, chance.choice((2, 4, 8)), 32)
+    dependent = gptq(other, folded, chance.choice((2, 4, 8)), 32)
     use = chance.choice((Use(), Use(vllm(), 2048)))
-    return Case(merged(one, folded), guest, use)
+    return Case(merged(one, folded), dependent, use)
 
 
 def _valid_gguf(chance: random.Random) -> Case:
@@ -355,18 +355,18 @@ def _valid_gguf(chance: random.Random) -> Case:
     use = chance.choice(
         (Use(), Use(rendering=True), Use(llama_cpp(), 1024, architectures=ARCHITECTURES, naming=True))
     )
-    host = chance.choice((merged(one, folded), base(one, rows=one.embedding_rows)))
+    under = chance.choice((merged(one, folded), base(one, rows=one.embedding_rows)))
     if use.rendering:  # whoever only renders chats may have other weights
-        host = base(replace_weights(one), rows=one.embedding_rows)
-    return Case(host, gguf(other, folded), use)
+        under = base(replace_weights(one), rows=one.embedding_rows)
+    return Case(under, gguf(other, folded), use)
 
 
 def _valid_apart(chance: random.Random) -> Case:
     one, other = _valid_reference(chance)
     ids = chance.choice((None, one.tokenizer_length))
-    guest = gguf_adapter(other, chance.choice((NF4, None)), ids=ids, r=chance.choice((1, 8, 64)))
+    dependent = gguf_adapter(other, chance.choice((NF4, None)), ids=ids, r=chance.choice((1, 8, 64)))
     use = Use(llama_cpp(), 1024, architectures=ARCHITECTURES, naming=True, measured=chance.random() < 0.5)
-    return Case(gguf(one, folded=None), guest, use)
+    return Case(gguf(one, folded=None), dependent, use)
 
 
 def _valid_base(chance: random.Random) -> Case:
@@ -381,4 +381,4 @@ def replace_weights(one: BaseReference) -> BaseReference:
 
 def swapped(case: Case) -> Case:
     """The same pair, named the other way round."""
-    return case if case.guest is None else replace(case, host=case.guest, guest=case.host)
+    return case if case.dependent is None else replace(case, base=case.dependent, dependent=case.base)

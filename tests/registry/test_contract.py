@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def answers(case: Case, without: frozenset[str] = frozenset()) -> list[Check]:
-    return examine(pair(case.host, case.guest, case.use), without)
+    return examine(pair(case.base, case.dependent, case.use), without)
 
 
 def refused(case: Case, without: frozenset[str] = frozenset()) -> set[str]:
@@ -38,7 +38,7 @@ def test_each_mismatch_is_refused_for_its_own_reason(wrong: str) -> None:
     assert refused(case) == {name}
     assert refused(pairs.swapped(case)) == {name}, "whichever of the two is named first"
     with pytest.raises(Incompatible) as caught:
-        require(pair(case.host, case.guest, case.use), "this cannot be")
+        require(pair(case.base, case.dependent, case.use), "this cannot be")
     told = next(one for one in answers(case) if one.state == "refused")
     assert told.todo
     assert all(word in str(caught.value) for word in (name, told.expected, told.found, told.todo))
@@ -80,11 +80,11 @@ def test_a_gptq_file_of_another_layout_is_known_by_its_weights(
     before: dict[str, Any], after: dict[str, Any], fits: bool
 ) -> None:
     """GPTQModel names and cuts tensors its own way where a family's files are not as Llama's."""
-    host, guest = (
+    base, dependent = (
         made.model_copy(update={"metrics": {"outline": model_outline({}, headers).model_dump(mode="json")}})
         for made, headers in ((pairs.base(), before), (pairs.gptq(), after))
     )
-    assert ("tensors" in refused(Case(host, guest, Use()))) is not fits
+    assert ("tensors" in refused(Case(base, dependent, Use()))) is not fits
 
 
 def test_another_arithmetic_on_the_same_nf4_values_is_said_and_not_refused() -> None:

@@ -19,7 +19,7 @@ from tests.registry.pairs import MISMATCHES, Case, valid
 
 
 def refused(case: Case, without: frozenset[str] = frozenset()) -> set[str]:
-    answers = examine(pair(case.host, case.guest, case.use), without)
+    answers = examine(pair(case.base, case.dependent, case.use), without)
     return {one.name for one in answers if one.state == "refused"}
 
 
