@@ -6,7 +6,7 @@ import pytest
 
 from flows.unmerged import rank_for_vllm
 from registry.errors import Incompatible
-from tests.registry.pairs import adapter, base, factors
+from tests.registry.compat_cases import adapter, base, factors
 
 
 @pytest.mark.parametrize(

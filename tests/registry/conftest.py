@@ -13,7 +13,7 @@ from registry import Artifact, Registry
 from registry.artifacts import BaseReference, QuantSpec, StageResult, memo_key
 from registry.catalog import ResourceUse
 from tests.registry import servers
-from tests.registry.places import COMBINATIONS, Place, Places
+from tests.registry.backends import COMBINATIONS, Backend, Backends
 
 USE = ResourceUse(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), seconds=1.5, peak_bytes=1000)
 
@@ -57,34 +57,34 @@ def combination(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def places(combination: str, home: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
+def new_backend(combination: str, home: Path, request: pytest.FixtureRequest) -> Iterator[Backends]:
     database, store = combination.split("-")
     count = 0
     with ExitStack() as stack:
 
-        def make() -> Place:
+        def make() -> Backend:
             nonlocal count
             count += 1
             where = home if count == 1 else home.with_name(f"home-{count}")
             store_url = request.getfixturevalue("s3_server").fresh() if store == "s3" else None
             if database == "sqlite":
-                return Place(where, store_url=store_url)
+                return Backend(where, store_url=store_url)
             server: servers.PostgreSQL = request.getfixturevalue("postgresql")
             url = server.fresh(request.getfixturevalue("template"))
             stack.callback(server.drop, url)
-            return Place(where, url, store_url)
+            return Backend(where, url, store_url)
 
         yield make
 
 
 @pytest.fixture
-def place(places: Places) -> Place:
-    return places()
+def backend(new_backend: Backends) -> Backend:
+    return new_backend()
 
 
 @pytest.fixture
-def registry(place: Place) -> Iterator[Registry]:
-    with place.open() as opened:
+def registry(backend: Backend) -> Iterator[Registry]:
+    with backend.open() as opened:
         yield opened
 
 

@@ -29,7 +29,7 @@ from registry.errors import (
     StoreFailed,
     StoreFull,
 )
-from tests.registry.places import Place, Places
+from tests.registry.backends import Backend, Backends
 
 Publish = Callable[..., Artifact]
 Key = Callable[[str], str]
@@ -109,10 +109,10 @@ def test_content_that_comes_back_under_another_key_is_back_for_both(
     ]  # fmt: skip
 
 
-def test_time_and_place_are_not_part_of_the_id(places: Places, publish: Publish, facts: Facts) -> None:
+def test_time_and_place_are_not_part_of_the_id(new_backend: Backends, publish: Publish, facts: Facts) -> None:
     ids = set()
     for number in range(2):
-        with places().open() as registry:
+        with new_backend().open() as registry:
             use = ResourceUse(datetime(2026, 1, number + 1, tzinfo=UTC), number)
             ids.add(publish(registry, str(number), FILES, use=use).id)
     assert len(ids) == 1
@@ -329,19 +329,19 @@ def test_an_error_at_any_file_operation_leaves_nothing_half_done(
 @pytest.mark.parametrize("point", FAILPOINTS)
 @pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, StoreFull), (errno.EIO, StoreFailed)])
 def test_an_error_at_any_point_leaves_nothing_half_done(
-    place: Place, publish: Publish, key: Key, point: str, code: int, kind: type[RegistryError]
+    backend: Backend, publish: Publish, key: Key, point: str, code: int, kind: type[RegistryError]
 ) -> None:
     def fail(at: str) -> None:
         if at == point:
             raise OSError(code, os.strerror(code))
 
-    with place.open(failpoint=fail) as registry, pytest.raises((kind, OSError)):
+    with backend.open(failpoint=fail) as registry, pytest.raises((kind, OSError)):
         publish(registry, "x", FILES)
-    with place.open() as registry:
+    with backend.open() as registry:
         assert (registry.find(key("x")) is None) == (point != "committed")
         made = publish(registry, "x", FILES)
         assert registry.verify(made.id) == []
-        assert list((place.home / "drafts").iterdir()) == []
+        assert list((backend.home / "drafts").iterdir()) == []
 
 
 def test_a_full_database_publishes_nothing(home: Path, publish: Publish, key: Key) -> None:

@@ -1,7 +1,7 @@
 """The chained logs, on a registry that was made before they had one module.
 
-`data/schema-3.sql` holds the database of that registry: two channels with moves, a rollback and rollouts, two
-tenants with each of their changes.
+`db/data/schema-3.sql` holds the database of that registry: two channels with moves, a rollback and rollouts,
+two tenants with each of their changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from registry import Registry, Waiver
 from registry.db import triggers
 from registry.errors import Corrupt
 
-DATABASE = Path(__file__).with_name("data") / "schema-3.sql"
+DATABASE = Path(__file__).parent / "db" / "data" / "schema-3.sql"
 HOUR = timedelta(hours=1)
 LOGS: dict[str, Callable[[Registry], list[Any]]] = {
     "channel_events": lambda registry: registry.channels.history("team/prod"),

@@ -13,7 +13,7 @@ import pytest
 from flows import cli
 from registry import Artifact
 from registry.store.store import Store
-from tests.registry.places import Place
+from tests.registry.backends import Backend
 from tests.registry.servers import ObjectStore
 from tests.reliability import integrity
 
@@ -21,7 +21,7 @@ GIVEN = argparse.Namespace(large=3000, random_bytes=5, seed=0)
 
 
 def test_every_damage_is_found(home: Path) -> None:
-    found = integrity.run(Place(home), GIVEN)
+    found = integrity.run(Backend(home), GIVEN)
     assert found["wrong"] == []
     assert found["found"] == found["damages"] > 100
     assert len(found["kinds"]) == 1 + 10 + 10 + 9
@@ -29,7 +29,7 @@ def test_every_damage_is_found(home: Path) -> None:
 
 def test_every_damage_is_found_in_an_object_store(home: Path, s3_server: ObjectStore) -> None:
     client = s3_server.client()
-    found = integrity.run(Place(home, store_url=s3_server.fresh()), GIVEN, client)
+    found = integrity.run(Backend(home, store_url=s3_server.fresh()), GIVEN, client)
     client.close()
     assert found["wrong"] == []
     assert found["found"] == found["damages"] > 100
@@ -38,7 +38,7 @@ def test_every_damage_is_found_in_an_object_store(home: Path, s3_server: ObjectS
 
 def test_a_verify_that_reads_too_little_would_be_caught(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "problems", lambda *_: [])
-    found = integrity.run(Place(home), GIVEN)
+    found = integrity.run(Backend(home), GIVEN)
     assert found["found"] == 0
     assert len(found["wrong"]) == found["damages"]
 
@@ -49,14 +49,14 @@ def test_the_command_ends_with_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: str,
 ) -> None:  # fmt: skip
     server: Any = request.getfixturevalue("s3_server") if store == "s3" else None
-    place = Place(home, store_url=server.fresh() if server else None)
-    with place.open() as registry:
+    backend = Backend(home, store_url=server.fresh() if server else None)
+    with backend.open() as registry:
         made = publish(registry, "one", {"a.txt": b"first"})
     monkeypatch.setenv("TUNELINE_HOME", str(home))
-    if place.store_url:
-        monkeypatch.setenv("TUNELINE_STORE_URL", place.store_url)
+    if backend.store_url:
+        monkeypatch.setenv("TUNELINE_STORE_URL", backend.store_url)
     assert cli.main(["artifacts", "verify", made.id[:12]]) == 0
-    with place.open() as registry:
+    with backend.open() as registry:
         registry.store.delete([made.manifest.files["a.txt"].sha256])
     capsys.readouterr()
     assert cli.main(["artifacts", "verify", made.id[:12], "--json"]) == 4

@@ -20,7 +20,7 @@ from registry.db.tables import leases as table
 from registry.errors import Conflict, Held
 from registry.leases import NO_WAIT, Leases, Patience
 from registry.processes import is_alive, start_time
-from tests.registry.places import Place
+from tests.registry.backends import Backend
 from tests.seconds import seconds
 
 KEY = "a" * 64
@@ -156,17 +156,17 @@ def test_patience_ends(leases: Leases) -> None:
 HOLDER = """
 import sys
 from pathlib import PosixPath
-from tests.registry.places import Place
-with {place!r}.open().draft({key!r}, 'train') as draft:
+from tests.registry.backends import Backend
+with {backend!r}.open().draft({key!r}, 'train') as draft:
     print(draft.path, flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
-def holder_of(place: Place, key: str) -> Iterator[subprocess.Popen[str]]:
+def holder_of(backend: Backend, key: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has the lease until its standard input ends."""
-    code = HOLDER.format(place=place, key=key)
+    code = HOLDER.format(backend=backend, key=key)
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -175,7 +175,7 @@ def holder_of(place: Place, key: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_four_wait_for_a_holder_that_is_killed_and_one_after_the_other_gets_it(
-    place: Place, key: Callable[[str], str]
+    backend: Backend, key: Callable[[str], str]
 ) -> None:
     waiting, order, busy = threading.Barrier(5), [], threading.Lock()
 
@@ -185,14 +185,14 @@ def test_four_wait_for_a_holder_that_is_killed_and_one_after_the_other_gets_it(
                 waiting.wait(seconds(60))
 
         with (
-            place.open() as registry,
+            backend.open() as registry,
             registry.draft(key("x"), "train", patience=Patience(60, told)) as draft,
         ):
             assert busy.acquire(blocking=False), "two have the lease"
             order.append(draft.path.name)
             busy.release()
 
-    with holder_of(place, key("x")) as holder:
+    with holder_of(backend, key("x")) as holder:
         threads = [threading.Thread(target=wait) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -203,10 +203,10 @@ def test_four_wait_for_a_holder_that_is_killed_and_one_after_the_other_gets_it(
     assert order == ["2", "3", "4", "5"]
 
 
-def test_a_killed_holder_is_replaced(place: Place, key: Callable[[str], str]) -> None:
+def test_a_killed_holder_is_replaced(backend: Backend, key: Callable[[str], str]) -> None:
     code = (
-        "import sys; from pathlib import PosixPath; from tests.registry.places import Place\n"
-        f"with {place!r}.open().draft({key('x')!r}, 'train') as draft:\n"
+        "import sys; from pathlib import PosixPath; from tests.registry.backends import Backend\n"
+        f"with {backend!r}.open().draft({key('x')!r}, 'train') as draft:\n"
         "    (draft.path / 'checkpoints').mkdir(); (draft.path / 'checkpoints' / 'step').write_text('7')\n"
         "    (draft.path / 'half.bin').write_text('half')\n"
         "    print(draft.path, flush=True); sys.stdin.read()\n"
@@ -215,7 +215,7 @@ def test_a_killed_holder_is_replaced(place: Place, key: Callable[[str], str]) ->
     assert holder.stdout is not None
     assert holder.stdin is not None
     holder.stdout.readline()
-    with place.open() as registry:
+    with backend.open() as registry:
         with pytest.raises(Conflict, match=f"pid {holder.pid}"), registry.draft(key("x"), "train"):
             pass
         holder.send_signal(signal.SIGKILL)

@@ -12,13 +12,13 @@ from registry.artifacts import BaseReference, Parentage, QuantSpec
 from registry.db import triggers
 from registry.db.tables import artifacts
 from registry.errors import InvalidArtifact, NotFound
-from tests.registry.places import Place, Places, only
+from tests.registry.backends import Backend, Backends, only
 
 Publish = Callable[..., Artifact]
 
 
 def test_what_was_published_is_read_back_whole(
-    registry: Registry, place: Place, publish: Publish, base: BaseReference
+    registry: Registry, backend: Backend, publish: Publish, base: BaseReference
 ) -> None:
     dataset = publish(registry, "data")
     quant = QuantSpec(
@@ -30,7 +30,7 @@ def test_what_was_published_is_read_back_whole(
         registry, "model", kind="quantized", stage="quantize", stage_version=3, config={"bits": 4},
         base=base, quant=quant, metrics={"size": 1}, parents=relations, toolchain={"torch": "2"},
     )  # fmt: skip
-    with place.open() as again:
+    with backend.open() as again:
         found = again.get(made.id)
     assert found == made
     assert found.manifest.base == base
@@ -143,10 +143,10 @@ def test_pages_are_newest_first_and_complete(
 @only("local")
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_lineage_is_everything_above(data: st.DataObject, places: Places, publish: Publish) -> None:
+def test_lineage_is_everything_above(data: st.DataObject, new_backend: Backends, publish: Publish) -> None:
     count = data.draw(st.integers(1, 8))
     above: dict[int, set[int]] = {}
-    with places().open() as registry:
+    with new_backend().open() as registry:
         made: list[Artifact] = []
         for number in range(count):
             chosen = data.draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()

@@ -16,15 +16,15 @@ from typing import Any
 
 from registry import Waiver
 from registry.errors import Conflict
-from tests.registry.places import Place
+from tests.registry.backends import Backend
 from tests.reliability import choice
 from tests.reliability.publish import answer, id_of, key_of, publish
 
 CHANNEL = "team/prod"
 
 
-def _compete(place: Place, number: int, rounds: int, start: Any, results: Any) -> None:
-    with place.open() as registry:
+def _compete(backend: Backend, number: int, rounds: int, start: Any, results: Any) -> None:
+    with backend.open() as registry:
         for turn in range(rounds):
             start.wait()
             current = registry.channels.get(CHANNEL)
@@ -38,13 +38,13 @@ def _compete(place: Place, number: int, rounds: int, start: Any, results: Any) -
                 results.put(("lost", turn, number, 0))
 
 
-def compete(place: Place, processes: int, rounds: int) -> dict[str, Any]:
+def compete(backend: Backend, processes: int, rounds: int) -> dict[str, Any]:
     for trial in range(2):
-        answer(partial(publish, place, trial, key_of(trial), lambda _: None))
+        answer(partial(publish, backend, trial, key_of(trial), lambda _: None))
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(processes), context.SimpleQueue()
     children = [
-        context.Process(target=_compete, args=(place, number, rounds, start, results))
+        context.Process(target=_compete, args=(backend, number, rounds, start, results))
         for number in range(processes)
     ]
     for child in children:
@@ -56,7 +56,7 @@ def compete(place: Place, processes: int, rounds: int) -> dict[str, Any]:
     winners = {(turn, generation): number for what, turn, number, generation in got if what == "won"}
     won = Counter(turn for what, turn, _, _ in got if what == "won")
     wrong += [f"round {turn} had {won[turn]} winners" for turn in range(rounds) if won[turn] != 1]
-    with place.open() as registry:
+    with backend.open() as registry:
         history = registry.channels.history(CHANNEL)
     if [(e.reason, e.who) for e in history] != [
         (f"round {turn}", f"process {winners.get((turn, turn + 1))}") for turn in range(rounds)
@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     choice.add_arguments(parser)
     given = parser.parse_args(arguments)
     begun = time.monotonic()
-    with choice.chosen(given) as places:
-        result = compete(places(), given.processes, given.rounds)
+    with choice.chosen(given) as new_backend:
+        result = compete(new_backend(), given.processes, given.rounds)
     choice.report(given, begun, **result)
     return 1 if result["wrong"] else 0
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.registry import servers
-from tests.registry.places import Place, Places
+from tests.registry.backends import Backend, Backends
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def report(given: argparse.Namespace, begun: float, **parts: Any) -> None:
 
 
 @contextmanager
-def chosen(given: argparse.Namespace) -> Iterator[Places]:
+def chosen(given: argparse.Namespace) -> Iterator[Backends]:
     """New places of the chosen kind; servers and files are gone after the block."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
@@ -42,10 +42,10 @@ def chosen(given: argparse.Namespace) -> Iterator[Places]:
             os.environ.update(bucket.environment())
         count = 0
 
-        def make() -> Place:
+        def make() -> Backend:
             nonlocal count
             count += 1
-            return Place(
+            return Backend(
                 folder / str(count), server.fresh() if server else None, bucket.fresh() if bucket else None
             )
 

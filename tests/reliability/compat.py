@@ -15,7 +15,7 @@ from typing import Any
 
 from registry.compat.contract import checkers, examine
 from registry.compat.model import pair
-from tests.registry.pairs import MISMATCHES, Case, valid
+from tests.registry.compat_cases import MISMATCHES, Case, valid
 
 
 def refused(case: Case, without: frozenset[str] = frozenset()) -> set[str]:

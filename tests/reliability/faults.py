@@ -35,7 +35,7 @@ from registry.errors import RegistryError, StoreFailed, StoreFull
 from registry.store import local as blobs
 from registry.store.local import LocalBlobs
 from registry.store.store import Store
-from tests.registry.places import Place, Places
+from tests.registry.backends import Backend, Backends
 from tests.reliability import choice
 
 FILES = {"a.txt": b"first", "b.txt": b"second" * 1000}
@@ -125,13 +125,13 @@ def store_that(failing: Failing) -> Iterator[None]:
         yield
 
 
-def try_once(place: Place, expected: tuple[str, str], fail: Any, kind: type[RegistryError]) -> list[str]:
+def try_once(backend: Backend, expected: tuple[str, str], fail: Any, kind: type[RegistryError]) -> list[str]:
     """Publish under a fault and again without; returns what went wrong."""
     earlier, wanted = expected
     wrong, said, found = [], None, None
-    with place.open() as registry:
+    with backend.open() as registry:
         publish(registry, EARLIER)
-    with place.open() as registry, fail:
+    with backend.open() as registry, fail:
         try:
             found = publish(registry, FILES)
         except RegistryError as error:
@@ -140,7 +140,7 @@ def try_once(place: Place, expected: tuple[str, str], fail: Any, kind: type[Regi
             wrong.append(f"ended with {error!r}")
     if said is not None and not (isinstance(said, kind) and "nothing became visible" in str(said)):
         wrong.append(f"said {said!r}")
-    with place.open() as registry:
+    with backend.open() as registry:
         listed = {one.id for one in registry.ls()}
         if listed != ({earlier} if found is None else {earlier, wanted}):
             wrong.append(f"{len(listed)} artifacts are visible")
@@ -148,14 +148,14 @@ def try_once(place: Place, expected: tuple[str, str], fail: Any, kind: type[Regi
         if (again := publish(registry, FILES)) != wanted:
             wrong.append(f"published again: {again[:12]} instead of {wanted[:12]}")
         wrong += [f"published again: {problem}" for problem in registry.verify(wanted)]
-    if list((place.home / "drafts").iterdir()):
+    if list((backend.home / "drafts").iterdir()):
         wrong.append("drafts are left")
     return wrong
 
 
-def every_fault(places: Places, store: str, stride: int = 1) -> dict[str, Any]:
+def every_fault(new_backend: Backends, store: str, stride: int = 1) -> dict[str, Any]:
     """One publication for each call and error."""
-    with places().open() as registry:
+    with new_backend().open() as registry:
         expected = publish(registry, EARLIER), publish(registry, FILES)
     failed: Counter[str] = Counter()
     wrong: list[str] = []
@@ -174,7 +174,7 @@ def every_fault(places: Places, store: str, stride: int = 1) -> dict[str, Any]:
         nth, count = -1, 0  # the first one goes well, and says how many calls there are
         while nth < count:
             failing = Failing(nth, error, too_late=too_late)
-            found = try_once(places(), expected, make(failing), kind)
+            found = try_once(new_backend(), expected, make(failing), kind)
             count = max(count, failing.count)
             failed[f"{what}: {failing.failed or 'none'}"] += 1
             wrong += [f"{what} at call {nth} ({failing.failed}): {one}" for one in found]
@@ -182,7 +182,7 @@ def every_fault(places: Places, store: str, stride: int = 1) -> dict[str, Any]:
     return {"faults": sum(failed.values()), "at": dict(sorted(failed.items())), "wrong": wrong}
 
 
-def recorded(place: Place) -> list[tuple[str, ...]]:
+def recorded(backend: Backend) -> list[tuple[str, ...]]:
     """What a publication asks of the system, in order."""
     seen: list[tuple[str, ...]] = []
     fsync, rename = os.fsync, os.rename
@@ -195,7 +195,7 @@ def recorded(place: Place) -> list[tuple[str, ...]]:
         rename(source, target, **options)
         seen.append(("rename", str(source), str(target)))
 
-    with place.open(failpoint=lambda point: seen.append(("point", point))) as registry:
+    with backend.open(failpoint=lambda point: seen.append(("point", point))) as registry:
         event.listen(registry.database.engine, "commit", lambda _: seen.append(("commit",)))
         with mock.patch.object(os, "fsync", spy_fsync), mock.patch.object(os, "rename", spy_rename):
             publish(registry, FILES)
@@ -241,15 +241,15 @@ WRONG_ORDERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def order(places: Places) -> dict[str, Any]:
+def order(new_backend: Backends) -> dict[str, Any]:
     """The order is right, and each wrong one is noticed."""
-    place = places()
-    root = place.home / ("cache" if place.store_url else "blobs")
-    wrong = order_faults(recorded(place), root)
+    backend = new_backend()
+    root = backend.home / ("cache" if backend.store_url else "blobs")
+    wrong = order_faults(recorded(backend), root)
     for name, mistake in WRONG_ORDERS.items():
-        place = places()
+        backend = new_backend()
         with mistake():
-            if not order_faults(recorded(place), place.home / root.name):
+            if not order_faults(recorded(backend), backend.home / root.name):
                 wrong.append(f"nobody noticed: {name}")
     return {"wrong orders noticed": len(WRONG_ORDERS), "wrong": wrong}
 
@@ -260,7 +260,7 @@ def filled(disk: Path, steps: int) -> dict[str, Any]:
     with TemporaryDirectory() as reference, Registry.open(Path(reference)) as registry:
         expected = publish(registry, EARLIER), publish(registry, FILES)
     for step in range(steps):
-        place, filler = Place(disk / str(step)), disk / "filler"
+        backend, filler = Backend(disk / str(step)), disk / "filler"
 
         @contextmanager
         def little_room(step: int = step, filler: Path = filler) -> Iterator[None]:
@@ -272,11 +272,11 @@ def filled(disk: Path, steps: int) -> dict[str, Any]:
             finally:
                 filler.unlink()
 
-        found = try_once(place, expected, little_room(), StoreFull)
+        found = try_once(backend, expected, little_room(), StoreFull)
         full += 1
         # The draft itself may be what finds no room: that error is the stage's, not the registry's.
         wrong += [f"with room for {step} pages: {one}" for one in found if "ended with OSError(28" not in one]
-        subprocess.run(["rm", "-rf", str(place.home)], check=True)
+        subprocess.run(["rm", "-rf", str(backend.home)], check=True)
     return {"disks filled": full, "wrong": wrong}
 
 
@@ -311,8 +311,11 @@ def main(arguments: list[str] | None = None) -> int:
     if given.inside is not None:
         print(json.dumps(filled(given.inside, given.steps)))
         return 0
-    with choice.chosen(given) as places:
-        parts = {"each fault": every_fault(places, given.store, given.stride), "order": order(places)}
+    with choice.chosen(given) as new_backend:
+        parts = {
+            "each fault": every_fault(new_backend, given.store, given.stride),
+            "order": order(new_backend),
+        }
     if given.store == "local":
         parts["small disk"] = small_disk(given.steps)
     choice.report(given, begun, **parts)

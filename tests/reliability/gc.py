@@ -41,7 +41,7 @@ from registry.gc import collect as gc
 from registry.gc.collect import FAILPOINTS as GC_FAILPOINTS
 from registry.gc.reachability import RetentionPolicy
 from registry.store.store import Store
-from tests.registry.places import Place
+from tests.registry.backends import Backend
 from tests.reliability import choice
 from tests.reliability.publish import answer, killer
 
@@ -101,20 +101,20 @@ def switch_off(protection: str | None) -> None:
         Store.missing = lambda *_: []  # type: ignore[method-assign]
 
 
-def hang_up(place: Place) -> None:
+def hang_up(backend: Backend) -> None:
     """Have the server end every connection to the registry's database, this process's own too."""
-    with psycopg.connect(str(place.database_url), autocommit=True) as connection:
+    with psycopg.connect(str(backend.database_url), autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
 
 
-def work(place: Place, seed: int, steps: int, point: str | None, log: Path, without: str | None) -> None:
+def work(backend: Backend, seed: int, steps: int, point: str | None, log: Path, without: str | None) -> None:
     """Take random steps; end by kill -9 at `point`, if given. What came of each step goes to `log`."""
     switch_off(without)
     gc.UNDER_WAY_SECONDS = 0.0  # what is being published is fair game
-    if place.store_url:
+    if backend.store_url:
         deletions.MARK_SECONDS = 5.0  # what a killed collection marked would hold up the trial
     choose = random.Random(seed)
     kill = killer(point, choose.randint(1, 3)) if point in (*FAILPOINTS, *GC_FAILPOINTS) else lambda _: None
@@ -122,13 +122,13 @@ def work(place: Place, seed: int, steps: int, point: str | None, log: Path, with
     def hook(at: str) -> None:
         kill(at)
         if at in {"stored", "gc marked", "gc listed", "gc deleting"}:
-            if place.database_url and choose.random() < 0.03:
+            if backend.database_url and choose.random() < 0.03:
                 with suppress(psycopg.Error):  # somebody else hung up on us first
-                    hang_up(place)
+                    hang_up(backend)
             # So that the others come between; a whole collection between storing and looking.
             time.sleep(choose.uniform(0, 0.4 if at == "stored" else 0.1))
 
-    with place.open(failpoint=hook) as registry:
+    with backend.open(failpoint=hook) as registry:
         for _ in range(steps):
             what = said = choose.choice(WORK)
             try:
@@ -138,7 +138,7 @@ def work(place: Place, seed: int, steps: int, point: str | None, log: Path, with
             except StoreFailed as error:
                 if "was gone each time" in str(error):  # here a collection comes between each time, or nearly
                     said = f"{what}: gave up"
-                elif isinstance(error.__cause__, OperationalError) and place.database_url is not None:
+                elif isinstance(error.__cause__, OperationalError) and backend.database_url is not None:
                     said = f"{what}: connection broke"
                 else:
                     raise
@@ -182,26 +182,28 @@ def lost(registry: Registry, history: int = KEEPING.history) -> list[str]:
     return wrong
 
 
-def look(place: Place) -> tuple[list[str], int]:
+def look(backend: Backend) -> tuple[list[str], int]:
     """What is lost, and of how many artifacts that are in use."""
-    with place.open() as registry:
+    with backend.open() as registry:
         return lost(registry), len(in_use(registry, KEEPING.history))
 
 
-def at_the_end(place: Place) -> tuple[list[str], Counter[str]]:
+def at_the_end(backend: Backend) -> tuple[list[str], Counter[str]]:
     """What is lost after a last collection, and how often content was collected and restored."""
-    with place.open() as registry:
+    with backend.open() as registry:
         registry.collect(KEEPING, delete=True)
         with registry.database.read() as connection:
             events = Counter(connection.execute(select(content_events.c.action)).scalars())
         return lost(registry), events
 
 
-def trial(place: Place, seed: int, steps: int, processes: int, without: str | None = None) -> dict[str, Any]:
+def trial(
+    backend: Backend, seed: int, steps: int, processes: int, without: str | None = None
+) -> dict[str, Any]:
     """`steps` steps in all, in rounds; half of the processes are killed in each."""
     choose, seen, wrong = random.Random(seed), Counter[str](), list[str]()
     context = multiprocessing.get_context("fork")
-    log = place.home.with_name("steps")
+    log = backend.home.with_name("steps")
     each, rounds, checked = 10, 0, 0
     while seen.total() < steps and not wrong:
         rounds += 1
@@ -209,7 +211,7 @@ def trial(place: Place, seed: int, steps: int, processes: int, without: str | No
             choose.choice((*FAILPOINTS, *GC_FAILPOINTS, *(ANY_MOMENT,) * 4)) for _ in range(processes // 2)
         ]
         children = [
-            context.Process(target=work, args=(place, choose.randrange(2**32), each, point, log, without))
+            context.Process(target=work, args=(backend, choose.randrange(2**32), each, point, log, without))
             for point in (*points, *[None] * (processes - len(points)))
         ]
         for child in children:
@@ -225,9 +227,9 @@ def trial(place: Place, seed: int, steps: int, processes: int, without: str | No
                 wrong.append(f"a process ended with {child.exitcode}")
         seen.update(log.read_text().splitlines() if log.exists() else [])
         log.unlink(missing_ok=True)
-        found, count = answer(partial(look, place))
+        found, count = answer(partial(look, backend))
         wrong, checked = wrong + found, checked + count
-    found, events = answer(partial(at_the_end, place))
+    found, events = answer(partial(at_the_end, backend))
     wrong += found
     return {
         "seed": seed, "steps": seen.total() - seen["killed"], "rounds": rounds, **dict(sorted(seen.items())),
@@ -245,8 +247,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--without", choices=["marks", "check"], help="switch this protection off")
     choice.add_arguments(parser)
     given, begun = parser.parse_args(arguments), time.monotonic()
-    with choice.chosen(given) as places:
-        found = trial(places(), given.seed, given.steps, given.processes, given.without)
+    with choice.chosen(given) as new_backend:
+        found = trial(new_backend(), given.seed, given.steps, given.processes, given.without)
     choice.report(given, begun, **found)
     return 1 if found["wrong"] or not found.get("collected") else 0
 

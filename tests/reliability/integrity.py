@@ -28,7 +28,7 @@ import botocore.session
 from registry import Artifact, Registry
 from registry.artifacts import StageResult, memo_key
 from registry.catalog import ResourceUse
-from tests.registry.places import Place
+from tests.registry.backends import Backend
 from tests.reliability import choice
 
 SMALL = {
@@ -218,12 +218,12 @@ def mistreat_objects(trial: Trial, client: Any, url: str, files: dict[str, bytes
     trial.intact("after mistreating the objects")
 
 
-def run(place: Place, given: argparse.Namespace, client: Any = None) -> dict[str, Any]:
+def run(backend: Backend, given: argparse.Namespace, client: Any = None) -> dict[str, Any]:
     """All damages in one registry; `client` reaches the objects of one on S3."""
-    with place.open() as registry:
+    with backend.open() as registry:
         artifact, files = published(registry, given.large, given.seed)
         trial = Trial(registry, artifact)
-        blobs, outside = place.home / ("cache" if client else "blobs"), place.home / "outside"
+        blobs, outside = backend.home / ("cache" if client else "blobs"), backend.home / "outside"
         blob = lambda name: blobs / digest(files[name])[:2] / digest(files[name])  # noqa: E731
         for name in files:
             blob(name).chmod(0o644)
@@ -236,7 +236,7 @@ def run(place: Place, given: argparse.Namespace, client: Any = None) -> dict[str
         trial.mistreat("view", lambda name: view / name, outside / "file")
         trial.mistreat_view(view, outside / "folder")
         if client is not None:
-            mistreat_objects(trial, client, place.store_url or "", files, given)
+            mistreat_objects(trial, client, backend.store_url or "", files, given)
     damages = sum(trial.seen.values())
     found = damages - sum(" of " in one for one in trial.wrong)
     return {
@@ -257,10 +257,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     begun = time.monotonic()
-    with choice.chosen(given) as places:
-        place = places()
+    with choice.chosen(given) as new_backend:
+        backend = new_backend()
         client = botocore.session.get_session().create_client("s3") if given.store == "s3" else None
-        found = run(place, given, client)
+        found = run(backend, given, client)
     choice.report(given, begun, **found)
     return 1 if found["wrong"] else 0
 

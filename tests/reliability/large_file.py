@@ -18,17 +18,17 @@ from typing import Any
 
 from registry.artifacts import StageResult, memo_key
 from registry.catalog import ResourceUse
-from tests.registry.places import Place
+from tests.registry.backends import Backend
 from tests.reliability import choice
 from tests.reliability.publish import answer
 
 MEGABYTE = 10**6
 
 
-def publish(place: Place, megabytes: int) -> tuple[float, str]:
+def publish(backend: Backend, megabytes: int) -> tuple[float, str]:
     """Publish a file of that size; returns the peak memory in MB, and the id."""
     with (
-        place.open() as registry,
+        backend.open() as registry,
         registry.draft(memo_key("prepare", 1, {"n": megabytes}, {}, {}), "prepare") as draft,
     ):
         with (draft.path / "weights.bin").open("wb") as stream:
@@ -41,9 +41,9 @@ def publish(place: Place, megabytes: int) -> tuple[float, str]:
     return peak(), made.id
 
 
-def read(place: Place, artifact_id: str) -> tuple[float, list[str]]:
+def read(backend: Backend, artifact_id: str) -> tuple[float, list[str]]:
     """View and verify; returns the peak memory in MB, and what verify found."""
-    with place.open() as registry:
+    with backend.open() as registry:
         registry.view(artifact_id)
         problems = [str(one) for one in registry.verify(artifact_id)]
         return peak(), problems
@@ -56,15 +56,15 @@ def peak() -> float:
     return int(kilobytes) * 1024 / MEGABYTE
 
 
-def run(places: Any, megabytes: int) -> dict[str, Any]:
+def run(new_backend: Any, megabytes: int) -> dict[str, Any]:
     """Peaks over those of a file of 1 MB, in MB, and seconds, of each of the two machines."""
     wrong: list[str] = []
     figures: dict[int, dict[str, float]] = {}
     for size in (1, megabytes):
-        here = places()
+        here = new_backend()
         database = here.database_url or f"sqlite:///{here.home}/registry.db"
         store = here.store_url or (here.home / "blobs").as_uri()
-        there = Place(here.home.with_name(f"{here.home.name}-other"), database, store)
+        there = Backend(here.home.with_name(f"{here.home.name}-other"), database, store)
         begun = time.monotonic()
         published, made = answer(partial(publish, here, size))
         middle = time.monotonic()
@@ -97,8 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=100.0, help="MB of memory that it may cost")
     given = parser.parse_args(arguments)
     begun = time.monotonic()
-    with choice.chosen(given) as places:
-        found = run(places, given.megabytes)
+    with choice.chosen(given) as new_backend:
+        found = run(new_backend, given.megabytes)
     choice.report(given, begun, **found)
     return 1 if found["wrong"] or max(v for k, v in found.items() if "memory" in k) > given.limit else 0
 

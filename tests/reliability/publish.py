@@ -29,16 +29,16 @@ from registry.artifacts import FileEntry, Manifest, StageResult, memo_key
 from registry.catalog import ResourceUse
 from registry.drafts import FAILPOINTS
 from registry.errors import Conflict, RegistryError
-from tests.registry.places import Place
+from tests.registry.backends import Backend
 from tests.reliability import choice
 
 ANY_MOMENT = "any moment"
 PER_FILE = (*FAILPOINTS[3:7], "uploaded")
 
 
-def points_of(place: Place) -> tuple[str, ...]:
+def points_of(backend: Backend) -> tuple[str, ...]:
     """The points that a publication there passes, in order."""
-    return (*FAILPOINTS[:7], "uploaded", *FAILPOINTS[7:]) if place.store_url else FAILPOINTS
+    return (*FAILPOINTS[:7], "uploaded", *FAILPOINTS[7:]) if backend.store_url else FAILPOINTS
 
 
 def files_of(trial: int) -> dict[str, bytes]:
@@ -65,8 +65,8 @@ def id_of(trial: int) -> str:
     ).id
 
 
-def publish(place: Place, trial: int, key: str, point: Callable[[str], None]) -> str:
-    with place.open(failpoint=point) as registry:
+def publish(backend: Backend, trial: int, key: str, point: Callable[[str], None]) -> str:
+    with backend.open(failpoint=point) as registry:
         return commit(registry, trial, key)
 
 
@@ -128,43 +128,43 @@ def answer(work: Callable[[], Any]) -> Any:
     return results.get()
 
 
-def kill_trials(place: Place, trials: int, seed: int) -> dict[str, Any]:
+def kill_trials(backend: Backend, trials: int, seed: int) -> dict[str, Any]:
     """Kill, look, publish again, look; returns counts and what went wrong."""
     choose = random.Random(seed)
     seen: Counter[str] = Counter()
     wrong: list[str] = []
     usual = 0.02
-    points = points_of(place)
-    import_beforehand(place)
+    points = points_of(backend)
+    import_beforehand(backend)
     for trial in range(trials):
         at = (*points, ANY_MOMENT)[trial % (len(points) + 1)]
         hook = killer(at, choose.randint(1, 2) if at in PER_FILE else 1)
         delay = choose.uniform(0, usual) if at == ANY_MOMENT else None
-        status = in_child(partial(publish, place, trial, key_of(trial), hook), delay)
+        status = in_child(partial(publish, backend, trial, key_of(trial), hook), delay)
         killed = status == -signal.SIGKILL
         seen[f"killed at {at}"] += killed
         if not killed and at != ANY_MOMENT:
             wrong.append(f"trial {trial}: was to be killed at {at}, ended with {status}")
-        visible, problems, usual = answer(partial(tried_again, place, trial, at))
+        visible, problems, usual = answer(partial(tried_again, backend, trial, at))
         wrong += problems
         seen["visible after the kill"] += visible
         if visible and killed and at in FAILPOINTS[:-1]:
             wrong.append(f"trial {trial}: visible although killed at {at}")
-    wrong += answer(partial(everything, place, trials))
+    wrong += answer(partial(everything, backend, trials))
     return {"trials": trials, **dict(sorted(seen.items())), "wrong": wrong}
 
 
-def import_beforehand(place: Place) -> None:
+def import_beforehand(backend: Backend) -> None:
     """Have this process import what each of its forks would import for itself; nothing stays connected."""
-    place.open().close()
-    if place.store_url:
+    backend.open().close()
+    if backend.store_url:
         importlib.import_module("registry.store.s3")
 
 
-def tried_again(place: Place, trial: int, at: str) -> tuple[bool, list[str], float]:
+def tried_again(backend: Backend, trial: int, at: str) -> tuple[bool, list[str], float]:
     """Look, publish again, look; whether it was visible at first, what was wrong, and the seconds it took."""
     begun = time.monotonic()
-    with place.open() as registry:
+    with backend.open() as registry:
         opened = time.monotonic() - begun
         visible = registry.find(key_of(trial)) is not None
         wrong = whole(registry, trial, f"after a kill at {at}") if visible else []
@@ -195,40 +195,40 @@ def whole(registry: Registry, trial: int, when: str) -> list[str]:
     return [f"trial {trial} {when}: {problem}" for problem in problems]
 
 
-def everything(place: Place, trials: int) -> list[str]:
+def everything(backend: Backend, trials: int) -> list[str]:
     """After all trials: each artifact is whole, and nothing else is there."""
     wrong = []
-    with place.open() as registry:
+    with backend.open() as registry:
         for trial in range(trials):
             wrong += whole(registry, trial, "at the end")
         listed = registry.ls(limit=trials + 1)
         if {artifact.id for artifact in listed} != {id_of(trial) for trial in range(trials)}:
             wrong.append(f"{len(listed)} artifacts are listed, expected {trials}")
-    left = [path.name for path in (place.home / "drafts").iterdir()]
+    left = [path.name for path in (backend.home / "drafts").iterdir()]
     if left:
         wrong.append(f"drafts are left: {left}")
-    if place.database_url is None:
-        with closing(sqlite3.connect(place.home / "registry.db")) as connection:
+    if backend.database_url is None:
+        with closing(sqlite3.connect(backend.home / "registry.db")) as connection:
             verdict = connection.execute("PRAGMA integrity_check").fetchone()[0]
         wrong += [] if verdict == "ok" else [f"database: {verdict}"]
     return wrong
 
 
-def _publish_together(place: Place, number: int, same_key: bool, start: Any, results: Any) -> None:
+def _publish_together(backend: Backend, number: int, same_key: bool, start: Any, results: Any) -> None:
     start.wait()
     try:
-        results.put(publish(place, 0, key_of(0, 0 if same_key else number), _pass))
+        results.put(publish(backend, 0, key_of(0, 0 if same_key else number), _pass))
     except Conflict:
         results.put("conflict")
 
 
-def together(place: Place, processes: int, same_key: bool) -> dict[str, Any]:
+def together(backend: Backend, processes: int, same_key: bool) -> dict[str, Any]:
     """The same content published by many processes at once, under one key or one key each."""
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(processes), context.SimpleQueue()
-    answer(partial(_open, place))
+    answer(partial(_open, backend))
     children = [
-        context.Process(target=_publish_together, args=(place, number, same_key, start, results))
+        context.Process(target=_publish_together, args=(backend, number, same_key, start, results))
         for number in range(processes)
     ]
     for child in children:
@@ -239,19 +239,19 @@ def together(place: Place, processes: int, same_key: bool) -> dict[str, Any]:
     wrong = [f"process ended with {c.exitcode}" for c in children if c.exitcode != 0]
     if got[id_of(0)] + (got["conflict"] if same_key else 0) != processes or not got[id_of(0)]:
         wrong.append(f"results {dict(got)}")
-    wrong += answer(partial(_only_one, place))
+    wrong += answer(partial(_only_one, backend))
     return {"processes": processes, "published": got[id_of(0)], "conflicts": got["conflict"], "wrong": wrong}
 
 
-def killed_among_others(place: Place, rounds: int, processes: int, seed: int) -> dict[str, Any]:
+def killed_among_others(backend: Backend, rounds: int, processes: int, seed: int) -> dict[str, Any]:
     """The same content published by several processes at once, half of which are killed at any moment."""
     choose = random.Random(seed)
-    answer(partial(_open, place))
+    answer(partial(_open, backend))
     killed, wrong, usual = 0, [], 0.05
     for trial in range(rounds):
         begun = time.monotonic()
         running = [
-            in_background(partial(publish, place, trial, key_of(trial, number), _pass))
+            in_background(partial(publish, backend, trial, key_of(trial, number), _pass))
             for number in range(processes)
         ]
         delays = sorted(choose.uniform(0, usual) for _ in range(processes // 2))
@@ -263,21 +263,21 @@ def killed_among_others(place: Place, rounds: int, processes: int, seed: int) ->
         killed += ends.count(-signal.SIGKILL)
         if any(ends[: processes - len(delays)]):
             wrong.append(f"round {trial}: processes ended with {ends}")
-        wrong += answer(partial(_whole, place, trial, "after some publishers were killed"))
+        wrong += answer(partial(_whole, backend, trial, "after some publishers were killed"))
     return {"rounds": rounds, "processes": processes, "killed": killed, "wrong": wrong}
 
 
-def _open(place: Place) -> None:
-    place.open().close()
+def _open(backend: Backend) -> None:
+    backend.open().close()
 
 
-def _whole(place: Place, trial: int, when: str) -> list[str]:
-    with place.open() as registry:
+def _whole(backend: Backend, trial: int, when: str) -> list[str]:
+    with backend.open() as registry:
         return whole(registry, trial, when)
 
 
-def _only_one(place: Place) -> list[str]:
-    with place.open() as registry:
+def _only_one(backend: Backend) -> list[str]:
+    with backend.open() as registry:
         listed = [artifact.id for artifact in registry.ls()]
         wrong = [] if listed == [id_of(0)] else [f"{len(listed)} artifacts"]
         return wrong + [str(problem) for problem in registry.verify(id_of(0))]
@@ -296,12 +296,12 @@ def main(arguments: list[str] | None = None) -> int:
     choice.add_arguments(parser)
     given = parser.parse_args(arguments)
     begun = time.monotonic()
-    with choice.chosen(given) as places:
+    with choice.chosen(given) as new_backend:
         parts: dict[str, dict[str, Any]] = {
-            "killed": kill_trials(places(), given.trials, given.seed),
-            "together, a key each": together(places(), given.processes, same_key=False),
-            "together, one key": together(places(), given.processes, same_key=True),
-            "killed among others": killed_among_others(places(), given.rounds, 6, given.seed),
+            "killed": kill_trials(new_backend(), given.trials, given.seed),
+            "together, a key each": together(new_backend(), given.processes, same_key=False),
+            "together, one key": together(new_backend(), given.processes, same_key=True),
+            "killed among others": killed_among_others(new_backend(), given.rounds, 6, given.seed),
         }
     choice.report(given, begun, **parts)
     return 1 if any(part["wrong"] for part in parts.values()) else 0

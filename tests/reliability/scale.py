@@ -319,7 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     choice.add_arguments(parser)
     given = parser.parse_args(arguments)
     begun = time.monotonic()
-    with choice.chosen(given) as places, places().open() as registry:
+    with choice.chosen(given) as new_backend, new_backend().open() as registry:
         result = measure(registry, given.sizes, given.rounds, given.seed)
     choice.report(given, begun, **result)
     return 1 if result["wrong"] else 0

@@ -33,7 +33,9 @@ from tests.seconds import seconds
 ROOT = Path(__file__).resolve().parents[2]
 GATE, COMMANDS = "tests/flows/test_gate.py", "tests/flows/test_gate_commands.py"
 LADDER, RECIPE = "tests/flows/test_ladder.py", "tests/flows/test_recipe.py"
-CHANNELS, GATES, SIGNING = (f"tests/registry/test_{name}.py" for name in ("channels", "gates", "signing"))
+CHANNELS, GATES, SIGNING = (
+    f"tests/registry/channels/test_{name}.py" for name in ("channels", "decisions", "signing")
+)
 INTERVALS, CLUSTERS = "tests/stages/statistics/test_intervals.py", "tests/stages/statistics/test_cluster.py"
 HEAVY = "tests/stages/backends/evaluate/test_fidelity"
 """These load torch, so only the tests that matter are run."""

@@ -85,7 +85,7 @@ def test_identical_publishes_and_kills_on_a_server(pytestconfig: pytest.Config) 
 def test_a_question_costs_the_same_however_much_there_is(database: str) -> None:
     # The database's own work is compared, not the time, which depends on what else the machine does.
     given = argparse.Namespace(database=database, store="local")
-    with choice.chosen(given) as places, places().open() as registry:
+    with choice.chosen(given) as new_backend, new_backend().open() as registry:
         loaded = scale.Loader(registry)
         spent = []
         for size in (2000, 8000):

@@ -15,8 +15,8 @@ from registry.errors import Collected, Corrupt, InvalidArtifact, NotFound
 from registry.gc import collect as gc
 from registry.gc.reachability import RetentionPolicy
 from registry.tenancy.rollouts import RolloutEvent
-from tests.registry.places import only
-from tests.registry.test_database import refused
+from tests.registry.backends import only
+from tests.registry.db.test_database import refused
 
 pytestmark = only("local")
 

@@ -17,7 +17,7 @@ from registry.store import remote as remote_blobs
 from registry.store import s3
 from registry.store import url as store_url
 from registry.store.remote import RemoteBlobs
-from tests.registry.places import Place, only
+from tests.registry.backends import Backend, only
 from tests.registry.proxy import Conduct, Proxy, answer, cut_after, silence
 from tests.registry.servers import ObjectStore, object_store
 
@@ -63,18 +63,18 @@ def client(s3_server: ObjectStore) -> Iterator[Any]:
 
 
 @pytest.fixture
-def alone(home: Path, s3_server: ObjectStore) -> Place:
+def alone(home: Path, s3_server: ObjectStore) -> Backend:
     """A registry on SQLite and S3."""
-    return Place(home, store_url=s3_server.fresh())
+    return Backend(home, store_url=s3_server.fresh())
 
 
 @only("s3")
 def test_another_machine_views_and_verifies_what_this_one_published(
-    place: Place, tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = place.database_url or f"sqlite:///{place.home}/registry.db"
-    other = Place(tmp_path / "other machine", database, place.store_url)
-    with place.open() as here, other.open() as there:
+    database = backend.database_url or f"sqlite:///{backend.home}/registry.db"
+    other = Backend(tmp_path / "other machine", database, backend.store_url)
+    with backend.open() as here, other.open() as there:
         made = publish(here, "one", FILES)
         assert there.get(made.id) == made
         assert there.verify(made.id) == []
@@ -85,11 +85,11 @@ def test_another_machine_views_and_verifies_what_this_one_published(
         assert there.verify(made.id) == []
     # What was read once needs no network any more.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with Registry.open(other.home, database, place.store_url) as there:
+    with Registry.open(other.home, database, backend.store_url) as there:
         assert there.view(made.id) == view
 
 
-def test_what_is_there_is_not_sent_again(alone: Place, tmp_path: Path, publish: Publish) -> None:
+def test_what_is_there_is_not_sent_again(alone: Backend, tmp_path: Path, publish: Publish) -> None:
     with alone.open() as registry:
         publish(registry, "one", FILES)
     points: list[str] = []
@@ -125,7 +125,7 @@ def test_parts_are_proved_right_without_reading_them_back(
     [("alter", "altered"), ("truncate", "truncated"), ("lengthen", "altered"), ("remove", "missing")],
 )
 def test_damage_in_the_bucket_is_found_and_repaired(
-    alone: Place, tmp_path: Path, publish: Publish, client: Any, damage: str, expected: str
+    alone: Backend, tmp_path: Path, publish: Publish, client: Any, damage: str, expected: str
 ) -> None:
     url, weights = alone.store_url or "", FILES["model/weights.bin"]
     with (
@@ -151,7 +151,7 @@ def test_damage_in_the_bucket_is_found_and_repaired(
         assert files_of(other.view(made.id)) == FILES
 
 
-def test_verify_reads_the_cache_too(alone: Place, publish: Publish) -> None:
+def test_verify_reads_the_cache_too(alone: Backend, publish: Publish) -> None:
     with alone.open() as registry:
         made = publish(registry, "one", FILES)
         name = digest(b"{}")
@@ -165,7 +165,7 @@ def test_verify_reads_the_cache_too(alone: Place, publish: Publish) -> None:
         assert files_of(registry.view(made.id)) == FILES
 
 
-def test_the_cache_can_go_at_any_time(alone: Place, publish: Publish) -> None:
+def test_the_cache_can_go_at_any_time(alone: Backend, publish: Publish) -> None:
     with alone.open() as registry:
         made = publish(registry, "one", FILES)
         view = registry.view(made.id)
@@ -179,22 +179,22 @@ def test_the_cache_can_go_at_any_time(alone: Place, publish: Publish) -> None:
         assert files_of(registry.view(made.id)) == FILES
 
 
-def lose(place: Place, times: int) -> tuple[Callable[[str], None], list[str]]:
+def lose(backend: Backend, times: int) -> tuple[Callable[[str], None], list[str]]:
     """A point hook that deletes a blob after it was stored, as a collection may, `times` times."""
     heard: list[str] = []
 
     def hear(point: str) -> None:
         heard.append(point)
         if point == "stored" and heard.count("stored") <= times:
-            with place.open() as other:
+            with backend.open() as other:
                 other.store.delete([digest(b"{}")])
 
     return hear, heard
 
 
-def test_a_blob_that_goes_before_the_commit_is_put_again(place: Place, publish: Publish) -> None:
-    hook, heard = lose(place, 1)
-    with place.open(failpoint=hook) as registry:
+def test_a_blob_that_goes_before_the_commit_is_put_again(backend: Backend, publish: Publish) -> None:
+    hook, heard = lose(backend, 1)
+    with backend.open(failpoint=hook) as registry:
         made = publish(registry, "one", FILES)
         assert registry.verify(made.id) == []
         assert files_of(registry.view(made.id)) == FILES
@@ -203,18 +203,18 @@ def test_a_blob_that_goes_before_the_commit_is_put_again(place: Place, publish: 
 
 
 @only("local")
-def test_a_blob_that_always_goes_is_an_error(place: Place, publish: Publish, key: Key) -> None:
-    hook, _ = lose(place, 100)
-    with place.open(failpoint=hook) as registry:
+def test_a_blob_that_always_goes_is_an_error(backend: Backend, publish: Publish, key: Key) -> None:
+    hook, _ = lose(backend, 100)
+    with backend.open(failpoint=hook) as registry:
         with pytest.raises(StoreFailed, match=r"was stored 5 times and was gone each time"):
             publish(registry, "one", FILES)
         assert registry.find(key("one")) is None
-    with place.open() as registry:
+    with backend.open() as registry:
         assert registry.verify(publish(registry, "one", FILES).id) == []
 
 
-def test_blobs_are_listed_and_deleted(place: Place, publish: Publish) -> None:
-    with place.open() as registry:
+def test_blobs_are_listed_and_deleted(backend: Backend, publish: Publish) -> None:
+    with backend.open() as registry:
         publish(registry, "one", FILES)
         found = {blob.sha256: blob for blob in registry.store.stored()}
         assert {sha: blob.size for sha, blob in found.items()} == {
@@ -256,15 +256,15 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         Registry.open(tmp_path, None, "s3://bucket/prefix")
 
 
-def refused(place: Place, publish: Publish, kind: type[RegistryError], said: str) -> None:
+def refused(backend: Backend, publish: Publish, kind: type[RegistryError], said: str) -> None:
     """Publishing fails with this message, which tells no secret, and nothing is visible."""
-    with place.open() as registry:
+    with backend.open() as registry:
         with pytest.raises(kind, match=said) as raised:
             publish(registry, "one", FILES)
         assert registry.ls() == []
     assert not any(word in str(raised.value) for word in (*ObjectStore.secrets.values(), "wrong-secret"))
     assert "nothing became visible" in str(raised.value)
-    assert list((place.home / "drafts").iterdir()) == []
+    assert list((backend.home / "drafts").iterdir()) == []
 
 
 @pytest.mark.usefixtures("impatient")
@@ -280,14 +280,14 @@ def refused(place: Place, publish: Publish, kind: type[RegistryError], said: str
     ],
 )
 def test_a_store_that_refuses_says_why(
-    alone: Place,
+    alone: Backend,
     publish: Publish,
     s3_server: ObjectStore,
     monkeypatch: pytest.MonkeyPatch,
     case: str,
     said: str,
 ) -> None:
-    place = alone
+    backend = alone
     if case == "wrong secret":
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     elif case == "unknown key":
@@ -299,11 +299,11 @@ def test_a_store_that_refuses_says_why(
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     elif case == "no bucket":
-        place = Place(alone.home, store_url="s3://another-bucket/prefix")
+        backend = Backend(alone.home, store_url="s3://another-bucket/prefix")
     else:
         with socket.create_server(("127.0.0.1", 0)) as free:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
-    refused(place, publish, StoreFailed, said)
+    refused(backend, publish, StoreFailed, said)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -323,9 +323,14 @@ def test_a_store_that_refuses_says_why(
     ],
 )
 def test_errors_of_the_store_in_our_words(
-    alone: Place, publish: Publish, s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, conduct: Conduct,
-    kind: type[RegistryError], said: str,
-) -> None:  # fmt: skip
+    alone: Backend,
+    publish: Publish,
+    s3_server: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    conduct: Conduct,
+    kind: type[RegistryError],
+    said: str,
+) -> None:
     with Proxy(s3_server.endpoint, otherwise=conduct) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         # A HEAD has no body to say why, so the upload has to be the first request that fails.
@@ -336,7 +341,7 @@ def test_errors_of_the_store_in_our_words(
 
 
 def test_passing_troubles_are_waited_out(
-    alone: Place, publish: Publish, s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    alone: Backend, publish: Publish, s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = (answer("503 Slow Down", "SlowDown"), cut_after(100), answer("500 Internal Server Error"))
     with Proxy(s3_server.endpoint, *planned) as proxy:
@@ -354,24 +359,24 @@ def test_a_server_that_dies_in_the_middle_of_an_upload(
     (tmp_path / "server").mkdir()
     monkeypatch.setattr(remote_blobs, "PART", SMALL_PARTS)
     with object_store(tmp_path / "server") as server:
-        place = Place(home, store_url=server.fresh())
+        backend = Backend(home, store_url=server.fresh())
         cut = cut_after(SMALL_PARTS + 1000, server.kill)
         with Proxy(server.endpoint, otherwise=cut) as proxy:
             for name, value in {**server.environment(), "AWS_ENDPOINT_URL": proxy.endpoint}.items():
                 monkeypatch.setenv(name, value)
-            with place.open() as registry, pytest.raises(StoreFailed, match="nothing became visible"):
+            with backend.open() as registry, pytest.raises(StoreFailed, match="nothing became visible"):
                 publish(registry, "one", LARGE)
         server.stop()
         server.start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        with place.open() as registry:
+        with backend.open() as registry:
             assert registry.find(key("one")) is None
             assert [blob.size for blob in registry.store.stored()] == []
             made = publish(registry, "one", LARGE)
             assert registry.verify(made.id) == []
 
 
-def test_several_publish_the_same_at_once(alone: Place, publish: Publish) -> None:
+def test_several_publish_the_same_at_once(alone: Backend, publish: Publish) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with alone.open() as registry, ThreadPoolExecutor(4) as threads:
@@ -380,7 +385,7 @@ def test_several_publish_the_same_at_once(alone: Place, publish: Publish) -> Non
         assert registry.verify(made[0].id) == []
 
 
-def test_a_forked_process_connects_anew(alone: Place, publish: Publish) -> None:
+def test_a_forked_process_connects_anew(alone: Backend, publish: Publish) -> None:
     with alone.open() as registry:
         made = publish(registry, "one", FILES)
         registry.database.close()
@@ -445,7 +450,7 @@ def test_a_store_on_another_disk(tmp_path: Path, publish: Publish, monkeypatch: 
         assert files_of(registry.view(made.id)) == FILES
 
 
-def test_what_crashes_left_is_swept_after_a_day(alone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_crashes_left_is_swept_after_a_day(alone: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     with alone.open() as registry:
         left = [alone.home / "cache" / "incoming" / "half", alone.home / "views" / ".half" / "file"]
         for path in left:

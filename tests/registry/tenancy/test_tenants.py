@@ -19,8 +19,8 @@ from registry.db.engine import now
 from registry.db.serving_tables import tenant_keys, tenants
 from registry.errors import AlreadyExists, Corrupt, InvalidArtifact, InvalidTenant, NotFound
 from registry.tenancy.tenants import TenantLimits, key_digest
-from tests.registry.places import Place, only
-from tests.registry.test_database import refused
+from tests.registry.backends import Backend, only
+from tests.registry.db.test_database import refused
 
 pytestmark = only("local")  # rows only: where the files are makes no difference
 
@@ -33,7 +33,7 @@ def live(registry: Registry) -> set[str]:
     return {key.id for key in registry.serving_state().keys.values() if key.live(at)}
 
 
-def test_a_key_opens_and_is_nowhere(registry: Registry, place: Place) -> None:
+def test_a_key_opens_and_is_nowhere(registry: Registry, backend: Backend) -> None:
     tenant, key, secret = registry.tenants.add("acme", "team/prod", "ada", TenantLimits(concurrency=4), True)
     assert (tenant.name, tenant.channel, tenant.limits.concurrency, tenant.pinned) == (
         "acme", "team/prod", 4, True,
@@ -49,7 +49,7 @@ def test_a_key_opens_and_is_nowhere(registry: Registry, place: Place) -> None:
     assert secret[16:] not in held
     assert key_digest(secret) in held
     registry.close()
-    for file in place.home.glob("registry.db*"):
+    for file in backend.home.glob("registry.db*"):
         assert secret[16:].encode() not in file.read_bytes()
 
 

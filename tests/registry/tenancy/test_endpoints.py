@@ -9,7 +9,7 @@ import pytest
 from registry import Artifact, Endpoint, Registry
 from registry.errors import NotFound
 from registry.processes import is_alive, start_time
-from tests.registry.places import only
+from tests.registry.backends import only
 
 pytestmark = only("local")  # rows only: where the files are makes no difference
 

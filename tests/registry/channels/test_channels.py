@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from registry import Artifact, Registry, Waiver
 from registry.db import triggers
 from registry.errors import Conflict, Corrupt, GateRequired, InvalidArtifact, NotFound
-from tests.registry.places import Places, only
+from tests.registry.backends import Backends, only
 
 pytestmark = only("local")  # rows only: where the files are makes no difference
 
@@ -119,8 +119,8 @@ def test_rolling_back_goes_further_back_each_time(registry: Registry, ids: list[
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.integers(0, 3) | st.none(), max_size=12))
-def test_rollback_is_undo(steps: list[int | None], places: Places, publish: Publish) -> None:
-    with places().open() as registry:
+def test_rollback_is_undo(steps: list[int | None], new_backend: Backends, publish: Publish) -> None:
+    with new_backend().open() as registry:
         ids = [publish(registry, str(number)).id for number in range(4)]
         undo: list[int] = []
         generation = 0

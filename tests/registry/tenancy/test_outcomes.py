@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from registry import Artifact, Registry
 from registry.errors import InvalidArtifact
 from registry.tenancy.outcomes import Outcome, percentile
-from tests.registry.places import only
-from tests.registry.test_database import refused
+from tests.registry.backends import only
+from tests.registry.db.test_database import refused
 
 AT = datetime(2026, 11, 22, 6, 30, tzinfo=UTC)
 

@@ -14,7 +14,7 @@ import pytest
 from registry import Artifact, Registry
 from registry.errors import Corrupt, InvalidArtifact
 from registry.store.files import scan
-from tests.registry.places import only
+from tests.registry.backends import only
 
 Publish = Callable[..., Artifact]
 FILES = {"config.json": b"{}", "model/weights.bin": b"w" * 100_000, "model/empty": b""}

@@ -32,7 +32,7 @@ from registry.errors import (
 )
 from registry.gc.reachability import RetentionPolicy
 from tests.registry import servers
-from tests.registry.places import Place, only
+from tests.registry.backends import Backend, only
 from tests.registry.servers import PostgreSQL, name_of
 from tests.seconds import seconds
 
@@ -147,7 +147,7 @@ def test_a_newer_schema_is_refused(home: Path, postgresql: PostgreSQL, template:
 
 @on_postgresql
 def test_a_connection_that_breaks_within_a_transaction(
-    registry: Registry, place: Place, postgresql: PostgreSQL, publish: Publish
+    registry: Registry, backend: Backend, postgresql: PostgreSQL, publish: Publish
 ) -> None:
     def lose(end: str) -> None:
         with registry.database.write() as connection:
@@ -163,12 +163,12 @@ def test_a_connection_that_breaks_within_a_transaction(
             lose(end)
     assert len(registry.ls()) == 1
     publish(registry, "after")
-    assert not postgresql.sql("SELECT 1 FROM leases WHERE expires = 0", database(place))
+    assert not postgresql.sql("SELECT 1 FROM leases WHERE expires = 0", database(backend))
 
 
-def database(place: Place) -> str:
-    assert place.database_url is not None
-    return name_of(place.database_url)
+def database(backend: Backend) -> str:
+    assert backend.database_url is not None
+    return name_of(backend.database_url)
 
 
 def test_a_server_that_crashes_and_comes_back(home: Path, own_server: PostgreSQL, publish: Publish) -> None:
@@ -186,19 +186,19 @@ def test_a_server_that_crashes_and_comes_back(home: Path, own_server: PostgreSQL
 
 @on_postgresql
 def test_a_writer_that_stays_too_long_is_a_conflict(
-    registry: Registry, place: Place, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgresql, "_BEFORE_WRITING", postgresql._BEFORE_WRITING.replace("'60s'", "'50ms'"))
-    with place.open() as other, other.database.write(), pytest.raises(Conflict, match="try again"):
+    with backend.open() as other, other.database.write(), pytest.raises(Conflict, match="try again"):
         registry.name("f" * 64, "x")
     assert registry.ls() == []
 
 
 @on_postgresql
-def test_a_killed_writer_gives_the_lock_back(registry: Registry, place: Place, publish: Publish) -> None:
+def test_a_killed_writer_gives_the_lock_back(registry: Registry, backend: Backend, publish: Publish) -> None:
     code = (
-        "import sys; from pathlib import PosixPath; from tests.registry.places import Place\n"
-        f"with {place!r}.open().database.write() as connection:\n"
+        "import sys; from pathlib import PosixPath; from tests.registry.backends import Backend\n"
+        f"with {backend!r}.open().database.write() as connection:\n"
         "    connection.exec_driver_sql('UPDATE leases SET expires = 0')\n"
         "    print('locked', flush=True); sys.stdin.read()\n"
     )
@@ -231,31 +231,31 @@ def test_a_killed_writer_gives_the_lock_back(registry: Registry, place: Place, p
     ],
 )
 def test_what_the_server_says_is_said_in_our_words(
-    registry: Registry, place: Place, postgresql: PostgreSQL, publish: Publish,
+    registry: Registry, backend: Backend, postgresql: PostgreSQL, publish: Publish,
     state: str, kind: type[RegistryError], match: str,
 ) -> None:  # fmt: skip
     postgresql.sql(
         f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE {state} "
         "USING MESSAGE = 'the server failed'; END $$; "
         "CREATE TRIGGER fail BEFORE INSERT ON executions FOR EACH ROW EXECUTE FUNCTION fail()",
-        database(place),
+        database(backend),
     )
     with pytest.raises(kind, match=match) as caught:
         publish(registry, "one")
     assert type(caught.value) is kind
     assert "the server failed" in str(caught.value)
     assert registry.ls() == []
-    postgresql.sql("DROP TRIGGER fail ON executions", database(place))
+    postgresql.sql("DROP TRIGGER fail ON executions", database(backend))
     made = publish(registry, "one")
     assert registry.ls() == [made]
 
 
 @on_postgresql
 def test_a_server_that_only_reads(
-    registry: Registry, place: Place, postgresql: PostgreSQL, publish: Publish
+    registry: Registry, backend: Backend, postgresql: PostgreSQL, publish: Publish
 ) -> None:
     made = publish(registry, "one")
-    postgresql.sql(f"ALTER DATABASE {database(place)} SET default_transaction_read_only = on")
+    postgresql.sql(f"ALTER DATABASE {database(backend)} SET default_transaction_read_only = on")
     registry.close()
     assert registry.ls() == [made]
     with pytest.raises(StoreFailed, match="name the primary"):
@@ -272,20 +272,20 @@ def test_text_that_postgresql_cannot_hold(registry: Registry, publish: Publish) 
 
 @on_postgresql
 def test_a_commit_waits_for_the_disk_whatever_the_default(
-    registry: Registry, place: Place, postgresql: PostgreSQL
+    registry: Registry, backend: Backend, postgresql: PostgreSQL
 ) -> None:
     for default, expected in (("off", "on"), ("remote_apply", "remote_apply")):
-        postgresql.sql(f"ALTER DATABASE {database(place)} SET synchronous_commit = {default}")
+        postgresql.sql(f"ALTER DATABASE {database(backend)} SET synchronous_commit = {default}")
         registry.close()
         with registry.database.write() as connection:
             assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == expected
-    postgresql.sql(f"ALTER DATABASE {database(place)} RESET synchronous_commit")
+    postgresql.sql(f"ALTER DATABASE {database(backend)} RESET synchronous_commit")
     registry.close()
 
 
 @on_postgresql
-def test_readers_see_one_state(registry: Registry, place: Place, publish: Publish) -> None:
-    with place.open() as other, registry.database.read() as connection:
+def test_readers_see_one_state(registry: Registry, backend: Backend, publish: Publish) -> None:
+    with backend.open() as other, registry.database.read() as connection:
         count = "SELECT count(*) FROM artifacts"
         before = connection.exec_driver_sql(count).scalar_one()
         publish(other, "meanwhile")
@@ -295,20 +295,20 @@ def test_readers_see_one_state(registry: Registry, place: Place, publish: Publis
 
 @on_postgresql
 def test_a_role_that_may_only_use_the_tables(
-    registry: Registry, place: Place, postgresql: PostgreSQL, publish: Publish, key: Callable[[str], str]
+    registry: Registry, backend: Backend, postgresql: PostgreSQL, publish: Publish, key: Callable[[str], str]
 ) -> None:
     def sql(statement: str) -> Any:
-        return postgresql.sql(statement, database(place))
+        return postgresql.sql(statement, database(backend))
 
-    assert place.database_url is not None
+    assert backend.database_url is not None
     sql("DROP ROLE IF EXISTS runner")
     sql("CREATE ROLE runner LOGIN")
-    url = place.database_url.replace("owner@", "runner@")
+    url = backend.database_url.replace("owner@", "runner@")
     with pytest.raises(StoreFailed, match="grant this one SELECT, INSERT and UPDATE"):
-        Registry.open(place.home, url)
+        Registry.open(backend.home, url)
     sql("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO runner")
     sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO runner")
-    with Registry.open(place.home, url) as restricted:
+    with Registry.open(backend.home, url) as restricted:
         made = publish(restricted, "one")
         restricted.name(made.id, "first")
         restricted.channels.move("team/prod", made.id, 0, waiver=Waiver("first", "me"))

@@ -7,7 +7,7 @@ import pytest
 from registry import Artifact, Registry
 from registry.channels import signing
 from registry.errors import InvalidArtifact, NotFound
-from tests.registry.places import only
+from tests.registry.backends import only
 
 pytestmark = only("local")  # rows only: where the files are makes no difference
 

@@ -24,7 +24,7 @@ from registry.db.serving_tables import gateways
 from registry.errors import InvalidArtifact, NotFound
 from registry.processes import host_id, start_time
 from registry.tenancy.budgets import SILENT_SECONDS, Ask
-from tests.registry.places import Place, only
+from tests.registry.backends import Backend, only
 from tests.seconds import seconds
 
 pytestmark = only("local")
@@ -90,8 +90,8 @@ def test_bad_calls_change_nothing(registry: Registry) -> None:
         assert budgets.spent("acme", DAY) == (0, 10)
 
 
-def _ask_at_once(place: Place, start: Any, granted: Any, answered: Any) -> None:
-    with place.open() as registry:
+def _ask_at_once(backend: Backend, start: Any, granted: Any, answered: Any) -> None:
+    with backend.open() as registry:
         gateway = registry.budgets.open_gateway(host_id(), os.getpid(), start_time())
         start.wait(seconds(60))
 
@@ -108,13 +108,13 @@ def _ask_at_once(place: Place, start: Any, granted: Any, answered: Any) -> None:
             thread.join(seconds(60))
 
 
-def test_100_requests_at_once_on_a_nearly_empty_budget(place: Place) -> None:
-    with place.open() as registry:
+def test_100_requests_at_once_on_a_nearly_empty_budget(backend: Backend) -> None:
+    with backend.open() as registry:
         gateway = opened(registry)
         assert registry.budgets.reserve(gateway, [ask(800, limit=1000)]) == [True]
     context = multiprocessing.get_context("fork")
     start, granted, answered = context.Barrier(4), context.Value("i", 0), context.Value("i", 0)
-    shared = (place, start, granted, answered)
+    shared = (backend, start, granted, answered)
     processes = [context.Process(target=_ask_at_once, args=shared) for _ in range(4)]
     for process in processes:
         process.start()
@@ -122,7 +122,7 @@ def test_100_requests_at_once_on_a_nearly_empty_budget(place: Place) -> None:
         process.join(seconds(120))
     assert [process.exitcode for process in processes] == [0] * 4
     assert (answered.value, granted.value) == (100, 6)
-    with place.open() as registry:
+    with backend.open() as registry:
         assert registry.budgets.spent("acme", DAY) == (0, 800 + 6 * 30)
 
 
@@ -183,11 +183,11 @@ sys.stdin.read()
 """
 
 
-def test_a_gateway_that_is_killed_is_charged_in_full(registry: Registry, place: Place) -> None:
+def test_a_gateway_that_is_killed_is_charged_in_full(registry: Registry, backend: Backend) -> None:
     living, budgets = opened(registry), registry.budgets
     assert budgets.reserve(living, [ask(5)]) == [True]
-    command = [sys.executable, "-c", GATEWAY, str(place.home), place.database_url or ""]
-    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", GATEWAY, str(backend.home), backend.database_url or ""]
+    root = Path(__file__).resolve().parents[3]
     with subprocess.Popen(command, cwd=root, stdin=-1, stdout=-1, text=True) as process:
         assert process.stdout is not None
         killed = process.stdout.readline().strip()

@@ -19,8 +19,8 @@ from registry.db import tables as schema
 from registry.db.engine import now
 from registry.db.tables import artifacts as table
 from registry.errors import Corrupt, InvalidArtifact, InvalidSetting, StoreFailed
+from tests.registry.backends import Backend, only
 from tests.registry.conftest import USE
-from tests.registry.places import Place, only
 from tests.registry.servers import PostgreSQL, name_of
 
 Publish = Callable[..., Artifact]
@@ -93,16 +93,16 @@ def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
         Registry.open(tmp_path / "file" / "home")
 
 
-def _open_and_list(place: Place, start: Any) -> None:
+def _open_and_list(backend: Backend, start: Any) -> None:
     start.wait()
-    with place.open() as registry:
+    with backend.open() as registry:
         assert registry.ls() == []
 
 
-def race(place: Place) -> list[int | None]:
+def race(backend: Backend) -> list[int | None]:
     context = multiprocessing.get_context("fork")
     start = context.Barrier(8)
-    processes = [context.Process(target=_open_and_list, args=(place, start)) for _ in range(8)]
+    processes = [context.Process(target=_open_and_list, args=(backend, start)) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
@@ -111,12 +111,12 @@ def race(place: Place) -> list[int | None]:
 
 
 def test_eight_processes_create_one_registry(home: Path) -> None:
-    assert race(Place(home)) == [0] * 8
+    assert race(Backend(home)) == [0] * 8
 
 
 def test_eight_processes_create_one_registry_on_a_server(home: Path, postgresql: PostgreSQL) -> None:
     url = postgresql.fresh()
-    assert race(Place(home, url)) == [0] * 8
+    assert race(Backend(home, url)) == [0] * 8
     assert postgresql.sql("SELECT version FROM schema_version", name_of(url)) == [(schema.VERSION,)]
     postgresql.drop(url)
 

@@ -17,10 +17,10 @@ from registry.compat.contract import checkers, examine, require
 from registry.compat.model import Check, Use, pair
 from registry.errors import Incompatible
 from stages.outline import model_outline
-from tests.registry import pairs
-from tests.registry.pairs import MISMATCHES, Case
+from tests.registry import compat_cases
+from tests.registry.compat_cases import MISMATCHES, Case
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def answers(case: Case, without: frozenset[str] = frozenset()) -> list[Check]:
@@ -36,7 +36,7 @@ def test_each_mismatch_is_refused_for_its_own_reason(wrong: str) -> None:
     name, make = MISMATCHES[wrong]
     case = make()
     assert refused(case) == {name}
-    assert refused(pairs.swapped(case)) == {name}, "whichever of the two is named first"
+    assert refused(compat_cases.swapped(case)) == {name}, "whichever of the two is named first"
     with pytest.raises(Incompatible) as caught:
         require(pair(case.base, case.dependent, case.use), "this cannot be")
     told = next(one for one in answers(case) if one.state == "refused")
@@ -45,7 +45,7 @@ def test_each_mismatch_is_refused_for_its_own_reason(wrong: str) -> None:
 
 
 def test_no_valid_pair_is_refused() -> None:
-    cases = list(pairs.valid(200))
+    cases = list(compat_cases.valid(200))
     assert not [(case, refused(case)) for case in cases if refused(case)]
 
 
@@ -82,14 +82,14 @@ def test_a_gptq_file_of_another_layout_is_known_by_its_weights(
     """GPTQModel names and cuts tensors its own way where a family's files are not as Llama's."""
     base, dependent = (
         made.model_copy(update={"metrics": {"outline": model_outline({}, headers).model_dump(mode="json")}})
-        for made, headers in ((pairs.base(), before), (pairs.gptq(), after))
+        for made, headers in ((compat_cases.base(), before), (compat_cases.gptq(), after))
     )
     assert ("tensors" in refused(Case(base, dependent, Use()))) is not fits
 
 
 def test_another_arithmetic_on_the_same_nf4_values_is_said_and_not_refused() -> None:
-    used = Use(recipe=pairs.recipe(compute_dtype="float32"))
-    case = Case(pairs.base(), pairs.adapter(), used)
+    used = Use(recipe=compat_cases.recipe(compute_dtype="float32"))
+    case = Case(compat_cases.base(), compat_cases.adapter(), used)
     (said,) = [one for one in answers(case) if one.name == "quant recipe"]
     assert said.state == "ok"
     assert said.todo == "the same NF4 values, trained in bfloat16 and used in float32"
@@ -98,10 +98,10 @@ def test_another_arithmetic_on_the_same_nf4_values_is_said_and_not_refused() -> 
 def test_what_auto_became_is_compared() -> None:
     quant = QuantSpec(
         method="bnb",
-        requested=pairs.NF4 | {"compute_dtype": "auto"},
+        requested=compat_cases.NF4 | {"compute_dtype": "auto"},
         effective={"compute_dtype": "float32"},
     )
-    trained = recipe_of(pairs.manifest("adapter", pairs.reference(), quant, {}))
+    trained = recipe_of(compat_cases.manifest("adapter", compat_cases.reference(), quant, {}))
     assert trained is not None
     assert trained.compute_dtype == "float32"
 
@@ -116,9 +116,9 @@ def test_every_check_matters(name: str) -> None:
 
 
 def test_what_manifests_do_not_say_is_unknown_and_never_ok() -> None:
-    silent = pairs.manifest("base", pairs.reference(), pairs.merged().quant, {})  # type: ignore[arg-type]
-    foreign = pairs.adapter(trained=None)
-    case = Case(silent, foreign, Use(pairs.vllm(), 512, naming=True))
+    silent = compat_cases.manifest("base", compat_cases.reference(), compat_cases.merged().quant, {})  # type: ignore[arg-type]
+    foreign = compat_cases.adapter(trained=None)
+    case = Case(silent, foreign, Use(compat_cases.vllm(), 512, naming=True))
     states = {one.name: one.state for one in answers(case)}
     unknown = {name for name, state in states.items() if state == "unknown"}
     assert unknown == {"targets", "quant recipe", "dtype", "context length", "engine architecture"}
@@ -126,27 +126,34 @@ def test_what_manifests_do_not_say_is_unknown_and_never_ok() -> None:
 
 
 def test_an_adapter_on_a_quantized_base_has_to_be_measured_there() -> None:
-    states = {one.name: one for one in answers(Case(pairs.gptq(), pairs.adapter(), Use(pairs.vllm())))}
+    states = {
+        one.name: one
+        for one in answers(Case(compat_cases.gptq(), compat_cases.adapter(), Use(compat_cases.vllm())))
+    }
     assert states["quant recipe"].state == "unknown"
     assert "evaluate exactly this pair" in states["quant recipe"].todo
     assert states["targets"].state == "ok", "packed layers are recognized"
 
 
 def test_what_is_unknown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    require(pair(pairs.base(), pairs.adapter(trained=None)), "the adapter does not go onto this base")
+    require(
+        pair(compat_cases.base(), compat_cases.adapter(trained=None)),
+        "the adapter does not go onto this base",
+    )
     assert "going on with this base and this adapter; not known: quant recipe" in caplog.text
     assert "does not go" not in caplog.text
 
 
 def test_the_contract_takes_milliseconds_and_loads_no_library() -> None:
-    cases = [*pairs.valid(20), *(make() for _, make in MISMATCHES.values())]
+    cases = [*compat_cases.valid(20), *(make() for _, make in MISMATCHES.values())]
     started = time.perf_counter()
     for case in cases:
         answers(case)
     assert (time.perf_counter() - started) / len(cases) < 0.05
     code = (
-        "import sys; from tests.registry import pairs; from tests.registry.test_contract import refused;"
-        "assert not refused(next(pairs.valid(1)));"
+        "import sys; from tests.registry import compat_cases;"
+        "from tests.registry.compat.test_contract import refused;"
+        "assert not refused(next(compat_cases.valid(1)));"
         "print(*{'torch', 'transformers', 'peft', 'safetensors', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -154,17 +161,17 @@ def test_the_contract_takes_milliseconds_and_loads_no_library() -> None:
 
 
 def test_an_adapter_apart_is_ok_once_exactly_this_pair_was_measured() -> None:
-    base, adapter = pairs.gguf(folded=None), pairs.gguf_adapter()
-    use = Use(pairs.llama_cpp(), architectures=pairs.ARCHITECTURES, naming=True)
+    base, adapter = compat_cases.gguf(folded=None), compat_cases.gguf_adapter()
+    use = Use(compat_cases.llama_cpp(), architectures=compat_cases.ARCHITECTURES, naming=True)
     before = answers(Case(base, adapter, use))
     assert {one.name for one in before if one.state != "ok"} == {"quant recipe"}
     measured = answers(Case(base, adapter, replace(use, measured=True)))
     assert {one.state for one in measured} == {"ok"}
-    other = pairs.gguf_adapter(pairs.reference(weights_digest="1" * 64))
+    other = compat_cases.gguf_adapter(compat_cases.reference(weights_digest="1" * 64))
     against = answers(Case(base, other, replace(use, measured=True)))
     assert {one.name for one in against if one.state == "refused"} == {"weights_digest"}
 
 
 def test_a_gguf_adapter_remembers_how_it_was_trained() -> None:
-    assert recipe_of(pairs.gguf_adapter()) == pairs.recipe()
-    assert recipe_of(pairs.gguf_adapter(trained=None)) is None
+    assert recipe_of(compat_cases.gguf_adapter()) == compat_cases.recipe()
+    assert recipe_of(compat_cases.gguf_adapter(trained=None)) is None

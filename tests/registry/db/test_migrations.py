@@ -26,7 +26,7 @@ from registry.db import tables as schema
 from registry.errors import InvalidArtifact, RegistryError
 from registry.tenancy.budgets import Ask
 from registry.tenancy.outcomes import Outcome
-from tests.registry.places import Place, only
+from tests.registry.backends import Backend, only
 from tests.registry.servers import PostgreSQL, name_of
 from tests.seconds import seconds
 
@@ -112,7 +112,7 @@ def test_schema_2_becomes_as_a_fresh_one_with_all_its_rows(home: Path, tmp_path:
 
 
 @only("postgresql", "local")
-def test_schema_2_on_a_server_becomes_as_a_fresh_one(place: Place, postgresql: PostgreSQL) -> None:
+def test_schema_2_on_a_server_becomes_as_a_fresh_one(backend: Backend, postgresql: PostgreSQL) -> None:
     url = postgresql.fresh()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute((DATA / "schema-2.postgresql.sql").read_bytes())
@@ -125,16 +125,16 @@ def test_schema_2_on_a_server_becomes_as_a_fresh_one(place: Place, postgresql: P
 
     before = held()
     assert {table for table, found in before.items() if not found} == set()
-    Registry.open(place.home, url).close()
+    Registry.open(backend.home, url).close()
     assert held() == before
-    place.open().close()
+    backend.open().close()
     copies = []
-    for source in (url, str(place.database_url)):  # a dump writes some conditions in another way
+    for source in (url, str(backend.database_url)):  # a dump writes some conditions in another way
         copies.append(postgresql.fresh())
         postgresql.copy(source, copies[-1])
     upgraded, fresh = (postgresql.structure(copy) for copy in copies)
     assert upgraded == fresh
-    with Registry.open(place.home, url) as registry:
+    with Registry.open(backend.home, url) as registry:
         used(registry)
     for one in (url, *copies):
         postgresql.drop(one)
@@ -174,8 +174,8 @@ def test_an_upgraded_database_takes_a_quantization_method_of_later(old: Path) ->
         found = connection.execute("SELECT * FROM artifacts WHERE kind = 'quantized'")
         row = dict(zip((column[0] for column in found.description), found.fetchone(), strict=True))
         row |= {"sequence": None, "id": "f" * 64, "quant_method": "awq"}
-        places = ", ".join(f":{name}" for name in row)
-        connection.execute(f"INSERT INTO artifacts ({', '.join(row)}) VALUES ({places})", row)
+        new_backend = ", ".join(f":{name}" for name in row)
+        connection.execute(f"INSERT INTO artifacts ({', '.join(row)}) VALUES ({new_backend})", row)
 
 
 def test_what_was_recorded_is_still_there_for_those_who_ask(old: Path) -> None:
@@ -275,9 +275,9 @@ def test_no_room_for_the_copy(old: Path) -> None:
 
 @only("local")
 def test_an_upgrade_to_come_works_on_both_systems(
-    place: Place, publish: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    backend: Backend, publish: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with place.open() as registry:
+    with backend.open() as registry:
         made = publish(registry, "one")
     monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
     step = ["ALTER TABLE artifacts ADD COLUMN note TEXT", "UPDATE artifacts SET note = 'upgraded'"]
@@ -286,10 +286,10 @@ def test_an_upgrade_to_come_works_on_both_systems(
         upgrade = tmp_path / f"from-{schema.VERSION - 1}.{system}.sql"
         upgrade.write_text(";\n".join([*step, "SELECT nothing;\n"]))
     with pytest.raises(RegistryError, match="nothing"):
-        place.open()
+        backend.open()
     for upgrade in tmp_path.glob("from-*.sql"):
         upgrade.write_text(";\n".join(step))
-    with place.open() as registry:
+    with backend.open() as registry:
         assert registry.ls() == [made]
         for statement in ("UPDATE artifacts SET note = ''", "DELETE FROM keys"):
             with pytest.raises(InvalidArtifact, match="immutable"), registry.database.write() as connection:
@@ -298,7 +298,7 @@ def test_an_upgrade_to_come_works_on_both_systems(
             assert connection.exec_driver_sql("SELECT note FROM artifacts").scalars().all() == ["upgraded"]
     monkeypatch.undo()
     with pytest.raises(RegistryError, match=f"version {schema.VERSION + 1}, this program knows"):
-        place.open()
+        backend.open()
 
 
 @pytest.mark.parametrize("found", [schema.VERSION + 1, 0])

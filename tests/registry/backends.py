@@ -1,4 +1,4 @@
-"""Where a test's registry is: every combination of a database system and a store."""
+"""What a test's registry is kept in: every combination of a database system and a store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from registry import Registry
 
 COMBINATIONS = ("sqlite-local", "postgresql-local", "sqlite-s3", "postgresql-s3")
-"""What the conformance suite, that is every test with the fixture `registry` or `place`, runs on."""
+"""What the conformance suite, that is every test with the fixture `registry` or `backend`, runs on."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Backend:
     """A home, and the URLs of a database and a store that are not in it."""
 
     home: Path
@@ -28,8 +28,8 @@ class Place:
         return Registry.open(self.home, self.database_url, self.store_url, **options)
 
 
-Places = Callable[[], Place]
-"""A new place each time, all of one combination, gone after the test."""
+Backends = Callable[[], Backend]
+"""Makes a new one each time, all of one combination, gone after the test."""
 
 
 def only(*words: str) -> pytest.MarkDecorator:

@@ -31,7 +31,7 @@ from registry.gc.reachability import RetentionPolicy
 from registry.gc.report import GcReport, Part
 from registry.store.store import Store
 from tests.registry import servers
-from tests.registry.places import Place, only
+from tests.registry.backends import Backend, only
 from tests.reliability.gc import lost
 from tests.reliability.publish import answer, in_background, in_child, killer
 from tests.seconds import seconds
@@ -274,7 +274,7 @@ def _decide(connection: Any, channel: str, candidate: str, baseline: str, eviden
 @only("sqlite", "local")
 class TestRests:
     def test_what_crashed_publications_left(
-        self, registry: Registry, place: Place, publish: Publish, key: Key
+        self, registry: Registry, backend: Backend, publish: Publish, key: Key
     ) -> None:
         kept = publish(registry, "kept", {"a": b"kept"})
         registry.name(kept.id, "kept")
@@ -283,7 +283,7 @@ class TestRests:
             if point == "stored":
                 raise KeyboardInterrupt
 
-        with place.open(failpoint=crash) as crashing, pytest.raises(KeyboardInterrupt):
+        with backend.open(failpoint=crash) as crashing, pytest.raises(KeyboardInterrupt):
             publish(crashing, "one", {"a": b"left", "b": b"kept"})
         told = registry.collect(NOTHING_OLD)
         assert (told.leftovers, told.blobs) == (Part(count=1, bytes=4), Part())
@@ -292,7 +292,7 @@ class TestRests:
         assert registry.verify(kept.id) == []
 
     def test_young_files_of_nobody_may_be_on_their_way(
-        self, registry: Registry, place: Place, publish: Publish, monkeypatch: pytest.MonkeyPatch
+        self, registry: Registry, backend: Backend, publish: Publish, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(gc, "UNDER_WAY_SECONDS", 3600.0)
         seen = []
@@ -301,7 +301,7 @@ class TestRests:
             if point == "stored":
                 seen.append(sweep(registry).leftovers.count)
 
-        with place.open(failpoint=look) as publishing:
+        with backend.open(failpoint=look) as publishing:
             publish(publishing, "one")
         assert seen == [0]
 
@@ -331,7 +331,7 @@ class TestRests:
 
     @pytest.mark.parametrize("at", gc.FAILPOINTS)
     def test_a_crash_at_any_point_loses_nothing(
-        self, registry: Registry, place: Place, publish: Publish, at: str
+        self, registry: Registry, backend: Backend, publish: Publish, at: str
     ) -> None:
         kept, gone = publish(registry, "kept"), publish(registry, "gone")
         registry.name(kept.id, "kept")
@@ -340,7 +340,7 @@ class TestRests:
             if point == at:
                 raise KeyboardInterrupt
 
-        with place.open(failpoint=crash) as crashing, pytest.raises(KeyboardInterrupt):
+        with backend.open(failpoint=crash) as crashing, pytest.raises(KeyboardInterrupt):
             crashing.collect(NOTHING_OLD, delete=True)
         assert lost(registry) == []
         sweep(registry)
@@ -367,7 +367,7 @@ def test_the_cache_of_an_object_store(registry: Registry, home: Path, publish: P
         assert (registry.view(artifact.id) / "a").is_file()
 
 
-def published_while_swept(registry: Registry, place: Place, publish: Publish) -> Artifact:
+def published_while_swept(registry: Registry, backend: Backend, publish: Publish) -> Artifact:
     """A publication whose files are swept between their storing and its commit."""
     swept: list[int] = []
 
@@ -375,25 +375,25 @@ def published_while_swept(registry: Registry, place: Place, publish: Publish) ->
         if point == "stored" and not swept:
             swept.append(sweep(registry).leftovers.count)
 
-    with place.open(failpoint=sweep_once) as publishing:
+    with backend.open(failpoint=sweep_once) as publishing:
         made = publish(publishing, "one")
     assert swept == [1]
     return made
 
 
 def test_a_publication_puts_back_what_was_swept_meanwhile(
-    registry: Registry, place: Place, publish: Publish
+    registry: Registry, backend: Backend, publish: Publish
 ) -> None:
-    made = published_while_swept(registry, place, publish)
+    made = published_while_swept(registry, backend, publish)
     assert registry.verify(made.id) == []
 
 
 @only("sqlite", "local")
 def test_without_the_check_it_would_be_lost(
-    registry: Registry, place: Place, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, backend: Backend, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Store, "missing", lambda *_: [])
-    made = published_while_swept(registry, place, publish)
+    made = published_while_swept(registry, backend, publish)
     assert [problem.kind for problem in registry.verify(made.id)] == ["missing"]
     assert lost(registry) != []
 
@@ -406,14 +406,14 @@ class TestDeletions:
         monkeypatch.setattr(deletions, "MARK_SECONDS", 3.0)
 
     def restored(
-        self, registry: Registry, place: Place, publish: Publish, first: Callable[[], Any]
+        self, registry: Registry, backend: Backend, publish: Publish, first: Callable[[], Any]
     ) -> tuple[Artifact, bool]:
         """Collects an artifact, well or not. Once its deletions begin, calls `first`, has a thread make it
         again, and goes on when that is done or waits. Returns it, and whether the thread waited."""
         made, waiting = publish(registry, "one"), threading.Event()
 
         def again() -> None:
-            with place.open() as other:
+            with backend.open() as other:
                 publish(other, "one")
 
         thread = threading.Thread(target=again)
@@ -428,36 +428,36 @@ class TestDeletions:
             really(store, digests)
 
         noticed = mock.patch.object(drafts.log, "warning", side_effect=lambda *_: waiting.set())
-        with place.open() as sweeping, mock.patch.object(Store, "delete", late), noticed:
+        with backend.open() as sweeping, mock.patch.object(Store, "delete", late), noticed:
             with suppress(StoreFailed):
                 sweep(sweeping)
             thread.join()
         return made, waiting.is_set()
 
     def test_a_publication_waits_and_stores_anew(
-        self, registry: Registry, place: Place, publish: Publish
+        self, registry: Registry, backend: Backend, publish: Publish
     ) -> None:
-        made, waited = self.restored(registry, place, publish, lambda: None)
+        made, waited = self.restored(registry, backend, publish, lambda: None)
         assert waited
         assert registry.verify(made.id) == []
 
     @only("postgresql")
     def test_also_when_every_connection_breaks(
-        self, registry: Registry, place: Place, publish: Publish, postgresql: servers.PostgreSQL
+        self, registry: Registry, backend: Backend, publish: Publish, postgresql: servers.PostgreSQL
     ) -> None:
-        made, waited = self.restored(registry, place, publish, lambda: broken(postgresql, place))
+        made, waited = self.restored(registry, backend, publish, lambda: broken(postgresql, backend))
         assert registry.verify(made.id) == []
         assert waited
 
     @only("postgresql", "local")
     def test_a_connection_that_breaks_meanwhile_leaves_no_mark(
-        self, registry: Registry, place: Place, publish: Publish, postgresql: servers.PostgreSQL
+        self, registry: Registry, backend: Backend, publish: Publish, postgresql: servers.PostgreSQL
     ) -> None:
         publish(registry, "one")
         unmark = deletions.unmark
 
         def on_a_broken_connection(*arguments: Any) -> None:
-            broken(postgresql, place)
+            broken(postgresql, backend)
             unmark(*arguments)
 
         tries = iter((on_a_broken_connection, unmark))
@@ -468,25 +468,25 @@ class TestDeletions:
 
     @only("sqlite", "local")
     def test_without_marks_it_would_be_lost(
-        self, registry: Registry, place: Place, publish: Publish, monkeypatch: pytest.MonkeyPatch
+        self, registry: Registry, backend: Backend, publish: Publish, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(deletions, "marked", lambda *_: set())
-        made, _ = self.restored(registry, place, publish, lambda: None)
+        made, _ = self.restored(registry, backend, publish, lambda: None)
         assert [problem.kind for problem in registry.verify(made.id)] == ["missing"]
 
     @only("sqlite")
     def test_kill_9_before_the_deletions(
-        self, home: Path, combination: str, place: Place, publish: Publish
+        self, home: Path, combination: str, backend: Backend, publish: Publish
     ) -> None:
         def collect_and_die() -> None:
-            with place.open(failpoint=killer("gc deleting", 1)) as sweeping:
+            with backend.open(failpoint=killer("gc deleting", 1)) as sweeping:
                 sweep(sweeping)
 
-        made = answer(lambda: self.made(place, publish))
+        made = answer(lambda: self.made(backend, publish))
         assert in_child(collect_and_die) == -signal.SIGKILL
-        with place.open() as registry:
+        with backend.open() as registry:
             begun = time.monotonic()
-            assert self.made(place, publish) == made
+            assert self.made(backend, publish) == made
             waited = time.monotonic() - begun
             # What the dead process asked of an object store may still arrive there; on a disk nothing can.
             assert waited > 1 if combination == "sqlite-s3" else waited < seconds(1)
@@ -495,8 +495,8 @@ class TestDeletions:
             assert blobs(registry) == set()
             assert self.marks(registry) == []
 
-    def made(self, place: Place, publish: Publish) -> str:
-        with place.open() as registry:
+    def made(self, backend: Backend, publish: Publish) -> str:
+        with backend.open() as registry:
             return publish(registry, "one").id
 
     def marks(self, registry: Registry) -> list[str]:
@@ -505,9 +505,9 @@ class TestDeletions:
 
     @only("sqlite", "local")
     def test_who_dies_after_the_store_was_looked_at_was_seen_before(
-        self, place: Place, publish: Publish
+        self, backend: Backend, publish: Publish
     ) -> None:
-        made = self.made(place, publish)
+        made = self.made(backend, publish)
         marked, go = multiprocessing.Event(), multiprocessing.Event()
 
         def hook(point: str) -> None:
@@ -522,7 +522,7 @@ class TestDeletions:
             os.kill(os.getpid(), signal.SIGKILL)
 
         def collect_and_die() -> None:
-            with place.open(failpoint=hook) as sweeping, mock.patch.object(Store, "delete", delete_and_die):
+            with backend.open(failpoint=hook) as sweeping, mock.patch.object(Store, "delete", delete_and_die):
                 sweep(sweeping)
 
         child = in_background(collect_and_die)
@@ -538,20 +538,20 @@ class TestDeletions:
             return found
 
         with mock.patch.object(Store, "missing", look):
-            assert self.made(place, publish) == made
+            assert self.made(backend, publish) == made
         assert ended == [-signal.SIGKILL]
-        with place.open() as registry:
+        with backend.open() as registry:
             assert registry.verify(made) == []
 
     @only("sqlite", "local")
     def test_two_collections_at_once_leave_each_other_their_marks(
-        self, registry: Registry, place: Place, publish: Publish
+        self, registry: Registry, backend: Backend, publish: Publish
     ) -> None:
         def another() -> None:
-            with place.open() as other:
+            with backend.open() as other:
                 assert sweep(other).blobs.count == 0
 
-        made, waited = self.restored(registry, place, publish, another)
+        made, waited = self.restored(registry, backend, publish, another)
         assert waited
         assert registry.verify(made.id) == []
 
@@ -590,11 +590,11 @@ class TestDeletions:
         assert blobs(registry) == set()
 
 
-def broken(server: servers.PostgreSQL, place: Place) -> None:
+def broken(server: servers.PostgreSQL, backend: Backend) -> None:
     """The server hangs up on whoever uses the registry's database."""
     server.sql(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-        f"WHERE datname = '{servers.name_of(place.database_url or '')}'"
+        f"WHERE datname = '{servers.name_of(backend.database_url or '')}'"
     )
 
 
