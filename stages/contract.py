@@ -10,7 +10,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,9 @@ class StageConfig(BaseModel):
     """Every stage's configuration: typed, frozen, no unknown keys, no number that is not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    tools: ClassVar[tuple[str, ...]] = ()
+    """Packages beside the verb's `TOOLS` whose version may change the result of this variant."""
 
 
 class Parent(BaseModel):

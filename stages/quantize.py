@@ -46,7 +46,7 @@ def quantize(parents: Parents, config: QuantizeConfig, out: Path) -> Facts:
             effective=effective,
             calibration_dataset=dataset.id if dataset else None,
             merge_base=model.quant.merge_base if model.quant else None,
-            toolchain=toolchain(TOOLS),
+            toolchain=toolchain((*TOOLS, *config.tools)),
         ),
         metrics=_figures(effective) | {KEY: method.outline(out)},
     )
@@ -89,7 +89,7 @@ def _adapter(adapter: Parent, base: Parent | None, config: QuantizeConfig, out: 
             method=config.method,
             requested=config.model_dump(mode="json"),
             effective=effective,
-            toolchain=toolchain(TOOLS),
+            toolchain=toolchain((*TOOLS, *config.tools)),
         ),
         metrics=_figures(effective) | {KEY: shape},
     )

@@ -21,7 +21,7 @@ from registry.artifacts import Parentage, Relation, StageResult, memo_key
 from registry.catalog import ResourceUse
 from registry.drafts import Draft
 from registry.leases import Patience
-from stages.contract import Facts, Parent, toolchain
+from stages.contract import Facts, Parent, StageConfig, toolchain
 from stages.run import stage_module
 
 Make = Callable[[Draft], tuple[Facts, ResourceUse]]
@@ -48,10 +48,11 @@ class Work:
         return memo_key(self.stage, self.version, {**self.config, **self.outside}, ids, self.toolchain)
 
 
-def stage_work(stage: str, config: BaseModel, parents: Mapping[str, Artifact]) -> Work:
+def stage_work(stage: str, config: StageConfig, parents: Mapping[str, Artifact]) -> Work:
     """The work of one of the verbs in `stages`."""
     verb = stage_module(stage)
-    return Work(stage, verb.VERSION, pinned(config), parents, verb.RELATIONS, toolchain(verb.TOOLS))
+    tools = toolchain((*verb.TOOLS, *config.tools))
+    return Work(stage, verb.VERSION, pinned(config), parents, verb.RELATIONS, tools)
 
 
 def find_or_make(

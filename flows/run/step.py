@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
 from flows.run.arithmetic import Arithmetic, as_asked
 from flows.run.child import WarmWorker
 from flows.run.find_or_make import find_or_make, make_in_child, stage_work
@@ -26,7 +24,7 @@ from registry.catalog import ResourceUse
 from registry.drafts import Draft
 from registry.errors import Held
 from stages.compatible import require_compatible
-from stages.contract import Facts
+from stages.contract import Facts, StageConfig
 
 T = TypeVar("T")
 
@@ -45,7 +43,7 @@ class Run:
     stopped: list[StoppedStep] = field(default_factory=list)
 
     def step(
-        self, stage: str, config: BaseModel, label: str, form: Form | None = None, /, **parents: Artifact
+        self, stage: str, config: StageConfig, label: str, form: Form | None = None, /, **parents: Artifact
     ) -> Artifact:
         """The result of `stage`, from the registry or made now, as a step of that label.
 
@@ -76,7 +74,7 @@ class Run:
         return result
 
     def _find_or_make(
-        self, stage: str, config: BaseModel, label: str, parents: Mapping[str, Artifact]
+        self, stage: str, config: StageConfig, label: str, parents: Mapping[str, Artifact]
     ) -> tuple[Artifact, StageRow]:
         require_compatible(stage, config, {role: p.manifest for role, p in parents.items()})
         started, work = time.monotonic(), stage_work(stage, config, parents)

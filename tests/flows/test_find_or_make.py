@@ -54,6 +54,15 @@ def test_a_result_is_related_to_each_parent_as_its_verb_says(tmp_path: Path) -> 
         assert related == {("merge", made["base"].id), ("merge", made["adapter"].id)}
 
 
+def test_a_variants_own_packages_decide_its_key_alone() -> None:
+    class WithPackage(MergeConfig):
+        tools = ("no-such-package",)
+
+    plain, other = (stage_work("merge", config, {}) for config in (MergeConfig(), WithPackage()))
+    assert other.toolchain == {**plain.toolchain, "no-such-package": "absent"}
+    assert other.key != plain.key
+
+
 def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
     def make(draft: Draft) -> tuple[Facts, ResourceUse]:
         raise RuntimeError("the stage failed")
