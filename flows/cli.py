@@ -17,7 +17,7 @@ from flows.commands.arguments.overview import add_overview_commands
 from flows.commands.arguments.registry import add_registry_commands
 from flows.commands.arguments.tenants import add_tenant_commands
 from flows.errors import Usage, of_a_path
-from flows.wording import as_typed, plain
+from flows.formatting import as_typed, plain
 
 EXIT_CODES = """exit codes:
   0  done, or the gate passed

@@ -7,7 +7,7 @@ FlowError                anything below
 
 import errno
 
-from flows.wording import plain
+from flows.formatting import plain
 
 
 class FlowError(Exception):

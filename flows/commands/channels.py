@@ -10,7 +10,7 @@ import yaml
 from flows.commands.gate import is_said, load_policy
 from flows.commands.run import Reply, open_registry, print_table
 from flows.errors import Usage
-from flows.wording import short
+from flows.formatting import short
 from registry.errors import NotFound
 
 

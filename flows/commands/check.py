@@ -9,13 +9,13 @@ from dataclasses import asdict
 from rich.console import Console
 
 from flows.commands.run import LOG_WIDTH, Reply, print_table
+from flows.formatting import duration, size
 from flows.planning.clock import clock_here, said_of_times
 from flows.planning.estimate import StageEstimate, describe_base, estimate, machine, shortfalls
 from flows.preflight.preflight import problems
 from flows.recipe import Recipe, load
 from flows.run.arithmetic import Arithmetic, settle, with_compute_dtype
 from flows.settings import Settings
-from flows.wording import duration, size
 from stages.errors import StageError
 from stages.model_shape import ModelShape
 

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from flows.commands.run import Reply
 from flows.doctor import places, software
 from flows.doctor.finding import Finding
+from flows.formatting import plain
 from flows.planning.machine import machine
 from flows.settings import Settings
-from flows.wording import plain
 
 OF_RUNS = ("arithmetic", "gpu", "vllm", "prefect")
 """What the light installation does not need and cannot look at."""

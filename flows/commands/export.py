@@ -9,7 +9,7 @@ from typing import Any
 from flows.commands.home import home, open_registry
 from flows.commands.run import Reply, artifacts_verify
 from flows.errors import Usage
-from flows.wording import command_name, short
+from flows.formatting import command_name, short
 from registry.channels import signing
 from registry.errors import NotFound
 

@@ -11,6 +11,7 @@ from flows.commands.run import Reply, open_registry, print_table
 from flows.configuration.validation import validate
 from flows.configuration.yaml_text import read_yaml
 from flows.errors import Usage
+from flows.formatting import short
 from flows.gates.ancestry import nf4_only
 from flows.gates.channel import record, refuse_other_policy
 from flows.gates.gate import GatePolicy, Waived, decide
@@ -18,7 +19,6 @@ from flows.gates.latency import read_latency
 from flows.gates.plan import RulePlan, plan_rules
 from flows.gates.reports import junit, junit_error, lines, markdown, markdown_error
 from flows.gates.sources import GateInput, from_directories, from_registry
-from flows.wording import short
 from registry import Artifact, Registry, Waiver
 from registry.channels.channels import CHANNEL
 from registry.errors import NotFound

@@ -7,7 +7,7 @@ import math
 
 from flows.commands.run import Reply, open_registry, print_table
 from flows.errors import Usage
-from flows.wording import short, size
+from flows.formatting import short, size
 from registry.gc.reachability import RetentionPolicy
 from registry.gc.report import GcReport
 

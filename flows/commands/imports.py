@@ -8,7 +8,7 @@ from dataclasses import asdict
 from rich.console import Console
 
 from flows.commands.run import Reply, open_registry
-from flows.wording import short
+from flows.formatting import short
 from registry import Artifact, Registry
 
 

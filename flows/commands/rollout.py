@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.commands.run import Reply, open_registry, print_table
 from flows.commands.tenants import who
 from flows.errors import Usage
-from flows.wording import plain, short
+from flows.formatting import plain, short
 from registry import Registry
 from registry.channels.channels import check_name
 from registry.tenancy.outcomes import Summary

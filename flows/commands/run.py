@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows.commands.home import made_home, open_registry
 from flows.errors import Usage
-from flows.wording import short, size
+from flows.formatting import short, size
 from registry.errors import Collected, NotFound
 
 LOG_WIDTH = 110

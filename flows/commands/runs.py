@@ -13,8 +13,8 @@ from rich.console import Console
 from flows.commands.home import home
 from flows.commands.run import LOG_WIDTH, Reply, print_table
 from flows.errors import Usage
+from flows.formatting import duration
 from flows.run.runs import PastRun, find, past_runs
-from flows.wording import duration
 
 
 def ls(arguments: argparse.Namespace) -> Reply:

@@ -15,10 +15,10 @@ from flows.configuration.overrides import apply_overrides, parse_overrides
 from flows.configuration.validation import validate
 from flows.configuration.yaml_text import read_yaml
 from flows.errors import InvalidRecipe
+from flows.formatting import size
 from flows.planning.machine import machine
 from flows.run.child import child_environment
 from flows.settings import Settings
-from flows.wording import size
 from registry import Registry
 from registry.errors import NotFound
 from serving.gateway.config import ServeConfig

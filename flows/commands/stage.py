@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flows.commands.run import Reply
+from flows.formatting import as_typed, duration, plain, size
 from flows.report.rows import Score
-from flows.wording import as_typed, duration, plain, size
 
 Figures = Iterator[tuple[str, str]]
 NEXT = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.commands.arguments.tenants import LIMITS
 from flows.commands.run import Reply, open_registry, print_table
-from flows.wording import plain
+from flows.formatting import plain
 from registry.tenancy.tenants import Tenant, TenantKey, TenantLimits
 
 _ONCE = "This key is not shown again: only a digest of it is kept."

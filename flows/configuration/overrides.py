@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.configuration.yaml_text import parse_yaml
 from flows.errors import InvalidRecipe
-from flows.wording import plain
+from flows.formatting import plain
 
 Path = tuple[str | int, ...]
 _LONGEST = 120

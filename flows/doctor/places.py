@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 from flows.doctor.finding import SET_UP, Finding
+from flows.formatting import size
 from flows.planning.machine import Machine
 from flows.run.child import child_environment
 from flows.settings import Settings
-from flows.wording import size
 from registry.artifacts import FileEntry
 from registry.db import tables as schema
 from registry.db.engine import Database

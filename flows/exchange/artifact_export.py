@@ -14,7 +14,7 @@ from flows.exchange.export_check import verify_directory
 from flows.exchange.export_documents import documents
 from flows.exchange.sbom import schema_problem
 from flows.exchange.signature import sign_directory
-from flows.wording import short, size
+from flows.formatting import short, size
 from registry import Registry
 from registry.channels import signing
 from registry.errors import Corrupt, StoreFull

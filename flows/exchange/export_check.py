@@ -29,7 +29,7 @@ from flows.exchange.dossier import (
 )
 from flows.exchange.export_documents import FORMAT, facts, pretty
 from flows.exchange.signature import signature_problem, signed_names
-from flows.wording import plain, short
+from flows.formatting import plain, short
 from registry.artifacts import MODEL_KINDS, Manifest, canonical
 from registry.channels import signing
 from registry.channels.decisions import GateDecision, signed_content

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.exchange.dossier import Dossier
 from flows.exchange.loading import hub_name
 from flows.exchange.scores import scores
-from flows.wording import short
+from flows.formatting import short
 
 
 def licence_of_base(dossier: Dossier) -> str | None:

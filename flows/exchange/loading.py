@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from textwrap import dedent
 
 from flows.exchange.dossier import Dossier, place
-from flows.wording import short
+from flows.formatting import short
 from registry.artifacts import Manifest, QuantSpec
 from registry.compat.shapes import adapter_outline
 from stages.backends.tokenizer import VOCABULARIES

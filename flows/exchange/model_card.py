@@ -17,7 +17,7 @@ from flows.exchange.dossier import DECISIONS, LINEAGE, MANIFEST, SBOM, SIGNATURE
 from flows.exchange.limits import imports, licence_of_base, not_measured
 from flows.exchange.loading import hub_name, rank_of, snippets
 from flows.exchange.scores import ScoreRow, scores
-from flows.wording import plain, short, size
+from flows.formatting import plain, short, size
 from registry.artifacts import Manifest
 from stages.quantization import method_that_made
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from flows.formatting import markdown_cell, plain
 from flows.gates.gate import Decision
 from flows.gates.rules import RuleResult
-from flows.wording import markdown_cell, plain
 
 HEADLINES = {
     "pass": "Gate passed",

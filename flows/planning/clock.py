@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flows.formatting import size
 from flows.planning.earlier import EarlierRun, correction, earlier_runs
 from flows.planning.rates import MEASURED, Rates, rates_here
 from flows.settings import Settings
-from flows.wording import size
 from registry import Registry
 from registry.artifacts import Manifest
 from registry.errors import RegistryError

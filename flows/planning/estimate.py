@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from flows.formatting import size
 from flows.planning.amounts import (
     Plan,
     data_bytes,
@@ -24,7 +25,6 @@ from flows.planning.clock import Clock
 from flows.planning.earlier import EarlierRun
 from flows.planning.machine import Machine, machine
 from flows.planning.rates import PUBLISHED, Rates
-from flows.wording import size
 from stages import work
 from stages.model_shape import ModelShape, describe_base
 from stages.quantization import method_of

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from flows.formatting import size
 from flows.planning.machine import Machine
-from flows.wording import size
 from registry import Artifact, Registry
 from registry.compat.contract import holds_tune
 from serving.gateway.config import EngineSection

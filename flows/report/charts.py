@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import count, pairwise
 
-from flows.wording import plain
+from flows.formatting import plain
 
 WIDTH = 400
 FONT = 12.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flows.formatting import plain
 from flows.report.charts import FONT, WIDTH, nice_ticks, picture_frame, svg_text, tick_labels
-from flows.wording import plain
 
 _LEFT, _RIGHT = 10.0, WIDTH - 10.0
 _PITCH, _TOP = 70.0, 6.0

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flows.formatting import short
 from flows.report.charts import picture_frame, svg_text
-from flows.wording import short
 
 _BOX = (140.0, 44.0)
 _COLUMN = 188.0

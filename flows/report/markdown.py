@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.formatting import duration, markdown_cell
 from flows.report.report import model_cells, stage_cells
 from flows.report.rows import RunReport, measured_on, tasks_of, verdict
 from flows.run.prefect_view import Ending
-from flows.wording import duration, markdown_cell
 
 
 def markdown(report: RunReport, html: Path) -> str:

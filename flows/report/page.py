@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from flows.formatting import duration, plain, short, size
 from flows.ladder.model import Ladder
 from flows.ladder.rows import ladder_cells
 from flows.report.charts import Interval, Series, histogram, interval_chart, line_chart
@@ -19,7 +20,6 @@ from flows.report.forest_plot import forest_plots
 from flows.report.ladder_chart import ladder_chart
 from flows.report.lineage_picture import lineage_picture, reads_rows
 from flows.report.rows import RunReport, measured_on, tasks_of, verdict
-from flows.wording import duration, plain, short, size
 
 
 def write_html(report: RunReport, path: Path) -> None:

@@ -11,13 +11,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from flows.formatting import as_typed, duration, plain, short, size
 from flows.ladder.model import Ladder
 from flows.ladder.rows import HEAD, terminal_rows
 from flows.report.lineage_picture import LineageEdge, LineageNode
 from flows.report.page import write_html
 from flows.report.rows import AnswerRow, ModelRow, RunReport, Score, measured_on, tasks_of, verdict
 from flows.run.stage_row import StageRow
-from flows.wording import as_typed, duration, plain, short, size
 
 __all__ = [
     "AnswerRow",

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+from flows.formatting import VERDICTS
 from flows.report.lineage_picture import LineageEdge, LineageNode
 from flows.run.stage_row import StageRow, State
-from flows.wording import VERDICTS
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.formatting import VERDICTS, duration, short, size
 from flows.run.stage_row import StageRow
-from flows.wording import VERDICTS, duration, short, size
 from registry import processes
 
 END_SECONDS = 120.0

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from flows.wording import duration, plain, size
+from flows.formatting import duration, plain, size
 
 _RESERVED = {"done", "total", "unit"}
 _WINDOW = 60.0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flows.formatting import duration
 from flows.run.arithmetic import Arithmetic, as_asked
 from flows.run.child import WarmWorker
 from flows.run.find_or_make import find_or_make, make_in_child, stage_work
@@ -18,7 +19,6 @@ from flows.run.prefect_view import PrefectView
 from flows.run.progress_view import ProgressView
 from flows.run.stage_row import Form, StageRow, StoppedStep
 from flows.settings import Settings
-from flows.wording import duration
 from registry import Artifact, Registry
 from registry.catalog import ResourceUse
 from registry.drafts import Draft

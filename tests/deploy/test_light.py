@@ -15,8 +15,8 @@ import yaml
 
 from registry import Registry
 from tests.deploy import light
-from tests.flows.gated import Lineage
-from tests.flows.test_gate_commands import BAD, GOOD, POLICY
+from tests.flows.commands.test_gate import BAD, GOOD, POLICY
+from tests.flows.evaluation_files import Lineage
 
 HEAVY = {"torch", "transformers", "prefect", "pyarrow", "llama-cpp-python", "datasets"}
 

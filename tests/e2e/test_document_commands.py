@@ -104,11 +104,11 @@ PAGES = {
             "--candidate ID": "--candidate {quantized}",
         },
         elsewhere={
-            "doctor": "tests/flows/test_doctor.py: what it finds is the machine's",
+            "doctor": "tests/flows/doctor/test_doctor.py: what it finds is the machine's",
             "run ": "test_pico.py, test_tenant.py",
             "tenants add acme pico/tenant": "test_tenant.py",
             "serve": "test_tenant.py",
-            "runs open": "opens a browser; tests/flows/test_runs.py",
+            "runs open": "opens a browser; tests/flows/run/test_runs.py",
         },
         before={"rollback": moved_once},
     ),
@@ -135,9 +135,9 @@ PAGES = {
     "gates.md": Page(
         real={"support/prod": "pico/smoke", "5764346d": "{decision}"},
         elsewhere={
-            "gate support": "tests/flows/test_gate_commands.py: needs a registry of made-up answers",
-            "gate plan": "tests/flows/test_gate_commands.py: takes a while",
-            "promote": "tests/flows/test_gate_commands.py",
+            "gate support": "tests/flows/commands/test_gate.py: needs a registry of made-up answers",
+            "gate plan": "tests/flows/commands/test_gate.py: takes a while",
+            "promote": "tests/flows/commands/test_gate.py",
         },
         before={"channels policy support/prod --set": policy},
     ),

@@ -18,7 +18,7 @@ from flows.run.stage_row import Form
 from flows.run.step import Run
 from registry import Artifact, Registry, Waiver
 from registry.channels.channels import Channel
-from tests.flows.gated import Lineage
+from tests.flows.evaluation_files import Lineage
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80
 

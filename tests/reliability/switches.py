@@ -31,8 +31,8 @@ import pytest
 from tests.seconds import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
-GATE, COMMANDS = "tests/flows/test_gate.py", "tests/flows/test_gate_commands.py"
-LADDER, RECIPE = "tests/flows/test_ladder.py", "tests/flows/test_recipe.py"
+GATE, COMMANDS = "tests/flows/gates/test_gate.py", "tests/flows/commands/test_gate.py"
+LADDER, RECIPE = "tests/flows/ladder/test_ladder.py", "tests/flows/test_recipe.py"
 CHANNELS, GATES, SIGNING = (
     f"tests/registry/channels/test_{name}.py" for name in ("channels", "decisions", "signing")
 )

@@ -21,7 +21,7 @@ from registry.tenancy.endpoints import IN_GATEWAY, Endpoint
 from serving import standalone
 from serving.gateway.config import ServeConfig
 from stages.config.deploy import DeployConfig
-from tests.flows.gated import Lineage
+from tests.flows.evaluation_files import Lineage
 from tests.seconds import seconds
 
 

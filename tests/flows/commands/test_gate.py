@@ -22,7 +22,7 @@ from registry.artifacts import QuantSpec
 from registry.channels.channels import Channel, Channels
 from registry.db.tables import content_events
 from registry.errors import Corrupt, GateRequired
-from tests.flows.gated import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
+from tests.flows.evaluation_files import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
 from tests.flows.lineages import publish
 from tests.seconds import seconds
 

@@ -23,10 +23,10 @@ from flows.run.prefect_view import PrefectView
 from flows.run.stage_row import StageRow
 from flows.settings import quiet_libraries
 from registry import processes
-from tests.flows.test_report import small_report
+from tests.flows.report.test_report import small_report
 from tests.seconds import seconds
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RUN = """
 import signal, sys
 from pathlib import Path

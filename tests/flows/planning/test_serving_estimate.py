@@ -122,6 +122,6 @@ def test_the_gateway_loads_no_model_library_for_it(populated: PopulatedRegistry,
     done = subprocess.run(
         [sys.executable, "-c", code, "serve", str(file), "--check"],
         env={"TUNELINE_HOME": str(populated.home), "PATH": ""}, capture_output=True, text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

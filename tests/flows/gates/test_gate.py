@@ -31,7 +31,17 @@ from flows.gates.gate import (
     without_live,
 )
 from flows.gates.policy import Contamination
-from tests.flows.gated import NF4, Change, Results, Row, evaluation, fidelity_task, item, question, write
+from tests.flows.evaluation_files import (
+    NF4,
+    Change,
+    Results,
+    Row,
+    evaluation,
+    fidelity_task,
+    item,
+    question,
+    write,
+)
 
 
 def evidence(folder: Path, scores: Any, change: Change | None = None, **given: Any) -> Evidence:

@@ -18,8 +18,8 @@ from registry import Registry, Waiver
 from registry.db import triggers
 from registry.tenancy.outcomes import Outcome
 from registry.tenancy.tenants import key_digest
-from tests.flows.gated import Lineage
-from tests.flows.test_gate_commands import BAD, GOOD, POLICY
+from tests.flows.commands.test_gate import BAD, GOOD, POLICY
+from tests.flows.evaluation_files import Lineage
 
 Run = Callable[..., tuple[int, Any]]
 Say = Callable[..., tuple[int, str, str]]

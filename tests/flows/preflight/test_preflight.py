@@ -22,7 +22,7 @@ from registry import Registry
 from stages.backends.preview import layers_amiss, rows_mixed
 from stages.config.train import LoraConfig
 from stages.model_shape import ModelShape, describe_base
-from tests.flows.gated import Lineage
+from tests.flows.evaluation_files import Lineage
 from tests.flows.test_promote import policy
 from tests.stages.families.tiny_models import config_of
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.wording import as_typed, command_name, duration, plain, short, size
+from flows.formatting import as_typed, command_name, duration, plain, short, size
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from flows.outcome import RunOutcome
 from flows.run.stage_row import Form, StoppedStep
 from registry import Artifact, Registry
 from registry.artifacts import QuantSpec
+from tests.flows.ladder.test_ladder import PARITY, WEIGHTS, fidelity
 from tests.flows.lineages import family, publish
-from tests.flows.test_ladder import PARITY, WEIGHTS, fidelity
 
 GPTQ = {"method": "gptq", "bits": 4}
 TESTED = {

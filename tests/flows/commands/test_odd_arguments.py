@@ -16,8 +16,8 @@ from flows import cli
 from flows.errors import Usage, of_a_path
 from flows.settings import Settings
 from registry import Registry
+from tests.flows.commands.test_gate import POLICY
 from tests.flows.lineages import family
-from tests.flows.test_gate_commands import POLICY
 
 ODD = {
     "empty": "",

@@ -16,7 +16,7 @@ import pytest
 from stages.contract import StageConfig
 from tests.seconds import seconds
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STAGE = """
     import pathlib
     from stages.contract import Facts, Parents, StageConfig, progress
@@ -37,7 +37,7 @@ from pathlib import Path
 from flows.run.progress_view import ProgressView
 from flows.run.step import Run
 from registry import Registry
-from tests.flows.test_step import Probe
+from tests.flows.run.test_step import Probe
 home, gate, name = sys.argv[1:]
 with Registry.open(Path(home)) as registry, ProgressView() as view:
     run = Run(registry, view, Path(home) / name)

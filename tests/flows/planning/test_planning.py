@@ -32,7 +32,7 @@ from tests.seconds import seconds
 
 LAPTOP = Machine(memory_available=16_000_000_000, disk_free=10**12, cpu_count=2)
 PICO = describe_base("pico:0")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def products(rate: float) -> Products:

@@ -132,11 +132,11 @@ def _group(pid: int) -> int | None:
 def test_child_ends_when_its_parent_is_killed(probe: Callable[..., Any], tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from flows.run.child import run_in_child;"
-        "from tests.flows.test_child import Probe;"
+        "from tests.flows.run.test_child import Probe;"
         "run_in_child('probe', {}, Probe(what='wait'), Path(sys.argv[1]), Path(sys.argv[2]),"
         " lambda e: print(e['done'], flush=True))"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     path = f"{os.environ['PYTHONPATH']}{os.pathsep}{root}"
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "log")],
@@ -188,7 +188,7 @@ def _waiting(stand_by: WarmWorker) -> subprocess.Popen[bytes]:
 
 def _ends_with_its_parent(code: str, *arguments: str) -> None:
     """`code` prints the pid of a process that it started; kill it and see that one end."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     parent = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, cwd=root)
     assert parent.stdout is not None
     with parent.stdout as stdout:
