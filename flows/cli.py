@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows.commands.arguments.gate import add_gate_commands, implied_action
 from flows.commands.arguments.overview import add_overview_commands
@@ -18,6 +18,9 @@ from flows.commands.arguments.registry import add_registry_commands
 from flows.commands.arguments.tenants import add_tenant_commands
 from flows.errors import Usage, of_a_path
 from flows.formatting import as_typed, plain
+
+if TYPE_CHECKING:
+    from flows.commands.reply import Reply
 
 EXIT_CODES = """exit codes:
   0  done, or the gate passed
@@ -88,7 +91,7 @@ def _add_recipe_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         ("run", "run a recipe from data to endpoint; what is known already is not done again"),
         ("check", "validate a recipe and estimate memory, disk and time, without loading weights"),
     ):
-        command = add(name, f"flows.commands.{name}:{name}", text)
+        command = add(name, f"flows.commands.run:{name}", text)
         command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; repeatable"
@@ -165,23 +168,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variable, value in NO_TELEMETRY.items():
         os.environ.setdefault(variable, value)
     try:
-        document, text, code = getattr(import_module(module), name)(arguments)
-        _tell(document, text, arguments.json)
+        reply: Reply = getattr(import_module(module), name)(arguments)
+        _print(reply, arguments.json)
     except KeyboardInterrupt:
         print("tuneline: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         return _fail(error, arguments)
-    return int(code)
+    return reply.exit_code
 
 
-def _tell(document: Any, text: Callable[[], None], as_json: bool) -> None:
+def _print(reply: Reply, as_json: bool) -> None:
     """Print a command's result. A reader that went away (`| head`) changes nothing about how it ended."""
     try:
         if not as_json:
-            text()
-        elif document is not None:  # a command that runs on has said its document already
-            print(json.dumps(document, indent=2, default=str))
+            reply.show()
+        elif reply.document is not None:
+            print(json.dumps(reply.document, indent=2, default=str))
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich turns the one into the other
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,8 @@ from types import FrameType
 
 import uvicorn
 
-from flows.commands.run import Reply, open_registry
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply
 from flows.errors import Usage
 from flows.settings import Settings
 from registry.api.app import application
@@ -55,7 +56,7 @@ def api(arguments: argparse.Namespace) -> Reply:
         words = f"tuneline api: {url}/v1{with_token}; {url}/openapi.json describes it; Ctrl-C ends it"
         print(json.dumps(told) if arguments.json else words, flush=True)
         _run(server, listener)
-    return None, lambda: None, 0
+    return Reply(None, lambda: None)
 
 
 def _run(server: uvicorn.Server, listener: object) -> None:

@@ -1,4 +1,4 @@
-"""`tuneline channels`: what each does. What they return: `flows.commands.run`."""
+"""`tuneline channels`: what each does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import getpass
 import yaml
 
 from flows.commands.gate import is_said, load_policy
-from flows.commands.run import Reply, open_registry, print_table
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
 from flows.formatting import short
 from registry.errors import NotFound
@@ -25,7 +26,7 @@ def channels(arguments: argparse.Namespace) -> Reply:
         for policy in (policies[c.name],)
     ]
     document = [c.model_dump(mode="json") for c in found]
-    return document, lambda: print_table("", ("channel", "artifact", "generation", "policy"), rows), 0
+    return Reply(document, lambda: print_table("", ("channel", "artifact", "generation", "policy"), rows))
 
 
 def channel_show(arguments: argparse.Namespace) -> Reply:
@@ -58,7 +59,7 @@ def channel_show(arguments: argparse.Namespace) -> Reply:
             )
             print(f"{event.at:%Y-%m-%d %H:%M}  {event.action} to {short(event.artifact_id)}, {why}")
 
-    return document, text, 0
+    return Reply(document, text)
 
 
 def channel_policy(arguments: argparse.Namespace) -> Reply:
@@ -80,4 +81,14 @@ def channel_policy(arguments: argparse.Namespace) -> Reply:
         print(f"# {' '.join(found.reason.split())}")
         print(yaml.safe_dump(found.policy, sort_keys=False, allow_unicode=True), end="")
 
-    return found.model_dump(mode="json"), text, 0
+    return Reply(found.model_dump(mode="json"), text)
+
+
+def rollback(arguments: argparse.Namespace) -> Reply:
+    """Move a channel back."""
+    registry = open_registry()
+    if registry.channels.get(arguments.channel) is None:
+        raise NotFound(f"no channel {arguments.channel!r}; `tuneline channels` lists them")
+    moved = registry.channels.rollback(arguments.channel, reason=arguments.reason, who=getpass.getuser())
+    text = f"{moved.name} → {short(moved.artifact_id)} (generation {moved.generation})"
+    return Reply(moved.model_dump(mode="json"), lambda: print(text))

@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 
-from flows.commands.run import Reply, open_registry
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply
 from flows.errors import Usage
 from serving import standalone
 from serving.engine.naming import model_alias
@@ -48,7 +49,7 @@ def chat(arguments: argparse.Namespace) -> Reply:
                 print(flush=True)
             messages.append({"role": "assistant", "content": "".join(pieces)})
             turns.append({"question": question, "answer": "".join(pieces), "artifact": artifact})
-    return {"channel": arguments.channel, "turns": turns}, lambda: None, 0
+    return Reply({"channel": arguments.channel, "turns": turns}, lambda: None)
 
 
 def _server(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:

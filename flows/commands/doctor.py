@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 
-from flows.commands.run import Reply
+from flows.commands.reply import Reply
 from flows.doctor import places, software
 from flows.doctor.finding import Finding
 from flows.formatting import plain
@@ -52,7 +52,7 @@ def doctor(arguments: argparse.Namespace) -> Reply:
             if one.remedy:
                 print(f"{'':<17} → {plain(one.remedy)}")
 
-    return {"checks": [asdict(one) for one in found]}, show, 3 if failed else 0
+    return Reply({"checks": [asdict(one) for one in found]}, show, 3 if failed else 0)
 
 
 def _looked(subject: str, look: Callable[[], Finding]) -> Finding:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from flows.commands.run import Reply, open_registry, print_table, short
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
+from flows.formatting import short
 from registry.tenancy.endpoints import Endpoint
 from serving import standalone
 
@@ -23,7 +25,7 @@ def ls(arguments: argparse.Namespace) -> Reply:
     ]  # fmt: skip
     document = [{**row.model_dump(mode="json"), "alive": alive} for row, alive in rows]
     columns = ("id", "channel", "artifact", "engine", "url", "pid", "state")
-    return document, lambda: print_table("", columns, cells), 0
+    return Reply(document, lambda: print_table("", columns, cells))
 
 
 def stop(arguments: argparse.Namespace) -> Reply:
@@ -47,7 +49,7 @@ def stop(arguments: argparse.Namespace) -> Reply:
             registry.endpoints.mark_stopped(one.id)
     ids = [one.id for one in ended]
     document = {"id": row.id, "stopped": True, "endpoints": ids}
-    return document, lambda: print("\n".join(f"{one}: stopped" for one in ids)), 0
+    return Reply(document, lambda: print("\n".join(f"{one}: stopped" for one in ids)))
 
 
 def _same_process(one: Endpoint, other: Endpoint) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.home import home, open_registry
-from flows.commands.run import Reply, artifacts_verify
+from flows.commands.reply import Reply
 from flows.errors import Usage
 from flows.formatting import command_name, short
 from registry.channels import signing
@@ -32,7 +32,7 @@ def export(arguments: argparse.Namespace) -> Reply:
         check = f"{command_name()} artifacts verify {done.out} --public-key {public}"
         print(f"Check it anywhere: {check}")
 
-    return document, show, 0
+    return Reply(document, show)
 
 
 def verify(arguments: argparse.Namespace) -> Reply:
@@ -45,7 +45,7 @@ def verify(arguments: argparse.Namespace) -> Reply:
                 "`tuneline artifacts verify` reads an artifact of this registry"
             )
         try:
-            return artifacts_verify(arguments)
+            return _verify_registered(arguments)
         except NotFound as error:
             raise NotFound(f"{error}; nor is it a directory that was exported") from error
     from flows.exchange.dossier import MANIFEST, SIGNATURE
@@ -75,4 +75,18 @@ def verify(arguments: argparse.Namespace) -> Reply:
         for line in found.not_proved:
             print(f"Not proved: {line}.")
 
-    return document, show, 4 if found.problems else 0
+    return Reply(document, show, 4 if found.problems else 0)
+
+
+def _verify_registered(arguments: argparse.Namespace) -> Reply:
+    """Re-hash an artifact's bytes."""
+    registry = open_registry()
+    artifact = registry.get(arguments.ref)
+    problems = [str(problem) for problem in registry.verify(artifact.id)]
+
+    def show() -> None:
+        for line in problems:
+            print(line)
+        print(f"{short(artifact.id)}: {'CORRUPT' if problems else 'every byte as recorded'}")
+
+    return Reply({"id": artifact.id, "problems": problems}, show, 4 if problems else 0)

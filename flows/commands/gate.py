@@ -1,4 +1,4 @@
-"""`tuneline gate`, `promote` and `channels`: what each does. What they return: `flows.commands.run`."""
+"""`tuneline gate`, `promote` and `channels`: what each does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from flows.commands.run import Reply, open_registry, print_table
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply, print_table
 from flows.configuration.validation import validate
 from flows.configuration.yaml_text import read_yaml
 from flows.errors import Usage
@@ -66,7 +67,7 @@ def _judge(arguments: argparse.Namespace, title: str) -> Reply:
         "notes": list(case.notes),
         **decision.model_dump(mode="json"),
     }
-    return document, lambda: print("\n".join(lines(title, decision, verdict_id))), decision.exit_code
+    return Reply(document, lambda: print("\n".join(lines(title, decision, verdict_id))), decision.exit_code)
 
 
 def _report(arguments: argparse.Namespace, xml: str, page: str) -> None:
@@ -199,7 +200,7 @@ def plan(arguments: argparse.Namespace) -> Reply:
         for note in dict.fromkeys(row.note for row in found if row.note):
             print(note)
 
-    return document, show, 0
+    return Reply(document, show)
 
 
 def _plan_cells(row: RulePlan, with_items: bool) -> list[str]:
@@ -229,7 +230,7 @@ def show(arguments: argparse.Namespace) -> Reply:
         for rule in found.evidence.get("rules", ()):
             print(f"{rule['verdict']:>12}  {rule['sentence']}")
 
-    return document, text, 4 if problem else 0
+    return Reply(document, text, 4 if problem else 0)
 
 
 def promote(arguments: argparse.Namespace) -> Reply:
@@ -251,7 +252,7 @@ def promote(arguments: argparse.Namespace) -> Reply:
     _tell(notes)
     text = f"{moved.name} → {short(moved.artifact_id)} (generation {moved.generation})"
     document = {**moved.model_dump(mode="json"), "decision": decision, "notes": notes}
-    return document, lambda: print(text), 0
+    return Reply(document, lambda: print(text))
 
 
 def _decision(registry: Registry, artifact: Artifact, given: str | None) -> str | None:

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from flows.commands.run import Reply, open_registry
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply
 from flows.formatting import short
 from registry import Artifact, Registry
 
@@ -42,7 +43,7 @@ def artifacts_import(arguments: argparse.Namespace) -> Reply:
             for line in lines:
                 console.print(f"  {words}: {line}")
 
-    return document, show, 0
+    return Reply(document, show)
 
 
 def _measured(registry: Registry, one: Artifact, other: Artifact) -> bool:
@@ -86,4 +87,5 @@ def artifacts_compat(arguments: argparse.Namespace) -> Reply:
         }
         console.print(closing[verdict])
 
-    return document, show, 3 if verdict == "refused" or (verdict == "unknown" and arguments.strict) else 0
+    refused = verdict == "refused" or (verdict == "unknown" and arguments.strict)
+    return Reply(document, show, 3 if refused else 0)

@@ -1,4 +1,4 @@
-"""`tuneline recipes`: what each does. What they return: `flows.commands.run`."""
+"""`tuneline recipes`: what each does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import json
 from pathlib import Path
 
-from flows.commands.run import Reply, print_table
+from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
 from flows.recipe import read_yaml, shipped
 
@@ -23,13 +23,13 @@ def ls(arguments: argparse.Namespace) -> Reply:
         columns = ("name", "base", "description")
         print_table("", columns, [[one[column] for column in columns] for one in document])
 
-    return document, show, 0
+    return Reply(document, show)
 
 
 def show(arguments: argparse.Namespace) -> Reply:
     """One recipe, as it stands in its file; with --json its keys and values."""
     path = _path(arguments.recipe)
-    return read_yaml(path), lambda: print(path.read_text("utf-8"), end=""), 0
+    return Reply(read_yaml(path), lambda: print(path.read_text("utf-8"), end=""))
 
 
 def copy(arguments: argparse.Namespace) -> Reply:
@@ -44,7 +44,7 @@ def copy(arguments: argparse.Namespace) -> Reply:
     except FileExistsError:
         raise Usage(f"{out} exists already, and nothing is overwritten; name another file") from None
     words = f"{out}: change it, then `tuneline check {out}` and `tuneline run {out}`"
-    return {"name": arguments.recipe, "file": str(out)}, lambda: print(words), 0
+    return Reply({"name": arguments.recipe, "file": str(out)}, lambda: print(words))
 
 
 def schema(arguments: argparse.Namespace) -> Reply:
@@ -52,7 +52,7 @@ def schema(arguments: argparse.Namespace) -> Reply:
     from flows.reference import json_schema
 
     text = json_schema()
-    return json.loads(text), lambda: print(text, end=""), 0
+    return Reply(json.loads(text), lambda: print(text, end=""))
 
 
 def _path(name: str) -> Path:

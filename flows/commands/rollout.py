@@ -1,4 +1,4 @@
-"""`tuneline channels rollout` and `outcomes`: what each does. What they return: `flows.commands.run`."""
+"""`tuneline channels rollout` and `outcomes`: what each does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.commands.run import Reply, open_registry, print_table
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply, print_table
 from flows.commands.tenants import who
 from flows.errors import Usage
 from flows.formatting import plain, short
@@ -67,7 +68,7 @@ def _rollouts(registry: Registry, channel: str) -> Reply:
                 f"{shares if event.action == 'start' else ''}, {plain(event.who)}: {plain(event.reason)}"
             )
 
-    return document, text, 0
+    return Reply(document, text)
 
 
 def outcomes(arguments: argparse.Namespace) -> Reply:
@@ -104,7 +105,7 @@ def outcomes(arguments: argparse.Namespace) -> Reply:
         if arguments.latency is not None:
             print(f"{arguments.latency}: {written:,} durations of {arguments.artifact}")
 
-    return document, text, 0
+    return Reply(document, text)
 
 
 def _write_latency(registry: Registry, channel: str, ref: str, since: datetime | None, path: Path) -> int:

@@ -1,4 +1,4 @@
-"""`tuneline runs`: what each does. What they return: `flows.commands.run`."""
+"""`tuneline runs`: what each does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.commands.home import home
-from flows.commands.run import LOG_WIDTH, Reply, print_table
+from flows.commands.reply import LOG_WIDTH, Reply, print_table
 from flows.errors import Usage
 from flows.formatting import duration
 from flows.run.runs import PastRun, find, past_runs
@@ -46,7 +46,7 @@ def ls(arguments: argparse.Namespace) -> Reply:
         if len(runs) > len(found):
             print(f"these are the newest {len(found)} of {len(runs)}; --limit shows more")
 
-    return [_document(run) for run in found], show, 0
+    return Reply([_document(run) for run in found], show)
 
 
 def show(arguments: argparse.Namespace) -> Reply:
@@ -70,7 +70,7 @@ def show(arguments: argparse.Namespace) -> Reply:
         console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
         render_terminal(report, console, run.page)
 
-    return document, text, 0
+    return Reply(document, text)
 
 
 def open_report(arguments: argparse.Namespace) -> Reply:
@@ -80,7 +80,7 @@ def open_report(arguments: argparse.Namespace) -> Reply:
         raise Usage(f"run {run.id} is {run.state} and has no report; `tuneline runs show {run.id}` says more")
     seen = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     opened = seen and sys.stdout.isatty() and webbrowser.open(run.page.as_uri())
-    return {"id": run.id, "report": str(run.page), "opened": opened}, lambda: print(run.page), 0
+    return Reply({"id": run.id, "report": str(run.page), "opened": opened}, lambda: print(run.page))
 
 
 def _document(run: PastRun) -> dict[str, Any]:

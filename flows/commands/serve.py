@@ -10,7 +10,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from flows.commands.run import Reply, open_registry, print_table
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply, print_table
 from flows.configuration.overrides import apply_overrides, parse_overrides
 from flows.configuration.validation import validate
 from flows.configuration.yaml_text import read_yaml
@@ -46,7 +47,7 @@ def serve(arguments: argparse.Namespace) -> Reply:
             _refuse_shortfalls(registry, config)
         log_to_stderr()
         run(config, registry, partial(_announce, arguments.json))
-    return None, lambda: None, 0
+    return Reply(None, lambda: None)
 
 
 def with_arithmetic(config: ServeConfig, settings: Settings) -> ServeConfig:
@@ -106,7 +107,7 @@ def _check(path: Path, config: ServeConfig) -> Reply:
         for line in missing:
             print(f"Not enough: {line}")
 
-    return document, show, 3 if missing else 0
+    return Reply(document, show, 3 if missing else 0)
 
 
 def _config(path: Path, overrides: list[str]) -> ServeConfig:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flows.commands.run import Reply
+from flows.commands.reply import Reply
 from flows.formatting import as_typed, duration, plain, size
 from flows.report.rows import Score
 
@@ -37,7 +37,7 @@ def stage(arguments: argparse.Namespace) -> Reply:
             print(plain(f"  {name:<13} {text}"))
         print(as_typed(f"  {'next':<13} {NEXT[arguments.stage].format(out=shlex.quote(str(arguments.out)))}"))
 
-    return {"out": str(arguments.out), "facts": facts}, show, 0
+    return Reply({"out": str(arguments.out), "facts": facts}, show)
 
 
 def figures(facts: Mapping[str, Any]) -> Figures:

@@ -1,4 +1,4 @@
-"""`tuneline tenants`: what each does. See `flows.commands.run` for what they return."""
+"""`tuneline tenants`: what each does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flows.commands.arguments.tenants import LIMITS
-from flows.commands.run import Reply, open_registry, print_table
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply, print_table
 from flows.formatting import plain
 from registry.tenancy.tenants import Tenant, TenantKey, TenantLimits
 
@@ -23,7 +24,7 @@ def add(arguments: argparse.Namespace) -> Reply:
         )
     document = {"tenant": tenant.model_dump(mode="json"), **_new_key(key, secret)}
     lines = [f"{tenant.name} asks of {tenant.channel} with the key", secret, _ONCE]
-    return document, lambda: print("\n".join(lines)), 0
+    return Reply(document, lambda: print("\n".join(lines)))
 
 
 def ls(arguments: argparse.Namespace) -> Reply:
@@ -46,7 +47,7 @@ def ls(arguments: argparse.Namespace) -> Reply:
         for one in found
     ]
     columns = ("tenant", "channel", "requests/min", "at once", "tokens/day", "pinned", "live keys")
-    return document, lambda: print_table("", columns, rows), 0
+    return Reply(document, lambda: print_table("", columns, rows))
 
 
 def show(arguments: argparse.Namespace) -> Reply:
@@ -70,7 +71,7 @@ def show(arguments: argparse.Namespace) -> Reply:
         rows = [(key.id, f"{key.created:%Y-%m-%d %H:%M}", _key_state(key, at)) for key in keys]
         print_table("", ("key", "created", "state"), rows)
 
-    return document, text, 0
+    return Reply(document, text)
 
 
 def change(arguments: argparse.Namespace) -> Reply:
@@ -80,7 +81,7 @@ def change(arguments: argparse.Namespace) -> Reply:
             arguments.name, who(arguments), arguments.channel, _limits(arguments), arguments.pinned
         )
     lines = [f"{tenant.name} → {tenant.channel}{', pinned' if tenant.pinned else ''}", *_limit_lines(tenant)]
-    return tenant.model_dump(mode="json"), lambda: print("\n".join(lines)), 0
+    return Reply(tenant.model_dump(mode="json"), lambda: print("\n".join(lines)))
 
 
 def rotate(arguments: argparse.Namespace) -> Reply:
@@ -92,7 +93,7 @@ def rotate(arguments: argparse.Namespace) -> Reply:
     lines = [f"the new key of {key.tenant} is", secret, _ONCE]
     lines += [f"key {one.id} works until {one.expires:%Y-%m-%d %H:%M:%S} UTC" for one in old]
     document = {**_new_key(key, secret), "old_keys": [one.model_dump(mode="json") for one in old]}
-    return document, lambda: print("\n".join(lines)), 0
+    return Reply(document, lambda: print("\n".join(lines)))
 
 
 def revoke(arguments: argparse.Namespace) -> Reply:
@@ -111,7 +112,7 @@ def revoke(arguments: argparse.Namespace) -> Reply:
         lines.append(
             f"{arguments.name} has no live key; `tuneline tenants rotate {arguments.name}` makes one"
         )
-    return document, lambda: print("\n".join(lines)), 0
+    return Reply(document, lambda: print("\n".join(lines)))
 
 
 def audit(arguments: argparse.Namespace) -> Reply:
@@ -128,7 +129,7 @@ def audit(arguments: argparse.Namespace) -> Reply:
             print(f"{event.at:%Y-%m-%d %H:%M}  {event.action} {event.tenant}, {who_said}: {', '.join(parts)}")
         print(f"{len(events)} events, each as its digest says")
 
-    return [event.model_dump(mode="json") for event in events], text, 0
+    return Reply([event.model_dump(mode="json") for event in events], text)
 
 
 def who(arguments: argparse.Namespace) -> str:

@@ -94,9 +94,9 @@ def test_the_gateways_command_and_configuration_are_valid(
     given = parser().parse_args(
         [*service.command[:1], str(tree / "deploy" / "serve.yaml"), *service.command[2:]]
     )
-    found, _, code = serve(Namespace(**{**vars(given), "check": True}))
-    assert code == 0
-    config = ServeConfig.model_validate(found["config"])
+    reply = serve(Namespace(**{**vars(given), "check": True}))
+    assert reply.exit_code == 0
+    config = ServeConfig.model_validate(reply.document["config"])
     doors = (config.gateway, config.operations)
     assert {door.host for door in doors} == {"0.0.0.0"}, "published ports come from outside the container"
     assert service.ports == [f"127.0.0.1:{door.port}:{door.port}" for door in doors]

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from flows.commands.run import Reply
+from flows.commands.reply import Reply
 
 _ZSH = "(( ${+functions[compdef]} )) || { autoload -Uz compinit && compinit }"
 """A zsh that was not set up for completion has no `compdef`."""
@@ -20,7 +20,7 @@ def completion(arguments: argparse.Namespace) -> Reply:
     if arguments.shell == "zsh":  # its first line has to stay the first
         first, _, rest = script.partition("\n")
         script = f"{first}\n{_ZSH}\n{rest}"
-    return {"shell": arguments.shell, "script": script}, lambda: print(script), 0
+    return Reply({"shell": arguments.shell, "script": script}, lambda: print(script))
 
 
 def complete(parser: argparse.ArgumentParser) -> None:

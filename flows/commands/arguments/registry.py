@@ -15,14 +15,14 @@ Add = Callable[..., argparse.ArgumentParser]
 def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
     """`artifacts …`, `endpoints …`, `rollback` and `api`."""
     artifacts = group("artifacts", "what the registry holds")
-    listing = add("ls", "flows.commands.run:artifacts_ls", "list artifacts, newest first", artifacts)
+    listing = add("ls", "flows.commands.artifacts:ls", "list artifacts, newest first", artifacts)
     listing.add_argument("--kind", choices=KINDS)
     listing.add_argument("--limit", type=int, default=50, help="rows (default 50)")
     for name, text in (
         ("show", "one artifact: base reference, quantization, files, metrics"),
         ("lineage", "what an artifact was made from"),
     ):
-        command = add(name, f"flows.commands.run:artifacts_{name}", text, artifacts)
+        command = add(name, f"flows.commands.artifacts:{name}", text, artifacts)
         command.add_argument("ref", help=REFERENCE)
     _add_export_commands(add, artifacts)
     _add_import_commands(add, artifacts)
@@ -34,7 +34,8 @@ def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
     stop.add_argument("id")
     stop.add_argument("--gateway", action="store_true", help="end a gateway, with all of its engines")
 
-    back = add("rollback", "flows.commands.run:rollback", "move a channel back to what it pointed to before")
+    text = "move a channel back to what it pointed to before"
+    back = add("rollback", "flows.commands.channels:rollback", text)
     back.add_argument("channel")
     back.add_argument("--reason", required=True, help="kept in the channel's history")
 
@@ -45,7 +46,7 @@ def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
 
 def _add_gc_command(add: Add, artifacts: Any) -> None:
     text = "free the files of artifacts that nothing needs; their records stay. Without --delete, only say so"
-    gc = add("gc", "flows.commands.gc:artifacts_gc", text, artifacts)
+    gc = add("gc", "flows.commands.artifacts:gc", text, artifacts)
     gc.add_argument("--delete", action="store_true", help="do it")
     gc.add_argument("--why", metavar="REF", help=f"say why this artifact keeps its files: {REFERENCE}")
     gc.add_argument(
