@@ -93,9 +93,13 @@ def _add_recipe_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     ):
         command = add(name, f"flows.commands.run:{name}", text)
         command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
-        command.add_argument(
-            "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; repeatable"
-        )
+        _add_set(command)
+
+
+def _add_set(
+    command: argparse.ArgumentParser, metavar: str = "KEY.PATH=VALUE", text: str = "override a key"
+) -> None:
+    command.add_argument("--set", action="append", default=[], metavar=metavar, help=f"{text}; repeatable")
 
 
 def _add_stage_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -118,19 +122,14 @@ def _add_stage_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
                 f"--{role}", required=role in needed, type=Path, help=f"the {role}'s directory"
             )
         command.add_argument("--out", required=True, type=Path, help="a new directory for the result")
-        command.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE",
-            help=f"a key of the recipe's {stage} section; repeatable",
-        )  # fmt: skip
+        _add_set(command, "KEY=VALUE", f"a key of the recipe's {stage} section")
 
 
 def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     text = "serve channels to tenants: an OpenAI-compatible gateway and its engines"
     serve = add("serve", "flows.commands.serve:serve", text)
     serve.add_argument("config", type=Path, help="a YAML file, such as deploy/serve.yaml")
-    serve.add_argument(
-        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; repeatable"
-    )
+    _add_set(serve)
     serve.add_argument("--check", action="store_true", help="validate it, estimate memory, start nothing")
     serve.add_argument("--ignore-memory", action="store_true", help="start even where memory seems short")
     chat = add("chat", "flows.commands.chat:chat", "talk to what a channel points to")

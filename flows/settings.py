@@ -44,9 +44,10 @@ class Settings(BaseSettings):
         "$XDG_CACHE_HOME/tuneline or ~/.cache/tuneline",
     )
     wait_seconds: float = Field(
-        default=86_400.0, ge=0,
+        default=86_400.0,
+        ge=0,
         description="how long to wait for another process that makes the same result; 0: not at all",
-    )  # fmt: skip
+    )
     signing_key: Path | None = Field(
         default=None,
         description="EC P-256 private key (PEM) for gate decisions and exports; default: the registry's own",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +11,8 @@ from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
 from flows.formatting import short, size
+from registry import Artifact
+from registry.artifacts import Manifest
 from registry.errors import Collected
 from registry.gc.reachability import RetentionPolicy
 from registry.gc.report import GcReport
@@ -22,49 +23,51 @@ def ls(arguments: argparse.Namespace) -> Reply:
     if not 1 <= arguments.limit <= 10_000:
         raise Usage(f"--limit {arguments.limit}: expected a number of rows from 1 to 10000")
     registry = open_registry()
-    found = registry.ls(kind=arguments.kind, limit=arguments.limit + 1)
-    more, found = len(found) > arguments.limit, found[: arguments.limit]
-    gone = registry.collected(a.id for a in found)
+    artifacts = registry.ls(kind=arguments.kind, limit=arguments.limit + 1)
+    more, artifacts = len(artifacts) > arguments.limit, artifacts[: arguments.limit]
+    gone = registry.collected(artifact.id for artifact in artifacts)
     document = [
         {
-            "id": a.id, "name": a.called, "kind": a.manifest.kind, "created": a.created,
-            "stage": a.manifest.stage, "bytes": a.size,
-            "content": "collected" if a.id in gone else "present",
+            "id": artifact.id,
+            "name": artifact.called,
+            "kind": artifact.manifest.kind,
+            "created": artifact.created,
+            "stage": artifact.manifest.stage,
+            "bytes": artifact.size,
+            "content": "collected" if artifact.id in gone else "present",
         }
-        for a in found
-    ]  # fmt: skip
+        for artifact in artifacts
+    ]
 
     def text() -> None:
         titles = ["id", "name", "kind", "made by", "what", "created", "size"]
-        rows = [
-            [short(a.id), a.called or "", a.manifest.kind, a.manifest.stage, _what(a.manifest),
-             f"{a.created:%Y-%m-%d %H:%M}", size(a.size) + (", collected" if a.id in gone else "")]
-            for a in found
-        ]  # fmt: skip
-        if not found:
+        rows = [_cells(artifact, artifact.id in gone) for artifact in artifacts]
+        if not artifacts:
             kind = f" of kind {arguments.kind}" if arguments.kind else ""
             print(f"no artifacts{kind} in the registry of {registry.home}")
             return
-        if not any(a.called for a in found):
+        if not any(artifact.called for artifact in artifacts):
             titles, rows = [titles[0], *titles[2:]], [[row[0], *row[2:]] for row in rows]
         print_table("", titles, rows)
         if more:
-            print(f"these are the newest {len(found)}; --limit shows more")
+            print(f"these are the newest {len(artifacts)}; --limit shows more")
 
     return Reply(document, text)
 
 
-def _what(manifest: Any) -> str:
+def _cells(artifact: Artifact, collected: bool) -> list[str]:
+    manifest, bytes_ = artifact.manifest, size(artifact.size) + (", collected" if collected else "")
+    made = [manifest.kind, manifest.stage, _what(manifest), f"{artifact.created:%Y-%m-%d %H:%M}"]
+    return [short(artifact.id), artifact.called or "", *made, bytes_]
+
+
+def _what(manifest: Manifest) -> str:
     if manifest.kind == "evaluation":
         return str(manifest.metrics.get("measured_on", ""))
     if manifest.quant is not None and manifest.quant.quantized:
         asked = manifest.quant.requested
-        return " ".join(
-            [
-                manifest.quant.method,
-                *(f"{k}={v}" for k, v in asked.items() if k in {"bits", "type", "group_size"}),
-            ]
-        )
+        shown = (f"{key}={value}" for key, value in asked.items() if key in {"bits", "type", "group_size"})
+        return " ".join([manifest.quant.method, *shown])
     return manifest.base.source if manifest.base else ""
 
 

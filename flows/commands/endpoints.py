@@ -16,13 +16,10 @@ def ls(arguments: argparse.Namespace) -> Reply:
     """Endpoints that were not stopped, and whether they are alive."""
     with open_registry() as registry:
         rows = [(row, standalone.alive(row)) for row in registry.endpoints.ls(running_only=True)]
-    cells = [
-        (
-            row.id, row.channel or "–", short(row.artifact_id), row.engine, row.url, str(row.pid),
-            "running" if alive else "ended",
-        )
-        for row, alive in rows
-    ]  # fmt: skip
+    cells = []
+    for row, alive in rows:
+        state, channel = "running" if alive else "ended", row.channel or "–"
+        cells.append((row.id, channel, short(row.artifact_id), row.engine, row.url, str(row.pid), state))
     document = [{**row.model_dump(mode="json"), "alive": alive} for row, alive in rows]
     columns = ("id", "channel", "artifact", "engine", "url", "pid", "state")
     return Reply(document, lambda: print_table("", columns, cells))

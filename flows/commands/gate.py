@@ -92,10 +92,10 @@ def _waivers(arguments: argparse.Namespace) -> list[Waived]:
 
 
 def _of_directories(policy: GatePolicy, arguments: argparse.Namespace) -> GateInput:
-    return from_directories(
-        policy, Path(arguments.candidate), Path(arguments.baseline), arguments.parent, arguments.quant,
-        arguments.trained_on, read_latency(arguments.latency, None),
-    )  # fmt: skip
+    candidate, baseline = Path(arguments.candidate), Path(arguments.baseline)
+    parent, quant, trained_on = arguments.parent, arguments.quant, arguments.trained_on
+    latency = read_latency(arguments.latency, None)
+    return from_directories(policy, candidate, baseline, parent, quant, trained_on, latency)
 
 
 def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Namespace) -> GateInput:

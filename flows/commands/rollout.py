@@ -16,10 +16,8 @@ from registry import Registry
 from registry.channels.channels import check_name
 from registry.tenancy.outcomes import Summary
 
-_COLUMNS = (
-    "artifact", "arm", "requests", "failed", "cut off", "tokens in", "tokens out", "agreed", "p50", "p95",
-    "timed",
-)  # fmt: skip
+_COUNTS = ("requests", "failed", "cut off", "tokens in", "tokens out", "agreed")
+_COLUMNS = ("artifact", "arm", *_COUNTS, "p50", "p95", "timed")
 
 
 def rollout(arguments: argparse.Namespace) -> Reply:
@@ -35,10 +33,8 @@ def rollout(arguments: argparse.Namespace) -> Reply:
     with open_registry() as registry:
         if starting:
             candidate = registry.get(arguments.candidate).id
-            registry.rollouts.start(
-                arguments.channel, candidate, arguments.canary, arguments.shadow, who(arguments),
-                arguments.reason,
-            )  # fmt: skip
+            shares = arguments.canary, arguments.shadow
+            registry.rollouts.start(arguments.channel, candidate, *shares, who(arguments), arguments.reason)
         elif stopping:
             registry.rollouts.stop(arguments.channel, who(arguments), arguments.reason)
         return _rollouts(registry, arguments.channel)

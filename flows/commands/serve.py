@@ -95,8 +95,10 @@ def _check(path: Path, config: ServeConfig) -> Reply:
             unknown = str(error)
     document = {
         "config": config.model_dump(mode="json"),
-        "estimates": [asdict(one) for one in engines], "shortfalls": missing, "unknown": unknown,
-    }  # fmt: skip
+        "estimates": [asdict(estimate) for estimate in engines],
+        "shortfalls": missing,
+        "unknown": unknown,
+    }
 
     def show() -> None:
         if engines:

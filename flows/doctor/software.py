@@ -132,10 +132,8 @@ def _apart() -> list[str]:
 
 def _answers_after(home: Path) -> tuple[float | None, str]:
     """Seconds until a server on a new `home` answered, or None and its last words."""
-    env = {
-        **os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }  # fmt: skip
+    untracked = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    env = {**os.environ, **untracked, "PREFECT_HOME": str(home)}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

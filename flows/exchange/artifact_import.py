@@ -97,10 +97,9 @@ def _publish(
     sources = {_name_of(name, found): (folder / name).resolve() for name in found["files"]}
     stamps = {name: _stamp(file) for name, file in sources.items()}
     digests = {name: sha256_of_file(file) for name, file in sorted(sources.items())}
-    work = Work(
-        STAGE, VERSION, {"form": found["form"]}, {"base": parent}, {"base": FORMS[found["form"]].relation},
-        outside={"files": digests, "claimed": findings.claimed, **_said(found)},
-    )  # fmt: skip
+    form, outside = found["form"], {"files": digests, "claimed": findings.claimed, **_said(found)}
+    relations = {"base": FORMS[form].relation}
+    work = Work(STAGE, VERSION, {"form": form}, {"base": parent}, relations, outside=outside)
 
     def make(draft: Draft) -> tuple[Facts, ResourceUse]:
         started, clock = datetime.now(UTC), time.monotonic()

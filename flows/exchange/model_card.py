@@ -37,6 +37,7 @@ def model_card(dossier: Dossier) -> str:
         finalize=lambda value: plain(value) if type(value) is str else value,
     )
     environment.filters.update(cell=_cell, code=_code, json=_json, short=short, size=size)
+    documents = {"manifest": MANIFEST, "lineage": LINEAGE, "decisions": DECISIONS, "sbom": SBOM}
     body = environment.get_template("model_card.md.j2").render(
         d=dossier,
         title=f"{model_name(dossier)}: {what(dossier.manifest)}",
@@ -53,9 +54,8 @@ def model_card(dossier: Dossier) -> str:
         limits=not_measured(dossier),
         imports=imports(dossier),
         bytes=sum(entry.size for entry in dossier.manifest.files.values()),
-        files={"manifest": MANIFEST, "lineage": LINEAGE, "decisions": DECISIONS, "sbom": SBOM,
-               "signature": SIGNATURE},
-    )  # fmt: skip
+        files={**documents, "signature": SIGNATURE},
+    )
     return f"---\n{_yaml(front_matter(dossier))}---\n\n{body}"
 
 

@@ -48,11 +48,11 @@ def _binary(rule: TaskRule, rate: float, alpha: float, items: int | None) -> Rul
     if abs(difference) > rate:
         note = f"{rule.name}: a difference of {100 * difference:g} points needs at least that many flips"
         return RulePlan(flip_rate=rate, difference=difference, items=None, power=None, note=note, **known)
-    found = plan(rate, difference, rule.threshold, alpha, rule.power)
+    needed, power = plan(rate, difference, rule.threshold, alpha, rule.power) or (None, None)
+    with_items = items and pass_probability(items, rate, difference, rule.threshold, alpha)
     return RulePlan(
-        flip_rate=rate, difference=difference, items=found and found[0], power=found and found[1],
-        power_with=items and pass_probability(items, rate, difference, rule.threshold, alpha), **known,
-    )  # fmt: skip
+        flip_rate=rate, difference=difference, items=needed, power=power, power_with=with_items, **known
+    )
 
 
 def _real(rule: TaskRule, spread: float | None, alpha: float, items: int | None) -> RulePlan:

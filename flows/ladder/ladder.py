@@ -18,9 +18,7 @@ from registry.artifacts import Manifest
 from registry.evaluation_results import RESULTS, is_fidelity, read_items, read_results
 from stages.quantization.distance import quantization_name
 
-PARENTS: Mapping[Form, Form] = {
-    "tuned": "base", "merged": "tuned", "quantized": "merged", "apart": "tuned",
-}  # fmt: skip
+PARENTS: Mapping[Form, Form] = {"tuned": "base", "merged": "tuned", "quantized": "merged", "apart": "tuned"}
 
 
 def read_ladder(evidence: Sequence[Evidence], merge_base: Mapping[str, Any] | None = None) -> Ladder:

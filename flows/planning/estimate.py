@@ -205,7 +205,7 @@ def _merge(recipe: Plan, shape: ModelShape, clock: Clock) -> StageEstimate:
     """One tensor at a time: an embedding is copied or converted, a linear weight has a float32 update."""
     embedding = shape.vocabulary * shape.hidden * 4
     linear = max(prod_in * prod_out for prod_in, prod_out in shape.linear_shapes().values()) * 8
-    rank, folds = recipe.train.lora.rank, recipe.merge.candidates
+    rank, merges = recipe.train.lora.rank, recipe.merge.candidates
 
     def earlier(run: EarlierRun) -> Work | None:
         if run.parameters != shape.parameters:
@@ -213,13 +213,13 @@ def _merge(recipe: Plan, shape: ModelShape, clock: Clock) -> StageEstimate:
         return work.merge(shape, rank, run.manifest.config["base"] == "nf4")
 
     times = [
-        clock.on_cpu("merge", work.merge(shape, rank, one.base == "nf4"), "float32", earlier) for one in folds
+        clock.on_cpu("merge", work.merge(shape, rank, merge.base == "nf4"), "float32", earlier)
+        for merge in merges
     ]
-    note = "one tensor at a time" + (", into both the 16-bit and the NF4 weights" if len(folds) > 1 else "")
-    return StageEstimate(
-        "merge", LIGHT_RUNTIME + max(embedding, linear), len(folds) * shape.parameters * 2,
-        sum(seconds for seconds, _ in times), note, basis=times[-1][1],
-    )  # fmt: skip
+    note = "one tensor at a time" + (", into both the 16-bit and the NF4 weights" if len(merges) > 1 else "")
+    memory, disk = LIGHT_RUNTIME + max(embedding, linear), len(merges) * shape.parameters * 2
+    duration, (_, basis) = sum(seconds for seconds, _ in times), times[-1]
+    return StageEstimate("merge", memory, disk, duration, note, basis=basis)
 
 
 def _quantize(

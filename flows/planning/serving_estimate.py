@@ -85,9 +85,13 @@ def shortfalls(estimates: Iterable[EngineEstimate], machine: Machine) -> list[st
 
 
 def _estimate(
-    registry: Registry, name: str, section: EngineSection, held: Artifact, adapters: list[Artifact],
+    registry: Registry,
+    name: str,
+    section: EngineSection,
+    held: Artifact,
+    adapters: list[Artifact],
     machine: Machine,
-) -> EngineEstimate:  # fmt: skip
+) -> EngineEstimate:
     weights = sum(file.size for path, file in held.manifest.files.items() if path.endswith(_WEIGHTS))
     gpu = section.engine == "vllm" and bool(machine.cuda)
     device: Literal["cpu", "gpu"] = "gpu" if gpu else "cpu"

@@ -84,10 +84,10 @@ def ask(recipe: Recipe, family: str) -> Answer:
 
 def _child(job: Mapping[str, Any]) -> Answer:
     try:
+        command, env = [sys.executable, "-m", "stages.backends.preview"], child_environment()
         done = subprocess.run(
-            [sys.executable, "-m", "stages.backends.preview"],
-            input=json.dumps(job), capture_output=True, text=True, timeout=SECONDS, env=child_environment(),
-        )  # fmt: skip
+            command, input=json.dumps(job), capture_output=True, text=True, timeout=SECONDS, env=env
+        )
         said = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         return Answer((f"the libraries did not answer within {SECONDS:.0f} s; run the check again",))

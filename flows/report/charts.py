@@ -253,9 +253,14 @@ def _y_axis(
 
 
 def _x_axis(
-    low: float, high: float, x_of: Callable[[float], float], y: float, label: str,
-    grid_top: float | None = None, percent: bool = False,
-) -> str:  # fmt: skip
+    low: float,
+    high: float,
+    x_of: Callable[[float], float],
+    y: float,
+    label: str,
+    grid_top: float | None = None,
+    percent: bool = False,
+) -> str:
     start, end = x_of(low), x_of(high)
     parts = [_line("axis", start, y, end, y)]
     for x, middle, word in _x_labels(low, high, x_of, percent):

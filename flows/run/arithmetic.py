@@ -38,14 +38,13 @@ class Arithmetic:
 
     def record(self) -> dict[str, Any]:
         """For an execution's record: beside what was asked for, what it was decided on."""
+        rates = {"float32": self.speed.float32.overall, "bfloat16": self.speed.bfloat16.overall}
         return {
             "asked": dict.fromkeys(self.asked, AUTO),
             "effective": self.compute_dtype,
             "machine": self.speed.identity,
-            "operations_per_second": {
-                "float32": self.speed.float32.overall, "bfloat16": self.speed.bfloat16.overall,
-            },
-        }  # fmt: skip
+            "operations_per_second": rates,
+        }
 
 
 def as_asked(quant: QuantSpec | None, stage: str, arithmetic: Arithmetic | None) -> QuantSpec | None:

@@ -89,9 +89,14 @@ class StageProcess:
         with log.open("ab") as output:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "stages.run", str(self._write_end), *options],
-                stdin=subprocess.PIPE, stdout=output, stderr=output,
-                pass_fds=[self._write_end], start_new_session=True, cwd=_TREE, env=child_environment(),
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=[self._write_end],
+                start_new_session=True,
+                cwd=_TREE,
+                env=child_environment(),
+            )
         os.close(self._write_end)
 
     def send(self, **job: Any) -> None:

@@ -66,9 +66,13 @@ class PrefectView:
         with log.open("ab") as output:
             self._reporter = subprocess.Popen(
                 [sys.executable, "-m", "flows.run.prefect_reporter"],
-                stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
-                cwd=Path(__file__).resolve().parents[2], env=_environment(parent),
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd=Path(__file__).resolve().parents[2],
+                env=_environment(parent),
+            )
         atexit.register(self.wait)
 
     def run(self, recipe: str, run_id: str) -> None:

@@ -81,28 +81,32 @@ def find(root: Path, beginning: str | None) -> PastRun:
 
 
 def _read(folder: Path) -> PastRun | None:
-    record, report = _json(folder / RECORD), _json(folder / REPORT)
-    known = report or record
-    if known is None:
+    report = _json(folder / REPORT)
+    record = report or _json(folder / RECORD)
+    if record is None:
         # Earlier versions wrote no record; of a run without a report they left its logs.
         if not (folder / "logs").is_dir():
             return None
-        known = {"recipe": "–", "started": datetime.fromtimestamp(folder.stat().st_mtime).astimezone()}
-    started, running = datetime.fromisoformat(str(known["started"])), _locked(folder / RECORD)
+        record = {"recipe": "–", "started": datetime.fromtimestamp(folder.stat().st_mtime).astimezone()}
+    started, state = datetime.fromisoformat(str(record["started"])), _state(folder, report)
     if report is None:
-        return PastRun(
-            folder.name, known["recipe"], "running" if running else "killed", started, None,
-            _last_stage(folder), None, folder, None,
-        )  # fmt: skip
+        stage = _last_stage(folder)
+        return PastRun(folder.name, record["recipe"], state, started, None, stage, None, folder, None)
     failed = [row["label"] for row in report["stages"] if row["state"] in ("failed", "interrupted")]
     verdict = report["gate"]["verdict"] if report.get("gate") else None
-    state: State = "failed" if failed else "done"
-    if report.get("exit_code") == 130 or any(row["state"] == "interrupted" for row in report["stages"]):
-        state = "interrupted"
     stage = failed[0] if failed else None
     return PastRun(
         folder.name, report["recipe"], state, started, report["seconds"], stage, verdict, folder, report
     )
+
+
+def _state(folder: Path, report: dict[str, Any] | None) -> State:
+    if report is None:
+        return "running" if _locked(folder / RECORD) else "killed"
+    states = {row["state"] for row in report["stages"]}
+    if report.get("exit_code") == 130 or "interrupted" in states:
+        return "interrupted"
+    return "failed" if "failed" in states else "done"
 
 
 def _json(path: Path) -> dict[str, Any] | None:

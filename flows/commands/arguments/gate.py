@@ -10,6 +10,7 @@ from typing import Any
 from flows.commands.arguments.tenants import add_channel_commands
 
 GATE_ACTIONS = ("run", "plan", "show")
+WAIVABLE = ("contamination", "size", "bits per weight", "latency")
 
 
 def implied_action(argv: Sequence[str]) -> list[str]:
@@ -32,10 +33,8 @@ def add_gate_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any) -
     _add_run(add("run", "flows.commands.gate:run", text, actions))
     plan = add("plan", "flows.commands.gate:plan", "how many items each rule of a policy needs", actions)
     plan.add_argument("policy", help="a YAML file, or a channel whose policy is meant")
-    plan.add_argument(
-        "--flip-rate", type=float, action="append", metavar="SHARE",
-        help="share of items that the two models answer differently; repeatable (default 0.02, 0.04, 0.08)",
-    )  # fmt: skip
+    text = "share of items that the two models answer differently; repeatable (default 0.02, 0.04, 0.08)"
+    plan.add_argument("--flip-rate", type=float, action="append", metavar="SHARE", help=text)
     plan.add_argument("--items", type=int, help="also say what this many items can show")
     plan.add_argument(
         "--spread", type=float, help="standard deviation of the difference, for rules with scores: real"
@@ -62,10 +61,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--candidate", required=True, metavar="REF", help="an artifact, or the directory of an evaluation"
     )
-    run.add_argument(
-        "--baseline", metavar="REF",
-        help="a channel, an artifact, or the directory of an evaluation (default: --channel)",
-    )  # fmt: skip
+    text = "a channel, an artifact, or the directory of an evaluation (default: --channel)"
+    run.add_argument("--baseline", metavar="REF", help=text)
     run.add_argument("--channel", help="the channel that the candidate is meant for")
     run.add_argument(
         "--parent", type=Path, metavar="DIR", help="the merged model's evaluation, of directories"
@@ -82,10 +79,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit XML report")
     run.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary in Markdown")
-    run.add_argument(
-        "--waive", choices=["contamination", "size", "bits per weight", "latency"], action="append",
-        default=[], help="let this finding through; needs --reason and --who",
-    )  # fmt: skip
+    text = "let this finding through; needs --reason and --who"
+    run.add_argument("--waive", choices=WAIVABLE, action="append", default=[], help=text)
     run.add_argument("--reason", help="why it is waived; recorded in the decision")
     run.add_argument("--who", help="who answers for it; recorded in the decision")
 

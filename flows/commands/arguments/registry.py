@@ -87,10 +87,8 @@ def _add_export_commands(add: Add, artifacts: Any) -> None:
     export.add_argument(
         "out", type=Path, help="a new directory, with model card, SBOM, lineage and signature"
     )
-    export.add_argument(
-        "--key", type=Path, metavar="PEM",
-        help="EC P-256 private key to sign with (default: TUNELINE_SIGNING_KEY, else the registry's own)",
-    )  # fmt: skip
+    whose = "EC P-256 private key to sign with (default: TUNELINE_SIGNING_KEY, else the registry's own)"
+    export.add_argument("--key", type=Path, metavar="PEM", help=whose)
     reread = "read every byte again and compare it with its digest"
     verify = add("verify", "flows.commands.export:verify", reread, artifacts)
     verify.add_argument("ref", help=f"{REFERENCE}; or an exported directory, which needs no registry")

@@ -60,10 +60,8 @@ def add_tenant_commands(add: Add, verbs: Any) -> None:
     )
     rotate = command("rotate", "a new key, printed this once; the keys before it end after the overlap")
     _name(rotate)
-    rotate.add_argument(
-        "--overlap", type=span, default=timedelta(hours=24), metavar="TIME",
-        help="how long the keys before it still work: 30m, 24h, 7d, 0s (default 24h)",
-    )  # fmt: skip
+    day, text = timedelta(hours=24), "how long the keys before it still work: 30m, 24h, 7d, 0s (default 24h)"
+    rotate.add_argument("--overlap", type=span, default=day, metavar="TIME", help=text)
     revoke = command("revoke", "end a tenant's keys at once")
     _name(revoke)
     revoke.add_argument("--key", metavar="ID", help="only this one (default: all)")
@@ -82,10 +80,8 @@ def add_channel_commands(add: Add, actions: Any) -> None:
     rollout.add_argument(
         "--canary", type=float, default=0.0, metavar="PERCENT", help="of conversations, answered by it"
     )
-    rollout.add_argument(
-        "--shadow", type=float, default=0.0, metavar="PERCENT",
-        help="of requests, sent to it too; its answers are dropped",
-    )  # fmt: skip
+    text = "of requests, sent to it too; its answers are dropped"
+    rollout.add_argument("--shadow", type=float, default=0.0, metavar="PERCENT", help=text)
     rollout.add_argument("--stop", action="store_true", help="end the rollout in force")
     rollout.add_argument("--reason", help="kept in the history; needed to start and to stop")
     _who(rollout)
@@ -112,7 +108,5 @@ def _who(command: argparse.ArgumentParser) -> None:
 
 def _limits(command: argparse.ArgumentParser) -> None:
     for field, text in LIMITS.items():
-        command.add_argument(
-            f"--{field.replace('_', '-')}", type=limit, metavar="N", default=argparse.SUPPRESS,
-            help=f"{text}; or none",
-        )  # fmt: skip
+        option, text = f"--{field.replace('_', '-')}", f"{text}; or none"
+        command.add_argument(option, type=limit, metavar="N", default=argparse.SUPPRESS, help=text)
