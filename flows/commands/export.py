@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.commands.home import home, open_registry
 from flows.commands.reply import Reply
@@ -12,6 +12,9 @@ from flows.errors import Usage
 from flows.formatting import command_name, short
 from registry.channels import signing
 from registry.errors import NotFound
+
+if TYPE_CHECKING:
+    from flows.exchange.export_check import Verified
 
 
 def export(arguments: argparse.Namespace) -> Reply:
@@ -53,29 +56,29 @@ def verify(arguments: argparse.Namespace) -> Reply:
 
     if not any((directory / name).exists() for name in (MANIFEST, SIGNATURE)):
         raise Usage(f"{directory} is no exported directory: it holds neither {MANIFEST} nor {SIGNATURE}")
-    found = verify_directory(directory, arguments.public_key)
+    verified = verify_directory(directory, arguments.public_key)
     document: dict[str, Any] = {
         "directory": str(directory),
-        "id": found.id,
-        "signed_by": found.signer,
-        "problems": list(found.problems),
-        "not_proved": list(found.not_proved),
+        "id": verified.id,
+        "signed_by": verified.signer,
+        "problems": list(verified.problems),
+        "not_proved": list(verified.not_proved),
     }
+    return Reply(document, lambda: _print_verified(directory, verified), 4 if verified.problems else 0)
 
-    def show() -> None:
-        for line in found.problems:
-            print(line)
-        name = short(found.id) if found.id else str(directory)
-        if found.problems:
-            print(f"{name}: NOT as exported")
-        elif found.signer is not None:
-            print(f"{name}: every file as exported and signed by key {short(found.signer)}")
-        else:
-            print(f"{name}: the files agree with the manifest and with each other")
-        for line in found.not_proved:
-            print(f"Not proved: {line}.")
 
-    return Reply(document, show, 4 if found.problems else 0)
+def _print_verified(directory: Path, verified: Verified) -> None:
+    for line in verified.problems:
+        print(line)
+    name = short(verified.id) if verified.id else str(directory)
+    if verified.problems:
+        print(f"{name}: NOT as exported")
+    elif verified.signer is not None:
+        print(f"{name}: every file as exported and signed by key {short(verified.signer)}")
+    else:
+        print(f"{name}: the files agree with the manifest and with each other")
+    for line in verified.not_proved:
+        print(f"Not proved: {line}.")
 
 
 def _verify_registered(arguments: argparse.Namespace) -> Reply:

@@ -15,11 +15,12 @@ from flows.errors import Usage
 from flows.formatting import short
 from flows.gates.ancestry import nf4_only
 from flows.gates.channel import record, refuse_other_policy
+from flows.gates.directories import from_directories
 from flows.gates.gate import GatePolicy, Waived, decide
 from flows.gates.latency import read_latency
 from flows.gates.plan import RulePlan, plan_rules
 from flows.gates.reports import junit, junit_error, lines, markdown, markdown_error
-from flows.gates.sources import GateInput, from_directories, from_registry
+from flows.gates.sources import GateInput, from_registry
 from registry import Artifact, Registry, Waiver
 from registry.channels.channels import CHANNEL
 from registry.errors import NotFound
@@ -102,7 +103,7 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
     for option in ("parent", "quant", "trained_on"):
         if getattr(arguments, option) is not None:
             raise Usage(f"--{option.replace('_', '-')} is for directories; the registry knows it by lineage")
-    candidate, pinned = _model(registry, arguments.candidate)
+    candidate, measured = _model(registry, arguments.candidate)
     baseline, channel = arguments.baseline, arguments.channel
     if baseline is None and channel is None:
         raise Usage("give --baseline REF, or --channel to compare with what it serves")
@@ -112,17 +113,8 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
         refuse_other_policy(registry, channel, policy)
     if channel is not None and not CHANNEL.fullmatch(channel):
         raise Usage(f"{channel[:140]!r} is no channel name; expected team/name, for example support/prod")
-    base, live, evaluations = None, None, dict(pinned)
-    if channel is not None:
-        current = registry.channels.get(channel)
-        live = registry.get(current.artifact_id) if current else None
-        if current is None and channel == baseline:
-            raise Usage(
-                f"--baseline {channel}: this channel serves nothing, so there is nothing to compare with; to "
-                f"gate for a new channel, give --channel {channel}"
-            )
-        if current is None:
-            print(f"channel {channel} serves nothing yet: the base takes its place", file=sys.stderr)
+    base, evaluations = None, dict(measured)
+    live = None if channel is None else _live(registry, channel, baseline)
     if baseline is not None and baseline != channel:
         given, found = _model(registry, baseline)
         if given.manifest.kind == "base":
@@ -139,6 +131,20 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
     latency = read_latency(arguments.latency, candidate.id)
     written = baseline if channel is None and live is not None else None
     return from_registry(registry, policy, candidate, live, base, evaluations, latency, written)
+
+
+def _live(registry: Registry, channel: str, baseline: str | None) -> Artifact | None:
+    """What the channel serves; None where it serves nothing yet."""
+    current = registry.channels.get(channel)
+    if current is not None:
+        return registry.get(current.artifact_id)
+    if channel == baseline:
+        raise Usage(
+            f"--baseline {channel}: this channel serves nothing, so there is nothing to compare with; to "
+            f"gate for a new channel, give --channel {channel}"
+        )
+    print(f"channel {channel} serves nothing yet: the base takes its place", file=sys.stderr)
+    return None
 
 
 def _model(registry: Registry, ref: str) -> tuple[Artifact, dict[str, Artifact]]:

@@ -28,6 +28,7 @@ from flows.exchange.dossier import (
     place,
 )
 from flows.exchange.export_documents import FORMAT, facts, pretty
+from flows.exchange.export_reading import Broken, brief, parsed, read, read_json
 from flows.exchange.signature import signature_problem, signed_names
 from flows.formatting import plain, short
 from registry.artifacts import MODEL_KINDS, Manifest, canonical
@@ -40,9 +41,6 @@ UNCHECKED = (
     "of these files could have changed the others to match, so nothing here shows who made them"
 )
 
-LARGEST_DOCUMENT = 64_000_000
-"""Bytes. The documents beside the artifact's files are read whole, and may come from anybody."""
-
 
 @dataclass(frozen=True)
 class Verified:
@@ -54,10 +52,6 @@ class Verified:
     """Fingerprint of the public key that the signature was checked with; None where it was not checked."""
     not_proved: tuple[str, ...]
     """What this verification does not show, one sentence each."""
-
-
-class _Broken(Exception):
-    """A document that cannot be used; the message says why."""
 
 
 def verify_directory(directory: Path, public_key: Path | None) -> Verified:
@@ -80,7 +74,7 @@ def verify_directory(directory: Path, public_key: Path | None) -> Verified:
         decisions = _decisions(dossier)
         problems += _decision_problems(dossier, decisions, pem)
         not_proved += _unchecked_decisions(decisions, signer)
-    except _Broken as error:
+    except Broken as error:
         problems.append(str(error))
     problems += _signature_problems(directory, public_key)
     return Verified(manifest_id, tuple(map(_line, problems)), signer, tuple(map(_line, not_proved)))
@@ -98,13 +92,13 @@ def _public_pem(path: Path) -> bytes:
 
 
 def _manifest(directory: Path) -> tuple[Manifest, str]:
-    raw = _read(directory, MANIFEST)
+    raw = read(directory, MANIFEST)
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
-        raise _Broken(f"{MANIFEST}: is no manifest: {error.errors()[0]['msg']}") from None
+        raise Broken(f"{MANIFEST}: is no manifest: {error.errors()[0]['msg']}") from None
     if canonical(manifest.model_dump(mode="json")) != raw:
-        raise _Broken(f"{MANIFEST}: is not in the canonical form, whose sha256 is the id")
+        raise Broken(f"{MANIFEST}: is not in the canonical form, whose sha256 is the id")
     return manifest, hashlib.sha256(raw).hexdigest()
 
 
@@ -149,23 +143,23 @@ def _document_problems(directory: Path, dossier: Dossier) -> Iterator[str]:
     ):
         try:
             yield from (f"{name}: {problem}" for problem in problems)
-        except _Broken as error:
+        except Broken as error:
             yield str(error)
         except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError, RecursionError) as error:
-            yield f"{name}: cannot be read as such a document ({type(error).__name__}: {_brief(error)})"
+            yield f"{name}: cannot be read as such a document ({type(error).__name__}: {brief(error)})"
 
 
 def _dossier(directory: Path, manifest: Manifest, manifest_id: str) -> Dossier:
-    lineage, decisions = _json(directory, LINEAGE), _json(directory, DECISIONS)
+    lineage, decisions = read_json(directory, LINEAGE), read_json(directory, DECISIONS)
     if not (isinstance(decisions, list) and all(isinstance(decision, dict) for decision in decisions)):
-        raise _Broken(f"{DECISIONS}: is no list of gate decisions")
+        raise Broken(f"{DECISIONS}: is no list of gate decisions")
     try:
         if lineage["format"] != FORMAT:
-            raise _Broken(
+            raise Broken(
                 f"{LINEAGE}: format {lineage['format']}, this Tuneline knows {FORMAT}: use a newer one"
             )
         if lineage["artifact"] != manifest_id:
-            raise _Broken(f"{LINEAGE}: is that of {lineage['artifact']!s:.12}, not of {short(manifest_id)}")
+            raise Broken(f"{LINEAGE}: is that of {lineage['artifact']!s:.12}, not of {short(manifest_id)}")
         manifests = {i: Manifest.model_validate(m) for i, m in lineage["manifests"].items()}
         dossier = Dossier(
             id=manifest_id,
@@ -176,13 +170,13 @@ def _dossier(directory: Path, manifest: Manifest, manifest_id: str) -> Dossier:
             published=str(lineage["published"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _Broken(f"{LINEAGE}: cannot be read as a lineage ({_brief(error)})") from None
+        raise Broken(f"{LINEAGE}: cannot be read as a lineage ({brief(error)})") from None
     missing = _unknown_parents(dossier)
     if missing:
-        raise _Broken(f"{LINEAGE}: the manifest of {', '.join(sorted(map(short, missing)))} is missing")
+        raise Broken(f"{LINEAGE}: the manifest of {', '.join(sorted(map(short, missing)))} is missing")
     recorded = manifests.get(manifest_id)
     if recorded is None or recorded.id != manifest_id:
-        raise _Broken(f"{LINEAGE}: the artifact's own manifest there is not {MANIFEST}")
+        raise Broken(f"{LINEAGE}: the artifact's own manifest there is not {MANIFEST}")
     return dossier
 
 
@@ -212,7 +206,7 @@ def _decisions(dossier: Dossier) -> list[GateDecision]:
     try:
         return [GateDecision.model_validate(decision) for decision in dossier.decisions]
     except ValidationError as error:
-        raise _Broken(f"{DECISIONS}: cannot be read as gate decisions ({_brief(error)})") from None
+        raise Broken(f"{DECISIONS}: cannot be read as gate decisions ({brief(error)})") from None
 
 
 def _decision_problems(
@@ -243,22 +237,22 @@ def _unchecked_decisions(decisions: Iterable[GateDecision], signer: str | None) 
 
 
 def _facts_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
-    if _json(directory, FACTS) != facts(manifest):
+    if read_json(directory, FACTS) != facts(manifest):
         yield "differs from the manifest"
 
 
 def _sbom_problems(directory: Path, dossier: Dossier) -> Iterator[str]:
-    raw, expected = _read(directory, SBOM), sbom.bill_of_materials(dossier)
+    raw, expected = read(directory, SBOM), sbom.bill_of_materials(dossier)
     if raw == pretty(expected):  # which was checked against the schema when it was written
         return
-    document = _parsed(SBOM, raw)
+    document = parsed(SBOM, raw)
     if (problem := sbom.schema_problem(raw.decode())) is not None:
         yield f"breaks CycloneDX 1.6: {problem}"
     yield from _differences(sbom.claimed(document), sbom.claimed(expected))
 
 
 def _card_problems(directory: Path, dossier: Dossier) -> Iterator[str]:
-    found = model_card.parsed_front_matter(_read(directory, CARD).decode())
+    found = model_card.parsed_front_matter(read(directory, CARD).decode())
     yield from _differences(found, model_card.front_matter(dossier))
 
 
@@ -283,30 +277,3 @@ def _signature_problems(directory: Path, public_key: Path | None) -> Iterator[st
     }
     for name in sorted(present - signed_names(directory)):
         yield f"{SIGNATURE}: does not cover {name}"
-
-
-def _read(directory: Path, name: str) -> bytes:
-    path = directory / name
-    if path.is_symlink() or not path.is_file():
-        raise _Broken(f"{name}: missing")
-    if path.stat().st_size > LARGEST_DOCUMENT:
-        raise _Broken(f"{name}: is larger than such a document can be")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _Broken(f"{name}: cannot be read ({error.strerror})") from None
-
-
-def _json(directory: Path, name: str) -> Any:
-    return _parsed(name, _read(directory, name))
-
-
-def _parsed(name: str, raw: bytes) -> Any:
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise _Broken(f"{name}: is not valid JSON ({_brief(error)})") from None
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

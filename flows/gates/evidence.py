@@ -34,14 +34,10 @@ Rows = list[dict[str, Any]]
 class TaskEvidence(Record):
     """The logged items of one task: `scores[metric][item]`, the item being a sha256, never a position."""
 
-    setting: dict[str, Any] = Field(
-        description="what must be equal for a comparison: config, few-shot, limit"
-    )
+    setting: dict[str, Any] = Field(description="what has to be equal: config, few-shot, limit")
     prompts: dict[str, str] = Field(description="item → sha256 of the prompt the model saw")
     scores: dict[str, dict[str, float]]
-    asked: dict[str, str] = Field(
-        default_factory=dict, description="item → its question, without the template"
-    )
+    asked: dict[str, str] = Field(default_factory=dict, description="item → its question, no template")
     clusters: dict[str, str] = Field(default_factory=dict, description="item → cluster, where items have one")
 
 

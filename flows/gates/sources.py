@@ -1,4 +1,4 @@
-"""Find what a gate reads: by lineage in the registry, or in plain directories."""
+"""Find what a gate reads, by lineage in the registry."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.errors import Usage
 from flows.gates.ancestry import Ancestry, ancestry, as_stored, is_gguf_adapter, nf4_only, on_16bit, quant_of
 from flows.gates.contamination import Seen, search, training_texts
 from flows.gates.evidence import Evidence, Expected, load_evidence, nf4_values
 from flows.gates.gate import Facts
-from flows.gates.measured import differing_arithmetic, measured, recorded
-from flows.gates.policy import WORDS, GatePolicy, Reference
+from flows.gates.measured import differing_arithmetic, recorded
+from flows.gates.policy import GatePolicy
 from registry import Artifact, Registry
 from registry.artifacts import digest
 from registry.errors import RegistryError
@@ -60,19 +59,38 @@ def from_registry(
         needed["baseline"] |= needed.pop("live")
     chosen = dict(evaluations or {})
     _choose(registry, family, models, needed, chosen)
-    read = {
-        role: _read(registry, model, chosen.get(role), _nf4(registry, family, model, role))
-        for role, model in {"candidate": candidate, **models}.items()
-        if model is not None and (role == "candidate" or needed.get(role))
-    }
-    read = {role: one.model_copy(update={"called": _called(role, one, given)}) for role, one in read.items()}
-    evidence = read.pop("candidate")
-    if gone := registry.gates.collected(candidate.id):
-        why = f"the files of {candidate.id[:12]} were collected at {gone}: there is nothing left to serve"
-        evidence = evidence.model_copy(update={"problems": (*evidence.problems, why)})
+    read: dict[str, Evidence] = {}
+    for role, model in {"candidate": candidate, **models}.items():
+        if model is not None and (role == "candidate" or needed.get(role)):
+            evidence = _read(registry, model, chosen.get(role), _nf4(registry, family, model, role))
+            read[role] = evidence.model_copy(update={"called": _called(role, evidence, given)})
+    evidence = _with_files(registry, candidate, read.pop("candidate"))
+    facts = _facts(registry, policy, family, evidence, chosen, latency_ms)
+    baseline = live or models["baseline"]
+    notes = tuple(note for one in (candidate, live) if one and (note := nf4_only(registry, one)))
+    return GateInput(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen, notes)
+
+
+def _with_files(registry: Registry, candidate: Artifact, evidence: Evidence) -> Evidence:
+    """The evidence, with a problem where the candidate has no files any more."""
+    if not (gone := registry.gates.collected(candidate.id)):
+        return evidence
+    why = f"the files of {candidate.id[:12]} were collected at {gone}: there is nothing left to serve"
+    return evidence.model_copy(update={"problems": (*evidence.problems, why)})
+
+
+def _facts(
+    registry: Registry,
+    policy: GatePolicy,
+    family: Ancestry,
+    evidence: Evidence,
+    chosen: Mapping[str, Artifact],
+    latency_ms: Sequence[float] | None,
+) -> Facts:
+    candidate = family.model
     made_from = family.merged if candidate.manifest.kind == "quantized" else family.adapter
     seen, unsearched = _seen(registry, policy, evidence, family.dataset)
-    facts = Facts(
+    return Facts(
         quant=quant_of(_weights(registry, candidate, chosen.get("candidate"))),
         parent=made_from.id if made_from else None,
         fidelity=_fidelity(registry, candidate, made_from, chosen) if policy.fidelity else None,
@@ -81,42 +99,6 @@ def from_registry(
         unsearched=unsearched,
         missing=tuple(_missing(registry, policy, family)),
     )
-    baseline = live or models["baseline"]
-    notes = tuple(said for one in (candidate, live) if one and (said := nf4_only(registry, one)))
-    return GateInput(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen, notes)
-
-
-def from_directories(
-    policy: GatePolicy,
-    candidate: Path,
-    baseline: Path,
-    parent: Path | None = None,
-    quant: str | None = None,
-    trained_on: Path | None = None,
-    latency_ms: Sequence[float] | None = None,
-) -> GateInput:
-    """Evaluations as `tuneline evaluate` wrote them; the baseline stands for the base and what is live."""
-    paths: dict[Reference, Path | None] = {"baseline": baseline, "live": baseline, "parent": parent}
-    needed = {rule.against for rule in policy.tasks}
-    references = {
-        str(role): _as_given(role, load_evidence(path, str(path)))
-        for role, path in paths.items()
-        if path and role in needed
-    }
-    if "parent" in needed and parent is None:
-        raise Usage(f"the policy has rules against {WORDS['parent']}: give its evaluation with --parent DIR")
-    evidence = load_evidence(candidate, str(candidate))
-    missing = []
-    if policy.evidence.lineage or policy.evidence.verified:
-        missing.append("a plain directory has no lineage and no digests; gate a registered artifact")
-    facts = Facts(
-        quant=_quant(evidence, quant),
-        seen=_search(policy, evidence, trained_on) if trained_on else None,
-        unsearched="the training data are not known: give them with --trained-on",
-        latency_ms=latency_ms,
-        missing=tuple(missing),
-    )
-    return GateInput(evidence, references, facts)
 
 
 def _choose(
@@ -131,30 +113,30 @@ def _choose(
     Of the candidate, the latest one that every reference has a like of, and these; where there is none, the
     latest of each, for the gate to say what differs.
     """
-    offers = {
+    evaluations = {
         role: _evaluations(registry, family, model, role)
         for role, model in {"candidate": family.model, **models}.items()
         if model is not None and role not in chosen and (role == "candidate" or needed.get(role))
     }
     tasks = set().union(*needed.values())
-    whole = [e for e in offers.get("candidate", ()) if tasks <= _tasks(e).keys()]
-    candidates = [chosen["candidate"]] if "candidate" in chosen else whole or offers.get("candidate", [])
-    others = {role: found for role, found in offers.items() if role != "candidate"}
+    own = [chosen["candidate"]] if "candidate" in chosen else evaluations.pop("candidate", [])
+    candidates = [e for e in own if tasks <= _tasks(e).keys()] or own
 
     def like(evaluation: Artifact, role: str) -> Artifact | None:
         wanted = _likeness(evaluation, needed[role])
-        found = [e for e in others[role] if _likeness(e, needed[role]) == wanted]
-        words = evaluation.manifest.metrics.get("computed_with")
-        said = ((e, e.manifest.metrics.get("computed_with")) for e in found)
-        return next((e for e, theirs in said if not differing_arithmetic(words, theirs)), None)
+        ours = evaluation.manifest.metrics.get("computed_with")
+        for other in evaluations[role]:
+            theirs = other.manifest.metrics.get("computed_with")
+            if _likeness(other, needed[role]) == wanted and not differing_arithmetic(ours, theirs):
+                return other
+        return None
 
-    best = next(
-        (e for e in candidates if all(like(e, role) for role in others)), next(iter(candidates), None)
-    )
+    best = next((e for e in candidates if all(like(e, role) for role in evaluations)), None)
+    best = best or next(iter(candidates), None)
     if best is not None:
         chosen["candidate"] = best
-    for role, found in others.items():
-        pick = (like(best, role) if best else None) or next(iter(found), None)
+    for role, others in evaluations.items():
+        pick = (like(best, role) if best else None) or next(iter(others), None)
         if pick is not None:
             chosen[role] = pick
 
@@ -271,7 +253,7 @@ def _seen(
     if policy.contamination is None or dataset is None:
         return None, "the registry knows of no dataset that the candidate was trained on"
     try:
-        return _search(policy, evidence, registry.view(dataset.id)), ""
+        return search_training_data(policy, evidence, registry.view(dataset.id)), ""
     except RegistryError as error:  # collected or damaged: nobody can look any more
         return None, f"the training data {dataset.id[:12]} cannot be read: {error}"
 
@@ -286,28 +268,8 @@ def _called(role: str, evidence: Evidence, given: str | None) -> str | None:
     return None
 
 
-def _as_given(role: str, evidence: Evidence) -> Evidence:
-    """A directory's evaluation, called by the option that gave it: nobody knows of what model it is."""
-    option = "the given parent" if role == "parent" else "the given baseline"
-    return evidence.model_copy(update={"called": f"{option} ({recorded(evidence.computed_with)})"})
-
-
-def _quant(evidence: Evidence, given: str | None) -> str | None:
-    """The candidate's quantization as given. Raises `Usage` where its evaluation recorded another one."""
-    found = measured(evidence.computed_with)
-    if given is None or found is None:
-        return given
-    if found.quant != given.lower() and not (
-        found.engine == "llama.cpp" and given.upper().startswith(found.form)
-    ):
-        raise Usage(
-            f"--quant {given}: the candidate's evaluation says {recorded(evidence.computed_with)}; "
-            f"expected {found.quant}, or leave --quant out where the policy limits no fidelity"
-        )
-    return given
-
-
-def _search(policy: GatePolicy, evidence: Evidence, dataset: Path) -> Seen | None:
+def search_training_data(policy: GatePolicy, evidence: Evidence, dataset: Path) -> Seen | None:
+    """What the policy looks for in the training data, None where it asks for no search."""
     if policy.contamination is None:
         return None
     tasks = {rule.task for rule in policy.tasks}
