@@ -6,13 +6,13 @@ import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from flows.configuration.overrides import apply_overrides, parse_overrides
 from flows.configuration.validation import validate
-from flows.configuration.yaml_text import read_yaml
+from flows.configuration.yaml_text import Tree, read_yaml
 from flows.errors import InvalidRecipe
 from flows.gates.gate import GatePolicy
 from stages.config.base import BaseConfig
@@ -188,7 +188,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     return validate(Recipe, anchor(tree, folder), str(path), given, before)
 
 
-def anchor(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+def anchor(tree: Tree, folder: Path) -> Tree:
     """Make relative `path:` sources and file names absolute, seen from the recipe's folder."""
     for section, key in (("base", "source"), ("prepare", "source")):
         part = tree.get(section)

@@ -10,7 +10,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,6 +54,14 @@ class Facts(BaseModel):
     base: BaseReference | None = None
     quant: QuantSpec | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
+
+
+class ProgressEvent(TypedDict):
+    """How far a stage is, as it reaches those who watch; it may hold more keys, each a named figure."""
+
+    done: int
+    total: int | None
+    unit: str
 
 
 StageFunction = Callable[[Parents, Any, Path], Facts]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.configuration.yaml_text import parse_yaml
+from flows.configuration.yaml_text import Tree, parse_yaml
 from flows.errors import InvalidRecipe
 from flows.formatting import plain
 
@@ -54,13 +54,13 @@ def parse_overrides(texts: Iterable[str]) -> list[Override]:
     return [parse_override(text) for text in texts]
 
 
-def apply_overrides(tree: dict[str, Any], overrides: Sequence[Override]) -> None:
+def apply_overrides(tree: Tree, overrides: Sequence[Override]) -> None:
     """Set each override's value in `tree`, the last one of a key counts. Raises `InvalidRecipe`."""
     for override in overrides:
         _apply(tree, override)
 
 
-def _apply(tree: dict[str, Any], override: Override) -> None:
+def _apply(tree: Tree, override: Override) -> None:
     node: Any = tree
     *parents, last = override.keys
     for number, key in enumerate(parents):

@@ -37,6 +37,10 @@ def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode)
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
+Tree = dict[str, Any]
+"""A YAML mapping that nothing has checked yet."""
+
+
 def read_yaml(path: Path) -> Any:
     """The document in a YAML file, as plain values. Raises `InvalidRecipe` with line and column."""
     try:

@@ -25,6 +25,10 @@ ORIGINAL = "original"
 """Where a file of the artifact goes whose name the export needs itself."""
 
 
+JsonObject = dict[str, Any]
+"""Of a document whose format others define: CycloneDX's, and the front matter of Hugging Face's cards."""
+
+
 @dataclass(frozen=True)
 class Dossier:
     """An artifact, everything it came from, how it was evaluated and what gates said about it."""

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -24,6 +23,7 @@ from flows.exchange.dossier import (
     SBOM,
     SIGNATURE,
     Dossier,
+    JsonObject,
     is_about,
     place,
 )
@@ -256,7 +256,7 @@ def _card_problems(directory: Path, dossier: Dossier) -> Iterator[str]:
     yield from _differences(found, model_card.front_matter(dossier))
 
 
-def _differences(found: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
+def _differences(found: JsonObject, expected: JsonObject) -> Iterator[str]:
     # Through JSON, where a tuple is a list: one side was read from a file.
     found, expected = (json.loads(json.dumps(side, default=str)) for side in (found, expected))
     for key in sorted(found.keys() | expected.keys()):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flows.exchange.dossier import CARD, DECISIONS, FACTS, LINEAGE, MANIFEST, SBOM, Dossier
+from flows.exchange.dossier import CARD, DECISIONS, FACTS, LINEAGE, MANIFEST, SBOM, Dossier, JsonObject
 from flows.exchange.model_card import model_card
 from flows.exchange.sbom import bill_of_materials
 from registry.artifacts import Manifest, canonical
@@ -37,7 +37,7 @@ def documents(dossier: Dossier) -> dict[str, bytes]:
     return written
 
 
-def facts(manifest: Manifest) -> dict[str, Any]:
+def facts(manifest: Manifest) -> JsonObject:
     """What the commands that work on plain directories read: a stage's facts."""
     tree = manifest.model_dump(mode="json")
     return {

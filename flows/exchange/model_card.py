@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flows.exchange.dossier import DECISIONS, LINEAGE, MANIFEST, SBOM, SIGNATURE, Dossier
+from flows.exchange.dossier import DECISIONS, LINEAGE, MANIFEST, SBOM, SIGNATURE, Dossier, JsonObject
 from flows.exchange.limits import imports, licence_of_base, not_measured
 from flows.exchange.loading import hub_name, rank_of, snippets
 from flows.exchange.scores import ScoreRow, scores
@@ -59,7 +59,7 @@ def model_card(dossier: Dossier) -> str:
     return f"---\n{_yaml(front_matter(dossier))}---\n\n{body}"
 
 
-def front_matter(dossier: Dossier) -> dict[str, Any]:
+def front_matter(dossier: Dossier) -> JsonObject:
     """The metadata that the Hugging Face hub reads, checked by its own library; `tuneline` is ours.
 
     Only what is established is there: `base_model` where the base is on the hub, `datasets` likewise,
@@ -84,7 +84,7 @@ def front_matter(dossier: Dossier) -> dict[str, Any]:
     return ModelCardData(model_name=model_name(dossier), eval_results=results, **kept).to_dict()
 
 
-def claims(dossier: Dossier) -> dict[str, Any]:
+def claims(dossier: Dossier) -> JsonObject:
     """What the card says of the artifact in a form that can be compared with its manifest."""
     base = dossier.base
     return {
@@ -103,7 +103,7 @@ def claims(dossier: Dossier) -> dict[str, Any]:
     }
 
 
-def parsed_front_matter(card: str) -> dict[str, Any]:
+def parsed_front_matter(card: str) -> JsonObject:
     """The metadata of a card's text. Raises ValueError where there is none."""
     block = _FRONT_MATTER.match(card)
     if block is None:
@@ -169,7 +169,7 @@ def _tags(manifest: Manifest) -> list[str]:
     return ["tuneline", *tags.get(manifest.kind, ()), *((f"{bits}-bit",) if bits else ())]
 
 
-def _quantization(manifest: Manifest) -> dict[str, Any] | None:
+def _quantization(manifest: Manifest) -> JsonObject | None:
     quant = manifest.quant
     if quant is None or not quant.quantized:
         return None

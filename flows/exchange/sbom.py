@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from packageurl import PackageURL
 
-from flows.exchange.dossier import Dossier, place
+from flows.exchange.dossier import Dossier, JsonObject, place
 from flows.exchange.limits import licence_of_base, not_measured
 from flows.exchange.loading import hub_name
 from flows.exchange.model_card import what
@@ -30,7 +30,7 @@ _SHAPES = {"tokenized_for", "evaluation_of"}
 """Relations that say what a dataset or an evaluation was made for, not what its content comes from."""
 
 
-def bill_of_materials(dossier: Dossier) -> dict[str, Any]:
+def bill_of_materials(dossier: Dossier) -> JsonObject:
     """The CycloneDX document as JSON values.
 
     The same dossier gives the same document: the serial number is derived from the content, the time is that
@@ -59,7 +59,7 @@ def bill_of_materials(dossier: Dossier) -> dict[str, Any]:
     return document
 
 
-def claimed(document: Mapping[str, Any]) -> dict[str, Any]:
+def claimed(document: Mapping[str, Any]) -> JsonObject:
     """What a document says about artifacts, their files, their origin and their scores, for a comparison.
 
     Raises KeyError, TypeError and AttributeError for a document of another shape.
@@ -78,7 +78,7 @@ def claimed(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _claimed_of(component: Mapping[str, Any]) -> dict[str, Any]:
+def _claimed_of(component: Mapping[str, Any]) -> JsonObject:
     return {
         "version": component["version"],
         "files": {file["name"]: file["hashes"] for file in component.get("components", ())},
@@ -90,7 +90,7 @@ def _ref(artifact_id: str) -> str:
     return f"artifact:{artifact_id}"
 
 
-def _subject(dossier: Dossier) -> dict[str, Any]:
+def _subject(dossier: Dossier) -> JsonObject:
     component = _component(dossier.id, dossier.manifest, dossier)
     parents = [
         {"type": _TYPES.get(m.kind, "machine-learning-model"), "name": _name(m), "version": i}
@@ -105,7 +105,7 @@ def _subject(dossier: Dossier) -> dict[str, Any]:
     return component
 
 
-def _component(artifact_id: str, manifest: Manifest, dossier: Dossier) -> dict[str, Any]:
+def _component(artifact_id: str, manifest: Manifest, dossier: Dossier) -> JsonObject:
     is_subject = artifact_id == dossier.id
     component: dict[str, Any] = {
         "type": _TYPES.get(manifest.kind, "machine-learning-model"),
@@ -134,7 +134,7 @@ def _component(artifact_id: str, manifest: Manifest, dossier: Dossier) -> dict[s
     return component
 
 
-def _bare_base(dossier: Dossier) -> Iterator[dict[str, Any]]:
+def _bare_base(dossier: Dossier) -> Iterator[JsonObject]:
     """The base as the manifest names it, where it is not an artifact of the lineage itself."""
     base = dossier.manifest.base
     if base is not None and not any(m.kind == "base" for m in dossier.manifests.values()):
@@ -148,7 +148,7 @@ def _bare_base(dossier: Dossier) -> Iterator[dict[str, Any]]:
         }
 
 
-def _origin(base: BaseReference) -> dict[str, Any]:
+def _origin(base: BaseReference) -> JsonObject:
     """Where a base can be had: a package URL for what is on the hub, else nothing."""
     name = hub_name(base.source)
     if name is None:
@@ -177,7 +177,7 @@ def _named(values: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield {"name": f"tuneline:{key}", "value": text}
 
 
-def _card(dossier: Dossier) -> dict[str, Any]:
+def _card(dossier: Dossier) -> JsonObject:
     """The section that CycloneDX calls the model card."""
     data = {**dossier.related("trained_on"), **dossier.related("calibrated_on")}
     data |= {row.dataset: dossier.manifests[row.dataset] for row in scores(dossier) if row.dataset}
@@ -197,7 +197,7 @@ def _card(dossier: Dossier) -> dict[str, Any]:
     }
 
 
-def _metrics(dossier: Dossier) -> Iterator[dict[str, Any]]:
+def _metrics(dossier: Dossier) -> Iterator[JsonObject]:
     for row in scores(dossier):
         metric: dict[str, Any] = {
             "type": f"{row.task} {row.metric}",
@@ -218,7 +218,7 @@ def _name(manifest: Manifest) -> str:
     return f"{manifest.base.source}: {what(manifest)}"
 
 
-def _libraries(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
+def _libraries(manifests: Iterable[Manifest]) -> list[JsonObject]:
     """The packages that did the work, each version once; nothing that the artifact needs to run."""
     used = {
         (name, version)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flows.exchange.dossier import Dossier
+from flows.exchange.dossier import Dossier, JsonObject
 from registry.artifacts import Manifest
 
 _SPLITS = {"merge-base": "validation"}
@@ -63,5 +63,5 @@ def _rows(evaluation: str, manifest: Manifest) -> Iterator[ScoreRow]:
                 )
 
 
-def _figures(score: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(score: Mapping[str, Any]) -> JsonObject:
     return {key: score.get(key) for key in ("value", "low", "high", "n", "interval")}

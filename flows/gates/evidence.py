@@ -69,15 +69,21 @@ class Evidence(Record):
 
 
 @dataclass(frozen=True)
+class RequiredNf4:
+    """The NF4 setting that a model has to have been measured with; None: as it is stored."""
+
+    setting: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Expected:
     """What the registry knows of an evaluation before it is read."""
 
     subject: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """Name → sha256, of every file."""
-    nf4: dict[str, Any] | None = None
-    """The NF4 setting that the model has to have been measured with; None: with none."""
-    knows_nf4: bool = False
+    nf4: RequiredNf4 | None = None
+    """How the base has to have been quantized; None: not known."""
 
 
 @dataclass
@@ -194,16 +200,17 @@ def _as_registered(reading: Reading) -> Iterator[str]:
             yield f"{name} has sha256 {found[:12]}, the registry recorded {(wanted or 'no such file')[:12]}"
 
 
-def nf4_values(nf4: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def nf4_values(nf4: Mapping[str, Any] | None) -> dict[str, object] | None:
     """The settings that decide the weights' values: all but the arithmetic."""
     return None if nf4 is None else {key: value for key, value in nf4.items() if key != "compute_dtype"}
 
 
 def _nf4_as_trained(reading: Reading) -> Iterator[str]:
-    found, wanted = reading.results["model"].get("nf4"), reading.expected.nf4
-    if reading.expected.knows_nf4 and nf4_values(found) != nf4_values(wanted):
-        belongs = f"the adapter belongs to {wanted}" if wanted else "it is served without NF4"
-        yield f"was measured with the NF4 setting {found}, but {belongs}"
+    nf4, required = reading.results["model"].get("nf4"), reading.expected.nf4
+    if required is not None and nf4_values(nf4) != nf4_values(required.setting):
+        setting = required.setting
+        belongs = f"the adapter belongs to {setting}" if setting else "it is served without NF4"
+        yield f"was measured with the NF4 setting {nf4}, but {belongs}"
 
 
 READING_CHECKS: dict[str, Callable[[Reading], Iterable[str]]] = {

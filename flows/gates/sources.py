@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.gates.ancestry import Ancestry, ancestry, as_stored, is_gguf_adapter, nf4_only, on_16bit, quant_of
 from flows.gates.contamination import Seen, search, training_texts
-from flows.gates.evidence import Evidence, Expected, load_evidence, nf4_values
+from flows.gates.evidence import Evidence, Expected, RequiredNf4, load_evidence, nf4_values
 from flows.gates.gate import Facts
 from flows.gates.measured import differing_arithmetic, recorded
 from flows.gates.policy import GatePolicy
@@ -150,8 +150,7 @@ def _evaluations(registry: Registry, family: Ancestry, model: Artifact, role: st
     return sorted(
         (e for e in found if _tasks(e)),
         key=lambda e: (
-            expected is not None
-            and nf4_values(e.manifest.config.get("nf4")) != nf4_values(expected.get("nf4"))
+            expected is not None and nf4_values(e.manifest.config.get("nf4")) != nf4_values(expected.setting)
         ),
     )
 
@@ -176,24 +175,24 @@ def _likeness(evaluation: Artifact, tasks: set[str]) -> str:
     return digest([configs, evaluation.manifest.config.get("seed"), data])
 
 
-def _nf4(registry: Registry, family: Ancestry, model: Artifact, role: str) -> dict[str, Any] | None:
-    """`{"nf4": setting}` that a measurement of `model` has to have, or None where that is not known.
+def _nf4(registry: Registry, family: Ancestry, model: Artifact, role: str) -> RequiredNf4 | None:
+    """What a measurement of `model` has to have, or None where that is not known.
 
     The base and the adapter are measured as the adapter was trained; stored weights as they are stored, and
     the adapter like them where it is to be served and was measured so.
     """
     kind = model.manifest.kind
     if kind in {"merged", "quantized"} or is_gguf_adapter(model):
-        return {"nf4": None}
+        return RequiredNf4()
     if kind == "adapter" and role in {"candidate", "live"} and on_16bit(registry, model):
-        return {"nf4": None}
+        return RequiredNf4()
     adapter = model if kind == "adapter" else family.adapter
     known = adapter is not None and "nf4" in adapter.manifest.config
-    return {"nf4": adapter.manifest.config["nf4"]} if adapter is not None and known else None
+    return RequiredNf4(adapter.manifest.config["nf4"]) if adapter is not None and known else None
 
 
 def _read(
-    registry: Registry, model: Artifact, evaluation: Artifact | None, nf4: dict[str, Any] | None
+    registry: Registry, model: Artifact, evaluation: Artifact | None, nf4: RequiredNf4 | None
 ) -> Evidence:
     """The evaluation as the registry holds it, or evidence that says why there is none."""
     if evaluation is None:
@@ -202,8 +201,7 @@ def _read(
     expected = Expected(
         subject=model.id,
         files={name: entry.sha256 for name, entry in evaluation.manifest.files.items()},
-        nf4=nf4["nf4"] if nf4 else None,
-        knows_nf4=nf4 is not None,
+        nf4=nf4,
     )
     try:
         return load_evidence(registry.view(evaluation.id), evaluation.id, expected)
@@ -227,7 +225,7 @@ def _fidelity(
     ]
     if not found or found[0].id == (chosen["candidate"].id if "candidate" in chosen else None):
         return None
-    return _read(registry, candidate, found[0], {"nf4": None})
+    return _read(registry, candidate, found[0], RequiredNf4())
 
 
 def _weights(registry: Registry, candidate: Artifact, evaluation: Artifact | None) -> Artifact:

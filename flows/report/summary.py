@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -47,11 +48,11 @@ def report(
     )
 
 
-def _resident(held: ServingBase | None) -> dict[str, Any] | None:
-    if held is None:
+def _resident(base: ServingBase | None) -> dict[str, str | int] | None:
+    if base is None:
         return None
-    found = {"artifact_id": held.artifact.id, "engine": held.engine, "name": held.name}
-    return found if held.max_rank is None else {**found, "max_rank": held.max_rank}
+    rank = {} if base.max_rank is None else {"max_rank": base.max_rank}
+    return {"artifact_id": base.artifact.id, "engine": base.engine, "name": base.name, **rank}
 
 
 def model_row(candidate: Candidate) -> ModelRow:
@@ -117,11 +118,11 @@ def _answered(run: Run, candidate: Candidate | None) -> dict[str, str]:
     return {row["question"]: row["answer"] for row in json.loads(path.read_text("utf-8"))}
 
 
-def _histogram(dataset: Artifact | None) -> dict[str, Any] | None:
+def _histogram(dataset: Artifact | None) -> dict[str, Sequence[float]] | None:
     if dataset is None:
         return None
-    found = dataset.manifest.metrics["tokens"]["histogram"]
-    return {"bins": found["edges"], "counts": found["counts"]}
+    histogram = dataset.manifest.metrics["tokens"]["histogram"]
+    return {"bins": histogram["edges"], "counts": histogram["counts"]}
 
 
 def _json_lines(run: Run, artifact: Artifact | None, name: str) -> list[dict[str, Any]]:

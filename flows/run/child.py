@@ -22,7 +22,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from serving.cores import thread_environment
-from stages.contract import Parent
+from stages.contract import Parent, ProgressEvent
 from stages.errors import StageError, StageKilled
 from stages.run import resident_peak
 
@@ -138,7 +138,7 @@ def run_in_child(
     config: BaseModel,
     out: Path,
     log: Path,
-    on_progress: Callable[[dict[str, Any]], None],
+    on_progress: Callable[[ProgressEvent], None],
     stand_by: WarmWorker | None = None,
 ) -> Execution:
     """Run `stage` in a child, `stand_by`'s if it has one; its output goes to `log`.
@@ -182,7 +182,7 @@ def child_environment() -> dict[str, str]:
 
 
 def _listen(
-    process: StageProcess, on_progress: Callable[[dict[str, Any]], None]
+    process: StageProcess, on_progress: Callable[[ProgressEvent], None]
 ) -> tuple[dict[str, Any], int]:
     """Forward progress until the child closes its pipe; return its last word and its peak memory."""
     last: dict[str, Any] = {}

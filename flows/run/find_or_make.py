@@ -21,7 +21,7 @@ from registry.artifacts import Parentage, Relation, StageResult, memo_key
 from registry.catalog import ResourceUse
 from registry.drafts import Draft
 from registry.leases import Patience
-from stages.contract import Facts, Parent, StageConfig, toolchain
+from stages.contract import Facts, Parent, ProgressEvent, StageConfig, toolchain
 from stages.run import stage_module
 
 Make = Callable[[Draft], tuple[Facts, ResourceUse]]
@@ -84,7 +84,7 @@ def make_in_child(
     config: BaseModel,
     draft: Draft,
     log: Path,
-    on_progress: Callable[[dict[str, Any]], None],
+    on_progress: Callable[[ProgressEvent], None],
     worker: WarmWorker | None = None,
 ) -> tuple[Facts, ResourceUse]:
     """Run the stage in a child process that writes into the draft. Raises as `run_in_child` does."""

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from flows.formatting import VERDICTS, duration, short, size
 from flows.run.stage_row import StageRow
 from registry import processes
+from stages.contract import ProgressEvent
 
 END_SECONDS = 120.0
 """How long a process that ends waits for Prefect to be told; what is told later still arrives."""
@@ -95,11 +95,12 @@ class PrefectView:
         self._told = time.monotonic()
         self._tell("stage", stage=stage, label=label)
 
-    def progress(self, event: Mapping[str, Any]) -> None:
+    def progress(self, event: ProgressEvent) -> None:
         """The running stage has come so far; told now and then only."""
-        if event.get("total") and time.monotonic() - self._told >= self._every:
+        total = event.get("total")
+        if total and time.monotonic() - self._told >= self._every:
             self._told = time.monotonic()
-            self._tell("progress", percent=min(100.0, 100.0 * event["done"] / event["total"]))
+            self._tell("progress", percent=min(100.0, 100.0 * event["done"] / total))
 
     def ended(self, row: StageRow) -> None:
         """A stage came to its end."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from flows.formatting import duration, plain, size
+from stages.contract import ProgressEvent
 
 _RESERVED = {"done", "total", "unit"}
 _WINDOW = 60.0
@@ -40,7 +40,7 @@ class Rate:
         return max(0.0, total - done) * (now - since) / (done - first)
 
 
-def figures(event: Mapping[str, Any]) -> list[str]:
+def figures(event: ProgressEvent) -> list[str]:
     """The named figures of an event in words: `loss 1.234`, `166 tokens/s`."""
     words = []
     for key, value in event.items():
@@ -130,7 +130,7 @@ class ProgressView:
         elif self._live and self._task is not None:
             self._live.update(self._task, total=None, counted="", eta="", figures="")
 
-    def update(self, event: Mapping[str, Any]) -> None:
+    def update(self, event: ProgressEvent) -> None:
         """Show an event of the running stage."""
         with self._lock:
             if self._label is None:

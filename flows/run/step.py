@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flows.formatting import duration
 from flows.run.arithmetic import Arithmetic, as_asked
@@ -24,7 +24,7 @@ from registry.catalog import ResourceUse
 from registry.drafts import Draft
 from registry.errors import Held
 from stages.compatible import require_compatible
-from stages.contract import Facts, StageConfig
+from stages.contract import Facts, ProgressEvent, StageConfig
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class _Watch:
         self.view, self.prefect, self.touch, self.every = view, prefect, touch, every
         self.touched = time.monotonic()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: ProgressEvent) -> None:
         self.view.update(event)
         if self.prefect is not None:
             self.prefect.progress(event)

@@ -232,19 +232,16 @@ GATE_SWITCHES = [
         files_other_than_those_recorded=(
             "files={name: entry.sha256 for name, entry in evaluation.manifest.files.items()}", "files={}",
         ),
-        the_NF4_setting_of_the_training=("knows_nf4=nf4 is not None", "knows_nf4=False"),
+        the_NF4_setting_of_the_training=("nf4=nf4,", "nf4=None,"),
         evaluations_that_cannot_be_read=(
             'return Evidence(artifact_id=evaluation.id, digest="none", subject=model.id, problems=(why,))',
             'return Evidence(artifact_id=evaluation.id, digest="none", subject=model.id)',
         ),
-        a_candidate_whose_files_are_gone=("if gone := registry.gates.collected(candidate.id):",
-                                          "if gone := None:"),
+        a_candidate_whose_files_are_gone=("if not (gone := registry.gates.collected(candidate.id)):",
+                                          "if not (gone := None):"),
         a_whole_lineage=("missing = family.missing if policy.evidence.lineage else []", "missing = []"),
         verified_bytes=("if policy.evidence.verified:\n        problems", "if False:\n        problems"),
-        directories_have_no_lineage=(
-            "if policy.evidence.lineage or policy.evidence.verified:", "if False:",
-        ),
-        comparable_evaluations_are_sought=("if _likeness(e, needed[role]) == wanted]", "if True]"),
+        comparable_evaluations_are_sought=("if _likeness(other, needed[role]) == wanted and", "if"),
         fidelity_is_read_against_the_parent=('.get("subject") == parent.id', '.get("subject") != "x"'),
         the_channel_is_what_is_compared_with=(
             "candidate.id, baseline.id if baseline else None, chosen, notes)",
@@ -257,6 +254,12 @@ GATE_SWITCHES = [
         an_adapter_is_not_its_own_parent=("        parent = None", "        pass"),
         an_adapter_is_compared_with_what_was_trained=(
             "found = [e for e in found if not as_stored(e)]", "pass",
+        ),
+    ),
+    *_in(
+        "flows/gates/directories.py", COMMANDS,
+        directories_have_no_lineage=(
+            "if policy.evidence.lineage or policy.evidence.verified:", "if False:",
         ),
     ),
     *_in(
@@ -273,12 +276,12 @@ GATE_SWITCHES = [
             "if False:\n"
             '            raise Usage("--waive needs --reason WHY and --who NAME; both are kept',
         ),
-        a_channel_that_serves_nothing=("if current is None and channel == baseline:", "if False:"),
+        a_channel_that_serves_nothing=("if channel == baseline:", "if False:"),
         the_policy_of_the_channel=("refuse_other_policy(registry, channel, policy)", "pass"),
         a_baseline_other_than_the_channels=("elif live is not None and live.id != given.id:", "elif False:"),
         the_exit_code_of_the_verdict=("verdict_id))), decision.exit_code", "verdict_id))), 0"),
-        the_exit_code_of_a_forged_decision=("return document, text, 4 if problem else 0",
-                                            "return document, text, 0"),
+        the_exit_code_of_a_forged_decision=("Reply(document, text, 4 if problem else 0)",
+                                            "Reply(document, text)"),
     ),
     *_in(
         "flows/gates/latency.py", COMMANDS,

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from flows.gates import checks as gate_checks
 from flows.gates import evidence as reading
 from flows.gates.contamination import search, words
-from flows.gates.evidence import Expected
+from flows.gates.evidence import Expected, RequiredNf4
 from flows.gates.gate import (
     Decision,
     Evidence,
@@ -359,12 +359,12 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "NF4 other than trained": (
         "NF4 is as trained",
-        _damaged(nf4=NF4, expected=Expected(nf4={**NF4, "double_quant": False}, knows_nf4=True)),
+        _damaged(nf4=NF4, expected=Expected(nf4=RequiredNf4({**NF4, "double_quant": False}))),
         "was measured with the NF4 setting",
     ),
     "quantized file measured in NF4": (
         "NF4 is as trained",
-        _damaged(nf4=NF4, expected=Expected(nf4=None, knows_nf4=True)),
+        _damaged(nf4=NF4, expected=Expected(nf4=RequiredNf4())),
         "it is served without NF4",
     ),
     "too few items": (
