@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from flows.exchange import bring_base
+from flows.run import find_or_make
 from registry import Registry
 from stages.config.base import BaseConfig
 
@@ -19,7 +20,7 @@ def test_a_relative_path_is_seen_from_where_the_command_runs(
         seen.append(config.source)
         raise InterruptedError
 
-    monkeypatch.setattr(bring_base, "run_in_child", child)
+    monkeypatch.setattr(find_or_make, "run_in_child", child)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text("{}")
