@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.exchange.dossier import DECISIONS, LINEAGE, MANIFEST, SBOM, SIGNATURE, Dossier, JsonObject
-from flows.exchange.limits import imports, licence_of_base, not_measured
+from flows.exchange.known_gaps import imports, licence_of_base, not_measured
 from flows.exchange.loading import hub_name, rank_of, snippets
 from flows.exchange.scores import ScoreRow, scores
 from flows.formatting import plain, short, size

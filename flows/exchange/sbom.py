@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from packageurl import PackageURL
 
 from flows.exchange.dossier import Dossier, JsonObject, place
-from flows.exchange.limits import licence_of_base, not_measured
+from flows.exchange.known_gaps import licence_of_base, not_measured
 from flows.exchange.loading import hub_name
 from flows.exchange.model_card import what
 from flows.exchange.scores import scores

@@ -14,9 +14,9 @@ from pydantic import Field
 
 from flows.gates.contamination import Seen
 from flows.gates.evidence import Evidence, load_evidence
-from flows.gates.limits import judge_ceilings, judge_fidelity, judge_required
 from flows.gates.policy import GatePolicy, Record, TaskRule, Verdict, without_live
 from flows.gates.rules import RuleResult, judge_tasks
+from flows.gates.thresholds import judge_ceilings, judge_fidelity, judge_required
 
 __all__ = [
     "EXIT_CODES",

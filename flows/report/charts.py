@@ -1,23 +1,14 @@
-"""Charts as self-contained SVG: pure functions from numbers to a string.
-
-Colours are CSS classes (`series-0`, `axis`, …) that the page defines, so one picture serves light and dark.
-Text width is estimated at 0.6 em per character, which is generous for sans-serif digits and letters.
-"""
+"""Charts as self-contained SVG: pure functions from numbers to a string."""
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import count, pairwise
 
-from flows.formatting import plain
+from flows.report.svg import EM, WIDTH, linear_scale, picture_frame, stroke, svg_text, text_at
 
-WIDTH = 400
-FONT = 12.0
-_EM = 0.6 * FONT
 _NOTHING = 1e-90
 
 
@@ -39,11 +30,6 @@ class Interval:
     low: float
     high: float
     words: str
-
-
-def svg_text(text: str) -> str:
-    """`text` fit for SVG: no control characters, markup escaped."""
-    return escape(plain(text), quote=True)
 
 
 def nice_ticks(low: float, high: float, most: int = 6, smallest_step: float = 0.0) -> list[float]:
@@ -88,7 +74,7 @@ def line_chart(
     y_ticks = nice_ticks(min(ys), max(ys), 5)
     left, right, top, bottom = _left_margin(y_ticks), WIDTH - 12.0, 48.0, height - 40.0
     low, high = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, max(xs) + 1)
-    x_of, y_of = _scale(low, high, left, right), _scale(y_ticks[0], y_ticks[-1], bottom, top)
+    x_of, y_of = linear_scale(low, high, left, right), linear_scale(y_ticks[0], y_ticks[-1], bottom, top)
     parts = [_legend([one.name for one in series], left)]
     parts += [_y_axis(y_ticks, y_of, left, right, y_label, top), _x_axis(low, high, x_of, bottom, x_label)]
     for index, one in enumerate(series):
@@ -124,7 +110,7 @@ def histogram(
         )
     y_ticks = nice_ticks(0, max(*counts, 1), 5, smallest_step=1)
     left, right, top, bottom = _left_margin(y_ticks), WIDTH - 12.0, 30.0, height - 40.0
-    x_of, y_of = _scale(edges[0], edges[-1], left, right), _scale(0, y_ticks[-1], bottom, top)
+    x_of, y_of = linear_scale(edges[0], edges[-1], left, right), linear_scale(0, y_ticks[-1], bottom, top)
     parts = [_y_axis(y_ticks, y_of, left, right, y_label, top)]
     parts.append(_x_axis(edges[0], edges[-1], x_of, bottom, x_label))
     for (start, end), number in zip(pairwise(edges), counts, strict=True):
@@ -153,35 +139,19 @@ def interval_chart(
     pitch, top = 40.0, 8.0
     bottom = top + pitch * len(rows) + 4
     ticks = nice_ticks(0, 1, 5) if share else nice_ticks(min(edges), max(edges), 5)
-    x_of = _scale(ticks[0], ticks[-1], 10, WIDTH - 16.0)
+    x_of = linear_scale(ticks[0], ticks[-1], 10, WIDTH - 16.0)
     parts = [_x_axis(ticks[0], ticks[-1], x_of, bottom, x_label, grid_top=top, percent=share)]
     for index, row in enumerate(rows):
         base = top + pitch * index
-        room = int((WIDTH - 30 - len(row.words) * _EM) / _EM)
+        room = int((WIDTH - 30 - len(row.words) * EM) / EM)
         label = row.label if len(row.label) <= room else row.label[: max(1, room - 1)] + "…"
         parts += [
-            _text("label", 10, base + 14, label),
-            _text("value", WIDTH - 16, base + 14, row.words, "end"),
-            _line(f"whisker series-{index}", x_of(row.low), base + 26, x_of(row.high), base + 26),
+            text_at("label", 10, base + 14, label),
+            text_at("value", WIDTH - 16, base + 14, row.words, "end"),
+            stroke(f"whisker series-{index}", x_of(row.low), base + 26, x_of(row.high), base + 26),
             _dot(index, x_of(row.value), base + 26, 4.5, f"{row.label}: {row.words}"),
         ]
     return _picture(title, description, bottom + 38, parts)
-
-
-def picture_frame(
-    title: str, description: str, width: float, height: float, body: str, fixed: bool = False
-) -> str:
-    """An `svg` element with an accessible name and description around `body` (already escaped).
-
-    It takes the width of its place, or with `fixed` its own, in CSS pixels.
-    """
-    own = f' style="width: {width:g}px"' if fixed else ""
-    number = zlib.crc32(f"{title}{description}{body}".encode())
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img"{own} '
-        f'aria-labelledby="svg{number}-t svg{number}-d"><title id="svg{number}-t">{svg_text(title)}</title>'
-        f'<desc id="svg{number}-d">{svg_text(description)}</desc>{body}</svg>'
-    )
 
 
 def _picture(title: str, description: str, height: float, parts: Sequence[str]) -> str:
@@ -190,16 +160,8 @@ def _picture(title: str, description: str, height: float, parts: Sequence[str]) 
 
 def _empty(title: str, description: str, height: float) -> str:
     return _picture(
-        title, description, height, [_text("tick", WIDTH / 2, height / 2, "nothing to draw", "middle")]
+        title, description, height, [text_at("tick", WIDTH / 2, height / 2, "nothing to draw", "middle")]
     )
-
-
-def _text(style: str, x: float, y: float, words: str, anchor: str = "start") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{svg_text(words)}</text>'
-
-
-def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def _dot(series: int, x: float, y: float, radius: float, words: str) -> str:
@@ -226,29 +188,25 @@ def _over(value: float, digit: int, exponent: int) -> float:
     return nearest if abs(quotient - nearest) <= 1e-9 * max(1.0, abs(nearest)) else quotient
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    return lambda value: start + (end - start) * (value - low) / (high - low)
-
-
 def _left_margin(ticks: Sequence[float]) -> float:
-    return 12 + _EM * max(len(label) for label in tick_labels(ticks))
+    return 12 + EM * max(len(label) for label in tick_labels(ticks))
 
 
 def _legend(names: Sequence[str], x: float) -> str:
     parts = []
     for index, name in enumerate(names):
-        parts += [_line(f"line series-{index}", x, 12, x + 16, 12), _text("label", x + 21, 16, name)]
-        x += 21 + _EM * len(name) + 14
+        parts += [stroke(f"line series-{index}", x, 12, x + 16, 12), text_at("label", x + 21, 16, name)]
+        x += 21 + EM * len(name) + 14
     return "".join(parts)
 
 
 def _y_axis(
     ticks: Sequence[float], y_of: Callable[[float], float], left: float, right: float, label: str, top: float
 ) -> str:
-    parts = [_text("axis-label", left, top - 12, label)]
+    parts = [text_at("axis-label", left, top - 12, label)]
     for tick, words in zip(ticks, tick_labels(ticks), strict=True):
         y = y_of(tick)
-        parts += [_line("grid", left, y, right, y), _text("tick", left - 6, y + 4, words, "end")]
+        parts += [stroke("grid", left, y, right, y), text_at("tick", left - 6, y + 4, words, "end")]
     return "".join(parts)
 
 
@@ -262,12 +220,12 @@ def _x_axis(
     percent: bool = False,
 ) -> str:
     start, end = x_of(low), x_of(high)
-    parts = [_line("axis", start, y, end, y)]
+    parts = [stroke("axis", start, y, end, y)]
     for x, middle, word in _x_labels(low, high, x_of, percent):
         if grid_top is not None:
-            parts.append(_line("grid", x, grid_top, x, y))
-        parts.append(_text("tick", middle, y + 16, word, "middle"))
-    parts.append(_text("axis-label", (start + end) / 2, y + 34, label, "middle"))
+            parts.append(stroke("grid", x, grid_top, x, y))
+        parts.append(text_at("tick", middle, y + 16, word, "middle"))
+    parts.append(text_at("axis-label", (start + end) / 2, y + 34, label, "middle"))
     return "".join(parts)
 
 
@@ -281,8 +239,8 @@ def _x_labels(
         words = [f"{tick:.0%}" for tick in ticks] if percent else tick_labels(ticks)
         labels = []
         for tick, word in zip(ticks, words, strict=True):
-            half = _EM * len(word) / 2
+            half = EM * len(word) / 2
             labels.append((x_of(tick), min(max(x_of(tick), half), WIDTH - half), word))
-        if all(b[1] - a[1] >= _EM * (len(a[2]) + len(b[2])) / 2 + 6 for a, b in pairwise(labels)):
+        if all(b[1] - a[1] >= EM * (len(a[2]) + len(b[2])) / 2 + 6 for a, b in pairwise(labels)):
             return labels
     return labels[:1]

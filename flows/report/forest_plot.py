@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flows.formatting import plain
-from flows.report.charts import FONT, WIDTH, nice_ticks, picture_frame, svg_text, tick_labels
+from flows.report.charts import nice_ticks, tick_labels
+from flows.report.svg import EM, WIDTH, linear_scale, picture_frame, stroke, svg_text, text_at
 
 _LEFT, _RIGHT = 10.0, WIDTH - 10.0
 _PITCH, _TOP = 70.0, 6.0
-_EM = 0.6 * FONT
 
 Rule = Mapping[str, Any]
 
@@ -37,12 +37,12 @@ def _plot(rules: Sequence[Rule], scale: float, x_label: str) -> str:
     edges = [scale * rule[key] for rule in rules for key in ("low", "high", "threshold", "effect")]
     ticks = nice_ticks(min(0.0, *edges), max(0.0, *edges), 6)
     bottom = _TOP + _PITCH * len(rules) + 4
-    x_of = _scale(ticks[0], ticks[-1], _LEFT + 8, _RIGHT - 8)
-    parts = [_line("axis", x_of(ticks[0]), bottom, x_of(ticks[-1]), bottom)]
+    x_of = linear_scale(ticks[0], ticks[-1], _LEFT + 8, _RIGHT - 8)
+    parts = [stroke("axis", x_of(ticks[0]), bottom, x_of(ticks[-1]), bottom)]
     for tick, words in zip(ticks, tick_labels(ticks), strict=True):
-        parts.append(_line("zero" if tick == 0 else "grid", x_of(tick), _TOP, x_of(tick), bottom))
-        parts.append(_text("tick", x_of(tick), bottom + 16, words, "middle"))
-    parts.append(_text("axis-label", (_LEFT + _RIGHT) / 2, bottom + 34, x_label, "middle"))
+        parts.append(stroke("zero" if tick == 0 else "grid", x_of(tick), _TOP, x_of(tick), bottom))
+        parts.append(text_at("tick", x_of(tick), bottom + 16, words, "middle"))
+    parts.append(text_at("axis-label", (_LEFT + _RIGHT) / 2, bottom + 34, x_label, "middle"))
     for index, rule in enumerate(rules):
         parts.append(_row(rule, scale, x_of, _TOP + _PITCH * index))
     words = "; ".join(f"{rule['rule']}: {_figures(rule, scale)}" for rule in rules)
@@ -51,7 +51,7 @@ def _plot(rules: Sequence[Rule], scale: float, x_label: str) -> str:
 
 def _row(rule: Rule, scale: float, x_of: Callable[[float], float], top: float) -> str:
     figures = _figures(rule, scale)
-    room = int((_RIGHT - _LEFT) / _EM)
+    room = int((_RIGHT - _LEFT) / EM)
     name = plain(str(rule["rule"]))
     name = name if len(name) <= room else name[: room - 1] + "…"
     line = top + 50
@@ -59,11 +59,11 @@ def _row(rule: Rule, scale: float, x_of: Callable[[float], float], top: float) -
     toward = 6.0  # the good side of the line is to its right: a difference has to be above it
     return (
         f'<g class="verdict-{rule["verdict"]}"><title>{svg_text(f"{name}: {figures}")}</title>'
-        + _text("label", _LEFT, top + 16, name)
-        + _text("value", _LEFT, top + 32, figures)
-        + _line("asked", asked, line - 13, asked, line + 13)
+        + text_at("label", _LEFT, top + 16, name)
+        + text_at("value", _LEFT, top + 32, figures)
+        + stroke("asked", asked, line - 13, asked, line + 13)
         + f'<path class="asked-side" d="M{asked:.1f} {line - 13:.1f}l{toward} 4l-{toward} 4z"/>'
-        + _line("whisker", low, line, high, line)
+        + stroke("whisker", low, line, high, line)
         + f'<circle class="dot" cx="{effect:.1f}" cy="{line:.1f}" r="5"/></g>'
     )
 
@@ -76,15 +76,3 @@ def _figures(rule: Rule, scale: float) -> str:
 
 def _metric(rule: Rule) -> str:
     return str(rule["rule"]).partition(" ")[0]
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    return lambda value: start + (end - start) * (value - low) / (high - low)
-
-
-def _text(style: str, x: float, y: float, words: str, anchor: str = "start") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{svg_text(words)}</text>'
-
-
-def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'

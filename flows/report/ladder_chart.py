@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from flows.ladder.model import Figure, Ladder, Rung
-from flows.report.charts import WIDTH, nice_ticks, picture_frame, svg_text
+from flows.report.charts import nice_ticks
+from flows.report.svg import WIDTH, linear_scale, picture_frame, stroke, svg_text, text_at
 
 PITCH, TOP = 62.0, 24.0
 KL, SCORE = (20.0, 200.0), (238.0, 378.0)
@@ -26,20 +27,20 @@ def ladder_chart(ladder: Ladder) -> str:
     decades = range(math.floor(math.log10(lowest)), max(math.ceil(math.log10(highest)), -2) + 1)
     kl_of = _log_scale(decades.start, decades[-1], *KL)
     low, high = _score_range([rung.score for rung in ladder.rungs if rung.score])
-    score_of = _scale(low, high, *SCORE)
+    score_of = linear_scale(low, high, *SCORE)
     parts = [
-        _text("axis-label", KL[0], 12, "KL to the form before it"),
-        _text("axis-label", SCORE[0], 12, _score_label(ladder.rungs)),
-        _text("axis-label", sum(KL) / 2, bottom + 32, "nats per token", "middle"),
+        text_at("axis-label", KL[0], 12, "KL to the form before it"),
+        text_at("axis-label", SCORE[0], 12, _score_label(ladder.rungs)),
+        text_at("axis-label", sum(KL) / 2, bottom + 32, "nats per token", "middle"),
     ]
     shown = decades[:: math.ceil(len(decades) / MOST_DECADES)]
     for decade in shown:
-        parts.append(_line("grid", kl_of(10.0**decade), TOP, kl_of(10.0**decade), bottom))
-        parts.append(_text("tick", kl_of(10.0**decade), bottom + 16, _power(decade), "middle"))
+        parts.append(stroke("grid", kl_of(10.0**decade), TOP, kl_of(10.0**decade), bottom))
+        parts.append(text_at("tick", kl_of(10.0**decade), bottom + 16, _power(decade), "middle"))
     for tick in (tick for tick in nice_ticks(low, high, 4) if low <= tick <= high):
         words = f"{tick:.0%}" if high <= 1 else f"{tick:g}"
-        parts.append(_line("grid", score_of(tick), TOP, score_of(tick), bottom))
-        parts.append(_text("tick", score_of(tick), bottom + 16, words, "middle"))
+        parts.append(stroke("grid", score_of(tick), TOP, score_of(tick), bottom))
+        parts.append(text_at("tick", score_of(tick), bottom + 16, words, "middle"))
     for index, rung in enumerate(ladder.rungs):
         parts += _row(rung, index, TOP + PITCH * index, kl_of, score_of)
     description = "; ".join(_words(rung) for rung in ladder.rungs) + ". " + ladder.sentence
@@ -51,9 +52,9 @@ def _row(
 ) -> list[str]:
     note = "✕ breaks here" if rung.findings else (f"from {rung.parent}" if rung.parent else "the start")
     parts = [
-        _line("grid", 0, y, WIDTH, y),
-        _text("label", 4, y + 16, _cut(rung.label, 24)),
-        _text("broken" if rung.findings else "tick", WIDTH - 4, y + 16, _cut(note, 28), "end"),
+        stroke("grid", 0, y, WIDTH, y),
+        text_at("label", 4, y + 16, _cut(rung.label, 24)),
+        text_at("broken" if rung.findings else "tick", WIDTH - 4, y + 16, _cut(note, 28), "end"),
     ]
     if (kl := rung.figures.get("kl_mean")) is not None:
         value = f"{kl.value:.2g}" if kl.value >= FLOOR else "same"
@@ -61,7 +62,7 @@ def _row(
         parts.append(_value(kl_of(max(kl.value, FLOOR)), KL, y + 38, value))
     elif rung.kind == "endpoint" and rung.compared and rung.changed is not None:
         changed = f"{rung.changed} of {rung.compared} answers changed"
-        parts.append(_text("value", KL[0], y + 38, changed))
+        parts.append(text_at("value", KL[0], y + 38, changed))
     if (score := rung.score) is not None:
         value = f"{score.value:.1%}" if 0 <= score.low <= score.high <= 1 else f"{score.value:.3g}"
         parts += _mark(index, score, score_of, y + 48, f"{rung.label}: {rung.metric} {value}")
@@ -71,7 +72,7 @@ def _row(
 
 def _value(x: float, column: tuple[float, float], y: float, words: str) -> str:
     """`words` above their dot, within the column."""
-    return _text("value", min(max(x, column[0] + 14), column[1] - 14), y, words, "middle")
+    return text_at("value", min(max(x, column[0] + 14), column[1] - 14), y, words, "middle")
 
 
 def _power(decade: int) -> str:
@@ -92,7 +93,7 @@ def _mark(
     series = f"series-{index % 8}"
     dot = f'<circle class="dot {series}" cx="{value:.1f}" cy="{y:.1f}" r="4.5">'
     return [
-        _line(f"whisker {series}", low, y, high, y),
+        stroke(f"whisker {series}", low, y, high, y),
         f"{dot}<title>{svg_text(words)}</title></circle>",
     ]
 
@@ -119,17 +120,5 @@ def _score_range(scores: Sequence[Figure]) -> tuple[float, float]:
 
 
 def _log_scale(low: int, high: int, start: float, end: float) -> Callable[[float], float]:
-    linear = _scale(low, max(high, low + 1), start, end)
+    linear = linear_scale(low, max(high, low + 1), start, end)
     return lambda value: linear(math.log10(max(value, 10.0**low)))
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    return lambda value: start + (end - start) * (value - low) / (high - low)
-
-
-def _text(style: str, x: float, y: float, words: str, anchor: str = "start") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{svg_text(words)}</text>'
-
-
-def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'

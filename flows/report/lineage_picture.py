@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.formatting import short
-from flows.report.charts import picture_frame, svg_text
+from flows.report.svg import picture_frame, svg_text
 
 _BOX = (140.0, 44.0)
 _COLUMN = 188.0

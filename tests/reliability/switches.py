@@ -79,7 +79,7 @@ TABLES = {
 
 
 def part(file: str) -> str:
-    """`gates/limits` for `flows/gates/limits.py`."""
+    """`gates/thresholds` for `flows/gates/thresholds.py`."""
     return file.partition("/")[2].removesuffix(".py")
 
 
@@ -176,7 +176,7 @@ GATE_SWITCHES = [
         ),
     ),
     *_in(
-        "flows/gates/limits.py", GATE,
+        "flows/gates/thresholds.py", GATE,
         size=("if policy.max_bytes is not None:", "if False:"),
         bits_per_weight=("if policy.max_bits_per_weight is not None:", "if False:"),
         latency=("if policy.max_latency_ms is not None:", "if False:"),

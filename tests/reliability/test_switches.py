@@ -48,11 +48,11 @@ def test_a_switch_that_no_longer_fits_is_an_error() -> None:
 
 
 def test_checks_that_are_switched_off_are_noticed(pytestconfig: pytest.Config) -> None:
-    chosen = ("gates/limits: size", "gates/gate: contaminated items fail", "ladder/checks: double BOS")
+    chosen = ("gates/thresholds: size", "gates/gate: contaminated items fail", "ladder/checks: double BOS")
     code, report = run(pytestconfig.rootpath, "-m", "tests.reliability.switches", "--only", *chosen)
     assert code == 0, report
     assert report["by"].keys() == set(chosen)
-    assert report["by"]["gates/limits: size"] == f"{switches.GATE}::test_ceilings"
+    assert report["by"]["gates/thresholds: size"] == f"{switches.GATE}::test_ceilings"
 
 
 def test_a_check_that_nobody_guards_is_told(pytestconfig: pytest.Config) -> None:

@@ -16,8 +16,8 @@ from flows.ladder import checks as ladder_checks
 from flows.ladder.ladder import logged_answers, read_ladder
 from flows.ladder.model import Evidence, Ladder
 from flows.ladder.rows import HEAD, terminal_rows
-from flows.report.charts import WIDTH
 from flows.report.ladder_chart import ladder_chart
+from flows.report.svg import WIDTH
 from registry.artifacts import QuantSpec
 from stages.quantization.gptq import Gptq
 

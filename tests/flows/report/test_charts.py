@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.report.charts import (
-    FONT,
     Interval,
     Series,
     histogram,
@@ -20,6 +19,7 @@ from flows.report.charts import (
     nice_ticks,
     tick_labels,
 )
+from flows.report.svg import FONT
 
 SVG = "{http://www.w3.org/2000/svg}"
 numbers = st.floats(-1e12, 1e12, allow_nan=False)
