@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flows.gates.evidence import Evidence, TaskEvidence, nf4_values
+from flows.gates.evidence import Evidence, TaskEvidence
 from flows.gates.measured import differing_arithmetic
 from flows.gates.policy import WORDS, TaskRule
+from flows.gates.soundness import nf4_values
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 from flows.gates.ancestry import Ancestry, ancestry, as_stored, is_gguf_adapter, nf4_only, on_16bit, quant_of
 from flows.gates.contamination import Seen, search, training_texts
-from flows.gates.evidence import Evidence, Expected, RequiredNf4, load_evidence, nf4_values
+from flows.gates.evidence import Evidence, load_evidence
 from flows.gates.gate import Facts
 from flows.gates.measured import differing_arithmetic, recorded
 from flows.gates.policy import GatePolicy
+from flows.gates.soundness import Expected, RequiredNf4, nf4_values
 from registry import Artifact, Registry
 from registry.artifacts import digest
 from registry.errors import RegistryError

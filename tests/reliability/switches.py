@@ -70,8 +70,8 @@ class Switch:
 
 
 TABLES = {
-    ("flows/gates/evidence.py", "TASK_CHECKS"): ("lambda *_: ()", (GATE,)),
-    ("flows/gates/evidence.py", "READING_CHECKS"): ("lambda *_: ()", (GATE,)),
+    ("flows/gates/soundness.py", "TASK_CHECKS"): ("lambda *_: ()", (GATE,)),
+    ("flows/gates/soundness.py", "READING_CHECKS"): ("lambda *_: ()", (GATE,)),
     ("flows/gates/checks.py", "PAIR_CHECKS"): ("lambda *_: ()", (GATE,)),
     ("flows/ladder/checks.py", "CHECKS"): ("lambda *_: None", (LADDER,)),
 }

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from flows.gates import checks as gate_checks
 from flows.gates import evidence as reading
 from flows.gates.contamination import search, words
-from flows.gates.evidence import Expected, RequiredNf4
 from flows.gates.gate import (
     Decision,
     Evidence,
@@ -31,6 +30,7 @@ from flows.gates.gate import (
     without_live,
 )
 from flows.gates.policy import Contamination
+from flows.gates.soundness import Expected, RequiredNf4
 from tests.flows.evaluation_files import (
     NF4,
     Change,
