@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,13 +11,11 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, sel
 
 from registry.artifacts import BaseReference, Kind, Manifest, QuantSpec, Record, Relation, canonical
 from registry.db.engine import now
-from registry.db.tables import artifacts, channels, content_events, edges, executions, keys, names
-from registry.errors import InvalidArtifact, NotFound
+from registry.db.tables import artifacts, content_events, edges, executions, keys, names
+from registry.errors import NotFound
 from registry.processes import host_id, this_host
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-_PREFIX = re.compile(r"[0-9a-f]{6,64}")
-_ROW = (artifacts.c.id, artifacts.c.manifest, artifacts.c.created)
+ROW = (artifacts.c.id, artifacts.c.manifest, artifacts.c.created)
 
 
 class Artifact(Record):
@@ -79,9 +75,9 @@ def publish(
     A key that already stands for an artifact keeps it, so that what was built on it stays valid; once that
     artifact's content was collected, the key is bound again. Content that was collected is back with this.
     """
-    known = by_key(connection, key)
-    if known is not None:
-        return known
+    bound = by_key(connection, key)
+    if bound is not None:
+        return bound
     at = now()
     if by_id(connection, artifact_id) is None:
         connection.execute(insert(artifacts), _columns(manifest, artifact_id, at))
@@ -91,8 +87,8 @@ def publish(
             connection.execute(insert(edges), rows)
     else:
         restore(connection, artifact_id)
-    bound = (keys.c.key == key) & (keys.c.artifact_id == artifact_id)
-    if connection.execute(select(keys.c.key).where(bound)).first() is None:
+    same = (keys.c.key == key) & (keys.c.artifact_id == artifact_id)
+    if connection.execute(select(keys.c.key).where(same)).first() is None:
         connection.execute(insert(keys), {"key": key, "artifact_id": artifact_id, "created": at})
     run = {
         "artifact_id": artifact_id,
@@ -110,10 +106,10 @@ def publish(
 
 def by_key(connection: Connection, key: str) -> Artifact | None:
     """The artifact that the memo key stands for: the one bound to it last whose content is in the store."""
-    query = select(*_ROW).join(keys, keys.c.artifact_id == artifacts.c.id)
+    query = select(*ROW).join(keys, keys.c.artifact_id == artifacts.c.id)
     query = query.where((keys.c.key == key) & content_present())
     query = query.order_by(keys.c.created.desc(), artifacts.c.sequence.desc()).limit(1)
-    return next(iter(_read(connection, query)), None)
+    return next(iter(read(connection, query)), None)
 
 
 def content_present() -> ColumnElement[bool]:
@@ -134,43 +130,20 @@ def restore(connection: Connection, artifact_id: str) -> None:
 
 def by_id(connection: Connection, artifact_id: str) -> Artifact | None:
     """The artifact of this full id."""
-    return next(iter(_read(connection, select(*_ROW).where(artifacts.c.id == artifact_id))), None)
+    return next(iter(read(connection, select(*ROW).where(artifacts.c.id == artifact_id))), None)
 
 
 def existing(connection: Connection, artifact_id: str) -> Artifact:
     """The artifact of this full id; raises NotFound."""
-    found = by_id(connection, artifact_id)
-    if found is None:
+    artifact = by_id(connection, artifact_id)
+    if artifact is None:
         raise _no_such(artifact_id)
-    return found
-
-
-def resolve(connection: Connection, ref: str) -> Artifact:
-    """The artifact of a full id, a unique prefix of 6 or more digits, `name@version`, or a channel's name."""
-    query = select(*_ROW)
-    name, at, version = ref.rpartition("@")
-    if at:
-        number = int(version) if version.isascii() and version.isdigit() and len(version) < 10 else -1
-        query = query.join(names, names.c.artifact_id == artifacts.c.id)
-        query = query.where((names.c.name == name) & (names.c.version == number))
-    elif "/" in ref:
-        query = query.join(channels, channels.c.artifact_id == artifacts.c.id).where(channels.c.name == ref)
-    elif _PREFIX.fullmatch(ref):
-        query = query.where((artifacts.c.id >= ref) & (artifacts.c.id < ref + "g")).limit(5)
-    else:
-        raise _not_found(connection, ref)
-    found = _read(connection, query)
-    if not found:
-        raise _not_found(connection, ref)
-    if len(found) > 1:
-        candidates = ", ".join(artifact.id[: len(ref) + 6] for artifact in found)
-        raise NotFound(f"{ref!r} is ambiguous: it begins {candidates}; give more digits")
-    return found[0]
+    return artifact
 
 
 def page(connection: Connection, kind: Kind | None, limit: int, after: str | None) -> list[Artifact]:
     """Newest first; `after` is the id of the last artifact of the page before."""
-    query = select(*_ROW).order_by(artifacts.c.sequence.desc()).limit(limit)
+    query = select(*ROW).order_by(artifacts.c.sequence.desc()).limit(limit)
     if kind is not None:
         query = query.where(artifacts.c.kind == kind)
     if after is not None:
@@ -178,7 +151,7 @@ def page(connection: Connection, kind: Kind | None, limit: int, after: str | Non
         if last is None:
             raise _no_such(after)
         query = query.where(artifacts.c.sequence < last)
-    return _read(connection, query)
+    return read(connection, query)
 
 
 def lineage(connection: Connection, artifact_id: str) -> list[Edge]:
@@ -200,8 +173,8 @@ def lineage(connection: Connection, artifact_id: str) -> list[Edge]:
 def evaluations(connection: Connection, artifact_id: str) -> list[Artifact]:
     """The evaluations that name the artifact as what they measured, oldest first."""
     measured = (edges.c.parent == artifact_id) & (edges.c.relation == "evaluation_of")
-    query = select(*_ROW).join(edges, edges.c.child == artifacts.c.id).where(measured)
-    return _read(connection, query.order_by(artifacts.c.sequence))
+    query = select(*ROW).join(edges, edges.c.child == artifacts.c.id).where(measured)
+    return read(connection, query.order_by(artifacts.c.sequence))
 
 
 def runs(connection: Connection, artifact_id: str) -> list[Execution]:
@@ -223,25 +196,6 @@ def runs_here(connection: Connection, stage: str, machine: str, limit: int) -> l
     return [
         (existing(connection, id_), seconds) for id_, seconds in connection.execute(query.limit(limit)).all()
     ]
-
-
-def give_name(connection: Connection, artifact_id: str, name: str) -> int:
-    """Give the artifact the next version of `name`; a name that it already has keeps its version."""
-    if not NAME.fullmatch(name):
-        raise InvalidArtifact(
-            f"{name[:80]!r} is no artifact name; expected lower-case letters, digits, '.', '_' and '-', "
-            "up to 100, beginning with a letter or digit"
-        )
-    existing(connection, artifact_id)
-    has = (names.c.name == name) & (names.c.artifact_id == artifact_id)
-    version = connection.execute(select(names.c.version).where(has)).scalar_one_or_none()
-    if version is None:
-        latest = connection.execute(
-            select(func.max(names.c.version)).where(names.c.name == name)
-        ).scalar_one()
-        version = (latest or 0) + 1
-        connection.execute(insert(names), {"name": name, "version": version, "artifact_id": artifact_id})
-    return int(version)
 
 
 def record_problems(connection: Connection, artifact_id: str) -> list[str]:
@@ -281,7 +235,8 @@ def _column(value: Any) -> Any:
     return canonical(value).decode() if isinstance(value, dict) else value
 
 
-def _read(connection: Connection, query: Select[Any]) -> list[Artifact]:
+def read(connection: Connection, query: Select[Any]) -> list[Artifact]:
+    """The artifacts of a query for the columns `ROW`, each with its latest name."""
     rows: list[Row[Any]] = list(connection.execute(query))
     given = _names(connection, [row.id for row in rows])
     return [
@@ -309,21 +264,4 @@ def _names(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[str, i
 def _no_such(artifact_id: str) -> NotFound:
     return NotFound(
         f"no artifact {artifact_id[:64]!r} in this registry; `tuneline artifacts ls` lists what there is"
-    )
-
-
-def _not_found(connection: Connection, ref: str) -> NotFound:
-    known = [f"{n}@{v}" for n, v in connection.execute(
-        select(names.c.name, names.c.version).order_by(names.c.sequence.desc()).limit(1000)
-    )]  # fmt: skip
-    known += connection.execute(select(channels.c.name).limit(1000)).scalars()
-    if len(ref) >= 3 and re.fullmatch("[0-9a-f]+", ref):
-        same_start = (artifacts.c.id >= ref[:3]) & (artifacts.c.id < ref[:3] + "g")
-        known += [
-            i[:12] for i in connection.execute(select(artifacts.c.id).where(same_start).limit(20)).scalars()
-        ]
-    near = difflib.get_close_matches(ref, known, n=3, cutoff=0.5)
-    return NotFound(
-        f"nothing here is called {ref[:120]!r}; expected an id (6 or more of its digits), name@version "
-        "or a channel such as team/prod" + (f"; near: {', '.join(near)}" if near else "")
     )

@@ -30,10 +30,8 @@ _SAME_BASE = frozenset({"adapter", "merge", "quantized", "finetune"})
 _ROUNDS = 5
 _PAUSE = 0.05
 
-FAILPOINTS = (
-    "leased", "draft ready", "scanned", "staged", "synced", "renamed", "directory synced", "stored",
-    "rows written", "committed",
-)  # fmt: skip
+_PER_FILE = ("staged", "synced", "renamed", "directory synced")
+FAILPOINTS = ("leased", "draft ready", "scanned", *_PER_FILE, "stored", "rows written", "committed")
 """The failpoints of a publication, in order; those from "staged" to "directory synced" once per new file.
 
 With an object store, "uploaded" comes between the last "directory synced" and "stored", once per new blob.
@@ -86,10 +84,8 @@ class Draft:
             artifact = self._publish(found.values(), manifest, artifact_id, use)
         self.committed = artifact
         if artifact.id != artifact_id:
-            log.warning(
-                "key %s already stands for artifact %s; this run's different result %s was dropped",
-                self._key[:12], artifact.id[:12], artifact_id[:12],
-            )  # fmt: skip
+            dropped = "key %s already stands for artifact %s; this run's different result %s was dropped"
+            log.warning(dropped, self._key[:12], artifact.id[:12], artifact_id[:12])
         self._context.failpoint("committed")
         return artifact
 

@@ -158,7 +158,6 @@ def is_held(row: Row[Any]) -> bool:
 
 
 def _held(row: Row[Any]) -> Held:
-    return Held(
-        stage=row.stage, key=row.key, pid=row.pid, host=row.host.split(" ")[0], since=row.acquired,
-        until=datetime.fromtimestamp(row.expires, UTC).isoformat(timespec="seconds"),
-    )  # fmt: skip
+    until = datetime.fromtimestamp(row.expires, UTC).isoformat(timespec="seconds")
+    host = row.host.split(" ")[0]
+    return Held(stage=row.stage, key=row.key, pid=row.pid, host=host, since=row.acquired, until=until)

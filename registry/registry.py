@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from registry import catalog, content, drafts
+from registry import catalog, content, drafts, references
 from registry.artifacts import FileEntry, Kind
 from registry.catalog import Artifact, Edge, Execution
 from registry.channels.channels import Channels
@@ -52,11 +52,9 @@ class Registry:
     """
 
     def __init__(
-        self, home: Path, database: Database, store: Store, failpoint: Failpoint, lease_seconds: float,
-        signing_key: Path | None = None,
-    ) -> None:  # fmt: skip
+        self, home: Path, database: Database, store: Store, keys: Keys, leases: Leases, failpoint: Failpoint
+    ) -> None:
         self.home = home
-        keys = Keys(home, signing_key)
         self.channels = Channels(database, keys)
         self.gates = Gates(database, keys)
         self.endpoints = Endpoints(database)
@@ -67,9 +65,7 @@ class Registry:
         # What reads more than this class offers (the API, tests) goes through these two.
         self.database = database
         self.store = store
-        self._context = drafts.DraftContext(
-            home / "drafts", database, self.store, Leases(database, lease_seconds), failpoint
-        )
+        self._context = drafts.DraftContext(home / "drafts", database, store, leases, failpoint)
 
     @classmethod
     def open(
@@ -95,7 +91,8 @@ class Registry:
                 (home / folder).mkdir(parents=True, exist_ok=True)
             store = Store(home, failpoint, store_url)
         database = Database.open(home / "registry.db", database_url)
-        return cls(home, database, store, failpoint, lease_seconds, signing_key)
+        keys, leases = Keys(home, signing_key), Leases(database, lease_seconds)
+        return cls(home, database, store, keys, leases, failpoint)
 
     def close(self) -> None:
         """Let go of the database and the store; needed before a fork."""
@@ -141,7 +138,7 @@ class Registry:
         Raises NotFound, which lists what comes near.
         """
         with self.database.read() as connection:
-            return catalog.resolve(connection, ref)
+            return references.resolve(connection, ref)
 
     def name(self, artifact_id: str, name: str) -> int:
         """Give the artifact a human name; returns its version, 1 for the first artifact of that name.
@@ -150,7 +147,7 @@ class Registry:
         """
         with self.database.write() as connection:
             content.require(connection, [artifact_id])
-            return catalog.give_name(connection, artifact_id, name)
+            return references.give_name(connection, artifact_id, name)
 
     def ls(self, kind: Kind | None = None, limit: int = 50, after: str | None = None) -> list[Artifact]:
         """A page of artifacts, newest first; `after` is the id of the last one of the page before."""

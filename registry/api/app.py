@@ -144,7 +144,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
 _HEADERS = {
     "ETag": {"description": "strong entity tag", "required": True, "schema": {"type": "string"}},
     "Cache-Control": {
-        "description": "immutable for what a digest names, else no-cache", "required": True,
+        "description": "immutable for what a digest names, else no-cache",
+        "required": True,
         "schema": {"type": "string"},
     },
-}  # fmt: skip
+}

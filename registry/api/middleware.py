@@ -84,10 +84,9 @@ class Guard:
         if self._expected is None:
             if _is_loopback(headers.get("host", "")):
                 return None
-            return problem(
-                421, "wrong-host", "without a token the API answers to loopback names only, such as "
-                "localhost; set TUNELINE_API_TOKEN to serve it under another name",
-            )  # fmt: skip
+            message = "without a token the API answers to loopback names only, such as localhost"
+            remedy = "set TUNELINE_API_TOKEN to serve it under another name"
+            return problem(421, "wrong-host", f"{message}; {remedy}")
         if scope["path"] in OPEN:
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -95,10 +94,8 @@ class Guard:
         found = hashlib.sha256(given.strip().encode("latin-1")).digest()
         if scheme.lower() == "bearer" and secrets.compare_digest(found, self._expected):
             return None
-        return problem(
-            401, "unauthorized", "expected the header `Authorization: Bearer TOKEN` with the API's token",
-            headers={"WWW-Authenticate": "Bearer"},
-        )  # fmt: skip
+        message = "expected the header `Authorization: Bearer TOKEN` with the API's token"
+        return problem(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
 
 
 class Conditional:

@@ -6,13 +6,13 @@ so a page that follows another neither repeats a row nor leaves one out, whateve
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Column, Connection, Row, Select, case, func, select
+from sqlalchemy import Column, Connection, Row, Select, Table, case, func, select
 
 from registry import catalog
 from registry.artifacts import Kind, Record, Relation
-from registry.channels.decisions import Verdict
 from registry.db.tables import (
     artifacts,
     channel_events,
@@ -25,15 +25,15 @@ from registry.db.tables import (
 )
 from registry.quantization import QuantMethod
 
-Rows = tuple[list[dict[str, Any]], int | str | None]
+Columns = Mapping[str, Any]
+"""A row of a table, by the names of its columns."""
+Rows = tuple[list[Columns], int | str | None]
 """A page of rows, and the cursor of the next one, or None at the end."""
 Direction = Literal["up", "down"]
 
 _CONTENT = case((catalog.content_present(), "present"), else_="collected").label("content")
-_SUMMARY = (
-    artifacts.c.sequence, artifacts.c.id, artifacts.c.kind, artifacts.c.stage, artifacts.c.created,
-    artifacts.c.bytes, artifacts.c.base_source, artifacts.c.base_revision, artifacts.c.quant_method, _CONTENT,
-)  # fmt: skip
+_COLUMNS = "sequence id kind stage created bytes base_source base_revision quant_method"
+_SUMMARY = (*(artifacts.c[column] for column in _COLUMNS.split()), _CONTENT)
 
 
 class Node(Record):
@@ -61,41 +61,34 @@ class Graph(Record):
     truncated: bool
 
 
+class ArtifactFilters(NamedTuple):
+    """Which artifacts: those that fit all that is given; `name` matches every version of that name."""
+
+    kind: Kind | None = None
+    stage: str | None = None
+    name: str | None = None
+    base_revision: str | None = None
+    quant_method: QuantMethod | None = None
+
+
 def artifact_page(
-    connection: Connection,
-    *,
-    limit: int,
-    after: int | None = None,
-    kind: Kind | None = None,
-    stage: str | None = None,
-    name: str | None = None,
-    base_revision: str | None = None,
-    quant_method: QuantMethod | None = None,
+    connection: Connection, filters: ArtifactFilters, limit: int, after: int | None = None
 ) -> Rows:
-    """Summaries of artifacts, newest first; `name` matches every version of that name."""
-    query = select(*_SUMMARY)
-    for column, value in (
-        (artifacts.c.kind, kind),
-        (artifacts.c.stage, stage),
-        (artifacts.c.base_revision, base_revision),
-        (artifacts.c.quant_method, quant_method),
-    ):
-        if value is not None:
-            query = query.where(column == value)
+    """Summaries of artifacts, newest first."""
+    columns = filters._asdict()
+    name = columns.pop("name")
+    query = _filtered(select(*_SUMMARY), artifacts, columns)
     if name is not None:
         query = query.where(artifacts.c.id.in_(select(names.c.artifact_id).where(names.c.name == name)))
     return _named(connection, _page(connection, query, artifacts.c.sequence, limit, after))
 
 
-def summary(connection: Connection, artifact_id: str) -> dict[str, Any]:
-    """The summary of one artifact, which must exist."""
-    rows, _ = _named(connection, ([connection.execute(
-        select(*_SUMMARY).where(artifacts.c.id == artifact_id)
-    ).one()._asdict()], None))  # fmt: skip
-    return rows[0]
+def content_of(connection: Connection, artifact_id: str) -> str:
+    """Whether the content of an artifact, which must exist, is "present" or was "collected"."""
+    return str(connection.execute(select(_CONTENT).where(artifacts.c.id == artifact_id)).scalar_one())
 
 
-def given_names(connection: Connection, artifact_id: str) -> list[dict[str, Any]]:
+def given_names(connection: Connection, artifact_id: str) -> list[Columns]:
     """Every name and version that the artifact was given, oldest first."""
     query = select(names.c.name, names.c.version).where(names.c.artifact_id == artifact_id)
     return [row._asdict() for row in connection.execute(query.order_by(names.c.sequence))]
@@ -119,20 +112,11 @@ def runs(connection: Connection, artifact_id: str, limit: int, after: int | None
 
 
 def decisions(
-    connection: Connection,
-    *,
-    limit: int,
-    after: int | None = None,
-    candidate: str | None = None,
-    baseline: str | None = None,
-    verdict: Verdict | None = None,
+    connection: Connection, columns: Mapping[str, str | None], limit: int, after: int | None = None
 ) -> Rows:
-    """Gate decisions, newest first, without policy and evidence."""
+    """Gate decisions with these values (None: any), newest first, without policy and evidence."""
     kept = ("sequence", "id", "candidate", "baseline", "verdict", "created", "signer")
-    query = select(*(gate_decisions.c[column] for column in kept))
-    for column, value in (("candidate", candidate), ("baseline", baseline), ("verdict", verdict)):
-        if value is not None:
-            query = query.where(gate_decisions.c[column] == value)
+    query = _filtered(select(*(gate_decisions.c[column] for column in kept)), gate_decisions, columns)
     return _page(connection, query, gate_decisions.c.sequence, limit, after)
 
 
@@ -163,7 +147,7 @@ def channel_page(connection: Connection, *, limit: int, after: str | None, team:
         query = query.where(channels.c.name > after)
     if team is not None:
         query = query.where(channels.c.name.startswith(f"{team}/", autoescape=True))
-    rows = [row._asdict() for row in connection.execute(query)]
+    rows: list[Columns] = [row._asdict() for row in connection.execute(query)]
     return rows[:limit], rows[limit - 1]["name"] if len(rows) > limit else None
 
 
@@ -205,12 +189,20 @@ def _nodes(connection: Connection, reached: dict[str, int]) -> list[Node]:
     return [Node(id=i, kind=found[i].kind, stage=found[i].stage, depth=depth) for i, depth in reached.items()]
 
 
+def _filtered(query: Select[Any], table: Table, columns: Mapping[str, str | None]) -> Select[Any]:
+    for column, value in columns.items():
+        if value is not None:
+            query = query.where(table.c[column] == value)
+    return query
+
+
 def _page(
     connection: Connection, query: Select[Any], order: Column[int], limit: int, after: int | None
 ) -> Rows:
     if after is not None:
         query = query.where(order < after)
-    rows = [row._asdict() for row in connection.execute(query.order_by(order.desc()).limit(limit + 1))]
+    query = query.order_by(order.desc()).limit(limit + 1)
+    rows: list[Columns] = [row._asdict() for row in connection.execute(query)]
     return rows[:limit], rows[limit - 1][order.name] if len(rows) > limit else None
 
 
@@ -219,7 +211,8 @@ def _named(connection: Connection, page: Rows) -> Rows:
     rows, following = page
     query = select(names.c.artifact_id, names.c.name, names.c.version)
     query = query.where(names.c.artifact_id.in_([row["id"] for row in rows])).order_by(names.c.sequence)
-    latest = {row.artifact_id: (row.name, row.version) for row in connection.execute(query)}
-    for row in rows:
-        row["name"], row["version"] = latest.get(row["id"], (None, None))
-    return rows, following
+    latest = {
+        row.artifact_id: {"name": row.name, "version": row.version} for row in connection.execute(query)
+    }
+    nameless = {"name": None, "version": None}
+    return [{**row, **latest.get(row["id"], nameless)} for row in rows], following

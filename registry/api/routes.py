@@ -9,7 +9,7 @@ from fastapi import Depends, Path, Query, Request, Response
 from fastapi.routing import APIRouter
 from sqlalchemy import Connection, select
 
-from registry import catalog
+from registry import catalog, references
 from registry.api import models as answers
 from registry.api import queries
 from registry.api.middleware import IMMUTABLE
@@ -25,14 +25,10 @@ LIMIT = 200
 DEPTH = 64
 EDGES = 2000
 
-Ref = Annotated[
-    str,
-    Path(
-        min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$",
-        description="an id, its first 6 or more digits, NAME@VERSION, or a channel TEAM/NAME",
-    ),
-]  # fmt: skip
-Word = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")]
+_REF = "an id, its first 6 or more digits, NAME@VERSION, or a channel TEAM/NAME"
+_PRINTABLE = r"^[\x20-\x7e]+$"
+Ref = Annotated[str, Path(min_length=1, max_length=200, pattern=_PRINTABLE, description=_REF)]
+Word = Annotated[str, Query(min_length=1, max_length=200, pattern=_PRINTABLE)]
 Part = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Limit = Annotated[int, Query(ge=1, le=LIMIT, description="most items of this page")]
 Cursor = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="`next` of the page before")]
@@ -64,10 +60,8 @@ def artifacts(
 ) -> answers.Page[answers.Summary]:
     """Artifacts, newest first."""
     with database.read() as connection:
-        return _page(answers.Summary, queries.artifact_page(
-            connection, limit=limit, after=cursor, kind=kind, stage=stage, name=name,
-            base_revision=base_revision, quant_method=quant_method,
-        ))  # fmt: skip
+        filters = queries.ArtifactFilters(kind, stage, name, base_revision, quant_method)
+        return _page(answers.Summary, queries.artifact_page(connection, filters, limit, cursor))
 
 
 # A channel's name has a slash, so a reference takes the rest of the path: what hangs below one comes first.
@@ -76,10 +70,8 @@ def manifest(database: Source, response: Response, ref: Ref) -> dict[str, Any]:
     """The canonical manifest, byte for byte: its sha256 is the artifact's id."""
     with database.read() as connection:
         artifact = _resolved(connection, ref, response)
-        return Response(  # type: ignore[return-value]
-            canonical(artifact.manifest.model_dump(mode="json")), media_type="application/json",
-            headers=dict(response.headers),
-        )  # fmt: skip
+        body, headers = canonical(artifact.manifest.model_dump(mode="json")), dict(response.headers)
+        return Response(body, media_type="application/json", headers=headers)  # type: ignore[return-value]
 
 
 @v1.get("/artifacts/{ref:path}/files")
@@ -117,7 +109,7 @@ def executions(
 ) -> answers.Page[answers.ExecutionAnswer]:
     """The runs that led to an artifact, newest first."""
     with database.read() as connection:
-        artifact = catalog.resolve(connection, ref)
+        artifact = references.resolve(connection, ref)
         rows, following = queries.runs(connection, artifact.id, limit, cursor)
         told = [{**row, "host": row["host"].partition(" ")[0]} for row in rows]
         return _page(answers.ExecutionAnswer, (told, following))
@@ -129,7 +121,7 @@ def evaluations(
 ) -> answers.Page[answers.EvaluationAnswer]:
     """The evaluations of a model, newest first."""
     with database.read() as connection:
-        artifact = catalog.resolve(connection, ref)
+        artifact = references.resolve(connection, ref)
         rows, following = queries.evaluations(connection, artifact.id, limit, cursor)
         told = [{**row, "metrics": json.loads(row["manifest"])["metrics"]} for row in rows]
         return _page(answers.EvaluationAnswer, (told, following))
@@ -139,13 +131,11 @@ def evaluations(
 def artifact(database: Source, ref: Ref) -> answers.ArtifactAnswer:
     """One artifact. What never changes is under `/manifest`, byte for byte."""
     with database.read() as connection:
-        found = catalog.resolve(connection, ref)
-        content = queries.summary(connection, found.id)["content"]
-        return answers.ArtifactAnswer(
-            **{**dict(found.manifest), "files": len(found.manifest.files)},
-            id=found.id, created=found.created, bytes=found.size, content=content,
-            names=queries.given_names(connection, found.id),
-        )  # fmt: skip
+        found = references.resolve(connection, ref)
+        more = {"id": found.id, "created": found.created, "bytes": found.size}
+        more |= {"content": queries.content_of(connection, found.id)}
+        more |= {"names": queries.given_names(connection, found.id), "files": len(found.manifest.files)}
+        return answers.ArtifactAnswer.model_validate({**dict(found.manifest), **more})
 
 
 @v1.get("/channels")
@@ -191,9 +181,8 @@ def gates(
 ) -> answers.Page[answers.DecisionSummary]:
     """Gate decisions, newest first."""
     with database.read() as connection:
-        return _page(answers.DecisionSummary, queries.decisions(
-            connection, limit=limit, after=cursor, candidate=candidate, baseline=baseline, verdict=verdict
-        ))  # fmt: skip
+        filters = {"candidate": candidate, "baseline": baseline, "verdict": verdict}
+        return _page(answers.DecisionSummary, queries.decisions(connection, filters, limit, cursor))
 
 
 @v1.get("/gates/{id}")
@@ -248,13 +237,13 @@ def readyz(database: Source) -> answers.Health:
 
 def _resolved(connection: Connection, ref: str, response: Response) -> catalog.Artifact:
     """The artifact; what an artifact's own id names never changes, so it may be kept."""
-    found = catalog.resolve(connection, ref)
+    found = references.resolve(connection, ref)
     if ref == found.id:
         response.headers["Cache-Control"] = IMMUTABLE
     return found
 
 
-def _channel(connection: Connection, team: str, name: str) -> dict[str, Any]:
+def _channel(connection: Connection, team: str, name: str) -> queries.Columns:
     query = select(schema.channels).where(schema.channels.c.name == f"{team}/{name}")
     row = connection.execute(query).one_or_none()
     if row is None:

@@ -118,13 +118,13 @@ class Channels:
         decision: str | None,
     ) -> None:
         policy = policies.latest(connection, name)
-        passed = decisions.require(
-            connection, self._keys, decision,
-            moving=f"channel {name} cannot move to artifact {artifact_id[:12]}",
-            artifact_id=artifact_id,
+        move = decisions.Move(
+            f"channel {name} cannot move to artifact {artifact_id[:12]}",
+            artifact_id,
             current=current.artifact_id if current else None,
             policy=policy.digest if policy else None,
-        )  # fmt: skip
+        )
+        passed = decisions.require(connection, self._keys, decision, move)
         if policy is None:
             reason = f"taken over from gate decision {passed.id[:12]}, the first to move the channel"
             policies.add(connection, name, passed.policy, who=f"key {str(passed.signer)[:12]}", reason=reason)

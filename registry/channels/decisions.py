@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from sqlalchemy import Connection, Row, insert, select
 
@@ -151,17 +151,22 @@ def _id(decided: Mapping[str, Any], texts: Mapping[str, str]) -> str:
     return digest({**decided, **{field: json.loads(text) for field, text in texts.items()}})
 
 
-def require(
-    connection: Connection, keys: Keys, decision_id: str | None, moving: str, artifact_id: str,
-    current: str | None, policy: str | None,
-) -> GateDecision:  # fmt: skip
-    """The decision, if it lets `artifact_id` take the place of `current` under the policy of that digest.
+class Move(NamedTuple):
+    """What a decision has to allow: that `artifact_id` takes the place of `current` under a policy."""
 
-    Raises GateRequired otherwise, beginning with `moving`; NotFound; Corrupt for a changed decision.
-    """
+    refusal: str
+    """How the message of a refusal begins."""
+    artifact_id: str
+    current: str | None
+    policy: str | None
+    """The digest of the channel's policy, if it has one."""
+
+
+def require(connection: Connection, keys: Keys, decision_id: str | None, move: Move) -> GateDecision:
+    """The decision, if it allows the move; raises GateRequired, NotFound, Corrupt for a changed decision."""
     if decision_id is None:
         raise GateRequired(
-            f"{moving}: it needs a passing gate decision, or a waiver with a reason and a name; "
+            f"{move.refusal}: it needs a passing gate decision, or a waiver with a reason and a name; "
             "run `tuneline gate`"
         )
     query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
@@ -169,23 +174,24 @@ def require(
     if row is None:
         raise _unknown(decision_id)
     decision = _decision(row)
-    said = f"{moving}: gate decision {decision_id[:12]}"
+    _, artifact_id, current, policy = move
+    cited = f"{move.refusal}: gate decision {decision_id[:12]}"
     if decision.verdict != "pass":
-        raise GateRequired(f"{said} says {decision.verdict}, expected pass")
+        raise GateRequired(f"{cited} says {decision.verdict}, expected pass")
     if decision.candidate != artifact_id:
-        raise GateRequired(f"{said} is about artifact {decision.candidate[:12]}")
+        raise GateRequired(f"{cited} is about artifact {decision.candidate[:12]}")
     if current is not None and decision.baseline != current:
         raise GateRequired(
-            f"{said} compares it with {str(decision.baseline)[:12]}, but the channel has {current[:12]} now; "
-            "run the gate again against that one"
+            f"{cited} compares it with {str(decision.baseline)[:12]}, but the channel has {current[:12]} "
+            "now; run the gate again against that one"
         )
     if policy is not None and decision.policy_digest != policy:
         raise GateRequired(
-            f"{said} was made under the policy {decision.policy_digest[:12]}, but the channel's is "
+            f"{cited} was made under the policy {decision.policy_digest[:12]}, but the channel's is "
             f"{policy[:12]}; run the gate again under the channel's policy"
         )
     if problem := _problem(decision, keys):
-        raise (Corrupt if decision.signer else GateRequired)(f"{said} {problem}")
+        raise (Corrupt if decision.signer else GateRequired)(f"{cited} {problem}")
     return decision
 
 

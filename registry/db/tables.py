@@ -36,11 +36,9 @@ schema_version = Table(
     Column("version", Integer, nullable=False),
 )
 
-_BASE_COLUMNS = (
-    "base_source", "base_revision", "base_weights_digest", "base_tokenizer_digest", "base_tokenizer_length",
-    "base_embedding_rows", "base_chat_template_digest", "base_architecture",
-    "quant_method", "quant_requested", "quant_effective", "quant_toolchain",
-)  # fmt: skip
+_BASE = "source revision weights_digest tokenizer_digest tokenizer_length embedding_rows chat_template_digest"
+_MODEL_COLUMNS = [f"base_{name}" for name in (*_BASE.split(), "architecture")]
+_MODEL_COLUMNS += [f"quant_{name}" for name in ("method", "requested", "effective", "toolchain")]
 _MODEL_KINDS = "'base', 'adapter', 'merged', 'quantized'"
 
 
@@ -80,7 +78,7 @@ artifacts = Table(
     sha256_hex("base_chat_template_digest"),
     CheckConstraint(f"kind IN ({_MODEL_KINDS}, 'dataset', 'evaluation')", name="known_kind"),
     CheckConstraint(
-        f"kind NOT IN ({_MODEL_KINDS}) OR ({' AND '.join(f'{c} IS NOT NULL' for c in _BASE_COLUMNS)})",
+        f"kind NOT IN ({_MODEL_KINDS}) OR ({' AND '.join(f'{c} IS NOT NULL' for c in _MODEL_COLUMNS)})",
         name="a_model_names_its_base_and_quantization",
     ),
     CheckConstraint("length(base_revision) >= 7", name="revision_is_pinned"),

@@ -58,14 +58,14 @@ class Reach:
 
     def why(self, artifact_id: str) -> list[str]:
         """The reasons why the artifact keeps its files; empty when it does not."""
-        found = [*self.roots.get(artifact_id, []), *self.evidence.get(artifact_id, [])]
-        if found or artifact_id not in self.through:
-            return found
+        reasons = [*self.roots.get(artifact_id, []), *self.evidence.get(artifact_id, [])]
+        if reasons or artifact_id not in self.through:
+            return reasons
         steps: list[str] = []
         while artifact_id in self.through and artifact_id not in self.roots:
             relation, child = self.through[artifact_id]
-            steps.append(f"{child[:12]} was made from it ({relation})" if not steps else
-                         f"from that {child[:12]} ({relation})")  # fmt: skip
+            made = f"from that {child[:12]}" if steps else f"{child[:12]} was made from it"
+            steps.append(f"{made} ({relation})")
             artifact_id = child
         return [f"{', '.join(steps)}; {self.roots[artifact_id][0]}"]
 

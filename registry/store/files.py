@@ -101,11 +101,9 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-_OF_THE_PLACE = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
-    errno.ENAMETOOLONG,
-}  # fmt: skip
-"""What says that the place cannot be used so, rather than that a disk or a database failed."""
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_SUCH_A_PATH = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""With `_REFUSED`, what says that the place cannot be used so, rather than that a disk failed."""
 
 
 @contextmanager
@@ -119,7 +117,7 @@ def wrap_os_errors(what: str) -> Iterator[None]:
                 f"{what}: no space left on {error.filename or 'the disk'}; nothing became visible: "
                 "free some space and run the same command again"
             ) from error
-        kind = StoreRefused if error.errno in _OF_THE_PLACE else StoreFailed
+        kind = StoreRefused if error.errno in _REFUSED | _NOT_SUCH_A_PATH else StoreFailed
         raise kind(f"{what}: {error}; nothing became visible: check the disk and the permissions") from error
 
 

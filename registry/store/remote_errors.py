@@ -11,11 +11,11 @@ from registry.errors import InvalidSetting, RegistryError, StoreFailed, StoreFul
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs"}
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_UNANSWERED = (
-    "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
-    "HTTPClientError", "ClientConnectionError", "ClientPayloadError", "IncompleteReadError", "FSTimeoutError",
-    "SSLError", "ProxyConnectionError", "ResponseParserError",
-)  # fmt: skip
+_OF_BOTOCORE = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
+_OF_CONNECTIONS = ("ConnectionClosedError", "ClientConnectionError", "ProxyConnectionError", "SSLError")
+_OF_ANSWERS = ("ClientPayloadError", "IncompleteReadError", "ResponseParserError", "FSTimeoutError")
+_UNANSWERED = frozenset((*_OF_BOTOCORE, *_OF_CONNECTIONS, *_OF_ANSWERS))
+"""Names of exceptions of botocore, aiohttp and fsspec that say that no answer came."""
 
 
 def translate_error(error: BaseException, what: str, url: str) -> RegistryError:
@@ -28,11 +28,7 @@ def translate_error(error: BaseException, what: str, url: str) -> RegistryError:
     nothing = "nothing became visible"
     if any(isinstance(one, ImportError) for one in chain):
         return package_missing(url)
-    if (
-        status == 507
-        or re.search("quota|storagefull|insufficientstorage", code, re.IGNORECASE)
-        or any(getattr(one, "errno", None) in {errno.ENOSPC, errno.EDQUOT} for one in chain)
-    ):
+    if _is_full(chain, code, status):
         return StoreFull(
             f"{what}: {url} has no room or no quota left ({code or 'no space'}); {nothing}: free some space "
             "or raise the quota, and run the same command again"
@@ -49,7 +45,7 @@ def translate_error(error: BaseException, what: str, url: str) -> RegistryError:
         )
     if code == "NoSuchBucket":
         return no_bucket(what, url)
-    if names & {*_UNANSWERED, "TimeoutError", "ConnectionError"}:
+    if names & (_UNANSWERED | {"TimeoutError", "ConnectionError"}):
         name = next((n for n in (type(one).__name__ for one in chain) if n in _UNANSWERED), "Timeout")
         return StoreFailed(
             f"{what}: {endpoint(url)} does not answer ({name}, tried several times); "
@@ -59,6 +55,15 @@ def translate_error(error: BaseException, what: str, url: str) -> RegistryError:
     return StoreFailed(
         f"{what}: {url} answered {code or type(error).__name__}: {said}; {nothing}: "
         "run the same command again, and look into the store's log if it fails again"
+    )
+
+
+def _is_full(chain: list[BaseException], code: str, status: int) -> bool:
+    full = {errno.ENOSPC, errno.EDQUOT}
+    return (
+        status == 507
+        or re.search("quota|storagefull|insufficientstorage", code, re.IGNORECASE) is not None
+        or any(getattr(error, "errno", None) in full for error in chain)
     )
 
 

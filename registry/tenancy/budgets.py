@@ -25,14 +25,13 @@ SILENT_SECONDS = 60.0
 
 
 def _listing(statement: str, *lists: str) -> TextClause:
+    """The statement; the parameters named in `lists` are lists."""
     return text(statement).bindparams(*(bindparam(name, expanding=True, type_=String) for name in lists))
 
 
 # Written out, as every request waits for them: to put them together each time takes longer than to run them.
-_SPENT = _listing(
-    "SELECT day, tenant, used + reserved AS total FROM budgets WHERE day IN :days AND tenant IN :tenants",
-    "days", "tenants",
-)  # fmt: skip
+_TOTALS = "SELECT day, tenant, used + reserved AS total FROM budgets "
+_SPENT = _listing(f"{_TOTALS}WHERE day IN :days AND tenant IN :tenants", "days", "tenants")
 _KNOWN = _listing("SELECT id, day, tenant, tokens FROM reservations WHERE id IN :ids", "ids")
 _BEAT = text("UPDATE gateways SET beat = :at WHERE id = :id")
 _ADD = text(

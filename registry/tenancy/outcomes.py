@@ -135,9 +135,7 @@ def percentile(values: Iterable[float], share: float) -> float | None:
 
 
 def _summary(rows: Sequence[Outcome]) -> Summary:
-    counts = (
-        "requests", "failed", "truncated", "prompt_tokens", "completion_tokens", "compared", "agreed",
-    )  # fmt: skip
+    counts = ("requests", "failed", "truncated", "compared", "agreed", "prompt_tokens", "completion_tokens")
     whole = [value for row in rows for value in row.latencies_ms]
     first = [value for row in rows for value in row.first_token_ms]
     return Summary(
@@ -158,7 +156,7 @@ def _text(at: datetime) -> str:
     return _whole_minute(at).isoformat(timespec="minutes")
 
 
-def _columns(row: Outcome) -> dict[str, Any]:
+def _columns(row: Outcome) -> dict[str, object]:
     return {
         **row.model_dump(exclude={"minute", "latencies_ms", "first_token_ms"}),
         "minute": _text(row.minute),

@@ -100,10 +100,8 @@ class Tenants:
                     f"tenant {name} exists; `tuneline tenants set` changes it, "
                     "`tuneline tenants rotate` gives it another key"
                 )
-            row = {
-                "name": name, "channel": channel, **given.model_dump(), "pinned": int(pinned),
-                "salt": secrets.token_hex(16), "created": now(), "changes": 1,
-            }  # fmt: skip
+            row = {"name": name, "channel": channel, "pinned": int(pinned), "salt": secrets.token_hex(16)}
+            row |= {**given.model_dump(), "created": now(), "changes": 1}
             connection.execute(insert(tenants), row)
             key, text = _new_key(connection, name)
             tenant_log.record(connection, name, "add", who)

@@ -110,7 +110,7 @@ def test_an_unknown_id_is_said_to_be_unknown(registry: Registry, method: str) ->
 @only("local")
 @pytest.mark.parametrize("bad", ["../../x", "Ünï", "", "a@b", "team/x", "A", "x" * 101])
 def test_names_are_plain(registry: Registry, publish: Publish, bad: str) -> None:
-    with pytest.raises(InvalidArtifact, match="is no artifact name"):
+    with pytest.raises(InvalidArtifact, match="is not a valid artifact name"):
         registry.name(publish(registry, "one").id, bad)
 
 

@@ -182,7 +182,9 @@ def questions(registry: Registry, loaded: Loader, choose: random.Random) -> dict
         found = registry.lineage(pick(loaded.leaves))
         assert len(found) > 2 * DEPTH
 
-    page = partial(asked, queries.artifact_page, limit=50)
+    def page(**filters: Any) -> Any:
+        return asked(queries.artifact_page, filters=queries.ArtifactFilters(**filters), limit=50)
+
     return {
         "ls, first page": lambda: registry.ls(limit=50),
         "ls, a page further on": lambda: registry.ls(limit=50, after=pick(loaded.ids)),

@@ -237,7 +237,7 @@ def test_numbers_beyond_32_bits(registry: Registry, publish: Publish) -> None:
         ("base_revision", None), ("base_revision", "main"), ("base_weights_digest", None),
         ("base_weights_digest", "abc"), ("base_tokenizer_digest", None), ("base_tokenizer_length", None),
         ("base_tokenizer_length", 0), ("base_embedding_rows", -1), ("base_chat_template_digest", None),
-        ("base_architecture", None), ("base_source", None), ("quant_method", None), ("quant_method", "int5"),
+        ("base_architecture", None), ("base_source", None), ("quant_method", None),
         ("quant_requested", None), ("quant_effective", None), ("quant_toolchain", None),
         ("quant_merge_base", "8bit"), ("quant_calibration_dataset", "f" * 64), ("kind", "model"),
         ("kind", "quantized"), ("id", "abc"),
