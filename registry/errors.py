@@ -9,7 +9,7 @@ RegistryError                 anything below; has an exit code for the command l
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
 ├── Collected                 an artifact whose files were removed to free space (exit code 3)
 ├── Corrupt                   stored bytes differ from their digest
-├── Conflict                  somebody else was faster, or took the lease over
+├── Conflict                  another process was faster, or took the lease over
 │   ├── Moved                 a channel is no longer where it was seen (exit code 1)
 │   └── Held                  a live process works on the same key
 ├── GateRequired              a channel move without a passing gate decision or a waiver
@@ -83,7 +83,7 @@ class Held(Conflict):
         return f"pid {self.pid} on host {self.host} since {self.since[:19]}"
 
     def after(self, waited: float) -> Held:
-        """The same, once somebody has waited for so many seconds."""
+        """The same, once a process has waited for so many seconds."""
         self.args = (
             f"stage {self.stage} for key {self.key[:12]} is still being worked on by {self.holder} after "
             f"{waited:.0f} s of waiting (TUNELINE_WAIT_SECONDS sets the limit); wait for it or stop that "

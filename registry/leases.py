@@ -27,12 +27,12 @@ from registry.processes import host_id, is_alive, start_time
 log = logging.getLogger("tuneline.registry")
 
 _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Seconds between looks at a lease that somebody else holds; the last one again and again."""
+"""Seconds between looks at a lease that another process holds; the last one again and again."""
 
 _GIVEN_UP: set[tuple[str, int, str]] = set()
 """Key, token and time of leases that this process gave back while the database could not be written.
 
-Else it would be told, until the lease runs out, that it is at work itself, when it tries again.
+Else, when it tries again, it would find itself at work until the lease runs out.
 """
 
 
@@ -43,13 +43,13 @@ def _log_once(held: Held, waited: float) -> None:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a key that a live process works on, and who is told meanwhile.
+    """How long to wait for a key that a live process works on, and what hears of it meanwhile.
 
-    `told` hears, at each look, who holds the key and for how many seconds this process waited, 0 at first.
+    `on_wait` hears, at each look, who holds the key and for how many seconds this process waited, 0 at first.
     """
 
     seconds: float
-    told: Callable[[Held, float], None] = _log_once
+    on_wait: Callable[[Held, float], None] = _log_once
 
 
 NO_WAIT = Patience(0.0)
@@ -103,14 +103,14 @@ class Leases:
                 waited = time.monotonic() - began if looks else 0.0
                 if waited >= patience.seconds:
                     raise (by.after(waited) if looks else by) from None
-                patience.told(by, waited)
-                # Only the database knows, and SQLite tells nobody; the holder may be on another machine.
+                patience.on_wait(by, waited)
+                # Only the database knows, and SQLite does not notify; the holder may be on another machine.
                 pause = _PAUSES[min(looks, len(_PAUSES) - 1)]
                 time.sleep(min(pause, patience.seconds - waited))
                 looks += 1
 
     def renew(self, key: str, token: int) -> None:
-        """Extend the lease. Raises Conflict when somebody else has it by now."""
+        """Extend the lease. Raises Conflict when another process has it by now."""
         with self._database.write() as connection:
             self.guard(connection, key, token)
 
@@ -128,7 +128,7 @@ class Leases:
         )
 
     def release(self, key: str, token: int) -> None:
-        """Give the lease back; no effect when it is already somebody else's."""
+        """Give the lease back; no effect when it is already another's."""
         acquired = self._acquired.pop((key, token), "")
         try:
             with self._database.write() as connection:
@@ -140,7 +140,7 @@ class Leases:
 
     @contextmanager
     def if_free(self, key: str) -> Iterator[bool]:
-        """Whether no live process holds the key; nobody can take it before the block ends."""
+        """Whether no live process holds the key; none can take it before the block ends."""
         with self._database.write() as connection:
             row = _row(connection, key)
             yield row is None or not is_held(row)

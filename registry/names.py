@@ -57,7 +57,7 @@ def _check_one(name: str) -> None:
     if _NOT_ON_WINDOWS.search(name) or any(
         part.endswith((".", " ")) or _WINDOWS_DEVICE.fullmatch(part) for part in parts
     ):
-        refuse("is none on Windows")
+        refuse("is not a valid file name on Windows")
 
 
 def _folded(name: str) -> str:

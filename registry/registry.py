@@ -129,7 +129,9 @@ class Registry:
         Whoever waited looks with `find` first: the other may have made the result.
         """
         if not _KEY.fullmatch(key):
-            raise InvalidArtifact(f"{key[:80]!r} is no memo key; expected the sha256 that memo_key() returns")
+            raise InvalidArtifact(
+                f"{key[:80]!r} is not a memo key; expected the sha256 that memo_key() returns"
+            )
         return drafts.opened(self._context, key, stage, holds, patience)
 
     def get(self, ref: str) -> Artifact:
@@ -165,8 +167,8 @@ class Registry:
         """Free what nothing needs, or with `delete` unset only say what that would be.
 
         `cache` also empties the local cache of an object store, but for what an endpoint or a stage reads.
-        Raises Conflict when somebody else writes for too long, StoreFailed for the disk, the database or the
-        store; what was done until then stands, and the next collection goes on from there.
+        Raises Conflict when another process writes for too long, StoreFailed for the disk, the database or
+        the store; what was done until then stands, and the next collection goes on from there.
         """
         return collect.collect(self._context, retention or RetentionPolicy(), delete=delete, cache=cache)
 

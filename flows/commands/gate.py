@@ -112,7 +112,9 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
     if channel is not None:
         refuse_other_policy(registry, channel, policy)
     if channel is not None and not CHANNEL.fullmatch(channel):
-        raise Usage(f"{channel[:140]!r} is no channel name; expected team/name, for example support/prod")
+        raise Usage(
+            f"{channel[:140]!r} is not a valid channel name; expected team/name, for example support/prod"
+        )
     base, evaluations = None, dict(measured)
     live = None if channel is None else _live(registry, channel, baseline)
     if baseline is not None and baseline != channel:

@@ -51,7 +51,7 @@ def _rollouts(registry: Registry, channel: str) -> Reply:
 
     def text() -> None:
         if current is None:
-            print(f"{channel} tries nothing out")
+            print(f"{channel} has no rollout in progress")
         else:
             shares = f"canary {current.canary_percent:g} %, shadow {current.shadow_percent:g} %"
             print(

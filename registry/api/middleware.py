@@ -54,7 +54,7 @@ def problem(
 def registry_problem(error: RegistryError) -> Response:
     """The registry's own words where the asker can do something about it.
 
-    What only the operator can mend is logged; its message may name paths, which are nobody else's business.
+    What only the operator can mend is logged; its message may name paths, which are not for clients.
     """
     kind = re.sub("(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
     if isinstance(error, NotFound):

@@ -111,8 +111,8 @@ def executions(
     with database.read() as connection:
         artifact = references.resolve(connection, ref)
         rows, following = queries.runs(connection, artifact.id, limit, cursor)
-        told = [{**row, "host": row["host"].partition(" ")[0]} for row in rows]
-        return _page(answers.ExecutionAnswer, (told, following))
+        shown = [{**row, "host": row["host"].partition(" ")[0]} for row in rows]
+        return _page(answers.ExecutionAnswer, (shown, following))
 
 
 @v1.get("/artifacts/{ref:path}/evaluations")
@@ -123,8 +123,8 @@ def evaluations(
     with database.read() as connection:
         artifact = references.resolve(connection, ref)
         rows, following = queries.evaluations(connection, artifact.id, limit, cursor)
-        told = [{**row, "metrics": json.loads(row["manifest"])["metrics"]} for row in rows]
-        return _page(answers.EvaluationAnswer, (told, following))
+        shown = [{**row, "metrics": json.loads(row["manifest"])["metrics"]} for row in rows]
+        return _page(answers.EvaluationAnswer, (shown, following))
 
 
 @v1.get("/artifacts/{ref:path}")

@@ -86,7 +86,7 @@ class Channels:
 
         Needs a signed, passing gate decision for this artifact against the channel's current one under the
         channel's policy, or a waiver. A channel without a policy takes over that of the first decision.
-        Raises Moved when somebody else was faster, GateRequired, NotFound for an unknown artifact or
+        Raises Moved when another process was faster, GateRequired, NotFound for an unknown artifact or
         decision, Corrupt for a changed or unsigned one, InvalidArtifact for a bad name or waiver.
         """
         check_name(name)
@@ -247,16 +247,16 @@ def _standing(current: Channel | None) -> str:
 
 def _lost(name: str, expected: int, found: str) -> Moved:
     return Moved(
-        f"channel {name}: expected generation {expected}, found {found}; somebody else moved it: "
+        f"channel {name}: expected generation {expected}, found {found}; it was moved meanwhile: "
         "look at its history, gate against its current artifact, and try again"
     )
 
 
 def check_name(name: str) -> None:
-    """Raise InvalidArtifact for what is no channel's name."""
+    """Raise InvalidArtifact for what is not a valid channel name."""
     if not CHANNEL.fullmatch(name):
         raise InvalidArtifact(
-            f"{name[:140]!r} is no channel name; expected team/name in lower case, digits, '.', '_', '-'"
+            f"{name[:140]!r} is not a valid channel name; expected team/name of a-z, 0-9, '.', '_', '-'"
         )
 
 
@@ -274,6 +274,6 @@ def check_text(what: str, text: str) -> None:
     """Raise InvalidArtifact where `text` is empty, or holds what a database cannot keep."""
     found = next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)
     if found is not None:
-        raise InvalidArtifact(f"{what} holds {found!a}, which is no character of a text; write it without")
+        raise InvalidArtifact(f"{what} holds {found!a}, which is not allowed in a text; write it without")
     if not text.strip():
         raise InvalidArtifact(f"{what} is empty")

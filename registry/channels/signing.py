@@ -69,7 +69,7 @@ def sign(private: Path, content: bytes) -> tuple[str, str]:
 
 def verify(public_pem: bytes, content: bytes, signature: str) -> bool:
     """Whether `signature` (base64) is that of `content` under the public key. Raises InvalidArtifact for a
-    key that is none; a signature that cannot be read is simply not valid."""
+    key that cannot be read; a signature that cannot be read is simply not valid."""
     key = _public(public_pem)
     try:
         key.verify(base64.b64decode(signature, validate=True), content, _ALGORITHM)
@@ -94,7 +94,7 @@ class Keys:
         return sign(key_path(self.home, self._configured), content)
 
     def problem(self, signer: str | None, content: bytes, signature: str | None) -> str | None:
-        """Why the signature is not to be believed, or None. Raises InvalidArtifact for a key that is none."""
+        """Why the signature is not valid, or None. Raises InvalidArtifact for a key that cannot be read."""
         if signer is None or signature is None:
             return "is not signed, as an older version made it: run the gate again"
         pem = self._trusted().get(signer)

@@ -1,7 +1,7 @@
 """The database: SQLite, or PostgreSQL for teams.
 
 ```
-engine          connections, transactions, errors in our words
+engine          connections, transactions, errors translated
 tables          artifacts, channels, decisions
 serving_tables  tenants, budgets, rollouts
 triggers        what the database itself refuses to rewrite

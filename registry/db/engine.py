@@ -1,4 +1,4 @@
-"""The database: a SQLite file, or PostgreSQL for teams; one writer at a time, errors in our words."""
+"""The database: a SQLite file, or PostgreSQL for teams; one writer at a time, errors translated."""
 
 from __future__ import annotations
 

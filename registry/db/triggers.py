@@ -46,7 +46,7 @@ _STANDING = {
         "OR (OLD.revoked IS NOT NULL AND (NEW.revoked IS NULL OR NEW.revoked <> OLD.revoked))",
     ),
 }
-"""Table whose rows stay for ever → how one may change, and the condition of a change that is none such."""
+"""Table whose rows stay for ever → how one may change, and the condition of any other change."""
 
 _SERVED = ("channel_events", "tenant_events", "rollout_events")
 """What a gateway has to hear of."""

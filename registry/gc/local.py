@@ -42,7 +42,7 @@ def remove_stale_drafts(context: DraftContext, retention: RetentionPolicy, delet
     """Drafts, with their checkpoints, that no live process works on and nobody wrote to for so many days."""
     before, count, size = time.time() - retention.days * 86400, 0, 0
     for draft in sorted(context.root.iterdir()):
-        with suppress(FileNotFoundError):  # somebody works on it
+        with suppress(FileNotFoundError):  # a process works on it
             changed, alone = _last_change(draft)
             if changed > before:
                 continue

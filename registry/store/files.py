@@ -1,4 +1,4 @@
-"""Files as the registry trusts them: regular, safely named, read whole, on the disk before anyone is told."""
+"""Files as the registry trusts them: regular, safely named, read whole, durable before use."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def walk(root: Path, leave_out: str = "") -> Iterator[Path]:
 
 
 def leaves(view: Path) -> Iterator[tuple[str, int]]:
-    """Name and size of all that is in a view; -1 for what is no regular file, empty directories too."""
+    """Name and size of all that is in a view; -1 for what is not a regular file, empty directories too."""
     for path in walk(view):
         status = path.lstat()
         yield path.relative_to(view).as_posix(), status.st_size if stat.S_ISREG(status.st_mode) else -1

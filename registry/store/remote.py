@@ -44,7 +44,7 @@ class RemoteBlobs:
     """Blobs below a URL. Connects when first used, and again in a forked process."""
 
     def __init__(self, url: str) -> None:
-        """Raises InvalidSetting for a URL that is none, holds a secret, or whose package is not installed."""
+        """Raises InvalidSetting for a URL that is malformed, holds a secret, or whose package is missing."""
         self.url = checked(url)
         self._protocol, _, self._root = self.url.partition("://")
         self._connecting = threading.Lock()

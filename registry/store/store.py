@@ -54,7 +54,7 @@ class Store:
     def __init__(self, home: Path, failpoint: Failpoint, url: str | None = None) -> None:
         """The store at `url`, by default in `home`; an object store is first spoken to when it is needed.
 
-        Raises InvalidSetting for a URL that is none, and OSError.
+        Raises InvalidSetting for a URL that cannot be read, and OSError.
         """
         self._failpoint = failpoint
         self._views = home / "views"
@@ -117,7 +117,7 @@ class Store:
         remove_tree(self._views / artifact_id)
 
     def cached(self) -> Iterator[StoredBlob]:
-        """What the cache holds; nothing when the store is no object store, for then there is no cache."""
+        """What the cache holds; nothing unless the store is an object store: others have no cache."""
         return iter(()) if self._remote is None else self._local.stored()
 
     def drop_cached(self, digests: Iterable[str]) -> None:
@@ -177,7 +177,7 @@ class Store:
 
     def _view_problems(self, view: Path, files: Mapping[str, FileEntry]) -> Iterator[Problem]:
         if view.is_symlink() or not view.is_dir():
-            yield Problem(file=".", kind="altered", detail=f"the view {view} is no directory")
+            yield Problem(file=".", kind="altered", detail=f"the view {view} is not a directory")
             return
         present = {name for name, _ in leaves(view)}
         for name in sorted(present - files.keys()):

@@ -31,7 +31,7 @@ def checked(url: str) -> str:
             f"store URL {shown}: expected no ? and no #; options come from the environment (AWS_*)"
         )
     if parts.scheme in S3 and not _BUCKET.fullmatch(parts.netloc):
-        raise InvalidSetting(f"store URL {shown}: {parts.netloc!r} is no bucket name")
+        raise InvalidSetting(f"store URL {shown}: {parts.netloc!r} is not a valid bucket name")
     import fsspec
 
     if parts.scheme not in fsspec.available_protocols():

@@ -68,15 +68,18 @@ class Rollouts:
         """Try `candidate` (an artifact's id) out, in place of what the channel tried out before.
 
         Raises NotFound for a channel that never moved or an unknown artifact, Collected for one without its
-        files, InvalidArtifact for one that is no model or is the channel's current one, for shares that are
-        not from 0 to 100 or both 0, and for a bad reason or name.
+        files, InvalidArtifact for one that is not a model or is the channel's current one, for shares that
+        are not from 0 to 100 or both 0, and for a bad reason or name.
         """
         shares = {"canary_percent": canary_percent, "shadow_percent": shadow_percent}
         for name, value in shares.items():
             if isinstance(value, bool) or not math.isfinite(value) or not 0 <= value <= 100:
                 raise InvalidArtifact(f"{name.replace('_', ' ')} {value!r}: expected a number from 0 to 100")
         if not any(shares.values()):
-            raise InvalidArtifact("a rollout of 0 % tries nothing out: give the canary or the shadow a share")
+            message = (
+                "a rollout of 0 % sends no traffic to the candidate: give the canary or the shadow a share"
+            )
+            raise InvalidArtifact(message)
         _check_words(who, reason)
         with self._database.write() as connection:
             standing = _standing(connection, channel)
@@ -92,13 +95,13 @@ class Rollouts:
             return _append(connection, standing, {**event, "action": "start", "who": who, "reason": reason})
 
     def stop(self, channel: str, who: str, reason: str) -> None:
-        """End the rollout in force. Raises NotFound where there is none, InvalidArtifact for bad words."""
+        """End the rollout in force; raises NotFound if none is, InvalidArtifact for a bad reason or name."""
         _check_words(who, reason)
         with self._database.write() as connection:
             standing = _standing(connection, channel)
             running = in_force(connection).get(channel)
             if running is None:
-                raise NotFound(f"channel {channel} tries nothing out")
+                raise NotFound(f"channel {channel} has no rollout in progress")
             event = {"candidate": running.candidate, "canary_percent": 0.0, "shadow_percent": 0.0}
             _append(connection, standing, {**event, "action": "stop", "who": who, "reason": reason})
 

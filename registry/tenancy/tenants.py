@@ -282,6 +282,6 @@ def _tenant(row: Row[Any]) -> Tenant:
 def _check(name: str) -> None:
     if not NAME.fullmatch(name):
         raise InvalidTenant(
-            f"{name[:80]!r} is no name of a tenant; expected up to 64 of a-z, 0-9, '.', '_', '-', beginning "
-            "with a letter or digit"
+            f"{name[:80]!r} is not a valid tenant name; expected up to 64 of a-z, 0-9, '.', '_', '-', "
+            "beginning with a letter or digit"
         )

@@ -210,7 +210,7 @@ def test_facts_that_break_the_rules_are_refused(
 
 @pytest.mark.parametrize("bad", ["", "../../etc", "x" * 64, "A" * 64, "a" * 63])
 def test_a_key_is_a_digest(registry: Registry, bad: str) -> None:
-    with pytest.raises(InvalidArtifact, match="is no memo key"):
+    with pytest.raises(InvalidArtifact, match="is not a memo key"):
         registry.draft(bad, "train")
 
 

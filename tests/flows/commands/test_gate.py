@@ -491,7 +491,7 @@ MISUSE = [
     (["--candidate", "{dataset}", "--channel", "a/b"], "is a dataset; a gate compares models"),
     (["--candidate", "{gguf}", "--baseline", "{gguf}", "--parent", "x"], "--parent is for directories"),
     (["--candidate", "{gguf}", "--baseline", "."], "expected two directories"),
-    (["--candidate", "{gguf}", "--channel", "Bad"], "'Bad' is no channel name"),
+    (["--candidate", "{gguf}", "--channel", "Bad"], "'Bad' is not a valid channel name"),
     (
         ["--candidate", "{gguf}", "--baseline", "suport/prod"],
         "serves nothing, so there is nothing to compare",
@@ -756,5 +756,5 @@ def test_a_channel_that_moves_while_promote_reads_it(
     code, refused = run("promote", lineage.gguf.id, "team/prod", *words)
     assert (code, refused["exit_code"]) == (1, 1)
     assert refused["error"].startswith("channel team/prod: expected generation 0, found generation 1")
-    assert "somebody else moved it: look at its history, gate against its current" in refused["error"]
+    assert "it was moved meanwhile: look at its history, gate against its current" in refused["error"]
     assert [event.who for event in registry.channels.history("team/prod")] == ["bob"]

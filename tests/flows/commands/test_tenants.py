@@ -125,15 +125,15 @@ def test_a_tenant_from_add_to_revoke(registry: Registry, say: Say, run: Run) -> 
     ("words", "said"),
     [
         (("add", "acme", "team/prod"), "tenant acme exists"),
-        (("add", "Acme", "team/prod"), "'Acme' is no name of a tenant"),
-        (("add", "new", "prod"), "'prod' is no channel name"),
+        (("add", "Acme", "team/prod"), "'Acme' is not a valid tenant name"),
+        (("add", "new", "prod"), "'prod' is not a valid channel name"),
         (("add", "new", "team/prod", "--concurrency", "0"), "a limit of 0: expected a whole number from 1"),
         (("add", "new", "team/prod", "--concurrency", "-5"), "a limit of -5"),
         (("add", "new", "team/prod", "--concurrency", "1e3"), "expected a whole number, or none"),
         (("add", "new", "team/prod", "--who", " "), "the name of who adds the tenant is empty"),
-        (("add", "new", "team/prod", "--who", "\udcff"), "no character of a text"),
+        (("add", "new", "team/prod", "--who", "\udcff"), "not allowed in a text"),
         (("show", "nobody"), "no tenant 'nobody'"),
-        (("show", "\udcff"), "is no name of a tenant"),
+        (("show", "\udcff"), "is not a valid tenant name"),
         (("audit", "nobody"), "no tenant 'nobody'"),
         (("rotate", "acme", "--overlap", "1 week"), "expected a time such as 90s, 30m, 24h or 7d"),
         (("rotate", "acme", "--overlap", "400d"), "expected from 0 to 365 days"),
@@ -169,12 +169,12 @@ def test_a_rollout_by_command(registry: Registry, lineage: Lineage, say: Say, ru
     assert registry.rollouts.current("team/prod").shadow_percent == 50  # type: ignore[union-attr]
     assert "canary 5 %, shadow 50 %" in say(*rollout)[1]
     code, out, _ = say(*rollout, "--stop", "--reason", "seen", "--who", "bob")
-    assert (code, "team/prod tries nothing out" in out, "bob: seen" in out) == (0, True, True)
+    assert (code, "team/prod has no rollout in progress" in out, "bob: seen" in out) == (0, True, True)
     for words, expected in (
-        (("--stop", "--reason", "again"), "tries nothing out"),
+        (("--stop", "--reason", "again"), "has no rollout in progress"),
         (("--stop",), "with --reason WHY"),
         ((lineage.gguf.id, "--canary", "5"), "with --reason WHY"),
-        ((lineage.gguf.id, "--reason", "see"), "0 % tries nothing out"),
+        ((lineage.gguf.id, "--reason", "see"), "0 % sends no traffic"),
         ((lineage.gguf.id, "--canary", "nan", "--reason", "see"), "expected a number from 0 to 100"),
         ((lineage.gguf.id, "--stop", "--reason", "see"), "leave the candidate out"),
         (("--canary", "5"), "name it"),

@@ -237,7 +237,7 @@ def test_blobs_are_listed_and_deleted(backend: Backend, publish: Publish) -> Non
         ("s3://key@bucket/prefix", "it holds a secret"),
         ("sftp://user:secret@host/path", "it holds a secret"),
         ("s3://bucket/prefix?endpoint=x", r"expected no \? and no #"),
-        ("s3://b/prefix", "'b' is no bucket name"),
+        ("s3://b/prefix", "'b' is not a valid bucket name"),
         ("gopher://host/path", "fsspec knows no protocol 'gopher'"),
         ("file:///does/not/exist", "of a directory that exists"),
         ("file://host/tmp", "of a directory that exists"),

@@ -68,9 +68,9 @@ NO_LIMITS: tuple[Any, ...] = (0, -1, True, False, 1.0, "5", 10**15 + 1, float("n
 
 def test_names_and_limits_that_are_none(registry: Registry) -> None:
     for name in NO_NAMES:
-        with pytest.raises(InvalidTenant, match="is no name of a tenant"):
+        with pytest.raises(InvalidTenant, match="is not a valid tenant name"):
             registry.tenants.add(name, "team/prod", "ada")
-        with pytest.raises(InvalidTenant, match="is no name of a tenant"):
+        with pytest.raises(InvalidTenant, match="is not a valid tenant name"):
             registry.tenants.get(name)
     for value in NO_LIMITS:
         for field in TenantLimits.model_fields:
