@@ -164,9 +164,9 @@ def lineage(connection: Connection, artifact_id: str) -> list[Edge]:
     ordered: list[Edge] = []
     waiting = [artifact_id]
     for child in waiting:
-        found = below.pop(child, [])
-        ordered += found
-        waiting += [edge.parent for edge in found]
+        nearest = below.pop(child, [])
+        ordered += nearest
+        waiting += [edge.parent for edge in nearest]
     return ordered
 
 
@@ -202,9 +202,11 @@ def record_problems(connection: Connection, artifact_id: str) -> list[str]:
     """Where an artifact's columns and edges differ from its manifest, or its manifest from its id."""
     row = connection.execute(select(artifacts).where(artifacts.c.id == artifact_id)).one()
     manifest = Manifest.model_validate_json(row.manifest)
-    found = [] if manifest.id == artifact_id else [f"the manifest's digest is {manifest.id[:12]}, not the id"]
+    problems = []
+    if manifest.id != artifact_id:
+        problems.append(f"the manifest's digest is {manifest.id[:12]}, not the id")
     expected = _columns(manifest, artifact_id, row.created)
-    found += [
+    problems += [
         f"column {c} is {getattr(row, c)!r}, the manifest says {v!r}"
         for c, v in expected.items()
         if getattr(row, c) != v
@@ -212,8 +214,8 @@ def record_problems(connection: Connection, artifact_id: str) -> list[str]:
     query = select(edges.c.relation, edges.c.parent).where(edges.c.child == artifact_id)
     held = {(row.relation, row.parent) for row in connection.execute(query)}
     if held != {(p.relation, p.id) for p in manifest.parents}:
-        found.append("the recorded parents are not those of the manifest")
-    return found
+        problems.append("the recorded parents are not those of the manifest")
+    return problems
 
 
 def _columns(manifest: Manifest, artifact_id: str, created: str) -> dict[str, Any]:

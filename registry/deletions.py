@@ -34,7 +34,7 @@ def mark(connection: Connection, digests: Iterable[str], shared: bool) -> tuple[
     seconds since the epoch, after which none of it may be deleted. `shared`: as `Store.is_shared` says.
     """
     at, others = time.time(), marked(connection, shared)
-    mine = [one for one in digests if one not in others]
+    mine = [digest for digest in digests if digest not in others]
     connection.execute(delete(deletions).where(deletions.c.sha256.not_in(others)))
     if mine:
         row = {
@@ -43,7 +43,7 @@ def mark(connection: Connection, digests: Iterable[str], shared: bool) -> tuple[
             "pid_started": start_time(),
             "expires": at + MARK_SECONDS,
         }
-        connection.execute(insert(deletions), [{"sha256": one, **row} for one in mine])
+        connection.execute(insert(deletions), [{"sha256": digest, **row} for digest in mine])
     return mine, at + BEGIN_SECONDS
 
 

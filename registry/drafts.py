@@ -75,13 +75,13 @@ class Draft:
             raise InvalidArtifact(f"this draft was committed as {self.committed.id[:12]}; open another one")
         self.touch()
         with wrap_os_errors(f"publishing the result of stage {result.stage}"):
-            found = scan(self.path, leave_out=CHECKPOINTS)
+            files = scan(self.path, leave_out=CHECKPOINTS)
         self._context.failpoint("scanned")
-        manifest = _manifest(result, {name: file.entry for name, file in found.items()})
+        manifest = _manifest(result, {name: file.entry for name, file in files.items()})
         artifact_id = manifest.id
         self._check_parents(manifest)
         with wrap_os_errors(f"publishing the result of stage {result.stage}"), self._kept_alive():
-            artifact = self._publish(found.values(), manifest, artifact_id, use)
+            artifact = self._publish(files.values(), manifest, artifact_id, use)
         self.committed = artifact
         if artifact.id != artifact_id:
             dropped = "key %s already stands for artifact %s; this run's different result %s was dropped"
@@ -92,8 +92,8 @@ class Draft:
     def _check_parents(self, manifest: Manifest) -> None:
         needed = _needed(manifest)
         with self._context.database.read() as connection:
-            parents = {one: catalog.by_id(connection, one) for one in needed}
-        missing = [one[:12] for one, artifact in parents.items() if artifact is None]
+            parents = {parent_id: catalog.by_id(connection, parent_id) for parent_id in needed}
+        missing = [parent_id[:12] for parent_id, artifact in parents.items() if artifact is None]
         if missing:
             raise NotFound(f"parents {', '.join(missing)} are not in this registry; publish them first")
         for parent in manifest.parents:
@@ -102,22 +102,22 @@ class Draft:
                 check(manifest.base, artifact.manifest)
 
     def _publish(
-        self, found: Collection[FoundFile], manifest: Manifest, artifact_id: str, use: catalog.ResourceUse
+        self, files: Collection[FoundFile], manifest: Manifest, artifact_id: str, use: catalog.ResourceUse
     ) -> catalog.Artifact:
         scratch = self.path.with_name(f"{self._token}.incoming")
         scratch.mkdir(exist_ok=True)
-        lacking = {file.entry for file in found}
+        lacking = {file.entry for file in files}
         parents = _needed(manifest)
         for _ in range(_ROUNDS):
-            self._context.store.put([file for file in found if file.entry in lacking], scratch)
+            self._context.store.put([file for file in files if file.entry in lacking], scratch)
             self._context.failpoint("stored")
             with self._context.database.write() as connection:
                 self._context.leases.guard(connection, self._key, self._token)
                 content.require(connection, parents)
                 # In this order, what is neither marked nor missing stays for this artifact.
                 marked = deletions.marked(connection, self._context.store.is_shared)
-                going = {file.entry for file in found if file.entry.sha256 in marked}
-                lacking = going.union(self._context.store.missing(file.entry for file in found))
+                going = {file.entry for file in files if file.entry.sha256 in marked}
+                lacking = going.union(self._context.store.missing(file.entry for file in files))
                 if not lacking:
                     artifact = catalog.publish(connection, manifest, artifact_id, self._key, use)
                     self._context.failpoint("rows written")

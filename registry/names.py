@@ -27,10 +27,10 @@ def check_file_names(names: Iterable[str]) -> None:
         parts = name.split("/")
         for depth in range(1, len(parts) + 1):
             prefix, is_file = "/".join(parts[:depth]), depth == len(parts)
-            known = seen.setdefault(_folded(prefix), (prefix, is_file))
-            if known[0] != prefix or (known[1] != is_file):
+            first = seen.setdefault(_folded(prefix), (prefix, is_file))
+            if first[0] != prefix or (first[1] != is_file):
                 raise ValueError(
-                    f"file names {known[0]!r} and {prefix!r} collide where case or Unicode form is ignored; "
+                    f"file names {first[0]!r} and {prefix!r} collide where case or Unicode form is ignored; "
                     "rename one of them"
                 )
 

@@ -114,10 +114,10 @@ class Registry:
     def find(self, key: str) -> Artifact | None:
         """What the memo key stands for, if it was ever published."""
         with self.database.read() as connection:
-            found = catalog.by_key(connection, key)
-        if found is not None:
+            artifact = catalog.by_key(connection, key)
+        if artifact is not None:
             drafts.sweep(self._context, key)
-        return found
+        return artifact
 
     def draft(
         self, key: str, stage: str, holds: Iterable[str] = (), patience: Patience = NO_WAIT

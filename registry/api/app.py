@@ -85,20 +85,20 @@ async def _few_threads(_app: FastAPI) -> AsyncIterator[None]:
 async def _known_parameters(request: Request) -> None:
     """Refuse parameters that the route does not know, or that are given twice; they would do nothing."""
     route = request.scope["route"]
-    known = {
+    parameters = {
         parameter["name"]
         for parameter in request.app.openapi()["paths"][route.path_format]["get"].get("parameters", [])
         if parameter["in"] == "query"
     }
     given = [name for name, _ in request.query_params.multi_items()]
-    expected = f"expected {', '.join(sorted(known)) or 'none'}"
+    expected = f"expected {', '.join(sorted(parameters)) or 'none'}"
     wrong = [
         {
             "parameter": name[:80],
-            "detail": f"unknown here; {expected}" if name not in known else "given twice",
+            "detail": f"unknown here; {expected}" if name not in parameters else "given twice",
         }
         for name in dict.fromkeys(given)
-        if name not in known or given.count(name) > 1
+        if name not in parameters or given.count(name) > 1
     ]
     if wrong:
         raise RequestValidationError(
@@ -109,8 +109,8 @@ async def _known_parameters(request: Request) -> None:
 def _on_parameters(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = parameter_problems(error.errors())
-    said = "; ".join(f"{one['parameter']}: {one['detail']}" for one in found)
-    return problem(422, "parameter", said, errors=found)
+    message = "; ".join(f"{one['parameter']}: {one['detail']}" for one in found)
+    return problem(422, "parameter", message, errors=found)
 
 
 def _on_http(request: Request, error: Exception) -> Response:
@@ -130,14 +130,14 @@ def _on_defect(_request: Request, _error: Exception) -> Response:
 def _described(app: FastAPI) -> dict[str, Any]:
     """OpenAPI, with what FastAPI cannot derive: the shape of problems, entity tags and 304."""
     if app.openapi_schema is None:
-        found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        found["components"]["schemas"]["Problem"] = answers.Problem.model_json_schema(
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        document["components"]["schemas"]["Problem"] = answers.Problem.model_json_schema(
             ref_template="#/components/schemas/{model}"
         )
-        for path in found["paths"].values():
+        for path in document["paths"].values():
             path["get"]["responses"]["200"]["headers"] = _HEADERS
             path["get"]["responses"]["304"] = {"description": "What If-None-Match names is still so"}
-        app.openapi_schema = found
+        app.openapi_schema = document
     return app.openapi_schema
 
 

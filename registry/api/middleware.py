@@ -91,8 +91,8 @@ class Guard:
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         # Digests have one length, so the time of the comparison tells nothing about the token.
-        found = hashlib.sha256(given.strip().encode("latin-1")).digest()
-        if scheme.lower() == "bearer" and secrets.compare_digest(found, self._expected):
+        digest = hashlib.sha256(given.strip().encode("latin-1")).digest()
+        if scheme.lower() == "bearer" and secrets.compare_digest(digest, self._expected):
             return None
         message = "expected the header `Authorization: Bearer TOKEN` with the API's token"
         return problem(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
@@ -156,7 +156,7 @@ def _finish(start: Message, body: bytes, asked: Headers) -> bytes:
 
 def _matches(tag: str, given: list[str]) -> bool:
     # If-None-Match compares weakly (RFC 9110, section 13.1.2): W/ is of no account.
-    tags = {one.strip().removeprefix("W/") for line in given for one in line.split(",")}
+    tags = {item.strip().removeprefix("W/") for line in given for item in line.split(",")}
     return tag in tags or "*" in tags
 
 

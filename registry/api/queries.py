@@ -6,7 +6,7 @@ so a page that follows another neither repeats a row nor leaves one out, whateve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Column, Connection, Row, Select, Table, case, func, select
@@ -27,7 +27,7 @@ from registry.quantization import QuantMethod
 
 Columns = Mapping[str, Any]
 """A row of a table, by the names of its columns."""
-Rows = tuple[list[Columns], int | str | None]
+Rows = tuple[Sequence[Columns], int | str | None]
 """A page of rows, and the cursor of the next one, or None at the end."""
 Direction = Literal["up", "down"]
 
@@ -168,25 +168,25 @@ def lineage(connection: Connection, artifact_id: str, direction: Direction, dept
     front, truncated = [artifact_id], False
     for step in range(1, depth + 2):
         query = select(edges).where(here.in_(front)).order_by(here, edges.c.relation, there)
-        found = list(connection.execute(query.limit(most - len(links) + 1)))
-        if not found:
+        rows = list(connection.execute(query.limit(most - len(links) + 1)))
+        if not rows:
             break
-        if step > depth or len(links) + len(found) > most:
+        if step > depth or len(links) + len(rows) > most:
             truncated = True
             break
-        links += [Link.model_validate(row._asdict()) for row in found]
-        front = list(dict.fromkeys(i for row in found if (i := getattr(row, there.name)) not in reached))
+        links += [Link.model_validate(row._asdict()) for row in rows]
+        front = list(dict.fromkeys(i for row in rows if (i := getattr(row, there.name)) not in reached))
         reached |= dict.fromkeys(front, step)
     return Graph(nodes=_nodes(connection, reached), edges=links, truncated=truncated)
 
 
 def _nodes(connection: Connection, reached: dict[str, int]) -> list[Node]:
-    ids, found = list(reached), dict[str, Row[Any]]()
+    ids, rows = list(reached), dict[str, Row[Any]]()
     for start in range(0, len(ids), 500):
         some = artifacts.c.id.in_(ids[start : start + 500])
         query = select(artifacts.c.id, artifacts.c.kind, artifacts.c.stage).where(some)
-        found |= {row.id: row for row in connection.execute(query)}
-    return [Node(id=i, kind=found[i].kind, stage=found[i].stage, depth=depth) for i, depth in reached.items()]
+        rows |= {row.id: row for row in connection.execute(query)}
+    return [Node(id=i, kind=rows[i].kind, stage=rows[i].stage, depth=depth) for i, depth in reached.items()]
 
 
 def _filtered(query: Select[Any], table: Table, columns: Mapping[str, str | None]) -> Select[Any]:

@@ -131,11 +131,12 @@ def evaluations(
 def artifact(database: Source, ref: Ref) -> answers.ArtifactAnswer:
     """One artifact. What never changes is under `/manifest`, byte for byte."""
     with database.read() as connection:
-        found = references.resolve(connection, ref)
-        more = {"id": found.id, "created": found.created, "bytes": found.size}
-        more |= {"content": queries.content_of(connection, found.id)}
-        more |= {"names": queries.given_names(connection, found.id), "files": len(found.manifest.files)}
-        return answers.ArtifactAnswer.model_validate({**dict(found.manifest), **more})
+        model = references.resolve(connection, ref)
+        fields = {**dict(model.manifest), "id": model.id, "created": model.created, "bytes": model.size}
+        fields["content"] = queries.content_of(connection, model.id)
+        fields["names"] = queries.given_names(connection, model.id)
+        fields["files"] = len(model.manifest.files)
+        return answers.ArtifactAnswer.model_validate(fields)
 
 
 @v1.get("/channels")
@@ -164,10 +165,8 @@ def history(
 ) -> answers.Page[answers.EventAnswer]:
     """A channel's moves, the latest first; their digests form a chain."""
     with database.read() as connection:
-        found = _channel(connection, team, name)
-        return _page(
-            answers.EventAnswer, queries.history(connection, found["name"], limit=limit, after=cursor)
-        )
+        row = _channel(connection, team, name)
+        return _page(answers.EventAnswer, queries.history(connection, row["name"], limit=limit, after=cursor))
 
 
 @v1.get("/gates")
@@ -237,10 +236,10 @@ def readyz(database: Source) -> answers.Health:
 
 def _resolved(connection: Connection, ref: str, response: Response) -> catalog.Artifact:
     """The artifact; what an artifact's own id names never changes, so it may be kept."""
-    found = references.resolve(connection, ref)
-    if ref == found.id:
+    artifact = references.resolve(connection, ref)
+    if ref == artifact.id:
         response.headers["Cache-Control"] = IMMUTABLE
-    return found
+    return artifact
 
 
 def _channel(connection: Connection, team: str, name: str) -> queries.Columns:

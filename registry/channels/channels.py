@@ -272,8 +272,8 @@ def _check_waiver(waiver: Waiver | None) -> None:
 
 def check_text(what: str, text: str) -> None:
     """Raise InvalidArtifact where `text` is empty, or holds what a database cannot keep."""
-    found = next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)
-    if found is not None:
-        raise InvalidArtifact(f"{what} holds {found!a}, which is not allowed in a text; write it without")
+    character = next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if character is not None:
+        raise InvalidArtifact(f"{what} holds {character!a}, which is not allowed in a text; write it without")
     if not text.strip():
         raise InvalidArtifact(f"{what} is empty")

@@ -107,26 +107,28 @@ def translate_error(error: exc.DBAPIError, where: str) -> errors.RegistryError:
     parts = [getattr(diagnosis, part, None) for part in ("message_primary", "message_detail")]
     lines = [part for part in parts if part] or str(error.orig).splitlines()
     detail = "; ".join(line.strip() for line in lines)
-    said = f"{where}: {detail}"
+    message = f"{where}: {detail}"
     if code.startswith(("22", "23")) or isinstance(error, exc.DataError):
         return errors.InvalidArtifact(f"the registry refused the record: {detail}")
     if code == "53100":
         return errors.StoreFull(
-            f"{said}; nothing became visible: free space on the server and run the same command again"
+            f"{message}; nothing became visible: free space on the server and run the same command again"
         )
     if code == "55P03":
         return errors.Conflict(
-            f"{said}: another process has been writing for {LOCK_SECONDS} s; try again, "
+            f"{message}: another process has been writing for {LOCK_SECONDS} s; try again, "
             "and look at pg_stat_activity if it stays"
         )
     if code.startswith("40"):
-        return errors.Conflict(f"{said}; nothing became visible: try again")
+        return errors.Conflict(f"{message}; nothing became visible: try again")
     if code.startswith("XX001") or code.startswith("XX002"):
-        return errors.Corrupt(f"{said}; restore the database from a backup")
+        return errors.Corrupt(f"{message}; restore the database from a backup")
     advice = next((text for start, text in _ADVICE.items() if code.startswith(start)), None)
     if advice is None and (error.connection_invalidated or not code or code.startswith(("08", "57P"))):
         advice = _BROKEN if error.connection_invalidated else _UNREACHABLE
-    return errors.StoreFailed(f"{said}; {advice or 'nothing became visible: look at the log of the server'}")
+    return errors.StoreFailed(
+        f"{message}; {advice or 'nothing became visible: look at the log of the server'}"
+    )
 
 
 _ADVICE = {

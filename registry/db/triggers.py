@@ -67,31 +67,31 @@ def create(connection: Connection) -> None:
 def drop(connection: Connection) -> None:
     """Drop all of them, so that a migration can change the tables; `create` must follow."""
     if connection.dialect.name == "sqlite":
-        found = text("SELECT name AS trigger, tbl_name AS relation FROM sqlite_master WHERE type = 'trigger'")
+        query = text("SELECT name AS trigger, tbl_name AS relation FROM sqlite_master WHERE type = 'trigger'")
     else:
-        found = text(
+        query = text(
             "SELECT tgname AS trigger, relname AS relation FROM pg_trigger "
             "JOIN pg_class c ON c.oid = tgrelid WHERE NOT tgisinternal AND pg_table_is_visible(c.oid)"
         )
-    for row in connection.execute(found).all():
+    for row in connection.execute(query).all():
         on = "" if connection.dialect.name == "sqlite" else f" ON {row.relation}"
         connection.execute(text(f"DROP TRIGGER {row.trigger}{on}"))
 
 
 def _sqlite() -> Iterator[str]:
-    def refuse(trigger: str, action: str, table: str, said: str, when: str = "") -> str:
+    def refuse(trigger: str, action: str, table: str, message: str, when: str = "") -> str:
         return (
             f"CREATE TRIGGER {trigger} BEFORE {action} ON {table} {when and f'WHEN {when} '}"
-            f"BEGIN SELECT RAISE(ABORT, '{said}'); END"
+            f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
         )
 
     for table, same_row in _IMMUTABLE.items():
-        said = f"{table} is immutable"
+        message = f"{table} is immutable"
         for action in ("UPDATE", "DELETE"):
-            yield refuse(f"{table}_no_{action.lower()}", action, table, said)
+            yield refuse(f"{table}_no_{action.lower()}", action, table, message)
         # `INSERT OR REPLACE` deletes without firing a DELETE trigger.
         exists = f"EXISTS (SELECT 1 FROM {table} WHERE {same_row})"
-        yield refuse(f"{table}_no_replace", "INSERT", table, said, exists)
+        yield refuse(f"{table}_no_replace", "INSERT", table, message, exists)
     for table, (steps, jumps) in _STANDING.items():
         yield refuse(f"{table}_no_delete", "DELETE", table, f"{table} are never deleted")
         yield refuse(f"{table}_step", "UPDATE", table, steps, jumps)
@@ -102,11 +102,11 @@ def _sqlite() -> Iterator[str]:
 
 
 def _postgresql() -> Iterator[str]:
-    def refuse(trigger: str, action: str, table: str, said: str, when: str = "") -> str:
+    def refuse(trigger: str, action: str, table: str, message: str, when: str = "") -> str:
         each = "STATEMENT" if action == "TRUNCATE" else "ROW"
         return (
             f"CREATE TRIGGER {trigger} BEFORE {action} ON {table} FOR EACH {each} "
-            f"{when and f'WHEN ({when}) '}EXECUTE FUNCTION tuneline_refuse('{said}')"
+            f"{when and f'WHEN ({when}) '}EXECUTE FUNCTION tuneline_refuse('{message}')"
         )
 
     raising = "RAISE EXCEPTION USING ERRCODE = 'integrity_constraint_violation', MESSAGE ="

@@ -97,8 +97,8 @@ def _channels(connection: Connection, history: int, roots: dict[str, list[str]])
         back = _rollbacks(Channel.model_validate(row._asdict()), list(past.values()), history)
         late = list(past)[-history:]
         for generation in sorted({*back, *late}):
-            event, said = past[generation], "had it" if generation in late else "can be rolled back to it"
-            _add(roots, event.artifact_id, f"channel {row.name} {said} (generation {generation})")
+            event, reason = past[generation], "had it" if generation in late else "can be rolled back to it"
+            _add(roots, event.artifact_id, f"channel {row.name} {reason} (generation {generation})")
             by_gate = past[event.restores or generation]
             if by_gate.decision_id is not None:
                 decided[by_gate.decision_id] = f"channel {row.name}, generation {by_gate.generation}"
@@ -107,17 +107,17 @@ def _channels(connection: Connection, history: int, roots: dict[str, list[str]])
 
 def _rollbacks(channel: Channel, past: list[Row[Any]], most: int) -> list[int]:
     """The generations that the next `most` rollbacks would restore, one after the other."""
-    found: list[int] = []
-    while len(found) < most:
+    generations: list[int] = []
+    while len(generations) < most:
         try:
             event = earlier(past, channel)
         except NotFound:
             break
-        found.append(event.generation)
+        generations.append(event.generation)
         channel = channel.model_copy(
             update={"generation": event.generation, "artifact_id": event.artifact_id}
         )
-    return found
+    return generations
 
 
 def _in_use(connection: Connection, roots: dict[str, list[str]]) -> None:
@@ -128,8 +128,9 @@ def _in_use(connection: Connection, roots: dict[str, list[str]]) -> None:
         _add(roots, row.artifact_id, f"endpoint {row.id} serves it ({how})")
     for row in connection.execute(select(leases).where(leases.c.host.is_not(None))):
         if is_held(row):
-            for one in json.loads(row.holds or "[]"):
-                _add(roots, one, f"stage {row.stage} reads it (pid {row.pid} on {row.host.split(' ')[0]})")
+            for artifact_id in json.loads(row.holds or "[]"):
+                host = row.host.split(" ")[0]
+                _add(roots, artifact_id, f"stage {row.stage} reads it (pid {row.pid} on {host})")
     for rollout in in_force(connection).values():
         _add(roots, rollout.candidate, f"channel {rollout.channel} tries it out since {rollout.at:%Y-%m-%d}")
     for row in connection.execute(select(names).order_by(names.c.sequence)):
@@ -148,10 +149,10 @@ def _recent(connection: Connection, since: datetime, days: float, roots: dict[st
         query = select(column, at).where(at >= cut)
         if at is content_events.c.at:
             query = query.where(content_events.c.action == "restored")
-        for one, when in connection.execute(query):
-            times[one] = max(when, times.get(one, ""))
-    for one, when in times.items():
-        _add(roots, one, f"it was made on {when[:10]}, within {days:g} days")
+        for artifact_id, when in connection.execute(query):
+            times[artifact_id] = max(when, times.get(artifact_id, ""))
+    for artifact_id, when in times.items():
+        _add(roots, artifact_id, f"it was made on {when[:10]}, within {days:g} days")
 
 
 def _ancestors(connection: Connection, roots: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -174,18 +175,18 @@ def _ancestors(connection: Connection, roots: Iterable[str]) -> dict[str, tuple[
 
 def _evidence(connection: Connection, decided: Mapping[str, str]) -> dict[str, list[str]]:
     """The evaluations that these decisions name, and those of the models that they judged."""
-    found: dict[str, list[str]] = {}
-    known = select(artifacts.c.id).where(artifacts.c.kind == "evaluation")
-    evaluations = set(connection.execute(known).scalars()) if decided else set()
+    reasons: dict[str, list[str]] = {}
+    kinds = select(artifacts.c.id).where(artifacts.c.kind == "evaluation")
+    evaluations = set(connection.execute(kinds).scalars()) if decided else set()
     for decision_id, move in decided.items():
         query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
         row = connection.execute(query).one()
-        judged = [one for one in (row.candidate, row.baseline) if one is not None]
+        judged = [artifact_id for artifact_id in (row.candidate, row.baseline) if artifact_id is not None]
         measured = select(edges.c.child).where(
             edges.c.parent.in_(judged) & (edges.c.relation == "evaluation_of")
         )
         # Evidence names items by digest too, and these by the thousand.
         named = {*_DIGEST.findall(row.evidence), *connection.execute(measured).scalars()}
-        for one in sorted(named & evaluations):
-            _add(found, one, f"gate decision {decision_id[:12]} rests on it ({move})")
-    return found
+        for artifact_id in sorted(named & evaluations):
+            _add(reasons, artifact_id, f"gate decision {decision_id[:12]} rests on it ({move})")
+    return reasons

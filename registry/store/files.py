@@ -72,11 +72,11 @@ def fault(path: Path, entry: FileEntry) -> Fault | None:
         if status.st_size > entry.size:
             return "altered", f"has {status.st_size} bytes, expected {entry.size}"
         try:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             return "altered", f"cannot be read ({error.strerror})"
-    if found != entry.sha256:
-        return "altered", f"has sha256 {found[:12]}, expected {entry.sha256[:12]}"
+    if digest != entry.sha256:
+        return "altered", f"has sha256 {digest[:12]}, expected {entry.sha256[:12]}"
     return None
 
 
@@ -127,20 +127,20 @@ def found_file(path: Path) -> FoundFile:
     with os.fdopen(descriptor, "rb") as stream:
         before = os.fstat(descriptor)
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    found = FoundFile(path, FileEntry(sha256=sha256, size=before.st_size), _stamp(before))
-    refuse_changed(found, path.lstat())
-    return found
+    file = FoundFile(path, FileEntry(sha256=sha256, size=before.st_size), _stamp(before))
+    refuse_changed(file, path.lstat())
+    return file
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def refuse_changed(found: FoundFile, status: os.stat_result) -> None:
+def refuse_changed(file: FoundFile, status: os.stat_result) -> None:
     """Raise InvalidArtifact unless the file still is as it was when it was digested (inode, size, time)."""
-    if _stamp(status) != found.stamp:
+    if _stamp(status) != file.stamp:
         raise InvalidArtifact(
-            f"{found.path} changed while it was read; nothing may write to a draft at its commit"
+            f"{file.path} changed while it was read; nothing may write to a draft at its commit"
         )
 
 

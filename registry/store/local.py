@@ -73,15 +73,15 @@ class LocalBlobs:
         self._failpoint = failpoint
         self._synced: set[Path] = set()
 
-    def put(self, found: FoundFile, scratch: Path) -> None:
+    def put(self, file: FoundFile, scratch: Path) -> None:
         """Store a draft's file under its digest, durably; `scratch` is a path on this file system to use.
 
         A blob that is there is read first and replaced if it is damaged. Raises InvalidArtifact when the file
         changed after it was digested, and OSError.
         """
-        blob = self._ready(found.entry)
-        if fault(blob, found.entry) is not None:
-            _link_or_copy(found, scratch)
+        blob = self._ready(file.entry)
+        if fault(blob, file.entry) is not None:
+            _link_or_copy(file, scratch)
             self._failpoint("staged")
             self._install(scratch, blob)
         sync_directory(blob.parent)
@@ -120,12 +120,12 @@ class LocalBlobs:
 
     def stored(self) -> Iterator[StoredBlob]:
         for shard in sorted(path for path in self.root.iterdir() if len(path.name) == SHARD):
-            with os.scandir(shard) as found:
-                for one in found:
+            with os.scandir(shard) as entries:
+                for entry in entries:
                     with suppress(FileNotFoundError):
-                        status = one.stat(follow_symlinks=False)
-                        if is_blob(one.name, shard.name):
-                            yield StoredBlob(one.name, status.st_size, status.st_mtime)
+                        status = entry.stat(follow_symlinks=False)
+                        if is_blob(entry.name, shard.name):
+                            yield StoredBlob(entry.name, status.st_size, status.st_mtime)
 
     def path(self, sha256: str) -> Path:
         """Where the blob of this digest is, or would be."""
@@ -161,22 +161,22 @@ def is_blob(name: str, shard: str) -> bool:
     return re.fullmatch("[0-9a-f]{64}", name) is not None and name.startswith(shard)
 
 
-def _link_or_copy(found: FoundFile, scratch: Path) -> None:
+def _link_or_copy(file: FoundFile, scratch: Path) -> None:
     # A file with another name elsewhere could still be written through it, so only a sole name is linked.
     linked = False
-    if found.path.lstat().st_nlink == 1:
+    if file.path.lstat().st_nlink == 1:
         try:
-            os.link(found.path, scratch)
+            os.link(file.path, scratch)
             linked = True
         except OSError as error:
             if error.errno not in CANNOT_LINK:
                 raise
     if not linked:
-        shutil.copyfile(found.path, scratch, follow_symlinks=False)
+        shutil.copyfile(file.path, scratch, follow_symlinks=False)
     scratch.chmod(0o444)
     if linked:
-        refuse_changed(found, scratch.lstat())
-    elif found_file(scratch).entry != found.entry:
+        refuse_changed(file, scratch.lstat())
+    elif found_file(scratch).entry != file.entry:
         raise InvalidArtifact(
-            f"{found.path} changed while it was copied; nothing may write to a draft at its commit"
+            f"{file.path} changed while it was copied; nothing may write to a draft at its commit"
         )

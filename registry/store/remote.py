@@ -68,10 +68,9 @@ class RemoteBlobs:
     def missing(self, entries: Iterable[FileEntry]) -> list[FileEntry]:
         wanted = list(dict.fromkeys(entries))
         with self._threads() as threads:
-            found = list(threads.map(self._info, wanted))
-        lacking = [
-            entry for entry, info in zip(wanted, found, strict=True) if not info or info["size"] != entry.size
-        ]
+            present = list(threads.map(self._info, wanted))
+        pairs = zip(wanted, present, strict=True)
+        lacking = [entry for entry, info in pairs if not info or info["size"] != entry.size]
         if lacking:
             self._check_bucket()
         return lacking
@@ -82,8 +81,8 @@ class RemoteBlobs:
             self._check_bucket()
             return "missing", f"does not exist in {self.url}"
         if info["size"] != entry.size:
-            said = f"has {info['size']} bytes, expected {entry.size}"
-            return ("truncated", said) if info["size"] < entry.size else ("altered", said)
+            message = f"has {info['size']} bytes, expected {entry.size}"
+            return ("truncated", message) if info["size"] < entry.size else ("altered", message)
         digest = hashlib.sha256()
         for part in self._parts(entry):
             digest.update(part)

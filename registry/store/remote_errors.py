@@ -24,9 +24,9 @@ def translate_error(error: BaseException, what: str, url: str) -> RegistryError:
         return error
     chain = list(_chain(error))
     code, status = _answer(chain)
-    names = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    names = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
     nothing = "nothing became visible"
-    if any(isinstance(one, ImportError) for one in chain):
+    if any(isinstance(cause, ImportError) for cause in chain):
         return package_missing(url)
     if _is_full(chain, code, status):
         return StoreFull(
@@ -46,14 +46,14 @@ def translate_error(error: BaseException, what: str, url: str) -> RegistryError:
     if code == "NoSuchBucket":
         return no_bucket(what, url)
     if names & (_UNANSWERED | {"TimeoutError", "ConnectionError"}):
-        name = next((n for n in (type(one).__name__ for one in chain) if n in _UNANSWERED), "Timeout")
+        name = next((n for n in (type(cause).__name__ for cause in chain) if n in _UNANSWERED), "Timeout")
         return StoreFailed(
             f"{what}: {endpoint(url)} does not answer ({name}, tried several times); "
             f"{nothing}: check the network and AWS_ENDPOINT_URL, and run the same command again"
         )
-    said = _redacted(str(error))[:300]
+    message = _redacted(str(error))[:300]
     return StoreFailed(
-        f"{what}: {url} answered {code or type(error).__name__}: {said}; {nothing}: "
+        f"{what}: {url} answered {code or type(error).__name__}: {message}; {nothing}: "
         "run the same command again, and look into the store's log if it fails again"
     )
 
@@ -103,8 +103,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _answer(chain: list[BaseException]) -> tuple[str, int]:
     """The store's own error code and HTTP status, where the library passes them on; else "" and 0."""
-    for one in chain:
-        response = getattr(one, "response", None)
+    for cause in chain:
+        response = getattr(cause, "response", None)
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             return str(response.get("Error", {}).get("Code", "")), int(status)

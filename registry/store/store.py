@@ -73,14 +73,14 @@ class Store:
     def _blobs(self) -> Blobs:
         return self._remote or self._local
 
-    def put(self, found: Collection[FoundFile], scratch: Path) -> None:
+    def put(self, files: Collection[FoundFile], scratch: Path) -> None:
         """Store a draft's files under their digests, durably; `scratch` is a directory to use in between.
 
         A blob that is there is checked first, and replaced if it is damaged. Raises InvalidArtifact for a
         file that changed after it was digested, OSError for the disk, StoreFull or StoreFailed for an object
         store.
         """
-        different = {file.entry: file for file in found}
+        different = {file.entry: file for file in files}
         for number, file in enumerate(different.values()):
             place = scratch / str(number) if self._beside_drafts else self._local.incoming()
             try:
@@ -161,19 +161,19 @@ class Store:
 
     def problems(self, artifact_id: str, files: Mapping[str, FileEntry]) -> list[Problem]:
         """Read every byte of the artifact: in the store, in the cache, and in the view where there is one."""
-        found = []
+        problems = []
         for name, entry in files.items():
             short = entry.sha256[:12]
             if (problem := self._blobs.fault(entry)) is not None:
-                found.append(Problem(file=name, kind=problem[0], detail=f"blob {short} {problem[1]}"))
+                problems.append(Problem(file=name, kind=problem[0], detail=f"blob {short} {problem[1]}"))
             if self._remote is not None:
                 problem = self._local.fault(entry)
                 if problem is not None and problem[0] != "missing":
-                    found.append(
+                    problems.append(
                         Problem(file=name, kind=problem[0], detail=f"cached blob {short} {problem[1]}")
                     )
         view = self._views / artifact_id
-        return found + (list(self._view_problems(view, files)) if os.path.lexists(view) else [])
+        return problems + (list(self._view_problems(view, files)) if os.path.lexists(view) else [])
 
     def _view_problems(self, view: Path, files: Mapping[str, FileEntry]) -> Iterator[Problem]:
         if view.is_symlink() or not view.is_dir():

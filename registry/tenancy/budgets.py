@@ -79,15 +79,15 @@ class Budgets:
         with self._database.count() as connection:
             spent = _spent(connection, asks)
             ids = [ask.reservation for ask in asks]
-            known = {row.id for row in connection.execute(_KNOWN, {"ids": ids})}
+            recorded = {row.id for row in connection.execute(_KNOWN, {"ids": ids})}
             granted, new = [], []
             for ask in asks:
                 total = spent.get((ask.day, ask.tenant), 0) + ask.tokens
-                if ask.reservation not in known and total <= ask.limit:
+                if ask.reservation not in recorded and total <= ask.limit:
                     spent[ask.day, ask.tenant] = total
-                    known.add(ask.reservation)
+                    recorded.add(ask.reservation)
                     new.append(ask)
-                granted.append(ask.reservation in known)
+                granted.append(ask.reservation in recorded)
             if new:
                 _add(connection, gateway, new)
         return granted
@@ -159,13 +159,13 @@ def _spent(connection: Connection, asks: Sequence[Ask]) -> dict[tuple[str, str],
 def _add(connection: Connection, gateway: str, asks: Sequence[Ask]) -> None:
     rows = [
         {
-            "id": one.reservation,
+            "id": ask.reservation,
             "gateway": gateway,
-            "day": one.day,
-            "tenant": one.tenant,
-            "tokens": one.tokens,
+            "day": ask.day,
+            "tenant": ask.tenant,
+            "tokens": ask.tokens,
         }
-        for one in asks
+        for ask in asks
     ]
     _beat(connection, gateway)
     connection.execute(_ADD, rows)

@@ -71,11 +71,13 @@ def checked(connection: Connection, name: str | None) -> list[TenantEvent]:
 def _check_end(tenant: Row[Any], keys: list[Row[Any]], last: Row[Any] | None, at: str) -> None:
     LOG.check_end(tenant.name, last, tenant.changes)
     assert last is not None, "a tenant has at least the event that added it"
-    said = json.loads(last.state)
-    said["keys"] = {
-        one: key for one, key in said["keys"].items() if key["expires"] is None or key["expires"] > at
+    recorded = json.loads(last.state)
+    recorded["keys"] = {
+        key_id: key
+        for key_id, key in recorded["keys"].items()
+        if key["expires"] is None or key["expires"] > at
     }
-    if _state(tenant, keys) != said:
+    if _state(tenant, keys) != recorded:
         raise Corrupt(
             f"tenant {tenant.name}: it, or one of its keys, was changed behind the registry's back; its log "
             "says how it was"
@@ -106,7 +108,7 @@ def _event(row: Row[Any]) -> TenantEvent:
     return TenantEvent(
         **{field: getattr(row, field) for field in ("tenant", "number", "action", "who")},
         **{field: state[field] for field in ("channel", "limits", "pinned")},
-        keys={one: key["expires"] for one, key in state["keys"].items()},
+        keys={key_id: key["expires"] for key_id, key in state["keys"].items()},
         at=row.at,
         previous_digest=row.previous_digest,
         digest=row.digest,
