@@ -110,7 +110,9 @@ def test_ctrl_c_ends_the_tool_and_says_how_to_go_on(script: ModuleType, tmp_path
     os.mkfifo(heard)
     tell = "from pathlib import Path; Path(sys.argv[1]).write_text(str(os.getpid()))"
     code = (
-        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import set_up; from pathlib import Path\n"
+        f"import signal, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import set_up\n"
+        "from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
         f"wait = 'import os, signal, sys; {tell}; signal.pause()'\n"
         f"step = set_up.Step('wait', 'long', [sys.executable, '-c', wait, {str(heard)!r}], {{}}, '')\n"
         f"sys.exit(set_up.set_up(Path({str(tmp_path)!r}), [step]))\n"

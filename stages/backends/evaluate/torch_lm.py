@@ -12,6 +12,9 @@ from transformers import DynamicCache
 from stages.backends.evaluate.continuations import common_beginning
 from stages.backends.evaluate.token_lm import Row, TokenLM
 
+PASS_TOKENS = 32
+"""What one more pass through the model costs, in tokens: its weights are read from memory once more."""
+
 
 class TorchLM(TokenLM):
     """Rows are padded on the right and masked, so that every token has its natural position.
@@ -55,9 +58,14 @@ class TorchLM(TokenLM):
 
     @torch.inference_mode()
     def _branch(self, parents: Sequence[int], rows: Sequence[Row]) -> list[torch.Tensor]:
-        self._select(parents)
-        logits = self._forward(rows, 0)
-        return [row_logits[: len(row)] for row_logits, row in zip(logits, rows, strict=True)]
+        cache, mask = self._cache, self._mask
+        after: dict[int, torch.Tensor] = {}
+        for group in groups_to_read([len(row) for row in rows]):
+            self._cache, self._mask = _shallow(cache), mask
+            self._select([parents[index] for index in group])
+            logits = self._forward([rows[index] for index in group], 0)
+            after.update((index, read[: len(rows[index])]) for index, read in zip(group, logits, strict=True))
+        return [after[index] for index in range(len(rows))]
 
     def _start(self, beginning: Row, rows: int) -> tuple[DynamicCache, torch.Tensor]:
         """A cache and a mask in which each of the rows already holds `beginning`."""
@@ -96,3 +104,32 @@ class TorchLM(TokenLM):
             logits_to_keep=keep,
         )
         return output.logits.float().cpu()
+
+
+def groups_to_read(lengths: Sequence[int]) -> list[list[int]]:
+    """The indices of rows of these lengths (tokens) in groups that are cheapest to read.
+
+    A group is padded to its longest row and costs its padded tokens and `PASS_TOKENS`; the best cut of the
+    rows in order of length is found from the left.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    ends = [k for k in range(1, len(order)) if lengths[order[k]] != lengths[order[k - 1]]] + [len(order)]
+    best: dict[int, tuple[int, int]] = {0: (0, 0)}
+    for end in ends:
+        padded = lengths[order[end - 1]]
+        best[end] = min(
+            (cost + padded * (end - start) + PASS_TOKENS, start) for start, (cost, _) in best.items()
+        )
+    groups, end = [], len(order)
+    while end:
+        start = best[end][1]
+        groups.append(order[start:end])
+        end = start
+    return groups[::-1]
+
+
+def _shallow(cache: DynamicCache) -> DynamicCache:
+    """The same tensors in a cache of its own: selecting rows of it leaves the other as it is."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
