@@ -1,22 +1,29 @@
-"""Run one stage in this process: `python -m stages.run`, started by a flow as its child.
+"""Run stages: `python -m stages.run`, started by a flow as its child.
 
-A job comes as one JSON line on standard input, which stays open: when it closes, the parent is gone
-and this whole process group ends. Progress and the result go, a JSON line each, to the descriptor
-named on the command line. With `--import-ahead` the libraries that most stages need are imported while
-there is no job yet. Nothing of the parent's memory, and no GPU memory, outlives the stage.
+On the Unix socket named on the command line come two descriptors for each stage. A job is one JSON line on
+the first, which stays open: when it closes, the flow is gone and the stage's whole process group ends.
+Progress and the result go, a JSON line each, to the second. On the socket go the stage's pid and, of a
+forked one, its end.
+
+With `--import-ahead` the libraries that most stages need are imported at once, and each stage gets a fork
+of this process. CUDA does not survive a fork: with a GPU, as without that option, the first stage runs in
+this process itself. No GPU memory outlives a stage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any, TextIO, get_type_hints
 
@@ -102,14 +109,55 @@ def _result(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    if "--import-ahead" in sys.argv:
-        importlib.import_module("stages.backends.preload")
+    line = socket.socket(fileno=int(sys.argv[1]))
+    line.set_inheritable(False)
+    forks = "--import-ahead" in sys.argv and importlib.import_module("stages.backends.preload").CAN_FORK
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(line, 1, 2)
+        if not message:
+            return 0
+        child = _fork() if forks else 0
+        if child:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            _answer(line, pid=child)
+            _, status, usage = os.wait4(child, 0)
+            peak = usage.ru_maxrss * 1024
+            _answer(line, status=os.waitstatus_to_exitcode(status), peak_bytes=peak)
+            continue
+        if forks:
+            line.close()
+        else:
+            _answer(line, pid=os.getpid())
+        return _run(*descriptors)
+
+
+def _fork() -> int:
+    """Zero in a child with a process group of its own; its pid in this process, once it has one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with warnings.catch_warnings():  # the threads that libraries have by now are stopped by them for a fork
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    with contextlib.suppress(PermissionError, ProcessLookupError):  # it has done so itself
+        os.setpgid(child, 0)
+    return child
+
+
+def _answer(line: socket.socket, **message: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the flow is gone
+        line.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _run(jobs: int, results: int) -> int:
+    os.dup2(jobs, 0)
+    os.close(jobs)
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
     job = json.loads(line)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    pipe = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+    pipe = os.fdopen(results, "w", encoding="utf-8")
     _settle(Path(job["log"]), Path(job["out"]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("tuneline").addHandler(_ToPipe(pipe))

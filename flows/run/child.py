@@ -1,6 +1,6 @@
 """Run a stage in a child process of its own, with its own process group and memory.
 
-Half of a short stage's time is importing libraries, so a `WarmWorker` has done so already.
+Half of a short stage's time is importing libraries. A `WarmWorker` does so once and forks for each stage.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,15 +50,45 @@ class StageFailed(StageError):
         self.exit_code = exit_code
 
 
+class StageServer:
+    """A process that runs stages; see `stages.run`. With `--import-ahead` it forks for each of them."""
+
+    def __init__(self, log: Path, *options: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        self._answers = self.socket.makefile("rb")
+        with theirs, log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "stages.run", str(theirs.fileno()), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                cwd=_TREE,
+                env=child_environment(),
+            )
+
+    def answer(self) -> dict[str, int] | None:
+        """What it says next, waiting for it; None once it has ended."""
+        line = self._answers.readline()
+        return json.loads(line) if line else None
+
+    def end(self) -> None:
+        """Have it end, and wait for that; it has no stage under way."""
+        self._answers.close()
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait()
+
+
 class WarmWorker:
-    """Context manager with one process that imports what most stages need while another stage runs.
+    """Context manager with one process that has imported what most stages need, and forks for each.
 
     `log`: where it writes until it has a stage.
     """
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        self._waiting: StageProcess | None = None
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -64,71 +96,76 @@ class WarmWorker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._waiting is not None:
-            self._waiting.end()
+        self.server.end()
 
-    def take(self) -> StageProcess | None:
-        """The waiting process, which is the caller's from now on; None when it is not there any more."""
-        taken, self._waiting = self._waiting, None
-        if taken is not None and taken.child.poll() is not None:
-            taken.end()
-            return None
-        return taken
+    def living(self) -> StageServer:
+        """The process, or another one where somebody killed it."""
+        if self.server.process.poll() is not None:
+            self.server.end()
+            self.refill()
+        return self.server
 
     def refill(self) -> None:
-        """Start a process to wait for the next stage."""
-        self._waiting = StageProcess(self._log, "--import-ahead")
+        """Start a process for the stages to come; whoever has the one before ends it."""
+        self.server = StageServer(self._log, "--import-ahead")
 
 
 class StageProcess:
-    """A process that takes one job; see `stages.run`."""
+    """One stage's process, which leads a process group of its own."""
 
-    def __init__(self, log: Path, *options: str) -> None:
-        read_end, self._write_end = os.pipe()
+    def __init__(self, server: StageServer) -> None:
+        self._server = server
+        self._status: int | None = None
+        job_end, self._jobs = os.pipe()
+        read_end, write_end = os.pipe()
         self.reader = os.fdopen(read_end, "rb", buffering=0)
-        with log.open("ab") as output:
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "stages.run", str(self._write_end), *options],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                pass_fds=[self._write_end],
-                start_new_session=True,
-                cwd=_TREE,
-                env=child_environment(),
-            )
-        os.close(self._write_end)
+        try:
+            with contextlib.suppress(BrokenPipeError):  # one that is gone shows when it is listened to
+                socket.send_fds(server.socket, [b"+"], [job_end, write_end])
+        finally:
+            os.close(job_end)
+            os.close(write_end)
+        self.pid = (server.answer() or {"pid": server.process.pid})["pid"]
+        self.forked = self.pid != server.process.pid
 
     def send(self, **job: Any) -> None:
         """Give it its job; a process that is gone by now shows when it is listened to."""
-        assert self.child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.child.stdin.write(json.dumps(job).encode() + b"\n")
-            self.child.stdin.flush()
+        with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(self._jobs), "wb") as jobs:
+            jobs.write(json.dumps(job).encode() + b"\n")
 
-    def ended(self) -> bool:
-        """Whether it is gone; it stays to be reaped."""
-        return os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    def ended(self, within: float = 0.0) -> bool:
+        """Whether it is gone, after at most so many seconds; it stays to be reaped."""
+        if self.forked:
+            return bool(select.select([self._server.socket], [], [], within)[0])
+        until = time.monotonic() + within
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        return True
 
-    def reap(self) -> int:
-        """Wait for its end; bytes of its peak resident memory, or of this process's if that was more."""
-        _, status, usage = os.wait4(self.child.pid, 0)
-        self.child.returncode = os.waitstatus_to_exitcode(status)
-        return usage.ru_maxrss * 1024
+    def reap(self) -> tuple[int, int]:
+        """Wait for its end: its status, negative for a signal's, and bytes of its peak resident memory."""
+        answer = self._server.answer() if self.forked else None
+        if answer is not None:
+            self._status, peak = answer["status"], answer["peak_bytes"]
+        else:
+            _, status, usage = os.wait4(self._server.process.pid, 0)
+            self._status = self._server.process.returncode = os.waitstatus_to_exitcode(status)
+            peak = usage.ru_maxrss * 1024
+        return self._status, peak
 
     def end(self) -> None:
         """End the process and whatever it started; first politely, then not."""
-        if self.child.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.child.stdin.close()
-        if self.child.poll() is None:
+        os.close(self._jobs)
+        if self._status is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.child.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.child.wait(GRACE_SECONDS)
+                os.killpg(self.pid, signal.SIGTERM)
+            self.ended(within=GRACE_SECONDS)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.child.pid, signal.SIGKILL)
-        self.child.wait()
+            os.killpg(self.pid, signal.SIGKILL)
+        if self._status is None:
+            self.reap()
         self.reader.close()
 
 
@@ -141,13 +178,16 @@ def run_in_child(
     on_progress: Callable[[ProgressEvent], None],
     stand_by: WarmWorker | None = None,
 ) -> Execution:
-    """Run `stage` in a child, `stand_by`'s if it has one; its output goes to `log`.
+    """Run `stage` in a child, of `stand_by` if given; its output goes to `log`.
 
     Raises `StageFailed` with the stage's own message, or `StageKilled` if the child died.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     started, clock, ooms = datetime.now(UTC), time.monotonic(), _oom_kills()
-    process = (stand_by.take() if stand_by else None) or StageProcess(log)
+    server = stand_by.living() if stand_by else StageServer(log)
+    process = StageProcess(server)
+    if stand_by is not None and not process.forked:
+        stand_by.refill()
     try:
         process.send(
             stage=stage,
@@ -156,19 +196,19 @@ def run_in_child(
             out=str(out),
             log=str(log),
         )
-        if stand_by is not None:
-            stand_by.refill()
         last, peak = _listen(process, on_progress)
-        highest = process.reap()
+        status, highest = process.reap()
     finally:
         process.end()
+        if not process.forked:
+            server.end()
     peak = max(peak, int(last.get("peak_bytes", 0)))
     if "facts" in last:
         return Execution(last["facts"], time.monotonic() - clock, peak, started)
     if "error" in last:
         raise StageFailed(last["error"], int(last["exit_code"]))
     # One that was killed may have grown between two looks at it.
-    raise StageKilled(_epitaph(stage, process.child.returncode, max(peak, highest), _oom_kills() > ooms, log))
+    raise StageKilled(_epitaph(stage, status, max(peak, highest), _oom_kills() > ooms, log))
 
 
 def child_environment() -> dict[str, str]:
@@ -191,7 +231,7 @@ def _listen(
         selector.register(process.reader, selectors.EVENT_READ)
         while True:
             if not selector.select(timeout=0.5):
-                peak = max(peak, resident_peak(process.child.pid))
+                peak = max(peak, resident_peak(process.pid))
                 if process.ended():
                     return last, peak
                 continue

@@ -153,37 +153,87 @@ def test_child_ends_when_its_parent_is_killed(probe: Callable[..., Any], tmp_pat
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_process_that_stood_by_does_the_work(probe: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_warm_process_forks_for_each_stage(probe: Callable[..., Any], tmp_path: Path) -> None:
     with WarmWorker(tmp_path / "logs" / "stand-by") as stand_by:
-        waiting = _waiting(stand_by)
-        execution, events = probe("fine", stand_by)
-        next_one = _waiting(stand_by)
-    assert execution.facts["metrics"]["pid"] == waiting.pid != next_one.pid
-    assert [event["done"] for event in events] == [1]
+        warm = stand_by.server.process
+        pids = [probe("fine", stand_by)[0].facts["metrics"]["pid"] for _ in range(2)]
+        assert {os.getpid(), warm.pid}.isdisjoint(pids)
+        assert pids[0] != pids[1]
+        assert stand_by.server.process is warm
     assert "printed by the stage" in (tmp_path / "log").read_text()
-    assert next_one.poll() is not None
+    assert warm.returncode is not None
 
 
-def test_a_process_that_died_while_it_stood_by_is_replaced(probe: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "message"), [("die", "killed by SIGKILL at .* GB"), ("exit", "status 7 and no result")]
+)
+def test_the_end_of_a_fork_is_told_and_the_next_stage_runs(
+    probe: Callable[..., Any], tmp_path: Path, what: str, message: str
+) -> None:
     with WarmWorker(tmp_path / "stand-by") as stand_by:
-        waiting = _waiting(stand_by)
-        waiting.kill()
-        waiting.wait()
+        with pytest.raises(StageKilled, match=message):
+            probe(what, stand_by)
+        execution, _ = probe("leave", stand_by)
+        (tmp_path / "out" / "file").unlink()
+        assert probe("fine", stand_by)[0].facts["metrics"]["what"] == "fine"
+    group = execution.facts["metrics"]["pid"]
+    members = [process for process in psutil.process_iter() if _group(process.pid) == group]
+    _, alive = psutil.wait_procs(members, timeout=seconds(20))
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_fork_ends_when_the_flow_is_interrupted(probe: Callable[..., Any], tmp_path: Path) -> None:
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["done"] == 2:
+            raise KeyboardInterrupt
+
+    with WarmWorker(tmp_path / "stand-by") as stand_by:
+        arguments = (tmp_path / "out", tmp_path / "log", interrupt, stand_by)
+        with pytest.raises(KeyboardInterrupt):
+            run_in_child("probe", {}, Probe(what="wait"), *arguments)
+        pids = [int(pid) for pid in (tmp_path / "out" / "pids").read_text().split()]
+        gone = [pid for pid in pids if not psutil.pid_exists(pid) or _is_zombie(pid)]
+        assert gone == pids
+        assert probe("fine", stand_by)[0].facts["metrics"]["what"] == "fine"
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_warm_process_that_died_is_replaced(probe: Callable[..., Any], tmp_path: Path) -> None:
+    with WarmWorker(tmp_path / "stand-by") as stand_by:
+        warm = stand_by.server.process
+        warm.kill()
+        warm.wait()
         execution, _ = probe("fine", stand_by)
-    assert execution.facts["metrics"]["pid"] != waiting.pid
+        assert stand_by.server.process is not warm
+    assert execution.facts["metrics"]["what"] == "fine"
+
+
+def test_with_a_gpu_each_stage_has_a_process_that_stood_by(probe: Callable[..., Any], tmp_path: Path) -> None:
+    customize = tmp_path / "more" / "sitecustomize.py"
+    customize.write_text(
+        customize.read_text() + "import sys, types\n"
+        "sys.modules['stages.backends.preload'] = types.SimpleNamespace(CAN_FORK=False)\n"
+    )
+    with WarmWorker(tmp_path / "stand-by") as stand_by:
+        for _ in range(2):
+            waiting = stand_by.server.process.pid
+            assert probe("fine", stand_by)[0].facts["metrics"]["pid"] == waiting
+        with pytest.raises(StageKilled, match="killed by SIGKILL"):
+            probe("die", stand_by)
 
 
 def test_what_stands_by_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     code = (
         "import signal, sys; from pathlib import Path; from flows.run.child import WarmWorker\n"
-        "with WarmWorker(Path(sys.argv[1])) as s: print(s._waiting.child.pid, flush=True); signal.pause()"
+        "with WarmWorker(Path(sys.argv[1])) as s: print(s.server.process.pid, flush=True); signal.pause()"
     )
     _ends_with_its_parent(code, str(tmp_path / "log"))
-
-
-def _waiting(stand_by: WarmWorker) -> subprocess.Popen[bytes]:
-    assert stand_by._waiting is not None
-    return stand_by._waiting.child
 
 
 def _ends_with_its_parent(code: str, *arguments: str) -> None:
