@@ -107,9 +107,7 @@ def _quantization(folder: Path, names: list[str], config: JsonObject) -> GptqSet
         return None
     settings = own if own is not None else beside
     if not isinstance(settings, dict):
-        raise InvalidInput(
-            "config.json: quantization_config is not a table of settings; fetch the model again"
-        )
+        raise InvalidInput("config.json: quantization_config is not a table; fetch the model again")
     method = settings.get("quant_method", "gptq" if own is None else None)
     form = settings.get("checkpoint_format", settings.get("format", "gptq"))
     if method != "gptq" or form not in ("gptq", "gptq_v2"):

@@ -9,7 +9,16 @@ from typing import cast
 import numpy as np
 
 from registry.artifacts import digest
-from registry.evaluation_results import EvaluationMetrics, MergeChoice, write_results, write_samples
+from registry.evaluation_results import (
+    EvaluationMetrics,
+    EvaluationResults,
+    MeasuredModel,
+    MergeChoice,
+    MergeChoiceResult,
+    Samples,
+    write_results,
+    write_samples,
+)
 from stages.backends.chat import load_tokenizer
 from stages.backends.evaluate.fidelity import Comparison, LogProbabilities, compare, read_chats, summarize
 from stages.backends.evaluate.fidelity_intervals import ByChat
@@ -58,7 +67,8 @@ def compare_merges(
     }
     words = f"the first {len(chats.rows)} chats of the validation split of dataset {dataset.id[:12]}"
     choice = cast(MergeChoice, figures)
-    _write(parents, config, task, choice, words, _rows(compared), out)
+    logged = write_samples(out, task.name, _rows(compared))
+    write_results(out, _results(parents, config.seed, task, choice, words, logged))
     return {"merge_base": choice, "tasks": {}, "measured_on": words, "computed_with": trained.words}
 
 
@@ -106,32 +116,18 @@ def _rows(compared: dict[MergeBase, Comparison]) -> list[dict[str, object]]:
     return rows
 
 
-def _write(
-    parents: Parents,
-    config: EvaluateConfig,
-    task: MergeBaseTask,
-    choice: MergeChoice,
-    words: str,
-    rows: list[dict[str, object]],
-    out: Path,
-) -> None:
+def _results(
+    parents: Parents, seed: int, task: MergeBaseTask, choice: MergeChoice, words: str, logged: Samples
+) -> EvaluationResults:
     settings = task.model_dump(mode="json")
+    result: MergeChoiceResult = {
+        "kind": "merge-base",
+        "config": settings,
+        **choice,
+        "words": words,
+        "config_digest": digest(settings),
+        **logged,
+    }
     ids = {role: parent.id for role, parent in parents.items()}
-    write_results(
-        out,
-        {
-            "schema": 1,
-            "seed": config.seed,
-            "model": {"subject": parents["model"].id, "parents": ids},
-            "tasks": {
-                task.name: {
-                    "kind": "merge-base",
-                    "config": settings,
-                    **choice,
-                    "words": words,
-                    "config_digest": digest(settings),
-                    **write_samples(out, task.name, rows),
-                }
-            },
-        },
-    )
+    model: MeasuredModel = {"subject": parents["model"].id, "parents": ids}
+    return {"schema": 1, "seed": seed, "model": model, "tasks": {task.name: result}}

@@ -15,6 +15,23 @@ from torch import nn
 
 from serving.cores import usable_threads
 from stages.backends.gptq.groups import require_group_size
+from stages.errors import MissingPackage
+
+
+def library() -> Any:
+    """GPTQModel, told how many cores there are. Raises `MissingPackage`."""
+    # On fewer than three cores the library gives itself one worker and then waits for a second one.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, usable_threads())))
+    # The compiled packer needs a C++ compiler and a cache in the home directory; the result is the same.
+    os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
+    try:
+        import gptqmodel
+    except ImportError as error:
+        raise MissingPackage(
+            f"GPTQModel cannot be imported ({error}); install it with: "
+            "pip install gptqmodel==7.6.0 optimum==2.3.0"
+        ) from error
+    return gptqmodel
 
 
 def packed_gptq(path: Path, on_cpu: bool) -> tuple[Any, torch.dtype]:
@@ -22,11 +39,7 @@ def packed_gptq(path: Path, on_cpu: bool) -> tuple[Any, torch.dtype]:
 
     Raises `InvalidInput` where they are for other groups than the settings say.
     """
-    # On fewer than three cores the library gives itself one worker and then waits for a second one.
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, usable_threads())))
-    os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
-    import gptqmodel
-
+    gptqmodel = library()
     require_group_size(path)
     backend = gptqmodel.BACKEND.GPTQ_TORCH if on_cpu else gptqmodel.BACKEND.AUTO
     # Left to itself GPTQModel rounds float16 scales to bfloat16 on a CPU.

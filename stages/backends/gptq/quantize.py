@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import math
-import os
 import re
 import shutil
 from collections import deque
@@ -17,14 +16,14 @@ from typing import Any
 
 import torch
 
-from serving.cores import usable_threads
 from stages.backends.arithmetic import effective
 from stages.backends.gptq import calibration as gptq_calibration
 from stages.backends.gptq.calibration import Calibration
 from stages.backends.gptq.export import export
+from stages.backends.gptq.load import library
 from stages.backends.merge.layout import layout
 from stages.contract import progress
-from stages.errors import InvalidInput, MissingPackage, StageError
+from stages.errors import InvalidInput, StageError
 from stages.families.config_names import text_config
 from stages.families.support import require_quantizable
 from stages.formats.model_directory import ModelDirectory, TensorHeader
@@ -187,18 +186,9 @@ def _compute_dtype(config: GptqConfig) -> str:
 
 
 def _load_library(scratch: Path) -> Any:
-    # On fewer than three cores the library gives itself one worker and then waits for a second one.
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, usable_threads())))
-    # The compiled packer needs a C++ compiler and a cache in the home directory; the result is the same.
-    os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
-    try:
-        import gptqmodel
-        from gptqmodel.looper import loop_processor
-    except ImportError as error:
-        raise MissingPackage(
-            f"GPTQModel cannot be imported ({error}); install it with: "
-            "pip install gptqmodel==7.6.0 optimum==2.3.0"
-        ) from error
+    gptqmodel = library()
+    from gptqmodel.looper import loop_processor
+
     # it writes a table of losses to `logs` in whatever directory this process runs in
     loop_processor._PROJECT_LOG_DIR = scratch / "logs"
     return gptqmodel
