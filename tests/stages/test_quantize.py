@@ -7,19 +7,14 @@ import hashlib
 import json
 import math
 import shutil
-import struct
 import subprocess
 import sys
-import tarfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from registry.artifacts import QuantSpec
@@ -35,7 +30,6 @@ from stages.quantization import QuantizeConfig
 from stages.quantization.gguf import GGUF_TYPES, GgufConfig
 from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
-from tests.seconds import seconds
 from tests.stages.backends.merge.lora_models import save_adapter
 
 TEXT = "The capital of France is Paris, and 12 + 30 = 42.\n"
@@ -384,132 +378,12 @@ def test_full_disk_is_noticed_before_writing(
     assert list(out.iterdir()) == []
 
 
-# --- GGUF: reading files from outside ---------------------------------------------------------------------
-
-
-def _gguf(pairs: bytes, pair_count: int, tensor_count: int = 0) -> bytes:
-    return b"GGUF" + struct.pack("<IQQ", 3, tensor_count, pair_count) + pairs
-
-
-HOSTILE = {
-    "43-bytes": _gguf(struct.pack("<Q", 3) + b"abc" + struct.pack("<IIQ", 9, 0, 2**63)[:8] , 1),
-    "array": _gguf(struct.pack("<Q1sIIQ", 1, b"a", 9, 4, 2**63), 1),
-    "texts": _gguf(struct.pack("<Q1sIIQ", 1, b"a", 9, 8, 2**60), 1),
-    "nested": _gguf(struct.pack("<Q1sIIQ", 1, b"a", 9, 9, 1), 1),
-    "pairs": _gguf(b"", 2**64 - 1),
-    "tensors": _gguf(b"", 0, 2**64 - 1),
-    "key": _gguf(struct.pack("<Q", 2**62) + b"abcdefgh", 1),
-    "magic": b"GGML" + bytes(40),
-    "short": b"GGUF",
-    "dimensions": _gguf(struct.pack("<Q1sI", 1, b"t", 9) + bytes(40), 0, 1),
-    "data": _gguf(struct.pack("<Q1sIQIQ", 1, b"t", 1, 2**40, 0, 0) + bytes(40), 0, 1),
-}  # fmt: skip
-
-
-@pytest.mark.timeout(seconds(10))
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_gguf_is_refused_at_once(name: str, tmp_path: Path) -> None:
-    file = tmp_path / "hostile.gguf"
-    file.write_bytes(HOSTILE[name])
-    with pytest.raises(InvalidInput, match=r"hostile\.gguf"):
-        read_gguf(file)
-
-
-@settings(deadline=seconds(2000), max_examples=60)
-@given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
-def test_damaged_gguf_never_gets_through_as_another_error(
-    tmp_path_factory: pytest.TempPathFactory, at: int, patch: bytes
-) -> None:
-    whole = bytearray(
-        _gguf(
-            struct.pack("<Q4sIQ5s", 4, b"name", 8, 5, b"hello")
-            + struct.pack("<Q4sIIQ", 4, b"list", 9, 4, 3) + struct.pack("<3I", 1, 2, 3),
-            2,
-            1,
-        )
-        + struct.pack("<Q1sIQIQ", 1, b"t", 1, 8, 0, 0)
-        + bytes(120)
-    )  # fmt: skip
-    whole[at : at + len(patch)] = patch
-    file = tmp_path_factory.mktemp("fuzz") / "f.gguf"
-    file.write_bytes(whole)
-    try:
-        description = read_gguf(file)
-    except InvalidInput:
-        return
-    assert description.tensor_bytes <= len(whole)
-
-
 def test_cut_file_is_refused(gguf_f16: tuple[Path, Facts], tmp_path: Path) -> None:
     file = tmp_path / "cut.gguf"
     whole = (gguf_f16[0] / "model.gguf").read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InvalidInput, match="cut short before the end of tensor"):
         read_gguf(file)
-
-
-# --- the converter's installer ----------------------------------------------------------------------------
-
-
-def _sdist(folder: Path, names: list[str]) -> Path:
-    archive = folder / "llama_cpp_python-9.9.tar.gz"
-    content = folder / "content"
-    content.write_text("x")
-    with tarfile.open(archive, "w:gz") as tar:
-        for name in names:
-            tar.add(content, f"llama_cpp_python-9.9/{name}")
-    return archive
-
-
-SDIST = [
-    "vendor/llama.cpp/convert_hf_to_gguf.py", "vendor/llama.cpp/convert_lora_to_gguf.py",
-    "vendor/llama.cpp/conversion/base.py", "vendor/llama.cpp/gguf-py/gguf/__init__.py",
-    "vendor/llama.cpp/models/templates/a.jinja", "vendor/llama.cpp/LICENSE",
-    "vendor/llama.cpp/src/llama.cpp", "vendor/llama.cpp/conversion/../../../evil.py",
-    ".git/modules/vendor/llama.cpp/HEAD",
-]  # fmt: skip
-
-
-def test_installer_unpacks_only_the_converter_and_only_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    downloads = []
-
-    def download(version: str, folder: Path) -> Path:
-        downloads.append(version)
-        return _sdist(folder, SDIST)
-
-    home = tmp_path / "share" / "llama.cpp"
-    home.mkdir(parents=True)
-    (home / "stale.py").write_text("of another version")
-    monkeypatch.setattr(converter_source, "home", lambda: home)
-    monkeypatch.setattr(converter_source, "_download", download)
-    first = converter_source.install()
-    files = {str(file.relative_to(home)) for file in home.rglob("*") if file.is_file()}
-    assert files == {name.removeprefix("vendor/llama.cpp/") for name in SDIST[:6]} | {"source.json"}
-    assert json.loads((home / "source.json").read_text()) == asdict(first)
-    assert (first.commit, len(first.sdist_sha256)) == ("x", 64)
-    assert converter_source.install() == first == converter_source.find()
-    assert len(downloads) == 1
-    assert [entry.name for entry in home.parent.iterdir()] == ["llama.cpp"]
-
-
-def test_installer_leaves_nothing_when_the_archive_is_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "share" / "llama.cpp"
-    monkeypatch.setattr(converter_source, "home", lambda: home)
-    monkeypatch.setattr(converter_source, "_download", lambda version, folder: _sdist(folder, SDIST[:2]))
-    with pytest.raises(StageError, match=r"holds no conversion/, gguf-py/gguf/"):
-        converter_source.install()
-    assert list(home.parent.iterdir()) == []
-
-
-def test_converter_of_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "source.json").write_text('{"version": "0.0.1", "commit": "c", "sdist_sha256": "s"}')
-    monkeypatch.setattr(converter_source, "home", lambda: tmp_path)
-    with pytest.raises(MissingPackage, match=r"of llama-cpp-python 0\.0\.1, but the runtime is"):
-        converter_source.find()
 
 
 # --- GPTQ -------------------------------------------------------------------------------------------------
@@ -638,33 +512,6 @@ def test_too_few_rows_raise_the_damping_and_say_so(pico_base: Parent, tmp_path: 
     assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
-def test_group_size_that_does_not_divide_names_those_that_do(pico_base: Parent, tmp_path: Path) -> None:
-    from stages.backends.gptq.quantize import check_group_size
-    from stages.formats.model_directory import TensorHeader
-
-    headers = {
-        "model.embed_tokens.weight": TensorHeader("F16", (49152, 500), 0),
-        "model.layers.0.mlp.down_proj.weight": TensorHeader("F16", (576, 1536), 0),
-        "model.layers.0.mlp.up_proj.weight": TensorHeader("F16", (1536, 576), 0),
-        "model.layers.0.input_layernorm.weight": TensorHeader("F16", (576,), 0),
-    }
-    check_group_size(headers, 64)
-    check_group_size(headers, -1)
-    with pytest.raises(InvalidInput, match=r"128 does not divide .*up_proj\.weight \(576 .* 64, 32, -1"):
-        check_group_size(headers, 128)
-
-
-def test_rows_of_gpt2_are_its_inputs_whatever_its_files_leave_out() -> None:
-    from stages.backends.gptq.quantize import check_group_size
-    from stages.formats.model_directory import TensorHeader
-
-    headers = {"h.0.attn.c_attn.weight": TensorHeader("F16", (96, 288), 0)}
-    module = frozenset({"transformer.h.0.attn.c_attn"})
-    check_group_size(headers, 32, module)
-    with pytest.raises(InvalidInput, match=r"64 does not divide .*c_attn\.weight \(96 weights.* 32, -1"):
-        check_group_size(headers, 64, module)
-
-
 def test_calibration_reads_what_training_read(pico_base: Parent, tmp_path: Path) -> None:
     """Also where prompt and answer would share a token, which an engine never sees."""
     from stages.backends.chat import encode, load_tokenizer
@@ -715,30 +562,6 @@ def test_gptq_without_calibration_data_says_what_to_give(pico_base: Parent, tmp_
     with pytest.raises(InvalidInput, match=r"no train\.parquet"):
         quantize({"model": pico_base, "dataset": empty}, GptqConfig(group_size=64), tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_scaled_rope_is_told_to_transformers_4() -> None:
-    from stages.backends.gptq.export import legacy_config
-
-    rope = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 500000.0}
-    config = legacy_config({"rope_parameters": rope}, "float16")
-    assert config["rope_theta"] == 500000.0
-    assert config["rope_scaling"] == {"rope_type": "llama3", "type": "llama3", "factor": 8.0}
-    assert "rope_scaling" not in legacy_config({"rope_parameters": {"rope_theta": 1e4}}, "float16")
-
-
-def test_modules_that_gptq_could_not_do_are_named() -> None:
-    from stages.backends.gptq.quantize import summary
-
-    def row(layer: int, module: str, loss: float | None, damp: float) -> dict[str, Any]:
-        return {"layer": layer, "module": module, "loss": loss, "samples": 9, "damp": damp}
-
-    found = summary(
-        [row(0, "a", 0.5, 0.05), row(0, "b", None, 1.0), row(1, "a", 0.25, 0.12)], 0.05, {"layers.1.c"}
-    )
-    assert found["loss_by_layer"] == [0.5, 0.25]
-    assert found["damping_raised"] == {"1.a": 0.12}
-    assert found["fallbacks"] == ["0.b", "layers.1.c"]
 
 
 def test_importing_the_stage_loads_no_framework() -> None:
