@@ -400,7 +400,7 @@ def test_gptq_is_measured_with_its_own_values(pico_gptq: Parent, torch_lm: Torch
     ]
     assert ours == pytest.approx(theirs, abs=0.003)
     assert max(abs(a - b) for a, b in zip(ours, parents, strict=True)) > 0.01, "nothing was quantized"
-    assert "float16 scales, computed in float32" in measured.words
+    assert "float16 scales, computed in float32" in measured.description
 
 
 def test_a_second_evaluation_writes_the_same_bytes(
@@ -457,7 +457,7 @@ def test_a_task_that_cannot_be_had_offline_is_named(
         LmEvalTask(name="sume", path=str(local_task)),
         LmEvalTask(name="sums", path=str(tmp_path / "no")),
     ):
-        with pytest.raises(InvalidInput, match=rf"task {task.name}|no is no directory"):
+        with pytest.raises(InvalidInput, match=rf"task {task.name}|no is not a directory"):
             run(tmp_path, task.name, {"model": pico_base}, config(tasks=(task,)))
     (local_task / "sums.jsonl").unlink()
     with pytest.raises(InvalidInput, match="task sums cannot be loaded"):

@@ -82,13 +82,13 @@ def _last_run(mask: Sequence[int]) -> range:
 class LogProbabilities:
     """The log-probabilities of a model for every compared token of `chats`, in a scratch file in `out`."""
 
-    def __init__(self, lm: TokenLM, chats: Chats, words: int, out: Path) -> None:
-        self.chats, self.words = chats, words
+    def __init__(self, lm: TokenLM, chats: Chats, vocabulary: int, out: Path) -> None:
+        self.chats, self.vocabulary = chats, vocabulary
         self._file = out / SCRATCH
-        need_room(out, chats.tokens * words * 4, "comparing with the reference")
-        self.table = np.memmap(self._file, dtype=np.float32, mode="w+", shape=(chats.tokens, words))
+        need_room(out, chats.tokens * vocabulary * 4, "comparing with the reference")
+        self.table = np.memmap(self._file, dtype=np.float32, mode="w+", shape=(chats.tokens, vocabulary))
         place = 0
-        for block in log_probabilities(lm, chats, words):
+        for block in log_probabilities(lm, chats, vocabulary):
             self.table[place : place + len(block)] = block.numpy()
             place += len(block)
 
@@ -100,16 +100,16 @@ class LogProbabilities:
         self._file.unlink(missing_ok=True)
 
 
-def log_probabilities(lm: TokenLM, chats: Chats, words: int) -> Iterator[torch.Tensor]:
-    """Chat by chat, float32 [compared tokens, words]: over the first `words` ids, which sum to 1."""
+def log_probabilities(lm: TokenLM, chats: Chats, vocabulary: int) -> Iterator[torch.Tensor]:
+    """Chat by chat, float32 [compared tokens, vocabulary]: over so many of the first ids, which sum to 1."""
     for done, logits in enumerate(lm.predictions(chats.rows, chats.last), start=1):
-        if logits.shape[1] < words:
+        if logits.shape[1] < vocabulary:
             raise InvalidInput(
-                f"the model predicts {logits.shape[1]} token ids, but its tokenizer has {words}; make the "
-                "model again from its parent"
+                f"the model predicts {logits.shape[1]} token ids, but its tokenizer has {vocabulary}; make "
+                "the model again from its parent"
             )
         progress(done, len(chats.rows), "chats compared")
-        yield torch.log_softmax(logits[:, :words], dim=-1)
+        yield torch.log_softmax(logits[:, :vocabulary], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def compare(kept: LogProbabilities, other: TokenLM, other_is_reference: bool = T
     columns: list[list[torch.Tensor]] = [[], [], [], []]
     right: list[list[bool | None]] = [[], []]
     place = 0
-    for k, theirs in enumerate(log_probabilities(other, chats, kept.words)):
+    for k, theirs in enumerate(log_probabilities(other, chats, kept.vocabulary)):
         ours = torch.from_numpy(kept.table[place : place + len(theirs)])
         place += len(theirs)
         if not other_is_reference:

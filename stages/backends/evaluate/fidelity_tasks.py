@@ -54,7 +54,7 @@ def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, o
             entry = _compare(kept, task, opened, references[task.name], out)
             grid = _grid_of_far(task, entry, parents)
             if grid is not None and isinstance(opened.lm, TorchLM):
-                entry["rounding"] = rounding_cost(opened.lm, kept.chats, kept.words, grid, out)
+                entry["rounding"] = rounding_cost(opened.lm, kept.chats, kept.vocabulary, grid, out)
             opened.lm.close()
             gc.collect()
             if grid is not None:
@@ -114,7 +114,7 @@ def _compare(
             "nf4": nf4,
             "subject": subject.id,
             "digest": digest({"parents": ids, "nf4": nf4}),
-            "words": opened.words,
+            "words": opened.description,
         },
         "words": f"the first {len(rows)} chats of the test split",
         "finite": True,

@@ -57,7 +57,7 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
     return metrics | {
         "tasks": {name: task["metrics"] for name, task in scored.items()},
         "measured_on": "; ".join(f"{name}: {task['words']}" for name, task in scored.items()),
-        "computed_with": measured.words,
+        "computed_with": measured.description,
         "bytes": measured.bytes,
         "bits_per_weight": measured.bits_per_weight,
         "parameters": measured.parameters,
@@ -93,7 +93,7 @@ def _results(parents: Parents, config: EvaluateConfig, measured: Measured) -> Ev
             "subject": subject.id,
             "parents": {role: parent.id for role, parent in parents.items()},
             "nf4": config.nf4.model_dump(mode="json") if config.nf4 else None,
-            "computed_with": measured.words,
+            "computed_with": measured.description,
             "bytes": measured.bytes,
             "bits_per_weight": measured.bits_per_weight,
             "parameters": measured.parameters,

@@ -69,7 +69,7 @@ def compare_merges(
     choice = cast(MergeChoice, figures)
     logged = write_samples(out, task.name, _rows(compared))
     write_results(out, _results(parents, config.seed, task, choice, words, logged))
-    return {"merge_base": choice, "tasks": {}, "measured_on": words, "computed_with": trained.words}
+    return {"merge_base": choice, "tasks": {}, "measured_on": words, "computed_with": trained.description}
 
 
 def _evidence(compared: dict[MergeBase, Comparison]) -> Evidence:

@@ -31,7 +31,7 @@ class Measured:
     """A model ready to be measured. `bytes`: the weights as held, an adapter's included."""
 
     lm: TokenLM
-    words: str
+    description: str
     bytes: int
     parameters: int
     bits_per_weight: float

@@ -16,12 +16,12 @@ from stages.backends.evaluate.torch_lm import TorchLM
 from stages.quantization.method import Grid
 
 
-def rounding_cost(parent: TorchLM, chats: Chats, words: int, grid: Grid, out: Path) -> RoundingCost:
+def rounding_cost(parent: TorchLM, chats: Chats, vocabulary: int, grid: Grid, out: Path) -> RoundingCost:
     """KL(parent ‖ parent rounded) on `chats`, as `summarize` gives it; `parent` stays rounded."""
     folder = out / ".rounding"
     folder.mkdir()
     try:
-        with LogProbabilities(parent, chats, words, folder) as exact:
+        with LogProbabilities(parent, chats, vocabulary, folder) as exact:
             round_to_nearest(parent.model, grid)
             parent.forget()
             distances = summarize(compare(exact, parent, other_is_reference=False))

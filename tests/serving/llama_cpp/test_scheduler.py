@@ -523,7 +523,7 @@ def test_a_defect_is_logged_without_the_clients_words(
         assert "quetzalcoatl" not in answer.text
 
     asked(batcher, work)
-    assert "KeyError at test_llama_batching.py" in caplog.text
+    assert "KeyError at test_scheduler.py" in caplog.text
     assert "quetzalcoatl" not in caplog.text
 
 
