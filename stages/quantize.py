@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from registry.compat.adapter import TRAINED_ON, recipe_of
 from registry.compat.shapes import KEY
 from stages.contract import Facts, Parent, Parents, toolchain
 from stages.errors import InvalidInput
-from stages.outline import outline_of_adapter
 from stages.quantization import QuantizeConfig, method_of
 from stages.quantization.method import QuantizationMethod
 
@@ -36,19 +34,19 @@ def quantize(parents: Parents, config: QuantizeConfig, out: Path) -> Facts:
         return _adapter(model, parents.get("base"), config, out)
     require_unquantized(model)
     dataset = _calibration(method, parents)
-    effective = method.quantize(config, model.path, dataset.path if dataset else None, _name(model), out)
+    made = method.quantize(config, model.path, dataset.path if dataset else None, _name(model), out)
     return Facts(
         kind="quantized",
         base=model.base,
         quant=QuantSpec(
             method=config.method,
             requested=config.model_dump(mode="json"),
-            effective=effective,
+            effective=made.effective,
             calibration_dataset=dataset.id if dataset else None,
             merge_base=model.quant.merge_base if model.quant else None,
             toolchain=toolchain((*TOOLS, *config.tools)),
         ),
-        metrics=_figures(effective) | {KEY: method.outline(out)},
+        metrics=made.figures | {KEY: made.outline},
     )
 
 
@@ -78,25 +76,19 @@ def _adapter(adapter: Parent, base: Parent | None, config: QuantizeConfig, out: 
             f"{adapter.path} is an adapter; llama.cpp's converter needs the configuration of its base model: "
             "give that too (--base)"
         )
-    effective = method.quantize_adapter(config, adapter.path, base.path, out)
-    if (recipe := recipe_of(adapter)) is not None:
-        effective[TRAINED_ON] = recipe.model_dump(mode="json")
-    shape = adapter.metrics.get(KEY) or outline_of_adapter(adapter.path)
+    made, trained = method.quantize_adapter(config, adapter.path, base.path, out), recipe_of(adapter)
+    recipe = {} if trained is None else {TRAINED_ON: trained.model_dump(mode="json")}
     return Facts(
         kind="adapter",
         base=adapter.base or base.base,
         quant=QuantSpec(
             method=config.method,
             requested=config.model_dump(mode="json"),
-            effective=effective,
+            effective=made.effective | recipe,
             toolchain=toolchain((*TOOLS, *config.tools)),
         ),
-        metrics=_figures(effective) | {KEY: shape},
+        metrics=made.figures | {KEY: adapter.metrics.get(KEY) or made.outline},
     )
-
-
-def _figures(effective: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: effective[name] for name in ("bytes", "bits_per_weight", "parameters")}
 
 
 def require_unquantized(model: Parent) -> None:

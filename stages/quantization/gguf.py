@@ -8,16 +8,17 @@ import re
 import shlex
 from pathlib import Path
 from textwrap import dedent
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from registry.artifacts import QuantSpec
 from stages import work
 from stages.families.support import gguf_refusal
+from stages.formats.gguf import read_gguf
 from stages.model_shape import ModelShape
-from stages.outline import outline_of_gguf
-from stages.quantization.method import Cost, Grid, QuantizationConfig, QuantizationMethod, backend
+from stages.outline import outline_of_adapter, outline_of_gguf
+from stages.quantization.method import Cost, Grid, Made, QuantizationConfig, QuantizationMethod, backend
 from stages.quantization.snippets import Exported, Snippet
 from stages.training_memory import LIGHT_RUNTIME
 
@@ -80,18 +81,13 @@ class Gguf(QuantizationMethod[GgufConfig]):
     needs_converter = True
     takes_adapters = True
 
-    def quantize(
-        self, config: GgufConfig, model: Path, dataset: Path | None, name: str, out: Path
-    ) -> dict[str, Any]:
-        return backend("gguf.convert", "convert")(model, config.type, name, out)
+    def quantize(self, config: GgufConfig, model: Path, dataset: Path | None, name: str, out: Path) -> Made:
+        effective = backend("gguf.convert", "convert")(model, config.type, name, out)
+        return Made(effective, outline_of_gguf(read_gguf(out / "model.gguf").values))
 
-    def quantize_adapter(self, config: GgufConfig, adapter: Path, base: Path, out: Path) -> dict[str, Any]:
-        return backend("gguf.adapter", "convert_adapter")(adapter, base, config.type, "adapter", out)
-
-    def outline(self, out: Path) -> dict[str, Any]:
-        from stages.formats.gguf import read_gguf
-
-        return outline_of_gguf(read_gguf(out / "model.gguf").values)
+    def quantize_adapter(self, config: GgufConfig, adapter: Path, base: Path, out: Path) -> Made:
+        convert = backend("gguf.adapter", "convert_adapter")
+        return Made(convert(adapter, base, config.type, "adapter", out), outline_of_adapter(adapter))
 
     def refusal(self, family: str, architecture: str) -> str | None:
         return gguf_refusal(family, architecture)

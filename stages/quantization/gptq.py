@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -13,7 +13,8 @@ from registry.compat.model import EngineLimits
 from stages import work
 from stages.families.support import gptq_refusal
 from stages.model_shape import ModelShape
-from stages.quantization.method import Cost, Grid, QuantizationConfig, QuantizationMethod, backend
+from stages.outline import outline_of_model
+from stages.quantization.method import Cost, Grid, Made, QuantizationConfig, QuantizationMethod, backend
 from stages.quantization.snippets import Exported, Snippet
 from stages.training_memory import RUNTIME
 
@@ -60,10 +61,9 @@ class Gptq(QuantizationMethod[GptqConfig]):
     limits = USUAL_KL
     calibrates = True
 
-    def quantize(
-        self, config: GptqConfig, model: Path, dataset: Path | None, name: str, out: Path
-    ) -> dict[str, Any]:
-        return backend("gptq.quantize", "quantize_gptq")(model, dataset, config, out)
+    def quantize(self, config: GptqConfig, model: Path, dataset: Path | None, name: str, out: Path) -> Made:
+        effective = backend("gptq.quantize", "quantize_gptq")(model, dataset, config, out)
+        return Made(effective, outline_of_model(out))
 
     def refusal(self, family: str, architecture: str) -> str | None:
         return gptq_refusal(family)

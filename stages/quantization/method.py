@@ -18,7 +18,6 @@ from registry.compat.model import EngineLimits
 from registry.quantization import STORED, QuantMethod
 from stages.contract import StageConfig
 from stages.model_shape import ModelShape
-from stages.outline import outline_of_model
 from stages.quantization.snippets import Exported, Snippet
 from stages.work import Work
 
@@ -39,6 +38,7 @@ class QuantizationConfig(StageConfig):
         """As a gate's limits of fidelity name it."""
 
 
+FIGURES = ("bytes", "bits_per_weight", "parameters")
 Config = TypeVar("Config", bound=QuantizationConfig)
 
 
@@ -65,6 +65,20 @@ class Cost:
     gpu_seconds: float | None = None
     """As published for a GPU; None where none is used."""
     gpu_note: str = ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was written. `effective`: what the files really hold, as the manifest says it, with `FIGURES`;
+    `outline`: the shape of a model, for the compatibility contract."""
+
+    effective: dict[str, Any]
+    outline: dict[str, Any]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The metrics of each quantized artifact."""
+        return {name: self.effective[name] for name in FIGURES}
 
 
 class QuantizationMethod(ABC, Generic[Config]):
@@ -98,22 +112,15 @@ class QuantizationMethod(ABC, Generic[Config]):
         return STORED[self.tag].engine
 
     @abstractmethod
-    def quantize(
-        self, config: Config, model: Path, dataset: Path | None, name: str, out: Path
-    ) -> dict[str, Any]:
+    def quantize(self, config: Config, model: Path, dataset: Path | None, name: str, out: Path) -> Made:
         """Write the Hugging Face model in `model` to `out`, under `name` where the files hold one.
 
-        Returns what they really hold, `bytes`, `parameters` and `bits_per_weight` among it. Raises
-        `InvalidInput`, `InsufficientResources`, `MissingPackage`.
+        Raises `InvalidInput`, `InsufficientResources`, `MissingPackage`.
         """
 
-    def quantize_adapter(self, config: Config, adapter: Path, base: Path, out: Path) -> dict[str, Any]:
+    def quantize_adapter(self, config: Config, adapter: Path, base: Path, out: Path) -> Made:
         """The same of a PEFT adapter of the model in `base`."""
         raise NotImplementedError
-
-    def outline(self, out: Path) -> dict[str, Any]:
-        """The shape of what was written, for the compatibility contract."""
-        return outline_of_model(out)
 
     @abstractmethod
     def refusal(self, family: str, architecture: str) -> str | None:
@@ -156,6 +163,6 @@ class QuantizationMethod(ABC, Generic[Config]):
         """Ways to load an exported model. The first is what was tested."""
 
 
-def backend(module: str, function: str) -> Callable[..., dict[str, Any]]:
+def backend(module: str, function: str) -> Callable[..., Any]:
     """A function of `stages.backends`, which loads the libraries that it needs."""
     return getattr(importlib.import_module(f"stages.backends.{module}"), function)
