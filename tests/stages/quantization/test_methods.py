@@ -56,7 +56,7 @@ def test_a_method_has_one_name_in_recipe_and_manifest(asked: QuantizationMethod[
     config, quant = asked.config(), made_by(asked)
     assert config.label.startswith(asked.tag)
     assert config.form == asked.form_of(quant)
-    assert asked.describe(quant).startswith(asked.name)
+    assert asked.name in asked.describe(quant)
 
 
 @each
@@ -102,7 +102,7 @@ def test_a_methods_backend_is_where_it_says(
 
         return call
 
-    monkeypatch.setattr(inspect.getmodule(type(asked)), "backend", backend)
+    monkeypatch.setattr(inspect.getmodule(type(asked).quantize), "backend", backend)
     with pytest.raises(Reached):
         asked.quantize(asked.config(), tmp_path, tmp_path if asked.calibrates else None, "model", tmp_path)
     if asked.takes_adapters:
