@@ -145,20 +145,20 @@ def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def spelled_out(argv: Sequence[str]) -> list[str]:
     """`artifacts …` means `artifacts ls …` and `gate POLICY …` means `gate run POLICY …`."""
-    words = implied_action(argv)
-    if words[:1] and words[0] in LISTED and (words[1:2] or ["-"])[0].startswith("-"):
-        words[1:1] = [] if words[1:2] in (["-h"], ["--help"]) else ["ls"]
-    return words
+    arguments = implied_action(argv)
+    if arguments[:1] and arguments[0] in LISTED and (arguments[1:2] or ["-"])[0].startswith("-"):
+        arguments[1:1] = [] if arguments[1:2] in (["-h"], ["--help"]) else ["ls"]
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    known = parser()
+    top = parser()
     if "_ARGCOMPLETE" in os.environ:
         from flows.commands.arguments.completion import complete
 
-        complete(known)
-    arguments = known.parse_args(spelled_out(sys.argv[1:] if argv is None else argv))
+        complete(top)
+    arguments = top.parse_args(spelled_out(sys.argv[1:] if argv is None else argv))
     module, _, name = arguments.call.partition(":")
     from importlib import import_module
 

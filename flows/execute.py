@@ -96,14 +96,14 @@ def _run(
             error = caught
             if not any(row.state in ("failed", "interrupted") for row in run.rows):
                 run.rows.append(failed_row("run", "run", 0.0, caught))
-    found = report(run, outcome, recipe.name, run_id, started, time.monotonic() - clock)
+    finished = report(run, outcome, recipe.name, run_id, started, time.monotonic() - clock)
     html, code = folder / PAGE, _exit_code(error, outcome.verdict)
-    write_html(found, html)
-    document = {**as_json(found), "exit_code": code}
+    write_html(finished, html)
+    document = {**as_json(finished), "exit_code": code}
     (folder / REPORT).write_text(json.dumps(document, indent=1), encoding="utf-8")
     os.close(lock)
-    prefect.close(ending(found, html))
-    return Result(found, html, code, error)
+    prefect.close(ending(finished, html))
+    return Result(finished, html, code, error)
 
 
 @contextlib.contextmanager

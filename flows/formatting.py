@@ -73,8 +73,8 @@ def command_name() -> str:
     typed = sys.argv[0]
     if Path(typed).name != "tuneline" or os.sep not in typed:
         return "tuneline"
-    found = shutil.which("tuneline")
-    if found is not None and os.path.realpath(found) == os.path.realpath(typed):
+    path = shutil.which("tuneline")
+    if path is not None and os.path.realpath(path) == os.path.realpath(typed):
         return "tuneline"
     return shlex.quote(typed)
 

@@ -39,10 +39,10 @@ def retrain(recipes: list[str], overrides: list[str] | None = None) -> State[dic
     failed = [f"{recipe}: {how}" for recipe, how in ended.items() if how.startswith("error")]
     if failed:
         raise RetrainFailed("; ".join(failed))
-    words = "; ".join(f"{recipe}: {how}" for recipe, how in ended.items())
+    message = "; ".join(f"{recipe}: {how}" for recipe, how in ended.items())
     stayed = [recipe for recipe, how in ended.items() if not how.startswith(("gate: pass;", "no gate;"))]
     name = f"No pass for {', '.join(stayed)}" if stayed else "Completed"
-    return Completed(name=name, message=words, data=ended)
+    return Completed(name=name, message=message, data=ended)
 
 
 def _one(recipe: str, overrides: Sequence[str]) -> str:

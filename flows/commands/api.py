@@ -51,10 +51,15 @@ def api(arguments: argparse.Namespace) -> Reply:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address, port = listener.getsockname()[:2]
         url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
-        told = {"url": url, "openapi": f"{url}/openapi.json", "token": token is not None, "pid": os.getpid()}
+        document = {
+            "url": url,
+            "openapi": f"{url}/openapi.json",
+            "token": token is not None,
+            "pid": os.getpid(),
+        }
         with_token = " with the token of TUNELINE_API_TOKEN" if token else ""
-        words = f"tuneline api: {url}/v1{with_token}; {url}/openapi.json describes it; Ctrl-C ends it"
-        print(json.dumps(told) if arguments.json else words, flush=True)
+        message = f"tuneline api: {url}/v1{with_token}; {url}/openapi.json describes it; Ctrl-C ends it"
+        print(json.dumps(document) if arguments.json else message, flush=True)
         _run(server, listener)
     return Reply(None, lambda: None)
 

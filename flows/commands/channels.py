@@ -18,14 +18,14 @@ from registry.errors import NotFound
 def channels(arguments: argparse.Namespace) -> Reply:
     """Every channel."""
     with open_registry() as registry:
-        found = registry.channels.ls()
-        policies = {channel.name: registry.channels.policy(channel.name) for channel in found}
+        entries = registry.channels.ls()
+        policies = {channel.name: registry.channels.policy(channel.name) for channel in entries}
     rows = [
         (c.name, short(c.artifact_id), str(c.generation), short(policy.digest) if policy else "–")
-        for c in found
+        for c in entries
         for policy in (policies[c.name],)
     ]
-    document = [c.model_dump(mode="json") for c in found]
+    document = [c.model_dump(mode="json") for c in entries]
     return Reply(document, lambda: print_table("", ("channel", "artifact", "generation", "policy"), rows))
 
 

@@ -95,8 +95,8 @@ def _asked(client: httpx.Client, body: dict[str, Any]) -> Iterator[tuple[str | N
         with client.stream("POST", "/chat/completions", json=body) as answer:
             if answer.status_code != 200:
                 answer.read()
-                said = f"{client.base_url}: {answer.status_code} {_reason(answer)}"
-                raise (RequestFailed if answer.status_code in (429, *range(500, 600)) else Usage)(said)
+                message = f"{client.base_url}: {answer.status_code} {_reason(answer)}"
+                raise (RequestFailed if answer.status_code in (429, *range(500, 600)) else Usage)(message)
             yield answer.headers.get("x-tuneline-artifact"), _texts(answer)
     except httpx.HTTPError as error:
         raise RequestFailed(f"{client.base_url} gave no answer: {error}") from None

@@ -43,16 +43,16 @@ def doctor(arguments: argparse.Namespace) -> Reply:
     elif arguments.full:
         print("starting Prefect's server, which takes about half a minute", file=sys.stderr)
     with ThreadPoolExecutor(len(looks)) as pool:
-        found = list(pool.map(lambda one: _looked(*one), looks))
-    failed = any(one.state == "fail" for one in found)
+        findings = list(pool.map(lambda one: _looked(*one), looks))
+    failed = any(one.state == "fail" for one in findings)
 
     def show() -> None:
-        for one in found:
+        for one in findings:
             print(f"{one.state:<5} {one.subject:<11} {plain(one.found)}")
             if one.remedy:
                 print(f"{'':<17} → {plain(one.remedy)}")
 
-    return Reply({"checks": [asdict(one) for one in found]}, show, 3 if failed else 0)
+    return Reply({"checks": [asdict(one) for one in findings]}, show, 3 if failed else 0)
 
 
 def _looked(subject: str, look: Callable[[], Finding]) -> Finding:

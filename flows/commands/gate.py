@@ -118,7 +118,7 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
     base, evaluations = None, dict(measured)
     live = None if channel is None else _live(registry, channel, baseline)
     if baseline is not None and baseline != channel:
-        given, found = _model(registry, baseline)
+        given, evaluation = _model(registry, baseline)
         if given.manifest.kind == "base":
             base, role = given, "baseline"
         elif live is not None and live.id != given.id:
@@ -128,8 +128,8 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
             )
         else:
             live, role = given, "live"
-        if found:
-            evaluations[role] = found["candidate"]
+        if evaluation:
+            evaluations[role] = evaluation["candidate"]
     latency = read_latency(arguments.latency, candidate.id)
     written = baseline if channel is None and live is not None else None
     return from_registry(registry, policy, candidate, live, base, evaluations, latency, written)
@@ -174,13 +174,13 @@ def load_policy(name: str | Path, registry: Registry | None) -> GatePolicy:
         if isinstance(tree, dict) and {"gate", "base", "prepare"} <= tree.keys():
             tree = tree["gate"]
         return validate(GatePolicy, tree, where=str(path))
-    found = registry.channels.policy(str(name)) if registry is not None else None
-    if found is None:
+    current = registry.channels.policy(str(name)) if registry is not None else None
+    if current is None:
         raise NotFound(
             f"no policy {str(name)!r}: neither a YAML file nor a channel that has one; `tuneline channels` "
             "lists the channels, docs/gates.md shows a policy"
         )
-    return validate(GatePolicy, found.policy, where=f"the policy of channel {name}")
+    return validate(GatePolicy, current.policy, where=f"the policy of channel {name}")
 
 
 def plan(arguments: argparse.Namespace) -> Reply:
@@ -197,15 +197,15 @@ def plan(arguments: argparse.Namespace) -> Reply:
         raise Usage(f"--items {str(arguments.items)[:40]}: expected 2 to {MOST_ITEMS}")
     if arguments.spread is not None and not 0 < arguments.spread < float("inf"):
         raise Usage(f"--spread {arguments.spread}: expected a finite number above 0")
-    found = plan_rules(policy, rates, arguments.items, arguments.spread)
-    document = [row.model_dump(mode="json") for row in found]
+    rows = plan_rules(policy, rates, arguments.items, arguments.spread)
+    document = [row.model_dump(mode="json") for row in rows]
 
     def show() -> None:
         with_items = arguments.items is not None
         columns = ["rule", "differs on", "true difference", "items needed", "power"]
         columns += [f"power with {arguments.items:,}"] if with_items else []
-        print_table("", columns, [_plan_cells(row, with_items) for row in found])
-        for note in dict.fromkeys(row.note for row in found if row.note):
+        print_table("", columns, [_plan_cells(row, with_items) for row in rows])
+        for note in dict.fromkeys(row.note for row in rows if row.note):
             print(note)
 
     return Reply(document, show)
@@ -226,16 +226,16 @@ def _plan_cells(row: RulePlan, with_items: bool) -> list[str]:
 def show(arguments: argparse.Namespace) -> Reply:
     """A recorded decision; exit code 4 when it was changed or its signature does not hold."""
     with open_registry() as registry:
-        found = registry.gates.resolve(arguments.id)
-        problem = registry.gates.problem(found)
-    document = {**found.model_dump(mode="json"), "problem": problem}
+        decision = registry.gates.resolve(arguments.id)
+        problem = registry.gates.problem(decision)
+    document = {**decision.model_dump(mode="json"), "problem": problem}
 
     def text() -> None:
-        print(f"decision {found.id}")
-        print(f"verdict {found.verdict} on {short(found.candidate)} against {short(found.baseline)}")
-        print(f"made {found.created:%Y-%m-%d %H:%M:%S} under the policy {found.policy_digest[:12]}")
-        print(f"signature: {'holds, by key ' + str(found.signer)[:12] if problem is None else problem}")
-        for rule in found.evidence.get("rules", ()):
+        print(f"decision {decision.id}")
+        print(f"verdict {decision.verdict} on {short(decision.candidate)} against {short(decision.baseline)}")
+        print(f"made {decision.created:%Y-%m-%d %H:%M:%S} under the policy {decision.policy_digest[:12]}")
+        print(f"signature: {'holds, by key ' + str(decision.signer)[:12] if problem is None else problem}")
+        for rule in decision.evidence.get("rules", ()):
             print(f"{rule['verdict']:>12}  {rule['sentence']}")
 
     return Reply(document, text, 4 if problem else 0)
@@ -256,7 +256,7 @@ def promote(arguments: argparse.Namespace) -> Reply:
         decision = None if waiver else _decision(registry, artifact, arguments.decision)
         generation = current.generation if current else 0
         moved = registry.channels.move(arguments.channel, artifact.id, generation, decision, waiver)
-        notes = [said] if (said := nf4_only(registry, artifact)) else []
+        notes = [note] if (note := nf4_only(registry, artifact)) else []
     _tell(notes)
     text = f"{moved.name} → {short(moved.artifact_id)} (generation {moved.generation})"
     document = {**moved.model_dump(mode="json"), "decision": decision, "notes": notes}

@@ -43,8 +43,8 @@ def copy(arguments: argparse.Namespace) -> Reply:
             file.write(text)
     except FileExistsError:
         raise Usage(f"{out} exists already, and nothing is overwritten; name another file") from None
-    words = f"{out}: change it, then `tuneline check {out}` and `tuneline run {out}`"
-    return Reply({"name": arguments.recipe, "file": str(out)}, lambda: print(words))
+    message = f"{out}: change it, then `tuneline check {out}` and `tuneline run {out}`"
+    return Reply({"name": arguments.recipe, "file": str(out)}, lambda: print(message))
 
 
 def schema(arguments: argparse.Namespace) -> Reply:

@@ -78,7 +78,7 @@ def outcomes(arguments: argparse.Namespace) -> Reply:
         forgotten = 0
         if arguments.prune is not None:
             forgotten = registry.outcomes.prune(now - arguments.prune, arguments.channel)
-        found = registry.outcomes.summary(arguments.channel, since)
+        summaries = registry.outcomes.summary(arguments.channel, since)
         written = 0
         if arguments.latency is not None:
             written = _write_latency(
@@ -87,13 +87,13 @@ def outcomes(arguments: argparse.Namespace) -> Reply:
     document = {
         "channel": arguments.channel,
         "since": since,
-        "outcomes": [one.model_dump(mode="json") for one in found],
+        "outcomes": [one.model_dump(mode="json") for one in summaries],
         "forgotten": forgotten,
     }
 
     def text() -> None:
-        if found:
-            print_table("", _COLUMNS, [_cells(one) for one in found])
+        if summaries:
+            print_table("", _COLUMNS, [_cells(one) for one in summaries])
         else:
             print(f"{arguments.channel}: no outcomes{'' if since is None else ' in that time'}")
         if forgotten:

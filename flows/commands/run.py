@@ -37,21 +37,21 @@ def run(arguments: argparse.Namespace) -> Reply:
 def check(arguments: argparse.Namespace) -> Reply:
     """Validate a recipe, name every problem, and estimate every stage's needs."""
     recipe, settings = load(arguments.recipe, arguments.set), Settings()
-    shape, found = _shape_of(recipe)
-    found += problems(recipe, settings, shape)
-    stages, said, missing, arithmetic = _estimated(recipe, settings, shape)
+    shape, reasons = _shape_of(recipe)
+    reasons += problems(recipe, settings, shape)
+    stages, remarks, missing, arithmetic = _estimated(recipe, settings, shape)
     document = {
         "recipe": recipe.model_dump(mode="json"),
-        "problems": found,
+        "problems": reasons,
         "stages": [asdict(s) for s in stages],
         "shortfalls": missing,
         "arithmetic": arithmetic and {**arithmetic.record(), "sentence": arithmetic.sentence},
     }
 
     def show() -> None:
-        _print_checked(recipe.name, stages, found, said, missing)
+        _print_checked(recipe.name, stages, reasons, remarks, missing)
 
-    return Reply(document, show, 3 if missing or found else 0)
+    return Reply(document, show, 3 if missing or reasons else 0)
 
 
 def _shape_of(recipe: Recipe) -> tuple[ModelShape | None, list[str]]:
@@ -74,16 +74,16 @@ def _estimated(
     except StageError:  # without torch: as on a usual machine
         settled, arithmetic = with_compute_dtype(recipe, clock.rates.auto), None
     stages = estimate(settled, shape, here, clock)
-    said = said_of_times([(s.stage, s.basis) for s in stages], clock.rates)
+    remarks = said_of_times([(s.stage, s.basis) for s in stages], clock.rates)
     if arithmetic is not None:
-        said.insert(0, f"To be {arithmetic.sentence}.")
-    return stages, said, shortfalls(stages, here), arithmetic
+        remarks.insert(0, f"To be {arithmetic.sentence}.")
+    return stages, remarks, shortfalls(stages, here), arithmetic
 
 
 def _print_checked(
-    name: str, stages: list[StageEstimate], found: list[str], said: list[str], missing: list[str]
+    name: str, stages: list[StageEstimate], reasons: list[str], remarks: list[str], missing: list[str]
 ) -> None:
-    state = "cannot work as it is" if found else "valid"
+    state = "cannot work as it is" if reasons else "valid"
     if stages:
         rows = [
             (
@@ -99,11 +99,11 @@ def _print_checked(
     else:
         print(f"{name}: {state}")
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False, markup=False)
-    for line in said:
+    for line in remarks:
         console.print(line)
-    for line in found:
+    for line in reasons:
         console.print(f"Problem: {line}", style="bold red", soft_wrap=True)
     for line in missing:
         console.print(f"Not enough: {line}", style="bold red", soft_wrap=True)
-    if not missing and not found:
+    if not missing and not reasons:
         console.print("This machine has what the recipe needs.")

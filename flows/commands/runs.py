@@ -23,10 +23,10 @@ def ls(arguments: argparse.Namespace) -> Reply:
         raise Usage(f"--limit {arguments.limit}: expected a number of rows from 1 to 10000")
     root = home().root
     runs = past_runs(root)
-    found = runs[: arguments.limit]
+    shown = runs[: arguments.limit]
 
     def show() -> None:
-        if not found:
+        if not shown:
             print(f"no run was recorded in {root}; `tuneline run RECIPE` makes one")
             return
         columns = ("id", "recipe", "state", "started", "took", "gate", "report")
@@ -40,13 +40,13 @@ def ls(arguments: argparse.Namespace) -> Reply:
                 run.verdict or "–",
                 "yes" if run.page else "–",
             )
-            for run in found
+            for run in shown
         ]
         print_table("", columns, rows)
-        if len(runs) > len(found):
-            print(f"these are the newest {len(found)} of {len(runs)}; --limit shows more")
+        if len(runs) > len(shown):
+            print(f"these are the newest {len(shown)} of {len(runs)}; --limit shows more")
 
-    return Reply([_document(run) for run in found], show)
+    return Reply([_document(run) for run in shown], show)
 
 
 def show(arguments: argparse.Namespace) -> Reply:

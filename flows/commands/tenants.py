@@ -34,8 +34,8 @@ def ls(arguments: argparse.Namespace) -> Reply:
     live: dict[str, int] = {}
     for key in state.keys.values():
         live[key.tenant] = live.get(key.tenant, 0) + 1
-    found = list(state.tenants.values())
-    document = [{**one.model_dump(mode="json"), "live_keys": live.get(one.name, 0)} for one in found]
+    tenants = list(state.tenants.values())
+    document = [{**one.model_dump(mode="json"), "live_keys": live.get(one.name, 0)} for one in tenants]
     rows = [
         (
             one.name,
@@ -44,7 +44,7 @@ def ls(arguments: argparse.Namespace) -> Reply:
             "yes" if one.pinned else "–",
             str(live.get(one.name, 0)),
         )
-        for one in found
+        for one in tenants
     ]
     columns = ("tenant", "channel", "requests/min", "at once", "tokens/day", "pinned", "live keys")
     return Reply(document, lambda: print_table("", columns, rows))

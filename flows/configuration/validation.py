@@ -62,10 +62,10 @@ def validate(
         return model.model_validate(tree)
     except ValidationError as error:
         problems = explain(model, error)
-    known = set(_problems(model, before, ())) if overrides and before is not None else set()
+    before_problems = set(_problems(model, before, ())) if overrides and before is not None else set()
     ours, theirs = list[str](), list[str]()
     for problem in problems:
-        culprits = [] if problem in known else _culprits(problem, overrides, below)
+        culprits = [] if problem in before_problems else _culprits(problem, overrides, below)
         if len(culprits) > 1:
             needed = [
                 one for one in culprits if problem not in _problems(model, before, overrides, one, below)

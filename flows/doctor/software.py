@@ -151,6 +151,6 @@ def _answers_after(home: Path) -> tuple[float | None, str]:
                         break
         finally:
             server.terminate()
-    said = log.read_text("utf-8", "replace").split("\n")
-    last = next((line.strip() for line in reversed(said) if line.strip()), "no word")
+    lines = log.read_text("utf-8", "replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no word")
     return None, f"{last} (waited {time.monotonic() - began:.0f} s)"

@@ -53,51 +53,51 @@ def adopt(registry: Registry, path: Path, kind: str | None = None, base: str | N
         if kind == "base":
             artifact = resolved(registry, BaseConfig(source=f"path:{path}"), log)
             return Adoption(artifact, artifact, Findings(established=["base: resolved from its files"]), [])
-        found = inspect(path)
-        if found["form"] == "gguf-adapter":
+        header = inspect(path)
+        if header["form"] == "gguf-adapter":
             raise Usage(
                 f"{path.name} is a GGUF adapter, which does not say on which weights it was trained; import "
                 "the PEFT adapter that it was made from. A recipe with an `adapter` section makes a GGUF "
                 "adapter that can be served"
             )
-        if kind not in (None, FORMS[found["form"]].kind):
-            raise Usage(f"--kind {kind}: {path.name} is {FORMS[found['form']].name}; leave --kind out")
-        parent, findings = _parent(registry, found, base, path, log)
-    return _publish(registry, path, found, parent, findings)
+        if kind not in (None, FORMS[header["form"]].kind):
+            raise Usage(f"--kind {kind}: {path.name} is {FORMS[header['form']].name}; leave --kind out")
+        parent, findings = _parent(registry, header, base, path, log)
+    return _publish(registry, path, header, parent, findings)
 
 
 def _parent(
-    registry: Registry, found: Mapping[str, Any], base: str | None, path: Path, log: Path
+    registry: Registry, header: Mapping[str, Any], base: str | None, path: Path, log: Path
 ) -> tuple[Artifact, Findings]:
-    what = f"{path.name} ({FORMS[found['form']].name})"
+    what = f"{path.name} ({FORMS[header['form']].name})"
     if base is None:
         try:
-            parent, words = matched_base(registry, found, what)
+            parent, reason = matched_base(registry, header, what)
         except Usage as error:
-            if found["form"] != "model":
+            if header["form"] != "model":
                 raise
             raise Usage(f"{error}; or import it as a base of its own: --kind base") from None
-        findings = Findings(claimed=[f"base: {words}"])
+        findings = Findings(claimed=[f"base: {reason}"])
     else:
         parent = given_base(registry, base, log)
-        refuse_contradiction(found, parent)
+        refuse_contradiction(header, parent)
         findings = Findings(claimed=[f"base: {_named(parent)} was given with --base"])
-    if parent.manifest.kind not in FORMS[found["form"]].parents:
+    if parent.manifest.kind not in FORMS[header["form"]].parents:
         raise Usage(
             f"--base {base or parent.id[:12]} is a {parent.manifest.kind} artifact; {what} belongs to "
-            f"a {' or '.join(FORMS[found['form']].parents)} artifact"
+            f"a {' or '.join(FORMS[header['form']].parents)} artifact"
         )
     return parent, findings
 
 
 def _publish(
-    registry: Registry, path: Path, found: Mapping[str, Any], parent: Artifact, findings: Findings
+    registry: Registry, path: Path, header: Mapping[str, Any], parent: Artifact, findings: Findings
 ) -> Adoption:
     folder = path if path.is_dir() else path.parent
-    sources = {_name_of(name, found): (folder / name).resolve() for name in found["files"]}
+    sources = {_name_of(name, header): (folder / name).resolve() for name in header["files"]}
     stamps = {name: _stamp(file) for name, file in sources.items()}
     digests = {name: sha256_of_file(file) for name, file in sorted(sources.items())}
-    form, outside = found["form"], {"files": digests, "claimed": findings.claimed, **_said(found)}
+    form, outside = header["form"], {"files": digests, "claimed": findings.claimed, **_said(header)}
     relations = {"base": FORMS[form].relation}
     work = Work(STAGE, VERSION, {"form": form}, {"base": parent}, relations, outside=outside)
 
@@ -111,7 +111,7 @@ def _publish(
         if {name: _stamp(file) for name, file in sources.items()} != stamps:
             raise InvalidInput(f"{path} changed while it was imported; leave it alone and try again")
         again = inspect(draft.path, thorough=True)
-        again["record"] = found["record"]
+        again["record"] = header["record"]
         tokens = compare_vocabulary(_place(draft.path, again), registry.view(parent.id))
         facts = describe(again, parent, tokens, findings)
         _complete(draft.path, again, findings)
@@ -119,32 +119,32 @@ def _publish(
         return facts.model_copy(update={"metrics": metrics}), ResourceUse(started, time.monotonic() - clock)
 
     artifact, _ = find_or_make(registry, work, make, Settings().patience())
-    return Adoption(artifact, parent, Findings(**artifact.manifest.metrics["import"]), found["left_out"])
+    return Adoption(artifact, parent, Findings(**artifact.manifest.metrics["import"]), header["left_out"])
 
 
-def _said(found: Mapping[str, Any]) -> dict[str, Any]:
+def _said(header: Mapping[str, Any]) -> dict[str, Any]:
     """What Tuneline's own record beside the files says is part of the result, though it is not copied."""
-    record = found.get("record") or {}
+    record = header.get("record") or {}
     return {"record": {"base": record.get("base"), "quant": record.get("quant")}}
 
 
-def _name_of(name: str, found: Mapping[str, Any]) -> str:
+def _name_of(name: str, header: Mapping[str, Any]) -> str:
     """Engines look for these names; the older auto-gptq wrote others."""
-    if found["form"] == "gguf":
+    if header["form"] == "gguf":
         return "model.gguf"
-    alone = found.get("weights") == [name] and INDEX not in found["files"]
+    alone = header.get("weights") == [name] and INDEX not in header["files"]
     return "model.safetensors" if alone else name
 
 
-def _complete(folder: Path, found: Mapping[str, Any], findings: Findings) -> None:
+def _complete(folder: Path, header: Mapping[str, Any], findings: Findings) -> None:
     """Put GPTQ's settings where transformers, GPTQModel and vLLM look for them."""
-    if found["form"] != "gptq" or found["quantization"]["stands_in"] == "config.json":
+    if header["form"] != "gptq" or header["quantization"]["stands_in"] == "config.json":
         return
     settings = json.loads((folder / "quantize_config.json").read_text("utf-8"))
     for local in ("model_name_or_path", "model_file_base_name"):
         settings.pop(local, None)
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    form = found["quantization"]["checkpoint_format"]
+    form = header["quantization"]["checkpoint_format"]
     # without this, GPTQModel makes a temporary directory for every checkpoint that it opens
     meta = {**(settings.get("meta") or {}), "offload_to_disk": False, "offload_to_disk_path": None}
     settings |= {"quant_method": "gptq", "checkpoint_format": form, "meta": meta}
@@ -159,8 +159,8 @@ def _named(base: Artifact) -> str:
     return f"{reference.source} at {reference.revision[:12]}" if reference else base.id[:12]
 
 
-def _place(folder: Path, found: Mapping[str, Any]) -> Path:
-    return folder / "model.gguf" if found["form"] == "gguf" else folder
+def _place(folder: Path, header: Mapping[str, Any]) -> Path:
+    return folder / "model.gguf" if header["form"] == "gguf" else folder
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:

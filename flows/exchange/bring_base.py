@@ -50,18 +50,18 @@ def resolved(registry: Registry, config: BaseConfig, log: Path) -> Artifact:
     return find_or_make(registry, work, make, Settings().patience())[0]
 
 
-def matched_base(registry: Registry, found: Mapping[str, Any], what: str) -> tuple[Artifact, str]:
+def matched_base(registry: Registry, header: Mapping[str, Any], what: str) -> tuple[Artifact, str]:
     """The one base that the files name exactly, and in which words. Raises `Usage` saying how to give it.
 
     Exactly means a whole base reference, or a repository with its commit. A name alone matches nothing.
     """
     bases = [one for one in _all_bases(registry) if one.manifest.base is not None]
-    record = recorded_base(found)
+    record = recorded_base(header)
     if record is not None:
         for one in bases:
             if not differing(one.manifest.base, record):  # type: ignore[arg-type]
-                return one, f"{found['record']['file']} beside it names {record.source}, every digest equal"
-    config = found.get("config") or {}
+                return one, f"{header['record']['file']} beside it names {record.source}, every digest equal"
+    config = header.get("config") or {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if name and revision:
         for one in bases:
@@ -72,18 +72,18 @@ def matched_base(registry: Registry, found: Mapping[str, Any], what: str) -> tup
     raise Usage(f"which base {what} belongs to cannot be told from its files{named}; {HOW}")
 
 
-def refuse_contradiction(found: Mapping[str, Any], base: Artifact) -> None:
+def refuse_contradiction(header: Mapping[str, Any], base: Artifact) -> None:
     """Raise Incompatible where the files name another base than the given one."""
-    reference, record = base.manifest.base, recorded_base(found)
+    reference, record = base.manifest.base, recorded_base(header)
     if reference is None:
         return
     if record is not None and (wrong := differing(reference, record)):
         raise Incompatible(
-            f"{found['record']['file']} says that it was made for {record.source} at {record.revision[:12]}, "
-            f"not for {reference.source} at {reference.revision[:12]} (they differ in "
+            f"{header['record']['file']} says that it was made for {record.source} at "
+            f"{record.revision[:12]}, not for {reference.source} at {reference.revision[:12]} (they differ in "
             f"{', '.join(one.name for one in wrong)}); give that base"
         )
-    config = found.get("config") or {}
+    config = header.get("config") or {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if revision and reference.source in (name, f"hub:{name}") and revision != reference.revision:
         raise Incompatible(
@@ -92,11 +92,11 @@ def refuse_contradiction(found: Mapping[str, Any], base: Artifact) -> None:
         )
 
 
-def recorded_base(found: Mapping[str, Any]) -> BaseReference | None:
+def recorded_base(header: Mapping[str, Any]) -> BaseReference | None:
     """The whole base reference that Tuneline wrote beside the files, if it did."""
-    said = (found.get("record") or {}).get("base")
+    base = (header.get("record") or {}).get("base")
     try:
-        return BaseReference.model_validate({k: v for k, v in said.items() if k != "id"}) if said else None
+        return BaseReference.model_validate({k: v for k, v in base.items() if k != "id"}) if base else None
     except (ValidationError, AttributeError):
         return None
 

@@ -58,14 +58,14 @@ class Dossier:
 
     def ancestors(self) -> dict[str, Manifest]:
         """id → manifest of what the artifact was made from, nearest first."""
-        found: dict[str, Manifest] = {}
+        manifests: dict[str, Manifest] = {}
         waiting = [self.id]
         for child in waiting:
             for parent in self.manifests[child].parents:
-                if parent.id not in found:
-                    found[parent.id] = self.manifests[parent.id]
+                if parent.id not in manifests:
+                    manifests[parent.id] = self.manifests[parent.id]
                     waiting.append(parent.id)
-        return found
+        return manifests
 
     def family(self) -> dict[str, Manifest]:
         """The artifact itself, then its ancestors."""

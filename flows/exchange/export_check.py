@@ -106,12 +106,12 @@ def _file_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
     is_model = manifest.kind in MODEL_KINDS
     expected = {place(name, is_model): entry for name, entry in manifest.files.items()}
     beside = {MANIFEST, FACTS, LINEAGE, DECISIONS, SBOM, SIGNATURE} | ({CARD} if is_model else set())
-    found = dict(leaves(directory))
-    for name in sorted(found.keys() - expected.keys() - beside):
+    present = dict(leaves(directory))
+    for name in sorted(present.keys() - expected.keys() - beside):
         yield f"{name}: extra: the manifest does not name it"
-    for name in sorted(name for name in found.keys() & beside if found[name] < 0):
+    for name in sorted(name for name in present.keys() & beside if present[name] < 0):
         yield f"{name}: altered: it is not a regular file"
-    for name in sorted(beside - found.keys() - {SIGNATURE}):
+    for name in sorted(beside - present.keys() - {SIGNATURE}):
         yield f"{name}: missing"
     for name in _empty_directories(directory):
         yield f"{name}/: extra: an empty directory"
@@ -252,15 +252,15 @@ def _sbom_problems(directory: Path, dossier: Dossier) -> Iterator[str]:
 
 
 def _card_problems(directory: Path, dossier: Dossier) -> Iterator[str]:
-    found = model_card.parsed_front_matter(read(directory, CARD).decode())
-    yield from _differences(found, model_card.front_matter(dossier))
+    card = model_card.parsed_front_matter(read(directory, CARD).decode())
+    yield from _differences(card, model_card.front_matter(dossier))
 
 
-def _differences(found: JsonObject, expected: JsonObject) -> Iterator[str]:
+def _differences(actual: JsonObject, expected: JsonObject) -> Iterator[str]:
     # Through JSON, where a tuple is a list: one side was read from a file.
-    found, expected = (json.loads(json.dumps(side, default=str)) for side in (found, expected))
-    for key in sorted(found.keys() | expected.keys()):
-        if found.get(key) != expected.get(key):
+    actual, expected = (json.loads(json.dumps(side, default=str)) for side in (actual, expected))
+    for key in sorted(actual.keys() | expected.keys()):
+        if actual.get(key) != expected.get(key):
             yield f"{key} differs from the manifest, the lineage or the evaluations"
 
 

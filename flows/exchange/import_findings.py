@@ -98,19 +98,20 @@ def _quant(found: Mapping[str, Any], findings: Findings) -> QuantSpec:
     if found["form"] == "model":
         effective["dtype"] = ", ".join(found["dtypes"])
         return QuantSpec(method="none", effective=effective, merge_base=_merge_base(recorded, findings))
-    said = found["quantization"]
+    settings = found["quantization"]
     findings.established.append(
-        f"GPTQ settings: {said['bits']} bits in groups of {said['group_size']}, from {said['stands_in']}"
+        f"GPTQ settings: {settings['bits']} bits in groups of {settings['group_size']}, "
+        f"from {settings['stands_in']}"
     )
     findings.not_established.append("calibration data: no GPTQ checkpoint names them")
-    effective |= {"format": "gptq", **{key: value for key, value in said.items() if key != "stands_in"}}
+    effective |= {"format": "gptq", **{key: value for key, value in settings.items() if key != "stands_in"}}
     return QuantSpec(method="gptq", effective=effective, merge_base=_merge_base(recorded, findings))
 
 
 def _recorded_quant(found: Mapping[str, Any]) -> QuantSpec | None:
     try:
-        said = (found.get("record") or {}).get("quant")
-        return QuantSpec.model_validate(said) if said else None
+        quant = (found.get("record") or {}).get("quant")
+        return QuantSpec.model_validate(quant) if quant else None
     except ValidationError:
         return None
 

@@ -30,37 +30,37 @@ def imports(dossier: Dossier) -> dict[str, dict[str, list[str]]]:
 def not_measured(dossier: Dossier) -> list[str]:
     """Sentences about what was not measured or is not known, each true of this very artifact."""
     rows = scores(dossier)
-    said = []
+    sentences = []
     if not rows:
-        said.append("Nothing was measured: the registry holds no evaluation of this artifact.")
+        sentences.append("Nothing was measured: the registry holds no evaluation of this artifact.")
     else:
         engines = sorted({row.computed_with for row in rows if row.computed_with})
         if engines:
-            said.append(
+            sentences.append(
                 f"Any engine or number type but the one measured ({'; '.join(engines)}). "
                 "Another may answer differently."
             )
         widest = max(rows, key=lambda row: row.width)
         if widest.width > 0:
-            said.append(
+            sentences.append(
                 f"Small differences: the interval of {widest.task} {widest.metric} is "
                 f"{widest.width:.3g} wide on {widest.n} items."
             )
         tasks = ", ".join(sorted({row.task for row in rows}))
-        said.append(f"Anything but {tasks}: general abilities, other languages, other kinds of prompts.")
+        sentences.append(f"Anything but {tasks}: general abilities, other languages, other kinds of prompts.")
     for imported in imports(dossier).values():
-        said += [f"Claimed by whoever made it, not verified: {line}." for line in imported["claimed"]]
-        said += [f"Not established: {line}." for line in imported["not_established"]]
-    said.append("Safety, bias, and resistance to hostile prompts.")
-    said.append("Speed and memory in serving.")
-    said.append("Whether the base model saw the test items, or text like them, in its own training.")
+        sentences += [f"Claimed by whoever made it, not verified: {line}." for line in imported["claimed"]]
+        sentences += [f"Not established: {line}." for line in imported["not_established"]]
+    sentences.append("Safety, bias, and resistance to hostile prompts.")
+    sentences.append("Speed and memory in serving.")
+    sentences.append("Whether the base model saw the test items, or text like them, in its own training.")
     if not dossier.decisions:
-        said.append("No gate has judged this artifact.")
+        sentences.append("No gate has judged this artifact.")
     if licence_of_base(dossier) is None:
-        said.append("The licence of the base model: the registry has no record of it.")
+        sentences.append("The licence of the base model: the registry has no record of it.")
     if hub_name(dossier.base.source) is None:
-        said.append(
+        sentences.append(
             f"Whether the base can be had elsewhere: {dossier.base.source} is no repository of the Hugging "
             f"Face hub; its weights have the digest {short(dossier.base.weights_digest)}…"
         )
-    return said
+    return sentences

@@ -66,7 +66,7 @@ def front_matter(dossier: Dossier) -> JsonObject:
     `license` where the registry has a record of it. Raises ValueError for what the hub's library refuses.
     """
     base = hub_name(dossier.base.source)
-    found = {
+    metadata = {
         "base_model": base if dossier.manifest.kind != "base" else None,
         "base_model_relation": RELATIONS.get(dossier.manifest.kind),
         "library_name": _library(dossier.manifest),
@@ -77,7 +77,7 @@ def front_matter(dossier: Dossier) -> JsonObject:
         "quantization": _quantization(dossier.manifest),
         "tuneline": claims(dossier),
     }
-    kept = {key: value for key, value in found.items() if value is not None}
+    kept = {key: value for key, value in metadata.items() if value is not None}
     results = [_eval_result(row, dossier) for row in scores(dossier)]
     if not results:
         return ModelCardData(**kept).to_dict()
@@ -108,10 +108,10 @@ def parsed_front_matter(card: str) -> JsonObject:
     block = _FRONT_MATTER.match(card)
     if block is None:
         raise ValueError("it does not begin with YAML between two lines of ---")
-    found = yaml.load(block[1], Loader=_WithoutAliases)
-    if not isinstance(found, dict):
+    metadata = yaml.load(block[1], Loader=_WithoutAliases)
+    if not isinstance(metadata, dict):
         raise ValueError("its front matter is no mapping")
-    return found
+    return metadata
 
 
 def model_name(dossier: Dossier) -> str:
@@ -173,10 +173,10 @@ def _quantization(manifest: Manifest) -> JsonObject | None:
     quant = manifest.quant
     if quant is None or not quant.quantized:
         return None
-    found = {"method": quant.method, **{k: v for k, v in quant.requested.items() if k != "method"}}
+    settings = {"method": quant.method, **{k: v for k, v in quant.requested.items() if k != "method"}}
     if "bits_per_weight" in quant.effective:
-        found["bits_per_weight"] = quant.effective["bits_per_weight"]
-    return found
+        settings["bits_per_weight"] = quant.effective["bits_per_weight"]
+    return settings
 
 
 def _licence(text: str | None) -> dict[str, str]:

@@ -64,15 +64,17 @@ def search(
             if (joined := " ".join(text)) in whole:
                 met_whole.add(joined)
             met |= sequences.intersection(grams(text, limits.words))
-    found = []
+    contaminated = []
     for (name, item), text in wanted.items():
         mine = list(grams(text, limits.words))
         share = sum(gram in met for gram in mine) / len(mine) if mine else 0.0
         exact = bool(text) and " ".join(text) in met_whole
         if exact or (mine and share >= limits.share):
             asked, why = evidence.tasks[name].asked[item], "word for word" if exact else f"{share:.0%} of it"
-            found.append(SeenItem(task=name, item=item, asked=asked, share=1.0 if exact else share, why=why))
-    return Seen(looked_for=len(wanted), rows=count, items=tuple(found))
+            contaminated.append(
+                SeenItem(task=name, item=item, asked=asked, share=1.0 if exact else share, why=why)
+            )
+    return Seen(looked_for=len(wanted), rows=count, items=tuple(contaminated))
 
 
 def words(text: str) -> list[str]:

@@ -54,14 +54,14 @@ def _as_given(role: str, evidence: Evidence) -> Evidence:
 
 def _quant(evidence: Evidence, given: str | None) -> str | None:
     """The candidate's quantization as given. Raises `Usage` where its evaluation recorded another one."""
-    found = measured(evidence.computed_with)
-    if given is None or found is None:
+    measurement = measured(evidence.computed_with)
+    if given is None or measurement is None:
         return given
-    if found.quant != given.lower() and not (
-        found.engine == "llama.cpp" and given.upper().startswith(found.form)
+    if measurement.quant != given.lower() and not (
+        measurement.engine == "llama.cpp" and given.upper().startswith(measurement.form)
     ):
         raise Usage(
             f"--quant {given}: the candidate's evaluation says {recorded(evidence.computed_with)}; "
-            f"expected {found.quant}, or leave --quant out where the policy limits no fidelity"
+            f"expected {measurement.quant}, or leave --quant out where the policy limits no fidelity"
         )
     return given

@@ -69,8 +69,8 @@ def load_evidence(path: Path, artifact_id: str, expected: Expected | None = None
         reading = _read(path, artifact_id, expected or Expected())
         problems = [reason for check in READING_CHECKS.values() for reason in check(reading)]
         for log in reading.logs:
-            found = (reason for check in TASK_CHECKS.values() for reason in check(log))
-            problems += [f"task {log.name}: {reason}" for reason in found]
+            reasons = (reason for check in TASK_CHECKS.values() for reason in check(log))
+            problems += [f"task {log.name}: {reason}" for reason in reasons]
         return _evidence(reading, tuple(problems))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"results.json of {artifact_id[:12]} cannot be used ({type(error).__name__}: {error})"

@@ -17,9 +17,9 @@ def read_latency(path: Path | None, subject: str | None) -> Sequence[float] | No
     if path is None:
         return None
     try:
-        said = json.loads(path.read_text("utf-8"))
-        durations = [float(value) for value in said["milliseconds"]]
-        measured = said["subject"]
+        document = json.loads(path.read_text("utf-8"))
+        durations = [float(value) for value in document["milliseconds"]]
+        measured = document["subject"]
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Usage(
             f'--latency {path}: expected {{"subject": ID, "milliseconds": [durations]}} ({error})'

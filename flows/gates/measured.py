@@ -31,15 +31,15 @@ class Measured:
         return _FORMS.get(self.form, self.form if self.engine == "llama.cpp" else "none")
 
 
-def measured(words: str | None) -> Measured | None:
+def measured(description: str | None) -> Measured | None:
     """What `computed_with` says; None where it says nothing that is known."""
-    words = words or ""
-    adapter, device = "with a LoRA adapter" in words, words.rpartition(" on ")[2]
-    if words.startswith("GGUF "):
-        return Measured("llama.cpp", words.split()[1], None, adapter, device)
-    computed, stored = _COMPUTED.findall(words), _STORED.search(words)
+    description = description or ""
+    adapter, device = "with a LoRA adapter" in description, description.rpartition(" on ")[2]
+    if description.startswith("GGUF "):
+        return Measured("llama.cpp", description.split()[1], None, adapter, device)
+    computed, stored = _COMPUTED.findall(description), _STORED.search(description)
     dtype = computed[-1] if computed else stored[1] if stored else None
-    form = next((name for name in _FORMS if words.startswith(name)), "weights")
+    form = next((name for name in _FORMS if description.startswith(name)), "weights")
     if dtype is None:
         return None
     if form == "weights" and device == "cuda" and stored:
@@ -62,9 +62,9 @@ def differing_arithmetic(ours: str | None, theirs: str | None) -> str | None:
     )
 
 
-def recorded(words: str | None) -> str:
+def recorded(description: str | None) -> str:
     """`computed_with` without versions and device, for a sentence."""
-    found = words or "no record of how it was computed"
-    while (shorter := _VERSION.sub("", found)) != found:
-        found = shorter
-    return found
+    text = description or "no record of how it was computed"
+    while (shorter := _VERSION.sub("", text)) != text:
+        text = shorter
+    return text

@@ -41,25 +41,25 @@ def plan_rules(
 
 
 def _binary(rule: TaskRule, rate: float, alpha: float, items: int | None) -> RulePlan:
-    difference, known = rule.planned, {"rule": rule.name, "scores": rule.scores, "alpha": alpha}
+    difference, fields = rule.planned, {"rule": rule.name, "scores": rule.scores, "alpha": alpha}
     if difference <= rule.threshold:
         note = f"{rule.name}: the difference planned for does not clear the margin; set `expected` beyond it"
-        return RulePlan(flip_rate=rate, difference=difference, items=None, power=None, note=note, **known)
+        return RulePlan(flip_rate=rate, difference=difference, items=None, power=None, note=note, **fields)
     if abs(difference) > rate:
         note = f"{rule.name}: a difference of {100 * difference:g} points needs at least that many flips"
-        return RulePlan(flip_rate=rate, difference=difference, items=None, power=None, note=note, **known)
+        return RulePlan(flip_rate=rate, difference=difference, items=None, power=None, note=note, **fields)
     needed, power = plan(rate, difference, rule.threshold, alpha, rule.power) or (None, None)
     with_items = items and pass_probability(items, rate, difference, rule.threshold, alpha)
     return RulePlan(
-        flip_rate=rate, difference=difference, items=needed, power=power, power_with=with_items, **known
+        flip_rate=rate, difference=difference, items=needed, power=power, power_with=with_items, **fields
     )
 
 
 def _real(rule: TaskRule, spread: float | None, alpha: float, items: int | None) -> RulePlan:
-    known = {"rule": rule.name, "scores": rule.scores, "alpha": alpha, "difference": rule.planned}
+    fields = {"rule": rule.name, "scores": rule.scores, "alpha": alpha, "difference": rule.planned}
     if spread is None:
         note = f"{rule.name}: real scores; give --spread, the standard deviation of the difference"
-        return RulePlan(flip_rate=None, items=None, power=None, note=note, **known)
+        return RulePlan(flip_rate=None, items=None, power=None, note=note, **fields)
     needed = mean_items_needed(spread, rule.planned, rule.threshold, alpha, rule.power)
     normal = NormalDist()
     reached = (
@@ -67,4 +67,4 @@ def _real(rule: TaskRule, spread: float | None, alpha: float, items: int | None)
         if items
         else None
     )
-    return RulePlan(flip_rate=None, items=needed, power=rule.power, power_with=reached, **known)
+    return RulePlan(flip_rate=None, items=needed, power=rule.power, power_with=reached, **fields)

@@ -18,13 +18,13 @@ HEADLINES = {
 
 def lines(title: str, decision: Decision, recorded: str | None) -> list[str]:
     """The decision for a terminal."""
-    found = [f"{plain(title)}: {HEADLINES[decision.verdict]}"]
+    text = [f"{plain(title)}: {HEADLINES[decision.verdict]}"]
     for rule in decision.rules:
-        found.append(f"{_word(rule):>12}  {plain(rule.sentence)}")
+        text.append(f"{_word(rule):>12}  {plain(rule.sentence)}")
         if rule.power is not None and rule.verdict == "insufficient":
-            found.append(f"{'':>12}  chance to pass with these items: {rule.power:.0%}")
-    found.append(f"recorded and signed as decision {recorded}" if recorded else "not recorded: no registry")
-    return found
+            text.append(f"{'':>12}  chance to pass with these items: {rule.power:.0%}")
+    text.append(f"recorded and signed as decision {recorded}" if recorded else "not recorded: no registry")
+    return text
 
 
 def junit(title: str, decision: Decision, recorded: str | None) -> str:
@@ -40,19 +40,19 @@ def junit(title: str, decision: Decision, recorded: str | None) -> str:
     suites = ElementTree.Element("testsuites", {"name": "tuneline gate", **counts})
     suite = ElementTree.SubElement(suites, "testsuite", {"name": plain(title), **counts})
     properties = ElementTree.SubElement(suite, "properties")
-    known = {"verdict": decision.verdict, "decision": recorded or "not recorded"}
-    known |= {f"evidence.{role}": digest for role, digest in decision.evidence.items()}
-    for name, value in known.items():
+    facts = {"verdict": decision.verdict, "decision": recorded or "not recorded"}
+    facts |= {f"evidence.{role}": digest for role, digest in decision.evidence.items()}
+    for name, value in facts.items():
         ElementTree.SubElement(properties, "property", {"name": name, "value": value})
     for rule in decision.rules:
         case = ElementTree.SubElement(
             suite, "testcase", {"classname": f"gate.{rule.kind}", "name": plain(rule.rule), "time": "0"}
         )
-        said = {"message": plain(rule.sentence), "type": rule.verdict}
+        attributes = {"message": plain(rule.sentence), "type": rule.verdict}
         if rule in failed:
-            ElementTree.SubElement(case, "failure", said).text = plain(rule.sentence)
+            ElementTree.SubElement(case, "failure", attributes).text = plain(rule.sentence)
         elif rule in broken:
-            ElementTree.SubElement(case, "error", said).text = plain(rule.sentence)
+            ElementTree.SubElement(case, "error", attributes).text = plain(rule.sentence)
         else:
             ElementTree.SubElement(case, "system-out").text = plain(rule.sentence)
     return _document(suites)
@@ -79,8 +79,8 @@ def junit_error(title: str, words: str) -> str:
     ElementTree.SubElement(properties, "property", {"name": "verdict", "value": "none"})
     named = {"classname": "gate.input", "name": "the gate could be held", "time": "0"}
     case = ElementTree.SubElement(suite, "testcase", named)
-    said = {"message": plain(words), "type": "error"}
-    ElementTree.SubElement(case, "error", said).text = plain(words)
+    attributes = {"message": plain(words), "type": "error"}
+    ElementTree.SubElement(case, "error", attributes).text = plain(words)
     return _document(suites)
 
 

@@ -101,10 +101,10 @@ def template(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
 
 def weights(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
     """A merge holds the base's tensors, and the adapter's update once in each module."""
-    found = one.metrics.get("weights") or {}
-    wrong, foreign = found.get("wrong", []), found.get("foreign", [])
-    lacking = [*found.get("missing", []), *found.get("added", []), *found.get("nonfinite", [])]
-    if found.get("tied"):
+    tensors = one.metrics.get("weights") or {}
+    wrong, foreign = tensors.get("wrong", []), tensors.get("foreign", [])
+    lacking = [*tensors.get("missing", []), *tensors.get("added", []), *tensors.get("nonfinite", [])]
+    if tensors.get("tied"):
         return Said(
             "the settings tie a head that has weights of its own",
             "the output head was re-tied to the embedding",
@@ -115,13 +115,13 @@ def weights(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | N
     first = [*(entry["module"] for entry in wrong), *foreign, *lacking][0]
     count = len(wrong) + len(foreign) + len(lacking)
     words = f"{count} tensors are not what base and adapter make, the first is {first}"
-    cause = _damage(found) or _merge_cause(shares, found["modules"], foreign)
+    cause = _damage(tensors) or _merge_cause(shares, tensors["modules"], foreign)
     return Said(words, f"{cause}: {words}", "merge again from that base and adapter")
 
 
-def _damage(found: Mapping[str, Any]) -> str | None:
+def _damage(tensors: Mapping[str, Any]) -> str | None:
     kinds = {"missing": "missing", "added": "in neither", "nonfinite": "not finite"}
-    counted = [f"{len(found[name])} {words}" for name, words in kinds.items() if found.get(name)]
+    counted = [f"{len(tensors[name])} {words}" for name, words in kinds.items() if tensors.get(name)]
     return f"of its tensors {', '.join(counted)}" if counted else None
 
 
@@ -231,8 +231,8 @@ def endpoint(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
 
 
 def _parity(one: Evidence) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = one.metrics.get("parity") or {}
-    return found
+    parity: Mapping[str, Any] = one.metrics.get("parity") or {}
+    return parity
 
 
 CHECKS: dict[str, Check] = {

@@ -40,8 +40,8 @@ def distance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
 def _looked_into(one: Evidence) -> Mapping[str, Any]:
     """Of a file that is far: `rounding` of its parent to as many bits, and its `layers` beside those."""
     task = AGAINST_UNMERGED if one.kind == "apart" else AGAINST_PARENT
-    found: Mapping[str, Any] = one.metrics.get("fidelity", {}).get(task, {})
-    return found
+    looked: Mapping[str, Any] = one.metrics.get("fidelity", {}).get(task, {})
+    return looked
 
 
 def _cause(rung: Rung, one: Evidence) -> tuple[str, str]:

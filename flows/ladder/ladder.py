@@ -58,11 +58,11 @@ def _rung(one: Evidence, parent: Evidence | None, seen: Mapping[Form, Evidence])
         **_score(one),
         **(_paired(one, parent) if parent else {}),
     )
-    found = []
+    findings = []
     for name, check in CHECKS.items():
-        if (said := check(rung, one, seen)) is not None:
-            found.append(Finding(check=name, **said._asdict()))
-    return rung.model_copy(update={"findings": tuple(found)})
+        if (finding := check(rung, one, seen)) is not None:
+            findings.append(Finding(check=name, **finding._asdict()))
+    return rung.model_copy(update={"findings": tuple(findings)})
 
 
 def _figures(one: Evidence, task: str) -> dict[str, Figure]:
@@ -80,8 +80,8 @@ def _score(one: Evidence) -> dict[str, Any]:
         return {}
     # a manifest sorts its keys, so the first metric is not the main one
     metric = "exact_match" if "exact_match" in task[1] else next(iter(task[1]))
-    found = task[1][metric]
-    return {"score": _figure(found), "metric": f"{task[0]} {metric}"}
+    score = task[1][metric]
+    return {"score": _figure(score), "metric": f"{task[0]} {metric}"}
 
 
 def _paired(one: Evidence, parent: Evidence) -> dict[str, int]:

@@ -9,14 +9,14 @@ HEAD = ("Form", "Against", "KL", "Same top", "Flips", "Perplexity", "Answers cha
 
 def ladder_cells(rung: Rung) -> list[tuple[str, str]]:
     """(value, interval) of mean KL, its 99th percentile, same top token, flips, perplexity, changes."""
-    found = rung.figures
-    flips = found.get("flips")
+    figures = rung.figures
+    flips = figures.get("flips")
     return [
-        _cell(found.get("kl_mean"), "{:.3g}"),
-        _cell(found.get("kl_p99"), "{:.3g}"),
-        _cell(found.get("same_top"), "{:.1%}"),
+        _cell(figures.get("kl_mean"), "{:.3g}"),
+        _cell(figures.get("kl_p99"), "{:.3g}"),
+        _cell(figures.get("same_top"), "{:.1%}"),
         _cell(flips, "{:.1%}"),
-        _cell(found.get("perplexity_ratio"), "{:.3f}"),
+        _cell(figures.get("perplexity_ratio"), "{:.3f}"),
         _answers(rung),
     ]
 

@@ -94,5 +94,5 @@ def said_of_times(bases: Iterable[tuple[str, str]], rates: Rates) -> list[str]:
 def _dtype(manifest: Manifest) -> str | None:
     """The type that a stage was told to compute in; None for one that has no such key."""
     nf4 = manifest.config.get("nf4") or {}
-    found = nf4.get("compute_dtype") or manifest.config.get("compute_dtype")
-    return None if found is None else str(found)
+    dtype = nf4.get("compute_dtype") or manifest.config.get("compute_dtype")
+    return None if dtype is None else str(dtype)

@@ -88,13 +88,15 @@ def _child(job: Mapping[str, Any]) -> Answer:
         done = subprocess.run(
             command, input=json.dumps(job), capture_output=True, text=True, timeout=SECONDS, env=env
         )
-        said = json.loads(done.stdout)
+        answer = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         return Answer((f"the libraries did not answer within {SECONDS:.0f} s; run the check again",))
     except ValueError:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return Answer((f"base.source: no model can be built from its configuration ({last})",))
-    return Answer(tuple(said["problems"]), {name: tuple(found) for name, found in said["metrics"].items()})
+    return Answer(
+        tuple(answer["problems"]), {name: tuple(found) for name, found in answer["metrics"].items()}
+    )
 
 
 def _template(file: Path) -> Iterator[str]:

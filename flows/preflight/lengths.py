@@ -29,10 +29,10 @@ def problems(recipe: Recipe, positions: int | None) -> Iterator[str]:
 
 def _answers(recipe: Recipe, positions: int | None) -> Iterator[str]:
     context = recipe.evaluate.context_length
-    words = f"evaluate.context_length {context}"
+    setting = f"evaluate.context_length {context}"
     if positions is not None and positions < context:
-        context, words = positions, f"the {positions:,} tokens that the base reads"
+        context, setting = positions, f"the {positions:,} tokens that the base reads"
     for number, task in enumerate(recipe.evaluate.tasks):
         if isinstance(task, HeldoutTask) and task.max_new_tokens >= context:
             where = f"evaluate.tasks.{number}.max_new_tokens"
-            yield f"{where}: {task.max_new_tokens} leave no room for a prompt in {words}"
+            yield f"{where}: {task.max_new_tokens} leave no room for a prompt in {setting}"

@@ -24,6 +24,8 @@ def problems(recipe: Recipe, settings: Settings, shape: ModelShape | None) -> li
 
 def refuse_problems(recipe: Recipe, settings: Settings, shape: ModelShape) -> None:
     """Raise `InvalidRecipe` with every problem on a line of its own."""
-    if found := problems(recipe, settings, shape):
-        many = "1 problem" if len(found) == 1 else f"{len(found)} problems"
-        raise InvalidRecipe("\n  ".join([f"{recipe.name}: {many}, found before anything was done:", *found]))
+    if reasons := problems(recipe, settings, shape):
+        many = "1 problem" if len(reasons) == 1 else f"{len(reasons)} problems"
+        raise InvalidRecipe(
+            "\n  ".join([f"{recipe.name}: {many}, found before anything was done:", *reasons])
+        )

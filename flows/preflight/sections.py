@@ -38,13 +38,13 @@ def task_metrics(
     False.
     """
     parse = () if json_answers is False else ("json_valid",)
-    found: dict[str, Collection[str] | None] = {}
+    metrics: dict[str, Collection[str] | None] = {}
     for task in recipe.evaluate.tasks:
         if isinstance(task, HeldoutTask):
-            found[task.name] = ("exact_match", *parse, *(["choice_acc"] if task.choice else []))
+            metrics[task.name] = ("exact_match", *parse, *(["choice_acc"] if task.choice else []))
         elif isinstance(task, LmEvalTask):
-            found[task.name] = of_lm_eval.get(task.name)
-    return found
+            metrics[task.name] = of_lm_eval.get(task.name)
+    return metrics
 
 
 def _tasks(recipe: Recipe) -> Iterator[str]:
@@ -147,8 +147,8 @@ def _form(recipe: Recipe) -> str:
     assert recipe.promote is not None
     if recipe.promote.candidate == "adapter" and recipe.adapter is not None:
         return "none" if recipe.adapter.on_16bit else recipe.adapter.base
-    found = next((q for q in recipe.quantize if q.label == recipe.promote.candidate), None)
-    return "none" if found is None else found.form
+    method = next((q for q in recipe.quantize if q.label == recipe.promote.candidate), None)
+    return "none" if method is None else method.form
 
 
 def _engine(recipe: Recipe) -> Iterator[str]:
@@ -156,15 +156,15 @@ def _engine(recipe: Recipe) -> Iterator[str]:
     if recipe.deploy is None or recipe.promote is None or recipe.promote.candidate == "adapter":
         return
     candidate = recipe.promote.candidate
-    found = next((q for q in recipe.quantize if q.label == candidate), None)
-    serves = STORED["none" if found is None else found.method].engine
+    method = next((q for q in recipe.quantize if q.label == candidate), None)
+    serves = STORED["none" if method is None else method.method].engine
     engine = limits(recipe.deploy.engine)
     if recipe.deploy.engine != serves:
         yield (
             f"deploy.engine: {recipe.deploy.engine} does not serve {candidate}; set it to {serves}, or "
             "promote another candidate"
         )
-    elif found is not None and (reason := method_of(found).no_kernel(found, engine)):
+    elif method is not None and (reason := method_of(method).no_kernel(method, engine)):
         yield f"deploy.engine: {reason}"
     if recipe.deploy.max_new_tokens >= recipe.deploy.context_length:
         yield (

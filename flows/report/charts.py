@@ -116,10 +116,10 @@ def histogram(
     for (start, end), number in zip(pairwise(edges), counts, strict=True):
         x, wide, y = x_of(start), x_of(end) - x_of(start), y_of(number)
         gap = min(2.0, wide / 4)
-        words = svg_text(f"{start:g} to {end:g} {x_label}: {number:,} {y_label}")
+        tooltip = svg_text(f"{start:g} to {end:g} {x_label}: {number:,} {y_label}")
         parts.append(
             f'<rect class="bar series-0" x="{x + gap / 2:.2f}" y="{y:.2f}" width="{wide - gap:.2f}" '
-            f'height="{bottom - y:.2f}"><title>{words}</title></rect>'
+            f'height="{bottom - y:.2f}"><title>{tooltip}</title></rect>'
         )
     return _picture(title, description, height, parts)
 

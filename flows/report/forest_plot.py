@@ -39,14 +39,14 @@ def _plot(rules: Sequence[Rule], scale: float, x_label: str) -> str:
     bottom = _TOP + _PITCH * len(rules) + 4
     x_of = linear_scale(ticks[0], ticks[-1], _LEFT + 8, _RIGHT - 8)
     parts = [stroke("axis", x_of(ticks[0]), bottom, x_of(ticks[-1]), bottom)]
-    for tick, words in zip(ticks, tick_labels(ticks), strict=True):
+    for tick, text in zip(ticks, tick_labels(ticks), strict=True):
         parts.append(stroke("zero" if tick == 0 else "grid", x_of(tick), _TOP, x_of(tick), bottom))
-        parts.append(text_at("tick", x_of(tick), bottom + 16, words, "middle"))
+        parts.append(text_at("tick", x_of(tick), bottom + 16, text, "middle"))
     parts.append(text_at("axis-label", (_LEFT + _RIGHT) / 2, bottom + 34, x_label, "middle"))
     for index, rule in enumerate(rules):
         parts.append(_row(rule, scale, x_of, _TOP + _PITCH * index))
-    words = "; ".join(f"{rule['rule']}: {_figures(rule, scale)}" for rule in rules)
-    return picture_frame("Differences and their intervals", words, WIDTH, bottom + 42, "".join(parts))
+    text = "; ".join(f"{rule['rule']}: {_figures(rule, scale)}" for rule in rules)
+    return picture_frame("Differences and their intervals", text, WIDTH, bottom + 42, "".join(parts))
 
 
 def _row(rule: Rule, scale: float, x_of: Callable[[float], float], top: float) -> str:

@@ -38,9 +38,9 @@ def ladder_chart(ladder: Ladder) -> str:
         parts.append(stroke("grid", kl_of(10.0**decade), TOP, kl_of(10.0**decade), bottom))
         parts.append(text_at("tick", kl_of(10.0**decade), bottom + 16, _power(decade), "middle"))
     for tick in (tick for tick in nice_ticks(low, high, 4) if low <= tick <= high):
-        words = f"{tick:.0%}" if high <= 1 else f"{tick:g}"
+        text = f"{tick:.0%}" if high <= 1 else f"{tick:g}"
         parts.append(stroke("grid", score_of(tick), TOP, score_of(tick), bottom))
-        parts.append(text_at("tick", score_of(tick), bottom + 16, words, "middle"))
+        parts.append(text_at("tick", score_of(tick), bottom + 16, text, "middle"))
     for index, rung in enumerate(ladder.rungs):
         parts += _row(rung, index, TOP + PITCH * index, kl_of, score_of)
     description = "; ".join(_words(rung) for rung in ladder.rungs) + ". " + ladder.sentence

@@ -50,32 +50,32 @@ def lineage_picture(nodes: Sequence[LineageNode], edges: Sequence[LineageEdge]) 
 
     Raises ValueError where an edge names an unknown node or the edges run in a circle.
     """
-    known = {node.id: node for node in nodes}
+    by_id = {node.id: node for node in nodes}
     for edge in edges:
-        if missing := {edge.parent, edge.child} - known.keys():
+        if missing := {edge.parent, edge.child} - by_id.keys():
             raise ValueError(f"a lineage edge names {short(missing.pop())}, which is not among the nodes")
-    layer = _layers(list(known), edges)
-    drawn = [edge for edge in edges if not reads_rows(edge, known)]
+    layer = _layers(list(by_id), edges)
+    drawn = [edge for edge in edges if not reads_rows(edge, by_id)]
     routes = [_route(edge, layer, index) for index, edge in enumerate(drawn)]
-    places = _places(known, layer, routes)
+    places = _places(by_id, layer, routes)
     width = 2 * _MARGIN + _COLUMN * max(layer.values(), default=0) + _BOX[0]
     height = 2 * _MARGIN + max((y for _, y in places.values()), default=0) + _BOX[1]
     curves = [_curve(route, places) for route in routes]
-    boxes = [_box(node, *places[node.id]) for node in known.values()]
+    boxes = [_box(node, *places[node.id]) for node in by_id.values()]
     sentences = [
-        f"{known[edge.child].label} from {known[edge.parent].label} ({edge.relation.replace('_', ' ')})"
+        f"{by_id[edge.child].label} from {by_id[edge.parent].label} ({edge.relation.replace('_', ' ')})"
         for edge in edges
     ]
-    words = "; ".join(sentences) or "no artifact was made from another"
+    description = "; ".join(sentences) or "no artifact was made from another"
     # At its own size: a run that ended early has one box, which would fill the page.
     return picture_frame(
-        "Lineage of the artifacts", words, width, height, "".join(curves + boxes), fixed=True
+        "Lineage of the artifacts", description, width, height, "".join(curves + boxes), fixed=True
     )
 
 
-def reads_rows(edge: LineageEdge, known: Mapping[str, LineageNode]) -> bool:
+def reads_rows(edge: LineageEdge, by_id: Mapping[str, LineageNode]) -> bool:
     """Whether an edge says which dataset an evaluation read: one per evaluation, too many to draw."""
-    return known[edge.parent].kind == "dataset" and known[edge.child].kind == "evaluation"
+    return by_id[edge.parent].kind == "dataset" and by_id[edge.child].kind == "evaluation"
 
 
 def _layers(ids: Sequence[str], edges: Sequence[LineageEdge]) -> dict[str, int]:
@@ -102,11 +102,11 @@ def _route(edge: LineageEdge, layer: dict[str, int], index: int) -> _Route:
 
 
 def _places(
-    known: dict[str, LineageNode], layer: dict[str, int], routes: Sequence[_Route]
+    by_id: dict[str, LineageNode], layer: dict[str, int], routes: Sequence[_Route]
 ) -> dict[str, tuple[float, float]]:
     """Left upper corner of each box and each empty place, in SVG units."""
     columns: dict[int, list[str]] = defaultdict(list)
-    for node in known:
+    for node in by_id:
         columns[layer[node]].append(node)
     beside: dict[str, list[str]] = defaultdict(list)
     for route in routes:
@@ -121,22 +121,22 @@ def _places(
             column.sort(key=lambda stop: sum(rank[b] for b in beside[stop]) / (len(beside[stop]) or 1))
             for i, stop in enumerate(column):
                 rank[stop] = i - (len(column) - 1) / 2
-    tallest = max((_tall(column, known) for column in columns.values()), default=0.0)
+    tallest = max((_tall(column, by_id) for column in columns.values()), default=0.0)
     places = {}
     for number, column in columns.items():
-        y = _MARGIN + (tallest - _tall(column, known)) / 2
+        y = _MARGIN + (tallest - _tall(column, by_id)) / 2
         for stop in column:
             places[stop] = (_MARGIN + _COLUMN * number, y)
-            y += _pitch(stop, known)
+            y += _pitch(stop, by_id)
     return places
 
 
-def _pitch(stop: str, known: dict[str, LineageNode]) -> float:
-    return _ROW if stop in known else _ROW / 3
+def _pitch(stop: str, by_id: dict[str, LineageNode]) -> float:
+    return _ROW if stop in by_id else _ROW / 3
 
 
-def _tall(column: Sequence[str], known: dict[str, LineageNode]) -> float:
-    return sum(_pitch(stop, known) for stop in column)
+def _tall(column: Sequence[str], by_id: dict[str, LineageNode]) -> float:
+    return sum(_pitch(stop, by_id) for stop in column)
 
 
 def _curve(route: _Route, places: dict[str, tuple[float, float]]) -> str:

@@ -50,12 +50,12 @@ def html_page(report: RunReport) -> str:
         finalize=lambda value: plain(value) if type(value) is str else value,
     )
     environment.filters.update(duration=duration, size=size, short=short, ladder_cells=ladder_cells)
-    tone, words = verdict(report)
+    tone, headline = verdict(report)
     ladder = Ladder.model_validate(report.ladder) if report.ladder else None
     return environment.get_template("report.html.j2").render(
         report=report,
         tone=tone,
-        verdict=words,
+        verdict=headline,
         tasks=tasks_of(report),
         score_charts=[Markup(_score_chart(report, task)) for task in tasks_of(report)],
         loss_chart=Markup(_loss_chart(report.history)) if report.history else None,

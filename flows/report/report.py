@@ -40,10 +40,10 @@ _NARROW = {*_RIGHT, "Stage", "State", "Artifact"}
 
 def render_terminal(report: RunReport, console: Console, html: Path | None = None) -> None:
     """Print the summary of a run; `html` is where its HTML report lies."""
-    tone, words = verdict(report)
+    tone, headline = verdict(report)
     style = {"pass": "bold green", "done": "bold", "interrupted": "bold yellow"}.get(tone, "bold red")
     console.print()
-    _say(console, f"{report.recipe}: {words}", style)
+    _say(console, f"{report.recipe}: {headline}", style)
     _say(
         console,
         f"run {report.run_id}, {report.started:%Y-%m-%d %H:%M %Z}, took {duration(report.seconds)}",
@@ -160,17 +160,17 @@ def _print_table(
     console.print(table)
 
 
-def _say(console: Console, words: str, style: str = "") -> None:
-    console.print(_shown(console, as_typed(words), style))
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(_shown(console, as_typed(text), style))
 
 
-def _shown(console: Console, words: str, style: str = "") -> Text:
+def _shown(console: Console, text: str, style: str = "") -> Text:
     """`words` as they can be written there: a log in plain ASCII must not end a run with an error."""
-    words = plain(words)
+    text = plain(text)
     if not console.encoding.lower().startswith("utf"):
-        words = words.replace("–", "-").replace("…", "...")
-        words = words.encode(console.encoding, "replace").decode(console.encoding)
-    return Text(words, style=style)
+        text = text.replace("–", "-").replace("…", "...")
+        text = text.encode(console.encoding, "replace").decode(console.encoding)
+    return Text(text, style=style)
 
 
 def _cut(answer: str | None) -> str:

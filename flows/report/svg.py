@@ -38,9 +38,9 @@ def picture_frame(
     )
 
 
-def text_at(style: str, x: float, y: float, words: str, anchor: str = "start") -> str:
+def text_at(style: str, x: float, y: float, text: str, anchor: str = "start") -> str:
     """A text at this place; `style` is a class of the page."""
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{svg_text(words)}</text>'
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{svg_text(text)}</text>'
 
 
 def stroke(style: str, x1: float, y1: float, x2: float, y2: float) -> str:

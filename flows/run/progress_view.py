@@ -42,15 +42,15 @@ class Rate:
 
 def figures(event: ProgressEvent) -> list[str]:
     """The named figures of an event in words: `loss 1.234`, `166 tokens/s`."""
-    words = []
+    parts = []
     for key, value in event.items():
         if key in _RESERVED:
             continue
         shown = f"{value:.4g}" if isinstance(value, float) else plain(str(value))
         name, per_second, _ = key.partition("_per_second")
         name = name.replace("_", " ")
-        words.append(f"{shown} {name}/s" if per_second else f"{name} {shown}")
-    return words
+        parts.append(f"{shown} {name}/s" if per_second else f"{name} {shown}")
+    return parts
 
 
 class ProgressView:

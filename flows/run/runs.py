@@ -73,11 +73,11 @@ def find(root: Path, beginning: str | None) -> PastRun:
         raise Usage(f"no run was recorded in {root}; `tuneline run RECIPE` makes one")
     if beginning is None:
         return runs[0]
-    found = [run for run in runs if run.id.startswith(beginning)]
-    if len(found) != 1:
-        which = "several runs begin" if found else "no run begins"
+    matching = [run for run in runs if run.id.startswith(beginning)]
+    if len(matching) != 1:
+        which = "several runs begin" if matching else "no run begins"
         raise Usage(f"{which} with {beginning!r} in {root}; `tuneline runs` lists them")
-    return found[0]
+    return matching[0]
 
 
 def _read(folder: Path) -> PastRun | None:

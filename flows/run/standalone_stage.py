@@ -44,16 +44,16 @@ def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], ou
         )
     out = out.absolute()  # the stage runs in a directory of its own
     config = _config(stage, overrides)
-    known = {role: _parent(role, path) for role, path in parents.items()}
-    config = _settled(config, known)
-    require_compatible(stage, config, known)
+    inputs = {role: _parent(role, path) for role, path in parents.items()}
+    config = _settled(config, inputs)
+    require_compatible(stage, config, inputs)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     log = Path(tempfile.gettempdir()) / f"tuneline-{stage}-{draft.name.rpartition('-')[2]}.log"
     try:
         with ProgressView() as view:
             view.stage(stage)
-            execution = run_in_child(stage, known, config, draft, log, view.update)
+            execution = run_in_child(stage, inputs, config, draft, log, view.update)
         (draft / "tuneline-facts.json").write_text(json.dumps(execution.facts, indent=1), encoding="utf-8")
         if out.exists():
             out.rmdir()
@@ -93,10 +93,10 @@ def _config(stage: str, overrides: Sequence[str]) -> BaseModel:
     fields: dict[str, Any] = {stage: (config_type(stage), ...)}
     section = create_model("Section", __base__=StageConfig, **fields)
     whole = anchor({stage: tree}, Path.cwd())
-    found: BaseModel = getattr(
+    config: BaseModel = getattr(
         validate(section, whole, f"the settings of {stage}", given, {stage: {}}, below=(stage,)), stage
     )
-    return found
+    return config
 
 
 def _parent(role: str, path: Path) -> Parent:
@@ -114,17 +114,17 @@ def _parent(role: str, path: Path) -> Parent:
             f"--{role} {path} is a GGUF adapter; give it with --adapter, and a GGUF of its base with --model"
         )
     folder = path.parent if path.is_file() else path
-    known: dict[str, Any] = {"kind": KINDS[role]}
+    fields: dict[str, Any] = {"kind": KINDS[role]}
     if path.suffix == ".gguf" and role != "adapter":
-        known["kind"] = "quantized"
+        fields["kind"] = "quantized"
     facts = folder / "tuneline-facts.json"
     if facts.is_file():
         try:
             found = json.loads(facts.read_text("utf-8"))
-            known = {key: found[key] for key in ("kind", "base", "quant", "metrics")}
-            return Parent(id=tree_stamp(path), path=folder, **known)
+            fields = {key: found[key] for key in ("kind", "base", "quant", "metrics")}
+            return Parent(id=tree_stamp(path), path=folder, **fields)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Usage(
                 f"{facts} is damaged ({error}); delete it to treat {folder} as a foreign directory"
             ) from None
-    return Parent(id=tree_stamp(path), path=folder, **known)
+    return Parent(id=tree_stamp(path), path=folder, **fields)

@@ -15,10 +15,10 @@ WAIVABLE = ("contamination", "size", "bits per weight", "latency")
 
 def implied_action(argv: Sequence[str]) -> list[str]:
     """`gate POLICY …` means `gate run POLICY …`."""
-    words = list(argv)
-    if words[:1] == ["gate"] and words[1:2] and words[1] not in (*GATE_ACTIONS, "-h", "--help"):
-        words.insert(1, "run")
-    return words
+    arguments = list(argv)
+    if arguments[:1] == ["gate"] and arguments[1:2] and arguments[1] not in (*GATE_ACTIONS, "-h", "--help"):
+        arguments.insert(1, "run")
+    return arguments
 
 
 def add_gate_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:

@@ -20,10 +20,10 @@ Add = Callable[..., argparse.ArgumentParser]
 
 def span(words: str) -> timedelta:
     """`90s`, `30m`, `24h` or `7d`."""
-    found = re.fullmatch(r"([0-9]{1,6})([smhd])", words)
-    if found is None:
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", words)
+    if match is None:
         raise argparse.ArgumentTypeError(f"{words!r}: expected a time such as 90s, 30m, 24h or 7d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def limit(words: str) -> int | None:
@@ -41,8 +41,8 @@ def add_tenant_commands(add: Add, verbs: Any) -> None:
     group = verbs.add_parser("tenants", help=text, description=text)
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def command(name: str, words: str, call: str | None = None) -> argparse.ArgumentParser:
-        return add(name, f"flows.commands.tenants:{call or name}", words, actions)
+    def command(name: str, text: str, call: str | None = None) -> argparse.ArgumentParser:
+        return add(name, f"flows.commands.tenants:{call or name}", text, actions)
 
     new = command("add", "a new tenant; prints its key, this once")
     _name(new)
