@@ -80,8 +80,8 @@ def refuse_contradiction(header: Mapping[str, Any], base: Artifact) -> None:
     if record is not None and (wrong := differing(reference, record)):
         raise Incompatible(
             f"{header['record']['file']} says that it was made for {record.source} at "
-            f"{record.revision[:12]}, not for {reference.source} at {reference.revision[:12]} (they differ in "
-            f"{', '.join(one.name for one in wrong)}); give that base"
+            f"{record.revision[:12]}, not for {reference.source} at {reference.revision[:12]} "
+            f"(they differ in {', '.join(one.name for one in wrong)}); give that base"
         )
     config = header.get("config") or {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
