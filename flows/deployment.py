@@ -12,6 +12,7 @@ from flows.run.find_or_make import as_parent
 from flows.run.stage_row import StageRow
 from flows.run.step import Run
 from registry import Artifact
+from registry.processes import ProcessId
 from registry.tenancy.endpoints import Endpoint
 from serving import standalone
 from stages.config.deploy import DeployConfig
@@ -53,7 +54,7 @@ def _serves(endpoint: Endpoint, artifact: Artifact, config: DeployConfig) -> boo
     """Whether this endpoint already serves the artifact as configured."""
     asked = {key: value for key, value in endpoint.config.items() if key != "probe"}
     same = endpoint.artifact_id == artifact.id and asked == config.model_dump(mode="json")
-    return same and standalone.alive(endpoint)
+    return same and endpoint.process.is_alive()
 
 
 def _start(
@@ -65,10 +66,10 @@ def _start(
     parents = {role: as_parent(run.registry, part) for role, part in parts.items()}
     execution = run_in_child("deploy", parents, config, folder, run.log(label), run.view.update, run.stand_by)
     facts = DeployFacts.model_validate(execution.facts)
-    columns = {"artifact_id", "engine", "url", "pid", "pid_started", "log", "question", "answer"}
     endpoint = run.registry.endpoints.add(
         channel=channel,
-        **facts.model_dump(mode="json", include=columns),
+        process=ProcessId(facts.pid, facts.pid_started),
+        **facts.model_dump(include={"artifact_id", "engine", "url", "log", "question", "answer"}),
         config={**facts.config, "probe": facts.probe},
     )
     return endpoint, execution

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select
 
 from registry.db.tables import deletions
-from registry.processes import host_id, is_alive, start_time
+from registry.processes import ProcessId, host_id
 
 MARK_SECONDS = 300.0
 """How long a mark lasts that nobody takes away."""
@@ -37,12 +37,7 @@ def mark(connection: Connection, digests: Iterable[str], shared: bool) -> tuple[
     mine = [digest for digest in digests if digest not in others]
     connection.execute(delete(deletions).where(deletions.c.sha256.not_in(others)))
     if mine:
-        row = {
-            "host": host_id(),
-            "pid": os.getpid(),
-            "pid_started": start_time(),
-            "expires": at + MARK_SECONDS,
-        }
+        row = {"host": host_id(), **ProcessId.of().record, "expires": at + MARK_SECONDS}
         connection.execute(insert(deletions), [{"sha256": digest, **row} for digest in mine])
     return mine, at + BEGIN_SECONDS
 
@@ -62,5 +57,5 @@ def marked(connection: Connection, shared: bool) -> set[str]:
 
 
 def _counts(row: Row[Any], shared: bool) -> bool:
-    may_live = row.host != host_id() or is_alive(row.pid, row.pid_started)
+    may_live = row.host != host_id() or ProcessId(row.pid, row.pid_started).is_alive()
     return row.expires > time.time() and (shared or may_live)

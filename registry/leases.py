@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from registry import content
 from registry.db.engine import Database, now
 from registry.db.tables import leases
 from registry.errors import Conflict, Held, RegistryError
-from registry.processes import host_id, is_alive, start_time
+from registry.processes import ProcessId, host_id
 
 log = logging.getLogger("tuneline.registry")
 
@@ -73,8 +72,7 @@ class Leases:
         mine = {
             "stage": stage,
             "host": host_id(),
-            "pid": os.getpid(),
-            "pid_started": start_time(),
+            **ProcessId.of().record,
             "acquired": now(),
             "expires": time.time() + self.seconds,
             "holds": json.dumps(held),
@@ -154,7 +152,7 @@ def is_held(row: Row[Any]) -> bool:
     """Whether the lease has not run out and its holder, as far as can be seen from here, lives."""
     if row.host is None or row.expires <= time.time() or (row.key, row.token, row.acquired) in _GIVEN_UP:
         return False
-    return row.host != host_id() or is_alive(row.pid, row.pid_started)
+    return row.host != host_id() or ProcessId(row.pid, row.pid_started).is_alive()
 
 
 def _held(row: Row[Any]) -> Held:

@@ -27,8 +27,8 @@ def usable_cores() -> int:
 
 def usable_threads() -> int:
     """Threads for a library that has to be told: what `OMP_NUM_THREADS` says, else `usable_cores`."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(asked) if asked.isdecimal() and int(asked) > 0 else usable_cores()
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(threads) if threads.isdecimal() and int(threads) > 0 else usable_cores()
 
 
 def thread_environment() -> dict[str, str]:
@@ -54,7 +54,7 @@ def _quotas() -> Iterator[float]:
     for folder in _groups():
         with contextlib.suppress(OSError, ValueError):
             allowed, period = (folder / "cpu.max").read_text().split()
-            yield int(allowed) / int(period)  # "max" is no number: no limit
+            yield int(allowed) / int(period)  # "max" is not a number: no limit
         with contextlib.suppress(OSError, ValueError):
             quota = int((folder / "cpu.cfs_quota_us").read_text())
             if quota > 0:  # -1: no limit
@@ -75,4 +75,4 @@ def _groups() -> Iterator[Path]:
             if not controllers and not (root / "cgroup.controllers").exists():
                 root = _CGROUPS / "unified"
             folder = root / path.strip("/")
-            yield from (one for one in (folder, *folder.parents) if one == root or root in one.parents)
+            yield from (group for group in (folder, *folder.parents) if group.is_relative_to(root))

@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from registry.compat import contract
 from registry.compat.model import Described, Use, pair
+from registry.processes import ProcessId
 from serving.engine.capabilities import limits
 from serving.engine.naming import model_alias
 from serving.errors import EngineFailed, PortTaken, RequestFailed
@@ -28,9 +25,6 @@ GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL; answers under way get half of it."""
 ATTEMPTS = 3
 """For an engine that binds by itself and may find its free port taken meanwhile."""
-
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Engines are on loopback; a proxy from the environment would not find them."""
 
 
 class EngineConfig(Protocol):
@@ -56,36 +50,29 @@ class EngineConfig(Protocol):
     def ttl_minutes(self) -> float | None: ...
 
 
-class Endpoint(BaseModel):
+@dataclass(frozen=True)
+class Endpoint:
     """A running engine, and how to find it again."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: Literal["llama.cpp", "vllm"]
     url: str
-    pid: int
-    pid_started: float
-    """Seconds since the epoch; with the pid it names the process."""
+    process: ProcessId
     log: Path
     alias: str
     """The model name that requests use: the configured one, else `model_alias`, which is known too."""
     artifact_id: str
-    started: datetime
 
 
 class Running(Protocol):
-    """What names a process: an `Endpoint`, or the registry's record of one."""
+    """An `Endpoint`, or the registry's record of one."""
 
     @property
-    def pid(self) -> int: ...
-    @property
-    def pid_started(self) -> float: ...
+    def process(self) -> ProcessId: ...
 
 
-class Reply(BaseModel):
+@dataclass(frozen=True)
+class Reply:
     """An answer, with the tokens that the engine counted."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     prompt_tokens: int
@@ -104,8 +91,7 @@ def start(
     """
     if model is not None and model.base is not None:
         use = Use(limits(config.engine), config.context_length)
-        what = f"{config.engine} cannot serve this {model.kind} model"
-        contract.require(pair(model, None, use), what)
+        contract.require(pair(model, None, use), f"{config.engine} cannot serve this {model.kind} model")
     for attempt in itertools.count(1):
         try:
             return _start(artifact_id, path.resolve(), config, log.resolve())
@@ -119,20 +105,22 @@ def _start(artifact_id: str, path: Path, config: EngineConfig, log: Path) -> End
     alias = model_alias(artifact_id)
     began = log.stat().st_size if log.exists() else 0
     with process.listen(config.host, config.port) as listener:
-        port = listener.getsockname()[1]
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        url = f"http://{host}:{listener.getsockname()[1]}"
         launch = LAUNCHERS[config.engine](
-            path, alias, listener, config.context_length, config.threads,
-            name=config.name, artifact=artifact_id, dtype=config.dtype,
-        )  # fmt: skip
+            path,
+            alias,
+            listener,
+            config.context_length,
+            config.threads,
+            name=config.name,
+            artifact=artifact_id,
+            dtype=config.dtype,
+        )
         ttl = None if config.ttl_minutes is None else config.ttl_minutes * 60
-        with process.started(launch, log, ttl, GRACE_SECONDS) as engine:
+        with process.running(launch, log, ttl, GRACE_SECONDS) as engine:
             listener.close()  # the engine has it; with ours open, requests to a dead engine would hang
-            host = f"[{config.host}]" if ":" in config.host else config.host
-            endpoint = Endpoint(
-                engine=config.engine, url=f"http://{host}:{port}", log=log, alias=config.name or alias,
-                pid=engine.pid, pid_started=engine.pid_started,
-                artifact_id=artifact_id, started=datetime.now(UTC),
-            )  # fmt: skip
+            endpoint = Endpoint(config.engine, url, engine, log, config.name or alias, artifact_id)
             _wait_ready(endpoint, config.ready_timeout, began)
     return endpoint
 
@@ -141,8 +129,8 @@ def _wait_ready(endpoint: Endpoint, timeout: float, began: int) -> None:
     """Ask for the model list until it names the alias; `began`: bytes of the log that are older."""
     deadline, pause = time.monotonic() + timeout, 0.05
     while True:
-        if not alive(endpoint):
-            raise _obituary(endpoint, began)
+        if not endpoint.process.is_alive():
+            raise _why_it_ended(endpoint, began)
         try:
             served = [model["id"] for model in _call(endpoint, "/v1/models", None, timeout=1)["data"]]
         except (RequestFailed, KeyError, TypeError):
@@ -159,8 +147,8 @@ def _wait_ready(endpoint: Endpoint, timeout: float, began: int) -> None:
         pause = min(pause * 1.5, 1.0)
 
 
-def _obituary(endpoint: Endpoint, began: int) -> EngineFailed | PortTaken:
-    words = process.last_words(process.Started(endpoint.pid, endpoint.pid_started), endpoint.log)
+def _why_it_ended(endpoint: Endpoint, began: int) -> EngineFailed | PortTaken:
+    end = process.last_words(endpoint.process, endpoint.log)
     with endpoint.log.open("rb") as log:
         log.seek(began)
         lost_port = b"address already in use" in log.read().lower()
@@ -169,13 +157,8 @@ def _obituary(endpoint: Endpoint, began: int) -> EngineFailed | PortTaken:
             f"{endpoint.url}: another process took the port while {endpoint.engine} was starting"
         )
     return EngineFailed(
-        f"{endpoint.engine} ended before it was ready. The end of its log, {endpoint.log}:\n{words}"
+        f"{endpoint.engine} ended before it was ready. The end of its log, {endpoint.log}:\n{end}"
     )
-
-
-def alive(endpoint: Running) -> bool:
-    """Whether the very process that was started still runs (not: whether it answers)."""
-    return process.find(endpoint.pid, endpoint.pid_started) is not None
 
 
 def stop(endpoint: Running) -> bool:
@@ -183,12 +166,7 @@ def stop(endpoint: Running) -> bool:
 
     Another process that has its pid by now is left alone. Raises `EngineStays` when it cannot be ended.
     """
-    return process.stop(endpoint.pid, endpoint.pid_started, GRACE_SECONDS)
-
-
-def chat(endpoint: Endpoint, messages: Sequence[Mapping[str, str]], max_tokens: int, timeout: float) -> str:
-    """The engine's answer to a chat, as text; see `ask`."""
-    return ask(endpoint, messages, max_tokens, timeout).text
+    return process.stop(endpoint.process, GRACE_SECONDS)
 
 
 def ask(endpoint: Endpoint, messages: Sequence[Mapping[str, str]], max_tokens: int, timeout: float) -> Reply:
@@ -196,41 +174,30 @@ def ask(endpoint: Endpoint, messages: Sequence[Mapping[str, str]], max_tokens: i
 
     Raises `RequestFailed` for a refusal, a broken connection, or an answer of another shape.
     """
-    body = {
-        "model": endpoint.alias,
-        "messages": [dict(m) for m in messages],
-        "max_tokens": max_tokens,
-        "temperature": 0,
-    }
-    said = _call(endpoint, "/v1/chat/completions", body, timeout)
+    chat = [dict(message) for message in messages]
+    body = {"model": endpoint.alias, "messages": chat, "max_tokens": max_tokens, "temperature": 0}
+    answer = _call(endpoint, "/v1/chat/completions", body, timeout)
     try:
-        return Reply(
-            text=said["choices"][0]["message"]["content"] or "",
-            prompt_tokens=said["usage"]["prompt_tokens"],
-            completion_tokens=said["usage"]["completion_tokens"],
-        )
+        usage, choice = answer["usage"], answer["choices"][0]
+        text = choice["message"]["content"] or ""
+        return Reply(text, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
     except (KeyError, IndexError, TypeError, ValueError):
         raise RequestFailed(
             f"{endpoint.url}/v1/chat/completions answered in another shape than a chat completion's: "
-            f"{json.dumps(said)[:300]}; see {endpoint.log}"
+            f"{json.dumps(answer)[:300]}; see {endpoint.log}"
         ) from None
 
 
-def _call(endpoint: Endpoint, route: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(endpoint.url + route, data, {"Content-Type": "application/json"})
-    try:
-        with _direct.open(request, timeout=timeout) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            said = error.read(500).decode(errors="replace")
-        raise RequestFailed(
-            f"{endpoint.url}{route} answered {error.code}: {said}; see {endpoint.log}"
-        ) from None
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # URLError, timeouts and resets are OSErrors; bad JSON a ValueError
-        reason = getattr(error, "reason", error)
-        raise RequestFailed(f"{endpoint.url}{route} gave no answer ({reason}); see {endpoint.log}") from None
+def _call(endpoint: Endpoint, route: str, body: Mapping[str, object] | None, timeout: float) -> Any:
+    import httpx  # a gate is installed without it
+
+    try:  # an engine is on loopback, where a proxy of the environment would not find it
+        method = "GET" if body is None else "POST"
+        answer = httpx.request(method, endpoint.url + route, json=body, timeout=timeout, trust_env=False)
+        if answer.is_success:
+            return answer.json()
+    except (httpx.HTTPError, ValueError) as error:  # a ValueError: invalid JSON
+        raise RequestFailed(f"{endpoint.url}{route} gave no answer ({error}); see {endpoint.log}") from None
+    raise RequestFailed(
+        f"{endpoint.url}{route} answered {answer.status_code}: {answer.text[:500]}; see {endpoint.log}"
+    )

@@ -15,7 +15,6 @@ import httpx
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply
 from flows.errors import Usage
-from serving import standalone
 from serving.engine.naming import model_alias
 from serving.errors import RequestFailed
 
@@ -63,7 +62,7 @@ def _server(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
         return url, arguments.channel, {"authorization": f"Bearer {key}"}
     with open_registry() as registry:
         rows = [row for row in registry.endpoints.ls(running_only=True) if row.channel == arguments.channel]
-    living = [row for row in rows if standalone.alive(row)]
+    living = [row for row in rows if row.process.is_alive()]
     if not living:
         raise Usage(
             f"nothing serves {arguments.channel} here (`tuneline endpoints ls` lists what runs); for a "

@@ -15,7 +15,7 @@ from serving import standalone
 def ls(arguments: argparse.Namespace) -> Reply:
     """Endpoints that were not stopped, and whether they are alive."""
     with open_registry() as registry:
-        rows = [(row, standalone.alive(row)) for row in registry.endpoints.ls(running_only=True)]
+        rows = [(row, row.process.is_alive()) for row in registry.endpoints.ls(running_only=True)]
     cells = []
     for row, alive in rows:
         state, channel = "running" if alive else "ended", row.channel or "–"
@@ -35,8 +35,8 @@ def stop(arguments: argparse.Namespace) -> Reply:
         row = registry.endpoints.get(arguments.id)
         ended = [row]
         if row.in_gateway:
-            mates = [one for one in registry.endpoints.ls(running_only=True) if _same_process(one, row)]
-            if standalone.alive(row) and not arguments.gateway:
+            mates = [one for one in registry.endpoints.ls(running_only=True) if one.process == row.process]
+            if row.process.is_alive() and not arguments.gateway:
                 raise Usage(_of_gateway(row, len(mates)))
             ended = mates or [row]
         elif arguments.gateway:
@@ -47,10 +47,6 @@ def stop(arguments: argparse.Namespace) -> Reply:
     ids = [one.id for one in ended]
     document = {"id": row.id, "stopped": True, "endpoints": ids}
     return Reply(document, lambda: print("\n".join(f"{one}: stopped" for one in ids)))
-
-
-def _same_process(one: Endpoint, other: Endpoint) -> bool:
-    return (one.pid, one.pid_started) == (other.pid, other.pid_started)
 
 
 def _of_gateway(row: Endpoint, engines: int) -> str:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,20 +131,23 @@ def _apart() -> list[str]:
 
 def _answers_after(home: Path) -> tuple[float | None, str]:
     """Seconds until a server on a new `home` answered, or None and its last words."""
+    import httpx  # a gate is installed without it
+
     untracked = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     env = {**os.environ, **untracked, "PREFECT_HOME": str(home)}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    url = f"http://127.0.0.1:{port}/api/health"
     log, began = home / "server.log", time.monotonic()
     with log.open("wb") as output, subprocess.Popen(command, env=env, stdout=output, stderr=output) as server:
         try:
             while time.monotonic() - began < START_SECONDS:
                 try:
-                    with direct.open(f"http://127.0.0.1:{port}/api/health", timeout=5):
-                        return time.monotonic() - began, ""
-                except OSError:  # nobody tells when another process begins to listen; that it ended is told
+                    httpx.get(url, timeout=5, trust_env=False).raise_for_status()
+                    return time.monotonic() - began, ""
+                # nobody tells when another process begins to listen; that it ended is told
+                except httpx.HTTPError:
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         server.wait(0.5)
                         break

@@ -152,8 +152,10 @@ async def end_the_dead(client: PrefectClient) -> None:
         flow_run_filter=FlowRunFilter.model_validate(running),
     )
     for run in runs:
-        known = run.parameters
-        if known.get("host") != processes.host_id() or processes.is_alive(known["pid"], known["pid_started"]):
+        named = run.parameters
+        if named.get("host") != processes.host_id():
+            continue
+        if processes.ProcessId(named["pid"], named["pid_started"]).is_alive():
             continue
         for task in await client.read_task_runs(
             flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}}),

@@ -84,8 +84,7 @@ class PrefectView:
                 "recipe": recipe,
                 "run": run_id,
                 "host": processes.host_id(),
-                "pid": os.getpid(),
-                "pid_started": processes.start_time(),
+                **processes.ProcessId.of().record,
             },
             parent=self._parent.flow_run_id if self._parent else None,
         )

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, String, TextClause, bindparam, delete, exc, i
 from registry.db.engine import Database
 from registry.db.serving_tables import budgets, gateways, reservations
 from registry.errors import InvalidArtifact, NotFound
-from registry.processes import host_id, is_alive
+from registry.processes import ProcessId, host_id
 
 SILENT_SECONDS = 60.0
 """A gateway on another host that says nothing for so long is taken for dead."""
@@ -113,10 +113,10 @@ class Budgets:
             row = connection.execute(select(budgets.c.used, budgets.c.reserved).where(mine)).one_or_none()
         return (0, 0) if row is None else (row.used, row.reserved)
 
-    def open_gateway(self, host: str, pid: int, pid_started: float) -> str:
-        """The id under which a gateway reserves; `registry.processes` says what to tell of its process."""
+    def open_gateway(self, host: str, process: ProcessId) -> str:
+        """The id under which a gateway reserves; `host`: as `host_id` says."""
         gateway = secrets.token_hex(8)
-        row = {"id": gateway, "host": host, "pid": pid, "pid_started": pid_started, "beat": time.time()}
+        row = {"id": gateway, "host": host, **process.record, "beat": time.time()}
         with self._database.count() as connection:
             connection.execute(insert(gateways), row)
         return gateway
@@ -142,11 +142,11 @@ class Budgets:
         """
         host, late = host_id(), time.time() - SILENT_SECONDS
         with self._database.count() as connection:
-            dead = [
-                row.id
-                for row in connection.execute(select(gateways))
-                if (not is_alive(row.pid, row.pid_started) if row.host == host else row.beat < late)
-            ]
+            dead = []
+            for row in connection.execute(select(gateways)):
+                process = ProcessId(row.pid, row.pid_started)
+                if (not process.is_alive()) if row.host == host else row.beat < late:
+                    dead.append(row.id)
             return _end(connection, dead)
 
 

@@ -16,6 +16,7 @@ from registry.artifacts import Record, canonical
 from registry.db.engine import Database, now
 from registry.db.tables import endpoints
 from registry.errors import NotFound
+from registry.processes import ProcessId
 
 IN_GATEWAY = "gateway engine "
 """An `url` that begins so names an engine of a gateway, whose process is that of its other engines too."""
@@ -24,7 +25,7 @@ IN_GATEWAY = "gateway engine "
 class Endpoint(Record):
     """An engine's process and what it serves; `stopped` is None until somebody marked it so.
 
-    A pid is given out again: whoever acts on it first compares `pid_started` with psutil's `create_time()`.
+    A pid is given out again: whoever acts on it takes `process`.
     """
 
     id: str
@@ -40,6 +41,11 @@ class Endpoint(Record):
     question: str | None
     answer: str | None
     config: dict[str, Any]
+
+    @property
+    def process(self) -> ProcessId:
+        """What runs it."""
+        return ProcessId(self.pid, self.pid_started)
 
     @property
     def in_gateway(self) -> bool:
@@ -59,23 +65,21 @@ class Endpoints:
         artifact_id: str,
         engine: str,
         url: str,
-        pid: int,
-        pid_started: float,
+        process: ProcessId,
         log: Path | str,
         channel: str | None = None,
         question: str | None = None,
         answer: str | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> Endpoint:
-        """Write down a started engine; `pid_started` is psutil's `create_time()` (epoch seconds)."""
+        """Write down a started engine."""
         row = {
             "id": secrets.token_hex(4),
             "artifact_id": artifact_id,
             "channel": channel,
             "engine": engine,
             "url": url,
-            "pid": pid,
-            "pid_started": pid_started,
+            **process.record,
             "log": str(log),
             "started": now(),
             "question": question,

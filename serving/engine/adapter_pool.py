@@ -148,12 +148,14 @@ class AdapterPool:
                 async with asyncio.timeout_at(turn if self._leaving is None else None):
                     await self._freed.wait()
                     continue
-            self._leaving = next((one for one in self.engine.loaded if one not in self._pinned), "")
+            self._leaving = next((digest for digest in self.engine.loaded if digest not in self._pinned), "")
         return victim
 
     def _victim(self) -> str | None:
-        idle = (one for one in self._order if not self._users[one] and one not in self._pinned)
-        return next((one for one in idle if one in self.engine.loaded), None)
+        for digest in self._order:
+            if digest in self.engine.loaded and digest not in self._pinned and not self._users[digest]:
+                return digest
+        return None
 
 
 async def _whole(change: Coroutine[Any, Any, object]) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from registry import Artifact, Registry
 from registry.evaluation_results import first_heldout, read_items
+from serving.engine.client import over_socket
 from serving.errors import EngineFailed, NotServable
 
 MOST = 8
@@ -22,12 +22,14 @@ MOST = 8
 TOKENS = 8
 """Of an answer. Two engines round differently, and a long answer would show that."""
 
+Chat = tuple[dict[str, str], ...]
+
 
 @dataclass(frozen=True)
 class ExpectedAnswer:
     """A question, and what the artifact answered when it was evaluated."""
 
-    messages: tuple[dict[str, str], ...]
+    messages: Chat
     answer: str
 
 
@@ -39,73 +41,75 @@ def recorded_answers(registry: Registry, artifact: Artifact) -> list[ExpectedAns
     """
     if artifact.manifest.kind == "base":
         return []
-    for evaluation in reversed(_own(registry, artifact.id)):
+    for evaluation in reversed(_evaluations(registry, artifact.id)):
         dataset = _parent(evaluation, "evaluated_on")
-        said = _answers(registry.view(evaluation.id))
-        if dataset is None or not said:
+        answers = _answers(registry.view(evaluation.id))
+        if dataset is None or not answers:
             continue
         base = _parent(evaluation, "tokenized_for")
-        others = (
-            [one for one in _own(registry, base) if _parent(one, "evaluated_on") == dataset] if base else []
-        )
-        base_said = _answers(registry.view(others[-1].id)) if others else {}
-        told = {place: answer for place, answer in said.items() if answer != base_said.get(place)}
-        return [
-            ExpectedAnswer(messages, told[place])
-            for place, messages in zip(told, _messages(registry.view(dataset), list(told)), strict=True)
-        ][:MOST]
+        of_base = [
+            other
+            for other in (_evaluations(registry, base) if base else ())
+            if _parent(other, "evaluated_on") == dataset
+        ]
+        base_answers = _answers(registry.view(of_base[-1].id)) if of_base else {}
+        rows = [row for row, answer in answers.items() if answer != base_answers.get(row)]
+        messages = _messages(registry.view(dataset), rows)
+        return [ExpectedAnswer(chat, answers[row]) for chat, row in zip(messages, rows, strict=True)][:MOST]
     return []
 
 
-def _own(registry: Registry, artifact_id: str) -> list[Artifact]:
+def _evaluations(registry: Registry, artifact_id: str) -> list[Artifact]:
     """Evaluations of this artifact by itself, not of it with another beside it."""
-    return [
-        one for one in registry.evaluations(artifact_id)
-        if [p.id for p in one.manifest.parents if p.relation == "evaluation_of"] == [artifact_id]
-    ]  # fmt: skip
+    evaluations = []
+    for evaluation in registry.evaluations(artifact_id):
+        parents = evaluation.manifest.parents
+        if [parent.id for parent in parents if parent.relation == "evaluation_of"] == [artifact_id]:
+            evaluations.append(evaluation)
+    return evaluations
 
 
 def _parent(evaluation: Artifact, relation: str) -> str | None:
-    return next((p.id for p in evaluation.manifest.parents if p.relation == relation), None)
+    parents = evaluation.manifest.parents
+    return next((parent.id for parent in parents if parent.relation == relation), None)
 
 
 def _answers(evaluation: Path) -> dict[int, str]:
-    """Place in the test split → answer, of the first held-out task; answers of nothing are left out."""
+    """Row of the test split → answer, of the first held-out task; empty answers are left out."""
     heldout = first_heldout(evaluation)
     items = read_items(evaluation, heldout) if heldout else []
     return {item["document"]: answer for item in items if (answer := str(item.get("answer") or "").strip())}
 
 
-def _messages(dataset: Path, places: Sequence[int]) -> Iterator[tuple[dict[str, str], ...]]:
+def _messages(dataset: Path, rows: Sequence[int]) -> Iterator[Chat]:
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(dataset / "test.parquet", columns=["messages"])["messages"]
-    for place in places:
-        yield tuple({"role": m["role"], "content": m["content"]} for m in rows[place].as_py()[:-1])
+    chats = pq.read_table(dataset / "test.parquet", columns=["messages"])["messages"]
+    for row in rows:
+        yield tuple({"role": m["role"], "content": m["content"]} for m in chats[row].as_py()[:-1])
 
 
-async def require_recorded(socket: Path, model: str, recorded: Sequence[ExpectedAnswer]) -> None:
+async def require_recorded(socket: Path, model: str, expected: Sequence[ExpectedAnswer]) -> None:
     """Ask `model` on `socket` until it begins one answer as recorded; nothing to do where none is.
 
     Raises `NotServable` when no answer does, `EngineFailed` when there is none.
     """
-    transport = httpx.AsyncHTTPTransport(uds=str(socket))
-    async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=None) as client:
-        found = ""
-        for one in recorded:
-            found = await _asked(client, model, one.messages)
-            if found and (one.answer.startswith(found) or found.startswith(one.answer)):
+    async with over_socket(socket) as client:
+        answer = ""
+        for question in expected:
+            answer = await _ask(client, model, question.messages)
+            if answer and (question.answer.startswith(answer) or answer.startswith(question.answer)):
                 return
-    if recorded:
+    if expected:
         raise NotServable(
-            f"{model} answers none of {len(recorded)} held-out questions as it did when it was evaluated: "
-            f"{found[:80]!r} instead of {recorded[-1].answer[:80]!r}, so another model may be answering. "
+            f"{model} answers none of {len(expected)} held-out questions as it did when it was evaluated: "
+            f"{answer[:80]!r} instead of {expected[-1].answer[:80]!r}, so another model may be answering. "
             "Evaluate the artifact again, or serve it by the engine that it was evaluated for"
         )
 
 
-async def _asked(client: httpx.AsyncClient, model: str, messages: tuple[dict[str, str], ...]) -> str:
-    body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": TOKENS, "temperature": 0}
+async def _ask(client: httpx.AsyncClient, model: str, messages: Chat) -> str:
+    body = {"model": model, "messages": messages, "max_tokens": TOKENS, "temperature": 0}
     try:
         answer = await client.post("/v1/chat/completions", json=body)
         return str(answer.json()["choices"][0]["message"]["content"] or "").strip()

@@ -1,9 +1,9 @@
 """What each engine can serve, of the version that is tested here.
 
 vLLM: `vllm/lora/peft_helper.py`, `vllm/config/lora.py`. It reads `r` and `lora_alpha` and no pattern of
-either, so that modules with others would be scaled wrongly without a word.
-llama.cpp: `convert_lora_to_gguf.py` of the commit in llama-cpp-python 0.3.36. It refuses what is no pair of
-low-rank factors, and stores one alpha, which the runtime divides by the rank: rsLoRA and an alpha that
+either, so that modules with others would be scaled wrongly and silently.
+llama.cpp: `convert_lora_to_gguf.py` of the commit in llama-cpp-python 0.3.36. It refuses what is not a pair
+of low-rank factors, and stores one alpha, which the runtime divides by the rank: rsLoRA and an alpha that
 differs between modules would be scaled wrongly too.
 """
 
@@ -46,7 +46,5 @@ ENGINES = {
 
 def limits(engine: str, max_rank: int | None = None) -> EngineLimits:
     """The limits of an engine; `max_rank` where it is started for larger adapters than by default."""
-    found = ENGINES[engine]
-    if max_rank is not None:
-        found = replace(found, max_rank=max_rank)
-    return found
+    known = ENGINES[engine]
+    return known if max_rank is None else replace(known, max_rank=max_rank)

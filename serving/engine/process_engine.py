@@ -7,13 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 import httpx
 
 from serving.engine import answer_check
 from serving.engine.answer_check import ExpectedAnswer
 from serving.engine.naming import model_alias
+from serving.engine.protocol import Health
+from serving.engine.settings import EngineSettings
 from serving.errors import EngineFailed
 from serving.process.process import Launch
 from serving.process.runtime_dir import RuntimeDir
@@ -23,22 +25,35 @@ CONTROL_SECONDS = 30.0
 """For health; loads and unloads may take as long as the answers before them."""
 
 
-class EngineProcess(ABC):
+Settings = TypeVar("Settings", bound=EngineSettings)
+
+
+class EngineProcess(ABC, Generic[Settings]):
     """See `serving.engine.protocol.Engine`. An async context manager; or call `start` and `stop`."""
 
     def __init__(
-        self, artifact_id: str, path: Path, slots: int, log: Path, ready_timeout: float,
-        recorded: Sequence[ExpectedAnswer],
-    ) -> None:  # fmt: skip
+        self,
+        artifact_id: str,
+        path: Path,
+        settings: Settings,
+        log: Path,
+        expected: Sequence[ExpectedAnswer] = (),
+    ) -> None:
+        """`path`: the base's files; its served name follows from the id.
+
+        `expected`: of what it answered when it was evaluated, it has to say something again after each start.
+        """
         self.base = model_alias(artifact_id)
-        self.slots = slots
+        self.slots = settings.adapters
         self.loaded: dict[str, str] = {}
-        self._path, self._recorded = path.resolve(), recorded
-        self._scratch = RuntimeDir()
-        self._folder = self._scratch.path
+        self._path, self._settings, self._expected = path.resolve(), settings, expected
+        self._runtime_dir = RuntimeDir()
+        self._folder = self._runtime_dir.path
         self._life = 0
         self._client: httpx.AsyncClient | None = None
-        self._supervisor = Supervisor(self._prepare, self._ready, self.health, log.resolve(), ready_timeout)
+        self._supervisor = Supervisor(
+            self._prepare, self._ready, self.health, log.resolve(), settings.ready_timeout
+        )
 
     @property
     @abstractmethod
@@ -58,7 +73,7 @@ class EngineProcess(ABC):
         """A client for its control."""
 
     @abstractmethod
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> Health:
         """As `Engine` says."""
 
     @property
@@ -95,14 +110,14 @@ class EngineProcess(ABC):
     async def stop(self) -> None:
         await self._supervisor.stop()
         await self._hang_up()
-        self._scratch.remove()
+        self._runtime_dir.remove()
 
     async def _ready(self) -> None:
         await self._hang_up()
         self.loaded.clear()
         self._client = self._connect()
         await self._greet()
-        await answer_check.require_recorded(self.socket, self.base, self._recorded)
+        await answer_check.require_recorded(self.socket, self.base, self._expected)
 
     async def _hang_up(self) -> None:
         if self._client is not None:

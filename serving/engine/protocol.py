@@ -7,7 +7,10 @@ of them to it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+Health = dict[str, str | int]
+"""What an engine says of itself: its base, its state, and counts."""
 
 
 class Engine(Protocol):
@@ -66,7 +69,7 @@ class Engine(Protocol):
         """Take no new requests for it, wait for those under way, free it; nothing if it is not loaded."""
         ...
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> Health:
         """What the engine says of itself. Raises `EngineFailed` when it does not answer, or is stuck."""
         ...
 

@@ -1,10 +1,11 @@
-"""The gateway: an OpenAI-compatible door for many tenants, in front of engines that trust whoever asks.
+"""The gateway: one OpenAI-compatible address for many tenants, before engines that trust whoever asks.
 
 ```
 server           listens, reads no more than it must, and ends in order
 connections      how many there may be, and how long one may take
 app              one request: who asks, for what, may they, which artifact, where
 request_context  what is known of it on the way
+upstream         an engine's answer to it, passed on
 routes           the few addresses that there are
 incoming         the key's header and the body
 request_policy   what a tenant may ask for

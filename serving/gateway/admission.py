@@ -98,8 +98,10 @@ class AdmissionQueue:
         """Raises `TooMany` where there is no room, or too little hope of a turn in time."""
         wait = (self._ahead + _UNLUCKY * math.sqrt(self._ahead)) * self._each()
         if self.inside >= self._parallel + self._queue or wait > self._longest:
-            said = f"the engine is busy: {self.inside} requests are before this one, for {self.wait():.1f} s"
-            raise TooMany(said, "overloaded", min(wait - self._longest, self._longest))
+            message = (
+                f"the engine is busy: {self.inside} requests are before this one, for {self.wait():.1f} s"
+            )
+            raise TooMany(message, "overloaded", min(wait - self._longest, self._longest))
         self._pass()
         self.inside += 1
 
@@ -125,6 +127,6 @@ class AdmissionQueue:
         now = self._clock()
         passed, self._at = now - self._at, now
         if not self.idle:
-            kept = math.exp(-passed / self._longest)
-            self._seconds = self._seconds * kept + self._longest * (1 - kept)
-            self._ended *= kept
+            weight = math.exp(-passed / self._longest)
+            self._seconds = self._seconds * weight + self._longest * (1 - weight)
+            self._ended *= weight

@@ -55,9 +55,10 @@ class Bounds(_Section):
     body_seconds: float = Field(default=10.0, gt=0, description="until its body has come")
     write_seconds: float = Field(default=30.0, gt=0, description="a client may take to read what was sent")
     wait_seconds: float = Field(
-        default=10.0, gt=0,
+        default=10.0,
+        gt=0,
         description="a request is answered 429 at once if it might wait longer for its turn",
-    )  # fmt: skip
+    )
     connections: int = Field(default=4096, ge=1, description="open connections")
 
 

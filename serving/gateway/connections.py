@@ -1,4 +1,4 @@
-"""What a gateway does about connections: how many, how slow, and bytes that are no HTTP."""
+"""What a gateway does about connections: how many, how slow, and bytes that are not HTTP."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ class ConnectionLimits(web.Server):
 
     def __init__(self, app: App, bounds: Bounds) -> None:
         super().__init__(
-            app, handler_cancellation=True, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS,
-            auto_decompress=False, max_line_size=4096, max_field_size=8190,
-        )  # fmt: skip
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            auto_decompress=False,
+            max_line_size=4096,
+            max_field_size=8190,
+        )
         self.app, self.bounds = app, bounds
         allow_files(2 * bounds.connections + SPARE_FILES)
 
@@ -42,13 +47,13 @@ class _Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(self._manager, ConnectionLimits)
-        self._door = self._manager
+        self._limits = self._manager
         self._wire = transport
         super().connection_made(transport)
-        if len(self._door.connections) > self._door.bounds.connections:
+        if len(self._limits.connections) > self._limits.bounds.connections:
             self.force_close()
         else:
-            self._cut_in(self._door.bounds.header_seconds)
+            self._cut_in(self._limits.bounds.header_seconds)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -58,7 +63,7 @@ class _Connection(RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._cut_in(self._door.bounds.write_seconds)
+        self._cut_in(self._limits.bounds.write_seconds)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -70,7 +75,7 @@ class _Connection(RequestHandler):
             await super().start()
         finally:
             if self._manager is not None:
-                self._cut_in(self._door.bounds.write_seconds)
+                self._cut_in(self._limits.bounds.write_seconds)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stay()
@@ -83,8 +88,8 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer bytes that are no HTTP. aiohttp would log them, and a key may be among them."""
-        response = self._door.app.malformed(request, (message or "").partition(":")[0].strip())
+        """Answer bytes that are not HTTP. aiohttp would log them, and a key may be among them."""
+        response = self._limits.app.malformed(request, (message or "").partition(":")[0].strip())
         response.force_close()
         return response
 
@@ -108,7 +113,7 @@ def allow_files(wanted: int) -> None:
     if most > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     if most < wanted:
-        log.warning(
-            "this process may open %d files, and bounds.connections may need %d: raise `ulimit -n`, or lower "
-            "that", most, wanted,
-        )  # fmt: skip
+        message = (
+            "this process may open %d files, bounds.connections may need %d: raise `ulimit -n`, or lower that"
+        )
+        log.warning(message, most, wanted)

@@ -54,12 +54,12 @@ class Directory:
         if scheme.lower() != "bearer" or not key:
             raise ApiError("expected the header `Authorization: Bearer KEY`", None, 401, "missing_api_key")
         # Only digests are compared: how long that takes tells nothing about a key.
-        found = self.state.keys.get(hashlib.sha256(key.strip().encode("utf-8", "replace")).hexdigest())
-        if found is None:
+        record = self.state.keys.get(hashlib.sha256(key.strip().encode("utf-8", "replace")).hexdigest())
+        if record is None:
             raise ApiError("this key is unknown, or was revoked", None, 401, "invalid_api_key")
-        if found.expires is not None and found.expires <= datetime.now(UTC):
-            raise ApiError(f"key {found.id} has expired; use the newer one", None, 403, "expired_api_key")
-        return self.state.tenants[found.tenant]
+        if record.expires is not None and record.expires <= datetime.now(UTC):
+            raise ApiError(f"key {record.id} has expired; use the newer one", None, 403, "expired_api_key")
+        return self.state.tenants[record.tenant]
 
     async def _keep(self, changed: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import HttpVersion11, web
 
 from serving.gateway.config import Bounds
+from serving.openai_api.body import collect
 from serving.openai_api.errors import ApiError
 
 
@@ -21,24 +22,17 @@ def authorization(http: web.BaseRequest) -> str:
 async def body_of(http: web.BaseRequest, bounds: Bounds) -> bytes:
     """Its bytes. Raises `ApiError` where they are too many, too slow, or encoded."""
     if http.headers.get("content-encoding", "identity").lower() != "identity":
-        said = "the body is encoded; expected plain JSON, with no Content-Encoding"
-        raise ApiError(said, None, 415, "unsupported_encoding")
+        message = "the body is encoded; expected plain JSON, with no Content-Encoding"
+        raise ApiError(message, None, 415, "unsupported_encoding")
     await _go_on(http)
-    most = bounds.body_bytes
-    parts, size = [], 0
     try:
         async with asyncio.timeout(bounds.body_seconds):
-            async for part in http.content.iter_any():
-                parts.append(part)
-                size += len(part)
-                if size > most:
-                    raise ApiError(f"the body is larger than {most} bytes", None, 413, "too_large")
+            return await collect(http.content.iter_any(), bounds.body_bytes)
     except TimeoutError:
-        said = f"the body did not come within {bounds.body_seconds:g} s"
-        raise ApiError(said, None, 408, "timeout") from None
+        message = f"the body did not come within {bounds.body_seconds:g} s"
+        raise ApiError(message, None, 408, "timeout") from None
     except web.RequestPayloadError as error:
         raise ApiError(f"the body cannot be read: {error}", None, 400, "invalid_body") from None
-    return b"".join(parts)
 
 
 async def _go_on(http: web.BaseRequest) -> None:

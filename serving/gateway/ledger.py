@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import queue
 import threading
 import time
@@ -19,7 +18,7 @@ from datetime import UTC, datetime
 
 from registry import Registry
 from registry.errors import NotFound, RegistryError
-from registry.processes import host_id, start_time
+from registry.processes import ProcessId, host_id
 from registry.tenancy.budgets import Ask
 from serving.gateway.admission import TooMany
 from serving.openai_api.errors import ApiError
@@ -58,7 +57,7 @@ class Ledger:
         return recovered
 
     def _open(self) -> None:
-        self._gateway = self._registry.budgets.open_gateway(host_id(), os.getpid(), start_time())
+        self._gateway = self._registry.budgets.open_gateway(host_id(), ProcessId.of())
 
     def stop(self) -> None:
         """Write what is left."""
@@ -93,11 +92,11 @@ class Ledger:
             raise ApiError("budgets cannot be read now", None, 503, "unavailable") from None
         if not granted:
             midnight = now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() + 86400
-            raise TooMany(
+            message = (
                 f"this request may take {tokens} tokens, more than is left of {limit} for today (UTC); "
-                "a smaller max_tokens may fit",
-                "insufficient_quota", midnight - now.timestamp(),
-            )  # fmt: skip
+                "a smaller max_tokens may fit"
+            )
+            raise TooMany(message, "insufficient_quota", midnight - now.timestamp())
         return ask.reservation
 
     def settle(self, reservation: str, tokens: int) -> None:
@@ -113,8 +112,8 @@ class Ledger:
                 batch = []
             while len(batch) < MOST_AT_ONCE and not self._work.empty():
                 batch.append(self._work.get())
-            asks = [one for one in batch if isinstance(one, tuple)]
-            settled = [one for one in batch if isinstance(one, _Settled)]
+            asks = [work for work in batch if isinstance(work, tuple)]
+            settled = [work for work in batch if isinstance(work, _Settled)]
             self._reserve(asks)  # first: a short request's settlement may be in the same batch
             self._settle(self._unwritten + settled)
             if time.monotonic() >= look:
@@ -127,7 +126,7 @@ class Ledger:
         if not settled:
             return
         try:
-            self._registry.budgets.settle([(one.reservation, one.tokens) for one in settled])
+            self._registry.budgets.settle([(work.reservation, work.tokens) for work in settled])
             self._unwritten = []
         except Exception as error:  # this thread has to live: every request waits for it
             self._unwritten = settled  # still reserved, so nobody else can spend it
@@ -158,5 +157,5 @@ class Ledger:
             for _, done in asks:
                 done.set_exception(error)
             return
-        for (_, done), one in zip(asks, granted, strict=True):
-            done.set_result(one)
+        for (_, done), ok in zip(asks, granted, strict=True):
+            done.set_result(ok)

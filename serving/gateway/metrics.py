@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from serving.gateway.directory import Directory
+from serving.gateway.replica import Replica
 from serving.gateway.router import Router
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+_OVERHEADS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 1)
+_GAUGES: tuple[tuple[str, str, Callable[[Replica], float]], ...] = (
+    ("up", "1 while the engine takes requests", lambda one: one.engine.up),
+    ("requests", "Requests given to the engine and not answered", lambda one: one.queue.inside),
+    ("expected_wait_seconds", "What the next request would wait", lambda one: one.queue.wait()),
+    ("adapters", "Adapters loaded", lambda one: len(one.engine.loaded)),
+    ("adapter_slots", "Adapters that may be loaded", lambda one: one.engine.slots),
+)
 
 
 class Metrics:
@@ -25,34 +33,35 @@ class Metrics:
         self._most = tenants
         self._labels: dict[str, str] = {}
         self.registry = CollectorRegistry()
-        own: dict[str, Any] = {"registry": self.registry, "namespace": "tuneline"}
-        self.requests = Counter(
-            "gateway_requests", "Requests by tenant, status and arm", ["tenant", "status", "arm"], **own
+        self.requests = self._count(
+            "requests", "Requests by tenant, status and arm", "tenant", "status", "arm"
         )
-        self.rejections = Counter(
-            "gateway_rejections", "Requests refused, by tenant and reason", ["tenant", "reason"], **own
+        self.rejections = self._count(
+            "rejections", "Requests refused, by tenant and reason", "tenant", "reason"
         )
-        self.tokens = Counter("gateway_tokens", "Tokens of answered requests", ["tenant", "kind"], **own)
-        self.first_token = Histogram(
-            "gateway_time_to_first_token_seconds", "From a request's arrival to the first text of its answer",
-            ["tenant"], buckets=_SECONDS, **own,
-        )  # fmt: skip
-        self.gap = Histogram(
-            "gateway_inter_token_seconds", "Mean time between two tokens of a streamed answer", ["tenant"],
-            buckets=_GAPS, **own,
-        )  # fmt: skip
-        self.seconds = Histogram(
-            "gateway_request_seconds", "From a request's arrival to the end of its answer", ["tenant"],
-            buckets=_SECONDS, **own,
-        )  # fmt: skip
-        self.added = Histogram(
-            "gateway_overhead_seconds", "From a request's arrival to its going to the engine", [],
-            buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 1), **own,
-        )  # fmt: skip
-        self.shadows = Counter(
-            "gateway_shadows", "Shadow requests, by what became of them", ["outcome"], **own
+        self.tokens = self._count("tokens", "Tokens of answered requests", "tenant", "kind")
+        self.shadows = self._count("shadows", "Shadow requests, by what became of them", "outcome")
+        self.first_token = self._seconds(
+            "time_to_first_token", "From a request's arrival to the first text of its answer", _SECONDS
         )
-        self.under_way = Gauge("gateway_requests_under_way", "Requests that are being answered", **own)
+        self.gap = self._seconds("inter_token", "Mean time between two tokens of a streamed answer", _GAPS)
+        self.seconds = self._seconds("request", "From a request's arrival to the end of its answer", _SECONDS)
+        self.overhead = Histogram(
+            "tuneline_gateway_overhead_seconds",
+            "From a request's arrival to its going to the engine",
+            buckets=_OVERHEADS,
+            registry=self.registry,
+        )
+        self.under_way = Gauge(
+            "tuneline_gateway_requests_under_way", "Requests that are being answered", registry=self.registry
+        )
+
+    def _count(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"tuneline_gateway_{name}", text, labels, registry=self.registry)
+
+    def _seconds(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        name = f"tuneline_gateway_{name}_seconds"
+        return Histogram(name, text, ["tenant"], buckets=buckets, registry=self.registry)
 
     def tenant(self, name: str | None) -> str:
         """The label for a tenant; requests without a valid key have an empty one."""
@@ -62,9 +71,9 @@ class Metrics:
             self._labels[name] = name if len(self._labels) < self._most else "(other)"
         return self._labels[name]
 
-    def watch(self, fleet: Router, directory: Directory) -> None:
+    def watch(self, router: Router, directory: Directory) -> None:
         """Ask the engines and the directory for their numbers whenever somebody reads the metrics."""
-        self.registry.register(_Live(fleet, directory))
+        self.registry.register(_Live(router, directory))
 
     def text(self) -> bytes:
         """All metrics."""
@@ -74,35 +83,25 @@ class Metrics:
 class _Live:
     """What is looked up rather than counted."""
 
-    def __init__(self, fleet: Router, directory: Directory) -> None:
-        self._fleet, self._directory = fleet, directory
+    def __init__(self, router: Router, directory: Directory) -> None:
+        self._router, self._directory = router, directory
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "tuneline_gateway_registry_age_seconds", "Since the registry last answered", self._directory.age
         )
-        for name, text, read in (
-            ("up", "1 while the engine takes requests", lambda one: one.engine.up),
-            ("requests", "Requests given to the engine and not answered", lambda one: one.line.inside),
-            ("expected_wait_seconds", "What the next request would wait", lambda one: one.line.wait()),
-            ("adapters", "Adapters loaded", lambda one: len(one.engine.loaded)),
-            ("adapter_slots", "Adapters that may be loaded", lambda one: one.engine.slots),
-        ):
+        for name, text, read in _GAUGES:
             gauge = GaugeMetricFamily(f"tuneline_engine_{name}", text, labels=["engine"])
-            for place in self._fleet.places:
-                gauge.add_metric([place.name], float(read(place)))
+            for replica in self._router.replicas:
+                gauge.add_metric([replica.name], float(read(replica)))
             yield gauge
-        events = CounterMetricFamily(
-            "tuneline_engine_adapter_events",
-            "Adapter hits, loads, evictions, refusals",
-            labels=["engine", "event"],
-        )
-        restarts = CounterMetricFamily(
-            "tuneline_engine_restarts", "How often the engine was started again", labels=["engine"]
-        )
-        for place in self._fleet.places:
+        text = "Adapter hits, loads, evictions, refusals"
+        events = CounterMetricFamily("tuneline_engine_adapter_events", text, labels=["engine", "event"])
+        text = "How often the engine was started again"
+        restarts = CounterMetricFamily("tuneline_engine_restarts", text, labels=["engine"])
+        for replica in self._router.replicas:
             for event in ("hits", "loads", "evictions", "refusals"):
-                events.add_metric([place.name, event], getattr(place.pool.counts, event))
-            restarts.add_metric([place.name], place.engine.restarts)
+                events.add_metric([replica.name, event], getattr(replica.pool.counts, event))
+            restarts.add_metric([replica.name], replica.engine.restarts)
         yield events
         yield restarts

@@ -14,6 +14,7 @@ import aiohttp
 
 from serving.gateway.request_policy import GatewayRequest
 from serving.openai_api.errors import ApiError
+from serving.openai_api.fields import JsonObject
 
 _END = b"\n\n"
 LONGEST_REASON = 500
@@ -27,7 +28,7 @@ _CODES = {404: "model_not_found", 429: "overloaded"}
 class TokenUsage:
     """What is known of an answer so far. Times are those of `time.monotonic`, in seconds."""
 
-    asked: GatewayRequest
+    request: GatewayRequest
     keep_text: bool = False
     begun: bool = False
     """Whether an engine was given it, and neither refused it nor died before it answered."""
@@ -52,15 +53,15 @@ class TokenUsage:
             return self.prompt_tokens + self.completion_tokens
         if not self.begun:
             return 0
-        return min(reserved, prompt_bound + self.pieces) if self.asked.stream else reserved
+        return min(reserved, prompt_bound + self.pieces) if self.request.stream else reserved
 
     def whole(self, body: bytes) -> None:
         """Read an answer that came in one piece."""
         self.first = self.last = time.monotonic()
         try:
-            said = json.loads(body)
-            self._count(said.get("usage"))
-            for choice in said["choices"]:
+            answer = json.loads(body)
+            self._count(answer.get("usage"))
+            for choice in answer["choices"]:
                 self._note(choice, choice.get("message") or choice)
         except (ValueError, KeyError, TypeError, AttributeError):
             self.failed = True
@@ -70,25 +71,25 @@ class TokenUsage:
         if data == b"[DONE]":
             return True
         try:
-            said = json.loads(data)
-            if "error" in said:
+            part = json.loads(data)
+            if "error" in part:
                 self.failed = True
                 return True
-            self._count(said.get("usage"))
-            choices = said.get("choices") or []
+            self._count(part.get("usage"))
+            choices = part.get("choices") or []
             for choice in choices:
                 self._note(choice, choice.get("delta") or choice)
         except (ValueError, KeyError, TypeError, AttributeError):
             self.failed = True
             return True
-        return bool(choices) or self.asked.wants_usage
+        return bool(choices) or self.request.wants_usage
 
     def _count(self, usage: Any) -> None:
         if isinstance(usage, dict):
             self.prompt_tokens = int(usage["prompt_tokens"])
             self.completion_tokens = int(usage.get("completion_tokens") or 0)
 
-    def _note(self, choice: dict[str, Any], holder: dict[str, Any]) -> None:
+    def _note(self, choice: JsonObject, holder: JsonObject) -> None:
         text = holder.get("content") or holder.get("text") or ""
         if text or holder.get("tool_calls"):
             self.pieces += 1
@@ -102,20 +103,19 @@ class TokenUsage:
 class Events:
     """Cuts a stream into its events; what the client did not ask for is left out."""
 
-    def __init__(self, tally: TokenUsage) -> None:
-        self._tally = tally
+    def __init__(self, usage: TokenUsage) -> None:
+        self._usage = usage
         self._rest = b""
         self.done = False
 
     def feed(self, chunk: bytes) -> bytes:
         """What of the stream so far, and not yet passed on, is for the client."""
         *events, self._rest = (self._rest + chunk).split(_END)
-        passed = [one + _END for one in events if self._wanted(one)]
-        return b"".join(passed)
+        return b"".join(event + _END for event in events if self._wanted(event))
 
     def end(self) -> bytes:
         """What is left when the engine closed the stream."""
-        self._tally.failed = self._tally.failed or not self.done
+        self._usage.failed = self._usage.failed or not self.done
         return self._rest
 
     def _wanted(self, event: bytes) -> bool:
@@ -123,7 +123,7 @@ class Events:
             return True
         data = event[5:].strip()
         self.done = self.done or data == b"[DONE]"
-        return self._tally.event(data)
+        return self._usage.event(data)
 
 
 async def opening(answer: aiohttp.ClientResponse, stream: bool) -> tuple[int, bytes]:
@@ -147,11 +147,11 @@ def refusal(body: bytes, status: int) -> ApiError:
 
     Where there is none, or a server's own list of what did not fit its types, only that it was refused.
     """
-    found: Any = None
+    error: Any = None
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        found = json.loads(body)["error"]
-    found = found if isinstance(found, dict) else {}
-    message, param, code = (found.get(name) for name in ("message", "param", "code"))
+        error = json.loads(body)["error"]
+    error = error if isinstance(error, dict) else {}
+    message, param, code = (error.get(name) for name in ("message", "param", "code"))
     if not isinstance(message, str) or not message or "validation error" in message:
         message = "the engine does not take this request"
     if not isinstance(code, str) or not _CODE.fullmatch(code):

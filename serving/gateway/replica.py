@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -16,14 +17,14 @@ from serving.engine.adapter_pool import AdapterPool
 from serving.engine.answer_check import ExpectedAnswer
 from serving.engine.capabilities import limits
 from serving.engine.protocol import Engine
+from serving.engine.settings import EngineSettings
 from serving.errors import RequestFailed
 from serving.gateway.admission import AdmissionQueue
 from serving.gateway.config import EngineSection
 from serving.gateway.request_policy import GatewayRequest
-from serving.llama_cpp import engine as llama_cpp_engine
 from serving.llama_cpp.engine import LlamaCppEngine
-from serving.vllm import engine as vllm_engine
 from serving.vllm.engine import VllmEngine
+from serving.vllm.launch import VllmSettings
 
 SLOT_SHARE = 0.85
 """Of the longest wait for a first token, what the wait for a slot may take: the prompt is read after it."""
@@ -39,7 +40,7 @@ class Replica:
     ) -> None:
         self.name, self.section, self.artifact, self.engine = name, section, artifact, engine
         self.pool = AdapterPool(engine, patience=SLOT_SHARE * wait_seconds)
-        self.line = AdmissionQueue(section.parallel, section.queue, wait_seconds)
+        self.queue = AdmissionQueue(section.parallel, section.queue, wait_seconds)
         self.limits = limits(section.engine, section.max_rank if section.engine == "vllm" else None)
         self.endpoint: str | None = None
         """The registry's record of it."""
@@ -50,8 +51,8 @@ class Replica:
     async def start(self) -> None:
         """Start the engine, and learn how many tokens its chat template adds. Raises ServingError."""
         await self.engine.start()
-        one = await self._counted([("user", "a")])
-        three = await self._counted([("user", "a"), ("assistant", "a"), ("user", "a")])
+        one = await self._prompt_tokens("user")
+        three = await self._prompt_tokens("user", "assistant", "user")
         if one is not None and three is not None:
             self._frame = (one, max(0, math.ceil((three - one) / 2)))
 
@@ -76,7 +77,7 @@ class Replica:
         return self._http
 
     @contextlib.asynccontextmanager
-    async def lend(self, artifact_id: str, path: Path) -> AsyncIterator[str]:
+    async def acquire(self, artifact_id: str, path: Path) -> AsyncIterator[str]:
         """The name under which the engine serves the artifact, for as long as the block lasts.
 
         Raises what `AdapterPool.use` raises.
@@ -87,40 +88,49 @@ class Replica:
             async with self.pool.use(artifact_id, path) as name:
                 yield name
 
-    def prompt_bound(self, asked: GatewayRequest) -> int:
+    def prompt_bound(self, request: GatewayRequest) -> int:
         """At least as many tokens as its prompt has: no token stands for less than a byte of text."""
         room = self.section.context_length
         if self._frame is None:
             return room
         once, each = self._frame
-        return min(room, asked.size + once + each * asked.turns)
+        return min(room, request.size + once + each * request.turns)
 
-    def token_bound(self, asked: GatewayRequest) -> int:
+    def token_bound(self, request: GatewayRequest) -> int:
         """At least as many tokens as the request can use."""
-        room, most = self.section.context_length * asked.n, self.answer_bound(asked)
-        return room if most is None else min(room, self.prompt_bound(asked) + most * asked.n)
+        room, most = self.section.context_length * request.n, self.answer_bound(request)
+        return room if most is None else min(room, self.prompt_bound(request) + most * request.n)
 
-    def answer_bound(self, asked: GatewayRequest) -> int | None:
+    def answer_bound(self, request: GatewayRequest) -> int | None:
         """The most tokens that one answer may have: as asked for, else the gateway's own bound.
 
         None where that might not fit; then the answer ends with the engine's context.
         """
-        if asked.max_tokens is not None:
-            return asked.max_tokens
-        fits = self.prompt_bound(asked) + asked.cap <= self.section.context_length
-        return asked.cap if fits else None
+        if request.max_tokens is not None:
+            return request.max_tokens
+        fits = self.prompt_bound(request) + request.cap <= self.section.context_length
+        return request.cap if fits else None
 
-    def body(self, asked: GatewayRequest, name: str, salt: str) -> dict[str, Any]:
-        """What the engine is asked."""
-        most = self.answer_bound(asked)
-        given = {} if most is None else {"max_tokens": most}
-        return asked.body | given | {"model": name, "cache_salt": salt}
+    def ask(
+        self, request: GatewayRequest, name: str, salt: str, request_id: str
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """The engine's answer under the served `name`.
 
-    async def _counted(self, messages: list[tuple[str, str]]) -> int | None:
-        body = {
-            "model": self.engine.base, "max_tokens": 1,
-            "messages": [{"role": role, "content": content} for role, content in messages],
-        }  # fmt: skip
+        Nothing of the client's request reaches it but the checked body.
+        """
+        body = request.body() | {"model": name, "cache_salt": salt}
+        if (most := self.answer_bound(request)) is not None:
+            body["max_tokens"] = most
+        return self.http.post(
+            f"http://engine{'/v1/chat/completions' if request.chat else '/v1/completions'}",
+            data=json.dumps(body, ensure_ascii=False).encode(),
+            headers={"content-type": "application/json", "x-request-id": request_id},
+        )
+
+    async def _prompt_tokens(self, *roles: str) -> int | None:
+        """Of a chat of these roles, each of which says `a`."""
+        messages = [{"role": role, "content": "a"} for role in roles]
+        body = {"model": self.engine.base, "max_tokens": 1, "messages": messages}
         try:
             async with self.http.post("http://engine/v1/chat/completions", json=body) as answer:
                 if answer.status == 400:  # a base without a chat template, or one that refuses this chat
@@ -138,6 +148,6 @@ def engine_of(
         include={"context_length", "parallel", "queue", "adapters", "threads", "ready_timeout"}
     )
     if section.engine == "llama.cpp":
-        return LlamaCppEngine(artifact_id, path, llama_cpp_engine.Settings(**shared), log, recorded)
-    settings = vllm_engine.Settings(max_rank=section.max_rank, dtype=section.dtype, **shared)
+        return LlamaCppEngine(artifact_id, path, EngineSettings(**shared), log, recorded)
+    settings = VllmSettings(max_rank=section.max_rank, dtype=section.dtype, **shared)
     return VllmEngine(artifact_id, path, settings, log, recorded)

@@ -1,10 +1,12 @@
-"""One request as it is answered, and what is written down of it: numbers, never words."""
+"""One request as it is answered, and what is written down of it: numbers, never a client's words."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,6 +23,17 @@ from serving.gateway.routes import Route, route_of
 log = logging.getLogger("tuneline.gateway")
 
 
+@dataclass(frozen=True)
+class Completion:
+    """A completion on its way: whose it is, which artifact answers, and what is known of the answer."""
+
+    tenant: Tenant
+    decision: RoutingDecision
+    generation: int
+    """Of the tenant's channel."""
+    usage: TokenUsage
+
+
 @dataclass
 class RequestContext:
     """What is known of a request so far."""
@@ -29,9 +42,8 @@ class RequestContext:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     began: float = field(default_factory=time.monotonic)
     tenant: Tenant | None = None
-    chosen: RoutingDecision | None = None
-    generation: int = 0
-    tally: TokenUsage | None = None
+    completion: Completion | None = None
+    """Set once it is known which artifact answers."""
     status: int = 0
     reason: str | None = None
     """Why it was refused, in one word."""
@@ -48,6 +60,11 @@ class RequestContext:
         """Of every answer; the server's name alone, where the library would tell its version too."""
         return {"x-request-id": self.id, "server": "tuneline"}
 
+    @property
+    def seconds(self) -> float:
+        """Since it came."""
+        return time.monotonic() - self.began
+
 
 class Recorder:
     """Writes ended requests into the metrics, the outcomes and the log."""
@@ -55,51 +72,64 @@ class Recorder:
     def __init__(self, metrics: Metrics, outcomes: Outcomes) -> None:
         self._metrics, self._outcomes = metrics, outcomes
 
-    def ended(self, exchange: RequestContext) -> None:
-        """Count it; once for each request."""
-        seconds = time.monotonic() - exchange.began
-        name = exchange.tenant.name if exchange.tenant else None
-        label, chosen = self._metrics.tenant(name), exchange.chosen
-        arm = chosen.arm if chosen else ""
-        self._metrics.requests.labels(label, exchange.status, arm).inc()
-        if exchange.reason:
-            self._metrics.rejections.labels(label, exchange.reason).inc()
-        if exchange.tally is not None and exchange.tally.begun:
-            self._answered(exchange, exchange.tally, label, seconds)
-        line = self._line(exchange, name, arm, seconds)
-        log.info("request", extra={"request": line})
-        tracing.record(exchange.route.path, exchange.http.headers.get("traceparent"), seconds, line)
+    @contextlib.contextmanager
+    def recording(self, context: RequestContext) -> Iterator[None]:
+        """A request is being answered inside the block."""
+        self._metrics.under_way.inc()
+        try:
+            yield
+        finally:
+            self._metrics.under_way.dec()
+            self._ended(context)
 
-    def _answered(self, exchange: RequestContext, tally: TokenUsage, label: str, seconds: float) -> None:
-        prompt, said = tally.prompt_tokens or 0, tally.completion_tokens or tally.pieces
+    def reached_engine(self, context: RequestContext) -> None:
+        """The request goes to an engine now."""
+        self._metrics.overhead.observe(context.seconds)
+
+    def _ended(self, context: RequestContext) -> None:
+        seconds, completion = context.seconds, context.completion
+        label = self._metrics.tenant(context.tenant.name if context.tenant else None)
+        arm = completion.decision.arm if completion else ""
+        self._metrics.requests.labels(label, context.status, arm).inc()
+        if context.reason:
+            self._metrics.rejections.labels(label, context.reason).inc()
+        if completion is not None and completion.usage.begun:
+            self._answered(context, completion, label, seconds)
+        entry = self._entry(context, seconds)
+        log.info("request", extra={"request": entry})
+        tracing.record(context.route.path, context.http.headers.get("traceparent"), seconds, entry)
+
+    def _answered(self, context: RequestContext, completion: Completion, label: str, seconds: float) -> None:
+        usage, decision = completion.usage, completion.decision
+        prompt, answer = usage.prompt_tokens or 0, usage.completion_tokens or usage.pieces
         self._metrics.seconds.labels(label).observe(seconds)
         self._metrics.tokens.labels(label, "prompt").inc(prompt)
-        self._metrics.tokens.labels(label, "completion").inc(said)
+        self._metrics.tokens.labels(label, "completion").inc(answer)
         first = None
-        if tally.first is not None and tally.last is not None:
-            first = tally.first - exchange.began
+        if usage.first is not None and usage.last is not None:
+            first = usage.first - context.began
             self._metrics.first_token.labels(label).observe(first)
-            if tally.asked.stream and tally.pieces > 1:
-                self._metrics.gap.labels(label).observe((tally.last - tally.first) / (tally.pieces - 1))
-        if exchange.reason != "client_gone":
-            assert exchange.tenant is not None
-            assert exchange.chosen is not None
+            if usage.request.stream and usage.pieces > 1:
+                self._metrics.gap.labels(label).observe((usage.last - usage.first) / (usage.pieces - 1))
+        if context.reason != "client_gone":
+            of = (completion.tenant.channel, completion.generation, decision.artifact_id, decision.arm)
             self._outcomes.add(
-                RequestOutcome(
-                    exchange.tenant.channel, exchange.generation, exchange.chosen.artifact_id,
-                    exchange.chosen.arm, tally.failed, tally.reason, prompt, said, seconds, first,
-                )
-            )  # fmt: skip
+                RequestOutcome(*of, usage.failed, usage.reason, prompt, answer, seconds, first)
+            )
 
-    def _line(
-        self, exchange: RequestContext, tenant: str | None, arm: str, seconds: float
-    ) -> dict[str, object]:
-        tally = exchange.tally
+    def _entry(self, context: RequestContext, seconds: float) -> dict[str, object]:
+        """A line of the log."""
+        completion = context.completion
         return {
-            "id": exchange.id, "tenant": tenant, "method": exchange.route.method,
-            "route": exchange.route.path, "status": exchange.status, "reason": exchange.reason,
-            "arm": arm or None, "seconds": round(seconds, 4),
-            "artifact": exchange.chosen.artifact_id if exchange.chosen else None,
-            "prompt_tokens": tally.prompt_tokens if tally else None,
-            "completion_tokens": tally.completion_tokens if tally else None,
-        }  # fmt: skip
+            "id": context.id,
+            "tenant": context.tenant.name if context.tenant else None,
+            "method": context.route.method,
+            "route": context.route.path,
+            "status": context.status,
+            "reason": context.reason,
+            "arm": completion.decision.arm if completion else None,
+            "seconds": round(seconds, 4),
+            "artifact": completion.decision.artifact_id if completion else None,
+            "prompt_tokens": completion.usage.prompt_tokens if completion else None,
+            "completion_tokens": completion.usage.completion_tokens if completion else None,
+        }

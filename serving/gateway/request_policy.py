@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from serving.gateway.config import Bounds
+from serving.openai_api import request as openai_request
 from serving.openai_api.errors import ApiError
-from serving.openai_api.request import Limits
-from serving.openai_api.request import read as read_request
+from serving.openai_api.request import CompletionRequest, Limits
 
 
-@dataclass(frozen=True)
-class GatewayRequest:
+@dataclass(frozen=True, kw_only=True)
+class GatewayRequest(CompletionRequest):
     """A request within bounds."""
 
-    body: dict[str, Any]
-    """As the engine gets it, without `model` and salt, which are not the client's to choose."""
-    model: str
-    chat: bool
-    stream: bool
-    wants_usage: bool
-    """Whether the client asked for the tokens at the end of the stream."""
-    size: int
-    """Bytes of text in it, which are at least as many as its tokens but for the template's."""
-    turns: int
-    n: int
-    max_tokens: int | None
-    """Tokens that each of its answers may have; None: it does not say."""
     cap: int
-    """Tokens that they may have at most."""
-    conversation: str
-    """Equal for requests of one conversation, as far as they show it."""
+    """Tokens that each of its answers may have at most."""
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of text in it, which are at least as many as its tokens but for the template's."""
+        texts = [message["content"] + message.get("name", "") for message in self.messages or ()]
+        return sum(len(text.encode()) for text in (*texts, self.prompt or "", self.more.get("suffix", "")))
+
+    @property
+    def turns(self) -> int:
+        return len(self.messages or ()) or 1
+
+    @cached_property
+    def conversation(self) -> str:
+        """Equal for requests of one conversation, as far as they show it."""
+        messages = self.messages or ()
+        texts = [message["content"] for message in messages if message["role"] == "user"]
+        texts += [message["content"] + message.get("name", "") for message in messages]
+        opening = texts[0] if texts else (self.prompt or "") + self.more.get("suffix", "")
+        return hashlib.sha256((self.user or opening).encode()).hexdigest()
 
 
 def limits_of(bounds: Bounds, lacking: frozenset[str]) -> Limits:
@@ -42,17 +46,8 @@ def limits_of(bounds: Bounds, lacking: frozenset[str]) -> Limits:
 
 def read(raw: bytes, chat: bool, limits: Limits) -> GatewayRequest:
     """The request in `raw`. Raises `ApiError`, in OpenAI's words."""
-    request = read_request(raw, chat, limits)
+    request = openai_request.read(raw, chat, limits)
     if request.salt is not None:
-        said = "'cache_salt' is not accepted here: each tenant has a salt of its own; leave it out"
-        raise ApiError(said, "cache_salt", code="unsupported_parameter")
-    messages = request.messages or ()
-    texts = [message["content"] + message.get("name", "") for message in messages]
-    texts += [(request.prompt or "") + request.more.get("suffix", "")]
-    opening = next((message["content"] for message in messages if message["role"] == "user"), texts[0])
-    return GatewayRequest(
-        body=request.body(), model=request.model, chat=chat, stream=request.stream,
-        wants_usage=request.wants_usage, size=sum(len(text.encode()) for text in texts),
-        turns=max(1, len(messages)), n=request.n, max_tokens=request.max_tokens, cap=limits.max_tokens,
-        conversation=hashlib.sha256((request.user or opening).encode()).hexdigest(),
-    )  # fmt: skip
+        message = "'cache_salt' is not accepted here: each tenant has a salt of its own; leave it out"
+        raise ApiError(message, "cache_salt", code="unsupported_parameter")
+    return GatewayRequest(**vars(request), cap=limits.max_tokens)

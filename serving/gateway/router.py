@@ -5,29 +5,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from registry import Artifact, Registry
 from registry.compat import contract
 from registry.compat.model import Pair, Use, pair
 from registry.errors import RegistryError
+from registry.processes import ProcessId
 from registry.tenancy.endpoints import IN_GATEWAY
 from registry.tenancy.snapshot import ServingState
 from serving.engine.answer_check import ExpectedAnswer, recorded_answers
 from serving.engine.protocol import Engine
 from serving.errors import NotServable, ServingError
-from serving.gateway.config import EngineSection
+from serving.gateway.config import EngineSection, ServeConfig
 from serving.gateway.replica import Replica, engine_of
 from serving.openai_api.errors import ApiError
 
 log = logging.getLogger("tuneline.gateway")
 
+NOT_CHECKED = "artifact %s has no held-out answers on record: nothing shows that the engine serves it"
 MakeEngine = Callable[[EngineSection, str, Path, Path, Sequence[ExpectedAnswer]], Engine]
 
 
@@ -39,7 +38,7 @@ class _Group:
     section: EngineSection
     channel: str | None
     """The channel that it follows, if it does."""
-    places: list[Replica] = field(default_factory=list)
+    replicas: list[Replica] = field(default_factory=list)
     turn: int = 0
     target: str | None = None
     """The artifact that the channel points to."""
@@ -50,20 +49,17 @@ class _Group:
     @property
     def behind(self) -> bool:
         """Whether its channel points to what it does not hold, and could be started for all that is known."""
-        held = {place.artifact.id for place in self.places}
+        held = {replica.artifact.id for replica in self.replicas}
         return self.target is not None and self.target not in held and self.target != self.failed
 
 
 class Router:
     """All engines. Belongs to one event loop."""
 
-    def __init__(
-        self, registry: Registry, sections: list[EngineSection], wait_seconds: float,
-        make: MakeEngine = engine_of,
-    ) -> None:  # fmt: skip
-        self._registry, self._wait, self._make = registry, wait_seconds, make
-        self._groups = [_Group(number, section, None) for number, section in enumerate(sections)]
-        self._known: dict[str, tuple[Artifact, Path]] = {}
+    def __init__(self, registry: Registry, config: ServeConfig, make: MakeEngine = engine_of) -> None:
+        self._registry, self._wait, self._make = registry, config.bounds.wait_seconds, make
+        self._groups = [_Group(number, section, None) for number, section in enumerate(config.engines)]
+        self._artifacts: dict[str, tuple[Artifact, Path]] = {}
         self._fitting: dict[str, list[_Group]] = {}
         self._homes: dict[str, Replica] = {}
         """Of several engines, the one that is to keep an adapter; each is home to about as many."""
@@ -78,7 +74,7 @@ class Router:
                 followed = state.channels.get(group.section.model)
                 group.channel = followed.name if followed else None
                 ref = followed.artifact_id if followed else group.section.model
-                group.places = await self._started(group, ref)
+                group.replicas = await self._start_replicas(group, ref)
         except BaseException:
             await self.stop()
             raise
@@ -90,12 +86,12 @@ class Router:
         for task in moving:
             task.cancel()
         await asyncio.gather(*moving, return_exceptions=True)
-        await asyncio.gather(*(self._end(place) for place in self.places), return_exceptions=True)
+        await asyncio.gather(*(self._end(replica) for replica in self.replicas), return_exceptions=True)
 
     @property
-    def places(self) -> list[Replica]:
+    def replicas(self) -> list[Replica]:
         """Every engine that takes requests."""
-        return [place for group in self._groups for place in group.places]
+        return [replica for group in self._groups for replica in group.replicas]
 
     async def changed(self, state: ServingState) -> None:
         """Follow channels that moved, and pin what tenants are pinned to."""
@@ -108,63 +104,59 @@ class Router:
                 group.moving = asyncio.create_task(self._follow(group))
         served = {channel.artifact_id for channel in state.channels.values()}
         served |= {rollout.candidate for rollout in state.rollouts.values()}
-        self._homes = {one: home for one, home in self._homes.items() if one in served}
+        self._homes = {digest: home for digest, home in self._homes.items() if digest in served}
         wanted = {tenant.channel for tenant in state.tenants.values() if tenant.pinned}
         pinned = {state.channels[channel].artifact_id for channel in wanted if channel in state.channels}
-        for place in self.places:
+        for replica in self.replicas:
             for digest in self._pinned - pinned:
-                place.pool.unpin(digest)
+                replica.pool.unpin(digest)
             for digest in pinned:
-                place.pool.pin(digest)
+                replica.pool.pin(digest)
         self._pinned = pinned
 
-    def standing(self, channel: str, artifact_id: str) -> str:
+    def serving_artifact(self, channel: str, artifact_id: str) -> str:
         """What answers for a channel that points to `artifact_id`.
 
         The artifact before it, while an engine that follows the channel is still loading the new one.
         """
         for group in self._groups:
-            if (
-                group.channel == channel
-                and group.places
-                and group.places[0].artifact.manifest.kind != "adapter"
-            ):
-                held = group.places[0].artifact.id
-                if held != artifact_id and group.moving is not None:
-                    return held
+            if group.channel == channel and group.replicas and group.moving is not None:
+                held = group.replicas[0].artifact
+                if held.manifest.kind != "adapter" and held.id != artifact_id:
+                    return held.id
         return artifact_id
 
-    async def place_for(self, artifact_id: str) -> tuple[Replica, Path]:
+    async def replica_for(self, artifact_id: str) -> tuple[Replica, Path]:
         """An engine that can answer with the artifact, and where its files are.
 
         Raises `ApiError`: 409 where no engine holds its base, with the reasons; 503 while none runs.
         """
-        artifact, path = await self.known(artifact_id)
+        artifact, path = await self._find(artifact_id)
         if artifact_id not in self._fitting:
             self._fitting[artifact_id] = self._groups_for(artifact)
-        places = [place for group in self._fitting[artifact_id] for place in group.places]
-        running = [place for place in places if place.engine.up]
+        replicas = [replica for group in self._fitting[artifact_id] for replica in group.replicas]
+        running = [replica for replica in replicas if replica.engine.up]
         if not running:
             raise ApiError("the engine is being started again; try again", None, 503, "unavailable")
-        return self._pick(self._fitting[artifact_id][0], places, running, artifact_id), path
+        return self._pick(self._fitting[artifact_id][0], replicas, running, artifact_id), path
 
-    async def known(self, artifact_id: str) -> tuple[Artifact, Path]:
+    async def _find(self, artifact_id: str) -> tuple[Artifact, Path]:
         """An artifact and the directory with its files. Raises `ApiError` (503)."""
-        if artifact_id not in self._known:
+        if artifact_id not in self._artifacts:
 
             def look() -> tuple[Artifact, Path]:
                 return self._registry.get(artifact_id), self._registry.view(artifact_id)
 
             try:
-                self._known[artifact_id] = await asyncio.to_thread(look)
+                self._artifacts[artifact_id] = await asyncio.to_thread(look)
             except RegistryError as error:
                 log.error("artifact %s: %s", artifact_id[:12], error)
-                said = f"artifact {artifact_id[:12]} cannot be read now"
-                raise ApiError(said, None, 503, "unavailable") from None
-        return self._known[artifact_id]
+                message = f"artifact {artifact_id[:12]} cannot be read now"
+                raise ApiError(message, None, 503, "unavailable") from None
+        return self._artifacts[artifact_id]
 
     def _pick(
-        self, group: _Group, places: list[Replica], running: list[Replica], artifact_id: str
+        self, group: _Group, replicas: list[Replica], running: list[Replica], artifact_id: str
     ) -> Replica:
         if len(running) == 1:
             return running[0]
@@ -172,72 +164,65 @@ class Router:
             group.turn += 1
             return running[group.turn % len(running)]
         home = self._homes.get(artifact_id)
-        if home not in places:
+        if home not in replicas:
             adapters = Counter(self._homes.values())
-            home = self._homes[artifact_id] = min(places, key=lambda place: adapters[place])
+            home = self._homes[artifact_id] = min(replicas, key=lambda replica: adapters[replica])
 
-        def seconds(place: Replica) -> tuple[float, bool]:
+        def seconds(replica: Replica) -> tuple[float, bool]:
             """Elsewhere it may have to be loaded, and to put out one that is then loaded again."""
-            counts = place.pool.counts
-            detour = 0.0 if place is home else 2 * counts.load_seconds / max(counts.loads, 1)
-            return place.line.wait() + detour, place is not home
+            counts = replica.pool.counts
+            detour = 0.0 if replica is home else 2 * counts.load_seconds / max(counts.loads, 1)
+            return replica.queue.wait() + detour, replica is not home
 
         return min(running, key=seconds)
 
     def _groups_for(self, artifact: Artifact) -> list[_Group]:
         fitting, reasons = [], []
         for group in self._groups:
-            if any(place.artifact.id == artifact.id for place in group.places):
+            if any(replica.artifact.id == artifact.id for replica in group.replicas):
                 fitting.append(group)
             elif artifact.manifest.kind != "adapter":
-                reasons.append(
-                    f"engine {group.number} holds another model than this {artifact.manifest.kind} one"
-                )
-            elif not group.channel and group.places:
-                refused = _refusals(group.places[0], artifact)
-                if refused:
-                    reasons.append(f"engine {group.number}: {'; '.join(refused)}")
+                kind = artifact.manifest.kind
+                reasons.append(f"engine {group.number} holds another model than this {kind} one")
+            elif not group.channel and group.replicas:
+                if refusals := _refusals(group.replicas[0], artifact):
+                    reasons.append(f"engine {group.number}: {'; '.join(refusals)}")
                 else:
                     fitting.append(group)
         if not fitting:
-            said = f"no engine here can answer with artifact {artifact.id[:12]}: " + " | ".join(reasons)
-            raise ApiError(said, None, 409, "incompatible_artifact")
+            message = f"no engine here can answer with artifact {artifact.id[:12]}: " + " | ".join(reasons)
+            raise ApiError(message, None, 409, "incompatible_artifact")
         return fitting
 
-    async def _started(self, group: _Group, ref: str) -> list[Replica]:
+    async def _start_replicas(self, group: _Group, ref: str) -> list[Replica]:
         artifact = await asyncio.to_thread(self._registry.get, ref)
         if artifact.manifest.kind == "adapter":
             raise NotServable(
                 f"engines.{group.number}.model: {ref} is an adapter; expected the base that it was made for: "
                 "adapters are loaded when a tenant's channel points to them"
             )
-        _, path = await self.known(artifact.id)
+        _, path = await self._find(artifact.id)
         section = group.section
         if contract.holds_tune(artifact.manifest):
             section = section.model_copy(update={"adapters": 0})
-        recorded = await asyncio.to_thread(recorded_answers, self._registry, artifact)
-        if group.channel and not recorded:
-            log.warning(
-                "artifact %s has no held-out answers on record: its files are known, not that the engine "
-                "answers with them", artifact.id[:12],
-            )  # fmt: skip
-        places = []
+        expected = await asyncio.to_thread(recorded_answers, self._registry, artifact)
+        if group.channel and not expected:
+            log.warning(NOT_CHECKED, artifact.id[:12])
+        replicas = []
         for number in range(group.section.replicas):
             name = f"{group.number}-{number}"
-            file = self._registry.home / "logs" / f"engine-{name}.{next(self._lives)}.log"
-            engine = self._make(section, artifact.id, path, file, recorded)
-            places.append(Replica(name, section, artifact, engine, self._wait))
+            log_file = self._registry.home / "logs" / f"engine-{name}.{next(self._lives)}.log"
+            engine = self._make(section, artifact.id, path, log_file, expected)
+            replicas.append(Replica(name, section, artifact, engine, self._wait))
         try:
-            contract.require(
-                _use(places[0], None),
-                f"{group.section.engine} cannot serve this {artifact.manifest.kind} model",
-            )
-            await asyncio.gather(*(place.start() for place in places))
+            problem = f"{group.section.engine} cannot serve this {artifact.manifest.kind} model"
+            contract.require(_use(replicas[0], None), problem)
+            await asyncio.gather(*(replica.start() for replica in replicas))
         except BaseException:
-            await asyncio.gather(*(place.stop() for place in places), return_exceptions=True)
+            await asyncio.gather(*(replica.stop() for replica in replicas), return_exceptions=True)
             raise
-        await asyncio.to_thread(self._sign_on, places[0])
-        return places
+        await asyncio.to_thread(self._sign_on, replicas[0])
+        return replicas
 
     async def _follow(self, group: _Group) -> None:
         """Until the group holds what its channel points to, which may move again meanwhile."""
@@ -248,47 +233,51 @@ class Router:
         """Start engines with the new artifact beside the old ones, then let those finish and end them."""
         log.info("channel %s moved: starting engines for artifact %s", group.channel, target[:12])
         try:
-            new = await self._started(group, target)
+            new = await self._start_replicas(group, target)
         except (ServingError, RegistryError, ApiError) as error:
             if group.target == target:
                 group.failed = target
             log.error("channel %s: its artifact %s cannot be served: %s", group.channel, target[:12], error)
             return
-        old, group.places, group.failed = group.places, new, None
+        old, group.replicas, group.failed = group.replicas, new, None
         self._fitting.clear()
-        for place in old:
-            task = asyncio.create_task(self._end_after_use(place))
+        for replica in old:
+            task = asyncio.create_task(self._end_after_use(replica))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
 
-    def _sign_on(self, place: Replica) -> None:
+    def _sign_on(self, replica: Replica) -> None:
         """Write down that this process serves the artifact, so that its files are not collected meanwhile."""
-        row = self._registry.endpoints.add(
-            artifact_id=place.artifact.id, engine=place.section.engine, url=f"{IN_GATEWAY}{place.name}",
-            pid=os.getpid(), pid_started=psutil.Process().create_time(), log=self._registry.home / "logs",
-        )  # fmt: skip
-        place.endpoint = row.id
+        endpoint = self._registry.endpoints.add(
+            artifact_id=replica.artifact.id,
+            engine=replica.section.engine,
+            url=f"{IN_GATEWAY}{replica.name}",
+            process=ProcessId.of(),
+            log=self._registry.home / "logs",
+        )
+        replica.endpoint = endpoint.id
 
-    async def _end_after_use(self, place: Replica) -> None:
+    async def _end_after_use(self, replica: Replica) -> None:
         try:
-            while place.line.inside:
+            while replica.queue.inside:
                 await asyncio.sleep(0.2)
         finally:
-            await self._end(place)
+            await self._end(replica)
 
-    async def _end(self, place: Replica) -> None:
-        await place.stop()
-        if place.endpoint is not None:
+    async def _end(self, replica: Replica) -> None:
+        await replica.stop()
+        if replica.endpoint is not None:
             try:
-                await asyncio.to_thread(self._registry.endpoints.mark_stopped, place.endpoint)
+                await asyncio.to_thread(self._registry.endpoints.mark_stopped, replica.endpoint)
             except RegistryError as error:
-                log.warning("endpoint %s: %s", place.endpoint, error)
+                log.warning("endpoint %s: %s", replica.endpoint, error)
 
 
-def _use(place: Replica, adapter: Artifact | None) -> Pair:
-    use = Use(place.limits, place.section.context_length)
-    return pair(place.artifact.manifest, adapter.manifest if adapter else None, use)
+def _use(replica: Replica, adapter: Artifact | None) -> Pair:
+    use = Use(replica.limits, replica.section.context_length)
+    return pair(replica.artifact.manifest, adapter.manifest if adapter else None, use)
 
 
-def _refusals(place: Replica, adapter: Artifact) -> list[str]:
-    return [one.line() for one in contract.examine(_use(place, adapter)) if one.state == "refused"]
+def _refusals(replica: Replica, adapter: Artifact) -> list[str]:
+    checks = contract.examine(_use(replica, adapter))
+    return [check.line() for check in checks if check.state == "refused"]

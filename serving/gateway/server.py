@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from serving.gateway.directory import Directory
 from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import CONTENT_TYPE, Metrics
 from serving.gateway.replica import engine_of
+from serving.gateway.request_context import Recorder
 from serving.gateway.rollout.outcomes import Outcomes
 from serving.gateway.rollout.shadow import Shadows
 from serving.gateway.router import MakeEngine, Router
@@ -36,6 +37,12 @@ log = logging.getLogger("tuneline.gateway")
 STALE_SECONDS = 30.0
 """A gateway that has not heard from its registry for longer is not ready for more traffic."""
 
+PLAIN_HTTP = (
+    "the gateway listens on %s and speaks plain HTTP: whoever is on the way reads keys and prompts; put a "
+    "proxy with TLS in front of it (docs/security.md)"
+)
+NO_KEY = "operations listen on %s and ask for no key: keep clients away from there (docs/security.md)"
+
 Announce = Callable[[str, str], None]
 
 
@@ -45,18 +52,26 @@ def run(config: ServeConfig, registry: Registry, announce: Announce, make: MakeE
     `make` makes an engine of a section of the configuration. Raises ServingError or RegistryError when
     something cannot be started; nothing is left running then.
     """
-    fleet = Router(registry, config.engines, config.bounds.wait_seconds, make)
+    router = Router(registry, config, make)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, registry, fleet, announce))
+        runner.run(_serve(config, registry, router, announce))
 
 
-async def _serve(config: ServeConfig, registry: Registry, fleet: Router, announce: Announce) -> None:
-    told_to_end, open_now = asyncio.Event(), asyncio.Event()
-    serving = asyncio.ensure_future(_until(told_to_end, open_now, config, registry, fleet, announce))
+async def _serve(config: ServeConfig, registry: Registry, router: Router, announce: Announce) -> None:
+    ending, ready = asyncio.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with _opened(config, registry, router) as urls:
+            ready.set()
+            announce(*urls)
+            await ending.wait()
+            log.info("ending: no new requests, answers under way have %g s", config.grace_seconds)
+
+    serving = asyncio.ensure_future(serve())
 
     def end() -> None:
-        told_to_end.set()
-        if not open_now.is_set():  # engines may take minutes to start
+        ending.set()
+        if not ready.is_set():  # engines may take minutes to start
             serving.cancel()
 
     loop = asyncio.get_running_loop()
@@ -66,38 +81,34 @@ async def _serve(config: ServeConfig, registry: Registry, fleet: Router, announc
     try:
         await serving
     except asyncio.CancelledError:
-        if not told_to_end.is_set():
+        if not ending.is_set():
             raise
 
 
-def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """asyncio's own words for it hold the arguments of what failed."""
+def _unhandled(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """asyncio's own message would hold the arguments of what failed."""
     error = context.get("exception")
     log.error("an exception that nobody handled: %s", frames(error) if error else "without a trace")
 
 
-async def _until(
-    told_to_end: asyncio.Event, open_now: asyncio.Event, config: ServeConfig, registry: Registry,
-    fleet: Router, announce: Announce,
-) -> None:  # fmt: skip
+@contextlib.asynccontextmanager
+async def _opened(config: ServeConfig, registry: Registry, router: Router) -> AsyncIterator[tuple[str, str]]:
+    """Both ports, open inside the block; gives their URLs."""
     async with contextlib.AsyncExitStack() as stack:
-        door = stack.enter_context(_listen(config.gateway))
-        side = stack.enter_context(_listen(config.operations))
-        app, operations = await _assemble(config, registry, fleet, stack)
+        clients = stack.enter_context(_listen(config.gateway))
+        operators = stack.enter_context(_listen(config.operations))
+        app, operations = await _assemble(config, registry, router, stack)
         server = ConnectionLimits(app, config.bounds)
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=config.grace_seconds)
-        await _open(stack, runner, door)
+        await _open(stack, runner, clients)
         behind = web.AppRunner(operations, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await _open(stack, behind, side)
-        open_now.set()
+        await _open(stack, behind, operators)
         _warn_of_networks(config)
-        announce(_url(door), _url(side))
-        await told_to_end.wait()
-        log.info("ending: no new requests, answers under way have %g s", config.grace_seconds)
+        yield _url(clients), _url(operators)
 
 
 async def _assemble(
-    config: ServeConfig, registry: Registry, fleet: Router, stack: contextlib.AsyncExitStack
+    config: ServeConfig, registry: Registry, router: Router, stack: contextlib.AsyncExitStack
 ) -> tuple[App, web.Application]:
     """Everything that is started before the ports open, and ends after they close, last first."""
     directory, ledger, outcomes = Directory(registry), Ledger(registry), Outcomes(registry)
@@ -106,20 +117,20 @@ async def _assemble(
     stack.push_async_callback(asyncio.to_thread, ledger.stop)
     if recovered:
         log.warning("%d reservations of gateways that are gone were charged in full", recovered)
-    await directory.start(lambda: fleet.changed(directory.state))
+    await directory.start(lambda: router.changed(directory.state))
     stack.push_async_callback(directory.stop)
-    stack.push_async_callback(fleet.stop)
-    await fleet.start(directory.state)
+    stack.push_async_callback(router.stop)
+    await router.start(directory.state)
     outcomes.start()
     stack.push_async_callback(outcomes.stop)
-    shadows = Shadows(fleet, outcomes, metrics, config.shadows)
+    shadows = Shadows(router, outcomes, metrics, config.shadows)
     stack.push_async_callback(shadows.stop)
-    metrics.watch(fleet, directory)
-    app = App(directory, fleet, ledger, outcomes, metrics, shadows, config.bounds)
-    return app, _operations(metrics, directory, fleet)
+    metrics.watch(router, directory)
+    app = App(directory, router, ledger, Recorder(metrics, outcomes), shadows, config.bounds)
+    return app, _operations(metrics, directory, router)
 
 
-def _operations(metrics: Metrics, directory: Directory, fleet: Router) -> web.Application:
+def _operations(metrics: Metrics, directory: Directory, router: Router) -> web.Application:
     """What an operator's tools ask: not for clients, and it shows no prompt and no key."""
 
     async def numbers(_: web.Request) -> web.Response:
@@ -129,10 +140,10 @@ def _operations(metrics: Metrics, directory: Directory, fleet: Router) -> web.Ap
         return web.json_response({"status": "ok"})
 
     async def ready(_: web.Request) -> web.Response:
-        engines = {place.name: place.engine.up for place in fleet.places}
+        engines = {replica.name: replica.engine.up for replica in router.replicas}
         ok = any(engines.values()) and directory.age < STALE_SECONDS
-        said = {"ready": ok, "engines": engines, "registry_age_seconds": round(directory.age, 1)}
-        return web.json_response(said, status=200 if ok else 503)
+        state = {"ready": ok, "engines": engines, "registry_age_seconds": round(directory.age, 1)}
+        return web.json_response(state, status=200 if ok else 503)
 
     app = web.Application()
     app.add_routes([web.get("/metrics", numbers), web.get("/healthz", alive), web.get("/readyz", ready)])
@@ -140,31 +151,24 @@ def _operations(metrics: Metrics, directory: Directory, fleet: Router) -> web.Ap
 
 
 @contextlib.contextmanager
-def _listen(address: Address) -> Any:
-    with listen(address.host, address.port) as taken:
+def _listen(address: Address) -> Iterator[socket.socket]:
+    with listen(address.host, address.port) as listener:
         # asyncio leaves this out for a socket that does not say it is TCP; each event would wait 40 ms
-        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        taken.setblocking(False)
-        yield taken
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setblocking(False)
+        yield listener
 
 
-async def _open(stack: contextlib.AsyncExitStack, runner: web.BaseRunner, taken: socket.socket) -> None:
+async def _open(stack: contextlib.AsyncExitStack, runner: web.BaseRunner, listener: socket.socket) -> None:
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, taken).start()
+    await web.SockSite(runner, listener).start()
 
 
 def _warn_of_networks(config: ServeConfig) -> None:
-    if not _loopback(config.gateway.host):
-        log.warning(
-            "the gateway listens on %s and speaks plain HTTP: whoever is on the way reads keys and prompts; "
-            "put a proxy with TLS in front of it (docs/security.md)", config.gateway.host,
-        )  # fmt: skip
-    if not _loopback(config.operations.host):
-        log.warning(
-            "operations listen on %s and ask for no key: keep clients away from there (docs/security.md)",
-            config.operations.host,
-        )  # fmt: skip
+    for address, warning in ((config.gateway, PLAIN_HTTP), (config.operations, NO_KEY)):
+        if not _loopback(address.host):
+            log.warning(warning, address.host)
 
 
 def _loopback(host: str) -> bool:
@@ -173,8 +177,8 @@ def _loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def _url(taken: socket.socket) -> str:
-    host, port = taken.getsockname()[:2]
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
@@ -182,17 +186,18 @@ class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said: dict[str, Any] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(), "logger": record.name,
-        }  # fmt: skip
         # what a library fills in, and its exceptions' messages, may be a client's words
         own = record.name.partition(".")[0] == "tuneline"
-        said["message"] = record.getMessage() if own else str(record.msg)
-        said |= getattr(record, "request", {})
+        entry = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage() if own else str(record.msg),
+            **getattr(record, "request", {}),
+        }
         if record.exc_info and record.exc_info[1] is not None:
-            said["trace"] = self.formatException(record.exc_info) if own else frames(record.exc_info[1])
-        return json.dumps(said)  # in ASCII, and one line whatever it holds
+            entry["trace"] = self.formatException(record.exc_info) if own else frames(record.exc_info[1])
+        return json.dumps(entry)  # in ASCII, and one line whatever it holds
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 SDK = "opentelemetry.sdk.trace"
 
 
-def record(route: str, traceparent: str | None, seconds: float, said: Mapping[str, object]) -> None:
+def record(route: str, traceparent: str | None, seconds: float, entry: Mapping[str, object]) -> None:
     """A span that ends now, under the caller's if its `traceparent` header names one.
 
     That is two numbers; the caller's other headers for tracing, which may hold any text, are not read.
-    `route`: one of a few. `said`: what else is known of the request, text or numbers.
+    `route`: one of a few. `entry`: what else is known of the request, text or numbers.
     """
     if SDK not in sys.modules:
         return
@@ -25,7 +25,8 @@ def record(route: str, traceparent: str | None, seconds: float, said: Mapping[st
 
     ended = time.time_ns()
     parent = propagate.extract({} if traceparent is None else {"traceparent": traceparent})
-    known = {f"tuneline.{name}": one for name, one in said.items() if isinstance(one, str | int | float)}
+    plain = {name: value for name, value in entry.items() if isinstance(value, str | int | float)}
+    attributes = {f"tuneline.{name}": value for name, value in plain.items()}
     trace.get_tracer("tuneline.gateway").start_span(
-        route, parent, trace.SpanKind.SERVER, known, start_time=ended - int(seconds * 1e9)
+        route, parent, trace.SpanKind.SERVER, attributes, start_time=ended - int(seconds * 1e9)
     ).end(ended)

@@ -30,10 +30,10 @@ class AdapterHost:
         params.no_alloc = True
         params.load_mode = low.LLAMA_LOAD_MODE_NONE
         params.use_extra_bufts = False  # an adapter cannot be kept in those
-        no_words = (low.llama_model_kv_override * 2)()
-        no_words[0].key, no_words[0].tag = b"tokenizer.ggml.model", low.LLAMA_KV_OVERRIDE_TYPE_STR
-        no_words[0].value.val_str = b"none"
-        params.kv_overrides = ctypes.cast(no_words, type(params.kv_overrides))
+        no_vocabulary = (low.llama_model_kv_override * 2)()
+        no_vocabulary[0].key, no_vocabulary[0].tag = b"tokenizer.ggml.model", low.LLAMA_KV_OVERRIDE_TYPE_STR
+        no_vocabulary[0].value.val_str = b"none"
+        params.kv_overrides = ctypes.cast(no_vocabulary, type(params.kv_overrides))
         self._model = model
         self._description = low.llama_model_load_from_file(str(path).encode(), params)
         if not self._description:
@@ -42,14 +42,14 @@ class AdapterHost:
         """Modules of one adapter that the model's graphs can hold."""
 
     def load(self, path: Path) -> Adapter:
-        """Raises `NotServable` for a file that is no LoRA, or not one for this model."""
-        found = _loaded(self._description, path)
+        """Raises `NotServable` for a file that is not a LoRA, or not one for this model."""
+        adapter = _loaded(self._description, path)
         try:
             self._make_room(path)
-        except Exception as error:  # a reader of foreign files; the engine has to outlive it
-            self.free(found)
+        except Exception as error:  # a reader of untrusted files; the engine has to outlive it
+            self.free(adapter)
             raise NotServable(f"{path}: no room could be made for this adapter: {error!r}") from error
-        return found
+        return adapter
 
     def free(self, adapter: Adapter) -> None:
         """It must not be in use."""
@@ -90,7 +90,7 @@ class AdapterHost:
 
 
 def _loaded(model: Any, path: Path) -> Adapter:
-    found = low.llama_adapter_lora_init(model, str(path).encode())
-    if not found:
+    adapter = low.llama_adapter_lora_init(model, str(path).encode())
+    if not adapter:
         raise NotServable(f"{path}: llama.cpp cannot put this adapter on the model; see the engine's log")
-    return found
+    return adapter

@@ -1,4 +1,4 @@
-"""The engine's door for whoever runs it, as an ASGI application.
+"""What whoever runs the engine may ask, as an ASGI application.
 
 `POST /adapters`, `DELETE /adapters/NAME`, `GET /adapters`, `GET /health`. Nothing in it authenticates: it
 belongs on a Unix socket that only its owner may open.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,10 +16,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.errors import AdapterRefused, NotServable, Overloaded, ServingError, UnknownModel
-from serving.llama_cpp.api import body_of, health_of, refused
+from serving.llama_cpp.api import health_of, refused
 from serving.llama_cpp.loaded_adapters import LoadedAdapter
 from serving.llama_cpp.scheduler import Batcher
+from serving.openai_api.body import collect
 from serving.openai_api.errors import ApiError
+from serving.openai_api.request import MOST_BYTES
 
 STATUS = {UnknownModel: 404, AdapterRefused: 409, NotServable: 400, Overloaded: 429}
 
@@ -42,12 +43,13 @@ class Control:
         return Starlette(routes=routes, exception_handlers={ServingError: _serving_error, ApiError: refused})
 
     async def loaded(self, _: Request) -> Response:
-        return JSONResponse({"adapters": [_described(one) for one in self.batcher.residents if one.adapter]})
+        adapters = [_described(adapter) for adapter in self.batcher.loaded if adapter.handle]
+        return JSONResponse({"adapters": adapters})
 
     async def load(self, request: Request) -> Response:
         try:
-            given = json.loads(await body_of(request))
-            name, digest, path = (str(given[key]) for key in ("name", "digest", "path"))
+            body = json.loads(await collect(request.stream(), MOST_BYTES))
+            name, digest, path = (str(body[key]) for key in ("name", "digest", "path"))
         except (ValueError, KeyError, TypeError) as error:
             raise NotServable(f"expected an object with name, digest and path ({error!r})") from None
         future = self.batcher.load(name, digest, Path(path))
@@ -61,8 +63,8 @@ class Control:
         return health_of(self.batcher)
 
 
-def _described(resident: LoadedAdapter) -> dict[str, Any]:
-    return {"name": resident.name, "digest": resident.digest, "effect": resident.effect}
+def _described(adapter: LoadedAdapter) -> dict[str, str | float]:
+    return {"name": adapter.name, "digest": adapter.digest, "effect": adapter.effect}
 
 
 async def _serving_error(_: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""The engine's door for requests, as an ASGI application.
+"""What clients may ask of the engine, as an ASGI application.
 
 `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/health`; anything else is 404.
 """
@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_cpp import llama_cpp as low
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -23,7 +23,8 @@ from serving.llama_cpp.model import Sampling
 from serving.llama_cpp.running import Running, failure, unexpected
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Failed
-from serving.openai_api.body import require_no_query
+from serving.openai_api.answers import model_list, model_object, no_model
+from serving.openai_api.body import collect, require_no_query
 from serving.openai_api.errors import ApiError
 from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, Limits, read
 
@@ -31,6 +32,8 @@ LIMITS = Limits(lacking=LACKING["llama.cpp"])
 RETRY_SECONDS = 1
 STUCK_SECONDS = 60.0
 """Without a step of the engine's thread for so long, the engine is not healthy."""
+
+T = TypeVar("T")
 
 
 class Requests:
@@ -65,16 +68,16 @@ class Requests:
         return health_of(self.batcher)
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_described(name) for name in self._served()]})
+        return JSONResponse(model_list(map(model_object, self._served())))
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self._served():
-            raise ApiError(f"the model {name[:80]!r} is not served here", "model", 404, "model_not_found")
-        return JSONResponse(_described(name))
+            raise no_model(name)
+        return JSONResponse(model_object(name))
 
     def _served(self) -> list[str]:
-        return [*self._names, *(one.name for one in self.batcher.residents if not one.leaving)]
+        return [*self._names, *(model.name for model in self.batcher.loaded if not model.leaving)]
 
     async def chat(self, request: Request) -> Response:
         return await self._complete(request, chat=True)
@@ -92,9 +95,9 @@ class Requests:
 
     async def _completed(self, request: Request, chat: bool) -> Response:
         require_no_query(request.url.query)
-        wanted = read(await body_of(request), chat, LIMITS)
+        wanted = read(await collect(request.stream(), MOST_BYTES), chat, LIMITS)
         prompt = await asyncio.to_thread(self._prompt, wanted)
-        running = Running(self.batcher, wanted, self._answer(wanted, prompt), chat)
+        running = Running(self.batcher, wanted, self._answer(wanted, prompt))
         running.submit()
         try:
             first = await _unless_gone(request, running.next())
@@ -104,10 +107,8 @@ class Requests:
         if isinstance(first, Failed):
             raise failure(first)
         if wanted.stream:
-            return StreamingResponse(
-                running.stream(first), media_type="text/event-stream",
-                headers={"cache-control": "no-store", **self._receipt},
-            )  # fmt: skip
+            headers = {"cache-control": "no-store", **self._receipt}
+            return StreamingResponse(running.stream(first), 200, headers, media_type="text/event-stream")
         whole = await _unless_gone(request, running.whole(first), running.cancel)
         return JSONResponse(whole, headers=self._receipt)
 
@@ -120,9 +121,8 @@ class Requests:
             try:
                 rendered = self._formatter(messages=list(wanted.messages)).prompt
             except Exception as error:  # a template is a program, and may fail in any way
-                raise ApiError(
-                    f"the model's chat template refuses these messages: {error}", "messages"
-                ) from None
+                message = f"the model's chat template refuses these messages: {error}"
+                raise ApiError(message, "messages") from None
             tokens = self._tokens(rendered, wanted, add_special=False)
         if not tokens:
             raise ApiError("the prompt is empty", "prompt")
@@ -148,45 +148,24 @@ class Requests:
 
     def _answer(self, wanted: CompletionRequest, prompt: tuple[int, ...]) -> Answer:
         room = self.batcher.model.context_length - len(prompt)
-        numbers: dict[str, Any] = dict(wanted.numbers)
-        if "repetition_penalty" in numbers:
-            numbers["repeat_penalty"] = numbers.pop("repetition_penalty")
         seed = None if wanted.seed is None else wanted.seed % low.LLAMA_DEFAULT_SEED  # that one draws a seed
-        sampling = Sampling(seed=seed, **numbers)
+        sampling = Sampling(**wanted.numbers, seed=seed)  # type: ignore[arg-type]  # top_k is whole
         name = self._names.get(wanted.model, wanted.model)
         return Answer(name, prompt, wanted.max_tokens or room, sampling, wanted.salt, lambda _: None)
-
-
-def _described(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "tuneline"}
 
 
 def health_of(batcher: Batcher) -> Response:
     """What the engine says of itself; 503 when it is stuck."""
     ok = batcher.alive and batcher.beat() < STUCK_SECONDS
     waiting, active = map(sum, zip(*batcher.queued().values(), strict=True))
-    body = {
-        "status": "ok" if ok else "stuck",
-        "base": batcher.base_name,
-        "waiting": waiting,
-        "active": active,
-    }
-    body |= asdict(batcher.counts)
+    state = {"status": "ok" if ok else "stuck", "base": batcher.base_name, "waiting": waiting}
+    body = {**state, "active": active, **asdict(batcher.counts)}
     return JSONResponse(body, status_code=200 if ok else 503)
 
 
-async def body_of(request: Request) -> bytes:
-    """The request's body. Raises `ApiError` when it is too large."""
-    parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > MOST_BYTES:
-            raise ApiError(f"the body is larger than {MOST_BYTES} bytes", None, 413, "too_large")
-    return b"".join(parts)
-
-
-async def _unless_gone(request: Request, work: Any, cancel: Any = None) -> Any:
+async def _unless_gone(
+    request: Request, work: Coroutine[Any, Any, T], cancel: Callable[[], None] = lambda: None
+) -> T:
     """The result of `work`; when the client hangs up first, `work` ends with `ClientDisconnect`."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
@@ -195,10 +174,9 @@ async def _unless_gone(request: Request, work: Any, cancel: Any = None) -> Any:
             raise ClientDisconnect
         return task.result()
     finally:
-        for one in (task, gone):
-            one.cancel()
-        if cancel is not None:
-            cancel()
+        task.cancel()
+        gone.cancel()
+        cancel()
 
 
 async def _gone(request: Request) -> None:
@@ -209,7 +187,7 @@ async def _gone(request: Request) -> None:
 async def refused(_: Request, error: Exception) -> Response:
     """The error in OpenAI's shape."""
     assert isinstance(error, ApiError)
-    headers = {"retry-after": str(math.ceil(RETRY_SECONDS))} if error.status in (429, 503) else None
+    headers = {"retry-after": str(RETRY_SECONDS)} if error.status in (429, 503) else None
     return JSONResponse(error.body, error.status, headers)
 
 
@@ -220,5 +198,5 @@ async def _nobody_there(_: Request, __: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    refused = ApiError(message, None, error.status_code, "not_found" if error.status_code == 404 else "http")
-    return JSONResponse(refused.body, error.status_code)
+    code = "not_found" if error.status_code == 404 else "http"
+    return JSONResponse(ApiError(message, None, error.status_code, code).body, error.status_code)

@@ -36,17 +36,17 @@ def piece(vocabulary: Any, token: int) -> bytes:
 def fill(batch: Any, entries: Sequence[Entry]) -> None:
     """Make `batch`, which is large enough, hold these entries and no other."""
     batch.n_tokens = len(entries)
-    for place, (token, position, sequence, wanted) in enumerate(entries):
-        batch.token[place] = token
-        batch.pos[place] = position
-        batch.n_seq_id[place] = 1
-        batch.seq_id[place][0] = sequence
-        batch.logits[place] = wanted
+    for index, (token, position, sequence, wanted) in enumerate(entries):
+        batch.token[index] = token
+        batch.pos[index] = position
+        batch.n_seq_id[index] = 1
+        batch.seq_id[index][0] = sequence
+        batch.logits[index] = wanted
 
 
 def use(context: Any, adapter: Adapter | None) -> int:
     """Decode with this adapter alone, whole (scale 1), or with none; returns llama.cpp's code, 0 for done."""
     if adapter is None:
         return int(low.llama_set_adapters_lora(context, None, 0, None))
-    one = (low.llama_adapter_lora_p_ctypes * 1)(adapter)
-    return int(low.llama_set_adapters_lora(context, one, 1, (ctypes.c_float * 1)(1.0)))
+    adapters = (low.llama_adapter_lora_p_ctypes * 1)(adapter)
+    return int(low.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0)))

@@ -16,26 +16,26 @@ class Text:
         self.stopped = False
 
     def add(self, piece: bytes) -> str:
-        """What may be told after `piece`; `stopped` is set when a stop sequence has come."""
-        return self._tell(self._decoder.decode(piece))
+        """What may be sent after `piece`; `stopped` is set when a stop sequence has come."""
+        return self._send(self._decoder.decode(piece))
 
     def end(self) -> str:
         """What was held back, once there will be no more."""
-        rest = self._tell(self._decoder.decode(b"", final=True))
+        rest = self._send(self._decoder.decode(b"", final=True))
         rest, self._held = rest + self._held, ""
         return rest
 
-    def _tell(self, new: str) -> str:
+    def _send(self, new: str) -> str:
         if self.stopped:
             return ""
         self._held += new
-        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if found:
-            told, self._held, self.stopped = self._held[: min(found)], "", True
-            return told
+        stops = [index for stop in self._stops if (index := self._held.find(stop)) >= 0]
+        if stops:
+            text, self._held, self.stopped = self._held[: min(stops)], "", True
+            return text
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        told, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return told
+        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return text
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -3,57 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from serving import errors
-from serving.engine.answer_check import ExpectedAnswer
+from serving.engine.client import over_socket
 from serving.engine.naming import model_alias
 from serving.engine.process_engine import CONTROL_SECONDS, EngineProcess
+from serving.engine.protocol import Health
+from serving.engine.settings import EngineSettings
 from serving.errors import EngineFailed
-from serving.llama_cpp import launch as llama_cpp
+from serving.llama_cpp.launch import launch_with_adapters
+from serving.openai_api.fields import JsonObject
 from serving.process import process
 from serving.process.process import Launch
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How much one engine holds and does at once."""
-
-    context_length: int = 2048
-    """Tokens of one answer's context."""
-    parallel: int = 4
-    """Answers decoded at once; each has a context's memory."""
-    queue: int = 64
-    """Answers that may wait."""
-    adapters: int = 16
-    threads: int | None = None
-    """CPU threads; None: all cores."""
-    ready_timeout: float = 120.0
-    """Seconds."""
-
-
-class LlamaCppEngine(EngineProcess):
-    """See `serving.engine.protocol.Engine`."""
-
-    def __init__(
-        self,
-        artifact_id: str,
-        path: Path,
-        settings: Settings,
-        log: Path,
-        recorded: Sequence[ExpectedAnswer] = (),
-    ) -> None:
-        """`path`: the base's GGUF file or its artifact's directory; its served name follows from the id.
-
-        `recorded`: of what it answered when it was evaluated, it has to say something again after each start.
-        """
-        super().__init__(artifact_id, path, settings.adapters, log, settings.ready_timeout, recorded)
-        self._settings = settings
+class LlamaCppEngine(EngineProcess[EngineSettings]):
+    """See `serving.engine.protocol.Engine`; `path` is the base's GGUF file or its artifact's directory."""
 
     @property
     def socket(self) -> Path:
@@ -63,7 +32,7 @@ class LlamaCppEngine(EngineProcess):
         file = path / "model.gguf" if path.is_dir() else path
         life, name = self._life, model_alias(digest)
         body = {"name": name, "digest": digest, "path": str(file.resolve())}
-        served: str = (await self._told("POST", "/adapters", body))["name"]
+        served: str = (await self._ask("POST", "/adapters", body))["name"]
         if life == self._life:  # else this was an answer of an engine that is gone
             self.loaded[digest] = served
         return served
@@ -72,10 +41,10 @@ class LlamaCppEngine(EngineProcess):
         name = self.loaded.pop(digest, None)
         if name is not None:
             with contextlib.suppress(errors.UnknownModel):
-                await self._told("DELETE", f"/adapters/{name}")
+                await self._ask("DELETE", f"/adapters/{name}")
 
-    async def health(self) -> dict[str, Any]:
-        return await self._told("GET", "/health", timeout=CONTROL_SECONDS)
+    async def health(self) -> Health:
+        return await self._ask("GET", "/health", timeout=CONTROL_SECONDS)
 
     @contextlib.contextmanager
     def _prepare(self) -> Iterator[Launch]:
@@ -85,31 +54,26 @@ class LlamaCppEngine(EngineProcess):
             process.listen_unix(self.socket) as data,
             process.listen_unix(self._folder / f"{self._life}.control") as control,
         ):
-            one = self._settings
-            yield llama_cpp.launch_resident(
-                self._path, self.base, data, control, context_length=one.context_length, threads=one.threads,
-                parallel=one.parallel, queue=one.queue, adapters=one.adapters,
-            )  # fmt: skip
+            yield launch_with_adapters(self._path, self.base, data, control, self._settings)
 
     def _connect(self) -> httpx.AsyncClient:
-        transport = httpx.AsyncHTTPTransport(uds=str(self._folder / f"{self._life}.control"))
-        return httpx.AsyncClient(transport=transport, base_url="http://engine")
+        return over_socket(self._folder / f"{self._life}.control")
 
     async def _greet(self) -> None:
         """Its sockets take connections from the first moment on, and answer once the model is loaded."""
-        said = await self._told("GET", "/health")
-        if said.get("base") != self.base:
-            raise EngineFailed(f"the engine serves the base {said.get('base')!r}, expected {self.base!r}")
+        base = (await self._ask("GET", "/health")).get("base")
+        if base != self.base:
+            raise EngineFailed(f"the engine serves the base {base!r}, expected {self.base!r}")
 
-    async def _told(
+    async def _ask(
         self, method: str, route: str, body: dict[str, str] | None = None, timeout: float | None = None
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         answer = await self._control(method, route, body, timeout)
         try:
-            said: dict[str, Any] = answer.json()
+            document: JsonObject = answer.json()
         except ValueError as error:
-            raise EngineFailed(f"the engine's answer to {method} {route} is no JSON: {error}") from None
+            raise EngineFailed(f"the engine's answer to {method} {route} is not JSON: {error}") from None
         if answer.status_code == 200:
-            return said
-        kind = getattr(errors, str(said.get("kind")), EngineFailed)
-        raise kind(said.get("error") or f"the engine answered {answer.status_code} to {method} {route}")
+            return document
+        kind = getattr(errors, str(document.get("kind")), EngineFailed)
+        raise kind(document.get("error") or f"the engine answered {answer.status_code} to {method} {route}")

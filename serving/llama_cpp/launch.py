@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import socket
 import sys
 from pathlib import Path
 
 from serving.cores import thread_environment, usable_threads
+from serving.engine.settings import EngineSettings
 from serving.errors import EngineMissing, NotServable
 from serving.process.process import Launch
 
@@ -34,37 +36,35 @@ def launch(
     file = path / "model.gguf" if path.is_dir() else path
     _require_package()
     _require_gguf(file)
-    argv = [
-        sys.executable, "-m", "serving.llama_cpp.server", "--model", str(file.resolve()), "--alias", alias,
-        "--fd", str(listener.fileno()), "--context-length", str(context_length),
-        "--threads", str(threads or usable_threads()),
-    ]  # fmt: skip
-    argv += [] if name is None else ["--name", name]
-    argv += [] if artifact is None else ["--artifact", artifact]
-    return Launch(tuple(argv), thread_environment(), fds=(listener.fileno(),))
+    options = {
+        "--model": file.resolve(),
+        "--alias": alias,
+        "--fd": listener.fileno(),
+        "--context-length": context_length,
+        "--threads": threads or usable_threads(),
+        "--name": name,
+        "--artifact": artifact,
+    }
+    given = [(option, str(value)) for option, value in options.items() if value is not None]
+    argv = (sys.executable, "-m", "serving.llama_cpp.server", *itertools.chain(*given))
+    return Launch(argv, thread_environment(), fds=(listener.fileno(),))
 
 
-def launch_resident(
-    path: Path,
-    alias: str,
-    listener: socket.socket,
-    control: socket.socket,
-    *,
-    context_length: int,
-    threads: int | None,
-    parallel: int,
-    queue: int,
-    adapters: int,
+def launch_with_adapters(
+    path: Path, alias: str, listener: socket.socket, control: socket.socket, settings: EngineSettings
 ) -> Launch:
-    """The same with up to `adapters` adapters beside it, which are loaded and unloaded through `control`.
+    """The same with adapters beside it, which are loaded and unloaded through `control`.
 
-    `parallel` answers are decoded at once, `queue` more may wait. Raises as `launch` does.
+    Raises as `launch` does.
     """
-    more = (
-        "--control-fd", str(control.fileno()), "--parallel", str(parallel), "--queue", str(queue),
-        "--adapters", str(adapters),
-    )  # fmt: skip
-    plain = launch(path, alias, listener, context_length, threads)
+    options = {
+        "--control-fd": control.fileno(),
+        "--parallel": settings.parallel,
+        "--queue": settings.queue,
+        "--adapters": settings.adapters,
+    }
+    more = map(str, itertools.chain(*options.items()))
+    plain = launch(path, alias, listener, settings.context_length, settings.threads)
     # llama.cpp makes its graphs anew for every adapter that comes; glibc would keep the old ones' memory,
     # which is a third of a small adapter's size
     return Launch(
@@ -90,5 +90,5 @@ def _require_gguf(file: Path) -> None:
         ) from None
     if magic != b"GGUF":
         raise NotServable(
-            f"{file} is no GGUF file (it begins with {magic!r}, expected b'GGUF'); quantize with method: gguf"
+            f"{file} is not a GGUF file (it begins with {magic!r}, not b'GGUF'); quantize with method: gguf"
         )

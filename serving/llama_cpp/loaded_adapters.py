@@ -29,11 +29,11 @@ LEAST_EFFECT = 1e-5
 
 @dataclass(eq=False)
 class LoadedAdapter:
-    """The base (`adapter` None) or a loaded adapter, with the answers that want it."""
+    """The base (`handle` None) or a loaded adapter, with the answers that want it."""
 
     name: str
     digest: str
-    adapter: Adapter | None
+    handle: Adapter | None
     serial: int
     effect: float
     """‖logits with it − logits of the base‖ / ‖logits of the base‖ after the probe's last token."""
@@ -55,18 +55,19 @@ class LoadedAdapters:
         self._in_use: LoadedAdapter | None = self._base
         self._bytes: dict[str, str] = {}
         self._base_logits: NDArray[np.float32] | None = None
-        self._turns: deque[LoadedAdapter] = deque([self._base])
-        self._doors: deque[LoadedAdapter] = deque([self._base])
+        self._decoding: deque[LoadedAdapter] = deque([self._base])
+        self._starting: deque[LoadedAdapter] = deque([self._base])
+        """In the order of their next turn to decode, and to begin an answer."""
 
     def __iter__(self) -> Iterator[LoadedAdapter]:
         return iter(list(self._all.values()))
 
     def serving(self, name: str) -> LoadedAdapter:
         """Raises `UnknownModel`; nothing else ever answers in its place."""
-        found = self._all.get(name)
-        if found is None or found.leaving:
+        model = self._all.get(name)
+        if model is None or model.leaving:
             raise UnknownModel(f"the model {name!r} is not served here")
-        return found
+        return model
 
     def load(self, name: str, digest: str, file: Path, sequence: int) -> LoadedAdapter:
         """Load the GGUF adapter `file`, and prove in `sequence`, which is free, that it changes what is said.
@@ -75,56 +76,56 @@ class LoadedAdapters:
         `NotServable` for a file that cannot be used, `AdapterRefused` for one without effect, for a name that
         stood for other bytes, or one that is being unloaded.
         """
-        found = self._all.get(name)
-        if found is not None and not found.leaving and found.digest == digest:
-            return found
-        if found is not None:
-            why = "is being unloaded" if found.leaving else f"serves {found.digest[:24]}…"
+        holder = self._all.get(name)
+        if holder is not None and not holder.leaving and holder.digest == digest:
+            return holder
+        if holder is not None:
+            why = "is being unloaded" if holder.leaving else f"serves {holder.digest[:24]}…"
             raise AdapterRefused(f"the name {name} {why}; an adapter's name stands for one artifact only")
         if len(self._all) > self._limit:
             raise Overloaded(f"{self._limit} adapters are loaded, as many as this engine was started for")
-        found_bytes = self._require_same_bytes(name, file)
-        adapter = self._model.load_adapter(file)
+        sha256 = self._require_same_bytes(name, file)
+        handle = self._model.load_adapter(file)
         try:
-            effect = self._effect(adapter, sequence)
-            if not effect > LEAST_EFFECT:  # also when it is no number
+            effect = self._effect(handle, sequence)
+            if not effect > LEAST_EFFECT:  # also when it is NaN
                 raise AdapterRefused(
                     f"{file}: the adapter changes the base's logits by {effect:.2g} of their norm, expected "
                     f"more than {LEAST_EFFECT:g}: it has no effect here, so the base would answer in its name"
                 )
         except BaseException:
-            self._model.free_adapter(adapter)
+            self._model.free_adapter(handle)
             raise
-        resident = LoadedAdapter(name, digest, adapter, next(self._serials), effect)
-        self._bytes[name] = found_bytes
-        self._all[name] = resident
-        self._turns.append(resident)
-        self._doors.append(resident)
-        return resident
+        adapter = LoadedAdapter(name, digest, handle, next(self._serials), effect)
+        self._bytes[name] = sha256
+        self._all[name] = adapter
+        self._decoding.append(adapter)
+        self._starting.append(adapter)
+        return adapter
 
     def _require_same_bytes(self, name: str, file: Path) -> str:
         try:
             with file.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise NotServable(f"{file}: {error.strerror}; expected a GGUF adapter") from None
-        if self._bytes.get(name, found) != found:
+        if self._bytes.get(name, sha256) != sha256:
             raise AdapterRefused(
-                f"{file} is not the file that {name} stood for before (sha256 {found[:12]}…, expected "
+                f"{file} is not the file that {name} stood for before (sha256 {sha256[:12]}…, expected "
                 f"{self._bytes[name][:12]}…); an adapter's name stands for one artifact only"
             )
-        return found
+        return sha256
 
-    def _effect(self, adapter: Adapter, sequence: int) -> float:
+    def _effect(self, handle: Adapter, sequence: int) -> float:
         if self._base_logits is None:
             self._base_logits = self._probe(None, sequence)
-        change = self._probe(adapter, sequence) - self._base_logits
+        change = self._probe(handle, sequence) - self._base_logits
         return float(np.linalg.norm(change) / np.linalg.norm(self._base_logits))
 
-    def _probe(self, adapter: Adapter | None, sequence: int) -> NDArray[np.float32]:
+    def _probe(self, handle: Adapter | None, sequence: int) -> NDArray[np.float32]:
         tokens = self._model.tokenize(PROBE, add_special=True)
         self._in_use = None
-        self._model.use(adapter)
+        self._model.use(handle)
         self._model.forget(sequence)
         last = len(tokens) - 1
         try:
@@ -138,55 +139,55 @@ class LoadedAdapters:
         """Take no more requests for it. Raises `UnknownModel`; for the base `AdapterRefused`."""
         if name == self._base.name:
             raise AdapterRefused(f"{name} is the base, which stays as long as the engine runs")
-        found = self._all.get(name)
-        if found is None:
+        adapter = self._all.get(name)
+        if adapter is None:
             raise UnknownModel(f"the adapter {name!r} is not loaded")
-        found.leaving = True
-        return found
+        adapter.leaving = True
+        return adapter
 
     def leaving(self) -> list[LoadedAdapter]:
         """Those that may go now: told to, and with nothing left to do."""
-        return [one for one in self if one.leaving and not one.waiting and not one.active]
+        return [adapter for adapter in self if adapter.leaving and not adapter.waiting and not adapter.active]
 
-    def free(self, resident: LoadedAdapter) -> None:
+    def free(self, adapter: LoadedAdapter) -> None:
         """Give its memory back and tell who waits for that."""
-        if self._in_use is resident:
+        if self._in_use is adapter:
             self._model.use(None)
             self._in_use = None
-        del self._all[resident.name]
-        self._turns.remove(resident)
-        self._doors.remove(resident)
-        assert resident.adapter is not None
-        self._model.free_adapter(resident.adapter)
-        resident.gone.set_result(None)
+        del self._all[adapter.name]
+        self._decoding.remove(adapter)
+        self._starting.remove(adapter)
+        assert adapter.handle is not None
+        self._model.free_adapter(adapter.handle)
+        adapter.gone.set_result(None)
 
-    def use(self, resident: LoadedAdapter) -> bool:
+    def use(self, adapter: LoadedAdapter) -> bool:
         """Decode with it from now on; returns whether that was a switch."""
-        if self._in_use is resident:
+        if self._in_use is adapter:
             return False
-        self._model.use(resident.adapter)
-        self._in_use = resident
+        self._model.use(adapter.handle)
+        self._in_use = adapter
         return True
 
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return any(one.waiting or one.active or one.leaving for one in self)
+        return any(adapter.waiting or adapter.active or adapter.leaving for adapter in self)
 
     def next_active(self) -> LoadedAdapter | None:
         """Whose turn it is to decode."""
-        return _next(self._turns, lambda one: bool(one.active))
+        return _next(self._decoding, lambda adapter: bool(adapter.active))
 
     def next_waiting(self) -> tuple[LoadedAdapter, Answer] | None:
         """Whose turn it is to begin, and with which answer."""
-        found = _next(self._doors, lambda one: bool(one.waiting))
-        return None if found is None else (found, found.waiting.popleft())
+        adapter = _next(self._starting, lambda adapter: bool(adapter.waiting))
+        return None if adapter is None else (adapter, adapter.waiting.popleft())
 
 
-def _next(line: deque[LoadedAdapter], wanted: Callable[[LoadedAdapter], bool]) -> LoadedAdapter | None:
-    """The first that is wanted, which goes to the end of the line."""
-    for resident in line:
-        if wanted(resident):
-            line.remove(resident)
-            line.append(resident)
-            return resident
+def _next(order: deque[LoadedAdapter], wanted: Callable[[LoadedAdapter], bool]) -> LoadedAdapter | None:
+    """The first that is wanted, which goes to the end."""
+    for adapter in order:
+        if wanted(adapter):
+            order.remove(adapter)
+            order.append(adapter)
+            return adapter
     return None

@@ -28,7 +28,7 @@ BATCH_TOKENS = 512
 """Read in one call; longer prompts are read in pieces, between which others have their turn."""
 
 SHORT_BYTES = 16_384
-"""Of a prompt that is read into tokens without ado."""
+"""Of a prompt that is read into tokens at once."""
 
 SPECIAL = low.LLAMA_TOKEN_ATTR_CONTROL | low.LLAMA_TOKEN_ATTR_USER_DEFINED | low.LLAMA_TOKEN_ATTR_UNKNOWN
 
@@ -47,7 +47,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
-    repeat_penalty: float = 1.0
+    repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int | None = None
@@ -65,7 +65,7 @@ class LlamaModel:
         if not self._model:
             raise NotServable(f"{path}: llama.cpp {low.__version__} cannot load this file; see its log")
         self._path = path
-        self._shelf: AdapterHost | None = None
+        self._host: AdapterHost | None = None
         self._vocab = low.llama_model_get_vocab(self._model)
         self.vocabulary = int(low.llama_vocab_n_tokens(self._vocab))
         self.context_length = context_length
@@ -92,8 +92,8 @@ class LlamaModel:
         """Free everything, adapters too; the object cannot be used afterwards."""
         low.llama_batch_free(self._batch)
         low.llama_free(self._context)
-        if self._shelf is not None:
-            self._shelf.close()
+        if self._host is not None:
+            self._host.close()
         low.llama_model_free(self._model)
 
     def metadata(self, key: str) -> str | None:
@@ -140,15 +140,15 @@ class LlamaModel:
         return bool(low.llama_vocab_is_eog(self._vocab, token))
 
     def load_adapter(self, path: Path) -> Adapter:
-        """Raises `NotServable` for a file that is no LoRA, or not one for this model."""
-        if self._shelf is None:
-            self._shelf = AdapterHost(self._path, self._model)
-        return self._shelf.load(path)
+        """Raises `NotServable` for a file that is not a LoRA, or not one for this model."""
+        if self._host is None:
+            self._host = AdapterHost(self._path, self._model)
+        return self._host.load(path)
 
     def free_adapter(self, adapter: Adapter) -> None:
         """It must not be in use; `use` something else first."""
-        assert self._shelf is not None
-        self._shelf.free(adapter)
+        assert self._host is not None
+        self._host.free(adapter)
 
     def use(self, adapter: Adapter | None) -> None:
         """Decode with this adapter, and no other, from now on; None: with the model alone."""
@@ -168,10 +168,10 @@ class LlamaModel:
         if code != 0:
             raise EngineFailed(f"llama.cpp could not read {len(entries)} tokens (code {code})")
 
-    def logits(self, place: int) -> NDArray[np.float32]:
-        """A copy of the logits [vocabulary] of the entry at `place` of the last call of `decode`."""
-        found = low.llama_get_logits_ith(self._context, place)
-        return np.ctypeslib.as_array(found, (self.vocabulary,)).copy()
+    def logits(self, index: int) -> NDArray[np.float32]:
+        """A copy of the logits [vocabulary] of entry `index` of the last call of `decode`."""
+        logits = low.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(logits, (self.vocabulary,)).copy()
 
     def sampler(self, how: Sampling) -> Sampler:
         """A chooser of tokens with a memory of its own, for one answer."""
@@ -185,10 +185,10 @@ class Sampler:
         self._context = context
         self._chain = low.llama_sampler_chain_init(low.llama_sampler_chain_default_params())
         steps = []
-        if (how.repeat_penalty, how.frequency_penalty, how.presence_penalty) != (1.0, 0.0, 0.0):
+        if (how.repetition_penalty, how.frequency_penalty, how.presence_penalty) != (1.0, 0.0, 0.0):
             steps.append(
                 low.llama_sampler_init_penalties(
-                    vocabulary, window, how.repeat_penalty, how.frequency_penalty, how.presence_penalty
+                    vocabulary, window, how.repetition_penalty, how.frequency_penalty, how.presence_penalty
                 )
             )
         if how.temperature < COLDEST:
@@ -206,9 +206,9 @@ class Sampler:
         for step in steps:
             low.llama_sampler_chain_add(self._chain, step)
 
-    def choose(self, place: int) -> int:
-        """The next token, from the logits at `place` of the last batch; it is remembered for penalties."""
-        return int(low.llama_sampler_sample(self._chain, self._context, place))
+    def choose(self, index: int) -> int:
+        """The next token, from the logits of entry `index` of the last batch; penalties remember it."""
+        return int(low.llama_sampler_sample(self._chain, self._context, index))
 
     def close(self) -> None:
         """Free it; once."""
@@ -218,7 +218,7 @@ class Sampler:
 def log_warnings_only() -> None:
     """Let llama.cpp write warnings and errors to standard error.
 
-    llama-cpp-python's own choice is 2,000 lines for each load, or not a word on why it failed.
+    llama-cpp-python's own choice is 2,000 lines for each load, or nothing on why it failed.
     Levels are ggml's: debug 1, info 2, warning 3, error 4, 5 goes on with the line before.
     """
     global _log_callback

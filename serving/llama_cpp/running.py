@@ -8,13 +8,14 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Literal
 
 from serving.errors import Overloaded, ServingError, UnknownModel
 from serving.llama_cpp.detokenizer import Text
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Event, Failed, Finished
-from serving.openai_api.errors import ApiError
+from serving.openai_api.answers import Choice, CompletionObject, UsageObject
+from serving.openai_api.errors import ApiError, ErrorBody
 from serving.openai_api.request import CompletionRequest
 from serving.tracebacks import frames
 
@@ -24,12 +25,12 @@ log = logging.getLogger("tuneline.serving")
 class Running:
     """One answer, from the engine's thread to one client."""
 
-    def __init__(self, batcher: Batcher, wanted: CompletionRequest, answer: Answer, chat: bool) -> None:
-        self._batcher, self._wanted, self._answer, self._chat = batcher, wanted, answer, chat
+    def __init__(self, batcher: Batcher, request: CompletionRequest, answer: Answer) -> None:
+        self._batcher, self._request, self._answer = batcher, request, answer
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._text = Text(wanted.stop)
+        self._text = Text(request.stop)
         self._count = 0
-        self._id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+        self._id = f"{'chatcmpl' if request.chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._created = int(time.time())
         loop = asyncio.get_running_loop()
         answer.tell = lambda event: _hand_over(loop, self._events, event)
@@ -50,7 +51,7 @@ class Running:
     async def next(self) -> Event:
         return await self._events.get()
 
-    async def _told(self, event: Event) -> AsyncIterator[tuple[str, str | None]]:
+    async def _pieces(self, event: Event) -> AsyncIterator[tuple[str, str | None]]:
         """Pieces of text, the last with the reason of the end. Raises `ApiError` when the engine fails."""
         while True:
             if isinstance(event, Failed):
@@ -59,35 +60,35 @@ class Running:
                 yield self._text.end(), event.reason
                 return
             self._count += 1
-            told = self._text.add(event)
+            text = self._text.add(event)
             if self._text.stopped:
                 self.cancel()
-                yield told, "stop"
+                yield text, "stop"
                 return
-            if told:
-                yield told, None
+            if text:
+                yield text, None
             event = await self._events.get()
 
-    async def whole(self, first: Event) -> dict[str, Any]:
+    async def whole(self, first: Event) -> CompletionObject:
         parts, reason = [], None
-        async for told, end in self._told(first):
-            parts.append(told)
+        async for text, end in self._pieces(first):
+            parts.append(text)
             reason = end or reason
-        return self._object("".join(parts), reason, "message") | {"usage": self._usage()}
+        return {**self._object("".join(parts), reason, "message"), "usage": self._usage()}
 
     async def stream(self, first: Event) -> AsyncIterator[bytes]:
         try:
-            if self._chat:
+            if self._request.chat:
                 opening = self._object("", None, "delta")
                 opening["choices"][0]["delta"]["role"] = "assistant"
                 yield _sse(opening)
-            async for told, reason in self._told(first):
-                if told:
-                    yield _sse(self._object(told, None, "delta"))
+            async for text, reason in self._pieces(first):
+                if text:
+                    yield _sse(self._object(text, None, "delta"))
                 if reason:
                     yield _sse(self._object("", reason, "delta"))
-            if self._wanted.wants_usage:
-                yield _sse(self._object("", None, "delta") | {"choices": [], "usage": self._usage()})
+            if self._request.wants_usage:
+                yield _sse({**self._object("", None, "delta"), "choices": [], "usage": self._usage()})
             yield b"data: [DONE]\n\n"
         except ApiError as error:
             yield _sse(error.body)
@@ -96,27 +97,27 @@ class Running:
         finally:
             self.cancel()  # the client has gone, or there is nothing left to cancel
 
-    def _object(self, text: str, reason: str | None, shape: str) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-        if not self._chat:
+    def _object(self, text: str, reason: str | None, shape: Literal["message", "delta"]) -> CompletionObject:
+        choice: Choice = {"index": 0, "finish_reason": reason, "logprobs": None}
+        if not self._request.chat:
             choice["text"] = text
         elif shape == "message":
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["delta"] = {} if reason else {"content": text}
-        kind = "chat.completion" if self._chat else "text_completion"
-        kind += ".chunk" if self._chat and shape == "delta" else ""
-        return {
-            "id": self._id, "object": kind, "created": self._created, "model": self._wanted.model,
-            "choices": [choice],
-        }  # fmt: skip
+        kind = "chat.completion" if self._request.chat else "text_completion"
+        kind += ".chunk" if self._request.chat and shape == "delta" else ""
+        model = self._request.model
+        return {"id": self._id, "object": kind, "created": self._created, "model": model, "choices": [choice]}
 
-    def _usage(self) -> dict[str, Any]:
+    def _usage(self) -> UsageObject:
         prompt = len(self._answer.prompt)
         return {
-            "prompt_tokens": prompt, "completion_tokens": self._count, "total_tokens": prompt + self._count,
+            "prompt_tokens": prompt,
+            "completion_tokens": self._count,
+            "total_tokens": prompt + self._count,
             "prompt_tokens_details": {"cached_tokens": self._answer.cached},
-        }  # fmt: skip
+        }
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
@@ -137,5 +138,5 @@ def unexpected(error: Exception) -> ApiError:
     return ApiError("the engine failed at this request; its log says where", None, 500, "internal")
 
 
-def _sse(body: dict[str, Any]) -> bytes:
+def _sse(body: CompletionObject | ErrorBody) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -14,13 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 from serving.errors import EngineFailed, Overloaded, ServingError
 from serving.llama_cpp.bindings import Entry
 from serving.llama_cpp.loaded_adapters import LoadedAdapter, LoadedAdapters
 from serving.llama_cpp.model import BATCH_TOKENS, LlamaModel
-from serving.llama_cpp.sequences import Answer, Counts, Event, Failed, Finished, Sequence
+from serving.llama_cpp.sequences import Answer, CacheKey, Counts, Event, Failed, Finished, Sequence
 
 TURN_STEPS = 4
 """Steps before another adapter has its turn; a switch costs about half a step of a very small model."""
@@ -33,7 +32,7 @@ class Batcher:
         self.model = model
         self.base_name = base_name
         self.counts = Counts()
-        self.residents = LoadedAdapters(model, base_name, adapters)
+        self.loaded = LoadedAdapters(model, base_name, adapters)
         self._limit = queue
         self._sequences = [Sequence(number) for number in range(parallel)]
         self._commands: deque[tuple[Callable[[], LoadedAdapter], Future[LoadedAdapter]]] = deque()
@@ -50,20 +49,20 @@ class Batcher:
     def submit(self, answer: Answer) -> None:
         """Queue it. Raises `UnknownModel`, or `Overloaded` when too many wait already.
 
-        When the queue is full, the newest of the longest line gives way to a shorter line's: one tenant
-        cannot fill it for the others.
+        When the queue is full, the newest answer of the adapter with the most waiting gives way to another
+        adapter's: one tenant cannot fill it for the others.
         """
         with self._wake:
             self._require_running()
-            resident = self.residents.serving(answer.model)
-            waiting = sum(len(one.waiting) for one in self.residents)
+            adapter = self.loaded.serving(answer.model)
+            waiting = sum(len(other.waiting) for other in self.loaded)
             if waiting >= self._limit:
-                longest = max(self.residents, key=lambda one: len(one.waiting))
+                longest = max(self.loaded, key=lambda other: len(other.waiting))
                 self.counts.rejected += 1
-                if len(longest.waiting) <= len(resident.waiting) + 1:
+                if len(longest.waiting) <= len(adapter.waiting) + 1:
                     raise Overloaded(f"{waiting} answers wait already, as many as this engine lets wait")
                 longest.waiting.pop().tell(Failed("the queue is full, and others wait less long", True))
-            resident.waiting.append(answer)
+            adapter.waiting.append(answer)
             self._wake.notify()
 
     def cancel(self, answer: Answer) -> None:
@@ -73,13 +72,13 @@ class Batcher:
             self._wake.notify()
 
     def load(self, name: str, digest: str, path: Path) -> Future[LoadedAdapter]:
-        """Load an adapter, once however often it is asked for; see `Residents.load`."""
+        """Load an adapter, once however often it is asked for; see `LoadedAdapters.load`."""
 
         def act() -> LoadedAdapter:
             free = self._free_sequence()
             assert free is not None
             self._clear(free)
-            return self.residents.load(name, digest, path, free.number)
+            return self.loaded.load(name, digest, path, free.number)
 
         return self._command(act)
 
@@ -89,9 +88,9 @@ class Batcher:
         Raises `UnknownModel` at once where it is not loaded.
         """
         with self._wake:
-            resident = self.residents.leave(name)
+            adapter = self.loaded.leave(name)
             self._wake.notify()
-        return resident.gone
+        return adapter.gone
 
     def beat(self) -> float:
         """Seconds since the engine's thread last went round."""
@@ -104,7 +103,7 @@ class Batcher:
     def queued(self) -> dict[str, tuple[int, int]]:
         """Served name → answers waiting and answers under way."""
         with self._wake:
-            return {one.name: (len(one.waiting), len(one.active)) for one in self.residents}
+            return {adapter.name: (len(adapter.waiting), len(adapter.active)) for adapter in self.loaded}
 
     def stop(self) -> None:
         """End the thread and free the model; answers under way fail."""
@@ -133,8 +132,8 @@ class Batcher:
                 self._obey()
                 self._drop_cancelled()
                 self._admit()
-                if (resident := self.residents.next_active()) is not None:
-                    self._turn(resident)
+                if (adapter := self.loaded.next_active()) is not None:
+                    self._turn(adapter)
                 self._release()
         finally:
             self._stopping = True
@@ -144,7 +143,7 @@ class Batcher:
 
     def _wait(self) -> bool:
         with self._wake:
-            while not (self._stopping or self._commands or self.residents.busy()):
+            while not (self._stopping or self._commands or self.loaded.busy()):
                 self._beat = time.monotonic()
                 self._wake.wait(1.0)
             self._beat = time.monotonic()
@@ -162,19 +161,19 @@ class Batcher:
     def _admit(self) -> None:
         while not self._commands and (free := self._free_sequence()) is not None:
             with self._wake:
-                found = self.residents.next_waiting()
-                if found is None:
+                turn = self.loaded.next_waiting()
+                if turn is None:
                     return
-                resident, answer = found
-                resident.active.append(answer)
-            self._seat(resident, answer, free)
+                adapter, answer = turn
+                adapter.active.append(answer)
+            self._seat(adapter, answer, free)
 
-    def _seat(self, resident: LoadedAdapter, answer: Answer, free: Sequence) -> None:
+    def _seat(self, adapter: LoadedAdapter, answer: Answer, free: Sequence) -> None:
         """Give it the sequence that holds the most of its prompt, or one that holds the least."""
-        key = cache_key(resident, answer)
-        kept = {one.number: self._kept(one, key, answer) for one in self._idle()}
-        best = max(self._idle(), key=lambda one: (kept[one.number], -len(one.tokens), -one.used))
-        answer.read = answer.cached = kept[best.number]
+        key = cache_key(adapter, answer)
+        cached = {sequence.number: self._cached(sequence, key, answer) for sequence in self._idle()}
+        best = max(self._idle(), key=lambda idle: (cached[idle.number], -len(idle.tokens), -idle.used))
+        answer.read = answer.cached = cached[best.number]
         self.model.forget(best.number, answer.read)
         best.answer, best.key, answer.sequence = answer, key, best.number
         answer.sampler = self.model.sampler(answer.sampling)
@@ -182,7 +181,7 @@ class Batcher:
         self.counts.prompt_tokens += len(answer.prompt)
         self.counts.cached_tokens += answer.cached
 
-    def _kept(self, sequence: Sequence, key: tuple[Any, ...] | None, answer: Answer) -> int:
+    def _cached(self, sequence: Sequence, key: CacheKey | None, answer: Answer) -> int:
         """How many tokens of the prompt the sequence holds; the last has to be read in any case."""
         if key is None or sequence.key != key:
             return 0
@@ -190,30 +189,30 @@ class Batcher:
         whole = min(len(sequence.tokens), len(answer.prompt) - 1)
         return next((i for i, (a, b) in enumerate(pairs) if a != b), whole)
 
-    def _turn(self, resident: LoadedAdapter) -> None:
+    def _turn(self, adapter: LoadedAdapter) -> None:
         """A few steps for every answer of one adapter."""
-        if self.residents.use(resident):
+        if self.loaded.use(adapter):
             self.counts.switches += 1
         for step in range(TURN_STEPS):
-            if not resident.active or (step and self._commands):
+            if not adapter.active or (step and self._commands):
                 return
-            entries, ready = self._next_batch(resident.active)
+            entries, ready = self._next_batch(adapter.active)
             try:
                 self.model.decode(entries)
             except EngineFailed as error:
-                for answer in list(resident.active):
-                    self._end(resident, answer, Failed(str(error)), keep=False)
+                for answer in list(adapter.active):
+                    self._end(adapter, answer, Failed(str(error)), keep=False)
                 return
-            for answer, place in ready:
-                self._grow(resident, answer, place)
+            for answer, entry in ready:
+                self._grow(adapter, answer, entry)
             self._beat = time.monotonic()
             self._drop_cancelled()
 
     def _next_batch(self, active: list[Answer]) -> tuple[list[Entry], list[tuple[Answer, int]]]:
-        """Next tokens first, then what fits of the prompts; `ready`: whose logits are at which place."""
+        """Next tokens first, then what fits of the prompts; `ready`: whose logits are at which entry."""
         entries: list[Entry] = []
         ready: list[tuple[Answer, int]] = []
-        for answer in sorted(active, key=lambda one: len(one.tokens) - one.read):
+        for answer in sorted(active, key=lambda answer: len(answer.tokens) - answer.read):
             chunk = answer.tokens[answer.read : answer.read + BATCH_TOKENS - len(entries)]
             last = answer.read + len(chunk) == len(answer.tokens)
             for i, token in enumerate(chunk):
@@ -224,23 +223,23 @@ class Batcher:
                 ready.append((answer, len(entries) - 1))
         return entries, ready
 
-    def _grow(self, resident: LoadedAdapter, answer: Answer, place: int) -> None:
+    def _grow(self, adapter: LoadedAdapter, answer: Answer, entry: int) -> None:
         assert answer.sampler is not None
-        token = answer.sampler.choose(place)
+        token = answer.sampler.choose(entry)
         if self.model.ends(token):
-            self._end(resident, answer, Finished("stop"))
+            self._end(adapter, answer, Finished("stop"))
             return
         answer.tokens.append(token)
         self.counts.answer_tokens += 1
         answer.tell(self.model.piece(token))
-        said = len(answer.tokens) - len(answer.prompt)
-        if said >= answer.max_tokens or len(answer.tokens) >= self.model.context_length:
-            self._end(resident, answer, Finished("length"))
+        length = len(answer.tokens) - len(answer.prompt)
+        if length >= answer.max_tokens or len(answer.tokens) >= self.model.context_length:
+            self._end(adapter, answer, Finished("length"))
 
-    def _end(self, resident: LoadedAdapter, answer: Answer, event: Event, keep: bool = True) -> None:
+    def _end(self, adapter: LoadedAdapter, answer: Answer, event: Event, keep: bool = True) -> None:
         sequence = self._sequences[answer.sequence]
         with self._wake:
-            resident.active.remove(answer)
+            adapter.active.remove(answer)
         sequence.answer, sequence.used = None, time.monotonic()
         sequence.tokens = answer.tokens[: answer.read]
         if sequence.key is None or not keep:
@@ -251,47 +250,47 @@ class Batcher:
         answer.tell(event)
 
     def _drop_cancelled(self) -> None:
-        for resident in list(self.residents):
+        for adapter in list(self.loaded):
             with self._wake:
-                gone = [one for one in resident.waiting if one.cancelled]
-                resident.waiting = deque(one for one in resident.waiting if not one.cancelled)
-            self.counts.cancelled += len(gone)
-            for answer in [one for one in resident.active if one.cancelled]:
+                before = len(adapter.waiting)
+                adapter.waiting = deque(answer for answer in adapter.waiting if not answer.cancelled)
+            self.counts.cancelled += before - len(adapter.waiting)
+            for answer in [answer for answer in adapter.active if answer.cancelled]:
                 self.counts.cancelled += 1
-                self._end(resident, answer, Failed("cancelled"))
+                self._end(adapter, answer, Failed("cancelled"))
 
     def _release(self) -> None:
         """Free the adapters that were told to leave and have nothing left to do."""
-        for resident in self.residents.leaving():
+        for adapter in self.loaded.leaving():
             for sequence in self._sequences:
-                if sequence.key is not None and sequence.key[0] == resident.serial:
+                if sequence.key is not None and sequence.key[0] == adapter.serial:
                     self._clear(sequence)
             with self._wake:
-                self.residents.free(resident)
+                self.loaded.free(adapter)
 
     def _clear(self, sequence: Sequence) -> None:
         self.model.forget(sequence.number)
         sequence.key, sequence.tokens = None, []
 
     def _idle(self) -> Iterator[Sequence]:
-        return (one for one in self._sequences if one.answer is None)
+        return (sequence for sequence in self._sequences if sequence.answer is None)
 
     def _free_sequence(self) -> Sequence | None:
-        return max(self._idle(), key=lambda one: (not one.tokens, -one.used), default=None)
+        return max(self._idle(), key=lambda idle: (not idle.tokens, -idle.used), default=None)
 
     def _fail_all(self, why: str) -> None:
-        for resident in list(self.residents):
-            for answer in list(resident.active):
-                self._end(resident, answer, Failed(why))
+        for adapter in list(self.loaded):
+            for answer in list(adapter.active):
+                self._end(adapter, answer, Failed(why))
             with self._wake:
-                while resident.waiting:
-                    resident.waiting.popleft().tell(Failed(why))
-            if resident.leaving:
-                resident.gone.set_exception(EngineFailed(why))
+                while adapter.waiting:
+                    adapter.waiting.popleft().tell(Failed(why))
+            if adapter.leaving:
+                adapter.gone.set_exception(EngineFailed(why))
         for _, future in self._commands:
             future.set_exception(EngineFailed(why))
 
 
-def cache_key(resident: LoadedAdapter, answer: Answer) -> tuple[Any, ...] | None:
+def cache_key(adapter: LoadedAdapter, answer: Answer) -> CacheKey | None:
     """What must be equal for one answer to use keys and values that another left; None: nothing is left."""
-    return None if answer.salt is None else (resident.serial, answer.salt)
+    return None if answer.salt is None else (adapter.serial, answer.salt)

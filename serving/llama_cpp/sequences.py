@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from serving.llama_cpp.model import Sampler, Sampling
 
@@ -24,6 +23,8 @@ class Failed:
     overloaded: bool = False
 
 
+CacheKey = tuple[int, str]
+"""The serial number of an adapter's load, and a salt."""
 Event = bytes | Finished | Failed
 """A token's text (which may end within a character), or the end."""
 
@@ -56,7 +57,7 @@ class Sequence:
 
     number: int
     answer: Answer | None = None
-    key: tuple[Any, ...] | None = None
+    key: CacheKey | None = None
     tokens: list[int] = field(default_factory=list)
     used: float = 0.0
 

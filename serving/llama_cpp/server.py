@@ -60,12 +60,16 @@ class _Server(uvicorn.Server):
 
 
 def _server(app: Starlette, args: argparse.Namespace) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app, host=args.host, port=args.port, access_log=False, lifespan="off", log_level="warning",
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
-    )  # fmt: skip
+    config = uvicorn.Config(
+        app,
+        host=args.host,
+        port=args.port,
+        access_log=False,
+        lifespan="off",
+        log_level="warning",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    return _Server(config)
 
 
 async def serve(batcher: Batcher, requests: Requests, args: argparse.Namespace) -> None:
@@ -76,17 +80,17 @@ async def serve(batcher: Batcher, requests: Requests, args: argparse.Namespace) 
         loop.add_signal_handler(number, ended.set)
     batcher.when_stopped = partial(loop.call_soon_threadsafe, ended.set)
     data = _server(requests.app(), args)
-    doors = [asyncio.create_task(data.serve(_taken(args.fd)))]
+    running = [asyncio.create_task(data.serve(_taken(args.fd)))]
     servers = [data]
     if args.control_fd is not None:
         servers.append(_server(Control(batcher).app(), args))
-        doors.append(asyncio.create_task(servers[-1].serve(_taken(args.control_fd))))
+        running.append(asyncio.create_task(servers[-1].serve(_taken(args.control_fd))))
     waiting = asyncio.create_task(ended.wait())
-    await asyncio.wait([waiting, *doors], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     for server in servers:
         server.should_exit = True
-    await asyncio.gather(*doors)
+    await asyncio.gather(*running)
     batcher.when_stopped = lambda: None  # this loop ends here
 
 

@@ -6,6 +6,7 @@ body       the JSON object in a request's body
 fields     one field after the other, each with its type and its bounds
 messages   a chat's messages, a text completion's prompt
 request    the request as a whole, and as an engine gets it
+answers    what is answered
 ```
 
 What says nothing is accepted wherever it stands. What means something is honoured, or refused by name; what

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
+
+
+class ErrorObject(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(TypedDict):
+    error: ErrorObject
 
 
 class ApiError(Exception):
@@ -17,8 +28,7 @@ class ApiError(Exception):
         self.code = code
 
     @property
-    def body(self) -> dict[str, Any]:
-        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
+    def body(self) -> ErrorBody:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
         kind = "rate_limit_error" if self.status == 429 else kind
-        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}

@@ -8,25 +8,38 @@ from typing import Any, NoReturn
 
 from serving.openai_api.errors import ApiError
 
-IGNORED = frozenset({
-    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-    "prompt_cache_retention",
-})  # fmt: skip
+JsonObject = dict[str, Any]
+"""Of which nothing is known but that it is one."""
+
+IGNORED = frozenset(
+    {
+        *("user", "metadata", "store", "service_tier", "safety_identifier"),
+        *("prompt_cache_key", "prompt_cache_retention"),
+    }
+)
 """They change no answer, and an engine might choose a cache or a queue by them."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "stream": (False,), "stop": ([],), "seed": (-1,),
-    "logprobs": (False,), "top_logprobs": (0,), "logit_bias": ({},), "echo": (False,), "suffix": ("",),
-    "response_format": ({"type": "text"},), "modalities": (["text"],), "verbosity": ("medium",),
-    "frequency_penalty": (0,), "presence_penalty": (0,), "repeat_penalty": (1,), "repetition_penalty": (1,),
-    "length_penalty": (1,), "top_p": (1,), "top_k": (0, -1), "min_p": (0,), "min_tokens": (0,),
-    "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
-    "parallel_tool_calls": (True, False), "priority": (0,), "documents": ([],),
-    "chat_template_kwargs": ({},), "add_generation_prompt": (True,), "continue_final_message": (False,),
-    "stop_token_ids": ([],), "bad_words": ([],), "ignore_eos": (False,), "use_beam_search": (False,),
-    "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
-    "include_stop_str_in_output": (False,), "return_token_ids": (False,),
-    "return_tokens_as_token_ids": (False,),
-}  # fmt: skip
+    "top_k": (0, -1),
+    "seed": (-1,),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "verbosity": ("medium",),
+    "suffix": ("",),
+    **dict.fromkeys(("n", "best_of", "top_p"), (1,)),
+    **dict.fromkeys(("repeat_penalty", "repetition_penalty", "length_penalty"), (1,)),
+    **dict.fromkeys(("frequency_penalty", "presence_penalty", "top_logprobs", "priority"), (0,)),
+    **dict.fromkeys(("min_p", "min_tokens"), (0,)),
+    **dict.fromkeys(("stop", "tools", "functions", "documents", "stop_token_ids", "bad_words"), ([],)),
+    **dict.fromkeys(("logit_bias", "chat_template_kwargs"), ({},)),
+    **dict.fromkeys(("stream", "logprobs", "echo", "ignore_eos", "use_beam_search"), (False,)),
+    **dict.fromkeys(("continue_final_message", "include_stop_str_in_output"), (False,)),
+    **dict.fromkeys(("return_token_ids", "return_tokens_as_token_ids"), (False,)),
+    **dict.fromkeys(("add_generation_prompt", "skip_special_tokens"), (True,)),
+    "spaces_between_special_tokens": (True,),
+}
 """Values that ask for what is done anyway, of OpenAI's fields and of those that clients of vLLM send."""
 REASONS = {
     "chat_template": "templates come from the registry",
@@ -40,51 +53,51 @@ REASONS = {
 class Fields:
     """A request's object without what says nothing."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: JsonObject) -> None:
         self._left = meant(given)
 
     def refuse_any(self, names: Collection[str]) -> None:
         """Refuse the first of `names` that asks for something, before its value is looked at."""
         for name in sorted(self._left.keys() & names):
-            said = f"{name!r} is not supported by the engines here; leave it out"
-            raise ApiError(said, name, code="unsupported_parameter")
+            message = f"{name!r} is not supported by the engines here; leave it out"
+            raise ApiError(message, name, code="unsupported_parameter")
 
     def require_nothing_left(self) -> None:
         """Refuse what nobody has taken."""
         for name in sorted(self._left):
             why = f": {REASONS[name]}" if name in REASONS else ""
-            said = f"{name[:60]!r} is not accepted here{why}; leave it out"
-            raise ApiError(said, name[:60], code="unsupported_parameter")
+            message = f"{name[:60]!r} is not accepted here{why}; leave it out"
+            raise ApiError(message, name[:60], code="unsupported_parameter")
 
     def take(self, name: str) -> Any:
         return self._left.pop(name, None)
 
     def text(self, name: str) -> str | None:
-        found = self.take(name)
-        if not isinstance(found, str | None) or found == "":
-            refuse(name, "a text that is not empty", found)
-        return found
+        value = self.take(name)
+        if not isinstance(value, str | None) or value == "":
+            refuse(name, "a text that is not empty", value)
+        return value
 
     def flag(self, name: str) -> bool:
-        found = self.take(name)
-        if not isinstance(found, bool | None):
-            refuse(name, "true or false", found)
-        return bool(found)
+        value = self.take(name)
+        if not isinstance(value, bool | None):
+            refuse(name, "true or false", value)
+        return bool(value)
 
     def number(self, name: str, low: float, high: float) -> float | None:
-        found = self.take(name)
-        if found is not None and not within(found, low, high):
-            refuse(name, f"a number from {low:g} to {high:g}", found)
-        return None if found is None else float(found)
+        value = self.take(name)
+        if value is not None and not within(value, low, high):
+            refuse(name, f"a number from {low:g} to {high:g}", value)
+        return None if value is None else float(value)
 
     def whole(self, name: str, low: int, high: int) -> int | None:
-        found = self.take(name)
-        if found is not None and not (isinstance(found, int) and within(found, low, high)):
-            refuse(name, f"a whole number from {low} to {high}", found)
-        return found
+        value = self.take(name)
+        if value is not None and not (isinstance(value, int) and within(value, low, high)):
+            refuse(name, f"a whole number from {low} to {high}", value)
+        return value
 
 
-def meant(given: dict[str, Any]) -> dict[str, Any]:
+def meant(given: JsonObject) -> JsonObject:
     """A request's object without null, `NEUTRAL` values and `IGNORED` fields."""
     return {
         name: value
@@ -93,9 +106,9 @@ def meant(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def within(found: Any, low: float, high: float) -> bool:
+def within(value: Any, low: float, high: float) -> bool:
     """Whether it is a number, and from `low` to `high`."""
-    return isinstance(found, int | float) and not isinstance(found, bool) and low <= found <= high
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def says_nothing(value: Any) -> bool:
@@ -112,8 +125,8 @@ def refuse(name: str, expected: str, found: Any) -> NoReturn:
 
 
 def _neutral(name: str, value: Any) -> bool:
-    # true is no 1 and false no 0, though Python finds them equal
+    # true is not 1 and false is not 0, though Python finds them equal
     return any(
-        value is one if isinstance(value, bool) or isinstance(one, bool) else value == one
-        for one in NEUTRAL.get(name, ())
+        value is neutral if isinstance(value, bool) or isinstance(neutral, bool) else value == neutral
+        for neutral in NEUTRAL.get(name, ())
     )

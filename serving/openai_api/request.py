@@ -9,7 +9,7 @@ from typing import Any
 
 from serving.openai_api.body import parse
 from serving.openai_api.errors import ApiError
-from serving.openai_api.fields import Fields, refuse, within
+from serving.openai_api.fields import Fields, JsonObject, refuse, within
 from serving.openai_api.messages import Message, read_messages, read_prompt
 
 MOST_BYTES = 1 << 20
@@ -24,9 +24,12 @@ LACKING: Mapping[str, frozenset[str]] = {
 }
 """Fields of OpenAI's that an engine does not do."""
 NUMBERS = {
-    "temperature": (0.0, 2.0), "top_p": (1e-6, 1.0), "min_p": (0.0, 1.0), "frequency_penalty": (-2.0, 2.0),
-    "presence_penalty": (-2.0, 2.0), "repetition_penalty": (0.1, 2.0), "repeat_penalty": (0.1, 2.0),
-}  # fmt: skip
+    "temperature": (0.0, 2.0),
+    "top_p": (1e-6, 1.0),
+    "min_p": (0.0, 1.0),
+    **dict.fromkeys(("frequency_penalty", "presence_penalty"), (-2.0, 2.0)),
+    **dict.fromkeys(("repetition_penalty", "repeat_penalty"), (0.1, 2.0)),
+}
 _LARGEST = (1 << 63) - 1
 _TOKEN = re.compile(r"[0-9]{1,9}")
 
@@ -64,12 +67,16 @@ class CompletionRequest:
     user: str | None
     numbers: dict[str, float] = field(default_factory=dict)
     """Sampling settings by name; `repetition_penalty` under either of its names."""
-    more: dict[str, Any] = field(default_factory=dict)
+    more: JsonObject = field(default_factory=dict)
     """What only some engines do, as it was sent."""
 
-    def body(self) -> dict[str, Any]:
+    @property
+    def chat(self) -> bool:
+        return self.messages is not None
+
+    def body(self) -> JsonObject:
         """As an engine gets it, without `model`, the salt and the client's own names for itself."""
-        body: dict[str, Any] = dict(self.numbers) | self.more
+        body: JsonObject = dict(self.numbers) | self.more
         if self.messages is None:
             body["prompt"] = self.prompt
         else:
@@ -86,22 +93,30 @@ def read(raw: bytes, chat: bool, limits: Limits) -> CompletionRequest:
     """The request in `raw`. Raises `ApiError`, in OpenAI's words."""
     given = parse(raw, limits.depth)
     fields = Fields(given)
-    fields.refuse_any(limits.lacking - {"n"})  # an `n` has words of its own
+    fields.refuse_any(limits.lacking - {"n"})  # an `n` has a message of its own
     model = fields.take("model")
     if not isinstance(model, str) or not model:
         refuse("model", "the name that GET /v1/models lists, as a text", model)
     messages = read_messages(fields.take("messages"), limits.messages) if chat else None
     prompt = None if chat else read_prompt(fields.take("prompt"))
     n = _answers(fields, limits)
-    asked = [_length(fields, name, limits) for name in ("max_completion_tokens", "max_tokens")]
+    lengths = [_length(fields, name, limits) for name in ("max_completion_tokens", "max_tokens")]
+    user = given.get("user")
     request = CompletionRequest(
-        model=model, messages=messages, prompt=prompt, n=n,
-        max_tokens=next((one for one in asked if one is not None), None),
-        stop=_stops(fields.take("stop")), stream=fields.flag("stream"), wants_usage=_wants_usage(fields),
-        salt=fields.text("cache_salt"), seed=fields.whole("seed", -_LARGEST - 1, _LARGEST),
-        user=user if isinstance(user := given.get("user"), str) and user else None,
-        numbers=_numbers(fields), more=_more(fields, chat),
-    )  # fmt: skip
+        model=model,
+        messages=messages,
+        prompt=prompt,
+        max_tokens=next((length for length in lengths if length is not None), None),
+        n=n,
+        stop=_stops(fields.take("stop")),
+        stream=fields.flag("stream"),
+        wants_usage=_wants_usage(fields),
+        salt=fields.text("cache_salt"),
+        seed=fields.whole("seed", -_LARGEST - 1, _LARGEST),
+        user=user if isinstance(user, str) and user else None,
+        numbers=_numbers(fields),
+        more=_more(fields, chat),
+    )
     fields.require_nothing_left()
     return request
 
@@ -111,24 +126,24 @@ def _answers(fields: Fields, limits: Limits) -> int:
     n = fields.take("n")
     if n is not None and not (isinstance(n, int) and within(n, 1, most)):
         if most == 1:
-            said = "n: one answer for each request here; send it several times"
-            raise ApiError(said, "n", code="unsupported_value")
+            message = "n: one answer for each request here; send it several times"
+            raise ApiError(message, "n", code="unsupported_value")
         refuse("n", f"a whole number from 1 to {most}", n)
     best = fields.whole("best_of", 1, most)
     if best is not None and best != (n or 1):
-        said = "best_of: as many answers are made as `n` says; leave it out"
-        raise ApiError(said, "best_of", code="unsupported_value")
+        message = "best_of: as many answers are made as `n` says; leave it out"
+        raise ApiError(message, "best_of", code="unsupported_value")
     return n or 1
 
 
 def _length(fields: Fields, name: str, limits: Limits) -> int | None:
-    found = fields.take(name)
-    if found is not None and (not isinstance(found, int) or isinstance(found, bool) or found < 1):
-        refuse(name, "a whole number of tokens, at least 1, or nothing for as many as fit", found)
-    if found is not None and found > limits.max_tokens:
-        said = f"an answer may have {limits.max_tokens} tokens at most; leave it out for as many as fit"
-        raise ApiError(f"{name}: {said}", name)
-    return found
+    length = fields.take(name)
+    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
+        refuse(name, "a whole number of tokens, at least 1, or nothing for as many as fit", length)
+    if length is not None and length > limits.max_tokens:
+        message = f"an answer may have {limits.max_tokens} tokens at most; leave it out for as many as fit"
+        raise ApiError(f"{name}: {message}", name)
+    return length
 
 
 def _numbers(fields: Fields) -> dict[str, float]:
@@ -137,8 +152,8 @@ def _numbers(fields: Fields) -> dict[str, float]:
     }
     repeat = numbers.pop("repeat_penalty", None)  # llama.cpp's name for it
     if repeat is not None and numbers.setdefault("repetition_penalty", repeat) != repeat:
-        said = "repeat_penalty and repetition_penalty are names of one setting; leave one of them out"
-        raise ApiError(said, "repeat_penalty")
+        message = "repeat_penalty and repetition_penalty are names of one setting; leave one of them out"
+        raise ApiError(message, "repeat_penalty")
     if (top_k := fields.whole("top_k", -1, 1 << 20)) is not None:
         numbers["top_k"] = top_k
     return numbers
@@ -154,20 +169,20 @@ def _wants_usage(fields: Fields) -> bool:
     return "include_usage" in options
 
 
-def _stops(found: Any) -> tuple[str, ...]:
-    several = [found] if isinstance(found, str) else found
-    if several is None:
+def _stops(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if texts is None:
         return ()
-    if not isinstance(several, list) or len(several) > MOST_STOPS:
-        refuse("stop", f"a text, or a list of up to {MOST_STOPS}", found)
-    if not all(isinstance(one, str) and one for one in several):
-        refuse("stop", "texts that are not empty", found)
-    return tuple(several)
+    if not isinstance(texts, list) or len(texts) > MOST_STOPS:
+        refuse("stop", f"a text, or a list of up to {MOST_STOPS}", value)
+    if not all(isinstance(text, str) and text for text in texts):
+        refuse("stop", "texts that are not empty", value)
+    return tuple(texts)
 
 
-def _more(fields: Fields, chat: bool) -> dict[str, Any]:
+def _more(fields: Fields, chat: bool) -> JsonObject:
     """What costs an engine more than a token for every token, or that only some engines do."""
-    more: dict[str, Any] = {"logit_bias": _biases(fields.take("logit_bias") or {})}
+    more: JsonObject = {"logit_bias": _biases(fields.take("logit_bias") or {})}
     if chat:
         more["logprobs"] = fields.flag("logprobs") or None
         more["top_logprobs"] = fields.whole("top_logprobs", 0, MOST_LOGPROBS)
@@ -181,19 +196,19 @@ def _more(fields: Fields, chat: bool) -> dict[str, Any]:
     return {name: value for name, value in more.items() if value not in (None, {})}
 
 
-def _biases(found: Any) -> dict[str, float]:
-    if not isinstance(found, dict) or len(found) > MOST_BIASES:
-        refuse("logit_bias", f"an object with up to {MOST_BIASES} token ids", found)
-    for token, bias in found.items():
+def _biases(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict) or len(value) > MOST_BIASES:
+        refuse("logit_bias", f"an object with up to {MOST_BIASES} token ids", value)
+    for token, bias in value.items():
         if not _TOKEN.fullmatch(token) or not within(bias, -100, 100):
             refuse("logit_bias", "token ids, each with a number from -100 to 100", {token: bias})
-    return found
+    return value
 
 
-def _format(found: Any) -> dict[str, str] | None:
-    if found is None or found == {"type": "json_object"}:
-        return found
-    said = "response_format: expected {type: text} or {type: json_object}"
-    if isinstance(found, dict) and found.get("type") == "json_schema":
-        said += "; compiling a schema could hold up the engine for others"
-    raise ApiError(said, "response_format", code="unsupported_value")
+def _format(value: Any) -> dict[str, str] | None:
+    if value is None or value == {"type": "json_object"}:
+        return value
+    message = "response_format: expected {type: text} or {type: json_object}"
+    if isinstance(value, dict) and value.get("type") == "json_schema":
+        message += "; compiling a schema could hold up the engine for others"
+    raise ApiError(message, "response_format", code="unsupported_value")

@@ -1,8 +1,4 @@
-"""Processes that outlive the command that started them, and are ended without hurting anybody else's.
-
-A process is known by its pid and its start time: pids are used again, and a record may be older than
-the last reboot.
-"""
+"""Processes that outlive the command that started them, and are ended without hurting anybody else's."""
 
 from __future__ import annotations
 
@@ -20,13 +16,11 @@ from pathlib import Path
 
 import psutil
 
+from registry.processes import ProcessId
 from serving.errors import EngineFailed, EngineStays, NotServable, PortTaken
 
 ROOT = Path(__file__).resolve().parents[2]
 """Where `python -m serving.…` finds this package, whether it is installed or checked out."""
-
-START_TOLERANCE = 2.0
-"""Seconds. psutil adds a boot time in whole seconds that moves when the clock is set."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +34,6 @@ class Launch:
     """Descriptors that the engine takes over."""
 
 
-@dataclass(frozen=True)
-class Started:
-    """A started engine: its process and the end of the pipe that it reports on."""
-
-    pid: int
-    pid_started: float
-    """Seconds since the epoch, as psutil gives it."""
-
-
 def listen(host: str, port: int) -> socket.socket:
     """Take `port` on `host` (0: a free one) by listening there, so that nobody else can.
 
@@ -56,13 +41,13 @@ def listen(host: str, port: int) -> socket.socket:
     tells; `NotServable` for a host or port that cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    taken = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind((host, port))
-        taken.listen()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
     except OSError as error:
-        taken.close()
+        listener.close()
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(
                 f"port {port} on {host} is taken by {_who_listens(port)}; "
@@ -72,7 +57,7 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {error.strerror}; "
             "set port: 0 for a free one above 1024, and a host that this machine has"
         ) from None
-    return taken
+    return listener
 
 
 def listen_unix(path: Path) -> socket.socket:
@@ -80,16 +65,16 @@ def listen_unix(path: Path) -> socket.socket:
 
     Raises `NotServable` for a path that cannot be had; it may be about 100 bytes long.
     """
-    taken = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        taken.bind(str(path))
-        taken.listen()
+        listener.bind(str(path))
+        listener.listen()
     except OSError as error:
-        taken.close()
+        listener.close()
         raise NotServable(
             f"cannot listen on the Unix socket {path}: {error}; set TMPDIR to a shorter path"
         ) from None
-    return taken
+    return listener
 
 
 def _who_listens(port: int) -> str:
@@ -101,9 +86,9 @@ def _who_listens(port: int) -> str:
 
 
 @contextlib.contextmanager
-def started(
+def running(
     launch: Launch, log: Path, ttl: float | None, grace: float, keep: bool = True
-) -> Iterator[Started]:
+) -> Iterator[ProcessId]:
     """Start `launch` in a session of its own, its output appended to `log`.
 
     It keeps running when the block is left in order, unless `keep` is false. It is ended when the block
@@ -111,62 +96,49 @@ def started(
     `grace`: seconds between SIGTERM and SIGKILL. Raises `EngineFailed` if it cannot be started at all.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    spec = {
-        "argv": launch.argv,
-        "fds": launch.fds,
-        "log": str(log),
-        "cwd": str(ROOT),
-        "ttl": ttl,
-        "grace": grace,
-    }
+    end = {"ttl": ttl, "grace": grace}
+    spec = {"argv": launch.argv, "fds": launch.fds, "cwd": str(ROOT), "log": str(log), **end}
     with subprocess.Popen(
         [sys.executable, "-m", "serving.process.reaper", json.dumps(spec)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-        pass_fds=launch.fds, start_new_session=True, cwd=ROOT, env={**os.environ, **launch.env},
-    ) as watcher:  # fmt: skip
-        assert watcher.stdin is not None
-        assert watcher.stdout is not None
-        said = json.loads(watcher.stdout.read() or b"{}")
-        watcher.wait()  # the watcher lives on in a child of its own, and this is no zombie meanwhile
-        if "pid" not in said:
-            reason = said.get("error", f"its watcher ended without a word; see {log}")
-            raise EngineFailed(f"the engine could not be started: {reason}")
-        engine = Started(said["pid"], said["pid_started"])
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        pass_fds=launch.fds,
+        start_new_session=True,
+        cwd=ROOT,
+        env={**os.environ, **launch.env},
+    ) as reaper:
+        engine = _reported(reaper, log)
         try:
             yield engine
         except BaseException:
-            stop(engine.pid, engine.pid_started, grace)
+            stop(engine, grace)
             raise
         if not keep:
-            stop(engine.pid, engine.pid_started, grace)
+            stop(engine, grace)
             return
+        assert reaper.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # ended just now; whoever asks it next will see
-            watcher.stdin.write(b"keep\n")
+            reaper.stdin.write(b"keep\n")
 
 
-def find(pid: int, pid_started: float) -> psutil.Process | None:
-    """The living process that the record means, or None: gone, a zombie, or another with the same pid."""
-    try:
-        process = psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return None
-    same = abs(process.create_time() - pid_started) < START_TOLERANCE
-    return process if same and _lives(process) else None
+def _reported(reaper: subprocess.Popen[bytes], log: Path) -> ProcessId:
+    """The engine that the reaper has started."""
+    assert reaper.stdout is not None
+    report = json.loads(reaper.stdout.read() or b"{}")
+    reaper.wait()  # it lives on in a child of its own, and this is no zombie meanwhile
+    if "pid" not in report:
+        reason = report.get("error", f"the launcher exited without reporting; see {log}")
+        raise EngineFailed(f"the engine could not be started: {reason}")
+    return ProcessId(report["pid"], report["pid_started"])
 
 
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def stop(pid: int, pid_started: float, grace: float) -> bool:
+def stop(engine: ProcessId, grace: float) -> bool:
     """End the process and all of its session: SIGTERM, then SIGKILL after `grace` seconds.
 
     Returns False when it was gone already. Raises `EngineStays` when it may not be ended, or does not end.
     """
-    leader = find(pid, pid_started)
+    leader = engine.find()
     if leader is None:
         return False
     members = _session(leader)
@@ -180,27 +152,36 @@ def stop(pid: int, pid_started: float, grace: float) -> bool:
         _, staying = psutil.wait_procs(staying, timeout=5)
     except psutil.AccessDenied:
         raise EngineStays(
-            f"process {pid} belongs to another user and may not be ended; stop it as the user who deployed it"
+            f"process {engine.pid} belongs to another user and may not be ended; stop it as the user who "
+            "deployed it"
         ) from None
     if any(_lives(process) for process in staying):
         raise EngineStays(
-            f"process {pid} did not end even when killed; see what it waits for: ps -o stat,wchan -p {pid}"
+            f"process {engine.pid} did not end even when killed; see what it waits for: "
+            f"ps -o stat,wchan -p {engine.pid}"
         )
     return True
 
 
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _session(leader: psutil.Process) -> list[psutil.Process]:
-    """The leader and whatever it started that still runs; another session's processes are are not."""
-    found = [leader]
+    """The leader and whatever it started that still runs; another session's processes are not."""
+    members = [leader]
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if process.pid != leader.pid and os.getsid(process.pid) == leader.pid:
-                found.append(process)
-    return found
+                members.append(process)
+    return members
 
 
-def last_words(engine: Started, log: Path) -> str:
-    """The end of an ended engine's log, with what it died of, which its watcher adds a moment later."""
+def last_words(engine: ProcessId, log: Path) -> str:
+    """The end of an ended engine's log, with what it died of, which its reaper adds a moment later."""
     deadline = time.monotonic() + 2
     while f"engine {engine.pid} ended" not in (text := tail(log)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -212,7 +193,7 @@ def tail(log: Path, lines: int = 15) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-            kept = file.read().decode(errors="replace").splitlines()[-lines:]
+            end = file.read().decode(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return "(no log)"
-    return "\n".join(kept) or "(empty log)"
+    return "\n".join(end) or "(empty log)"

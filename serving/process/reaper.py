@@ -3,7 +3,7 @@
 An engine has to outlive the command that started it, and somebody has to reap it, to end it when its
 time is up, and to write down what it died of. That is this process: it lets go of its starter, starts
 the engine in a session of its own and waits. Standard input tells what becomes of the starter: `keep`
-leaves the engine running, an end without that word means that the starter died, or is done with it.
+leaves the engine running, an end without it means that the starter died, or is done with it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import psutil
+from registry.processes import ProcessId
 
 
 def main() -> None:
@@ -27,27 +27,32 @@ def main() -> None:
         os._exit(0)
     os.setsid()
     with Path(spec["log"]).open("ab", buffering=0) as log:
-        # A signal may come before there is anything to end; it must not be the watcher that ends.
+        # A signal may come before there is anything to end; it must not be the reaper that ends.
         early: list[int] = []
         signal.signal(signal.SIGTERM, lambda number, _: early.append(number))
         try:
             engine = subprocess.Popen(
-                spec["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=spec["fds"], start_new_session=True, cwd=spec["cwd"],
-            )  # fmt: skip
+                spec["argv"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=spec["fds"],
+                start_new_session=True,
+                cwd=spec["cwd"],
+            )
         except OSError as error:
-            _report(error=f"{spec['argv'][0]}: {error.strerror}")
+            _report({"error": f"{spec['argv'][0]}: {error.strerror}"})
             return
         for fd in spec["fds"]:
             os.close(fd)  # or the port stays taken for as long as this process lives
-        _report(pid=engine.pid, pid_started=psutil.Process(engine.pid).create_time())
+        _report(ProcessId.of(engine.pid).record)
         os.dup2(log.fileno(), 1)  # the starter reads until this end of its pipe closes
         os.dup2(log.fileno(), 2)
         _watch(engine, spec["ttl"], spec["grace"], early)
 
 
-def _report(**facts: Any) -> None:
-    with contextlib.suppress(BrokenPipeError):  # no starter left; standard input will tell
+def _report(facts: Mapping[str, object]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the starter is gone; standard input will say so
         os.write(1, json.dumps(facts).encode() + b"\n")
 
 
@@ -64,9 +69,9 @@ def _watch(engine: subprocess.Popen[bytes], ttl: float | None, grace: float, ear
         if os.read(0, 16) != b"keep\n":
             end("the process that started it is gone, or has let it go")
 
-    signal.signal(signal.SIGTERM, lambda *_: end("its watcher was told to end"))
+    signal.signal(signal.SIGTERM, lambda *_: end("its reaper was told to end"))
     if early:
-        end("its watcher was told to end")
+        end("its reaper was told to end")
     threading.Thread(target=heed_starter, daemon=True).start()
     if ttl is not None:
         timer = threading.Timer(ttl, end, [f"its {ttl / 60:g} minutes are over"])

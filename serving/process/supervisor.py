@@ -1,6 +1,6 @@
 """Keep one process running: start it, notice that it died or hangs, start it again, and later each time.
 
-The process ends with this one, also when this one is killed with -9: its watcher holds a pipe to here.
+The process ends with this one, also when this one is killed with -9: its reaper holds a pipe to here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import psutil
 
+from registry.processes import ProcessId
 from serving.errors import EngineFailed, ServingError
 from serving.process import process
-from serving.process.process import Launch, Started
+from serving.process.process import Launch
 
 log = logging.getLogger("tuneline.serving")
 
@@ -44,7 +45,7 @@ class Supervisor:
         self._prepare, self._ready, self._healthy = prepare, ready, healthy
         self._log, self._ready_timeout, self._check_every = log_file, ready_timeout, check_every
         self._task: asyncio.Task[None] | None = None
-        self.running: Started | None = None
+        self.running: ProcessId | None = None
         self.restarts = 0
 
     async def start(self) -> None:
@@ -88,16 +89,16 @@ class Supervisor:
         """One life of the process, from its start to its end."""
         async with AsyncExitStack() as stack:
             stack.callback(setattr, self, "running", None)
-            started = await self._launch(stack)
-            died = _death(started)
+            engine = await self._launch(stack)
+            died = _death(engine)
             try:
                 await _first_of(self._ready(), died, self._ready_timeout)
             except EngineFailed as error:
                 await asyncio.wait({died}, timeout=1.0)  # its connections end a moment before it does
                 what = "the engine ended before it was ready" if died.done() else str(error)
-                words = process.last_words(started, self._log) if died.done() else process.tail(self._log)
-                raise EngineFailed(f"{what}. The end of its log, {self._log}:\n{words}") from None
-            self.running = started
+                end = process.last_words(engine, self._log) if died.done() else process.tail(self._log)
+                raise EngineFailed(f"{what}. The end of its log, {self._log}:\n{end}") from None
+            self.running = engine
             if not first.done():
                 first.set_result(None)
             await self._watch(died)
@@ -116,30 +117,28 @@ class Supervisor:
                 log.warning("the engine's health check failed (%d of %d): %s", missed, MISSED, error)
         log.error("the engine lives and does not answer; it is ended")
 
-    async def _launch(self, stack: AsyncExitStack) -> Started:
-        def begin() -> tuple[Started, contextlib.ExitStack]:
+    async def _launch(self, stack: AsyncExitStack) -> ProcessId:
+        def begin() -> tuple[ProcessId, contextlib.ExitStack]:
             with contextlib.ExitStack() as held, self._prepare() as launch:
-                engine = held.enter_context(
-                    process.started(launch, self._log, None, GRACE_SECONDS, keep=False)
-                )
-                return engine, held.pop_all()
+                running = process.running(launch, self._log, None, GRACE_SECONDS, keep=False)
+                return held.enter_context(running), held.pop_all()
 
         beginning = asyncio.ensure_future(asyncio.to_thread(begin))
         try:
             await asyncio.shield(beginning)
         finally:  # also when told to stop meanwhile: what has been started has to be ended
-            started, held = await beginning
+            engine, held = await beginning
             stack.push_async_callback(asyncio.to_thread, held.close)
-        return started
+        return engine
 
 
-def _death(started: Started) -> asyncio.Future[None]:
+def _death(engine: ProcessId) -> asyncio.Future[None]:
     """Done when the process has ended."""
     loop = asyncio.get_running_loop()
     died: asyncio.Future[None] = loop.create_future()
 
     def wait() -> None:
-        living = process.find(started.pid, started.pid_started)
+        living = engine.find()
         if living is not None:
             with contextlib.suppress(psutil.Error):
                 living.wait()

@@ -18,7 +18,7 @@ CHUNK = 1 << 20
 def copy(source: Path, target: Path, max_rank: int) -> str:
     """Copy the adapter at `source` to the new directory `target`; returns the sha256 of what was copied.
 
-    Nothing but the two files goes along, so no pickle can. Raises `NotServable` where one is missing or no
+    Nothing but the two files goes along, so no pickle can. Raises `NotServable` where one is missing or not a
     regular file, where the configuration cannot be read, or its largest rank is above `max_rank`.
     """
     target.mkdir(parents=True)
@@ -40,23 +40,25 @@ def copy(source: Path, target: Path, max_rank: int) -> str:
 
 def _opened(path: Path) -> IO[bytes]:
     try:
-        found = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        pickled = [one.name for end in ("bin", "pt") for one in path.parent.glob(f"adapter_model.{end}")]
-        more = f" {pickled[0]} is a pickle, which may run code when it is read." if pickled else ""
+        pickles = [
+            file.name for file in path.parent.glob("adapter_model.*") if file.suffix in (".bin", ".pt")
+        ]
+        more = f" {pickles[0]} is a pickle, which may run code when it is read." if pickles else ""
         raise NotServable(
             f"{path}: {error.strerror}; expected a regular file of a PEFT adapter.{more}"
         ) from None
-    if not stat.S_ISREG(os.fstat(found).st_mode):
-        os.close(found)
-        raise NotServable(f"{path} is no regular file; expected a PEFT adapter's {path.name}")
-    return os.fdopen(found, "rb")
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise NotServable(f"{path} is not a regular file; expected a PEFT adapter's {path.name}")
+    return os.fdopen(handle, "rb")
 
 
 def _rank(config: Path, shown: Path) -> int:
     try:
-        said = json.loads(config.read_bytes())
-        ranks = [said["r"], *(said.get("rank_pattern") or {}).values()]
+        values = json.loads(config.read_bytes())
+        ranks = [values["r"], *(values.get("rank_pattern") or {}).values()]
         return max(int(rank) for rank in ranks)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise NotServable(f"{shown} is no configuration of a LoRA: {error!r}") from None
+        raise NotServable(f"{shown} is not a LoRA's configuration: {error!r}") from None

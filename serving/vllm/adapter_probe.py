@@ -29,25 +29,23 @@ async def ask(client: httpx.AsyncClient, model: str) -> Likeliest:
     (The probe's own tokens would tell more; with adapters, vLLM 0.32 ends when it is asked for those while
     it decodes for somebody else.)
     """
-    body = {
-        "model": model, "prompt": PROBE, "max_tokens": 1, "temperature": 0, "logprobs": LIKELIEST,
-        "cache_salt": secrets.token_hex(8),
-    }  # fmt: skip
+    body = {"model": model, "prompt": PROBE, "max_tokens": 1, "temperature": 0, "logprobs": LIKELIEST}
+    body["cache_salt"] = secrets.token_hex(8)
     try:
         answer = await client.post("/v1/completions", json=body, timeout=None)
         if answer.status_code != 200:
             raise EngineFailed(f"the probe of {model} got {answer.status_code}: {answer.text[:300]}")
-        found: Likeliest = answer.json()["choices"][0]["logprobs"]["top_logprobs"][0]
-        sound = len(found) > 1 and all(map(math.isfinite, found.values()))
+        likeliest: Likeliest = answer.json()["choices"][0]["logprobs"]["top_logprobs"][0]
+        sound = len(likeliest) > 1 and all(map(math.isfinite, likeliest.values()))
     except (httpx.HTTPError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineFailed(f"the probe of {model} got no answer: {error!r}") from None
     if not sound:
-        raise EngineFailed(f"the probe of {model} got {found}, expected log-probabilities")
-    return found
+        raise EngineFailed(f"the probe of {model} got {likeliest}, expected log-probabilities")
+    return likeliest
 
 
 async def require_effect(client: httpx.AsyncClient, base: str, name: str, base_says: Likeliest) -> float:
-    """The relative change, ‖with it − base‖ / ‖base‖. Raises `AdapterRefused` where it is none."""
+    """The relative change, ‖with it − base‖ / ‖base‖. Raises `AdapterRefused` where there is none."""
     effect = noise = 0.0
     for _ in range(ATTEMPTS):
         effect = change(await ask(client, name), base_says)
@@ -63,8 +61,8 @@ async def require_effect(client: httpx.AsyncClient, base: str, name: str, base_s
     )
 
 
-def change(found: Likeliest, reference: Likeliest) -> float:
-    """At least how far `found` is from `reference`, relative to its norm, over the tokens of `reference`."""
-    least = min(found.values())  # what is not told is no likelier
-    moved = [found.get(token, min(least, said)) for token, said in reference.items()]
+def change(given: Likeliest, reference: Likeliest) -> float:
+    """At least how far `given` is from `reference`, relative to its norm, over the tokens of `reference`."""
+    least = min(given.values())  # what is not reported is not likelier
+    moved = [given.get(token, min(least, value)) for token, value in reference.items()]
     return math.dist(moved, list(reference.values())) / math.hypot(*reference.values())

@@ -14,19 +14,19 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from serving.engine.answer_check import ExpectedAnswer
+from serving.engine.client import over_socket
 from serving.engine.naming import model_alias
 from serving.engine.process_engine import CONTROL_SECONDS, EngineProcess
+from serving.engine.protocol import Health
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
 from serving.process.process import Launch
 from serving.vllm import adapter_files, adapter_probe
-from serving.vllm import launch as vllm
+from serving.vllm.launch import VllmSettings, launch_with_adapters
 
 STUCK_SECONDS = 120.0
 """Without a token while answers are under way."""
@@ -41,47 +41,18 @@ COUNTERS = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How much one engine holds and does at once."""
-
-    context_length: int = 2048
-    """Tokens of one answer's context."""
-    parallel: int = 4
-    """Answers decoded at once."""
-    queue: int = 64
-    """Answers that may wait."""
-    adapters: int = 16
-    """0: a merged or quantized model by itself."""
-    max_rank: int = 16
-    """Of an adapter, one of `serving.engine.capabilities.VLLM_RANKS`; larger takes memory in each slot."""
-    threads: int | None = None
-    """CPU threads; None: all cores."""
-    ready_timeout: float = 300.0
-    """Seconds."""
-    dtype: str = "auto"
-    """In which it is computed; `auto`: as the files are."""
-    options: tuple[str, ...] = ()
-    """More of vLLM's own, such as `--tensor-parallel-size=2`."""
-
-
-class VllmEngine(EngineProcess):
-    """See `serving.engine.protocol.Engine`."""
+class VllmEngine(EngineProcess[VllmSettings]):
+    """See `serving.engine.protocol.Engine`; `path` is the directory of a Hugging Face model."""
 
     def __init__(
         self,
         artifact_id: str,
         path: Path,
-        settings: Settings,
+        settings: VllmSettings,
         log: Path,
-        recorded: Sequence[ExpectedAnswer] = (),
+        expected: Sequence[ExpectedAnswer] = (),
     ) -> None:
-        """`path`: the directory of a Hugging Face model; its served name follows from the id.
-
-        `recorded`: of what it answered when it was evaluated, it has to say something again after each start.
-        """
-        super().__init__(artifact_id, path, settings.adapters, log, settings.ready_timeout, recorded)
-        self._settings = settings
+        super().__init__(artifact_id, path, settings, log, expected)
         self._key = secrets.token_hex(16)
         self._bytes: dict[str, str] = {}
         """Served name → digest of the files it stood for, ever."""
@@ -101,7 +72,7 @@ class VllmEngine(EngineProcess):
     async def load_adapter(self, digest: str, path: Path) -> str:
         """As `Engine` says; `path` has `adapter_config.json` and `adapter_model.safetensors`."""
         if not DIGEST.fullmatch(digest):
-            raise AdapterRefused(f"{digest!r} is no artifact's digest (64 hexadecimal digits)")
+            raise AdapterRefused(f"{digest!r} is not an artifact's digest (64 hexadecimal digits)")
         name = model_alias(digest)
         async with self._changing:  # one load at a time: the second to ask finds it loaded
             if digest in self.loaded:
@@ -123,19 +94,18 @@ class VllmEngine(EngineProcess):
         return name
 
     async def _bring(self, name: str, path: Path, copy: Path) -> None:
-        found = await asyncio.to_thread(adapter_files.copy, path, copy, self._settings.max_rank)
-        if self._bytes.get(name, found) != found:
+        sha256 = await asyncio.to_thread(adapter_files.copy, path, copy, self._settings.max_rank)
+        if self._bytes.get(name, sha256) != sha256:
             raise AdapterRefused(
-                f"{path} does not hold the bytes that {name} stood for before (sha256 {found[:12]}…, "
+                f"{path} does not hold the bytes that {name} stood for before (sha256 {sha256[:12]}…, "
                 f"expected {self._bytes[name][:12]}…); an adapter's name stands for one artifact only"
             )
-        said = await self._control(
-            "POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(copy)}
-        )
-        if said.status_code != 200:
-            await self.health()  # a dead engine is no fault of the adapter's
-            raise NotServable(f"{path}: vLLM does not load this adapter: {_message(said)}")
-        self._bytes[name] = found
+        adapter = {"lora_name": name, "lora_path": str(copy)}
+        answer = await self._control("POST", "/v1/load_lora_adapter", adapter)
+        if answer.status_code != 200:
+            await self.health()  # a dead engine is not the adapter's fault
+            raise NotServable(f"{path}: vLLM does not load this adapter: {_message(answer)}")
+        self._bytes[name] = sha256
         try:
             assert self._client is not None
             await adapter_probe.require_effect(self._client, self.base, name, self._base_says)
@@ -150,22 +120,22 @@ class VllmEngine(EngineProcess):
         copy = self._copies.pop(digest)
         self._leaving.add(name)
         try:
-            said = await self._control("POST", "/v1/unload_lora_adapter", {"lora_name": name})
-            if said.status_code not in (200, 404):  # 404: an engine that was started again meanwhile
-                raise EngineFailed(f"the engine did not unload {name}: {_message(said)}")
+            answer = await self._control("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+            if answer.status_code not in (200, 404):  # 404: an engine that was started again meanwhile
+                raise EngineFailed(f"the engine did not unload {name}: {_message(answer)}")
         finally:
             if life == self._life:
                 self._leaving.discard(name)
         await _remove(copy)
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> Health:
         under_way = await self._control("GET", "/tuneline/under-way", timeout=CONTROL_SECONDS)
         alive = await self._control("GET", "/health", timeout=CONTROL_SECONDS)
-        told = await self._control("GET", "/metrics", timeout=CONTROL_SECONDS)
+        metrics = await self._control("GET", "/metrics", timeout=CONTROL_SECONDS)
         if alive.status_code != 200:
-            raise EngineFailed(f"the engine says that it is not well: {_message(alive)}")
+            raise EngineFailed(f"the engine reports that it is unhealthy: {_message(alive)}")
         active = int(under_way.json()["under_way"])
-        counts = read_counters(told.text)
+        counts = read_counters(metrics.text)
         tokens, now = counts["prompt_tokens"] + counts["generated_tokens"], time.monotonic()
         if not active or tokens != self._seen[0]:
             self._seen = tokens, now
@@ -178,18 +148,10 @@ class VllmEngine(EngineProcess):
         shutil.rmtree(self.socket.parent, ignore_errors=True)
         self._life += 1
         self.socket.parent.mkdir()
-        one = self._settings
-        yield vllm.launch_resident(
-            self._path, self.base, self.socket, context_length=one.context_length,
-            threads=one.threads, parallel=one.parallel, adapters=one.adapters, max_rank=one.max_rank,
-            control_key=self._key, most=one.parallel + one.queue, options=one.options, dtype=one.dtype,
-        )  # fmt: skip
+        yield launch_with_adapters(self._path, self.base, self.socket, self._key, self._settings)
 
     def _connect(self) -> httpx.AsyncClient:
-        transport = httpx.AsyncHTTPTransport(uds=str(self.socket), limits=httpx.Limits(max_connections=None))
-        return httpx.AsyncClient(
-            transport=transport, base_url="http://engine", headers={"x-tuneline-control": self._key}
-        )
+        return over_socket(self.socket, {"x-tuneline-control": self._key})
 
     async def _greet(self) -> None:
         assert self._client is not None
@@ -201,7 +163,8 @@ class VllmEngine(EngineProcess):
                 if (await self._control("GET", "/health")).status_code == 200:
                     break
             await asyncio.sleep(POLL_SECONDS)
-        served = [one["id"] for one in (await self._control("GET", "/v1/models")).json()["data"]]
+        models = (await self._control("GET", "/v1/models")).json()["data"]
+        served = [model["id"] for model in models]
         if served != [self.base]:
             raise EngineFailed(f"the engine serves {served}, expected [{self.base!r}]")
         self._base_says = await adapter_probe.ask(self._client, self.base)

@@ -10,10 +10,12 @@ import json
 import os
 import socket
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from serving.cores import thread_environment, usable_cores
 from serving.engine.capabilities import VLLM_RANKS
+from serving.engine.settings import EngineSettings
 from serving.errors import EngineMissing, NotServable
 from serving.process.process import ROOT, Launch
 
@@ -26,6 +28,18 @@ INSTALL = (
 CPU_CACHE_BYTES = 1 << 30
 """For keys and values, unless `VLLM_CPU_KVCACHE_SPACE` says how many GiB. vLLM by itself would take most of
 the machine's memory, which others live in too."""
+
+
+@dataclass(frozen=True)
+class VllmSettings(EngineSettings):
+    """And what only vLLM is told."""
+
+    max_rank: int = 16
+    """Of an adapter, one of `serving.engine.capabilities.VLLM_RANKS`; larger takes memory in each slot."""
+    dtype: str = "auto"
+    """In which it is computed; `auto`: as the files are."""
+    options: tuple[str, ...] = ()
+    """More of vLLM's own, such as `--tensor-parallel-size=2`."""
 
 
 def launch(
@@ -59,69 +73,55 @@ def launch(
     return Launch(argv, env)
 
 
-def launch_resident(
-    path: Path,
-    alias: str,
-    socket_path: Path,
-    *,
-    context_length: int,
-    threads: int | None,
-    parallel: int,
-    adapters: int,
-    max_rank: int,
-    control_key: str,
-    most: int,
-    options: tuple[str, ...],
-    dtype: str = "auto",
+def launch_with_adapters(
+    path: Path, alias: str, socket_path: Path, control_key: str, settings: VllmSettings
 ) -> Launch:
-    """The same on a Unix socket behind `serving.vllm.middleware`, with at most `adapters` of `max_rank`.
+    """The same on a Unix socket behind `serving.vllm.middleware`, with adapters beside it.
 
-    `socket_path`: its directory has vLLM's own sockets and temporary files too. `parallel` answers are
-    decoded at once, `most` may be there in all. `options` are added as they are. Raises as `launch` does.
+    `socket_path`: its directory has vLLM's own sockets and temporary files too. Raises as `launch` does.
     """
-    if max_rank not in VLLM_RANKS:
-        raise NotServable(f"max_rank is {max_rank}, vLLM takes one of {', '.join(map(str, VLLM_RANKS))}")
+    if settings.max_rank not in VLLM_RANKS:
+        ranks = ", ".join(map(str, VLLM_RANKS))
+        raise NotServable(f"max_rank is {settings.max_rank}, vLLM takes one of {ranks}")
     python, folder = python_with_vllm(), str(socket_path.parent)
-    plain = _launch(python, path, (alias,), context_length, threads, dtype)
-    more: tuple[str, ...] = (
-        "--uds", str(socket_path), "--max-num-seqs", str(parallel), "--enable-prefix-caching",
-        "--enable-prompt-tokens-details", "--middleware", "serving.vllm.middleware.AdmissionMiddleware",
-    )  # fmt: skip
-    if adapters:
-        more += (
-            "--enable-lora", "--max-loras", str(adapters), "--max-cpu-loras", str(adapters),
-            "--max-lora-rank", str(max_rank),
-        )  # fmt: skip
+    size = (settings.context_length, settings.threads, settings.dtype)
+    plain = _launch(python, path, (alias,), *size)
+    more = ["--uds", str(socket_path), "--max-num-seqs", str(settings.parallel), "--enable-prefix-caching"]
+    more += ["--enable-prompt-tokens-details", "--middleware", "serving.vllm.middleware.AdmissionMiddleware"]
+    if slots := settings.adapters:
+        more += ["--enable-lora", "--max-loras", str(slots), "--max-cpu-loras", str(slots)]
+        more += ["--max-lora-rank", str(settings.max_rank)]
+        if is_cpu_build(python):
+            more += ["--worker-extension-cls", "serving.vllm.cpu_lora_patch.Mended"]
     env = {
         **plain.env,
-        "TUNELINE_CONTROL_KEY": control_key, "TUNELINE_MOST_REQUESTS": str(most),
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_RPC_BASE_PATH": folder, "TMPDIR": folder,
-    }  # fmt: skip
-    if adapters and is_cpu_build(python):
-        more += ("--worker-extension-cls", "serving.vllm.cpu_lora_patch.Mended")
-    return Launch((*plain.argv, *more, *options), env)
+        "TUNELINE_CONTROL_KEY": control_key,
+        "TUNELINE_MOST_REQUESTS": str(settings.parallel + settings.queue),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_RPC_BASE_PATH": folder,
+        "TMPDIR": folder,
+    }
+    return Launch((*plain.argv, *more, *settings.options), env)
 
 
 def _launch(
     python: str, path: Path, names: tuple[str, ...], context_length: int, threads: int | None, dtype: str
 ) -> Launch:
     try:
-        described = json.loads((path / "config.json").read_text("utf-8"))
+        config = json.loads((path / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
-        said = f"{path} has no config.json that can be read; vLLM serves a merged or GPTQ model's directory"
-        raise NotServable(said) from None
-    argv = [
-        python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path.resolve()),
-        "--served-model-name", *names, "--max-model-len", str(context_length), "--generation-config", "vllm",
-        "--disable-uvicorn-access-log", "--disable-fastapi-docs",  # an address is a client's words
-        "--middleware", "serving.vllm.middleware.Dialect",
-    ]  # fmt: skip
-    if dtype != "auto" and "quantization_config" not in described:
+        message = (
+            f"{path} has no config.json that can be read; vLLM serves a merged or GPTQ model's directory"
+        )
+        raise NotServable(message) from None
+    argv = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path.resolve())]
+    argv += ["--served-model-name", *names, "--max-model-len", str(context_length)]
+    argv += ["--generation-config", "vllm", "--middleware", "serving.vllm.middleware.Dialect"]
+    argv += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]  # an address is a client's words
+    if dtype != "auto" and "quantization_config" not in config:
         argv += ["--dtype", dtype]
-    env = {
-        "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_HOST_IP": "127.0.0.1",  # its processes talk to each other on loopback only
-    }  # fmt: skip
+    env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    env["VLLM_HOST_IP"] = "127.0.0.1"  # its processes talk to each other on loopback only
     if is_cpu_build(python):
         # compiling took longer than any patience when the cores were busy, and needs a compiler
         argv += ["--kv-cache-memory-bytes", str(CPU_CACHE_BYTES), "--enforce-eager"]
@@ -151,11 +151,11 @@ def python_with_vllm() -> str:
         )
     probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
     try:
-        found = subprocess.run([python, "-c", probe], capture_output=True, timeout=60).returncode == 0
+        missing = subprocess.run([python, "-c", probe], capture_output=True, timeout=60).returncode
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineMissing(
             f"engine vllm: {VARIABLE}={python} does not run ({error}); set it anew: {INSTALL}"
         ) from None
-    if not found:
+    if missing:
         raise EngineMissing(f"engine vllm: {python} has no vllm; install it there: {INSTALL}")
     return python

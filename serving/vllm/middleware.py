@@ -1,6 +1,6 @@
 """In front of vLLM's routes, in vLLM's own process: what is reachable, and how many answers are under way.
 
-vLLM loads it with `--middleware`; beside the standard library it imports the schema's table alone, as that
+vLLM loads it with `--middleware`; beside the standard library it imports the schema alone, as that
 environment has no library of ours. vLLM counts no requests of an adapter, forgets a name at once when told to
 unload it, has no bound for what waits, answers with the base where a request names no model, and has thirty
 more routes.
@@ -17,15 +17,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
-from serving.openai_api.fields import meant
+from serving.openai_api.answers import ModelList, ModelObject, model_list, model_object, no_model
+from serving.openai_api.errors import ApiError, ErrorBody
+from serving.openai_api.fields import JsonObject, meant
 
+Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-ASK = {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
-TOLD = {("http", path) for _, path in ASK}
+COMPLETIONS = {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
+ANSWERED = {("http", path) for _, path in COMPLETIONS}
 MODELS = "/v1/models"
 CONTROL = {("GET", "/health"), ("GET", "/metrics")}
 LOAD = ("POST", "/v1/load_lora_adapter")
@@ -35,16 +38,16 @@ DEADLY = ("prompt_logprobs", "echo")
 """With adapters on a CPU, vLLM 0.32 ends for everybody when one asks for log-probabilities of the prompt
 while it decodes for another; `echo` does so too, together with `logprobs`."""
 RENAMED = {"repeat_penalty": "repetition_penalty"}
-"""llama.cpp's name → vLLM's, which would answer as though the other had not been said."""
+"""llama.cpp's name → vLLM's, which ignores the other."""
 OF_TOOLS = ("tool_choice", "parallel_tool_calls")
-"""What says nothing without tools."""
+"""Fields without a meaning where there are no tools."""
 KEY_HEADER = b"x-tuneline-control"
 
 
 class AdmissionMiddleware:
     """Counts by name, lets nobody in to an adapter that leaves, and forwards its unload when the last is out.
 
-    Everything but `ASK` and the models is a 404 without the key that the starter gave us.
+    Everything but `COMPLETIONS` and the models is a 404 without the key that the starter gave us.
     """
 
     def __init__(self, app: App) -> None:
@@ -55,55 +58,54 @@ class AdmissionMiddleware:
         self._leaving: dict[str, asyncio.Event] = {}
         """Name → set when the last answer is out."""
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
-        elif (asked := (scope["method"], scope["path"])) in ASK:
+        elif (route := (scope["method"], scope["path"])) in COMPLETIONS:
             await self._ask(scope, receive, send)
         elif (name := _model_asked_for(scope)) in self._leaving:
-            await _no_model(send, str(name))
+            await _refuse(send, no_model(str(name)))
         elif name is not None:
             await self._app(scope, receive, send)
         elif not self._has_key(scope):
-            await _refuse(send, 404, f"{' '.join(asked)}: there is nothing here")
+            await _refuse(send, _no_route(route))
         else:
-            await self._control(asked, scope, receive, send)
+            await self._control(route, scope, receive, send)
 
-    async def _control(
-        self, asked: tuple[str, str], scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:
-        if asked == UNDER_WAY:
+    async def _control(self, route: tuple[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+        if route == UNDER_WAY:
             await _answer(send, 200, {"under_way": sum(self._active.values())})
-        elif asked == UNLOAD:
+        elif route == UNLOAD:
             await self._unload(scope, receive, send)
-        elif asked == LOAD:
+        elif route == LOAD:
             with self._counted("a load"):
                 await self._app(scope, receive, send)
-        elif asked in CONTROL:
+        elif route in CONTROL:
             await self._app(scope, receive, send)
         else:
-            await _refuse(send, 404, f"{' '.join(asked)}: there is nothing here")
+            await _refuse(send, _no_route(route))
 
-    def _has_key(self, scope: MutableMapping[str, Any]) -> bool:
-        found = [value for name, value in scope["headers"] if name == KEY_HEADER]
-        return len(found) == 1 and hmac.compare_digest(found[0], self._key)
+    def _has_key(self, scope: Scope) -> bool:
+        keys = [value for name, value in scope["headers"] if name == KEY_HEADER]
+        return len(keys) == 1 and hmac.compare_digest(keys[0], self._key)
 
-    async def _ask(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _whole(receive)
         if body is None:
             return
-        wanted = _object(body)
-        name = wanted.get("model")
+        request = _object(body)
+        name = request.get("model")
         if not name or not isinstance(name, str):
-            await _refuse(send, 400, "the body has to be a JSON object that names a `model`")
-        elif deadly := [key for key in DEADLY if not (wanted.get(key) is None or wanted[key] is False)]:
-            await _refuse(send, 400, f"{deadly[0]} is not offered here")
+            await _refuse(send, _invalid("the body has to be a JSON object that names a `model`"))
+        elif deadly := [key for key in DEADLY if not (request.get(key) is None or request[key] is False)]:
+            await _refuse(send, _invalid(f"{deadly[0]} is not offered here"))
         elif name in self._leaving:
-            await _no_model(send, name)
+            await _refuse(send, no_model(name))
         elif sum(self._active.values()) >= self._most and not self._has_key(scope):  # a probe has it
-            await _refuse(send, 429, f"{self._most} answers are under way or wait; try again later")
+            message = f"{self._most} answers are under way or wait; try again later"
+            await _refuse(send, ApiError(message, None, 429, "overloaded"))
         else:
             with self._counted(name):
                 await self._app(scope, _again(body, receive), send)
@@ -120,7 +122,7 @@ class AdmissionMiddleware:
                 if name in self._leaving:
                     self._leaving[name].set()
 
-    async def _unload(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _unload(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _whole(receive)
         name = str(_object(body or b"").get("lora_name"))
         empty = self._leaving.setdefault(name, asyncio.Event())
@@ -146,70 +148,67 @@ class Dialect:
         self._known: set[str] = set()
         """Names that it had; also of adapters that have gone, which are no client's words."""
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (name := _model_asked_for(scope)) is not None:
             await self._models(name, scope, receive, send)
-        elif scope["type"] == "http" and (scope["method"], scope["path"]) in ASK:
+        elif scope["type"] == "http" and (scope["method"], scope["path"]) in COMPLETIONS:
             await self._ask(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _ask(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _whole(receive)
         if body is None:
             return
         given = _object(body)
         if not await self._knows(given.get("model"), scope, receive):
-            await _no_model(send, str(given["model"]))
+            await _refuse(send, no_model(str(given["model"])))
             return
-        asked = meant(given)
-        pairs = ((old, new) for old, new in RENAMED.items() if old in asked)
-        if twice := [old for old, new in pairs if asked.get(new, asked[old]) != asked[old]]:
-            await _refuse(send, 400, f"{twice[0]} and {RENAMED[twice[0]]} are names of one setting")
+        request = meant(given)
+        pairs = ((old, new) for old, new in RENAMED.items() if old in request)
+        if differing := [old for old, new in pairs if request.get(new, request[old]) != request[old]]:
+            old = differing[0]
+            await _refuse(send, _invalid(f"{old} and {RENAMED[old]} are names of one setting"))
             return
-        if "tools" in asked:
-            asked |= {name: given[name] for name in OF_TOOLS if name in given}
-        if not asked.get("stream"):
-            asked.pop("stream_options", None)
+        if "tools" in request:
+            request |= {name: given[name] for name in OF_TOOLS if name in given}
+        if not request.get("stream"):
+            request.pop("stream_options", None)
         if given:
-            body = json.dumps({RENAMED.get(name, name): value for name, value in asked.items()}).encode()
+            body = json.dumps({RENAMED.get(name, name): value for name, value in request.items()}).encode()
         await self._app(scope, _again(body, receive), send)
 
-    async def _knows(self, name: Any, scope: MutableMapping[str, Any], receive: Receive) -> bool:
-        """Whether `name` is a model's; what is no name at all is vLLM's to judge."""
+    async def _knows(self, name: Any, scope: Scope, receive: Receive) -> bool:
+        """Whether `name` is a model's; what is not a name at all is vLLM's to judge."""
         if not isinstance(name, str) or name in self._known:
             return True
         status, body = await self._listed(scope, receive)
-        self._known |= {one["id"] for one in _object(body).get("data", ())}
+        self._known |= {model["id"] for model in _object(body).get("data", ())}
         return status != 200 or name in self._known
 
-    async def _models(self, name: str, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _models(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         status, body = await self._listed(scope, receive)
-        found = [
-            {"id": one["id"], "object": "model", "created": 0, "owned_by": "tuneline"}
-            for one in _object(body).get("data", ())
-        ]
+        models = [model_object(model["id"]) for model in _object(body).get("data", ())]
         if status != 200:
             await _answer(send, status, _object(body))
         elif not name:
-            await _answer(send, 200, {"object": "list", "data": found})
-        elif wanted := [one for one in found if one["id"] == name]:
-            await _answer(send, 200, wanted[0])
+            await _answer(send, 200, model_list(models))
+        elif named := [model for model in models if model["id"] == name]:
+            await _answer(send, 200, named[0])
         else:
-            await _no_model(send, name)
+            await _refuse(send, no_model(name))
 
-    async def _listed(self, scope: MutableMapping[str, Any], receive: Receive) -> tuple[int, bytes]:
+    async def _listed(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
         """vLLM's own answer."""
         status, parts = 500, list[bytes]()
 
-        async def kept(message: Message) -> None:
+        async def keep(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             parts.append(message.get("body", b""))
 
-        await self._app(
-            {**scope, "method": "GET", "path": MODELS, "raw_path": MODELS.encode()}, receive, kept
-        )
+        of_models = {"method": "GET", "path": MODELS, "raw_path": MODELS.encode()}
+        await self._app({**scope, **of_models}, receive, keep)
         return status, b"".join(parts)
 
 
@@ -220,16 +219,18 @@ class Receipt:
         self._app = app
         self._header = (b"x-tuneline-artifact", os.environ["TUNELINE_ARTIFACT"].encode())
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        async def told(message: Message) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_receipt(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
                 message["headers"] = [*message.get("headers", ()), self._header]
             await send(message)
 
-        await self._app(scope, receive, told if (scope["type"], scope.get("path")) in TOLD else send)
+        await self._app(
+            scope, receive, with_receipt if (scope["type"], scope.get("path")) in ANSWERED else send
+        )
 
 
-def _model_asked_for(scope: MutableMapping[str, Any]) -> str | None:
+def _model_asked_for(scope: Scope) -> str | None:
     """The name in `GET /v1/models/{id}`, empty for the list; None where something else is asked for."""
     path = scope.get("path", "")
     if scope["type"] != "http" or scope["method"] != "GET":
@@ -239,13 +240,13 @@ def _model_asked_for(scope: MutableMapping[str, Any]) -> str | None:
     return path.removeprefix(f"{MODELS}/") or None if path.startswith(f"{MODELS}/") else None
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes) -> JsonObject:
     """The JSON object in it; an empty one where there is none."""
     try:
-        found = json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 async def _whole(receive: Receive) -> bytes | None:
@@ -270,21 +271,21 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return first_the_body
 
 
-async def _no_model(send: Send, name: str) -> None:
-    await _refuse(send, 404, f"the model {name[:80]!r} is not served here", "model", "model_not_found")
+def _invalid(message: str) -> ApiError:
+    return ApiError(message, code="invalid_request")
 
 
-async def _refuse(
-    send: Send, status: int, message: str, param: str | None = None, code: str | None = None
-) -> None:
-    kind = code or {404: "not_found", 429: "overloaded"}.get(status, "invalid_request")
-    error = {"message": message, "type": "rate_limit_error" if status == 429 else "invalid_request_error"}
-    await _answer(send, status, {"error": error | {"param": param, "code": kind}})
+def _no_route(route: tuple[str, str]) -> ApiError:
+    return ApiError(f"{' '.join(route)}: there is nothing here", None, 404, "not_found")
 
 
-async def _answer(send: Send, status: int, said: dict[str, Any]) -> None:
+async def _refuse(send: Send, error: ApiError) -> None:
+    await _answer(send, error.status, error.body)
+
+
+async def _answer(send: Send, status: int, body: JsonObject | ErrorBody | ModelList | ModelObject) -> None:
     headers = [(b"content-type", b"application/json")]
     if status == 429:
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(said).encode()})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})

@@ -20,7 +20,8 @@ from typing import Any
 
 import psutil
 
-from serving.llama_cpp.engine import LlamaCppEngine, Settings
+from serving.engine.settings import EngineSettings
+from serving.llama_cpp.engine import LlamaCppEngine
 from tests.bench.adapters import MEGABYTE, make_adapter, stream
 from tests.reliability.adapters import connected
 
@@ -37,7 +38,7 @@ def digest(number: int) -> str:
 
 async def one_engine(base: Path, adapter: Path, adapters: int, folder: Path) -> list[dict[str, float]]:
     """After each adapter that was loaded and used."""
-    settings = Settings(context_length=512, parallel=4, adapters=adapters, threads=1)
+    settings = EngineSettings(context_length=512, parallel=4, adapters=adapters, threads=1)
     found = []
     async with LlamaCppEngine("b" * 64, base, settings, folder / "log") as engine, connected(engine) as http:
         for number in range(adapters):
@@ -48,7 +49,7 @@ async def one_engine(base: Path, adapter: Path, adapters: int, folder: Path) -> 
 
 async def many_engines(base: Path, adapter: Path, processes: int, folder: Path) -> dict[str, float]:
     """All together."""
-    settings = Settings(context_length=512, parallel=4, adapters=1, threads=1)
+    settings = EngineSettings(context_length=512, parallel=4, adapters=1, threads=1)
     async with contextlib.AsyncExitStack() as stack:
         engines = []
         for number in range(processes):

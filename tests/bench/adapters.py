@@ -29,7 +29,8 @@ import numpy as np
 import psutil
 from safetensors.numpy import save_file
 
-from serving.llama_cpp.engine import LlamaCppEngine, Settings
+from serving.engine.settings import EngineSettings
+from serving.llama_cpp.engine import LlamaCppEngine
 from serving.llama_cpp.model import LlamaModel
 from stages.backends.gguf.adapter import convert_adapter
 from tests.reliability.adapters import connected
@@ -133,7 +134,7 @@ async def speed(
 
 async def ours(base: Path, adapter: Path, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One engine, up to 16 adapters."""
-    settings = Settings(context_length=512, parallel=4, queue=64, adapters=16)
+    settings = EngineSettings(context_length=512, parallel=4, queue=64, adapters=16)
     report: dict[str, Any] = {}
     async with LlamaCppEngine("b" * 64, base, settings, folder / "log") as engine, connected(engine) as http:
         await speed(http, [engine.base], 4, 8)

@@ -44,10 +44,12 @@ def given() -> dict[str, set[str]]:
         if isinstance(metric, MetricWrapperBase) and metric._labelnames:
             metric.labels(*metric._labelnames)
     engine = SimpleNamespace(up=True, loaded={}, slots=1, restarts=0)
-    place = SimpleNamespace(
-        name="0-0", engine=engine, line=AdmissionQueue(1, 1, 1.0), pool=SimpleNamespace(counts=PoolCounts())
+    replica = SimpleNamespace(
+        name="0-0", engine=engine, queue=AdmissionQueue(1, 1, 1.0), pool=SimpleNamespace(counts=PoolCounts())
     )
-    metrics.watch(cast(Router, SimpleNamespace(places=[place])), cast(Directory, SimpleNamespace(age=0.0)))
+    metrics.watch(
+        cast(Router, SimpleNamespace(replicas=[replica])), cast(Directory, SimpleNamespace(age=0.0))
+    )
     families = text_string_to_metric_families(metrics.text().decode())
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

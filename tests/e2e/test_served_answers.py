@@ -10,12 +10,13 @@ import pytest
 
 from registry import Registry
 from serving.engine.answer_check import ExpectedAnswer, recorded_answers
+from serving.engine.settings import EngineSettings
 from serving.errors import NotServable
-from serving.llama_cpp.engine import LlamaCppEngine, Settings
+from serving.llama_cpp.engine import LlamaCppEngine
 from tests.e2e.conftest import Tuneline
 
 Pico = tuple[Tuneline, dict[str, Any]]
-SETTINGS = Settings(context_length=256, parallel=1, adapters=0, threads=1)
+SETTINGS = EngineSettings(context_length=256, parallel=1, adapters=0, threads=1)
 
 
 @pytest.fixture(scope="module")

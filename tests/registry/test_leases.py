@@ -19,7 +19,7 @@ from registry.db.engine import Database
 from registry.db.tables import leases as table
 from registry.errors import Conflict, Held
 from registry.leases import NO_WAIT, Leases, Patience
-from registry.processes import is_alive, start_time
+from registry.processes import ProcessId
 from tests.registry.backends import Backend
 from tests.seconds import seconds
 
@@ -108,7 +108,7 @@ def test_a_released_lease_cannot_be_renewed(leases: Leases) -> None:
 
 def test_a_reused_pid_is_not_the_holder(leases: Leases, database: Database) -> None:
     leases.acquire(KEY, "train")
-    change(database, pid_started=start_time() - 1000)
+    change(database, pid_started=ProcessId.of().started - 1000)
     assert leases.acquire(KEY, "train") == 2
 
 
@@ -228,11 +228,11 @@ def test_a_killed_holder_is_replaced(backend: Backend, key: Callable[[str], str]
 
 
 def test_alive_tells_processes_apart() -> None:
-    assert is_alive(os.getpid(), start_time())
-    assert not is_alive(os.getpid(), start_time() - 60)
+    assert ProcessId.of().is_alive()
+    assert not ProcessId(os.getpid(), ProcessId.of().started - 60).is_alive()
     child = subprocess.Popen([sys.executable, "-c", ""])
-    began = start_time(child.pid)
+    started = ProcessId.of(child.pid)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not is_alive(child.pid, began), "a zombie does no work"
+    assert not started.is_alive(), "a zombie does no work"
     child.wait()
-    assert not is_alive(child.pid, began)
+    assert not started.is_alive()

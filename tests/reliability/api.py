@@ -28,6 +28,7 @@ from registry import Artifact, Registry, Waiver
 from registry.api.app import application
 from registry.artifacts import BaseReference, Kind, Parentage, QuantSpec, Relation, StageResult, memo_key
 from registry.catalog import ResourceUse
+from registry.processes import ProcessId
 
 TOKEN = "a-token-of-the-test"
 USE = ResourceUse(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), seconds=1.5, peak_bytes=1000)
@@ -112,7 +113,7 @@ def _promote(registry: Registry, run: int, model: Artifact, evaluation: Artifact
     registry.channels.move(f"team-{run}/canary", model.id, 0, waiver=Waiver("the first", "ops"))
     registry.name(model.id, "support")
     registry.endpoints.add(
-        artifact_id=model.id, engine="llama.cpp", url="http://127.0.0.1:8000", pid=1, pid_started=1.0,
+        artifact_id=model.id, engine="llama.cpp", url="http://127.0.0.1:8000", process=ProcessId(1, 1.0),
         log=registry.home / "logs" / "engine.log", channel="support/prod", question="Where?", answer="Here.",
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from registry.processes import ProcessId
 from registry.tenancy.budgets import Ask
 from tests.reliability.fuzz_requests import CONTEXT
 from tests.seconds import seconds
@@ -116,7 +117,7 @@ def plant(trial: Trial) -> None:
     adapters = gateway.populated.adapters
     gateway.move("team/canary1", adapters[2].peft if trial.vllm else adapters[2].gguf)
     day, budgets = time.strftime("%Y-%m-%d", time.gmtime()), gateway.registry.budgets
-    other = budgets.open_gateway("elsewhere", 1, 0.0)
+    other = budgets.open_gateway("elsewhere", ProcessId(1, 0.0))
     budgets.reserve(other, [Ask("a" * 32, "odd", 7, 10**15, day), Ask("b" * 32, "canary2", 9, 10**15, day)])
     budgets.settle([("b" * 32, 9)])
     for process in gateway.processes():

@@ -51,7 +51,7 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every engine and watcher that a test started is gone soon after the test."""
+    """Every engine and reaper that a test started is gone soon after the test."""
     monkeypatch.setenv("TEST_RUN", str(os.getpid()))
     yield
     deadline = time.monotonic() + seconds(10)

@@ -51,17 +51,17 @@ def post(endpoint: Endpoint, route: str, **body: Any) -> tuple[int, dict[str, An
 
 def test_an_engine_answers_until_it_is_stopped(started: Endpoint) -> None:
     assert started.alias == "tuneline-0123456789ab"
-    assert standalone.alive(started)
+    assert started.process.is_alive()
     reply = standalone.ask(started, FRANCE, max_tokens=8, timeout=seconds(60))
     assert reply.text.strip()
     assert reply.completion_tokens <= 8
-    assert standalone.chat(started, FRANCE, max_tokens=8, timeout=seconds(60)) == reply.text
+    assert standalone.ask(started, FRANCE, max_tokens=8, timeout=seconds(60)).text == reply.text
 
     assert standalone.stop(started) is True
-    assert not standalone.alive(started)
+    assert not started.process.is_alive()
     assert standalone.stop(started) is False
     with pytest.raises(RequestFailed, match="gave no answer"):
-        standalone.chat(started, FRANCE, max_tokens=8, timeout=seconds(5))
+        standalone.ask(started, FRANCE, max_tokens=8, timeout=seconds(5))
 
 
 def test_only_its_own_model_is_answered(started: Endpoint) -> None:
@@ -128,12 +128,14 @@ def test_foreign_environment_variables_change_nothing(
         monkeypatch.setenv(name, value)
     endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     try:
-        assert standalone.chat(endpoint, FRANCE, max_tokens=2, timeout=seconds(60))
+        assert standalone.ask(endpoint, FRANCE, max_tokens=2, timeout=seconds(60)).text
         port = int(endpoint.url.rpartition(":")[2])
-        assert [c.laddr.ip for c in psutil.Process(endpoint.pid).net_connections() if c.laddr.port == port]
+        assert [
+            c.laddr.ip for c in psutil.Process(endpoint.process.pid).net_connections() if c.laddr.port == port
+        ]
         assert {
             c.laddr.ip
-            for c in psutil.Process(endpoint.pid).net_connections()
+            for c in psutil.Process(endpoint.process.pid).net_connections()
             if c.status == psutil.CONN_LISTEN
         } == {"127.0.0.1"}
     finally:
@@ -146,10 +148,10 @@ def test_two_engines_stand_side_by_side(
     other = standalone.start("e" * 64, smollm2_gguf, config, tmp_path / "other.log")
     try:
         assert other.url != started.url
-        assert standalone.chat(other, FRANCE, max_tokens=4, timeout=seconds(60))
+        assert standalone.ask(other, FRANCE, max_tokens=4, timeout=seconds(60)).text
     finally:
         assert standalone.stop(other)
-    assert standalone.chat(started, FRANCE, max_tokens=4, timeout=seconds(60))
+    assert standalone.ask(started, FRANCE, max_tokens=4, timeout=seconds(60)).text
 
 
 STARTER = """
@@ -171,10 +173,10 @@ def test_an_engine_outlives_a_killed_starter(smollm2_gguf: Path, tmp_path: Path)
         endpoint = Endpoint.model_validate_json(starter.stdout.readline())
         os.killpg(starter.pid, signal.SIGKILL)
     try:
-        assert standalone.chat(endpoint, FRANCE, max_tokens=4, timeout=seconds(60))
+        assert standalone.ask(endpoint, FRANCE, max_tokens=4, timeout=seconds(60)).text
     finally:
         assert standalone.stop(endpoint)
-    assert not standalone.alive(endpoint)
+    assert not endpoint.process.is_alive()
 
 
 def test_a_taken_port_names_who_has_it(smollm2_gguf: Path, tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_a_given_port_can_be_had_again_at_once(
     for _ in range(2):
         endpoint = standalone.start(ID, smollm2_gguf, DeployConfig(port=port), tmp_path / "engine.log")
         assert endpoint.url == f"http://127.0.0.1:{port}"
-        standalone.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
+        standalone.ask(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
         standalone.stop(endpoint)
 
 
@@ -205,7 +207,7 @@ def test_ipv6_loopback(fake_engine: Callable[..., None], smollm2_gguf: Path, tmp
     fake_engine()
     endpoint = standalone.start(ID, smollm2_gguf, DeployConfig(host="::1"), tmp_path / "engine.log")
     assert endpoint.url.startswith("http://[::1]:")
-    assert standalone.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10)) == "Hello!"
+    assert standalone.ask(endpoint, FRANCE, max_tokens=1, timeout=seconds(10)).text == "Hello!"
     standalone.stop(endpoint)
 
 
@@ -216,7 +218,7 @@ def test_a_privileged_or_foreign_address_is_refused() -> None:
 
 def test_what_is_no_gguf_is_refused_before_anything_starts(config: DeployConfig, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"\x80\x02pickle")
-    with pytest.raises(NotServable, match=r"model\.gguf is no GGUF file"):
+    with pytest.raises(NotServable, match=r"model\.gguf is not a GGUF file"):
         standalone.start(ID, tmp_path, config, tmp_path / "engine.log")
     with pytest.raises(NotServable, match="No such file"):
         standalone.start(ID, tmp_path / "nowhere", config, tmp_path / "engine.log")
@@ -262,9 +264,9 @@ def test_time_to_live(fake_engine: Callable[..., None], smollm2_gguf: Path, tmp_
     fake_engine()
     config = DeployConfig(ttl_minutes=0.03)
     endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
-    assert standalone.alive(endpoint)
-    psutil.wait_procs([psutil.Process(endpoint.pid)], timeout=seconds(20))
-    assert not standalone.alive(endpoint)
+    assert endpoint.process.is_alive()
+    psutil.wait_procs([psutil.Process(endpoint.process.pid)], timeout=seconds(20))
+    assert not endpoint.process.is_alive()
     assert "its 0.03 minutes are over" in endpoint.log.read_text()
 
 
@@ -287,6 +289,6 @@ def test_what_is_no_answer_is_an_error(
     endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     try:
         with pytest.raises(RequestFailed, match=message):
-            standalone.chat(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
+            standalone.ask(endpoint, FRANCE, max_tokens=1, timeout=seconds(10))
     finally:
         standalone.stop(endpoint)

@@ -18,9 +18,9 @@ import pytest
 from pydantic import ValidationError
 
 from registry.artifacts import BaseReference, QuantSpec
+from registry.processes import ProcessId
 from registry.tenancy.endpoints import Endpoints
 from serving import standalone
-from serving.process import process
 from serving.process.process import Launch
 from serving.standalone import Endpoint
 from stages.config.deploy import DeployConfig
@@ -103,7 +103,7 @@ def test_a_gguf_is_deployed_and_answers(
     assert facts.alias == f"tuneline-{gguf.id[:12]}"
     assert facts.log == tmp_path / "engine.log"
     assert DeployConfig.model_validate(facts.config) == config
-    assert process.find(facts.pid, facts.pid_started), "it has to keep running"
+    assert ProcessId(facts.pid, facts.pid_started).find(), "it has to keep running"
     again = standalone.ask(
         started[0],
         [{"role": "system", "content": "Answer shortly."}, {"role": "user", "content": facts.question}],
@@ -155,14 +155,14 @@ def test_a_template_rendered_otherwise_is_refused(
     other = pico_base.model_copy(update={"path": tmp_path / "base"})
     with pytest.raises(StageError, match=r"makes 37 tokens of the smoke test's chat, the .* make 7: "):
         deploy({"model": gguf, "base": other}, CONFIG, tmp_path / "out")
-    assert not standalone.alive(started[0])
+    assert not started[0].process.is_alive()
 
 
 def test_a_refused_question_stops_the_engine(gguf: Parent, tmp_path: Path, started: list[Endpoint]) -> None:
     config = CONFIG.model_copy(update={"question": "too long " * 300})
     with pytest.raises(StageError, match=r"answered 400: .*maximum context length is 256 tokens"):
         deploy({"model": gguf}, config, tmp_path)
-    assert not standalone.alive(started[0])
+    assert not started[0].process.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_no_answer_stops_the_engine(
     fake_engine(*options)
     with pytest.raises(StageError, match=message):
         deploy({"model": gguf}, CONFIG, tmp_path)
-    assert not standalone.alive(started[0])
+    assert not started[0].process.is_alive()
 
 
 @pytest.mark.parametrize(

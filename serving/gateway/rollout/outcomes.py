@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
 from registry import Registry
@@ -69,29 +69,29 @@ class Outcomes:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._flush()
 
-    def add(self, seen: RequestOutcome) -> None:
+    def add(self, outcome: RequestOutcome) -> None:
         """Count one request."""
-        key = (seen.channel, seen.generation, seen.artifact_id, seen.arm)
+        key = (outcome.channel, outcome.generation, outcome.artifact_id, outcome.arm)
         row = self._rows.setdefault(key, _Row())
         row.requests += 1
-        row.failed += seen.failed
-        row.truncated += seen.reason == "length"
-        row.prompt_tokens += seen.prompt_tokens
-        row.completion_tokens += seen.completion_tokens
-        if seen.agreed is not None:
+        row.failed += outcome.failed
+        row.truncated += outcome.reason == "length"
+        row.prompt_tokens += outcome.prompt_tokens
+        row.completion_tokens += outcome.completion_tokens
+        if outcome.agreed is not None:
             row.compared += 1
-            row.agreed += seen.agreed
-        if not seen.failed:
-            self._sample(row, seen)
+            row.agreed += outcome.agreed
+        if not outcome.failed:
+            self._sample(row, outcome)
 
-    def _sample(self, row: _Row, seen: RequestOutcome) -> None:
+    def _sample(self, row: _Row, outcome: RequestOutcome) -> None:
         """Vitter's reservoir: every request has the same chance to be among the kept ones."""
         row.seen += 1
-        place = len(row.latencies_ms) if row.seen <= SAMPLED else random.randrange(row.seen)
-        if place < SAMPLED:
-            pair = (seen.seconds * 1000, (seen.first_token or seen.seconds) * 1000)
+        index = len(row.latencies_ms) if row.seen <= SAMPLED else random.randrange(row.seen)
+        if index < SAMPLED:
+            pair = (outcome.seconds * 1000, (outcome.first_token or outcome.seconds) * 1000)
             for values, value in zip((row.latencies_ms, row.first_token_ms), pair, strict=True):
-                values[place : place + 1] = [round(value, 3)]
+                values[index : index + 1] = [round(value, 3)]
 
     async def _keep(self) -> None:
         while True:
@@ -103,19 +103,17 @@ class Outcomes:
         if not rows:
             return
         minute = datetime.now(UTC).replace(second=0, microsecond=0)
-        found = [
+        names = [field.name for field in fields(_Row) if field.name != "seen"]
+        outcomes = [
             Outcome(
-                channel=channel, generation=generation, artifact_id=artifact_id, arm=arm, minute=minute,
-                requests=row.requests, failed=row.failed, truncated=row.truncated,
-                prompt_tokens=row.prompt_tokens, completion_tokens=row.completion_tokens,
-                compared=row.compared, agreed=row.agreed, latencies_ms=row.latencies_ms,
-                first_token_ms=row.first_token_ms,
+                **dict(zip(("channel", "generation", "artifact_id", "arm"), key, strict=True)),
+                minute=minute,
+                **{name: getattr(row, name) for name in names},
             )
-            for (channel, generation, artifact_id, arm), row in rows.items()
-        ]  # fmt: skip
+            for key, row in rows.items()
+        ]
         try:
-            await asyncio.to_thread(self._registry.outcomes.add, found)
+            await asyncio.to_thread(self._registry.outcomes.add, outcomes)
         except RegistryError as error:
-            log.error(
-                "outcomes of %d requests were not written: %s", sum(r.requests for r in rows.values()), error
-            )
+            count = sum(row.requests for row in rows.values())
+            log.error("outcomes of %d requests were not written: %s", count, error)

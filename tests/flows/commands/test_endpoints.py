@@ -17,8 +17,8 @@ from flows.commands.serve import with_arithmetic
 from flows.deployment import settled
 from flows.settings import Settings
 from registry import Registry
+from registry.processes import ProcessId
 from registry.tenancy.endpoints import IN_GATEWAY, Endpoint
-from serving import standalone
 from serving.gateway.config import ServeConfig
 from stages.config.deploy import DeployConfig
 from tests.flows.evaluation_files import Lineage
@@ -42,10 +42,10 @@ def process() -> Iterator[psutil.Process]:
 
 
 def endpoint(registry: Registry, artifact: str, process: psutil.Process, url: str) -> Endpoint:
+    known = ProcessId.of(process.pid)
     return registry.endpoints.add(
-        artifact_id=artifact, engine="llama.cpp", url=url, pid=process.pid,
-        pid_started=process.create_time(), log="engine.log",
-    )  # fmt: skip
+        artifact_id=artifact, engine="llama.cpp", url=url, process=known, log="engine.log"
+    )
 
 
 def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:
@@ -73,7 +73,7 @@ def test_one_engine_of_a_gateway_does_not_end_the_others(
 
     code, said = say(capsys, "endpoints", "stop", first.id, "--gateway")
     assert (code, set(said["endpoints"])) == (0, {first.id, second.id})
-    assert not standalone.alive(first)
+    assert not first.process.is_alive()
     assert say(capsys, "endpoints", "ls")[1] == []
 
 
@@ -96,7 +96,7 @@ def test_an_engine_of_its_own_is_stopped(
     assert say(capsys, "endpoints", "stop", row.id) == (
         0, {"id": row.id, "stopped": True, "endpoints": [row.id]},
     )  # fmt: skip
-    assert not standalone.alive(row)
+    assert not row.process.is_alive()
 
 
 class Answer:

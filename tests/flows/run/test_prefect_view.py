@@ -162,7 +162,7 @@ def test_a_run_that_is_killed_is_shown_as_crashed(home: Path) -> None:
 
     another = "update flow_run set parameters = json_set(parameters, '$.pid_started', ?) where name = 'lost'"
     with closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database, database:
-        database.execute(another, (processes.start_time() - 1000,))
+        database.execute(another, (processes.ProcessId.of().started - 1000,))
     PrefectView(home / "prefect.log").wait(seconds(600))
     assert run_of(home, "lost")[:2] == ("CRASHED", "Crashed")
     assert [task[1] for task in tasks_of(home, "lost")] == ["CRASHED"]

@@ -24,6 +24,7 @@ from registry import Artifact, Registry, Waiver, catalog
 from registry.db import migrations
 from registry.db import tables as schema
 from registry.errors import InvalidArtifact, RegistryError
+from registry.processes import ProcessId
 from registry.tenancy.budgets import Ask
 from registry.tenancy.outcomes import Outcome
 from tests.registry.backends import Backend, only
@@ -147,7 +148,7 @@ def used(registry: Registry) -> None:
     base = registry.ls("base")[0]
     registry.tenants.add("acme", "team/prod", "ada")
     registry.rollouts.start("team/prod", base.id, 5, 0, "ada", "why")
-    gateway = registry.budgets.open_gateway("here", 1, 1.0)
+    gateway = registry.budgets.open_gateway("here", ProcessId(1, 1.0))
     asked = Ask("0" * 32, "acme", 5, 10, "2026-11-22")
     assert registry.budgets.reserve(gateway, [asked, asked._replace(reservation="1" * 32, tokens=6)]) == [
         True, False,

@@ -29,6 +29,7 @@ from registry.gc import collect as gc
 from registry.gc import reachability
 from registry.gc.reachability import RetentionPolicy
 from registry.gc.report import GcReport, Part
+from registry.processes import ProcessId
 from registry.store.store import Store
 from tests.registry import servers
 from tests.registry.backends import Backend, only
@@ -128,7 +129,7 @@ def test_what_is_gone_is_refused_where_it_would_be_used(
         move(registry, "team/prod", gone)
     assert registry.channels.get("team/prod") is None
     with pytest.raises(Collected):
-        registry.endpoints.add(artifact_id=gone.id, engine="e", url="u", pid=1, pid_started=1.0, log="log")
+        registry.endpoints.add(artifact_id=gone.id, engine="e", url="u", process=ProcessId(1, 1.0), log="log")
     with pytest.raises(Collected), registry.draft(key("next"), "train", holds=[live.id, gone.id]):
         pass
     with registry.draft(key("next"), "train", holds=[live.id]):
@@ -194,7 +195,7 @@ class TestRoots:
     def test_endpoints_until_they_are_stopped(self, registry: Registry, publish: Publish) -> None:
         made = publish(registry, "one")
         row = registry.endpoints.add(
-            artifact_id=made.id, engine="llama.cpp", url="u", pid=1, pid_started=1.0, log="log"
+            artifact_id=made.id, engine="llama.cpp", url="u", process=ProcessId(1, 1.0), log="log"
         )
         assert ids(sweep(registry)) == []
         assert f"tuneline endpoints stop {row.id}" in registry.why_kept(made.id, NOTHING_OLD)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from sqlalchemy import update
 from registry import Registry
 from registry.db.serving_tables import gateways
 from registry.errors import InvalidArtifact, NotFound
-from registry.processes import host_id, start_time
+from registry.processes import ProcessId, host_id
 from registry.tenancy.budgets import SILENT_SECONDS, Ask
 from tests.registry.backends import Backend, only
 from tests.seconds import seconds
@@ -35,7 +34,7 @@ DAY = "2026-11-22"
 def opened(registry: Registry) -> str:
     """A tenant, and a gateway of this process."""
     registry.tenants.add("acme", "team/prod", "ada")
-    return registry.budgets.open_gateway(host_id(), os.getpid(), start_time())
+    return registry.budgets.open_gateway(host_id(), ProcessId.of())
 
 
 def ask(tokens: int, limit: int = 100, tenant: str = "acme", day: str = DAY) -> Ask:
@@ -92,7 +91,7 @@ def test_bad_calls_change_nothing(registry: Registry) -> None:
 
 def _ask_at_once(backend: Backend, start: Any, granted: Any, answered: Any) -> None:
     with backend.open() as registry:
-        gateway = registry.budgets.open_gateway(host_id(), os.getpid(), start_time())
+        gateway = registry.budgets.open_gateway(host_id(), ProcessId.of())
         start.wait(seconds(60))
 
         def one() -> None:
@@ -141,7 +140,9 @@ _days = count(1)
 @given(steps=STEPS)
 def test_any_order_of_reserving_and_settling(registry: Registry, steps: list[tuple[str, Any]]) -> None:
     gateway = (
-        opened(registry) if not registry.tenants.ls() else registry.budgets.open_gateway(host_id(), 1, 1.0)
+        opened(registry)
+        if not registry.tenants.ls()
+        else registry.budgets.open_gateway(host_id(), ProcessId(1, 1.0))
     )
     day = f"{next(_days):010}"
     used, held, made = 0, {}, []
@@ -171,10 +172,10 @@ import os, sys
 from pathlib import Path
 from registry import Registry
 from registry.tenancy.budgets import Ask
-from registry.processes import host_id, start_time
+from registry.processes import ProcessId, host_id
 
 registry = Registry.open(Path(sys.argv[1]), sys.argv[2] or None)
-gateway = registry.budgets.open_gateway(host_id(), os.getpid(), start_time())
+gateway = registry.budgets.open_gateway(host_id(), ProcessId.of())
 asks = [Ask(f"{number:032x}", "acme", 10, 100, "2026-11-22") for number in range(3)]
 assert all(registry.budgets.reserve(gateway, asks))
 registry.budgets.settle([(asks[0].reservation, 4)])
@@ -208,7 +209,7 @@ def test_a_gateway_that_is_killed_is_charged_in_full(registry: Registry, backend
 def test_a_gateway_elsewhere_is_dead_when_it_is_silent(registry: Registry) -> None:
     opened(registry)
     budgets = registry.budgets
-    silent, busy = (budgets.open_gateway("elsewhere", 1, 1.0) for _ in range(2))
+    silent, busy = (budgets.open_gateway("elsewhere", ProcessId(1, 1.0)) for _ in range(2))
 
     def be_silent(*ids: str, seconds: float) -> None:
         with registry.database.write() as connection:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from registry import Artifact, Endpoint, Registry
 from registry.errors import NotFound
-from registry.processes import is_alive, start_time
+from registry.processes import ProcessId
 from tests.registry.backends import only
 
 pytestmark = only("local")  # rows only: where the files are makes no difference
@@ -17,10 +16,9 @@ Publish = Callable[..., Artifact]
 
 
 def add(registry: Registry, artifact_id: str, **more: object) -> Endpoint:
-    return registry.endpoints.add(
-        artifact_id=artifact_id, engine="llama.cpp", url="http://127.0.0.1:1", pid=os.getpid(),
-        pid_started=start_time(), log=Path("logs/x.log"), **more,  # type: ignore[arg-type]
-    )  # fmt: skip
+    given = {"artifact_id": artifact_id, "engine": "llama.cpp", "url": "http://127.0.0.1:1"}
+    given |= {"process": ProcessId.of(), "log": Path("logs/x.log"), **more}
+    return registry.endpoints.add(**given)  # type: ignore[arg-type]
 
 
 def test_an_endpoint_is_read_back_whole(registry: Registry, publish: Publish) -> None:
@@ -30,7 +28,7 @@ def test_an_endpoint_is_read_back_whole(registry: Registry, publish: Publish) ->
     assert found == row
     assert (found.channel, found.question, found.answer, found.config) == ("a/b", "Q?", "A.", {"port": 0})
     assert (found.artifact_id, found.log, found.stopped) == (artifact.id, Path("logs/x.log"), None)
-    assert is_alive(found.pid, found.pid_started), "the start time survives the database exactly enough"
+    assert found.process.is_alive(), "the start time survives the database exactly enough"
     assert len(found.id) == 8
 
 

@@ -14,9 +14,8 @@ import openai
 import psutil
 import pytest
 
-from serving.llama_cpp import engine as llama_cpp_engine
+from serving.engine.settings import EngineSettings
 from serving.llama_cpp.engine import LlamaCppEngine
-from serving.vllm import engine as vllm_engine
 from serving.vllm import launch as vllm
 from serving.vllm.engine import VllmEngine
 from tests.seconds import seconds
@@ -44,9 +43,9 @@ def engine_of(
     """An engine that is not started yet; `more` goes into its settings."""
     common = {"context_length": 256, "parallel": 4, "queue": 64, "adapters": 2, "threads": 1} | more
     if kind == "llama.cpp":
-        few = llama_cpp_engine.Settings(ready_timeout=seconds(60), **common)
+        few = EngineSettings(ready_timeout=seconds(60), **common)
         return LlamaCppEngine(BASE_ID, family.gguf, few, log)
-    settings = vllm_engine.Settings(max_rank=RANK, options=(*VLLM, *options), **common)
+    settings = vllm.VllmSettings(max_rank=RANK, options=(*VLLM, *options), **common)
     return VllmEngine(BASE_ID, family.base, settings, log)
 
 

@@ -25,10 +25,10 @@ import openai
 import psutil
 import pytest
 
+from registry.processes import ProcessId
 from serving.engine.adapter_pool import AdapterPool
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
 from serving.openai_api.fields import NEUTRAL
-from serving.process import process
 from tests.reliability import adapters
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
@@ -419,6 +419,6 @@ def test_the_process_is_found_by_its_own_record(shared: Shared, family: Family) 
         assert engine.pid is not None
         assert os.getsid(engine.pid) == engine.pid, "a session and group of its own"
         found = psutil.Process(engine.pid)
-        assert process.find(engine.pid, found.create_time()) is not None
+        assert ProcessId(engine.pid, found.create_time()).find() is not None
 
     shared.run(work)

@@ -108,20 +108,20 @@ async def engine(socket: str, record: str) -> None:
 
 def gateway(config: Path, record: Path, state: Path) -> None:
     """The real one, but for its engine."""
-    fleets: list[Router] = []
+    routers: list[Router] = []
 
     def make(section: EngineSection, artifact_id: str, *_: Any) -> Recording:
         return Recording(artifact_id, record, section.adapters)
 
-    def fleet(*given: Any) -> Router:
-        fleets.append(Router(*given))
-        return fleets[0]
+    def router(*given: Any) -> Router:
+        routers.append(Router(*given))
+        return routers[0]
 
     def tell() -> None:
-        (place,) = fleets[0].places
+        (replica,) = routers[0].replicas
         draft = state.with_suffix(".draft")
         tasks = len(asyncio.all_tasks())
-        held = {"tasks": tasks, "inside": place.line.inside, "users": sum(place.pool._users.values())}
+        held = {"tasks": tasks, "inside": replica.queue.inside, "users": sum(replica.pool._users.values())}
         draft.write_text(json.dumps(held))
         draft.rename(state)
 
@@ -129,7 +129,7 @@ def gateway(config: Path, record: Path, state: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
         print(json.dumps({"url": f"{url}/v1", "operations": operations}), flush=True)
 
-    server.Router = fleet  # type: ignore[assignment,misc]  # to look into it
+    server.Router = router  # type: ignore[assignment,misc]  # to look into it
     server.log_to_stderr(logging.INFO)
     with Registry.open(Path(os.environ["TUNELINE_HOME"])) as registry:
         found = ServeConfig.model_validate(yaml.safe_load(config.read_text()))

@@ -174,11 +174,11 @@ DEEP = b'{"model":"team/mine","messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"model":"team/other",' + RAW[1:], "stands twice"),
-        (RAW[:-1] + b',"model":"team/other"}', "stands twice"),
-        (RAW[:-1] + b',"m\\u006fdel":"team/other"}', "stands twice"),
-        (RAW.replace(b'"role"', b'"role":"system","role"'), "stands twice"),
-        (RAW[:-1] + b',"logit_bias":{"1":1,"1":2}}', "stands twice"),
+        (b'{"model":"team/other",' + RAW[1:], "duplicate key"),
+        (RAW[:-1] + b',"model":"team/other"}', "duplicate key"),
+        (RAW[:-1] + b',"m\\u006fdel":"team/other"}', "duplicate key"),
+        (RAW.replace(b'"role"', b'"role":"system","role"'), "duplicate key"),
+        (RAW[:-1] + b',"logit_bias":{"1":1,"1":2}}', "duplicate key"),
         (DEEP, "not valid JSON"),
         (RAW[:-1] + b',"logit_bias":' + b'{"a":' * 20 + b"1" + b"}" * 21, "deeper than 16"),
         (RAW.replace(b"xyl", b"\\ud800"), "not valid JSON"),

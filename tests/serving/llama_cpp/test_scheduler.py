@@ -192,7 +192,7 @@ def test_a_prefix_is_used_again_only_by_the_same_adapter_and_salt(batcher: Batch
     asked(batcher, work)
 
 
-def _same_key(resident: LoadedAdapter, answer: Answer) -> tuple[Any, ...]:
+def _same_key(adapter: LoadedAdapter, answer: Answer) -> tuple[Any, ...]:
     return (0, answer.salt)
 
 
@@ -214,7 +214,7 @@ def test_an_adapter_that_is_not_switched_would_be_noticed(
     first, second, _ = family.canaries
     load(batcher, first)
     load(batcher, second)
-    monkeypatch.setattr(batcher.residents, "use", lambda resident: False)
+    monkeypatch.setattr(batcher.loaded, "use", lambda adapter: False)
     assert asked(batcher, lambda http: _crossfire(http, [first, second])), "the check found nothing"
 
 
@@ -238,8 +238,8 @@ def test_a_name_used_again_with_its_cache_would_be_noticed(
     batcher: Batcher, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, _ = family.canaries
-    monkeypatch.setattr(batcher.residents, "_require_same_bytes", lambda *_: "")
-    monkeypatch.setattr(scheduler, "cache_key", lambda resident, answer: (resident.name, answer.salt))
+    monkeypatch.setattr(batcher.loaded, "_require_same_bytes", lambda *_: "")
+    monkeypatch.setattr(scheduler, "cache_key", lambda adapter, answer: (adapter.name, answer.salt))
 
     async def work(http: httpx.AsyncClient) -> list[str]:
         said = []
@@ -260,7 +260,7 @@ def test_an_adapter_without_effect_is_refused(
     monkeypatch.setattr(batcher.model, "use", lambda adapter: None)
     with pytest.raises(AdapterRefused, match="has no effect here"):
         load(batcher, family.canaries[0])
-    assert [one.name for one in batcher.residents] == [BASE]
+    assert [one.name for one in batcher.loaded] == [BASE]
 
 
 def test_files_that_are_no_adapter_for_this_base(batcher: Batcher, family: Family, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_unloading_waits_for_what_is_under_way(batcher: Batcher, family: Family)
         batcher.unload(name_of(canary))
 
 
-def test_an_adapter_on_the_shelf_is_the_same_as_the_models_own(
+def test_a_hosted_adapter_is_the_same_as_the_models_own(
     model: LlamaModel, family: Family, tmp_path: Path
 ) -> None:
     """Also one with more modules than those before it: llama.cpp ends a process whose graphs lack room."""
@@ -309,10 +309,10 @@ def test_an_adapter_on_the_shelf_is_the_same_as_the_models_own(
     save_adapter(family.base, tmp_path / "peft")
     convert_adapter(tmp_path / "peft", family.base, "F16", "wide", tmp_path)
     for file in (family.canaries[0].path / "model.gguf", tmp_path / "model.gguf"):
-        on_shelf = model.load_adapter(file)
-        assert model._shelf is not None
-        assert 2 * model._shelf.room >= len(GGUFReader(file).tensors)
-        model.use(on_shelf)
+        hosted = model.load_adapter(file)
+        assert model._host is not None
+        assert 2 * model._host.room >= len(GGUFReader(file).tensors)
+        model.use(hosted)
         found = said()
         own = low.llama_adapter_lora_init(model._model, str(file).encode())
         model.use(own)
@@ -444,7 +444,7 @@ def test_a_prompt_that_is_far_too_long_is_refused_unread(
         (b"[1]", 400, "expected a JSON object"),
         (b"[" * 100_000, 400, "not valid JSON"),
         (b'{"model": "a", "model": "b"}', 400, "twice"),
-        (b'{"temperature": NaN}', 400, "no JSON number"),
+        (b'{"temperature": NaN}', 400, "not a JSON number"),
         (b'{"model": "\\ud800"}', 400, "not valid JSON"),
         (b" " * (1 << 20) + b" ", 413, "larger than"),
         ({"model": 7}, 400, "model: expected the name"),

@@ -97,7 +97,7 @@ def test_what_clients_send_by_themselves(client: str, limits: Limits) -> None:
     start, more, expected = CLIENTS[client]
     assert read(json.dumps(start | more).encode(), start is CHAT, limits).body() == expected
     asked = read_at_gateway(json.dumps(start | more).encode(), start is CHAT, limits)
-    assert asked.body == expected
+    assert asked.body() == expected
 
 
 def test_messages_are_roles_texts_and_names() -> None:
@@ -163,7 +163,7 @@ def test_who_does_as_a_refusal_says_is_answered(given: dict[str, Any], limits: L
         read_at_gateway(json.dumps(CHAT | given).encode(), True, limits)
     assert caught.value.param == name
     for mended in (CHAT, CHAT | {name: None}):
-        assert read_at_gateway(json.dumps(mended).encode(), True, limits).body == {"messages": [HI]}
+        assert read_at_gateway(json.dumps(mended).encode(), True, limits).body() == {"messages": [HI]}
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from registry.processes import ProcessId
 from serving.errors import EngineFailed
 from serving.process import process
-from serving.process.process import Launch, Started
+from serving.process.process import Launch
 from tests.seconds import seconds
 
 TREE = Path(__file__).resolve().parents[3]
@@ -54,19 +55,19 @@ def gone(pid: int) -> bool:
 
 
 def test_it_stays_when_the_block_is_left_in_order(tmp_path: Path) -> None:
-    with process.started(python(PAUSE), tmp_path / "log", ttl=None, grace=5) as started:
+    with process.running(python(PAUSE), tmp_path / "log", ttl=None, grace=5) as started:
         pass
-    living = process.find(started.pid, started.pid_started)
+    living = started.find()
     assert living is not None
     assert os.getsid(started.pid) == started.pid != os.getsid(0)
     assert living.ppid() != os.getpid()
-    assert process.stop(started.pid, started.pid_started, grace=5)
+    assert process.stop(started, grace=5)
     assert "ended: signal SIGTERM" in process.last_words(started, tmp_path / "log")
 
 
 def test_no_zombie_stands_for_a_running_engine(tmp_path: Path) -> None:
-    with process.started(python(PAUSE), tmp_path / "log", ttl=None, grace=5, keep=False) as started:
-        assert process.find(started.pid, started.pid_started)
+    with process.running(python(PAUSE), tmp_path / "log", ttl=None, grace=5, keep=False) as started:
+        assert started.find()
         states = [child.status() for child in psutil.Process().children()]
         assert psutil.STATUS_ZOMBIE not in states
     assert gone(started.pid)
@@ -76,10 +77,10 @@ def test_no_zombie_stands_for_a_running_engine(tmp_path: Path) -> None:
 def test_it_ends_when_the_block_raises(tmp_path: Path, error: type[BaseException]) -> None:
     with (
         pytest.raises(error),
-        process.started(python(PAUSE), tmp_path / "log", ttl=None, grace=5) as started,
+        process.running(python(PAUSE), tmp_path / "log", ttl=None, grace=5) as started,
     ):
         raise error
-    assert process.find(started.pid, started.pid_started) is None
+    assert started.find() is None
 
 
 def test_it_ends_when_the_starter_is_killed_inside_the_block(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ import sys, time
 from pathlib import Path
 from serving.process import process
 launch = process.Launch((sys.executable, "-c", {PAUSE!r}))
-with process.started(launch, Path({str(tmp_path / "log")!r}), None, 5) as started:
+with process.running(launch, Path({str(tmp_path / "log")!r}), None, 5) as started:
     print(started.pid, flush=True)
     time.sleep(600)
 """
@@ -100,36 +101,36 @@ with process.started(launch, Path({str(tmp_path / "log")!r}), None, 5) as starte
     assert gone(pid)
 
 
-def test_a_signal_to_the_watcher_ends_the_engine_too(tmp_path: Path) -> None:
-    with process.started(python(PAUSE), tmp_path / "log", ttl=None, grace=5) as started:
+def test_a_signal_to_the_reaper_ends_the_engine_too(tmp_path: Path) -> None:
+    with process.running(python(PAUSE), tmp_path / "log", ttl=None, grace=5) as started:
         pass
     psutil.Process(started.pid).parent().terminate()  # type: ignore[union-attr]
     assert gone(started.pid)
-    assert "its watcher was told to end" in process.last_words(started, tmp_path / "log")
+    assert "its reaper was told to end" in process.last_words(started, tmp_path / "log")
 
 
 def test_the_stubborn_are_killed_with_all_they_started(tmp_path: Path) -> None:
-    with process.started(python(STUBBORN), tmp_path / "log", ttl=None, grace=5) as started:
+    with process.running(python(STUBBORN), tmp_path / "log", ttl=None, grace=5) as started:
         child = int(wait_for(tmp_path / "log", "child").split()[1])
-    assert process.stop(started.pid, started.pid_started, grace=0.2)
+    assert process.stop(started, grace=0.2)
     assert gone(started.pid)
     assert gone(child)
 
 
-def test_nothing_stays_even_without_a_watcher(tmp_path: Path) -> None:
-    with process.started(python(STUBBORN), tmp_path / "log", ttl=None, grace=5) as started:
+def test_nothing_stays_even_without_a_reaper(tmp_path: Path) -> None:
+    with process.running(python(STUBBORN), tmp_path / "log", ttl=None, grace=5) as started:
         child = int(wait_for(tmp_path / "log", "child").split()[1])
-    watcher = psutil.Process(started.pid).parent()
-    assert watcher is not None
-    watcher.kill()
-    assert gone(watcher.pid)
-    assert process.stop(started.pid, started.pid_started, grace=0.2)
+    reaper = psutil.Process(started.pid).parent()
+    assert reaper is not None
+    reaper.kill()
+    assert gone(reaper.pid)
+    assert process.stop(started, grace=0.2)
     assert gone(started.pid)
     assert gone(child)
 
 
 def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
-    with process.started(python(STUBBORN), tmp_path / "log", ttl=None, grace=5) as started:
+    with process.running(python(STUBBORN), tmp_path / "log", ttl=None, grace=5) as started:
         child = int(wait_for(tmp_path / "log", "child").split()[1])
     os.kill(started.pid, signal.SIGKILL)
     assert gone(child)
@@ -137,7 +138,7 @@ def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_a_time_to_live_that_needs_force(tmp_path: Path) -> None:
-    with process.started(python(STUBBORN), tmp_path / "log", ttl=1.5, grace=0.2) as started:
+    with process.running(python(STUBBORN), tmp_path / "log", ttl=1.5, grace=0.2) as started:
         wait_for(tmp_path / "log", "child")
     assert gone(started.pid)
     assert "ended: killed" in process.last_words(started, tmp_path / "log")
@@ -148,8 +149,8 @@ def test_another_process_with_the_same_pid_is_left_alone() -> None:
     try:
         began = psutil.Process(foreign.pid).create_time()
         for recorded in (began - 60, began + 60, 0.0):
-            assert process.find(foreign.pid, recorded) is None
-            assert process.stop(foreign.pid, recorded, grace=1) is False
+            assert ProcessId(foreign.pid, recorded).find() is None
+            assert process.stop(ProcessId(foreign.pid, recorded), grace=1) is False
         assert foreign.poll() is None
     finally:
         foreign.kill()
@@ -159,17 +160,17 @@ def test_another_process_with_the_same_pid_is_left_alone() -> None:
 def test_a_zombie_is_not_alive() -> None:
     with subprocess.Popen([sys.executable, "-c", PAUSE]) as child:
         began = psutil.Process(child.pid).create_time()
-        assert process.find(child.pid, began) is not None
+        assert ProcessId(child.pid, began).find() is not None
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert process.find(child.pid, began) is None
+        assert ProcessId(child.pid, began).find() is None
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     launch = Launch((str(tmp_path / "no-such-python"), "-c", PAUSE))
     with (
         pytest.raises(EngineFailed, match="no-such-python: No such file or directory"),
-        process.started(launch, tmp_path / "log", ttl=None, grace=1),
+        process.running(launch, tmp_path / "log", ttl=None, grace=1),
     ):
         pass
 
@@ -179,7 +180,7 @@ def test_the_starters_environment_and_additions_arrive(tmp_path: Path) -> None:
         (sys.executable, "-c", "import os; print('got', os.environ['EXTRA'], os.environ['HOME'])"),
         {"EXTRA": "x"},
     )
-    with process.started(launch, tmp_path / "log", ttl=None, grace=1) as started:
+    with process.running(launch, tmp_path / "log", ttl=None, grace=1) as started:
         words = process.last_words(started, tmp_path / "log")
     assert f"got x {os.environ['HOME']}" in words
     assert "ended: status 0" in words
@@ -195,4 +196,4 @@ def test_the_tail_of_a_long_log(tmp_path: Path) -> None:
 
 
 def test_last_words_do_not_wait_for_ever(tmp_path: Path) -> None:
-    assert process.last_words(Started(1, 0.0), tmp_path / "log") == "(no log)"
+    assert process.last_words(ProcessId(1, 0.0), tmp_path / "log") == "(no log)"

@@ -208,7 +208,7 @@ def test_adapters_that_vllm_does_not_take(shared: Shared, family: Family, tmp_pa
         for number, (path, why) in enumerate(((cut, "vLLM does not load this adapter"), (dora, "DoRA"))):
             with pytest.raises(NotServable, match=why):
                 await engine.load_adapter(f"{number + 7}" * 64, path)
-        with pytest.raises(AdapterRefused, match="no artifact's digest"):
+        with pytest.raises(AdapterRefused, match="not an artifact's digest"):
             await engine.load_adapter("../" * 21 + "a", first.peft)
         assert await ask(client, await engine.load_adapter(first.digest, first.peft)) == first.answer
         assert engine.restarts == 0

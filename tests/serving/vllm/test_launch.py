@@ -96,7 +96,7 @@ def test_a_lost_port_is_tried_again(python_with_vllm: Path, model: Path, tmp_pat
     )
     try:
         messages = [{"role": "user", "content": "Hi"}]
-        assert standalone.chat(endpoint, messages, 4, timeout=seconds(10)) == "Hello!"
+        assert standalone.ask(endpoint, messages, 4, timeout=seconds(10)).text == "Hello!"
         assert len((tmp_path / "argv").read_text().splitlines()) == 2
     finally:
         standalone.stop(endpoint)

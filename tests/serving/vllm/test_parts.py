@@ -281,12 +281,12 @@ def config(text: str) -> Callable[[Path], None]:
         (lambda source: (source / adapter_files.WEIGHTS).unlink(), r"adapter_model\.bin is a pickle"),
         (lambda source: (source / adapter_files.CONFIG).unlink(), r"adapter_config\.json: No such file"),
         (link, r"Too many levels of symbolic links; expected a regular file"),
-        (pipe, r"no regular file"),
+        (pipe, r"not a regular file"),
         (config('{"r": 16}'), r"rank is 16, this engine was started for at most 8"),
         (config('{"r": 8, "rank_pattern": {"q_proj": 32}}'), r"rank is 32"),
-        (config('{"r": "x"}'), r"no configuration of a LoRA"),
-        (config("[" * 100_000), r"no configuration of a LoRA"),
-        (config("{}"), r"no configuration of a LoRA: KeyError"),
+        (config('{"r": "x"}'), r"not a LoRA's configuration"),
+        (config("[" * 100_000), r"not a LoRA's configuration"),
+        (config("{}"), r"not a LoRA's configuration: KeyError"),
     ],
 )
 def test_what_is_no_adapter(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
@@ -358,12 +358,8 @@ vllm:request_success_total{finished_reason="length"} 1.0
 
 def test_a_rank_that_vllm_does_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
-    more: dict[str, Any] = {
-        "context_length": 64, "threads": 1, "parallel": 1, "adapters": 1, "control_key": "", "most": 1,
-        "options": (),
-    }  # fmt: skip
     with pytest.raises(NotServable, match="max_rank is 12, vLLM takes one of 1, 8, 16"):
-        vllm.launch_resident(tmp_path, "base", tmp_path / "api", max_rank=12, **more)
+        vllm.launch_with_adapters(tmp_path, "base", tmp_path / "api", "", vllm.VllmSettings(max_rank=12))
 
 
 def test_no_token_for_long_while_somebody_waits_is_stuck(
@@ -379,7 +375,7 @@ def test_no_token_for_long_while_somebody_waits_is_stuck(
         return httpx.Response(200, json={"under_way": told["under_way"]})
 
     async def run() -> None:
-        engine = VllmEngine("b" * 64, tmp_path, vllm_engine.Settings(), tmp_path / "log")
+        engine = VllmEngine("b" * 64, tmp_path, vllm.VllmSettings(), tmp_path / "log")
         monkeypatch.setattr(engine, "_control", control)
         monkeypatch.setattr(vllm_engine, "STUCK_SECONDS", 1000.0)
         assert (await engine.health())["generated_tokens"] == 5
@@ -390,7 +386,7 @@ def test_no_token_for_long_while_somebody_waits_is_stuck(
         told["tokens"] = 6
         assert (await engine.health())["active"] == 1
         told["status"] = 503
-        with pytest.raises(EngineFailed, match="not well"):
+        with pytest.raises(EngineFailed, match="unhealthy"):
             await engine.health()
         await engine.stop()
 
