@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import signal
 import socket
@@ -155,13 +156,13 @@ def test_two_engines_stand_side_by_side(
 
 
 STARTER = """
-import sys, time
+import pickle, sys, time
 from pathlib import Path
 from serving import standalone as engine
 from stages.deploy import DeployConfig
 config = DeployConfig(context_length=256, threads=1)
 endpoint = engine.start(sys.argv[1], Path(sys.argv[2]), config, Path(sys.argv[3]))
-print(endpoint.model_dump_json(), flush=True)
+print(pickle.dumps(endpoint).hex(), flush=True)
 time.sleep(600)
 """
 
@@ -170,7 +171,7 @@ def test_an_engine_outlives_a_killed_starter(smollm2_gguf: Path, tmp_path: Path)
     argv = [sys.executable, "-c", STARTER, ID, str(smollm2_gguf), str(tmp_path / "engine.log")]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=TREE, start_new_session=True) as starter:
         assert starter.stdout is not None
-        endpoint = Endpoint.model_validate_json(starter.stdout.readline())
+        endpoint = pickle.loads(bytes.fromhex(starter.stdout.readline().decode()))
         os.killpg(starter.pid, signal.SIGKILL)
     try:
         assert standalone.ask(endpoint, FRANCE, max_tokens=4, timeout=seconds(60)).text
