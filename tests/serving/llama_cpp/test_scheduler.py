@@ -443,7 +443,7 @@ def test_a_prompt_that_is_far_too_long_is_refused_unread(
         (b"", 400, "not valid JSON"),
         (b"[1]", 400, "expected a JSON object"),
         (b"[" * 100_000, 400, "not valid JSON"),
-        (b'{"model": "a", "model": "b"}', 400, "twice"),
+        (b'{"model": "a", "model": "b"}', 400, "duplicate key"),
         (b'{"temperature": NaN}', 400, "not a JSON number"),
         (b'{"model": "\\ud800"}', 400, "not valid JSON"),
         (b" " * (1 << 20) + b" ", 413, "larger than"),
