@@ -32,6 +32,8 @@ class Launch:
     """Added to the environment of the starter."""
     fds: tuple[int, ...] = ()
     """Descriptors that the engine takes over."""
+    folder: Path = ROOT
+    """Where it starts: `python -m` imports from there first."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -97,7 +99,7 @@ def running(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     end = {"ttl": ttl, "grace": grace}
-    spec = {"argv": launch.argv, "fds": launch.fds, "cwd": str(ROOT), "log": str(log), **end}
+    spec = {"argv": launch.argv, "fds": launch.fds, "cwd": str(launch.folder), "log": str(log), **end}
     with subprocess.Popen(
         [sys.executable, "-m", "serving.process.reaper", json.dumps(spec)],
         stdin=subprocess.PIPE,

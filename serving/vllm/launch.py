@@ -25,6 +25,8 @@ INSTALL = (
     "make vllm; or, on a machine with CUDA: python -m venv vllm-env && vllm-env/bin/pip install "
     f"vllm==0.32.0 && export {VARIABLE}=$PWD/vllm-env/bin/python"
 )
+ALONE = ROOT / "serving" / "vllm" / "alone"
+"""Where vLLM's environment finds `serving`, and nothing else of ours."""
 CPU_CACHE_BYTES = 1 << 30
 """For keys and values, unless `VLLM_CPU_KVCACHE_SPACE` says how many GiB. vLLM by itself would take most of
 the machine's memory, which others live in too."""
@@ -70,7 +72,7 @@ def launch(
     if artifact is not None:
         argv += ("--middleware", "serving.vllm.middleware.Receipt")
         env["TUNELINE_ARTIFACT"] = artifact
-    return Launch(argv, env)
+    return Launch(argv, env, folder=ALONE)
 
 
 def launch_with_adapters(
@@ -101,7 +103,7 @@ def launch_with_adapters(
         "VLLM_RPC_BASE_PATH": folder,
         "TMPDIR": folder,
     }
-    return Launch((*plain.argv, *more, *settings.options), env)
+    return Launch((*plain.argv, *more, *settings.options), env, folder=ALONE)
 
 
 def _launch(
@@ -121,6 +123,7 @@ def _launch(
     if dtype != "auto" and "quantization_config" not in config:
         argv += ["--dtype", dtype]
     env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    env["PYTHONPATH"] = str(ALONE)  # and not what the starter has there
     env["VLLM_HOST_IP"] = "127.0.0.1"  # its processes talk to each other on loopback only
     if is_cpu_build(python):
         # compiling took longer than any patience when the cores were busy, and needs a compiler
@@ -132,7 +135,7 @@ def _launch(
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound to cores, two engines would share the first ones
-    return Launch(tuple(argv), env=env)
+    return Launch(tuple(argv), env)
 
 
 def is_cpu_build(python: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,6 +73,19 @@ def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
     assert env["OMP_NUM_THREADS"] == "3"
     assert env["HF_HUB_OFFLINE"] == "1"
     assert "OMP_NUM_THREADS" not in command(model)[1]
+
+
+def test_its_environment_finds_serving_and_nothing_else_of_ours(python_with_vllm: Path, model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        launch = vllm.launch(model, "tuneline-x", listener, 1024, None)
+    code = (
+        "import importlib.util, serving.vllm.middleware, serving.vllm.cpu_lora_patch\n"
+        "print([name for name in ('registry', 'stages', 'torch') if importlib.util.find_spec(name)])"
+    )
+    environment = {"PYTHONPATH": launch.env["PYTHONPATH"]}
+    bare = [sys.executable, "-S", "-B", "-c", code]  # without what is installed beside us
+    done = subprocess.run(bare, env=environment, cwd=launch.folder, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_a_name_that_people_know_and_the_runs_arithmetic(python_with_vllm: Path, model: Path) -> None:
