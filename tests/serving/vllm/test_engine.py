@@ -50,6 +50,7 @@ def living(family: Family, fault: Path, tmp_path_factory: pytest.TempPathFactory
     options = ("--worker-extension-cls=tests.serving.vllm.stale_slots.StaleSlots",)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SWITCH, str(fault))
+        patch.setattr("serving.vllm.launch.ALONE", Path(__file__).resolve().parents[3])  # where `tests` is
         with shared_engine("vllm", family, folder, options) as shared:
             yield shared
 
