@@ -25,8 +25,9 @@ from registry.catalog import ResourceUse
 from registry.compat.contract import examine
 from registry.compat.model import Use, pair
 from registry.errors import Incompatible
-from serving import standalone
+from registry.processes import ProcessId
 from serving.engine.capabilities import limits
+from serving.process.process import stop
 from stages.compatible import require_compatible
 from stages.config.deploy import DeployConfig
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
@@ -214,7 +215,7 @@ def test_the_older_form_of_auto_gptq_is_put_where_engines_look(
     subject = as_parent(registry, found.artifact)
     from stages.backends.evaluate.open_model import open_model
 
-    assert open_model({"model": subject}, EvaluateConfig()).words.startswith("GPTQ")
+    assert open_model({"model": subject}, EvaluateConfig()).description.startswith("GPTQ")
 
 
 def test_the_same_files_are_the_same_artifact(
@@ -382,7 +383,7 @@ def test_an_imported_gguf_is_served(
         deploy(parents, config.model_copy(update={"context_length": 4096}), tmp_path)
     assert not (tmp_path / "engine.log").exists(), "refused before anything was started"
     served = deploy(parents, config, tmp_path)
-    standalone.stop(served)
+    stop(ProcessId(served.pid, served.pid_started), seconds(10))
     assert served.artifact_id == gguf.artifact.id
 
 
