@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "stages")]
+sys.path.insert(0, str(ROOT))
 
 OURS = """
 from stages.contract import Parent
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     options = parser.parse_args()
-    from lora_models import save_synthetic
+    from tests.stages.backends.merge.lora_models import save_synthetic
 
     vocab = 32000
     per_layer = 2 * (4 + 3 * 11 / 4) * options.hidden**2

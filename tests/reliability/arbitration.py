@@ -23,8 +23,7 @@ from typing import Any
 import torch
 import transformers
 
-from flows.run.progress_view import ProgressView
-from flows.run.step import Run
+from flows.run.find_or_make import as_parent
 from registry import Registry
 from registry.artifacts import digest
 from stages.config.evaluate import EvaluateConfig, MergeBaseTask
@@ -75,10 +74,9 @@ def from_registry(home: Path, root: Path) -> dict[str, Any]:
         made = next(
             a for a in registry.ls(kind="evaluation", limit=1000) if "merge_base" in a.manifest.metrics
         )
-        run = Run(registry, ProgressView(), root)
         parents: dict[str, Parent] = {}
         for parent in made.manifest.parents:
-            found = run.parent(registry.get(parent.id))
+            found = as_parent(registry, registry.get(parent.id))
             fold = found.quant.merge_base if found.quant else None
             role = {"16bit": "model", "nf4": "rival", None: found.kind}[
                 fold if found.kind == "merged" else None
