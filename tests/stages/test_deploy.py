@@ -136,9 +136,9 @@ def test_an_endpoint_answers_to_its_channels_name(gguf: Parent, tmp_path: Path) 
 
 
 def test_the_facts_are_what_the_registry_writes_down() -> None:
-    taken = set(inspect.signature(Endpoints.add).parameters) - {"self", "channel"}
-    # the probe is kept in the endpoint's config
-    assert set(DeployFacts.model_fields) == taken | {"alias", "probe"}
+    taken = set(inspect.signature(Endpoints.add).parameters) - {"self", "channel", "process"}
+    # the process is its pid and start, and the probe is kept in the endpoint's config
+    assert set(DeployFacts.model_fields) == taken | {"pid", "pid_started", "alias", "probe"}
 
 
 def test_without_a_base_the_template_is_not_compared(gguf: Parent, tmp_path: Path) -> None:
