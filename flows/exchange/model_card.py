@@ -157,7 +157,7 @@ def _summary(dossier: Dossier) -> str:
 
 def _library(manifest: Manifest) -> str:
     if (method := method_that_made(manifest.quant)) is not None:
-        return method.library
+        return method.hub_library
     return "peft" if manifest.kind == "adapter" else "transformers"
 
 

@@ -76,7 +76,7 @@ class Gguf(QuantizationMethod[GgufConfig]):
     config = GgufConfig
     name = "GGUF"
     packages = ("llama_cpp",)
-    library = "gguf"
+    hub_library = "gguf"
     limits = USUAL_KL
     needs_converter = True
     takes_adapters = True

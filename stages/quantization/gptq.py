@@ -57,7 +57,7 @@ class Gptq(QuantizationMethod[GptqConfig]):
     config = GptqConfig
     name = "GPTQ"
     packages = ("gptqmodel",)
-    library = "transformers"
+    hub_library = "transformers"
     limits = USUAL_KL
     calibrates = True
 

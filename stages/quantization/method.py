@@ -89,7 +89,7 @@ class QuantizationMethod(ABC, Generic[Config]):
     """For people; `computed_with` of an evaluation begins with it."""
     packages: ClassVar[tuple[str, ...]]
     """Modules that have to be installed."""
-    library: ClassVar[str]
+    hub_library: ClassVar[str]
     """Which one loads the result, as the Hugging Face hub calls it."""
     limits: ClassVar[Mapping[str, float]]
     """Type → mean KL to the parent, nats per token, up to which nothing has to be asked."""
