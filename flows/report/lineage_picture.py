@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.formatting import short
@@ -43,10 +43,16 @@ class _Route:
     stops: tuple[str, ...]
 
 
-def lineage_picture(nodes: Sequence[LineageNode], edges: Sequence[LineageEdge]) -> str:
+def lineage_picture(
+    nodes: Sequence[LineageNode],
+    edges: Sequence[LineageEdge],
+    address: Callable[[LineageNode], str] | None = None,
+    here: str | None = None,
+) -> str:
     """An SVG of the graph, laid out in columns (Sugiyama, Tagawa & Toda 1981: layers by longest path,
     order within a layer by barycentres, long edges routed through empty places). Edges for which
-    `reads_rows` holds are told in the description only.
+    `reads_rows` holds are told in the description only. With `address` each box is a link; the one of the
+    artifact `here` has a class of its own.
 
     Raises ValueError where an edge names an unknown node or the edges run in a circle.
     """
@@ -61,7 +67,9 @@ def lineage_picture(nodes: Sequence[LineageNode], edges: Sequence[LineageEdge]) 
     width = 2 * _MARGIN + _COLUMN * max(layer.values(), default=0) + _BOX[0]
     height = 2 * _MARGIN + max((y for _, y in places.values()), default=0) + _BOX[1]
     curves = [_curve(route, places) for route in routes]
-    boxes = [_box(node, *places[node.id]) for node in by_id.values()]
+    boxes = [
+        _linked(_box(node, *places[node.id], here=node.id == here), node, address) for node in by_id.values()
+    ]
     sentences = [
         f"{by_id[edge.child].label} from {by_id[edge.parent].label} ({edge.relation.replace('_', ' ')})"
         for edge in edges
@@ -71,6 +79,10 @@ def lineage_picture(nodes: Sequence[LineageNode], edges: Sequence[LineageEdge]) 
     return picture_frame(
         "Lineage of the artifacts", description, width, height, "".join(curves + boxes), fixed=True
     )
+
+
+def _linked(box: str, node: LineageNode, address: Callable[[LineageNode], str] | None) -> str:
+    return box if address is None else f'<a href="{svg_text(address(node))}">{box}</a>'
 
 
 def reads_rows(edge: LineageEdge, by_id: Mapping[str, LineageNode]) -> bool:
@@ -158,12 +170,12 @@ def _curve(route: _Route, places: dict[str, tuple[float, float]]) -> str:
     return f'<path class="edge edge-{kind}" d="{" ".join(path)}"><title>{relation}</title></path>'
 
 
-def _box(node: LineageNode, x: float, y: float) -> str:
+def _box(node: LineageNode, x: float, y: float, here: bool) -> str:
     wide, tall = _BOX
     label = node.label if len(node.label) <= 18 else node.label[:17] + "…"
     title = svg_text(f"{node.kind} {node.label}: {node.id}")
     return (
-        f'<g class="node kind-{svg_text(node.kind)}"><title>{title}</title>'
+        f'<g class="node kind-{svg_text(node.kind)}{" here" * here}"><title>{title}</title>'
         f'<rect x="{x:.0f}" y="{y:.0f}" width="{wide:.0f}" height="{tall:.0f}" rx="8"/>'
         f'<text class="node-label" x="{x + 10:.0f}" y="{y + 18:.0f}">{svg_text(label)}</text>'
         f'<text class="node-id" x="{x + 10:.0f}" y="{y + 34:.0f}">'

@@ -27,9 +27,10 @@ def picture_frame(
 ) -> str:
     """An `svg` element with an accessible name and description around `body` (already escaped).
 
-    It takes the width of its place, or with `fixed` its own, in CSS pixels.
+    It takes the width of its place, or with `fixed` its own, in CSS pixels; as attributes, which a page may
+    have where its policy forbids styles within elements.
     """
-    own = f' style="width: {width:g}px"' if fixed else ""
+    own = f' class="fixed" width="{width:g}" height="{height:g}"' if fixed else ""
     number = zlib.crc32(f"{title}{description}{body}".encode())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img"{own} '

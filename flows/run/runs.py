@@ -58,11 +58,11 @@ def begin(folder: Path, recipe: str, started: datetime) -> int:
     return lock
 
 
-def past_runs(root: Path) -> list[PastRun]:
-    """The runs of a home, newest first."""
+def past_runs(root: Path, most: int | None = None) -> list[PastRun]:
+    """The runs of a home, newest first; the newest `most` of them."""
     with contextlib.suppress(FileNotFoundError):
         folders = sorted((p for p in (root / "runs").iterdir() if p.is_dir()), reverse=True)
-        return [run for folder in folders if (run := _read(folder)) is not None]
+        return [run for folder in folders[:most] if (run := _read(folder)) is not None]
     return []
 
 

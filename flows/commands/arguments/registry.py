@@ -43,6 +43,10 @@ def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     api.add_argument("--port", type=int, default=8700, help="0: a free one (default 8700)")
 
+    ui = add("ui", "flows.commands.ui:ui", "serve the web interface")
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    ui.add_argument("--port", type=int, default=8710, help="0: a free one (default 8710)")
+
 
 def _add_gc_command(add: Add, artifacts: Any) -> None:
     text = "free the files of artifacts that nothing needs; their records stay. Without --delete, only say so"

@@ -1,0 +1,98 @@
+"""The application: every screen's routes, and what stands around them.
+
+app = application(registry)          # an ASGI application; `tuneline ui` serves it
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from flows.ui import (
+    artifact,
+    artifacts,
+    channels,
+    compare,
+    fleet,
+    gates,
+    live,
+    static_files,
+    verification,
+)
+from flows.ui.headers import SecurityHeaders
+from flows.ui.pages import page
+from registry import Registry
+from registry.errors import NotFound, RegistryError
+
+THREADS = 8
+"""Requests that read at once; below the number of database connections that SQLAlchemy keeps."""
+
+
+def application(registry: Registry) -> Starlette:
+    """The web interface of this registry."""
+    screens = (fleet, artifacts, artifact, verification, compare, channels, gates, live, static_files)
+    app = Starlette(
+        routes=[route for screen in screens for route in screen.routes] + [Route("/alive", _alive)],
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(GZipMiddleware, minimum_size=600, compresslevel=4),
+        ],
+        exception_handlers={
+            HTTPException: _on_http,
+            NotFound: _on_not_found,
+            RegistryError: _on_registry,
+            Exception: _on_defect,
+        },
+        lifespan=_lifespan,
+    )
+    app.state.registry = registry
+    app.state.changes = live.Changes(registry)
+    app.state.verifications = verification.Verifications(registry)
+    app.state.csrf_token = lambda request: ""
+    app.state.may = lambda request, role: True
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    async with app.state.changes:
+        yield
+
+
+async def _alive(_request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    titles = {404: "There is no such page", 405: "This page only reads"}
+    title = titles.get(error.status_code, error.detail)
+    answer = page(request, "error.html", error.status_code, title=title, message=error.detail)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _on_not_found(request: Request, error: Exception) -> Response:
+    return page(request, "error.html", 404, title="Not found", message=str(error))
+
+
+def _on_registry(request: Request, error: Exception) -> Response:
+    title = "The registry refused this"
+    return page(
+        request, "error.html", 409 if request.method == "POST" else 503, title=title, message=str(error)
+    )
+
+
+def _on_defect(request: Request, _error: Exception) -> Response:
+    message = "This is a defect. The log of `tuneline ui` shows where; please report it."
+    return page(request, "error.html", 500, title="Something broke", message=message)

@@ -1,0 +1,185 @@
+"""One artifact: what it is, where it comes from, how it was measured, who serves it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+from sqlalchemy import Connection, Row, or_, select
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from flows.ladder.model import Ladder
+from flows.report.charts import Interval, histogram, interval_chart
+from flows.report.forest_plot import forest_plots
+from flows.report.ladder_chart import ladder_chart
+from flows.run.runs import past_runs
+from flows.ui.fleet import names_of
+from flows.ui.lineage import lineage_graph
+from flows.ui.pages import page, registry_of
+from flows.ui.verification import verification_of
+from registry import Artifact, Registry
+from registry.api import queries
+from registry.artifacts import MODEL_KINDS
+from registry.db.tables import channels, endpoints, gate_decisions
+
+EVALUATIONS = 20
+DECISIONS = 20
+RUNS = 30
+"""How many of the newest runs are searched for the ladder that an artifact stands on."""
+
+
+def _artifact(request: Request) -> Response:
+    registry, ref = registry_of(request), request.path_params["id"]
+    artifact = registry.get(ref)
+    if artifact.id != ref:
+        return RedirectResponse(f"/artifacts/{artifact.id}", 303)
+    with registry.database.read() as connection:
+        facts = _facts(connection, artifact)
+    ladder = _ladder(registry, artifact)
+    return page(
+        request,
+        "artifact.html",
+        artifact=artifact,
+        manifest=artifact.manifest,
+        **facts,
+        ladder=ladder,
+        ladder_picture=Markup(ladder_chart(ladder)) if ladder else None,
+        lengths=_lengths(artifact.manifest.metrics),
+        verification=verification_of(request, artifact.id),
+        is_model=artifact.manifest.kind in MODEL_KINDS,
+    )
+
+
+def _facts(connection: Connection, artifact: Artifact) -> dict[str, Any]:
+    measured, _ = queries.evaluations(connection, artifact.id, EVALUATIONS, None)
+    evaluations = [{**row, "metrics": json.loads(row["manifest"])["metrics"]} for row in measured]
+    about = or_(gate_decisions.c.candidate == artifact.id, gate_decisions.c.baseline == artifact.id)
+    decisions = connection.execute(
+        select(gate_decisions).where(about).order_by(gate_decisions.c.sequence.desc()).limit(DECISIONS)
+    ).all()
+    own = next((row for row in decisions if row.candidate == artifact.id), None)
+    parents = {parent.id for parent in artifact.manifest.parents}
+    return {
+        "content": queries.content_of(connection, artifact.id),
+        "given_names": queries.given_names(connection, artifact.id),
+        "evaluations": evaluations,
+        "charts": [Markup(chart) for chart in score_charts(evaluations)],
+        "decisions": decisions,
+        "plots": [Markup(plot) for plot in forest_plots(_rules(own))] if own else [],
+        "own_decision": own,
+        "served": _served(connection, artifact.id),
+        "executions": queries.runs(connection, artifact.id, 10, None)[0],
+        "lineage": Markup(lineage_graph(connection, artifact.id)),
+        "called": names_of(connection, parents),
+    }
+
+
+def _rules(decision: Row[Any]) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = json.loads(decision.evidence).get("rules", [])
+    return rules
+
+
+def _served(connection: Connection, artifact_id: str) -> dict[str, Any]:
+    """Which channels point to it, and which engines, not marked as stopped, serve it."""
+    pointing = select(channels).where(channels.c.artifact_id == artifact_id).order_by(channels.c.name)
+    running = (endpoints.c.artifact_id == artifact_id) & endpoints.c.stopped.is_(None)
+    return {
+        "channels": connection.execute(pointing).all(),
+        "engines": connection.execute(select(endpoints).where(running)).all(),
+    }
+
+
+def score_charts(evaluations: list[dict[str, Any]]) -> list[str]:
+    """One chart per task and metric, with a row per evaluation; of an evaluation's own page, one row each."""
+    by_metric: dict[str, list[Interval]] = {}
+    shares: dict[str, bool] = {}
+    for evaluation in evaluations:
+        for task, scored in evaluation["metrics"].get("tasks", {}).items():
+            for metric, score in scored.items():
+                name = f"{task} {metric}"
+                value, low, high, n = (score[key] for key in ("value", "low", "high", "n"))
+                share = 0 <= low <= high <= 1
+                shares[name] = shares.get(name, True) and share
+                text = f"{value:.1%} (n = {n:,})" if share else f"{value:.4g} (n = {n:,})"
+                by_metric.setdefault(name, []).append(Interval(evaluation["id"][:12], value, low, high, text))
+    return [
+        interval_chart(
+            rows[:8],
+            title=f"Scores on {name}",
+            description="; ".join(f"{row.label}: {row.words}" for row in rows[:8]),
+            share=shares[name],
+            x_label=f"{name}, 95 % intervals",
+        )
+        for name, rows in by_metric.items()
+    ]
+
+
+def _lengths(metrics: Mapping[str, Any]) -> Markup | None:
+    tokens = metrics.get("tokens")
+    lengths = tokens.get("histogram") if isinstance(tokens, Mapping) else None
+    if not lengths:
+        return None
+    counts = lengths["counts"]
+    return Markup(
+        histogram(
+            lengths["edges"],
+            counts,
+            title="Length of the prepared rows",
+            description=f"{sum(counts):,} rows by the length of the rendered chat",
+            x_label="tokens",
+            y_label="rows",
+        )
+    )
+
+
+def _ladder(registry: Registry, artifact: Artifact) -> Ladder | None:
+    """The ladder of the newest run that measured the artifact."""
+    if artifact.manifest.kind not in MODEL_KINDS:
+        return None
+    for run in past_runs(registry.home, RUNS):
+        report = run.report or {}
+        if report.get("ladder") and any(row.get("artifact_id") == artifact.id for row in report["models"]):
+            return Ladder.model_validate(report["ladder"])
+    return None
+
+
+def _curve(request: Request) -> Response:
+    """The training's curves, as `tuneline.js` draws them."""
+    registry = registry_of(request)
+    artifact = registry.get(request.path_params["id"])
+    if "history.jsonl" not in artifact.manifest.files:
+        return PlainTextResponse("this artifact was not trained", 404)
+    text = (registry.view(artifact.id) / "history.jsonl").read_text("utf-8")
+    return JSONResponse(curves([json.loads(line) for line in text.splitlines()]))
+
+
+def curves(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of `history.jsonl` (`step`, `loss` … or `step`, `validation_loss`) as curves over the step."""
+    steps = sorted({row["step"] for row in history})
+    names = {"loss": "training loss", "validation_loss": "validation loss"}
+    series = []
+    for key, name in names.items():
+        values = {row["step"]: row[key] for row in history if row.get(key) is not None}
+        if values:
+            series.append({"name": name, "values": [values.get(step) for step in steps]})
+    return {"x": steps, "series": series, "x_label": "optimizer step", "y_label": "loss (nats per token)"}
+
+
+def _card(request: Request) -> Response:
+    """The model card as an export would write it."""
+    from flows.exchange.dossier import gather
+    from flows.exchange.model_card import model_card
+
+    _, dossier = gather(registry_of(request), request.path_params["id"])
+    return page(request, "card.html", card=model_card(dossier))
+
+
+routes = [
+    Route("/artifacts/{id}", _artifact),
+    Route("/artifacts/{id}/curve.json", _curve),
+    Route("/artifacts/{id}/card", _card),
+]

@@ -1,0 +1,122 @@
+"""Tell open pages that something changed: one server-sent event per change, from one look per second for all.
+
+A page that hears `changed` asks for its own address again; without the stream it asks every few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import anyio.to_thread
+from sqlalchemy import func, select
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from registry import Registry
+from registry.db.serving_tables import outcomes, serving_version
+from registry.db.tables import artifacts, endpoints, gate_decisions
+
+INTERVAL = 1.0
+"""Seconds between two looks."""
+KEEP_ALIVE = 20.0
+"""Seconds after which a silent stream sends a comment, so that proxies keep it open."""
+
+
+class Changes:
+    """What the registry looked like last, and who waits for it to change. An async context manager."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._changed = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+        self.listeners = 0
+
+    async def __aenter__(self) -> Self:
+        self._watch = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._watch is not None
+        self._watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watch
+        self._changed.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether something changed within that time."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
+            return True
+        return False
+
+    async def _look(self) -> None:
+        last = None
+        while True:
+            if self.listeners:
+                with contextlib.suppress(Exception):  # the pages themselves say what is wrong with a database
+                    state = await anyio.to_thread.run_sync(fingerprint, self._registry)
+                    if last is not None and state != last:
+                        event, self._changed = self._changed, asyncio.Event()
+                        event.set()
+                    last = state
+            else:
+                last = None
+            await asyncio.sleep(INTERVAL)
+
+
+def fingerprint(registry: Registry) -> str:
+    """Differs once there is another artifact, decision, move, tenant, engine or outcome, or a run goes on."""
+    with registry.database.read() as connection:
+        parts: list[object] = [
+            connection.execute(select(func.max(table.c.sequence))).scalar()
+            for table in (artifacts, gate_decisions, endpoints, outcomes)
+        ]
+        parts.append(connection.execute(select(serving_version.c.version)).scalar())
+        parts.append(connection.execute(select(func.max(endpoints.c.stopped))).scalar())
+    parts += _runs(registry.home / "runs")
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _runs(folder: Path) -> list[object]:
+    """The newest runs and when each last wrote."""
+    with contextlib.suppress(OSError):
+        newest = sorted((entry.name for entry in folder.iterdir()), reverse=True)[:8]
+        return [(name, _modified(folder / name)) for name in newest]
+    return []
+
+
+def _modified(folder: Path) -> list[int]:
+    times = []
+    for path in (folder, folder / "events.jsonl", folder / "report.json"):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime_ns)
+    return times
+
+
+async def _events(request: Request) -> StreamingResponse:
+    changes: Changes = request.app.state.changes
+    return StreamingResponse(
+        _stream(request, changes), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _stream(request: Request, changes: Changes) -> AsyncIterator[str]:
+    changes.listeners += 1
+    try:
+        yield "retry: 3000\n\n"
+        while not await request.is_disconnected():
+            yield "event: changed\ndata: {}\n\n" if await changes.wait(KEEP_ALIVE) else ": still here\n\n"
+    finally:
+        changes.listeners -= 1
+
+
+routes = [Route("/events", _events)]

@@ -1,0 +1,129 @@
+"""How a page is rendered: the templates, what they may call, and the answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from flows.formatting import VERDICTS, duration, plain, short, size
+from flows.ui.static_files import address
+from registry import Registry
+
+TEMPLATES = Path(__file__).parent / "templates"
+THEMES = ("auto", "light", "dark")
+
+SCREENS = (
+    ("Fleet", "/"),
+    ("Runs", "/runs"),
+    ("Artifacts", "/artifacts"),
+    ("Channels", "/channels"),
+    ("Gates", "/gates"),
+    ("Tenants", "/tenants"),
+    ("Engines", "/engines"),
+    ("Schedules", "/schedules"),
+    ("Store", "/store"),
+    ("Health", "/health"),
+)
+
+
+def page(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
+    """The page of this template; live parts ask for the same address again and take their part of it."""
+    theme = request.cookies.get("theme", "auto")
+    common = {
+        "path": request.url.path,
+        "query": dict(request.query_params),
+        "screens": SCREENS,
+        "theme": theme if theme in THEMES else "auto",
+        "user": request.scope.get("state", {}).get("user"),
+        "csrf": request.app.state.csrf_token(request),
+        "may": lambda role: request.app.state.may(request, role),
+        "home": str(registry_of(request).home),
+    }
+    html = _environment().get_template(template).render(common | context)
+    return HTMLResponse(html, status_code=status, headers={"Cache-Control": "no-store"})
+
+
+def registry_of(request: Request) -> Registry:
+    """The registry that the application shows."""
+    registry: Registry = request.app.state.registry
+    return registry
+
+
+def ago(at: datetime | str | None) -> Markup:
+    """A `time` element: how long ago, with the exact time in UTC as its title; `–` for None."""
+    if at is None:
+        return Markup("–")
+    at = datetime.fromisoformat(at) if isinstance(at, str) else at
+    exact = at.astimezone(UTC)
+    seconds = (datetime.now(UTC) - exact).total_seconds()
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        exact.isoformat(timespec="seconds"), f"{exact:%Y-%m-%d %H:%M:%S} UTC", relative(seconds)
+    )
+
+
+def relative(seconds: float) -> str:
+    """`just now`, `3 min ago`, `in 2 h`; as `tuneline.js` keeps it up to date."""
+    distance = abs(seconds)
+    if distance < 45:
+        return "just now"
+    unit, length = next((unit, length) for unit, length, limit in _UNITS if distance / length < limit)
+    text = f"{max(1, round(distance / length))} {unit}"
+    return f"{text} ago" if seconds > 0 else f"in {text}"
+
+
+_UNITS = (
+    ("min", 60, 90),
+    ("h", 3600, 36),
+    ("d", 86_400, 60),
+    ("months", 2_629_800, 24),
+    ("years", 31_557_600, math.inf),
+)
+
+
+def number(value: float | None) -> str:
+    """`12,345` for a count, four digits for another number, `–` for None."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def interval(metric: Mapping[str, Any], share: bool = True) -> str:
+    """`68.4 % (61.2–74.8), n = 228`."""
+    value, low, high, n = (metric[key] for key in ("value", "low", "high", "n"))
+    if share and 0 <= low <= high <= 1:
+        return f"{value:.1%} ({100 * low:.1f}–{100 * high:.1f}), n = {n:,}"
+    return f"{value:.4g} ({low:.4g}–{high:.4g}), n = {n:,}"
+
+
+def link_to(path: str, **parameters: Any) -> str:
+    """The address with these parameters, without those that are None or empty."""
+    given = {key: value for key, value in parameters.items() if value not in (None, "", ())}
+    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        finalize=lambda value: plain(value) if type(value) is str else value,
+    )
+    environment.filters.update(
+        ago=ago, duration=duration, size=size, short=short, number=number, interval=interval
+    )
+    environment.globals.update(static=address, link_to=link_to, VERDICTS=VERDICTS)
+    return environment

@@ -1,0 +1,77 @@
+"""Read every byte of an artifact again, in the background, and say how it ended."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from flows.ui.changes import Form, changing
+from flows.ui.pages import registry_of
+from registry import Registry
+from registry.errors import RegistryError
+
+REMEMBERED = 100
+
+
+@dataclass
+class Verification:
+    """One under way (`ended` is None) or done; `problems` in words, empty where all is as published."""
+
+    started: datetime
+    ended: datetime | None = None
+    problems: tuple[str, ...] = ()
+
+
+class Verifications:
+    """The latest verification of each artifact, in this process; one at a time reads."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._known: OrderedDict[str, Verification] = OrderedDict()
+        self._reading = threading.Lock()
+
+    def of(self, artifact_id: str) -> Verification | None:
+        """The latest of this artifact."""
+        return self._known.get(artifact_id)
+
+    def start(self, artifact_id: str) -> None:
+        """Begin, unless one of this artifact is under way."""
+        known = self._known.get(artifact_id)
+        if known is not None and known.ended is None:
+            return
+        verification = Verification(datetime.now(UTC))
+        self._known[artifact_id] = verification
+        self._known.move_to_end(artifact_id)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        threading.Thread(target=self._verify, args=(artifact_id, verification), daemon=True).start()
+
+    def _verify(self, artifact_id: str, verification: Verification) -> None:
+        problems: tuple[str, ...]
+        with self._reading:
+            try:
+                problems = tuple(str(problem) for problem in self._registry.verify(artifact_id))
+            except RegistryError as error:
+                problems = (str(error),)
+        verification.problems = problems
+        verification.ended = datetime.now(UTC)
+
+
+def verification_of(request: Request, artifact_id: str) -> Verification | None:
+    """The latest verification that this process did of the artifact."""
+    verifications: Verifications = request.app.state.verifications
+    return verifications.of(artifact_id)
+
+
+def _verify(request: Request, _form: Form) -> Response:
+    artifact = registry_of(request).get(request.path_params["id"])
+    request.app.state.verifications.start(artifact.id)
+    return RedirectResponse(f"/artifacts/{artifact.id}#verify", 303)
+
+
+routes = [changing("/artifacts/{id}/verify", _verify, "operator")]
