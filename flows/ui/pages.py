@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -20,6 +21,7 @@ from flows.ui.static_files import address
 from registry import Registry
 
 TEMPLATES = Path(__file__).parent / "templates"
+_DIGEST = re.compile("[0-9a-f]{40,64}")
 THEMES = ("auto", "light", "dark")
 
 SCREENS = (
@@ -97,6 +99,20 @@ def number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+def shown(value: Any) -> Markup:
+    """A value of a configuration or of metrics: mappings as `key value; …`, digests short, yes or no."""
+    if isinstance(value, Mapping):
+        parts = [Markup('<span class="muted">{}</span> {}').format(k, shown(v)) for k, v in value.items()]
+        return Markup("; ").join(parts)
+    if isinstance(value, list | tuple):
+        return Markup(", ").join(shown(item) for item in value)
+    if isinstance(value, bool):
+        return Markup("yes" if value else "no")
+    if isinstance(value, str) and _DIGEST.fullmatch(value):
+        return Markup('<code title="{}">{}</code>').format(value, value[:12])
+    return Markup.escape(plain(value) if isinstance(value, str) else number(value))
+
+
 def interval(metric: Mapping[str, Any], share: bool = True) -> str:
     """`68.4 % (61.2–74.8), n = 228`."""
     value, low, high, n = (metric[key] for key in ("value", "low", "high", "n"))
@@ -123,7 +139,7 @@ def _environment() -> Environment:
         finalize=lambda value: plain(value) if type(value) is str else value,
     )
     environment.filters.update(
-        ago=ago, duration=duration, size=size, short=short, number=number, interval=interval
+        ago=ago, duration=duration, size=size, short=short, number=number, interval=interval, shown=shown
     )
     environment.globals.update(static=address, link_to=link_to, VERDICTS=VERDICTS)
     return environment
