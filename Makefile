@@ -22,7 +22,7 @@ demo: setup  ## fine-tune, prove, quantize and serve a real 135M model on this C
 	$(BIN)/tuneline run demo
 
 test: setup lint  ## everything that CI checks, tests on 2 cores
-	$(BIN)/python -m pytest -n 2 -m "not vllm"
+	$(BIN)/python -m pytest -n 2 -m "not vllm and not deploy"
 
 # Modules that need every heavy library, beside .ci/smoke.py, in a few minutes.
 SMOKE := tests/flows/test_recipe.py tests/flows/gates/test_gate.py tests/registry/channels/test_channels.py tests/stages/test_merge.py

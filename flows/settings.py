@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = Field(
         default=None, description="what `tuneline api` asks for; needed to serve other machines"
     )
+    rates: Path | None = Field(
+        default=None, description="YAML file of prices, from which `tuneline metrics` reckons costs"
+    )
 
     def __init__(self, **values: Any) -> None:
         """Raises `Usage` naming each variable that does not hold what it should."""

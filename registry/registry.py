@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from registry import catalog, content, drafts, references
+from registry import catalog, content, drafts, references, verifications
 from registry.artifacts import FileEntry, Kind
 from registry.catalog import Artifact, Edge, Execution
 from registry.channels.channels import Channels
@@ -223,7 +223,10 @@ class Registry:
         return self.store.view(artifact.id, artifact.manifest.files)
 
     def verify(self, artifact_id: str) -> list[Problem]:
-        """Read every byte and every column of the artifact; an empty list means that all is as published."""
+        """Read every byte and every column of the artifact; an empty list means that all is as published.
+
+        The home remembers how many problems there were, for `tuneline metrics`.
+        """
         with self.database.read() as connection:
             artifact = catalog.existing(connection, artifact_id)
             content.require(connection, [artifact_id])
@@ -231,4 +234,6 @@ class Registry:
                 Problem(file="", kind="record", detail=detail)
                 for detail in catalog.record_problems(connection, artifact_id)
             ]
-        return record + self.store.problems(artifact.id, artifact.manifest.files)
+        problems = record + self.store.problems(artifact.id, artifact.manifest.files)
+        verifications.record(self.home, artifact.id, len(problems))
+        return problems

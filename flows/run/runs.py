@@ -60,9 +60,13 @@ def begin(folder: Path, recipe: str, started: datetime) -> int:
 
 def past_runs(root: Path, most: int | None = None) -> list[PastRun]:
     """The runs of a home, newest first; the newest `most` of them."""
-    with contextlib.suppress(FileNotFoundError):
-        folders = sorted((p for p in (root / "runs").iterdir() if p.is_dir()), reverse=True)
-        return [run for folder in folders[:most] if (run := _read(folder)) is not None]
+    return [run for folder in run_folders(root)[:most] if (run := read(folder)) is not None]
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The folders of a home's runs, newest first."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(root / "runs") as entries:
+        return sorted((Path(entry.path) for entry in entries if entry.is_dir()), reverse=True)
     return []
 
 
@@ -80,7 +84,8 @@ def find(root: Path, beginning: str | None) -> PastRun:
     return matching[0]
 
 
-def _read(folder: Path) -> PastRun | None:
+def read(folder: Path) -> PastRun | None:
+    """The run in a folder; None where it is no run's."""
     report = _json(folder / REPORT)
     record = report or _json(folder / RECORD)
     if record is None:

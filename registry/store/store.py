@@ -70,6 +70,11 @@ class Store:
         return not (self._remote is None and self._beside_drafts)
 
     @property
+    def folder(self) -> Path:
+        """Where files are kept on this machine: all of them, or the cache of an object store."""
+        return self._local.root
+
+    @property
     def _blobs(self) -> Blobs:
         return self._remote or self._local
 

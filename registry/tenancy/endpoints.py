@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from registry import catalog, content
 from registry.artifacts import Record, canonical
@@ -102,11 +102,8 @@ class Endpoints:
 
     def ls(self, running_only: bool = False) -> list[Endpoint]:
         """Newest first; `running_only` leaves out those marked stopped, dead or not."""
-        query = select(endpoints).order_by(endpoints.c.sequence.desc())
-        if running_only:
-            query = query.where(endpoints.c.stopped.is_(None))
         with self._database.read() as connection:
-            return [_endpoint(row) for row in connection.execute(query)]
+            return rows(connection, running_only)
 
     def mark_stopped(self, endpoint_id: str) -> Endpoint:
         """Record that the engine was stopped; the first time counts. Raises NotFound."""
@@ -114,6 +111,14 @@ class Endpoints:
             still = (endpoints.c.id == endpoint_id) & endpoints.c.stopped.is_(None)
             connection.execute(update(endpoints).where(still), {"stopped": now()})
         return self.get(endpoint_id)
+
+
+def rows(connection: Connection, running_only: bool) -> list[Endpoint]:
+    """As `Endpoints.ls`, within a transaction."""
+    query = select(endpoints).order_by(endpoints.c.sequence.desc())
+    if running_only:
+        query = query.where(endpoints.c.stopped.is_(None))
+    return [_endpoint(row) for row in connection.execute(query)]
 
 
 def _endpoint(row: Row[Any]) -> Endpoint:

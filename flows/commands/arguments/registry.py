@@ -1,4 +1,4 @@
-"""The arguments of `tuneline artifacts`, `endpoints`, `rollback` and `api`; loads nothing else."""
+"""The arguments of `tuneline artifacts`, `endpoints`, `rollback` and of what serves; loads nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Add = Callable[..., argparse.ArgumentParser]
 
 
 def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
-    """`artifacts …`, `endpoints …`, `rollback` and `api`."""
+    """`artifacts …`, `endpoints …`, `rollback`, `api`, `metrics` and `ui`."""
     artifacts = group("artifacts", "what the registry holds")
     listing = add("ls", "flows.commands.artifacts:ls", "list artifacts, newest first", artifacts)
     listing.add_argument("--kind", choices=KINDS)
@@ -42,6 +42,13 @@ def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
     api = add("api", "flows.commands.api:api", "serve the registry over HTTP, read-only")
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     api.add_argument("--port", type=int, default=8700, help="0: a free one (default 8700)")
+
+    metrics = add("metrics", "flows.commands.metrics:metrics", "serve the registry's numbers to Prometheus")
+    metrics.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    metrics.add_argument("--port", type=int, default=9091, help="0: a free one (default 9091)")
+    metrics.add_argument(
+        "--rates", type=Path, metavar="FILE", help="prices, to reckon costs from (default: TUNELINE_RATES)"
+    )
 
     ui = add("ui", "flows.commands.ui:ui", "serve the web interface")
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
