@@ -25,7 +25,7 @@ from flows.run.arithmetic import Arithmetic, settle
 from flows.run.child import WarmWorker
 from flows.run.prefect_view import ParentFlow, PrefectView
 from flows.run.progress_view import ProgressView
-from flows.run.runs import PAGE, REPORT, begin
+from flows.run.runs import PAGE, RECIPE, REPORT, begin
 from flows.settings import Settings, quiet_libraries
 from registry import Registry
 from registry.errors import RegistryError
@@ -59,6 +59,7 @@ def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None
         bring_model(recipe, view)
         shape = describe_base(recipe.base.source)
         refuse_problems(recipe, settings, shape)
+        asked = recipe
         recipe, arithmetic = settle(recipe, shape, settings)
         refuse_shortfalls(recipe, shape, settings.root)
         bring_converter(recipe, view)
@@ -66,10 +67,11 @@ def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None
         registry = Registry.open(
             settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
         )
-        return _run(recipe, registry, view, arithmetic, parent)
+        return _run(asked, recipe, registry, view, arithmetic, parent)
 
 
 def _run(
+    asked: Recipe,
     recipe: Recipe,
     registry: Registry,
     view: ProgressView,
@@ -85,6 +87,7 @@ def _run(
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = registry.home / "runs" / run_id
     lock = begin(folder, recipe.name, started)
+    (folder / RECIPE).write_text(asked.model_dump_json(indent=1), encoding="utf-8")
     prefect = PrefectView(folder / "logs" / "prefect.log", parent)
     prefect.run(recipe.name, run_id)
     with WarmWorker(folder / "logs" / "stand-by.log") as stand_by:

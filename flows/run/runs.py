@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.errors import Usage
-from registry.processes import host_id
+from registry.processes import ProcessId, host_id
 
-RECORD, REPORT, PAGE = "run.json", "report.json", "report.html"
+RECORD, REPORT, PAGE, RECIPE = "run.json", "report.json", "report.html", "recipe.json"
 State = Literal["running", "done", "failed", "interrupted", "killed"]
 
 
@@ -49,13 +49,26 @@ class PastRun:
 def begin(folder: Path, recipe: str, started: datetime) -> int:
     """Write the record of a run that begins now; the lock on it, a descriptor to close at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"recipe": recipe, "started": started.isoformat(), "pid": os.getpid(), "host": host_id()}
+    record = {
+        "recipe": recipe,
+        "started": started.isoformat(),
+        "host": host_id(),
+        **ProcessId.of().record,
+    }
     draft = folder / f".{RECORD}"
     lock = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.write(lock, json.dumps(record).encode())
     draft.rename(folder / RECORD)  # nobody meets a record that is not whole or not locked
     return lock
+
+
+def process_of(run: PastRun) -> ProcessId | None:
+    """The process of a run under way on this host; None of another, and of one that ended."""
+    record = _json(run.folder / RECORD) or {}
+    if run.state != "running" or record.get("host") != host_id() or "pid_started" not in record:
+        return None
+    return ProcessId(int(record["pid"]), float(record["pid_started"]))
 
 
 def past_runs(root: Path, most: int | None = None) -> list[PastRun]:

@@ -15,6 +15,7 @@ from flows.formatting import duration
 from flows.run.arithmetic import Arithmetic, as_asked
 from flows.run.child import WarmWorker
 from flows.run.find_or_make import find_or_make, make_in_child, stage_work
+from flows.run.journal import Journal
 from flows.run.prefect_view import PrefectView
 from flows.run.progress_view import ProgressView
 from flows.run.stage_row import Form, StageRow, StoppedStep
@@ -42,6 +43,9 @@ class Run:
     rows: list[StageRow] = field(default_factory=list)
     stopped: list[StoppedStep] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.folder)
+
     def step(
         self, stage: str, config: StageConfig, label: str, form: Form | None = None, /, **parents: Artifact
     ) -> Artifact:
@@ -57,6 +61,7 @@ class Run:
         """Run `work`, shown as `label` in the terminal and in Prefect; keep its row, also when it fails."""
         started = time.monotonic()
         self.view.looking(label)
+        self.journal.stage(stage, label)
         if self.prefect is not None:
             self.prefect.stage(stage, label)
         try:
@@ -69,6 +74,7 @@ class Run:
         finally:
             self.rows.append(row)
             self.view.finished(label, row.seconds, row.peak_bytes, row.state)
+            self.journal.ended(row)
             if self.prefect is not None:
                 self.prefect.ended(row)
         return result
@@ -82,7 +88,7 @@ class Run:
 
         def make(draft: Draft) -> tuple[Facts, ResourceUse]:
             self.view.stage(label)
-            watch = _Watch(self.view, self.prefect, draft.touch)
+            watch = _Watch(self.view, self.journal, self.prefect, draft.touch)
             facts, use = make_in_child(
                 self.registry, work, config, draft, self.log(label), watch, self.stand_by
             )
@@ -101,16 +107,23 @@ class Run:
 
 
 class _Watch:
-    """Passes progress on to the terminal and to Prefect and, every few seconds, renews the lease."""
+    """Passes progress on to terminal, journal and Prefect and, every few seconds, renews the lease."""
 
     def __init__(
-        self, view: ProgressView, prefect: PrefectView | None, touch: Callable[[], None], every: float = 5.0
+        self,
+        view: ProgressView,
+        journal: Journal,
+        prefect: PrefectView | None,
+        touch: Callable[[], None],
+        every: float = 5.0,
     ) -> None:
-        self.view, self.prefect, self.touch, self.every = view, prefect, touch, every
+        self.view, self.journal, self.prefect = view, journal, prefect
+        self.touch, self.every = touch, every
         self.touched = time.monotonic()
 
     def __call__(self, event: ProgressEvent) -> None:
         self.view.update(event)
+        self.journal.progress(event)
         if self.prefect is not None:
             self.prefect.progress(event)
         if time.monotonic() - self.touched >= self.every:

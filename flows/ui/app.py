@@ -25,6 +25,7 @@ from flows.ui import (
     fleet,
     gates,
     live,
+    runs,
     static_files,
     verification,
 )
@@ -39,7 +40,18 @@ THREADS = 8
 
 def application(registry: Registry) -> Starlette:
     """The web interface of this registry."""
-    screens = (fleet, artifacts, artifact, verification, compare, channels, gates, live, static_files)
+    screens = (
+        fleet,
+        runs,
+        artifacts,
+        artifact,
+        verification,
+        compare,
+        channels,
+        gates,
+        live,
+        static_files,
+    )
     app = Starlette(
         routes=[route for screen in screens for route in screen.routes] + [Route("/alive", _alive)],
         middleware=[
