@@ -22,11 +22,17 @@ from flows.ui import (
     artifacts,
     channels,
     compare,
+    engines,
     fleet,
     gates,
+    health,
     live,
+    rows,
     runs,
+    schedules,
     static_files,
+    store,
+    tenants,
     verification,
 )
 from flows.ui.headers import SecurityHeaders
@@ -34,26 +40,32 @@ from flows.ui.pages import page
 from registry import Registry
 from registry.errors import NotFound, RegistryError
 
+SCREENS = (
+    fleet,
+    runs,
+    artifacts,
+    artifact,
+    rows,
+    verification,
+    compare,
+    channels,
+    gates,
+    tenants,
+    engines,
+    schedules,
+    store,
+    health,
+    live,
+    static_files,
+)
 THREADS = 8
 """Requests that read at once; below the number of database connections that SQLAlchemy keeps."""
 
 
 def application(registry: Registry) -> Starlette:
     """The web interface of this registry."""
-    screens = (
-        fleet,
-        runs,
-        artifacts,
-        artifact,
-        verification,
-        compare,
-        channels,
-        gates,
-        live,
-        static_files,
-    )
     app = Starlette(
-        routes=[route for screen in screens for route in screen.routes] + [Route("/alive", _alive)],
+        routes=[route for screen in SCREENS for route in screen.routes] + [Route("/alive", _alive)],
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=4),
@@ -69,6 +81,7 @@ def application(registry: Registry) -> Starlette:
     app.state.registry = registry
     app.state.changes = live.Changes(registry)
     app.state.verifications = verification.Verifications(registry)
+    app.state.examination = health.Examination()
     app.state.csrf_token = lambda request: ""
     app.state.may = lambda request, role: True
     return app

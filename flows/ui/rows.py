@@ -1,0 +1,132 @@
+"""A prepared dataset's rows: as they were written, as the model sees them, and what was rejected."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from flows.run.child import child_environment
+from flows.ui.pages import link_to, page, registry_of
+from registry import Artifact, Registry
+from registry.errors import InvalidArtifact, NotFound
+
+ROWS = 20
+SECONDS = 120.0
+"""For rendering one page; most of it is the tokenizer's library being loaded."""
+SPLITS = ("train", "validation", "test")
+
+
+def _rows(request: Request) -> Response:
+    registry = registry_of(request)
+    artifact = _dataset(registry, request.path_params["id"])
+    split = _split(request, artifact)
+    start, text = _start(request), request.query_params.get("q", "").strip()
+    context: dict[str, Any] = {"rejects": [], "chats": [], "total": 0}
+    if split == "rejected":
+        rejects = _rejects(registry, artifact, text)
+        context = {**context, "rejects": rejects[start : start + ROWS], "total": len(rejects)}
+    else:
+        found = _matching(registry.view(artifact.id) / f"{split}.parquet", text)
+        context = {**context, "chats": found.slice(start, ROWS).to_pylist(), "total": found.num_rows}
+    parameters = {"split": split, "q": text}
+    rendered = link_to(f"/artifacts/{artifact.id}/rows/rendered", **parameters, **{"from": start})
+    older = link_to(f"/artifacts/{artifact.id}/rows", **parameters, **{"from": start + ROWS})
+    return page(
+        request,
+        "rows.html",
+        artifact=artifact,
+        metrics=artifact.manifest.metrics,
+        split=split,
+        splits=[name for name in SPLITS if f"{name}.parquet" in artifact.manifest.files],
+        text=text,
+        start=start,
+        rendered=rendered,
+        older=older if start + ROWS < context["total"] else None,
+        **context,
+    )
+
+
+def _rendered(request: Request) -> Response:
+    """The same chats through the base's own chat template, by the code that trains."""
+    registry = registry_of(request)
+    artifact = _dataset(registry, request.path_params["id"])
+    split, start, text = _split(request, artifact), _start(request), request.query_params.get("q", "").strip()
+    base = next((p.id for p in artifact.manifest.parents if p.relation == "tokenized_for"), None)
+    if base is None or split == "rejected":
+        raise NotFound("these rows have no tokenizer to be rendered with")
+    rows = _matching(registry.view(artifact.id) / f"{split}.parquet", text).slice(start, ROWS).to_pylist()
+    chats = _render(registry.view(base), [row["messages"] for row in rows])
+    return page(request, "rendered.html", artifact=artifact, chats=chats, start=start)
+
+
+def _render(tokenizer: Path, chats: list[Any]) -> list[Any]:
+    job = json.dumps({"tokenizer": str(tokenizer), "chats": chats})
+    command = [sys.executable, "-m", "stages.backends.rendering"]
+    try:
+        done = subprocess.run(
+            command, input=job, capture_output=True, text=True, timeout=SECONDS, env=child_environment()
+        )
+        answer: list[Any] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise InvalidArtifact(f"the tokenizer did not answer within {SECONDS:.0f} s") from None
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise InvalidArtifact(f"the rows cannot be rendered: {last}") from None
+    return answer
+
+
+def _dataset(registry: Registry, ref: str) -> Artifact:
+    artifact = registry.get(ref)
+    if artifact.manifest.kind != "dataset":
+        raise NotFound(f"{artifact.id[:12]} is a {artifact.manifest.kind}: only datasets have rows")
+    return artifact
+
+
+def _split(request: Request, artifact: Artifact) -> str:
+    split = request.query_params.get("split", "train")
+    if split != "rejected" and f"{split}.parquet" not in artifact.manifest.files:
+        raise HTTPException(404, f"this dataset has no split {split[:40]!r}")
+    return split
+
+
+def _start(request: Request) -> int:
+    given = request.query_params.get("from", "0")
+    if not given.isascii() or not given.isdigit() or len(given) > 9:
+        raise HTTPException(404, "there are no such rows; start at the first")
+    return int(given)
+
+
+def _matching(path: Path, text: str) -> pyarrow.Table:
+    """The rows in which some message holds the text, in any case of its letters."""
+    table = pyarrow.parquet.read_table(path, columns=["messages", "tokens", "trainable"])
+    if not text:
+        return table
+    lists = table.column("messages").combine_chunks()
+    contents = lists.flatten().field("content")
+    hits = pyarrow.compute.match_substring(contents, text, ignore_case=True)
+    rows = pyarrow.compute.list_parent_indices(lists).filter(hits).unique()
+    return table.take(rows)
+
+
+def _rejects(registry: Registry, artifact: Artifact, text: str) -> list[dict[str, Any]]:
+    if "rejects.jsonl" not in artifact.manifest.files:
+        return []
+    lines = (registry.view(artifact.id) / "rejects.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines if text.lower() in line.lower()]
+
+
+routes = [
+    Route("/artifacts/{id}/rows", _rows),
+    Route("/artifacts/{id}/rows/rendered", _rendered),
+]

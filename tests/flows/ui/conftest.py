@@ -1,0 +1,31 @@
+"""A registry with something of everything, and the pages over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from flows.ui.app import application
+from registry import Artifact, Registry
+from tests.flows.metrics.watched import populate
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with Registry.open(tmp_path / "home") as registry:
+        yield registry
+
+
+@pytest.fixture
+def made(registry: Registry) -> dict[str, Artifact]:
+    """The registry is not empty: these are its artifacts."""
+    return populate(registry)
+
+
+@pytest.fixture
+def client(registry: Registry) -> Iterator[TestClient]:
+    with TestClient(application(registry), "http://localhost", follow_redirects=False) as client:
+        yield client

@@ -1,0 +1,197 @@
+"""Every page, of an empty registry and of one with something of everything; what is wrong with an address."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from flows.ui.headers import POLICY
+from flows.ui.pages import SCREENS, relative
+from flows.ui.static_files import FOLDER
+from registry import Artifact, Registry
+
+VENDORED = {
+    "htmx.min.js": "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130",
+    "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
+"""sha256 of the release files, as npm has them."""
+
+
+@pytest.mark.parametrize("path", [path for _, path in SCREENS])
+def test_each_screen_of_an_empty_registry_says_what_to_do(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-security-policy"] == POLICY
+    assert "empty-title" in answer.text or path in ("/health", "/store")
+
+
+@pytest.mark.parametrize("path", [path for _, path in SCREENS])
+def test_each_screen_of_a_full_registry(client: TestClient, made: dict[str, Artifact], path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert "empty-title" not in answer.text or path == "/schedules"
+
+
+def test_the_fleet_says_what_is_live_and_what_needs_somebody(
+    client: TestClient, made: dict[str, Artifact]
+) -> None:
+    text = client.get("/").text
+    assert made["gguf"].id in text
+    assert "canary 10 %" in text
+    assert "10 requests, 1,000 tokens" in text
+    assert "10.0 % failed" in text
+    assert "gate insufficient" in text
+
+
+def test_each_artifact_has_a_page_with_its_lineage(client: TestClient, made: dict[str, Artifact]) -> None:
+    for artifact in made.values():
+        answer = client.get(f"/artifacts/{artifact.id}")
+        assert answer.status_code == 200, artifact.manifest.kind
+        assert f'href="/artifacts/{artifact.id}"' in answer.text
+        assert 'class="node kind-' in answer.text
+
+
+def test_a_prefix_leads_to_the_artifact(client: TestClient, made: dict[str, Artifact]) -> None:
+    artifact = made["gguf"]
+    assert client.get(f"/artifacts/{artifact.id[:10]}").headers["location"] == f"/artifacts/{artifact.id}"
+    found = client.get("/artifacts", params={"q": artifact.id[:10]})
+    assert found.headers["location"] == f"/artifacts/{artifact.id}"
+
+
+def test_filters_stand_in_the_address(client: TestClient, made: dict[str, Artifact]) -> None:
+    text = client.get("/artifacts", params={"kind": "quantized", "method": "gguf"}).text
+    assert made["gguf"].id in text
+    assert made["gptq"].id not in text
+    assert made["base"].id not in text
+    assert "Nothing matches" in client.get("/artifacts", params={"q": "no such thing"}).text
+
+
+def test_pages_follow_one_another(
+    client: TestClient, made: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.ui.artifacts.ROWS", 2)
+    seen: list[str] = []
+    path = "/artifacts"
+    while path:
+        text = client.get(path).text
+        seen += re.findall(r'name="id" value="([0-9a-f]{64})"', text)
+        older = re.search(r'href="([^"]*before=\d+)"', text)
+        path = older.group(1).replace("&amp;", "&") if older else ""
+    assert len(seen) == len(set(seen)) >= len(made)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/nothing", 404),
+        ("/artifacts/" + "0" * 64, 404),
+        ("/artifacts/x", 404),
+        ("/artifacts?before=-1", 404),
+        ("/artifacts?before=99999999999999999999", 404),
+        ("/channels/no/such", 404),
+        ("/gates/000000", 404),
+        ("/compare", 404),
+        ("/compare?id=" + "&id=".join("abcde"), 404),
+        ("/runs/none", 404),
+        ("/static/none.js", 404),
+        ("/static/x/..%2fapp.py", 404),
+    ],
+)
+def test_a_wrong_address_is_answered_with_a_page(client: TestClient, path: str, status: int) -> None:
+    answer = client.get(path)
+    assert answer.status_code == status
+    assert "Traceback" not in answer.text
+
+
+def test_text_of_others_is_escaped(client: TestClient, registry: Registry, made: dict[str, Artifact]) -> None:
+    evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    registry.rollouts.start("support/prod", made["gptq"].id, 1.0, 0.0, evil, evil)
+    for path in ("/", "/channels/support/prod", "/channels"):
+        text = client.get(path).text
+        assert "<script>alert" not in text
+        assert "<img" not in text
+
+
+def test_vendored_files_are_the_releases() -> None:
+    for name, digest in VENDORED.items():
+        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest, name
+        assert name in (FOLDER / "THIRD_PARTY.md").read_text("utf-8")
+
+
+def test_a_browser_keeps_scripts_and_styles(client: TestClient) -> None:
+    addresses = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', client.get("/").text))
+    assert len(addresses) == 4
+    for address in addresses:
+        answer = client.get(address)
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+    old = client.get(f"/static/{'0' * 16}/tuneline.css")
+    assert old.headers["cache-control"] == "no-cache"
+
+
+def test_no_page_has_inline_scripts_or_styles(client: TestClient, made: dict[str, Artifact]) -> None:
+    paths = [path for _, path in SCREENS] + [f"/artifacts/{one.id}" for one in made.values()]
+    for path in [*paths, "/channels/support/prod"]:
+        text = client.get(path).text
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", text), path
+
+
+def test_a_comparison_shows_what_differs(client: TestClient, made: dict[str, Artifact]) -> None:
+    ids = [made["gguf"].id, made["gptq"].id]
+    text = client.get("/compare", params={"id": ids}).text
+    assert "quantize.method" in text
+
+
+def test_a_decision_shows_its_rules_and_signature(
+    client: TestClient, registry: Registry, made: dict[str, Artifact]
+) -> None:
+    decision = registry.gates.about(made["gguf"].id)[0]
+    text = client.get(f"/gates/{decision.id}").text
+    assert "signature holds" in text
+
+
+def test_a_run_shows_its_stages(client: TestClient, made: dict[str, Artifact]) -> None:
+    text = client.get("/runs/20260302-093000-bbbbbb").text
+    assert "failed at train adapter" in text
+    assert "no room" in text
+
+
+def test_the_report_of_a_run_is_kept_in_a_sandbox(
+    client: TestClient, registry: Registry, made: dict[str, Artifact]
+) -> None:
+    folder = registry.home / "runs" / "20260301-093000-aaaaaa"
+    (folder / "report.html").write_text("<html><style>a {}</style>", encoding="utf-8")
+    answer = client.get("/runs/20260301-093000-aaaaaa/report")
+    assert answer.status_code == 200
+    assert "sandbox" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3, "just now"), (70, "1 min ago"), (-7200, "in 2 h"), (200_000, "2 d ago"), (9e7, "3 years ago")],
+)
+def test_times_in_words(seconds: float, text: str) -> None:
+    assert relative(seconds) == text
+
+
+def test_a_log_cannot_be_asked_for_outside_of_its_folder(
+    client: TestClient, made: dict[str, Artifact], tmp_path: Path
+) -> None:
+    (tmp_path / "secret.log").write_text("key")
+    for name in ("..%2f..%2f..%2f..%2fsecret", "%2fetc%2fpasswd"):
+        assert client.get(f"/runs/20260301-093000-aaaaaa/logs/{name}").status_code == 404
+
+
+def test_curves_are_json(client: TestClient, registry: Registry, made: dict[str, Artifact]) -> None:
+    report = registry.home / "runs" / "20260301-093000-aaaaaa" / "report.json"
+    history = [{"step": 1, "loss": 2.0}, {"step": 2, "validation_loss": 1.5}, {"step": 2, "loss": 1.0}]
+    report.write_text(json.dumps({**json.loads(report.read_text()), "history": history}))
+    curve = client.get("/runs/20260301-093000-aaaaaa/curve.json").json()
+    assert curve["x"] == [1, 2]
+    assert [series["values"] for series in curve["series"]] == [[2.0, 1.0], [None, 1.5]]
