@@ -55,6 +55,15 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = Field(
         default=None, description="what `tuneline api` asks for; needed to serve other machines"
     )
+    oidc_issuer: str | None = Field(
+        default=None, description="https://…: the OpenID provider through which `tuneline ui` lets people in"
+    )
+    oidc_client_id: str | None = Field(default=None, description="what the provider knows Tuneline as")
+    oidc_client_secret: SecretStr | None = Field(default=None, description="the secret that goes with it")
+    oidc_role_claim: str = Field(default="groups", description="the claim that says who may do what")
+    oidc_roles: str | None = Field(
+        default=None, description="VALUE=ROLE,…: which values of the claim stand for which role"
+    )
     rates: Path | None = Field(
         default=None, description="YAML file of prices, from which `tuneline metrics` reckons costs"
     )
@@ -104,7 +113,7 @@ class Settings(BaseSettings):
         return Patience(self.wait_seconds) if told is None else Patience(self.wait_seconds, told)
 
 
-_SECRET = ("database_url", "api_token")
+_SECRET = ("database_url", "api_token", "oidc_client_secret")
 
 
 def _said(problem: ErrorDetails) -> str:

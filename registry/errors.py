@@ -5,6 +5,8 @@ RegistryError                 anything below; has an exit code for the command l
 ├── InvalidArtifact           a manifest or a file that breaks the rules (exit code 3)
 ├── InvalidSetting            a database or store URL that cannot be used (exit code 3)
 ├── InvalidTenant             a tenant's name, limits or key that breaks the rules (exit code 3)
+├── InvalidUser               a user's name, role or identity that breaks the rules (exit code 3)
+├── InvalidWebhook            a webhook's address or events that break the rules (exit code 3)
 ├── AlreadyExists             a name that is taken (exit code 3)
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
 ├── Collected                 an artifact whose files were removed to free space (exit code 3)
@@ -40,6 +42,14 @@ class InvalidSetting(RegistryError):
 
 
 class InvalidTenant(RegistryError):
+    exit_code = 3
+
+
+class InvalidUser(RegistryError):
+    exit_code = 3
+
+
+class InvalidWebhook(RegistryError):
     exit_code = 3
 
 

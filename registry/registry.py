@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Self
 
 from registry import catalog, content, drafts, references, verifications
+from registry.access.sessions import Sessions
+from registry.access.users import Users
+from registry.access.webhooks import Webhooks
 from registry.artifacts import FileEntry, Kind
 from registry.catalog import Artifact, Edge, Execution
 from registry.channels.channels import Channels
@@ -62,6 +65,9 @@ class Registry:
         self.rollouts = Rollouts(database)
         self.budgets = Budgets(database)
         self.outcomes = Outcomes(database)
+        self.users = Users(database)
+        self.sessions = Sessions(database)
+        self.webhooks = Webhooks(database)
         # What reads more than this class offers (the API, tests) goes through these two.
         self.database = database
         self.store = store

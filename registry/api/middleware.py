@@ -82,7 +82,7 @@ class Guard:
     def _refused(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if self._expected is None:
-            if _is_loopback(headers.get("host", "")):
+            if is_loopback(headers.get("host", "")):
                 return None
             message = "without a token the API answers to loopback names only, such as localhost"
             remedy = "set TUNELINE_API_TOKEN to serve it under another name"
@@ -168,7 +168,8 @@ def _accepts_gzip(header: str) -> bool:
     return False
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a Host header (name, or name and port) names this machine."""
     name = host[1 : host.find("]")] if host.startswith("[") else host.rpartition(":")[0] or host
     if name.lower() == "localhost":
         return True

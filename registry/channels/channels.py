@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, exc, insert, select, update
 
-from registry import catalog, content
+from registry import catalog, content, outbox
 from registry.artifacts import Record
 from registry.channels import decisions, policies
 from registry.channels.policies import ChannelPolicy
@@ -81,8 +81,11 @@ class Channels:
         expected_generation: int,
         decision_id: str | None = None,
         waiver: Waiver | None = None,
+        who: str | None = None,
     ) -> Channel:
         """Point the channel to `artifact_id` if its generation is still `expected_generation` (0: it is new).
+
+        `who` moves it on a decision; a waiver names its own.
 
         Needs a signed, passing gate decision for this artifact against the channel's current one under the
         channel's policy, or a waiver. A channel without a policy takes over that of the first decision.
@@ -91,6 +94,8 @@ class Channels:
         """
         check_name(name)
         _check_waiver(waiver)
+        if who is not None:
+            check_text("the name of who moves the channel", who)
         with self._database.write() as connection:
             current = _current(connection, name)
             catalog.existing(connection, artifact_id)
@@ -105,7 +110,7 @@ class Channels:
                 "restores": None,
                 "decision_id": decision_id,
                 "reason": waiver.reason if waiver else None,
-                "who": waiver.who if waiver else None,
+                "who": waiver.who if waiver else who,
             }
             return _swap(connection, name, expected_generation, event)
 
@@ -205,6 +210,8 @@ def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any
         if connection.execute(update(channels).where(same), new).rowcount != 1:
             raise _lost(name, expected, _standing(_current(connection, name)))
     HISTORY.append(connection, name, expected + 1, {"at": at, **event})
+    told = {"channel": name, "generation": expected + 1, **event}
+    outbox.put(connection, "rollback" if event["action"] == "rollback" else "promotion", told)
     return Channel(
         name=name, artifact_id=event["artifact_id"], generation=expected + 1, moved=datetime.fromisoformat(at)
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from sqlalchemy import Connection, Row, insert, select
 
-from registry import catalog, content
+from registry import catalog, content, outbox
 from registry.artifacts import Record, canonical, digest
 from registry.channels.signing import Keys
 from registry.db.engine import Database, now
@@ -89,6 +89,7 @@ class Gates:
             signed = {"signer": signer, "signature": signature}
             row = {"id": decision_id, **decided, **texts, **signed, "created": now()}
             connection.execute(insert(gate_decisions), row)
+            outbox.put(connection, "gate", {"decision": decision_id, **decided})
         return decision_id
 
     def get(self, decision_id: str) -> GateDecision:

@@ -21,6 +21,8 @@ _IMMUTABLE = {
     "OR digest = NEW.digest",
     "rollout_events": "sequence = NEW.sequence OR (channel = NEW.channel AND number = NEW.number) "
     "OR digest = NEW.digest",
+    "access_events": "sequence = NEW.sequence OR (subject = NEW.subject AND number = NEW.number) "
+    "OR digest = NEW.digest",
 }
 """Table → which row an `INSERT OR REPLACE` would replace."""
 
@@ -44,6 +46,22 @@ _STANDING = {
         "OR NEW.tenant <> OLD.tenant OR NEW.created <> OLD.created "
         "OR (OLD.expires IS NOT NULL AND (NEW.expires IS NULL OR NEW.expires > OLD.expires)) "
         "OR (OLD.revoked IS NOT NULL AND (NEW.revoked IS NULL OR NEW.revoked <> OLD.revoked))",
+    ),
+    "users": (
+        "a user changes with the next event and keeps name and identity",
+        "NEW.name <> OLD.name OR NEW.created <> OLD.created OR NEW.changes <> OLD.changes + 1 "
+        "OR coalesce(NEW.identity, '-') <> coalesce(OLD.identity, '-')",
+    ),
+    "user_tokens": (
+        "a token stays what it is, and is revoked once",
+        "NEW.sequence <> OLD.sequence OR NEW.id <> OLD.id OR NEW.sha256 <> OLD.sha256 "
+        "OR NEW.owner <> OLD.owner OR NEW.created <> OLD.created OR NEW.revoked IS NULL "
+        "OR OLD.revoked IS NOT NULL",
+    ),
+    "webhooks": (
+        "a webhook changes with its next event and keeps its address and secret",
+        "NEW.id <> OLD.id OR NEW.url <> OLD.url OR NEW.secret <> OLD.secret OR NEW.events <> OLD.events "
+        "OR NEW.private <> OLD.private OR NEW.changes <> OLD.changes + 1",
     ),
 }
 """Table whose rows stay for ever → how one may change, and the condition of any other change."""
