@@ -77,7 +77,13 @@ def lineage_picture(
     description = "; ".join(sentences) or "no artifact was made from another"
     # At its own size: a run that ended early has one box, which would fill the page.
     return picture_frame(
-        "Lineage of the artifacts", description, width, height, "".join(curves + boxes), fixed=True
+        "Lineage of the artifacts",
+        description,
+        width,
+        height,
+        "".join(curves + boxes),
+        True,
+        address is not None,
     )
 
 

@@ -23,17 +23,25 @@ def svg_text(text: str) -> str:
 
 
 def picture_frame(
-    title: str, description: str, width: float, height: float, body: str, fixed: bool = False
+    title: str,
+    description: str,
+    width: float,
+    height: float,
+    body: str,
+    fixed: bool = False,
+    links: bool = False,
 ) -> str:
     """An `svg` element with an accessible name and description around `body` (already escaped).
 
     It takes the width of its place, or with `fixed` its own, in CSS pixels; as attributes, which a page may
-    have where its policy forbids styles within elements.
+    have where its policy forbids styles within elements. `links`: there are some in the body, which a picture
+    as such (`img`) would hide from who listens.
     """
     own = f' class="fixed" width="{width:g}" height="{height:g}"' if fixed else ""
+    role = "group" if links else "img"
     number = zlib.crc32(f"{title}{description}{body}".encode())
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img"{own} '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="{role}"{own} '
         f'aria-labelledby="svg{number}-t svg{number}-d"><title id="svg{number}-t">{svg_text(title)}</title>'
         f'<desc id="svg{number}-d">{svg_text(description)}</desc>{body}</svg>'
     )

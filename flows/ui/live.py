@@ -36,6 +36,7 @@ class Changes:
         self._registry = registry
         self._changed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._last: str | None = None
         self.listeners = 0
 
     async def __aenter__(self) -> Self:
@@ -58,18 +59,19 @@ class Changes:
             return True
         return False
 
+    async def look(self) -> None:
+        """Look once; whoever waits hears it where it looks different from the last time."""
+        with contextlib.suppress(Exception):  # the pages themselves say what is wrong with a database
+            state = await anyio.to_thread.run_sync(fingerprint, self._registry)
+            if self._last is not None and state != self._last:
+                event, self._changed = self._changed, asyncio.Event()
+                event.set()
+            self._last = state
+
     async def _look(self) -> None:
-        last = None
         while True:
             if self.listeners:
-                with contextlib.suppress(Exception):  # the pages themselves say what is wrong with a database
-                    state = await anyio.to_thread.run_sync(fingerprint, self._registry)
-                    if last is not None and state != last:
-                        event, self._changed = self._changed, asyncio.Event()
-                        event.set()
-                    last = state
-            else:
-                last = None
+                await self.look()
             await asyncio.sleep(INTERVAL)
 
 
@@ -112,7 +114,9 @@ async def _events(request: Request) -> StreamingResponse:
 async def _stream(request: Request, changes: Changes) -> AsyncIterator[str]:
     changes.listeners += 1
     try:
-        yield "retry: 3000\n\n"
+        await changes.look()
+        # What changed between the page and this stream is not lost: the page asks again once.
+        yield "retry: 3000\nevent: changed\ndata: {}\n\n"
         while not await request.is_disconnected():
             yield "event: changed\ndata: {}\n\n" if await changes.wait(KEEP_ALIVE) else ": still here\n\n"
     finally:

@@ -24,11 +24,16 @@
   const lamp = document.getElementById("live");
   let polling = null;
   let pending = null;
+  const LIVE = "[hx-trigger*='registry-changed']";
+  // Nothing is taken from under the hands of whoever writes into a part that follows the registry.
+  const writing = () => document.querySelector(`${LIVE} details[open] form, ${LIVE} :is(input, textarea, select):focus`);
   function changed() {
-    // Many changes at once are one: a page asks at most once a second.
+    // Many changes at once are one.
     pending ??= setTimeout(() => {
       pending = null;
-      if (!document.hidden) document.body.dispatchEvent(new CustomEvent("registry-changed"));
+      if (document.hidden) return;
+      if (writing()) setTimeout(changed, 2000);
+      else document.body.dispatchEvent(new CustomEvent("registry-changed"));
     }, 250);
   }
   function show(state, words) {
@@ -37,7 +42,7 @@
     lamp.textContent = words;
   }
   function listen() {
-    if (!document.querySelector("[hx-trigger*='registry-changed']")) return lamp?.remove();
+    if (!document.querySelector(LIVE)) return lamp?.remove();
     const stream = new EventSource("/events");
     stream.addEventListener("open", () => { clearInterval(polling); polling = null; show("", "live"); });
     stream.addEventListener("changed", changed);

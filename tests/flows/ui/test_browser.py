@@ -1,0 +1,248 @@
+"""Each screen and each change in a real Chromium: console empty, axe content, nothing too wide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from flows.ui.app import application
+from flows.ui.pages import SCREENS
+from registry import Artifact, Registry
+from tests.flows.metrics.watched import WAIVER, answered, populate
+from tests.flows.ui.browser import Complaints, chromium, served
+from tests.seconds import seconds
+
+HEAR = "new EventSource('/events').addEventListener('changed', () => console.log('heard'))"
+SIZES = "cells => cells.map(cell => Number(cell.dataset.value))"
+WIDTHS = (390, 900, 1400)
+HISTORY = [{"step": step, "loss": 3.0 / step} for step in range(1, 30)]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with Registry.open(tmp_path_factory.mktemp("ui") / "home") as registry:
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def made(registry: Registry) -> dict[str, Artifact]:
+    made = populate(registry)
+    report = registry.home / "runs" / "20260301-093000-aaaaaa" / "report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "history": HISTORY}))
+    return made
+
+
+@pytest.fixture(scope="module")
+def url(registry: Registry, made: dict[str, Artifact]) -> Iterator[str]:
+    with served(application(registry)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def complaints() -> Complaints:
+    return Complaints()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str, complaints: Complaints) -> Iterator[Page]:
+    context = browser.new_context(base_url=url, viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(1000 * seconds(10))
+    page = context.new_page()
+    complaints.listen(page)
+    yield page
+    context.close()
+    assert complaints.lines == []
+
+
+def paths(made: dict[str, Artifact]) -> list[str]:
+    """Every kind of page."""
+    several = "&id=".join([made["gguf"].id, made["gptq"].id])
+    return [
+        *(path for _, path in SCREENS),
+        *(f"/artifacts/{made[name].id}" for name in ("adapter", "gguf", "dataset") if name in made),
+        f"/compare?id={several}",
+        "/channels/support/prod",
+        f"/channels/support/prod/promote?artifact={made['gptq'].id}",
+        "/runs/20260301-093000-aaaaaa",
+        "/runs/20260302-093000-bbbbbb",
+        "/tenants/acme",
+        "/store?plan=1&days=0",
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_is_sound(
+    browser: Browser, url: str, made: dict[str, Artifact], theme: str, complaints: Complaints
+) -> None:
+    context = browser.new_context(base_url=url, color_scheme=theme)  # type: ignore[arg-type]
+    page = context.new_page()
+    complaints.listen(page)
+    for path in paths(made):
+        page.goto(path)
+        found = Axe().run(page).response["violations"]
+        serious = [
+            f"{path}: {one['id']}: {one['nodes'][0]['html'][:120]}"
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
+    assert complaints.lines == []
+    context.close()
+
+
+def test_a_page_follows_the_registry(page: Page, registry: Registry, made: dict[str, Artifact]) -> None:
+    page.goto("/")
+    expect(page.locator("#live")).to_have_text("live")
+    more = answered("support/prod", made["gguf"].id, datetime.now(UTC) - timedelta(minutes=2), requests=990)
+    before = page.locator("article", has_text="support/prod").inner_text()
+    registry.outcomes.add([more])
+    card = page.locator("article", has_text="support/prod")
+    expect(card).not_to_have_text(before)
+    expect(card).to_contain_text("1,000 requests")
+
+
+def test_what_one_is_writing_outlives_a_change(
+    page: Page, registry: Registry, made: dict[str, Artifact]
+) -> None:
+    page.goto("/channels/support/first")
+    page.get_by_text("Try a candidate out").click()
+    page.locator("input[name=reason]").fill("half a sent")
+    change = answered("support/first", made["gptq"].id, datetime.now(UTC))
+    with page.expect_event("console", lambda m: m.text == "heard"):
+        page.evaluate(HEAR)
+        registry.outcomes.add([change])
+    expect(page.locator("input[name=reason]")).to_be_focused()
+    expect(page.locator("input[name=reason]")).to_have_value("half a sent")
+    page.locator("input[name=reason]").blur()
+    page.get_by_text("Try a candidate out").click()
+    expect(page.get_by_text("Outcomes by artifact")).to_be_visible()
+
+
+def test_a_curve_is_drawn(page: Page) -> None:
+    page.goto("/runs/20260301-093000-aaaaaa")
+    expect(page.locator(".chart canvas")).to_be_visible()
+
+
+def test_keys_move_through_rows_and_open_one(page: Page) -> None:
+    page.goto("/artifacts")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    row = page.locator("tr.at")
+    expect(row).to_have_count(1)
+    assert row.evaluate("row => row.rowIndex") == 1
+    page.keyboard.press("/")
+    expect(page.locator("#search")).to_be_focused()
+    page.keyboard.press("Escape")
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+
+
+def test_tables_sort_by_value(page: Page) -> None:
+    page.goto("/artifacts")
+    page.locator("th button", has_text="size").click()
+    sizes = page.locator("td[data-value]").evaluate_all(
+        "cells => cells.map(cell => Number(cell.dataset.value))"
+    )
+    assert sizes == sorted(sizes)
+    page.locator("th button", has_text="size").click()
+    sizes = page.locator("td[data-value]").evaluate_all(
+        "cells => cells.map(cell => Number(cell.dataset.value))"
+    )
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_theme_is_kept(page: Page) -> None:
+    page.goto("/")
+    page.locator("[data-theme-switch]").click()
+    page.locator("[data-theme-switch]").click()
+    page.goto("/runs")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+def test_a_rollout_is_stopped_and_a_channel_promoted_and_rolled_back(
+    page: Page, registry: Registry, made: dict[str, Artifact]
+) -> None:
+    page.goto("/channels/support/prod")
+    page.locator("form[action$='rollout/stop'] input[name=reason]").fill("seen enough")
+    page.get_by_role("button", name="Stop the rollout").click()
+    expect(page.get_by_text("Nothing is tried out.")).to_be_visible()
+    assert registry.rollouts.current("support/prod") is None
+
+    page.goto(f"/channels/support/prod/promote?artifact={made['gptq'].id}")
+    expect(page.get_by_text("no gate")).to_be_visible()
+    page.locator("input[name=reason]").fill("the drill")
+    page.get_by_role("button", name="Promote without a gate").click()
+    expect(page.get_by_role("heading", name="support/prod")).to_be_visible()
+    event = registry.channels.history("support/prod")[-1]
+    assert (event.artifact_id, event.reason) == (made["gptq"].id, "the drill")
+
+    page.get_by_role("link", name="Roll back").click()
+    page.locator("input[name=reason]").fill("back again")
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.locator("main").get_by_text("rollback")).to_be_visible()
+    current = registry.channels.get("support/prod")
+    assert current is not None
+    assert current.artifact_id == made["gguf"].id
+
+
+def test_a_page_that_is_behind_rolls_nothing_back(
+    page: Page, registry: Registry, made: dict[str, Artifact], complaints: Complaints
+) -> None:
+    current = registry.channels.get("support/prod")
+    assert current is not None
+    current = registry.channels.move("support/prod", made["gptq"].id, current.generation, waiver=WAIVER)
+    page.goto("/channels/support/prod/rollback")
+    registry.channels.move("support/prod", made["merged"].id, current.generation, waiver=WAIVER)
+    page.locator("input[name=reason]").fill("too late")
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.get_by_role("alert")).to_contain_text("was moved since this page was made")
+    after = registry.channels.get("support/prod")
+    assert after is not None
+    assert after.artifact_id == made["merged"].id
+    assert any("409" in line for line in complaints.lines)
+    complaints.lines.clear()
+
+
+def test_a_new_key_is_shown_once(page: Page, registry: Registry) -> None:
+    page.goto("/tenants/acme")
+    page.get_by_role("button", name="Rotate, and show the new key once").click()
+    key = page.locator("[role=alert] code").inner_text()
+    assert key.startswith("tl-")
+    assert key not in page.url
+    page.goto("/tenants/acme")
+    assert key not in page.content()
+    assert len(registry.tenants.keys("acme")) == 2
+
+
+def test_an_artifact_is_verified(page: Page, made: dict[str, Artifact]) -> None:
+    page.goto(f"/artifacts/{made['gguf'].id}")
+    page.get_by_role("button", name="Verify every byte").click()
+    expect(page.get_by_text("as published")).to_be_visible()
+    page.goto(f"/artifacts/{made['merged'].id}")
+    page.get_by_role("button", name="Verify every byte").click()
+    expect(page.locator("#verify .pill.bad")).to_be_visible()
+
+
+def test_a_log_is_followed(page: Page, registry: Registry) -> None:
+    logs: Path = registry.home / "runs" / "20260301-093000-aaaaaa" / "logs"
+    logs.mkdir()
+    (logs / "merge.log").write_text("folding <b>layer</b> 1\n")
+    page.goto("/runs/20260301-093000-aaaaaa/logs/merge")
+    expect(page.locator("pre.log")).to_contain_text("folding <b>layer</b> 1")
