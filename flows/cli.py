@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from flows.commands.arguments.access import add_access_commands
 from flows.commands.arguments.gate import add_gate_commands, implied_action
 from flows.commands.arguments.overview import add_overview_commands
 from flows.commands.arguments.registry import add_registry_commands
@@ -30,7 +31,7 @@ EXIT_CODES = """exit codes:
   4  internal error; --debug shows where
   130  interrupted, by Ctrl-C or SIGTERM; the same command again goes on from there"""
 
-LISTED = ("artifacts", "endpoints", "recipes", "runs", "tenants")
+LISTED = ("artifacts", "endpoints", "recipes", "runs", "tenants", "users", "webhooks")
 """Commands that list where no action is named."""
 
 
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     add_registry_commands(add, group)
     add_gate_commands(add, verbs)
     add_tenant_commands(add, verbs)
+    add_access_commands(add, group)
     _add_serving_commands(add)
     add_overview_commands(add, group)
     return top

@@ -20,27 +20,30 @@ SHORTEST_TOKEN = 16
 def api(arguments: argparse.Namespace) -> Reply:
     """Serve the API; says where as soon as it listens, and returns after SIGTERM or SIGINT.
 
-    Raises Usage for an address that others can reach while no token is set, PortTaken, RegistryError.
+    Raises Usage for an address that others can reach while there is no token, PortTaken, RegistryError.
     """
     token = _token(Settings())
-    if token is None and not http.is_loopback(arguments.host):
-        raise Usage(
-            f"--host {arguments.host} can be reached from other machines; set TUNELINE_API_TOKEN to a secret "
-            f"of at least {SHORTEST_TOKEN} characters (`openssl rand -hex 24` makes one), or use 127.0.0.1"
-        )
 
     def listening(url: str) -> None:
         document = {
             "url": url,
             "openapi": f"{url}/openapi.json",
-            "token": token is not None,
+            "token": secured,
             "pid": os.getpid(),
         }
-        with_token = " with the token of TUNELINE_API_TOKEN" if token else ""
+        whose = "of a user, or of TUNELINE_API_TOKEN" if token else "of a user"
+        with_token = f" with a token {whose}" if secured else ""
         message = f"tuneline api: {url}/v1{with_token}; {url}/openapi.json describes it; Ctrl-C ends it"
         print(json.dumps(document) if arguments.json else message, flush=True)
 
     with open_registry() as registry:
+        secured = token is not None or registry.users.exist()
+        if not secured and not http.is_loopback(arguments.host):
+            raise Usage(
+                f"--host {arguments.host} can be reached from other machines; set TUNELINE_API_TOKEN to a "
+                f"secret of at least {SHORTEST_TOKEN} characters (`openssl rand -hex 24` makes one), add a "
+                "user (`tuneline users add NAME`), or use 127.0.0.1"
+            )
         http.serve(application(registry, token), arguments.host, arguments.port, listening)
     return Reply(None, lambda: None)
 

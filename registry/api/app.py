@@ -36,7 +36,7 @@ THREADS = 8
 
 
 def application(registry: Registry, token: str | None = None) -> FastAPI:
-    """The API of this registry. With a `token`, every answer but the health of the server needs it."""
+    """The API of this registry. With a `token`, or users, every answer but the server's health needs one."""
     app = FastAPI(
         title="Tuneline registry",
         version="1",
@@ -48,14 +48,15 @@ def application(registry: Registry, token: str | None = None) -> FastAPI:
         responses=_PROBLEMS,
     )
     app.state.database = registry.database
-    secured = [Security(HTTPBearer(auto_error=False))] if token is not None else []
+    needs_token = token is not None or registry.users.exist()
+    secured = [Security(HTTPBearer(auto_error=False))] if needs_token else []
     app.include_router(v1, dependencies=[*secured, Depends(_known_parameters)])
     app.include_router(health, dependencies=[Depends(_known_parameters)])
     app.add_exception_handler(RequestValidationError, _on_parameters)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RegistryError, lambda _, error: registry_problem(error))
     app.add_exception_handler(Exception, _on_defect)
-    app.add_middleware(Guard, token=token)
+    app.add_middleware(Guard, token=token, users=registry.users)
     app.add_middleware(Conditional)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app

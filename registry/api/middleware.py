@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
+import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry.access.users import Users
 from registry.errors import NotFound, RegistryError
 
 log = logging.getLogger("tuneline.registry.api")
@@ -65,36 +67,51 @@ def registry_problem(error: RegistryError) -> Response:
 
 
 class Guard:
-    """Lets in who knows the token; without a token, who asks for this machine by a loopback name.
+    """Lets in whoever has the token, or a token of a user; without either, whoever asks by a loopback name.
 
-    The second keeps a web page from reading the registry through a browser on the same machine by giving its
-    own name a loopback address (DNS rebinding).
+    The last keeps a web page from reading the registry through a browser on the same machine by giving its
+    own name a loopback address (DNS rebinding). As soon as there is a user, only tokens count.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, users: Users) -> None:
         self._app = app
         self._expected = None if token is None else hashlib.sha256(token.encode()).digest()
+        self._users = users
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = self._refused(scope) if scope["type"] == "http" else None
+        refused = None
+        if scope["type"] == "http":
+            refused = await anyio.to_thread.run_sync(self._refused, scope)
         await (refused or self._app)(scope, receive, send)
 
     def _refused(self, scope: Scope) -> Response | None:
-        headers = Headers(scope=scope)
-        if self._expected is None:
-            if is_loopback(headers.get("host", "")):
-                return None
-            message = "without a token the API answers to loopback names only, such as localhost"
-            remedy = "set TUNELINE_API_TOKEN to serve it under another name"
-            return problem(421, "wrong-host", f"{message}; {remedy}")
+        try:
+            open_to_all = self._expected is None and not self._users.exist()
+            return self._wrong_host(scope) if open_to_all else self._without_token(scope)
+        except RegistryError as error:
+            return None if scope["path"] in OPEN else registry_problem(error)
+
+    @staticmethod
+    def _wrong_host(scope: Scope) -> Response | None:
+        if is_loopback(Headers(scope=scope).get("host", "")):
+            return None
+        message = "without a token the API answers to loopback names only, such as localhost"
+        remedy = "set TUNELINE_API_TOKEN to serve it under another name"
+        return problem(421, "wrong-host", f"{message}; {remedy}")
+
+    def _without_token(self, scope: Scope) -> Response | None:
         if scope["path"] in OPEN:
             return None
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        # Digests have one length, so the time of the comparison tells nothing about the token.
-        digest = hashlib.sha256(given.strip().encode("latin-1")).digest()
-        if scheme.lower() == "bearer" and secrets.compare_digest(digest, self._expected):
-            return None
-        message = "expected the header `Authorization: Bearer TOKEN` with the API's token"
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = given.strip()
+        if scheme.lower() == "bearer":
+            # Digests have one length, so the time of the comparison tells nothing about the token.
+            digest = hashlib.sha256(given.encode("latin-1")).digest()
+            if self._expected is not None and secrets.compare_digest(digest, self._expected):
+                return None
+            if self._users.of_token(given) is not None:
+                return None
+        message = "expected the header `Authorization: Bearer TOKEN` with the API's token, or a user's"
         return problem(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
 
 
