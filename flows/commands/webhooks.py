@@ -60,7 +60,7 @@ def test(arguments: argparse.Namespace) -> Reply:
 
     with open_registry() as registry:
         registry.webhooks.test(arguments.id, who(arguments))
-        asyncio.run(deliver_due(registry))
+        asyncio.run(deliver_due(registry.webhooks))
         latest = registry.webhooks.deliveries(arguments.id, 100)
     delivery = next(one for one in latest if one.event == "test")
     exit_code = 0 if delivery.state == "delivered" else 1
@@ -73,7 +73,7 @@ def deliver(arguments: argparse.Namespace) -> Reply:
 
     with open_registry() as registry:
         if arguments.once:
-            count = asyncio.run(deliver_due(registry))
+            count = asyncio.run(deliver_due(registry.webhooks))
             return Reply({"attempted": count}, lambda: print(f"{count} attempted"))
         asyncio.run(_until_signal(registry))
     return Reply({}, lambda: None)
@@ -82,7 +82,7 @@ def deliver(arguments: argparse.Namespace) -> Reply:
 async def _until_signal(registry: Registry) -> None:
     from registry.access.delivery import deliver_forever
 
-    task = asyncio.ensure_future(deliver_forever(registry))
+    task = asyncio.ensure_future(deliver_forever(registry.webhooks))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):

@@ -28,7 +28,6 @@ from aiohttp.resolver import ThreadedResolver
 from registry.access.addresses import check_url, is_public
 from registry.access.webhooks import Claimed, Webhooks
 from registry.errors import InvalidWebhook, RegistryError
-from registry.registry import Registry
 
 log = logging.getLogger("tuneline.webhooks")
 
@@ -53,21 +52,21 @@ def wait(attempts: int, chance: Callable[[], float] = random.random) -> float:
     return float(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempts - 1)) * (0.5 + chance() / 2))
 
 
-async def deliver_due(registry: Registry) -> int:
+async def deliver_due(webhooks: Webhooks) -> int:
     """Attempt every delivery that is due now, once; returns how many. Raises RegistryError."""
     attempted = 0
-    while claimed := await asyncio.to_thread(registry.webhooks.claim, 6 * SECONDS, AT_ONCE):
-        await asyncio.gather(*(_attempt(registry.webhooks, delivery) for delivery in claimed))
+    while claimed := await asyncio.to_thread(webhooks.claim, 6 * SECONDS, AT_ONCE):
+        await asyncio.gather(*(_attempt(webhooks, delivery) for delivery in claimed))
         attempted += len(claimed)
     return attempted
 
 
-async def deliver_forever(registry: Registry) -> None:
+async def deliver_forever(webhooks: Webhooks) -> None:
     """Deliver what comes to be due, until it is cancelled. Several processes may do so at once."""
     while True:
         try:
-            if await asyncio.to_thread(registry.webhooks.due):
-                await deliver_due(registry)
+            if await asyncio.to_thread(webhooks.due):
+                await deliver_due(webhooks)
         except RegistryError as error:
             log.error("webhooks are told later: %s", error)
         await asyncio.sleep(LOOKED_EVERY)
