@@ -35,6 +35,7 @@ from flows.ui import (
     tenants,
     verification,
 )
+from flows.ui.access.access import Access
 from flows.ui.headers import SecurityHeaders
 from flows.ui.pages import page
 from registry import Registry
@@ -62,13 +63,15 @@ THREADS = 8
 """Requests that read at once; below the number of database connections that SQLAlchemy keeps."""
 
 
-def application(registry: Registry) -> Starlette:
-    """The web interface of this registry."""
+def application(registry: Registry, access: Access) -> Starlette:
+    """The web interface of this registry, for whom `access` lets in."""
     app = Starlette(
-        routes=[route for screen in SCREENS for route in screen.routes] + [Route("/alive", _alive)],
+        routes=[route for screen in SCREENS for route in screen.routes]
+        + [*access.routes, Route("/alive", _alive)],
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=4),
+            Middleware(access.middleware),
         ],
         exception_handlers={
             HTTPException: _on_http,
@@ -82,8 +85,7 @@ def application(registry: Registry) -> Starlette:
     app.state.changes = live.Changes(registry)
     app.state.verifications = verification.Verifications(registry)
     app.state.examination = health.Examination()
-    app.state.csrf_token = lambda request: ""
-    app.state.may = lambda request, role: True
+    app.state.csrf_token, app.state.may = access.csrf_token, access.may
     return app
 
 

@@ -53,6 +53,11 @@ def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
     ui = add("ui", "flows.commands.ui:ui", "serve the web interface")
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     ui.add_argument("--port", type=int, default=8710, help="0: a free one (default 8710)")
+    ui.add_argument(
+        "--behind-tls",
+        action="store_true",
+        help="browsers reach it through TLS: its cookies need that",
+    )
 
 
 def _add_gc_command(add: Add, artifacts: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from flows.ui.access.access import Access
 from flows.ui.app import application
 from registry import Artifact, Registry
 from tests.flows.metrics.watched import populate
@@ -27,5 +28,7 @@ def made(registry: Registry) -> dict[str, Artifact]:
 
 @pytest.fixture
 def client(registry: Registry) -> Iterator[TestClient]:
-    with TestClient(application(registry), "http://localhost", follow_redirects=False) as client:
+    app = application(registry, Access(registry, link_token="the link"))
+    with TestClient(app, "http://localhost", follow_redirects=False) as client:
+        assert client.get("/signin/link", params={"token": "the link"}).status_code == 303
         yield client

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, StorageState, ViewportSize, expect
 
+from flows.ui.access.access import Access
 from flows.ui.app import application
 from flows.ui.pages import SCREENS
 from registry import Artifact, Registry
@@ -18,6 +19,7 @@ from tests.flows.metrics.watched import WAIVER, answered, populate
 from tests.flows.ui.browser import Complaints, chromium, served
 from tests.seconds import seconds
 
+LINK = "the-link-that-is-printed"
 HEAR = "new EventSource('/events').addEventListener('changed', () => console.log('heard'))"
 SIZES = "cells => cells.map(cell => Number(cell.dataset.value))"
 WIDTHS = (390, 900, 1400)
@@ -40,7 +42,7 @@ def made(registry: Registry) -> dict[str, Artifact]:
 
 @pytest.fixture(scope="module")
 def url(registry: Registry, made: dict[str, Artifact]) -> Iterator[str]:
-    with served(application(registry)) as url:
+    with served(application(registry, Access(registry, link_token=LINK))) as url:
         yield url
 
 
@@ -50,14 +52,25 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def signed_in(browser: Browser, url: str) -> StorageState:
+    """The cookies of who opened the link."""
+    context = browser.new_context(base_url=url)
+    context.new_page().goto(f"/signin/link?token={LINK}")
+    state = context.storage_state()
+    context.close()
+    return state
+
+
 @pytest.fixture
 def complaints() -> Complaints:
     return Complaints()
 
 
 @pytest.fixture
-def page(browser: Browser, url: str, complaints: Complaints) -> Iterator[Page]:
-    context = browser.new_context(base_url=url, viewport={"width": 1400, "height": 900})
+def page(browser: Browser, url: str, signed_in: StorageState, complaints: Complaints) -> Iterator[Page]:
+    size: ViewportSize = {"width": 1400, "height": 900}
+    context = browser.new_context(base_url=url, viewport=size, storage_state=signed_in)
     context.set_default_timeout(1000 * seconds(10))
     page = context.new_page()
     complaints.listen(page)
@@ -84,9 +97,14 @@ def paths(made: dict[str, Artifact]) -> list[str]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_page_is_sound(
-    browser: Browser, url: str, made: dict[str, Artifact], theme: str, complaints: Complaints
+    browser: Browser,
+    url: str,
+    made: dict[str, Artifact],
+    theme: str,
+    signed_in: StorageState,
+    complaints: Complaints,
 ) -> None:
-    context = browser.new_context(base_url=url, color_scheme=theme)  # type: ignore[arg-type]
+    context = browser.new_context(base_url=url, color_scheme=theme, storage_state=signed_in)  # type: ignore[arg-type]
     page = context.new_page()
     complaints.listen(page)
     for path in paths(made):
