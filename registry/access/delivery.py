@@ -13,6 +13,7 @@ addresses are checked, and the connection goes to the address that was checked.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import logging
@@ -123,8 +124,9 @@ class _Checked(AbstractResolver):
         allowed = [one for one in results if self._private or is_public(one["host"])]
         if not allowed:
             raise OSError(
+                errno.EACCES,
                 f"{host} is on this machine or its network ({', '.join(one['host'] for one in results)}), "
-                "which was not allowed for this webhook"
+                "which was not allowed for this webhook",
             )
         return allowed
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import anyio.to_thread
-import httpx
+import httpx2
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.starlette_client import OAuth
 from joserfc.errors import JoseError
@@ -119,7 +119,7 @@ class Provider:
             request.scope["session"] = {"after": after}
             address = f"{self._scheme}://{request.headers.get('host', '')}/signin/oidc/callback"
             answer: Response = await client.authorize_redirect(request, address)
-        except (httpx.HTTPError, ValueError, KeyError, RuntimeError, AuthlibBaseError) as error:
+        except (httpx2.HTTPError, ValueError, KeyError, RuntimeError, AuthlibBaseError) as error:
             log.error("OpenID provider %s: %s", self.name, error)
             return Response(
                 f"the OpenID provider {self.name} cannot be reached now; the log of `tuneline ui` says why\n",
@@ -141,7 +141,7 @@ class Provider:
         try:
             await self._discover()
             claims = await self._claims(request)
-        except (httpx.HTTPError, ValueError, KeyError, RuntimeError, AuthlibBaseError, JoseError) as error:
+        except (httpx2.HTTPError, ValueError, KeyError, RuntimeError, AuthlibBaseError, JoseError) as error:
             log.warning("OpenID provider %s: sign-in refused: %s", self.name, error)
             return f"{self.name} did not confirm who you are ({type(error).__name__})", None, "/"
         return await anyio.to_thread.run_sync(self._user, claims, after)
