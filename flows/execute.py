@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ from flows.run.child import WarmWorker
 from flows.run.prefect_view import ParentFlow, PrefectView
 from flows.run.progress_view import ProgressView
 from flows.run.runs import PAGE, RECIPE, REPORT, begin
+from flows.run.stage_row import StageRow
 from flows.settings import Settings, quiet_libraries
 from registry import Registry
 from registry.errors import RegistryError
@@ -33,6 +35,8 @@ from serving.errors import ServingError
 from stages.errors import InsufficientResources, MissingPackage, StageError
 from stages.model_shape import ModelShape, describe_base
 from stages.quantization import method_of
+
+log = logging.getLogger("tuneline")
 
 EXPECTED = (FlowError, StageError, RegistryError, ServingError)
 """Errors whose message is meant for the user; anything else is a defect and shows its trace."""
@@ -105,8 +109,19 @@ def _run(
     document = {**as_json(finished), "exit_code": code}
     (folder / REPORT).write_text(json.dumps(document, indent=1), encoding="utf-8")
     os.close(lock)
+    _tell_of_failure(registry, run_id, recipe.name, run.rows)
     prefect.close(ending(finished, html))
     return Result(finished, html, code, error)
+
+
+def _tell_of_failure(registry: Registry, run_id: str, recipe: str, rows: list[StageRow]) -> None:
+    """Tell webhooks of a step that failed; what went wrong is in the report, and not for others' servers."""
+    failed = [row.label for row in rows if row.state == "failed"]
+    if failed:
+        try:
+            registry.webhooks.tell("failed-run", {"run": run_id, "recipe": recipe, "steps": failed}, run_id)
+        except RegistryError as error:  # the run's own error is the one to be shown
+            log.error("webhooks are not told that run %s failed: %s", run_id, error)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, insert, select
 
-from registry.artifacts import canonical
+from registry.artifacts import canonical, digest
 from registry.db.access_tables import webhook_deliveries, webhooks
 from registry.db.engine import now
 
@@ -19,10 +19,17 @@ EVENTS: tuple[Event, ...] = tuple(event for event in get_args(Event) if event !=
 """What a webhook can ask for; `test` is sent on request only."""
 
 
-def put(connection: Connection, event: Event, about: Mapping[str, Any], only: str | None = None) -> int:
+def put(
+    connection: Connection,
+    event: Event,
+    about: Mapping[str, Any],
+    only: str | None = None,
+    once: str | None = None,
+) -> int:
     """Write `event` down for each webhook that asked for it (or for the webhook `only`); returns how many.
 
-    `about` is finite JSON and reaches whoever the webhook belongs to: it holds no secrets, no data.
+    `about` is finite JSON and reaches whoever the webhook belongs to: it holds no secrets, no data. `once`
+    names what happened, where several may notice it, or one more than once: it is told once.
     """
     live = select(webhooks).where(webhooks.c.removed.is_(None)).order_by(webhooks.c.created)
     rows = [
@@ -30,9 +37,13 @@ def put(connection: Connection, event: Event, about: Mapping[str, Any], only: st
         for row in connection.execute(live)
         if (row.id == only if only is not None else event in json.loads(row.events))
     ]
-    at = now()
+    at, told = now(), 0
     for row in rows:
-        delivery = secrets.token_hex(16)
+        delivery = secrets.token_hex(16) if once is None else digest([row.id, event, once])[:32]
+        known = select(webhook_deliveries.c.id).where(webhook_deliveries.c.id == delivery)
+        if once is not None and connection.execute(known).first() is not None:
+            continue
+        told += 1
         body = {"id": delivery, "event": event, "at": at, "about": dict(about)}
         connection.execute(
             insert(webhook_deliveries),
@@ -47,4 +58,4 @@ def put(connection: Connection, event: Event, about: Mapping[str, Any], only: st
                 "created": at,
             },
         )
-    return len(rows)
+    return told

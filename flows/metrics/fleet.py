@@ -32,7 +32,7 @@ def fleet(state: State, alive: Mapping[str, bool]) -> Iterator[Metric]:
     yield made("tuneline_channel_lineage_timestamp_seconds", _lineage(state))
     waived = (((one.name,), one.released.timestamp()) for one in state.channels if one.decision_id is None)
     yield made("tuneline_channel_waived_timestamp_seconds", waived)
-    yield made("tuneline_channel_drift", _drift(state, alive))
+    yield made("tuneline_channel_drift", drift(state, alive))
     yield made("tuneline_channel_rollout_percent", _rollouts(state))
     yield from _gates(state)
     yield from _scores(state)
@@ -52,7 +52,8 @@ def _lineage(state: State) -> Samples:
             yield (channel.name, kind), created.timestamp()
 
 
-def _drift(state: State, alive: Mapping[str, bool]) -> Samples:
+def drift(state: State, alive: Mapping[str, bool]) -> Samples:
+    """(channel, engine) and whether that engine serves something else than the channel points to."""
     standing = {channel.name: channel for channel in state.channels}
     drifted: dict[Labels, bool] = {}
     for endpoint in state.endpoints:

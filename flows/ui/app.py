@@ -27,6 +27,7 @@ from flows.ui import (
     gates,
     health,
     live,
+    notices,
     rows,
     runs,
     schedules,
@@ -57,6 +58,7 @@ SCREENS = (
     store,
     health,
     live,
+    notices,
     static_files,
 )
 THREADS = 8
@@ -92,7 +94,7 @@ def application(registry: Registry, access: Access) -> Starlette:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-    async with app.state.changes:
+    async with app.state.changes, notices.telling(app.state.registry):
         yield
 
 

@@ -115,10 +115,13 @@ class Webhooks:
             connection.execute(update(webhook_deliveries).where(mine), end)
             _record(connection, webhook_id, "revoke", who)
 
-    def tell(self, event: Event, about: Mapping[str, Any]) -> int:
-        """Tell every webhook that asked for it of something that is no change of the registry; how many."""
+    def tell(self, event: Event, about: Mapping[str, Any], once: str) -> int:
+        """Tell every webhook that asked for it of something that is not a change of the registry; how many.
+
+        `once` names what happened: whoever else notices the same tells nobody again.
+        """
         with self._database.write() as connection:
-            return outbox.put(connection, event, about)
+            return outbox.put(connection, event, about, once=once)
 
     def test(self, webhook_id: str, who: str) -> None:
         """Send the event `test` to this one. Raises NotFound."""

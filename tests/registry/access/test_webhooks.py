@@ -110,7 +110,9 @@ def test_what_did_not_happen_is_not_told(registry: Registry, publish: Publish) -
     registry.gates.record(first, None, {}, "pass", {})
     registry.gates.record(first, None, {}, "pass", {})
     assert [one.event for one in registry.webhooks.deliveries()] == ["gate", "promotion"]
-    assert registry.webhooks.tell("drift", {"channel": "support/prod"}) == 1
+    about = {"channel": "support/prod"}
+    told = [registry.webhooks.tell("drift", about, once) for once in ("a", "a", "b")]
+    assert told == [1, 0, 1], "what several notice is told once"
 
 
 @only("sqlite", "local")

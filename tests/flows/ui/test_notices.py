@@ -1,0 +1,79 @@
+"""What webhooks are told by whoever serves the pages; and that each change of every screen is guarded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from flows.ui.access.access import Access
+from flows.ui.app import application
+from flows.ui.notices import DriftWatch
+from registry import Artifact, Registry, Waiver
+from tests.flows.ui.access.attempts import HOST, assert_all_refused, changes
+
+
+@pytest.fixture
+def browser(registry: Registry) -> Iterator[TestClient]:
+    with TestClient(application(registry, Access(registry)), HOST, follow_redirects=False) as client:
+        yield client
+
+
+def test_no_screen_lets_a_change_through(registry: Registry, made: dict[str, Artifact]) -> None:
+    app = application(registry, Access(registry))
+    assert len(changes(app)) > 10
+    assert assert_all_refused(app, registry) == 10 * len(changes(app)) - 4
+
+
+ALERT = {
+    "status": "firing",
+    "labels": {"alertname": "TunelineChannelDrift", "channel": "support/prod"},
+    "annotations": {"summary": "drifted"},
+    "startsAt": "2026-11-29T06:00:00Z",
+    "endsAt": "0001-01-01T00:00:00Z",
+    "fingerprint": "f",
+}
+
+
+def test_alerts_are_passed_on_once(registry: Registry, browser: TestClient) -> None:
+    _, token = registry.users.add("alertmanager", "operator", "test")
+    _, weak = registry.users.add("looker", "viewer", "test")
+    registry.webhooks.add("https://example.org", ["alert"], "test")
+    header = {"Authorization": f"Bearer {token}"}
+    document = {"version": "4", "alerts": [ALERT, {**ALERT, "status": "resolved"}]}
+    assert browser.post("/alerts", json=document).status_code == 401
+    refused = browser.post("/alerts", json=document, headers={"Authorization": f"Bearer {weak}"})
+    assert refused.status_code == 403
+    for deliveries in (2, 0):  # Alertmanager repeats itself
+        answer = browser.post("/alerts", json=document, headers=header)
+        assert answer.json() == {"alerts": 2, "deliveries": deliveries}
+    for bad in (b"", b"[]", b"{}", b'{"alerts": 1}', b'{"alerts": [{}]}', b"\xff", b"[" * 100_000):
+        assert browser.post("/alerts", content=bad, headers=header).status_code == 422
+    assert browser.post("/alerts", content=b"x" * 1_000_001, headers=header).status_code == 413
+
+
+def test_drift_is_told_once_it_lasts(registry: Registry, made: dict[str, Artifact]) -> None:
+    def looks() -> list[int]:
+        watch = DriftWatch(registry)
+        return [watch.look() for _ in range(3)]
+
+    registry.webhooks.add("https://example.org", ["drift"], "test")
+    assert looks() == [0, 0, 0], "the engine of support/prod serves what the channel points to"
+    registry.channels.move("support/prod", made["gptq"].id, 1, waiver=Waiver("r", "w"))
+    assert looks() == [0, 1, 0], "a promotion takes a moment to arrive"
+    assert looks() == [0, 0, 0], "and another process tells it no second time"
+    (delivery,) = registry.webhooks.deliveries()
+    assert delivery.event == "drift"
+    (waiting,) = registry.webhooks.claim(60, 10)
+    about = json.loads(waiting.body)["about"]
+    assert (about["channel"], about["engine"]) == ("support/prod", "llama.cpp")
+    assert (about["artifact_id"], about["generation"]) == (made["gptq"].id, 2)
+
+
+def test_nothing_is_looked_at_where_nobody_asked(registry: Registry, made: dict[str, Artifact]) -> None:
+    registry.channels.move("support/prod", made["gptq"].id, 1, waiver=Waiver("r", "w"))
+    watch = DriftWatch(registry)
+    assert [watch.look() for _ in range(3)] == [0, 0, 0]
+    assert registry.webhooks.deliveries() == []
