@@ -54,6 +54,8 @@ def plain(text: str) -> str:
     Answers come from a model and rows from a stranger's file: an escape sequence in one of them must
     not reach the reader's terminal. Line feeds and tabs stay; surrogates and the like become U+FFFD.
     """
+    if text.isprintable():  # nothing of the kind is, and this is quick
+        return text
     kept = []
     for character in text:
         category = unicodedata.category(character)

@@ -56,4 +56,4 @@ def _again(request: Request, _form: Form) -> Response:
     return RedirectResponse("/health", 303)
 
 
-routes = [Route("/health", _health), changing("/health", _again, "viewer")]
+routes = [Route("/health", _health), changing("/health", _again, "operator")]

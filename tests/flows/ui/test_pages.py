@@ -14,6 +14,7 @@ from flows.ui.headers import POLICY
 from flows.ui.pages import SCREENS, relative
 from flows.ui.static_files import FOLDER
 from registry import Artifact, Registry
+from tests.flows.ui.measured import measure
 
 VENDORED = {
     "htmx.min.js": "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130",
@@ -146,6 +147,22 @@ def test_a_comparison_shows_what_differs(client: TestClient, made: dict[str, Art
     ids = [made["gguf"].id, made["gptq"].id]
     text = client.get("/compare", params={"id": ids}).text
     assert "quantize.method" in text
+    assert "No task was measured on all of them" in text
+
+
+def test_a_comparison_is_paired_and_shows_the_flips(
+    client: TestClient, registry: Registry, made: dict[str, Artifact]
+) -> None:
+    measure(registry, made["gguf"], [1, 0, 1, 1], ["a b c", "wrong", "yes it is", "yes"])
+    measure(registry, made["gptq"], [1, 1, 0, 1], ["a b c", "right", "yes it is not", "yes"])
+    ids = [made["gguf"].id, made["gptq"].id]
+    text = client.get("/compare", params={"id": ids}).text
+    assert "on 4 paired items (1 gained, 1 lost;" in text
+    assert "2 of 4 items" in text
+    assert "yes it is<ins> not</ins>" in text
+    every = client.get("/compare", params={"id": ids, "flips": "0"}).text
+    assert "4 of 4 items" in every
+    assert client.get("/compare", params={"id": ids, "task": "none"}).status_code == 404
 
 
 def test_a_decision_shows_its_rules_and_signature(

@@ -1,0 +1,208 @@
+"""How fast the web interface is with 10,000 artifacts: python -m tests.bench.ui [--mlflow]
+
+Each page is opened in a new browser process, over loopback. `usable`: from the start of the navigation until
+the list stands in the document and the scripts have run. `--mlflow` installs MLflow into a temporary
+environment, registers as many models there, and opens its page of models in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import psutil
+from playwright.sync_api import Page, StorageState, sync_playwright
+
+from registry import Registry
+from tests.flows.ui.browser import CHROMIUM, NO_BROWSER
+from tests.flows.ui.measured import measure
+from tests.registry.large import large_registry
+
+TIMES, ITEMS = 5, 2000
+PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+BYTES = (
+    "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
+    ".reduce((sum, entry) => sum + entry.transferSize, 0)"
+)
+MLFLOW = "mlflow==3.17.0"
+FILL_MLFLOW = """
+import sys
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+store = SqlAlchemyStore(sys.argv[1])
+for number in range(int(sys.argv[2])):
+    store.create_registered_model(f"model-{number:05}")
+"""
+
+
+class Opened(NamedTuple):
+    """Milliseconds to the first contentful paint and until it can be used; bytes on the wire."""
+
+    paint: float
+    usable: float
+    bytes: int
+
+
+def opened(url: str, ready: str, state: StorageState | None = None) -> Opened:
+    """Open a page in a new browser; `ready` is a selector of what one came for."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page: Page = browser.new_context(storage_state=state).new_page()
+        began = time.perf_counter()
+        page.goto(url, wait_until="commit")
+        page.wait_for_selector(ready, timeout=120_000)
+        page.wait_for_load_state("domcontentloaded")
+        usable = 1000 * (time.perf_counter() - began)
+        while (paint := page.evaluate(PAINT)) is None:
+            page.wait_for_timeout(20)
+        result = Opened(paint, usable, page.evaluate(BYTES))
+        browser.close()
+    return result
+
+
+def signed_in(link: str) -> StorageState:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context()
+        context.new_page().goto(link)
+        state = context.storage_state()
+        browser.close()
+    return state
+
+
+def row(name: str, results: list[Opened]) -> list[Opened]:
+    paint, usable = (statistics.median(getattr(r, key) for r in results) for key in ("paint", "usable"))
+    print(f"{name:<44} {paint:>9.0f} ms {usable:>9.0f} ms {results[0].bytes / 1000:>9.1f} kB", flush=True)
+    return results
+
+
+@contextmanager
+def interface(home: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """`tuneline ui` in a process of its own, and what it said."""
+    command = [sys.executable, "-m", "flows.cli", "ui", "--port", "0", "--json"]
+    env = {"TUNELINE_HOME": str(home), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        try:
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+def requests_per_second(url: str, state: StorageState, home: Path, seconds: float) -> None:
+    """The fleet page, by four clients at once, while somebody publishes."""
+    cookies = {cookie["name"]: cookie["value"] for cookie in state["cookies"]}
+    ends, times, lock = time.monotonic() + seconds, list[float](), threading.Lock()
+
+    def ask() -> None:
+        with httpx.Client(cookies=cookies) as client:
+            while time.monotonic() < ends:
+                began = time.perf_counter()
+                assert client.get(url).status_code == 200
+                with lock:
+                    times.append(time.perf_counter() - began)
+
+    writer = threading.Thread(target=_publish, args=(home, ends))
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in (writer, *clients):
+        thread.start()
+    for thread in (writer, *clients):
+        thread.join()
+    times.sort()
+    p50, p95 = times[len(times) // 2], times[int(0.95 * len(times))]
+    rate = len(times) / seconds
+    spread = f"p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms"
+    print(f"fleet page while a run writes: {rate:.0f} requests/s, {spread}")
+
+
+def _publish(home: Path, ends: float) -> None:
+    """Write as a run does: its journal twice a second, an outcome now and then."""
+    folder = home / "runs" / "20260101-000000-bench0"
+    folder.mkdir(parents=True, exist_ok=True)
+    while time.monotonic() < ends:
+        with (folder / "events.jsonl").open("a") as file:
+            file.write('{"event": "progress", "at": 0, "label": "train adapter", "done": 1, "total": 2}\\n')
+        time.sleep(0.5)
+
+
+def mlflow(count: int, folder: Path) -> list[Opened]:
+    """MLflow's page of models with as many of them, on SQLite, from its own server."""
+    python = folder / "venv" / "bin" / "python"
+    venv.create(folder / "venv", with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", MLFLOW], check=True)
+    database = f"sqlite:///{folder}/mlflow.db"
+    subprocess.run([python, "-c", FILL_MLFLOW, database, str(count)], check=True)
+    command = [python, "-m", "mlflow", "server", "--backend-store-uri", database, "--port", "8799"]
+    env = {"PATH": f"{python.parent}:/usr/bin:/bin", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _wait(lambda: httpx.get("http://127.0.0.1:8799/health").status_code == 200)
+            return [opened("http://127.0.0.1:8799/#/models", "text=model-0") for _ in range(TIMES)]
+        finally:
+            for child in psutil.Process(server.pid).children(recursive=True):
+                child.terminate()
+            server.terminate()
+
+
+def _wait(answers: Callable[[], bool]) -> None:
+    for _ in range(240):
+        try:
+            if answers():
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise TimeoutError("MLflow does not answer")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--artifacts", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of asking for the fleet page")
+    parser.add_argument("--mlflow", action="store_true", help="also MLflow, with as many models")
+    arguments = parser.parse_args()
+    if CHROMIUM is None:
+        sys.exit(NO_BROWSER)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        made = large_registry(home, arguments.artifacts)
+        with Registry.open(home) as registry:
+            models = registry.ls("quantized", 2)
+            for shift, model in enumerate(models):
+                scores = [float((item + shift) % 3 == 0) for item in range(ITEMS)]
+                measure(registry, model, scores, [f"answer {item} of {shift}" for item in range(ITEMS)])
+        print(f"{arguments.artifacts:,} artifacts; median of {TIMES} new browsers")
+        print(f"{'page':<44} {'first paint':>12} {'usable':>12} {'bytes':>12}")
+        with interface(home) as (process, said):
+            state, url = signed_in(said["link"]), said["url"]
+            pages = {
+                "fleet": ("/", "article"),
+                "artifacts": ("/artifacts", "tr[data-row]"),
+                "artifact with a lineage of 200": (f"/artifacts/{made.deepest}", ".lineage svg"),
+                "compare two on 2,000 items": (f"/compare?id={models[0].id}&id={models[1].id}", "#answers"),
+            }
+            ours = {
+                name: row(name, [opened(url + path, ready, state) for _ in range(TIMES)])
+                for name, (path, ready) in pages.items()
+            }
+            requests_per_second(url + "/", state, home, arguments.seconds)
+            print(f"memory of the server: {psutil.Process(process.pid).memory_info().rss / 1e6:.0f} MB")
+        if arguments.mlflow:
+            theirs = row("MLflow's models", mlflow(arguments.artifacts, Path(folder)))
+            ratios = [t.usable / o.usable for t, o in zip(theirs, ours["artifacts"], strict=True)]
+            print(f"MLflow's list takes {statistics.median(ratios):.1f} times as long until it can be used")
+
+
+if __name__ == "__main__":
+    main()
