@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -255,7 +256,9 @@ def promote(arguments: argparse.Namespace) -> Reply:
         current = registry.channels.get(arguments.channel)
         decision = None if waiver else _decision(registry, artifact, arguments.decision)
         generation = current.generation if current else 0
-        moved = registry.channels.move(arguments.channel, artifact.id, generation, decision, waiver)
+        moved = registry.channels.move(
+            arguments.channel, artifact.id, generation, decision, waiver, getpass.getuser()
+        )
         notes = [note] if (note := nf4_only(registry, artifact)) else []
     _tell(notes)
     text = f"{moved.name} → {short(moved.artifact_id)} (generation {moved.generation})"

@@ -97,7 +97,7 @@ def _promote(request: Request, form: Form) -> Response:
     artifact, generation = registry.get(_text(form, "artifact")), _generation(form)
     decision, reason = _text(form, "decision", ""), _text(form, "reason", "")
     waiver = None if decision else Waiver(reason, who(request))
-    registry.channels.move(name, artifact.id, generation, decision or None, waiver)
+    registry.channels.move(name, artifact.id, generation, decision or None, waiver, who(request))
     return RedirectResponse(f"/channels/{name}", 303)
 
 

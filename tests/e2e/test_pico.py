@@ -134,6 +134,7 @@ def test_lineage_and_verify(pico: Pico) -> None:
 def test_nothing_half_visible_after_a_crash(pico: Pico, monkeypatch: pytest.MonkeyPatch) -> None:
     tuneline, _ = pico
     before = {row["id"] for row in tuneline.json("artifacts", "ls", "--limit", "1000")}
+    hook = tuneline.json("webhooks", "add", "https://example.org", "--events", "failed-run")["webhook"]["id"]
     settings = ("evaluate.context_length=64", "evaluate.tasks.0.max_new_tokens=40")
     broken = tuneline.json("run", "pico-smoke", *(word for one in settings for word in ("--set", one)))
     assert broken["exit_code"] == 3
@@ -143,6 +144,9 @@ def test_nothing_half_visible_after_a_crash(pico: Pico, monkeypatch: pytest.Monk
     after = {row["id"] for row in tuneline.json("artifacts", "ls", "--limit", "1000")}
     assert after == before
     assert not any(path.is_file() for path in (tuneline.home / "drafts").rglob("*"))
+    told = [one["event"] for one in tuneline.json("webhooks", "deliveries", hook)]
+    assert told == ["failed-run"]
+    tuneline.json("webhooks", "rm", hook)
 
 
 def test_corruption_is_found(pico: Pico) -> None:

@@ -338,6 +338,22 @@ def test_the_token(filled: tuple[Registry, Made]) -> None:
         assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
 
 
+def test_tokens_of_users(tmp_path: Path) -> None:
+    with Registry.open(tmp_path) as registry, TestClient(application(registry), "http://localhost") as client:
+        assert client.get("/v1/artifacts").status_code == 200
+        _, viewer = registry.users.add("vera", "viewer", "test")
+        header = {"Authorization": f"Bearer {viewer}"}
+        assert client.get("/v1/artifacts").status_code == 401, "from the first user on nobody is anonymous"
+        assert client.get("/v1/artifacts", headers=header).status_code == 200
+        with TestClient(application(registry, TOKEN), "http://registry.example") as other:
+            for token, status in ((viewer, 200), (TOKEN, 200), (viewer[:-1], 401)):
+                answer = other.get("/v1/artifacts", headers={"Authorization": f"Bearer {token}"})
+                assert answer.status_code == status
+        registry.users.revoke("vera", "test")
+        assert client.get("/v1/artifacts", headers=header).status_code == 401
+        assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8700", "[::1]:8700", "LOCALHOST:1"])
 def test_loopback_names_need_no_token(client: TestClient, host: str) -> None:
     assert client.get("/v1/names", headers={"Host": host}).status_code == 200
