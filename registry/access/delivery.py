@@ -34,8 +34,8 @@ log = logging.getLogger("tuneline.webhooks")
 
 SECONDS = 10.0
 """For one attempt, from the look-up of the name to the answer."""
-ATTEMPTS = 12
-"""After which a delivery is given up: with the waits below, about a day and a half."""
+ATTEMPTS = 15
+"""After which a delivery is given up: with the waits below, after 12 to 24 hours."""
 FIRST_WAIT, LONGEST_WAIT = 10.0, 6 * 3600.0
 AT_ONCE = 16
 LOOKED_EVERY = 2.0

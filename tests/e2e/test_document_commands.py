@@ -96,7 +96,21 @@ def policy(folder: Path, tuneline: Callable[..., None]) -> None:
     )
 
 
+def two_users(folder: Path, tuneline: Callable[..., None]) -> None:
+    """Those of docs/access.md, whose tokens differ each time."""
+    for name, role in (("ada", "admin"), ("olga@example.org", "operator")):
+        tuneline("users", "add", name, "--role", role)
+
+
 PAGES = {
+    "access.md": Page(
+        elsewhere={
+            "users add": "prints another token each time; tests/flows/commands/test_access.py",
+            "webhooks test": "asks another machine; tests/flows/commands/test_access.py",
+            "ui": "runs until it is ended; tests/flows/ui",
+        },
+        before={"users": two_users},
+    ),
     "README.md": Page(
         real={
             "demo/prod": "pico/smoke",
