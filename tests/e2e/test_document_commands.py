@@ -98,6 +98,9 @@ def policy(folder: Path, tuneline: Callable[..., None]) -> None:
 
 def two_users(folder: Path, tuneline: Callable[..., None]) -> None:
     """Those of docs/access.md, whose tokens differ each time."""
+    with Registry.open(folder / ".tuneline") as registry:
+        if registry.users.exist():
+            return
     for name, role in (("ada", "admin"), ("olga@example.org", "operator")):
         tuneline("users", "add", name, "--role", role)
 
@@ -106,6 +109,7 @@ PAGES = {
     "access.md": Page(
         elsewhere={
             "users add": "prints another token each time; tests/flows/commands/test_access.py",
+            "users audit": "names who runs this; tests/flows/commands/test_access.py",
             "webhooks test": "asks another machine; tests/flows/commands/test_access.py",
             "ui": "runs until it is ended; tests/flows/ui",
         },
