@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-python lint fix bench docs lock wheel vllm test-vllm clean
+.PHONY: help setup demo test test-python lint fix bench docs lock wheel vllm test-vllm test-deploy stack stack-status stack-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,18 @@ vllm: .venv-vllm/.ready  ## create .venv-vllm with vLLM for this CPU (CONTRIBUTI
 
 test-vllm: setup vllm  ## the engines' conformance suite on it, and its known faults
 	$(BIN)/python -m pytest -m vllm tests/serving tests/e2e tests/reliability
+
+stack: setup  ## the whole system on this machine, without containers: database, store, Prefect, gateway, pages, alerts
+	$(BIN)/python -m flows.stack up
+
+stack-status: setup  ## how each part of it stands
+	$(BIN)/python -m flows.stack status
+
+stack-down: setup  ## end it; what it holds stays in .stack
+	$(BIN)/python -m flows.stack down
+
+test-deploy: setup  ## start what deploy/ declares, and kill it; needs Debian packages (docs/deploy.md)
+	$(BIN)/python -m pytest -m deploy --durations=0 tests/deploy
 
 clean:  ## remove the environments; the registry in .tuneline and its signing key stay
 	rm -rf .venv .venv-3.* .venv-vllm build

