@@ -6,10 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from flows.errors import FlowError
+from flows.errors import FlowError, Usage
 from flows.formatting import duration
 from flows.stack import databases, tenant
-from flows.stack.programs import FIRST_PORT, Places, Program, programs, refuse_missing
+from flows.stack.programs import (
+    FIRST_PORT,
+    Places,
+    Program,
+    programs,
+    refuse_missing,
+    refuse_taken_ports,
+)
 from flows.stack.supervise import Supervisor
 
 
@@ -17,22 +24,39 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.stack", description=__doc__)
     parser.add_argument("what", choices=["up", "status", "down"])
     parser.add_argument("--folder", type=Path, default=Path(".stack"), help="default: .stack")
-    parser.add_argument("--first-port", type=int, default=FIRST_PORT, help=f"default: {FIRST_PORT}")
+    parser.add_argument("--first-port", type=int, help=f"default: as before, or {FIRST_PORT}")
     arguments = parser.parse_args()
-    places = Places(arguments.folder.absolute(), arguments.first_port)
+    folder = arguments.folder.absolute()
     try:
+        places = Places(folder, _first_port(folder, arguments.first_port))
         return {"up": up, "status": status, "down": down}[arguments.what](places)
     except FlowError as error:
         print(f"stack: {error}", file=sys.stderr)
         return 3
 
 
+def _first_port(folder: Path, given: int | None) -> int:
+    """The port that was given, unless a stack runs in this folder on others: then Usage."""
+    before = Places(folder, FIRST_PORT).remembered
+    known = int(before.read_text()) if before.is_file() else None
+    if given is None:
+        return FIRST_PORT if known is None else known
+    if known is not None and given != known and Supervisor(Places(folder, known)).runs():
+        raise Usage(f"the stack in {folder} runs on ports from {known} on: `down` first, then `up` on others")
+    return given
+
+
 def up(places: Places) -> int:
     """Start what does not run yet, one after another, each once the one before is well."""
     refuse_missing()
+    supervisor = Supervisor(places)
+    running = supervisor.runs()
+    if not running:
+        refuse_taken_ports(places)
     environment = databases.prepare(places)
-    parts, supervisor = _parts(places, environment), Supervisor(places)
-    if not supervisor.runs():
+    places.remembered.write_text(str(places.first_port))
+    parts = _parts(places)
+    if not running:
         supervisor.begin(parts)
     made = False
     for part in parts:
@@ -51,14 +75,13 @@ def status(places: Places) -> int:
     if not supervisor.runs():
         print("the stack does not run; `make stack` starts it")
         return 1
-    standings = [supervisor.standing(part) for part in _parts(places, databases.prepare(places))]
-    for one in standings:
-        address = f"127.0.0.1:{one.port}" if one.port else "–"
-        since = f"for {duration(one.seconds)}" if one.state == "RUNNING" else ""
-        print(
-            f"{'ok' if one.well else 'fail':<5} {one.name:<14} {one.state.lower():<9} {address:<17} {since}"
-        )
-    return 0 if all(one.well for one in standings) else 1
+    standings = [supervisor.standing(part) for part in _parts(places)]
+    for standing in standings:
+        address = f"127.0.0.1:{standing.port}" if standing.port else "–"
+        since = f"for {duration(standing.seconds)}" if standing.state == "RUNNING" else ""
+        state = f"{standing.state.lower():<9} {address:<17} {since}"
+        print(f"{'ok' if standing.well else 'fail':<5} {standing.name:<14} {state}")
+    return 0 if all(standing.well for standing in standings) else 1
 
 
 def down(places: Places) -> int:
@@ -70,8 +93,8 @@ def down(places: Places) -> int:
     return 0
 
 
-def _parts(places: Places, environment: dict[str, str]) -> list[Program]:
-    return list(programs(places, environment, databases.database_user()))
+def _parts(places: Places) -> list[Program]:
+    return list(programs(places, databases.environment(places), databases.database_user()))
 
 
 if __name__ == "__main__":

@@ -28,30 +28,38 @@ def database_user() -> str | None:
 
 
 def prepare(places: Places) -> dict[str, str]:
-    """Make what is missing; returns the environment of what uses the registry."""
+    """Make what is missing; returns the environment of what uses the registry. Raises Usage."""
     places.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-    keys = _secrets(places)
+    if not places.secrets.is_file():
+        made = {name: secrets.token_hex(16) for name in ("database", "access", "secret")}
+        write_private(places.secrets, json.dumps(made))
+    keys = _keys(places)
     _cluster(places, keys["database"])
     _object_store(places, keys)
     for name in ("home", "prometheus", "alertmanager", "logs", "prefect"):
         (places.folder / name).mkdir(mode=0o700, exist_ok=True)
     _monitoring(places)
-    return _environment(places, keys)
+    return environment(places)
 
 
-def _secrets(places: Places) -> dict[str, str]:
-    if not places.secrets.is_file():
-        made = {name: secrets.token_hex(16) for name in ("database", "access", "secret")}
-        descriptor = os.open(places.secrets, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(made, file)
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads; it appears whole or not at all."""
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.rename(path)
+
+
+def _keys(places: Places) -> dict[str, str]:
     keys: dict[str, str] = json.loads(places.secrets.read_text("utf-8"))
     return keys
 
 
 def _cluster(places: Places, password: str) -> None:
     folder, user = places.folder / "postgresql", database_user()
-    if (folder / "data" / "PG_VERSION").is_file():
+    if (folder / "data").is_dir():
         return
     shutil.rmtree(folder, ignore_errors=True)  # one that was interrupted
     folder.mkdir(mode=0o700)
@@ -60,13 +68,18 @@ def _cluster(places: Places, password: str) -> None:
     for path in (folder, given):
         if user is not None:
             shutil.chown(path, user)
-    command = [str(postgresql_programs() / "initdb"), "-D", str(folder / "data"), "-U", "tuneline"]
+    command = [str(postgresql_programs() / "initdb"), "-D", str(folder / "draft"), "-U", "tuneline"]
     command += ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", f"--pwfile={given}"]
-    done = subprocess.run(command, user=user, cwd=folder, capture_output=True, text=True)
+    group = None if user is None else pwd.getpwnam(user).pw_gid
+    groups: list[int] | None = None if user is None else []
+    done = subprocess.run(
+        command, user=user, group=group, extra_groups=groups, cwd=folder, capture_output=True, text=True
+    )
     given.unlink()
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise Usage(f"PostgreSQL's initdb failed in {folder}: {last}")
+    (folder / "draft").rename(folder / "data")
 
 
 def _object_store(places: Places, keys: dict[str, str]) -> None:
@@ -81,6 +94,8 @@ def _monitoring(places: Places) -> None:
     """Prometheus's and Alertmanager's files, with this stack's ports and the project's own rules."""
     here = Path(__file__).resolve().parents[2] / "deploy" / "monitoring"
     rules = sorted(str(path) for path in here.rglob("*.yml") if _has_rules(path))
+    if not rules:
+        raise Usage(f"there are no alerting rules in {here}: run the stack from a copy of the source")
     targets = {name: [f"127.0.0.1:{places.port(name)}"] for name in ("operations", "metrics", "alertmanager")}
     prometheus = {
         "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
@@ -101,7 +116,9 @@ def _has_rules(path: Path) -> bool:
     return isinstance(tree, dict) and "groups" in tree
 
 
-def _environment(places: Places, keys: dict[str, str]) -> dict[str, str]:
+def environment(places: Places) -> dict[str, str]:
+    """The environment of what uses the registry, of a stack that was prepared."""
+    keys = _keys(places)
     database = f"127.0.0.1:{places.port('postgresql')}/postgres"
     return {
         "TUNELINE_HOME": str(places.home),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,6 +63,11 @@ class Places:
     def home(self) -> Path:
         """The registry's home."""
         return self.folder / "home"
+
+    @property
+    def remembered(self) -> Path:
+        """The first port that this folder's stack was started with."""
+        return self.folder / "first-port"
 
     @property
     def secrets(self) -> Path:
@@ -124,6 +130,19 @@ def refuse_missing() -> None:
         raise Usage(f"the stack needs programs that are not here: apt-get install {' '.join(missing)}")
 
 
+def refuse_taken_ports(places: Places) -> None:
+    """Raise Usage where another program listens on a port of the stack."""
+    for name in PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", places.port(name)))
+            except OSError as error:
+                taken = f"port {places.port(name)}, for {name}, is not free ({error.strerror})"
+                remedy = "end what has it, or give the stack others: python -m flows.stack up --first-port N"
+                raise Usage(f"{taken}; {remedy}") from None
+
+
 def postgresql_programs() -> Path:
     """The folder of `postgres` and `initdb`; Debian keeps them off the PATH."""
     for folder in sorted(DEBIANS.glob("*/bin"), reverse=True):
@@ -152,11 +171,11 @@ def _beside(program: str) -> str:
 
 def _weed(places: Places) -> tuple[str, ...]:
     folder = places.folder / "s3"
-    settings = (
-        "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=1024",
-        "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
-        f"-s3.config={folder / 'users.json'}", "-bucket=tuneline",
-    )  # fmt: skip
+    switched_off = ("master.telemetry", "s3.iam", "webdav", "admin.ui")
+    settings = [f"-{name}=false" for name in switched_off]
+    settings += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=1024"]
+    settings += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    settings += [f"-s3.config={folder / 'users.json'}", "-bucket=tuneline"]
     names = [name for name in PORTS if name.startswith("weed-")]
     ports = (
         f"-{part}.port{'.grpc' if grpc else ''}={places.port(name)}"

@@ -19,6 +19,7 @@ import httpx
 from supervisor.xmlrpc import SupervisorTransport
 
 from flows.errors import Usage
+from flows.stack.databases import write_private
 from flows.stack.programs import Places, Program
 
 LONGEST_WAIT = 180.0
@@ -103,9 +104,7 @@ class Supervisor:
     def begin(self, programs: Sequence[Program]) -> None:
         """Start supervisord with these programs, none of which runs yet. Raises Usage."""
         file = self._places.folder / "supervisord.conf"
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as output:
-            output.write(configuration(self._places, programs))
+        write_private(file, configuration(self._places, programs))
         supervisord = Path(sys.executable).with_name("supervisord")
         done = subprocess.run([supervisord, "-c", file], capture_output=True, text=True)
         if done.returncode != 0:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from flows.errors import Usage
+from flows.stack.databases import write_private
 from flows.stack.programs import Places
 
 CHANNEL, BASE, TENANT = "pico/tenant", "pico-0-q8_0@1", "stack"
@@ -27,10 +28,10 @@ def prepare(places: Places, environment: Mapping[str, str]) -> Path:
     tenants = {tenant["name"] for tenant in _tuneline(environment, "tenants", "ls")}
     if TENANT not in tenants:
         made = _tuneline(environment, "tenants", "add", TENANT, CHANNEL)
-        _write(key, made["key"] + "\n")
+        write_private(key, made["key"] + "\n")
     elif not key.is_file():
         made = _tuneline(environment, "tenants", "rotate", TENANT, "--overlap", "0s")
-        _write(key, made["key"] + "\n")
+        write_private(key, made["key"] + "\n")
     _serve_file(places)
     return key
 
@@ -52,9 +53,3 @@ def _tuneline(environment: Mapping[str, str], *words: str) -> Any:
     if done.returncode != 0:
         raise Usage(f"`tuneline {' '.join(words)}` ended with {done.returncode}; what it said is above")
     return json.loads(done.stdout)
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)

@@ -53,7 +53,7 @@ def stack(what: str, places: Places) -> str:
 
 @pytest.fixture(scope="module")
 def parts(places: Places) -> list[Program]:
-    return list(programs(places, databases.prepare(places), databases.database_user()))
+    return list(programs(places, databases.environment(places), databases.database_user()))
 
 
 def answered(places: Places) -> str:
@@ -72,7 +72,7 @@ def answered(places: Places) -> str:
 def test_all_parts_are_well_and_doctor_says_so(places: Places, parts: list[Program]) -> None:
     lines = [line.split() for line in stack("status", places).splitlines()]
     assert [(state, name) for state, name, *_ in lines] == [("ok", name) for name in NAMES]
-    environment = {**os.environ, **databases.prepare(places)}
+    environment = {**os.environ, **databases.environment(places)}
     command = [sys.executable, "-m", "flows.cli", "doctor", "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds(120))
     states = {check["subject"]: check["state"] for check in json.loads(done.stdout)["checks"]}

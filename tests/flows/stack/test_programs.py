@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import configparser
+import socket
 from pathlib import Path
 
 import pytest
 
 from flows.errors import Usage
 from flows.stack import programs as stack
-from flows.stack.programs import PORTS, Places, Program, programs, refuse_missing
+from flows.stack.databases import write_private
+from flows.stack.programs import (
+    PORTS,
+    Places,
+    Program,
+    programs,
+    refuse_missing,
+    refuse_taken_ports,
+)
 from flows.stack.supervise import configuration, is_well
 
 SECRET = "50%-secret"
@@ -56,6 +65,21 @@ def test_what_is_missing_is_named_with_its_packages(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(stack, "_is_there", lambda program: program == "postgres")
     with pytest.raises(Usage, match="apt-get install prometheus prometheus-alertmanager"):
         refuse_missing()
+
+
+def test_a_port_that_another_has_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(Usage, match=f"port {port}, for postgresql, is not free"):
+            refuse_taken_ports(Places(tmp_path, port))
+
+
+def test_what_is_private_appears_whole_and_for_its_owner(tmp_path: Path) -> None:
+    (tmp_path / ".secrets.json").write_text("of one that was killed")
+    write_private(tmp_path / "secrets.json", "{}")
+    assert (tmp_path / "secrets.json").read_text() == "{}"
+    assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["secrets.json"]
 
 
 def test_what_does_not_answer_is_not_well(places: Places) -> None:
