@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows.commands.arguments.access import add_access_commands
+from flows.commands.arguments.backup import add_backup_commands
 from flows.commands.arguments.gate import add_gate_commands, implied_action
 from flows.commands.arguments.overview import add_overview_commands
 from flows.commands.arguments.registry import add_registry_commands
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add_gate_commands(add, verbs)
     add_tenant_commands(add, verbs)
     add_access_commands(add, group)
+    add_backup_commands(add, verbs)
     _add_serving_commands(add)
     add_overview_commands(add, group)
     return top

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -80,7 +79,8 @@ class Draft:
         manifest = _manifest(result, {name: file.entry for name, file in files.items()})
         artifact_id = manifest.id
         self._check_parents(manifest)
-        with wrap_os_errors(f"publishing the result of stage {result.stage}"), self._kept_alive():
+        alive = self._context.leases.kept_alive(self._key, self._token)
+        with wrap_os_errors(f"publishing the result of stage {result.stage}"), alive:
             artifact = self._publish(files.values(), manifest, artifact_id, use)
         self.committed = artifact
         if artifact.id != artifact_id:
@@ -137,24 +137,6 @@ class Draft:
             time.sleep(_PAUSE)
             with self._context.database.read() as connection:
                 digests = digests & deletions.marked(connection, self._context.store.is_shared)
-
-    @contextmanager
-    def _kept_alive(self) -> Iterator[None]:
-        """Renew the lease now and then, since an upload may take longer than it lasts."""
-        done = threading.Event()
-
-        def renew() -> None:
-            while not done.wait(self._context.leases.seconds / 3):
-                with suppress(RegistryError):  # the publishing transaction finds out by itself
-                    self.touch()
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
 
 
 @contextmanager

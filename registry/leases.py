@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,9 @@ log = logging.getLogger("tuneline.registry")
 
 _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds between looks at a lease that another process holds; the last one again and again."""
+
+EVERYTHING = "*"
+"""In `holds`: the content of all artifacts."""
 
 _GIVEN_UP: set[tuple[str, int, str]] = set()
 """Key, token and time of leases that this process gave back while the database could not be written.
@@ -111,6 +115,24 @@ class Leases:
         """Extend the lease. Raises Conflict when another process has it by now."""
         with self._database.write() as connection:
             self.guard(connection, key, token)
+
+    @contextmanager
+    def kept_alive(self, key: str, token: int) -> Iterator[None]:
+        """Renew the lease now and then while the block runs, since a copy may take longer than it lasts."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(self.seconds / 3):
+                with suppress(RegistryError):  # who lost it finds out by itself
+                    self.renew(key, token)
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def guard(self, connection: Connection, key: str, token: int) -> None:
         """Extend the lease within a transaction, so that what is written there stands or falls with it."""

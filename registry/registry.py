@@ -58,6 +58,7 @@ class Registry:
         self, home: Path, database: Database, store: Store, keys: Keys, leases: Leases, failpoint: Failpoint
     ) -> None:
         self.home = home
+        self.keys, self.leases = keys, leases
         self.channels = Channels(database, keys)
         self.gates = Gates(database, keys)
         self.endpoints = Endpoints(database)

@@ -105,10 +105,20 @@ class Keys:
             )
         return None if verify(pem, content, signature) else "has a signature that does not match its content"
 
+    def existing(self) -> Path | None:
+        """The private key that the registry signs with, if it has one; makes none. Raises InvalidArtifact."""
+        if self._configured is None and not (self.home / "keys" / "signing.pem").exists():
+            return None
+        return key_path(self.home, self._configured)
+
+    def trusted_files(self) -> list[Path]:
+        """The public keys that it believes beside its own."""
+        return sorted((self.home / "keys" / "trusted").glob("*.pem"))
+
     def _trusted(self) -> dict[str, bytes]:
         pems = [public_key(key_path(self.home, self._configured))]
         with wrap_os_errors("trusted keys"):
-            pems += [path.read_bytes() for path in sorted((self.home / "keys" / "trusted").glob("*.pem"))]
+            pems += [path.read_bytes() for path in self.trusted_files()]
         return {fingerprint(pem): pem for pem in pems}
 
 

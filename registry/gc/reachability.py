@@ -25,7 +25,7 @@ from registry.db.tables import (
     names,
 )
 from registry.errors import NotFound
-from registry.leases import is_held
+from registry.leases import EVERYTHING, is_held
 from registry.tenancy.endpoints import IN_GATEWAY
 from registry.tenancy.rollouts import in_force
 
@@ -128,13 +128,18 @@ def _in_use(connection: Connection, roots: dict[str, list[str]]) -> None:
         _add(roots, row.artifact_id, f"endpoint {row.id} serves it ({how})")
     for row in connection.execute(select(leases).where(leases.c.host.is_not(None))):
         if is_held(row):
-            for artifact_id in json.loads(row.holds or "[]"):
+            held = json.loads(row.holds or "[]")
+            for artifact_id in _all(connection) if EVERYTHING in held else held:
                 host = row.host.split(" ")[0]
                 _add(roots, artifact_id, f"stage {row.stage} reads it (pid {row.pid} on {host})")
     for rollout in in_force(connection).values():
         _add(roots, rollout.candidate, f"channel {rollout.channel} tries it out since {rollout.at:%Y-%m-%d}")
     for row in connection.execute(select(names).order_by(names.c.sequence)):
         _add(roots, row.artifact_id, f"it is called {row.name}@{row.version}")
+
+
+def _all(connection: Connection) -> list[str]:
+    return list(connection.execute(select(artifacts.c.id)).scalars())
 
 
 def _recent(connection: Connection, since: datetime, days: float, roots: dict[str, list[str]]) -> None:

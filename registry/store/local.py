@@ -12,14 +12,14 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from registry.artifacts import FileEntry
-from registry.errors import InvalidArtifact
+from registry.errors import Corrupt, InvalidArtifact
 from registry.store.files import (
     Fault,
     FoundFile,
@@ -93,6 +93,20 @@ class LocalBlobs:
         fetched.chmod(0o444)
         self._install(fetched, blob)
         sync_directory(blob.parent)
+
+    def fetch(self, wanted: Mapping[FileEntry, Path]) -> Iterator[FileEntry]:
+        """Copy to these paths; yields each entry once its copy is whole and has the right digest.
+
+        Raises Corrupt for a blob that is missing or damaged, and OSError for the disk.
+        """
+        for entry, place in wanted.items():
+            blob = self.path(entry.sha256)
+            if entry in self.missing([entry]):
+                raise Corrupt(f"blob {entry.sha256[:12]} in {self.root} is missing or has another size")
+            shutil.copyfile(blob, place, follow_symlinks=False)
+            if (problem := fault(place, entry)) is not None:
+                raise Corrupt(f"blob {entry.sha256[:12]} in {self.root} {problem[1]}")
+            yield entry
 
     def incoming(self) -> Path:
         """A path on this file system that nobody else uses; what a crash leaves there goes with `sweep`."""

@@ -104,6 +104,20 @@ class RemoteBlobs:
                     if info["type"] == "file" and is_blob(digest, name):
                         yield StoredBlob(digest, info["size"], _modified(info))
 
+    def documents(self, folder: str) -> list[str]:
+        """The names of what is in a folder beside the blobs; none where there is no such folder."""
+        return [path.rpartition("/")[2] for path in self._children(f"{self._root}/{folder}")]
+
+    def read_document(self, path: str) -> bytes:
+        """The content of a small file beside the blobs. Raises StoreFailed."""
+        with self._speaking(f"reading {path}") as files:
+            return bytes(files.cat_file(f"{self._root}/{path}"))
+
+    def write_document(self, path: str, content: bytes) -> None:
+        """Write a small file beside the blobs, whole or not at all. Raises StoreFull, StoreFailed."""
+        with self._speaking(f"writing {path}") as files:
+            files.pipe_file(f"{self._root}/{path}", content)
+
     def close(self) -> None:
         """Let go of the connections; the next use makes new ones."""
         self._connected.pop(os.getpid(), None)

@@ -29,7 +29,7 @@ from registry.store.files import (
     same_file,
     wrap_os_errors,
 )
-from registry.store.local import CANNOT_LINK, Blobs, Failpoint, LocalBlobs, StoredBlob
+from registry.store.local import CANNOT_LINK, Failpoint, LocalBlobs, StoredBlob
 from registry.store.remote import RemoteBlobs
 from registry.store.url import directory_of
 
@@ -75,7 +75,8 @@ class Store:
         return self._local.root
 
     @property
-    def _blobs(self) -> Blobs:
+    def blobs(self) -> LocalBlobs | RemoteBlobs:
+        """Where the blobs are, without cache and views: what a backup copies from and a restore into."""
         return self._remote or self._local
 
     def put(self, files: Collection[FoundFile], scratch: Path) -> None:
@@ -100,18 +101,18 @@ class Store:
 
     def missing(self, entries: Iterable[FileEntry]) -> list[FileEntry]:
         """Those whose blobs are not there in their full size. Cheap: no content is read."""
-        return self._blobs.missing(entries)
+        return self.blobs.missing(entries)
 
     def delete(self, digests: Iterable[str]) -> None:
         """Remove blobs, from the cache too, but not from views. One that is gone already is no error."""
         gone = list(digests)
-        self._blobs.delete(gone)
+        self.blobs.delete(gone)
         if self._remote is not None:
             self._local.delete(gone)
 
     def stored(self) -> Iterator[StoredBlob]:
         """All blobs, in memory only a small part of them at a time."""
-        return self._blobs.stored()
+        return self.blobs.stored()
 
     def views(self) -> list[str]:
         """The ids of the artifacts that have a view here."""
@@ -169,7 +170,7 @@ class Store:
         problems = []
         for name, entry in files.items():
             short = entry.sha256[:12]
-            if (problem := self._blobs.fault(entry)) is not None:
+            if (problem := self.blobs.fault(entry)) is not None:
                 problems.append(Problem(file=name, kind=problem[0], detail=f"blob {short} {problem[1]}"))
             if self._remote is not None:
                 problem = self._local.fault(entry)

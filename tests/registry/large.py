@@ -70,7 +70,7 @@ class LargeRegistry:
 
 
 def large_registry(home: Path, artifacts: int, channels: int = 20, seed: int = 0) -> LargeRegistry:
-    """A new registry in `home` with so many artifacts (`CHAIN` or more) and so many channels."""
+    """A new registry in `home` with so many artifacts (`CHAIN` and a few families) and so many channels."""
     chance = random.Random(seed)
     with Registry.open(home) as registry:
         writer = _Writer(registry, artifacts, chance)

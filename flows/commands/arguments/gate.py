@@ -9,15 +9,19 @@ from typing import Any
 
 from flows.commands.arguments.tenants import add_channel_commands
 
+BACKUP_ACTIONS = ("make", "ls", "verify")
 GATE_ACTIONS = ("run", "plan", "show")
 WAIVABLE = ("contamination", "size", "bits per weight", "latency")
 
 
 def implied_action(argv: Sequence[str]) -> list[str]:
-    """`gate POLICY …` means `gate run POLICY …`."""
+    """`gate POLICY …` means `gate run POLICY …`, and `backup DEST` means `backup make DEST`."""
     arguments = list(argv)
     if arguments[:1] == ["gate"] and arguments[1:2] and arguments[1] not in (*GATE_ACTIONS, "-h", "--help"):
         arguments.insert(1, "run")
+    named = (*BACKUP_ACTIONS, "-h", "--help")
+    if arguments[:1] == ["backup"] and arguments[1:2] and arguments[1] not in named:
+        arguments.insert(1, "make")
     return arguments
 
 
