@@ -41,7 +41,10 @@ def transfer(
         except Corrupt as error:
             for entry in batch:
                 if (fault := source.fault(entry)) is not None:
-                    raise Corrupt(f"{label(entry)}: blob {entry.sha256} {fault[1]}") from error
+                    raise Corrupt(
+                        f"{label(entry)}: blob {entry.sha256} {fault[1]}; nothing became visible: put a "
+                        "whole copy of that file in its place, and run the same command again"
+                    ) from error
             raise
 
 
