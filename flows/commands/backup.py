@@ -1,4 +1,4 @@
-"""`tuneline backup make`, `ls`, `verify`, and `tuneline restore`: what each does."""
+"""`tuneline backup make`, `ls`, `verify`, `tuneline restore` and `tuneline registry move`: what each does."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
+from flows.errors import Usage
 from flows.formatting import duration, size
 from flows.settings import Settings
 from registry import Registry
 from registry.backup import check, snapshot
 from registry.backup import make as making
+from registry.backup import move as moving
 from registry.backup import restore as restoring
 from registry.backup.place import Place
 from registry.backup.snapshot import Snapshot
+from registry.db import postgresql
 
+_CHECKED = "checked: files, records, decisions' signatures, and the logs of channels, tenants and users"
 _EVERY = 5.0
 """Seconds between two lines about how far it is."""
 
@@ -98,8 +103,34 @@ def restore(arguments: argparse.Namespace) -> Reply:
         print(f"{'already here' if done.already else 'restored'}: backup {made.name} in {home}")
         print(f"{made.artifacts} artifacts; {done.files} files copied and checked, in {duration(taken)}")
         print(f"recovery point {made.at:%Y-%m-%d %H:%M:%S} UTC: what was written later is not here")
-        good = "checked: files, records, decisions' signatures, and the logs of channels, tenants and users"
-        print("\n".join(done.problems) or good)
+        print("\n".join(done.problems) or _CHECKED)
+
+    return Reply(document, text, 4 if done.problems else 0)
+
+
+def move(_arguments: argparse.Namespace) -> Reply:
+    """Take the home's SQLite registry to the servers that the settings name; exit code 4 as `restore`."""
+    began, settings = time.monotonic(), Settings()
+    if not (settings.database_url or "").startswith("postgresql"):
+        raise Usage(
+            "tuneline registry move needs TUNELINE_DATABASE_URL=postgresql://USER@HOST/DATABASE of an empty "
+            "database, and for the files TUNELINE_STORE_URL=s3://BUCKET/PREFIX (default: they stay)"
+        )
+    if not (settings.root / "registry.db").is_file():
+        raise Usage(f"there is no SQLite registry in {settings.root}; TUNELINE_HOME names another home")
+    servers = (settings.database_url, settings.store_url)
+    with Registry.open(settings.root) as old, Registry.open(settings.root, *servers) as new:
+        where = postgresql.shown(new.database.engine.url)
+        where += f" and {settings.store_url}" if settings.store_url else ""
+        done = moving.move(old, new, where, progress=_told("copied"))
+    taken = time.monotonic() - began
+    document = {**asdict(done), "where": where, "seconds": round(taken, 2)}
+
+    def text() -> None:
+        print(f"{'already' if done.already else 'moved'}: {done.artifacts} artifacts are in {where}")
+        print(f"{done.files} files copied and checked, in {duration(taken)}")
+        print(f"{settings.root / 'registry.db'} is closed: it can be read, and refuses what writes")
+        print("\n".join(done.problems) or _CHECKED)
 
     return Reply(document, text, 4 if done.problems else 0)
 

@@ -8,5 +8,6 @@ snapshot  what one backup is, and the list of them
 make      write one
 check     whether a backup is whole, and whether a registry is
 restore   a registry again
+move      a SQLite registry to servers, the old one closed
 ```
 """

@@ -56,7 +56,7 @@ def restore(
     Raises AlreadyExists for a registry that holds anything else, Corrupt for a damaged backup, naming the
     artifact, Conflict while another restore writes here, StoreFull, StoreFailed.
     """
-    with wrap_os_errors(f"restoring into {registry.home}"), _alone(registry.home) as scratch:
+    with wrap_os_errors(f"restoring into {registry.home}"), alone(registry.home) as scratch:
         failpoint("restore begun")
         with snapshot.opened(place, made, scratch) as copy, copy.read() as source:
             known = rows.digest(source)
@@ -87,7 +87,7 @@ def restore(
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[Path]:
+def alone(home: Path) -> Iterator[Path]:
     """A directory to work in, ours until this ends, however it ends."""
     scratch = home / "restore.part"
     scratch.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The arguments of `tuneline backup` and `restore`; loads nothing else."""
+"""The arguments of `tuneline backup`, `restore` and `registry move`; loads nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PLACE = "a directory, or a URL such as s3://BUCKET/PREFIX"
 
 
 def add_backup_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
-    """`backup [make]|ls|verify` and `restore`."""
+    """`backup [make]|ls|verify`, `restore` and `registry move`."""
     text = "copy the registry to another place, while it is in use"
     backup = verbs.add_parser(
         "backup", help=text, description=f"{text}. `backup DEST` means `backup make DEST`."
@@ -32,3 +32,8 @@ def add_backup_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any)
     restore.add_argument("place", metavar="SRC", help=PLACE)
     restore.add_argument("--snapshot", metavar="NAME", help="a name or its beginning (default: the newest)")
     restore.add_argument("--to", type=Path, metavar="HOME", help="the new home (default: TUNELINE_HOME)")
+
+    registry = verbs.add_parser("registry", help="take the registry to servers", description="the registry")
+    actions = registry.add_subparsers(dest="action", required=True, metavar="ACTION")
+    text = "take a SQLite registry to the servers that TUNELINE_DATABASE_URL and TUNELINE_STORE_URL name"
+    add("move", "flows.commands.backup:move", f"{text}; the old one is closed", actions)
