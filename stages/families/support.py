@@ -23,6 +23,7 @@ NO_TRAINING: Mapping[str, str] = {
 """`model_type` → why it does not come through training and merging."""
 
 NO_GPTQ: Mapping[str, str] = {
+    "gpt_neox": "GPTQModel does not find the head under the name that transformers gives it",
     "gpt_oss": "GPTQModel takes its experts' biases apart, and the contract refuses the file at its base",
 }
 """`model_type` → why it does not come through GPTQModel 7.6, which knows it by name."""
