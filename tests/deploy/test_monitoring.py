@@ -1,4 +1,4 @@
-"""Alerts and the dashboard use metrics and labels that the gateway gives; Prometheus is not started."""
+"""Alerts and the dashboard use metrics and labels that are given; test_alerts.py asks promtool."""
 
 from __future__ import annotations
 
@@ -6,39 +6,60 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from flows.cli import parser
+from registry import Registry
 from serving.engine.adapter_pool import PoolCounts
 from serving.gateway.admission import AdmissionQueue
 from serving.gateway.config import ServeConfig
 from serving.gateway.directory import Directory
 from serving.gateway.metrics import Metrics
 from serving.gateway.router import Router
+from tests.flows.metrics.watched import populate, scraper
 
 TREE = Path(__file__).resolve().parents[2]
 MONITORING = TREE / "deploy" / "monitoring"
-_SELECTOR = re.compile(r"(tuneline_[a-z_]+)(?:\{([^}]*)\})?")
+_SELECTOR = re.compile(r"\b(tuneline[a-z0-9_:]+|up)(?:\{([^}]*)\})?")
+
+
+def rules() -> list[dict[str, Any]]:
+    """Every rule, recording or alerting."""
+    groups = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def expressions() -> list[str]:
-    """Every query of the alerts and of the dashboard."""
-    rules = [
-        rule["expr"]
-        for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
-        for rule in group["rules"]
-    ]
+    """Every query of the rules and of the dashboard."""
     panels = json.loads((MONITORING / "grafana.json").read_text())["panels"]
-    return rules + [target["expr"] for panel in panels for target in panel["targets"]]
+    return [rule["expr"] for rule in rules()] + [
+        target["expr"] for panel in panels for target in panel["targets"]
+    ]
+
+
+def labels_of(text: str) -> dict[str, set[str]]:
+    """Sample name → its labels, of a scrape."""
+    families = text_string_to_metric_families(text)
+    return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 
 
 @pytest.fixture(scope="module")
-def given() -> dict[str, set[str]]:
-    """Sample name → its labels, of all that a gateway with one engine gives."""
+def of_registry(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What `tuneline metrics` gives of a registry with something of everything."""
+    with Registry.open(tmp_path_factory.mktemp("monitoring") / "home") as registry:
+        populate(registry)
+        with scraper(registry) as scrape:
+            return labels_of(scrape.text())
+
+
+@pytest.fixture(scope="module")
+def of_gateway() -> dict[str, set[str]]:
+    """What a gateway with one engine gives."""
     metrics = Metrics(tenants=1)
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase) and metric._labelnames:
@@ -50,8 +71,19 @@ def given() -> dict[str, set[str]]:
     metrics.watch(
         cast(Router, SimpleNamespace(replicas=[replica])), cast(Directory, SimpleNamespace(age=0.0))
     )
-    families = text_string_to_metric_families(metrics.text().decode())
-    return {sample.name: set(sample.labels) for family in families for sample in family.samples}
+    return labels_of(metrics.text().decode())
+
+
+@pytest.fixture(scope="module")
+def given(of_gateway: dict[str, set[str]], of_registry: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Sample name → its labels, of both; with Prometheus' own `up`, and what the rules record of them."""
+    assert not of_gateway.keys() & of_registry.keys()
+    exported = {**of_gateway, **of_registry, "up": {"job", "instance"}}
+    for rule in rules():
+        if "record" in rule:
+            names = [name for name, _ in _SELECTOR.findall(rule["expr"])]
+            exported[rule["record"]] = set[str]().union(*(exported.get(name, set()) for name in names))
+    return exported
 
 
 @pytest.mark.parametrize("expression", expressions())
@@ -75,5 +107,6 @@ def test_prometheus_asks_the_port_that_serve_yaml_names() -> None:
         for static in job["static_configs"]
         for one in static["targets"]
     ]
-    assert targets == [f"{config.operations.host}:{config.operations.port}"]
+    port = parser().parse_args(["metrics"]).port
+    assert targets == [f"{config.operations.host}:{config.operations.port}", f"127.0.0.1:{port}"]
     assert all((MONITORING / name).is_file() for name in scraped["rule_files"])
