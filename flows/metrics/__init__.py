@@ -9,6 +9,5 @@ pipeline    runs, stages, store, verifications
 costs       what it cost, with the user's own rates
 rates       the file of rates
 store_scan  what the store holds, counted in the background
-dashboards  writes deploy/monitoring/grafana (needs grafana-foundation-sdk)
 ```
 """

@@ -70,11 +70,7 @@ def lineage_picture(
     boxes = [
         _linked(_box(node, *places[node.id], here=node.id == here), node, address) for node in by_id.values()
     ]
-    sentences = [
-        f"{by_id[edge.child].label} from {by_id[edge.parent].label} ({edge.relation.replace('_', ' ')})"
-        for edge in edges
-    ]
-    description = "; ".join(sentences) or "no artifact was made from another"
+    description = "; ".join(_sentences(edges, by_id)) or "no artifact was made from another"
     # At its own size: a run that ended early has one box, which would fill the page.
     return picture_frame(
         "Lineage of the artifacts",
@@ -85,6 +81,13 @@ def lineage_picture(
         True,
         address is not None,
     )
+
+
+def _sentences(edges: Sequence[LineageEdge], by_id: Mapping[str, LineageNode]) -> list[str]:
+    return [
+        f"{by_id[edge.child].label} from {by_id[edge.parent].label} ({edge.relation.replace('_', ' ')})"
+        for edge in edges
+    ]
 
 
 def _linked(box: str, node: LineageNode, address: Callable[[LineageNode], str] | None) -> str:

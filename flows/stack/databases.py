@@ -7,6 +7,7 @@ import os
 import pwd
 import secrets
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def _cluster(places: Places, password: str) -> None:
     folder, user = places.folder / "postgresql", database_user()
     if (folder / "data").is_dir():
         return
+    closed = next((path for path in folder.parents if not path.stat().st_mode & stat.S_IXOTH), None)
+    if user is not None and closed is not None:
+        raise Usage(
+            f"root starts the stack, so PostgreSQL runs as {user}, who cannot pass through {closed}; "
+            "give the stack another folder (--folder), or start it as another user"
+        )
     shutil.rmtree(folder, ignore_errors=True)  # one that was interrupted
     folder.mkdir(mode=0o700)
     given = folder / "password"

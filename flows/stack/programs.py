@@ -96,6 +96,11 @@ def programs(places: Places, environment: Mapping[str, str], user: str | None) -
     serve = (sys.executable, "-m", "flows.cli", "serve", str(folder / "serve.yaml"))
     ready = f"http://{here}:{port('operations')}/readyz"
     yield Program("gateway", serve, port("gateway"), ready, environment=environment)
+    yield from _monitoring(places)
+
+
+def _monitoring(places: Places) -> Iterator[Program]:
+    here, port, folder = "127.0.0.1", places.port, places.folder
     yield Program(
         "prometheus",
         (

@@ -51,34 +51,38 @@ def configuration(places: Places, programs: Iterable[Program]) -> str:
     factory = "supervisor.rpcinterface:make_main_rpcinterface"
     parser["rpcinterface:supervisor"] = {"supervisor.rpcinterface_factory": factory}
     for program in programs:
-        section = {
-            "command": shlex.join(program.command).replace("%", "%%"),
-            "directory": str(folder),
-            "autostart": "false",
-            "autorestart": "true",
-            "startretries": "1000",
-            "startsecs": "1",
-            "stopasgroup": "true",
-            "killasgroup": "true",
-            "stopwaitsecs": "20",
-            "redirect_stderr": "true",
-            "stdout_logfile": str(folder / "logs" / f"{program.name}.log"),
-            "stdout_logfile_maxbytes": "20MB",
-            "stdout_logfile_backups": "1",
-        }
-        if program.environment:
-            pairs = (f'{name}="{value}"' for name, value in program.environment.items())
-            section["environment"] = ",".join(pairs).replace("%", "%%")
-        if program.user is not None:
-            section["user"] = program.user
-        if program.name == "postgresql":
-            section["stopsignal"] = "INT"
-            section["directory"] = str(folder / "postgresql")
-        parser[f"program:{program.name}"] = section
+        parser[f"program:{program.name}"] = _section(folder, program)
     lines: list[str] = []
     for name in parser.sections():
         lines += [f"[{name}]", *(f"{key} = {value}" for key, value in parser.items(name)), ""]
     return "\n".join(lines)
+
+
+def _section(folder: Path, program: Program) -> dict[str, str]:
+    section = {
+        "command": shlex.join(program.command).replace("%", "%%"),
+        "directory": str(folder),
+        "autostart": "false",
+        "autorestart": "true",
+        "startretries": "1000",
+        "startsecs": "1",
+        "stopasgroup": "true",
+        "killasgroup": "true",
+        "stopwaitsecs": "20",
+        "redirect_stderr": "true",
+        "stdout_logfile": str(folder / "logs" / f"{program.name}.log"),
+        "stdout_logfile_maxbytes": "20MB",
+        "stdout_logfile_backups": "1",
+    }
+    if program.environment:
+        pairs = (f'{name}="{value}"' for name, value in program.environment.items())
+        section["environment"] = ",".join(pairs).replace("%", "%%")
+    if program.user is not None:
+        section["user"] = program.user
+    if program.name == "postgresql":
+        section["stopsignal"] = "INT"
+        section["directory"] = str(folder / "postgresql")
+    return section
 
 
 class Supervisor:

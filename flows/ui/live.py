@@ -25,8 +25,8 @@ from registry.db.tables import artifacts, endpoints, gate_decisions
 
 INTERVAL = 1.0
 """Seconds between two looks."""
-KEEP_ALIVE = 20.0
-"""Seconds after which a silent stream sends a comment, so that proxies keep it open."""
+KEEP_ALIVE = 4.0
+"""Seconds after which a silent stream sends a comment: proxies keep it open, and the guard looks again."""
 
 
 class Changes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,16 +29,16 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
-    folder = tmp_path_factory.mktemp("stack")
-    for parent in (folder, *folder.parents[:3]):
-        if parent.owner() == "root" or os.geteuid() != 0:
-            parent.chmod(parent.stat().st_mode | 0o011)  # PostgreSQL's own user passes through
-    places = Places(folder / "s", FIRST_PORT)
+def places() -> Iterator[Places]:
+    # pytest's own folders are closed to the user that PostgreSQL runs as where root runs the tests.
+    folder = Path(tempfile.mkdtemp(prefix="tuneline-stack-"))
+    folder.chmod(0o711)
+    places = Places(folder / "stack", FIRST_PORT)
     stack("up", places)
     yield places
     assert "does not run" in stack("down", places)
     assert not any(str(places.folder) in " ".join(process.info["cmdline"] or ()) for process in processes())
+    shutil.rmtree(folder)
 
 
 def processes() -> Iterator[psutil.Process]:

@@ -38,7 +38,10 @@ def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
     back = add("rollback", "flows.commands.channels:rollback", text)
     back.add_argument("channel")
     back.add_argument("--reason", required=True, help="kept in the channel's history")
+    _add_servers(add)
 
+
+def _add_servers(add: Add) -> None:
     api = add("api", "flows.commands.api:api", "serve the registry over HTTP, read-only")
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     api.add_argument("--port", type=int, default=8700, help="0: a free one (default 8700)")
