@@ -11,6 +11,7 @@ import yaml
 
 from flows.metrics.families import FAMILIES
 from flows.metrics.rates import read_rates
+from tests.seconds import seconds
 
 TREE = Path(__file__).resolve().parents[2]
 MONITORING = TREE / "deploy" / "monitoring"
@@ -26,7 +27,7 @@ def alerts() -> dict[str, dict[str, Any]]:
 
 def promtool(*arguments: str) -> str:
     """What promtool prints; an error without it, as this is what the marker `deploy` promises."""
-    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=seconds(60))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

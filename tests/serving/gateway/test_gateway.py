@@ -169,7 +169,7 @@ def test_a_canary_answers_its_share_and_each_conversation_stays_where_it_is(gate
             found.append(receipt)
         return found
 
-    until(lambda: candidate.gguf in receipts(range(5)), "the rollout reaches the gateway", seconds(10))
+    until(lambda: candidate.gguf in receipts(range(24)), "the rollout reaches the gateway", seconds(10))
     found = receipts(range(24))
     assert receipts(range(24)) == found, "each conversation has the same artifact again"
     assert 4 <= found.count(candidate.gguf) <= 20
