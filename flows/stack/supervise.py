@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
 import httpx
@@ -91,16 +92,17 @@ class Supervisor:
     def __init__(self, places: Places) -> None:
         self._places = places
 
-    @property
-    def _proxy(self) -> ServerProxy:
-        # Anew each time: one whose request failed takes no other.
-        socket = f"unix://{self._places.folder / 'supervisor.sock'}"
-        return ServerProxy("http://127.0.0.1", transport=SupervisorTransport(None, None, socket))
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of supervisord. Raises OSError, HTTPException, Fault."""
+        address = f"unix://{self._places.folder / 'supervisor.sock'}"
+        # A transport for each: one whose request failed takes no other.
+        with ServerProxy("http://127.0.0.1", SupervisorTransport(None, None, address)) as proxy:
+            return getattr(proxy.supervisor, method)(*arguments)
 
     def runs(self) -> bool:
         """Whether there is one."""
         try:
-            self._proxy.supervisor.getState()
+            self._call("getState")
             return True
         except (OSError, HTTPException):
             return False
@@ -122,7 +124,7 @@ class Supervisor:
     def start(self, program: Program) -> None:
         """Start a program, and wait until it is well. Raises Usage naming its log."""
         try:
-            self._proxy.supervisor.startProcess(program.name, False)
+            self._call("startProcess", program.name, False)
         except Fault as fault:
             if "ALREADY_STARTED" not in fault.faultString:
                 raise Usage(f"{program.name} does not start: {fault.faultString}") from None
@@ -139,16 +141,15 @@ class Supervisor:
 
     def standing(self, program: Program) -> Standing:
         """How the program stands now."""
-        facts = self._proxy.supervisor.getProcessInfo(program.name)
-        assert isinstance(facts, dict)
+        facts = self._call("getProcessInfo", program.name)
         since = float(facts["now"] - facts["start"]) if facts["statename"] == "RUNNING" else 0.0
         well = facts["statename"] == "RUNNING" and is_well(program)
         return Standing(program.name, facts["statename"], since, facts["pid"], program.port, well)
 
     def end(self) -> None:
         """Stop everything, and wait for it."""
-        pid = int(self._proxy.supervisor.getPID())  # type: ignore[arg-type]
-        self._proxy.supervisor.shutdown()
+        pid = int(self._call("getPID"))
+        self._call("shutdown")
         end = time.monotonic() + LONGEST_WAIT
         while _is_alive(pid):
             if time.monotonic() > end:
