@@ -91,7 +91,8 @@ def _run(
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = registry.home / "runs" / run_id
     lock = begin(folder, recipe.name, started)
-    (folder / RECIPE).write_text(asked.model_dump_json(indent=1), encoding="utf-8")
+    with contextlib.suppress(OSError):  # without it the run cannot be started again from a page; no more
+        (folder / RECIPE).write_text(asked.model_dump_json(indent=1), encoding="utf-8")
     prefect = PrefectView(folder / "logs" / "prefect.log", parent)
     prefect.run(recipe.name, run_id)
     with WarmWorker(folder / "logs" / "stand-by.log") as stand_by:
