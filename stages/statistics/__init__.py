@@ -6,5 +6,7 @@ exact         Tango's test where few pairs are discordant
 cluster       items that need not be independent, nor 0 or 1
 power         how many items a gate needs
 merge_choice  which of two merges is better
+sequential    two streams of yes or no, looked at while they grow
+canary        what a candidate has shown on live traffic
 ```
 """

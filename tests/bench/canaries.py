@@ -1,0 +1,174 @@
+"""How often a canary is judged wrongly, and how soon: `python -m tests.bench.canaries [--canaries 10000]`.
+
+Simulated canaries, each a stream of requests of which a share goes to the candidate. Three ways to judge
+the same streams: the sequential test that Tuneline uses; a test of fixed size, once, after as many requests
+as it needs (a normal test of non-inferiority, and of harm); and ten minutes, in none of which the candidate's
+errors are more than twice the live rate. How often each promotes, and after how many of the candidate's
+requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from stages.statistics.canary import Guardrail, harmed, safe
+from stages.statistics.sequential import Array, Block
+
+ALPHA = 0.05
+MARGIN = 0.02
+LIVE = 0.01
+PER_LOOK = 50
+"""Requests to the candidate between two looks; the live artifact gets `SHARE` of them all."""
+SHARE = 0.1
+LOOKS = 100
+LOOKS_IN_TEN_MINUTES = 10
+"""50 requests a minute to the candidate."""
+CANDIDATES = {
+    "5 points worse": 0.06,
+    "20 points worse": 0.21,
+    "worse by the margin": 0.03,
+    "half a margin worse": 0.02,
+    "as good": 0.01,
+    "better": 0.005,
+}
+
+
+@dataclass
+class Judged:
+    """For each canary: 1 promoted, -1 stopped for harm, 0 given up; and after how many of its requests."""
+
+    verdicts: Array
+    requests: Array
+
+    def row(self) -> dict[str, float | None]:
+        harm = self.requests[self.verdicts < 0]
+        promoted = self.requests[self.verdicts > 0]
+        return {
+            "promoted": float((self.verdicts > 0).mean()),
+            "stopped": float((self.verdicts < 0).mean()),
+            "given_up": float((self.verdicts == 0).mean()),
+            "stopped_after_median": float(np.median(harm)) if len(harm) else None,
+            "stopped_after_p90": float(np.quantile(harm, 0.9)) if len(harm) else None,
+            "promoted_after_median": float(np.median(promoted)) if len(promoted) else None,
+        }
+
+
+def streams(rate: float, canaries: int, seed: int, live: float = LIVE) -> list[Block]:
+    """`LOOKS` blocks of `canaries` runs, with one guardrail."""
+    draw = np.random.default_rng(seed)
+    rest = round(PER_LOOK * (1 - SHARE) / SHARE)
+    sizes = np.full(canaries, float(rest)), np.full(canaries, float(PER_LOOK))
+    blocks = []
+    for _ in range(LOOKS):
+        bad = (draw.binomial(rest, live, canaries), draw.binomial(PER_LOOK, rate, canaries))
+        blocks.append(Block(sizes[0], bad[0].astype(float), sizes[1], bad[1].astype(float)))
+    return blocks
+
+
+def sequential(blocks: list[Block]) -> Judged:
+    """Looks at each block; a canary that is decided is not looked at again."""
+    canaries = len(blocks[0].live)
+    guardrail = Guardrail(MARGIN, canaries)
+    judged = Judged(np.zeros(canaries), np.full(canaries, float(PER_LOOK * LOOKS)))
+    open_ = np.arange(canaries)
+    for look, counts in enumerate(blocks, 1):
+        guardrail.add(Block(*(column[open_] for column in counts)))
+        harm, good = harmed([guardrail], ALPHA), safe([guardrail], ALPHA)
+        decided = harm | good
+        judged.verdicts[open_[decided]] = np.where(harm, -1.0, 1.0)[decided]
+        judged.requests[open_[decided]] = look * PER_LOOK
+        open_ = open_[~decided]
+        guardrail.keep(~decided)
+        if not len(open_):
+            break
+    return judged
+
+
+def fixed_looks() -> int:
+    """Looks that a normal test needs to show, with power 0.8, that an equal canary is within the margin."""
+    z = NormalDist().inv_cdf(1 - ALPHA) + NormalDist().inv_cdf(0.8)
+    variance = LIVE * (1 - LIVE) * (1 + SHARE / (1 - SHARE))
+    return math.ceil(z * z * variance / MARGIN**2 / PER_LOOK)
+
+
+def fixed_horizon(blocks: list[Block]) -> Judged:
+    """One look, at the planned size: Farrington & Manning's question with a plain normal test."""
+    looks = fixed_looks()
+    live, live_bad, tried, tried_bad = (
+        np.sum(column, axis=0) for column in zip(*blocks[:looks], strict=True)
+    )
+    low, high = live_bad / live, tried_bad / tried
+    spread = np.sqrt(np.maximum(low * (1 - low) / live + high * (1 - high) / tried, 1e-12))
+    z = NormalDist().inv_cdf(1 - ALPHA)
+    good, harm = (high - low - MARGIN) / spread < -z, (high - low) / spread > z
+    verdicts = np.where(good, 1.0, np.where(harm, -1.0, 0.0))
+    return Judged(verdicts, np.full(len(verdicts), float(looks * PER_LOOK)))
+
+
+def ten_minutes(blocks: list[Block]) -> Judged:
+    """Stopped in the first minute with more than twice the live rate of errors (and two at least)."""
+    canaries = len(blocks[0].live)
+    judged = Judged(np.ones(canaries), np.full(canaries, float(PER_LOOK * LOOKS_IN_TEN_MINUTES)))
+    for look, counts in enumerate(blocks[:LOOKS_IN_TEN_MINUTES], 1):
+        limit = np.maximum(2 * counts.live_bad / counts.live * counts.canary, 1.0)
+        stopped = (counts.canary_bad > limit) & (judged.verdicts > 0)
+        judged.verdicts[stopped], judged.requests[stopped] = -1.0, look * PER_LOOK
+    return judged
+
+
+WAYS = {"sequential": sequential, "fixed size": fixed_horizon, "ten minutes": ten_minutes}
+
+
+def measure(canaries: int) -> list[dict[str, Any]]:
+    """One row for each kind of candidate and way of judging."""
+    rows = []
+    for number, (name, rate) in enumerate(CANDIDATES.items()):
+        blocks = streams(rate, canaries, number)
+        rows += [
+            {"candidate": name, "rate": rate, "way": way, **judge(blocks).row()}
+            for way, judge in WAYS.items()
+        ]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--canaries", type=int, default=10_000)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    began = time.process_time()
+    rows = measure(arguments.canaries)
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:,.0f}"
+
+    print(f"{arguments.canaries:,} canaries each; live rate {LIVE:.1%}, margin {MARGIN:.0%}, α {ALPHA:.0%},")
+    print(
+        f"{SHARE:.0%} of requests to the candidate, at most {LOOKS * PER_LOOK:,}, looked at every {PER_LOOK}"
+    )
+    print(
+        f"{'candidate':<22}{'way':<13}{'promoted':>9}{'stopped':>9}{'given up':>9}"
+        "  stopped after (median, 90 %), promoted after (median)"
+    )
+    for row in rows:
+        shares = "".join(f"{row[key]:>9.2%}" for key in ("promoted", "stopped", "given_up"))
+        after = ", ".join(
+            number(row[key]) for key in ("stopped_after_median", "stopped_after_p90", "promoted_after_median")
+        )
+        print(f"{row['candidate']:<22}{row['way']:<13}{shares}  {after}")
+    print(f"{time.process_time() - began:.0f} s of CPU")
+
+
+if __name__ == "__main__":
+    main()
