@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from flows.ui import (
+    alerts,
     artifact,
     artifacts,
     channels,
@@ -58,7 +59,7 @@ SCREENS = (
     store,
     health,
     live,
-    notices,
+    alerts,
     static_files,
 )
 THREADS = 8
@@ -84,6 +85,7 @@ def application(registry: Registry, access: Access) -> Starlette:
         lifespan=_lifespan,
     )
     app.state.registry = registry
+    app.state.alerts = alerts.UnderWay(registry.home)
     app.state.changes = live.Changes(registry)
     app.state.verifications = verification.Verifications(registry)
     app.state.examination = health.Examination()

@@ -100,7 +100,13 @@ def _fleet(request: Request) -> Response:
         for card in cards
         if card.drift
     ]
-    needs = sorted([*_failed_runs(registry), *waiting, *drifting], key=lambda need: need.at, reverse=True)
+    alerts = [
+        Attention("bad" if alert.labels.get("severity") == "page" else "warn", "alert", alert.summary,
+                  alert.address, alert.at)
+        for alert in request.app.state.alerts.ls()
+    ]  # fmt: skip
+    needs = [*alerts, *_failed_runs(registry), *waiting, *drifting]
+    needs.sort(key=lambda need: need.at, reverse=True)
     running = [run for run in past_runs(registry.home, NEWEST_RUNS) if run.state == "running"]
     return page(request, "fleet.html", cards=cards, needs=needs, counts=counts, running=running)
 

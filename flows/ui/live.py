@@ -76,7 +76,7 @@ class Changes:
 
 
 def fingerprint(registry: Registry) -> str:
-    """Differs once there is another artifact, decision, move, tenant, engine or outcome, or a run goes on."""
+    """Differs once an artifact, decision, move, tenant, engine, outcome or alert is new, or a run goes on."""
     with registry.database.read() as connection:
         parts: list[object] = [
             connection.execute(select(func.max(table.c.sequence))).scalar()
@@ -84,7 +84,7 @@ def fingerprint(registry: Registry) -> str:
         ]
         parts.append(connection.execute(select(serving_version.c.version)).scalar())
         parts.append(connection.execute(select(func.max(endpoints.c.stopped))).scalar())
-    parts += _runs(registry.home / "runs")
+    parts += [*_runs(registry.home / "runs"), _modified(registry.home / "alerts.json")]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

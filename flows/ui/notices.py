@@ -1,25 +1,14 @@
-"""What webhooks are told by whoever serves the pages: deliveries that wait, drift, and alerts.
-
-Alertmanager sends its alerts to `/alerts` with the token of a user who is an operator.
-"""
+"""What webhooks are told by whoever serves the pages: deliveries that wait, and drift."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
-
-import anyio.to_thread
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from flows.metrics.fleet import drift, living
-from flows.ui.pages import registry_of
 from registry import Registry
 from registry.access.delivery import deliver_forever
 from registry.errors import RegistryError
@@ -29,7 +18,6 @@ log = logging.getLogger("tuneline.webhooks")
 
 LOOKED_EVERY = 30.0
 """Seconds between two looks for drift. It is told when both see it: a promotion takes a moment to arrive."""
-MOST_BYTES = 1_000_000
 Drifted = frozenset[tuple[str, ...]]
 
 
@@ -84,46 +72,3 @@ async def _watch(registry: Registry) -> None:
         except RegistryError as error:
             log.error("drift is looked for later: %s", error)
         await asyncio.sleep(LOOKED_EVERY)
-
-
-async def _alerts(request: Request) -> Response:
-    """Take what Alertmanager sends (version 4 of its webhook's JSON); each alert is told once."""
-    if not request.app.state.may(request, "operator"):
-        raise HTTPException(403, "this needs the token of a user with the role operator")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise HTTPException(413, f"the alerts are larger than {MOST_BYTES} bytes")
-    alerts = _read(bytes(body))
-    told = await anyio.to_thread.run_sync(_tell, registry_of(request), alerts)
-    return JSONResponse({"alerts": len(alerts), "deliveries": told})
-
-
-def _read(body: bytes) -> list[Mapping[str, Any]]:
-    try:
-        alerts = json.loads(body)["alerts"]
-        return [
-            {
-                "status": str(alert["status"]),
-                "labels": {str(name): str(value) for name, value in alert["labels"].items()},
-                "annotations": {str(k): str(v) for k, v in alert.get("annotations", {}).items()},
-                "started": str(alert["startsAt"]),
-            }
-            for alert in alerts
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        message = "expected the JSON that Alertmanager sends to a webhook: an object with `alerts`"
-        raise HTTPException(422, message) from None
-
-
-def _tell(registry: Registry, alerts: list[Mapping[str, Any]]) -> int:
-    return sum(
-        registry.webhooks.tell(
-            "alert", alert, json.dumps([alert[key] for key in ("status", "labels", "started")])
-        )
-        for alert in alerts
-    )
-
-
-routes = [Route("/alerts", _alerts, methods=["POST"])]

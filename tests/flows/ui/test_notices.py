@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from flows.ui import alerts
 from flows.ui.access.access import Access
+from flows.ui.alerts import Alert, UnderWay
 from flows.ui.app import application
 from flows.ui.notices import DriftWatch
 from registry import Artifact, Registry, Waiver
@@ -30,7 +33,7 @@ def test_no_screen_lets_a_change_through(registry: Registry, made: dict[str, Art
 ALERT = {
     "status": "firing",
     "labels": {"alertname": "TunelineChannelDrift", "channel": "support/prod"},
-    "annotations": {"summary": "drifted"},
+    "annotations": {"summary": "it <drifted>"},
     "startsAt": "2026-11-29T06:00:00Z",
     "endsAt": "0001-01-01T00:00:00Z",
     "fingerprint": "f",
@@ -49,9 +52,63 @@ def test_alerts_are_passed_on_once(registry: Registry, browser: TestClient) -> N
     for deliveries in (2, 0):  # Alertmanager repeats itself
         answer = browser.post("/alerts", json=document, headers=header)
         assert answer.json() == {"alerts": 2, "deliveries": deliveries}
-    for bad in (b"", b"[]", b"{}", b'{"alerts": 1}', b'{"alerts": [{}]}', b"\xff", b"[" * 100_000):
+    naive = json.dumps({"alerts": [{**ALERT, "startsAt": "2026-11-29T06:00:00"}]}).encode()
+    for bad in (b"", b"[]", b"{}", b'{"alerts": 1}', b'{"alerts": [{}]}', b"\xff", b"[" * 100_000, naive):
         assert browser.post("/alerts", content=bad, headers=header).status_code == 422
     assert browser.post("/alerts", content=b"x" * 1_000_001, headers=header).status_code == 413
+
+
+def test_the_fleet_shows_an_alert_until_it_is_resolved(registry: Registry, browser: TestClient) -> None:
+    _, token = registry.users.add("alertmanager", "operator", "test")
+    header = {"Authorization": f"Bearer {token}"}
+
+    def shown(status: str) -> bool:
+        answer = browser.post("/alerts", json={"alerts": [{**ALERT, "status": status}]}, headers=header)
+        assert answer.status_code == 200
+        page = browser.get("/", headers=header).text
+        assert "<drifted>" not in page
+        return '<a href="/channels/support/prod">it &lt;drifted&gt;</a>' in page
+
+    assert shown("firing")
+    assert shown("firing"), "Alertmanager repeats what lasts"
+    assert len(UnderWay(registry.home).ls()) == 1, "the pages are started again"
+    assert not shown("resolved")
+
+
+def test_what_cannot_be_kept_is_asked_for_again(registry: Registry, browser: TestClient) -> None:
+    _, token = registry.users.add("alertmanager", "operator", "test")
+    registry.webhooks.add("https://example.org", ["alert"], "test")
+    (registry.home / "alerts.json").mkdir()
+    header = {"Authorization": f"Bearer {token}"}
+    assert browser.post("/alerts", json={"alerts": [ALERT]}, headers=header).status_code == 503
+    assert registry.webhooks.deliveries() == []
+
+
+def test_alerts_under_way_are_few_and_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way = UnderWay(tmp_path)
+    many = [Alert("firing", {"n": str(n)}, {}, "2026-11-29T06:00:00Z") for n in range(510)]
+    under_way.take(many)
+    assert under_way.ls() == many[-500:]
+    (tmp_path / "alerts.json").write_text("{")  # as after a crash of the machine
+    assert under_way.ls() == []
+    under_way.take(many[:1])
+    assert under_way.ls() == many[:1]
+    monkeypatch.setattr(alerts, "FORGOTTEN_AFTER", -1.0)
+    assert under_way.ls() == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "address"),
+    [
+        ({"channel": "support/prod"}, "/channels/support/prod"),
+        ({"tenant": "a b"}, "/tenants/a%20b"),
+        ({"endpoint": "e1", "channel": ""}, "/engines/e1"),
+        ({"recipe": "demo"}, "/runs"),
+        ({}, "/health"),
+    ],
+)
+def test_an_alert_leads_to_what_it_is_about(labels: dict[str, str], address: str) -> None:
+    assert Alert("firing", labels, {}, "2026-11-29T06:00:00Z").address == address
 
 
 def test_drift_is_told_once_it_lasts(registry: Registry, made: dict[str, Artifact]) -> None:
