@@ -7,6 +7,7 @@ RegistryError                 anything below; has an exit code for the command l
 ├── InvalidTenant             a tenant's name, limits or key that breaks the rules (exit code 3)
 ├── InvalidUser               a user's name, role or identity that breaks the rules (exit code 3)
 ├── InvalidWebhook            a webhook's address or events that break the rules (exit code 3)
+├── InvalidSchedule           a schedule's name, triggers or limits that break the rules (exit code 3)
 ├── AlreadyExists             a name that is taken (exit code 3)
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
 ├── Collected                 an artifact whose files were removed to free space (exit code 3)
@@ -50,6 +51,10 @@ class InvalidUser(RegistryError):
 
 
 class InvalidWebhook(RegistryError):
+    exit_code = 3
+
+
+class InvalidSchedule(RegistryError):
     exit_code = 3
 
 

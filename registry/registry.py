@@ -25,6 +25,9 @@ from registry.gc import collect
 from registry.gc.reachability import RetentionPolicy, reach
 from registry.gc.report import GcReport
 from registry.leases import NO_WAIT, Leases, Patience
+from registry.schedules.occasions import Occasions
+from registry.schedules.runs import ScheduledRuns
+from registry.schedules.schedules import Schedules
 from registry.store.files import wrap_os_errors
 from registry.store.local import Failpoint
 from registry.store.store import Problem, Store
@@ -69,6 +72,9 @@ class Registry:
         self.users = Users(database)
         self.sessions = Sessions(database)
         self.webhooks = Webhooks(database)
+        self.schedules = Schedules(database)
+        self.occasions = Occasions(database)
+        self.scheduled_runs = ScheduledRuns(database)
         # What reads more than this class offers (the API, tests) goes through these two.
         self.database = database
         self.store = store

@@ -23,6 +23,8 @@ _IMMUTABLE = {
     "OR digest = NEW.digest",
     "access_events": "sequence = NEW.sequence OR (subject = NEW.subject AND number = NEW.number) "
     "OR digest = NEW.digest",
+    "schedule_events": "sequence = NEW.sequence OR (schedule = NEW.schedule AND number = NEW.number) "
+    "OR digest = NEW.digest",
 }
 """Table → which row an `INSERT OR REPLACE` would replace."""
 
@@ -62,6 +64,20 @@ _STANDING = {
         "a webhook changes with its next event and keeps its address and secret",
         "NEW.id <> OLD.id OR NEW.url <> OLD.url OR NEW.secret <> OLD.secret OR NEW.events <> OLD.events "
         "OR NEW.private <> OLD.private OR NEW.changes <> OLD.changes + 1",
+    ),
+    "schedules": (
+        "a schedule changes with its next event and keeps its name",
+        "NEW.name <> OLD.name OR NEW.created <> OLD.created OR NEW.changes <> OLD.changes + 1",
+    ),
+    "schedule_occasions": (
+        "an occasion gets its runs once",
+        "NEW.schedule <> OLD.schedule OR NEW.id <> OLD.id OR NEW.due <> OLD.due OR NEW.why <> OLD.why "
+        "OR OLD.version IS NOT NULL",
+    ),
+    "schedule_runs": (
+        "a run that is over stays as it ended",
+        "NEW.sequence <> OLD.sequence OR NEW.schedule <> OLD.schedule OR NEW.occasion <> OLD.occasion "
+        "OR NEW.target <> OLD.target OR NEW.channel <> OLD.channel OR OLD.finished IS NOT NULL",
     ),
 }
 """Table whose rows stay for ever → how one may change, and the condition of any other change."""

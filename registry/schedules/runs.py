@@ -1,0 +1,267 @@
+"""The runs of schedules: who may begin which, and what came of each.
+
+A run belongs to one target and one channel. Whoever begins it holds a lease on the channel, so two schedules
+never work on one channel at once, and a run whose holder died is free again: at once where that can be seen,
+else when the lease ends.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select, update
+
+from registry.artifacts import Record, digest
+from registry.db.engine import Database, now
+from registry.db.schedule_tables import schedule_occasions, schedule_runs
+from registry.db.tables import leases as lease_table
+from registry.errors import Conflict, Held
+from registry.leases import Leases, is_held
+
+LEASE_SECONDS = 180.0
+"""How long a run stays taken whose machine is gone, or whose database was away."""
+ATTEMPTS = 3
+"""A run that lost its process so often is not begun again."""
+OVER = ("promoted", "passed", "refused", "failed", "unchanged", "skipped")
+JUDGED = ("promoted", "passed", "refused")
+"""States of a run that came to its end."""
+
+
+class ScheduledRun(Record):
+    """One run of a schedule. `state`: waiting, running, or how it ended; `note` says why."""
+
+    sequence: int
+    schedule: str
+    occasion: str
+    trigger: str
+    due: datetime
+    target: str
+    channel: str
+    state: str
+    note: str
+    begins: float
+    attempts: int
+    learned: str | None
+    source_rows: int | None
+    host: str | None
+    started: datetime | None
+    finished: datetime | None
+    run: str | None
+    artifact_id: str | None
+    decision_id: str | None
+    seconds: float | None
+    cost: float | None
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+
+class Ended(Record):
+    """How a run ended."""
+
+    state: str
+    note: str = ""
+    run: str | None = None
+    artifact_id: str | None = None
+    decision_id: str | None = None
+    seconds: float | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that this process may do, and the token of its lease."""
+
+    run: ScheduledRun
+    token: int
+
+
+class ScheduledRuns:
+    """The runs of a registry's schedules."""
+
+    def __init__(self, database: Database, seconds: float = LEASE_SECONDS) -> None:
+        self._database = database
+        self._leases = Leases(database, seconds)
+
+    def claim(self, schedule: str, at_once: int, at: float | None = None) -> Claim | None:
+        """The next run that may begin, now this process's: None where there is none, or `at_once` run.
+
+        A run whose channel somebody works on is passed over. `at`: seconds since the epoch (default: now).
+        """
+        moment = time.time() if at is None else at
+        ready = _runs(schedule, "waiting").where(schedule_runs.c.begins <= moment)
+        with self._database.read() as connection:
+            rows = connection.execute(ready.order_by(schedule_runs.c.sequence)).all()
+        for row in rows:
+            try:
+                token = self._leases.acquire(_key(row.channel), "retrain")
+            except Held:
+                continue
+            claimed = self._begin(row, token, at_once)
+            if claimed is not None:
+                return Claim(claimed, token)
+            self._leases.release(_key(row.channel), token)
+            if self.running(schedule) >= at_once:
+                return None
+        return None
+
+    def _begin(self, row: Row[Any], token: int, at_once: int) -> ScheduledRun | None:
+        """Mark it as begun, unless it was begun meanwhile, or enough others run; all in one transaction."""
+        mine = schedule_runs.c.sequence == row.sequence
+        with self._database.write() as connection:
+            if len(_alive(connection, row.schedule)) >= at_once:
+                return None
+            self._leases.guard(connection, _key(row.channel), token)
+            new = {"state": "running", "note": "", "started": now(), "host": socket.gethostname()}
+            new["attempts"] = row.attempts + 1
+            begun = update(schedule_runs).where(mine, schedule_runs.c.state == "waiting")
+            if connection.execute(begun, new).rowcount != 1:
+                return None
+            return _run(connection.execute(_every().where(mine)).one())
+
+    @contextmanager
+    def kept(self, claim: Claim) -> Iterator[None]:
+        """Keep the run this process's while the block runs."""
+        with self._leases.kept_alive(_key(claim.run.channel), claim.token):
+            yield
+
+    def finish(self, claim: Claim, ended: Ended) -> None:
+        """Write down how it ended and give the channel back. Raises Conflict where another has the run."""
+        values = {**ended.model_dump(), "finished": now()}
+        self._leave(claim, values)
+
+    def put_back(self, claim: Claim, note: str, begins: float = 0.0) -> None:
+        """Let it wait again, at least until `begins`; raises Conflict where another has the run."""
+        self._leave(claim, {"state": "waiting", "note": note, "begins": begins, "host": None})
+
+    def _leave(self, claim: Claim, values: dict[str, Any]) -> None:
+        key = _key(claim.run.channel)
+        with self._database.write() as connection:
+            self._leases.guard(connection, key, claim.token)
+            mine = (schedule_runs.c.sequence == claim.run.sequence) & (schedule_runs.c.state == "running")
+            if connection.execute(update(schedule_runs).where(mine), values).rowcount != 1:
+                raise Conflict(
+                    f"the run of {claim.run.target} was taken over; its state is another's to write"
+                )
+        self._leases.release(key, claim.token)
+
+    def revive(self, schedule: str) -> list[ScheduledRun]:
+        """Let those wait again whose process is gone; one that lost it `ATTEMPTS` times has failed."""
+        revived = []
+        with self._database.write() as connection:
+            alive = {row.sequence for row in _alive(connection, schedule)}
+            for row in connection.execute(_runs(schedule, "running")).all():
+                if row.sequence in alive:
+                    continue
+                note = f"its process on {row.host} was gone (attempt {row.attempts} of {ATTEMPTS})"
+                values: dict[str, Any] = {"state": "waiting", "note": note, "begins": 0.0, "host": None}
+                if row.attempts >= ATTEMPTS:
+                    values = {"state": "failed", "note": note, "finished": now()}
+                mine = schedule_runs.c.sequence == row.sequence
+                connection.execute(update(schedule_runs).where(mine), values)
+                revived.append(_run(connection.execute(_every().where(mine)).one()))
+        return revived
+
+    def skip(self, run: ScheduledRun, note: str) -> bool:
+        """Decide against one that still waits; False where it began meanwhile."""
+        mine = (schedule_runs.c.sequence == run.sequence) & (schedule_runs.c.state == "waiting")
+        values = {"state": "skipped", "note": note, "finished": now()}
+        with self._database.write() as connection:
+            return connection.execute(update(schedule_runs).where(mine), values).rowcount == 1
+
+    def running(self, schedule: str) -> int:
+        """How many are at work now, on all machines."""
+        with self._database.read() as connection:
+            return len(_alive(connection, schedule))
+
+    def open(self, schedule: str) -> list[ScheduledRun]:
+        """Those that wait or are at work, in their order."""
+        query = _runs(schedule, "waiting", "running").order_by(schedule_runs.c.sequence)
+        with self._database.read() as connection:
+            return [_run(row) for row in connection.execute(query)]
+
+    def last_judged(self, schedule: str) -> dict[str, ScheduledRun]:
+        """Target → its latest run that came to its end."""
+        latest = (
+            select(func.max(schedule_runs.c.sequence))
+            .where(schedule_runs.c.schedule == schedule, schedule_runs.c.state.in_(JUDGED))
+            .group_by(schedule_runs.c.target)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(_every().where(schedule_runs.c.sequence.in_(latest)))
+            return {row.target: _run(row) for row in rows}
+
+    def failures(self, schedule: str) -> dict[str, list[ScheduledRun]]:
+        """Target → its failures since it last came to its end, the latest first; none without one."""
+        ended = _runs(schedule, *JUDGED, "failed").order_by(schedule_runs.c.sequence.desc())
+        failed: dict[str, list[ScheduledRun]] = {}
+        settled: set[str] = set()
+        with self._database.read() as connection:
+            for row in connection.execute(ended):
+                if row.state != "failed":
+                    settled.add(row.target)
+                elif row.target not in settled:
+                    failed.setdefault(row.target, []).append(_run(row))
+        return failed
+
+    def history(
+        self,
+        schedule: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 1000,
+    ) -> list[ScheduledRun]:
+        """Runs that ended from `since` to `until`, or have not; the latest first."""
+        query = _every() if schedule is None else _runs(schedule, *OVER, "waiting", "running")
+        if since is not None:
+            query = query.where(
+                schedule_runs.c.finished.is_(None) | (schedule_runs.c.finished >= _text(since))
+            )
+        if until is not None:
+            query = query.where(
+                schedule_runs.c.finished.is_(None) | (schedule_runs.c.finished < _text(until))
+            )
+        with self._database.read() as connection:
+            newest = query.order_by(schedule_runs.c.sequence.desc()).limit(limit)
+            return [_run(row) for row in connection.execute(newest)]
+
+
+def _every() -> Select[Any]:
+    both = (schedule_occasions.c.schedule == schedule_runs.c.schedule) & (
+        schedule_occasions.c.id == schedule_runs.c.occasion
+    )
+    return select(schedule_runs, schedule_occasions.c.trigger, schedule_occasions.c.due).join(
+        schedule_occasions, both
+    )
+
+
+def _runs(schedule: str, *states: str) -> Select[Any]:
+    return _every().where(schedule_runs.c.schedule == schedule, schedule_runs.c.state.in_(states))
+
+
+def _alive(connection: Connection, schedule: str) -> list[Row[Any]]:
+    """Those at work whose lease is held."""
+    running = connection.execute(_runs(schedule, "running")).all()
+    keys = {_key(row.channel): row for row in running}
+    held = connection.execute(select(lease_table).where(lease_table.c.key.in_(list(keys))))
+    return [keys[row.key] for row in held if is_held(row)]
+
+
+def _key(channel: str) -> str:
+    """What the lease on a channel is kept under."""
+    return digest(["retrain", channel])
+
+
+def _run(row: Row[Any]) -> ScheduledRun:
+    return ScheduledRun.model_validate({field: getattr(row, field) for field in ScheduledRun.model_fields})
+
+
+def _text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
