@@ -26,6 +26,7 @@ CHAT = [
 FEWER = (
     "train.max_steps=40",
     "evaluate.tasks.0.max_items=64",
+    "ladder.chats=16",
     "quantize.0.calibration_rows=16",
     "gate.tasks.1.margin=0.2",  # 64 items cannot show a drop of less than 5 points
 )

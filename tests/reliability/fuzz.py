@@ -35,7 +35,7 @@ from tests.seconds import seconds
 from tests.serving.gateway.live_gateway import ANSWER, CHECKOUT, LLAMA, running
 from tests.serving.populated_registry import kept_registry
 
-ADAPTERS = 4
+ADAPTERS = 3
 """The first answers drawn requests; each of the others has a tenant with ordinary questions."""
 COLD = (0, 0, 0.0, -0.0, *NEARLY_NOTHING)
 """Temperatures at which an answer is the likeliest."""

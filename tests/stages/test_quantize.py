@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from registry.artifacts import QuantSpec
-from stages.backends.gguf.convert import converter_error
+from stages.backends.gguf.convert import converter_error, require_finite
 from stages.backends.gguf.token_parity import compare_tokenizers
 from stages.compatible import require_compatible
 from stages.contract import Facts, Parent
@@ -203,6 +204,24 @@ def test_f16_keeps_every_matrix(gguf_f16: tuple[Path, Facts], exact_base: Parent
     assert effective["fallbacks"]["count"] == 0
     assert 16 < effective["bits_per_weight"] < 16.01
     assert facts.base == exact_base.base
+
+
+def test_a_weight_that_float16_made_infinite_is_named(tmp_path: Path) -> None:
+    from gguf import GGUFWriter
+
+    for name, second in (("fine", 65504.0), ("broken", np.inf)):
+        file = tmp_path / f"{name}.gguf"
+        writer = GGUFWriter(file, "llama")
+        writer.add_tensor("small.weight", np.full((3, 5), 2.0, np.float16))
+        writer.add_tensor("large.weight", np.full((7, 1), second, np.float16))
+        writer.add_tensor("norm.weight", np.full(4, np.inf, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    require_finite(tmp_path / "fine.gguf", read_gguf(tmp_path / "fine.gguf"))
+    with pytest.raises(InvalidInput, match=r"tensor large.weight has weights beyond .* use type: BF16"):
+        require_finite(tmp_path / "broken.gguf", read_gguf(tmp_path / "broken.gguf"))
 
 
 def test_converter_and_runtime_are_of_one_commit(gguf_f16: tuple[Path, Facts]) -> None:

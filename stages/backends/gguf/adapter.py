@@ -18,7 +18,7 @@ from stages.backends.merge.adapter import Adapter, read_adapter
 from stages.backends.tokenizer import SETTINGS, tokenizer_home
 from stages.errors import InvalidInput, StageError
 from stages.formats import converter_source
-from stages.formats.gguf import read_gguf
+from stages.formats.gguf import GgufDescription, read_gguf
 from stages.formats.model_files import need_room
 from stages.untrusted.tokenizer import compare, template_of, vocabulary
 
@@ -58,9 +58,10 @@ def convert_adapter(adapter: Path, base: Path, file_type: str, name: str, out: P
         run_converter("convert_lora_to_gguf.py", [*inputs, *output])
     finally:
         shutil.rmtree(scratch)
+    description = read_gguf(out / FILE)
     if file_type == "F16":
-        require_finite(out / FILE)
-    return _describe(out / FILE, file_type, lora) | {"llama_cpp": versions(source)}
+        require_finite(out / FILE, description)
+    return _describe(description, file_type, lora) | {"llama_cpp": versions(source)}
 
 
 def require_plain_lora(adapter: Adapter) -> None:
@@ -109,8 +110,7 @@ def _template(folder: Path) -> str | None:
     return template_of(folder, json.loads(settings.read_text("utf-8")) if settings.is_file() else {})
 
 
-def _describe(file: Path, file_type: str, adapter: Adapter) -> dict[str, Any]:
-    description = read_gguf(file)
+def _describe(description: GgufDescription, file_type: str, adapter: Adapter) -> dict[str, Any]:
     values, pairs = description.values, len(adapter.changes)
     if len(description.tensors) != 2 * pairs:
         raise StageError(

@@ -20,7 +20,7 @@ from stages.contract import progress
 from stages.errors import InsufficientResources, InvalidInput, MissingPackage, StageError, StageKilled
 from stages.formats import converter_source
 from stages.formats.converter_source import ConverterSource
-from stages.formats.gguf import read_gguf
+from stages.formats.gguf import GgufDescription, read_gguf
 from stages.formats.gguf_types import describe
 from stages.formats.model_directory import ModelDirectory
 from stages.formats.model_files import need_room
@@ -58,7 +58,7 @@ def convert(folder: Path, file_type: str, name: str, out: Path) -> dict[str, Any
     progress(2, 3, "phases", phase="inspect")
     description = read_gguf(out / FILE)
     if file_type == "F16" and model.dtypes != ["F16"]:
-        require_finite(out / FILE)
+        require_finite(out / FILE, description)
     with _llama_log():
         parity = compare_tokenizers(folder, out / FILE)
     effective = describe(description, file_type)
@@ -203,13 +203,14 @@ def _llama_log() -> Iterator[list[str]]:
         llama_cpp.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
 
 
-def require_finite(file: Path) -> None:
+def require_finite(file: Path, description: GgufDescription) -> None:
     """Raise `InvalidInput` for a weight beyond 65504, which F16 makes infinite; the answers would suffer."""
     import numpy as np
-    from gguf import GGUFReader
 
-    for tensor in GGUFReader(file).tensors:
-        if tensor.tensor_type.name == "F16" and not np.isfinite(tensor.data).all():
+    halves = np.memmap(file, "<f2", "r", shape=(description.file_bytes // 2,))
+    for tensor in description.tensors:
+        values = halves[tensor.start // 2 : tensor.start // 2 + tensor.elements]
+        if tensor.type == "F16" and not np.isfinite(values).all():
             raise InvalidInput(
                 f"tensor {tensor.name} has weights beyond the range of float16 (±65504); use type: BF16"
             )
