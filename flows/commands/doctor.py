@@ -20,10 +20,12 @@ def doctor(arguments: argparse.Namespace) -> Reply:
     findings = look(Settings(), arguments.full)
     failed = any(one.state == "fail" for one in findings)
 
+    width = max(11, *(len(one.subject) for one in findings))
+
     def show() -> None:
         for one in findings:
-            print(f"{one.state:<5} {one.subject:<11} {plain(one.found)}")
+            print(f"{one.state:<5} {one.subject:<{width}} {plain(one.found)}")
             if one.remedy:
-                print(f"{'':<17} → {plain(one.remedy)}")
+                print(f"{'':<{width + 6}} → {plain(one.remedy)}")
 
     return Reply({"checks": [asdict(one) for one in findings]}, show, 3 if failed else 0)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 
-from flows.doctor import places, software
+from flows.doctor import places, software, stack
 from flows.doctor.finding import Finding
 from flows.planning.machine import machine
 from flows.settings import Settings
@@ -34,6 +34,7 @@ def look(settings: Settings, full: bool = False) -> list[Finding]:
     ]
     if find_spec("torch") is None:
         looks = [one for one in looks if one[0] not in OF_RUNS]
+    looks += stack.looks(settings)
     with ThreadPoolExecutor(len(looks)) as pool:
         return list(pool.map(lambda one: _looked(*one), looks))
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from flows.errors import FlowError, Usage
 from flows.formatting import duration
 from flows.stack import databases, tenant
+from flows.stack.databases import parts
 from flows.stack.programs import (
     FIRST_PORT,
     Places,
-    Program,
-    programs,
+    made,
     refuse_missing,
     refuse_taken_ports,
 )
@@ -37,12 +37,12 @@ def main() -> int:
 
 def _first_port(folder: Path, given: int | None) -> int:
     """The port that was given, unless a stack runs in this folder on others: then Usage."""
-    before = Places(folder, FIRST_PORT).remembered
-    known = int(before.read_text()) if before.is_file() else None
+    before = made(folder)
     if given is None:
-        return FIRST_PORT if known is None else known
-    if known is not None and given != known and Supervisor(Places(folder, known)).runs():
-        raise Usage(f"the stack in {folder} runs on ports from {known} on: `down` first, then `up` on others")
+        return FIRST_PORT if before is None else before.first_port
+    if before is not None and given != before.first_port and Supervisor(before).runs():
+        where = f"the stack in {folder} runs on ports from {before.first_port} on"
+        raise Usage(f"{where}: `down` first, then `up` on others")
     return given
 
 
@@ -55,14 +55,14 @@ def up(places: Places) -> int:
         refuse_taken_ports(places)
     environment = databases.prepare(places)
     places.remembered.write_text(str(places.first_port))
-    parts = _parts(places)
+    everything = parts(places)
     if not running:
-        supervisor.begin(parts)
-    made = False
-    for part in parts:
-        if not part.first and not made:
+        supervisor.begin(everything)
+    key: Path | None = None
+    for part in everything:
+        if not part.first and key is None:
             print("something to serve: an adapter for one tenant", flush=True)
-            key, made = tenant.prepare(places, environment), True
+            key = tenant.prepare(places, environment)
         supervisor.start(part)
         print(f"{part.name:<14} is well", flush=True)
     print(f"the tenant's key is in {key}; make stack-status says how all stand, make stack-down ends it")
@@ -75,7 +75,7 @@ def status(places: Places) -> int:
     if not supervisor.runs():
         print("the stack does not run; `make stack` starts it")
         return 1
-    standings = [supervisor.standing(part) for part in _parts(places)]
+    standings = [supervisor.standing(part) for part in parts(places)]
     for standing in standings:
         address = f"127.0.0.1:{standing.port}" if standing.port else "–"
         since = f"for {duration(standing.seconds)}" if standing.state == "RUNNING" else ""
@@ -91,10 +91,6 @@ def down(places: Places) -> int:
         supervisor.end()
     print(f"the stack does not run; what it holds is in {places.folder}")
     return 0
-
-
-def _parts(places: Places) -> list[Program]:
-    return list(programs(places, databases.environment(places), databases.database_user()))
 
 
 if __name__ == "__main__":

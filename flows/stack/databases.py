@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from flows.errors import Usage
-from flows.stack.programs import Places, postgresql_programs
+from flows.stack.programs import Places, Program, postgresql_programs, programs
 
 SYSTEM_USERS = ("postgres", "nobody")
 """Who PostgreSQL runs as where root starts it, which it refuses to be."""
@@ -142,3 +142,8 @@ def environment(places: Places) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
+
+
+def parts(places: Places) -> list[Program]:
+    """All programs of a stack that was prepared, in the order in which they start."""
+    return list(programs(places, environment(places), database_user()))

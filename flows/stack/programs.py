@@ -33,17 +33,21 @@ PORTS = (
     "prometheus",
     "alertmanager",
 )
+POOL = "tuneline"
+"""Prefect's work pool of the stack's worker."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """`well`: an address that answers 2xx or 4xx once it is well; None: the port is connected to.
-    `first`: what the others need before they start."""
+    """`well`: an address that answers 2xx or 4xx once it is well; without it the port is connected to.
+    `heard`: an address of Prefect's that lists the pool's workers; well is the worker of the program's name
+    that was heard from since the program started. `first`: what the others need before they start."""
 
     name: str
     command: tuple[str, ...]
     port: int | None = None
     well: str | None = None
+    heard: str | None = None
     first: bool = False
     user: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +79,19 @@ class Places:
         return self.folder / "secrets.json"
 
 
+def made(folder: Path) -> Places | None:
+    """The stack that was made in this folder, on the ports of its last start. Raises Usage."""
+    before = Places(folder, FIRST_PORT).remembered
+    if not before.is_file():
+        return None
+    try:
+        return Places(folder, int(before.read_text("utf-8")))
+    except ValueError:
+        raise Usage(
+            f"{before} holds no port number: write the stack's first port there, or remove it"
+        ) from None
+
+
 def programs(places: Places, environment: Mapping[str, str], user: str | None) -> Iterator[Program]:
     """All of them, in the order in which they start. `user`: who PostgreSQL runs as; None: who starts it."""
     here, port, folder = "127.0.0.1", places.port, places.folder
@@ -87,8 +104,9 @@ def programs(places: Places, environment: Mapping[str, str], user: str | None) -
     prefect = (_beside("prefect"), "server", "start", "--host", here, "--port", str(port("prefect")))
     well = f"http://{here}:{port('prefect')}/api/health"
     yield Program("prefect", prefect, port("prefect"), well, first=True, environment=environment)
-    worker = (_beside("prefect"), "worker", "start", "--pool", "tuneline", "--type", "process")
-    yield Program("worker", worker, environment=environment)
+    worker = (_beside("prefect"), "worker", "start", "--pool", POOL, "--type", "process", "--name", "worker")
+    heard = f"http://{here}:{port('prefect')}/api/work_pools/{POOL}/workers/filter"
+    yield Program("worker", worker, heard=heard, environment=environment)
     for name, path in (("api", "/healthz"), ("ui", "/alive"), ("metrics", "/healthz")):
         command = (sys.executable, "-m", "flows.cli", name, "--port", str(port(name)))
         address = f"http://{here}:{port(name)}{path}"

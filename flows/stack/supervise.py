@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ class Supervisor:
     def wait(self, program: Program, seconds: float = LONGEST_WAIT) -> None:
         """Wait until a program is well. Raises Usage naming its log."""
         end = time.monotonic() + seconds
-        while not (self.standing(program).state == "RUNNING" and is_well(program)):
+        while not self.standing(program).well:
             if time.monotonic() > end:
                 log = self._places.folder / "logs" / f"{program.name}.log"
                 raise Usage(f"{program.name} was not well within {seconds:.0f} s; its log: {log}")
@@ -143,7 +144,7 @@ class Supervisor:
         """How the program stands now."""
         facts = self._call("getProcessInfo", program.name)
         since = float(facts["now"] - facts["start"]) if facts["statename"] == "RUNNING" else 0.0
-        well = facts["statename"] == "RUNNING" and is_well(program)
+        well = facts["statename"] == "RUNNING" and is_well(program, facts["start"])
         return Standing(program.name, facts["statename"], since, facts["pid"], program.port, well)
 
     def end(self) -> None:
@@ -159,20 +160,38 @@ class Supervisor:
             time.sleep(0.1)
 
 
-def is_well(program: Program) -> bool:
-    """Whether the program answers; one without a port counts as well while it runs."""
+def is_well(program: Program, started: float = 0.0) -> bool:
+    """Whether the program answers, or has been heard from since it started (seconds since 1970)."""
+    if program.heard is not None:
+        return _was_heard(program.heard, program.name, started)
     if program.well is not None:
         try:
             return httpx.get(program.well, timeout=2.0).status_code < 500
         except httpx.HTTPError:
             return False
-    if program.port is None:
-        return True
+    return program.port is not None and _is_listened_on(program.port)
+
+
+def _is_listened_on(port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", program.port), 1.0):
+        with socket.create_connection(("127.0.0.1", port), 1.0):
             return True
     except OSError:
         return False
+
+
+def _was_heard(address: str, worker: str, started: float) -> bool:
+    """Whether Prefect counts the worker as online, and not for a heartbeat of the one before it."""
+    try:
+        workers = httpx.post(address, json={}, timeout=2.0).raise_for_status().json()
+    except httpx.HTTPError:
+        return False
+    return any(
+        found["name"] == worker
+        and found["status"] == "ONLINE"
+        and datetime.fromisoformat(found["last_heartbeat_time"]).timestamp() >= started
+        for found in workers
+    )
 
 
 def _is_alive(pid: int) -> bool:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from flows.stack import databases
-from flows.stack.programs import Places, Program, programs
+from flows.stack.programs import Places, Program
 from flows.stack.supervise import Supervisor
 from tests.seconds import seconds
 
@@ -55,7 +55,7 @@ def stack(what: str, places: Places) -> str:
 
 @pytest.fixture(scope="module")
 def parts(places: Places) -> list[Program]:
-    return list(programs(places, databases.environment(places), databases.database_user()))
+    return databases.parts(places)
 
 
 def answered(places: Places) -> str:
@@ -71,14 +71,35 @@ def answered(places: Places) -> str:
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-def test_all_parts_are_well_and_doctor_says_so(places: Places, parts: list[Program]) -> None:
-    lines = [line.split() for line in stack("status", places).splitlines()]
-    assert [(state, name) for state, name, *_ in lines] == [("ok", name) for name in NAMES]
+def diagnosis(places: Places) -> dict[str, dict[str, str]]:
+    """Subject → finding, as `tuneline doctor` reports them."""
     environment = {**os.environ, **databases.environment(places)}
     command = [sys.executable, "-m", "flows.cli", "doctor", "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds(120))
-    states = {check["subject"]: check["state"] for check in json.loads(done.stdout)["checks"]}
-    assert {states[subject] for subject in ("registry", "store", "prefect")} == {"ok"}
+    return {check["subject"]: check for check in json.loads(done.stdout)["checks"]}
+
+
+def test_all_parts_are_well_and_doctor_says_so(places: Places) -> None:
+    lines = [line.split() for line in stack("status", places).splitlines()]
+    assert [(state, name) for state, name, *_ in lines] == [("ok", name) for name in NAMES]
+    checks = diagnosis(places)
+    assert [subject for subject in checks if subject.startswith("stack.")] == [f"stack.{n}" for n in NAMES]
+    green = ["registry", "store", "prefect", *(f"stack.{name}" for name in NAMES)]
+    assert {subject: checks[subject]["state"] for subject in green} == dict.fromkeys(green, "ok")
+
+
+def test_doctor_names_the_part_that_does_not_answer(places: Places, parts: list[Program]) -> None:
+    pid = Supervisor(places).standing(next(part for part in parts if part.name == "ui")).pid
+    process = psutil.Process(pid)
+    process.suspend()
+    try:
+        checks = diagnosis(places)
+    finally:
+        process.resume()
+    failed = [subject for subject, check in checks.items() if check["state"] == "fail"]
+    assert failed == ["stack.ui"]
+    assert "does not answer" in checks["stack.ui"]["found"]
+    assert checks["stack.ui"]["remedy"].endswith("logs/ui.log")
 
 
 def test_a_tenant_is_answered(places: Places) -> None:

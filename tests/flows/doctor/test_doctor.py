@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from flows.doctor import places, software
+from flows.doctor import places, software, stack
 from flows.doctor.finding import Finding
 from flows.planning.machine import Machine
 from flows.settings import Settings
@@ -139,6 +139,17 @@ def test_packages_that_do_not_go_with_prefect(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(software, "_version", lambda name: "2.1.9" if name == "sqlalchemy" else have(name))
     found = software.prefect(start=False)
     assert (found.state, "sqlalchemy is 2.1.9, wanted <2.1" in found.found) == ("fail", True)
+
+
+def test_a_stack_that_does_not_run_and_one_that_is_broken(settings: Settings) -> None:
+    assert stack.looks(settings) == []
+    remembered = settings.root.parent / "first-port"
+    remembered.write_text("8720")
+    ((subject, look),) = stack.looks(settings)
+    assert (subject, look().state, "does not run" in look().found) == ("stack", "ok", True)
+    remembered.write_text("not a port")
+    ((_, look),) = stack.looks(settings)
+    assert (look().state, str(remembered) in look().found) == ("fail", True)
 
 
 def test_the_command(

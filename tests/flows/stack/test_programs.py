@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import socket
+from datetime import datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows.errors import Usage
@@ -15,6 +17,7 @@ from flows.stack.programs import (
     PORTS,
     Places,
     Program,
+    made,
     programs,
     refuse_missing,
     refuse_taken_ports,
@@ -39,6 +42,7 @@ def parts(places: Places, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
 def test_every_part_has_a_port_of_its_own_on_loopback(parts: list[Program]) -> None:
     ports = [part.port for part in parts if part.port is not None]
     assert len(set(ports)) == len(ports) == len(parts) - 1  # a worker of Prefect listens nowhere
+    assert [part.name for part in parts if part.port is None] == ["worker"]
     assert len(set(PORTS)) == len(PORTS)
     for part in parts:
         assert "0.0.0.0" not in " ".join(part.command)
@@ -85,4 +89,34 @@ def test_what_is_private_appears_whole_and_for_its_owner(tmp_path: Path) -> None
 def test_what_does_not_answer_is_not_well(places: Places) -> None:
     assert not is_well(Program("api", ("x",), 1, "http://127.0.0.1:1/healthz"))
     assert not is_well(Program("postgresql", ("x",), 1))
-    assert is_well(Program("worker", ("x",)))
+    assert not is_well(Program("worker", ("x",), heard="http://127.0.0.1:1/workers"))
+
+
+HEARD = "2026-11-29T10:00:30.5Z"
+BEFORE, AFTER = (datetime.fromisoformat(HEARD).timestamp() + seconds for seconds in (-30.0, 30.0))
+
+
+@pytest.mark.parametrize(
+    ("worker", "started", "well"),
+    [
+        ({"name": "worker", "status": "ONLINE", "last_heartbeat_time": HEARD}, BEFORE, True),
+        ({"name": "worker", "status": "ONLINE", "last_heartbeat_time": HEARD}, AFTER, False),
+        ({"name": "worker", "status": "OFFLINE", "last_heartbeat_time": HEARD}, BEFORE, False),
+        ({"name": "another", "status": "ONLINE", "last_heartbeat_time": HEARD}, BEFORE, False),
+    ],
+)
+def test_a_worker_is_well_once_prefect_heard_from_it(
+    worker: dict[str, str], started: float, well: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = httpx.Response(200, json=[worker], request=httpx.Request("POST", "http://127.0.0.1/"))
+    monkeypatch.setattr(httpx, "post", lambda *_, **__: answer)
+    assert is_well(Program("worker", ("x",), heard="http://127.0.0.1/workers"), started) is well
+
+
+def test_a_folder_whose_port_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert made(tmp_path) is None
+    (tmp_path / "first-port").write_text("8720\n")
+    assert made(tmp_path) == Places(tmp_path, 8720)
+    (tmp_path / "first-port").write_text("")
+    with pytest.raises(Usage, match="first-port holds no port number"):
+        made(tmp_path)
