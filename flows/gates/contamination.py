@@ -12,14 +12,14 @@ from pathlib import Path
 
 from flows.errors import Usage
 from flows.gates.evidence import Evidence
-from flows.gates.policy import Contamination, Record
+from flows.gates.policy import Contamination, FiniteRecord
 
 _WORD = re.compile(r"\w+")
 _BATCH = 4096
 """Rows of Parquet in memory at a time."""
 
 
-class SeenItem(Record):
+class SeenItem(FiniteRecord):
     """An item that the model has met in training."""
 
     task: str
@@ -29,7 +29,7 @@ class SeenItem(Record):
     why: str
 
 
-class Seen(Record):
+class Seen(FiniteRecord):
     """What a search found."""
 
     looked_for: int

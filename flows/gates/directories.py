@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.errors import Usage
 from flows.gates.evidence import Evidence, load_evidence
-from flows.gates.gate import Facts
+from flows.gates.gate import CandidateFacts
 from flows.gates.measured import measured, recorded
 from flows.gates.policy import WORDS, GatePolicy, Reference
 from flows.gates.sources import GateInput, search_training_data
@@ -36,7 +36,7 @@ def from_directories(
     missing = []
     if policy.evidence.lineage or policy.evidence.verified:
         missing.append("a plain directory has no lineage and no digests; gate a registered artifact")
-    facts = Facts(
+    facts = CandidateFacts(
         quant=_quant(evidence, quant),
         seen=search_training_data(policy, evidence, trained_on) if trained_on else None,
         unsearched="the training data are not known: give them with --trained-on",

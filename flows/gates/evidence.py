@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from pydantic import Field
 
-from flows.gates.policy import Record
+from flows.gates.policy import FiniteRecord
 from flows.gates.soundness import READING_CHECKS, TASK_CHECKS, Expected, Log, Reading, is_number
 from registry.evaluation_results import (
     RESULTS,
@@ -26,7 +26,7 @@ from registry.evaluation_results import (
 )
 
 
-class TaskEvidence(Record):
+class TaskEvidence(FiniteRecord):
     """The logged items of one task: `scores[metric][item]`, the item being a sha256, never a position."""
 
     setting: dict[str, Any] = Field(description="what has to be equal: config, few-shot, limit")
@@ -36,7 +36,7 @@ class TaskEvidence(Record):
     clusters: dict[str, str] = Field(default_factory=dict, description="item → cluster, where items have one")
 
 
-class Fidelity(Record):
+class Fidelity(FiniteRecord):
     """How near the measured model is to a reference: metric → value, low, high, n."""
 
     reference: str | None = Field(description="id of the artifact that was compared with")
@@ -44,7 +44,7 @@ class Fidelity(Record):
     metrics: dict[str, dict[str, float]]
 
 
-class Evidence(Record):
+class Evidence(FiniteRecord):
     """One evaluation. `problems` not empty: no verdict but `invalid` can rest on it."""
 
     artifact_id: str

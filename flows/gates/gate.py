@@ -14,15 +14,15 @@ from pydantic import Field
 
 from flows.gates.contamination import Seen
 from flows.gates.evidence import Evidence, load_evidence
-from flows.gates.policy import GatePolicy, Record, TaskRule, Verdict, without_live
+from flows.gates.policy import FiniteRecord, GatePolicy, TaskRule, Verdict, without_live
 from flows.gates.rules import RuleResult, judge_tasks
 from flows.gates.thresholds import judge_ceilings, judge_fidelity, judge_required
 
 __all__ = [
     "EXIT_CODES",
+    "CandidateFacts",
     "Decision",
     "Evidence",
-    "Facts",
     "GatePolicy",
     "RuleResult",
     "TaskRule",
@@ -39,7 +39,7 @@ EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "insufficient": 2, "i
 
 
 @dataclass(frozen=True)
-class Facts:
+class CandidateFacts:
     """What is known of the candidate beyond its evaluation."""
 
     quant: str | None = None
@@ -67,7 +67,7 @@ class Waived:
     who: str
 
 
-class Decision(Record):
+class Decision(FiniteRecord):
     verdict: Verdict
     rules: tuple[RuleResult, ...]
     evidence: dict[str, str] = Field(description="role → digest of the evaluation that was read")
@@ -87,7 +87,7 @@ def decide(
     policy: GatePolicy,
     candidate: Evidence,
     references: Mapping[str, Evidence],
-    facts: Facts | None = None,
+    facts: CandidateFacts | None = None,
     waived: Sequence[Waived] = (),
 ) -> Decision:
     """Judge `candidate` by `policy` against `references` (role → evidence).
@@ -96,7 +96,7 @@ def decide(
     no correction for several claims is needed (an intersection-union test, Berger 1982); of an any_of group,
     Holm-corrected, the best counts. Rules against `live` are judged against the base while nothing is live.
     """
-    facts = facts or Facts()
+    facts = facts or CandidateFacts()
     applied = policy if "live" in references else without_live(policy)
     results = judge_tasks(applied.tasks, candidate, references, policy.evidence.min_items)
     results += judge_required(policy.evidence, candidate, facts.missing)
@@ -129,7 +129,9 @@ def _counted(results: Sequence[RuleResult]) -> list[Verdict]:
     return counted
 
 
-def _contamination(policy: GatePolicy, candidate: Evidence, tasks: set[str], facts: Facts) -> RuleResult:
+def _contamination(
+    policy: GatePolicy, candidate: Evidence, tasks: set[str], facts: CandidateFacts
+) -> RuleResult:
     """Fail where more items than the policy lets through stand in the training data."""
     name, limits, seen = "contamination", policy.contamination, facts.seen
     assert limits is not None

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Literal
 
-from flows.gates.policy import GatePolicy, Record, TaskRule
+from flows.gates.policy import FiniteRecord, GatePolicy, TaskRule
 from stages.statistics.cluster import mean_items_needed
 from stages.statistics.power import pass_probability, plan
 
 
-class RulePlan(Record):
+class RulePlan(FiniteRecord):
     """Items that a rule needs where `flip_rate` of them differ and the true difference is `difference`."""
 
     rule: str

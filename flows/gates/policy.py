@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from registry.artifacts import digest
+from registry.artifacts import Record, digest
 
 Verdict = Literal["pass", "fail", "insufficient", "invalid"]
 Reference = Literal["baseline", "parent", "live"]
@@ -18,11 +18,13 @@ WORDS: Mapping[Reference, str] = {
 }
 
 
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class FiniteRecord(Record):
+    """One whose numbers are neither infinite nor NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-class TaskRule(Record):
+class TaskRule(FiniteRecord):
     """One claim about one metric of one task."""
 
     task: str = Field(description="name of the task in the evaluation")
@@ -91,7 +93,7 @@ class TaskRule(Record):
         return double if self.scores == "real" or double <= 1 else (1 + self.margin) / 2
 
 
-class FidelityLimits(Record):
+class FidelityLimits(FiniteRecord):
     """How near a file of one quantization type has to be to the model it was made from."""
 
     quant: str = Field(
@@ -128,7 +130,7 @@ class FidelityLimits(Record):
         return {metric: float(limit) for metric, limit in found.items()}
 
 
-class RequiredEvidence(Record):
+class RequiredEvidence(FiniteRecord):
     """What has to have been measured, whatever the rules compare."""
 
     tasks: tuple[str, ...] = Field(default=(), description="tasks that the candidate's evaluation holds")
@@ -141,7 +143,7 @@ class RequiredEvidence(Record):
     )
 
 
-class Contamination(Record):
+class Contamination(FiniteRecord):
     """Which items count as seen in training, and how many of them are let through."""
 
     words: int = Field(default=8, ge=3, description="length of the word sequences that are looked for")
@@ -151,7 +153,7 @@ class Contamination(Record):
     max_items: int = Field(default=0, ge=0, description="such items that are let through")
 
 
-class GatePolicy(Record):
+class GatePolicy(FiniteRecord):
     """What an artifact has to prove before a channel may point to it."""
 
     tasks: tuple[TaskRule, ...] = Field(min_length=1, description="all must hold, but for any_of groups")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from flows.gates.checks import Pair, called, problems
 from flows.gates.evidence import Evidence
-from flows.gates.policy import WORDS, Record, TaskRule, Verdict
+from flows.gates.policy import WORDS, FiniteRecord, TaskRule, Verdict
 from stages.statistics.cluster import FEWEST, Mean, clustered_mean, mean_items_needed
 from stages.statistics.exact import paired_interval
 from stages.statistics.intervals import mcnemar
@@ -21,7 +21,7 @@ FLIPS_SUMMED = 400
 """Flips up to which the power is summed exactly; beyond, the approximation is as good and much faster."""
 
 
-class RuleResult(Record):
+class RuleResult(FiniteRecord):
     """One rule's outcome. `effect` is candidate minus reference, `low`/`high` its one-sided bounds."""
 
     rule: str
@@ -50,7 +50,7 @@ class RuleResult(Record):
     waived: dict[str, str] | None = Field(default=None, description="reason and who")
 
 
-class Differences(Record):
+class Differences(FiniteRecord):
     """Candidate minus reference, item by item, in the order of the items' digests."""
 
     values: tuple[float, ...]

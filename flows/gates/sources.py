@@ -10,7 +10,7 @@ from typing import Any
 from flows.gates.ancestry import Ancestry, ancestry, as_stored, is_gguf_adapter, nf4_only, on_16bit, quant_of
 from flows.gates.contamination import Seen, search, training_texts
 from flows.gates.evidence import Evidence, load_evidence
-from flows.gates.gate import Facts
+from flows.gates.gate import CandidateFacts
 from flows.gates.measured import differing_arithmetic, recorded
 from flows.gates.policy import GatePolicy
 from flows.gates.soundness import Expected, RequiredNf4, nf4_values
@@ -25,7 +25,7 @@ class GateInput:
 
     evidence: Evidence
     references: dict[str, Evidence]
-    facts: Facts
+    facts: CandidateFacts
     candidate: str | None = None
     baseline: str | None = None
     chosen: Mapping[str, Artifact] = field(default_factory=dict)
@@ -87,11 +87,11 @@ def _facts(
     evidence: Evidence,
     chosen: Mapping[str, Artifact],
     latency_ms: Sequence[float] | None,
-) -> Facts:
+) -> CandidateFacts:
     candidate = family.model
     made_from = family.merged if candidate.manifest.kind == "quantized" else family.adapter
     seen, unsearched = _seen(registry, policy, evidence, family.dataset)
-    return Facts(
+    return CandidateFacts(
         quant=quant_of(_weights(registry, candidate, chosen.get("candidate"))),
         parent=made_from.id if made_from else None,
         fidelity=_fidelity(registry, candidate, made_from, chosen) if policy.fidelity else None,

@@ -12,10 +12,10 @@ from typing import Any
 
 from flows.ladder.distance import distance
 from flows.ladder.finding import Said
-from flows.ladder.model import Evidence, Rung
+from flows.ladder.model import Rung, RungEvidence
 from stages.statistics.intervals import tango
 
-Check = Callable[[Rung, Evidence, Mapping[Any, Evidence]], Said | None]
+Check = Callable[[Rung, RungEvidence, Mapping[Any, RungEvidence]], Said | None]
 
 FOLD_LIMIT = 0.005
 """The same sum, unmerged in float32 against merged and rounded to 16 bits."""
@@ -26,12 +26,12 @@ SAME_ANSWERS = 0.75
 tip a near tie."""
 
 
-def stopped(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def stopped(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """The stage refused its input, or ended with an error such as NaN logits."""
     return Said(one.stopped, one.stopped) if one.stopped else None
 
 
-def compared(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def compared(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """It was held against the form before it; where it was not, no other check can find anything."""
     if one.stopped or rung.kind in ("base", "endpoint"):
         return None
@@ -47,7 +47,7 @@ def compared(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
     return Said(words, f"nothing shows that it is what it was made from: {words}")
 
 
-def vocabulary(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def vocabulary(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Every id stands for the base's text."""
     wrong = _parity(one).get("vocabulary", 0)
     if not wrong:
@@ -58,7 +58,7 @@ def vocabulary(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said 
     )
 
 
-def special_tokens(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def special_tokens(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """BOS, EOS, the ids that end an answer, and whether BOS is added are the base's."""
     special = _parity(one).get("special") or {}
     if not special:
@@ -81,14 +81,14 @@ def special_tokens(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> S
     return Said(words, f"whoever reads text with it {does} ({words})")
 
 
-def double_bos(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def double_bos(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """No chat begins with BOS twice where the base's begins with one."""
     if not _parity(one).get("double_bos"):
         return None
     return Said("rendered chats begin with BOS twice", "BOS stands twice at the start of a chat (double BOS)")
 
 
-def template(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def template(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Chats become the base's token ids."""
     parity = _parity(one)
     differing = parity.get("chats", 0) - parity.get("equal", 0)
@@ -99,7 +99,7 @@ def template(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
     return Said(where, f"{why} than the model was trained with: {where}")
 
 
-def weights(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def weights(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """A merge holds the base's tensors, and the adapter's update once in each module."""
     tensors = one.metrics.get("weights") or {}
     wrong, foreign = tensors.get("wrong", []), tensors.get("foreign", [])
@@ -144,7 +144,7 @@ def _merge_cause(shares: list[float], modules: int, foreign: list[str]) -> str:
     return f"of the adapter's update {arrived} arrived, by module, where 1 is all of it"
 
 
-def fold(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def fold(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Merged and unmerged give the same predictions."""
     kl = rung.fold.get("kl_mean")
     if rung.kind != "merged" or kl is None or kl.low <= FOLD_LIMIT:
@@ -157,7 +157,7 @@ def fold(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None
     )
 
 
-def provenance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def provenance(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Calibrated on the data that the adapter was trained on."""
     if one.calibrated_on is None or one.trained_on is None or one.calibrated_on == one.trained_on:
         return None
@@ -165,7 +165,7 @@ def provenance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said 
     return Said(words, f"calibration on other text than the training data: {words}")
 
 
-def effect(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def effect(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """The adapter changes the base, and makes the right answers likelier."""
     ratio, kl = rung.figures.get("answer_perplexity_ratio"), rung.figures.get("kl_mean")
     if rung.kind != "tuned" or kl is None:
@@ -187,7 +187,7 @@ def effect(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | No
     return None
 
 
-def survival(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def survival(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Held-out answers are still likelier than from the quantized base, where the tune made them so."""
     ratio, tuned = rung.to_base.get("answer_perplexity_ratio"), seen.get("tuned")
     before = tuned.metrics.get("fidelity", {}).get("fidelity", {}) if tuned else {}
@@ -199,7 +199,7 @@ def survival(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
     return Said(words, f"the tune did not survive {how}: {words}")
 
 
-def answers(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def answers(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """The engine's own answers are not significantly worse than the parent's."""
     if rung.kind in ("base", "endpoint") or not rung.compared or rung.gained is None or rung.lost is None:
         return None
@@ -213,7 +213,7 @@ def answers(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | N
     return Said(words, f"it generates worse than {rung.parent}: {words}", follows)
 
 
-def endpoint(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def endpoint(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Over HTTP the file is asked the same tokens and gives the same answers as when it was measured."""
     probe = one.probe
     if not probe or not probe["asked"]:
@@ -230,7 +230,7 @@ def endpoint(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
     )
 
 
-def _parity(one: Evidence) -> Mapping[str, Any]:
+def _parity(one: RungEvidence) -> Mapping[str, Any]:
     parity: Mapping[str, Any] = one.metrics.get("parity") or {}
     return parity
 

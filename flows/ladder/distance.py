@@ -7,14 +7,14 @@ from typing import Any
 
 from flows.evaluation_plan import AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder.finding import Said
-from flows.ladder.model import Evidence, Rung
+from flows.ladder.model import Rung, RungEvidence
 from stages.quantization.distance import LIMITS, UNKNOWN
 
 NOT_THE_SAME = 0.5
 """Likeliest tokens in common, below which most are others; of a share, how far from 1 it may be."""
 
 
-def distance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | None:
+def distance(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """No farther from the parent than this type of quantization explains, or than rounding to nearest takes
     this very model; an adapter apart, from its sum with the base's own weights, since it was trained on other
     ones."""
@@ -37,14 +37,14 @@ def distance(rung: Rung, one: Evidence, seen: Mapping[Any, Evidence]) -> Said | 
     return Said(words, f"{cause}: {words}", follows)
 
 
-def _looked_into(one: Evidence) -> Mapping[str, Any]:
+def _looked_into(one: RungEvidence) -> Mapping[str, Any]:
     """Of a file that is far: `rounding` of its parent to as many bits, and its `layers` beside those."""
     task = AGAINST_UNMERGED if one.kind == "apart" else AGAINST_PARENT
     looked: Mapping[str, Any] = one.metrics.get("fidelity", {}).get(task, {})
     return looked
 
 
-def _cause(rung: Rung, one: Evidence) -> tuple[str, str]:
+def _cause(rung: Rung, one: RungEvidence) -> tuple[str, str]:
     """What was seen, and what to do next."""
     if rung.kind == "merged":
         return (
@@ -89,7 +89,7 @@ def _right_layers(layers: Mapping[str, Any], whose: str) -> str:
     )
 
 
-def _how_to_lose_less(rung: Rung, one: Evidence) -> str:
+def _how_to_lose_less(rung: Rung, one: RungEvidence) -> str:
     if rung.kind == "apart":
         return "convert the adapter again, which was not looked at, or set adapter.base to more bits"
     return one.lose_less

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from flows.ladder.ladder import describe_quant, logged_answers, read_ladder
-from flows.ladder.model import Evidence, Ladder
+from flows.ladder.model import Ladder, RungEvidence
 from flows.outcome import RunOutcome
 from flows.run.stage_row import StoppedStep
 from registry import Artifact, Registry
@@ -15,21 +15,21 @@ from stages.quantization import method_that_made
 def ladder_of(registry: Registry, outcome: RunOutcome, stopped: Sequence[StoppedStep]) -> Ladder | None:
     """None where nothing was compared: the recipe has no ladder, or the run ended before the first rung."""
     evidence = [*_measured(registry, outcome)]
-    evidence += [Evidence(step.label, step.form, stopped=step.message) for step in stopped]
+    evidence += [RungEvidence(step.label, step.form, stopped=step.message) for step in stopped]
     if not any("fidelity" in rung.metrics for rung in evidence):
         return None
     chosen = outcome.merge_choice
     return read_ladder(evidence, chosen.manifest.metrics["merge_base"] if chosen else None)
 
 
-def _measured(registry: Registry, outcome: RunOutcome) -> Iterator[Evidence]:
+def _measured(registry: Registry, outcome: RunOutcome) -> Iterator[RungEvidence]:
     trained_on = _trained_on(outcome.adapter)
     for candidate in outcome.candidates:
         weights, quant = candidate.model, candidate.model.manifest.quant
         method = method_that_made(quant)
         if outcome.resident is not None and candidate.form == "apart":
             weights = outcome.resident.artifact
-        yield Evidence(
+        yield RungEvidence(
             label=candidate.label,
             kind=candidate.form,
             artifact_id=candidate.model.id,
@@ -42,7 +42,7 @@ def _measured(registry: Registry, outcome: RunOutcome) -> Iterator[Evidence]:
         )
     if (endpoint := outcome.endpoint) is not None and endpoint.config.get("probe"):
         probe = endpoint.config["probe"]
-        yield Evidence(f"endpoint on {endpoint.engine}", "endpoint", endpoint.artifact_id, probe=probe)
+        yield RungEvidence(f"endpoint on {endpoint.engine}", "endpoint", endpoint.artifact_id, probe=probe)
 
 
 def _trained_on(adapter: Artifact | None) -> str | None:

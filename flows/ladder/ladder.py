@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder.checks import CHECKS
-from flows.ladder.model import Evidence, Figure, Finding, Ladder, Rung
+from flows.ladder.model import Figure, Finding, Ladder, Rung, RungEvidence
 from flows.run.stage_row import Form
 from registry.artifacts import Manifest
 from registry.evaluation_results import RESULTS, is_fidelity, read_items, read_results
@@ -21,10 +21,10 @@ from stages.quantization.distance import quantization_name
 PARENTS: Mapping[Form, Form] = {"tuned": "base", "merged": "tuned", "quantized": "merged", "apart": "tuned"}
 
 
-def read_ladder(evidence: Sequence[Evidence], merge_base: Mapping[str, Any] | None = None) -> Ladder:
+def read_ladder(evidence: Sequence[RungEvidence], merge_base: Mapping[str, Any] | None = None) -> Ladder:
     """Judge the rungs in their order; `merge_base`: the figures of the evaluation that chose the merge."""
     rungs: list[Rung] = []
-    seen: dict[Form, Evidence] = {}
+    seen: dict[Form, RungEvidence] = {}
     for place, one in enumerate(evidence):
         parent = _parent(one, evidence[:place], seen)
         rungs.append(_rung(one, parent, seen))
@@ -40,13 +40,15 @@ def read_ladder(evidence: Sequence[Evidence], merge_base: Mapping[str, Any] | No
     )
 
 
-def _parent(one: Evidence, before: Sequence[Evidence], seen: Mapping[Form, Evidence]) -> Evidence | None:
+def _parent(
+    one: RungEvidence, before: Sequence[RungEvidence], seen: Mapping[Form, RungEvidence]
+) -> RungEvidence | None:
     if one.kind == "endpoint":
         return next((served for served in before if served.artifact_id == one.artifact_id), None)
     return seen.get(PARENTS[one.kind]) if one.kind in PARENTS else None
 
 
-def _rung(one: Evidence, parent: Evidence | None, seen: Mapping[Form, Evidence]) -> Rung:
+def _rung(one: RungEvidence, parent: RungEvidence | None, seen: Mapping[Form, RungEvidence]) -> Rung:
     rung = Rung(
         label=one.label,
         kind=one.kind,
@@ -65,7 +67,7 @@ def _rung(one: Evidence, parent: Evidence | None, seen: Mapping[Form, Evidence])
     return rung.model_copy(update={"findings": tuple(findings)})
 
 
-def _figures(one: Evidence, task: str) -> dict[str, Figure]:
+def _figures(one: RungEvidence, task: str) -> dict[str, Figure]:
     metrics = one.metrics.get("fidelity", {}).get(task, {}).get("metrics", {})
     return {name: _figure(found) for name, found in metrics.items()}
 
@@ -74,7 +76,7 @@ def _figure(found: Mapping[str, Any]) -> Figure:
     return Figure(value=found["value"], low=found["low"], high=found["high"], n=found["n"])
 
 
-def _score(one: Evidence) -> dict[str, Any]:
+def _score(one: RungEvidence) -> dict[str, Any]:
     task = next(iter(one.metrics.get("tasks", {}).items()), None)
     if task is None:
         return {}
@@ -84,7 +86,7 @@ def _score(one: Evidence) -> dict[str, Any]:
     return {"score": _figure(score), "metric": f"{task[0]} {metric}"}
 
 
-def _paired(one: Evidence, parent: Evidence) -> dict[str, int]:
+def _paired(one: RungEvidence, parent: RungEvidence) -> dict[str, int]:
     """Generated answers of the same items: right only here, right only before, and changed in any way."""
     if one.probe is not None:
         return {"changed": one.probe["asked"] - one.probe["same"], "compared": one.probe["asked"]}

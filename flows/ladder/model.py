@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import Field
 
-from flows.gates.evidence import Record
+from flows.gates.policy import FiniteRecord
 from flows.run.stage_row import Form
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RungEvidence:
     """What is known of one rung. `metrics`: of its evaluation; `answers`: item → (answer, score) as logged.
 
     `stopped`: the message of the stage that refused or failed on this rung; it has no metrics then.
@@ -34,7 +34,7 @@ class Evidence:
     """What to do where a sound file of this type loses too much."""
 
 
-class Figure(Record):
+class Figure(FiniteRecord):
     """A value with its 95 % interval over `n` chats or items."""
 
     value: float
@@ -43,7 +43,7 @@ class Figure(Record):
     n: int
 
 
-class Finding(Record):
+class Finding(FiniteRecord):
     """A check that failed on a rung; `cause`: only what was looked at; `next`: what to do or to look at."""
 
     check: str
@@ -52,7 +52,7 @@ class Finding(Record):
     next: str = ""
 
 
-class Rung(Record):
+class Rung(FiniteRecord):
     """One form of the model against the one before. `figures`: metric → value, against `parent`.
 
     `to_base`: a file against the quantized base; `fold`: a merge, or an adapter apart, against the same sum
@@ -75,7 +75,7 @@ class Rung(Record):
     findings: tuple[Finding, ...] = ()
 
 
-class Ladder(Record):
+class Ladder(FiniteRecord):
     """`breaks_at`: the first rung with a finding; `cause`: what was seen there; `next`: what to do."""
 
     rungs: tuple[Rung, ...]

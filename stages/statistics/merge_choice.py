@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from registry.artifacts import Record
 from stages.statistics.intervals import tango
 
 MergeBase = Literal["16bit", "nf4"]
 WORDS: dict[MergeBase, str] = {"16bit": "the 16-bit weights", "nf4": "the NF4 weights"}
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Figure(Record):
@@ -24,7 +21,7 @@ class Figure(Record):
     high: float
 
 
-class Evidence(Record):
+class MergeEvidence(Record):
     """Both merges on the same chats, none of which was trained on."""
 
     chats: int = Field(ge=2)
@@ -43,7 +40,7 @@ class Decision(Record):
     reason: str
 
 
-def decide(evidence: Evidence) -> Decision:
+def decide(evidence: MergeEvidence) -> Decision:
     """Lower held-out loss where its paired interval excludes 0; else the better task score where Tango's 95 %
     interval does; else the merge that is nearer (KL) to the model that was trained."""
     loss = evidence.loss_difference

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from flows.ladder.model import Evidence, Ladder
+from flows.ladder.model import Ladder, RungEvidence
 from registry.errors import RegistryError
 from stages.contract import Parent
 from stages.quantization.gguf import GgufConfig
@@ -127,7 +127,7 @@ def refused_revision(line: Lineage) -> Ladder:
     try:
         branch.merge(on=line.base.model_copy(update={"base": reference}))
     except RegistryError as error:
-        branch.evidence.append(Evidence("merge", "merged", stopped=str(error)))
+        branch.evidence.append(RungEvidence("merge", "merged", stopped=str(error)))
     return branch.ladder
 
 

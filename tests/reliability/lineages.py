@@ -22,7 +22,7 @@ import transformers
 
 from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder.ladder import logged_answers, read_ladder
-from flows.ladder.model import Evidence, Ladder
+from flows.ladder.model import Ladder, RungEvidence
 from flows.run.stage_row import Form
 from registry.artifacts import QuantSpec, digest
 from stages.backends import bases
@@ -167,7 +167,7 @@ class Lineage:
     data: Parent
     adapter: Parent
     merged: Parent | None = None
-    evidence: list[Evidence] = field(default_factory=list)
+    evidence: list[RungEvidence] = field(default_factory=list)
     fold: str = "16bit"
 
     def fresh(self, name: str) -> Path:
@@ -226,7 +226,7 @@ class Lineage:
         """Measure as the lifecycle does; a refusal or a failure is the rung's evidence."""
         config = EvaluateConfig(tasks=(HELDOUT, *against), nf4=nf4, batch_size=16)
         out, model = self.fresh("evaluation"), parents["model"]
-        one = Evidence(label, kind, model.id)
+        one = RungEvidence(label, kind, model.id)
         try:
             with _quiet():
                 facts = evaluate({**parents, "dataset": self.data}, config, out)

@@ -27,7 +27,7 @@ from stages.backends.tokenizer import tokenizer_home
 from stages.config.evaluate import EvaluateConfig, MergeBaseTask
 from stages.contract import Parents
 from stages.errors import InvalidInput
-from stages.statistics.merge_choice import Evidence, Figure, MergeBase, decide
+from stages.statistics.merge_choice import Figure, MergeBase, MergeEvidence, decide
 
 MERGES: dict[str, MergeBase] = {"model": "16bit", "rival": "nf4"}
 """Role → the weights that this merge was made with."""
@@ -72,7 +72,7 @@ def compare_merges(
     return {"merge_base": choice, "tasks": {}, "measured_on": words, "computed_with": trained.description}
 
 
-def _evidence(compared: dict[MergeBase, Comparison]) -> Evidence:
+def _evidence(compared: dict[MergeBase, Comparison]) -> MergeEvidence:
     first, second = compared["16bit"], compared["nf4"]
     answer = first.answer
     if not answer.any():
@@ -82,7 +82,7 @@ def _evidence(compared: dict[MergeBase, Comparison]) -> Evidence:
     owners, inside = np.unique(first.chat[answer], return_inverse=True)
     difference = ByChat(inside, len(owners)).mean((first.loss - second.loss)[answer])
     pairs = [(a, b) for a, b in zip(first.right, second.right, strict=True) if a is not None]
-    return Evidence(
+    return MergeEvidence(
         chats=len(owners),
         loss={merge: float(comparison.loss[answer].mean()) for merge, comparison in compared.items()},
         loss_difference=Figure(value=difference["value"], low=difference["low"], high=difference["high"]),

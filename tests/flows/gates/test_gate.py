@@ -19,9 +19,9 @@ from flows.gates import checks as gate_checks
 from flows.gates import evidence as reading
 from flows.gates.contamination import search, words
 from flows.gates.gate import (
+    CandidateFacts,
     Decision,
     Evidence,
-    Facts,
     GatePolicy,
     TaskRule,
     Waived,
@@ -467,7 +467,7 @@ def test_ceilings(tmp_path: Path) -> None:
 
     def verdicts(latency: list[float] | None = None, **ceilings: float) -> list[str]:
         policy = GatePolicy.model_validate({"tasks": rule("keep", 0.5).tasks, **ceilings})
-        decision = decide(policy, sound, {"baseline": sound}, Facts(latency_ms=latency))
+        decision = decide(policy, sound, {"baseline": sound}, CandidateFacts(latency_ms=latency))
         return [result.verdict for result in decision.rules]
 
     assert verdicts(max_bytes=100, max_bits_per_weight=4.5) == ["pass", "pass", "pass"]
@@ -491,7 +491,7 @@ def test_ceilings(tmp_path: Path) -> None:
 LIMITS = {"quant": "Q4_K_M", "kl_mean": 0.05, "same_top": 0.9}
 
 
-def of_fidelity(tmp_path: Path, facts: Facts, **metrics: tuple[float, float, float]) -> Decision:
+def of_fidelity(tmp_path: Path, facts: CandidateFacts, **metrics: tuple[float, float, float]) -> Decision:
     policy = GatePolicy.model_validate({"tasks": rule("keep", 0.5).tasks, "fidelity": [LIMITS]})
     task = fidelity_task("fidelity", "p" * 64, **metrics) if metrics else None
     candidate = evidence(tmp_path / "candidate", [1.0] * 100, fidelity=task)
@@ -512,7 +512,7 @@ def of_fidelity(tmp_path: Path, facts: Facts, **metrics: tuple[float, float, flo
 def test_fidelity_limits_hold_with_the_whole_interval(
     tmp_path: Path, kl: tuple[float, float, float], top: tuple[float, float, float], verdict: str
 ) -> None:
-    facts = Facts(quant="q4_k_m", parent="p" * 64)
+    facts = CandidateFacts(quant="q4_k_m", parent="p" * 64)
     assert of_fidelity(tmp_path, facts, kl_mean=kl, same_top=top).verdict == verdict
 
 
@@ -520,11 +520,19 @@ def test_fidelity_that_is_not_known_is_invalid(tmp_path: Path) -> None:
     good = {"kl_mean": (0.01, 0.02, 0.03), "same_top": (0.92, 0.95, 0.97)}
     parent = "p" * 64
     cases = [
-        (Facts(quant=None, parent=parent), good, "type is not known"),
-        (Facts(quant="Q8_0", parent=parent), good, "no limits for Q8_0; it has some for Q4_K_M"),
-        (Facts(quant="Q4_K_M", parent="o" * 64), good, "was not compared with its parent oooooooooooo"),
-        (Facts(quant="Q4_K_M", parent=parent), {}, "was not compared with its parent"),
-        (Facts(quant="Q4_K_M", parent=parent), {"kl_mean": good["kl_mean"]}, "same_top: was not measured"),
+        (CandidateFacts(quant=None, parent=parent), good, "type is not known"),
+        (CandidateFacts(quant="Q8_0", parent=parent), good, "no limits for Q8_0; it has some for Q4_K_M"),
+        (
+            CandidateFacts(quant="Q4_K_M", parent="o" * 64),
+            good,
+            "was not compared with its parent oooooooooooo",
+        ),
+        (CandidateFacts(quant="Q4_K_M", parent=parent), {}, "was not compared with its parent"),
+        (
+            CandidateFacts(quant="Q4_K_M", parent=parent),
+            {"kl_mean": good["kl_mean"]},
+            "same_top: was not measured",
+        ),
     ]
     for number, (facts, metrics, said) in enumerate(cases):
         decision = of_fidelity(tmp_path / str(number), facts, **metrics)
@@ -533,7 +541,7 @@ def test_fidelity_that_is_not_known_is_invalid(tmp_path: Path) -> None:
 
 
 def test_fidelity_that_is_not_to_be_believed_is_invalid(tmp_path: Path) -> None:
-    facts = Facts(quant="Q4_K_M", parent="p" * 64)
+    facts = CandidateFacts(quant="Q4_K_M", parent="p" * 64)
     good = fidelity_task("fidelity", "p" * 64, kl_mean=(0.01, 0.02, 0.03), same_top=(0.92, 0.95, 0.97))
     policy = GatePolicy.model_validate({"tasks": rule("keep", 0.5).tasks, "fidelity": [LIMITS]})
     sound = evidence(tmp_path / "sound", [1.0] * 100, fidelity=good)
@@ -557,7 +565,7 @@ def test_required_evidence_has_to_be_there(tmp_path: Path) -> None:
     assert decision.verdict == "invalid"
     assert "was not measured on arena" in decision.rules[1].sentence
     damaged = GatePolicy.model_validate({"tasks": rule("keep", 0.5).tasks, "evidence": {"verified": True}})
-    facts = Facts(missing=("the candidate is damaged: model.gguf",))
+    facts = CandidateFacts(missing=("the candidate is damaged: model.gguf",))
     assert decide(damaged, sound, {"baseline": sound}, facts).verdict == "invalid"
     assert decide(damaged, sound, {"baseline": sound}).verdict == "pass"
 
@@ -570,30 +578,32 @@ def test_items_seen_in_training_fail_unless_somebody_answers_for_them(tmp_path: 
     seen = search(sound, ["heldout"], chats, limits)
     assert [found.item for found in seen.items] == [item(7)]
 
-    def verdict(facts: Facts, *waived: Waived) -> tuple[str, str]:
+    def verdict(facts: CandidateFacts, *waived: Waived) -> tuple[str, str]:
         decision = decide(policy, sound, {"baseline": sound}, facts, waived)
         return decision.verdict, decision.rules[-1].sentence
 
-    assert verdict(Facts(seen=seen)) == (
+    assert verdict(CandidateFacts(seen=seen)) == (
         "fail",
         "contamination: 1 of 100 items stand in the training data (2 rows; word for word, or at least 50% of "
         f"their 8-word sequences); 0 are let through. {question(7)[:60]!r} (word for word).",
     )
-    listed = decide(policy, sound, {"baseline": sound}, Facts(seen=seen)).rules[-1].listed
+    listed = decide(policy, sound, {"baseline": sound}, CandidateFacts(seen=seen)).rules[-1].listed
     assert listed == (f"heldout {item(7)[:12]}, word for word: {question(7)}",)
     waiver = Waived("contamination", "known duplicates of v1", "ada")
-    passed, said = verdict(Facts(seen=seen), waiver)
+    passed, said = verdict(CandidateFacts(seen=seen), waiver)
     assert passed == "pass"
     assert said.endswith("Waived by ada: known duplicates of v1.")
-    assert verdict(Facts(seen=search(sound, ["heldout"], chats[:1], limits)))[0] == "pass"
-    assert verdict(Facts(seen=None), waiver)[0] == "invalid", "nobody looked, and that cannot be waived"
+    assert verdict(CandidateFacts(seen=search(sound, ["heldout"], chats[:1], limits)))[0] == "pass"
+    assert verdict(CandidateFacts(seen=None), waiver)[0] == "invalid", (
+        "nobody looked, and that cannot be waived"
+    )
     mute = evidence(tmp_path / "mute", [1.0] * 100, _row(lambda rows: rows[0].pop("asked")))
-    decision = decide(policy, mute, {"baseline": sound}, Facts(seen=seen))
+    decision = decide(policy, mute, {"baseline": sound}, CandidateFacts(seen=seen))
     assert decision.verdict == "invalid"
     assert "1 items were logged without their question" in decision.rules[-1].sentence
     nothing = evidence(tmp_path / "nothing", [1.0] * 100, late=_row(lambda rows: rows.clear()))
     decision = decide(
-        policy, nothing, {"baseline": sound}, Facts(seen=search(nothing, ["heldout"], chats, limits))
+        policy, nothing, {"baseline": sound}, CandidateFacts(seen=search(nothing, ["heldout"], chats, limits))
     )
     assert decision.rules[-1].verdict == "invalid", "nothing was looked for, so nothing was shown"
     assert "there are no items of heldout to look for" in decision.rules[-1].sentence

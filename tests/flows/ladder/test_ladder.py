@@ -14,7 +14,7 @@ import pytest
 from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder import checks as ladder_checks
 from flows.ladder.ladder import logged_answers, read_ladder
-from flows.ladder.model import Evidence, Ladder
+from flows.ladder.model import Ladder, RungEvidence
 from flows.ladder.rows import HEAD, terminal_rows
 from flows.report.ladder_chart import ladder_chart
 from flows.report.svg import WIDTH
@@ -69,7 +69,7 @@ def answers(right: int, of: int = 100) -> dict[str, tuple[str, float]]:
     return {f"item {k}": ("yes", 1.0) if k < right else ("no", 0.0) for k in range(of)}
 
 
-def rung(label: str, kind: Any, right: int, **compared: dict[str, Any]) -> Evidence:
+def rung(label: str, kind: Any, right: int, **compared: dict[str, Any]) -> RungEvidence:
     tasks = {"routing": {"exact_match": figure(right / 100, 0.05)}}
     named = {
         {"parent": AGAINST_PARENT, "to_base": AGAINST_BASE, "fold": AGAINST_UNMERGED}[name]: found
@@ -81,10 +81,10 @@ def rung(label: str, kind: Any, right: int, **compared: dict[str, Any]) -> Evide
     quant = {"gptq-4bit": "gptq-4", "gguf-q8_0": "Q8_0", "adapter apart": "Q8_0"}.get(label, "none")
     trained = "d" * 64
     calibrated = trained if quant == "gptq-4" else None
-    return Evidence(label, kind, label, metrics, answers(right), quant, calibrated, trained)
+    return RungEvidence(label, kind, label, metrics, answers(right), quant, calibrated, trained)
 
 
-def lineage() -> dict[str, Evidence]:
+def lineage() -> dict[str, RungEvidence]:
     """Six healthy rungs and an endpoint; figures like those of the 135M model."""
     gguf = rung("gguf-q8_0", "quantized", 67, parent=fidelity(0.005), to_base=fidelity(4.5, 0.01))
     apart = {"parent": fidelity(0.3), "fold": fidelity(0.01), "to_base": fidelity(4.5, 0.01)}
@@ -95,36 +95,36 @@ def lineage() -> dict[str, Evidence]:
         "gptq": rung("gptq-4bit", "quantized", 66, parent=fidelity(0.13), to_base=fidelity(4.6, 0.01)),
         "gguf": gguf,
         "apart": rung("adapter apart", "apart", 67, **apart),
-        "endpoint": Evidence(
+        "endpoint": RungEvidence(
             "endpoint", "endpoint", "gguf-q8_0", probe={"asked": 4, "same": 4, "same_prompt": 4}
         ),
     }  # fmt: skip
 
 
-def wrong(shares: list[float]) -> Callable[[Evidence], Evidence]:
+def wrong(shares: list[float]) -> Callable[[RungEvidence], RungEvidence]:
     found = [{"module": str(k), "share": share} for k, share in enumerate(shares)]
     return lambda e: changed(e, "weights", wrong=found)
 
 
-def far(**compared: dict[str, Any]) -> Callable[[Evidence], Evidence]:
+def far(**compared: dict[str, Any]) -> Callable[[RungEvidence], RungEvidence]:
     names = {"parent": AGAINST_PARENT, "to_base": AGAINST_BASE, "fold": AGAINST_UNMERGED}
     return lambda e: changed(e, "fidelity", **{names[name]: found for name, found in compared.items()})
 
 
-def looked_into(layers: dict[str, Any]) -> Callable[[Evidence], Evidence]:
+def looked_into(layers: dict[str, Any]) -> Callable[[RungEvidence], RungEvidence]:
     """Farther than rounding explains, with what was seen of its matrices."""
     return far(parent=rounded(2.0, 0.5, layers))
 
 
-def parity(**values: Any) -> Callable[[Evidence], Evidence]:
+def parity(**values: Any) -> Callable[[RungEvidence], RungEvidence]:
     return lambda e: changed(e, "parity", **values)
 
 
-def tensors(**values: Any) -> Callable[[Evidence], Evidence]:
+def tensors(**values: Any) -> Callable[[RungEvidence], RungEvidence]:
     return lambda e: changed(e, "weights", **values)
 
 
-def changed(one: Evidence, section: str, **values: Any) -> Evidence:
+def changed(one: RungEvidence, section: str, **values: Any) -> RungEvidence:
     return replace(one, metrics={**one.metrics, section: {**one.metrics.get(section, {}), **values}})
 
 
@@ -132,7 +132,7 @@ def changed(one: Evidence, section: str, **values: Any) -> Evidence:
 class Fault:
     check: str
     rung: str
-    change: Callable[[Evidence], Evidence]
+    change: Callable[[RungEvidence], RungEvidence]
     cause: str
 
 

@@ -32,7 +32,7 @@ from stages.evaluate import evaluate
 from stages.quantization.gguf import GgufConfig
 from stages.quantize import quantize
 from stages.resolve import resolve
-from stages.statistics.merge_choice import Evidence, Figure, decide
+from stages.statistics.merge_choice import Figure, MergeEvidence, decide
 from tests.conftest import as_parent
 
 TASK = FidelityTask(chats=6, tokens=12)
@@ -231,8 +231,8 @@ def test_intervals_over_chats_hold_what_they_promise() -> None:
     assert 0.9 < alone["low"] < 0.95, "Wilson's interval of 50 chats"
 
 
-def evidence(low: float, high: float, gained: int = 0, lost: int = 0, nearer: str = "nf4") -> Evidence:
-    return Evidence(
+def evidence(low: float, high: float, gained: int = 0, lost: int = 0, nearer: str = "nf4") -> MergeEvidence:
+    return MergeEvidence(
         chats=64,
         loss={"16bit": 1.0, "nf4": 1.0 - (low + high) / 2},
         loss_difference=Figure(value=(low + high) / 2, low=low, high=high),
@@ -256,7 +256,9 @@ def evidence(low: float, high: float, gained: int = 0, lost: int = 0, nearer: st
         (evidence(-0.01, 0.01, nearer="16bit"), "16bit", "nearness"),
     ],
 )
-def test_the_fold_is_chosen_by_loss_then_score_then_nearness(given: Evidence, chosen: str, by: str) -> None:
+def test_the_fold_is_chosen_by_loss_then_score_then_nearness(
+    given: MergeEvidence, chosen: str, by: str
+) -> None:
     decision = decide(given)
     assert (decision.chosen, decision.by) == (chosen, by)
     assert "95 % confidence, 64 chats" in decision.reason

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flows.ladder.model import Evidence, Finding
+from flows.ladder.model import Finding, RungEvidence
 from registry.artifacts import QuantSpec
 from stages.backends.evaluate.layers import compare_layers
 from stages.config.base import BaseConfig
@@ -86,7 +86,7 @@ def doubled(line: Lineage, sound: Parent) -> Parent:
 def measured(line: Lineage, file: Parent) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """What the evaluation says of `file` beside its parent, and what the ladder finds."""
     branch = line.branch(0)
-    branch.evidence.append(Evidence("merged", "merged", line.base.id))
+    branch.evidence.append(RungEvidence("merged", "merged", line.base.id))
     branch.rung_quantized(POOR.label, file)
     assert branch.evidence[-1].stopped is None, branch.evidence[-1].stopped
     return branch.evidence[-1].metrics["fidelity"]["fidelity"], branch.ladder.rungs[-1].findings
