@@ -45,8 +45,9 @@ bench: setup  ## measure, side by side where there is another tool (about 15 min
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps chitchat-dataset==0.9.0
 	@for bench in arithmetic threads prepare train merge api adapters adapter_memory affinity gateway canaries; do echo "== $$bench"; $(BIN)/python -m tests.bench.$$bench || exit 1; done
 
-docs: setup  ## regenerate docs/recipe.md and the JSON Schema from the config classes
+docs: setup  ## regenerate docs/recipe.md and the JSON Schema from the config classes, and the dashboards
 	$(BIN)/python -m flows.reference --write
+	$(BIN)/python -m tests.deploy.dashboards
 
 lock: setup  ## write requirements.lock from what is installed
 	{ echo "# Exact versions that were tested together; regenerate with: make lock"; \

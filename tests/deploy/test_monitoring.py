@@ -1,4 +1,4 @@
-"""Alerts and the dashboard use metrics and labels that are given; test_alerts.py asks promtool."""
+"""Alerts and dashboards use metrics and labels that are given; test_alerts.py asks promtool."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from serving.gateway.config import ServeConfig
 from serving.gateway.directory import Directory
 from serving.gateway.metrics import Metrics
 from serving.gateway.router import Router
+from tests.deploy.dashboards.__main__ import BOARDS, FOLDER
+from tests.deploy.dashboards.builder import text_of
 from tests.flows.metrics.watched import populate, scraper
 
 TREE = Path(__file__).resolve().parents[2]
 MONITORING = TREE / "deploy" / "monitoring"
-_SELECTOR = re.compile(r"\b(tuneline[a-z0-9_:]+|up)(?:\{([^}]*)\})?")
+_SELECTOR = re.compile(r"\b(tuneline[a-z0-9_:]+|up|ALERTS)(?:\{([^}]*)\})?")
+
+OF_PROMETHEUS = {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate", "severity"}}
 
 
 def rules() -> list[dict[str, Any]]:
@@ -35,11 +39,9 @@ def rules() -> list[dict[str, Any]]:
 
 
 def expressions() -> list[str]:
-    """Every query of the rules and of the dashboard."""
-    panels = json.loads((MONITORING / "grafana.json").read_text())["panels"]
-    return [rule["expr"] for rule in rules()] + [
-        target["expr"] for panel in panels for target in panel["targets"]
-    ]
+    """Every query of the rules and of the dashboards."""
+    queries = (query for board in BOARDS.values() for panel in board.panels for query, _ in panel.queries)
+    return list(dict.fromkeys([*(rule["expr"] for rule in rules()), *queries]))
 
 
 def labels_of(text: str) -> dict[str, set[str]]:
@@ -78,7 +80,7 @@ def of_gateway() -> dict[str, set[str]]:
 def given(of_gateway: dict[str, set[str]], of_registry: dict[str, set[str]]) -> dict[str, set[str]]:
     """Sample name → its labels, of both; with Prometheus' own `up`, and what the rules record of them."""
     assert not of_gateway.keys() & of_registry.keys()
-    exported = {**of_gateway, **of_registry, "up": {"job", "instance"}}
+    exported = {**of_gateway, **of_registry, **OF_PROMETHEUS}
     for rule in rules():
         if "record" in rule:
             names = [name for name, _ in _SELECTOR.findall(rule["expr"])]
@@ -96,6 +98,30 @@ def test_what_is_asked_for_is_given(expression: str, given: dict[str, set[str]])
         grouped = {one for by in re.findall(r"by \(([^)]*)\)", expression) for one in re.split(r",\s*", by)}
         assert labels <= given[name]
         assert grouped <= given[name]
+
+
+def test_dashboards_are_as_the_builder_writes_them() -> None:
+    written = {path.stem: path.read_text("utf-8") for path in FOLDER.iterdir()}
+    assert written == {name: text_of(name, board) for name, board in BOARDS.items()}, (
+        "python -m tests.deploy.dashboards"
+    )
+
+
+def test_each_variable_of_a_dashboard_is_a_label_and_used(given: dict[str, set[str]]) -> None:
+    for name, board in BOARDS.items():
+        text = text_of(name, board)
+        for label, metric in board.variables:
+            assert label in given[metric]
+            assert f'=~\\"${label}\\"' in text
+        assert set(re.findall(r"\$([a-z]+)", text)) == {label for label, _ in board.variables}
+
+
+def test_panels_lie_beside_each_other() -> None:
+    for name in BOARDS:
+        panels = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["panels"]
+        places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+        assert len(set(places)) == len(panels), name
+        assert all(panel["title"] and panel["description"] for panel in panels)
 
 
 def test_prometheus_asks_the_port_that_serve_yaml_names() -> None:
