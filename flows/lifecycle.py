@@ -11,7 +11,7 @@ from flows.deployment import deploy
 from flows.evaluation_plan import EvaluationPlan
 from flows.merge_choice import choose_merge
 from flows.outcome import RunOutcome
-from flows.promote import judge, promote
+from flows.promote import judge, promote, try_out
 from flows.recipe import Recipe
 from flows.run.step import Run
 from flows.unmerged import measure_live, measure_unmerged
@@ -80,7 +80,7 @@ def _promote(
     untuned: Candidate,
     parent: Candidate,
 ) -> None:
-    """Move the channel to the candidate if the gate lets it pass."""
+    """Move the channel to the candidate if the gate lets it pass, or begin the policy's canary."""
     assert recipe.gate is not None
     assert recipe.promote is not None
     assert outcome.dataset is not None
@@ -91,5 +91,10 @@ def _promote(
         verdict = outcome.verdict = judge(run, recipe.gate, channel, candidate, untuned, parent, live)
         if not verdict.passed:
             return
+        if recipe.gate.canary is not None and seen is not None and seen.artifact_id != candidate.model.id:
+            outcome.channel = try_out(run, candidate, verdict, recipe.gate, seen)
+            if outcome.channel is not None:
+                return  # live traffic decides
+            continue
         outcome.channel = promote(run, channel, candidate, verdict, seen)
     outcome.promoted = candidate

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from flows.canaries.start import start
 from flows.candidate import Candidate
 from flows.gates.channel import RecordedDecision, record, refuse_other_policy
 from flows.gates.gate import GatePolicy, decide
 from flows.gates.sources import from_registry
-from flows.run.stage_row import StageRow
+from flows.run.stage_row import StageRow, State
 from flows.run.step import Run
 from registry.channels.channels import Channel
 from registry.errors import Moved
@@ -66,5 +67,21 @@ def promote(
             return elsewhere
         note = f"generation {moved.generation}"
         return moved, StageRow(label, "promote", candidate.model.id, "ran", 0.0, None, note)
+
+    return run.task("promote", label, work)
+
+
+def try_out(
+    run: Run, candidate: Candidate, verdict: RecordedDecision, policy: GatePolicy, seen: Channel
+) -> Channel | None:
+    """Begin the canary that the policy asks for; the channel as it stays, or None where somebody moved it."""
+    label = f"canary on {seen.name}"
+
+    def work() -> tuple[Channel | None, StageRow]:
+        state, note = start(run.registry, seen, candidate.model.id, policy, verdict.id)
+        became: State = {"started": "ran", "under way": "reused"}.get(state, "skipped")  # type: ignore[assignment]
+        return None if state == "moved" else seen, StageRow(
+            label, "promote", candidate.model.id, became, 0.0, None, note
+        )
 
     return run.task("promote", label, work)

@@ -153,6 +153,45 @@ class Contamination(FiniteRecord):
     max_items: int = Field(default=0, ge=0, description="such items that are let through")
 
 
+class Slow(FiniteRecord):
+    """Which answers count as slow, and how many more of them are let through."""
+
+    over_ms: float = Field(gt=0, description="a whole answer that takes longer is slow")
+    margin: float = Field(gt=0, lt=1, description="share of slow answers more than the live artifact has")
+
+
+class CanaryPolicy(FiniteRecord):
+    """What a candidate has to show on live traffic, after the gate and before the channel moves."""
+
+    percent: float = Field(default=10.0, gt=0, le=100, description="of the conversations, answered by it")
+    errors: float = Field(
+        default=0.02,
+        gt=0,
+        lt=1,
+        description="margin: to be promoted, it must be shown that its share of failed answers is above the "
+        "live artifact's by less than this",
+    )
+    cut_off: float | None = Field(
+        default=None, gt=0, lt=1, description="the same of answers that the length limit ended"
+    )
+    slow: Slow | None = Field(default=None, description="the same of slow answers")
+    alpha: float = Field(
+        default=0.05, gt=0, lt=0.5, description="risk of promoting one that is worse by a margin or more"
+    )
+    harm_alpha: float = Field(default=0.05, gt=0, lt=0.5, description="risk of stopping one that is no worse")
+    max_requests: int = Field(
+        default=20_000, ge=100, description="answers of the candidate after which it is given up"
+    )
+    max_hours: float = Field(default=24.0, gt=0, description="hours after which it is given up")
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """Guardrail → its margin."""
+        slow = self.slow.margin if self.slow else None
+        every = {"errors": self.errors, "cut off": self.cut_off, "slow": slow}
+        return {name: margin for name, margin in every.items() if margin is not None}
+
+
 class GatePolicy(FiniteRecord):
     """What an artifact has to prove before a channel may point to it."""
 
@@ -168,6 +207,12 @@ class GatePolicy(FiniteRecord):
     evidence: RequiredEvidence = Field(default_factory=RequiredEvidence)
     contamination: Contamination | None = Field(
         default=None, description="look for the evaluation's items in the training data; without it, no check"
+    )
+    canary: CanaryPolicy | None = Field(
+        default=None,
+        exclude_if=lambda canary: canary is None,  # a policy of before there were any has the same digest
+        description="what a candidate has to show on live traffic before the channel moves; without it, "
+        "the gate's verdict moves the channel",
     )
 
     @model_validator(mode="after")

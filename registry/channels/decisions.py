@@ -19,6 +19,8 @@ from registry.errors import Corrupt, GateRequired, InvalidArtifact, NotFound
 
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 Verdict = Literal["pass", "fail", "insufficient", "invalid"]
+CANARY = "canary"
+"""In a policy: what is asked of live traffic. In evidence: what was seen of it."""
 AGAIN = "decided_again_after"
 """In the evidence of a decision that was recorded before: the id of the one in between."""
 
@@ -190,6 +192,12 @@ def require(connection: Connection, keys: Keys, decision_id: str | None, move: M
         raise GateRequired(
             f"{cited} was made under the policy {decision.policy_digest[:12]}, but the channel's is "
             f"{policy[:12]}; run the gate again under the channel's policy"
+        )
+    if current is not None and decision.policy.get(CANARY) and CANARY not in decision.evidence:
+        raise GateRequired(
+            f"{cited} says nothing of live traffic, which the channel's policy asks for; try it out: "
+            "tuneline channels rollout CHANNEL CANDIDATE --canary PERCENT --reason WHY, and "
+            "`tuneline channels judge` decides"
         )
     if problem := _problem(decision, keys):
         raise (Corrupt if decision.signer else GateRequired)(f"{cited} {problem}")

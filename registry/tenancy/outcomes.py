@@ -111,6 +111,22 @@ class Outcomes:
             rows = connection.execute(query.order_by(outcomes.c.minute, outcomes.c.sequence))
             return [_outcome(row) for row in rows]
 
+    def added(
+        self, channel: str, generation: int, after: int = 0, since: datetime | None = None
+    ) -> list[tuple[int, Outcome]]:
+        """The rows of one generation of the channel that were added after that number, each with its own.
+
+        For who reads on from where it stopped; `since`: from the minute of that time on.
+        """
+        columns = outcomes.c
+        query = select(outcomes).where(columns.channel == channel, columns.generation == generation)
+        query = query.where(columns.sequence > after)
+        if since is not None:
+            query = query.where(columns.minute >= _text(since))
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(columns.sequence))
+            return [(row.sequence, _outcome(row)) for row in rows]
+
     def summary(self, channel: str, since: datetime | None = None) -> list[Summary]:
         """The channel's outcomes per artifact and arm, in the order in which these first came."""
         parts: dict[tuple[str, Arm], list[Outcome]] = {}

@@ -16,7 +16,7 @@ from registry.tenancy.tenants import Tenant
 from serving.gateway import tracing
 from serving.gateway.metrics import Metrics
 from serving.gateway.relay import TokenUsage
-from serving.gateway.rollout.decision import RoutingDecision
+from serving.gateway.rollout.decision import Arm, RoutingDecision
 from serving.gateway.rollout.outcomes import Outcomes, RequestOutcome
 from serving.gateway.routes import Route, route_of
 
@@ -95,12 +95,14 @@ class Recorder:
             self._metrics.rejections.labels(label, context.reason).inc()
         if completion is not None and completion.usage.begun:
             self._answered(context, completion, label, seconds)
+        elif completion is not None and context.status >= 500:
+            self._outcomes.add(RequestOutcome(*_of(completion), True, context.reason, 0, 0, seconds, None))
         entry = self._entry(context, seconds)
         log.info("request", extra={"request": entry})
         tracing.record(context.route.path, context.http.headers.get("traceparent"), seconds, entry)
 
     def _answered(self, context: RequestContext, completion: Completion, label: str, seconds: float) -> None:
-        usage, decision = completion.usage, completion.decision
+        usage = completion.usage
         prompt, answer = usage.prompt_tokens or 0, usage.completion_tokens or usage.pieces
         self._metrics.seconds.labels(label).observe(seconds)
         self._metrics.tokens.labels(label, "prompt").inc(prompt)
@@ -112,7 +114,7 @@ class Recorder:
             if usage.request.stream and usage.pieces > 1:
                 self._metrics.gap.labels(label).observe((usage.last - usage.first) / (usage.pieces - 1))
         if context.reason != "client_gone":
-            of = (completion.tenant.channel, completion.generation, decision.artifact_id, decision.arm)
+            of = _of(completion)
             self._outcomes.add(
                 RequestOutcome(*of, usage.failed, usage.reason, prompt, answer, seconds, first)
             )
@@ -133,3 +135,9 @@ class Recorder:
             "prompt_tokens": completion.usage.prompt_tokens if completion else None,
             "completion_tokens": completion.usage.completion_tokens if completion else None,
         }
+
+
+def _of(completion: Completion) -> tuple[str, int, str, Arm]:
+    """What its outcome is counted for."""
+    decision = completion.decision
+    return completion.tenant.channel, completion.generation, decision.artifact_id, decision.arm

@@ -22,6 +22,7 @@ HARM_STEPS = (0.01, 0.03, 0.1, 0.3)
 """By how much worse a canary is supposed to be, in bets on harm."""
 SAFE_STEPS = (0.5, 0.8, 1.0, 1.5)
 """In margins below the margin, in bets on safety: 1 is a canary that is just as good."""
+_BETS = (0.01, 0.03, 0.1, 0.3)
 _GRID = 401
 
 
@@ -68,20 +69,21 @@ def shown(guardrails: Sequence[Guardrail], harm_alpha: float, alpha: float) -> S
     return "safe" if safe(guardrails, alpha)[0] else "neither"
 
 
-def confidence_sequence(blocks: Iterable[Block], alpha: float, reach: float = 1.0) -> Interval:
+def confidence_sequence(blocks: Iterable[Block], alpha: float) -> Interval:
     """Where the canary's rate minus the live rate lies; each end holds at 1 - alpha, at all times at once.
 
-    The differences between -reach and reach, in steps of reach/200, that are not rejected.
+    Of 401 differences between -1 and 1, closest together around 0, those that are not rejected.
     """
-    grid = np.linspace(-reach, reach, _GRID)
-    low = Difference(grid, worse=True, steps=(reach / 50, reach / 15, reach / 5))
-    high = Difference(grid, worse=False, steps=(reach / 50, reach / 15, reach / 5))
-    lowest, highest = -reach, reach
+    line = np.linspace(-1.0, 1.0, _GRID)
+    grid = np.sign(line) * line**2
+    low = Difference(grid, worse=True, steps=_BETS)
+    high = Difference(grid, worse=False, steps=_BETS)
+    lowest, highest = -1.0, 1.0
     for counts in blocks:
         wide = Block(*(np.broadcast_to(column, grid.shape) for column in counts))
         low.add(wide)
         high.add(wide)
         # a bound once rejected stays rejected: the risk is that of ever being wrong
-        lowest = max(lowest, *grid[low.log_e >= -np.log(alpha)], -reach)
-        highest = min(highest, *grid[high.log_e >= -np.log(alpha)], reach)
+        lowest = max(lowest, *grid[low.log_e >= -np.log(alpha)], -1.0)
+        highest = min(highest, *grid[high.log_e >= -np.log(alpha)], 1.0)
     return Interval(float(lowest), float(highest))

@@ -72,7 +72,7 @@ def add_tenant_commands(add: Add, verbs: Any) -> None:
 
 
 def add_channel_commands(add: Add, actions: Any) -> None:
-    """`channels rollout` and `channels outcomes`."""
+    """`channels rollout`, `canary`, `judge` and `outcomes`."""
     text = "try a candidate out on a channel's traffic, end that, or say what is tried out"
     rollout = add("rollout", "flows.commands.rollout:rollout", text, actions)
     rollout.add_argument("channel")
@@ -85,6 +85,12 @@ def add_channel_commands(add: Add, actions: Any) -> None:
     rollout.add_argument("--stop", action="store_true", help="end the rollout in force")
     rollout.add_argument("--reason", help="kept in the history; needed to start and to stop")
     _who(rollout)
+    text = "what a channel's canary has shown so far"
+    add("canary", "flows.commands.canary:canary", text, actions).add_argument("channel")
+    text = "decide about canaries, of all channels, until Ctrl-C: promote, or stop for harm, or give up"
+    judge = add("judge", "flows.commands.canary:judge", text, actions)
+    judge.add_argument("channel", nargs="?", help="only this one's")
+    judge.add_argument("--once", action="store_true", help="look once, and end")
     text = "how the answers of a channel's artifacts fared, per artifact and arm"
     outcomes = add("outcomes", "flows.commands.rollout:outcomes", text, actions)
     outcomes.add_argument("channel")

@@ -99,6 +99,6 @@ def test_a_confidence_sequence_holds_the_difference_at_all_times_and_narrows():
     draw = np.random.default_rng(11)
     for true in (0.0, 0.1):
         blocks = [block(180, draw.binomial(180, 0.05), 20, draw.binomial(20, 0.05 + true)) for _ in range(60)]
-        whole, part = (confidence_sequence(some, 0.025, reach=0.5) for some in (blocks, blocks[:15]))
+        whole, part = (confidence_sequence(some, 0.025) for some in (blocks, blocks[:15]))
         assert part.low <= whole.low <= true <= whole.high <= part.high
         assert whole.high - whole.low < 0.13

@@ -1,0 +1,133 @@
+"""`tuneline channels canary` and `channels judge`: what each does."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import FrameType
+
+from flows.canaries.evidence import CanaryEvidence, GuardrailEvidence
+from flows.canaries.judge import Judge, Judged
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply, print_table
+from flows.errors import Usage
+from flows.formatting import plain, short
+from registry import Registry
+from registry.channels.channels import check_name
+from registry.channels.decisions import CANARY
+from registry.errors import RegistryError
+
+EVERY_SECONDS = 1.0
+_COLUMNS = ("guardrail", "live", "candidate", "difference (points)", "margin", "harm", "safe")
+
+
+def canary(arguments: argparse.Namespace) -> Reply:
+    """What a channel's canary has shown so far."""
+    check_name(arguments.channel)
+    with open_registry() as registry:
+        evidence = Judge(registry).evidence(arguments.channel)
+        if evidence is None:
+            raise Usage(_none(registry, arguments.channel))
+    document = {"channel": arguments.channel, **evidence.model_dump(mode="json")}
+
+    def text() -> None:
+        limit = len(evidence.guardrails) / evidence.harm_alpha
+        print(f"{arguments.channel}: {evidence.requests:,} answers judged in {evidence.hours:.2f} hours")
+        print_table("", _COLUMNS, [_cells(guardrail) for guardrail in evidence.guardrails])
+        print(f"harm is shown at an e-value of {limit:g}, safety where all reach {1 / evidence.alpha:g}:")
+        print(_shown(evidence))
+
+    return Reply(document, text)
+
+
+def judge(arguments: argparse.Namespace) -> Reply:
+    """Decide about all canaries until a signal ends it, or once."""
+    if arguments.channel is not None:
+        check_name(arguments.channel)
+    judged: list[Judged] = []
+    with open_registry() as registry, _until_signal() as ended:
+        judging = Judge(registry)
+        if not arguments.once:
+            print(
+                "tuneline channels judge: looking every second; Ctrl-C ends it", file=sys.stderr, flush=True
+            )
+        while not ended.is_set():
+            try:
+                decided = judging.round(arguments.channel)
+            except RegistryError as error:
+                if arguments.once:
+                    raise
+                print(f"tuneline: {plain(str(error))}; looking again", file=sys.stderr, flush=True)
+                decided = []
+            judged += decided
+            if not arguments.json:
+                for one in decided:
+                    print(_line(one), flush=True)
+            if arguments.once:
+                break
+            ended.wait(EVERY_SECONDS)
+    document = [{**asdict(one), "evidence": one.evidence.model_dump(mode="json")} for one in judged]
+
+    def text() -> None:
+        if arguments.once and not judged:
+            print("nothing could be decided yet")
+
+    return Reply(document, text)
+
+
+@contextmanager
+def _until_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set inside the block: a decision that was begun is carried out."""
+    ended = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    kept = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ended
+    finally:
+        for number, before in kept.items():
+            signal.signal(number, before)
+
+
+def _none(registry: Registry, channel: str) -> str:
+    """Why nothing is judged there, and what to do."""
+    policy, rollout = registry.channels.policy(channel), registry.rollouts.current(channel)
+    if policy is None or not policy.policy.get(CANARY):
+        return (
+            f"the policy of channel {channel} asks for no canary: give its gate a `canary` section "
+            f"(tuneline channels policy {channel} --set FILE --reason WHY)"
+        )
+    if rollout is None:
+        command = f"tuneline channels rollout {channel} CANDIDATE --canary 10 --reason WHY"
+        return f"channel {channel} has no canary; start one: {command}"
+    return f"the rollout of channel {channel} is a shadow alone; with --canary PERCENT it is judged"
+
+
+def _cells(guardrail: GuardrailEvidence) -> tuple[str, ...]:
+    return (
+        guardrail.guardrail,
+        f"{guardrail.live_bad:,} of {guardrail.live:,}",
+        f"{guardrail.canary_bad:,} of {guardrail.canary:,}",
+        f"{100 * guardrail.low:+.1f} to {100 * guardrail.high:+.1f}",
+        f"{100 * guardrail.margin:g}",
+        f"{10**guardrail.log10_e_harm:.3g}",
+        f"{10**guardrail.log10_e_safe:.3g}",
+    )
+
+
+def _shown(evidence: CanaryEvidence) -> str:
+    words = {"harm": "harm is shown", "safe": "safety is shown", "neither": "neither is shown yet"}
+    return words[evidence.shown]
+
+
+def _line(judged: Judged) -> str:
+    done = "promoted" if judged.ending == "safe" and judged.decision else "stopped"
+    cited = f"; decision {judged.decision[:12]}" if judged.decision else ""
+    return f"{judged.channel}: {done} {short(judged.candidate)}, {judged.sentence}{cited}"

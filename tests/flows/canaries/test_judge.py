@@ -1,0 +1,252 @@
+"""Canaries judged from what gateways count: promoted, stopped, given up, and each with a signed decision."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import cli
+from flows.canaries.judge import WHO, Judge
+from flows.canaries.start import start
+from flows.gates.policy import GatePolicy
+from registry import Artifact, Registry, Waiver
+from registry.errors import GateRequired
+from registry.tenancy.outcomes import Outcome
+from tests.flows.evaluation_files import Lineage
+
+RULE = {"task": "heldout", "metric": "exact_match", "role": "keep", "against": "live", "margin": 0.1}
+CHANNEL = "team/prod"
+
+
+@dataclass
+class Trial:
+    """A channel with a policy that asks for a canary, and a candidate that its gate let pass."""
+
+    registry: Registry
+    live: Artifact
+    candidate: Artifact
+    policy: GatePolicy
+    gate: str
+
+    def start(self) -> None:
+        self.registry.rollouts.start(CHANNEL, self.candidate.id, 10, 0, "tests", "to see")
+
+    def count(self, live: tuple[int, int], canary: tuple[int, int], **more: Any) -> None:
+        """As a gateway writes it every two seconds: requests and failures of each side."""
+        generation = self.registry.channels.get(CHANNEL).generation  # type: ignore[union-attr]
+        sides = (("live", self.live, live), ("canary", self.candidate, canary))
+        self.registry.outcomes.add(
+            [
+                Outcome(
+                    channel=CHANNEL, generation=generation, artifact_id=artifact.id, arm=arm,
+                    minute=datetime.now(UTC), requests=requests, failed=failed, **more,
+                )
+                for arm, artifact, (requests, failed) in sides
+            ]  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def until_decided(self, rate: float, judge: Judge, looks: int = 200) -> list[Any]:
+        """Traffic of 1 % failures, of the candidate `rate`, 20 answers of it at a time."""
+        draw = random.Random(3)
+        for _ in range(looks):
+            counts = [sum(draw.random() < share for _ in range(n)) for n, share in ((180, 0.01), (20, rate))]
+            self.count((180, counts[0]), (20, counts[1]))
+            if judged := judge.round():
+                return judged
+        return []
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Iterator[Callable[..., Trial]]:
+    with Registry.open(tmp_path / "home") as registry:
+
+        def make(**canary: Any) -> Trial:
+            made = Lineage(registry)
+            live, candidate = made.gguf, made.quantized("Q8_0")
+            policy = GatePolicy.model_validate({"tasks": [RULE], "canary": canary})
+            document = policy.model_dump(mode="json")
+            registry.channels.set_policy(CHANNEL, document, "tests", "a trial")
+            registry.channels.move(CHANNEL, live.id, 0, waiver=Waiver("the first", "tests"))
+            gate = registry.gates.record(candidate.id, live.id, document, "pass", {"rules": []})
+            return Trial(registry, live, candidate, policy, gate)
+
+        yield make
+
+
+def test_a_gates_pass_alone_moves_no_channel_whose_policy_asks_for_a_canary(
+    trial: Callable[..., Trial],
+) -> None:
+    case = trial()
+    with pytest.raises(GateRequired, match="says nothing of live traffic"):
+        case.registry.channels.move(CHANNEL, case.candidate.id, 1, case.gate, who="tests")
+
+
+def test_a_canary_that_is_as_good_is_promoted_by_a_signed_decision(trial: Callable[..., Trial]) -> None:
+    case = trial()
+    case.start()
+    (judged,) = case.until_decided(0.01, Judge(case.registry))
+    channel = case.registry.channels.get(CHANNEL)
+    assert channel is not None
+    assert (channel.artifact_id, channel.generation) == (case.candidate.id, 2)
+    event = case.registry.channels.history(CHANNEL)[-1]
+    assert (event.decision_id, event.who) == (judged.decision, WHO)
+    decision = case.registry.gates.get(judged.decision)
+    assert decision.verdict == "pass"
+    assert case.registry.gates.problem(decision) is None
+    seen = decision.evidence["canary"]
+    assert (seen["ending"], seen["after_decision"]) == ("safe", case.gate)
+    (errors,) = seen["guardrails"]
+    assert errors["log10_e_safe"] >= 1.301
+    assert errors["low"] <= 0 <= errors["high"] <= 0.03
+    assert case.registry.rollouts.current(CHANNEL) is None
+
+
+def test_harm_stops_the_canary_and_it_is_not_begun_again(trial: Callable[..., Trial]) -> None:
+    case = trial()
+    case.start()
+    (judged,) = case.until_decided(0.3, Judge(case.registry))
+    assert judged.ending == "harm"
+    assert judged.evidence.requests <= 100
+    assert case.registry.rollouts.current(CHANNEL) is None
+    channel = case.registry.channels.get(CHANNEL)
+    assert channel is not None
+    assert channel.artifact_id == case.live.id
+    last = case.registry.rollouts.history(CHANNEL)[-1]
+    assert (last.action, last.who) == ("stop", WHO)
+    assert "shown to do harm" in last.reason
+    assert judged.decision[:12] in last.reason
+    assert case.registry.gates.get(judged.decision).verdict == "fail"
+    assert start(case.registry, channel, case.candidate.id, case.policy, case.gate)[0] == "refused"
+    case.registry.rollouts.start(CHANNEL, case.candidate.id, 5, 0, "tests", "once more, by hand")
+    again = Judge(case.registry)
+    assert not again.round()
+    evidence = again.evidence(CHANNEL)
+    assert evidence is not None
+    assert evidence.requests == 0, "what the earlier canary counted within this minute is not this one's"
+
+
+def test_a_budget_of_requests_gives_it_up(trial: Callable[..., Trial]) -> None:
+    case = trial(max_requests=100)
+    case.start()
+    (judged,) = case.until_decided(0.02, Judge(case.registry))
+    assert judged.ending == "requests"
+    assert 100 <= judged.evidence.requests <= 140
+    assert case.registry.gates.get(judged.decision).verdict == "insufficient"
+    assert case.registry.rollouts.current(CHANNEL) is None
+
+
+def test_time_is_a_budget_too(trial: Callable[..., Trial]) -> None:
+    case = trial(max_hours=1e-9)
+    case.start()
+    (judged,) = Judge(case.registry).round()
+    assert (judged.ending, judged.evidence.requests) == ("hours", 0)
+    assert "its time is over" in case.registry.rollouts.history(CHANNEL)[-1].reason
+
+
+def test_a_judge_that_begins_anew_comes_to_the_same(trial: Callable[..., Trial]) -> None:
+    case = trial(slow={"over_ms": 100, "margin": 0.2}, cut_off=0.2, alpha=1e-6)
+    case.start()
+    steady, draw = Judge(case.registry), random.Random(1)
+    for _ in range(12):
+        times = [draw.uniform(10, 120) for _ in range(20)]
+        case.count((40, 1), (4, 0), latencies_ms=times)
+        assert not steady.round()
+    here, anew = steady.evidence(CHANNEL), Judge(case.registry).evidence(CHANNEL)
+    assert here is not None
+    assert anew is not None
+    assert [rail.guardrail for rail in here.guardrails] == ["errors", "cut off", "slow"]
+    assert here.guardrails == anew.guardrails
+    slow = here.guardrails[2]
+    assert 0 < slow.canary_bad < slow.canary == 5 * here.requests
+
+
+def test_two_judges_decide_once(trial: Callable[..., Trial]) -> None:
+    case = trial()
+    case.start()
+    first, second = Judge(case.registry), Judge(case.registry)
+    case.until_decided(0.01, first)
+    assert not second.round()
+    assert [event.action for event in case.registry.channels.history(CHANNEL)] == ["move", "move"]
+
+
+def test_a_candidate_that_no_gate_let_pass_is_stopped_when_it_is_decided(trial: Callable[..., Trial]) -> None:
+    case = trial()
+    other = Lineage(case.registry).quantized("Q6_K")
+    case.candidate = other
+    case.start()
+    (judged,) = case.until_decided(0.01, Judge(case.registry))
+    assert (judged.ending, judged.decision) == ("safe", None)
+    assert "no gate decision" in case.registry.rollouts.history(CHANNEL)[-1].reason
+    channel = case.registry.channels.get(CHANNEL)
+    assert channel is not None
+    assert channel.artifact_id == case.live.id
+
+
+def test_answers_of_before_the_canary_teach_the_live_rate_only(trial: Callable[..., Trial]) -> None:
+    case = trial()
+    minute = datetime.now(UTC) - timedelta(minutes=10)
+    rows = [
+        Outcome(
+            channel=CHANNEL,
+            generation=1,
+            artifact_id=artifact.id,
+            arm=arm,
+            minute=minute,
+            requests=400,
+            failed=4,
+        )
+        for arm, artifact in (("live", case.live), ("canary", case.candidate))
+    ]  # type: ignore[arg-type]
+    case.registry.outcomes.add(rows)
+    case.start()
+    case.count((90, 1), (10, 0))
+    evidence = Judge(case.registry).evidence(CHANNEL)
+    assert evidence is not None
+    (errors,) = evidence.guardrails
+    assert (errors.live, errors.canary) == (490, 10)
+
+
+def test_a_policy_without_a_canary_has_the_digest_that_it_had_before_there_were_any() -> None:
+    policy = GatePolicy.model_validate({"tasks": [RULE]})
+    assert "canary" not in policy.model_dump(mode="json")
+    assert "canary" in GatePolicy.model_validate({"tasks": [RULE], "canary": {}}).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("percent", 0), ("errors", 0), ("errors", 1), ("alpha", 0.5), ("max_requests", 1)]
+)
+def test_impossible_policies_are_refused(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=key):
+        GatePolicy.model_validate({"tasks": [RULE], "canary": {key: value}})
+
+
+def test_the_commands_say_what_is_known_and_what_was_decided(
+    trial: Callable[..., Trial],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    case = trial()
+    assert cli.main(["channels", "canary", CHANNEL]) == 3
+    assert "has no canary; start one" in capsys.readouterr().err
+    case.start()
+    for _ in range(4):
+        case.count((180, 2), (20, 8))
+    assert cli.main(["channels", "canary", CHANNEL]) == 0
+    out = capsys.readouterr().out
+    assert "32 of 80" in out
+    assert "harm is shown" in out
+    assert cli.main(["channels", "judge", "--once", "--json"]) == 0
+    (judged,) = json.loads(capsys.readouterr().out)
+    assert (judged["channel"], judged["ending"]) == (CHANNEL, "harm")
+    assert cli.main(["channels", "judge", "--once"]) == 0
+    assert "nothing could be decided yet" in capsys.readouterr().out
+    assert cli.main(["channels", "canary", "no-channel"]) == 3
