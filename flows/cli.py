@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows.commands.arguments.access import add_access_commands
 from flows.commands.arguments.backup import add_backup_commands
+from flows.commands.arguments.feed import add_feed_commands
 from flows.commands.arguments.gate import add_gate_commands, implied_action
 from flows.commands.arguments.overview import add_overview_commands
 from flows.commands.arguments.registry import add_registry_commands
@@ -32,7 +33,7 @@ EXIT_CODES = """exit codes:
   4  internal error; --debug shows where
   130  interrupted, by Ctrl-C or SIGTERM; the same command again goes on from there"""
 
-LISTED = ("artifacts", "endpoints", "recipes", "runs", "tenants", "users", "webhooks")
+LISTED = ("artifacts", "endpoints", "feed", "recipes", "runs", "tenants", "users", "webhooks")
 """Commands that list where no action is named."""
 
 
@@ -84,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     add_gate_commands(add, verbs)
     add_tenant_commands(add, verbs)
     add_access_commands(add, group)
+    add_feed_commands(add, group)
     add_backup_commands(add, verbs)
     _add_serving_commands(add)
     add_overview_commands(add, group)

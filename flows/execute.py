@@ -24,6 +24,7 @@ from flows.report.markdown import ending
 from flows.report.report import RunReport, write_html
 from flows.run.arithmetic import Arithmetic, settle
 from flows.run.child import WarmWorker
+from flows.run.feed_input import at_watermark
 from flows.run.prefect_view import ParentFlow, PrefectView
 from flows.run.progress_view import ProgressView
 from flows.run.runs import PAGE, RECIPE, REPORT, begin
@@ -71,6 +72,7 @@ def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None
         registry = Registry.open(
             settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
         )
+        recipe = at_watermark(recipe, registry)
         return _run(asked, recipe, registry, view, arithmetic, parent)
 
 

@@ -8,6 +8,7 @@ RegistryError                 anything below; has an exit code for the command l
 ├── InvalidUser               a user's name, role or identity that breaks the rules (exit code 3)
 ├── InvalidWebhook            a webhook's address or events that break the rules (exit code 3)
 ├── InvalidSchedule           a schedule's name, triggers or limits that break the rules (exit code 3)
+├── InvalidFeed               a feed's name, a row or feedback that breaks the rules (exit code 3)
 ├── AlreadyExists             a name that is taken (exit code 3)
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
 ├── Collected                 an artifact whose files were removed to free space (exit code 3)
@@ -55,6 +56,10 @@ class InvalidWebhook(RegistryError):
 
 
 class InvalidSchedule(RegistryError):
+    exit_code = 3
+
+
+class InvalidFeed(RegistryError):
     exit_code = 3
 
 

@@ -21,6 +21,7 @@ from registry.channels.signing import Keys
 from registry.db.engine import Database
 from registry.drafts import Draft
 from registry.errors import InvalidArtifact
+from registry.feeds.feeds import Feeds
 from registry.gc import collect
 from registry.gc.reachability import RetentionPolicy, reach
 from registry.gc.report import GcReport
@@ -75,6 +76,7 @@ class Registry:
         self.schedules = Schedules(database)
         self.occasions = Occasions(database)
         self.scheduled_runs = ScheduledRuns(database)
+        self.feeds = Feeds(database)
         # What reads more than this class offers (the API, tests) goes through these two.
         self.database = database
         self.store = store

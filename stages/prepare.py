@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.artifacts import Relation
+from stages.config.feed import file_in
 from stages.config.prepare import PrepareConfig
 from stages.contract import Facts, Parents
 from stages.errors import InvalidInput
@@ -55,6 +56,7 @@ def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
         metrics = _prepare(tokenizer, config, out, scratch)
     finally:
         shutil.rmtree(scratch)
+        file_in(out).unlink(missing_ok=True)
     return Facts(kind="dataset", metrics=metrics)
 
 
@@ -71,7 +73,11 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
 
     counts = RowCounts()
     source = open_source(
-        config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
+        config.source,
+        config.format.startswith("chatterbot"),
+        config.hub_config,
+        config.hub_split,
+        file_in(out),
     )
     format, shape, records = _shaped(source, config, counts)
     check = RowCheck(tokenizer, shape, config.system, config.max_length)

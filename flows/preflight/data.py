@@ -33,9 +33,10 @@ class FirstRows:
 def look(config: PrepareConfig) -> FirstRows:
     """Why no row can be had from the source, as far as its files and its first rows tell.
 
-    A dataset of the hub is asked for by the run itself, in its second step.
+    A dataset of the hub is asked for by the run itself, in its second step; rows of a feed were looked at
+    when they came.
     """
-    if config.source.startswith("hub:") or _size(config.source) > LARGEST:
+    if config.source.startswith(("hub:", "feed:")) or _size(config.source) > LARGEST:
         return FirstRows()
     try:
         chats, rejected = first_rows(config)

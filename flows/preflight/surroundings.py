@@ -17,6 +17,7 @@ from registry.errors import RegistryError
 from registry.tenancy.endpoints import Endpoint
 from serving.errors import EngineMissing
 from serving.vllm.launch import python_with_vllm
+from stages.config.feed import feed_of
 from stages.quantization import method_of
 
 NEEDED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "prefect")
@@ -55,6 +56,8 @@ def _registry(recipe: Recipe, settings: Settings) -> Iterator[str]:
         home = next(path for path in (settings.root, *settings.root.parents) if path.exists())
         if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
             yield f"TUNELINE_HOME: {settings.root} cannot be made, since {home} is not a writable folder"
+        if feed_of(recipe.prepare.source) is not None:
+            yield f"prepare.source: {recipe.prepare.source}: no registry, so no feed, in {settings.root}"
         yield from _port(recipe, [])
         return
     try:
@@ -63,10 +66,23 @@ def _registry(recipe: Recipe, settings: Settings) -> Iterator[str]:
         )
         with registry:
             registry.reach()
+            yield from _feed(recipe, registry)
             yield from _channel(recipe, registry)
             yield from _port(recipe, registry.endpoints.ls(running_only=True))
     except (RegistryError, OSError) as error:
         yield f"the registry: {' '.join(str(error).split())}"
+
+
+def _feed(recipe: Recipe, registry: Registry) -> Iterator[str]:
+    """A feed that is not there, or has no row that the recipe could read."""
+    named = feed_of(recipe.prepare.source)
+    if named is None:
+        return
+    try:
+        if registry.feeds.get(named[0]).directory is None or named[1] is not None:
+            registry.feeds.watermark(*named)
+    except RegistryError as error:
+        yield f"prepare.source: {error}"
 
 
 def _channel(recipe: Recipe, registry: Registry) -> Iterator[str]:

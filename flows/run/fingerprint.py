@@ -33,7 +33,10 @@ def pinned(config: BaseModel) -> dict[str, Any]:
 
 
 def pin(source: str, repo_type: str) -> str:
-    """`scheme:NAME@DIGEST` of a source. Raises `InvalidInput` or `MissingPackage`."""
+    """`scheme:NAME@DIGEST` of a source; a feed's watermark is in its name already (`feed_input`).
+
+    Raises `InvalidInput` or `MissingPackage`.
+    """
     scheme, _, rest = source.partition(":")
     if scheme == "path":
         return f"path:{_pin_path(Path(rest))}"

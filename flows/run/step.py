@@ -14,6 +14,7 @@ from typing import TypeVar
 from flows.formatting import duration
 from flows.run.arithmetic import Arithmetic, as_asked
 from flows.run.child import WarmWorker
+from flows.run.feed_input import handed_over
 from flows.run.find_or_make import find_or_make, make_in_child, stage_work
 from flows.run.journal import Journal
 from flows.run.prefect_view import PrefectView
@@ -89,9 +90,10 @@ class Run:
         def make(draft: Draft) -> tuple[Facts, ResourceUse]:
             self.view.stage(label)
             watch = _Watch(self.view, self.journal, self.prefect, draft.touch)
-            facts, use = make_in_child(
-                self.registry, work, config, draft, self.log(label), watch, self.stand_by
-            )
+            with handed_over(self.registry, config, draft.path):
+                facts, use = make_in_child(
+                    self.registry, work, config, draft, self.log(label), watch, self.stand_by
+                )
             return facts.model_copy(update={"quant": as_asked(facts.quant, stage, self.arithmetic)}), use
 
         artifact, use = find_or_make(self.registry, work, make, others.patience)

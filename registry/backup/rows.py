@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Table, delete, func, insert, select, tex
 from registry.artifacts import canonical
 from registry.db import serving_tables
 from registry.db import tables as schema
-from registry.db.schedule_tables import metadata  # the last of the modules that fill it
+from registry.db.feed_tables import metadata  # the last of the modules that fill it
 
 AT_ONCE = 1000
 _FRESH = frozenset({"schema_version", "serving_version", "cookie_key", "leases"})

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from sqlalchemy import URL, Connection, Engine, exc, insert, inspect, make_url, select, update
 
 from registry import errors
-from registry.db import migrations, postgresql, schedule_tables, serving_tables, sqlite, triggers
+from registry.db import feed_tables, migrations, postgresql, serving_tables, sqlite, triggers
 from registry.db import tables as schema
 
 
@@ -128,7 +128,7 @@ class Database:
                 self._system.make_ready(self.engine)
             with self.write() as connection:
                 if not _has_schema(connection):
-                    schedule_tables.metadata.create_all(connection)  # one for all four modules of tables
+                    feed_tables.metadata.create_all(connection)  # one for all modules of tables
                     triggers.create(connection)
                     connection.execute(insert(schema.schema_version), {"only": 1, "version": schema.VERSION})
                     connection.execute(insert(serving_tables.serving_version), {"only": 1, "version": 0})

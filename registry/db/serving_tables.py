@@ -21,7 +21,7 @@ serving_version = Table(
     metadata,
     Column("only", Integer, CheckConstraint('"only" = 1'), primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
-    comment="grows with every row of channel_events, tenant_events and rollout_events; triggers see to it",
+    comment="grows with every row of the logs of channels, tenants, rollouts and consents; triggers do it",
 )
 
 tenants = Table(

@@ -25,6 +25,10 @@ _IMMUTABLE = {
     "OR digest = NEW.digest",
     "schedule_events": "sequence = NEW.sequence OR (schedule = NEW.schedule AND number = NEW.number) "
     "OR digest = NEW.digest",
+    "consents": "sequence = NEW.sequence OR (tenant = NEW.tenant AND number = NEW.number) "
+    "OR digest = NEW.digest",
+    "forgettings": "sequence = NEW.sequence",
+    "forgotten_in": "artifact_id = NEW.artifact_id AND forgetting = NEW.forgetting",
 }
 """Table → which row an `INSERT OR REPLACE` would replace."""
 
@@ -79,10 +83,19 @@ _STANDING = {
         "NEW.sequence <> OLD.sequence OR NEW.schedule <> OLD.schedule OR NEW.occasion <> OLD.occasion "
         "OR NEW.target <> OLD.target OR NEW.channel <> OLD.channel OR OLD.finished IS NOT NULL",
     ),
+    "feed_rows": (
+        "a row of a feed stays what it is, and is forgotten once",
+        "NEW.sequence <> OLD.sequence OR NEW.feed <> OLD.feed OR NEW.number <> OLD.number "
+        "OR NEW.kind <> OLD.kind OR NEW.origin <> OLD.origin OR NEW.key <> OLD.key OR NEW.at <> OLD.at "
+        "OR NEW.who <> OLD.who OR coalesce(NEW.tenant, '-') <> coalesce(OLD.tenant, '-') "
+        "OR coalesce(NEW.request, '-') <> coalesce(OLD.request, '-') "
+        "OR coalesce(NEW.artifact_id, '-') <> coalesce(OLD.artifact_id, '-') "
+        "OR NEW.content IS NOT NULL OR OLD.content IS NULL",
+    ),
 }
 """Table whose rows stay for ever → how one may change, and the condition of any other change."""
 
-_SERVED = ("channel_events", "tenant_events", "rollout_events")
+_SERVED = ("channel_events", "tenant_events", "rollout_events", "consents")
 """What a gateway has to hear of."""
 _COUNT = "UPDATE serving_version SET version = version + 1"
 _RECORDED = "an outcome is not changed"

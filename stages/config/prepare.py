@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from stages.config.feed import feed_of
 from stages.contract import StageConfig
 
 
@@ -27,8 +28,9 @@ class PrepareConfig(StageConfig):
 
     source: str = Field(
         description="`path:FILE_OR_DIRECTORY` (.jsonl .json .csv .parquet, also .gz), "
-        "`hub:ORG/NAME@REVISION` (a Hugging Face dataset), or `package:DISTRIBUTION/PATH` (data shipped in "
-        "an installed package; PATH may have wildcards)"
+        "`hub:ORG/NAME@REVISION` (a Hugging Face dataset), `package:DISTRIBUTION/PATH` (data shipped in "
+        "an installed package; PATH may have wildcards), or `feed:NAME` (rows that grow; `feed:NAME@NUMBER` "
+        "stops at that row)"
     )
     format: Literal[
         "auto",
@@ -72,10 +74,11 @@ class PrepareConfig(StageConfig):
     @classmethod
     def _known_scheme(cls, value: str) -> str:
         scheme, _, rest = value.partition(":")
-        if scheme not in {"path", "hub", "package"} or not rest:
+        named = scheme in {"path", "hub", "package"} and rest
+        if not named and feed_of(value) is None:
             raise ValueError(
-                f"{value!r} is not a data source; expected path:FILE_OR_DIRECTORY, hub:ORG/NAME@REVISION "
-                "or package:DISTRIBUTION/PATH"
+                f"{value!r} is not a data source; expected path:FILE_OR_DIRECTORY, hub:ORG/NAME@REVISION, "
+                "package:DISTRIBUTION/PATH, feed:NAME or feed:NAME@NUMBER"
             )
         return value
 

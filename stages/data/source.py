@@ -1,4 +1,4 @@
-"""Where rows come from: files, data shipped in an installed package, or a Hugging Face dataset."""
+"""Where rows come from: files, data shipped in an installed package, or a Hugging Face dataset, a feed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ class Source:
     chatterbot: bool = False
 
 
-def open_source(source: str, chatterbot: bool, hub_config: str | None, hub_split: str) -> Source:
-    """The source that a recipe names; `chatterbot` asks for the corpus's YAML files.
+def open_source(
+    source: str, chatterbot: bool, hub_config: str | None, hub_split: str, feed: Path | None = None
+) -> Source:
+    """The source that a recipe names; `chatterbot` asks for the corpus's YAML files, `feed`: a feed's rows.
 
     Raises `InvalidInput` when nothing readable is there, `MissingPackage` with the command to install it.
     """
@@ -38,6 +40,8 @@ def open_source(source: str, chatterbot: bool, hub_config: str | None, hub_split
         name, _, pattern = rest.partition("/")
         files, licence = _in_package(name, pattern)
         return _from_files(files, source, chatterbot, licence)
+    if scheme == "feed":
+        return _from_feed(source, feed)
     return _from_hub(rest, hub_config, hub_split)
 
 
@@ -64,6 +68,12 @@ def _from_files(files: dict[str, Path], source: str, chatterbot: bool, licence: 
 
     hashes = {name: _sha256(path) for name, path in chosen.items()}
     return Source(records, hashes, licence, chatterbot=chosen is corpora)
+
+
+def _from_feed(source: str, rows: Path | None) -> Source:
+    if rows is None or not rows.is_file():
+        raise InvalidInput(f"{source}: a feed is in the registry; `tuneline run RECIPE` reads it")
+    return Source(lambda: read_file(rows, source), {source: _sha256(rows)})
 
 
 def _under(path: Path) -> dict[str, Path]:

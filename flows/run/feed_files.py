@@ -1,0 +1,93 @@
+"""Files of rows into a feed: all rows of all files, or none."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.errors import Usage
+from registry import Registry
+from registry.errors import InvalidFeed
+from registry.feeds.feeds import Added
+from registry.feeds.rows import NewRow, chat
+from stages.data.collect import pick_format
+from stages.data.files import READERS, YAML, data_suffix, read_file
+from stages.data.formats import to_messages
+from stages.data.record import RowError
+
+SETTLED = 10.0
+"""Seconds for which a file of a watched directory has to have been left alone: it may still be written."""
+_TOLD = 3
+
+
+def add_files(registry: Registry, name: str, path: Path, who: str) -> Added:
+    """Add the rows of a file, or of all data files of a directory; rows that came before do not come again.
+
+    Raises Usage where there is no such file, InvalidInput or InvalidFeed naming the file and the line of what
+    cannot be used: nothing is added then.
+    """
+    if path.is_dir():
+        files = _of_directory(path)
+    elif path.is_file():
+        files = [path]
+    else:
+        raise Usage(f"{path} does not exist; give a file of rows ({' '.join(_suffixes())}), or a directory")
+    if not files:
+        raise Usage(f"{path} holds no file of rows; expected {' '.join(_suffixes())} (also .gz)")
+    return registry.feeds.add(name, _rows(files), who)
+
+
+def read_directory(registry: Registry, name: str) -> Added | None:
+    """Add what is new in the directory that the feed watches, if it watches one.
+
+    Files that somebody wrote to a moment ago wait for the next time. Raises as `add_files` does.
+    """
+    feed = registry.feeds.get(name)
+    if feed.directory is None:
+        return None
+    directory = Path(feed.directory)
+    if not directory.is_dir():
+        raise Usage(
+            f"feed {name} watches {directory}, which is not there; make it, name another with `tuneline feed "
+            f"watch {name} DIRECTORY`, or end it with `tuneline feed watch {name} --off`"
+        )
+    now = time.time()
+    files = [file for file in _of_directory(directory) if now - file.stat().st_mtime >= SETTLED]
+    return registry.feeds.add(name, _rows(files), feed.who)
+
+
+def _of_directory(path: Path) -> list[Path]:
+    files = (file for file in path.rglob("*") if file.is_file() and data_suffix(file.name) in _suffixes())
+    return sorted(f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts))
+
+
+def _suffixes() -> list[str]:
+    return [suffix for suffix in READERS if suffix not in YAML]
+
+
+def _rows(files: Sequence[Path]) -> list[NewRow]:
+    rows: list[NewRow] = []
+    wrong: list[str] = []
+    for path in files:
+        if data_suffix(path.name) not in _suffixes():
+            raise Usage(f"{path} is not a file of rows; expected {' '.join(_suffixes())} (also .gz)")
+        shape, records = pick_format(read_file(path, path.name), "auto", str(path))
+        for record in records:
+            place = f"{record.file} line {record.line}"
+            try:
+                if record.row is None:
+                    raise RowError("malformed", record.error or "the row cannot be read")
+                rows.append(chat(to_messages(shape, record.row, None, Counter()), place, "file", place))
+            except RowError as error:
+                wrong.append(f"{place}: {error}")
+            except InvalidFeed as error:
+                wrong.append(str(error))
+    if wrong:
+        more = f"; and {len(wrong) - _TOLD:,} more" if len(wrong) > _TOLD else ""
+        raise InvalidFeed(
+            f"{len(wrong):,} of {len(wrong) + len(rows):,} rows cannot be used, and nothing was added: "
+            f"{'; '.join(wrong[:_TOLD])}{more}; correct or remove them, then add the file again"
+        )
+    return rows

@@ -1,0 +1,8 @@
+"""Feeds: rows to learn from that only ever grow in number, each with its origin, and can be forgotten.
+
+```
+rows        what a row is, and which ones are refused
+feeds       adding rows, reading them up to a watermark
+forgetting  removing them, and what was made from them
+```
+"""

@@ -1,0 +1,91 @@
+"""What a row of a feed is, and which ones are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from registry.artifacts import Record, canonical, digest
+from registry.errors import InvalidFeed
+
+LARGEST_ROW = 2**20
+"""Bytes of a row's JSON."""
+MOST_TURNS = 1000
+Kind = Literal["chat", "preference"]
+Origin = Literal["file", "http", "answer", "correction"]
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class NewRow:
+    """A row that may come; `key` (sha256, hex) names it: what came already does not come twice."""
+
+    key: str
+    content: str
+    origin: Origin
+    kind: Kind = "chat"
+    place: str | None = None
+    tenant: str | None = None
+    request: str | None = None
+    artifact_id: str | None = None
+    expires: str | None = None
+
+
+class FeedRow(Record):
+    """A row as the feed has it; `content` is None once it is forgotten."""
+
+    feed: str
+    number: int
+    kind: Kind
+    origin: Origin
+    place: str | None
+    tenant: str | None
+    request: str | None
+    artifact_id: str | None
+    who: str
+    at: datetime
+    expires: datetime | None
+    content: dict[str, Any] | None
+    forgotten: datetime | None
+
+
+def chat(messages: object, where: str, origin: Origin, place: str | None = None) -> NewRow:
+    """A row of a file or a request, named by its content. Raises InvalidFeed, which begins with `where`."""
+    content = checked(messages, where)
+    return NewRow(digest(["row", content]), canonical(content).decode(), origin, place=place)
+
+
+def checked(messages: object, where: str) -> dict[str, Any]:
+    """The row's content: `messages`, of which the last is the assistant's. Raises InvalidFeed."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise InvalidFeed(f"{where}: expected messages, a list of {{role, content}}")
+    if not 2 <= len(messages) <= MOST_TURNS:
+        raise InvalidFeed(f"{where}: {len(messages)} messages; expected from 2 to {MOST_TURNS:,}")
+    turns = [_turn(message, f"{where}, message {number}") for number, message in enumerate(messages, 1)]
+    if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
+        raise InvalidFeed(f"{where}: the last message is not an answer of the assistant")
+    if not any(turn["role"] == "user" for turn in turns):
+        raise InvalidFeed(f"{where}: no message is the user's")
+    content = {"messages": turns}
+    try:
+        size = len(canonical(content))
+    except UnicodeEncodeError:
+        raise InvalidFeed(f"{where}: it holds half a character (a lone surrogate); write it whole") from None
+    if size > LARGEST_ROW:
+        raise InvalidFeed(f"{where}: {size:,} bytes; a row has at most {LARGEST_ROW:,}")
+    if any("\0" in turn["content"] for turn in turns):
+        raise InvalidFeed(f"{where}: it holds the character U+0000, which PostgreSQL does not keep")
+    return content
+
+
+def _turn(message: object, where: str) -> dict[str, str]:
+    if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+        raise InvalidFeed(f"{where}: expected role and content, and nothing else")
+    role, content = message["role"], message["content"]
+    if role not in _ROLES:
+        raise InvalidFeed(f"{where}: role {str(role)[:40]!r}; expected {', '.join(_ROLES)}")
+    if not isinstance(content, str):
+        raise InvalidFeed(f"{where}: its content is a {type(content).__name__}; expected text")
+    return {"role": role, "content": content}

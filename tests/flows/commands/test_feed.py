@@ -1,0 +1,131 @@
+"""`tuneline feed`, and a recipe that reads one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import cli
+from flows.errors import Usage
+from flows.recipe import load
+from flows.run.feed_files import SETTLED, read_directory
+from flows.run.feed_input import at_watermark, handed_over
+from registry import Registry
+from registry.errors import InvalidFeed, NotFound
+from stages.config.feed import file_in
+
+Run = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit code and JSON document of a command; for people it is printed too."""
+
+    def command(*words: str) -> tuple[int, Any]:
+        assert cli.main(list(words)) in (0, 3)
+        capsys.readouterr()
+        code = cli.main([*words, "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    return command
+
+
+def pairs(path: Path, *questions: str) -> Path:
+    rows = [{"prompt": question, "completion": f"about {question}"} for question in questions]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_feed_from_its_first_row_on(run: Run, tmp_path: Path) -> None:
+    file = pairs(tmp_path / "a.jsonl", "one", "two")
+    assert run("feed", "add", "tickets", str(file))[1] == {
+        "feed": "tickets", "new": 0, "known": 2, "watermark": 2,
+    }  # fmt: skip
+    file.write_text(file.read_text() + pairs(tmp_path / "b.jsonl", "three").read_text())
+    run("feed", "add", "tickets", str(tmp_path))
+    assert [(feed["name"], feed["rows"]) for feed in run("feed")[1]] == [("tickets", 3)]
+    shown = run("feed", "show", "tickets", "--limit", "1")[1]
+    assert shown["latest_rows"][0]["content"]["messages"][0] == {"role": "user", "content": "three"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n', "1 of 2 rows.*a.jsonl line 2"),
+        ("a.jsonl", '{"prompt": "a", "completion": "b"}\n{\n', "line 2: malformed"),
+        ("a.jsonl", '{"x": 1}\n', "have the fields x"),
+        ("a.jsonl", "", "holds no rows"),
+        ("a.txt", "hello", "not a file of rows"),
+    ],
+)
+def test_a_file_that_cannot_be_used_adds_nothing(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, reason: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert cli.main(["feed", "add", "tickets", name]) == 3
+    assert re.search(reason, capsys.readouterr().err)
+    with Registry.open(home) as registry:
+        assert registry.feeds.ls() == []
+
+
+def test_a_watched_directory_is_read_before_the_feed_is(run: Run, home: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "in"
+    directory.mkdir()
+    old = pairs(directory / "a.jsonl", "one")
+    os.utime(old, (1, 1))
+    assert run("feed", "watch", "tickets", str(directory))[1]["added"]["watermark"] == 1
+    late = pairs(directory / "b.jsonl", "two")
+    recipe = load("pico-smoke", ["prepare.source=feed:tickets", "prepare.format=auto"])
+    with Registry.open(home) as registry:
+        assert at_watermark(recipe, registry).prepare.source == "feed:tickets@1", "it may still be written"
+        os.utime(late, (late.stat().st_mtime - SETTLED,) * 2)
+        assert at_watermark(recipe, registry).prepare.source == "feed:tickets@2"
+        directory.rename(tmp_path / "gone")
+        with pytest.raises(Usage, match="which is not there"):
+            at_watermark(recipe, registry)
+    assert run("feed", "watch", "tickets", "--off")[1]["added"] is None
+    with Registry.open(home) as registry:
+        assert read_directory(registry, "tickets") is None
+
+
+def test_a_run_reads_the_feed_at_one_watermark(run: Run, home: Path, tmp_path: Path) -> None:
+    run("feed", "add", "tickets", str(pairs(tmp_path / "a.jsonl", "one", "two")))
+    recipe = load("pico-smoke", ["prepare.source=feed:tickets", "prepare.format=auto"])
+    with Registry.open(home) as registry:
+        begun = at_watermark(recipe, registry)
+        assert begun.prepare.source == "feed:tickets@2"
+        registry.feeds.add("tickets", [], "ada")
+        run("feed", "add", "tickets", str(pairs(tmp_path / "b.jsonl", "three")))
+        assert at_watermark(begun, registry).prepare == begun.prepare
+        with handed_over(registry, begun.prepare, tmp_path):
+            lines = file_in(tmp_path).read_text().splitlines()
+        assert [json.loads(line)["messages"][0]["content"] for line in lines] == ["one", "two"]
+        assert not file_in(tmp_path).exists(), "rows stay nowhere but in the registry"
+        with pytest.raises(NotFound, match="no feed 'nope'; there are tickets"):
+            at_watermark(load("pico-smoke", ["prepare.source=feed:nope", "prepare.format=auto"]), registry)
+        with pytest.raises(InvalidFeed, match="its watermark is 3"):
+            at_watermark(load("pico-smoke", ["prepare.source=feed:tickets@9"]), registry)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_check_names_a_feed_that_is_not_there(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    if there:
+        assert cli.main(["feed", "add", "other", str(pairs(tmp_path / "a.jsonl", "one"))]) == 0
+    words = ["check", "pico-smoke", "--set", "prepare.source=feed:nope", "--set", "prepare.format=auto"]
+    assert cli.main(words) == 3
+    assert "prepare.source: " in capsys.readouterr().out
