@@ -9,6 +9,7 @@ from __future__ import annotations
 from flows.candidate import Candidate, measure
 from flows.deployment import deploy
 from flows.evaluation_plan import EvaluationPlan
+from flows.held_out import previous_dataset
 from flows.merge_choice import choose_merge
 from flows.outcome import RunOutcome
 from flows.promote import judge, promote, try_out
@@ -22,7 +23,8 @@ from stages.quantization import QuantizeConfig, method_of
 def lifecycle(recipe: Recipe, run: Run, outcome: RunOutcome) -> None:
     """One run. `outcome` fills as it goes: a run that failed half-way is reported too."""
     base = outcome.base = run.step("resolve", recipe.base, "resolve base")
-    data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base)
+    before = previous_dataset(run.registry, recipe)
+    data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base, **before)
     sources = {"base": base, "dataset": data}
 
     # Before anything is trained: what the base can do, quantized as it will be trained on.

@@ -21,6 +21,7 @@ Kind = Literal["base", "dataset", "adapter", "merged", "quantized", "evaluation"
 Relation = Literal[
     "adapter", "merge", "quantized", "finetune",
     "trained_on", "calibrated_on", "evaluated_on", "evaluation_of", "compared_with", "tokenized_for",
+    "grown_from",
 ]  # fmt: skip
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in lower-case hexadecimal."""

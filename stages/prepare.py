@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.artifacts import Relation
-from stages.config.feed import file_in
+from stages.config.feed import feed_of, file_in
 from stages.config.prepare import PrepareConfig
 from stages.contract import Facts, Parents
 from stages.errors import InvalidInput
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
     from stages.data.collect import RowCounts
     from stages.data.formats import Messages
+    from stages.data.held_out import HeldOut
     from stages.data.record import Records
     from stages.data.row_spool import RowSpool
     from stages.data.source import Source
 
 VERSION = 3
 TOOLS = ("datasets", "pyarrow", "transformers")
-RELATIONS: dict[str, Relation] = {"base": "tokenized_for"}
+RELATIONS: dict[str, Relation] = {"base": "tokenized_for", "previous": "grown_from"}
 
 
 def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
@@ -44,6 +45,10 @@ def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
     `source_hashes`. No file holds the place of the source: the result is the same wherever it lies.
     Raises `InvalidInput` (nothing to read or to keep, too many rejects or duplicates, no UTF-8, a base
     without a usable chat template, too few distinct prompts to split) and `MissingPackage`.
+
+    Of a feed also `feed_rows.json` (which row is in which split) and `fresh.parquet`: with
+    `parents["previous"]`, an earlier dataset of the feed, `test` holds what that one held out, `fresh` the
+    held-out rows since; without it all that is held out is new, and both hold the same.
     """
     from stages.backends.chat import load_tokenizer, require_trainable_template
 
@@ -53,33 +58,29 @@ def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        metrics = _prepare(tokenizer, config, out, scratch)
+        previous = parents["previous"].path if "previous" in parents else None
+        metrics = _prepare(tokenizer, config, previous, out, scratch)
     finally:
         shutil.rmtree(scratch)
         file_in(out).unlink(missing_ok=True)
     return Facts(kind="dataset", metrics=metrics)
 
 
-def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) -> dict[str, Any]:
-    import numpy as np
-
+def _prepare(
+    tokenizer: Any, config: PrepareConfig, previous: Path | None, out: Path, scratch: Path
+) -> dict[str, Any]:
     from stages.backends.chat import render
     from stages.data.card import card
     from stages.data.collect import RowCheck, RowCounts, collect
+    from stages.data.held_out import OF_FEED, first_held_out, of_dataset, write_rows
     from stages.data.publish import first_row, write_splits
     from stages.data.row_spool import RowSpool
-    from stages.data.source import open_source
-    from stages.data.split import assign
+    from stages.data.split import SPLITS
 
-    counts = RowCounts()
-    source = open_source(
-        config.source,
-        config.format.startswith("chatterbot"),
-        config.hub_config,
-        config.hub_split,
-        file_in(out),
-    )
-    format, shape, records = _shaped(source, config, counts)
+    counts, feed = RowCounts(), feed_of(config.source) is not None
+    before = of_dataset(previous) if previous is not None else None
+    source = _opened(config, file_in(out))
+    format, shape, records = _shaped(source, config, counts, first_held_out(source, before))
     check = RowCheck(tokenizer, shape, config.system, config.max_length)
     with (
         (out / "rejects.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as rejects,
@@ -87,22 +88,55 @@ def _prepare(tokenizer: Any, config: PrepareConfig, out: Path, scratch: Path) ->
     ):
         collect(records, check, spool, rejects, counts, config.max_rows)
     _refuse_unusable(counts, len(spool), config)
-    near = spool.near_duplicates()
-    counts.dropped.update(exact_duplicates=spool.exact_duplicates, near_duplicates=int(near.sum()))
-    _refuse_loss(spool, near, config)
-    split_of_row = np.full(len(spool), -1, dtype=np.int8)
-    split_of_row[~near] = assign(spool.prompts[~near], config.split.validation, config.split.test)
-    splits = write_splits(spool.path, split_of_row, spool.places, out)
+    split_of_row = _split(spool, config, before, counts)
+    names = SPLITS if before is None else OF_FEED
+    splits = write_splits(spool.path, split_of_row, spool.places, out, names)
+    if feed:
+        write_rows(config.source, spool.lines, split_of_row, names, out)
+    if feed and before is None:
+        shutil.copyfile(out / "test.parquet", out / "fresh.parquet")
     metrics = {
         "format": format,
         "licence": config.licence or source.licence,
         "source_hashes": source.hashes,
-        **_figures(counts, spool.lengths[~near], splits, config.max_length),
+        **_figures(counts, spool.lengths[split_of_row >= 0], splits, config.max_length),
     }
     (out / "statistics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", "utf-8")
     example = render(tokenizer, first_row(out))
     (out / "README.md").write_text(card(metrics, config.model_dump(exclude_none=True), example), "utf-8")
     return metrics
+
+
+def _split(spool: RowSpool, config: PrepareConfig, before: HeldOut | None, counts: RowCounts) -> np.ndarray:
+    """The split of each row, -1 for one that is left out, which is counted: int8 of shape (rows,)."""
+    import numpy as np
+
+    from stages.data.held_out import assign_beside
+    from stages.data.split import assign
+
+    near, shares = spool.near_duplicates(), (config.split.validation, config.split.test)
+    split_of_row = np.full(len(spool), -1, dtype=np.int8)
+    lines = spool.lines
+    frozen = before.among(lines) if before is not None else np.zeros(len(spool), dtype=bool)
+    near &= ~frozen
+    counts.dropped.update(exact_duplicates=spool.exact_duplicates, near_duplicates=int(near.sum()))
+    _refuse_loss(spool, near, config)
+    if before is None:
+        split_of_row[~near] = assign(spool.prompts[~near], *shares)
+        return split_of_row
+    known = int((lines <= before.watermark).sum())
+    alike = spool.like_first(int(frozen.sum()), known)
+    kept = ~near
+    split_of_row[kept] = assign_beside(before, lines[kept], spool.prompts[kept], alike[kept], *shares)
+    counts.dropped.update(like_held_out=int((kept & (split_of_row < 0)).sum()))
+    return split_of_row
+
+
+def _opened(config: PrepareConfig, feed: Path | None = None) -> Source:
+    from stages.data.source import open_source
+
+    corpus = config.format.startswith("chatterbot")
+    return open_source(config.source, corpus, config.hub_config, config.hub_split, feed)
 
 
 def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages], list[str]]:
@@ -114,12 +148,9 @@ def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages],
     from stages.data.collect import RowCounts
     from stages.data.formats import to_messages
     from stages.data.record import RowError
-    from stages.data.source import open_source
 
-    source = open_source(
-        config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
-    )
-    _, shape, records = _shaped(source, config, RowCounts())
+    source = _opened(config)
+    _, shape, records = _shaped(source, config, RowCounts(), source.records())
     chats: list[Messages] = []
     rejected: list[str] = []
     for record in itertools.islice(records, count):
@@ -132,12 +163,14 @@ def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages],
     return chats, rejected
 
 
-def _shaped(source: Source, config: PrepareConfig, counts: RowCounts) -> tuple[str, str, Records]:
+def _shaped(
+    source: Source, config: PrepareConfig, counts: RowCounts, records: Records
+) -> tuple[str, str, Records]:
     """The format as people call it, the shape of the rows that come, and the rows."""
     from stages.data.chatterbot import replies, topics
     from stages.data.collect import pick_format
 
-    format, records = config.format, source.records()
+    format = config.format
     if format == "auto" and source.chatterbot:
         format = "chatterbot-dialogue"
     if format == "chatterbot-topic":

@@ -24,7 +24,7 @@ from registry.errors import InvalidArtifact, NotFound
 ROWS = 20
 SECONDS = 120.0
 """For rendering one page; most of it is the tokenizer's library being loaded."""
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "fresh")
 
 
 def _rows(request: Request) -> Response:

@@ -162,7 +162,9 @@ def _recent(connection: Connection, since: datetime, days: float, roots: dict[st
 
 def _ancestors(connection: Connection, roots: Iterable[str]) -> dict[str, tuple[str, str]]:
     parents: dict[str, list[tuple[str, str]]] = {}
-    for row in connection.execute(select(edges.c.child, edges.c.relation, edges.c.parent)):
+    # A dataset is whole without the one whose held-out rows it goes on with, which may hold forgotten ones.
+    needed = edges.c.relation != "grown_from"
+    for row in connection.execute(select(edges.c.child, edges.c.relation, edges.c.parent).where(needed)):
         parents.setdefault(row.child, []).append((row.relation, row.parent))
     calibrated = select(artifacts.c.id, artifacts.c.quant_calibration_dataset)
     calibrated = calibrated.where(artifacts.c.quant_calibration_dataset.is_not(None))

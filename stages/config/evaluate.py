@@ -15,7 +15,8 @@ MOST_CHOICES = 64
 
 
 class HeldoutTask(StageConfig):
-    """The test split of the prepared dataset: generate the answer, compare it exactly.
+    """The test split of the prepared dataset, or of a feed's the fresh one: generate the answer, compare it
+    exactly.
 
     Where the distinct answers are few, the likelihood of each is compared too (`choice`), which is fair
     to a model that does not know the answer's form.
@@ -23,9 +24,12 @@ class HeldoutTask(StageConfig):
 
     kind: Literal["heldout"] = "heldout"
     name: str = Field(default="heldout", description="how the task is called in reports and gates")
-    max_items: int | None = Field(
-        default=None, ge=1, description="first items of the test split, in its order"
+    split: Literal["test", "fresh"] = Field(
+        default="test",
+        description="`fresh`: of a dataset of a feed, what is held out of the rows that came since the live "
+        "model's; `test`: what was held out before, which only grows",
     )
+    max_items: int | None = Field(default=None, ge=1, description="first items of the split, in its order")
     max_new_tokens: int = Field(default=32, ge=1, description="length of an answer, in tokens")
     choice: bool = Field(default=False, description="also score by the likelihood of each distinct answer")
 

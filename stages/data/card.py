@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -38,7 +38,7 @@ def card(facts: Mapping[str, Any], settings: Mapping[str, Any], example: str) ->
     settings = {**settings, "source": source}
     lengths = {name: value for name, value in facts["tokens"].items() if name != "histogram"}
     parts = [
-        _front_matter(facts["licence"]),
+        _front_matter(facts["licence"], facts["splits"]),
         "# Prepared dataset",
         f"Source: `{source}`, read as `{facts['format']}`. Licence: {facts['licence'] or 'not stated'}.",
         "## Rows",
@@ -94,12 +94,12 @@ def _unused(fields: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _front_matter(licence: str | None) -> str:
+def _front_matter(licence: str | None, splits: Iterable[str]) -> str:
     lines = ["---"]
     if licence:
         lines.append(f"license_name: {licence!r}")
     lines += ["configs:", "- config_name: default", "  data_files:"]
-    for split in ("train", "validation", "test"):
+    for split in splits:
         lines += [f"  - split: {split}", f"    path: {split}.parquet"]
     return "\n".join([*lines, "---"])
 

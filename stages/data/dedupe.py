@@ -95,6 +95,35 @@ class NearDuplicates:
                 self._compare(bucket, grams, frames, repeated)
         return repeated
 
+    def like_first(self, first: int, counted: int) -> np.ndarray:
+        """bool of shape (rows,): True where what is asked is alike to what one of the `first` rows asks.
+
+        By at least the threshold; False for these rows themselves. Frames are those of the first `counted`
+        rows: of a question that comes many times, all later copies are found. To be called after `close`.
+        """
+        rows = len(self._ends) - 1
+        alike = np.zeros(rows, dtype=bool)
+        if not first or rows == first:
+            return alike
+        grams = np.memmap(self._scratch / "shingles", np.uint64, "r")
+        frames = shared_by_many(grams[: self._ends[counted]]) if counted >= FRAME else np.empty(0, np.uint64)
+        asked = [self._asked(row, grams) for row in range(first)]
+        own = [values[~_among(values, frames)] for values in asked]
+        owners = np.repeat(np.arange(first), [len(values) for values in own])
+        values = np.concatenate(own)
+        order = np.argsort(values, kind="stable")
+        values, owners = values[order], owners[order]
+        for row in range(first, rows):
+            mine = self._asked(row, grams)
+            low, high = np.searchsorted(values, mine, "left"), np.searchsorted(values, mine, "right")
+            near = {int(owner) for a, b in zip(low, high, strict=True) for owner in owners[a:b]}
+            alike[row] = any(_likeness(mine, asked[other], frames) >= self._threshold for other in near)
+        return alike
+
+    def _asked(self, row: int, grams: np.ndarray) -> np.ndarray:
+        whole = self._grams(row, grams)
+        return whole[: np.searchsorted(whole, ANSWERED)]
+
     def _signatures(self, grams: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """uint32 of shape (rows, PERMUTATIONS), on disk."""
         random = np.random.default_rng(0)

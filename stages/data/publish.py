@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ _BATCH = 1000
 
 
 def write_splits(
-    rows: Path, split_of_row: np.ndarray, places: np.ndarray, out: Path
+    rows: Path,
+    split_of_row: np.ndarray,
+    places: np.ndarray,
+    out: Path,
+    names: Sequence[str] = SPLITS,
 ) -> dict[str, dict[str, int]]:
-    """Write `train.parquet`, `validation.parquet` and `test.parquet`, each in the order of `places`.
+    """Write `train.parquet`, `validation.parquet`, …, one of each name, each in the order of `places`.
 
-    `split_of_row`: int8 of shape (rows,), an index into `SPLITS` or -1 for a row that is left out;
+    `split_of_row`: int8 of shape (rows,), an index into `names` or -1 for a row that is left out;
     `places`: uint64 of the same shape. Sources are sorted by topic or date more often than not, and later
     stages take first rows for a limit or for calibration; so no split keeps the source's order.
     Returns rows, distinct prompts, tokens and trainable tokens per split.
@@ -31,7 +36,7 @@ def write_splits(
     done = 0
     with pa.memory_map(str(rows)) as file, pa.ipc.open_file(file) as table:
         starts = np.cumsum([0] + [table.get_batch(k).num_rows for k in range(table.num_record_batches)])
-        for index, name in enumerate(SPLITS):
+        for index, name in enumerate(names):
             chosen = np.flatnonzero(split_of_row == index)
             chosen = chosen[np.argsort(places[chosen], kind="stable")]
             count = {"rows": len(chosen), "prompts": 0, "tokens": 0, "trainable": 0}

@@ -120,6 +120,15 @@ class RowSpool:
         """By which to shuffle: uint64 of shape (rows,), from the seed and the row's own content."""
         return np.array(self._places, dtype=np.uint64)
 
+    @property
+    def lines(self) -> np.ndarray:
+        """Where each row stands in its file: uint64 of shape (rows,)."""
+        return np.array(self._lines, dtype=np.uint64)
+
+    def like_first(self, first: int, counted: int) -> np.ndarray:
+        """`NearDuplicates.like_first`; nothing is alike where near duplicates are kept."""
+        return self._near.like_first(first, counted) if self._near else np.zeros(len(self), dtype=bool)
+
     def near_duplicates(self) -> np.ndarray:
         """bool of shape (rows,): True where an earlier row is nearly the same. After the context is left."""
         return self._near.duplicates() if self._near else np.zeros(len(self), dtype=bool)

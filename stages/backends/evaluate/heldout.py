@@ -19,6 +19,9 @@ from stages.backends.evaluate.token_lm import EDGE, TokenLM
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
 from stages.errors import InvalidInput
 
+FRESH = "fresh"
+PREPARED = "what the prepare stage writes"
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -40,7 +43,7 @@ class HeldoutItems(ConfigurableTask):
     """
 
     def __init__(self, task: HeldoutTask, dataset: Path, lm: TokenLM) -> None:
-        rows = _read(dataset / "test.parquet", task.max_items)
+        rows = _read(dataset / f"{task.split}.parquet", task.max_items)
         turns = [last_turn(lm.tokenizer, row) for row in rows]
         documents = [
             {
@@ -130,8 +133,13 @@ def system_message(dataset: Path) -> str | None:
 
 def _read(file: Path, limit: int | None = None) -> list[list[dict[str, str]]]:
     if not file.is_file():
-        raise InvalidInput(f"{file.name} is not in the dataset; expected what the prepare stage writes")
+        expected = "a feed, the only source with a split of its new rows" if file.stem == FRESH else PREPARED
+        raise InvalidInput(f"{file.name} is not in the dataset; expected {expected}")
     rows: list[list[dict[str, str]]] = pq.read_table(file, columns=["messages"])["messages"].to_pylist()
+    if file.stem == FRESH and not rows:
+        raise InvalidInput(
+            "no row that came since the live model's data is held out: add rows to the feed, then run again"
+        )
     if file.stem == "test" and not rows:
         raise InvalidInput("the dataset's test split is empty; prepare it with split.test above 0")
     return rows[:limit]
