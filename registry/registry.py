@@ -22,6 +22,7 @@ from registry.db.engine import Database
 from registry.drafts import Draft
 from registry.errors import InvalidArtifact
 from registry.feeds.feeds import Feeds
+from registry.feeds.forgetting import Forgettings
 from registry.gc import collect
 from registry.gc.reachability import RetentionPolicy, reach
 from registry.gc.report import GcReport
@@ -77,6 +78,7 @@ class Registry:
         self.occasions = Occasions(database)
         self.scheduled_runs = ScheduledRuns(database)
         self.feeds = Feeds(database)
+        self.forgettings = Forgettings(database, store)
         # What reads more than this class offers (the API, tests) goes through these two.
         self.database = database
         self.store = store

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
@@ -12,8 +16,10 @@ from flows.errors import Usage
 from flows.formatting import plain
 from flows.run.feed_files import add_files, read_directory
 from registry.feeds.feeds import Added, Feed
+from registry.feeds.forgetting import Holder
 from registry.feeds.rows import FeedRow
 
+_PAGE = 1000
 _SHOWN = 60
 """Characters of a row's question in a table."""
 
@@ -21,7 +27,7 @@ _SHOWN = 60
 def add(arguments: argparse.Namespace) -> Reply:
     """Rows of a file or a directory, all or none."""
     with open_registry(make=True) as registry:
-        added = add_files(registry, arguments.name, arguments.file, who(arguments))
+        added = add_files(registry, arguments.name, arguments.file, who(arguments), arguments.tenant)
     return Reply(added.model_dump(mode="json"), lambda: print(_added(added)))
 
 
@@ -64,6 +70,98 @@ def show(arguments: argparse.Namespace) -> Reply:
         print_table("", columns, [_row(row) for row in rows])
 
     return Reply(document, text)
+
+
+def export(arguments: argparse.Namespace) -> Reply:
+    """Rows as JSON lines."""
+    kind, after, count = "preference" if arguments.preferences else "chat", 0, 0
+    with open_registry() as registry, _new(arguments.file) as file:
+        while rows := registry.feeds.rows(arguments.name, after, _PAGE):
+            after = rows[-1].number
+            for row in rows:
+                if row.kind == kind and row.content is not None:
+                    file.write(json.dumps(row.content, ensure_ascii=False) + "\n")
+                    count += 1
+    return Reply(
+        {"feed": arguments.name, "kind": kind, "rows": count, "file": str(arguments.file)},
+        lambda: print(plain(f"{count:,} rows of feed {arguments.name} in {arguments.file}")),
+    )
+
+
+def forget(arguments: argparse.Namespace) -> Reply:
+    """Remove rows, and say what holds them."""
+    with open_registry() as registry:
+        what = {"tenant": arguments.tenant, "request": arguments.request}
+        forgetting = registry.forgettings.forget(who(arguments), **what)
+        holders = registry.forgettings.holders()
+    count = sum(map(len, forgetting.rows.values()))
+    document = {
+        "forgotten": forgetting.model_dump(mode="json"),
+        "holders": [one.model_dump(mode="json") for one in holders],
+    }
+    feeds = f" of {', '.join(sorted(forgetting.rows))}" if count else ""
+
+    def text() -> None:
+        print(f"{count:,} rows{feeds} forgotten; no dataset from now on has them")
+        _print_holders(holders)
+
+    return Reply(document, text)
+
+
+def forgotten(arguments: argparse.Namespace) -> Reply:
+    """All that was forgotten, and what still holds some of it."""
+    with open_registry() as registry:
+        forgettings, holders = registry.forgettings.ls(), registry.forgettings.holders()
+    document = {
+        "forgotten": [one.model_dump(mode="json") for one in forgettings],
+        "holders": [one.model_dump(mode="json") for one in holders],
+    }
+
+    def text() -> None:
+        rows = [
+            (
+                f"{one.at:%Y-%m-%d %H:%M}",
+                f"tenant {one.tenant}" if one.tenant else f"request {one.request}",
+                ", ".join(f"{len(numbers):,} of {feed}" for feed, numbers in one.rows.items()) or "none",
+                plain(one.who),
+            )
+            for one in forgettings
+        ]
+        print_table("", ("at", "what", "rows", "who"), rows)
+        _print_holders(holders)
+
+    return Reply(document, text)
+
+
+def _print_holders(holders: list[Holder]) -> None:
+    if not holders:
+        print("no artifact holds a forgotten row, or was made from one that does")
+        return
+    print(f"{len(holders):,} artifacts hold a forgotten row, or were made from one that does; train again:")
+    rows = [
+        (
+            one.kind,
+            one.id[:12],
+            ", ".join(f"{len(n):,} of {f}" for f, n in one.rows.items()) or "–",
+            ", ".join(one.channels) or "–",
+        )
+        for one in holders
+    ]
+    print_table("", ("kind", "id", "rows in it", "served by"), rows)
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[IO[str]]:
+    """A new file, which is there at the end or not at all."""
+    if path.exists():
+        raise Usage(f"{path} exists; give a new file (nothing is overwritten)")
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            yield file
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def watch(arguments: argparse.Namespace) -> Reply:

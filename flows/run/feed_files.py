@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flows.errors import Usage
@@ -22,12 +23,16 @@ SETTLED = 10.0
 _TOLD = 3
 
 
-def add_files(registry: Registry, name: str, path: Path, who: str) -> Added:
+def add_files(registry: Registry, name: str, path: Path, who: str, tenant: str | None = None) -> Added:
     """Add the rows of a file, or of all data files of a directory; rows that came before do not come again.
+
+    `tenant`: whose they are, if anybody's; it has to be one of the registry's, or NotFound is raised.
 
     Raises Usage where there is no such file, InvalidInput or InvalidFeed naming the file and the line of what
     cannot be used: nothing is added then.
     """
+    if tenant is not None:
+        registry.tenants.get(tenant)
     if path.is_dir():
         files = _of_directory(path)
     elif path.is_file():
@@ -36,7 +41,7 @@ def add_files(registry: Registry, name: str, path: Path, who: str) -> Added:
         raise Usage(f"{path} does not exist; give a file of rows ({' '.join(_suffixes())}), or a directory")
     if not files:
         raise Usage(f"{path} holds no file of rows; expected {' '.join(_suffixes())} (also .gz)")
-    return registry.feeds.add(name, _rows(files), who)
+    return registry.feeds.add(name, [replace(row, tenant=tenant) for row in _rows(files)], who)
 
 
 def read_directory(registry: Registry, name: str) -> Added | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from flows.recipe import Recipe
 from flows.run.feed_files import read_directory
 from registry import Registry
+from registry.errors import InvalidFeed
 from registry.feeds.feeds import Watermark
 from stages.config.feed import FEED, feed_of, file_in
 from stages.config.prepare import PrepareConfig
@@ -29,6 +30,8 @@ def at_watermark(recipe: Recipe, registry: Registry) -> Recipe:
     named = feed_of(recipe.prepare.source)
     if named is not None and named[1] is None:
         read_directory(registry, named[0])
+    if named is not None:
+        registry.forgettings.expire()
     if (mark := watermark(recipe.prepare, registry)) is None:
         return recipe
     prepare = recipe.prepare.model_copy(update={"source": f"{FEED}:{mark}"})
@@ -42,6 +45,18 @@ def watermark(config: PrepareConfig, registry: Registry) -> Watermark | None:
     """
     named = feed_of(config.source)
     return None if named is None else registry.feeds.watermark(*named)
+
+
+def require_unchanged(registry: Registry, config: StageConfig) -> None:
+    """Raise InvalidFeed where rows that the source would read were forgotten since its watermark was set.
+
+    What was made before under that name holds them, and is not to be found again.
+    """
+    if not isinstance(config, PrepareConfig):
+        return
+    mark = watermark(config, registry)
+    if mark is not None and config.source != f"{FEED}:{mark}":
+        raise InvalidFeed(f"rows of feed {mark.feed} were forgotten since this run began; run it again")
 
 
 @contextmanager

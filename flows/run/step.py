@@ -14,7 +14,7 @@ from typing import TypeVar
 from flows.formatting import duration
 from flows.run.arithmetic import Arithmetic, as_asked
 from flows.run.child import WarmWorker
-from flows.run.feed_input import handed_over
+from flows.run.feed_input import handed_over, require_unchanged
 from flows.run.find_or_make import find_or_make, make_in_child, stage_work
 from flows.run.journal import Journal
 from flows.run.prefect_view import PrefectView
@@ -84,6 +84,7 @@ class Run:
         self, stage: str, config: StageConfig, label: str, parents: Mapping[str, Artifact]
     ) -> tuple[Artifact, StageRow]:
         require_compatible(stage, config, {role: p.manifest for role, p in parents.items()})
+        require_unchanged(self.registry, config)
         started, work = time.monotonic(), stage_work(stage, config, parents)
         others = _Others(self.view, label)
 

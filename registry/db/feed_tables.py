@@ -69,14 +69,6 @@ forgettings = Table(
     Column("at", string(32), nullable=False),
 )
 
-forgotten_in = Table(
-    "forgotten_in",
-    metadata,
-    Column("artifact_id", string(64), ForeignKey(artifacts.c.id), primary_key=True),
-    Column("forgetting", Integer, ForeignKey(forgettings.c.sequence), primary_key=True),
-    comment="artifacts that hold a forgotten row, or were made from one that does: to be made again",
-)
-
 consents = Table(
     "consents",
     metadata,

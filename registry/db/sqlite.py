@@ -95,7 +95,9 @@ def translate_error(error: exc.DBAPIError, where: str) -> errors.RegistryError:
 
 def _configure(synchronous: str, connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin in _begin, not by the driver's guess
-    for pragma in (f"synchronous = {synchronous}", "foreign_keys = ON", "recursive_triggers = ON"):
+    # secure_delete: what was forgotten is overwritten in the file, not only left out of every answer.
+    pragmas = ("foreign_keys = ON", "recursive_triggers = ON", "secure_delete = ON")
+    for pragma in (f"synchronous = {synchronous}", *pragmas):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -28,7 +28,6 @@ _IMMUTABLE = {
     "consents": "sequence = NEW.sequence OR (tenant = NEW.tenant AND number = NEW.number) "
     "OR digest = NEW.digest",
     "forgettings": "sequence = NEW.sequence",
-    "forgotten_in": "artifact_id = NEW.artifact_id AND forgetting = NEW.forgetting",
 }
 """Table → which row an `INSERT OR REPLACE` would replace."""
 

@@ -40,13 +40,6 @@ CREATE TABLE forgettings (
     at VARCHAR(32) COLLATE "C" NOT NULL,
     PRIMARY KEY (sequence)
 );
-CREATE TABLE forgotten_in (
-    artifact_id VARCHAR(64) COLLATE "C" NOT NULL,
-    forgetting INTEGER NOT NULL,
-    PRIMARY KEY (artifact_id, forgetting),
-    FOREIGN KEY(artifact_id) REFERENCES artifacts (id),
-    FOREIGN KEY(forgetting) REFERENCES forgettings (sequence)
-);
 CREATE TABLE consents (
     sequence SERIAL NOT NULL,
     tenant VARCHAR(64) COLLATE "C" NOT NULL,

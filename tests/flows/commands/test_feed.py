@@ -15,7 +15,7 @@ from flows import cli
 from flows.errors import Usage
 from flows.recipe import load
 from flows.run.feed_files import SETTLED, read_directory
-from flows.run.feed_input import at_watermark, handed_over
+from flows.run.feed_input import at_watermark, handed_over, require_unchanged
 from registry import Registry
 from registry.errors import InvalidFeed, NotFound
 from stages.config.feed import file_in
@@ -129,3 +129,24 @@ def test_check_names_a_feed_that_is_not_there(
     words = ["check", "pico-smoke", "--set", "prepare.source=feed:nope", "--set", "prepare.format=auto"]
     assert cli.main(words) == 3
     assert "prepare.source: " in capsys.readouterr().out
+
+
+def test_what_is_forgotten_is_told_with_what_holds_it(run: Run, home: Path, tmp_path: Path) -> None:
+    file = pairs(tmp_path / "a.jsonl", "one", "two")
+    with Registry.open(home) as registry:
+        registry.tenants.add("acme", "team/prod", "ada")
+    run("feed", "add", "tickets", str(file), "--tenant", "acme")
+    recipe = load("pico-smoke", ["prepare.source=feed:tickets", "prepare.format=auto"])
+    with Registry.open(home) as registry:
+        begun = at_watermark(recipe, registry)
+    assert run("feed", "export", "tickets", "out.jsonl")[1]["exit_code"] == 3, "the first one made the file"
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    code, told = run("feed", "forget", "--tenant", "acme")
+    assert (code, told["holders"]) == (0, [])
+    assert [one["rows"] for one in run("feed", "forgotten")[1]["forgotten"]] == [{"tickets": [1, 2]}, {}]
+    with Registry.open(home) as registry:
+        assert at_watermark(recipe, registry).prepare.source == "feed:tickets@2-2"
+        with pytest.raises(InvalidFeed, match="since this run began"):
+            require_unchanged(registry, begun.prepare)
+    assert run("feed", "add", "tickets", str(file), "--tenant", "nobody")[0] == 3
+    assert run("feed", "forget", "--tenant", "nobody")[0] == 3

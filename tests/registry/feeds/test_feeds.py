@@ -16,7 +16,7 @@ from tests.registry.backends import Backend, only
 
 def row(question: str, answer: str = "yes") -> NewRow:
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return chat(turns, question, "file", f"{question}.jsonl line 1")
+    return chat(turns, question, "file", "rows.jsonl line 1")
 
 
 @only("local")
@@ -29,9 +29,9 @@ def test_rows_are_added_at_the_end_and_only_once(registry: Registry) -> None:
     assert registry.feeds.add("other", [row("a")], "ada").new == 1, "feeds know nothing of each other"
     rows = registry.feeds.rows("tickets")
     assert [(one.number, one.who, one.place) for one in rows] == [
-        (1, "ada", "a.jsonl line 1"),
-        (2, "ada", "b.jsonl line 1"),
-        (3, "bob", "c.jsonl line 1"),
+        (1, "ada", "rows.jsonl line 1"),
+        (2, "ada", "rows.jsonl line 1"),
+        (3, "bob", "rows.jsonl line 1"),
     ]
     assert str(registry.feeds.watermark("tickets")) == "tickets@3"
     assert [n for n, _ in registry.feeds.contents(registry.feeds.watermark("tickets", 2))] == [1, 2]
