@@ -37,6 +37,14 @@ def add_overview_commands(add: Callable[..., argparse.ArgumentParser], group: Ca
     )
     doctor.add_argument("--full", action="store_true", help="also start Prefect's server (up to minutes)")
 
+    text = "compare new inputs with those that a model was trained on"
+    drift = add("drift", "flows.commands.drift:drift", text)
+    drift.add_argument("of", metavar="OF", help="a channel, a recipe's file, a model or a dataset")
+    text = "new rows, in the order in which they came: all since the model was trained, a file a day"
+    drift.add_argument("--new", type=Path, nargs="+", required=True, metavar="FILE", help=text)
+    text = "risk of ever saying drift while there is none (default 0.05)"
+    drift.add_argument("--alpha", type=float, default=0.05, help=text)
+
     how = "print the completion of this command for a shell: source <(tuneline completion bash)"
     completion = add("completion", "flows.commands.arguments.completion:completion", how)
     completion.add_argument("shell", choices=["bash", "zsh", "fish"])

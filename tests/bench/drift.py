@@ -1,0 +1,135 @@
+"""Days without a change, and with one: `python -m tests.bench.drift [--deployments 200] [--days 50]`.
+
+Each deployment has its own reference rows and gets new ones every day, from the same distribution or from a
+changed one. Beside the e-values of `tuneline drift`, each day's rows are tested against the reference by
+Kolmogorov and Smirnov, measure by measure: at 5 % each, and at 5 % over all measures of that day
+(Bonferroni). How many deployments ever raise an alarm, and how many rows come before it.
+
+`--export FILE` writes the measures of each day as JSON, for another tool to judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy.stats import ks_2samp
+
+from flows.drift.comparison import Comparison
+
+REFERENCE = 400
+ROWS_A_DAY = 40
+TOPICS = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """Texts of words from a common vocabulary and one of a topic, both by Zipf's law."""
+
+    length: float = 1.0
+    new_words: float = 0.0
+    first_topic: float = 1 / TOPICS
+
+    def text(self, draw: random.Random) -> str:
+        rest = (1 - self.first_topic) / (TOPICS - 1)
+        topic = draw.choices(range(TOPICS), [self.first_topic, *[rest] * (TOPICS - 1)])[0]
+        count = max(1, round(draw.lognormvariate(2.3, 0.5) * self.length))
+        return " ".join(self._word(draw, topic) for _ in range(count))
+
+    def _word(self, draw: random.Random, topic: int) -> str:
+        if draw.random() < self.new_words:
+            return f"new{min(int(draw.paretovariate(0.8)), 5000)}"
+        rank = min(int(draw.paretovariate(0.8)), 2000)
+        return f"w{rank}" if draw.random() < 0.7 else f"t{topic}x{rank}"
+
+
+CHANGES = {
+    "none": Source(),
+    "inputs 30 % longer": Source(length=1.3),
+    "15 % of words never seen": Source(new_words=0.15),
+    "a topic from 20 to 40 %": Source(first_topic=0.4),
+}
+
+
+def days(seed: int, after: Source, count: int) -> Iterator[tuple[list[str], list[str]]]:
+    """First (reference, nothing), then the rows of each day."""
+    draw = random.Random(seed)
+    yield [Source().text(draw) for _ in range(REFERENCE)], []
+    for _ in range(count):
+        yield [], [after.text(draw) for _ in range(ROWS_A_DAY)]
+
+
+def judge(seed: int, after: Source, count: int) -> tuple[dict[str, int | None], list[Any]]:
+    """Way → the row at which it first says drift; and the measures of the reference and of each day."""
+    stream = days(seed, after, count)
+    reference, _ = next(stream)
+    comparison = Comparison(reference)
+    first: dict[str, int | None] = {"e-values": None, "KS daily, each": None, "KS daily, all": None}
+    exported: list[Any] = [comparison._reference.tolist()]
+    for day, (_, texts) in enumerate(stream, 1):
+        comparison.add(texts)
+        values = np.array([comparison._measures.of(text) for text in texts])
+        exported.append(values.tolist())
+        lowest = min(
+            ks_2samp(comparison._reference[:, number], values[:, number], method="asymp").pvalue
+            for number in range(values.shape[1])
+        )
+        for way, limit in (("KS daily, each", 0.05), ("KS daily, all", 0.05 / values.shape[1])):
+            if first[way] is None and lowest < limit:
+                first[way] = day * ROWS_A_DAY
+    first["e-values"] = comparison.state.first_row
+    return first, exported
+
+
+def measure(deployments: int, count: int, changes: Sequence[str] = tuple(CHANGES)) -> list[dict[str, Any]]:
+    """One row for each change and way of judging."""
+    rows = []
+    for change in changes:
+        firsts = [judge(seed, CHANGES[change], count)[0] for seed in range(deployments)]
+        for way in firsts[0]:
+            found = [first[way] for first in firsts if first[way] is not None]
+            rows.append(
+                {
+                    "change": change, "way": way, "alarmed": len(found) / deployments,
+                    "median_rows": median(found) if found else None,
+                }
+            )  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--deployments", type=int, default=200)
+    parser.add_argument("--days", type=int, default=50)
+    parser.add_argument("--changed", type=int, default=50, help="deployments of each kind of change")
+    parser.add_argument("--export", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    if arguments.export is not None:
+        streams = {
+            change: [judge(seed, source, arguments.days)[1] for seed in range(arguments.deployments)]
+            for change, source in CHANGES.items()
+        }
+        arguments.export.write_text(json.dumps(streams))
+        return
+    began = time.process_time()
+    print(f"{REFERENCE} reference rows, {ROWS_A_DAY} new ones a day, {arguments.days} days, looked at daily")
+    print(f"{'change':<26}{'way':<17}{'ever alarmed':>13}  rows until then (median)")
+    for change in CHANGES:
+        number = arguments.deployments if change == "none" else arguments.changed
+        for row in measure(number, arguments.days, [change]):
+            rows = "–" if row["median_rows"] is None else f"{row['median_rows']:,.0f}"
+            of = f"of {number}"
+            print(f"{change:<26}{row['way']:<17}{row['alarmed']:>7.1%} {of:<6} {rows}", flush=True)
+    print(f"{time.process_time() - began:.0f} s of CPU")
+
+
+if __name__ == "__main__":
+    main()
