@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,13 +38,7 @@ def drift(arguments: argparse.Namespace) -> Reply:
     with open_registry() as registry:
         channel, dataset = _dataset(registry, arguments.of)
         comparison = Comparison(list(trained_on(registry.view(dataset.id))), arguments.alpha)
-        files, seen = list[_File](), set[str]()
-        for path in arguments.new:
-            texts = list(new_rows(path))
-            distinct = [text for text in dict.fromkeys(texts) if text not in seen]
-            seen.update(distinct)
-            comparison.add(distinct)
-            files.append(_File(path, len(texts), len(distinct), comparison.state))
+        files = list(_compared(comparison, arguments.new))
         state = comparison.state
         if state.verdict == "drift" and channel is not None:
             about = {
@@ -57,12 +52,7 @@ def drift(arguments: argparse.Namespace) -> Reply:
         "channel": channel,
         "dataset": dataset.id,
         "files": [
-            {
-                "file": str(file.path),
-                "rows": file.rows,
-                "distinct": file.distinct,
-                "state": file.state.model_dump(mode="json"),
-            }
+            {**file._asdict(), "path": str(file.path), "state": file.state.model_dump(mode="json")}
             for file in files
         ],
         **state.model_dump(mode="json"),
@@ -74,25 +64,34 @@ def drift(arguments: argparse.Namespace) -> Reply:
             f"training data{where}: {short(dataset.id)}, {state.reference_rows:,} rows compared; "
             f"alarm at an e-value of {1 / state.alpha:g}"
         )
-        rows = [
-            (
-                file.path.name,
-                f"{file.rows:,}",
-                f"{file.distinct:,}",
-                _e(file.state.log10_e),
-                _word(file.state),
-            )
-            for file in files
-        ]
-        print_table("", ("file", "rows", "distinct", "e-value", "verdict"), rows)
-        measures = [
-            (m.measure, f"{m.reference:.3g}", f"{m.new:.3g}", _e(m.log10_e), _e(m.highest_log10_e))
-            for m in state.measures
-        ]
-        print_table("", _COLUMNS, measures)
+        _tables(files, state)
         print(_sentence(state))
 
     return Reply(document, text, 1 if state.verdict == "drift" else 0)
+
+
+def _compared(comparison: Comparison, paths: Sequence[Path]) -> Iterator[_File]:
+    """Each file, taken in; a row counts once, as in the training data."""
+    seen = set[str]()
+    for path in paths:
+        texts = list(new_rows(path))
+        distinct = [text for text in dict.fromkeys(texts) if text not in seen]
+        seen.update(distinct)
+        comparison.add(distinct)
+        yield _File(path, len(texts), len(distinct), comparison.state)
+
+
+def _tables(files: Sequence[_File], state: DriftState) -> None:
+    rows = [
+        (file.path.name, f"{file.rows:,}", f"{file.distinct:,}", _e(file.state.log10_e), _word(file.state))
+        for file in files
+    ]
+    print_table("", ("file", "rows", "distinct", "e-value", "verdict"), rows)
+    measures = [
+        (m.measure, f"{m.reference:.3g}", f"{m.new:.3g}", _e(m.log10_e), _e(m.highest_log10_e))
+        for m in state.measures
+    ]
+    print_table("", _COLUMNS, measures)
 
 
 def _dataset(registry: Registry, of: str) -> tuple[str | None, Artifact]:
