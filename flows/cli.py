@@ -18,6 +18,7 @@ from flows.commands.arguments.feed import add_feed_commands
 from flows.commands.arguments.gate import add_gate_commands, implied_action
 from flows.commands.arguments.overview import add_overview_commands
 from flows.commands.arguments.registry import add_registry_commands
+from flows.commands.arguments.schedule import add_schedule_commands
 from flows.commands.arguments.tenants import add_tenant_commands
 from flows.errors import Usage, of_a_path
 from flows.formatting import as_typed, plain
@@ -33,7 +34,7 @@ EXIT_CODES = """exit codes:
   4  internal error; --debug shows where
   130  interrupted, by Ctrl-C or SIGTERM; the same command again goes on from there"""
 
-LISTED = ("artifacts", "endpoints", "feed", "recipes", "runs", "tenants", "users", "webhooks")
+LISTED = ("artifacts", "endpoints", "feed", "recipes", "runs", "schedule", "tenants", "users", "webhooks")
 """Commands that list where no action is named."""
 
 
@@ -87,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     add_access_commands(add, group)
     add_feed_commands(add, group)
     add_backup_commands(add, verbs)
+    add_schedule_commands(add, group)
     _add_serving_commands(add)
     add_overview_commands(add, group)
     return top

@@ -18,6 +18,7 @@ from typing import Any
 
 from flows.errors import FlowError
 from flows.gates.gate import EXIT_CODES
+from flows.outcome import RunOutcome
 from flows.preflight.preflight import refuse_problems
 from flows.recipe import Recipe
 from flows.report.markdown import ending
@@ -45,12 +46,13 @@ EXPECTED = (FlowError, StageError, RegistryError, ServingError)
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its report, where the HTML lies, how it ended."""
+    """A finished run: its report, where the HTML lies, how it ended, what it made."""
 
     report: RunReport
     html: Path
     exit_code: int
     error: BaseException | None
+    outcome: RunOutcome
 
 
 def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None) -> Result:
@@ -85,7 +87,6 @@ def _run(
     parent: ParentFlow | None,
 ) -> Result:
     from flows.lifecycle import lifecycle
-    from flows.outcome import RunOutcome
     from flows.report.summary import report
     from flows.run.step import Run, failed_row
 
@@ -114,7 +115,7 @@ def _run(
     os.close(lock)
     _tell_of_failure(registry, run_id, recipe.name, run.rows)
     prefect.close(ending(finished, html))
-    return Result(finished, html, code, error)
+    return Result(finished, html, code, error, outcome)
 
 
 def _tell_of_failure(registry: Registry, run_id: str, recipe: str, rows: list[StageRow]) -> None:

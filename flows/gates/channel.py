@@ -15,9 +15,10 @@ from registry import Registry
 
 @dataclass(frozen=True)
 class RecordedDecision:
-    """A recorded gate decision."""
+    """A recorded gate decision about the artifact `candidate`."""
 
     id: str
+    candidate: str
     decision: Decision
 
     @property
@@ -35,7 +36,7 @@ def record(registry: Registry, policy: GatePolicy, case: GateInput, decision: De
         verdict=decision.verdict,
         evidence=decision.model_dump(mode="json"),
     )
-    return RecordedDecision(decision_id, decision)
+    return RecordedDecision(decision_id, case.candidate, decision)
 
 
 def refuse_other_policy(registry: Registry, channel: str, policy: GatePolicy) -> None:

@@ -86,6 +86,7 @@ schedule_runs = Table(
     Column("begins", Float, nullable=False, comment="not before; seconds since the epoch"),
     Column("attempts", Integer, CheckConstraint("attempts >= 0"), nullable=False),
     Column("learned", string(64), comment="sha256 of all that the result depends on outside the toolchain"),
+    Column("base_key", string(64), comment="memo key of the base that it would be trained on"),
     Column("source_rows", Integer, comment="of its data, when it was decided to run"),
     Column("host", Text),
     Column("started", string(32)),

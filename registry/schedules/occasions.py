@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from registry.artifacts import Record
 from registry.channels.channels import check_text
@@ -43,6 +43,7 @@ class Planned(Record):
     note: str = ""
     begins: float = 0.0
     learned: str | None = None
+    base_key: str | None = None
     source_rows: int | None = None
 
 
@@ -74,9 +75,9 @@ class Occasions:
             row = connection.execute(waiting.limit(1)).one_or_none()
             if row is not None:
                 return _occasion(row)
-            values = {"schedule": schedule, "id": secrets.token_hex(8), "trigger": trigger, "why": why}
-            values |= {"due": now(), "version": None}
-            connection.execute(insert(schedule_occasions), values)
+            occasion_id = secrets.token_hex(8)
+            values = {"schedule": schedule, "id": occasion_id, "trigger": trigger, "why": why, "due": now()}
+            connection.execute(insert(schedule_occasions), {**values, "version": None})
         return Occasion.model_validate(values)
 
     def asked(self, schedule: str) -> list[Occasion]:
@@ -87,10 +88,12 @@ class Occasions:
         with self._database.read() as connection:
             return [_occasion(row) for row in connection.execute(query.order_by(schedule_occasions.c.due))]
 
-    def latest(self, schedule: str, trigger: str) -> Occasion | None:
-        """The one of this trigger that was due last."""
+    def latest(self, schedule: str, trigger: str, until: datetime) -> Occasion | None:
+        """The one of this trigger that was due last by `until`: a clock may have run ahead once."""
         query = select(schedule_occasions).where(
-            schedule_occasions.c.schedule == schedule, schedule_occasions.c.trigger == trigger
+            schedule_occasions.c.schedule == schedule,
+            schedule_occasions.c.trigger == trigger,
+            schedule_occasions.c.due <= until.astimezone(UTC).isoformat(timespec="microseconds"),
         )
         newest = query.order_by(schedule_occasions.c.due.desc()).limit(1)
         with self._database.read() as connection:
@@ -98,7 +101,10 @@ class Occasions:
         return None if row is None else _occasion(row)
 
     def plan(self, occasion: Occasion, version: int, runs: Sequence[Planned]) -> bool:
-        """Give the occasion its runs, all at once; False where somebody else was faster."""
+        """Give the occasion its runs, all at once; False where somebody else was faster.
+
+        A target whose run of an earlier occasion is not over gets no second one: that is skipped.
+        """
         mine = (schedule_occasions.c.schedule == occasion.schedule) & (schedule_occasions.c.id == occasion.id)
         at = now()
         with self._database.write() as connection:
@@ -111,11 +117,22 @@ class Occasions:
                 connection.execute(insert(schedule_occasions), {**values, "due": due, "version": version})
             else:
                 connection.execute(update(schedule_occasions).where(mine), {"version": version})
+            busy = _busy(connection, occasion.schedule)
             for run in runs:
-                ended = at if run.state in SKIPPED else None
                 values = {**run.model_dump(), "schedule": occasion.schedule, "occasion": occasion.id}
+                if run.state not in SKIPPED and run.target in busy:
+                    values |= {"state": "skipped", "note": f"its run of {busy[run.target]} is not over"}
+                ended = at if values["state"] in SKIPPED else None
                 connection.execute(insert(schedule_runs), {**values, "attempts": 0, "finished": ended})
         return True
+
+
+def _busy(connection: Connection, schedule: str) -> dict[str, str]:
+    """Target → the occasion of its run that is not over."""
+    open_ones = select(schedule_runs.c.target, schedule_runs.c.occasion).where(
+        schedule_runs.c.schedule == schedule, schedule_runs.c.finished.is_(None)
+    )
+    return {row.target: row.occasion for row in connection.execute(open_ones)}
 
 
 def _occasion(row: Row[Any]) -> Occasion:

@@ -48,6 +48,7 @@ class ScheduledRun(Record):
     begins: float
     attempts: int
     learned: str | None
+    base_key: str | None
     source_rows: int | None
     host: str | None
     started: datetime | None
@@ -64,10 +65,13 @@ class ScheduledRun(Record):
 
 
 class Ended(Record):
-    """How a run ended."""
+    """How a run ended; `learned`, `base_key` and `source_rows` as they were when it began."""
 
     state: str
     note: str = ""
+    learned: str | None = None
+    base_key: str | None = None
+    source_rows: int | None = None
     run: str | None = None
     artifact_id: str | None = None
     decision_id: str | None = None
@@ -90,13 +94,18 @@ class ScheduledRuns:
         self._database = database
         self._leases = Leases(database, seconds)
 
-    def claim(self, schedule: str, at_once: int, at: float | None = None) -> Claim | None:
+    def claim(
+        self, schedule: str, at_once: int, trigger: str | None = None, at: float | None = None
+    ) -> Claim | None:
         """The next run that may begin, now this process's: None where there is none, or `at_once` run.
 
-        A run whose channel somebody works on is passed over. `at`: seconds since the epoch (default: now).
+        A run whose channel somebody works on is passed over. `trigger`: only runs of this one. `at`: seconds
+        since the epoch (default: now).
         """
         moment = time.time() if at is None else at
         ready = _runs(schedule, "waiting").where(schedule_runs.c.begins <= moment)
+        if trigger is not None:
+            ready = ready.where(schedule_occasions.c.trigger == trigger)
         with self._database.read() as connection:
             rows = connection.execute(ready.order_by(schedule_runs.c.sequence)).all()
         for row in rows:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -30,9 +29,3 @@ def dockerfile() -> list[tuple[str, str]]:
     joined = re.sub(r"\\\s*\n", " ", "\n".join(li for li in lines if not li.lstrip().startswith("#")))
     found = [line.strip().partition(" ") for line in joined.splitlines() if line.strip()]
     return [(name, " ".join(rest.split())) for name, _, rest in found]
-
-
-@pytest.fixture(scope="session")
-def prefect_file() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load((TREE / "deploy" / "prefect.yaml").read_text())
-    return document

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.cli import parser
 from flows.commands.serve import serve
+from flows.retraining.deployments import POOL
 from registry import Registry
 from serving.gateway.config import ServeConfig
 
@@ -112,13 +113,9 @@ def test_the_gateway_and_the_worker_share_a_registry(compose: Compose) -> None:
     assert "registry:/data" in worker.volumes
 
 
-def test_the_worker_serves_the_deployments_pool(compose: Compose, prefect_file: dict[str, Any]) -> None:
+def test_the_worker_serves_the_deployments_pool(compose: Compose) -> None:
     worker = compose.services["worker"]
     pool = worker.command[worker.command.index("--pool") + 1]
-    assert {d["work_pool"]["name"] for d in prefect_file["deployments"]} == {pool}
-    assert (
-        worker.working_dir
-        == prefect_file["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"]
-    )
+    assert pool == POOL
     server = compose.services["prefect"].command
     assert worker.environment["PREFECT_API_URL"] == f"http://prefect:{server[server.index('--port') + 1]}/api"

@@ -19,7 +19,7 @@ import yaml
 
 from tests.seconds import seconds
 
-PREFECT = str(Path(sys.executable).with_name("prefect"))
+PREFECT, TUNELINE = (str(Path(sys.executable).with_name(name)) for name in ("prefect", "tuneline"))
 SECONDS = 240.0
 
 
@@ -82,28 +82,28 @@ def test_the_ui_is_served_from_a_place_that_can_be_written(
     assert any(place.startswith(f"{mount}/") for mount in service["tmpfs"]), "the rest is read-only"
 
 
-def test_an_active_schedule_makes_a_run_and_a_worker_does_it(
-    server: tuple[httpx.Client, dict[str, str]], tree: Path, prefect_file: dict[str, Any], tmp_path: Path
+def test_a_schedule_is_a_deployment_whose_run_a_worker_does(
+    server: tuple[httpx.Client, dict[str, str]], tree: Path, tmp_path: Path
 ) -> None:
-    """The file's own cron and entrypoint; no recipe, so that the flow itself is short."""
+    """From the command to the worker, with no tenant of such a name, so that the run itself is short."""
     client, environment = server
-    prefect_file["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"] = str(tree)
-    prefect_file["deployments"][0]["parameters"]["recipes"] = []
-    file = tmp_path / "prefect.yaml"
-    file.write_text(yaml.safe_dump(prefect_file))
-    pool = prefect_file["deployments"][0]["work_pool"]["name"]
+
+    def schedule(*arguments: str) -> None:
+        command = [TUNELINE, "schedule", *arguments]
+        done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, timeout=SECONDS)
+        assert done.returncode == 0, done.stderr.decode()
+        assert b"Prefect" not in done.stderr, done.stderr.decode()
+
+    schedule("add", "nightly", "pico-tenant", "--cron", "0 3 * * *", "--tenants", "nobody-*")
+    (deployed,) = client.post("/api/deployments/filter", json={}).json()
+    assert {one["schedule"].get("cron") for one in deployed["schedules"]} == {"0 3 * * *", None}
     log = tmp_path / "worker.log"
     with log.open("wb") as output:
         worker = subprocess.Popen(
-            [PREFECT, "worker", "start", "--pool", pool, "--type", "process"],
+            [PREFECT, "worker", "start", "--pool", "tuneline", "--type", "process"],
             env=environment, stdout=output, stderr=output, cwd=tree,
         )  # fmt: skip
         try:
-            until(lambda: client.get(f"/api/work_pools/{pool}").status_code == 200, worker, log)
-            deploy = [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-            subprocess.run(
-                deploy, env=environment, cwd=tree, check=True, capture_output=True, timeout=SECONDS
-            )
             until(lambda: bool(runs(client)), worker, log)
             first = runs(client)[0]
             assert first["auto_scheduled"]
@@ -120,6 +120,14 @@ def test_an_active_schedule_makes_a_run_and_a_worker_does_it(
         finally:
             worker.kill()  # it would first wait for what Prefect asks of it; nothing is asked any more
             worker.wait()
+    assert client.get(f"/api/flow_runs/{first['id']}").json()["state_name"] == "Nothing due"
+    schedule("pause", "nightly")
+    assert client.get(f"/api/deployments/{deployed['id']}").json()["paused"]
+    schedule("add", "nightly", "pico-tenant", "--cron", "0 4 * * *", "--tenants", "nobody-*", "--replace")
+    again = client.get(f"/api/deployments/{deployed['id']}").json()
+    assert {one["schedule"].get("cron") for one in again["schedules"]} == {"0 4 * * *", None}
+    schedule("rm", "nightly")
+    assert client.get(f"/api/deployments/{deployed['id']}").status_code == 404
 
 
 def runs(client: httpx.Client) -> list[dict[str, Any]]:

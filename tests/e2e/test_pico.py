@@ -166,19 +166,34 @@ def test_corruption_is_found(pico: Pico) -> None:
         victim.chmod(0o444)
 
 
-def test_scheduled_retraining_runs_recipes_and_names_the_one_that_failed(pico: Pico) -> None:
+def test_a_schedule_runs_what_is_new_and_says_how_it_ended(pico: Pico) -> None:
     tuneline, _ = pico
-    code = "from flows.retrain import retrain; print(retrain(['pico-smoke', 'nope'], ['deploy=null']))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "TUNELINE_HOME": str(tuneline.home)},
-        cwd=tuneline.home.parent,
-        capture_output=True,
-        text=True,
-        timeout=seconds(300),
-    )
-    assert "RetrainFailed: nope: error: no recipe 'nope'" in done.stderr
-    assert "pico-smoke: error" not in done.stderr
+
+    def schedule(*arguments: str) -> tuple[int, Any]:
+        done = subprocess.run(
+            [Path(sys.executable).with_name("tuneline"), "schedule", *arguments, "--json"],
+            env={**os.environ, "TUNELINE_HOME": str(tuneline.home)},
+            cwd=tuneline.home.parent,
+            capture_output=True,
+            text=True,
+            timeout=seconds(300),
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    assert schedule("add", "good", "pico-smoke", "--set", "deploy=null", "--share-devices")[0] == 0
+    assert schedule("add", "bad", "pico-smoke", "--set", "prepare.source=path:/nowhere")[0] == 0
+    code, (good,) = schedule("run", "good")
+    assert (code, good["target"], good["state"]) == (0, "pico/smoke", "passed")
+    assert good["note"] == "pico/smoke had it already"
+    code, (again,) = schedule("run", "good")
+    assert (code, again["state"]) == (0, "unchanged")
+    assert again["note"].startswith("nothing new since it was passed on ")
+    code, (bad,) = schedule("run", "bad")
+    assert (code, bad["state"]) == (4, "failed")
+    assert "/nowhere" in bad["note"]
+    code, (waits,) = schedule("run", "bad")
+    assert (code, waits["state"]) == (0, "skipped")
+    assert waits["note"].startswith("waits until ")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

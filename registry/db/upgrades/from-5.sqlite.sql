@@ -45,6 +45,7 @@ CREATE TABLE schedule_runs (
     begins FLOAT NOT NULL,
     attempts INTEGER NOT NULL CHECK (attempts >= 0),
     learned VARCHAR(64),
+    base_key VARCHAR(64),
     source_rows INTEGER,
     host TEXT,
     started VARCHAR(32),

@@ -126,9 +126,22 @@ def test_an_occasion_gets_its_runs_once(registry: Registry) -> None:
     assert registry.occasions.asked("nightly") == [asked]
     assert registry.occasions.plan(asked, 1, [])
     assert registry.occasions.asked("nightly") == []
-    latest = registry.occasions.latest("nightly", "cron")
+    assert registry.occasions.latest("nightly", "cron", NIGHT - timedelta(seconds=1)) is None
+    latest = registry.occasions.latest("nightly", "cron", NIGHT)
     assert latest is not None
     assert latest.due == NIGHT
+
+
+@only("local")
+def test_a_target_whose_last_run_is_not_over_gets_no_second_one(registry: Registry) -> None:
+    planned(registry, "a", "b")
+    claim = registry.scheduled_runs.claim("nightly", 1)
+    assert claim is not None
+    planned(registry, "a", "c", due=NIGHT + timedelta(days=1))
+    runs = {(run.target, run.occasion): run for run in registry.scheduled_runs.history("nightly")}
+    overlapped = runs["a", "cron-20261130T030000Z"]
+    assert (overlapped.state, overlapped.note) == ("skipped", "its run of cron-20261129T030000Z is not over")
+    assert [run.target for run in registry.scheduled_runs.open("nightly")] == ["a", "b", "c"]
 
 
 @only("local")

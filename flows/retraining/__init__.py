@@ -1,0 +1,11 @@
+"""Retraining by itself: schedules in the registry are looked at, and what is due is run, here or by Prefect.
+
+times          cron, windows, nights
+targets        for whom a schedule retrains, and with which recipe
+learning       what a run would learn from, and whether that is new
+look           give what is due its runs
+device         one run for each GPU, or for each machine without one
+lane           do the runs that wait, one after the other
+deployments    the schedules as Prefect deployments
+flow           what Prefect's workers run
+"""

@@ -1,0 +1,88 @@
+"""The schedules as Prefect deployments, made from the registry and never by hand, by plain requests.
+
+Prefect wakes each at its cron triggers, and every quarter of an hour: for triggers that have to be looked at,
+for what waits for its hours, and for what a worker that was killed left behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+
+from flows.errors import FlowError
+from registry.schedules.definition import Cron
+from registry.schedules.schedules import Schedule
+
+FLOW = "retrain"
+ENTRYPOINT = "flows.retraining.flow.retrain"
+TAG = "tuneline-schedule"
+POOL = "tuneline"
+LOOK_SECONDS = 900.0
+ANSWER_SECONDS = 10.0
+
+
+class PrefectUnreachable(FlowError):
+    """The Prefect server does not answer, or not as expected."""
+
+
+def server() -> str | None:
+    """The address of the Prefect API that the environment names."""
+    return os.environ.get("PREFECT_API_URL", "").rstrip("/") or None
+
+
+def sync(schedules: Iterable[Schedule], address: str, pool: str = POOL) -> dict[str, list[str]]:
+    """Make Prefect's deployments what the schedules say; which were `made` (or made anew) and `removed`.
+
+    Raises `PrefectUnreachable`.
+    """
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    auth = httpx.BasicAuth(*secret.split(":", 1)) if secret and ":" in secret else None
+    try:
+        with httpx.Client(base_url=address, timeout=ANSWER_SECONDS, auth=auth) as client:
+            return _sync(client, list(schedules), pool)
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        raise PrefectUnreachable(
+            f"Prefect at {address} does not answer as expected ({type(error).__name__}: {error}); start it "
+            "or correct PREFECT_API_URL, then `tuneline schedule sync`"
+        ) from None
+
+
+def _sync(client: httpx.Client, schedules: list[Schedule], pool: str) -> dict[str, list[str]]:
+    if client.get(f"/work_pools/{pool}").status_code == 404:
+        client.post("/work_pools/", json={"name": pool, "type": "process"}).raise_for_status()
+    flow = client.post("/flows/", json={"name": FLOW}).raise_for_status().json()["id"]
+    for schedule in schedules:
+        client.post("/deployments/", json=deployment(schedule, flow, pool)).raise_for_status()
+    ours = {"deployments": {"tags": {"all_": [TAG]}}}
+    standing = client.post("/deployments/filter", json=ours).raise_for_status().json()
+    names = {schedule.name for schedule in schedules}
+    gone = [one for one in standing if one["name"] not in names]
+    for one in gone:
+        client.delete(f"/deployments/{one['id']}").raise_for_status()
+    return {"made": sorted(names), "removed": sorted(one["name"] for one in gone)}
+
+
+def deployment(schedule: Schedule, flow_id: str, pool: str) -> dict[str, Any]:
+    """What Prefect is told of a schedule; a deployment of that name is replaced by it."""
+    definition = schedule.definition
+    crons = [
+        {"cron": trigger.at, "timezone": definition.zone}
+        for trigger in definition.triggers
+        if isinstance(trigger, Cron)
+    ]
+    looks: list[dict[str, Any]] = [*crons, {"interval": LOOK_SECONDS}] if definition.triggers else []
+    return {
+        "name": schedule.name,
+        "flow_id": flow_id,
+        "entrypoint": ENTRYPOINT,
+        "work_pool_name": pool,
+        "description": f"Version {schedule.version} of the schedule in Tuneline's registry; change it there.",
+        "tags": [TAG],
+        "version": str(schedule.version),
+        "parameters": {"schedule": schedule.name},
+        "schedules": [{"schedule": one, "active": True} for one in looks],
+        "paused": schedule.paused,
+    }

@@ -1,0 +1,201 @@
+"""Do the runs of a schedule that wait, one after the other, until none may begin.
+
+Several lanes, on several machines, share a schedule's runs: the registry gives each run to one of them. What
+goes wrong with one run ends no other. While the database is away, what is to be written waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from flows.errors import Usage
+from flows.execute import EXPECTED, Result, execute
+from flows.formatting import duration
+from flows.metrics.rates import Rates, read_rates
+from flows.planning.machine import machine
+from flows.retraining.device import own_device
+from flows.retraining.learning import Sources
+from flows.retraining.look import learns
+from flows.retraining.targets import Target, recipe_for
+from flows.retraining.times import night, opens
+from flows.run.prefect_view import ParentFlow
+from flows.settings import Settings
+from registry import Registry
+from registry.errors import Conflict, StoreFailed, StoreRefused
+from registry.schedules.runs import ATTEMPTS, Claim, Ended, ScheduledRun
+from registry.schedules.schedules import Schedule
+
+log = logging.getLogger("tuneline.retrain")
+
+T = TypeVar("T")
+
+AWAY_SECONDS = 1800.0
+"""How long a lane waits for a database that does not answer, before it gives up."""
+PAUSE_SECONDS = 2.0
+
+
+@dataclass
+class Lane:
+    """One lane. `told` hears what happens, a line at a time; `parent`: the Prefect flow run that it is."""
+
+    registry: Registry
+    settings: Settings
+    schedule: str
+    parent: ParentFlow | None = None
+    told: Callable[[str], None] = log.info
+    ended: list[tuple[ScheduledRun, Ended]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rates: Rates | None = None if self.settings.rates is None else read_rates(self.settings.rates)
+
+    def work(self) -> list[tuple[ScheduledRun, Ended]]:
+        """Do what waits; returns the runs with their ends. Raises KeyboardInterrupt, with the run put back,
+        and StoreFailed where the database stayed away for `AWAY_SECONDS`."""
+        while (schedule := self._patiently(self._standing)) is not None:
+            claim = self._patiently(partial(self._next, schedule))
+            if claim is None:
+                break
+            self._do(schedule, claim)
+        return self.ended
+
+    def _standing(self) -> Schedule | None:
+        """The schedule; None where it was removed meanwhile."""
+        return next((one for one in self.registry.schedules.ls() if one.name == self.schedule), None)
+
+    def _next(self, schedule: Schedule) -> Claim | None:
+        definition, now = schedule.definition, datetime.now(UTC)
+        self._enforce_ceiling(schedule, now)
+        by_hand = schedule.paused or opens(definition.limits.window, definition.zone, now) is not None
+        return self.registry.scheduled_runs.claim(
+            schedule.name, definition.limits.at_once, "manual" if by_hand else None
+        )
+
+    def _enforce_ceiling(self, schedule: Schedule, now: datetime) -> None:
+        reached = over_ceiling(self.registry, schedule, now, self.rates)
+        if reached is None:
+            return
+        for run in self.registry.scheduled_runs.open(schedule.name):
+            if run.state == "waiting" and self.registry.scheduled_runs.skip(run, reached):
+                self.told(f"{run.target}: {reached}")
+
+    def _do(self, schedule: Schedule, claim: Claim) -> None:
+        run, runs = claim.run, self.registry.scheduled_runs
+        self.told(f"{run.target}: begins, for {run.trigger}")
+        with runs.kept(claim):
+            try:
+                with self._device(schedule):
+                    ended = self._run(schedule, run)
+                self._patiently(partial(runs.finish, claim, ended))
+            except KeyboardInterrupt:
+                self._patiently(partial(runs.put_back, claim, "it was interrupted"))
+                raise
+            except StoreFailed as error:
+                self._patiently(partial(runs.put_back, claim, f"begins again: {error}"))
+                return
+            except Conflict as error:  # another has the run by now, and finds all of ours in the registry
+                self.told(f"{run.target}: {error}")
+                return
+        self.ended.append((run, ended))
+        self.told(f"{run.target}: {ended.state}{ended.note and ', '}{ended.note}")
+
+    def _run(self, schedule: Schedule, run: ScheduledRun) -> Ended:
+        """Raises StoreFailed where the database or the store was away: nobody's fault, so it begins again."""
+        target = Target(run.target, run.channel, run.target if schedule.definition.tenants else None)
+        learned = learns(schedule, target, Sources(self.registry, run.source_rows is not None))
+        seen: dict[str, Any] = {}
+        if not isinstance(learned, str):
+            seen = {"learned": learned.digest, "base_key": learned.base_key, "source_rows": learned.rows}
+        try:
+            result = execute(recipe_for(schedule.definition, target), self.settings, self.parent)
+        except EXPECTED as error:
+            _begin_again_after(error, run)
+            return Ended(state="failed", note=str(error), **seen)
+        except Exception as error:  # a defect of ours in one run is no reason to leave the others alone
+            log.exception("schedule %s, %s", schedule.name, run.target)
+            note = f"{type(error).__name__}: {error} (a defect: its trace is in the log)"
+            return Ended(state="failed", note=note, **seen)
+        if isinstance(result.error, KeyboardInterrupt):
+            raise result.error
+        _begin_again_after(result.error, run)
+        return ended_as(result, self.rates).model_copy(update=seen)
+
+    @contextmanager
+    def _device(self, schedule: Schedule) -> Iterator[None]:
+        if not schedule.definition.limits.per_device:
+            yield
+            return
+        with own_device(self.settings, len(machine(self.settings.root).cuda), self.told):
+            yield
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """`work`'s result; while the database does not answer it is tried again."""
+        began = time.monotonic()
+        while True:
+            try:
+                return work()
+            except StoreFailed as error:
+                if isinstance(error, StoreRefused) or time.monotonic() - began >= AWAY_SECONDS:
+                    raise
+                self.told(f"waiting for the database: {error}")
+                time.sleep(PAUSE_SECONDS)
+
+
+def _begin_again_after(error: BaseException | None, run: ScheduledRun) -> None:
+    """Raise StoreFailed again where the run may have another attempt: the database or the store was away."""
+    away = isinstance(error, StoreFailed) and not isinstance(error, StoreRefused)
+    if away and run.attempts < ATTEMPTS:
+        assert error is not None
+        raise error
+
+
+def ended_as(result: Result, rates: Rates | None) -> Ended:
+    """How a run of a recipe ended, as its schedule keeps it."""
+    report, outcome = result.report, result.outcome
+    seconds = sum(row.seconds for row in report.stages if row.state == "ran")
+    cost = None if rates is None else rates.of_seconds({socket.gethostname(): seconds})
+    ended = Ended(state="failed", run=report.run_id, seconds=seconds, cost=cost)
+    if result.error is not None:
+        return ended.model_copy(update={"note": str(result.error) or type(result.error).__name__})
+    verdict = outcome.verdict
+    assert verdict is not None, "a schedule's recipe has a gate"
+    decided = {"decision_id": verdict.id, "artifact_id": verdict.candidate}
+    if not verdict.passed:
+        why = next((rule.sentence for rule in verdict.decision.rules if rule.verdict != "pass"), "")
+        note = f"gate: {verdict.decision.verdict}; {why}"
+        return ended.model_copy(update={**decided, "state": "refused", "note": note})
+    moved = any(row.stage == "promote" and row.state == "ran" for row in report.stages)
+    channel = outcome.channel
+    assert channel is not None
+    note = f"generation {channel.generation}" if moved else f"{channel.name} had it already"
+    return ended.model_copy(update={**decided, "state": "promoted" if moved else "passed", "note": note})
+
+
+def over_ceiling(registry: Registry, schedule: Schedule, now: datetime, rates: Rates | None) -> str | None:
+    """Why nothing more of the schedule begins tonight; None where it may.
+
+    Raises `Usage` for a ceiling in money without prices.
+    """
+    limits = schedule.definition.limits
+    if limits.night_hours is None and limits.night_cost is None:
+        return None
+    if limits.night_cost is not None and rates is None:
+        raise Usage(
+            f"schedule {schedule.name} has a ceiling of {limits.night_cost:g} a night and there are no "
+            "prices: set TUNELINE_RATES to a file of rates, or give the ceiling in hours"
+        )
+    begin, end = night(schedule.definition.zone, now)
+    runs = registry.scheduled_runs.history(schedule.name, begin, end, limit=100_000)
+    seconds, cost = sum(run.seconds or 0 for run in runs), sum(run.cost or 0 for run in runs)
+    if limits.night_hours is not None and seconds >= 3600 * limits.night_hours:
+        return f"the night's {limits.night_hours:g} h of computing are used up ({duration(seconds)})"
+    if limits.night_cost is not None and rates is not None and cost >= limits.night_cost:
+        return f"the night's ceiling of {limits.night_cost:g} {rates.currency} is reached ({cost:.2f})"
+    return None

@@ -1,0 +1,208 @@
+"""A lane: one run after another, whatever happens to one of them; ceilings; a database that is away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flows.errors import InvalidRecipe, Usage
+from flows.recipe import load
+from flows.retraining import lane as lanes
+from flows.retraining.device import own_device
+from flows.retraining.lane import Lane
+from flows.settings import Settings
+from registry import Registry
+from registry.errors import StoreFailed
+from registry.schedules.occasions import Planned, due_at
+from registry.schedules.schedules import checked
+from tests.seconds import seconds
+
+NIGHT = datetime(2026, 11, 29, 3, tzinfo=UTC)
+Outcome = Callable[[], Any]
+Prepared = Callable[..., Lane]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with Registry.open(tmp_path / "home") as opened:
+        yield opened
+
+
+@pytest.fixture
+def prepared(registry: Registry, tmp_path: Path) -> Prepared:
+    def make(*teams: str, **limits: Any) -> Lane:
+        recipe = load("pico-tenant").model_dump(mode="json")
+        channels = tuple(f"{team}/prod" for team in teams)
+        values = {"channels": channels, "limits": {"per_device": False, **limits}}
+        registry.schedules.put(
+            "nightly", checked(recipe_name="pico", recipe=recipe, **values), "ada", replace=False
+        )
+        runs = [Planned(target=channel, channel=channel) for channel in channels]
+        registry.occasions.plan(due_at("nightly", "cron", "it was time", NIGHT), 1, runs)
+        return Lane(registry, Settings(home=tmp_path / "home", cache=tmp_path / "cache"), "nightly")
+
+    return make
+
+
+def ended(error: BaseException | None = None, hours: float = 0.0) -> Any:
+    """What a run of a recipe comes to, without an outcome: that of one that failed or was interrupted."""
+    rows = [SimpleNamespace(state="ran", stage="train", seconds=3600 * hours)]
+    return SimpleNamespace(error=error, report=SimpleNamespace(run_id="one", stages=rows), outcome=None)
+
+
+def executing(monkeypatch: pytest.MonkeyPatch, ends: dict[str, Outcome]) -> list[str]:
+    """Have runs end so, by the team of their channel; the list of those that began."""
+    began: list[str] = []
+
+    def execute(recipe: Any, *_: Any) -> Any:
+        team = recipe.promote.channel.partition("/")[0]
+        began.append(team)
+        return ends[team]()
+
+    monkeypatch.setattr(lanes, "execute", execute)
+    monkeypatch.setattr(lanes, "PAUSE_SECONDS", 0.01)
+    return began
+
+
+def raising(error: BaseException) -> Outcome:
+    def outcome() -> Any:
+        raise error
+
+    return outcome
+
+
+def states(registry: Registry) -> dict[str, str]:
+    return {run.channel.partition("/")[0]: run.state for run in registry.scheduled_runs.history("nightly")}
+
+
+def test_neither_a_users_mistake_nor_a_defect_ends_the_others(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ends = {
+        "a": raising(InvalidRecipe("a mistake")),
+        "b": raising(KeyError("a defect")),
+        "c": lambda: ended(RuntimeError("a stage failed")),
+    }
+    began = executing(monkeypatch, ends)
+    with caplog.at_level(logging.ERROR):
+        done = prepared("a", "b", "c").work()
+    assert began == ["a", "b", "c"]
+    assert [end.note for _, end in done] == [
+        "a mistake", "KeyError: 'a defect' (a defect: its trace is in the log)", "a stage failed",
+    ]  # fmt: skip
+    assert states(registry) == dict.fromkeys("abc", "failed")
+    assert any(record.exc_info for record in caplog.records)
+
+
+def test_an_interruption_puts_the_run_back_and_ends_the_lane(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executing(monkeypatch, {"a": lambda: ended(KeyboardInterrupt())})
+    with pytest.raises(KeyboardInterrupt):
+        prepared("a", "b").work()
+    assert states(registry) == {"a": "waiting", "b": "waiting"}
+    assert registry.scheduled_runs.running("nightly") == 0
+
+
+def test_a_database_that_was_away_costs_a_run_one_attempt_and_nothing_more(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = StoreFailed("the server does not answer")
+    ends = iter([raising(away), lambda: ended(away), lambda: ended(RuntimeError("at last"))])
+    began = executing(monkeypatch, {"a": lambda: next(ends)()})
+    lane = prepared("a")
+    finish, answers = registry.scheduled_runs.finish, iter([away, away, None])
+
+    def sometimes(*arguments: Any) -> None:
+        if (error := next(answers)) is not None:
+            raise error
+        finish(*arguments)
+
+    monkeypatch.setattr(registry.scheduled_runs, "finish", sometimes)
+    told: list[str] = []
+    lane.told = told.append
+    (only,) = lane.work()
+    assert began == ["a", "a", "a"]
+    assert only[1].note == "at last"
+    assert sum("waiting for the database" in line for line in told) == 2
+
+
+def test_a_night_has_its_ceiling(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = ended(RuntimeError("after hours"), hours=2)
+    executing(monkeypatch, dict.fromkeys("abc", lambda: long))
+    prepared("a", "b", "c", night_hours=3).work()
+    assert states(registry) == {"a": "failed", "b": "failed", "c": "skipped"}
+    (latest, *_) = registry.scheduled_runs.history("nightly")
+    assert latest.note == "the night's 3 h of computing are used up (4 h 0 min)"
+
+
+def test_a_ceiling_in_money_needs_prices(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    executing(monkeypatch, dict.fromkeys("ab", lambda: ended(RuntimeError("after hours"), hours=2)))
+    lane = prepared("a", "b", night_cost=5)
+    with pytest.raises(Usage, match=r"a ceiling of 5 a night and there are no prices: set TUNELINE_RATES"):
+        lane.work()
+    rates = tmp_path / "rates.yaml"
+    rates.write_text("currency: EUR\nmachine_hour: 3\n")
+    priced = Settings(home=tmp_path / "home", cache=tmp_path / "cache", rates=rates)
+    Lane(registry, priced, "nightly").work()
+    assert states(registry) == {"a": "failed", "b": "skipped"}
+    runs = registry.scheduled_runs.history("nightly")
+    assert [run.cost for run in runs] == [None, 6.0]
+    assert runs[0].note == "the night's ceiling of 5 EUR is reached (6.00)"
+
+
+def test_outside_its_hours_only_what_was_asked_by_hand_begins(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executing(monkeypatch, dict.fromkeys("ab", lambda: ended(RuntimeError("it ran"))))
+    monkeypatch.setattr(lanes, "opens", lambda *_: NIGHT)
+    lane = prepared("a")
+    assert lane.work() == []
+    by_hand = registry.occasions.ask("nightly", "manual", "asked for by hand")
+    registry.occasions.plan(by_hand, 1, [Planned(target="b/prod", channel="b/prod")])
+    assert [run.target for run, _ in lane.work()] == ["b/prod"]
+    assert states(registry)["a"] == "waiting"
+
+
+def test_one_run_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    settings, told, waits = Settings(cache=tmp_path), [], threading.Event()
+    got: list[int | None] = []
+
+    def third() -> None:
+        def hear(line: str) -> None:
+            told.append(line)
+            waits.set()
+
+        with own_device(settings, 2, hear) as device:
+            got.append(device)
+
+    with own_device(settings, 2, told.append) as first:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        with own_device(settings, 2, told.append) as second:
+            assert (first, second) == (0, 1)
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+            thread = threading.Thread(target=third)
+            thread.start()
+            assert waits.wait(seconds(10))
+            assert got == []
+        thread.join(seconds(10))
+    assert got == [1]
+    assert told == ["waiting: another scheduled run has gpu-0 and gpu-1 of this machine"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with own_device(settings, 0, told.append) as none:
+        assert none is None
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
