@@ -24,11 +24,10 @@ from registry.artifacts import FileEntry
 from registry.errors import Corrupt, StoreFailed
 from registry.store.files import Fault
 from registry.store.local import INCOMING, SHARD, StoredBlob, is_blob
+from registry.store.parts import PART, part_size, s3_etag
 from registry.store.remote_errors import no_bucket, translate_error
 from registry.store.url import S3, checked
 
-PART = 8 * 2**20
-"""Bytes of one part of an upload or download; larger only for what would need more than 10,000 parts."""
 THREADS = 8
 """Requests at once for small files; each of these may hold a part in memory."""
 AHEAD = 4
@@ -138,13 +137,13 @@ class RemoteBlobs:
         if info["size"] != entry.size:
             return False
         etag = str(info.get("ETag", "")).strip('"')
-        return (etag != "" and etag == _etag(path, entry.size)) or self.fault(entry) is None
+        return (etag != "" and etag == s3_etag(path, entry.size)) or self.fault(entry) is None
 
     def _upload(self, path: Path, entry: FileEntry) -> None:
         target, sent = self._path(entry.sha256), str(path)
         with self._speaking(f"uploading blob {entry.sha256[:12]}") as files:
             if self._protocol in S3:
-                files.put_file(sent, target, chunksize=_part(entry.size), max_concurrency=AHEAD)
+                files.put_file(sent, target, chunksize=part_size(entry.size), max_concurrency=AHEAD)
             elif self._protocol in _WHOLE_OR_NOTHING:
                 files.put_file(sent, target)
             else:
@@ -174,7 +173,7 @@ class RemoteBlobs:
 
     def _parts(self, entry: FileEntry) -> Iterator[bytes]:
         """The blob's bytes in order, a few parts ahead of the reader."""
-        size = _part(entry.size)
+        size = part_size(entry.size)
         starts = range(0, entry.size, size)
         read = lambda start: self._read(entry, start, min(start + size, entry.size))  # noqa: E731
         if len(starts) <= 1:
@@ -278,25 +277,6 @@ def _connect(protocol: str) -> Any:
     import fsspec
 
     return fsspec.filesystem(protocol)
-
-
-def _part(size: int) -> int:
-    return max(PART, -(-size // 10_000))
-
-
-def _etag(path: Path, size: int) -> str:
-    """What S3 calls this content: its MD5, or the MD5 of the MD5s of its parts, and how many they are."""
-    part, digests = _part(size), []
-    with path.open("rb") as stream:
-        if size < 2 * part:  # s3fs sends it in one piece
-            return hashlib.file_digest(stream, _md5).hexdigest()
-        while piece := stream.read(part):
-            digests.append(_md5(piece).digest())
-    return f"{_md5(b''.join(digests)).hexdigest()}-{len(digests)}"
-
-
-def _md5(content: bytes = b"") -> hashlib._Hash:
-    return hashlib.md5(content, usedforsecurity=False)
 
 
 def _modified(info: Mapping[str, Any]) -> float:

@@ -24,11 +24,11 @@ CHAT = [
     {"role": "user", "content": "Who won in   1998?\n\n\tNaïve — 日本語 🙂 x+10"},
 ]
 FEWER = (
-    "train.max_steps=40",
-    "evaluate.tasks.0.max_items=64",
+    "train.max_steps=32",
+    "evaluate.tasks.0.max_items=48",
     "ladder.chats=16",
     "quantize.0.calibration_rows=16",
-    "gate.tasks.1.margin=0.2",  # 64 items cannot show a drop of less than 5 points
+    "gate.tasks.1.margin=0.2",  # 48 items cannot show a drop of less than 5 points
 )
 
 
