@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-python lint fix bench docs lock wheel vllm test-vllm test-deploy stack stack-status stack-down clean
+.PHONY: help setup demo test test-python lint fix bench docs lock wheel vllm test-vllm image test-deploy stack stack-status stack-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,7 +84,14 @@ stack-status: setup  ## how each part of it stands
 stack-down: setup  ## end it; what it holds stays in .stack
 	$(BIN)/python -m flows.stack down
 
+CONTAINERS ?= podman
+IMAGE_OPTIONS ?=
+image:  ## build the image tuneline:VERSION of deploy/Dockerfile (docs/deploy.md: base image, proxies)
+	$(CONTAINERS) build $(IMAGE_OPTIONS) --ignorefile deploy/Dockerfile.dockerignore --file deploy/Dockerfile \
+	  --tag tuneline:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
+
 test-deploy: setup  ## start what deploy/ declares, and kill it; needs Debian packages (docs/deploy.md)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps podman-compose==1.6.0 kubernetes-validate==1.37.0 importlib-resources==7.1.0
 	$(BIN)/python -m pytest -m deploy --durations=0 tests/deploy
 
 clean:  ## remove the environments; the registry in .tuneline and its signing key stay

@@ -1,4 +1,4 @@
-"""compose.yaml: known keys, names that exist, commands that parse; it is not started here."""
+"""compose.yaml: known keys, names that exist, commands that parse; test_containers.py starts it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ class Service(Strict):
     depends_on: dict[str, dict[str, str]] = Field(default_factory=dict)
     healthcheck: HealthCheck | None = None
     mem_limit: str | None = None
-    cpus: float | None = None
 
 
 class Compose(BaseModel):
