@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 import getpass
-import json
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows import cli
 from flows.commands.arguments import access
 from registry import Registry
 from registry.access.users import ROLES
 from registry.outbox import EVENTS
+from tests.flows.commands.conftest import Run, Say
 from tests.seconds import seconds
 
-Run = Callable[..., tuple[int, Any]]
-Say = Callable[..., tuple[int, str, str]]
 TOKEN = re.compile(r"tlu-[0-9a-f]{12}-[A-Za-z0-9_-]{43}")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def say(home: Path, capsys: pytest.CaptureFixture[str]) -> Say:
-    """Exit code, standard output and standard error of a command."""
-
-    def command(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = cli.main(list(words))
-        except SystemExit as left:
-            code = int(str(left.code))
-        return code, *capsys.readouterr()
-
-    return command
-
-
-@pytest.fixture
-def run(say: Say) -> Run:
-    """Exit code and JSON document of a command."""
-
-    def command(*words: str) -> tuple[int, Any]:
-        code, out, _ = say(*words, "--json")
-        return code, json.loads(out)
-
-    return command
 
 
 def test_the_arguments_know_what_the_registry_knows() -> None:

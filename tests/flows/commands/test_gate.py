@@ -7,7 +7,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,6 +22,7 @@ from registry.artifacts import QuantSpec
 from registry.channels.channels import Channel, Channels
 from registry.db.tables import content_events
 from registry.errors import Corrupt, GateRequired
+from tests.flows.commands.conftest import Run
 from tests.flows.evaluation_files import NF4, Lineage, evaluation, fidelity_task, parquet, question, write
 from tests.flows.lineages import publish
 from tests.seconds import seconds
@@ -34,15 +35,6 @@ POLICY: dict[str, Any] = {
         {"task": "heldout", "metric": "exact_match", "role": "keep", "against": "live", "margin": 0.1},
     ]
 }
-Run = Callable[..., tuple[int, Any]]
-
-
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    with Registry.open(tmp_path / "home") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -52,19 +44,6 @@ def policy(tmp_path: Path) -> Callable[..., str]:
         return str(tmp_path / name)
 
     return make
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Exit code and JSON document (None where there is none) of a command."""
-
-    def command(*words: str) -> tuple[int, Any]:
-        capsys.readouterr()
-        code = cli.main([*words, "--json"])
-        out = capsys.readouterr().out
-        return code, json.loads(out) if out.strip() else None
-
-    return command
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import re
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,51 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import cli
 from registry import Registry, Waiver
 from registry.db import triggers
 from registry.tenancy.outcomes import Outcome
 from registry.tenancy.tenants import key_digest
+from tests.flows.commands.conftest import Run, Say
 from tests.flows.commands.test_gate import BAD, GOOD, POLICY
 from tests.flows.evaluation_files import Lineage
 
-Run = Callable[..., tuple[int, Any]]
-Say = Callable[..., tuple[int, str, str]]
 KEY = re.compile(r"tl-([0-9a-f]{12})-[A-Za-z0-9_-]{43}")
-
-
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    with Registry.open(tmp_path / "home") as opened:
-        yield opened
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Exit code, standard output and standard error of a command."""
-
-    def command(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = cli.main(list(words))
-        except SystemExit as left:
-            code = int(str(left.code))
-        return code, *capsys.readouterr()
-
-    return command
-
-
-@pytest.fixture
-def run(say: Say) -> Run:
-    """Exit code and JSON document of a command."""
-
-    def command(*words: str) -> tuple[int, Any]:
-        code, out, _ = say(*words, "--json")
-        return code, json.loads(out)
-
-    return command
 
 
 @pytest.fixture
