@@ -23,6 +23,7 @@ from registry.drafts import Draft
 from registry.errors import InvalidArtifact
 from registry.feeds.feeds import Feeds
 from registry.feeds.forgetting import Forgettings
+from registry.feeds.traffic import Traffic
 from registry.gc import collect
 from registry.gc.reachability import RetentionPolicy, reach
 from registry.gc.report import GcReport
@@ -35,6 +36,7 @@ from registry.store.local import Failpoint
 from registry.store.store import Problem, Store
 from registry.tenancy import snapshot
 from registry.tenancy.budgets import Budgets
+from registry.tenancy.consents import Consents
 from registry.tenancy.endpoints import Endpoints
 from registry.tenancy.outcomes import Outcomes
 from registry.tenancy.rollouts import Rollouts
@@ -79,6 +81,8 @@ class Registry:
         self.scheduled_runs = ScheduledRuns(database)
         self.feeds = Feeds(database)
         self.forgettings = Forgettings(database, store)
+        self.consents = Consents(database)
+        self.traffic = Traffic(database)
         # What reads more than this class offers (the API, tests) goes through these two.
         self.database = database
         self.store = store

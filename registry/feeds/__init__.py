@@ -4,5 +4,6 @@
 rows        what a row is, and which ones are refused
 feeds       adding rows, reading them up to a watermark
 forgetting  removing them, and what was made from them
+traffic     receipts of answers, and feedback on them
 ```
 """

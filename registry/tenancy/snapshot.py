@@ -10,7 +10,8 @@ from sqlalchemy import Connection, select
 from registry.channels import channels
 from registry.channels.channels import Channel
 from registry.db.serving_tables import serving_version
-from registry.tenancy import rollouts, tenants
+from registry.tenancy import consents, rollouts, tenants
+from registry.tenancy.consents import Consent
 from registry.tenancy.rollouts import Rollout
 from registry.tenancy.tenants import Tenant, TenantKey
 
@@ -27,6 +28,8 @@ class ServingState:
     tenants: Mapping[str, Tenant]
     keys: Mapping[str, TenantKey]
     rollouts: Mapping[str, Rollout]
+    consents: Mapping[str, Consent]
+    """By tenant; one that is not here agreed to nothing."""
 
 
 def read(connection: Connection) -> ServingState:
@@ -37,9 +40,10 @@ def read(connection: Connection) -> ServingState:
         tenants=tenants.every(connection),
         keys=tenants.unrevoked_keys(connection),
         rollouts=rollouts.in_force(connection),
+        consents=consents.in_force(connection),
     )
 
 
 def version(connection: Connection) -> int:
-    """A number that grows whenever a channel, a tenant, a key or a rollout changes; but not with time."""
+    """A number that grows whenever a channel, tenant, key, rollout or consent changes; but not with time."""
     return int(connection.execute(select(serving_version.c.version)).scalar_one())

@@ -16,6 +16,7 @@ from serving.gateway import upstream
 from serving.gateway.admission import Concurrency, Rates, TooMany
 from serving.gateway.config import Bounds
 from serving.gateway.directory import Directory
+from serving.gateway.feedback.receipts import Receipts
 from serving.gateway.incoming import authorization, body_of
 from serving.gateway.ledger import Ledger
 from serving.gateway.relay import TokenUsage
@@ -25,7 +26,7 @@ from serving.gateway.request_policy import GatewayRequest, limits_of, read
 from serving.gateway.rollout.decision import choose
 from serving.gateway.rollout.shadow import Shadows
 from serving.gateway.router import Router
-from serving.gateway.routes import COMPLETIONS, METHODS, MODEL, MODELS
+from serving.gateway.routes import COMPLETIONS, FEEDBACK, METHODS, MODEL, MODELS
 from serving.openai_api.answers import ModelList, ModelObject, model_list, model_object
 from serving.openai_api.errors import ApiError
 from serving.openai_api.request import LACKING
@@ -43,6 +44,7 @@ class App:
     ledger: Ledger
     recorder: Recorder
     shadows: Shadows
+    receipts: Receipts
     bounds: Bounds
     _rates: Rates = field(default_factory=Rates)
     _concurrency: Concurrency = field(default_factory=Concurrency)
@@ -78,7 +80,9 @@ class App:
     async def _answer(self, context: RequestContext) -> web.StreamResponse:
         route = context.route
         route.require()
-        tenant = context.tenant = self.directory.tenant(authorization(context.http))
+        key = self.directory.key(authorization(context.http))
+        tenant = context.tenant = self.directory.state.tenants[key.tenant]
+        context.key_id = key.id
         if route.path in (MODELS, MODEL):
             models = self._models(tenant, route.model)
             context.status = 200
@@ -87,12 +91,20 @@ class App:
         self._concurrency.enter(tenant.name, tenant.limits.concurrency)
         try:
             body = await body_of(context.http, self.bounds)
+            if route.path == FEEDBACK:
+                return await self._feedback(context, tenant, body)
             request = read(body, COMPLETIONS[route.path], self._limits)
             if request.model != tenant.channel:
                 raise _no_model(request.model)
             return await self._complete(context, tenant, request)
         finally:
             self._concurrency.leave(tenant.name)
+
+    async def _feedback(self, context: RequestContext, tenant: Tenant, body: bytes) -> web.Response:
+        consent = self.directory.state.consents.get(tenant.name)
+        answer = await self.receipts.take(context.key_id, consent, body)
+        context.status = 200
+        return web.json_response(answer, headers=context.headers)
 
     def _models(self, tenant: Tenant, wanted: str | None) -> ModelObject | ModelList:
         """The tenant's only model, or the list of it where none is named."""
@@ -140,8 +152,11 @@ class App:
         live = self.router.serving_artifact(channel.name, channel.artifact_id)
         conversation = context.http.headers.get("x-conversation-id") or request.conversation
         decision = choose(live, rollout, f"{tenant.name} {conversation}")
-        usage = TokenUsage(request, keep_text=decision.shadow is not None)
-        context.completion = Completion(tenant, decision, channel.generation, usage)
+        consent = state.consents.get(tenant.name)
+        sampled = self.receipts.sampled(consent, request)
+        usage = TokenUsage(request, keep_text=sampled or decision.shadow is not None)
+        generation = channel.generation
+        context.completion = Completion(tenant, decision, generation, usage, consent, sampled)
         return context.completion, rollout
 
     async def _charged(

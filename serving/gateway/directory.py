@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from registry import Registry
 from registry.errors import RegistryError
 from registry.tenancy.snapshot import ServingState
-from registry.tenancy.tenants import Tenant
+from registry.tenancy.tenants import TenantKey
 from serving.openai_api.errors import ApiError
 
 log = logging.getLogger("tuneline.gateway")
@@ -48,8 +48,8 @@ class Directory:
         """Seconds since the registry answered."""
         return time.monotonic() - self._read
 
-    def tenant(self, authorization: str) -> Tenant:
-        """Whose key stands in an `Authorization` header. Raises `ApiError`: 401, or 403 for an ended key."""
+    def key(self, authorization: str) -> TenantKey:
+        """The key in an `Authorization` header. Raises `ApiError`: 401, or 403 for an ended key."""
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise ApiError("expected the header `Authorization: Bearer KEY`", None, 401, "missing_api_key")
@@ -59,7 +59,7 @@ class Directory:
             raise ApiError("this key is unknown, or was revoked", None, 401, "invalid_api_key")
         if record.expires is not None and record.expires <= datetime.now(UTC):
             raise ApiError(f"key {record.id} has expired; use the newer one", None, 403, "expired_api_key")
-        return self.state.tenants[record.tenant]
+        return record
 
     async def _keep(self, changed: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -1,4 +1,5 @@
-"""One request as it is answered, and what is written down of it: numbers, never a client's words."""
+"""One request as it is answered, and what is written down of it: numbers, and a client's words only where
+its tenant agreed to that (`feedback.receipts`)."""
 
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ from functools import cached_property
 
 from aiohttp import web
 
+from registry.tenancy.consents import Consent
 from registry.tenancy.tenants import Tenant
 from serving.gateway import tracing
+from serving.gateway.feedback.receipts import Receipts
 from serving.gateway.metrics import Metrics
 from serving.gateway.relay import TokenUsage
 from serving.gateway.rollout.decision import Arm, RoutingDecision
@@ -32,6 +35,9 @@ class Completion:
     generation: int
     """Of the tenant's channel."""
     usage: TokenUsage
+    consent: Consent | None = None
+    sampled: bool = False
+    """Whether the tenant agreed to have this one's words kept."""
 
 
 @dataclass
@@ -42,6 +48,7 @@ class RequestContext:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     began: float = field(default_factory=time.monotonic)
     tenant: Tenant | None = None
+    key_id: str = ""
     completion: Completion | None = None
     """Set once it is known which artifact answers."""
     status: int = 0
@@ -67,10 +74,10 @@ class RequestContext:
 
 
 class Recorder:
-    """Writes ended requests into the metrics, the outcomes and the log."""
+    """Writes ended requests into the metrics, the outcomes, the log and, where agreed, the receipts."""
 
-    def __init__(self, metrics: Metrics, outcomes: Outcomes) -> None:
-        self._metrics, self._outcomes = metrics, outcomes
+    def __init__(self, metrics: Metrics, outcomes: Outcomes, receipts: Receipts) -> None:
+        self._metrics, self._outcomes, self._receipts = metrics, outcomes, receipts
 
     @contextlib.contextmanager
     def recording(self, context: RequestContext) -> Iterator[None]:
@@ -113,6 +120,10 @@ class Recorder:
             self._metrics.first_token.labels(label).observe(first)
             if usage.request.stream and usage.pieces > 1:
                 self._metrics.gap.labels(label).observe((usage.last - usage.first) / (usage.pieces - 1))
+        if completion.consent is not None and context.reason is None and not usage.failed:
+            channel, sampled = completion.tenant.channel, completion.sampled
+            asked = (context.id, context.key_id, completion.consent, channel)
+            self._receipts.add(*asked, completion.decision, usage, sampled)
         if context.reason != "client_gone":
             of = _of(completion)
             self._outcomes.add(

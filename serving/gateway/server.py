@@ -22,6 +22,7 @@ from serving.gateway.app import App
 from serving.gateway.config import Address, ServeConfig
 from serving.gateway.connections import ConnectionLimits
 from serving.gateway.directory import Directory
+from serving.gateway.feedback.receipts import Receipts
 from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import CONTENT_TYPE, Metrics
 from serving.gateway.replica import engine_of
@@ -123,10 +124,15 @@ async def _assemble(
     await router.start(directory.state)
     outcomes.start()
     stack.push_async_callback(outcomes.stop)
+    receipts = Receipts(registry)
+    receipts.start()
+    stack.push_async_callback(receipts.stop)
     shadows = Shadows(router, outcomes, metrics, config.shadows)
     stack.push_async_callback(shadows.stop)
     metrics.watch(router, directory)
-    app = App(directory, router, ledger, Recorder(metrics, outcomes), shadows, config.bounds)
+    app = App(
+        directory, router, ledger, Recorder(metrics, outcomes, receipts), shadows, receipts, config.bounds
+    )
     return app, _operations(metrics, directory, router)
 
 

@@ -14,6 +14,8 @@ LIMITS = {
     "concurrency": "requests that are being answered at once",
     "tokens_per_day": "tokens, prompt and completion, in a day (UTC)",
 }
+REDACTION = ("url", "email", "iban", "card", "ip", "phone", "number")
+_CONSENT = "record what a tenant agreed to have kept of its requests, or say what is recorded"
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 Add = Callable[..., argparse.ArgumentParser]
 
@@ -36,7 +38,7 @@ def limit(words: str) -> int | None:
 
 
 def add_tenant_commands(add: Add, verbs: Any) -> None:
-    """`tenants add|ls|show|set|rotate|revoke|audit`."""
+    """`tenants add|ls|show|set|rotate|revoke|consent|audit`."""
     text = "who may ask of which channel, with which key, and how much"
     group = verbs.add_parser("tenants", help=text, description=text)
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -65,10 +67,23 @@ def add_tenant_commands(add: Add, verbs: Any) -> None:
     revoke = command("revoke", "end a tenant's keys at once")
     _name(revoke)
     revoke.add_argument("--key", metavar="ID", help="only this one (default: all)")
-    for mutating in (new, change, rotate, revoke):
+    agreed = add("consent", "flows.commands.consent:consent", _CONSENT, actions)
+    _consent(agreed)
+    for mutating in (new, change, rotate, revoke, agreed):
         _who(mutating)
     audit = command("audit", "every change of tenants and keys, with a check that none was tampered with")
     audit.add_argument("name", nargs="?", help="one tenant (default: all)")
+
+
+def _consent(command: argparse.ArgumentParser) -> None:
+    _name(command)
+    command.add_argument("--feed", help="where rows go that come of it: approved and corrected answers")
+    text = "share of the requests whose words are kept, 0 to 1 (default 0: feedback alone)"
+    command.add_argument("--sample", type=float, default=0.0, metavar="SHARE", help=text)
+    command.add_argument("--days", type=int, default=30, help="how long they are kept (default 30)")
+    text = "what is taken out before anything is written (default: all); `--redact` alone: nothing"
+    command.add_argument("--redact", nargs="*", choices=REDACTION, default=REDACTION, help=text)
+    command.add_argument("--withdraw", action="store_true", help="from now on nothing is kept")
 
 
 def add_channel_commands(add: Add, actions: Any) -> None:

@@ -1,0 +1,190 @@
+"""What gateways keep of requests of tenants that agreed, and what the tenants say of the answers.
+
+A receipt says which artifact gave an answer, to which key; with it, of a sample, the redacted words. Feedback
+comes once for a request, from the key that asked. An answer that was approved becomes a row of the tenant's
+feed; a correction becomes one too, and a preference: the correction rather than the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, delete, insert, select
+
+from registry.artifacts import Record, canonical, digest
+from registry.db.engine import Database, now
+from registry.db.feed_tables import feedback, receipts
+from registry.db.serving_tables import tenant_keys
+from registry.errors import AlreadyExists, InvalidFeed, InvalidTenant, NotFound
+from registry.feeds.feeds import append
+from registry.feeds.rows import NewRow, Origin, checked
+from registry.tenancy import tenant_log
+from registry.tenancy.consents import Consent, in_force
+from registry.tenancy.redaction import redacted
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """An answer that was given; `messages` and `answer` are as they were said, None outside of the sample."""
+
+    request: str
+    key_id: str
+    consent: Consent
+    channel: str
+    artifact_id: str
+    arm: Literal["live", "canary"]
+    at: datetime
+    messages: list[dict[str, str]] | None = None
+    answer: str | None = None
+
+
+class Feedback(Record):
+    """What a client says of an answer; `score` from 0 to 1."""
+
+    request: str
+    thumbs: Literal["up", "down"] | None = None
+    score: float | None = None
+    correction: str | None = None
+
+
+class Outcome(Record):
+    """How an artifact's answers fared with those who asked, in one arm of a channel."""
+
+    artifact_id: str
+    arm: Literal["live", "canary"]
+    up: int
+    down: int
+    corrected: int
+    scores: list[float]
+
+
+class Traffic:
+    """Receipts and feedback of a registry."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def keep(self, given: Sequence[Receipt]) -> None:
+        """Write receipts down, all or none, redacted; takes the time that redaction takes.
+
+        One of a consent that is not in force any more is left out.
+        """
+        rows = [_row(receipt) for receipt in given]
+        with self._database.write() as connection:
+            standing = in_force(connection)
+            wanted = [
+                row
+                for row, receipt in zip(rows, given, strict=True)
+                if standing.get(receipt.consent.tenant) == receipt.consent
+            ]
+            connection.execute(delete(receipts).where(receipts.c.expires <= now()))
+            if wanted:
+                connection.execute(insert(receipts), wanted)
+
+    def give(self, key_id: str, said: Feedback) -> int:
+        """Keep what a client says of an answer; returns how many rows came of it.
+
+        Raises InvalidTenant for a key that ended, NotFound for a request that is not this key's (or whose
+        receipt is over), InvalidFeed where the consent was withdrawn, AlreadyExists for a second time.
+        """
+        with self._database.write() as connection:
+            _require_live(connection, key_id)
+            receipt = _receipt(connection, key_id, said.request)
+            consent = in_force(connection).get(receipt.tenant)
+            if consent is None:
+                raise InvalidFeed("the tenant has withdrawn its consent; nothing is kept")
+            query = select(feedback.c.request).where(feedback.c.request == said.request)
+            if connection.execute(query).first() is not None:
+                raise AlreadyExists(f"request {said.request} has its feedback; it is given once")
+            row = {name: getattr(receipt, name) for name in _SHARED}
+            row |= {"thumbs": said.thumbs, "score": said.score, "at": now()}
+            connection.execute(insert(feedback), {**row, "corrected": int(said.correction is not None)})
+            rows = _learned(receipt, consent, said)
+            who = f"tenant {receipt.tenant}, key {key_id}"
+            return append(connection, receipt.feed, rows, who).new if rows else 0
+
+    def outcomes(self, channel: str, since: datetime | None = None) -> list[Outcome]:
+        """What was said of a channel's answers, by artifact and arm, in the order in which they came."""
+        query = select(feedback).where(feedback.c.channel == channel).order_by(feedback.c.at)
+        if since is not None:
+            query = query.where(feedback.c.at >= since.astimezone(UTC).isoformat(timespec="microseconds"))
+        found: dict[tuple[str, Any], list[Row[Any]]] = {}
+        with self._database.read() as connection:
+            for row in connection.execute(query):
+                found.setdefault((row.artifact_id, row.arm), []).append(row)
+        return [
+            Outcome(
+                artifact_id=artifact_id,
+                arm=arm,
+                up=sum(row.thumbs == "up" for row in rows),
+                down=sum(row.thumbs == "down" for row in rows),
+                corrected=sum(row.corrected for row in rows),
+                scores=[row.score for row in rows if row.score is not None],
+            )
+            for (artifact_id, arm), rows in found.items()
+        ]
+
+
+_SHARED = ("request", "tenant", "key_id", "channel", "artifact_id", "arm")
+
+
+def _row(receipt: Receipt) -> dict[str, Any]:
+    consent, messages, answer = receipt.consent, receipt.messages, receipt.answer
+    kept = messages is not None and answer is not None
+    clean = [{**one, "content": redacted(one["content"], consent.redact)} for one in messages or ()]
+    return {
+        **{name: getattr(receipt, name) for name in _SHARED if name != "tenant"},
+        "tenant": consent.tenant,
+        "feed": consent.feed,
+        "at": receipt.at.isoformat(timespec="microseconds"),
+        "expires": (receipt.at + timedelta(days=consent.days)).isoformat(timespec="microseconds"),
+        "messages": canonical(clean).decode() if kept else None,
+        "answer": redacted(answer, consent.redact) if kept and answer is not None else None,
+    }
+
+
+def _require_live(connection: Connection, key_id: str) -> None:
+    query = tenant_log.live_keys(now()).where(tenant_keys.c.id == key_id)
+    if connection.execute(query).first() is None:
+        raise InvalidTenant("this key has ended")
+
+
+def _receipt(connection: Connection, key_id: str, request: str) -> Row[Any]:
+    mine = (receipts.c.request == request) & (receipts.c.key_id == key_id) & (receipts.c.expires > now())
+    row = connection.execute(select(receipts).where(mine)).one_or_none()
+    if row is None:
+        raise NotFound("no such request of this key that still takes feedback")
+    return row
+
+
+def _learned(receipt: Row[Any], consent: Consent, said: Feedback) -> list[NewRow]:
+    """The rows that come of the feedback: none where no words were kept, or none that can be trained on."""
+    if receipt.messages is None:
+        return []
+    asked = json.loads(receipt.messages)
+    if said.correction is None:
+        return [_chat(receipt, "answer", asked, receipt.answer)] if said.thumbs == "up" else []
+    corrected = redacted(said.correction, consent.redact)
+    rows = [_chat(receipt, "correction", asked, corrected)]
+    if corrected != receipt.answer:
+        pair = {"messages": asked, "chosen": corrected, "rejected": receipt.answer}
+        text = canonical(pair).decode()
+        rows.append(NewRow(_key(receipt, "preference"), text, "correction", "preference", **_whose(receipt)))
+    return rows
+
+
+def _chat(receipt: Row[Any], origin: Origin, asked: list[dict[str, str]], answer: str) -> NewRow:
+    content = checked([*asked, {"role": "assistant", "content": answer}], f"request {receipt.request}")
+    return NewRow(_key(receipt, origin), canonical(content).decode(), origin, **_whose(receipt))
+
+
+def _key(receipt: Row[Any], what: str) -> str:
+    return digest(["request", receipt.request, what])
+
+
+def _whose(receipt: Row[Any]) -> dict[str, Any]:
+    return {name: getattr(receipt, name) for name in ("tenant", "request", "artifact_id", "expires")}

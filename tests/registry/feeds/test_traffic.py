@@ -1,0 +1,199 @@
+"""Consents, receipts and feedback: only what was agreed, once, from the key that asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from flows.commands.arguments.tenants import REDACTION
+from registry import Artifact, Registry
+from registry.errors import AlreadyExists, Corrupt, InvalidFeed, InvalidTenant, NotFound
+from registry.feeds.traffic import Feedback, Receipt
+from registry.tenancy.consents import Consent
+from registry.tenancy.redaction import RULES, redacted
+from tests.registry.backends import only
+
+Publish = Callable[..., Artifact]
+ASKED = [{"role": "user", "content": "My mail is ada@example.org, why is it slow?"}]
+
+
+@pytest.fixture
+def artifact(registry: Registry, publish: Publish) -> Artifact:
+    registry.feeds.add("tickets", [], "ops")
+    return publish(registry, "one")
+
+
+@pytest.fixture
+def agreed(registry: Registry, artifact: Artifact) -> tuple[Consent, str]:
+    """A tenant's consent and the id of its key."""
+    _, key, _ = registry.tenants.add("acme", "team/acme", "ops")
+    return registry.consents.give("acme", "tickets", 1.0, 30, list(RULES), "ada"), key.id
+
+
+def receipt(request: str, agreed: tuple[Consent, str], artifact: Artifact, **more: Any) -> Receipt:
+    consent, key = agreed
+    known = {"at": datetime.now(UTC), "messages": ASKED, "answer": "Call +49 30 1234567.", **more}
+    return Receipt(request * 32, key, consent, "team/acme", artifact.id, "live", **known)
+
+
+@only("local")
+def test_feedback_becomes_rows(registry: Registry, artifact: Artifact, agreed: tuple[Consent, str]) -> None:
+    key = agreed[1]
+    registry.traffic.keep([receipt(request, agreed, artifact) for request in "1234"])
+    assert registry.traffic.give(key, Feedback(request="1" * 32, thumbs="up")) == 1
+    assert registry.traffic.give(key, Feedback(request="2" * 32, thumbs="down", score=0.25)) == 0
+    corrected = Feedback(request="3" * 32, correction="Write to bob@example.org <script>alert(1)</script>")
+    assert registry.traffic.give(key, corrected) == 2
+    rows = registry.feeds.rows("tickets")
+    assert [(one.kind, one.origin, one.request) for one in rows] == [
+        ("chat", "answer", "1" * 32),
+        ("chat", "correction", "3" * 32),
+        ("preference", "correction", "3" * 32),
+    ]
+    assert {(one.tenant, one.artifact_id, one.who) for one in rows} == {
+        ("acme", artifact.id, f"tenant acme, key {key}")
+    }
+    assert rows[0].content == {
+        "messages": [
+            {"role": "user", "content": "My mail is [email], why is it slow?"},
+            {"role": "assistant", "content": "Call [phone]."},
+        ]
+    }
+    assert rows[2].content == {
+        "messages": [{"role": "user", "content": "My mail is [email], why is it slow?"}],
+        "chosen": "Write to [email] <script>alert(1)</script>",
+        "rejected": "Call [phone].",
+    }
+    assert rows[0].expires is not None
+    assert rows[0].expires - rows[0].at > timedelta(days=29)
+    with registry.database.read() as connection:
+        for table in ("receipts", "feedback", "feed_rows"):
+            kept = str(connection.execute(text(f"SELECT * FROM {table}")).all())
+            assert "example.org" not in kept
+            assert "1234567" not in kept
+    (outcome,) = registry.traffic.outcomes("team/acme")
+    assert (outcome.up, outcome.down, outcome.corrected, outcome.scores) == (1, 1, 1, [0.25])
+    assert registry.traffic.outcomes("team/acme", datetime.now(UTC)) == []
+    contents = [content for _, content in registry.feeds.contents(registry.feeds.watermark("tickets"))]
+    assert [content is None for content in contents] == [False, False, True], "a preference is no chat"
+
+
+@only("local")
+def test_feedback_that_is_refused(
+    registry: Registry, artifact: Artifact, agreed: tuple[Consent, str]
+) -> None:
+    key, up = agreed[1], Feedback(request="1" * 32, thumbs="up")
+    registry.traffic.keep([receipt("1", agreed, artifact)])
+    _, other, _ = registry.tenants.add("other", "team/other", "ops")
+    registry.consents.give("other", "tickets", 1, 30, [], "ada")
+    for forger in (other.id, registry.tenants.rotate("acme", "ops", timedelta(days=1))[0].id):
+        with pytest.raises(NotFound, match="no such request of this key"):
+            registry.traffic.give(forger, up)
+    with pytest.raises(NotFound):
+        registry.traffic.give(key, Feedback(request="9" * 32, thumbs="up"))
+    with pytest.raises(InvalidFeed, match="last message is not an answer"):
+        registry.traffic.give(key, Feedback(request="1" * 32, correction=" "))
+    assert registry.traffic.give(key, up) == 1, "what was refused left nothing behind"
+    with pytest.raises(AlreadyExists, match="given once"):
+        registry.traffic.give(key, up)
+    registry.traffic.keep([receipt("2", agreed, artifact), receipt("3", agreed, artifact)])
+    registry.consents.withdraw("acme", "ada")
+    with pytest.raises(InvalidFeed, match="withdrawn"):
+        registry.traffic.give(key, Feedback(request="2" * 32, thumbs="up"))
+    registry.consents.give("acme", "tickets", 1, 30, [], "ada")
+    registry.tenants.revoke("acme", "ops")
+    with pytest.raises(InvalidTenant, match="has ended"):
+        registry.traffic.give(key, Feedback(request="3" * 32, thumbs="up"))
+    assert len(registry.feeds.rows("tickets")) == 1
+
+
+@only("local")
+def test_words_are_kept_only_as_long_as_agreed(
+    registry: Registry, artifact: Artifact, agreed: tuple[Consent, str]
+) -> None:
+    old = receipt("1", agreed, artifact, at=datetime.now(UTC) - timedelta(days=31))
+    unsampled = receipt("2", agreed, artifact, messages=None, answer=None)
+    registry.traffic.keep([old, unsampled, receipt("3", agreed, artifact)])
+    with pytest.raises(NotFound, match="still takes feedback"):
+        registry.traffic.give(agreed[1], Feedback(request="1" * 32, thumbs="up"))
+    assert registry.traffic.give(agreed[1], Feedback(request="2" * 32, correction="no")) == 0
+    registry.forgettings.expire()
+    with registry.database.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM receipts")).scalar_one() == 2
+    assert registry.traffic.give(agreed[1], Feedback(request="3" * 32, thumbs="up")) == 1
+    assert registry.forgettings.forget("ada", tenant="acme").rows == {"tickets": [1]}
+    with registry.database.read() as connection:
+        for table in ("receipts", "feedback"):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
+
+
+@only("local")
+def test_consents_are_recorded_and_checked(
+    registry: Registry, artifact: Artifact, agreed: tuple[Consent, str]
+) -> None:
+    assert registry.serving_state().consents == {"acme": agreed[0]}
+    seen = registry.serving_version()
+    registry.consents.give("acme", "tickets", 0.5, 7, ["email"], "bob")
+    registry.consents.withdraw("acme", "ada")
+    assert registry.serving_version() == seen + 2
+    assert registry.serving_state().consents == {}
+    assert [(e.number, e.action, e.sample, e.redact) for e in registry.consents.audit("acme")] == [
+        (1, "give", 1.0, tuple(RULES)),
+        (2, "give", 0.5, ("email",)),
+        (3, "withdraw", 0.5, ("email",)),
+    ]
+    with pytest.raises(NotFound, match="no consent in force"):
+        registry.consents.withdraw("acme", "ada")
+    for wrong in ({"sample": 1.5}, {"days": 0}, {"redact": ["names"]}):
+        terms: dict[str, Any] = {"sample": 1, "days": 30, "redact": [], **wrong}
+        with pytest.raises(InvalidTenant, match="expected"):
+            registry.consents.give("acme", "tickets", who="ada", **terms)
+    with pytest.raises(NotFound, match="no feed 'nope'"):
+        registry.consents.give("acme", "nope", 1, 30, [], "ada")
+    with pytest.raises(NotFound, match="no tenant 'nobody'"):
+        registry.consents.give("nobody", "tickets", 1, 30, [], "ada")
+    with registry.database.write() as connection:
+        name = "consents_no_update"
+        on = "" if connection.dialect.name == "sqlite" else " ON consents"
+        connection.execute(text(f"DROP TRIGGER {name}{on}"))
+        connection.execute(text("UPDATE consents SET days = 3650 WHERE number = 1"))
+    with pytest.raises(Corrupt, match="consents of tenant acme"):
+        registry.consents.audit()
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("mail ada.l+x@mail.example.org now", "mail [email] now"),
+        ("see https://example.org/a?b=c.", "see [url]"),
+        ("from 192.168.0.1 on", "from [ip] on"),
+        ("DE89 3704 0044 0532 0130 00 please", "[iban] please"),
+        ("card 4111 1111 1111 1111", "card [card]"),
+        ("call +49 30 1234567 or (030) 123456", "call [phone] or [phone]"),
+        ("customer 12345678", "customer [number]"),
+        ("in 2026 I paid 12345 for version 1.2.3", "in 2026 I paid 12345 for version 1.2.3"),
+    ],
+)
+def test_redaction(said: str, kept: str) -> None:
+    assert redacted(said, RULES) == kept
+    assert redacted(said, []) == said
+
+
+def test_the_command_knows_each_rule() -> None:
+    assert tuple(RULES) == REDACTION
+
+
+@pytest.mark.parametrize("piece", ["a@", "1", "+1 ", "AB12 ", "http://", "1.", "é", "0-"])
+def test_redaction_takes_time_in_proportion_to_the_text(piece: str) -> None:
+    def seconds(count: int) -> float:
+        began = time.process_time()
+        redacted(piece * count, RULES)
+        return time.process_time() - began
+
+    redacted(piece, RULES)
+    assert min(seconds(80_000) for _ in range(3)) < 40 * min(seconds(8_000) for _ in range(3)) + 0.05
