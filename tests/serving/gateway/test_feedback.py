@@ -1,0 +1,149 @@
+"""Feedback over HTTP: kept where the tenant agreed, from the key that asked, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from registry.tenancy.redaction import RULES
+from tests.serving.gateway.live_gateway import ANSWER, LLAMA, SLOWEST, Gateway, running, until
+from tests.serving.populated_registry import kept_registry
+
+MARKUP = "<script>alert('x')</script> \u202e '; DROP TABLE feed_rows; --"
+
+
+@pytest.fixture(scope="module")
+def gateway(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("feedback")
+    populated = kept_registry(pytestconfig.rootpath, folder / "home", 1)
+    with running(populated, folder, [LLAMA]) as found:
+        found.registry.feeds.add("tickets", [], "ops")
+        yield found
+
+
+def agree(gateway: Gateway, name: str, sample: float = 1.0) -> str:
+    """A new tenant that agreed; its key."""
+    key = gateway.tenant(name, gateway.populated.adapters[0].gguf)
+    gateway.registry.consents.give(name, "tickets", sample, 30, list(RULES), "ada")
+    until(lambda: say(gateway, key, {}).status_code == 400, "the gateway knows of the consent")
+    return key
+
+
+def asked(gateway: Gateway, name: str, question: str, **more: Any) -> tuple[str, str]:
+    """The id of a request that was answered, and the answer."""
+    body = {"model": f"team/{name}", "messages": [{"role": "user", "content": question}], **ANSWER, **more}
+    headers = {"authorization": f"Bearer {gateway.keys[name]}"}
+    answer = httpx.post(f"{gateway.url}/chat/completions", json=body, headers=headers, timeout=SLOWEST)
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-request-id"], answer.text
+
+
+def say(gateway: Gateway, key: str, body: object) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    return httpx.post(f"{gateway.url}/feedback", content=content, headers=headers, timeout=SLOWEST)
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_correction_becomes_a_row_and_a_preference(gateway: Gateway, stream: bool) -> None:
+    name = f"corrects-{stream}".lower()
+    key = agree(gateway, name)
+    request, answer = asked(gateway, name, "Who is ada@example.org?", stream=stream)
+    before = gateway.registry.feeds.get("tickets").rows
+    said = say(gateway, key, {"request_id": request, "thumbs": "down", "correction": MARKUP})
+    assert (said.status_code, said.json()) == (
+        200, {"object": "feedback", "request_id": request, "rows": 2},
+    )  # fmt: skip
+    chat, pair = gateway.registry.feeds.rows("tickets", before)
+    assert chat.content is not None
+    assert pair.content is not None
+    assert [message["content"] for message in chat.content["messages"]] == ["Who is [email]?", MARKUP]
+    assert pair.content["chosen"] == MARKUP
+    assert stream or json.loads(answer)["choices"][0]["message"]["content"] == pair.content["rejected"]
+    assert (chat.tenant, chat.request) == (name, request)
+    assert chat.artifact_id == gateway.populated.adapters[0].gguf
+    assert code(say(gateway, key, {"request_id": request, "thumbs": "up"})) == (409, "already_given")
+    log = gateway.log.read_text()
+    assert "DROP TABLE" not in log
+    assert "ada@example.org" not in log
+
+
+def test_nothing_is_kept_of_a_tenant_that_did_not_agree(gateway: Gateway) -> None:
+    key = gateway.tenant("silent", gateway.populated.adapters[0].gguf)
+    request, _ = asked(gateway, "silent", "xylophone")
+    assert code(say(gateway, key, {"request_id": request, "thumbs": "up"})) == (403, "no_consent")
+    agree(gateway, "feedback-only", sample=0.0)
+    request, _ = asked(gateway, "feedback-only", "xylophone")
+    said = say(gateway, gateway.keys["feedback-only"], {"request_id": request, "correction": "vibraphone"})
+    assert said.json()["rows"] == 0, "of this tenant no words are kept"
+    with gateway.registry.database.read() as connection:
+        for table in ("receipts", "feed_rows", "feedback"):
+            kept = str(connection.execute(text(f"SELECT * FROM {table}")).all())
+            assert "silent" not in kept
+            assert "phone" not in kept.replace("[phone]", "")
+
+
+def test_forged_replayed_and_oversized_feedback_is_refused(gateway: Gateway) -> None:
+    mine, theirs = agree(gateway, "honest"), agree(gateway, "forger")
+    request, _ = asked(gateway, "honest", "Hello")
+    other, _ = asked(gateway, "forger", "Hello")
+    before = gateway.registry.feeds.get("tickets").rows
+    good = {"request_id": request, "thumbs": "up"}
+    assert code(say(gateway, theirs, good)) == (404, "request_not_found")
+    unknown = say(gateway, theirs, {**good, "request_id": "0" * 32})
+    assert say(gateway, theirs, good).json() == unknown.json(), "the same as of no request at all"
+    assert code(say(gateway, "tl-000000000000-x", good)) == (401, "invalid_api_key")
+    assert code(say(gateway, mine, {**good, "correction": "x" * 65_537})) == (413, "too_large")
+    assert code(say(gateway, mine, b'{"request_id": "' + b"x" * (1 << 20) + b'"}')) == (413, "too_large")
+    for wrong in (
+        {},
+        {"request_id": request},
+        {**good, "request_id": request.upper()},
+        {**good, "request_id": [request]},
+        {**good, "thumbs": "sideways"},
+        {**good, "score": 2},
+        {**good, "score": True},
+        {**good, "correction": ""},
+        {**good, "correction": {"text": "x"}},
+        {**good, "tenant": "honest"},
+        [good],
+        b"\xff",
+    ):
+        answer = say(gateway, mine, wrong)
+        assert answer.status_code == 400, wrong
+        assert answer.json()["error"]["message"]
+    assert gateway.registry.feeds.get("tickets").rows == before
+    new_key, new = gateway.registry.tenants.rotate("honest", "tests", timedelta(days=1))
+    until(lambda: gateway.get("/models", new).status_code == 200, "the gateway knows the new key")
+    assert code(say(gateway, new, good)) == (404, "request_not_found"), "another key of the same tenant"
+    assert say(gateway, mine, good).status_code == 200
+    assert code(say(gateway, mine, good)) == (409, "already_given")
+    gateway.registry.tenants.revoke("forger", "tests")
+    assert code(say(gateway, theirs, {"request_id": other, "thumbs": "up"})) == (401, "invalid_api_key")
+    assert gateway.registry.feeds.get("tickets").rows == before + 1
+    assert new_key.tenant == "honest"
+
+
+def test_what_was_agreed_ends_at_once(gateway: Gateway) -> None:
+    key = agree(gateway, "leaves")
+    gateway.registry.consents.withdraw("leaves", "ada")
+    request, _ = asked(gateway, "leaves", "glockenspiel")
+    until(lambda: say(gateway, key, {}).status_code == 403, "the gateway knows")
+    assert code(say(gateway, key, {"request_id": request, "thumbs": "up"})) == (403, "no_consent")
+    marker = agree(gateway, "marker")
+    later, _ = asked(gateway, "marker", "Hello")
+    assert say(gateway, marker, {"request_id": later, "thumbs": "down"}).status_code == 200
+    with gateway.registry.database.read() as connection:
+        kept = str(connection.execute(text("SELECT * FROM receipts")).all())
+    assert later in kept
+    assert "glockenspiel" not in kept
