@@ -16,6 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from flows.doctor.finding import LOCK, SET_UP, Finding
 from serving.errors import EngineMissing
@@ -67,7 +68,7 @@ def _locked(lock: Path) -> list[tuple[str, str]]:
 
 def _version(name: str) -> str | None:
     try:
-        return metadata.version(name)
+        return str(Version(metadata.version(name)))  # as pip writes it into a lock: v0.0.21 is 0.0.21
     except metadata.PackageNotFoundError:
         return None
 

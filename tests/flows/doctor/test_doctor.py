@@ -168,3 +168,8 @@ def test_the_command(
     monkeypatch.setattr(software, "python", broken)
     assert cli.main(["doctor"]) == 3
     assert "fail  python      ImportError: no module named x" in capsys.readouterr().out
+
+
+def test_a_version_is_compared_as_pip_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(software.metadata, "version", lambda _: "v0.0.21")
+    assert software._version("grafana-foundation-sdk") == "0.0.21"
