@@ -14,7 +14,7 @@ from registry.artifacts import canonical, digest
 from registry.db.access_tables import webhook_deliveries, webhooks
 from registry.db.engine import now
 
-Event = Literal["promotion", "rollback", "gate", "failed-run", "drift", "alert", "test"]
+Event = Literal["promotion", "rollback", "gate", "failed-run", "drift", "alert", "night", "test"]
 EVENTS: tuple[Event, ...] = tuple(event for event in get_args(Event) if event != "test")
 """What a webhook can ask for; `test` is sent on request only."""
 

@@ -13,23 +13,22 @@ from flows.commands.reply import Reply, print_table
 from flows.commands.tenants import who
 from flows.errors import Usage
 from flows.formatting import duration, plain
+from flows.retraining.words import limits_in_words, when, whom
 from registry import Registry
-from registry.schedules.definition import Definition, Limits
+from registry.schedules.definition import Definition
 from registry.schedules.runs import ScheduledRun
 from registry.schedules.schedules import Schedule, checked
-
-_OTHERS = {"base": "the base moves", "webhook": "a webhook asks", "drift": "data drift"}
 
 
 def add(arguments: argparse.Namespace) -> Reply:
     """A new schedule; its recipe is checked for its first target, as a run would."""
     from flows.recipe import load
     from flows.retraining.targets import recipe_for, targets_of
-    from flows.retraining.times import check_cron
+    from flows.retraining.times import check_cron, check_zone
 
+    check_zone(arguments.zone)
     for text in arguments.cron:
         check_cron(text, arguments.zone)
-    check_cron("0 0 * * *", arguments.zone)
     recipe = load(arguments.recipe).model_dump(mode="json")
     definition = _definition(arguments, recipe)
     with open_registry(make=True) as registry:
@@ -40,7 +39,7 @@ def add(arguments: argparse.Namespace) -> Reply:
             arguments.name, definition, who(arguments), replace=arguments.replace
         )
         _tell_prefect(registry)
-    lines = [f"schedule {schedule.name}, version {schedule.version}: {_whom(schedule)}, {_when(schedule)}"]
+    lines = [f"schedule {schedule.name}, version {schedule.version}: {whom(schedule)}, {when(schedule)}"]
     if not targets:
         lines.append(f"No tenant is called so yet: {definition.tenants!r}.")
     if token is not None:
@@ -93,8 +92,8 @@ def ls(arguments: argparse.Namespace) -> Reply:
         (
             schedule.name + (" (paused)" if schedule.paused else ""),
             schedule.definition.recipe_name,
-            _whom(schedule),
-            _when(schedule),
+            whom(schedule),
+            when(schedule),
             _next(schedule),
             next((f"{run.target}: {run.state}" for run in latest[schedule.name]), "–"),
         )
@@ -122,8 +121,8 @@ def show(arguments: argparse.Namespace) -> Reply:
     def text() -> None:
         state = "paused" if schedule.paused else "in force"
         print(f"{schedule.name}, version {schedule.version}, {state}: {schedule.definition.recipe_name}")
-        print(f"for {_whom(schedule)}; {_when(schedule)}; next {_next(schedule)}")
-        print(f"limits: {'; '.join(_limits(schedule.definition.limits))}")
+        print(f"for {whom(schedule)}; {when(schedule)}; next {_next(schedule)}")
+        print(f"limits: {'; '.join(limits_in_words(schedule.definition.limits))}")
         for override in schedule.definition.overrides:
             print(f"--set {override}")
         print_runs(runs)
@@ -135,6 +134,7 @@ def run(arguments: argparse.Namespace) -> Reply:
     """Run one schedule now, or what is due of all, in this process. The exit code is 4 where a run failed."""
     from flows.retraining.lane import Lane
     from flows.retraining.look import look
+    from flows.retraining.night import tell_of_last
 
     settings, ended, decided = home(), [], []
     with open_registry() as registry:
@@ -143,6 +143,7 @@ def run(arguments: argparse.Namespace) -> Reply:
         for schedule in _chosen(registry, arguments.name):
             decided += [(schedule.name, one) for one in look(registry, schedule)]
             ended += Lane(registry, settings, schedule.name, told=_told).work()
+            tell_of_last(registry, schedule.definition.zone, datetime.now(UTC))
     rows = [(name, one.target, one.state, plain(one.note)) for name, one in decided if one.state != "waiting"]
     rows += [(begun.schedule, begun.target, end.state, plain(end.note)) for begun, end in ended]
     failed = any(end.state == "failed" for _, end in ended)
@@ -265,33 +266,3 @@ def next_of(schedule: Schedule) -> datetime | None:
 def _next(schedule: Schedule) -> str:
     due = next_of(schedule)
     return "–" if due is None else f"{due:%Y-%m-%d %H:%M}"
-
-
-def _whom(schedule: Schedule) -> str:
-    definition = schedule.definition
-    if definition.tenants is not None:
-        return f"tenants {definition.tenants}"
-    own = str((definition.recipe.get("promote") or {}).get("channel"))
-    return ", ".join(definition.channels or (own,))
-
-
-def _when(schedule: Schedule) -> str:
-    words = []
-    for trigger in schedule.definition.triggers:
-        if trigger.on == "cron":
-            words.append(f"{trigger.at} ({schedule.definition.zone})")
-        elif trigger.on == "rows":
-            much = f"{trigger.count:,}" if trigger.count is not None else f"{trigger.share or 0:.0%}"
-            words.append(f"{much} new rows")
-        else:
-            words.append(_OTHERS[trigger.on])
-    return "; ".join(words) or "only when asked"
-
-
-def _limits(limits: Limits) -> list[str]:
-    words = [f"{limits.at_once} at once"]
-    words += ["one for each GPU or machine"] if limits.per_device else []
-    words += [f"begins {limits.window}"] if limits.window is not None else []
-    words += [f"{limits.night_hours:g} h a night"] if limits.night_hours is not None else []
-    words += [f"{limits.night_cost:g} a night"] if limits.night_cost is not None else []
-    return [*words, f"{limits.back_off_minutes} min after a failure"]

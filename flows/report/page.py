@@ -24,7 +24,11 @@ from flows.report.rows import RunReport, measured_on, tasks_of, verdict
 
 def write_html(report: RunReport, path: Path) -> None:
     """Write the report as one HTML file that loads nothing from anywhere; it appears whole or not at all."""
-    page = html_page(report)
+    write_whole(html_page(report), path)
+
+
+def write_whole(page: str, path: Path) -> None:
+    """Write a page so that it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -6,6 +6,8 @@ learning       what a run would learn from, and whether that is new
 look           give what is due its runs
 device         one run for each GPU, or for each machine without one
 lane           do the runs that wait, one after the other
+words          a schedule in words
+night          what a night came to, on one page
 deployments    the schedules as Prefect deployments
 flow           what Prefect's workers run
 """

@@ -7,6 +7,7 @@ run too many does no harm, and one that was lost only delays.
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 
 from flows.errors import FlowError
 from flows.settings import Settings, quiet_libraries
@@ -21,6 +22,7 @@ from prefect.states import Completed, State  # noqa: E402
 from flows.retraining.deployments import FLOW  # noqa: E402
 from flows.retraining.lane import Lane  # noqa: E402
 from flows.retraining.look import look  # noqa: E402
+from flows.retraining.night import tell_of_last  # noqa: E402
 from flows.run.prefect_view import ParentFlow  # noqa: E402
 from registry import Registry  # noqa: E402
 from registry.schedules.schedules import Schedule  # noqa: E402
@@ -47,6 +49,7 @@ def retrain(schedule: str, lane: bool = False) -> State[dict[str, str]]:
         if not lane:
             look(registry, registry.schedules.get(schedule))
             _start_lanes(registry, registry.schedules.get(schedule))
+            tell_of_last(registry, registry.schedules.get(schedule).definition.zone, datetime.now(UTC))
         ended = Lane(registry, settings, schedule, _parent(), log.warning).work()
     failed = [f"{run.target}: {end.note}" for run, end in ended if end.state == "failed"]
     if failed:

@@ -53,6 +53,8 @@ class Look:
         self.registry.scheduled_runs.revive(self.schedule.name)
         targets = targets_of(self.registry, self.schedule.definition)
         for occasion in self.registry.occasions.asked(self.schedule.name):
+            if self.schedule.paused and occasion.trigger != "manual":
+                continue  # it waits until the schedule goes on
             self._plan(occasion, [self._decided(target) for target in targets])
         if not self.schedule.paused:
             for trigger in self.schedule.definition.triggers:

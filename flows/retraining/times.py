@@ -17,18 +17,23 @@ from flows.errors import Usage
 
 def check_cron(text: str, zone: str) -> None:
     """Raise `Usage` where the text is no cron expression, or the zone none that this machine knows."""
-    try:
-        ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise Usage(
-            f"time zone {zone[:60]!r} is not known here; expected a name such as Europe/Berlin or UTC"
-        ) from None
+    check_zone(zone)
     try:
         next(_due(text, zone, datetime.now(UTC)))
     except (CronSimError, StopIteration):
         raise Usage(
             f"cron {text[:60]!r}: expected five fields (minute, hour, day of the month, month, day of the "
             "week) that come true some day, for example '0 3 * * *'"
+        ) from None
+
+
+def check_zone(zone: str) -> None:
+    """Raise `Usage` where this machine knows no such time zone."""
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise Usage(
+            f"time zone {zone[:60]!r} is not known here; expected a name such as Europe/Berlin or UTC"
         ) from None
 
 

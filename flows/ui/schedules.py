@@ -1,92 +1,88 @@
-"""Schedules: the Prefect deployments that retrain, when they run next, and how they went."""
+"""Schedules: what is retrained by itself, when next, and how it went; and a night on one page."""
 
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-import httpx
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from flows.ui.pages import page
+from flows.retraining.look import coming
+from flows.retraining.night import night_of
+from flows.retraining.words import limits_in_words, when, whom
+from flows.ui.changes import Form, changing, who
+from flows.ui.pages import link_to, page, registry_of
+from registry.schedules.runs import ScheduledRun
+from registry.schedules.schedules import Schedule
 
-ANSWER_SECONDS = 2.0
 RUNS = 20
 
 
-class Scheduled(NamedTuple):
-    """A deployment of Prefect with its schedules in words, and its runs: the next and the past ones."""
+class Shown(NamedTuple):
+    """A schedule in words, with its latest runs."""
 
-    name: str
-    paused: bool
-    schedules: list[str]
-    parameters: dict[str, Any]
-    coming: list[dict[str, Any]]
-    past: list[dict[str, Any]]
+    schedule: Schedule
+    whom: str
+    when: str
+    limits: list[str]
+    next: datetime | None
+    runs: list[ScheduledRun]
 
 
 def _schedules(request: Request) -> Response:
+    registry, now = registry_of(request), datetime.now(UTC)
+    schedules = [
+        Shown(
+            one,
+            whom(one),
+            when(one),
+            limits_in_words(one.definition.limits),
+            None if one.paused else min(coming(one, now), default=None),
+            registry.scheduled_runs.history(one.name, limit=RUNS),
+        )
+        for one in registry.schedules.ls()
+    ]
     address = os.environ.get("PREFECT_API_URL")
-    scheduled: list[Scheduled] = []
-    problem = None
-    if address:
-        try:
-            scheduled = _read(address.rstrip("/"))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            problem = f"Prefect at {address} does not answer as expected: {type(error).__name__}: {error}"
-    return page(
-        request,
-        "schedules.html",
-        address=address,
-        scheduled=scheduled,
-        problem=problem,
-        prefect=_page(address),
-    )
+    prefect = address.rstrip("/").removesuffix("/api") if address else None
+    zones = sorted({one.schedule.definition.zone for one in schedules})
+    nights = [(zone, link_to("/schedules/night", zone=zone)) for zone in zones]
+    return page(request, "schedules.html", schedules=schedules, prefect=prefect, nights=nights)
 
 
-def _page(address: str | None) -> str | None:
-    """Where Prefect's own pages are, beside its API."""
-    return address.rstrip("/").removesuffix("/api") if address else None
+def _night(request: Request) -> Response:
+    registry, zone = registry_of(request), request.query_params.get("zone", "UTC")
+    if zone not in {one.definition.zone for one in registry.schedules.ls()}:
+        raise HTTPException(404, "no schedule has this time zone")
+    try:
+        at = datetime.fromisoformat(request.query_params.get("at", datetime.now(UTC).isoformat()))
+        told = night_of(registry, zone, at if at.tzinfo else at.replace(tzinfo=UTC))
+        before = link_to("/schedules/night", zone=zone, at=(told.begin - timedelta(hours=1)).isoformat())
+    except (ValueError, OverflowError):
+        raise HTTPException(404, "at: expected a time, such as 2026-11-29T03:00") from None
+    return page(request, "night.html", night=told, before=before)
 
 
-def _read(address: str) -> list[Scheduled]:
-    with httpx.Client(base_url=address, timeout=ANSWER_SECONDS) as client:
-        deployments = _asked(client, "/deployments/filter", {"limit": 50})
-        return [_scheduled(client, deployment) for deployment in deployments]
+def _pause(request: Request, form: Form) -> Response:
+    name = request.path_params["name"]
+    registry_of(request).schedules.pause(name, form.get("paused") == "yes", who(request))
+    return RedirectResponse("/schedules", 303)
 
 
-def _scheduled(client: httpx.Client, deployment: dict[str, Any]) -> Scheduled:
-    mine = {"deployments": {"id": {"any_": [deployment["id"]]}}}
-    now = datetime.now(UTC).isoformat()
-    after = {"expected_start_time": {"after_": now}, "state": {"type": {"any_": ["SCHEDULED"]}}}
-    before = {"start_time": {"before_": now}}
-    coming = {"flow_runs": after, "sort": "EXPECTED_START_TIME_ASC", "limit": 3, **mine}
-    past = {"flow_runs": before, "sort": "START_TIME_DESC", "limit": RUNS, **mine}
-    return Scheduled(
-        deployment["name"],
-        bool(deployment.get("paused")),
-        [_words(entry) for entry in deployment.get("schedules") or []],
-        deployment.get("parameters") or {},
-        _asked(client, "/flow_runs/filter", coming),
-        _asked(client, "/flow_runs/filter", past),
-    )
+def _ask(request: Request, _form: Form) -> Response:
+    """Ask for it now: the next look at the schedule gives it its runs."""
+    registry = registry_of(request)
+    schedule = registry.schedules.get(request.path_params["name"])
+    registry.occasions.ask(schedule.name, "manual", f"asked for by {who(request)} on the web")
+    return RedirectResponse("/schedules", 303)
 
 
-def _asked(client: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    answer = client.post(path, json=body)
-    answer.raise_for_status()
-    rows: list[dict[str, Any]] = answer.json()
-    return rows
-
-
-def _words(entry: dict[str, Any]) -> str:
-    schedule = entry["schedule"]
-    text = schedule.get("cron") or schedule.get("rrule") or f"every {schedule.get('interval'):g} s"
-    zone = schedule.get("timezone") or "UTC"
-    return f"{text} ({zone}){'' if entry.get('active') else ', switched off'}"
-
-
-routes = [Route("/schedules", _schedules)]
+routes = [
+    Route("/schedules", _schedules),
+    Route("/schedules/night", _night),
+    changing("/schedules/{name}/pause", _pause, "operator"),
+    changing("/schedules/{name}/ask", _ask, "operator"),
+]

@@ -8,7 +8,7 @@ a writer would wait for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,9 +18,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
 from registry.api import models as answers
 from registry.api.middleware import (
+    TRIGGER,
     Conditional,
     Guard,
     parameter_problems,
@@ -51,6 +53,7 @@ def application(registry: Registry, token: str | None = None) -> FastAPI:
     needs_token = token is not None or registry.users.exist()
     secured = [Security(HTTPBearer(auto_error=False))] if needs_token else []
     app.include_router(v1, dependencies=[*secured, Depends(_known_parameters)])
+    app.add_route(TRIGGER, _trigger(registry), methods=["POST"], include_in_schema=False)
     app.include_router(health, dependencies=[Depends(_known_parameters)])
     app.add_exception_handler(RequestValidationError, _on_parameters)
     app.add_exception_handler(HTTPException, _on_http)
@@ -60,6 +63,24 @@ def application(registry: Registry, token: str | None = None) -> FastAPI:
     app.add_middleware(Conditional)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app
+
+
+def _trigger(registry: Registry) -> Callable[[Request], Awaitable[Response]]:
+    """What a schedule's webhook asks: nothing but the token says which schedule, and nothing else is read."""
+
+    async def trigger(request: Request) -> Response:
+        return await anyio.to_thread.run_sync(asked, request)
+
+    def asked(request: Request) -> Response:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        schedule = registry.schedules.of_token(token.strip()) if scheme.lower() == "bearer" else None
+        if schedule is None:
+            message = "expected the header `Authorization: Bearer TOKEN` with a schedule's token"
+            return problem(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+        occasion = registry.occasions.ask(schedule.name, "webhook", "asked for with its token")
+        return JSONResponse({"schedule": schedule.name, "occasion": occasion.id}, 202)
+
+    return trigger
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {

@@ -29,6 +29,8 @@ REVALIDATE = "no-cache"
 PROBLEM = "application/problem+json"
 OPEN = frozenset({"/healthz", "/readyz"})
 """What needs no token: an orchestrator's probes have none."""
+TRIGGER = "/v1/schedules/run"
+"""The one thing that is not reading; it needs a schedule's own token, and no other opens it."""
 _COMPRESS_FROM = 1024
 
 
@@ -100,7 +102,7 @@ class Guard:
         return problem(421, "wrong-host", f"{message}; {remedy}")
 
     def _without_token(self, scope: Scope) -> Response | None:
-        if scope["path"] in OPEN:
+        if scope["path"] in OPEN or scope["path"] == TRIGGER:
             return None
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         given = given.strip()

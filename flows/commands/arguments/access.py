@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 ROLES = ("viewer", "operator", "admin")
-EVENTS = ("promotion", "rollback", "gate", "failed-run", "drift", "alert")
+EVENTS = ("promotion", "rollback", "gate", "failed-run", "drift", "alert", "night")
 Add = Callable[..., argparse.ArgumentParser]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Add = Callable[..., argparse.ArgumentParser]
 
 
 def add_schedule_commands(add: Add, group: Callable[..., Any]) -> None:
-    """`schedule add|ls|show|run|pause|resume|rm|sync|audit`."""
+    """`schedule add|ls|show|run|pause|resume|rm|sync|night|audit`."""
     actions = group("schedule", "what is retrained by itself: when, for whom, within which limits")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -36,6 +37,7 @@ def add_schedule_commands(add: Add, group: Callable[..., Any]) -> None:
     ]
     synced = command("sync", "make Prefect's deployments what the schedules say; changes do so by themselves")
     synced.add_argument("--pool", default="tuneline", help="Prefect's work pool (default tuneline)")
+    _night(add, actions)
     audit = command("audit", "every change of schedules, with a check that none was tampered with")
     audit.add_argument("name", nargs="?", help="of one schedule (default: all)")
     for one in (shown, *changes):
@@ -43,6 +45,14 @@ def add_schedule_commands(add: Add, group: Callable[..., Any]) -> None:
     shown.add_argument("--limit", type=int, default=20, help="runs (default 20)")
     for mutating in (new, *changes):
         mutating.add_argument("--who", help="who answers for it (default: your login name); kept in the log")
+
+
+def _night(add: Add, actions: Any) -> None:
+    text = "one night on one page: what ran, was promoted, was refused, what it cost"
+    night = add("night", "flows.commands.nights:night", text, actions)
+    night.add_argument("--date", metavar="YYYY-MM-DD", help="of its evening (default: the night that is now)")
+    night.add_argument("--zone", default="UTC", help="of schedules in this time zone (default UTC)")
+    night.add_argument("--out", type=Path, metavar="FILE", help="write it there as an HTML page, too")
 
 
 def _for_whom(new: argparse.ArgumentParser) -> None:

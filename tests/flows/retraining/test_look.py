@@ -224,6 +224,8 @@ def test_paused_it_does_what_is_asked_by_hand_only(scheduled: Scheduled) -> None
     nightly = scheduled()
     nightly.schedule = nightly.schedule.model_copy(update={"paused": True})
     assert nightly.look("2026-11-29T03:00") == []
+    nightly.registry.occasions.ask("nightly", "webhook", "asked for with its token")
+    assert nightly.look("2026-11-29T03:01") == []
     nightly.registry.occasions.ask("nightly", "manual", "asked for by hand")
     assert states(nightly.look("2026-11-29T03:05")) == {"acme": "waiting", "zeta": "waiting"}
     assert nightly.look("2026-11-29T03:10") == []
