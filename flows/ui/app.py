@@ -24,6 +24,7 @@ from flows.ui import (
     channels,
     compare,
     engines,
+    feeds,
     fleet,
     gates,
     health,
@@ -60,6 +61,7 @@ SCREENS = (
     health,
     live,
     alerts,
+    feeds,
     static_files,
 )
 THREADS = 8

@@ -1,0 +1,57 @@
+"""Rows for a feed over HTTP, from whoever has an operator's token."""
+
+from __future__ import annotations
+
+import json
+
+import anyio.to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from flows.ui.changes import who
+from flows.ui.pages import registry_of
+from registry.errors import InvalidFeed
+from registry.feeds.rows import NewRow, chat
+
+MOST_BYTES = 16 * 2**20
+
+
+async def _rows(request: Request) -> Response:
+    """Add JSON lines of {"messages": […]}, all or none; what came before does not come again."""
+    if not request.app.state.may(request, "operator"):
+        raise HTTPException(403, "this needs the token of a user with the role operator")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise HTTPException(413, f"the rows are larger than {MOST_BYTES:,} bytes; send them in parts")
+    name = request.path_params["name"]
+    return JSONResponse(await anyio.to_thread.run_sync(_add, request, name, bytes(body)))
+
+
+def _add(request: Request, name: str, body: bytes) -> dict[str, object]:
+    try:
+        lines = enumerate(body.decode("utf-8").splitlines(), 1)
+        rows = [_row(line, f"line {number}") for number, line in lines if line.strip()]
+        if not rows:
+            raise InvalidFeed("expected lines of JSON, each with messages; found none")
+        return registry_of(request).feeds.add(name, rows, who(request)).model_dump(mode="json")
+    except UnicodeDecodeError:
+        raise HTTPException(422, "the rows are not UTF-8") from None
+    except InvalidFeed as error:
+        raise HTTPException(422, f"{error}; nothing was added") from None
+
+
+def _row(line: str, where: str) -> NewRow:
+    try:
+        given = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFeed(f"{where}: malformed JSON: {error}") from None
+    if not isinstance(given, dict) or set(given) != {"messages"}:
+        raise InvalidFeed(f"{where}: expected an object with messages, and nothing else")
+    return chat(given["messages"], where, "http")
+
+
+routes = [Route("/feeds/{name}/rows", _rows, methods=["POST"])]

@@ -1,0 +1,54 @@
+"""Rows for a feed over HTTP: from an operator's token, all or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from flows.ui.access.access import Access
+from flows.ui.app import application
+from flows.ui.feeds import MOST_BYTES
+from registry import Registry
+from tests.flows.ui.access.attempts import HOST
+
+
+@pytest.fixture
+def browser(registry: Registry) -> Iterator[TestClient]:
+    with TestClient(application(registry, Access(registry)), HOST, follow_redirects=False) as client:
+        yield client
+
+
+def row(question: str) -> dict[str, object]:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "<b>yes</b>"}]
+    return {"messages": turns}
+
+
+def test_rows_come_by_an_operators_token(registry: Registry, browser: TestClient) -> None:
+    _, token = registry.users.add("robot", "operator", "test")
+    _, weak = registry.users.add("looker", "viewer", "test")
+    header = {"Authorization": f"Bearer {token}"}
+    body = "".join(json.dumps(row(question)) + "\n" for question in ("a", "<script>", "a")).encode()
+    assert browser.post("/feeds/tickets/rows", content=body).status_code == 401
+    other = browser.post("/feeds/tickets/rows", content=body, headers={"Authorization": f"Bearer {weak}"})
+    assert other.status_code == 403
+    for new, known in ((2, 1), (0, 3)):
+        answer = browser.post("/feeds/tickets/rows", content=body, headers=header)
+        assert answer.json() == {"feed": "tickets", "new": new, "known": known, "watermark": 2}
+    rows = registry.feeds.rows("tickets")
+    assert [(one.who, one.origin) for one in rows] == [("robot", "http")] * 2
+    assert rows[1].content == row("<script>"), "as data"
+    good = json.dumps(row("b")).encode()
+    bad = [b"", b"\n", good + b"\n{", good + b"\n{}", b"[]", b"\xff", b"[" * 100_000, good + b"\n1"]
+    bad += [json.dumps({**row("c"), "tenant": "acme"}).encode()]
+    for content in bad:
+        refused = browser.post("/feeds/tickets/rows", content=content, headers=header)
+        assert refused.status_code == 422, content[:40]
+    assert browser.post("/feeds/Tickets/rows", content=good, headers=header).status_code == 422
+    assert (
+        browser.post("/feeds/tickets/rows", content=b" " * (MOST_BYTES + 1), headers=header).status_code
+        == 413
+    )
+    assert registry.feeds.get("tickets").rows == 2
