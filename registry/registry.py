@@ -31,7 +31,7 @@ from registry.leases import NO_WAIT, Leases, Patience
 from registry.schedules.occasions import Occasions
 from registry.schedules.runs import ScheduledRuns
 from registry.schedules.schedules import Schedules
-from registry.store.files import wrap_os_errors
+from registry.store.files import Heard, unheard, wrap_os_errors
 from registry.store.local import Failpoint
 from registry.store.store import Problem, Store
 from registry.tenancy import snapshot
@@ -243,9 +243,10 @@ class Registry:
             content.require(connection, [artifact_id])
         return self.store.view(artifact.id, artifact.manifest.files)
 
-    def verify(self, artifact_id: str) -> list[Problem]:
+    def verify(self, artifact_id: str, heard: Heard = unheard) -> list[Problem]:
         """Read every byte and every column of the artifact; an empty list means that all is as published.
 
+        `heard` hears of the bytes as they are read, which come to the artifact's size where none is missing.
         The home remembers how many problems there were, for `tuneline metrics`.
         """
         with self.database.read() as connection:
@@ -255,6 +256,6 @@ class Registry:
                 Problem(file="", kind="record", detail=detail)
                 for detail in catalog.record_problems(connection, artifact_id)
             ]
-        problems = record + self.store.problems(artifact.id, artifact.manifest.files)
+        problems = record + self.store.problems(artifact.id, artifact.manifest.files, heard)
         verifications.record(self.home, artifact.id, len(problems))
         return problems

@@ -46,6 +46,13 @@ def ls(arguments: argparse.Namespace) -> Reply:
     return Reply([user.model_dump(mode="json") for user in users], text)
 
 
+def role(arguments: argparse.Namespace) -> Reply:
+    """Another role for a user."""
+    with open_registry() as registry:
+        user = registry.users.change_role(arguments.name, arguments.role, who(arguments))
+    return Reply(user.model_dump(mode="json"), lambda: print(f"{user.name}: {user.role} from now on"))
+
+
 def revoke(arguments: argparse.Namespace) -> Reply:
     """End a user's tokens and sign-ins."""
     with open_registry() as registry:

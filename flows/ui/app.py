@@ -38,6 +38,7 @@ from flows.ui import (
     tenants,
     verification,
 )
+from flows.ui.access import users, webhooks
 from flows.ui.access.access import Access
 from flows.ui.headers import SecurityHeaders
 from flows.ui.pages import page
@@ -58,6 +59,8 @@ SCREENS = (
     engines,
     schedules,
     store,
+    users,
+    webhooks,
     health,
     live,
     alerts,
@@ -88,8 +91,8 @@ def application(registry: Registry, access: Access) -> Starlette:
     )
     app.state.registry = registry
     app.state.alerts = alerts.UnderWay(registry.home)
-    app.state.changes = live.Changes(registry)
     app.state.verifications = verification.Verifications(registry)
+    app.state.changes = live.Changes(registry, app.state.verifications.progress)
     app.state.examination = health.Examination()
     app.state.csrf_token, app.state.may = access.csrf_token, access.may
     return app

@@ -23,12 +23,17 @@ def changing(path: str, change: Change, role: Role) -> Route:
     """A route that accepts POST from whoever has the role; `change` runs in a thread."""
 
     async def endpoint(request: Request) -> Response:
-        if not request.app.state.may(request, role):
-            raise HTTPException(403, f"this needs the role {role}")
+        require(request, role)
         return await anyio.to_thread.run_sync(change, request, await read_form(request))
 
     endpoint.__name__ = change.__name__.strip("_")
     return Route(path, endpoint, methods=["POST"])
+
+
+def require(request: Request, role: Role) -> None:
+    """Raises HTTPException 403 unless who asks has the role."""
+    if not request.app.state.may(request, role):
+        raise HTTPException(403, f"this needs the role {role}")
 
 
 async def read_form(request: Request) -> dict[str, str]:

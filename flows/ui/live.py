@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from registry import Registry
+from registry.db.access_tables import webhook_deliveries
 from registry.db.serving_tables import outcomes, serving_version
 from registry.db.tables import artifacts, endpoints, gate_decisions
 
@@ -32,11 +33,12 @@ KEEP_ALIVE = 4.0
 class Changes:
     """What the registry looked like last, and who waits for it to change. An async context manager."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, registry: Registry, more: Callable[[], object] = tuple) -> None:
+        """`more`: what else the pages show, of this process."""
+        self._registry, self._more = registry, more
         self._changed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
-        self._last: str | None = None
+        self._last: object = None
         self.listeners = 0
 
     async def __aenter__(self) -> Self:
@@ -62,7 +64,7 @@ class Changes:
     async def look(self) -> None:
         """Look once; whoever waits hears it where it looks different from the last time."""
         with contextlib.suppress(Exception):  # the pages themselves say what is wrong with a database
-            state = await anyio.to_thread.run_sync(fingerprint, self._registry)
+            state = await anyio.to_thread.run_sync(fingerprint, self._registry), self._more()
             if self._last is not None and state != self._last:
                 event, self._changed = self._changed, asyncio.Event()
                 event.set()
@@ -76,16 +78,24 @@ class Changes:
 
 
 def fingerprint(registry: Registry) -> str:
-    """Differs once an artifact, decision, move, tenant, engine, outcome or alert is new, or a run goes on."""
+    """Differs once an artifact, decision, move, tenant, engine, outcome or alert is new, a run goes on, or a
+    webhook is told.
+    """
     with registry.database.read() as connection:
         parts: list[object] = [
             connection.execute(select(func.max(table.c.sequence))).scalar()
-            for table in (artifacts, gate_decisions, endpoints, outcomes)
+            for table in (artifacts, gate_decisions, endpoints, outcomes, webhook_deliveries)
         ]
         parts.append(connection.execute(select(serving_version.c.version)).scalar())
         parts.append(connection.execute(select(func.max(endpoints.c.stopped))).scalar())
+        parts.append(tuple(connection.execute(_WAITING).one()))
     parts += [*_runs(registry.home / "runs"), _modified(registry.home / "alerts.json")]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+_WAITING = select(func.count(), func.sum(webhook_deliveries.c.attempts)).where(
+    webhook_deliveries.c.state == "waiting"
+)
 
 
 def _runs(folder: Path) -> list[object]:

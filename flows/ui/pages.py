@@ -36,6 +36,7 @@ SCREENS = (
     ("Store", "/store"),
     ("Health", "/health"),
 )
+FOR_ADMINS = (("Users", "/users"), ("Webhooks", "/webhooks"))
 
 
 def page(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
@@ -44,7 +45,7 @@ def page(request: Request, template: str, status: int = 200, **context: Any) -> 
     common = {
         "path": request.url.path,
         "query": dict(request.query_params),
-        "screens": SCREENS,
+        "screens": SCREENS + (FOR_ADMINS if request.app.state.may(request, "admin") else ()),
         "theme": theme if theme in THEMES else "auto",
         "user": request.scope.get("state", {}).get("user"),
         "csrf": request.app.state.csrf_token(request),

@@ -1,4 +1,4 @@
-"""Read every byte of an artifact again, in the background, and say how it ended."""
+"""Read every byte of an artifact again, in the background, and say how far it is and how it ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from flows.ui.changes import Form, changing
 from flows.ui.pages import registry_of
-from registry import Registry
+from registry import Artifact, Registry
 from registry.errors import RegistryError
 
 REMEMBERED = 100
@@ -22,9 +22,24 @@ REMEMBERED = 100
 class Verification:
     """One under way (`ended` is None) or done; `problems` in words, empty where all is as published."""
 
+    size: int
+    """Bytes to read."""
     started: datetime
+    begun: bool = False
+    """Whether it is its turn."""
+    read: int = 0
+    """Bytes that were read."""
     ended: datetime | None = None
     problems: tuple[str, ...] = ()
+
+    @property
+    def percent(self) -> int:
+        """Of the bytes, rounded down: 100 only once all were read."""
+        return min(100, 100 * self.read // self.size) if self.size else 100
+
+    def heard(self, size: int) -> None:
+        """So many more bytes were read."""
+        self.read += size
 
 
 class Verifications:
@@ -39,23 +54,28 @@ class Verifications:
         """The latest of this artifact."""
         return self._known.get(artifact_id)
 
-    def start(self, artifact_id: str) -> None:
+    def progress(self) -> list[tuple[bool, int]]:
+        """Differs once one begins, ends, or is a percent further."""
+        return [(one.ended is None, one.percent if one.begun else -1) for one in self._known.values()]
+
+    def start(self, artifact: Artifact) -> None:
         """Begin, unless one of this artifact is under way."""
-        known = self._known.get(artifact_id)
+        known = self._known.get(artifact.id)
         if known is not None and known.ended is None:
             return
-        verification = Verification(datetime.now(UTC))
-        self._known[artifact_id] = verification
-        self._known.move_to_end(artifact_id)
+        verification = Verification(artifact.size, datetime.now(UTC))
+        self._known[artifact.id] = verification
+        self._known.move_to_end(artifact.id)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        threading.Thread(target=self._verify, args=(artifact_id, verification), daemon=True).start()
+        threading.Thread(target=self._verify, args=(artifact.id, verification), daemon=True).start()
 
     def _verify(self, artifact_id: str, verification: Verification) -> None:
         problems: tuple[str, ...]
         with self._reading:
+            verification.begun = True
             try:
-                problems = tuple(str(problem) for problem in self._registry.verify(artifact_id))
+                problems = tuple(map(str, self._registry.verify(artifact_id, verification.heard)))
             except RegistryError as error:
                 problems = (str(error),)
         verification.problems = problems
@@ -70,7 +90,7 @@ def verification_of(request: Request, artifact_id: str) -> Verification | None:
 
 def _verify(request: Request, _form: Form) -> Response:
     artifact = registry_of(request).get(request.path_params["id"])
-    request.app.state.verifications.start(artifact.id)
+    request.app.state.verifications.start(artifact)
     return RedirectResponse(f"/artifacts/{artifact.id}#verify", 303)
 
 

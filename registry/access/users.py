@@ -77,6 +77,11 @@ class Users:
         with self._database.read() as connection:
             return [user_of(row) for row in connection.execute(select(users).order_by(users.c.name))]
 
+    def get(self, name: str) -> User:
+        """The user of this name, revoked or not. Raises NotFound."""
+        with self._database.read() as connection:
+            return user_of(_existing(connection, name))
+
     def exist(self) -> bool:
         """Whether there ever was a user: from then on nobody gets in without an account."""
         with self._database.read() as connection:
@@ -118,6 +123,30 @@ class Users:
                 _step(connection, row, {"role": role})
                 _record(connection, name, "role", "OpenID Connect")
             return user_of(_existing(connection, name if row is None else row.name))
+
+    def change_role(self, name: str, role: str, who: str) -> User:
+        """Give the user this role; it holds from the next request on. The role of before changes nothing.
+
+        Raises NotFound, and InvalidUser for an unknown role, a revoked user, or one of OpenID Connect, whose
+        role the provider says.
+        """
+        check_text("the name of who changes the role", who)
+        _check(name, role)
+        with self._database.write() as connection:
+            row = _existing(connection, name)
+            if row.identity is not None:
+                raise InvalidUser(
+                    f"{name} is a user of OpenID Connect: the provider's claim says the role "
+                    "(TUNELINE_OIDC_ROLES)"
+                )
+            if row.revoked is not None:
+                raise InvalidUser(
+                    f"{name} is revoked; `tuneline users add {name} --role {role}` lets in again"
+                )
+            if row.role != role:
+                _step(connection, row, {"role": role})
+                _record(connection, name, "role", who)
+            return user_of(_existing(connection, name))
 
     def revoke(self, name: str, who: str) -> bool:
         """End the user's tokens and sign-ins at once; False where the user was revoked before.

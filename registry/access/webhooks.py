@@ -94,6 +94,11 @@ class Webhooks:
             _record(connection, webhook_id, "add", who)
             return _webhook(_existing(connection, webhook_id)), secret
 
+    def get(self, webhook_id: str) -> Webhook:
+        """The webhook of this id, removed or not. Raises NotFound."""
+        with self._database.read() as connection:
+            return _webhook(_existing(connection, webhook_id))
+
     def ls(self) -> list[Webhook]:
         """Those in force, oldest first."""
         query = select(webhooks).where(webhooks.c.removed.is_(None)).order_by(webhooks.c.created)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,14 @@ from registry.names import check_file_names
 
 Fault = tuple[Literal["missing", "altered", "truncated"], str]
 """How stored bytes differ from what was published, and in words."""
+
+Heard = Callable[[int], None]
+"""Called with a number of bytes as soon as they were read."""
+_PIECE = 2**20
+
+
+def unheard(_bytes: int) -> None:
+    """For whoever does not ask how far it is."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def scan(root: Path, leave_out: str) -> dict[str, FoundFile]:
     return {name: found_file(paths[name]) for name in sorted(paths)}
 
 
-def fault(path: Path, entry: FileEntry) -> Fault | None:
+def fault(path: Path, entry: FileEntry, heard: Heard = unheard) -> Fault | None:
     """How the file at `path` differs from `entry` (every byte is read), or None."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -66,18 +75,26 @@ def fault(path: Path, entry: FileEntry) -> Fault | None:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         return "altered", "is not a regular file"
-    with os.fdopen(descriptor, "rb") as stream:
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
         if status.st_size < entry.size:
             return "truncated", f"has {status.st_size} bytes of {entry.size}"
         if status.st_size > entry.size:
             return "altered", f"has {status.st_size} bytes, expected {entry.size}"
         try:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = _digest(stream, heard)
         except OSError as error:
             return "altered", f"cannot be read ({error.strerror})"
     if digest != entry.sha256:
         return "altered", f"has sha256 {digest[:12]}, expected {entry.sha256[:12]}"
     return None
+
+
+def _digest(stream: io.FileIO, heard: Heard) -> str:
+    digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))
+    while size := stream.readinto(piece):
+        digest.update(piece[:size])
+        heard(size)
+    return digest.hexdigest()
 
 
 def sync_file(path: Path) -> None:

@@ -23,12 +23,14 @@ from registry.errors import Corrupt, InvalidArtifact
 from registry.store.files import (
     Fault,
     FoundFile,
+    Heard,
     fault,
     found_file,
     refuse_changed,
     remove_tree,
     sync_directory,
     sync_file,
+    unheard,
 )
 
 Failpoint = Callable[[str], None]
@@ -55,7 +57,7 @@ class Blobs(Protocol):
     def missing(self, entries: Iterable[FileEntry]) -> list[FileEntry]:
         """Those that are not there in their full size. Cheap: no content is read."""
 
-    def fault(self, entry: FileEntry) -> Fault | None:
+    def fault(self, entry: FileEntry, heard: Heard = unheard) -> Fault | None:
         """How the blob differs from its digest, or None; every byte is read."""
 
     def delete(self, digests: Iterable[str]) -> None:
@@ -125,8 +127,8 @@ class LocalBlobs:
     def missing(self, entries: Iterable[FileEntry]) -> list[FileEntry]:
         return [entry for entry in entries if not self._has(entry)]
 
-    def fault(self, entry: FileEntry) -> Fault | None:
-        return fault(self.path(entry.sha256), entry)
+    def fault(self, entry: FileEntry, heard: Heard = unheard) -> Fault | None:
+        return fault(self.path(entry.sha256), entry, heard)
 
     def delete(self, digests: Iterable[str]) -> None:
         for digest in digests:

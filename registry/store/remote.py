@@ -22,7 +22,7 @@ from typing import Any
 
 from registry.artifacts import FileEntry
 from registry.errors import Corrupt, StoreFailed
-from registry.store.files import Fault
+from registry.store.files import Fault, Heard, unheard
 from registry.store.local import INCOMING, SHARD, StoredBlob, is_blob
 from registry.store.parts import PART, part_size, s3_etag
 from registry.store.remote_errors import no_bucket, translate_error
@@ -74,7 +74,7 @@ class RemoteBlobs:
             self._check_bucket()
         return lacking
 
-    def fault(self, entry: FileEntry) -> Fault | None:
+    def fault(self, entry: FileEntry, heard: Heard = unheard) -> Fault | None:
         info = self._info(entry)
         if info is None:
             self._check_bucket()
@@ -85,6 +85,7 @@ class RemoteBlobs:
         digest = hashlib.sha256()
         for part in self._parts(entry):
             digest.update(part)
+            heard(len(part))
         if digest.hexdigest() != entry.sha256:
             return "altered", f"has sha256 {digest.hexdigest()[:12]}, expected {entry.sha256[:12]}"
         return None

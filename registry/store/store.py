@@ -22,11 +22,13 @@ from registry.errors import Corrupt, StoreFailed
 from registry.names import check_file_names
 from registry.store.files import (
     FoundFile,
+    Heard,
     fault,
     leaves,
     refuse_changed,
     remove_tree,
     same_file,
+    unheard,
     wrap_os_errors,
 )
 from registry.store.local import CANNOT_LINK, Failpoint, LocalBlobs, StoredBlob
@@ -165,12 +167,17 @@ class Store:
                     remove_tree(fresh)
         return view
 
-    def problems(self, artifact_id: str, files: Mapping[str, FileEntry]) -> list[Problem]:
-        """Read every byte of the artifact: in the store, in the cache, and in the view where there is one."""
+    def problems(
+        self, artifact_id: str, files: Mapping[str, FileEntry], heard: Heard = unheard
+    ) -> list[Problem]:
+        """Read every byte of the artifact: in the store, in the cache, and in the view where there is one.
+
+        `heard` hears of those in the store.
+        """
         problems = []
         for name, entry in files.items():
             short = entry.sha256[:12]
-            if (problem := self.blobs.fault(entry)) is not None:
+            if (problem := self.blobs.fault(entry, heard)) is not None:
                 problems.append(Problem(file=name, kind=problem[0], detail=f"blob {short} {problem[1]}"))
             if self._remote is not None:
                 problem = self._local.fault(entry)

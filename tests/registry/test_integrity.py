@@ -44,6 +44,19 @@ def test_a_verify_that_reads_too_little_would_be_caught(home: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("store", ["local", "s3"])
+def test_whoever_asks_hears_how_far_it_is(
+    home: Path, publish: Callable[..., Artifact], request: pytest.FixtureRequest, store: str
+) -> None:
+    server: Any = request.getfixturevalue("s3_server") if store == "s3" else None
+    heard: list[int] = []
+    with Backend(home, store_url=server.fresh() if server else None).open() as registry:
+        made = publish(registry, "one", {"a.bin": bytes(3_000_000), "b.txt": b"second", "empty": b""})
+        assert registry.verify(made.id, heard.append) == []
+    assert sum(heard) == made.size == 3_000_006
+    assert len(heard) > (2 if store == "local" else 1)
+
+
+@pytest.mark.parametrize("store", ["local", "s3"])
 def test_the_command_ends_with_an_error(
     home: Path, publish: Callable[..., Artifact], request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: str,

@@ -12,7 +12,7 @@ Add = Callable[..., argparse.ArgumentParser]
 
 
 def add_access_commands(add: Add, group: Callable[..., Any]) -> None:
-    """`users add|ls|revoke|audit` and `webhooks add|ls|rm|test|deliver|deliveries`."""
+    """`users add|ls|role|revoke|audit` and `webhooks add|ls|rm|test|deliver|deliveries`."""
     _add_users(add, group("users", "who may use the web interface and the API, in which role"))
     _add_webhooks(add, group("webhooks", "addresses that are told of promotions, verdicts and trouble"))
 
@@ -26,10 +26,13 @@ def _add_users(add: Add, actions: Any) -> None:
     text = "viewer looks, operator moves channels, admin also tenants, users, webhooks (default viewer)"
     new.add_argument("--role", choices=ROLES, default="viewer", help=text)
     command("ls", "list users")
+    other = command("role", "give a user another role; sessions and token go on")
+    other.add_argument("name")
+    other.add_argument("role", choices=ROLES)
     end = command("revoke", "end a user's tokens and sign-ins at once")
     end.add_argument("name")
     command("audit", "every change of users, with a check that none was tampered with")
-    for mutating in (new, end):
+    for mutating in (new, other, end):
         _who(mutating)
 
 

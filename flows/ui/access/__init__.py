@@ -7,5 +7,7 @@ sign_in   the pages of signing in and out
 oidc      signing in through OpenID Connect
 caller    who asks, and the cookies that say so
 throttle  no more than so many wrong tokens
+users     the screens of users
+webhooks  the screens of webhooks
 ```
 """

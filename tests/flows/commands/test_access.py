@@ -42,6 +42,8 @@ def test_users(say: Say, run: Run, home: Path) -> None:
     assert (code, added["user"]["role"], bool(TOKEN.fullmatch(added["token"]))) == (0, "viewer", True)
     code, out, _ = say("users")
     assert (code, match[0] in out, "ada" in out, "vera" in out) == (0, False, True, True)
+    code, vera = run("users", "role", "vera", "operator")
+    assert (code, vera["name"], vera["role"]) == (0, "vera", "operator")
     assert run("users", "revoke", "ada") == (0, {"user": "ada", "revoked": True})
     assert run("users", "revoke", "ada") == (0, {"user": "ada", "revoked": False})
     assert [user["revoked"] is None for user in run("users", "ls")[1]] == [False, True]
@@ -49,6 +51,7 @@ def test_users(say: Say, run: Run, home: Path) -> None:
     assert [(event["subject"], event["action"]) for event in events] == [
         ("user ada", "add"),
         ("user vera", "add"),
+        ("user vera", "role"),
         ("user ada", "revoke"),
     ]
     assert {event["who"] for event in events} == {getpass.getuser()}
@@ -64,6 +67,8 @@ def test_what_users_refuses(say: Say) -> None:
         (("add", "bob", "--role", "owner"), "invalid choice"),
         (("add", "bob", "--who", ""), "empty"),
         (("revoke", "bob"), "users ls"),
+        (("role", "bob", "admin"), "users ls"),
+        (("role", "ada", "owner"), "invalid choice"),
     ):
         code, _, err = say("users", *words)
         assert (code, says in err) == (3, True), err

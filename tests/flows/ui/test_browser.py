@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from playwright.sync_api import Browser, Page, StorageState, ViewportSize, expec
 
 from flows.ui.access.access import Access
 from flows.ui.app import application
-from flows.ui.pages import SCREENS
+from flows.ui.pages import FOR_ADMINS, SCREENS
 from registry import Artifact, Registry
+from registry.store.store import Problem
 from tests.flows.metrics.watched import WAIVER, answered, populate
 from tests.flows.ui.browser import Complaints, chromium, served
+from tests.flows.ui.receiver import answering
 from tests.seconds import seconds
 
 LINK = "the-link-that-is-printed"
@@ -83,7 +86,7 @@ def paths(made: dict[str, Artifact]) -> list[str]:
     """Every kind of page."""
     several = "&id=".join([made["gguf"].id, made["gptq"].id])
     return [
-        *(path for _, path in SCREENS),
+        *(path for _, path in SCREENS + FOR_ADMINS),
         *(f"/artifacts/{made[name].id}" for name in ("adapter", "gguf", "dataset") if name in made),
         f"/compare?id={several}",
         "/channels/support/prod",
@@ -93,6 +96,19 @@ def paths(made: dict[str, Artifact]) -> list[str]:
         "/tenants/acme",
         "/store?plan=1&days=0",
     ]
+
+
+def assert_sound(page: Page) -> None:
+    """No serious finding of axe-core, and nothing wider than the window."""
+    serious = [
+        f"{page.url}: {one['id']}: {one['nodes'][0]['html'][:120]}"
+        for one in Axe().run(page).response["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, (page.url, width)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -109,16 +125,7 @@ def test_every_page_is_sound(
     complaints.listen(page)
     for path in paths(made):
         page.goto(path)
-        found = Axe().run(page).response["violations"]
-        serious = [
-            f"{path}: {one['id']}: {one['nodes'][0]['html'][:120]}"
-            for one in found
-            if one["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
+        assert_sound(page)
     assert complaints.lines == []
     context.close()
 
@@ -249,6 +256,62 @@ def test_a_new_key_is_shown_once(page: Page, registry: Registry) -> None:
     assert len(registry.tenants.keys("acme")) == 2
 
 
+def test_an_admin_adds_users_and_webhooks(browser: Browser, tmp_path: Path, complaints: Complaints) -> None:
+    with (
+        Registry.open(tmp_path / "home") as registry,
+        answering(204) as receiver,
+        served(application(registry, Access(registry))) as url,
+    ):
+        _, token = registry.users.add("ada", "admin", "tests")
+        page = browser.new_page(base_url=url, viewport={"width": 390, "height": 900})
+        page.set_default_timeout(1000 * seconds(10))
+        complaints.listen(page)
+        page.goto("/signin")
+        page.locator("input[name=token]").fill(token)
+        page.get_by_role("button", name="Sign in").click()
+
+        page.get_by_role("link", name="Users", exact=True).click()
+        page.get_by_text("Add a user").click()
+        page.locator("input[name=name]").fill("olga+ml@example.org")
+        page.locator("select[name=role]").select_option("viewer")
+        page.get_by_role("button", name="Add, and show the token once").click()
+        shown = page.locator("[role=alert] code").inner_text()
+        olga = registry.users.of_token(shown)
+        assert olga is not None
+        page.get_by_role("link", name="Users", exact=True).click()
+        assert shown not in page.content()
+        page.get_by_role("link", name=olga.name).click()
+        page.locator("select[name=role]").select_option("operator")
+        page.get_by_role("button", name="Change the role").click()
+        expect(page.locator(".head .pill")).to_have_text("operator")
+        assert_sound(page)
+        page.get_by_role("button", name=f"Revoke {olga.name}").click()
+        expect(page.get_by_text("Let in again")).to_be_visible()
+        assert registry.users.of_token(shown) is None
+        assert [event.who for event in registry.users.audit()] == ["tests", "ada", "ada", "ada"]
+
+        page.get_by_role("link", name="Webhooks", exact=True).click()
+        page.locator("input[name=url]").fill(receiver)
+        page.locator("input[name=event-drift]").uncheck()
+        page.locator("input[name=private]").check()
+        page.get_by_role("button", name="Add, and show its secret once").click()
+        (webhook,) = registry.webhooks.ls()
+        assert (webhook.url, "drift" in webhook.events, len(webhook.events)) == (receiver, False, 5)
+        expect(page.locator("[role=alert] code").first).to_be_visible()
+        page.get_by_role("button", name="Send a test").click()
+        expect(page.locator("#deliveries .pill")).to_have_text("delivered")
+        assert_sound(page)
+        page.goto("/webhooks")
+        assert_sound(page)
+        page.goto(f"/webhooks/{webhook.id}")
+        page.get_by_text("Remove it", exact=True).click()
+        page.get_by_role("button", name="Remove it for good").click()
+        expect(page.locator(".head .pill.bad")).to_have_text("removed")
+        assert registry.webhooks.ls() == []
+        page.context.close()
+    assert complaints.lines == []
+
+
 def test_an_artifact_is_verified(page: Page, made: dict[str, Artifact]) -> None:
     page.goto(f"/artifacts/{made['gguf'].id}")
     page.get_by_role("button", name="Verify every byte").click()
@@ -256,6 +319,33 @@ def test_an_artifact_is_verified(page: Page, made: dict[str, Artifact]) -> None:
     page.goto(f"/artifacts/{made['merged'].id}")
     page.get_by_role("button", name="Verify every byte").click()
     expect(page.locator("#verify .pill.bad")).to_be_visible()
+
+
+def test_a_verification_says_how_far_it_is(
+    page: Page, registry: Registry, made: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, verify = made["base"], registry.verify
+    assert artifact.size == 3
+    halfway, go_on = threading.Event(), threading.Event()
+
+    def slowly(artifact_id: str, heard: Callable[[int], None]) -> list[Problem]:
+        heard(1)
+        assert halfway.wait(seconds(20))
+        heard(1)
+        assert go_on.wait(seconds(20))
+        return verify(artifact_id)
+
+    monkeypatch.setattr(registry, "verify", slowly)
+    page.goto(f"/artifacts/{artifact.id}")
+    page.get_by_role("button", name="Verify every byte").click()
+    expect(page.locator("#verify [role=status]")).to_contain_text("reading 33 %: 1 B of 3 B")
+    expect(page.locator("#live")).to_have_text("live")
+    halfway.set()
+    expect(page.locator("#verify [role=status]")).to_contain_text("66 %")
+    expect(page.locator("#verify progress")).to_have_attribute("value", "66")
+    assert_sound(page)
+    go_on.set()
+    expect(page.get_by_text("as published")).to_be_visible()
 
 
 def test_a_log_is_followed(page: Page, registry: Registry) -> None:

@@ -62,6 +62,38 @@ def test_a_user_of_a_provider(registry: Registry) -> None:
     assert [event.action for event in registry.users.audit()] == ["add", "role", "revoke"]
 
 
+@only("local")
+def test_another_role_holds_at_once_and_is_in_the_log(registry: Registry) -> None:
+    ada, token = registry.users.add("ada", "viewer", "root")
+    session = registry.sessions.begin("ada")
+    for _ in range(2):  # the second time changes nothing
+        assert registry.users.change_role("ada", "operator", "root").role == "operator"
+    user = registry.users.get("ada")
+    assert user == ada.model_copy(update={"role": "operator"})
+    assert registry.users.of_token(token) == user
+    assert registry.sessions.user(session) == (True, user)
+    assert [(e.action, e.state["role"]) for e in registry.users.audit()] == [
+        ("add", "viewer"),
+        ("role", "operator"),
+    ]
+
+
+@only("sqlite", "local")
+def test_a_role_that_cannot_be_changed(registry: Registry) -> None:
+    registry.users.add("ada", "admin", "root")
+    registry.users.of_identity("issuer#1", "olga", "viewer")
+    with pytest.raises(InvalidUser, match="expected one of viewer, operator, admin"):
+        registry.users.change_role("ada", "owner", "root")
+    with pytest.raises(NotFound, match="users ls"):
+        registry.users.change_role("bob", "viewer", "root")
+    with pytest.raises(InvalidUser, match="provider's claim"):
+        registry.users.change_role("olga", "admin", "root")
+    registry.users.revoke("ada", "root")
+    with pytest.raises(InvalidUser, match="users add ada --role viewer"):
+        registry.users.change_role("ada", "viewer", "root")
+    assert [event.action for event in registry.users.audit()] == ["add", "add", "revoke"]
+
+
 @only("sqlite", "local")
 def test_bad_input_is_told_and_leaves_nothing(registry: Registry) -> None:
     registry.users.add("ada", "admin", "root")
