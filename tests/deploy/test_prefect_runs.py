@@ -17,6 +17,7 @@ import httpx
 import pytest
 import yaml
 
+from registry import Registry
 from tests.seconds import seconds
 
 PREFECT, TUNELINE = (str(Path(sys.executable).with_name(name)) for name in ("prefect", "tuneline"))
@@ -85,16 +86,26 @@ def test_the_ui_is_served_from_a_place_that_can_be_written(
 def test_a_schedule_is_a_deployment_whose_run_a_worker_does(
     server: tuple[httpx.Client, dict[str, str]], tree: Path, tmp_path: Path
 ) -> None:
-    """From the command to the worker, with no tenant of such a name, so that the run itself is short."""
+    """From the command to two flow runs of a worker; the tenants have no data, so that both are short."""
     client, environment = server
 
-    def schedule(*arguments: str) -> None:
-        command = [TUNELINE, "schedule", *arguments]
+    def tuneline(*arguments: str) -> None:
+        command = [TUNELINE, *arguments]
         done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, timeout=SECONDS)
         assert done.returncode == 0, done.stderr.decode()
         assert b"Prefect" not in done.stderr, done.stderr.decode()
 
-    schedule("add", "nightly", "pico-tenant", "--cron", "0 3 * * *", "--tenants", "nobody-*")
+    def put(cron: str, *more: str) -> None:
+        source = ("--set", "prepare.source=path:/nowhere/{tenant}.jsonl", "--share-devices", "--at-once", "2")
+        tuneline(
+            "schedule", "add", "nightly", "pico-tenant", "--cron", cron, "--tenants", "t-*", *source, *more
+        )
+
+    put("0 3 * * *")
+    for name in "ab":
+        tuneline("tenants", "add", f"t-{name}", f"{name}/prod")
+    with Registry.open(Path(environment["TUNELINE_HOME"])) as registry:
+        registry.occasions.ask("nightly", "manual", "for a test")
     (deployed,) = client.post("/api/deployments/filter", json={}).json()
     assert {one["schedule"].get("cron") for one in deployed["schedules"]} == {"0 3 * * *", None}
     log = tmp_path / "worker.log"
@@ -111,22 +122,30 @@ def test_a_schedule_is_a_deployment_whose_run_a_worker_does(
             due = {"state": {"type": "SCHEDULED", "state_details": now}, "force": True}
             client.post(f"/api/flow_runs/{first['id']}/set_state", json=due).raise_for_status()
 
-            def ended() -> bool:
-                state: str = client.get(f"/api/flow_runs/{first['id']}").json()["state_type"]
-                assert state not in ("FAILED", "CRASHED", "CANCELLED"), log.read_text()[-3000:]
-                return state == "COMPLETED"
+            def ended() -> list[dict[str, Any]]:
+                own = [one for one in runs(client) if not one["auto_scheduled"] or one["id"] == first["id"]]
+                over = [one for one in own if one["state_type"] in ("FAILED", "COMPLETED")]
+                crashed = [one for one in own if one["state_type"] in ("CRASHED", "CANCELLED")]
+                assert not crashed, log.read_text()[-3000:]
+                return [one for one in over if one["deployment_id"] == deployed["id"]]
 
-            until(ended, worker, log)
+            until(lambda: len(ended()) == 2, worker, log)
+            lanes = ended()
         finally:
             worker.kill()  # it would first wait for what Prefect asks of it; nothing is asked any more
             worker.wait()
-    assert client.get(f"/api/flow_runs/{first['id']}").json()["state_name"] == "Nothing due"
-    schedule("pause", "nightly")
+    assert sorted(one["parameters"].get("lane", False) for one in lanes) == [False, True]
+    assert {one["state_name"] for one in lanes} <= {"Failed", "Nothing due"}
+    with Registry.open(Path(environment["TUNELINE_HOME"])) as registry:
+        came_to = {run.target: (run.state, run.note) for run in registry.scheduled_runs.history("nightly")}
+    assert {target: state for target, (state, _) in came_to.items()} == {"t-a": "failed", "t-b": "failed"}
+    assert all(f"/nowhere/{target}.jsonl" in note for target, (_, note) in came_to.items())
+    tuneline("schedule", "pause", "nightly")
     assert client.get(f"/api/deployments/{deployed['id']}").json()["paused"]
-    schedule("add", "nightly", "pico-tenant", "--cron", "0 4 * * *", "--tenants", "nobody-*", "--replace")
+    put("0 4 * * *", "--replace")
     again = client.get(f"/api/deployments/{deployed['id']}").json()
     assert {one["schedule"].get("cron") for one in again["schedules"]} == {"0 4 * * *", None}
-    schedule("rm", "nightly")
+    tuneline("schedule", "rm", "nightly")
     assert client.get(f"/api/deployments/{deployed['id']}").status_code == 404
 
 
