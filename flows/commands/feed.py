@@ -61,7 +61,7 @@ def show(arguments: argparse.Namespace) -> Reply:
 
     def text() -> None:
         print(
-            f"{feed.name}: {feed.rows:,} rows, {feed.forgotten:,} forgotten; in a recipe "
+            f"{feed.name}: {_rows(feed.rows)}, {feed.forgotten:,} forgotten; in a recipe "
             f"`source: feed:{feed.name}`"
         )
         if feed.directory is not None:
@@ -84,7 +84,7 @@ def export(arguments: argparse.Namespace) -> Reply:
                     count += 1
     return Reply(
         {"feed": arguments.name, "kind": kind, "rows": count, "file": str(arguments.file)},
-        lambda: print(plain(f"{count:,} rows of feed {arguments.name} in {arguments.file}")),
+        lambda: print(plain(f"{_rows(count)} of feed {arguments.name} in {arguments.file}")),
     )
 
 
@@ -102,7 +102,7 @@ def forget(arguments: argparse.Namespace) -> Reply:
     feeds = f" of {', '.join(sorted(forgetting.rows))}" if count else ""
 
     def text() -> None:
-        print(f"{count:,} rows{feeds} forgotten; no dataset from now on has them")
+        print(f"{_rows(count)}{feeds} forgotten; no dataset from now on has what was in them")
         _print_holders(holders)
 
     return Reply(document, text)
@@ -186,8 +186,12 @@ def watch(arguments: argparse.Namespace) -> Reply:
 
 
 def _added(added: Added) -> str:
-    known = f", {added.known:,} were there already" if added.known else ""
-    return f"feed {added.feed}: {added.new:,} new rows{known}; its watermark is {added.watermark:,}"
+    known = f", {added.known:,} there already" if added.known else ""
+    return f"feed {added.feed}: {_rows(added.new, 'new ')}{known}; its watermark is {added.watermark:,}"
+
+
+def _rows(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}row{'s' if count != 1 else ''}"
 
 
 def _day(feed: Feed) -> str:
