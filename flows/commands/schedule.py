@@ -11,10 +11,12 @@ from typing import Any
 from flows.commands.home import home, open_registry
 from flows.commands.reply import Reply, print_table
 from flows.commands.tenants import who
-from flows.errors import Usage
+from flows.errors import FlowError, Usage
 from flows.formatting import duration, plain
 from flows.retraining.words import limits_in_words, when, whom
+from flows.settings import Settings
 from registry import Registry
+from registry.errors import RegistryError
 from registry.schedules.definition import Definition
 from registry.schedules.runs import ScheduledRun
 from registry.schedules.schedules import Schedule, checked
@@ -132,21 +134,18 @@ def show(arguments: argparse.Namespace) -> Reply:
 
 def run(arguments: argparse.Namespace) -> Reply:
     """Run one schedule now, or what is due of all, in this process. The exit code is 4 where a run failed."""
-    from flows.retraining.lane import Lane
-    from flows.retraining.look import look
-    from flows.retraining.night import tell_of_last
-
-    settings, ended, decided = home(), [], []
+    settings = home()
+    rows: list[tuple[str, str, str, str]] = []
     with open_registry() as registry:
         if arguments.name is not None:
-            registry.occasions.ask(registry.schedules.get(arguments.name).name, "manual", "asked for by hand")
-        for schedule in _chosen(registry, arguments.name):
-            decided += [(schedule.name, one) for one in look(registry, schedule)]
-            ended += Lane(registry, settings, schedule.name, told=_told).work()
-            tell_of_last(registry, schedule.definition.zone, datetime.now(UTC))
-    rows = [(name, one.target, one.state, plain(one.note)) for name, one in decided if one.state != "waiting"]
-    rows += [(begun.schedule, begun.target, end.state, plain(end.note)) for begun, end in ended]
-    failed = any(end.state == "failed" for _, end in ended)
+            schedule = registry.schedules.get(arguments.name)
+            registry.occasions.ask(schedule.name, "manual", "asked for by hand")
+            rows += _worked(registry, settings, schedule)
+        for schedule in registry.schedules.ls() if arguments.name is None else ():
+            try:
+                rows += _worked(registry, settings, schedule)
+            except (FlowError, RegistryError) as error:  # what is wrong with one is no matter of the others
+                rows.append((schedule.name, "–", "failed", plain(str(error))))
     document = [dict(zip(("schedule", "target", "state", "note"), row, strict=True)) for row in rows]
 
     def show() -> None:
@@ -155,11 +154,22 @@ def run(arguments: argparse.Namespace) -> Reply:
             return
         print_table("", ("schedule", "target", "came to", "why"), rows)
 
-    return Reply(document, show, 4 if failed else 0)
+    return Reply(document, show, 4 if any(state == "failed" for _, _, state, _ in rows) else 0)
 
 
-def _chosen(registry: Registry, name: str | None) -> list[Schedule]:
-    return registry.schedules.ls() if name is None else [registry.schedules.get(name)]
+def _worked(registry: Registry, settings: Settings, schedule: Schedule) -> list[tuple[str, str, str, str]]:
+    """Look at a schedule and do what waits: schedule, target, state and reason of each run that is over."""
+    from flows.retraining.lane import Lane
+    from flows.retraining.look import look
+    from flows.retraining.night import tell_of_last
+
+    decided = look(registry, schedule)
+    ended = Lane(registry, settings, schedule.name, told=_told).work()
+    tell_of_last(registry, schedule.definition.zone, datetime.now(UTC))
+    rows = [
+        (schedule.name, one.target, one.state, plain(one.note)) for one in decided if one.state != "waiting"
+    ]
+    return rows + [(schedule.name, begun.target, end.state, plain(end.note)) for begun, end in ended]
 
 
 def _told(line: str) -> None:

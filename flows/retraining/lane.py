@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -95,16 +95,20 @@ class Lane:
                     ended = self._run(schedule, run)
                 self._patiently(partial(runs.finish, claim, ended))
             except KeyboardInterrupt:
-                self._patiently(partial(runs.put_back, claim, "it was interrupted"))
+                self._put_back(claim, "it was interrupted")
                 raise
             except StoreFailed as error:
-                self._patiently(partial(runs.put_back, claim, f"begins again: {error}"))
+                self._put_back(claim, f"begins again: {error}")
                 return
             except Conflict as error:  # another has the run by now, and finds all of ours in the registry
                 self.told(f"{run.target}: {error}")
                 return
         self.ended.append((run, ended))
         self.told(f"{run.target}: {ended.state}{ended.note and ', '}{ended.note}")
+
+    def _put_back(self, claim: Claim, note: str) -> None:
+        with suppress(Conflict):  # by now it is another's
+            self._patiently(partial(self.registry.scheduled_runs.put_back, claim, note))
 
     def _run(self, schedule: Schedule, run: ScheduledRun) -> Ended:
         """Raises StoreFailed where the database or the store was away: nobody's fault, so it begins again."""

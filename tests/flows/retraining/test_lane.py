@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli import main
 from flows.errors import InvalidRecipe, Usage
 from flows.recipe import load
 from flows.retraining import lane as lanes
@@ -206,3 +208,24 @@ def test_one_run_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with own_device(settings, 0, told.append) as none:
         assert none is None
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_what_is_wrong_with_one_schedule_is_no_matter_of_the_others(
+    registry: Registry,
+    prepared: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    executing(monkeypatch, {"a": lambda: ended(RuntimeError("it ran"))})
+    prepared("a")
+    for tenant in ("one", "two"):
+        registry.tenants.add(tenant, "shared/prod", "ada")
+    recipe = load("pico-tenant").model_dump(mode="json")
+    shared = checked(recipe_name="pico", recipe=recipe, tenants="*")
+    registry.schedules.put("before", shared, "ada", replace=False)
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    assert main(["schedule", "run", "--json"]) == 4
+    before, nightly = json.loads(capsys.readouterr().out)
+    assert "tenants one and two share the channel shared/prod" in before["note"]
+    assert (nightly["schedule"], nightly["note"]) == ("nightly", "it ran")
