@@ -15,6 +15,8 @@ from flows.recipe import load
 from flows.retraining.look import look
 from flows.retraining.targets import recipe_for, targets_of
 from registry import Registry
+from registry.artifacts import digest
+from registry.feeds.rows import NewRow
 from registry.schedules.definition import Definition
 from registry.schedules.occasions import Planned
 from registry.schedules.runs import Ended
@@ -229,3 +231,22 @@ def test_paused_it_does_what_is_asked_by_hand_only(scheduled: Scheduled) -> None
     nightly.registry.occasions.ask("nightly", "manual", "asked for by hand")
     assert states(nightly.look("2026-11-29T03:05")) == {"acme": "waiting", "zeta": "waiting"}
     assert nightly.look("2026-11-29T03:10") == []
+
+
+def test_a_feeds_new_rows_are_known_by_its_watermark(registry: Registry, scheduled: Scheduled) -> None:
+    def add(*names: str) -> None:
+        for tenant in ("acme", "zeta") if names == ("first",) else ("acme",):
+            content = '{"prompt": "a", "completion": "b"}'
+            rows = [NewRow(digest([tenant, name]), content, "file") for name in names]
+            registry.feeds.add(tenant, rows, "ada")
+
+    add("first")
+    nightly = scheduled({"on": "rows", "count": 2}, overrides=("prepare.source=feed:{tenant}",))
+    assert states(nightly.look("2026-11-29T10:00")) == {"acme": "waiting", "zeta": "waiting"}
+    nightly.end("promoted")
+    add("second")
+    assert nightly.look("2026-11-29T10:05") == []
+    add("third", "second")
+    assert states(nightly.look("2026-11-29T10:10")) == {"acme": "waiting"}
+    nightly.end("refused")
+    assert nightly.look("2026-11-29T10:15") == []
