@@ -45,12 +45,14 @@ def scores(dossier: Dossier) -> list[ScoreRow]:
 
 def _rows(evaluation: str, manifest: Manifest) -> Iterator[ScoreRow]:
     found = manifest.metrics
-    kinds = {task.get("name"): task.get("kind") for task in manifest.config.get("tasks", ())}
+    tasks = {task.get("name"): task for task in manifest.config.get("tasks", ())}
     dataset = next((p.id for p in manifest.parents if p.relation == "evaluated_on"), None)
     for task, metrics in sorted(found.get("tasks", {}).items()):
         for metric, score in sorted(metrics.items()):
             if isinstance(score, Mapping) and "value" in score:
-                own = kinds.get(task) not in (None, "lm-eval")
+                config = tasks.get(task, {})
+                own = config.get("kind") not in (None, "lm-eval")
+                split = config.get("split") or _SPLITS.get(config.get("kind"), "test")
                 yield ScoreRow(
                     evaluation=evaluation,
                     task=task,
@@ -59,7 +61,7 @@ def _rows(evaluation: str, manifest: Manifest) -> Iterator[ScoreRow]:
                     measured_on=str(found.get("measured_on", "")),
                     computed_with=str(found.get("computed_with", "")),
                     dataset=dataset if own else None,
-                    split=_SPLITS.get(kinds[task], "test") if own and dataset else None,
+                    split=split if own and dataset else None,
                 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from datetime import UTC, datetime
 
 from registry import Registry
@@ -23,6 +24,8 @@ from serving.openai_api.errors import ApiError
 log = logging.getLogger("tuneline.gateway")
 
 EVERY_SECONDS = 2.0
+SWEEP_SECONDS = 600.0
+"""Between two looks for words whose time is over."""
 MOST = 10_000
 """Receipts that wait; of a gateway that gathers more in so short a time, the others are left out."""
 _ROLES = frozenset({"system", "user", "assistant"})
@@ -111,9 +114,20 @@ class Receipts:
                 log.error("receipts of %d answers were not written: %s", len(receipts), error)
 
     async def _keep(self) -> None:
+        swept = time.monotonic() - SWEEP_SECONDS
         while True:
             await asyncio.sleep(EVERY_SECONDS)
             await self.flush()
+            if time.monotonic() - swept >= SWEEP_SECONDS:
+                swept = time.monotonic()
+                await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Remove words that were to be kept until now."""
+        try:
+            await asyncio.shield(asyncio.to_thread(self._registry.forgettings.expire))
+        except RegistryError as error:
+            log.error("words whose time is over are still kept: %s", error)
 
 
 def _refused(error: RegistryError) -> ApiError:

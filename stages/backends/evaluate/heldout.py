@@ -168,7 +168,8 @@ def _distinct_answers(dataset: Path, row: Sequence[Mapping[str, str]], lm: Token
     A shared end is left out where the answers differ without it; where one answer begins another, the end
     of the turn is compared too, or the shorter one would always win.
     """
-    files = [dataset / "train.parquet", dataset / "test.parquet"]
+    fresh = dataset / f"{FRESH}.parquet"
+    files = [dataset / "train.parquet", dataset / "test.parquet", *([fresh] if fresh.is_file() else [])]
     answers = sorted({found[-1]["content"] for file in files for found in _read(file)})
     if not 2 <= len(answers) <= MOST_CHOICES:
         raise InvalidInput(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,10 +13,13 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from registry.feeds.rows import chat
 from registry.tenancy.redaction import RULES
+from serving.gateway.feedback.receipts import Receipts
 from tests.serving.gateway.live_gateway import ANSWER, LLAMA, SLOWEST, Gateway, running, until
 from tests.serving.populated_registry import kept_registry
 
+USER = {"role": "user", "content": "Hello"}
 MARKUP = "<script>alert('x')</script> \u202e '; DROP TABLE feed_rows; --"
 
 
@@ -132,6 +137,20 @@ def test_forged_replayed_and_oversized_feedback_is_refused(gateway: Gateway) -> 
     assert code(say(gateway, theirs, {"request_id": other, "thumbs": "up"})) == (401, "invalid_api_key")
     assert gateway.registry.feeds.get("tickets").rows == before + 1
     assert new_key.tenant == "honest"
+
+
+def test_words_whose_time_is_over_are_removed(gateway: Gateway) -> None:
+    old = replace(chat([USER, {**USER, "role": "assistant"}], "old", "http"), expires="2026-01-01T00:00:00")
+    gateway.registry.feeds.add("expired", [old], "ops")
+    receipts = Receipts(gateway.registry)
+
+    async def one_turn() -> None:
+        receipts.start()
+        while gateway.registry.feeds.rows("expired")[0].content is not None:
+            await asyncio.sleep(0.05)
+        await receipts.stop()
+
+    asyncio.run(asyncio.wait_for(one_turn(), SLOWEST))
 
 
 def test_what_was_agreed_ends_at_once(gateway: Gateway) -> None:
