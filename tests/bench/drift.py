@@ -54,7 +54,7 @@ class Source:
 CHANGES = {
     "none": Source(),
     "inputs 30 % longer": Source(length=1.3),
-    "15 % of words never seen": Source(new_words=0.15),
+    "5 % of words never seen": Source(new_words=0.05),
     "a topic from 20 to 40 %": Source(first_topic=0.4),
 }
 

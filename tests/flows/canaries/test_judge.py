@@ -167,6 +167,22 @@ def test_a_judge_that_begins_anew_comes_to_the_same(trial: Callable[..., Trial])
     assert 0 < slow.canary_bad < slow.canary == 5 * here.requests
 
 
+def test_a_run_begins_one_canary_at_a_time_under_its_policy(trial: Callable[..., Trial]) -> None:
+    case = trial(percent=25)
+    channel = case.registry.channels.get(CHANNEL)
+    assert channel is not None
+    of = (case.candidate.id, case.policy, case.gate)
+    assert start(case.registry, channel, *of) == ("started", "canary of 25 % started")
+    assert case.registry.rollouts.current(CHANNEL).canary_percent == 25  # type: ignore[union-attr]
+    assert start(case.registry, channel, *of)[0] == "under way"
+    other = Lineage(case.registry).quantized("Q6_K")
+    state, note = start(case.registry, channel, other.id, case.policy, case.gate)
+    assert (state, case.candidate.id[:12] in note) == ("another", True)
+    case.registry.channels.move(CHANNEL, other.id, 1, waiver=Waiver("meanwhile", "bob"))
+    assert start(case.registry, channel, *of)[0] == "moved"
+    assert case.registry.rollouts.current(CHANNEL) is None
+
+
 def test_two_judges_decide_once(trial: Callable[..., Trial]) -> None:
     case = trial()
     case.start()

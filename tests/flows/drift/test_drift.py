@@ -14,12 +14,12 @@ from flows.drift.comparison import Comparison
 from flows.drift.measures import learn
 from flows.errors import Usage
 from registry import Registry, Waiver
-from tests.bench.drift import CHANGES, days
+from tests.bench.drift import CHANGES, Source, days
 from tests.flows.evaluation_files import Lineage
 
 
-def texts(seed: int, change: str, count: int = 5) -> tuple[list[str], list[list[str]]]:
-    reference, *rest = list(days(seed, CHANGES[change], count))
+def texts(seed: int, change: str | Source, count: int = 5) -> tuple[list[str], list[list[str]]]:
+    reference, *rest = list(days(seed, CHANGES[change] if isinstance(change, str) else change, count))
     return reference[0], [new for _, new in rest]
 
 
@@ -27,7 +27,7 @@ def test_no_alarm_without_a_change_and_each_kind_of_change_is_found_and_named() 
     for change, measure in (
         ("none", None),
         ("inputs 30 % longer", "length"),
-        ("15 % of words never seen", "new words"),
+        (Source(new_words=0.15), "new words"),
         ("a topic from 20 to 40 %", "topic"),
     ):
         reference, new = texts(1, change, 15)
