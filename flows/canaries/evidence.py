@@ -130,6 +130,8 @@ class CanaryTest:
         # an earlier rollout's answers are not this one's
         if not (canary or live) or (canary and row.minute < self._since):
             return
+        if canary and not self._judged + self._waiting:
+            self._close()  # what is live is known before the first answer of the canary counts
         for name, count in self._open.items():
             count.add(canary, *_counted(name, row, self.policy))
         self._waiting += row.requests if canary else 0
