@@ -17,6 +17,7 @@ from flows.ui.pages import page, registry_of
 from registry import Registry
 from registry.db.serving_tables import outcomes
 from registry.db.tables import artifacts, channel_events, channels, endpoints, gate_decisions, names
+from registry.monitoring.channels import standings
 from registry.processes import ProcessId
 from registry.tenancy import rollouts
 from registry.tenancy.rollouts import Rollout
@@ -24,7 +25,10 @@ from registry.tenancy.rollouts import Rollout
 TRAFFIC = timedelta(hours=1)
 RECENT = timedelta(days=7)
 """How old what needs somebody may be; older failures are history."""
+WAIVED = timedelta(days=7)
+"""A waiver is for now: what was promoted with one is to pass its gate, or to go, within that time."""
 NEWEST_RUNS = 20
+MOST_CHANNELS = 1000
 
 
 class Traffic(NamedTuple):
@@ -87,7 +91,7 @@ def _fleet(request: Request) -> Response:
     registry = registry_of(request)
     with registry.database.read() as connection:
         cards = channel_cards(connection)
-        waiting = [*_undecided(connection), *_passed_and_waiting(connection)]
+        waiting = [*_undecided(connection), *_passed_and_waiting(connection), *_waived(connection)]
         counts = {row.kind: row[1] for row in connection.execute(_COUNTS)}
     drifting = [
         Attention(
@@ -227,6 +231,22 @@ def _passed_and_waiting(connection: Connection) -> list[Attention]:
             datetime.fromisoformat(row.created),
         )
         for row in connection.execute(query)
+    ]
+
+
+def _waived(connection: Connection) -> list[Attention]:
+    """Channels that have served for long what no gate passed, as the alert `TunelineWaived` has it."""
+    since = datetime.now(UTC) - WAIVED
+    return [
+        Attention(
+            "warn",
+            "waived",
+            f"{channel.name} serves what no gate passed",
+            f"/channels/{channel.name}",
+            channel.released,
+        )
+        for channel in standings(connection, MOST_CHANNELS)
+        if channel.decision_id is None and channel.released < since
     ]
 
 

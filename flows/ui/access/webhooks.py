@@ -18,7 +18,7 @@ TOLD_OF = {
     "gate": "a gate decided",
     "failed-run": "a step of a run failed",
     "drift": "an engine serves something else than its channel points to",
-    "alert": "Alertmanager sent one",
+    "alert": "Alertmanager sent an alert",
 }
 DELIVERIES_SHOWN = 50
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -18,6 +21,9 @@ from tests.seconds import seconds
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NO_BROWSER = "no Chromium on PATH; on Debian: apt-get install chromium"
+WITHOUT = "TUNELINE_WITHOUT_BROWSER"
+SCREENSHOTS = "TUNELINE_SCREENSHOTS"
+"""Names a folder that gets a picture of each page; for CI to keep."""
 
 
 @contextmanager
@@ -37,15 +43,27 @@ def served(app: ASGIApp) -> Iterator[str]:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser without a window. Skips the test where there is none."""
+    """A browser without a window. Where there is none the test fails, unless one said to do without."""
     if CHROMIUM is None:
-        pytest.skip(NO_BROWSER)
+        if os.environ.get(WITHOUT) == "1":
+            pytest.skip(NO_BROWSER)
+        pytest.fail(f"{NO_BROWSER}; or set {WITHOUT}=1, and the pages are not tried in a browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
             yield browser
         finally:
             browser.close()
+
+
+def keep_picture(page: Page, path: str, theme: str) -> None:
+    """Put a picture of the whole page into the folder that `SCREENSHOTS` names, if it names one."""
+    if folder := os.environ.get(SCREENSHOTS):
+        name = (
+            re.sub(r"[^a-z0-9]+", "-", re.sub(r"([0-9a-f]{8})[0-9a-f]{56}", r"\1", path)).strip("-")
+            or "fleet"
+        )
+        page.screenshot(path=Path(folder) / f"{name}-{theme}.png", full_page=True)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from flows.ui.pages import FOR_ADMINS, SCREENS
 from registry import Artifact, Registry
 from registry.store.store import Problem
 from tests.flows.metrics.watched import WAIVER, answered, populate
-from tests.flows.ui.browser import Complaints, chromium, served
+from tests.flows.ui.browser import Complaints, chromium, keep_picture, served
 from tests.flows.ui.receiver import answering
 from tests.seconds import seconds
 
@@ -126,6 +126,7 @@ def test_every_page_is_sound(
     for path in paths(made):
         page.goto(path)
         assert_sound(page)
+        keep_picture(page, path, theme)
     assert complaints.lines == []
     context.close()
 
@@ -285,6 +286,7 @@ def test_an_admin_adds_users_and_webhooks(browser: Browser, tmp_path: Path, comp
         page.get_by_role("button", name="Change the role").click()
         expect(page.locator(".head .pill")).to_have_text("operator")
         assert_sound(page)
+        keep_picture(page, "user", "light")
         page.get_by_role("button", name=f"Revoke {olga.name}").click()
         expect(page.get_by_text("Let in again")).to_be_visible()
         assert registry.users.of_token(shown) is None
@@ -301,6 +303,7 @@ def test_an_admin_adds_users_and_webhooks(browser: Browser, tmp_path: Path, comp
         page.get_by_role("button", name="Send a test").click()
         expect(page.locator("#deliveries .pill")).to_have_text("delivered")
         assert_sound(page)
+        keep_picture(page, "webhook", "light")
         page.goto("/webhooks")
         assert_sound(page)
         page.goto(f"/webhooks/{webhook.id}")

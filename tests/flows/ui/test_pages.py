@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_the_fleet_says_what_is_live_and_what_needs_somebody(
     assert "10 requests, 1,000 tokens" in text
     assert "10.0 % failed" in text
     assert "gate insufficient" in text
+
+
+def test_the_fleet_says_which_channel_is_without_a_gate_for_long(
+    client: TestClient, made: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = '<a href="/channels/support/first">support/first serves what no gate passed</a>'
+    assert "serves what no gate passed" not in client.get("/").text, "it is a day old at most"
+    monkeypatch.setattr("flows.ui.fleet.WAIVED", timedelta(0))
+    text = client.get("/").text
+    assert says in text
+    assert "support/prod serves what no gate passed" not in text
 
 
 def test_each_artifact_has_a_page_with_its_lineage(client: TestClient, made: dict[str, Artifact]) -> None:
