@@ -72,7 +72,7 @@ def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, out: Path) -> 
         "limit": task.max_items,
         "metric": "exact_match",
         "dataset": dataset.id,
-        "words": f"{len(items)} items of the test split of dataset {dataset.id[:12]}",
+        "words": f"{len(items)} items of the {task.split} split of dataset {dataset.id[:12]}",
         "chat_template_applied_by": "tuneline",
         "config_digest": digest([config, choice]),
         **write_samples(out, task.name, items),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -189,3 +190,22 @@ def test_an_answer_without_the_fixed_text_is_right_too(plain: Any, dataset: Pare
 def test_other_tasks_are_asked_as_in_training_too(plain: Any) -> None:
     lm = Parrot(speaking(plain, ODD["an empty thought"]), [])
     assert lm.apply_chat_template([{"role": "user", "content": "Q"}]).endswith("assistant\n[thought: none] ")
+
+
+def test_the_fresh_split_is_judged_by_itself(plain: Any, dataset: Parent, tmp_path: Path) -> None:
+    task, grown = HeldoutTask(name="new", split="fresh", choice=True), tmp_path / "grown"
+    lm = Parrot(plain, [])
+    with pytest.raises(InvalidInput, match="a feed, the only source"):
+        HeldoutItems(task, dataset.path, lm)
+    shutil.copytree(dataset.path, grown)
+    rows = [[{"role": "user", "content": "Is 9 odd?"}, {"role": "assistant", "content": "surely"}]]
+    for kept in (rows, []):
+        table = pa.table({"messages": pa.array(kept, pq.read_schema(grown / "test.parquet").field(0).type)})
+        pq.write_table(table, grown / "fresh.parquet")
+        if kept:
+            found = run_task(lm, task, dataset.model_copy(update={"path": grown}), 0, tmp_path)
+            assert found["words"] == f"1 items of the fresh split of dataset {dataset.id[:12]}"
+            assert found["choice"] is not None
+            assert "surely" in found["choice"]["answers"]
+    with pytest.raises(InvalidInput, match="add rows to the feed"):
+        HeldoutItems(task, grown, lm)
