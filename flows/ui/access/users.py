@@ -16,8 +16,8 @@ from registry.errors import Conflict, Corrupt
 
 MAY = {
     "viewer": "looks",
-    "operator": "also moves channels, rolls out, stops and starts runs and engines",
-    "admin": "also looks after tenants, users, webhooks and the store",
+    "operator": "looks, moves channels, rolls out, runs",
+    "admin": "all that, and tenants, users, webhooks, store",
 }
 EVENTS_SHOWN = 30
 
