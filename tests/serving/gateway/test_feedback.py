@@ -26,7 +26,7 @@ MARKUP = "<script>alert('x')</script> \u202e '; DROP TABLE feed_rows; --"
 @pytest.fixture(scope="module")
 def gateway(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("feedback")
-    populated = kept_registry(pytestconfig.rootpath, folder / "home", 1)
+    populated = kept_registry(pytestconfig.rootpath, folder / "home", 3)
     with running(populated, folder, [LLAMA]) as found:
         found.registry.feeds.add("tickets", [], "ops")
         yield found
