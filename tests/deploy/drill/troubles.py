@@ -1,0 +1,170 @@
+"""What causes each alert, and what ends it. A trouble lasts for as long as its block."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
+from typing import NamedTuple
+
+import psutil
+import yaml
+
+from tests.deploy.drill.processes import TUNELINE, end
+from tests.deploy.drill.system import WAIVED, System
+from tests.seconds import seconds
+from tests.serving.gateway.live_gateway import until
+
+
+class Trouble(NamedTuple):
+    """`how` and `over` stand in the table of docs/operations.md; `about`: labels of its alerts, where the
+    instance `small` stands for the exporter of the small disk."""
+
+    alerts: tuple[str, ...]
+    how: str
+    over: str
+    cause: Callable[[System], AbstractContextManager[None]]
+    about: Mapping[str, str] = MappingProxyType({})
+
+
+@contextmanager
+def the_run_is_killed(system: System) -> Iterator[None]:
+    again = (*TUNELINE, "run", "pico-tenant", "--set", "name=killed")
+    runs = system.home / "runs"
+    before = len(list(runs.iterdir()))
+    started = system.processes.start("killed", *again, first_line=False)
+    until(lambda: len(list(runs.iterdir())) > before, "the run is recorded", seconds(120))
+    run = psutil.Process(started.process.pid)
+    for process in [*run.children(recursive=True), run]:
+        process.kill()
+    end(started.process)
+    yield
+    system.processes.start("again", *again, first_line=False)
+
+
+@contextmanager
+def the_gate_lacks_items(system: System) -> Iterator[None]:
+    system.tuneline("promote", system.merged, "team/gate", *WAIVED)
+    assert _verdict(system, system.live, "team/gate", margin=0.001) == "insufficient"
+    yield
+    system.tuneline("promote", system.live, "team/gate", *WAIVED)
+
+
+def _verdict(system: System, candidate: str, channel: str, margin: float) -> str:
+    """Of a gate that asks that the candidate is worse than what is live by less than the margin."""
+    rule = {"task": "routing", "metric": "exact_match", "role": "keep", "against": "live", "margin": margin}
+    policy = system.folder / f"policy-{margin}.yaml"
+    policy.write_text(yaml.safe_dump({"tasks": [rule]}))
+    judged = ("gate", "run", str(policy), "--candidate", candidate, "--channel", channel)
+    return str(system.tuneline(*judged, codes=(0, 1, 2))["verdict"])
+
+
+@contextmanager
+def a_file_is_altered(system: System) -> Iterator[None]:
+    artifact = system.merged  # which no engine has open
+    files = system.tuneline("artifacts", "show", artifact)["files"]
+    blob = next(system.home.rglob(max(files.values(), key=lambda file: file["size"])["sha256"]))
+    before = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(before[::-1])
+    system.tuneline("artifacts", "verify", artifact, codes=(4,))
+    yield
+    blob.write_bytes(before)
+    system.tuneline("artifacts", "verify", artifact)
+
+
+@contextmanager
+def the_disk_is_filled(system: System) -> Iterator[None]:
+    disk = system.small_disk
+    filling = disk / "filling"
+    filling.write_bytes(b"\0" * int(shutil.disk_usage(disk).free * 0.95))
+    yield
+    filling.unlink()
+
+
+@contextmanager
+def the_exporter_is_killed(system: System) -> Iterator[None]:
+    assert system.small is not None
+    system.small.process.kill()
+    end(system.small.process)
+    yield
+    system.start_small()
+
+
+@contextmanager
+def an_old_adapter_is_served(system: System) -> Iterator[None]:
+    system.tuneline("promote", system.live, "team/old", *WAIVED)
+    yield
+    system.tuneline("promote", system.base, "team/old", *WAIVED)
+
+
+@contextmanager
+def a_waiver_is_forgotten(system: System) -> Iterator[None]:
+    system.tuneline("promote", system.live, "team/waived", *WAIVED, before=("faketime", "-f", "-8d"))
+    yield
+    assert _verdict(system, system.merged, "team/waived", margin=0.2) == "pass"
+    system.tuneline("promote", system.merged, "team/waived")
+
+
+LANES: tuple[tuple[Trouble, ...], ...] = (
+    (
+        Trouble(
+            ("TunelineRunFailed",),
+            "`kill -9` of a run",
+            "the run is begun again",
+            the_run_is_killed,
+            {"recipe": "killed"},
+        ),
+    ),
+    (
+        Trouble(
+            ("TunelineGateInsufficient",),
+            "a gate with a margin of 0.1 points on 32 items",
+            "the candidate is promoted, with a waiver",
+            the_gate_lacks_items,
+            {"channel": "team/gate"},
+        ),
+    ),
+    (
+        Trouble(
+            ("TunelineDamaged",),
+            "a model's file in the store is written over, and verified",
+            "the file is put back, and verified",
+            a_file_is_altered,
+        ),
+        Trouble(
+            ("TunelineDiskLow",),
+            "a small disk is filled to 95 %",
+            "the filling is deleted",
+            the_disk_is_filled,
+            {"instance": "small"},
+        ),
+        Trouble(
+            ("TunelineTargetDown",),
+            "`kill -9` of an exporter",
+            "it is started again",
+            the_exporter_is_killed,
+            {"instance": "small"},
+        ),
+    ),
+    (
+        Trouble(
+            ("TunelineLineageOld",),
+            "an adapter whose run was 91 days ago, by a clock set back, is promoted",
+            "another model is promoted",
+            an_old_adapter_is_served,
+            {"channel": "team/old"},
+        ),
+    ),
+    (
+        Trouble(
+            ("TunelineWaived",),
+            "a waiver of 8 days ago, by a clock set back",
+            "another model passes the gate, and is promoted",
+            a_waiver_is_forgotten,
+            {"channel": "team/waived"},
+        ),
+    ),
+)
+"""Those of a lane follow each other; all lanes at once."""
