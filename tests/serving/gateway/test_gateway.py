@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ import pytest
 import yaml
 
 from flows import cli
+from flows.canaries.judge import Judge
+from flows.canaries.start import start
+from flows.gates.policy import GatePolicy
+from registry.tenancy.outcomes import Outcome
 from tests.seconds import seconds
 from tests.serving.engine.both_engines import require_models
 from tests.serving.gateway.live_gateway import ANSWER, CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
@@ -177,6 +181,51 @@ def test_a_canary_answers_its_share_and_each_conversation_stays_where_it_is(gate
     until(lambda: set(receipts(range(5))) == {candidate.gguf}, "all of it", seconds(10))
     gateway.registry.rollouts.stop("team/canary", "tests", "enough")
     until(lambda: set(receipts(range(5))) == {live.gguf}, "none of it", seconds(10))
+
+
+def test_a_judged_canary_is_promoted_or_stopped_and_the_gateway_follows_within_seconds(
+    gateway: Gateway,
+) -> None:
+    live, worse, good = gateway.populated.adapters
+    registry, channel = gateway.registry, "team/judged"
+    gateway.tenant("judged", live.gguf)
+    claim = {"task": "heldout", "metric": "exact_match", "role": "keep", "against": "live", "margin": 0.1}
+    policy = GatePolicy.model_validate({"tasks": [claim], "canary": {"errors": 0.2, "percent": 50}})
+    document = policy.model_dump(mode="json")
+    registry.channels.set_policy(channel, document, "tests", "a trial")
+
+    def receipts(which: range) -> set[str]:
+        ids = [{"x-conversation-id": f"talk-{number}"} for number in which]
+        return {gateway.ask("judged", extra_headers=header)[1] for header in ids}
+
+    judge = Judge(registry)
+    for candidate in (worse.gguf, good.gguf):
+        gate = registry.gates.record(candidate, live.gguf, document, "pass", {"rules": []})
+        now = registry.channels.get(channel)
+        assert now is not None
+        assert start(registry, now, candidate, policy, gate)[0] == "started"
+        until(lambda of=candidate: of in receipts(range(12)), "the canary answers", seconds(10))
+        if candidate == worse.gguf:  # as another gateway over the same registry counts it
+            counted = {"channel": channel, "generation": 1, "minute": datetime.now(UTC)}
+            rows = 4 * [(live.gguf, "live", 100, 1), (candidate, "canary", 20, 10)]
+            registry.outcomes.add(
+                [
+                    Outcome(artifact_id=artifact, arm=arm, requests=requests, failed=failed, **counted)
+                    for artifact, arm, requests, failed in rows
+                ]
+            )
+        talk = 100
+        while not (judged := judge.round(channel)):
+            receipts(range(talk, talk + 12))
+            talk += 12
+            assert talk < 2000
+        (decided,) = judged
+        assert decided.ending == ("harm" if candidate == worse.gguf else "safe")
+        expected = live.gguf if candidate == worse.gguf else candidate
+        until(lambda of=expected: receipts(range(24)) == {of}, "the gateway follows", 10)
+    assert [event.action for event in registry.rollouts.history(channel)] == ["start", "stop", "start"]
+    last = registry.channels.history(channel)[-1]
+    assert (last.artifact_id, last.decision_id) == (good.gguf, decided.decision)
 
 
 def test_a_candidate_that_fits_no_engine_leaves_it_to_the_live_one(gateway: Gateway) -> None:
