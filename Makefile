@@ -87,7 +87,7 @@ stack-down: setup  ## end it; what it holds stays in .stack
 CONTAINERS ?= podman
 IMAGE_OPTIONS ?=
 image:  ## build the image tuneline:VERSION of deploy/Dockerfile (docs/deploy.md: base image, proxies)
-	$(CONTAINERS) build $(IMAGE_OPTIONS) --ignorefile deploy/Dockerfile.dockerignore --file deploy/Dockerfile \
+	$(CONTAINERS) build $(IMAGE_OPTIONS) $(if $(findstring podman,$(CONTAINERS)),--ignorefile deploy/Dockerfile.dockerignore) --file deploy/Dockerfile \
 	  --tag tuneline:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
 
 test-deploy: setup  ## start what deploy/ declares, and kill it; needs Debian packages (docs/deploy.md)
