@@ -22,6 +22,10 @@ demo: setup  ## fine-tune, prove, quantize and serve a real 135M model on this C
 	$(BIN)/tuneline run demo
 
 test: setup lint  ## everything that CI checks, tests on 2 cores
+	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } > /dev/null; then \
+	  echo "NOT TRIED: the pages in a browser; there is no Chromium here (Debian: apt install chromium)" >&2; \
+	  export TUNELINE_WITHOUT_BROWSER=1; \
+	fi; \
 	$(BIN)/python -m pytest -n 2 -m "not vllm and not deploy"
 
 # Modules that need every heavy library, beside .ci/smoke.py, in a few minutes.
