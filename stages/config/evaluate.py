@@ -26,6 +26,7 @@ class HeldoutTask(StageConfig):
     name: str = Field(default="heldout", description="how the task is called in reports and gates")
     split: Literal["test", "fresh"] = Field(
         default="test",
+        exclude_if=lambda split: split == "test",  # evaluations from before there was `fresh` keep their keys
         description="`fresh`: of a dataset of a feed, what is held out of the rows that came since the live "
         "model's; `test`: what was held out before, which only grows",
     )

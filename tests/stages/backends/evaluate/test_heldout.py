@@ -192,6 +192,11 @@ def test_other_tasks_are_asked_as_in_training_too(plain: Any) -> None:
     assert lm.apply_chat_template([{"role": "user", "content": "Q"}]).endswith("assistant\n[thought: none] ")
 
 
+def test_a_task_on_the_test_split_is_written_as_before_there_were_others() -> None:
+    assert "split" not in HeldoutTask().model_dump(mode="json"), "or every earlier evaluation is made again"
+    assert HeldoutTask(split="fresh").model_dump(mode="json")["split"] == "fresh"
+
+
 def test_the_fresh_split_is_judged_by_itself(plain: Any, dataset: Parent, tmp_path: Path) -> None:
     task, grown = HeldoutTask(name="new", split="fresh", choice=True), tmp_path / "grown"
     lm = Parrot(plain, [])
