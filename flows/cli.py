@@ -99,7 +99,7 @@ def _add_recipe_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         ("run", "run a recipe from data to endpoint; what is known already is not done again"),
         ("check", "validate a recipe and estimate memory, disk and time, without loading weights"),
     ):
-        command = add(name, f"flows.commands.run:{name}", text)
+        command = add(name, f"pipeline.run:{name}", text)
         command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
         _add_set(command)
 
@@ -123,7 +123,7 @@ def _add_stage_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         ),
         ("evaluate", "measure a model directory or a GGUF file", ("model",), ("dataset", "adapter", "base")),
     ):
-        command = add(stage, "flows.commands.stage:stage", f"{text}, on plain directories")
+        command = add(stage, "pipeline.stage:stage", f"{text}, on plain directories")
         command.set_defaults(stage=stage)
         for role in (*needed, *optional):
             command.add_argument(
@@ -135,12 +135,12 @@ def _add_stage_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     text = "serve channels to tenants: an OpenAI-compatible gateway and its engines"
-    serve = add("serve", "flows.commands.serve:serve", text)
+    serve = add("serve", "serving.serve:serve", text)
     serve.add_argument("config", type=Path, help="a YAML file, such as deploy/serve.yaml")
     _add_set(serve)
     serve.add_argument("--check", action="store_true", help="validate it, estimate memory, start nothing")
     serve.add_argument("--ignore-memory", action="store_true", help="start even where memory seems short")
-    chat = add("chat", "flows.commands.chat:chat", "talk to what a channel points to")
+    chat = add("chat", "serving.chat:chat", "talk to what a channel points to")
     chat.add_argument("channel")
     chat.add_argument("--url", help="a gateway's address; its key is in TUNELINE_KEY. Default: own endpoint")
     chat.add_argument("--message", help="ask this once; default: read questions from standard input")
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variable, value in NO_TELEMETRY.items():
         os.environ.setdefault(variable, value)
     try:
-        reply: Reply = getattr(import_module(module), name)(arguments)
+        reply: Reply = getattr(import_module(f"flows.commands.{module}"), name)(arguments)
         _print(reply, arguments.json)
     except KeyboardInterrupt:
         print("tuneline: interrupted", file=sys.stderr)

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ PACKAGES = ("flows", "stages", "registry", "serving")
 SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 HEAVY = {"torch", "transformers", "peft", "trl", "bitsandbytes", "gptqmodel", "lm_eval", "accelerate"}
 MODULE_LINES = 300
+FOLDER_MODULES = 18
 FUNCTION_LINES = 40
 
 
@@ -152,6 +154,11 @@ def test_modules_and_functions_are_short(trees: dict[str, ast.Module]) -> None:
     }
     assert not long_modules
     assert not long_functions
+
+
+def test_folders_hold_few_modules() -> None:
+    modules = Counter(str(p.parent.relative_to(ROOT)) for p in SOURCES if p.name != "__init__.py")
+    assert not {folder: count for folder, count in modules.items() if count > FOLDER_MODULES}
 
 
 def test_public_functions_have_docstrings(trees: dict[str, ast.Module]) -> None:

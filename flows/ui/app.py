@@ -17,31 +17,27 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from flows.ui import (
-    alerts,
+from flows.ui import alerts, feeds, live, notices, static_files
+from flows.ui.access import users, webhooks
+from flows.ui.access.access import Access
+from flows.ui.headers import SecurityHeaders
+from flows.ui.pages import page
+from flows.ui.screens import (
     artifact,
     artifacts,
     channels,
     compare,
     engines,
-    feeds,
     fleet,
     gates,
     health,
-    live,
-    notices,
     rows,
     runs,
     schedules,
-    static_files,
     store,
     tenants,
     verification,
 )
-from flows.ui.access import users, webhooks
-from flows.ui.access.access import Access
-from flows.ui.headers import SecurityHeaders
-from flows.ui.pages import page
 from registry import Registry
 from registry.errors import NotFound, RegistryError
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.cli import parser
-from flows.commands.serve import serve
+from flows.commands.serving.serve import serve
 from flows.retraining.deployments import POOL
 from registry import Registry
 from serving.gateway.config import ServeConfig

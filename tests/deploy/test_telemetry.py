@@ -37,7 +37,7 @@ def test_every_documented_server_is_told(tree: Path) -> None:
 
 def test_a_command_tells_the_libraries_and_its_children(tmp_path: Path) -> None:
     code = (
-        "import os, flows.cli, flows.commands.artifacts as artifacts\n"
+        "import os, flows.cli, flows.commands.registry.artifacts as artifacts\n"
         "artifacts.gc = lambda a: artifacts.Reply({}, lambda: print(dict(os.environ)))\n"
         "flows.cli.main(['artifacts', 'gc'])\n"
     )

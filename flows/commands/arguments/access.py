@@ -19,7 +19,7 @@ def add_access_commands(add: Add, group: Callable[..., Any]) -> None:
 
 def _add_users(add: Add, actions: Any) -> None:
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return add(name, f"flows.commands.users:{name}", text, actions)
+        return add(name, f"access.users:{name}", text, actions)
 
     new = command("add", "a new user, or a revoked one again; prints the token, this once")
     new.add_argument("name", help="letters, digits, '.', '_', '@', '+', '-'")
@@ -38,7 +38,7 @@ def _add_users(add: Add, actions: Any) -> None:
 
 def _add_webhooks(add: Add, actions: Any) -> None:
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return add(name, f"flows.commands.webhooks:{name}", text, actions)
+        return add(name, f"access.webhooks:{name}", text, actions)
 
     new = command("add", "a new webhook; prints the secret that its deliveries are signed with, this once")
     new.add_argument("url", help="https://HOST/PATH")

@@ -17,18 +17,18 @@ def add_backup_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any)
         "backup", help=text, description=f"{text}. `backup DEST` means `backup make DEST`."
     )
     actions = backup.add_subparsers(dest="action", required=True, metavar="ACTION")
-    make = add("make", "flows.commands.backup:make", f"{text}; files that are there stay", actions)
+    make = add("make", "registry.backup:make", f"{text}; files that are there stay", actions)
     make.add_argument("place", metavar="DEST", help=PLACE)
     with_key = "also the private signing key: whoever reads the backup can then sign as you"
     make.add_argument("--with-key", action="store_true", help=with_key)
-    listing = add("ls", "flows.commands.backup:ls", "list a place's backups, oldest first", actions)
+    listing = add("ls", "registry.backup:ls", "list a place's backups, oldest first", actions)
     listing.add_argument("place", metavar="DEST", help=PLACE)
-    verify = add("verify", "flows.commands.backup:verify", "read every byte of backups again", actions)
+    verify = add("verify", "registry.backup:verify", "read every byte of backups again", actions)
     verify.add_argument("place", metavar="DEST", help=PLACE)
     verify.add_argument("--snapshot", metavar="NAME", help="only this one (default: all)")
 
     text = "bring a backup into an empty registry, and check all of it"
-    restore = add("restore", "flows.commands.backup:restore", text)
+    restore = add("restore", "registry.backup:restore", text)
     restore.add_argument("place", metavar="SRC", help=PLACE)
     restore.add_argument("--snapshot", metavar="NAME", help="a name or its beginning (default: the newest)")
     restore.add_argument("--to", type=Path, metavar="HOME", help="the new home (default: TUNELINE_HOME)")
@@ -36,4 +36,4 @@ def add_backup_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any)
     registry = verbs.add_parser("registry", help="take the registry to servers", description="the registry")
     actions = registry.add_subparsers(dest="action", required=True, metavar="ACTION")
     text = "take a SQLite registry to the servers that TUNELINE_DATABASE_URL and TUNELINE_STORE_URL name"
-    add("move", "flows.commands.backup:move", f"{text}; the old one is closed", actions)
+    add("move", "registry.backup:move", f"{text}; the old one is closed", actions)

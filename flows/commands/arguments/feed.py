@@ -15,7 +15,7 @@ def add_feed_commands(add: Add, group: Callable[..., Any]) -> None:
     actions = group("feed", "rows to learn from that grow, for recipes with `source: feed:NAME`")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return add(name, f"flows.commands.feed:{name}", text, actions)
+        return add(name, f"pipeline.feed:{name}", text, actions)
 
     new = command("add", "add the rows of a file or a directory; what came before does not come again")
     new.add_argument("name", help="the feed; one that is not there is made")

@@ -34,8 +34,8 @@ def add_gate_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any) -
         description=f"{text[0].upper()}{text[1:]}. `gate POLICY …` means `gate run POLICY …`.",
     )
     actions = gate.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _add_run(add("run", "flows.commands.gate:run", text, actions))
-    plan = add("plan", "flows.commands.gate:plan", "how many items each rule of a policy needs", actions)
+    _add_run(add("run", "gates.gate:run", text, actions))
+    plan = add("plan", "gates.gate:plan", "how many items each rule of a policy needs", actions)
     plan.add_argument("policy", help="a YAML file, or a channel whose policy is meant")
     text = "share of items that the two models answer differently; repeatable (default 0.02, 0.04, 0.08)"
     plan.add_argument("--flip-rate", type=float, action="append", metavar="SHARE", help=text)
@@ -43,14 +43,10 @@ def add_gate_commands(add: Callable[..., argparse.ArgumentParser], verbs: Any) -
     plan.add_argument(
         "--spread", type=float, help="standard deviation of the difference, for rules with scores: real"
     )
-    show = add(
-        "show", "flows.commands.gate:show", "a recorded decision, and whether its signature holds", actions
-    )
+    show = add("show", "gates.gate:show", "a recorded decision, and whether its signature holds", actions)
     show.add_argument("id", help="an id of a decision, or its first 6 or more digits")
 
-    promote = add(
-        "promote", "flows.commands.gate:promote", "point a channel to an artifact that passed its gate"
-    )
+    promote = add("promote", "gates.gate:promote", "point a channel to an artifact that passed its gate")
     promote.add_argument("ref", help="an id, its first 6 or more digits, or NAME@VERSION")
     promote.add_argument("channel", help="TEAM/NAME")
     promote.add_argument("--decision", help="a gate decision (default: the latest about the artifact)")
@@ -90,15 +86,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 
 
 def _add_channels(add: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
-    channels = add("channels", "flows.commands.channels:channels", "what each channel points to")
+    channels = add("channels", "gates.channels:channels", "what each channel points to")
     actions = channels.add_subparsers(dest="action", metavar="ACTION")
-    show = add(
-        "show", "flows.commands.channels:channel_show", "one channel, its policy and its history", actions
-    )
+    show = add("show", "gates.channels:channel_show", "one channel, its policy and its history", actions)
     show.add_argument("channel")
-    policy = add(
-        "policy", "flows.commands.channels:channel_policy", "print or set a channel's policy", actions
-    )
+    policy = add("policy", "gates.channels:channel_policy", "print or set a channel's policy", actions)
     policy.add_argument("channel")
     policy.add_argument(
         "--set", type=Path, metavar="FILE", dest="file", help="a policy, or a recipe with a gate"

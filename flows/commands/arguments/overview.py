@@ -13,32 +13,28 @@ RUN = "a run's id or its beginning (default: the newest run)"
 def add_overview_commands(add: Callable[..., argparse.ArgumentParser], group: Callable[..., Any]) -> None:
     """What there is: runs, recipes, this machine; and completion for the shell."""
     runs = group("runs", "past runs and those under way")
-    listing = add("ls", "flows.commands.runs:ls", "list runs, newest first", runs)
+    listing = add("ls", "pipeline.runs:ls", "list runs, newest first", runs)
     listing.add_argument("--limit", type=int, default=20, help="rows (default 20)")
-    add("show", "flows.commands.runs:show", "what one run came to", runs).add_argument(
-        "run", nargs="?", help=RUN
-    )
+    add("show", "pipeline.runs:show", "what one run came to", runs).add_argument("run", nargs="?", help=RUN)
     opening = "open a run's HTML report in a browser; where there is none, print its path"
-    add("open", "flows.commands.runs:open_report", opening, runs).add_argument("run", nargs="?", help=RUN)
+    add("open", "pipeline.runs:open_report", opening, runs).add_argument("run", nargs="?", help=RUN)
 
     recipes = group("recipes", "the recipes that come with Tuneline")
-    add("ls", "flows.commands.recipes:ls", "list them", recipes)
+    add("ls", "pipeline.recipes:ls", "list them", recipes)
     name = "the name of a shipped recipe"
-    add("show", "flows.commands.recipes:show", "print one", recipes).add_argument(
+    add("show", "pipeline.recipes:show", "print one", recipes).add_argument(
         "recipe", metavar="NAME", help=name
     )
-    copy = add("copy", "flows.commands.recipes:copy", "write one to a file, to change it", recipes)
+    copy = add("copy", "pipeline.recipes:copy", "write one to a file, to change it", recipes)
     copy.add_argument("recipe", metavar="NAME", help=name)
     copy.add_argument("file", nargs="?", type=Path, help="a new file (default: NAME.yaml)")
-    add("schema", "flows.commands.recipes:schema", "print the JSON Schema of a recipe", recipes)
+    add("schema", "pipeline.recipes:schema", "print the JSON Schema of a recipe", recipes)
 
-    doctor = add(
-        "doctor", "flows.commands.doctor:doctor", "look at what a run rests on, and say what to mend"
-    )
+    doctor = add("doctor", "doctor:doctor", "look at what a run rests on, and say what to mend")
     doctor.add_argument("--full", action="store_true", help="also start Prefect's server (up to minutes)")
 
     text = "compare new inputs with those that a model was trained on"
-    drift = add("drift", "flows.commands.drift:drift", text)
+    drift = add("drift", "pipeline.drift:drift", text)
     drift.add_argument("of", metavar="OF", help="a channel, a recipe's file, a model or a dataset")
     text = "new rows, in the order in which they came: all since the model was trained, a file a day"
     drift.add_argument("--new", type=Path, nargs="+", required=True, metavar="FILE", help=text)
@@ -46,5 +42,5 @@ def add_overview_commands(add: Callable[..., argparse.ArgumentParser], group: Ca
     drift.add_argument("--alpha", type=float, default=0.05, help=text)
 
     how = "print the completion of this command for a shell: source <(tuneline completion bash)"
-    completion = add("completion", "flows.commands.arguments.completion:completion", how)
+    completion = add("completion", "arguments.completion:completion", how)
     completion.add_argument("shell", choices=["bash", "zsh", "fish"])

@@ -15,45 +15,45 @@ Add = Callable[..., argparse.ArgumentParser]
 def add_registry_commands(add: Add, group: Callable[..., Any]) -> None:
     """`artifacts …`, `endpoints …`, `rollback`, `api`, `metrics` and `ui`."""
     artifacts = group("artifacts", "what the registry holds")
-    listing = add("ls", "flows.commands.artifacts:ls", "list artifacts, newest first", artifacts)
+    listing = add("ls", "registry.artifacts:ls", "list artifacts, newest first", artifacts)
     listing.add_argument("--kind", choices=KINDS)
     listing.add_argument("--limit", type=int, default=50, help="rows (default 50)")
     for name, text in (
         ("show", "one artifact: base reference, quantization, files, metrics"),
         ("lineage", "what an artifact was made from"),
     ):
-        command = add(name, f"flows.commands.artifacts:{name}", text, artifacts)
+        command = add(name, f"registry.artifacts:{name}", text, artifacts)
         command.add_argument("ref", help=REFERENCE)
     _add_export_commands(add, artifacts)
     _add_import_commands(add, artifacts)
     _add_gc_command(add, artifacts)
 
     endpoints = group("endpoints", "running engines")
-    add("ls", "flows.commands.endpoints:ls", "list endpoints", endpoints)
-    stop = add("stop", "flows.commands.endpoints:stop", "stop an endpoint", endpoints)
+    add("ls", "serving.endpoints:ls", "list endpoints", endpoints)
+    stop = add("stop", "serving.endpoints:stop", "stop an endpoint", endpoints)
     stop.add_argument("id")
     stop.add_argument("--gateway", action="store_true", help="end a gateway, with all of its engines")
 
     text = "move a channel back to what it pointed to before"
-    back = add("rollback", "flows.commands.channels:rollback", text)
+    back = add("rollback", "gates.channels:rollback", text)
     back.add_argument("channel")
     back.add_argument("--reason", required=True, help="kept in the channel's history")
     _add_servers(add)
 
 
 def _add_servers(add: Add) -> None:
-    api = add("api", "flows.commands.api:api", "serve the registry over HTTP, read-only")
+    api = add("api", "api:api", "serve the registry over HTTP, read-only")
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     api.add_argument("--port", type=int, default=8700, help="0: a free one (default 8700)")
 
-    metrics = add("metrics", "flows.commands.metrics:metrics", "serve the registry's numbers to Prometheus")
+    metrics = add("metrics", "metrics:metrics", "serve the registry's numbers to Prometheus")
     metrics.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     metrics.add_argument("--port", type=int, default=9091, help="0: a free one (default 9091)")
     metrics.add_argument(
         "--rates", type=Path, metavar="FILE", help="prices, to reckon costs from (default: TUNELINE_RATES)"
     )
 
-    ui = add("ui", "flows.commands.ui:ui", "serve the web interface")
+    ui = add("ui", "ui:ui", "serve the web interface")
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     ui.add_argument("--port", type=int, default=8710, help="0: a free one (default 8710)")
     ui.add_argument(
@@ -65,7 +65,7 @@ def _add_servers(add: Add) -> None:
 
 def _add_gc_command(add: Add, artifacts: Any) -> None:
     text = "free the files of artifacts that nothing needs; their records stay. Without --delete, only say so"
-    gc = add("gc", "flows.commands.artifacts:gc", text, artifacts)
+    gc = add("gc", "registry.artifacts:gc", text, artifacts)
     gc.add_argument("--delete", action="store_true", help="do it")
     gc.add_argument("--why", metavar="REF", help=f"say why this artifact keeps its files: {REFERENCE}")
     gc.add_argument(
@@ -80,7 +80,7 @@ def _add_gc_command(add: Add, artifacts: Any) -> None:
 def _add_import_commands(add: Add, artifacts: Any) -> None:
     """Bring in what was made elsewhere, and ask what goes together."""
     adopt = "adopt a PEFT adapter, a merged model, a GPTQ directory or a GGUF file"
-    bring = add("import", "flows.commands.imports:artifacts_import", adopt, artifacts)
+    bring = add("import", "registry.imports:artifacts_import", adopt, artifacts)
     bring.add_argument("path", type=Path, help="a directory, or a .gguf file")
     kinds = ["base", "adapter", "merged", "quantized"]
     bring.add_argument("--kind", choices=kinds, help="default: what the files are")
@@ -89,7 +89,7 @@ def _add_import_commands(add: Add, artifacts: Any) -> None:
     bring.add_argument("--name", help="a name for it, such as support; it gets the next version")
 
     explain = "explain, from metadata alone, whether two artifacts and an engine go together"
-    compat = add("compat", "flows.commands.imports:artifacts_compat", explain, artifacts)
+    compat = add("compat", "registry.imports:artifacts_compat", explain, artifacts)
     compat.add_argument("a", help=REFERENCE)
     compat.add_argument("b", nargs="?", help="what is to be put on A, or was made from it")
     compat.add_argument("--engine", choices=["vllm", "llama.cpp"], help="check this engine's limits too")
@@ -101,7 +101,7 @@ def _add_import_commands(add: Add, artifacts: Any) -> None:
 def _add_export_commands(add: Add, artifacts: Any) -> None:
     """Hand an artifact on, and check what was handed on."""
     signed = "write an artifact to a signed directory"
-    export = add("export", "flows.commands.export:export", signed, artifacts)
+    export = add("export", "registry.export:export", signed, artifacts)
     export.add_argument("ref", help=REFERENCE)
     export.add_argument(
         "out", type=Path, help="a new directory, with model card, SBOM, lineage and signature"
@@ -109,7 +109,7 @@ def _add_export_commands(add: Add, artifacts: Any) -> None:
     whose = "EC P-256 private key to sign with (default: TUNELINE_SIGNING_KEY, else the registry's own)"
     export.add_argument("--key", type=Path, metavar="PEM", help=whose)
     reread = "read every byte again and compare it with its digest"
-    verify = add("verify", "flows.commands.export:verify", reread, artifacts)
+    verify = add("verify", "registry.export:verify", reread, artifacts)
     verify.add_argument("ref", help=f"{REFERENCE}; or an exported directory, which needs no registry")
     whose = "of whoever exported the directory: checks the signature"
     verify.add_argument("--public-key", type=Path, metavar="PEM", help=whose)

@@ -15,7 +15,7 @@ def add_schedule_commands(add: Add, group: Callable[..., Any]) -> None:
     actions = group("schedule", "what is retrained by itself: when, for whom, within which limits")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return add(name, f"flows.commands.schedule:{name.replace('-', '_')}", text, actions)
+        return add(name, f"pipeline.schedule:{name.replace('-', '_')}", text, actions)
 
     new = command("add", "a new schedule, or with --replace another version of one")
     new.add_argument("name", help="a-z, 0-9, '.', '_', '-'")
@@ -49,7 +49,7 @@ def add_schedule_commands(add: Add, group: Callable[..., Any]) -> None:
 
 def _night(add: Add, actions: Any) -> None:
     text = "one night on one page: what ran, was promoted, was refused, what it cost"
-    night = add("night", "flows.commands.nights:night", text, actions)
+    night = add("night", "pipeline.nights:night", text, actions)
     night.add_argument("--date", metavar="YYYY-MM-DD", help="of its evening (default: the night that is now)")
     night.add_argument("--zone", default="UTC", help="of schedules in this time zone (default UTC)")
     night.add_argument("--out", type=Path, metavar="FILE", help="write it there as an HTML page, too")

@@ -44,7 +44,7 @@ def add_tenant_commands(add: Add, verbs: Any) -> None:
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def command(name: str, text: str, call: str | None = None) -> argparse.ArgumentParser:
-        return add(name, f"flows.commands.tenants:{call or name}", text, actions)
+        return add(name, f"serving.tenants:{call or name}", text, actions)
 
     new = command("add", "a new tenant; prints its key, this once")
     _name(new)
@@ -67,7 +67,7 @@ def add_tenant_commands(add: Add, verbs: Any) -> None:
     revoke = command("revoke", "end a tenant's keys at once")
     _name(revoke)
     revoke.add_argument("--key", metavar="ID", help="only this one (default: all)")
-    agreed = add("consent", "flows.commands.consent:consent", _CONSENT, actions)
+    agreed = add("consent", "serving.consent:consent", _CONSENT, actions)
     _consent(agreed)
     for mutating in (new, change, rotate, revoke, agreed):
         _who(mutating)
@@ -89,7 +89,7 @@ def _consent(command: argparse.ArgumentParser) -> None:
 def add_channel_commands(add: Add, actions: Any) -> None:
     """`channels rollout`, `canary`, `judge` and `outcomes`."""
     text = "try a candidate out on a channel's traffic, end that, or say what is tried out"
-    rollout = add("rollout", "flows.commands.rollout:rollout", text, actions)
+    rollout = add("rollout", "gates.rollout:rollout", text, actions)
     rollout.add_argument("channel")
     rollout.add_argument("candidate", nargs="?", help="an id, its first 6 or more digits, or NAME@VERSION")
     rollout.add_argument(
@@ -101,13 +101,13 @@ def add_channel_commands(add: Add, actions: Any) -> None:
     rollout.add_argument("--reason", help="kept in the history; needed to start and to stop")
     _who(rollout)
     text = "what a channel's canary has shown so far"
-    add("canary", "flows.commands.canary:canary", text, actions).add_argument("channel")
+    add("canary", "gates.canary:canary", text, actions).add_argument("channel")
     text = "decide about canaries, of all channels, until Ctrl-C: promote, or stop for harm, or give up"
-    judge = add("judge", "flows.commands.canary:judge", text, actions)
+    judge = add("judge", "gates.canary:judge", text, actions)
     judge.add_argument("channel", nargs="?", help="only this one's")
     judge.add_argument("--once", action="store_true", help="look once, and end")
     text = "how the answers of a channel's artifacts fared, per artifact and arm"
-    outcomes = add("outcomes", "flows.commands.rollout:outcomes", text, actions)
+    outcomes = add("outcomes", "gates.rollout:outcomes", text, actions)
     outcomes.add_argument("channel")
     outcomes.add_argument(
         "--since", type=span, metavar="TIME", help="of the last 30m, 24h, 7d (default: all)"

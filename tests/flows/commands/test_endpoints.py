@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from flows import cli
-from flows.commands.serve import with_arithmetic
+from flows.commands.serving.serve import with_arithmetic
 from flows.deployment import settled
 from flows.settings import Settings
 from registry import Registry
@@ -125,9 +125,11 @@ def test_a_gateways_engines_compute_as_the_machine_does_best(
     engines = [{"engine": "vllm", "model": "a"}, {"engine": "vllm", "model": "a", "dtype": "bfloat16"}]
     config = ServeConfig.model_validate({"engines": [*engines, {"engine": "llama.cpp", "model": "b"}]})
     for answer, expected in (("float32", "float32"), ("bfloat16", "auto")):
-        monkeypatch.setattr("flows.commands.serve.machine_speed", lambda *_, said=answer: Answer(said))
+        monkeypatch.setattr(
+            "flows.commands.serving.serve.machine_speed", lambda *_, said=answer: Answer(said)
+        )
         found = [one.dtype for one in with_arithmetic(config, Settings()).engines]
         assert found == [expected, "bfloat16", "auto"]
-    monkeypatch.setattr("flows.commands.serve.machine_speed", None)
+    monkeypatch.setattr("flows.commands.serving.serve.machine_speed", None)
     none = ServeConfig.model_validate({"engines": [{"engine": "llama.cpp", "model": "b"}]})
     assert with_arithmetic(none, Settings()) is none, "nothing is measured where nobody asks"

@@ -246,7 +246,7 @@ def test_what_the_system_refuses_is_no_defect(
     def refused(_: object) -> None:
         raise OSError(code, os.strerror(code), name)
 
-    monkeypatch.setattr("flows.commands.recipes.ls", refused)
+    monkeypatch.setattr("flows.commands.pipeline.recipes.ls", refused)
     assert ran(["recipes", "ls"])[0] == 3
     said = ran(["recipes", "ls"])[1]
     assert said.startswith(f"tuneline: {name or 'the disk'}: {os.strerror(code).lower()}; ")
@@ -256,7 +256,7 @@ def test_an_error_of_no_path_stays_a_defect(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(_: object) -> None:
         raise OSError(errno.ENOENT, "no such process")
 
-    monkeypatch.setattr("flows.commands.recipes.ls", broken)
+    monkeypatch.setattr("flows.commands.pipeline.recipes.ls", broken)
     code, said, _ = ran(["recipes", "ls"])
     assert (code, "this is a defect" in said) == (4, True)
     assert of_a_path(ValueError("x")) is None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows import cli
-from flows.commands.stage import figures
+from flows.commands.pipeline.stage import figures
 
 DATASET = {
     "kind": "dataset",

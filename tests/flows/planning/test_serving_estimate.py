@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows import cli
-from flows.commands import serve
+from flows.commands.serving import serve
 from flows.planning import serving_estimate
 from flows.planning.machine import Machine
 from flows.planning.serving_estimate import estimate_engines, shortfalls

@@ -56,7 +56,7 @@ def test_the_fleet_says_which_channel_is_without_a_gate_for_long(
 ) -> None:
     says = '<a href="/channels/support/first">support/first serves what no gate passed</a>'
     assert "serves what no gate passed" not in client.get("/").text, "it is a day old at most"
-    monkeypatch.setattr("flows.ui.fleet.WAIVED", timedelta(0))
+    monkeypatch.setattr("flows.ui.screens.fleet.WAIVED", timedelta(0))
     text = client.get("/").text
     assert says in text
     assert "support/prod serves what no gate passed" not in text
@@ -88,7 +88,7 @@ def test_filters_stand_in_the_address(client: TestClient, made: dict[str, Artifa
 def test_pages_follow_one_another(
     client: TestClient, made: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.ui.artifacts.ROWS", 2)
+    monkeypatch.setattr("flows.ui.screens.artifacts.ROWS", 2)
     seen: list[str] = []
     path = "/artifacts"
     while path:

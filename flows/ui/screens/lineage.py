@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from flows.report.lineage_picture import LineageEdge, LineageNode, lineage_picture
-from flows.ui.fleet import names_of
+from flows.ui.screens.fleet import names_of
 from registry.api import queries
 from registry.db.tables import artifacts
 

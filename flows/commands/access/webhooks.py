@@ -9,7 +9,7 @@ import signal
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
-from flows.commands.tenants import who
+from flows.commands.serving.tenants import who
 from flows.formatting import plain
 from registry import Registry
 from registry.access.webhooks import Delivery, Webhook

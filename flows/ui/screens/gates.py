@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flows.report.forest_plot import forest_plots
-from flows.ui.artifacts import sequence_before
-from flows.ui.fleet import names_of
 from flows.ui.pages import link_to, page, registry_of
+from flows.ui.screens.artifacts import sequence_before
+from flows.ui.screens.fleet import names_of
 from registry.api import queries
 from registry.channels.decisions import Verdict
 from registry.db.tables import channel_events

@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.commands.home import home, open_registry
 from flows.commands.reply import Reply, print_table
-from flows.commands.tenants import who
+from flows.commands.serving.tenants import who
 from flows.errors import FlowError, Usage
 from flows.formatting import duration, plain
 from flows.retraining.words import limits_in_words, when, whom

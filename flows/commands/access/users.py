@@ -7,7 +7,7 @@ from datetime import datetime
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
-from flows.commands.tenants import who
+from flows.commands.serving.tenants import who
 from flows.formatting import plain
 
 _ONCE = "This token is not shown again: only a digest of it is kept."

@@ -17,10 +17,10 @@ from flows.report.charts import Interval, histogram, interval_chart
 from flows.report.forest_plot import forest_plots
 from flows.report.ladder_chart import ladder_chart
 from flows.run.runs import past_runs
-from flows.ui.fleet import names_of
-from flows.ui.lineage import lineage_graph
 from flows.ui.pages import page, registry_of
-from flows.ui.verification import verification_of
+from flows.ui.screens.fleet import names_of
+from flows.ui.screens.lineage import lineage_graph
+from flows.ui.screens.verification import verification_of
 from registry import Artifact, Registry
 from registry.api import queries
 from registry.artifacts import MODEL_KINDS

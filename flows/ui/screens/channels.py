@@ -11,8 +11,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from flows.ui.changes import Form, changing, who
-from flows.ui.fleet import channel_cards, names_of
 from flows.ui.pages import page, registry_of
+from flows.ui.screens.fleet import channel_cards, names_of
 from registry import Registry, Waiver
 from registry.channels.channels import Channel
 from registry.channels.decisions import GateDecision

@@ -20,10 +20,10 @@ from flows.errors import Usage
 from flows.run.journal import read_events
 from flows.run.runs import RECIPE, PastRun, past_runs, process_of
 from flows.run.runs import find as find_run
-from flows.ui.artifact import curves
 from flows.ui.changes import Form, changing
 from flows.ui.pages import link_to, page, registry_of
-from flows.ui.run_progress import memory_of, stages_of
+from flows.ui.screens.artifact import curves
+from flows.ui.screens.run_progress import memory_of, stages_of
 from registry.errors import Conflict, NotFound
 
 ROWS = 50

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
-from flows.commands.tenants import who
+from flows.commands.serving.tenants import who
 from flows.errors import Usage
 from flows.formatting import plain, short
 from registry import Registry

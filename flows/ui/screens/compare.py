@@ -17,9 +17,9 @@ from flows.gates.evidence import Evidence, load_evidence
 from flows.gates.policy import TaskRule
 from flows.gates.rules import RuleResult, judge_rule
 from flows.report.forest_plot import forest_plots
-from flows.ui.difference import marked
-from flows.ui.fleet import names_of
 from flows.ui.pages import link_to, page, registry_of
+from flows.ui.screens.difference import marked
+from flows.ui.screens.fleet import names_of
 from registry import Artifact, Registry
 from registry.artifacts import MODEL_KINDS
 from registry.errors import NotFound

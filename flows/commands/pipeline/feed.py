@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
-from flows.commands.tenants import who
+from flows.commands.serving.tenants import who
 from flows.errors import Usage
 from flows.formatting import plain
 from flows.run.feed_files import add_files, read_directory

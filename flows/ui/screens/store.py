@@ -11,8 +11,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from flows.ui.changes import Form, changing
-from flows.ui.fleet import names_of
 from flows.ui.pages import page, registry_of
+from flows.ui.screens.fleet import names_of
 from registry.db.tables import artifacts
 from registry.gc.reachability import RetentionPolicy
 from registry.gc.report import GcReport

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from flows.ui.fleet import names_of
 from flows.ui.pages import link_to, page, registry_of
+from flows.ui.screens.fleet import names_of
 from registry.artifacts import Kind
 from registry.db.tables import artifacts, names
 from registry.quantization import STORED

@@ -7,7 +7,7 @@ import getpass
 
 import yaml
 
-from flows.commands.gate import is_said, load_policy
+from flows.commands.gates.gate import is_said, load_policy
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
 from flows.errors import Usage

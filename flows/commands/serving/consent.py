@@ -6,7 +6,7 @@ import argparse
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply
-from flows.commands.tenants import who
+from flows.commands.serving.tenants import who
 from flows.formatting import plain
 from registry.tenancy.consents import Consent
 

@@ -1,0 +1,1 @@
+"""Commands that judge a candidate, and move a channel to it."""

@@ -1,0 +1,1 @@
+"""Commands on what the registry holds: artifacts, their way in and out, backups."""

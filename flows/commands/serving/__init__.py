@@ -1,0 +1,1 @@
+"""Commands that serve channels to tenants, and talk to them."""

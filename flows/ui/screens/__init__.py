@@ -1,0 +1,1 @@
+"""One module for each screen, with the figures that it shows."""
