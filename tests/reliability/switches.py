@@ -263,7 +263,7 @@ GATE_SWITCHES = [
         ),
     ),
     *_in(
-        "flows/commands/gate.py", COMMANDS,
+        "flows/commands/gates/gate.py", COMMANDS,
         a_waiver_needs_a_reason_and_a_name=(
             "if not (is_said(arguments.reason) and is_said(arguments.who)):\n"
             '        raise Usage("--waive needs --reason WHY and --who NAME; both are recorded',
