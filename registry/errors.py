@@ -15,7 +15,8 @@ RegistryError                 anything below; has an exit code for the command l
 ├── Corrupt                   stored bytes differ from their digest
 ├── Conflict                  another process was faster, or took the lease over
 │   ├── Moved                 a channel is no longer where it was seen (exit code 1)
-│   └── Held                  a live process works on the same key
+│   ├── Held                  a live process works on the same key
+│   └── Lost                  the lease is not this process's any more
 ├── GateRequired              a channel move without a passing gate decision or a waiver
 ├── StoreFull                 the disk has no room; nothing was written
 └── StoreFailed               the disk or the database answered with an error; nothing became visible
@@ -110,6 +111,10 @@ class Held(Conflict):
             "process, then run the same command again",
         )
         return self
+
+
+class Lost(Conflict):
+    """Another process has the lease by now, and what it was for."""
 
 
 class GateRequired(RegistryError):

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from registry import content
 from registry.db.engine import Database, now
 from registry.db.tables import leases
-from registry.errors import Conflict, Held, RegistryError
+from registry.errors import Held, Lost, RegistryError
 from registry.processes import ProcessId, host_id
 
 log = logging.getLogger("tuneline.registry")
@@ -72,6 +72,11 @@ class Leases:
         The content of the artifacts in `holds` (ids) stays in the store while the lease is held; where it was
         collected already: Collected.
         """
+        with self._database.write() as connection:
+            return self.take(connection, key, stage, holds)
+
+    def take(self, connection: Connection, key: str, stage: str, holds: Iterable[str] = ()) -> int:
+        """`acquire` within a transaction: the lease stands or falls with what is written there."""
         held = sorted(holds)
         mine = {
             "stage": stage,
@@ -81,17 +86,16 @@ class Leases:
             "expires": time.time() + self.seconds,
             "holds": json.dumps(held),
         }
-        with self._database.write() as connection:
-            content.require(connection, held)
-            row = _row(connection, key)
-            if row is None:
-                token = 1
-                connection.execute(insert(leases), {"key": key, "token": token, **mine})
-            elif is_held(row):
-                raise _held(row)
-            else:
-                token = int(row.token) + 1
-                connection.execute(update(leases).where(leases.c.key == key), {"token": token, **mine})
+        content.require(connection, held)
+        row = _row(connection, key)
+        if row is None:
+            token = 1
+            connection.execute(insert(leases), {"key": key, "token": token, **mine})
+        elif is_held(row):
+            raise _held(row)
+        else:
+            token = int(row.token) + 1
+            connection.execute(update(leases).where(leases.c.key == key), {"token": token, **mine})
         self._acquired[key, token] = str(mine["acquired"])
         return token
 
@@ -112,7 +116,7 @@ class Leases:
                 looks += 1
 
     def renew(self, key: str, token: int) -> None:
-        """Extend the lease. Raises Conflict when another process has it by now."""
+        """Extend the lease. Raises Lost when another process has it by now."""
         with self._database.write() as connection:
             self.guard(connection, key, token)
 
@@ -135,13 +139,16 @@ class Leases:
             thread.join()
 
     def guard(self, connection: Connection, key: str, token: int) -> None:
-        """Extend the lease within a transaction, so that what is written there stands or falls with it."""
+        """Extend the lease within a transaction, so that what is written there stands or falls with it.
+
+        Raises Lost when another process has it by now.
+        """
         mine = (leases.c.key == key) & (leases.c.token == token) & leases.c.host.is_not(None)
         extended = connection.execute(update(leases).where(mine), {"expires": time.time() + self.seconds})
         if extended.rowcount == 1:
             return
         row = _row(connection, key)
-        raise Conflict(
+        raise Lost(
             f"the lease on key {key[:12]} (token {token}) is lost"
             + (f": {_held(row)}" if row is not None and row.host is not None else " and was released")
             + "; nothing was published: stop this run, and run the recipe again to use the other's result"
@@ -149,14 +156,19 @@ class Leases:
 
     def release(self, key: str, token: int) -> None:
         """Give the lease back; no effect when it is already another's."""
-        acquired = self._acquired.pop((key, token), "")
+        acquired = self._acquired.get((key, token), "")
         try:
             with self._database.write() as connection:
-                mine = (leases.c.key == key) & (leases.c.token == token)
-                connection.execute(update(leases).where(mine), {"host": None})
+                self.give_back(connection, key, token)
         except RegistryError:
             _GIVEN_UP.add((key, token, acquired))
             raise
+
+    def give_back(self, connection: Connection, key: str, token: int) -> None:
+        """`release` within a transaction."""
+        self._acquired.pop((key, token), None)
+        mine = (leases.c.key == key) & (leases.c.token == token)
+        connection.execute(update(leases).where(mine), {"host": None})
 
     @contextmanager
     def if_free(self, key: str) -> Iterator[bool]:

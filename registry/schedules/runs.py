@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import Connection, Row, Select, Subquery, func, select, update
 
 from registry.artifacts import Record, digest
 from registry.db.engine import Database, now
-from registry.db.schedule_tables import schedule_occasions, schedule_runs
+from registry.db.schedule_tables import schedule_occasions, schedule_runs, schedules
 from registry.db.tables import leases as lease_table
-from registry.errors import Conflict, Held
+from registry.errors import Held, Lost
 from registry.leases import Leases, is_held
 
 LEASE_SECONDS = 180.0
@@ -110,30 +110,32 @@ class ScheduledRuns:
             rows = connection.execute(ready.order_by(schedule_runs.c.sequence)).all()
         for row in rows:
             try:
-                token = self._leases.acquire(_key(row.channel), "retrain")
+                with self._database.write() as connection:
+                    if len(_alive(connection, schedule)) >= at_once:
+                        return None
+                    claim = self._begin(connection, row)
             except Held:
                 continue
-            claimed = self._begin(row, token, at_once)
-            if claimed is not None:
-                return Claim(claimed, token)
-            self._leases.release(_key(row.channel), token)
-            if self.running(schedule) >= at_once:
-                return None
+            if claim is not None:
+                return claim
         return None
 
-    def _begin(self, row: Row[Any], token: int, at_once: int) -> ScheduledRun | None:
-        """Mark it as begun, unless it was begun meanwhile, or enough others run; all in one transaction."""
-        mine = schedule_runs.c.sequence == row.sequence
-        with self._database.write() as connection:
-            if len(_alive(connection, row.schedule)) >= at_once:
-                return None
-            self._leases.guard(connection, _key(row.channel), token)
-            new = {"state": "running", "note": "", "started": now(), "host": socket.gethostname()}
-            new["attempts"] = row.attempts + 1
-            begun = update(schedule_runs).where(mine, schedule_runs.c.state == "waiting")
-            if connection.execute(begun, new).rowcount != 1:
-                return None
-            return _run(connection.execute(_every().where(mine)).one())
+    def _begin(self, connection: Connection, row: Row[Any]) -> Claim | None:
+        """Take its channel's lease and mark it as begun, in the transaction that counted the others.
+
+        A live holder of the lease: Held. None where it does not wait any more, or not as it did.
+        """
+        waits = (schedule_runs.c.sequence == row.sequence) & (schedule_runs.c.state == "waiting")
+        same = waits & (schedule_runs.c.attempts == row.attempts) & (schedule_runs.c.begins == row.begins)
+        if connection.execute(select(schedule_runs.c.sequence).where(same)).first() is None:
+            return None
+        key, mine = _key(row.channel), schedule_runs.c.sequence == row.sequence
+        token = self._leases.take(connection, key, "retrain")
+        acquired = select(lease_table.c.acquired).where(lease_table.c.key == key)
+        new = {"state": "running", "note": "", "host": socket.gethostname(), "attempts": row.attempts + 1}
+        new["started"] = connection.execute(acquired).scalar_one()
+        connection.execute(update(schedule_runs).where(mine), new)
+        return Claim(_run(connection.execute(_every().where(mine)).one()), token)
 
     @contextmanager
     def kept(self, claim: Claim) -> Iterator[None]:
@@ -142,24 +144,25 @@ class ScheduledRuns:
             yield
 
     def finish(self, claim: Claim, ended: Ended) -> None:
-        """Write down how it ended and give the channel back. Raises Conflict where another has the run."""
-        values = {**ended.model_dump(), "finished": now()}
-        self._leave(claim, values)
+        """Write down how it ended and give the channel back. Raises Lost where another has the run."""
+        self._leave(claim, {**ended.model_dump(), "finished": now()})
 
     def put_back(self, claim: Claim, note: str, begins: float = 0.0) -> None:
-        """Let it wait again, at least until `begins`; raises Conflict where another has the run."""
+        """Let it wait again, at least until `begins`, or end with its schedule. Raises Lost."""
         self._leave(claim, {"state": "waiting", "note": note, "begins": begins, "host": None})
 
     def _leave(self, claim: Claim, values: dict[str, Any]) -> None:
-        key = _key(claim.run.channel)
+        mine, key = schedule_runs.c.sequence == claim.run.sequence, _key(claim.run.channel)
         with self._database.write() as connection:
+            row = connection.execute(select(schedule_runs).where(mine)).one()
+            if (row.state, row.attempts) == (values["state"], claim.run.attempts):
+                return  # written by an earlier call, whose answer got lost
             self._leases.guard(connection, key, claim.token)
-            mine = (schedule_runs.c.sequence == claim.run.sequence) & (schedule_runs.c.state == "running")
-            if connection.execute(update(schedule_runs).where(mine), values).rowcount != 1:
-                raise Conflict(
-                    f"the run of {claim.run.target} was taken over; its state is another's to write"
-                )
-        self._leases.release(key, claim.token)
+            if row.state != "running":
+                raise Lost(f"the run of {claim.run.target} was taken over; its state is another's to write")
+            connection.execute(update(schedule_runs).where(mine), values)
+            self._leases.give_back(connection, key, claim.token)
+            skip_removed(connection, claim.run.schedule)
 
     def revive(self, schedule: str) -> list[ScheduledRun]:
         """Let those wait again whose process is gone; one that lost it `ATTEMPTS` times has failed."""
@@ -198,27 +201,29 @@ class ScheduledRuns:
 
     def last_judged(self, schedule: str) -> dict[str, ScheduledRun]:
         """Target → its latest run that came to its end."""
-        latest = (
-            select(func.max(schedule_runs.c.sequence))
-            .where(schedule_runs.c.schedule == schedule, schedule_runs.c.state.in_(JUDGED))
-            .group_by(schedule_runs.c.target)
-        )
+        latest = _last_judged(schedule)
         with self._database.read() as connection:
-            rows = connection.execute(_every().where(schedule_runs.c.sequence.in_(latest)))
+            rows = connection.execute(_every().join(latest, latest.c.last == schedule_runs.c.sequence))
             return {row.target: _run(row) for row in rows}
 
     def failures(self, schedule: str) -> dict[str, list[ScheduledRun]]:
         """Target → its failures since it last came to its end, the latest first; none without one."""
-        ended = _runs(schedule, *JUDGED, "failed").order_by(schedule_runs.c.sequence.desc())
+        latest = _last_judged(schedule)
+        both = _runs(schedule, "failed").outerjoin(latest, latest.c.target == schedule_runs.c.target)
+        since = both.where(schedule_runs.c.sequence > func.coalesce(latest.c.last, 0))
         failed: dict[str, list[ScheduledRun]] = {}
-        settled: set[str] = set()
         with self._database.read() as connection:
-            for row in connection.execute(ended):
-                if row.state != "failed":
-                    settled.add(row.target)
-                elif row.target not in settled:
-                    failed.setdefault(row.target, []).append(_run(row))
+            for row in connection.execute(since.order_by(schedule_runs.c.sequence.desc())):
+                failed.setdefault(row.target, []).append(_run(row))
         return failed
+
+    def spent(self, schedule: str, since: datetime, until: datetime) -> tuple[float, float]:
+        """Seconds and cost of the runs that ended from `since` to `until`; the cost of those with a price."""
+        ended = (schedule_runs.c.finished >= _text(since)) & (schedule_runs.c.finished < _text(until))
+        sums = select(func.sum(schedule_runs.c.seconds), func.sum(schedule_runs.c.cost))
+        with self._database.read() as connection:
+            seconds, cost = connection.execute(sums.where(schedule_runs.c.schedule == schedule, ended)).one()
+        return seconds or 0.0, cost or 0.0
 
     def history(
         self,
@@ -242,6 +247,17 @@ class ScheduledRuns:
             return [_run(row) for row in connection.execute(newest)]
 
 
+def skip_removed(connection: Connection, schedule: str) -> None:
+    """Where the schedule was removed, decide against what waits of it, and what lost its process."""
+    removed = select(schedules.c.removed).where(schedules.c.name == schedule)
+    if connection.execute(removed).scalar_one() is None:
+        return
+    alive = [row.sequence for row in _alive(connection, schedule)]
+    open_ones = (schedule_runs.c.schedule == schedule) & schedule_runs.c.finished.is_(None)
+    gone = update(schedule_runs).where(open_ones, schedule_runs.c.sequence.not_in(alive))
+    connection.execute(gone, {"state": "skipped", "note": "its schedule was removed", "finished": now()})
+
+
 def _every() -> Select[Any]:
     both = (schedule_occasions.c.schedule == schedule_runs.c.schedule) & (
         schedule_occasions.c.id == schedule_runs.c.occasion
@@ -255,12 +271,20 @@ def _runs(schedule: str, *states: str) -> Select[Any]:
     return _every().where(schedule_runs.c.schedule == schedule, schedule_runs.c.state.in_(states))
 
 
+def _last_judged(schedule: str) -> Subquery:
+    """Target, and the sequence of its latest run that came to its end."""
+    mine = (schedule_runs.c.schedule == schedule) & schedule_runs.c.state.in_(JUDGED)
+    last = select(schedule_runs.c.target, func.max(schedule_runs.c.sequence).label("last"))
+    return last.where(mine).group_by(schedule_runs.c.target).subquery()
+
+
 def _alive(connection: Connection, schedule: str) -> list[Row[Any]]:
-    """Those at work whose lease is held."""
+    """Those at work: their channel's lease is held, and was taken as they began, so it is theirs."""
     running = connection.execute(_runs(schedule, "running")).all()
-    keys = {_key(row.channel): row for row in running}
-    held = connection.execute(select(lease_table).where(lease_table.c.key.in_(list(keys))))
-    return [keys[row.key] for row in held if is_held(row)]
+    keys = [_key(row.channel) for row in running]
+    leases = connection.execute(select(lease_table).where(lease_table.c.key.in_(keys)))
+    since = {row.key: row.acquired for row in leases if is_held(row)}
+    return [row for row in running if since.get(_key(row.channel)) == row.started]
 
 
 def _key(channel: str) -> str:

@@ -15,10 +15,11 @@ from sqlalchemy import Connection, Row, insert, select, update
 from registry.artifacts import Record, canonical
 from registry.channels.channels import check_name, check_text
 from registry.db.engine import Database, now
-from registry.db.schedule_tables import schedule_events, schedules
+from registry.db.schedule_tables import schedule_events, schedule_occasions, schedules
 from registry.errors import AlreadyExists, Corrupt, InvalidSchedule, NotFound
 from registry.event_log import EventLog
-from registry.schedules.definition import NAME, Definition
+from registry.schedules.definition import NAME, Definition, Trigger
+from registry.schedules.runs import skip_removed
 
 Action = Literal["add", "change", "pause", "resume", "rm"]
 LOG = EventLog("log of schedule", schedule_events.c.schedule, schedule_events.c.number)
@@ -117,11 +118,29 @@ class Schedules:
             return True
 
     def remove(self, name: str, who: str) -> None:
-        """Take it out of use; its log and its runs stay. Raises NotFound."""
+        """Take it out of use; its log and its runs stay, and what still waits is skipped. Raises NotFound."""
         check_text("the name of who removes the schedule", who)
         with self._database.write() as connection:
-            _step(connection, _existing(connection, name), {"removed": now(), "token": None})
+            before = _existing(connection, name)
+            _step(connection, before, {"removed": now(), "token": None})
             _record(connection, name, "rm", who)
+            skip_removed(connection, name)
+            asked = (schedule_occasions.c.schedule == name) & schedule_occasions.c.version.is_(None)
+            connection.execute(update(schedule_occasions).where(asked), {"version": before.changes + 1})
+
+    def since(self, schedule: Schedule, trigger: Trigger) -> datetime | None:
+        """Since when the schedule has this trigger, in its time zone, without a break; None: not any more."""
+        events = select(schedule_events).where(schedule_events.c.schedule == schedule.name)
+        wanted = trigger.model_dump(mode="json"), schedule.definition.zone
+        begin: datetime | None = None
+        with self._database.read() as connection:
+            for row in connection.execute(events.order_by(schedule_events.c.number.desc())):
+                state = json.loads(row.state)
+                had = [(one, state["definition"]["zone"]) for one in state["definition"]["triggers"]]
+                if state["removed"] or wanted not in had:
+                    break
+                begin = schedule.created if row.number == 1 else datetime.fromisoformat(row.at)
+        return begin
 
     def of_token(self, text: str) -> Schedule | None:
         """The schedule that this token triggers; None for one that triggers nothing."""

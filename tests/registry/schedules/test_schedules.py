@@ -13,7 +13,16 @@ import pytest
 from sqlalchemy import text
 
 from registry import Registry
-from registry.errors import AlreadyExists, Conflict, Corrupt, InvalidArtifact, InvalidSchedule, NotFound
+from registry.errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    InvalidArtifact,
+    InvalidSchedule,
+    Lost,
+    NotFound,
+    StoreFailed,
+)
 from registry.schedules.definition import Asked, Cron, Definition
 from registry.schedules.occasions import Occasion, Planned, due_at
 from registry.schedules.runs import ATTEMPTS, Ended, ScheduledRuns
@@ -250,6 +259,130 @@ def test_who_lost_the_lease_writes_nothing(registry: Registry) -> None:
         brief.finish(lost, Ended(state="promoted"))
     registry.scheduled_runs.finish(again, Ended(state="promoted"))
     assert registry.scheduled_runs.last_judged("nightly")["a"].state == "promoted"
+
+
+@only("local")
+def test_lanes_that_share_a_schedule_do_each_run_once_and_no_more_at_once_than_it_says(
+    backend: Backend,
+) -> None:
+    names = [f"t{number}" for number in range(6)]
+    with backend.open() as registry:
+        planned(registry, *names)
+    gate, counting = threading.Barrier(2), threading.Lock()
+    at_work, most = [0], [0]
+    did: list[str] = []
+
+    def lane() -> None:
+        with backend.open() as registry:
+            gate.wait()
+            while (claim := registry.scheduled_runs.claim("nightly", 1)) is not None:
+                with counting:
+                    at_work[0] += 1
+                    most[0] = max(most[0], at_work[0])
+                    did.append(claim.run.target)
+                with counting:
+                    at_work[0] -= 1
+                registry.scheduled_runs.finish(claim, Ended(state="refused"))
+
+    threads = [threading.Thread(target=lane) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (sorted(did), most) == (names, [1])
+    with backend.open() as registry:
+        assert registry.scheduled_runs.open("nightly") == []
+
+
+@only("local")
+def test_a_lease_of_another_schedule_keeps_no_dead_run_alive(registry: Registry) -> None:
+    planned(registry, "a", "b")
+    assert ScheduledRuns(registry.database, seconds=0.01).claim("nightly", 1) is not None
+    time.sleep(0.02)  # its lease runs out, as if its machine were gone
+    registry.schedules.put("other", definition(), "ada", replace=False)
+    occasion = due_at("other", "cron", "it was time", NIGHT)
+    registry.occasions.plan(occasion, 1, [Planned(target="a", channel="a/prod")])
+    assert registry.scheduled_runs.claim("other", 1) is not None
+    assert registry.scheduled_runs.running("nightly") == 0
+    assert [run.state for run in registry.scheduled_runs.revive("nightly")] == ["waiting"]
+    following = registry.scheduled_runs.claim("nightly", 1)
+    assert following is not None
+    assert following.run.target == "b"
+
+
+@only("local")
+def test_a_claim_that_was_broken_off_leaves_neither_a_run_nor_a_lease(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(registry, "a")
+
+    def broken(*_: Any) -> Any:
+        raise StoreFailed("the connection broke")
+
+    with monkeypatch.context() as within:
+        within.setattr("registry.schedules.runs._run", broken)
+        with pytest.raises(StoreFailed):
+            registry.scheduled_runs.claim("nightly", 1)
+    again = registry.scheduled_runs.claim("nightly", 1)
+    assert again is not None
+    assert again.run.attempts == 1
+
+
+@only("local")
+def test_an_end_whose_answer_got_lost_can_be_written_again(registry: Registry) -> None:
+    planned(registry, "a")
+    claim = registry.scheduled_runs.claim("nightly", 1)
+    assert claim is not None
+    registry.scheduled_runs.finish(claim, Ended(state="promoted", note="generation 1"))
+    registry.scheduled_runs.finish(claim, Ended(state="promoted", note="generation 1"))
+    (run,) = registry.scheduled_runs.history("nightly")
+    assert (run.state, run.note) == ("promoted", "generation 1")
+    with pytest.raises(Lost):
+        registry.scheduled_runs.put_back(claim, "it was interrupted")
+
+
+@only("local")
+def test_what_waits_of_a_schedule_ends_with_it(registry: Registry) -> None:
+    planned(registry, "a", "b", "c")
+    runs = registry.scheduled_runs
+    first, second = runs.claim("nightly", 2), runs.claim("nightly", 2)
+    assert first is not None
+    assert second is not None
+    registry.occasions.ask("nightly", "manual", "asked for by hand")
+    registry.schedules.remove("nightly", "ada")
+    assert registry.occasions.asked("nightly") == []
+    assert {run.target: run.state for run in runs.history("nightly")} == {
+        "a": "running", "b": "running", "c": "skipped",
+    }  # fmt: skip
+    runs.finish(first, Ended(state="promoted"))
+    runs.put_back(second, "it was interrupted")
+    assert runs.open("nightly") == []
+    assert {(run.state, run.note) for run in runs.history("nightly")} == {
+        ("promoted", ""), ("skipped", "its schedule was removed"),
+    }  # fmt: skip
+    registry.schedules.put("nightly", definition(), "ada", replace=False)
+    assert runs.claim("nightly", 2) is None
+
+
+@only("local")
+def test_since_when_a_schedule_has_a_trigger(registry: Registry) -> None:
+    three, five = Cron(at="0 3 * * *"), Cron(at="0 5 * * *")
+    put, since = registry.schedules.put, registry.schedules.since
+    first, _ = put("nightly", definition(triggers=(three,)), "ada", replace=False)
+    assert since(first, three) == first.created
+    both, _ = put("nightly", definition(triggers=(three, five)), "ada", replace=True)
+    registry.schedules.pause("nightly", True, "ada")
+    begin = since(both, five)
+    assert since(both, three) == first.created
+    assert begin is not None
+    assert begin > first.created
+    assert since(both.model_copy(update={"definition": definition(zone="Asia/Tokyo")}), three) is None
+    registry.schedules.remove("nightly", "ada")
+    again, _ = put("nightly", definition(triggers=(five,)), "ada", replace=False)
+    later = since(again, five)
+    assert since(again, three) is None
+    assert later is not None
+    assert later > begin
 
 
 @only("local")
