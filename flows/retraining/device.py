@@ -45,7 +45,7 @@ def _visible(gpus: int) -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return [str(number) for number in range(gpus)]
-    return [number for number in named.split(",") if number.strip().isdigit()]
+    return [number for text in named.split(",") if (number := text.strip()).isdigit()]
 
 
 def _first_free(

@@ -22,7 +22,7 @@ from prefect.states import Completed, State  # noqa: E402
 from flows.retraining.deployments import FLOW  # noqa: E402
 from flows.retraining.lane import Lane  # noqa: E402
 from flows.retraining.look import look  # noqa: E402
-from flows.retraining.night import tell_of_last  # noqa: E402
+from flows.retraining.night import tell_if_over  # noqa: E402
 from flows.run.prefect_view import ParentFlow  # noqa: E402
 from registry import Registry  # noqa: E402
 from registry.schedules.schedules import Schedule  # noqa: E402
@@ -49,7 +49,7 @@ def retrain(schedule: str, lane: bool = False) -> State[dict[str, str]]:
         if not lane:
             look(registry, registry.schedules.get(schedule))
             _start_lanes(registry, registry.schedules.get(schedule))
-            tell_of_last(registry, registry.schedules.get(schedule).definition.zone, datetime.now(UTC))
+            tell_if_over(registry, registry.schedules.get(schedule).definition.zone, datetime.now(UTC))
         ended = Lane(registry, settings, schedule, _parent(), log.warning).work()
     failed = [f"{run.target}: {end.note}" for run, end in ended if end.state == "failed"]
     if failed:
@@ -68,12 +68,16 @@ def _start_lanes(registry: Registry, schedule: Schedule) -> None:
     waiting = sum(run.state == "waiting" for run in registry.scheduled_runs.open(schedule.name))
     free = schedule.definition.limits.at_once - registry.scheduled_runs.running(schedule.name)
     for _ in range(min(waiting, free) - 1):
-        run_deployment(
-            f"{FLOW}/{schedule.name}",
-            parameters={"schedule": schedule.name, "lane": True},
-            timeout=0,
-            as_subflow=False,
-        )
+        try:
+            run_deployment(
+                f"{FLOW}/{schedule.name}",
+                parameters={"schedule": schedule.name, "lane": True},
+                timeout=0,
+                as_subflow=False,
+            )
+        except Exception as error:  # others would only help: this lane does all that waits by itself
+            log.warning("schedule %s: Prefect starts no further flow run: %s", schedule.name, error)
+            return
 
 
 def _parent() -> ParentFlow | None:

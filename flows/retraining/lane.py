@@ -23,13 +23,13 @@ from flows.metrics.rates import Rates, read_rates
 from flows.planning.machine import machine
 from flows.retraining.device import own_device
 from flows.retraining.learning import Sources
-from flows.retraining.look import learns
-from flows.retraining.targets import Target, recipe_for
+from flows.retraining.look import learns, nothing_new, watches_rows
+from flows.retraining.targets import recipe_for, targets_of
 from flows.retraining.times import night, opens
 from flows.run.prefect_view import ParentFlow
 from flows.settings import Settings
 from registry import Registry
-from registry.errors import Conflict, StoreFailed, StoreRefused
+from registry.errors import Conflict, Lost, StoreFailed, StoreRefused
 from registry.schedules.runs import ATTEMPTS, Claim, Ended, ScheduledRun
 from registry.schedules.schedules import Schedule
 
@@ -71,12 +71,17 @@ class Lane:
         return next((one for one in self.registry.schedules.ls() if one.name == self.schedule), None)
 
     def _next(self, schedule: Schedule) -> Claim | None:
-        definition, now = schedule.definition, datetime.now(UTC)
-        self._enforce_ceiling(schedule, now)
-        by_hand = schedule.paused or opens(definition.limits.window, definition.zone, now) is not None
+        self._enforce_ceiling(schedule, datetime.now(UTC))
         return self.registry.scheduled_runs.claim(
-            schedule.name, definition.limits.at_once, "manual" if by_hand else None
+            schedule.name, schedule.definition.limits.at_once, "manual" if self._by_hand(schedule) else None
         )
+
+    @staticmethod
+    def _by_hand(schedule: Schedule) -> bool:
+        """Whether only what was asked for by hand may begin now."""
+        definition = schedule.definition
+        closed = opens(definition.limits.window, definition.zone, datetime.now(UTC)) is not None
+        return schedule.paused or closed
 
     def _enforce_ceiling(self, schedule: Schedule, now: datetime) -> None:
         reached = over_ceiling(self.registry, schedule, now, self.rates)
@@ -90,33 +95,56 @@ class Lane:
         run, runs = claim.run, self.registry.scheduled_runs
         self.told(f"{run.target}: begins, for {run.trigger}")
         with runs.kept(claim):
-            try:
-                with self._device(schedule):
-                    ended = self._run(schedule, run)
-                self._patiently(partial(runs.finish, claim, ended))
-            except KeyboardInterrupt:
-                self._put_back(claim, "it was interrupted")
-                raise
-            except StoreFailed as error:
-                self._put_back(claim, f"begins again: {error}")
+            ended = self._end_of(schedule, claim)
+            if ended is None:
                 return
-            except Conflict as error:  # another has the run by now, and finds all of ours in the registry
+            try:
+                self._patiently(partial(runs.finish, claim, ended))
+            except Lost as error:  # another has the run by now, and finds all of ours in the registry
                 self.told(f"{run.target}: {error}")
                 return
         self.ended.append((run, ended))
         self.told(f"{run.target}: {ended.state}{ended.note and ', '}{ended.note}")
 
+    def _end_of(self, schedule: Schedule, claim: Claim) -> Ended | None:
+        """How the run ended; None where it was put back. Raises what no run could begin with."""
+        try:
+            with self._device(schedule):
+                if claim.run.trigger == "manual" or not self._by_hand(schedule):
+                    return self._run(schedule, claim.run)
+            note = "its hours were over before a device was free"
+        except StoreFailed as error:
+            note = f"begins again: {error}"
+        except BaseException as error:
+            note = f"it was stopped: {str(error) or type(error).__name__}"
+            if isinstance(error, KeyboardInterrupt):
+                note = "it was interrupted"
+            self._put_back(claim, note)
+            raise
+        self._put_back(claim, note)
+        return None
+
     def _put_back(self, claim: Claim, note: str) -> None:
-        with suppress(Conflict):  # by now it is another's
+        with suppress(Lost):  # by now it is another's
             self._patiently(partial(self.registry.scheduled_runs.put_back, claim, note))
 
     def _run(self, schedule: Schedule, run: ScheduledRun) -> Ended:
         """Raises StoreFailed where the database or the store was away: nobody's fault, so it begins again."""
-        target = Target(run.target, run.channel, run.target if schedule.definition.tenants else None)
-        learned = learns(schedule, target, Sources(self.registry, run.source_rows is not None))
+        try:
+            targets = self._patiently(partial(targets_of, self.registry, schedule.definition))
+        except Usage as error:
+            return Ended(state="failed", note=str(error))
+        same = (one for one in targets if (one.name, one.channel) == (run.target, run.channel))
+        target = next(same, None)
+        if target is None:  # a tenant's data goes into no channel that is not the tenant's any more
+            return Ended(state="skipped", note=f"it is not to be retrained on {run.channel} any more")
+        learned = learns(schedule, target, Sources(self.registry, watches_rows(schedule)))
         seen: dict[str, Any] = {}
         if not isinstance(learned, str):
             seen = {"learned": learned.digest, "base_key": learned.base_key, "source_rows": learned.rows}
+            last = self._patiently(partial(self.registry.scheduled_runs.last_judged, schedule.name))
+            if (note := nothing_new(learned, last.get(target.name))) is not None:
+                return Ended(state="unchanged", note=note, **seen)
         try:
             result = execute(recipe_for(schedule.definition, target), self.settings, self.parent)
         except EXPECTED as error:
@@ -140,13 +168,14 @@ class Lane:
             yield
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """`work`'s result; while the database does not answer it is tried again."""
+        """`work`'s result; while the database does not answer, or others keep it, it is tried again."""
         began = time.monotonic()
         while True:
             try:
                 return work()
-            except StoreFailed as error:
-                if isinstance(error, StoreRefused) or time.monotonic() - began >= AWAY_SECONDS:
+            except (StoreFailed, Conflict) as error:
+                final = isinstance(error, StoreRefused | Lost)
+                if final or time.monotonic() - began >= AWAY_SECONDS:
                     raise
                 self.told(f"waiting for the database: {error}")
                 time.sleep(PAUSE_SECONDS)
@@ -175,9 +204,13 @@ def ended_as(result: Result, rates: Rates | None) -> Ended:
         why = next((rule.sentence for rule in verdict.decision.rules if rule.verdict != "pass"), "")
         note = f"gate: {verdict.decision.verdict}; {why}"
         return ended.model_copy(update={**decided, "state": "refused", "note": note})
-    moved = any(row.stage == "promote" and row.state == "ran" for row in report.stages)
     channel = outcome.channel
     assert channel is not None
+    tried = next((row for row in reversed(report.stages) if row.stage == "promote"), None)
+    if channel.artifact_id != verdict.candidate:  # a canary decides, or has decided against it
+        note = f"{channel.name} stays where it is: {tried.note if tried is not None else 'a canary decides'}"
+        return ended.model_copy(update={**decided, "state": "passed", "note": note})
+    moved = tried is not None and tried.state == "ran"
     note = f"generation {channel.generation}" if moved else f"{channel.name} had it already"
     return ended.model_copy(update={**decided, "state": "promoted" if moved else "passed", "note": note})
 
@@ -190,14 +223,14 @@ def over_ceiling(registry: Registry, schedule: Schedule, now: datetime, rates: R
     limits = schedule.definition.limits
     if limits.night_hours is None and limits.night_cost is None:
         return None
-    if limits.night_cost is not None and rates is None:
+    priced = rates is not None and rates.of_seconds({socket.gethostname(): 0.0}) is not None
+    if limits.night_cost is not None and not priced:
         raise Usage(
             f"schedule {schedule.name} has a ceiling of {limits.night_cost:g} a night and there are no "
-            "prices: set TUNELINE_RATES to a file of rates, or give the ceiling in hours"
+            "prices of an hour here: set TUNELINE_RATES to a file of rates, or give the ceiling in hours"
         )
     begin, end = night(schedule.definition.zone, now)
-    runs = registry.scheduled_runs.history(schedule.name, begin, end, limit=100_000)
-    seconds, cost = sum(run.seconds or 0 for run in runs), sum(run.cost or 0 for run in runs)
+    seconds, cost = registry.scheduled_runs.spent(schedule.name, begin, end)
     if limits.night_hours is not None and seconds >= 3600 * limits.night_hours:
         return f"the night's {limits.night_hours:g} h of computing are used up ({duration(seconds)})"
     if limits.night_cost is not None and rates is not None and cost >= limits.night_cost:

@@ -6,11 +6,12 @@ What happens without us, in which order it is written down:
                             than a day repeats nothing, one that ran ahead by more stops nothing
   a run that is not over    its target is passed over, and that is written down
   failures                  its target waits, twice as long after each one; then it is tried again
-  nothing new               written down for a time that was due, and not at all for other triggers
+  nothing new               written down where a time was due or somebody asked, and for other triggers not
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ from registry.schedules.definition import Cron, NewBase, NewRows
 from registry.schedules.occasions import Occasion, Planned, due_at
 from registry.schedules.runs import ScheduledRun
 from registry.schedules.schedules import Schedule
+
+log = logging.getLogger("tuneline.retrain")
 
 LATE = timedelta(minutes=15)
 LONGEST_BACK_OFF = timedelta(days=1)
@@ -41,9 +44,8 @@ class Look:
     """Runs that were written down, those decided against too."""
 
     def __post_init__(self) -> None:
-        definition, name = self.schedule.definition, self.schedule.name
-        watches_rows = any(isinstance(trigger, NewRows) for trigger in definition.triggers)
-        self._sources = Sources(self.registry, watches_rows)
+        name = self.schedule.name
+        self._sources = Sources(self.registry, watches_rows(self.schedule))
         self._judged: Mapping[str, ScheduledRun] = self.registry.scheduled_runs.last_judged(name)
         self._failed = self.registry.scheduled_runs.failures(name)
         self._learned: dict[str, Learned | str] = {}
@@ -76,10 +78,13 @@ class Look:
         last = self.registry.occasions.latest(self.schedule.name, "cron", self.now + timedelta(days=1))
         if last is not None and due <= last.due:
             return
+        since = self.registry.schedules.since(self.schedule, trigger)
+        if since is None or due <= since:
+            return  # it was not to run then
         why = f"{trigger.at} ({zone})"
         if self.now - due > LATE:
             why += f", {duration((self.now - due).total_seconds())} late: nobody looked then"
-        lost = missed(trigger.at, zone, last.due if last is not None else self.schedule.created, due)
+        lost = missed(trigger.at, zone, since if last is None else max(since, last.due), due)
         if lost:
             why += f"; made up for {lost} earlier {'time' if lost == 1 else 'times'}, too"
         self._plan(due_at(self.schedule.name, "cron", why, due), [self._decided(one) for one in targets])
@@ -101,7 +106,7 @@ class Look:
     def _moved(self, trigger: NewRows | NewBase, target: Target) -> bool:
         learned, last = self._learns(target), self._judged.get(target.name)
         if isinstance(learned, str) or last is None:
-            return last is None
+            return True  # what cannot be read is for a run to say, which waits longer after each failure
         if isinstance(trigger, NewBase):
             return learned.base_key != last.base_key
         rows, before = learned.rows or 0, last.source_rows or 0
@@ -121,9 +126,7 @@ class Look:
         if isinstance(learned, str):
             return planned  # the run says what is wrong with its recipe, and counts as failed
         new = {"learned": learned.digest, "base_key": learned.base_key, "source_rows": learned.rows}
-        last = self._judged.get(target.name)
-        if last is not None and last.learned == learned.digest:
-            note = f"nothing new since it was {last.state} on {last.finished:%Y-%m-%d %H:%M} UTC"
+        if (note := nothing_new(learned, self._judged.get(target.name))) is not None:
             return planned.model_copy(update={**new, "state": "unchanged", "note": note})
         return planned.model_copy(update=new)
 
@@ -131,6 +134,8 @@ class Look:
         failed = self._failed.get(target.name)
         if not failed or failed[0].finished is None:
             return None
+        if failed[0].finished > self.now + LONGEST_BACK_OFF:
+            return None  # the clock had run ahead
         first = timedelta(minutes=self.schedule.definition.limits.back_off_minutes)
         wait = min(first * 2 ** min(len(failed) - 1, 20), LONGEST_BACK_OFF)
         return failed[0].finished + wait
@@ -142,12 +147,27 @@ class Look:
         return self._learned[target.name]
 
 
+def watches_rows(schedule: Schedule) -> bool:
+    """Whether rows of sources have to be counted."""
+    return any(isinstance(trigger, NewRows) for trigger in schedule.definition.triggers)
+
+
 def learns(schedule: Schedule, target: Target, sources: Sources) -> Learned | str:
     """What a run for the target would learn from, or why that cannot be said."""
     try:
         return sources.learned(recipe_for(schedule.definition, target))
-    except EXPECTED as error:
+    except (*EXPECTED, OSError) as error:
         return str(error)
+    except Exception as error:  # a defect of ours about one target is no reason to leave the others alone
+        log.exception("schedule %s, %s", schedule.name, target.name)
+        return f"{type(error).__name__}: {error} (a defect: its trace is in the log)"
+
+
+def nothing_new(learned: Learned, last: ScheduledRun | None) -> str | None:
+    """Why a run would learn nothing that the target's `last` one did not; None where it would."""
+    if last is None or last.learned != learned.digest:
+        return None
+    return f"nothing new since it was {last.state} on {last.finished:%Y-%m-%d %H:%M} UTC"
 
 
 def look(registry: Registry, schedule: Schedule, now: datetime | None = None) -> list[Planned]:

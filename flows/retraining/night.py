@@ -5,6 +5,7 @@ A night goes from noon to noon in a time zone, and has the runs of the schedules
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,10 @@ from flows.formatting import duration, plain, short
 from flows.report.page import write_whole
 from flows.retraining.times import night
 from registry import Registry
+from registry.errors import RegistryError
 from registry.schedules.runs import ScheduledRun
+
+log = logging.getLogger("tuneline.retrain")
 
 ORDER = ("promoted", "refused", "failed", "passed", "skipped", "unchanged", "running", "waiting")
 """What somebody should see first."""
@@ -122,6 +126,14 @@ def tell_of_last(registry: Registry, zone: str, now: datetime) -> Path | None:
     told = night_of(registry, zone, last)
     if not told.rows:
         return None
-    write_whole(html_page(told), path)
     registry.webhooks.tell("night", told.about, once=f"{told.begin.isoformat()} {told.zone}")
+    write_whole(html_page(told), path)  # last: while there is no page it is told again
     return path
+
+
+def tell_if_over(registry: Registry, zone: str, now: datetime) -> None:
+    """`tell_of_last`, whose trouble is no matter of the runs: the next look tells it."""
+    try:
+        tell_of_last(registry, zone, now)
+    except (RegistryError, OSError) as error:
+        log.error("the last night of %s is not told yet: %s", zone, error)

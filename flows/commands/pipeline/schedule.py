@@ -146,11 +146,14 @@ def run(arguments: argparse.Namespace) -> Reply:
                 rows += _worked(registry, settings, schedule)
             except (FlowError, RegistryError) as error:  # what is wrong with one is no matter of the others
                 rows.append((schedule.name, "–", "failed", plain(str(error))))
+        mine = [one.name for one in registry.schedules.ls() if arguments.name in (None, one.name)]
+        still = sum(len(registry.scheduled_runs.open(name)) for name in mine)
     document = [dict(zip(("schedule", "target", "state", "note"), row, strict=True)) for row in rows]
 
     def show() -> None:
         if not rows:
-            print("nothing is due")
+            later = f"nothing begins here now; runs that wait, or are done elsewhere: {still}"
+            print(later if still else "nothing is due")
             return
         print_table("", ("schedule", "target", "came to", "why"), rows)
 
@@ -161,11 +164,11 @@ def _worked(registry: Registry, settings: Settings, schedule: Schedule) -> list[
     """Look at a schedule and do what waits: schedule, target, state and reason of each run that is over."""
     from flows.retraining.lane import Lane
     from flows.retraining.look import look
-    from flows.retraining.night import tell_of_last
+    from flows.retraining.night import tell_if_over
 
     decided = look(registry, schedule)
     ended = Lane(registry, settings, schedule.name, told=_told).work()
-    tell_of_last(registry, schedule.definition.zone, datetime.now(UTC))
+    tell_if_over(registry, schedule.definition.zone, datetime.now(UTC))
     rows = [
         (schedule.name, one.target, one.state, plain(one.note)) for one in decided if one.state != "waiting"
     ]

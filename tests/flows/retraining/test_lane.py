@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +20,12 @@ from flows.recipe import load
 from flows.retraining import lane as lanes
 from flows.retraining.device import own_device
 from flows.retraining.lane import Lane
+from flows.retraining.learning import Learned
 from flows.settings import Settings
 from registry import Registry
-from registry.errors import StoreFailed
+from registry.errors import Conflict, StoreFailed
 from registry.schedules.occasions import Planned, due_at
+from registry.schedules.runs import Ended
 from registry.schedules.schedules import checked
 from tests.seconds import seconds
 
@@ -119,9 +121,10 @@ def test_a_database_that_was_away_costs_a_run_one_attempt_and_nothing_more(
 ) -> None:
     away = StoreFailed("the server does not answer")
     ends = iter([raising(away), lambda: ended(away), lambda: ended(RuntimeError("at last"))])
+    locked = Conflict("another process has been writing for 60 s")
     began = executing(monkeypatch, {"a": lambda: next(ends)()})
     lane = prepared("a")
-    finish, answers = registry.scheduled_runs.finish, iter([away, away, None])
+    finish, answers = registry.scheduled_runs.finish, iter([away, locked, None])
 
     def sometimes(*arguments: Any) -> None:
         if (error := next(answers)) is not None:
@@ -153,9 +156,13 @@ def test_a_ceiling_in_money_needs_prices(
 ) -> None:
     executing(monkeypatch, dict.fromkeys("ab", lambda: ended(RuntimeError("after hours"), hours=2)))
     lane = prepared("a", "b", night_cost=5)
-    with pytest.raises(Usage, match=r"a ceiling of 5 a night and there are no prices: set TUNELINE_RATES"):
+    with pytest.raises(Usage, match=r"a ceiling of 5 a night and there are no prices of an hour here: set"):
         lane.work()
     rates = tmp_path / "rates.yaml"
+    rates.write_text("currency: EUR\nengine_hour: {vllm: 2}\n")
+    unpriced = Settings(home=tmp_path / "home", cache=tmp_path / "cache", rates=rates)
+    with pytest.raises(Usage, match="no prices of an hour here"):
+        Lane(registry, unpriced, "nightly").work()
     rates.write_text("currency: EUR\nmachine_hour: 3\n")
     priced = Settings(home=tmp_path / "home", cache=tmp_path / "cache", rates=rates)
     Lane(registry, priced, "nightly").work()
@@ -172,9 +179,11 @@ def test_outside_its_hours_only_what_was_asked_by_hand_begins(
     monkeypatch.setattr(lanes, "opens", lambda *_: NIGHT)
     lane = prepared("a")
     assert lane.work() == []
+    both = registry.schedules.get("nightly").definition.model_copy(update={"channels": ("a/prod", "b/prod")})
+    registry.schedules.put("nightly", both, "ada", replace=True)
     by_hand = registry.occasions.ask("nightly", "manual", "asked for by hand")
     registry.occasions.plan(by_hand, 1, [Planned(target="b/prod", channel="b/prod")])
-    assert [run.target for run, _ in lane.work()] == ["b/prod"]
+    assert [(run.target, end.note) for run, end in lane.work()] == [("b/prod", "it ran")]
     assert states(registry)["a"] == "waiting"
 
 
@@ -193,7 +202,7 @@ def test_one_run_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     with own_device(settings, 2, told.append) as first:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 1")
         with own_device(settings, 2, told.append) as second:
             assert (first, second) == (0, 1)
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -229,3 +238,104 @@ def test_what_is_wrong_with_one_schedule_is_no_matter_of_the_others(
     before, nightly = json.loads(capsys.readouterr().out)
     assert "tenants one and two share the channel shared/prod" in before["note"]
     assert (nightly["schedule"], nightly["note"]) == ("nightly", "it ran")
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), OSError("no space left for the lock")])
+def test_whatever_ends_a_lane_puts_its_run_back(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def device(*_: Any) -> Any:
+        raise error
+
+    executing(monkeypatch, {})
+    monkeypatch.setattr(lanes, "own_device", device)
+    with pytest.raises(type(error)):
+        prepared("a", per_device=True).work()
+    assert states(registry) == {"a": "waiting"}
+    assert registry.scheduled_runs.running("nightly") == 0
+
+
+def test_a_run_that_got_its_device_after_its_hours_begins_another_night(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = executing(monkeypatch, {"a": lambda: ended(RuntimeError("it ran"))})
+    looks = iter([None, NIGHT, NIGHT])
+    monkeypatch.setattr(lanes, "opens", lambda *_: next(looks))
+    assert prepared("a").work() == []
+    assert began == []
+    (run,) = registry.scheduled_runs.history("nightly")
+    assert (run.state, run.note) == ("waiting", "its hours were over before a device was free")
+
+
+def test_a_tenants_data_goes_into_no_channel_that_is_not_the_tenants_any_more(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = executing(monkeypatch, {"a": lambda: ended(RuntimeError("it ran"))})
+    lane = prepared("a")
+    registry.tenants.add("acme", "a/prod", "ada")
+    of_tenants = registry.schedules.get("nightly").definition.model_copy(
+        update={"channels": (), "tenants": "*"}
+    )
+    registry.schedules.put("nightly", of_tenants, "ada", replace=True)
+    (waits,) = registry.scheduled_runs.open("nightly")
+    assert registry.scheduled_runs.skip(waits, "for this test")
+    occasion = due_at("nightly", "cron", "it was time", NIGHT + timedelta(days=1))
+    registry.occasions.plan(occasion, 2, [Planned(target="acme", channel="a/prod")])
+    registry.tenants.change("acme", "ada", channel="b/prod")
+    registry.tenants.add("other", "a/prod", "ada")
+    ((run, end),) = lane.work()
+    assert (began, run.target, end.state) == ([], "acme", "skipped")
+    assert end.note == "it is not to be retrained on a/prod any more"
+
+
+def test_what_another_run_learned_meanwhile_is_not_learned_again(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that was planned before would move a channel forward that somebody rolled back."""
+    began = executing(monkeypatch, {"a": lambda: ended(RuntimeError("it ran"))})
+    monkeypatch.setattr(lanes, "learns", lambda *_: Learned("1" * 64, "2" * 64, None))
+    lane = prepared("a")
+    claim = registry.scheduled_runs.claim("nightly", 1)
+    assert claim is not None
+    registry.scheduled_runs.finish(claim, Ended(state="promoted", learned="1" * 64))
+    occasion = due_at("nightly", "cron", "it was time", NIGHT + timedelta(days=1))
+    registry.occasions.plan(occasion, 1, [Planned(target="a/prod", channel="a/prod")])
+    ((_, end),) = lane.work()
+    assert (began, end.state) == ([], "unchanged")
+    assert end.note.startswith("nothing new since it was promoted on ")
+
+
+@pytest.mark.parametrize(
+    ("holds", "row", "state", "note"),
+    [
+        ("live", ("ran", "canary of 10 % started"), "passed",
+         "a/prod stays where it is: canary of 10 % started"),
+        ("candidate", ("ran", "generation 4"), "promoted", "generation 4"),
+        ("candidate", ("reused", ""), "passed", "a/prod had it already"),
+    ],
+)  # fmt: skip
+def test_a_channel_that_a_canary_is_to_decide_about_was_not_moved(
+    holds: str, row: tuple[str, str], state: str, note: str
+) -> None:
+    moved = SimpleNamespace(stage="promote", state=row[0], note=row[1], seconds=0.0)
+    result: Any = ended()
+    result.report.stages = [moved]
+    result.outcome = SimpleNamespace(
+        verdict=SimpleNamespace(id="decision", candidate="candidate", passed=True),
+        channel=SimpleNamespace(name="a/prod", artifact_id=holds, generation=4),
+    )
+    end = lanes.ended_as(result, None)
+    assert (end.state, end.note, end.artifact_id) == (state, note, "candidate")
+
+
+def test_what_waits_for_its_hours_is_not_called_nothing(
+    prepared: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prepared("a", "b")
+    monkeypatch.setattr(lanes, "opens", lambda *_: NIGHT)
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    assert main(["schedule", "run"]) == 0
+    assert "runs that wait, or are done elsewhere: 2" in capsys.readouterr().out

@@ -14,10 +14,11 @@ from flows.errors import InvalidRecipe, Usage
 from flows.recipe import load
 from flows.retraining.look import look
 from flows.retraining.targets import recipe_for, targets_of
+from flows.run import fingerprint
 from registry import Registry
 from registry.artifacts import digest
 from registry.feeds.rows import NewRow
-from registry.schedules.definition import Definition
+from registry.schedules.definition import Cron, Definition
 from registry.schedules.occasions import Planned
 from registry.schedules.runs import Ended
 from registry.schedules.schedules import checked
@@ -250,3 +251,55 @@ def test_a_feeds_new_rows_are_known_by_its_watermark(registry: Registry, schedul
     assert states(nightly.look("2026-11-29T10:10")) == {"acme": "waiting"}
     nightly.end("refused")
     assert nightly.look("2026-11-29T10:15") == []
+
+
+def test_a_time_from_before_the_trigger_is_not_made_up_for(
+    registry: Registry, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly = scheduled()
+    nightly.look("2026-11-28T03:00")
+    nightly.end("refused")
+    monkeypatch.setattr("registry.schedules.schedules.now", lambda: "2026-11-28T10:00:00.000000+00:00")
+    later = nightly.schedule.definition.model_copy(update={"triggers": (Cron(at="0 5 * * *"),)})
+    changed, _ = registry.schedules.put("nightly", later, "ada", replace=True)
+    nightly.schedule = changed.model_copy(update={"created": nightly.schedule.created})
+    assert nightly.look("2026-11-28T10:05") == [], "at 05:00 it was not to run yet"
+    assert states(nightly.look("2026-11-29T05:00")) == {"acme": "unchanged", "zeta": "unchanged"}
+    assert nightly.why()[-1] == "0 5 * * * (UTC)"
+
+
+def test_a_source_that_is_gone_fails_for_triggers_that_are_looked_at_too(
+    scheduled: Scheduled, tmp_path: Path
+) -> None:
+    nightly = scheduled({"on": "rows", "count": 5})
+    nightly.look("2026-11-29T10:00")
+    nightly.end("promoted")
+    (tmp_path / "acme.jsonl").unlink()
+    assert states(nightly.look("2026-11-29T10:05")) == {"acme": "waiting"}
+
+
+def test_a_source_that_cannot_be_read_is_one_tenants_trouble(
+    scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly, real = scheduled(), fingerprint.tree_digest
+    nightly.look("2026-11-28T03:00")
+    nightly.end("refused")
+
+    def digest_of(path: Path) -> str:
+        if path.name == "acme.jsonl":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(fingerprint, "tree_digest", digest_of)
+    assert states(nightly.look("2026-11-29T03:00")) == {"acme": "waiting", "zeta": "unchanged"}
+
+
+def test_a_failure_while_the_clock_was_ahead_is_waited_for_no_longer(
+    scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly = scheduled()
+    nightly.look("2026-11-28T03:00")
+    with monkeypatch.context() as ahead:
+        ahead.setattr("registry.schedules.runs.now", lambda: "2031-01-01T03:00:00.000000+00:00")
+        nightly.end("failed")
+    assert states(nightly.look("2026-11-29T03:00")) == {"acme": "waiting", "zeta": "waiting"}

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from flows.retraining.night import night_of, tell_of_last
+from flows.retraining.night import night_of, tell_if_over, tell_of_last
 from flows.ui.access.access import Access
 from flows.ui.app import application
 from registry import Registry
+from registry.errors import StoreFailed
 from registry.schedules.definition import Cron, Definition
 from registry.schedules.occasions import Planned, due_at
 from registry.schedules.runs import Ended
@@ -78,6 +79,22 @@ def test_it_is_told_once_when_it_is_over(registry: Registry, tmp_path: Path) -> 
     assert tell_of_last(registry, ZONE, now + timedelta(days=1)) is None
     path.unlink()  # as in another machine's home
     assert tell_of_last(registry, ZONE, now + timedelta(days=1)) == path
+    assert [delivery.event for delivery in registry.webhooks.deliveries(webhook.id)] == ["night"]
+
+
+def test_a_night_that_could_not_be_told_is_told_at_the_next_look(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook, _ = registry.webhooks.add("https://example.com/hook", ["night"], "ada")
+    after = datetime.now(UTC) + timedelta(days=1)
+
+    def away(*_: object, **__: object) -> int:
+        raise StoreFailed("the server does not answer")
+
+    with monkeypatch.context() as within:
+        within.setattr(registry.webhooks, "tell", away)
+        tell_if_over(registry, ZONE, after)  # the runs go on
+    assert tell_of_last(registry, ZONE, after) is not None
     assert [delivery.event for delivery in registry.webhooks.deliveries(webhook.id)] == ["night"]
 
 
