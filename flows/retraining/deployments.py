@@ -1,7 +1,7 @@
 """The schedules as Prefect deployments, made from the registry and never by hand, by plain requests.
 
 Prefect wakes each at its cron triggers, and every quarter of an hour: for triggers that have to be looked at,
-for what waits for its hours, and for what a worker that was killed left behind.
+for what was asked for, for what waits for its hours, and for what a worker that was killed left behind.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def server() -> str | None:
     return os.environ.get("PREFECT_API_URL", "").rstrip("/") or None
 
 
-def sync(schedules: Iterable[Schedule], address: str, pool: str = POOL) -> dict[str, list[str]]:
+def sync(schedules: Iterable[Schedule], address: str, pool: str | None = None) -> dict[str, list[str]]:
     """Make Prefect's deployments what the schedules say; which were `made` (or made anew) and `removed`.
 
+    `pool`: the work pool of all of them; by default each stays in its own, and a new one goes to `POOL`.
     Raises `PrefectUnreachable`.
     """
     secret = os.environ.get("PREFECT_API_AUTH_STRING")
@@ -50,19 +51,32 @@ def sync(schedules: Iterable[Schedule], address: str, pool: str = POOL) -> dict[
         ) from None
 
 
-def _sync(client: httpx.Client, schedules: list[Schedule], pool: str) -> dict[str, list[str]]:
-    if client.get(f"/work_pools/{pool}").status_code == 404:
-        client.post("/work_pools/", json={"name": pool, "type": "process"}).raise_for_status()
+def _sync(client: httpx.Client, schedules: list[Schedule], pool: str | None) -> dict[str, list[str]]:
+    standing = _standing(client)
+    was_in = {one["name"]: one.get("work_pool_name") for one in standing}
+    pools = {one.name: pool or was_in.get(one.name) or POOL for one in schedules}
+    for name in sorted(set(pools.values())):
+        if client.get(f"/work_pools/{name}").status_code == 404:
+            client.post("/work_pools/", json={"name": name, "type": "process"}).raise_for_status()
     flow = client.post("/flows/", json={"name": FLOW}).raise_for_status().json()["id"]
     for schedule in schedules:
-        client.post("/deployments/", json=deployment(schedule, flow, pool)).raise_for_status()
-    ours = {"deployments": {"tags": {"all_": [TAG]}}}
-    standing = client.post("/deployments/filter", json=ours).raise_for_status().json()
-    names = {schedule.name for schedule in schedules}
-    gone = [one for one in standing if one["name"] not in names]
+        told = deployment(schedule, flow, pools[schedule.name])
+        client.post("/deployments/", json=told).raise_for_status()
+    gone = [one for one in standing if one["name"] not in pools]
     for one in gone:
         client.delete(f"/deployments/{one['id']}").raise_for_status()
-    return {"made": sorted(names), "removed": sorted(one["name"] for one in gone)}
+    return {"made": sorted(pools), "removed": sorted(one["name"] for one in gone)}
+
+
+def _standing(client: httpx.Client) -> list[dict[str, Any]]:
+    """All deployments of ours; Prefect tells of 200 at a time."""
+    found: list[dict[str, Any]] = []
+    while True:
+        asked = {"deployments": {"tags": {"all_": [TAG]}}, "offset": len(found)}
+        page = client.post("/deployments/filter", json=asked).raise_for_status().json()
+        found += page
+        if not page:
+            return found
 
 
 def deployment(schedule: Schedule, flow_id: str, pool: str) -> dict[str, Any]:
@@ -73,7 +87,7 @@ def deployment(schedule: Schedule, flow_id: str, pool: str) -> dict[str, Any]:
         for trigger in definition.triggers
         if isinstance(trigger, Cron)
     ]
-    looks: list[dict[str, Any]] = [*crons, {"interval": LOOK_SECONDS}] if definition.triggers else []
+    looks: list[dict[str, Any]] = [*crons, {"interval": LOOK_SECONDS}]
     return {
         "name": schedule.name,
         "flow_id": flow_id,

@@ -1,4 +1,5 @@
-"""The registry over HTTP, for dashboards and other services: read-only JSON.
+"""The registry over HTTP, for dashboards and other services: JSON that is read, and one address that starts a
+schedule with its own token.
 
     app = application(registry)          # an ASGI application; `tuneline api` serves it
 
@@ -138,8 +139,11 @@ def _on_parameters(_request: Request, error: Exception) -> Response:
 def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        detail = f"{request.method[:20]} is not allowed: this API only reads"
-        return problem(405, "method-not-allowed", detail, headers={"Allow": "GET, HEAD"})
+        allowed, why = "GET, HEAD", "this API only reads"
+        if request.url.path == TRIGGER:
+            allowed, why = "POST", "a schedule is asked to run here, and nothing is read"
+        detail = f"{request.method[:20]} is not allowed: {why}"
+        return problem(405, "method-not-allowed", detail, headers={"Allow": allowed})
     if error.status_code == 404:
         return problem(404, "not-found", "no such page; /openapi.json lists what there is")
     return problem(error.status_code, "http", str(error.detail), headers=error.headers)

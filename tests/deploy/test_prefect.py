@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 from datetime import UTC, datetime
@@ -10,6 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
+
+from flows.retraining import deployments
 from flows.retraining.deployments import ENTRYPOINT, deployment
 from registry.schedules.definition import Cron, Definition, NewRows
 from registry.schedules.schedules import Schedule
@@ -35,7 +39,33 @@ def test_prefect_reads_what_it_is_told() -> None:
     assert read.paused
     asked_only = DEFINITION.model_copy(update={"triggers": ()})
     quiet = deployment(NIGHTLY.model_copy(update={"definition": asked_only}), str(uuid4()), "tuneline")
-    assert quiet["schedules"] == []
+    assert [one["schedule"] for one in quiet["schedules"]] == [{"interval": 900}], "for what is asked for"
+
+
+def test_a_deployment_stays_in_its_pool_and_what_is_gone_is_found_among_many() -> None:
+    """Prefect's answers are played: 201 deployments of ours, which it tells of 200 at a time."""
+    old = [{"id": f"id-{n}", "name": f"old-{n:03}", "work_pool_name": "tuneline"} for n in range(200)]
+    standing = [*old, {"id": "id-n", "name": "nightly", "work_pool_name": "gpus"}]
+    made: dict[str, str] = {}
+    deleted: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent = json.loads(request.content) if request.content else {}
+        if request.method == "DELETE":
+            deleted.append(request.url.path)
+        elif request.url.path == "/deployments/filter":
+            return httpx.Response(200, json=standing[sent["offset"] :][:200])
+        elif request.url.path == "/deployments/":
+            made[sent["name"]] = sent["work_pool_name"]
+        return httpx.Response(200, json={"id": "one"})
+
+    another = NIGHTLY.model_copy(update={"name": "another"})
+    with httpx.Client(base_url="http://prefect", transport=httpx.MockTransport(answer)) as client:
+        done = deployments._sync(client, [NIGHTLY, another], None)
+        assert made == {"nightly": "gpus", "another": "tuneline"}
+        assert (len(done["removed"]), len(deleted)) == (200, 200)
+        deployments._sync(client, [NIGHTLY, another], "elsewhere")
+        assert set(made.values()) == {"elsewhere"}
 
 
 def test_the_entrypoint_takes_the_parameters() -> None:

@@ -36,7 +36,8 @@ def add_schedule_commands(add: Add, group: Callable[..., Any]) -> None:
         command("rm", "take a schedule out of use; its log and its runs stay"),
     ]
     synced = command("sync", "make Prefect's deployments what the schedules say; changes do so by themselves")
-    synced.add_argument("--pool", default="tuneline", help="Prefect's work pool (default tuneline)")
+    text = "Prefect's work pool for all of them (default: as they are; tuneline for new ones)"
+    synced.add_argument("--pool", help=text)
     _night(add, actions)
     audit = command("audit", "every change of schedules, with a check that none was tampered with")
     audit.add_argument("name", nargs="?", help="of one schedule (default: all)")
