@@ -126,8 +126,9 @@ class Look:
         if isinstance(learned, str):
             return planned  # the run says what is wrong with its recipe, and counts as failed
         new = {"learned": learned.digest, "base_key": learned.base_key, "source_rows": learned.rows}
-        if (note := nothing_new(learned, self._judged.get(target.name))) is not None:
-            return planned.model_copy(update={**new, "state": "unchanged", "note": note})
+        known = nothing_new(learned, self._judged.get(target.name))
+        if known is not None:
+            return planned.model_copy(update={**new, "state": "unchanged", "note": known})
         return planned.model_copy(update=new)
 
     def _backs_off_until(self, target: Target) -> datetime | None:
