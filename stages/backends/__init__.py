@@ -1,0 +1,15 @@
+"""What needs torch, transformers and their companions; nothing else in the product imports these.
+
+```
+train, merge, gptq, gguf, evaluate   a package for each
+bases, hub         where a base comes from
+nf4                NF4 weights, loaded and checked
+chat, token_offsets, rendering   chats as the model sees them
+tokenizer          as its files say
+safetensors        one tensor at a time
+pico, demo_model   small models for tests and the demo
+preview            what only the libraries know, before a run
+arithmetic         bfloat16 against float32 on this machine
+preload            what most stages import
+```
+"""
