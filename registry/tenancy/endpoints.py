@@ -20,6 +20,8 @@ from registry.processes import ProcessId
 
 IN_GATEWAY = "gateway engine "
 """An `url` that begins so names an engine of a gateway, whose process is that of its other engines too."""
+OPERATIONS = "operations"
+"""In the `config` of an engine of a gateway: the address at which the gateway gives its numbers."""
 
 
 class Endpoint(Record):

@@ -164,7 +164,7 @@ class App:
     ) -> web.StreamResponse:
         """The replica's answer, once it is the request's turn; its tokens are settled however it ends."""
         tenant, usage = completion.tenant, completion.usage
-        bound = replica.token_bound(usage.request)
+        bound, context.engine = replica.token_bound(usage.request), replica.name
         replica.queue.enter()
         try:
             reservation = await self.ledger.reserve(tenant.name, bound, tenant.limits.tokens_per_day)

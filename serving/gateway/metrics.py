@@ -46,6 +46,15 @@ class Metrics:
         )
         self.gap = self._seconds("inter_token", "Mean time between two tokens of a streamed answer", _GAPS)
         self.seconds = self._seconds("request", "From a request's arrival to the end of its answer", _SECONDS)
+        self.engine_tokens = Counter(
+            "tuneline_engine_completion_tokens", "Tokens of answers", ["engine"], registry=self.registry
+        )
+        self.engine_first_token = self._of_engine(
+            "time_to_first_token", "From a request's arrival to the first text of its answer", _SECONDS
+        )
+        self.engine_gap = self._of_engine(
+            "inter_token", "Mean time between two tokens of a streamed answer", _GAPS
+        )
         self.overhead = Histogram(
             "tuneline_gateway_overhead_seconds",
             "From a request's arrival to its going to the engine",
@@ -62,6 +71,10 @@ class Metrics:
     def _seconds(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         name = f"tuneline_gateway_{name}_seconds"
         return Histogram(name, text, ["tenant"], buckets=buckets, registry=self.registry)
+
+    def _of_engine(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        name = f"tuneline_engine_{name}_seconds"
+        return Histogram(name, text, ["engine"], buckets=buckets, registry=self.registry)
 
     def tenant(self, name: str | None) -> str:
         """The label for a tenant; requests without a valid key have an empty one."""

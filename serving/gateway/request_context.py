@@ -51,6 +51,8 @@ class RequestContext:
     key_id: str = ""
     completion: Completion | None = None
     """Set once it is known which artifact answers."""
+    engine: str = ""
+    """The engine that it was given to, by the gateway's name for it."""
     status: int = 0
     reason: str | None = None
     """Why it was refused, in one word."""
@@ -114,12 +116,16 @@ class Recorder:
         self._metrics.seconds.labels(label).observe(seconds)
         self._metrics.tokens.labels(label, "prompt").inc(prompt)
         self._metrics.tokens.labels(label, "completion").inc(answer)
+        self._metrics.engine_tokens.labels(context.engine).inc(answer)
         first = None
         if usage.first is not None and usage.last is not None:
             first = usage.first - context.began
             self._metrics.first_token.labels(label).observe(first)
+            self._metrics.engine_first_token.labels(context.engine).observe(first)
             if usage.request.stream and usage.pieces > 1:
-                self._metrics.gap.labels(label).observe((usage.last - usage.first) / (usage.pieces - 1))
+                gap = (usage.last - usage.first) / (usage.pieces - 1)
+                self._metrics.gap.labels(label).observe(gap)
+                self._metrics.engine_gap.labels(context.engine).observe(gap)
         if completion.consent is not None and context.reason is None and not usage.failed:
             channel, sampled = completion.tenant.channel, completion.sampled
             asked = (context.id, context.key_id, completion.consent, channel)

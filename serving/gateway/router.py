@@ -15,7 +15,7 @@ from registry.compat import contract
 from registry.compat.model import Pair, Use, pair
 from registry.errors import RegistryError
 from registry.processes import ProcessId
-from registry.tenancy.endpoints import IN_GATEWAY
+from registry.tenancy.endpoints import IN_GATEWAY, OPERATIONS
 from registry.tenancy.snapshot import ServingState
 from serving.engine.answer_check import ExpectedAnswer, recorded_answers
 from serving.engine.protocol import Engine
@@ -66,9 +66,14 @@ class Router:
         self._lives = itertools.count(1)
         self._pinned: set[str] = set()
         self._draining: set[asyncio.Task[None]] = set()
+        self._operations = ""
 
-    async def start(self, state: ServingState) -> None:
-        """Start every engine. Raises RegistryError for what is not found, ServingError; nothing runs then."""
+    async def start(self, state: ServingState, operations: str) -> None:
+        """Start every engine; `operations` is where the gateway's numbers are, for who looks at an engine.
+
+        Raises RegistryError for what is not found, ServingError; nothing runs then.
+        """
+        self._operations = operations
         try:
             for group in self._groups:
                 followed = state.channels.get(group.section.model)
@@ -254,6 +259,7 @@ class Router:
             url=f"{IN_GATEWAY}{replica.name}",
             process=ProcessId.of(),
             log=self._registry.home / "logs",
+            config={OPERATIONS: self._operations},
         )
         replica.endpoint = endpoint.id
 

@@ -98,7 +98,7 @@ async def _opened(config: ServeConfig, registry: Registry, router: Router) -> As
     async with contextlib.AsyncExitStack() as stack:
         clients = stack.enter_context(_listen(config.gateway))
         operators = stack.enter_context(_listen(config.operations))
-        app, operations = await _assemble(config, registry, router, stack)
+        app, operations = await _assemble(config, registry, router, _url(operators), stack)
         server = ConnectionLimits(app, config.bounds)
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=config.grace_seconds)
         await _open(stack, runner, clients)
@@ -109,7 +109,11 @@ async def _opened(config: ServeConfig, registry: Registry, router: Router) -> As
 
 
 async def _assemble(
-    config: ServeConfig, registry: Registry, router: Router, stack: contextlib.AsyncExitStack
+    config: ServeConfig,
+    registry: Registry,
+    router: Router,
+    operations: str,
+    stack: contextlib.AsyncExitStack,
 ) -> tuple[App, web.Application]:
     """Everything that is started before the ports open, and ends after they close, last first."""
     directory, ledger, outcomes = Directory(registry), Ledger(registry), Outcomes(registry)
@@ -121,7 +125,7 @@ async def _assemble(
     await directory.start(lambda: router.changed(directory.state))
     stack.push_async_callback(directory.stop)
     stack.push_async_callback(router.stop)
-    await router.start(directory.state)
+    await router.start(directory.state, operations)
     outcomes.start()
     stack.push_async_callback(outcomes.stop)
     receipts = Receipts(registry)

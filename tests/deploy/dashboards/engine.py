@@ -71,7 +71,19 @@ BOARD = Board(
             "Time to the first token",
             "Of all tenants.",
             "s",
-            *quantiles("tuneline_gateway_time_to_first_token_seconds", "", 0.5, 0.95),
+            *quantiles("tuneline_engine_time_to_first_token_seconds", "engine", 0.5, 0.95),
+        ),
+        graph(
+            "Between two tokens",
+            "Mean of each streamed answer.",
+            "s",
+            *quantiles("tuneline_engine_inter_token_seconds", "engine", 0.5, 0.95),
+        ),
+        graph(
+            "Tokens of answers",
+            "In a second, of all that it answers at once.",
+            "short",
+            (f"rate(tuneline_engine_completion_tokens_total{{{OF_ENGINE}}}[{RATE}])", "{{engine}}"),
         ),
         graph(
             "Tokens per second",

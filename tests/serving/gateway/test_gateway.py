@@ -23,6 +23,7 @@ from flows import cli
 from flows.canaries.judge import Judge
 from flows.canaries.start import start
 from flows.gates.policy import GatePolicy
+from flows.ui.screens.engine_numbers import traffic
 from registry.tenancy.outcomes import Outcome
 from tests.seconds import seconds
 from tests.serving.engine.both_engines import require_models
@@ -402,6 +403,12 @@ def test_operations_and_the_log(gateway: Gateway) -> None:
     assert gateway.number("tuneline_gateway_tokens_total", tenant="counted", kind="completion") == 3
     assert gateway.number("tuneline_gateway_time_to_first_token_seconds_count", tenant="counted") == 1
     assert gateway.number("tuneline_engine_up") == 1
+    (row,) = gateway.registry.endpoints.ls(running_only=True)
+    counted = traffic([row])[row.id]
+    assert (counted.replicas, counted.up, counted.restarts) == (1, 1, 0)
+    assert counted.tokens == gateway.number("tuneline_gateway_tokens_total", kind="completion")
+    assert counted.first_token is not None
+    assert counted.first_token > 0
     lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
     assert any(line.get("tenant") == "counted" and line["status"] == 200 for line in lines)
     text = gateway.log.read_text()
