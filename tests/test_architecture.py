@@ -176,7 +176,8 @@ def test_public_functions_have_docstrings(trees: dict[str, ast.Module]) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["flows.cli", "flows.recipe", "flows.gates.gate", "stages.train", "registry", "serving"]
+    "module",
+    ["flows.cli", "flows.recipe", "flows.execute", "flows.gates.gate", "stages.train", "registry", "serving"],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     heavy = HEAVY | {"prefect", "llama_cpp", "pyarrow"}

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.recipe import Recipe
-from flows.run.feed_files import read_directory
 from registry import Registry
 from registry.errors import InvalidFeed
 from registry.feeds.feeds import Watermark
@@ -29,6 +28,8 @@ def at_watermark(recipe: Recipe, registry: Registry) -> Recipe:
     """
     named = feed_of(recipe.prepare.source)
     if named is not None and named[1] is None:
+        from flows.run.feed_files import read_directory  # which loads what reads rows
+
         read_directory(registry, named[0])
     if named is not None:
         registry.forgettings.expire()
