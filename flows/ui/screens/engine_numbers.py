@@ -71,7 +71,7 @@ def traffic(rows: Iterable[Endpoint]) -> dict[str, EngineTraffic]:
     for row in rows:
         if url := operations_of(row):
             gateways[url].append(row)
-    counted = {}
+    counted: dict[str, EngineTraffic] = {}
     for url, engines in gateways.items():
         with contextlib.suppress(httpx.HTTPError, ValueError):
             families = list(_families(url, True))
