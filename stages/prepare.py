@@ -48,7 +48,8 @@ def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
 
     Of a feed also `feed_rows.json` (which row is in which split) and `fresh.parquet`: with
     `parents["previous"]`, an earlier dataset of the feed, `test` holds what that one held out, `fresh` the
-    held-out rows since; without it all that is held out is new, and both hold the same.
+    held-out rows since, or where none came what was fresh in that one; without it all that is held out is
+    new, and both hold the same.
     """
     from stages.backends.chat import load_tokenizer, require_trainable_template
 
@@ -72,7 +73,7 @@ def _prepare(
     from stages.backends.chat import render
     from stages.data.card import card
     from stages.data.collect import RowCheck, RowCounts, collect
-    from stages.data.held_out import OF_FEED, first_held_out, of_dataset, write_rows
+    from stages.data.held_out import first_held_out, of_dataset, splits_beside, write_rows
     from stages.data.publish import first_row, write_splits
     from stages.data.row_spool import RowSpool
     from stages.data.split import SPLITS
@@ -84,16 +85,16 @@ def _prepare(
     check = RowCheck(tokenizer, shape, config.system, config.max_length)
     with (
         (out / "rejects.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as rejects,
-        RowSpool(scratch, config.seed, config.near_duplicates) as spool,
+        RowSpool(scratch, config.seed, config.near_duplicates, before is not None) as spool,
     ):
         collect(records, check, spool, rejects, counts, config.max_rows)
     _refuse_unusable(counts, len(spool), config)
     split_of_row = _split(spool, config, before, counts)
-    names = SPLITS if before is None else OF_FEED
+    names = splits_beside(before, spool.lines)
     splits = write_splits(spool.path, split_of_row, spool.places, out, names)
     if feed:
-        write_rows(config.source, spool.lines, split_of_row, names, out)
-    if feed and before is None:
+        write_rows(config.source, spool.lines, split_of_row, names, before, out)
+    if feed and names is SPLITS:
         shutil.copyfile(out / "test.parquet", out / "fresh.parquet")
     metrics = {
         "format": format,
@@ -125,10 +126,15 @@ def _split(spool: RowSpool, config: PrepareConfig, before: HeldOut | None, count
         split_of_row[~near] = assign(spool.prompts[~near], *shares)
         return split_of_row
     known = int((lines <= before.watermark).sum())
-    alike = spool.like_first(int(frozen.sum()), known)
+    alike = spool.like_first(int(frozen.sum()), known) | spool.asks_again(frozen)
     kept = ~near
     split_of_row[kept] = assign_beside(before, lines[kept], spool.prompts[kept], alike[kept], *shares)
     counts.dropped.update(like_held_out=int((kept & (split_of_row < 0)).sum()))
+    if not (split_of_row == 0).any():
+        raise InvalidInput(
+            f"{config.source}: no row is left to train on: each is held out, or asks what one held out asks; "
+            "add rows to the feed, then run again"
+        )
     return split_of_row
 
 

@@ -28,6 +28,8 @@ from registry.store.store import Store
 
 LIST = "feed_rows.json"
 """In a dataset of a feed: split → numbers of its rows."""
+SET_ASIDE = "set_aside"
+"""Beside its splits: numbers of rows that stay held out, and that are not in this dataset."""
 
 
 class Forgetting(Record):
@@ -126,6 +128,7 @@ class Forgettings:
                 path = Path(folder) / LIST
                 for _ in self._store.blobs.fetch({entry: path}):
                     splits = json.loads(path.read_bytes())
+            splits.pop(SET_ASIDE, None)
             possible &= {
                 number for numbers in splits.values() if isinstance(numbers, list) for number in numbers
             }

@@ -1,10 +1,11 @@
-"""Good rows put aside on disk while the rest is read; memory holds some 120 bytes a row."""
+"""Good rows put aside on disk while the rest is read; memory holds some 140 bytes a row."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,9 +47,12 @@ class RowSpool:
     """Distinct rows in their order, in an Arrow file of `SCHEMA` at `path`; a context manager.
 
     `exact_duplicates` counts the rows that were there already, character by character but for line ends.
+    `with_turns`: keep what is asked in each turn, for `asks_again`.
     """
 
-    def __init__(self, scratch: Path, seed: int, near_duplicates: float | None) -> None:
+    def __init__(
+        self, scratch: Path, seed: int, near_duplicates: float | None, with_turns: bool = False
+    ) -> None:
         self.path = scratch / "rows"
         self.exact_duplicates = 0
         self._seed = seed
@@ -58,6 +62,8 @@ class RowSpool:
         self._prompts = array("Q")
         self._places = array("Q")
         self._lines = array("Q")
+        self._turns = array("Q") if with_turns else None
+        self._turn_ends = array("Q", [0])
         self._files: dict[str, int] = {}
         self._file_of_row = array("I")
         self._repeated: list[str] = []
@@ -96,6 +102,9 @@ class RowSpool:
         self._places.append(bucket(self._seed, content_hash(row.messages)) & ~_TIE | tie)
         self._lines.append(line)
         self._file_of_row.append(self._files.setdefault(file, len(self._files)))
+        if self._turns is not None:
+            self._turns.extend(_asked_by_turn(row.messages))
+            self._turn_ends.append(len(self._turns))
         if self._near:
             asked = [message["content"] for message in row.messages if message["role"] != "assistant"]
             answered = [message["content"] for message in row.messages if message["role"] == "assistant"]
@@ -129,6 +138,20 @@ class RowSpool:
         """`NearDuplicates.like_first`; nothing is alike where near duplicates are kept."""
         return self._near.like_first(first, counted) if self._near else np.zeros(len(self), dtype=bool)
 
+    def asks_again(self, which: np.ndarray) -> np.ndarray:
+        """bool of shape (rows,): True where in some turn the same is asked as at the end of a row of `which`.
+
+        `which`: bool of shape (rows,); False for these rows themselves. What is asked is all that the user
+        said until then: whatever the system message and the answers on the way are.
+        """
+        assert self._turns is not None
+        turns, ends = np.array(self._turns, dtype=np.uint64), np.array(self._turn_ends, dtype=np.int64)
+        last = turns[ends[1:] - 1]
+        rows = np.repeat(np.arange(len(self)), np.diff(ends))
+        again = np.zeros(len(self), dtype=bool)
+        again[rows[np.isin(turns, last[which])]] = True
+        return again & ~which
+
     def near_duplicates(self) -> np.ndarray:
         """bool of shape (rows,): True where an earlier row is nearly the same. After the context is left."""
         return self._near.duplicates() if self._near else np.zeros(len(self), dtype=bool)
@@ -154,3 +177,13 @@ def content_hash(messages: Sequence[dict[str, str]]) -> str:
 def _exact_hash(messages: Sequence[dict[str, str]]) -> str:
     """sha256 (hex) of the roles and the contents as they are, but for the kind of line end."""
     return digest([[m["role"], _LINE_END.sub("\n", m["content"])] for m in messages])
+
+
+def _asked_by_turn(messages: Sequence[dict[str, str]]) -> Iterator[int]:
+    """For each answer a number in [0, 2⁶⁴) that depends on all that the user said before it, normalized."""
+    asked = hashlib.sha256()
+    for message in messages:
+        if message["role"] == "user":
+            asked.update(digest(normalized(message["content"])).encode())
+        elif message["role"] == "assistant":
+            yield int.from_bytes(asked.digest()[:8])

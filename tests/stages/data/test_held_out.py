@@ -21,6 +21,7 @@ from stages.prepare import prepare
 Prepare = Callable[..., dict[str, Any]]
 THINGS = ("disk", "router", "cable", "printer", "screen", "keyboard", "battery", "camera", "phone", "mouse")
 WORDS = ("slow", "hot", "loud", "dead", "blue", "wet", "old", "new", "heavy", "broken", "dusty", "bent")
+Chat = list[dict[str, str]]
 
 
 def question(number: int) -> str:
@@ -41,14 +42,16 @@ def dataset(pico_base: Parent, tmp_path: Path) -> Prepare:
     """`feed_rows.json` of a dataset made from these questions (None: forgotten), going on from another."""
 
     def make(
-        name: str, questions: Sequence[str | None], previous: str | None = None, **settings: Any
+        name: str, questions: Sequence[str | Chat | None], previous: str | None = None, **settings: Any
     ) -> dict[str, Any]:
         out = tmp_path / name
         out.mkdir()
         rows = [
             ""
             if text is None
-            else json.dumps({"messages": [user(text), {"role": "assistant", "content": f"It is {text}"}]})
+            else json.dumps(
+                {"messages": text if isinstance(text, list) else [user(text), answer(f"It is {text}")]}
+            )
             for text in questions
         ]
         file_in(out).write_text("".join(f"{row}\n" for row in rows))
@@ -66,6 +69,10 @@ def dataset(pico_base: Parent, tmp_path: Path) -> Prepare:
 
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
+
+
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
 
 
 def asked(dataset: dict[str, Any], split: str) -> set[str]:
@@ -137,6 +144,63 @@ def test_one_new_prompt_is_judged_also_where_chance_would_train_on_all(dataset: 
     second = dataset("two", [question(n) for n in range(62)], "one")
     assert len(second["fresh"]) == 1
     assert second["fresh"][0] > first["watermark"]
+
+
+def test_without_new_rows_another_seed_holds_out_the_same_rows(dataset: Prepare) -> None:
+    first = dataset("one", [question(n) for n in range(60)])
+    again = dataset("again", [question(n) for n in range(60)], "one", seed=5)
+    assert again["test"] == again["fresh"] == first["test"]
+    second = dataset("two", [question(n) for n in range(100)], "one")
+    other = dataset("other", [question(n) for n in range(100)], "two", seed=5)
+    assert (other["test"], other["fresh"]) == (second["test"], second["fresh"])
+    assert not {*second["test"], *second["fresh"]} & {*other["train"], *other["validation"]}
+    fewer = dataset("fewer", [question(n) for n in range(80)], "two", seed=5)
+    assert fewer["set_aside"] == [n for n in second["fresh"] if n > 80]
+
+
+def test_a_held_out_row_that_a_dataset_cannot_have_stays_held_out_for_the_next_one(dataset: Prepare) -> None:
+    questions = [question(n) + (" please" * 200 if n % 2 else "") for n in range(60)]
+    first = dataset("one", questions, max_length=8192)
+    second = dataset("two", questions, "one", max_length=400, max_rejected=1.0)
+    gone = sorted(set(first["test"]) - set(second["test"]))
+    assert gone
+    assert second["set_aside"] == gone
+    third = dataset("three", [*questions, *map(question, range(60, 90))], "two", max_length=8192)
+    assert third["test"] == first["test"]
+    assert "set_aside" not in third
+
+
+@pytest.mark.parametrize("near", [None, 0.85])
+def test_a_held_out_question_is_not_trained_on_in_another_conversation_either(
+    dataset: Prepare, near: float | None
+) -> None:
+    questions = [question(n) for n in range(60)]
+    first = dataset("one", questions)
+    frozen = question(first["test"][0] - 1)
+    more: list[str | Chat] = []
+    for word in ("thanks", "and the other one upstairs", "who can come", "how long will that take them"):
+        system = {"role": "system", "content": f"You know all devices. Say {word}, and be short."}
+        more += [
+            [user(frozen), answer("so"), user(f"{word}, said the man on the second floor"), answer(word)],
+            [system, user(frozen.upper()), answer(word)],
+        ]
+    second = dataset("two", [*questions, *more, *map(question, range(60, 80))], "one", near_duplicates=near)
+    used = {number for split in OF_FEED for number in second[split]}
+    assert not used & set(range(61, 61 + len(more)))
+    assert used & set(range(61 + len(more), 200))
+
+
+def test_a_recipe_that_holds_nothing_out_gets_no_fresh_row(dataset: Prepare) -> None:
+    first = dataset("one", [question(n) for n in range(60)])
+    second = dataset("two", [question(n) for n in range(90)], "one", split={"test": 0.0})
+    assert (second["test"], second["fresh"]) == (first["test"], [])
+
+
+def test_where_only_held_out_rows_are_left_there_is_nothing_to_train_on(dataset: Prepare) -> None:
+    first = dataset("one", [question(n) for n in range(60)])
+    left = [question(n) if n + 1 in first["test"] else None for n in range(60)]
+    with pytest.raises(InvalidInput, match="no row is left to train on"):
+        dataset("two", left, "one")
 
 
 def test_a_dataset_of_no_feed_cannot_be_gone_on_from(
