@@ -34,12 +34,17 @@ class Sources:
     registry: Registry
     count: bool = False
     """Count rows, too: reads all data."""
+    _marked: dict[str, str] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _rows: dict[str, int] = field(default_factory=dict)
 
     def learned(self, recipe: Recipe) -> Learned:
         """What a run of the recipe would learn from now. Raises as `pinned` and `at_watermark` do."""
-        recipe = at_watermark(recipe, self.registry)
+        source = recipe.prepare.source
+        if source not in self._marked:  # reads the directory that a feed watches
+            self._marked[source] = at_watermark(recipe, self.registry).prepare.source
+        prepare = recipe.prepare.model_copy(update={"source": self._marked[source]})
+        recipe = recipe.model_copy(update={"prepare": prepare})
         base_key = self._key("resolve", recipe.base)
         # the base's id is no parent here: it need not be in the registry yet, and base_key stands for it
         prepare_key = self._key("prepare", recipe.prepare)

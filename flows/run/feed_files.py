@@ -59,8 +59,16 @@ def read_directory(registry: Registry, name: str) -> Added | None:
             f"watch {name} DIRECTORY`, or end it with `tuneline feed watch {name} --off`"
         )
     now = time.time()
-    files = [file for file in _of_directory(directory) if now - file.stat().st_mtime >= SETTLED]
+    files = [file for file in _of_directory(directory) if now - _written(file) >= SETTLED]
     return registry.feeds.add(name, _rows(files), feed.who)
+
+
+def _written(file: Path) -> float:
+    """When; as if it were in the future where it was taken away a moment ago."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
 
 
 def _of_directory(path: Path) -> list[Path]:

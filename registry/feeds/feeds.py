@@ -52,11 +52,12 @@ class Feed(Record):
 
 
 class Added(Record):
-    """What adding came to: rows that are new, and rows that were there already."""
+    """What adding came to: rows that are new, that were there already, and that are not to come back."""
 
     feed: str
     new: int
     known: int
+    forgotten: int
     watermark: int
 
 
@@ -69,7 +70,8 @@ class Feeds:
     def add(self, name: str, rows: Sequence[NewRow], who: str) -> Added:
         """Add rows at the end, all or none; a feed that is not there is made.
 
-        A row whose key the feed knows is left out, also when it was forgotten: it does not come back.
+        A row whose key the feed knows is left out, and one that any feed was to forget: it does not come
+        back.
         Raises InvalidFeed for a bad name, InvalidArtifact for a bad name of `who`.
         """
         check_name(name)
@@ -145,14 +147,16 @@ class Feeds:
 def append(connection: Connection, name: str, rows: Sequence[NewRow], who: str) -> Added:
     """`Feeds.add`, within a writing transaction."""
     _make(connection, name, who)
+    names = list(connection.execute(select(feeds.c.name)).scalars())
     before = last = _last(connection, name)
-    at, known = now(), 0
+    at, forgotten = now(), 0
     for start in range(0, len(rows), _AT_ONCE):
-        part = {row.key: row for row in rows[start : start + _AT_ONCE]}
-        there = select(feed_rows.c.key).where(feed_rows.c.feed == name, feed_rows.c.key.in_(list(part)))
-        held = set(connection.execute(there).scalars())
-        fresh = [row for key, row in part.items() if key not in held]
-        known += len(rows[start : start + _AT_ONCE]) - len(fresh)
+        part: dict[str, NewRow] = {}
+        for row in rows[start : start + _AT_ONCE]:
+            part.setdefault(row.key, row)
+        held, gone = _there(connection, name, names, list(part))
+        forgotten += sum(row.key in gone for row in rows[start : start + _AT_ONCE])
+        fresh = [row for key, row in part.items() if key not in held | gone]
         values = [
             {**vars(row), "feed": name, "number": last + place, "who": who, "at": at}
             for place, row in enumerate(fresh, 1)
@@ -160,7 +164,8 @@ def append(connection: Connection, name: str, rows: Sequence[NewRow], who: str) 
         if values:
             connection.execute(insert(feed_rows), values)
             last += len(values)
-    return Added(feed=name, new=last - before, known=known, watermark=last)
+    new = last - before
+    return Added(feed=name, new=new, known=len(rows) - new - forgotten, forgotten=forgotten, watermark=last)
 
 
 def existing(connection: Connection, name: str) -> Row[Any]:
@@ -192,6 +197,20 @@ def check_name(name: str) -> None:
 def _make(connection: Connection, name: str, who: str) -> None:
     if connection.execute(select(feeds.c.name).where(feeds.c.name == name)).first() is None:
         connection.execute(insert(feeds), {"name": name, "created": now(), "who": who})
+
+
+def _there(connection: Connection, name: str, names: list[str], keys: list[str]) -> tuple[set[str], set[str]]:
+    """Of these keys those of rows that the feed holds, and those of rows that any feed was to forget."""
+    # Feeds are named one by one, since the index begins with the feed.
+    known = feed_rows.c.feed.in_(names) & feed_rows.c.key.in_(keys)
+    wanted = (feed_rows.c.feed == name) | feed_rows.c.forgotten.is_not(None)
+    held: set[str] = set()
+    gone: set[str] = set()
+    for key, forgotten in connection.execute(
+        select(feed_rows.c.key, feed_rows.c.forgotten).where(known, wanted)
+    ):
+        (held if forgotten is None else gone).add(key)
+    return held, gone - held
 
 
 def _last(connection: Connection, name: str) -> int:

@@ -47,7 +47,14 @@ def ls(arguments: argparse.Namespace) -> Reply:
         for feed in feeds
     ]
     columns = ("feed", "watermark", "preferences", "forgotten", "latest row", "directory")
-    return Reply([feed.model_dump(mode="json") for feed in feeds], lambda: print_table("", columns, rows))
+
+    def text() -> None:
+        if not rows:
+            print("no feed yet; `tuneline feed add NAME FILE` makes one")
+            return
+        print_table("", columns, rows)
+
+    return Reply([feed.model_dump(mode="json") for feed in feeds], text)
 
 
 def show(arguments: argparse.Namespace) -> Reply:
@@ -66,6 +73,9 @@ def show(arguments: argparse.Namespace) -> Reply:
         )
         if feed.directory is not None:
             print(plain(f"new files of {feed.directory} are added whenever it is read"))
+        if not rows:
+            print(f"no row yet; `tuneline feed add {feed.name} FILE` adds some")
+            return
         columns = ("row", "added", "origin", "tenant", "question", "answer")
         print_table("", columns, [_row(row) for row in rows])
 
@@ -118,6 +128,9 @@ def forgotten(arguments: argparse.Namespace) -> Reply:
     }
 
     def text() -> None:
+        if not forgettings:
+            print("nothing was forgotten yet; `tuneline feed forget --tenant T` or `--request ID` does it")
+            return
         rows = [
             (
                 f"{one.at:%Y-%m-%d %H:%M}",
@@ -187,7 +200,8 @@ def watch(arguments: argparse.Namespace) -> Reply:
 
 def _added(added: Added) -> str:
     known = f", {added.known:,} there already" if added.known else ""
-    return f"feed {added.feed}: {_rows(added.new, 'new ')}{known}; its watermark is {added.watermark:,}"
+    gone = f", {added.forgotten:,} left out as forgotten before" if added.forgotten else ""
+    return f"feed {added.feed}: {_rows(added.new, 'new ')}{known}{gone}; its watermark is {added.watermark:,}"
 
 
 def _rows(count: int, kind: str = "") -> str:

@@ -14,6 +14,8 @@ import pytest
 from flows import cli
 from flows.errors import Usage
 from flows.recipe import load
+from flows.retraining import learning
+from flows.run import feed_files
 from flows.run.feed_files import SETTLED, read_directory
 from flows.run.feed_input import at_watermark, handed_over, require_unchanged
 from registry import Registry
@@ -49,10 +51,25 @@ def pairs(path: Path, *questions: str) -> Path:
     return path
 
 
+def test_where_there_is_nothing_yet_it_says_what_makes_some(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Registry.open(home) as registry:
+        for words, told in (
+            (["ls"], "no feed yet; `tuneline feed add NAME FILE` makes one"),
+            (["forgotten"], "nothing was forgotten yet"),
+        ):
+            assert cli.main(["feed", *words]) == 0
+            assert capsys.readouterr().out.startswith(told)
+        registry.feeds.add("tickets", [], "ada")
+        assert cli.main(["feed", "show", "tickets"]) == 0
+        assert "no row yet; `tuneline feed add tickets FILE` adds some" in capsys.readouterr().out
+
+
 def test_a_feed_from_its_first_row_on(run: Run, tmp_path: Path) -> None:
     file = pairs(tmp_path / "a.jsonl", "one", "two")
     assert run("feed", "add", "tickets", str(file))[1] == {
-        "feed": "tickets", "new": 0, "known": 2, "watermark": 2,
+        "feed": "tickets", "new": 0, "known": 2, "forgotten": 0, "watermark": 2,
     }  # fmt: skip
     file.write_text(file.read_text() + pairs(tmp_path / "b.jsonl", "three").read_text())
     run("feed", "add", "tickets", str(tmp_path))
@@ -99,6 +116,37 @@ def test_a_watched_directory_is_read_before_the_feed_is(run: Run, home: Path, tm
     assert run("feed", "watch", "tickets", "--off")[1]["added"] is None
     with Registry.open(home) as registry:
         assert read_directory(registry, "tickets") is None
+
+
+def test_a_file_that_is_taken_away_meanwhile_is_left_out(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "in"
+    directory.mkdir()
+    run("feed", "watch", "tickets", str(directory))
+    there = pairs(directory / "a.jsonl", "one")
+    os.utime(there, (1, 1))
+    monkeypatch.setattr(feed_files, "_of_directory", lambda _: [there, directory / "gone.jsonl"])
+    with Registry.open(home) as registry:
+        added = read_directory(registry, "tickets")
+    assert added is not None
+    assert added.new == 1
+
+
+def test_a_look_at_many_targets_of_one_feed_reads_its_directory_once(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("feed", "add", "tickets", str(pairs(tmp_path / "a.jsonl", "one", "two")))
+    recipe = load("pico-smoke", ["prepare.source=feed:tickets", "prepare.format=auto"])
+    seen: list[str] = []
+    looking = learning.at_watermark
+    monkeypatch.setattr(learning, "at_watermark", lambda r, g: seen.append(r.prepare.source) or looking(r, g))
+    with Registry.open(home) as registry:
+        sources = learning.Sources(registry)
+        assert sources.learned(recipe) == sources.learned(recipe)
+        run("feed", "add", "tickets", str(pairs(tmp_path / "b.jsonl", "three")))
+        assert sources.learned(recipe) != learning.Sources(registry).learned(recipe)
+    assert seen == ["feed:tickets"] * 2
 
 
 def test_a_run_reads_the_feed_at_one_watermark(run: Run, home: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ def test_rows_are_added_at_the_end_and_only_once(registry: Registry) -> None:
     assert [n for n, _ in registry.feeds.contents(registry.feeds.watermark("tickets", 2))] == [1, 2]
     feed = registry.feeds.get("tickets")
     assert (feed.rows, feed.forgotten, feed.who) == (3, 0, "ada")
+
+
+@only("local")
+def test_of_rows_alike_the_first_is_added(registry: Registry) -> None:
+    given = [replace(row(text), place=f"line {n}") for n, text in enumerate(("a", "b", "a", "c"), 1)]
+    registry.feeds.add("tickets", given, "ada")
+    assert [one.place for one in registry.feeds.rows("tickets")] == ["line 1", "line 2", "line 4"]
 
 
 @only("local")

@@ -22,9 +22,15 @@ SECRET = "a xylophone in the cellar"
 
 
 def dataset(
-    registry: Registry, publish: Publish, mark: str, rows: list[int], previous: Artifact | None = None
+    registry: Registry,
+    publish: Publish,
+    mark: str,
+    rows: list[int],
+    previous: Artifact | None = None,
+    **more: Any,
 ) -> Artifact:
-    files = {LIST: json.dumps({"feed": "tickets", "watermark": 3, "train": rows, "test": []}).encode()}
+    known = {"feed": "tickets", "watermark": 3, "train": rows, "test": [], **more}
+    files = {LIST: json.dumps(known).encode()}
     parents = () if previous is None else (Parentage(relation="grown_from", id=previous.id),)
     config = {"source": f"feed:{mark}"}
     return publish(registry, f"{mark} {rows}", files, config=config, parents=parents)
@@ -52,6 +58,7 @@ def test_forgotten_rows_are_gone_and_all_that_held_them_is_known(
     earlier = dataset(registry, publish, "tickets@1", [1])
     other = dataset(registry, publish, "other@3", [2])
     onward = dataset(registry, publish, "tickets@3-1", [1, 3], holding)
+    aside = dataset(registry, publish, "tickets@3", [3], holding, set_aside=[2])
     trained, clean = (adapter(registry, publish, base, data) for data in (holding, without))
     measured = publish(
         registry, "evaluation", kind="evaluation",
@@ -75,14 +82,16 @@ def test_forgotten_rows_are_gone_and_all_that_held_them_is_known(
 
     holders = {one.id: one for one in registry.forgettings.holders()}
     assert set(holders) == {holding.id, trained.id, measured.id}
-    assert not set(holders) & {without.id, earlier.id, other.id, onward.id, clean.id}
+    assert not set(holders) & {without.id, earlier.id, other.id, onward.id, aside.id, clean.id}
     assert holders[holding.id].rows == {"tickets": [2]}
     assert holders[trained.id].channels == ("team/prod",)
     late = dataset(registry, publish, "tickets@3", [2])
     assert late.id in {one.id for one in registry.forgettings.holders()}, "was being made meanwhile"
 
-    again = registry.feeds.add("tickets", [of_acme], "ada")
-    assert (again.new, again.known) == (0, 1), "it does not come back with its file"
+    for feed in ("tickets", "another"):
+        again = registry.feeds.add(feed, [row("a"), of_acme, of_acme], "ada")
+        assert (again.new + again.known, again.forgotten) == (1, 2), "it does not come back with its file"
+    assert [one.content is None for one in registry.feeds.rows("another")] == [False]
     assert registry.forgettings.forget("ada", tenant="acme").rows == {}
     assert [one.rows for one in registry.forgettings.ls()] == [{"tickets": [2]}, {}]
 
