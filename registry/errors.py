@@ -9,6 +9,7 @@ RegistryError                 anything below; has an exit code for the command l
 ├── InvalidWebhook            a webhook's address or events that break the rules (exit code 3)
 ├── InvalidSchedule           a schedule's name, triggers or limits that break the rules (exit code 3)
 ├── InvalidFeed               a feed's name, a row or feedback that breaks the rules (exit code 3)
+│   └── NoConsent             feedback of a tenant that has withdrawn its consent (exit code 3)
 ├── AlreadyExists             a name that is taken (exit code 3)
 ├── Incompatible              two artifacts that must not be combined (exit code 3)
 ├── Collected                 an artifact whose files were removed to free space (exit code 3)
@@ -62,6 +63,10 @@ class InvalidSchedule(RegistryError):
 
 class InvalidFeed(RegistryError):
     exit_code = 3
+
+
+class NoConsent(InvalidFeed):
+    """Feedback of a tenant that has withdrawn its consent."""
 
 
 class AlreadyExists(RegistryError):

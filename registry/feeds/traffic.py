@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from registry.artifacts import Record, canonical, digest
 from registry.db.engine import Database, now
-from registry.db.feed_tables import feedback, receipts
+from registry.db.feed_tables import feedback, forgettings, receipts
 from registry.db.serving_tables import tenant_keys
-from registry.errors import AlreadyExists, InvalidFeed, InvalidTenant, NotFound
+from registry.errors import AlreadyExists, InvalidFeed, InvalidTenant, NoConsent, NotFound
 from registry.feeds.feeds import append
 from registry.feeds.rows import NewRow, Origin, checked
 from registry.tenancy import tenant_log
@@ -71,15 +71,17 @@ class Traffic:
     def keep(self, given: Sequence[Receipt]) -> None:
         """Write receipts down, all or none, redacted; takes the time that redaction takes.
 
-        One of a consent that is not in force any more is left out.
+        One of a consent that is not in force any more is left out, and one of a tenant that was forgotten
+        since the answer.
         """
         rows = [_row(receipt) for receipt in given]
         with self._database.write() as connection:
-            standing = in_force(connection)
+            standing, forgotten = in_force(connection), _forgotten(connection)
             wanted = [
                 row
                 for row, receipt in zip(rows, given, strict=True)
                 if standing.get(receipt.consent.tenant) == receipt.consent
+                and row["at"] > forgotten.get(receipt.consent.tenant, "")
             ]
             connection.execute(delete(receipts).where(receipts.c.expires <= now()))
             if wanted:
@@ -89,14 +91,15 @@ class Traffic:
         """Keep what a client says of an answer; returns how many rows came of it.
 
         Raises InvalidTenant for a key that ended, NotFound for a request that is not this key's (or whose
-        receipt is over), InvalidFeed where the consent was withdrawn, AlreadyExists for a second time.
+        receipt is over), NoConsent where the consent was withdrawn, AlreadyExists for a second time,
+        InvalidFeed for a correction that makes no row.
         """
         with self._database.write() as connection:
             _require_live(connection, key_id)
             receipt = _receipt(connection, key_id, said.request)
             consent = in_force(connection).get(receipt.tenant)
             if consent is None:
-                raise InvalidFeed("the tenant has withdrawn its consent; nothing is kept")
+                raise NoConsent("the tenant has withdrawn its consent; nothing is kept")
             query = select(feedback.c.request).where(feedback.c.request == said.request)
             if connection.execute(query).first() is not None:
                 raise AlreadyExists(f"request {said.request} has its feedback; it is given once")
@@ -133,18 +136,38 @@ _SHARED = ("request", "tenant", "key_id", "channel", "artifact_id", "arm")
 
 
 def _row(receipt: Receipt) -> dict[str, Any]:
-    consent, messages, answer = receipt.consent, receipt.messages, receipt.answer
-    kept = messages is not None and answer is not None
-    clean = [{**one, "content": redacted(one["content"], consent.redact)} for one in messages or ()]
+    consent, words = receipt.consent, _words(receipt)
     return {
         **{name: getattr(receipt, name) for name in _SHARED if name != "tenant"},
         "tenant": consent.tenant,
         "feed": consent.feed,
         "at": receipt.at.isoformat(timespec="microseconds"),
         "expires": (receipt.at + timedelta(days=consent.days)).isoformat(timespec="microseconds"),
-        "messages": canonical(clean).decode() if kept else None,
-        "answer": redacted(answer, consent.redact) if kept and answer is not None else None,
+        "messages": canonical(words[:-1]).decode() if words else None,
+        "answer": words[-1]["content"] if words else None,
     }
+
+
+def _words(receipt: Receipt) -> list[dict[str, str]]:
+    """What was said, redacted, the answer last; none outside of the sample, or where it can be no row."""
+    if receipt.messages is None or receipt.answer is None:
+        return []
+    said = [*receipt.messages, {"role": "assistant", "content": receipt.answer}]
+    clean = [{**one, "content": redacted(one["content"], receipt.consent.redact)} for one in said]
+    try:
+        checked(clean, f"request {receipt.request}")
+    except InvalidFeed:
+        return []
+    return clean
+
+
+def _forgotten(connection: Connection) -> dict[str, str]:
+    """Tenant → when it was forgotten last."""
+    query = select(forgettings.c.tenant, func.max(forgettings.c.at).label("at")).where(
+        forgettings.c.tenant.is_not(None)
+    )
+    rows = connection.execute(query.group_by(forgettings.c.tenant))
+    return {row.tenant: row.at for row in rows}
 
 
 def _require_live(connection: Connection, key_id: str) -> None:

@@ -9,10 +9,13 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from registry import Registry
-from registry.errors import AlreadyExists, InvalidFeed, InvalidTenant, NotFound, RegistryError
+from registry.errors import AlreadyExists, InvalidFeed, InvalidTenant, NoConsent, NotFound, RegistryError
 from registry.feeds.traffic import Feedback, Receipt
 from registry.tenancy.consents import Consent
 from serving.gateway.feedback.body import read
@@ -20,14 +23,19 @@ from serving.gateway.relay import TokenUsage
 from serving.gateway.request_policy import GatewayRequest
 from serving.gateway.rollout.decision import RoutingDecision
 from serving.openai_api.errors import ApiError
+from serving.tracebacks import frames
 
 log = logging.getLogger("tuneline.gateway")
+
+T = TypeVar("T")
 
 EVERY_SECONDS = 2.0
 SWEEP_SECONDS = 600.0
 """Between two looks for words whose time is over."""
 MOST = 10_000
 """Receipts that wait; of a gateway that gathers more in so short a time, the others are left out."""
+MOST_WORDS = 64 * 2**20
+"""Characters that wait; a receipt beyond them comes without its words."""
 _ROLES = frozenset({"system", "user", "assistant"})
 _NO_CONSENT = (
     "nothing is kept of this tenant's requests, so nothing can be said of them; the operator records its "
@@ -41,9 +49,12 @@ class Receipts:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._waiting: list[Receipt] = []
+        self._words = 0
         self._left_out = 0
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        # One of its own: where the database is slow, feedback would take the threads that requests need.
+        self._thread = ThreadPoolExecutor(1, "feedback")
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep())
@@ -54,6 +65,7 @@ class Receipts:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self.flush()
+        self._thread.shutdown(wait=False)
 
     def sampled(self, consent: Consent | None, request: GatewayRequest) -> bool:
         """Whether the words of this request are to be kept: of chats in plain words, with one answer."""
@@ -79,7 +91,9 @@ class Receipts:
             self._left_out += 1
             return
         answer, messages = "".join(usage.texts), usage.request.messages
-        kept = sampled and messages is not None and bool(answer.strip()) and "\0" not in answer
+        words = len(answer) + usage.request.size
+        kept = sampled and messages is not None and self._words + words <= MOST_WORDS
+        self._words += words if kept else 0
         asked = [{"role": m["role"], "content": m["content"]} for m in messages or ()] if kept else None
         receipt = Receipt(
             request_id, key_id, consent, channel, decision.artifact_id, decision.arm, datetime.now(UTC),
@@ -94,7 +108,7 @@ class Receipts:
         said = read(body)
         await self.flush()  # the answer may have been given a moment ago
         try:
-            rows = await asyncio.shield(asyncio.to_thread(self._registry.traffic.give, key_id, said))
+            rows = await self._in_thread(lambda: self._registry.traffic.give(key_id, said))
         except RegistryError as error:
             raise _refused(error) from None
         return _answer(said, rows)
@@ -103,15 +117,16 @@ class Receipts:
         """Write what waits; what cannot be written is lost, and the log says how much."""
         async with self._writing:
             receipts, self._waiting = self._waiting, []
+            self._words = 0
             if self._left_out:
                 log.warning("receipts of %d answers were left out: too many at once", self._left_out)
                 self._left_out = 0
             if not receipts:
                 return
             try:
-                await asyncio.shield(asyncio.to_thread(self._registry.traffic.keep, receipts))
-            except RegistryError as error:
-                log.error("receipts of %d answers were not written: %s", len(receipts), error)
+                await self._in_thread(lambda: self._registry.traffic.keep(receipts))
+            except Exception as error:  # whatever it is, the next ones are to be written
+                log.error("receipts of %d answers were not written: %s", len(receipts), _why(error))
 
     async def _keep(self) -> None:
         swept = time.monotonic() - SWEEP_SECONDS
@@ -125,12 +140,22 @@ class Receipts:
     async def _sweep(self) -> None:
         """Remove words that were to be kept until now."""
         try:
-            await asyncio.shield(asyncio.to_thread(self._registry.forgettings.expire))
-        except RegistryError as error:
-            log.error("words whose time is over are still kept: %s", error)
+            await self._in_thread(self._registry.forgettings.expire)
+        except Exception as error:  # likewise
+            log.error("words whose time is over are still kept: %s", _why(error))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """What it returns; it is done also where nobody waits for it any more."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, RegistryError) else frames(error)
 
 
 def _refused(error: RegistryError) -> ApiError:
+    if isinstance(error, NoConsent):
+        return ApiError(_NO_CONSENT, None, 403, "no_consent")
     if isinstance(error, InvalidTenant):
         return ApiError("this key is unknown, or was revoked", None, 401, "invalid_api_key")
     if isinstance(error, NotFound):

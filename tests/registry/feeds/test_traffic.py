@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from flows.commands.arguments.tenants import REDACTION
 from registry import Artifact, Registry
-from registry.errors import AlreadyExists, Corrupt, InvalidFeed, InvalidTenant, NotFound
+from registry.errors import AlreadyExists, Corrupt, InvalidFeed, InvalidTenant, NoConsent, NotFound
 from registry.feeds.traffic import Feedback, Receipt
 from registry.tenancy.consents import Consent
 from registry.tenancy.redaction import RULES, redacted
@@ -103,13 +103,44 @@ def test_feedback_that_is_refused(
         registry.traffic.give(key, up)
     registry.traffic.keep([receipt("2", agreed, artifact), receipt("3", agreed, artifact)])
     registry.consents.withdraw("acme", "ada")
-    with pytest.raises(InvalidFeed, match="withdrawn"):
+    with pytest.raises(NoConsent, match="withdrawn"):
         registry.traffic.give(key, Feedback(request="2" * 32, thumbs="up"))
     registry.consents.give("acme", "tickets", 1, 30, [], "ada")
     registry.tenants.revoke("acme", "ops")
     with pytest.raises(InvalidTenant, match="has ended"):
         registry.traffic.give(key, Feedback(request="3" * 32, thumbs="up"))
     assert len(registry.feeds.rows("tickets")) == 1
+
+
+@only("local")
+def test_words_that_can_be_no_row_are_not_kept_and_feedback_on_them_is(
+    registry: Registry, artifact: Artifact, agreed: tuple[Consent, str]
+) -> None:
+    odd: list[dict[str, Any]] = [
+        {"answer": "half a \ud83d character"},
+        {"answer": " "},
+        {"messages": [{"role": "user", "content": "a\0b"}]},
+        {"messages": ASKED * 1001},
+        {"messages": [{"role": "system", "content": "nobody asks"}]},
+    ]
+    receipts = [receipt(str(n), agreed, artifact, **one) for n, one in enumerate(odd)]
+    registry.traffic.keep([*receipts, receipt("9", agreed, artifact)])
+    for n in range(len(odd)):
+        assert registry.traffic.give(agreed[1], Feedback(request=str(n) * 32, thumbs="up")) == 0
+    assert registry.traffic.give(agreed[1], Feedback(request="9" * 32, thumbs="up")) == 1, "beside them"
+    assert registry.traffic.outcomes("team/acme")[0].up == len(odd) + 1
+
+
+@only("local")
+def test_a_receipt_that_was_on_its_way_while_its_tenant_was_forgotten_is_not_written(
+    registry: Registry, artifact: Artifact, agreed: tuple[Consent, str]
+) -> None:
+    before = receipt("1", agreed, artifact)
+    registry.forgettings.forget("ada", tenant="acme")
+    registry.traffic.keep([before, receipt("2", agreed, artifact)])
+    with pytest.raises(NotFound):
+        registry.traffic.give(agreed[1], Feedback(request="1" * 32, thumbs="up"))
+    assert registry.traffic.give(agreed[1], Feedback(request="2" * 32, thumbs="up")) == 1
 
 
 @only("local")
@@ -177,6 +208,23 @@ def test_consents_are_recorded_and_checked(
         ("call +49 30 1234567 or (030) 123456", "call [phone] or [phone]"),
         ("customer 12345678", "customer [number]"),
         ("in 2026 I paid 12345 for version 1.2.3", "in 2026 I paid 12345 for version 1.2.3"),
+        # as pages and input methods write them
+        ("card 4111\u00a01111\u202f1111\u20091111", "card [card]"),
+        ("card 4111\u20111111\u20131111.1111", "card [card]"),
+        ("card 3782 822463 10005", "card [card]"),
+        ("DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000", "[iban]"),
+        ("call (555) 123-4567 or 555.123.4567", "call [phone] or [phone]"),
+        ("call \uff0b49\u00a030\u00a0123\u20114567", "call [phone]"),
+        ("mail ada\uff20example\uff0eorg", "mail [email]"),
+        ("see www.example.org/a?token=b", "see [url]"),
+        # by characters that nobody sees
+        ("card 4111\u200b1111\u00ad1111\u20601111", "card [card]"),
+        ("mail ada\u200b@\ufeffexample.org", "mail [email]"),
+        # by length
+        ("1" * 41, "[number]"),
+        (f"{'a' * 65}@example.org", "[email]"),
+        (f"https://example.org/{'a' * 2000}?token=b", "[url]"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f469\u200d\U0001f52c",) * 2,
     ],
 )
 def test_redaction(said: str, kept: str) -> None:
@@ -188,7 +236,10 @@ def test_the_command_knows_each_rule() -> None:
     assert tuple(RULES) == REDACTION
 
 
-@pytest.mark.parametrize("piece", ["a@", "1", "+1 ", "AB12 ", "http://", "1.", "é", "0-"])
+PIECES = ("a@", "1", "+1 ", "AB12 ", "http://", "1.", "é", "0-", "www.", "a\u200b", "123 ")
+
+
+@pytest.mark.parametrize("piece", PIECES)
 def test_redaction_takes_time_in_proportion_to_the_text(piece: str) -> None:
     def seconds(count: int) -> float:
         began = time.process_time()

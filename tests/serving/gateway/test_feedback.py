@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 from sqlalchemy import text
 
+from registry import Registry
+from registry.errors import NoConsent
 from registry.feeds.rows import chat
+from registry.tenancy.consents import Consent
 from registry.tenancy.redaction import RULES
+from serving.gateway.feedback import receipts as module
 from serving.gateway.feedback.receipts import Receipts
+from serving.gateway.relay import TokenUsage
+from serving.gateway.request_policy import read
+from serving.gateway.rollout.decision import RoutingDecision
+from serving.openai_api.errors import ApiError
+from serving.openai_api.request import Limits
 from tests.serving.gateway.live_gateway import ANSWER, LLAMA, SLOWEST, Gateway, running, until
 from tests.serving.populated_registry import kept_registry
 
@@ -151,6 +162,82 @@ def test_words_whose_time_is_over_are_removed(gateway: Gateway) -> None:
         await receipts.stop()
 
     asyncio.run(asyncio.wait_for(one_turn(), SLOWEST))
+
+
+class Kept:
+    """A registry that fails as it is told, and what it was given else."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures, self.receipts = list(failures), cast(list[Any], [])
+        self.traffic = SimpleNamespace(keep=self.keep, give=self.give)
+        self.forgettings = SimpleNamespace(expire=lambda: 0)
+
+    def keep(self, receipts: list[Any]) -> None:
+        if self.failures:
+            raise self.failures.pop()
+        self.receipts += receipts
+
+    def give(self, key_id: str, said: object) -> int:
+        raise self.failures.pop()
+
+
+def receive(receipts: Receipts, question: str) -> None:
+    """As a gateway does with an answer."""
+    body = {"model": "team/acme", "messages": [{**USER, "content": question}]}
+    usage = TokenUsage(read(json.dumps(body).encode(), True, Limits()), True, texts=["yes"])
+    consent = Consent(
+        tenant="acme", feed="tickets", sample=1, days=1, redact=(), who="ada", at=datetime.now(UTC)
+    )
+    decision = RoutingDecision("a" * 64, "live")
+    receipts.add(str(len(question)), "key", consent, "team/acme", decision, usage, True)
+
+
+def test_what_cannot_be_written_keeps_nothing_later_from_being_written(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "EVERY_SECONDS", 0.01)
+    kept = Kept(RuntimeError("xylophone"))
+
+    async def one_turn() -> None:
+        receipts = Receipts(cast(Registry, kept))
+        receipts.start()
+        receive(receipts, "xylophone")
+        while kept.failures:
+            await asyncio.sleep(0.01)
+        receive(receipts, "later")
+        while not kept.receipts:
+            await asyncio.sleep(0.01)
+        await receipts.stop()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(asyncio.wait_for(one_turn(), SLOWEST))
+    assert "receipts of 1 answers were not written: RuntimeError at" in caplog.text
+    assert "xylophone" not in caplog.text
+
+
+def test_words_that_wait_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_WORDS", 25)
+    kept = Kept()
+
+    async def gather() -> None:
+        receipts = Receipts(cast(Registry, kept))
+        for question in ("0123456789", "0123456789+", "0"):
+            receive(receipts, question)
+        await receipts.flush()
+        receive(receipts, "0123456789+")
+        await receipts.stop()
+
+    asyncio.run(gather())
+    assert [one.answer for one in kept.receipts] == ["yes", None, "yes", "yes"]
+
+
+def test_a_consent_that_was_withdrawn_just_now_is_no_consent() -> None:
+    consent = cast(Consent, object())
+    body = json.dumps({"request_id": "0" * 32, "thumbs": "up"}).encode()
+    receipts = Receipts(cast(Registry, Kept(NoConsent("withdrawn"))))
+    with pytest.raises(ApiError) as refused:
+        asyncio.run(receipts.take("key", consent, body))
+    assert (refused.value.status, refused.value.code) == (403, "no_consent")
 
 
 def test_what_was_agreed_ends_at_once(gateway: Gateway) -> None:
