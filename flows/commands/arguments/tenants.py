@@ -79,10 +79,10 @@ def _consent(command: argparse.ArgumentParser) -> None:
     _name(command)
     command.add_argument("--feed", help="where rows go that come of it: approved and corrected answers")
     text = "share of the requests whose words are kept, 0 to 1 (default 0: feedback alone)"
-    command.add_argument("--sample", type=float, default=0.0, metavar="SHARE", help=text)
-    command.add_argument("--days", type=int, default=30, help="how long they are kept (default 30)")
+    command.add_argument("--sample", type=float, metavar="SHARE", help=text)
+    command.add_argument("--days", type=int, help="how long they are kept (default 30)")
     text = "what is taken out before anything is written (default: all); `--redact` alone: nothing"
-    command.add_argument("--redact", nargs="*", choices=REDACTION, default=REDACTION, help=text)
+    command.add_argument("--redact", nargs="*", choices=REDACTION, help=text)
     command.add_argument("--withdraw", action="store_true", help="from now on nothing is kept")
 
 

@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
+from flows.commands.arguments.tenants import REDACTION
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply
 from flows.commands.serving.tenants import who
+from flows.errors import Usage
 from flows.formatting import plain
 from registry.tenancy.consents import Consent
 
+_DAYS = 30
+
 
 def consent(arguments: argparse.Namespace) -> Reply:
-    """Record or withdraw a consent; without `--feed` and `--withdraw` say what is in force."""
-    name = arguments.name
+    """Record or withdraw a consent; without `--feed` and `--withdraw` say what is in force.
+
+    Raises Usage for half of a consent, Corrupt where the log of the tenant's consents was changed.
+    """
+    name, terms = arguments.name, _terms(arguments)
     with open_registry() as registry:
         registry.tenants.get(name)
         if arguments.withdraw:
             registry.consents.withdraw(name, who(arguments))
         elif arguments.feed is not None:
-            terms = (arguments.feed, arguments.sample, arguments.days, arguments.redact)
-            registry.consents.give(name, *terms, who(arguments))
+            registry.consents.give(name, arguments.feed, *terms, who(arguments))
+        changes = registry.consents.audit(name)
         standing = next((one for one in registry.consents.ls() if one.tenant == name), None)
-    document = {"tenant": name, "consent": standing and standing.model_dump(mode="json")}
+    document: dict[str, object] = {"tenant": name, "consent": standing and standing.model_dump(mode="json")}
+    document["changes"] = [change.model_dump(mode="json") for change in changes]
     return Reply(document, lambda: print(_words(name, standing)))
+
+
+def _terms(arguments: argparse.Namespace) -> tuple[float, int, Sequence[str]]:
+    """Sample, days and rules; nothing stays as it was recorded before."""
+    given = (arguments.sample, arguments.days, arguments.redact)
+    named = any(value is not None for value in given)
+    if arguments.withdraw and (named or arguments.feed is not None):
+        raise Usage("--withdraw ends the consent as it is; leave the other options out")
+    if named and arguments.feed is None:
+        raise Usage("--sample, --days and --redact are parts of a consent that is recorded whole; add --feed")
+    sample, days, rules = given
+    return sample or 0.0, _DAYS if days is None else days, REDACTION if rules is None else rules
 
 
 def _words(name: str, standing: Consent | None) -> str:
@@ -33,7 +54,7 @@ def _words(name: str, standing: Consent | None) -> str:
     lines = [
         f"{name}: since {standing.at:%Y-%m-%d %H:%M} UTC, recorded by {plain(standing.who)}",
         f"  receipts and feedback of all answers, for {standing.days:,} days",
-        f"  words of {standing.sample:.0%} of the requests, {redacted}"
+        f"  words of {100 * standing.sample:.4g}% of the requests, {redacted}"
         if standing.sample
         else "  no words of any request",
         f"  approved and corrected answers go to feed {standing.feed}",

@@ -218,3 +218,26 @@ def test_outcomes_in_a_table_and_pruned(registry: Registry, lineage: Lineage, sa
     pruned = run(*outcomes, "--prune", "90d")[1]
     assert (pruned["forgotten"], len(pruned["outcomes"])) == (1, 1)
     assert say("channels", "outcomes", "Prod")[0] == 3
+
+
+def test_a_consent_is_recorded_whole_and_its_log_is_checked(registry: Registry, say: Say, run: Run) -> None:
+    registry.tenants.add("acme", "team/prod", "ada")
+    registry.feeds.add("tickets", [], "ada")
+    consent = ("tenants", "consent", "acme")
+    assert "no consent in force" in say(*consent)[1]
+    for half in (("--sample", "0.5"), ("--days", "7"), ("--redact", "email")):
+        code, out, err = say(*consent, *half)
+        assert (code, out) == (3, "")
+        assert "recorded whole; add --feed" in err
+    code, made = run(*consent, "--feed", "tickets", "--sample", "0.001", "--who", "ada")
+    assert (code, made["consent"]["days"], len(made["consent"]["redact"])) == (0, 30, 7)
+    assert "words of 0.1% of the requests, without url" in say(*consent)[1]
+    assert run(*consent, "--feed", "tickets", "--redact")[1]["consent"]["redact"] == []
+    assert say(*consent, "--feed", "tickets", "--withdraw")[0] == 3
+    changes = run(*consent, "--withdraw")[1]["changes"]
+    assert [change["action"] for change in changes] == ["give", "give", "withdraw"]
+    with registry.database.write() as connection:
+        triggers.drop(connection)
+        connection.exec_driver_sql("UPDATE consents SET days = 3650 WHERE number = 1")
+        triggers.create(connection)
+    assert "consents of tenant acme: event 1 does not match" in say(*consent)[2]
