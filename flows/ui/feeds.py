@@ -33,8 +33,8 @@ async def _rows(request: Request) -> Response:
 
 def _add(request: Request, name: str, body: bytes) -> dict[str, object]:
     try:
-        lines = enumerate(body.decode("utf-8").splitlines(), 1)
-        rows = [_row(line, f"line {number}") for number, line in lines if line.strip()]
+        lines = body.decode("utf-8").split("\n")  # `splitlines` would also cut texts, at U+2028 and others
+        rows = [_row(line, f"line {number}") for number, line in enumerate(lines, 1) if line.strip()]
         if not rows:
             raise InvalidFeed("expected lines of JSON, each with messages; found none")
         return registry_of(request).feeds.add(name, rows, who(request)).model_dump(mode="json")

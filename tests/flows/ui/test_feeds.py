@@ -36,7 +36,13 @@ def test_rows_come_by_an_operators_token(registry: Registry, browser: TestClient
     assert other.status_code == 403
     for new, known in ((2, 1), (0, 3)):
         answer = browser.post("/feeds/tickets/rows", content=body, headers=header)
-        assert answer.json() == {"feed": "tickets", "new": new, "known": known, "watermark": 2}
+        assert answer.json() == {
+            "feed": "tickets",
+            "new": new,
+            "known": known,
+            "forgotten": 0,
+            "watermark": 2,
+        }
     rows = registry.feeds.rows("tickets")
     assert [(one.who, one.origin) for one in rows] == [("robot", "http")] * 2
     assert rows[1].content == row("<script>"), "as data"
@@ -52,3 +58,13 @@ def test_rows_come_by_an_operators_token(registry: Registry, browser: TestClient
         == 413
     )
     assert registry.feeds.get("tickets").rows == 2
+
+
+def test_a_text_may_hold_what_ends_a_line_elsewhere(registry: Registry, browser: TestClient) -> None:
+    _, token = registry.users.add("robot", "operator", "test")
+    odd = row("a\u2028b\u0085c\x7fd\u2029")
+    body = "\r\n".join(json.dumps(one, ensure_ascii=False) for one in (odd, row("b"))).encode()
+    answer = browser.post("/feeds/tickets/rows", content=body, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 200, answer.text
+    assert registry.feeds.rows("tickets")[0].content == odd
+    assert answer.json()["new"] == 2
