@@ -135,7 +135,8 @@ _ADVICE = {
     "25006": "the server only reads (a standby?): name the primary in TUNELINE_DATABASE_URL",
     "42501": "have the role that owns the tables open the registry first, to create or upgrade them, and "
     "grant this one SELECT, INSERT and UPDATE on the tables, USAGE on the sequences, and DELETE on deletions "
-    "for collections, on gateways and reservations for a gateway, on sign_ins for the web interface",
+    "for collections, on gateways, reservations and receipts for a gateway, on receipts and feedback for "
+    "feeds, on sign_ins for the web interface",
     "53300": "the server has no connection left: try again, or raise its max_connections",
 }
 _UNREACHABLE = (
