@@ -132,9 +132,9 @@ class Recorder:
             self._receipts.add(*asked, completion.decision, usage, sampled)
         if context.reason != "client_gone":
             of = _of(completion)
-            self._outcomes.add(
-                RequestOutcome(*of, usage.failed, usage.reason, prompt, answer, seconds, first)
-            )
+            # a reason: an engine that ended between its headers and its answer, or a fault of the gateway
+            failed = usage.failed or context.reason is not None
+            self._outcomes.add(RequestOutcome(*of, failed, usage.reason, prompt, answer, seconds, first))
 
     def _entry(self, context: RequestContext, seconds: float) -> dict[str, object]:
         """A line of the log."""

@@ -102,6 +102,9 @@ class Outcomes:
         rows, self._rows = self._rows, {}
         if not rows:
             return
+        # A judge closes a block at a canary's row. By then it has to have read what the live one answered
+        # in the same seconds, or an outage of both would at first be the canary's alone.
+        rows = dict(sorted(rows.items(), key=lambda row: row[0][3] == "canary"))
         minute = datetime.now(UTC).replace(second=0, microsecond=0)
         names = [field.name for field in fields(_Row) if field.name != "seen"]
         outcomes = [
