@@ -43,6 +43,11 @@ def size(count: int | None) -> str:
     return f"{value:.{max(0, 2 - int(math.log10(value)))}f} {unit}"
 
 
+def from_log10(log10: float) -> str:
+    """`10**log10` with three digits; of one too large or too small for a float, its power of ten."""
+    return f"{10**log10:.3g}" if abs(log10) < 300 else f"1e{math.floor(log10)}"
+
+
 def short(artifact_id: str | None) -> str:
     """The first 12 digits of an artifact's id; `–` where there is none."""
     return artifact_id[:12] if artifact_id else "–"

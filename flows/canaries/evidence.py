@@ -86,7 +86,12 @@ class CanaryTest:
         self._judged = self._waiting = 0
 
     def read(self, registry: Registry) -> Shown:
-        """Take in what was counted since; returns what is shown now."""
+        """Take in what was counted since; returns what is shown now.
+
+        Harm once shown stays shown: whoever looks only later stops the canary for it too.
+        """
+        if self.shown == "harm":
+            return "harm"
         since = None if self._last else self.rollout.at - BEFORE
         of = (self.rollout.channel, self.rollout.generation)
         for number, row in registry.outcomes.added(*of, self._last, since):
@@ -94,6 +99,8 @@ class CanaryTest:
             self._add(row)
             if self._waiting >= max(SMALLEST_BLOCK, GROWTH * self._judged):
                 self._close()
+                if self.shown == "harm":
+                    break
         return self.shown
 
     @property
@@ -114,7 +121,7 @@ class CanaryTest:
             rollout=self.rollout.sequence,
             began=self.rollout.at,
             requests=self._judged,
-            hours=round(self._hours(now), 4),
+            hours=round(self._hours(now), 2),  # two judges of the same counts record one decision
             shown=self.shown,
             alpha=self.policy.alpha,
             harm_alpha=self.policy.harm_alpha,

@@ -1,8 +1,9 @@
 """Decides about canaries: promotes what has shown it does no harm, stops what does, gives others up.
 
-First the decision is recorded, signed and with its evidence; then it is done. Who is killed in between
-decides anew from the same counts. Two judges do no more than one: a channel moves by compare-and-swap, and a
-rollout that is over cannot be stopped again.
+First the decision is recorded, signed and with its evidence; then it is done. After a kill in between, the
+next judge looks at the counts of its own time, and cites the decision that is there where it says the same.
+Two judges do no more than one: a channel moves by compare-and-swap, and a rollout that is over cannot be
+stopped again.
 """
 
 from __future__ import annotations
@@ -47,20 +48,24 @@ class Judge:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._tests: dict[int, CanaryTest] = {}
+        self._problems: dict[int, str] = {}
 
     def round(self, channel: str | None = None) -> list[Judged]:
         """Look at each once (or at that channel's only), and decide what can be decided.
 
-        One that cannot be judged keeps no other waiting; the log says why.
+        One that cannot be judged keeps no other waiting; the log says why, once for each reason.
         """
         judged = []
         canaries = dict(self._canaries(channel))
         self._tests = {sequence: test for sequence, test in self._tests.items() if sequence in canaries}
+        problems, self._problems = self._problems, {}
         for sequence, (rollout, policy) in canaries.items():
             try:
                 decided = self._look(sequence, rollout, policy)
-            except RegistryError as error:
-                log.error("the canary of %s was not judged: %s", rollout.channel, error)
+            except (RegistryError, ValueError) as error:  # ValueError: a policy of another version
+                self._problems[sequence] = str(error)
+                if problems.get(sequence) != str(error):
+                    log.error("the canary of %s was not judged: %s", rollout.channel, error)
                 continue
             if decided is not None:
                 judged.append(decided)
@@ -119,7 +124,9 @@ class Judge:
         if current is None or current.generation != rollout.generation:
             return None
         passed = gate_passed(self._registry, rollout.candidate, current.artifact_id, policy.digest)
-        decision = None if passed is None else self._record(passed, ending, evidence)
+        decision = None
+        if passed is not None:
+            decision = self._recorded(passed, ending, evidence) or self._record(passed, ending, evidence)
         sentence = _sentence(ending, evidence)
         try:
             if ending == "safe" and decision is not None:
@@ -129,13 +136,23 @@ class Judge:
             else:
                 if ending == "safe":
                     sentence += (
-                        "; no gate decision under the channel's policy lets it pass, so it was stopped"
+                        "; no gate decision that still stands lets it pass under the channel's policy, so it "
+                        "was stopped"
                     )
                 cited = f"; decision {decision[:12]}" if decision else ""
                 self._registry.rollouts.stop(rollout.channel, WHO, sentence + cited)
         except (Moved, NotFound):
             return None  # somebody else was faster
         return Judged(rollout.channel, rollout.candidate, ending, decision, sentence, evidence)
+
+    def _recorded(self, passed: GateDecision, ending: Ending, evidence: CanaryEvidence) -> str | None:
+        """The same decision about this rollout, which whoever recorded it did not carry out."""
+        for decision in reversed(self._registry.gates.about(passed.candidate)):
+            seen = decision.evidence.get(CANARY, {})
+            about = (seen.get("rollout"), seen.get("after_decision"), seen.get("ending"))
+            if about == (evidence.rollout, passed.id, ending):
+                return decision.id
+        return None
 
     def _record(self, passed: GateDecision, ending: Ending, evidence: CanaryEvidence) -> str:
         """The gate's decision again, with what live traffic showed."""
@@ -151,11 +168,15 @@ class Judge:
 
 
 def gate_passed(registry: Registry, candidate: str, live: str, policy_digest: str) -> GateDecision | None:
-    """The newest gate decision, before any canary, that lets the candidate take the live one's place."""
+    """The gate decision, before any canary, that lets the candidate take the live one's place.
+
+    The newest one counts: None where the gate was asked again and no longer lets it pass.
+    """
     for decision in reversed(registry.gates.about(candidate)):
         fits = decision.baseline == live and decision.policy_digest == policy_digest
-        if fits and decision.verdict == "pass" and CANARY not in decision.evidence:
-            return decision if registry.gates.problem(decision) is None else None
+        if fits and CANARY not in decision.evidence:
+            stands = decision.verdict == "pass" and registry.gates.problem(decision) is None
+            return decision if stands else None
     return None
 
 

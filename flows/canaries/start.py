@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 from flows.gates.policy import GatePolicy
 from registry import Registry
 from registry.channels.channels import Channel
 from registry.channels.decisions import CANARY
+from registry.errors import NotFound
 
 Start = Literal["started", "under way", "another", "refused", "moved"]
 
@@ -39,6 +41,9 @@ def start(
     share = policy.canary.percent
     rollout = registry.rollouts.start(channel.name, candidate, share, 0.0, "tuneline run", reason)
     if rollout.generation != channel.generation:
-        registry.rollouts.stop(channel.name, "tuneline run", "the channel moved while the canary was begun")
+        with suppress(NotFound):  # the channel moved once more, which ended it
+            registry.rollouts.stop(
+                channel.name, "tuneline run", "the channel moved while the canary was begun"
+            )
         return "moved", "somebody else moved it meanwhile; the gate judges again, against what is live now"
     return "started", f"canary of {share:g} % started"

@@ -163,7 +163,12 @@ class Slow(FiniteRecord):
 class CanaryPolicy(FiniteRecord):
     """What a candidate has to show on live traffic, after the gate and before the channel moves."""
 
-    percent: float = Field(default=10.0, gt=0, le=100, description="of the conversations, answered by it")
+    percent: float = Field(
+        default=10.0,
+        gt=0,
+        lt=100,  # with all of them there is nothing to compare with
+        description="of the conversations, answered by it",
+    )
     errors: float = Field(
         default=0.02,
         gt=0,

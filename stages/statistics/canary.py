@@ -78,12 +78,20 @@ def confidence_sequence(blocks: Iterable[Block], alpha: float) -> Interval:
     grid = np.sign(line) * line**2
     low = Difference(grid, worse=True, steps=_BETS)
     high = Difference(grid, worse=False, steps=_BETS)
-    lowest, highest = -1.0, 1.0
+    below, above = np.zeros(_GRID, dtype=bool), np.zeros(_GRID, dtype=bool)
     for counts in blocks:
         wide = Block(*(np.broadcast_to(column, grid.shape) for column in counts))
         low.add(wide)
         high.add(wide)
-        # a bound once rejected stays rejected: the risk is that of ever being wrong
-        lowest = max(lowest, *grid[low.log_e >= -np.log(alpha)], -1.0)
-        highest = min(highest, *grid[high.log_e >= -np.log(alpha)], 1.0)
-    return Interval(float(lowest), float(highest))
+        # one once rejected stays rejected: the risk is that of ever being wrong
+        below |= low.log_e >= -np.log(alpha)
+        above |= high.log_e >= -np.log(alpha)
+    return Interval(_end(grid, below), _end(grid[::-1], above[::-1]))
+
+
+def _end(grid: Array, rejected: Array) -> float:
+    """The last difference before the first that is not rejected: an end that passes no gap is wrong only
+    where the nearest of the true claims was rejected, and not where any of them was.
+    """
+    passed = len(grid) if rejected.all() else int(np.argmin(rejected))
+    return float(grid[max(passed - 1, 0)])

@@ -16,7 +16,7 @@ from flows.canaries.judge import Judge, Judged
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
-from flows.formatting import plain, short
+from flows.formatting import from_log10, plain, short
 from registry import Registry
 from registry.channels.channels import check_name
 from registry.channels.decisions import CANARY
@@ -117,8 +117,8 @@ def _cells(guardrail: GuardrailEvidence) -> tuple[str, ...]:
         f"{guardrail.canary_bad:,} of {guardrail.canary:,}",
         f"{100 * guardrail.low:+.1f} to {100 * guardrail.high:+.1f}",
         f"{100 * guardrail.margin:g}",
-        f"{10**guardrail.log10_e_harm:.3g}",
-        f"{10**guardrail.log10_e_safe:.3g}",
+        from_log10(guardrail.log10_e_harm),
+        from_log10(guardrail.log10_e_safe),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -205,6 +206,79 @@ def test_a_candidate_that_no_gate_let_pass_is_stopped_when_it_is_decided(trial: 
     assert channel.artifact_id == case.live.id
 
 
+class Killed(BaseException):
+    """As the process ends between two lines."""
+
+
+def decisions(case: Trial) -> list[str]:
+    """Of canaries about the candidate."""
+    about = case.registry.gates.about(case.candidate.id)
+    return [decision.id for decision in about if "canary" in decision.evidence]
+
+
+def test_a_decision_that_a_kill_left_undone_is_carried_out_and_not_made_again(
+    trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = trial()
+    case.start()
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(case.registry.channels, "move", killed)
+        with pytest.raises(Killed):
+            case.until_decided(0.01, Judge(case.registry))
+    left = decisions(case)
+    assert len(left) == 1
+    case.count((180, 2), (20, 0))
+    (judged,) = Judge(case.registry).round()
+    assert decisions(case) == left
+    assert case.registry.channels.history(CHANNEL)[-1].decision_id == judged.decision == left[0]
+
+
+def test_a_move_that_is_refused_again_and_again_makes_one_decision_and_one_line(
+    trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = trial()
+    case.start()
+    judge = Judge(case.registry)
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise GateRequired("its files are gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(case.registry.channels, "move", refused)
+        assert not case.until_decided(0.01, judge, looks=60)
+    assert len(decisions(case)) == 1
+    assert [record.message for record in caplog.records if "was not judged" in record.message] == [
+        f"the canary of {CHANNEL} was not judged: its files are gone"
+    ]
+    assert [judged.ending for judged in judge.round()] == ["safe"]
+
+
+def test_a_candidate_that_the_gate_lets_pass_no_longer_is_stopped(trial: Callable[..., Trial]) -> None:
+    case = trial()
+    case.start()
+    document = case.policy.model_dump(mode="json")
+    case.registry.gates.record(case.candidate.id, case.live.id, document, "fail", {"rules": [{"late": 1}]})
+    (judged,) = case.until_decided(0.01, Judge(case.registry))
+    assert (judged.ending, judged.decision) == ("safe", None)
+    assert "no gate decision that still stands" in case.registry.rollouts.history(CHANNEL)[-1].reason
+    assert case.registry.channels.get(CHANNEL).artifact_id == case.live.id  # type: ignore[union-attr]
+
+
+def test_harm_that_nobody_looked_at_in_time_is_harm_still(trial: Callable[..., Trial]) -> None:
+    """A judge that was away comes to what one that was there would have."""
+    case = trial()
+    case.start()
+    for number in range(150):
+        case.count((180, 2), (20, 8 if number < 3 else 0))
+    (judged,) = Judge(case.registry).round()
+    assert judged.ending == "harm"
+    assert judged.evidence.requests <= 60
+
+
 def test_answers_of_before_the_canary_teach_the_live_rate_only(trial: Callable[..., Trial]) -> None:
     case = trial()
     minute = datetime.now(UTC) - timedelta(minutes=10)
@@ -236,7 +310,8 @@ def test_a_policy_without_a_canary_has_the_digest_that_it_had_before_there_were_
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("percent", 0), ("errors", 0), ("errors", 1), ("alpha", 0.5), ("max_requests", 1)]
+    ("key", "value"),
+    [("percent", 0), ("percent", 100), ("errors", 0), ("errors", 1), ("alpha", 0.5), ("max_requests", 1)],
 )
 def test_impossible_policies_are_refused(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=key):
@@ -258,7 +333,7 @@ def test_the_commands_say_what_is_known_and_what_was_decided(
         case.count((180, 2), (20, 8))
     assert cli.main(["channels", "canary", CHANNEL]) == 0
     out = capsys.readouterr().out
-    assert "32 of 80" in out
+    assert "16 of 40" in out, "what comes after harm was shown changes nothing"
     assert "harm is shown" in out
     assert cli.main(["channels", "judge", "--once", "--json"]) == 0
     (judged,) = json.loads(capsys.readouterr().out)
@@ -266,3 +341,18 @@ def test_the_commands_say_what_is_known_and_what_was_decided(
     assert cli.main(["channels", "judge", "--once"]) == 0
     assert "nothing could be decided yet" in capsys.readouterr().out
     assert cli.main(["channels", "canary", "no-channel"]) == 3
+
+
+def test_evidence_too_large_for_a_number_is_shown(
+    trial: Callable[..., Trial],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    case = trial()
+    case.start()
+    case.count((180, 2), (20, 0))
+    case.count((18_000, 180), (2000, 2000))
+    assert cli.main(["channels", "canary", CHANNEL]) == 0
+    assert re.search(r" 1e\d{3,} ", capsys.readouterr().out)
