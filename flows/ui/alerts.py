@@ -134,6 +134,8 @@ def _alert(sent: Mapping[str, Any]) -> Alert:
     labels = {str(name): str(value) for name, value in sent["labels"].items()}
     annotations = {str(name): str(value) for name, value in sent.get("annotations", {}).items()}
     alert = Alert(str(sent["status"]), labels, annotations, str(sent["startsAt"]))
+    # half a character could be kept, but no page could be sent with it: that is a ValueError
+    "".join([alert.status, *labels, *labels.values(), *annotations, *annotations.values()]).encode()
     if alert.at.tzinfo is None:
         raise ValueError("a time without its zone")
     return alert

@@ -56,8 +56,14 @@ def _shown(request: Request, name: str, token: str | None = None) -> Response:
 
 
 def _add(request: Request, form: Form) -> Response:
-    name = form.get("name", "").strip()
-    _, token = registry_of(request).users.add(name, form.get("role", ""), who(request))
+    name, role, users = form.get("name", "").strip(), form.get("role", ""), registry_of(request).users
+    caller: Caller = request.scope["state"]["user"]
+    if caller.kind == "local" and role in ROLES and role != "admin":
+        raise Conflict(
+            f"the first account has to be an admin's: once {name[:80]} exists, the link that you came with "
+            "is over, and nobody could add another account here"
+        )
+    _, token = users.add(name, role, who(request))
     return _shown(request, name, token)
 
 

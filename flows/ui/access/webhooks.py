@@ -17,8 +17,9 @@ TOLD_OF = {
     "rollback": "a channel moved back",
     "gate": "a gate decided",
     "failed-run": "a step of a run failed",
-    "drift": "an engine serves something else than its channel points to",
+    "drift": "an engine serves something else than its channel points to, or new inputs have changed",
     "alert": "Alertmanager sent an alert",
+    "night": "a night of schedules is over",
 }
 DELIVERIES_SHOWN = 50
 

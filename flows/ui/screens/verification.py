@@ -48,6 +48,7 @@ class Verifications:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._known: OrderedDict[str, Verification] = OrderedDict()
+        self._turn = threading.Lock()
         self._reading = threading.Lock()
 
     def of(self, artifact_id: str) -> Verification | None:
@@ -56,30 +57,35 @@ class Verifications:
 
     def progress(self) -> list[tuple[bool, int]]:
         """Differs once one begins, ends, or is a percent further."""
-        return [(one.ended is None, one.percent if one.begun else -1) for one in self._known.values()]
+        with self._turn:
+            known = list(self._known.values())
+        return [(one.ended is None, one.percent if one.begun else -1) for one in known]
 
     def start(self, artifact: Artifact) -> None:
         """Begin, unless one of this artifact is under way."""
-        known = self._known.get(artifact.id)
-        if known is not None and known.ended is None:
-            return
-        verification = Verification(artifact.size, datetime.now(UTC))
-        self._known[artifact.id] = verification
-        self._known.move_to_end(artifact.id)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        with self._turn:
+            known = self._known.get(artifact.id)
+            if known is not None and known.ended is None:
+                return
+            verification = Verification(artifact.size, datetime.now(UTC))
+            self._known[artifact.id] = verification
+            self._known.move_to_end(artifact.id)
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
         threading.Thread(target=self._verify, args=(artifact.id, verification), daemon=True).start()
 
     def _verify(self, artifact_id: str, verification: Verification) -> None:
-        problems: tuple[str, ...]
-        with self._reading:
-            verification.begun = True
-            try:
+        # said of what nobody expects: it has to end on the page too, or it could not be begun again
+        problems: tuple[str, ...] = ("it broke off before all was read; the log of the pages says why",)
+        try:
+            with self._reading:
+                verification.begun = True
                 problems = tuple(map(str, self._registry.verify(artifact_id, verification.heard)))
-            except RegistryError as error:
-                problems = (str(error),)
-        verification.problems = problems
-        verification.ended = datetime.now(UTC)
+        except (RegistryError, OSError) as error:
+            problems = (str(error),)
+        finally:
+            verification.problems = problems
+            verification.ended = datetime.now(UTC)
 
 
 def verification_of(request: Request, artifact_id: str) -> Verification | None:

@@ -53,7 +53,9 @@ def test_alerts_are_passed_on_once(registry: Registry, browser: TestClient) -> N
         answer = browser.post("/alerts", json=document, headers=header)
         assert answer.json() == {"alerts": 2, "deliveries": deliveries}
     naive = json.dumps({"alerts": [{**ALERT, "startsAt": "2026-11-29T06:00:00"}]}).encode()
-    for bad in (b"", b"[]", b"{}", b'{"alerts": 1}', b'{"alerts": [{}]}', b"\xff", b"[" * 100_000, naive):
+    half = json.dumps({"alerts": [{**ALERT, "labels": {"channel": "\ud800"}}]}).encode()
+    bodies = (b"", b"[]", b"{}", b'{"alerts": 1}', b'{"alerts": [{}]}', b"\xff", b"[" * 100_000, naive, half)
+    for bad in bodies:
         assert browser.post("/alerts", content=bad, headers=header).status_code == 422
     assert browser.post("/alerts", content=b"x" * 1_000_001, headers=header).status_code == 413
 

@@ -13,6 +13,7 @@ from flows.ui.access.access import Access
 from flows.ui.app import application
 from registry import Registry
 from registry.db import triggers
+from registry.outbox import EVENTS
 from tests.flows.ui.access.attempts import form_token, sign_in
 
 PATHS = ("/users", "/users/ada", "/webhooks", "/webhooks/{id}")
@@ -106,3 +107,22 @@ def test_a_delivery_that_waits_says_when_it_is_tried_again(registry: Registry, a
         page = admin.get(path).text
         assert "got &lt;500&gt;" in page
         assert "again <time" in page
+
+
+def test_the_first_account_is_an_admins(app: Starlette, registry: Registry) -> None:
+    owner = TestClient(app, "http://localhost:8710", follow_redirects=False)
+    assert owner.get("/signin/link?token=link").status_code == 303
+    form = {"csrf": form_token(owner.get("/users")), "name": "ada", "role": "viewer"}
+    answer = owner.post("/users", data=form)
+    assert (answer.status_code, "has to be an admin" in answer.text) == (409, True)
+    assert registry.users.ls() == []
+    assert owner.get("/users").status_code == 200
+
+
+def test_every_event_can_be_asked_for_and_is_shown_in_words(registry: Registry, admin: TestClient) -> None:
+    webhook, _ = registry.webhooks.add("https://example.org", EVENTS, "test")
+    form, page = admin.get("/webhooks").text, admin.get(f"/webhooks/{webhook.id}")
+    assert page.status_code == 200
+    for event in EVENTS:
+        assert f'name="event-{event}"' in form
+        assert f"<li>{event}: " in page.text
