@@ -4,19 +4,15 @@ Each deployment has its own reference rows and gets new ones every day, from the
 changed one. Beside the e-values of `tuneline drift`, each day's rows are tested against the reference by
 Kolmogorov and Smirnov, measure by measure: at 5 % each, and at 5 % over all measures of that day
 (Bonferroni). How many deployments ever raise an alarm, and how many rows come before it.
-
-`--export FILE` writes the measures of each day as JSON, for another tool to judge.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -67,17 +63,15 @@ def days(seed: int, after: Source, count: int) -> Iterator[tuple[list[str], list
         yield [], [after.text(draw) for _ in range(ROWS_A_DAY)]
 
 
-def judge(seed: int, after: Source, count: int) -> tuple[dict[str, int | None], list[Any]]:
-    """Way → the row at which it first says drift; and the measures of the reference and of each day."""
+def judge(seed: int, after: Source, count: int) -> dict[str, int | None]:
+    """Way → the row at which it first says drift."""
     stream = days(seed, after, count)
     reference, _ = next(stream)
     comparison = Comparison(reference)
     first: dict[str, int | None] = {"e-values": None, "KS daily, each": None, "KS daily, all": None}
-    exported: list[Any] = [comparison._reference.tolist()]
     for day, (_, texts) in enumerate(stream, 1):
         comparison.add(texts)
         values = np.array([comparison._measures.of(text) for text in texts])
-        exported.append(values.tolist())
         lowest = min(
             ks_2samp(comparison._reference[:, number], values[:, number], method="asymp").pvalue
             for number in range(values.shape[1])
@@ -86,14 +80,14 @@ def judge(seed: int, after: Source, count: int) -> tuple[dict[str, int | None], 
             if first[way] is None and lowest < limit:
                 first[way] = day * ROWS_A_DAY
     first["e-values"] = comparison.state.first_row
-    return first, exported
+    return first
 
 
 def measure(deployments: int, count: int, changes: Sequence[str] = tuple(CHANGES)) -> list[dict[str, Any]]:
     """One row for each change and way of judging."""
     rows = []
     for change in changes:
-        firsts = [judge(seed, CHANGES[change], count)[0] for seed in range(deployments)]
+        firsts = [judge(seed, CHANGES[change], count) for seed in range(deployments)]
         for way in firsts[0]:
             found = [first[way] for first in firsts if first[way] is not None]
             rows.append(
@@ -110,15 +104,7 @@ def main() -> None:
     parser.add_argument("--deployments", type=int, default=200)
     parser.add_argument("--days", type=int, default=50)
     parser.add_argument("--changed", type=int, default=50, help="deployments of each kind of change")
-    parser.add_argument("--export", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    if arguments.export is not None:
-        streams = {
-            change: [judge(seed, source, arguments.days)[1] for seed in range(arguments.deployments)]
-            for change, source in CHANGES.items()
-        }
-        arguments.export.write_text(json.dumps(streams))
-        return
     began = time.process_time()
     print(f"{REFERENCE} reference rows, {ROWS_A_DAY} new ones a day, {arguments.days} days, looked at daily")
     print(f"{'change':<26}{'way':<17}{'ever alarmed':>13}  rows until then (median)")

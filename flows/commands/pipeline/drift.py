@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from flows.commands.reply import Reply, print_table
 from flows.drift.comparison import Comparison, DriftState
 from flows.drift.inputs import new_rows, trained_on
 from flows.errors import InvalidRecipe, Usage
-from flows.formatting import short
+from flows.formatting import from_log10, short
 from flows.gates.ancestry import ancestry
 from flows.recipe import load
 from registry import Artifact, Registry
@@ -83,12 +82,24 @@ def _compared(comparison: Comparison, paths: Sequence[Path]) -> Iterator[_File]:
 
 def _tables(files: Sequence[_File], state: DriftState) -> None:
     rows = [
-        (file.path.name, f"{file.rows:,}", f"{file.distinct:,}", _e(file.state.log10_e), _word(file.state))
+        (
+            file.path.name,
+            f"{file.rows:,}",
+            f"{file.distinct:,}",
+            from_log10(file.state.log10_e),
+            _word(file.state),
+        )
         for file in files
     ]
     print_table("", ("file", "rows", "distinct", "e-value", "verdict"), rows)
     measures = [
-        (m.measure, f"{m.reference:.3g}", f"{m.new:.3g}", _e(m.log10_e), _e(m.highest_log10_e))
+        (
+            m.measure,
+            f"{m.reference:.3g}",
+            f"{m.new:.3g}",
+            from_log10(m.log10_e),
+            from_log10(m.highest_log10_e),
+        )
         for m in state.measures
     ]
     print_table("", _COLUMNS, measures)
@@ -119,10 +130,6 @@ def _dataset(registry: Registry, of: str) -> tuple[str | None, Artifact]:
 
 def _word(state: DriftState) -> str:
     return state.verdict if state.first_row is None else f"drift since row {state.first_row:,}"
-
-
-def _e(log10: float) -> str:
-    return f"{10**log10:.3g}" if abs(log10) < 300 else f"1e{math.floor(log10)}"
 
 
 def _sentence(state: DriftState) -> str:

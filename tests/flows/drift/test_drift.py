@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,3 +153,25 @@ def test_messages_are_read_without_system_and_answers(
     assert code == 0
     length = next(m for m in json.loads(out)["measures"] if m["measure"] == "length")
     assert length["new"] == 2
+
+
+def test_all_measures_together_say_no_more_than_the_strongest_shared_among_all() -> None:
+    """Their mean exceeds a limit at some time or other more often than any bound says."""
+    reference, new = texts(2, "inputs 30 % longer", 2)
+    comparison = Comparison(reference)
+    comparison.add(text for day in new for text in day)
+    state = comparison.state
+    strongest = max(measure.log10_e for measure in state.measures)
+    assert state.log10_e == pytest.approx(strongest - math.log10(len(state.measures)), abs=2e-4)
+
+
+def test_ties_are_broken_alike_for_the_same_reference_rows_only() -> None:
+    def of(seed: int) -> float:
+        draw, words = random.Random(seed), [f"w{number}" for number in range(10)]
+        comparison = Comparison([" ".join(draw.sample(words, 10)) for _ in range(60)])
+        comparison.add(" ".join(draw.sample(words, 10)) for _ in range(30))
+        (length,) = (measure for measure in comparison.state.measures if measure.measure == "length")
+        return length.log10_e
+
+    assert of(1) == of(1)
+    assert of(1) != of(2), "every length is the same, so lots alone decide"
