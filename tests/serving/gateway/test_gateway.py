@@ -191,7 +191,7 @@ def test_a_judged_canary_is_promoted_or_stopped_and_the_gateway_follows_within_s
     registry, channel = gateway.registry, "team/judged"
     gateway.tenant("judged", live.gguf)
     claim = {"task": "heldout", "metric": "exact_match", "role": "keep", "against": "live", "margin": 0.1}
-    policy = GatePolicy.model_validate({"tasks": [claim], "canary": {"errors": 0.2, "percent": 50}})
+    policy = GatePolicy.model_validate({"tasks": [claim], "canary": {"errors": 0.5, "percent": 50}})
     document = policy.model_dump(mode="json")
     registry.channels.set_policy(channel, document, "tests", "a trial")
 
