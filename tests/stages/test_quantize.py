@@ -19,7 +19,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from registry.artifacts import QuantSpec
-from stages.backends.gguf.convert import converter_error, require_finite
+from stages.backends.gguf.convert import require_finite
+from stages.backends.gguf.converter import converter_error
 from stages.backends.gguf.token_parity import compare_tokenizers
 from stages.compatible import require_compatible
 from stages.contract import Facts, Parent

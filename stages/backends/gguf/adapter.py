@@ -13,7 +13,8 @@ from typing import Any
 
 from registry.compat.peft import CONFIG
 from registry.compat.shapes import is_end
-from stages.backends.gguf.convert import FILE, file_label, require_finite, run_converter, versions
+from stages.backends.gguf.convert import FILE, file_label, require_finite, versions
+from stages.backends.gguf.converter import run_converter
 from stages.backends.merge.adapter import Adapter, read_adapter
 from stages.backends.tokenizer import SETTINGS, tokenizer_home
 from stages.errors import InvalidInput, StageError

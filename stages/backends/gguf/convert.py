@@ -6,18 +6,17 @@ import ctypes
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from serving.cores import usable_threads
+from stages.backends.gguf.converter import run_converter
 from stages.backends.gguf.token_parity import compare_tokenizers
 from stages.backends.tokenizer import linked
 from stages.contract import progress
-from stages.errors import InsufficientResources, InvalidInput, MissingPackage, StageError, StageKilled
+from stages.errors import InvalidInput, MissingPackage, StageError
 from stages.formats import converter_source
 from stages.formats.converter_source import ConverterSource
 from stages.formats.gguf import GgufDescription, read_gguf
@@ -115,53 +114,6 @@ def _run_converter(model: Path, outtype: str, name: str, target: Path) -> None:
 def file_label(name: str) -> str:
     """`name` with nothing in it that a path or the converter would read otherwise."""
     return re.sub(r"[^\w.-]+", "-", name) or "model"
-
-
-def run_converter(script: str, arguments: Sequence[str]) -> None:
-    """Run one of llama.cpp's converters in a child process. Raises as `converter_error` reads its words."""
-    home = converter_source.home()
-    environment = os.environ | {"PYTHONPATH": str(home / "gguf-py"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, str(home / script), *arguments],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode:
-        raise converter_error(done.stderr, done.returncode)
-
-
-def converter_error(stderr: str, returncode: int) -> StageError:
-    """What the converter's last words mean for the user."""
-    lines = [line for line in re.split(r"[\r\n]+", stderr) if line.strip()]
-    last = lines[-1] if lines else "no message"
-    if returncode < 0:
-        return StageKilled(f"llama.cpp's converter was killed by signal {-returncode}; memory may be short")
-    if "pre-tokenizer was not recognized" in stderr:
-        digest = re.search(r"chkhsh:\s*([0-9a-f]{64})", stderr)
-        return InvalidInput(
-            "llama.cpp does not know how this tokenizer cuts text before it looks up tokens (pre-tokenizer "
-            f"hash {digest[1] if digest else 'unknown'}); with a wrong guess the model would read other "
-            "tokens than it was trained on: use a base whose tokenizer llama.cpp knows, a newer "
-            "llama-cpp-python, or method: gptq"
-        )
-    if unsupported := re.search(r"Model (\S+) is not supported", stderr):
-        return InvalidInput(
-            f"llama.cpp cannot convert the architecture {unsupported[1]}; use a newer llama-cpp-python "
-            "or method: gptq"
-        )
-    if missing := re.search(r"No module named '([^']+)'", last):
-        return MissingPackage(
-            f"llama.cpp's converter needs the package {missing[1]!r}; install it with: "
-            f"pip install {missing[1]}"
-        )
-    if "No space left on device" in stderr:
-        return InsufficientResources("the disk became full while the GGUF was written; make room")
-    if "Can not map tensor" in last:
-        return InvalidInput(f"llama.cpp's converter cannot map a tensor of this model: {last}")
-    return StageError(f"llama.cpp's converter failed: {last}")
 
 
 def _quantize(source: Path, ftype: int, target: Path) -> None:
