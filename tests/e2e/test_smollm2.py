@@ -25,10 +25,11 @@ CHAT = [
 ]
 FEWER = (
     "train.max_steps=32",
-    "evaluate.tasks.0.max_items=48",
+    "train.evaluations=1",
+    "evaluate.tasks.0.max_items=32",
     "ladder.chats=16",
     "quantize.0.calibration_rows=16",
-    "gate.tasks.1.margin=0.2",  # 48 items cannot show a drop of less than 5 points
+    "gate.tasks.1.margin=0.2",  # 32 items cannot show a drop of less than 5 points
 )
 
 
