@@ -16,6 +16,7 @@ RegistryError                 anything below; has an exit code for the command l
 ├── Corrupt                   stored bytes differ from their digest
 ├── Conflict                  another process was faster, or took the lease over
 │   ├── Moved                 a channel is no longer where it was seen (exit code 1)
+│   ├── CanaryUnderWay        a channel tries out another candidate already (exit code 3)
 │   ├── Held                  a live process works on the same key
 │   └── Lost                  the lease is not this process's any more
 ├── GateRequired              a channel move without a passing gate decision or a waiver
@@ -91,6 +92,19 @@ class Conflict(RegistryError):
 
 class Moved(Conflict):
     exit_code = 1
+
+
+class CanaryUnderWay(Conflict):
+    """`candidate`: the id of what is being tried out."""
+
+    exit_code = 3
+
+    def __init__(self, channel: str, candidate: str) -> None:
+        self.candidate = candidate
+        super().__init__(
+            f"channel {channel} has a canary of {candidate[:12]} under way, which was not replaced: wait "
+            f"until it is decided, or end it with: tuneline channels rollout {channel} --stop --reason WHY"
+        )
 
 
 class Held(Conflict):

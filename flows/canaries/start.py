@@ -9,7 +9,7 @@ from flows.gates.policy import GatePolicy
 from registry import Registry
 from registry.channels.channels import Channel
 from registry.channels.decisions import CANARY
-from registry.errors import NotFound
+from registry.errors import CanaryUnderWay, NotFound
 
 Start = Literal["started", "under way", "another", "refused", "moved"]
 
@@ -24,10 +24,7 @@ def start(
     """
     running = registry.rollouts.current(channel.name)
     if running is not None and running.canary_percent:
-        same = running.candidate == candidate
-        return ("under way", "its canary is under way") if same else (
-            "another", f"the canary of {running.candidate[:12]} is under way; run again when it is decided"
-        )  # fmt: skip
+        return _under_way(running.candidate, candidate)
     for earlier in reversed(registry.gates.about(candidate)):
         if CANARY in earlier.evidence and earlier.baseline == channel.artifact_id:
             if earlier.verdict == "fail":
@@ -39,7 +36,12 @@ def start(
         registry.channels.set_policy(channel.name, policy.model_dump(mode="json"), "tuneline run", why)
     reason = f"gate decision {decision[:12]} passed, and the policy asks for a canary"
     share = policy.canary.percent
-    rollout = registry.rollouts.start(channel.name, candidate, share, 0.0, "tuneline run", reason)
+    try:
+        rollout = registry.rollouts.start(
+            channel.name, candidate, share, 0.0, "tuneline run", reason, anew=True
+        )
+    except CanaryUnderWay as error:  # another run was faster
+        return _under_way(error.candidate, candidate)
     if rollout.generation != channel.generation:
         with suppress(NotFound):  # the channel moved once more, which ended it
             registry.rollouts.stop(
@@ -47,3 +49,9 @@ def start(
             )
         return "moved", "somebody else moved it meanwhile; the gate judges again, against what is live now"
     return "started", f"canary of {share:g} % started"
+
+
+def _under_way(running: str, candidate: str) -> tuple[Start, str]:
+    if running == candidate:
+        return "under way", "its canary is under way"
+    return "another", f"the canary of {running[:12]} is under way; run again when it is decided"

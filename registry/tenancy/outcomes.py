@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, func, insert, select
 
 from registry.artifacts import Digest, Record
 from registry.channels.channels import check_name
@@ -135,8 +135,13 @@ class Outcomes:
         return [_summary(rows) for rows in parts.values()]
 
     def prune(self, before: datetime, channel: str | None = None) -> int:
-        """Forget the rows of minutes before that one, of one channel or of all; returns how many."""
-        old = outcomes.c.minute < _text(before)
+        """Forget the rows of minutes before that one, of one channel or of all; returns how many.
+
+        The newest row of all stays: SQLite would give its number away again, and who reads on from that
+        number (`added`) would miss the rows that come next.
+        """
+        newest = select(func.max(outcomes.c.sequence)).scalar_subquery()
+        old = (outcomes.c.minute < _text(before)) & (outcomes.c.sequence < newest)
         if channel is not None:
             old &= outcomes.c.channel == channel
         with self._database.write() as connection:

@@ -17,7 +17,7 @@ from registry.channels.channels import check_text
 from registry.db.engine import Database, now
 from registry.db.serving_tables import rollout_events, rollouts
 from registry.db.tables import channels
-from registry.errors import InvalidArtifact, NotFound
+from registry.errors import CanaryUnderWay, InvalidArtifact, NotFound
 from registry.event_log import EventLog
 
 LOG = EventLog("rollouts of channel", rollout_events.c.channel, rollout_events.c.number)
@@ -64,12 +64,16 @@ class Rollouts:
         shadow_percent: float,
         who: str,
         reason: str,
+        *,
+        anew: bool = False,
     ) -> Rollout:
-        """Try `candidate` (an artifact's id) out, in place of what the channel tried out before.
+        """Try `candidate` (an artifact's id) out, in place of a shadow, or of other shares of the same.
 
-        Raises NotFound for a channel that never moved or an unknown artifact, Collected for one without its
-        files, InvalidArtifact for one that is not a model or is the channel's current one, for shares that
-        are not from 0 to 100 or both 0, and for a bad reason or name.
+        Raises CanaryUnderWay where a canary of another candidate is in force, with `anew` also where one of
+        the same is: of two that start at once, the second. Raises NotFound for a channel that never moved or
+        an unknown artifact, Collected for one without its files, InvalidArtifact for one that is not a model
+        or is the channel's current one, for shares that are not from 0 to 100 or both 0, and for a bad reason
+        or name.
         """
         shares = {"canary_percent": canary_percent, "shadow_percent": shadow_percent}
         for name, value in shares.items():
@@ -91,6 +95,9 @@ class Rollouts:
                 raise InvalidArtifact(
                     f"channel {channel} points to {candidate[:12]} already: there is nothing to try out"
                 )
+            running = in_force(connection).get(channel)
+            if running and running.canary_percent and (anew or running.candidate != candidate):
+                raise CanaryUnderWay(channel, running.candidate)
             event = {"candidate": candidate, **{name: float(value) for name, value in shares.items()}}
             return _append(connection, standing, {**event, "action": "start", "who": who, "reason": reason})
 

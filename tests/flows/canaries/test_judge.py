@@ -184,6 +184,21 @@ def test_a_run_begins_one_canary_at_a_time_under_its_policy(trial: Callable[...,
     assert case.registry.rollouts.current(CHANNEL) is None
 
 
+def test_of_two_runs_that_begin_a_canary_at_once_the_second_leaves_the_first_alone(
+    trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = trial()
+    channel = case.registry.channels.get(CHANNEL)
+    assert channel is not None
+    case.start()
+    monkeypatch.setattr(type(case.registry.rollouts), "current", lambda *_: None)  # it looked just before
+    other = Lineage(case.registry).quantized("Q6_K")
+    assert start(case.registry, channel, case.candidate.id, case.policy, case.gate)[0] == "under way"
+    state, note = start(case.registry, channel, other.id, case.policy, case.gate)
+    assert (state, case.candidate.id[:12] in note) == ("another", True)
+    assert len(case.registry.rollouts.history(CHANNEL)) == 1
+
+
 def test_two_judges_decide_once(trial: Callable[..., Trial]) -> None:
     case = trial()
     case.start()

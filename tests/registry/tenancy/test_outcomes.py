@@ -70,8 +70,22 @@ def test_old_rows_can_be_forgotten_and_none_changed(
     refused(registry, "UPDATE outcomes SET failed = 0", "an outcome is not changed")
     assert registry.outcomes.prune(AT + timedelta(minutes=2), "team/prod") == 2
     assert [row.minute.minute for row in registry.outcomes.read("team/prod")] == [32, 33]
-    assert registry.outcomes.prune(AT + timedelta(minutes=3)) == 2
-    assert registry.outcomes.read("team/other") == []
+    assert registry.outcomes.prune(AT + timedelta(minutes=3)) == 1
+    assert len(registry.outcomes.read("team/other")) == 1, "the newest of all stays"
+
+
+@only("local")
+def test_who_reads_on_misses_nothing_when_all_was_forgotten(
+    registry: Registry, publish: Callable[..., Artifact]
+) -> None:
+    made = publish(registry, "one").id
+    registry.outcomes.add([outcome(made) for _ in range(3)])
+    last = registry.outcomes.added("team/prod", 1)[-1][0]
+    for _ in range(2):
+        registry.outcomes.prune(AT + timedelta(days=1))
+        registry.outcomes.add([outcome(made, requests=7, minute=AT + timedelta(minutes=1))])
+        ((last, row),) = registry.outcomes.added("team/prod", 1, last)
+        assert row.requests == 7
 
 
 @only("local")

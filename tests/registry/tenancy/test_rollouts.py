@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,12 +13,13 @@ import pytest
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import BaseReference, QuantSpec
 from registry.db import triggers
-from registry.errors import Collected, Corrupt, InvalidArtifact, NotFound
+from registry.errors import CanaryUnderWay, Collected, Corrupt, InvalidArtifact, NotFound
 from registry.gc import collect as gc
 from registry.gc.reachability import RetentionPolicy
 from registry.tenancy.rollouts import RolloutEvent
-from tests.registry.backends import only
+from tests.registry.backends import Backend, only
 from tests.registry.db.test_database import refused
+from tests.seconds import seconds
 
 pytestmark = only("local")
 
@@ -55,6 +58,7 @@ def test_a_rollout_is_in_force_until_the_channel_moves(
     assert registry.rollouts.current("team/prod") == made
     assert registry.serving_state().rollouts == {"team/prod": made}
     assert registry.serving_version() > version
+    registry.rollouts.stop("team/prod", "ada", "the other one now")
     newer = start(registry, two, 0, 100)
     assert registry.rollouts.current("team/prod") == newer
     registry.channels.move("team/prod", one.id, 1, waiver=BY_HAND)
@@ -83,6 +87,38 @@ def test_a_rollout_stops(registry: Registry, live: Artifact, model: Model) -> No
         ("stop", candidate.id, 0.0, "bob", "too many failures"),
     ]
     assert all(isinstance(event, RolloutEvent) for event in history)
+
+
+def test_a_canary_is_not_replaced_by_another_one(registry: Registry, live: Artifact, model: Model) -> None:
+    one, two = model(registry, "one"), model(registry, "two")
+    start(registry, two, 0, 10)
+    start(registry, one)
+    for shares in ((5, 0), (0, 5)):
+        with pytest.raises(CanaryUnderWay, match=rf"a canary of {one.id[:12]} under way.* --stop --reason"):
+            start(registry, two, *shares)
+    assert start(registry, one, 20).canary_percent == 20, "the same candidate's share is changed by hand"
+    with pytest.raises(CanaryUnderWay):
+        start(registry, one, 30, anew=True)
+    assert registry.rollouts.current("team/prod").canary_percent == 20  # type: ignore[union-attr]
+
+
+def test_of_canaries_that_start_at_once_one_starts(
+    backend: Backend, registry: Registry, live: Artifact, model: Model
+) -> None:
+    candidates = [model(registry, f"candidate {number}") for number in range(6)]
+    together = threading.Barrier(len(candidates))
+
+    def begin(candidate: Artifact) -> str:
+        with backend.open() as own:
+            together.wait(seconds(30))
+            try:
+                return str(start(own, candidate).candidate)
+            except CanaryUnderWay as error:
+                return error.candidate
+
+    with ThreadPoolExecutor(len(candidates)) as pool:
+        (winner,) = set(pool.map(begin, candidates))
+    assert [event.candidate for event in registry.rollouts.history("team/prod")] == [winner]
 
 
 def test_what_cannot_be_tried_out(
@@ -138,7 +174,7 @@ def test_the_candidates_files_stay_while_it_is_tried_out(
 )
 def test_a_changed_history_shows(registry: Registry, live: Artifact, model: Model, statement: str) -> None:
     for text in ("one", "two"):
-        start(registry, model(registry, text))
+        start(registry, model(registry, text), 0, 5)
     registry.rollouts.stop("team/prod", "ada", "enough")
     for direct, match in (
         (statement, "immutable|from event to event"),
