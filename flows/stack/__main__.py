@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.errors import FlowError, Usage
 from flows.formatting import duration
-from flows.stack import databases, tenant
+from flows.stack import accounts, databases, tenant
 from flows.stack.databases import parts
 from flows.stack.programs import (
     FIRST_PORT,
@@ -59,12 +59,17 @@ def up(places: Places) -> int:
     if not running:
         supervisor.begin(everything)
     key: Path | None = None
+    token: Path | None = None
     for part in everything:
         if not part.first and key is None:
             print("something to serve: an adapter for one tenant", flush=True)
+            token = accounts.prepare(places, environment)
             key = tenant.prepare(places, environment)
         supervisor.start(part)
         print(f"{part.name:<14} is well", flush=True)
+    pages = f"http://127.0.0.1:{places.port('ui')}"
+    if token is not None and token.is_file():
+        print(f"the pages are at {pages}; the token that signs in is in {token}")
     print(f"the tenant's key is in {key}; make stack-status says how all stand, make stack-down ends it")
     return 0
 

@@ -113,9 +113,21 @@ def _monitoring(places: Places) -> None:
             {"job_name": "tuneline-registry", "static_configs": [{"targets": targets["metrics"]}]},
         ],
     }
-    alertmanager = {"route": {"receiver": "none"}, "receivers": [{"name": "none"}]}
-    for name, tree in (("prometheus", prometheus), ("alertmanager", alertmanager)):
+    for name, tree in (("prometheus", prometheus), ("alertmanager", _alertmanager(places))):
         (places.folder / f"{name}.yml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+
+
+def _alertmanager(places: Places) -> dict[str, object]:
+    """Every alert goes to the pages: the fleet shows it, and webhooks of the event `alert` are told."""
+    pages = {
+        "url": f"http://127.0.0.1:{places.port('ui')}/alerts",
+        "http_config": {"authorization": {"credentials_file": str(places.alertmanager_token)}},
+    }
+    times = {"group_wait": "5s", "group_interval": "30s", "repeat_interval": "4h"}
+    return {
+        "route": {"receiver": "pages", "group_by": ["alertname"], **times},
+        "receivers": [{"name": "pages", "webhook_configs": [pages]}],
+    }
 
 
 def _has_rules(path: Path) -> bool:

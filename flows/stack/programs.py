@@ -33,6 +33,8 @@ PORTS = (
     "prometheus",
     "alertmanager",
 )
+JUDGE_ALIVE = "judge.alive"
+"""The file in the home that `tuneline channels judge` touches after each look at all canaries."""
 POOL = "tuneline"
 """Prefect's work pool of the stack's worker."""
 
@@ -41,13 +43,15 @@ POOL = "tuneline"
 class Program:
     """`well`: an address that answers 2xx or 4xx once it is well; without it the port is connected to.
     `heard`: an address of Prefect's that lists the pool's workers; well is the worker of the program's name
-    that was heard from since the program started. `first`: what the others need before they start."""
+    that was heard from since the program started. `touched`: a file that the program touches each time its
+    work went well. `first`: what the others need before they start."""
 
     name: str
     command: tuple[str, ...]
     port: int | None = None
     well: str | None = None
     heard: str | None = None
+    touched: Path | None = None
     first: bool = False
     user: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +76,11 @@ class Places:
     def remembered(self) -> Path:
         """The first port that this folder's stack was started with."""
         return self.folder / "first-port"
+
+    @property
+    def alertmanager_token(self) -> Path:
+        """What Alertmanager signs in to the pages with; readable by its owner."""
+        return self.folder / "alertmanager-token"
 
     @property
     def secrets(self) -> Path:
@@ -114,6 +123,8 @@ def programs(places: Places, environment: Mapping[str, str], user: str | None) -
     serve = (sys.executable, "-m", "flows.cli", "serve", str(folder / "serve.yaml"))
     ready = f"http://{here}:{port('operations')}/readyz"
     yield Program("gateway", serve, port("gateway"), ready, environment=environment)
+    judge = (sys.executable, "-m", "flows.cli", "channels", "judge")
+    yield Program("judge", judge, touched=places.home / JUDGE_ALIVE, environment=environment)
     yield from _monitoring(places)
 
 

@@ -27,6 +27,9 @@ from flows.stack.programs import Places, Program
 LONGEST_WAIT = 180.0
 """Seconds for a program to become well; Prefect's first start, which makes its database, is the slowest."""
 
+LATE = 30.0
+"""Seconds after which a file that a program touches is too old; on a busy machine a look takes some."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -161,9 +164,11 @@ class Supervisor:
 
 
 def is_well(program: Program, started: float = 0.0) -> bool:
-    """Whether the program answers, or has been heard from since it started (seconds since 1970)."""
+    """Whether the program answers, or has shown that it works since it started (seconds since 1970)."""
     if program.heard is not None:
         return _was_heard(program.heard, program.name, started)
+    if program.touched is not None:
+        return _was_touched(program.touched, started)
     if program.well is not None:
         try:
             return httpx.get(program.well, timeout=2.0).status_code < 500
@@ -192,6 +197,15 @@ def _was_heard(address: str, worker: str, started: float) -> bool:
         and datetime.fromisoformat(found["last_heartbeat_time"]).timestamp() >= started
         for found in workers
     )
+
+
+def _was_touched(file: Path, started: float) -> bool:
+    """Whether the program's work went well just now, and not that of the one before it."""
+    try:
+        touched = file.stat().st_mtime
+    except OSError:
+        return False
+    return touched >= max(started, time.time() - LATE)
 
 
 def _is_alive(pid: int) -> bool:

@@ -22,15 +22,15 @@ CHANNEL, BASE, TENANT = "pico/tenant", "pico-0-q8_0@1", "stack"
 def prepare(places: Places, environment: Mapping[str, str]) -> Path:
     """Make what is missing; returns the file with the tenant's key."""
     key = places.folder / "tenant-key"
-    channels = {channel["name"] for channel in _tuneline(environment, "channels")}
+    channels = {channel["name"] for channel in tuneline(environment, "channels")}
     if CHANNEL not in channels:
-        _tuneline(environment, "run", "pico-tenant")
-    tenants = {tenant["name"] for tenant in _tuneline(environment, "tenants", "ls")}
+        tuneline(environment, "run", "pico-tenant")
+    tenants = {tenant["name"] for tenant in tuneline(environment, "tenants", "ls")}
     if TENANT not in tenants:
-        made = _tuneline(environment, "tenants", "add", TENANT, CHANNEL)
+        made = tuneline(environment, "tenants", "add", TENANT, CHANNEL)
         write_private(key, made["key"] + "\n")
     elif not key.is_file():
-        made = _tuneline(environment, "tenants", "rotate", TENANT, "--overlap", "0s")
+        made = tuneline(environment, "tenants", "rotate", TENANT, "--overlap", "0s")
         write_private(key, made["key"] + "\n")
     _serve_file(places)
     return key
@@ -46,7 +46,7 @@ def _serve_file(places: Places) -> None:
     (places.folder / "serve.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
 
 
-def _tuneline(environment: Mapping[str, str], *words: str) -> Any:
+def tuneline(environment: Mapping[str, str], *words: str) -> Any:
     """What the command prints as JSON; its progress goes on to standard error. Raises Usage."""
     command = [sys.executable, "-m", "flows.cli", *words, "--json"]
     done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)

@@ -16,15 +16,16 @@ import psutil
 import pytest
 
 from flows.stack import databases
-from flows.stack.programs import Places, Program
+from flows.stack.programs import JUDGE_ALIVE, Places, Program
 from flows.stack.supervise import Supervisor
 from tests.seconds import seconds
+from tests.serving.gateway.live_gateway import until
 
 pytestmark = pytest.mark.deploy
 FIRST_PORT = 8760
 NAMES = [
     *("postgresql", "s3", "prefect", "worker", "api", "ui", "metrics"),
-    *("gateway", "prometheus", "alertmanager"),
+    *("gateway", "judge", "prometheus", "alertmanager"),
 ]
 
 
@@ -88,18 +89,21 @@ def test_all_parts_are_well_and_doctor_says_so(places: Places) -> None:
     assert {subject: checks[subject]["state"] for subject in green} == dict.fromkeys(green, "ok")
 
 
-def test_doctor_names_the_part_that_does_not_answer(places: Places, parts: list[Program]) -> None:
-    pid = Supervisor(places).standing(next(part for part in parts if part.name == "ui")).pid
+@pytest.mark.parametrize("name", ["ui", "judge"])
+def test_doctor_names_the_part_that_does_not_answer(places: Places, parts: list[Program], name: str) -> None:
+    pid = Supervisor(places).standing(next(part for part in parts if part.name == name)).pid
     process = psutil.Process(pid)
     process.suspend()
     try:
+        if name == "judge":
+            os.utime(places.home / JUDGE_ALIVE, (0, 0))  # as if it had hung for long
         checks = diagnosis(places)
     finally:
         process.resume()
     failed = [subject for subject, check in checks.items() if check["state"] == "fail"]
-    assert failed == ["stack.ui"]
-    assert "does not answer" in checks["stack.ui"]["found"]
-    assert checks["stack.ui"]["remedy"].endswith("logs/ui.log")
+    assert failed == [f"stack.{name}"]
+    assert "does not answer" in checks[f"stack.{name}"]["found"]
+    assert checks[f"stack.{name}"]["remedy"].endswith(f"logs/{name}.log")
 
 
 def test_a_tenant_is_answered(places: Places) -> None:
@@ -136,6 +140,26 @@ def test_prometheus_scrapes_the_gateway_and_the_registry(places: Places) -> None
     }
 
 
+def test_an_alert_comes_to_the_fleet_page(places: Places) -> None:
+    """The latest run of a recipe was killed; rules, Alertmanager and pages do the rest."""
+    environment = {**os.environ, **databases.environment(places)}
+    command = [sys.executable, "-m", "flows.cli", "run", "pico-tenant", "--set", "name=killed"]
+    runs = places.home / "runs"
+    before = len(list(runs.iterdir()))
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as run:
+        until(lambda: len(list(runs.iterdir())) > before, "the run is recorded", seconds(120))
+        process = psutil.Process(run.pid)
+        for one in [*process.children(recursive=True), process]:
+            one.kill()
+    fleet, token = f"http://127.0.0.1:{places.port('ui')}/", (places.folder / "admin-token").read_text()
+    header = {"Authorization": f"Bearer {token.strip()}"}
+    told = "the latest run of killed ended as killed"
+    until(
+        lambda: told in httpx.get(fleet, headers=header).raise_for_status().text, "it is shown", seconds(120)
+    )
+
+
 def test_its_secrets_are_its_owners(places: Places) -> None:
-    for path in (places.secrets, places.folder / "tenant-key", places.folder / "supervisord.conf"):
+    tokens = (places.alertmanager_token, places.folder / "admin-token", places.folder / "tenant-key")
+    for path in (*tokens, places.secrets, places.folder / "supervisord.conf"):
         assert Path(path).stat().st_mode & 0o077 == 0, path

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from types import FrameType
 
@@ -17,6 +17,8 @@ from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
 from flows.formatting import from_log10, plain, short
+from flows.settings import Settings
+from flows.stack.programs import JUDGE_ALIVE
 from registry import Registry
 from registry.channels.channels import check_name
 from registry.channels.decisions import CANARY
@@ -51,7 +53,7 @@ def judge(arguments: argparse.Namespace) -> Reply:
         check_name(arguments.channel)
     judged: list[Judged] = []
     with open_registry() as registry, _until_signal() as ended:
-        judging = Judge(registry)
+        judging, alive = Judge(registry), Settings().root / JUDGE_ALIVE
         if not arguments.once:
             print(
                 "tuneline channels judge: looking every second; Ctrl-C ends it", file=sys.stderr, flush=True
@@ -59,6 +61,9 @@ def judge(arguments: argparse.Namespace) -> Reply:
         while not ended.is_set():
             try:
                 decided = judging.round(arguments.channel)
+                if arguments.channel is None:
+                    with suppress(OSError):  # who looks at the file sees that it is old
+                        alive.touch()
             except RegistryError as error:
                 if arguments.once:
                     raise

@@ -17,6 +17,7 @@ from flows import cli
 from flows.canaries.judge import WHO, Judge
 from flows.canaries.start import start
 from flows.gates.policy import GatePolicy
+from flows.stack.programs import JUDGE_ALIVE
 from registry import Artifact, Registry, Waiver
 from registry.errors import GateRequired
 from registry.tenancy.outcomes import Outcome
@@ -350,11 +351,14 @@ def test_the_commands_say_what_is_known_and_what_was_decided(
     out = capsys.readouterr().out
     assert "16 of 40" in out, "what comes after harm was shown changes nothing"
     assert "harm is shown" in out
-    assert cli.main(["channels", "judge", "--once", "--json"]) == 0
+    assert cli.main(["channels", "judge", CHANNEL, "--once", "--json"]) == 0
+    alive = tmp_path / "home" / JUDGE_ALIVE
+    assert not alive.exists(), "who looks at one channel does not say that all are looked at"
     (judged,) = json.loads(capsys.readouterr().out)
     assert (judged["channel"], judged["ending"]) == (CHANNEL, "harm")
     assert cli.main(["channels", "judge", "--once"]) == 0
     assert "nothing could be decided yet" in capsys.readouterr().out
+    assert alive.exists()
     assert cli.main(["channels", "canary", "no-channel"]) == 3
 
 

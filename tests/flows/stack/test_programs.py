@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import os
 import socket
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -41,8 +43,8 @@ def parts(places: Places, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
 
 def test_every_part_has_a_port_of_its_own_on_loopback(parts: list[Program]) -> None:
     ports = [part.port for part in parts if part.port is not None]
-    assert len(set(ports)) == len(ports) == len(parts) - 1  # a worker of Prefect listens nowhere
-    assert [part.name for part in parts if part.port is None] == ["worker"]
+    assert len(set(ports)) == len(ports) == len(parts) - 2  # these two listen nowhere
+    assert [part.name for part in parts if part.port is None] == ["worker", "judge"]
     assert len(set(PORTS)) == len(PORTS)
     for part in parts:
         assert "0.0.0.0" not in " ".join(part.command)
@@ -90,6 +92,23 @@ def test_what_does_not_answer_is_not_well(places: Places) -> None:
     assert not is_well(Program("api", ("x",), 1, "http://127.0.0.1:1/healthz"))
     assert not is_well(Program("postgresql", ("x",), 1))
     assert not is_well(Program("worker", ("x",), heard="http://127.0.0.1:1/workers"))
+
+
+@pytest.mark.parametrize(("touched", "well"), [(-1.0, True), (-20.0, False), (-60.0, False), (None, False)])
+def test_what_touches_its_file_is_well(touched: float | None, well: bool, tmp_path: Path) -> None:
+    """Seconds from now; the program started 10 s ago."""
+    file, now = tmp_path / "judge.alive", time.time()
+    if touched is not None:
+        file.touch()
+        os.utime(file, (now + touched, now + touched))
+    assert is_well(Program("judge", ("x",), touched=file), now - 10.0) is well
+
+
+def test_a_program_that_touched_nothing_for_long_is_not_well(tmp_path: Path) -> None:
+    file = tmp_path / "judge.alive"
+    file.touch()
+    os.utime(file, (time.time() - 60.0, time.time() - 60.0))
+    assert not is_well(Program("judge", ("x",), touched=file), time.time() - 3600.0)
 
 
 HEARD = "2026-11-29T10:00:30.5Z"
