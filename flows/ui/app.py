@@ -105,11 +105,15 @@ async def _alive(_request: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
+_NOWHERE = "Check the address, or search for the artifact by its name or id."
+
+
 def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     titles = {404: "There is no such page", 405: "This page only reads"}
     title = titles.get(error.status_code, error.detail)
-    answer = page(request, "error.html", error.status_code, title=title, message=error.detail)
+    message = _NOWHERE if error.detail == HTTPException(404).detail else error.detail
+    answer = page(request, "error.html", error.status_code, title=title, message=message)
     answer.headers.update(error.headers or {})
     return answer
 

@@ -100,10 +100,19 @@ def number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+def milliseconds(value: float | None) -> str:
+    """`12 ms`, `1,204 ms`; `–` for None."""
+    return "–" if value is None else f"{value:,.0f} ms"
+
+
 def shown(value: Any) -> Markup:
     """A value of a configuration or of metrics: mappings as `key value; …`, digests short, yes or no."""
     if isinstance(value, Mapping):
-        parts = [Markup('<span class="muted">{}</span> {}').format(k, shown(v)) for k, v in value.items()]
+        if not value:
+            return Markup("–")
+        # `Q4_K_M` is the name of a type; `by_type` is two words
+        named = [(k if k.isupper() else k.replace("_", " "), v) for k, v in value.items()]
+        parts = [Markup('<span class="muted">{}</span> {}').format(k, shown(v)) for k, v in named]
         return Markup("; ").join(parts)
     if isinstance(value, list | tuple):
         return Markup(", ").join(shown(item) for item in value)
@@ -140,7 +149,14 @@ def _environment() -> Environment:
         finalize=lambda value: plain(value) if type(value) is str else value,
     )
     environment.filters.update(
-        ago=ago, duration=duration, size=size, short=short, number=number, interval=interval, shown=shown
+        ago=ago,
+        duration=duration,
+        size=size,
+        short=short,
+        number=number,
+        interval=interval,
+        shown=shown,
+        ms=milliseconds,
     )
     environment.globals.update(static=address, link_to=link_to, VERDICTS=VERDICTS)
     return environment

@@ -141,7 +141,9 @@ class _Writer:
 
     def _dataset(self, label: str, root: str) -> str:
         tokens = {"histogram": {"edges": [0, 64, 128, 256, 512], "counts": [120, 340, 80, 12]}}
-        metrics = {"rows": 552, "tokens": tokens, "splits": {"train": 500, "heldout": 52}}
+        rows = {"read": 552, "accepted": 552, "rejected": 0}
+        splits = {"train": {"rows": 500}, "heldout": {"rows": 52}}
+        metrics = {"rows": rows, "tokens": tokens, "splits": splits}
         parents: Parents = (("tokenized_for", root),)
         return self._add("dataset", "prepare", parents, config={"path": label}, metrics=metrics)
 

@@ -28,6 +28,13 @@ from registry.db.tables import channels, endpoints, gate_decisions
 
 EVALUATIONS = 20
 DECISIONS = 20
+RELATIONS = {
+    "adapter": "adapter of",
+    "merge": "merged from",
+    "quantized": "quantized from",
+    "finetune": "tuned from",
+}
+"""How a fact says what the relation to a parent is, where its own name does not."""
 RUNS = 30
 """How many of the newest runs are searched for the ladder that an artifact stands on."""
 
@@ -46,6 +53,7 @@ def _artifact(request: Request) -> Response:
         artifact=artifact,
         manifest=artifact.manifest,
         **facts,
+        relations=RELATIONS,
         ladder=ladder,
         ladder_picture=Markup(ladder_chart(ladder)) if ladder else None,
         lengths=_lengths(artifact.manifest.metrics),

@@ -55,7 +55,7 @@ class Question(NamedTuple):
 
 def _compare(request: Request) -> Response:
     registry, ids = registry_of(request), list(dict.fromkeys(request.query_params.getlist("id")))
-    if not 0 < len(ids) <= MOST:
+    if len(ids) > MOST:
         raise HTTPException(404, f"a comparison is of two to {MOST} models; {len(ids)} were named")
     sides = _sides(registry, ids)
     scored = _scored_tasks(sides)

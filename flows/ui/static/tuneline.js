@@ -92,6 +92,19 @@
       heading.replaceChildren(button);
     });
   }
+  // On a narrow screen each row is a paragraph; its figures need the names of their columns.
+  function labelled() {
+    each(".scroll > table:not(.wrap):has(thead)", (table) => {
+      const names = [...table.tHead.rows[0].cells].map((heading) => heading.textContent.trim());
+      each("tbody tr", (row) => [...row.cells].forEach((cell, column) => {
+        const text = cell.textContent.trim();
+        cell.toggleAttribute("data-none", (text === "" || text === "–") && !cell.querySelector("input, button"));
+        const speaks = column === 0 || cell.tagName === "TH" || cell.querySelector(".kind, input");
+        if (names[column] && !speaks && cell !== row.querySelector("a")?.closest("td")) cell.dataset.label = names[column];
+      }), table);
+      table.classList.add("labelled");
+    });
+  }
   document.addEventListener("click", (event) => {
     const heading = event.target.closest("table[data-sortable] thead th");
     if (!heading || !event.target.closest("button")) return;
@@ -203,8 +216,15 @@
     });
   }
 
-  function ready() { tellTimes(); sortable(); charts(); follow(); }
+  function ready() { tellTimes(); sortable(); labelled(); charts(); follow(); }
   document.addEventListener("htmx:after:swap", ready);
   ready();
   listen();
+  // What is wider than the window shows where one is: the list of screens, a lineage.
+  each(".screens [aria-current], .lineage .here", (here) => {
+    const box = here.closest(".screens, .lineage");
+    const [inner, outer] = [here.getBoundingClientRect(), box.getBoundingClientRect()];
+    box.scrollLeft += inner.left + inner.width / 2 - outer.left - outer.width / 2;
+    if (box.scrollHeight > box.clientHeight) box.scrollTop += inner.top + inner.height / 2 - outer.top - outer.height / 2;
+  });
 })();

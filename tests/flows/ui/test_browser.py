@@ -19,12 +19,15 @@ from registry import Artifact, Registry
 from registry.outbox import EVENTS
 from registry.store.store import Problem
 from tests.flows.metrics.watched import WAIVER, answered, populate
+from tests.flows.ui.around import a_night
 from tests.flows.ui.browser import Complaints, chromium, keep_picture, served
 from tests.flows.ui.receiver import answering
 from tests.seconds import seconds
 
 LINK = "the-link-that-is-printed"
 HEAR = "new EventSource('/events').addEventListener('changed', () => console.log('heard'))"
+TOO_WIDE = """[...document.querySelectorAll(".scroll")]
+    .filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.ariaLabel)"""
 SIZES = "cells => cells.map(cell => Number(cell.dataset.value))"
 WIDTHS = (390, 900, 1400)
 HISTORY = [{"step": step, "loss": 3.0 / step} for step in range(1, 30)]
@@ -41,6 +44,7 @@ def made(registry: Registry) -> dict[str, Artifact]:
     made = populate(registry)
     report = registry.home / "runs" / "20260301-093000-aaaaaa" / "report.json"
     report.write_text(json.dumps({**json.loads(report.read_text()), "history": HISTORY}))
+    a_night(registry)
     return made
 
 
@@ -95,6 +99,8 @@ def paths(made: dict[str, Artifact]) -> list[str]:
         "/runs/20260301-093000-aaaaaa",
         "/runs/20260302-093000-bbbbbb",
         "/tenants/acme",
+        "/schedules/night",
+        "/compare",
         "/store?plan=1&days=0",
     ]
 
@@ -110,6 +116,8 @@ def assert_sound(page: Page) -> None:
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, (page.url, width)
+        if width == min(WIDTHS):
+            assert page.evaluate(TOO_WIDE) == [], page.url
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -99,6 +99,13 @@ def test_pages_follow_one_another(
     assert len(seen) == len(set(seen)) >= len(made)
 
 
+def test_a_comparison_of_nothing_says_how_to_begin(client: TestClient) -> None:
+    answer = client.get("/compare")
+    assert answer.status_code == 200
+    assert "Add the models to compare" in answer.text
+    assert 'name="id"' in answer.text
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -109,7 +116,6 @@ def test_pages_follow_one_another(
         ("/artifacts?before=99999999999999999999", 404),
         ("/channels/no/such", 404),
         ("/gates/000000", 404),
-        ("/compare", 404),
         ("/compare?id=" + "&id=".join("abcde"), 404),
         ("/runs/none", 404),
         ("/static/none.js", 404),
