@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.deploy.light import normal
+from tests.flows.ui.browser import Complaints, chromium
+from tests.seconds import seconds
 from tests.test_architecture import imported_anywhere
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +67,61 @@ def test_its_description_names_the_command_and_the_pythons(wheel: zipfile.ZipFil
     assert "tuneline = flows.cli:main" in wheel.read(points).decode()
     (metadata,) = [name for name in wheel.namelist() if name.endswith("METADATA")]
     assert "Requires-Python: <3.14,>=3.11" in wheel.read(metadata).decode()
+
+
+@pytest.fixture
+def installed(wheel: zipfile.ZipFile, tmp_path: Path) -> Path:
+    """The folder of the commands of an environment that has the wheel, and the locked packages beside it.
+
+    Those are only on the path: none of their .pth files is read, so the tree itself is not found.
+    """
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (site / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert wheel.filename is not None
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check",
+         "--no-deps", "--no-index", "--force-reinstall", "--no-compile", wheel.filename],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return python.parent
+
+
+@pytest.fixture
+def interface(installed: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """What `tuneline ui` of the wheel says when it listens; its home does not exist before."""
+    env = {"PATH": os.environ["PATH"], "TUNELINE_HOME": str(tmp_path / "home")}
+    command = [installed / "tuneline", "ui", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.terminate()
+            assert process.wait(seconds(20)) == 0
+
+
+def test_its_pages_open_in_a_browser(installed: Path, interface: dict[str, str], tmp_path: Path) -> None:
+    """Templates, scripts and styles come from the wheel, and so does the registry's schema."""
+    where = [installed / "python", "-c", "import flows.ui.pages; print(flows.ui.pages.TEMPLATES)"]
+    found = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert Path(found.strip()).is_relative_to(tmp_path / "venv")
+    complaints = Complaints()
+    with chromium() as browser:
+        page = browser.new_page(base_url=interface["url"])
+        complaints.listen(page)
+        page.goto(interface["link"])
+        expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator(".empty-title")).to_have_text("No channel points anywhere yet")
+        assert page.locator(".bar").evaluate("bar => getComputedStyle(bar).position") == "sticky"
+        assert page.evaluate("typeof htmx") == "object"
+        for path in ("/artifacts", "/schedules", "/webhooks"):
+            page.goto(path)
+            expect(page.locator(".empty-title")).to_be_visible()
+    assert (tmp_path / "home" / "registry.db").is_file()
+    assert complaints.lines == []
 
 
 def test_every_library_that_is_imported_is_asked_for() -> None:

@@ -113,7 +113,7 @@ def requests_per_second(url: str, state: StorageState, home: Path, seconds: floa
                 with lock:
                     times.append(time.perf_counter() - began)
 
-    writer = threading.Thread(target=_publish, args=(home, ends))
+    writer = threading.Thread(target=write_as_a_run, args=(home, ends))
     clients = [threading.Thread(target=ask) for _ in range(4)]
     for thread in (writer, *clients):
         thread.start()
@@ -126,7 +126,7 @@ def requests_per_second(url: str, state: StorageState, home: Path, seconds: floa
     print(f"fleet page while a run writes: {rate:.0f} requests/s, {spread}")
 
 
-def _publish(home: Path, ends: float) -> None:
+def write_as_a_run(home: Path, ends: float) -> None:
     """Write as a run does: its journal twice a second, an outcome now and then."""
     folder = home / "runs" / "20260101-000000-bench0"
     folder.mkdir(parents=True, exist_ok=True)

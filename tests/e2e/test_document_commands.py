@@ -8,22 +8,27 @@ is printed: the same words and columns around other ids, numbers and times.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import random
 import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+import yaml
 
 from flows import cli
 from registry import Registry
+from registry.tenancy.outcomes import Outcome
 from tests.e2e.conftest import Tuneline
 from tests.test_documents import ROOT, shown_commands
 
@@ -41,6 +46,7 @@ class Page:
     `codes`: text of a command → its exit code, where that is not 0.
     `before`: beginning of a command → what has to be there for it.
     `others`: beginnings of commands whose output is of another kind here than on the page.
+    A long line of output may go on in the next one on the page.
     """
 
     real: Mapping[str, str] = field(default_factory=dict)
@@ -105,7 +111,66 @@ def two_users(folder: Path, tuneline: Callable[..., None]) -> None:
         tuneline("users", "add", name, "--role", role)
 
 
+def week(folder: Path, tuneline: Callable[..., None]) -> None:
+    """Inputs of five days that are longer than those of the training data."""
+    draw = random.Random(1)
+    for day in ("mon", "tue", "wed", "thu", "fri"):
+        texts = (" ".join(f"word{draw.randrange(400)}" for _ in range(30)) for _ in range(40))
+        (folder / f"{day}.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+
+
+def candidate_that_fails(folder: Path, tuneline: Callable[..., None]) -> None:
+    """A canary that the policy on docs/canary.md asks for, and what a gateway counts of it."""
+    page = (ROOT / "docs/canary.md").read_text("utf-8")
+    policy = yaml.safe_load(re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0])["gate"]
+    (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
+    channel = "pico/smoke"
+    tuneline(
+        "channels", "policy", channel, "--set", str(folder / "policy.yaml"), "--reason", "a canary first"
+    )
+    tuneline("channels", "rollout", channel, "{merged}", "--canary", "10", "--reason", "to see")
+    with Registry.open(folder / ".tuneline") as registry:
+        live, rollout = registry.channels.get(channel), registry.rollouts.current(channel)
+        assert live is not None
+        assert rollout is not None
+        for arm, artifact, requests, failed in (
+            ("live", live.artifact_id, 270, 3), ("canary", rollout.candidate, 30, 15),
+        ):  # fmt: skip
+            registry.outcomes.add([Outcome(
+                channel=channel, generation=live.generation, artifact_id=artifact, arm=arm,  # type: ignore[arg-type]
+                minute=datetime.now(UTC), requests=requests, failed=failed,
+            )])  # fmt: skip
+
+
+def tickets(folder: Path, tuneline: Callable[..., None]) -> None:
+    """The files on docs/feeds.md: the second begins with a row of the first."""
+    rows = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in (
+            ("I cannot log in", "access"), ("Where is my parcel", "delivery"),
+            ("The router is dead", "hardware"), ("Charged twice", "billing"),
+        )
+    ]  # fmt: skip
+    for name, those in (("monday", rows[:3]), ("acme", [rows[0], rows[3]])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in those))
+    tuneline("tenants", "add", "acme", "pico/smoke")
+
+
 PAGES = {
+    "drift.md": Page(
+        real={"support/prod": "pico/smoke"},
+        codes={"drift support/prod --new mon.jsonl tue.jsonl wed.jsonl thu.jsonl fri.jsonl": 1},
+        before={"drift": week},
+    ),
+    "canary.md": Page(
+        real={"support/prod": "pico/smoke", "channels judge": "channels judge --once",
+              "gate show fcdad6c4db6a": "gate show {decision}"},
+        before={"channels judge": candidate_that_fails},
+    ),
+    "feeds.md": Page(
+        real={"recorded by root": "recorded by {who}"},
+        before={"feed add tickets monday.jsonl": tickets},
+    ),
     "access.md": Page(
         elsewhere={
             "users add": "prints another token each time; tests/flows/commands/test_access.py",
@@ -222,7 +287,8 @@ def test_the_commands_of_a_page_do_what_it_shows(
     monkeypatch.delenv("TUNELINE_HOME", raising=False)
     page, rows = PAGES[name], {row["stage"]: row["artifact_id"] for row in pico[1]["stages"]}
     ids = {"base": rows["resolve"], "adapter": rows["train"], "merged": rows["merge"],
-           "quantized": rows["quantize"], "decision": decision_on(home, rows["quantize"])}  # fmt: skip
+           "quantized": rows["quantize"], "decision": decision_on(home, rows["quantize"]),
+           "who": getpass.getuser()}  # fmt: skip
 
     def tuneline(*words: str) -> None:
         assert cli.main([word.format(**ids) for word in words]) == 0, capsys.readouterr()
@@ -244,5 +310,43 @@ def test_the_commands_of_a_page_do_what_it_shows(
         assert code == page.codes.get(typed, 0), f"{typed}: {said}"
         shown = [replaced(line, real) for line in shapes(below.split("…")[0])]
         if shown and not typed.startswith(page.others):
-            assert shown[0] in shapes(said.replace(str(home), "/home/ada")), f"{typed}: {said}"
+            printed = shapes(said.replace(str(home), "/home/ada"))
+            assert any(line.startswith(shown[0]) for line in printed), f"{typed}: {said}"
     assert not unused, "no command on the page begins so"
+
+
+NOT_TUNELINE = {
+    "deploy.md": {
+        "make stack": "tests/deploy/test_stack.py",
+        "sudo apt-get install": "what tests/deploy/test_stack.py finds on PATH, or fails",
+        "make image": "tests/deploy/test_image.py",
+        "sudo debootstrap": "makes the base that tests/deploy/test_image.py builds on",
+        "sudo tar": "makes the base that tests/deploy/test_image.py builds on",
+        "sudo useradd": "systemd's: tests/deploy/test_systemd.py starts the units' commands",
+        "sudo git clone": "systemd's: tests/deploy/test_systemd.py",
+        "sudo mkdir": "systemd's: tests/deploy/test_systemd.py",
+        "sudo cp": "systemd's: tests/deploy/test_systemd.py",
+        "sudo systemctl": "systemd's: tests/deploy/test_systemd.py verifies the units",
+    },
+    "feeds.md": {
+        "curl -H \"Authorization: Bearer $TOKEN\"": "tests/flows/ui/test_feeds.py",
+        "curl -H \"Authorization: Bearer $KEY\"": "tests/serving/gateway/test_feedback.py",
+    },
+}  # fmt: skip
+"""Beginnings of commands of these pages that are not Tuneline's → what runs them, or why nothing does."""
+
+
+@pytest.mark.parametrize("name", NOT_TUNELINE)
+def test_commands_that_are_not_tunelines_are_run_elsewhere(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text("utf-8")
+    shown = [
+        line
+        for block in re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        for line in re.findall(r"^\$ (.*)$", block, re.MULTILINE)
+        if not line.startswith("tuneline ")
+    ]
+    listed = NOT_TUNELINE[name]
+    assert [line for line in shown if not line.startswith(tuple(listed))] == []
+    assert [one for one in listed if not any(line.startswith(one) for line in shown)] == []
+    for reason in listed.values():
+        assert all((ROOT / file).is_file() for file in re.findall(r"tests/\S+\.py", reason)), reason

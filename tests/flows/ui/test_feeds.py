@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -12,7 +16,10 @@ from flows.ui.access.access import Access
 from flows.ui.app import application
 from flows.ui.feeds import MOST_BYTES
 from registry import Registry
+from registry.feeds.rows import chat
 from tests.flows.ui.access.attempts import HOST
+from tests.flows.ui.browser import served
+from tests.seconds import seconds
 
 
 @pytest.fixture
@@ -68,3 +75,22 @@ def test_a_text_may_hold_what_ends_a_line_elsewhere(registry: Registry, browser:
     assert answer.status_code == 200, answer.text
     assert registry.feeds.rows("tickets")[0].content == odd
     assert answer.json()["new"] == 2
+
+
+def test_the_documents_curl_adds_rows(
+    registry: Registry, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    _, token = registry.users.add("robot", "operator", "test")
+    there = [row(question)["messages"] for question in "abcd"]
+    registry.feeds.add("tickets", [chat(messages, "here", "test") for messages in there], "test")
+    lines = (json.dumps(row(question)) + "\n" for question in "def")
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    page = (pytestconfig.rootpath / "docs" / "feeds.md").read_text("utf-8")
+    ((command, shown),) = re.findall(r"^\$ (curl .*\$TOKEN.*)\n(\{.*)$", page, re.MULTILINE)
+    with served(application(registry, Access(registry))) as url:
+        done = subprocess.run(
+            ["bash", "-c", command.replace("https://tuneline.example.org", url)],
+            env={**os.environ, "TOKEN": token}, cwd=tmp_path, capture_output=True, text=True,
+            timeout=seconds(20),
+        )  # fmt: skip
+    assert json.loads(done.stdout) == json.loads(shown), done.stderr

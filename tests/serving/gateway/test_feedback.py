@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -92,6 +95,19 @@ def test_a_correction_becomes_a_row_and_a_preference(gateway: Gateway, stream: b
     log = gateway.log.read_text()
     assert "DROP TABLE" not in log
     assert "ada@example.org" not in log
+
+
+def test_the_documents_curl_gives_a_correction(gateway: Gateway, pytestconfig: pytest.Config) -> None:
+    key = agree(gateway, "reads-the-page")
+    request, _ = asked(gateway, "reads-the-page", "I was charged twice")
+    page = (pytestconfig.rootpath / "docs" / "feeds.md").read_text("utf-8")
+    ((command, shown),) = re.findall(r"^\$ (curl [^\n]*\$KEY.*?)\n(\{.*?)\n", page, re.MULTILINE | re.DOTALL)
+    typed = command.replace("https://gateway.example.org/v1", gateway.url).replace("1f0c…", request)
+    done = subprocess.run(
+        ["bash", "-c", f"curl() {{ command curl --silent --show-error \"$@\"; }}; {typed}"],
+        env={**os.environ, "KEY": key}, capture_output=True, text=True, timeout=SLOWEST,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == json.loads(shown.replace("1f0c…", request)), done.stderr
 
 
 def test_nothing_is_kept_of_a_tenant_that_did_not_agree(gateway: Gateway) -> None:
