@@ -5,8 +5,8 @@ engine is a pico model on llama.cpp, and a run writes its journal meanwhile. The
 second, in turns with and without the fleet page being asked for 50 times a second. Requests begin when it is
 their time, whether the one before was answered or not, so a wait is counted in full.
 
-Then the fleet page stays open in a browser and takes itself anew `--changes` times, as it does when it hears of
-a change: a day with one every 20 seconds, in minutes.
+Then the fleet page stays open in a browser and takes itself anew `--changes` times, as it does when it hears
+of a change: a day with one every 20 seconds, in minutes.
 """
 
 from __future__ import annotations
