@@ -133,9 +133,8 @@ def candidate_that_fails(folder: Path, tuneline: Callable[..., None]) -> None:
         live, rollout = registry.channels.get(channel), registry.rollouts.current(channel)
         assert live is not None
         assert rollout is not None
-        for arm, artifact, requests, failed in (
-            ("live", live.artifact_id, 270, 3), ("canary", rollout.candidate, 30, 15),
-        ):  # fmt: skip
+        sides = (("live", live.artifact_id, 270, 3), ("canary", rollout.candidate, 30, 15))
+        for arm, artifact, requests, failed in sides * 4:
             registry.outcomes.add([Outcome(
                 channel=channel, generation=live.generation, artifact_id=artifact, arm=arm,  # type: ignore[arg-type]
                 minute=datetime.now(UTC), requests=requests, failed=failed,

@@ -82,7 +82,7 @@ def test_the_documents_curl_adds_rows(
 ) -> None:
     _, token = registry.users.add("robot", "operator", "test")
     there = [row(question)["messages"] for question in "abcd"]
-    registry.feeds.add("tickets", [chat(messages, "here", "test") for messages in there], "test")
+    registry.feeds.add("tickets", [chat(messages, "here", "http") for messages in there], "test")
     lines = (json.dumps(row(question)) + "\n" for question in "def")
     (tmp_path / "rows.jsonl").write_text("".join(lines))
     page = (pytestconfig.rootpath / "docs" / "feeds.md").read_text("utf-8")
