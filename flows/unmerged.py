@@ -9,7 +9,8 @@ from flows.candidate import Candidate, measure
 from flows.errors import Usage
 from flows.evaluation_plan import EvaluationPlan, Measurement
 from flows.exchange.loading import rank_of
-from flows.gates.ancestry import host_of, is_gguf_adapter
+from flows.gates.ancestry import ancestry, host_of, is_gguf_adapter
+from flows.gates.other_base import differ
 from flows.recipe import AdapterConfig
 from flows.run.step import Run
 from registry import Artifact
@@ -89,11 +90,13 @@ def measure_live(
     run: Run, plan: EvaluationPlan, candidate: Candidate, channel: Channel, base: Artifact, dataset: Artifact
 ) -> Candidate:
     """What the channel serves now, measured on this recipe's tasks; an adapter on what it is served over, a
-    GGUF of its base or the base in 16 bits. Raises `Usage` for a GGUF adapter that was never measured on a
-    GGUF."""
+    GGUF of its base or the base in 16 bits. Where it is of another base than the recipe's, that one reads
+    the rows. Raises `Usage` for a GGUF adapter that was never measured on a GGUF."""
     live = run.registry.get(channel.artifact_id)
     if live.id == candidate.model.id:
         return candidate
+    if differ(base, live):
+        base = ancestry(run.registry, live).base or base
     sources = {"base": base, "dataset": dataset}
     if live.manifest.kind != "adapter":
         measurement = Measurement("quantized", "evaluate live", "live", plan.stored)

@@ -7,6 +7,7 @@ rules          one claim, judged by paired statistics; checks
 thresholds     limits of size, latency and nearness; latency
 contamination  test items in the training data
 gate           the verdict
+other_base     the live model over another base than the candidate's
 sources        evidence by lineage in a registry; directories, without one
 channel        the decision about a channel, written down
 plan           how many items a policy needs

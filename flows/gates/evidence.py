@@ -34,6 +34,7 @@ class TaskEvidence(FiniteRecord):
     scores: dict[str, dict[str, float]]
     asked: dict[str, str] = Field(default_factory=dict, description="item → its question, no template")
     clusters: dict[str, str] = Field(default_factory=dict, description="item → cluster, where items have one")
+    places: dict[str, int] = Field(default_factory=dict, description="item → its place in the split")
 
 
 class Fidelity(FiniteRecord):
@@ -142,6 +143,7 @@ def _task(log: Log) -> TaskEvidence:
         scores=scores,
         asked={row["item"]: row["asked"] for row in log.rows if isinstance(row.get("asked"), str)},
         clusters={row["item"]: row["cluster"] for row in log.rows if isinstance(row.get("cluster"), str)},
+        places={row["item"]: row["document"] for row in log.rows if type(row.get("document")) is int},
     )
 
 

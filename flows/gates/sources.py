@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.gates import other_base
 from flows.gates.ancestry import Ancestry, ancestry, as_stored, is_gguf_adapter, nf4_only, on_16bit, quant_of
 from flows.gates.contamination import Seen, search, training_texts
 from flows.gates.evidence import Evidence, load_evidence
@@ -66,10 +67,24 @@ def from_registry(
             evidence = _read(registry, model, chosen.get(role), _nf4(registry, family, model, role))
             read[role] = evidence.model_copy(update={"called": _called(role, evidence, given)})
     evidence = _with_files(registry, candidate, read.pop("candidate"))
+    if live is not None and "live" in read and _on_one_dataset(chosen) and other_base.differ(candidate, live):
+        assert live.manifest.base is not None
+        called = f"what is live, over its own base {live.manifest.base.source}"
+        read["live"] = other_base.asked_alike(evidence, read["live"], called)
     facts = _facts(registry, policy, family, evidence, chosen, latency_ms)
     baseline = live or models["baseline"]
     notes = tuple(note for one in (candidate, live) if one and (note := nf4_only(registry, one)))
     return GateInput(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen, notes)
+
+
+def _on_one_dataset(chosen: Mapping[str, Artifact]) -> bool:
+    """Whether the candidate and what is live were measured on the same rows."""
+    measured_on = [
+        {parent.id for parent in chosen[role].manifest.parents if parent.relation == "evaluated_on"}
+        for role in ("candidate", "live")
+        if role in chosen
+    ]
+    return len(measured_on) == 2 and measured_on[0] == measured_on[1]
 
 
 def _with_files(registry: Registry, candidate: Artifact, evidence: Evidence) -> Evidence:
