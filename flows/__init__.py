@@ -3,6 +3,7 @@
 ```
 cli, commands        the command `tuneline`
 ui                   the web interface
+upgrades             channels to another base, or another quantization
 retraining           schedules: what runs by itself
 execute              a recipe from beginning to report
 lifecycle            the whole product on one page

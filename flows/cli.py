@@ -20,6 +20,7 @@ from flows.commands.arguments.overview import add_overview_commands
 from flows.commands.arguments.registry import add_registry_commands
 from flows.commands.arguments.schedule import add_schedule_commands
 from flows.commands.arguments.tenants import add_tenant_commands
+from flows.commands.arguments.upgrade import add_upgrade_command
 from flows.errors import Usage, of_a_path
 from flows.formatting import as_typed, plain
 
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     add_feed_commands(add, group)
     add_backup_commands(add, verbs)
     add_schedule_commands(add, group)
+    add_upgrade_command(add)
     _add_serving_commands(add)
     add_overview_commands(add, group)
     return top

@@ -9,7 +9,7 @@ from flows.candidate import Candidate, measure
 from flows.errors import Usage
 from flows.evaluation_plan import EvaluationPlan, Measurement
 from flows.exchange.loading import rank_of
-from flows.gates.ancestry import ancestry, host_of, is_gguf_adapter
+from flows.gates.ancestry import ancestry, host_in, host_of, is_gguf_adapter, promoted_over
 from flows.gates.other_base import differ
 from flows.recipe import AdapterConfig
 from flows.run.step import Run
@@ -91,19 +91,21 @@ def measure_live(
 ) -> Candidate:
     """What the channel serves now, measured on this recipe's tasks; an adapter on what it is served over, a
     GGUF of its base or the base in 16 bits. Where it is of another base than the recipe's, that one reads
-    the rows. Raises `Usage` for a GGUF adapter that was never measured on a GGUF."""
+    the rows; where it is the candidate, what counts is over what each is served. Raises `Usage` for a GGUF
+    adapter that was never measured on a GGUF."""
     live = run.registry.get(channel.artifact_id)
+    served = None
     if live.id == candidate.model.id:
-        return candidate
+        served = promoted_over(run.registry, channel.name, live)
+        if served is None or served.id == host_in(candidate.evaluation, live):
+            return candidate
     if differ(base, live):
         base = ancestry(run.registry, live).base or base
     sources = {"base": base, "dataset": dataset}
     if live.manifest.kind != "adapter":
         measurement = Measurement("quantized", "evaluate live", "live", plan.stored)
         return measure(run, measurement, live, model=live, **sources)
-    served = host_of(run.registry, live)
-    if served is None and not is_gguf_adapter(live):
-        served = base
+    served = served or host_of(run.registry, live) or (None if is_gguf_adapter(live) else base)
     if served is None:
         raise Usage(
             f"the channel serves the GGUF adapter {live.id[:12]}, which was never measured on a GGUF of its "

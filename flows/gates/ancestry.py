@@ -84,8 +84,22 @@ def nf4_only(registry: Registry, model: Artifact) -> str | None:
 
 def host_of(registry: Registry, adapter: Artifact) -> Artifact | None:
     """What an adapter was measured on last: a GGUF adapter on a quantized base, another on its base."""
-    for evaluation in reversed(registry.evaluations(adapter.id)):
-        for parent in evaluation.manifest.parents:
-            if parent.relation == "evaluation_of" and parent.id != adapter.id:
-                return registry.get(parent.id)
+    hosts = (host_in(evaluation, adapter) for evaluation in reversed(registry.evaluations(adapter.id)))
+    found = next((host for host in hosts if host is not None), None)
+    return None if found is None else registry.get(found)
+
+
+def host_in(evaluation: Artifact, adapter: Artifact) -> str | None:
+    """The id of what the adapter was measured over in this evaluation."""
+    of = (parent.id for parent in evaluation.manifest.parents if parent.relation == "evaluation_of")
+    return next((parent for parent in of if parent != adapter.id), None)
+
+
+def promoted_over(registry: Registry, channel: str, adapter: Artifact) -> Artifact | None:
+    """What the adapter was measured over for the decision that moved the channel to it; None without one."""
+    for event in reversed(registry.channels.history(channel)):
+        if event.artifact_id == adapter.id and event.decision_id is not None:
+            read = registry.gates.get(event.decision_id).evidence.get("evaluations", {})
+            host = host_in(registry.get(read["candidate"]), adapter) if "candidate" in read else None
+            return None if host is None else registry.get(host)
     return None

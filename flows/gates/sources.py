@@ -69,7 +69,7 @@ def from_registry(
     evidence = _with_files(registry, candidate, read.pop("candidate"))
     if live is not None and "live" in read and _on_one_dataset(chosen) and other_base.differ(candidate, live):
         assert live.manifest.base is not None
-        called = f"what is live, over its own base {live.manifest.base.source}"
+        called = f"the channel's current artifact, over its own base {live.manifest.base.source}"
         read["live"] = other_base.asked_alike(evidence, read["live"], called)
     facts = _facts(registry, policy, family, evidence, chosen, latency_ms)
     baseline = live or models["baseline"]

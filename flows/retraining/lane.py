@@ -40,6 +40,8 @@ T = TypeVar("T")
 AWAY_SECONDS = 1800.0
 """How long a lane waits for a database that does not answer, before it gives up."""
 PAUSE_SECONDS = 2.0
+HAD_IT = "had it already"
+"""How the note ends of a run whose candidate its channel serves."""
 
 
 @dataclass
@@ -211,7 +213,7 @@ def ended_as(result: Result, rates: Rates | None) -> Ended:
         note = f"{channel.name} stays where it is: {tried.note if tried is not None else 'a canary decides'}"
         return ended.model_copy(update={**decided, "state": "passed", "note": note})
     moved = tried is not None and tried.state == "ran"
-    note = f"generation {channel.generation}" if moved else f"{channel.name} had it already"
+    note = f"generation {channel.generation}" if moved else f"{channel.name} {HAD_IT}"
     return ended.model_copy(update={**decided, "state": "promoted" if moved else "passed", "note": note})
 
 

@@ -58,6 +58,8 @@ def own_channel(definition: Definition) -> str:
 
 def recipe_for(definition: Definition, target: Target) -> Recipe:
     """The recipe with what the schedule sets in it, for this target. Raises `InvalidRecipe`."""
+    if target.channel in definition.own:
+        return validate(Recipe, definition.own[target.channel].recipe, definition.recipe_name)
     tree = copy.deepcopy(definition.recipe)
     given = parse_overrides([filled(text, target) for text in definition.overrides])
     apply_overrides(tree, given)

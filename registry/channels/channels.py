@@ -154,16 +154,19 @@ class Channels:
         with self._database.read() as connection:
             return policies.history(connection, name)
 
-    def rollback(self, name: str, reason: str, who: str) -> Channel:
+    def rollback(self, name: str, reason: str, who: str, expected_generation: int | None = None) -> Channel:
         """Point the channel to the artifact that it had before; again, to the one before that.
 
-        Raises NotFound when there is no such channel or nothing before.
+        Raises NotFound when there is no such channel or nothing before, Moved where it is no longer at the
+        generation that is given.
         """
         _check_waiver(Waiver(reason, who))
         with self._database.write() as connection:
             current = _current(connection, name)
             if current is None:
                 raise NotFound(f"channel {name!r} does not exist; `tuneline channels` lists those that do")
+            if expected_generation not in (None, current.generation):
+                raise _lost(name, expected_generation or 0, _standing(current))
             back_to = earlier(HISTORY.events(connection, name), current)
             content.require(connection, [back_to.artifact_id])
             event = {

@@ -67,12 +67,23 @@ class Limits(Record):
     """After a failure; doubles with each further one, up to a day."""
 
 
+class OwnRecipe(Record):
+    """What one channel is made by, and in words how that differs from what made it before."""
+
+    recipe: dict[str, Any]
+    what: str
+    """`keep`, `replay` or `merge-only`."""
+    why: str
+
+
 class Definition(Record):
     """All that a schedule says. `overrides` may hold {tenant}, {channel}, {team} and {name}."""
 
     recipe_name: str
     recipe: dict[str, Any]
     """The recipe as it was when the schedule was written."""
+    own: dict[str, OwnRecipe] = Field(default_factory=dict)
+    """Channel → the recipe that it has instead: of an upgrade of bases, each channel's."""
     overrides: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
     tenants: str | None = None

@@ -25,7 +25,7 @@ def add_schedule_commands(add: Add, group: Callable[..., Any]) -> None:
     new.add_argument("--replace", action="store_true", help="make another version of a schedule that exists")
     _for_whom(new)
     _triggers(new)
-    _limits(new)
+    add_limits(new)
     command("ls", "list schedules")
     shown = command("show", "one schedule, and its latest runs")
     started = command("run", "run a schedule now, here; without a name, whatever is due of all of them")
@@ -75,7 +75,8 @@ def _triggers(new: argparse.ArgumentParser) -> None:
     new.add_argument("--drift", action="store_true", help="when a measure of drift asks for it")
 
 
-def _limits(new: argparse.ArgumentParser) -> None:
+def add_limits(new: argparse.ArgumentParser) -> None:
+    """How much at once, when, and at what price."""
     text = "runs at one time, on all machines together (default 1)"
     new.add_argument("--at-once", type=int, default=1, metavar="N", help=text)
     text = "more than one run on a GPU, or on a machine without one (default: one for each)"

@@ -40,7 +40,7 @@ def add(arguments: argparse.Namespace) -> Reply:
         schedule, token = registry.schedules.put(
             arguments.name, definition, who(arguments), replace=arguments.replace
         )
-        _tell_prefect(registry)
+        tell_prefect(registry)
     lines = [f"schedule {schedule.name}, version {schedule.version}: {whom(schedule)}, {when(schedule)}"]
     if not targets:
         lines.append(f"No tenant is called so yet: {definition.tenants!r}.")
@@ -54,14 +54,6 @@ def _definition(arguments: argparse.Namespace, recipe: Mapping[str, Any]) -> Def
     if arguments.rows is not None:
         triggers.append({"on": "rows", **_rows(arguments.rows)})
     triggers += [{"on": name} for name in ("base", "webhook", "drift") if getattr(arguments, name)]
-    limits = {
-        "at_once": arguments.at_once,
-        "per_device": not arguments.share_devices,
-        "window": arguments.window,
-        "night_hours": arguments.night_hours,
-        "night_cost": arguments.night_cost,
-        "back_off_minutes": arguments.back_off,
-    }
     return checked(
         recipe_name=str(arguments.recipe),
         recipe=recipe,
@@ -70,8 +62,20 @@ def _definition(arguments: argparse.Namespace, recipe: Mapping[str, Any]) -> Def
         tenants=arguments.tenants,
         triggers=triggers,
         zone=arguments.zone,
-        limits=limits,
+        limits=limits_of(arguments),
     )
+
+
+def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_limits` takes, unchecked, as a schedule's `limits` has it."""
+    return {
+        "at_once": arguments.at_once,
+        "per_device": not arguments.share_devices,
+        "window": arguments.window,
+        "night_hours": arguments.night_hours,
+        "night_cost": arguments.night_cost,
+        "back_off_minutes": arguments.back_off,
+    }
 
 
 def _rows(text: str) -> dict[str, Any]:
@@ -167,7 +171,7 @@ def _worked(registry: Registry, settings: Settings, schedule: Schedule) -> list[
     from flows.retraining.night import tell_if_over
 
     decided = look(registry, schedule)
-    ended = Lane(registry, settings, schedule.name, told=_told).work()
+    ended = Lane(registry, settings, schedule.name, told=told).work()
     tell_if_over(registry, schedule.definition.zone, datetime.now(UTC))
     rows = [
         (schedule.name, one.target, one.state, plain(one.note)) for one in decided if one.state != "waiting"
@@ -175,7 +179,8 @@ def _worked(registry: Registry, settings: Settings, schedule: Schedule) -> list[
     return rows + [(schedule.name, begun.target, end.state, plain(end.note)) for begun, end in ended]
 
 
-def _told(line: str) -> None:
+def told(line: str) -> None:
+    """A line about what goes on, for people."""
     print(f"tuneline: {plain(line)}", file=sys.stderr)
 
 
@@ -192,7 +197,7 @@ def resume(arguments: argparse.Namespace) -> Reply:
 def _pause(arguments: argparse.Namespace, paused: bool) -> Reply:
     with open_registry() as registry:
         changed = registry.schedules.pause(arguments.name, paused, who(arguments))
-        _tell_prefect(registry)
+        tell_prefect(registry)
     state = "paused" if paused else "in force"
     line = f"schedule {arguments.name} is {state}{'' if changed else ', as before'}"
     return Reply({"schedule": arguments.name, "paused": paused, "changed": changed}, lambda: print(line))
@@ -202,7 +207,7 @@ def rm(arguments: argparse.Namespace) -> Reply:
     """No more of this one."""
     with open_registry() as registry:
         registry.schedules.remove(arguments.name, who(arguments))
-        _tell_prefect(registry)
+        tell_prefect(registry)
     line = f"schedule {arguments.name} is removed; `tuneline schedule audit` keeps what it was"
     return Reply({"schedule": arguments.name, "removed": True}, lambda: print(line))
 
@@ -221,7 +226,7 @@ def sync(arguments: argparse.Namespace) -> Reply:
     return Reply({"prefect": address, **done}, lambda: print("\n".join(lines or ["there is no schedule"])))
 
 
-def _tell_prefect(registry: Registry) -> None:
+def tell_prefect(registry: Registry) -> None:
     """After a change, where a server is named: that it is away now is no reason to lose the change."""
     from flows.retraining import deployments
 
@@ -230,7 +235,7 @@ def _tell_prefect(registry: Registry) -> None:
         try:
             deployments.sync(registry.schedules.ls(), address)
         except deployments.PrefectUnreachable as error:
-            _told(f"the schedule is changed, and Prefect does not know it yet: {error}")
+            told(f"the schedule is changed, and Prefect does not know it yet: {error}")
 
 
 def audit(arguments: argparse.Namespace) -> Reply:

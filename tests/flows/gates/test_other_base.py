@@ -69,7 +69,7 @@ def test_the_same_rows_are_compared_whatever_the_template(made: Lineage) -> None
     assert decision.verdict == "pass", decision.rules
     (rule,) = decision.rules
     assert (rule.n, rule.discordant) == (100, 0), "each row against itself"
-    assert "what is live, over its own base hub:acme/Old-1B" in rule.sentence
+    assert "the channel's current artifact, over its own base hub:acme/Old-1B" in rule.sentence
     made.evaluate(made.gguf, BAD, placed)
     assert judged(made, live).verdict == "fail"
 
