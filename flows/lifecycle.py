@@ -27,9 +27,11 @@ def lifecycle(recipe: Recipe, run: Run, outcome: RunOutcome) -> None:
     data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base, **before)
     sources = {"base": base, "dataset": data}
 
-    # Before anything is trained: what the base can do, quantized as it will be trained on.
+    # Before anything is trained: what the base can do, quantized as it will be trained on. On tasks that have
+    # items of their own it is one measurement for all who share the base, whatever their data.
     plan = EvaluationPlan(recipe)
-    untuned = outcome.add(measure(run, plan.untuned, base, model=base, dataset=data))
+    asked = {"dataset": data} if recipe.evaluate.reads_dataset else {}
+    untuned = outcome.add(measure(run, plan.untuned, base, model=base, **asked))
 
     adapter = outcome.adapter = run.step("train", recipe.train, "train adapter", **sources)
     tuned = outcome.add(measure(run, plan.tuned, adapter, model=base, adapter=adapter, **sources))

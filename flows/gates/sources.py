@@ -187,7 +187,11 @@ def _tasks(evaluation: Artifact) -> dict[str, Any]:
 def _likeness(evaluation: Artifact, tasks: set[str]) -> str:
     """A digest that two evaluations share which asked the same of two models."""
     configs = {name: config for name, config in _tasks(evaluation).items() if name in tasks}
-    data = sorted(p.id for p in evaluation.manifest.parents if p.relation == "evaluated_on")
+    own_items = bool(configs) and all(
+        config and config.get("kind") == "lm-eval" for config in configs.values()
+    )
+    edges = () if own_items else evaluation.manifest.parents
+    data = sorted(parent.id for parent in edges if parent.relation == "evaluated_on")
     return digest([configs, evaluation.manifest.config.get("seed"), data])
 
 

@@ -123,6 +123,11 @@ class EvaluateConfig(StageConfig):
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="of few-shot examples")
 
+    @property
+    def reads_dataset(self) -> bool:
+        """Whether the result depends on the prepared dataset: on its rows, or on its system message."""
+        return bool(self.questions) or not all(isinstance(task, LmEvalTask) for task in self.tasks)
+
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, tree: object) -> object:

@@ -16,6 +16,7 @@ from flows.run.progress_view import ProgressView
 from flows.run.stage_row import Form, StoppedStep
 from flows.run.step import Run
 from registry import Registry
+from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
 
 BASE = SimpleNamespace(source="hub:acme/Tiny-1B")
 KINDS = {
@@ -72,6 +73,20 @@ def test_the_steps_of_a_run() -> None:
     assert {candidate.name for candidate in outcome.candidates} >= set(recipe.made)
     assert outcome.resident is not None
     assert outcome.resident.name == "tiny-1b-q8_0@1"
+
+
+def test_the_base_is_measured_once_for_all_who_ask_it_the_same() -> None:
+    """Tasks with items of their own do not depend on data; questions are asked under its system message."""
+    own, heldout = LmEvalTask(name="own", path="/tasks"), HeldoutTask()
+    for asked, parents in (
+        (EvaluateConfig(tasks=(own,)), ["model"]),
+        (EvaluateConfig(tasks=(own, heldout)), ["model", "dataset"]),
+        (EvaluateConfig(tasks=(own,), questions=("Why?",)), ["model", "dataset"]),
+    ):
+        run = Told()
+        recipe = load("pico-smoke", ["adapter.base=Q8_0", "gate=null", "promote=null", "deploy=null"])
+        lifecycle(recipe.model_copy(update={"evaluate": asked}), cast(Run, run), RunOutcome())
+        assert ("evaluate base NF4", "base", parents) in run.steps
 
 
 def test_a_failed_step_keeps_which_form_it_was_to_make(tmp_path: Path) -> None:
