@@ -55,10 +55,13 @@ class Result:
     outcome: RunOutcome
 
 
-def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None) -> Result:
+def execute(
+    recipe: Recipe, settings: Settings, parent: ParentFlow | None = None, stand_by: WarmWorker | None = None
+) -> Result:
     """Check resources, run the lifecycle, write the report. Never raises for a stage's failure.
 
-    `parent`: the Prefect flow run that it is a part of. Before anything starts, raises
+    `parent`: the Prefect flow run that it is a part of. `stand_by`: what runs its stages, where several runs
+    share that. Before anything starts, raises
     `InvalidRecipe` for all that can be known to go wrong, and `InsufficientResources`.
     """
     with ProgressView() as view:
@@ -75,7 +78,7 @@ def execute(recipe: Recipe, settings: Settings, parent: ParentFlow | None = None
             settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
         )
         recipe = at_watermark(recipe, registry)
-        return _run(asked, recipe, registry, view, arithmetic, parent)
+        return _run(asked, recipe, registry, view, arithmetic, parent, stand_by)
 
 
 def _run(
@@ -85,6 +88,7 @@ def _run(
     view: ProgressView,
     arithmetic: Arithmetic | None,
     parent: ParentFlow | None,
+    stand_by: WarmWorker | None,
 ) -> Result:
     from flows.lifecycle import lifecycle
     from flows.report.summary import report
@@ -98,8 +102,8 @@ def _run(
         (folder / RECIPE).write_text(asked.model_dump_json(indent=1), encoding="utf-8")
     prefect = PrefectView(folder / "logs" / "prefect.log", parent)
     prefect.run(recipe.name, run_id)
-    with WarmWorker(folder / "logs" / "stand-by.log") as stand_by:
-        run, outcome, error = Run(registry, view, folder, stand_by, arithmetic, prefect), RunOutcome(), None
+    with stand_by or WarmWorker(folder / "logs" / "stand-by.log") as worker:
+        run, outcome, error = Run(registry, view, folder, worker, arithmetic, prefect), RunOutcome(), None
         try:
             with _terminable():
                 lifecycle(recipe, run, outcome)

@@ -140,6 +140,13 @@ class Registry:
             drafts.sweep(self._context, key)
         return artifact
 
+    def sweep(self) -> None:
+        """Remove what processes that died left in this home of results that are published by now, maybe by
+        another machine; a draft whose result is not known keeps its checkpoints for whoever makes it."""
+        for left in sorted((self.home / "drafts").iterdir()):
+            if _KEY.fullmatch(left.name):
+                self.find(left.name)
+
     def draft(
         self, key: str, stage: str, holds: Iterable[str] = (), patience: Patience = NO_WAIT
     ) -> AbstractContextManager[Draft]:

@@ -26,6 +26,7 @@ from flows.retraining.learning import Sources
 from flows.retraining.look import learns, nothing_new, watches_rows
 from flows.retraining.targets import recipe_for, targets_of
 from flows.retraining.times import night, opens
+from flows.run.child import KeptWorker
 from flows.run.prefect_view import ParentFlow
 from flows.settings import Settings
 from registry import Registry
@@ -57,15 +58,20 @@ class Lane:
 
     def __post_init__(self) -> None:
         self.rates: Rates | None = None if self.settings.rates is None else read_rates(self.settings.rates)
+        self._stand_by = KeptWorker(self.registry.home / "stand-by.log")
 
     def work(self) -> list[tuple[ScheduledRun, Ended]]:
         """Do what waits; returns the runs with their ends. Raises KeyboardInterrupt, with the run put back,
         and StoreFailed where the database stayed away for `AWAY_SECONDS`."""
-        while (schedule := self._patiently(self._standing)) is not None:
-            claim = self._patiently(partial(self._next, schedule))
-            if claim is None:
-                break
-            self._do(schedule, claim)
+        self._patiently(self.registry.sweep)
+        try:
+            while (schedule := self._patiently(self._standing)) is not None:
+                claim = self._patiently(partial(self._next, schedule))
+                if claim is None:
+                    break
+                self._do(schedule, claim)
+        finally:
+            self._stand_by.close()
         return self.ended
 
     def _standing(self) -> Schedule | None:
@@ -74,6 +80,7 @@ class Lane:
 
     def _next(self, schedule: Schedule) -> Claim | None:
         self._enforce_ceiling(schedule, datetime.now(UTC))
+        self.registry.scheduled_runs.revive(schedule.name)  # the next look may be a quarter of an hour away
         return self.registry.scheduled_runs.claim(
             schedule.name, schedule.definition.limits.at_once, "manual" if self._by_hand(schedule) else None
         )
@@ -148,7 +155,8 @@ class Lane:
             if (note := nothing_new(learned, last.get(target.name))) is not None:
                 return Ended(state="unchanged", note=note, **seen)
         try:
-            result = execute(recipe_for(schedule.definition, target), self.settings, self.parent)
+            recipe = recipe_for(schedule.definition, target)
+            result = execute(recipe, self.settings, self.parent, self._shared())
         except EXPECTED as error:
             _begin_again_after(error, run)
             return Ended(state="failed", note=str(error), **seen)
@@ -159,7 +167,23 @@ class Lane:
         if isinstance(result.error, KeyboardInterrupt):
             raise result.error
         _begin_again_after(result.error, run)
-        return ended_as(result, self.rates).model_copy(update=seen)
+        came = partial(self._credited, run, ended_as(result, self.rates))
+        return self._patiently(came).model_copy(update=seen)
+
+    def _credited(self, run: ScheduledRun, ended: Ended) -> Ended:
+        """Promoted, where an attempt of this run that was killed had just moved the channel."""
+        if run.attempts == 1 or ended.state != "passed":
+            return ended
+        moves = self.registry.channels.history(run.channel)
+        if not moves or moves[-1].artifact_id != ended.artifact_id or moves[-1].at < run.due:
+            return ended
+        note = f"generation {moves[-1].generation}, by an attempt whose process was gone then"
+        moved = {"state": "promoted", "note": note, "decision_id": moves[-1].decision_id}
+        return ended.model_copy(update=moved)
+
+    def _shared(self) -> KeptWorker | None:
+        """What runs the stages of all runs; none with GPUs, where each run sees another one."""
+        return None if machine(self.settings.root).cuda else self._stand_by
 
     @contextmanager
     def _device(self, schedule: Schedule) -> Iterator[None]:

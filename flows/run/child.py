@@ -110,6 +110,27 @@ class WarmWorker:
         self.server = StageServer(self._log, "--import-ahead")
 
 
+class KeptWorker(WarmWorker):
+    """One that serves several runs, one after the other: it starts with the first and ends by `close`."""
+
+    started = False
+
+    def __enter__(self) -> Self:
+        if not self.started:
+            super().__enter__()
+            self.started = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The next run wants it, too."""
+
+    def close(self) -> None:
+        """End the process, if a run had it started."""
+        if self.started:
+            self.server.end()
+            self.started = False
+
+
 class StageProcess:
     """One stage's process, which leads a process group of its own."""
 

@@ -154,6 +154,16 @@ def test_checkpoints_wait_for_the_same_key_only(
     assert list((home / "drafts").iterdir()) == []
 
 
+def test_a_sweep_clears_what_died_here_of_results_that_another_machine_made(
+    registry: Registry, home: Path, publish: Publish, key: Key
+) -> None:
+    publish(registry, "one")
+    for name in ("one", "two"):
+        (home / "drafts" / key(name) / "1" / "checkpoints").mkdir(parents=True)
+    registry.sweep()
+    assert [path.name for path in (home / "drafts").iterdir()] == [key("two")], "its checkpoints are of use"
+
+
 def test_finding_a_result_clears_what_a_crash_after_the_commit_left(
     registry: Registry, home: Path, publish: Publish, key: Key
 ) -> None:

@@ -21,12 +21,14 @@ from flows.retraining import lane as lanes
 from flows.retraining.device import own_device
 from flows.retraining.lane import Lane
 from flows.retraining.learning import Learned
+from flows.run.child import KeptWorker
 from flows.settings import Settings
 from registry import Registry
 from registry.errors import Conflict, StoreFailed
 from registry.schedules.occasions import Planned, due_at
-from registry.schedules.runs import Ended
+from registry.schedules.runs import Ended, ScheduledRuns
 from registry.schedules.schedules import checked
+from tests.flows.metrics.watched import populate
 from tests.seconds import seconds
 
 NIGHT = datetime(2026, 11, 29, 3, tzinfo=UTC)
@@ -104,6 +106,33 @@ def test_neither_a_users_mistake_nor_a_defect_ends_the_others(
     ]  # fmt: skip
     assert states(registry) == dict.fromkeys("abc", "failed")
     assert any(record.exc_info for record in caplog.records)
+
+
+def test_what_a_killed_lane_leaves_is_done_by_another_without_a_look(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = executing(monkeypatch, {team: raising(InvalidRecipe("a mistake")) for team in "ab"})
+    lane = prepared("a", "b")
+    gone = ScheduledRuns(registry.database, seconds=0.0)  # nobody keeps its lease, as after a kill
+    assert gone.claim("nightly", 9) is not None
+    lane.work()
+    assert began == ["a", "b"]
+
+
+def test_the_runs_of_a_lane_share_what_runs_their_stages(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each would import torch and its libraries for itself; with GPUs each run sees another one."""
+    shared: list[Any] = []
+
+    def execute(recipe: Any, settings: Any, parent: Any, stand_by: Any) -> Any:
+        shared.append(stand_by)
+        return ended(RuntimeError("a stage failed"))
+
+    monkeypatch.setattr(lanes, "execute", execute)
+    prepared("a", "b").work()
+    assert shared[0] is shared[1]
+    assert isinstance(shared[0], KeptWorker)
 
 
 def test_an_interruption_puts_the_run_back_and_ends_the_lane(
@@ -326,6 +355,27 @@ def test_a_channel_that_a_canary_is_to_decide_about_was_not_moved(
     )
     end = lanes.ended_as(result, None)
     assert (end.state, end.note, end.artifact_id) == (state, note, "candidate")
+
+
+def test_a_channel_that_a_killed_attempt_moved_was_promoted_by_its_run(
+    registry: Registry, prepared: Prepared
+) -> None:
+    """The next attempt finds it there already; the night's page would not tell of it as promoted."""
+    live = populate(registry)["gguf"].id
+    (move,) = registry.channels.history("support/prod")
+    lane, earlier = prepared("a"), move.at - timedelta(hours=1)
+    (run,) = registry.scheduled_runs.open("nightly")
+    again = run.model_copy(update={"channel": "support/prod", "due": earlier, "attempts": 2})
+    had_it = Ended(state="passed", note="it had it already", artifact_id=live, decision_id="of the retry")
+    credited = lane._credited(again, had_it)
+    assert (credited.state, credited.decision_id) == ("promoted", move.decision_id)
+    for run, end in (
+        (again.model_copy(update={"attempts": 1}), had_it),
+        (again.model_copy(update={"due": move.at + timedelta(hours=1)}), had_it),
+        (again, had_it.model_copy(update={"artifact_id": "another"})),
+        (again, had_it.model_copy(update={"state": "refused"})),
+    ):
+        assert lane._credited(run, end) == end
 
 
 def test_what_waits_for_its_hours_is_not_called_nothing(

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from flows.run import child
-from flows.run.child import StageFailed, WarmWorker, run_in_child
+from flows.run.child import KeptWorker, StageFailed, WarmWorker, run_in_child
 from stages.contract import StageConfig
 from stages.errors import StageKilled
 from tests.seconds import seconds
@@ -162,6 +162,20 @@ def test_a_warm_process_forks_for_each_stage(probe: Callable[..., Any], tmp_path
         assert stand_by.server.process is warm
     assert "printed by the stage" in (tmp_path / "log").read_text()
     assert warm.returncode is not None
+
+
+def test_one_that_is_kept_serves_several_runs(probe: Callable[..., Any], tmp_path: Path) -> None:
+    kept = KeptWorker(tmp_path / "stand-by")
+    kept.close()  # no run came
+    served = []
+    for _ in range(2):
+        with kept as stand_by:
+            served.append(stand_by.server.process)
+            assert probe("fine", stand_by)[0].facts["metrics"]["what"] == "fine"
+    assert served[0] is served[1]
+    assert served[0].returncode is None
+    kept.close()
+    assert served[0].returncode is not None
 
 
 @pytest.mark.parametrize(
