@@ -179,6 +179,10 @@ def _counted(guardrail: str, row: Outcome, policy: CanaryPolicy) -> tuple[int, i
         return row.requests, row.failed
     if guardrail == "cut off":
         return row.requests, row.truncated
+    if guardrail == "not JSON":
+        return row.checked, row.not_json
+    if guardrail == "disliked":
+        return row.rated, row.disliked
     assert policy.slow is not None
     return len(row.latencies_ms), sum(ms > policy.slow.over_ms for ms in row.latencies_ms)
 

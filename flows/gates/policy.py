@@ -180,6 +180,20 @@ class CanaryPolicy(FiniteRecord):
         default=None, gt=0, lt=1, description="the same of answers that the length limit ended"
     )
     slow: Slow | None = Field(default=None, description="the same of slow answers")
+    not_json: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        exclude_if=lambda margin: margin is None,  # a policy of before there were any has the same digest
+        description="the same of answers that are not one JSON document; for recipes whose answers are JSON",
+    )
+    disliked: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        exclude_if=lambda margin: margin is None,
+        description="the same of rated answers: thumbs down, a score below 0.5, or a correction",
+    )
     alpha: float = Field(
         default=0.05, gt=0, lt=0.5, description="risk of promoting one that is worse by a margin or more"
     )
@@ -194,6 +208,7 @@ class CanaryPolicy(FiniteRecord):
         """Guardrail → its margin."""
         slow = self.slow.margin if self.slow else None
         every = {"errors": self.errors, "cut off": self.cut_off, "slow": slow}
+        every |= {"not JSON": self.not_json, "disliked": self.disliked}
         return {name: margin for name, margin in every.items() if margin is not None}
 
 

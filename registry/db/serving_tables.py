@@ -12,9 +12,16 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from registry.db.tables import LARGE, metadata, sha256_hex, string
+
+
+def _later(name: str, holds: str) -> Column[int]:
+    """A count that rows of before it do not have."""
+    return Column(name, Integer, CheckConstraint(holds), nullable=False, server_default=text("0"))
+
 
 serving_version = Table(
     "serving_version",
@@ -147,5 +154,9 @@ outcomes = Table(
     Column("agreed", Integer, CheckConstraint("agreed BETWEEN 0 AND compared"), nullable=False),
     Column("latencies_ms", Text, nullable=False, comment="JSON list of numbers"),
     Column("first_token_ms", Text, nullable=False, comment="JSON list of numbers"),
+    _later("checked", "checked BETWEEN 0 AND requests"),
+    _later("not_json", "not_json BETWEEN 0 AND checked"),
+    _later("rated", "rated >= 0"),
+    _later("disliked", "disliked BETWEEN 0 AND rated"),
 )
 Index("outcomes_by_channel", outcomes.c.channel, outcomes.c.minute)

@@ -19,12 +19,16 @@ from registry.artifacts import Record, canonical, digest
 from registry.db.engine import Database, now
 from registry.db.feed_tables import feedback, forgettings, receipts
 from registry.db.serving_tables import tenant_keys
+from registry.db.tables import channels
 from registry.errors import AlreadyExists, InvalidFeed, InvalidTenant, NoConsent, NotFound
 from registry.feeds.feeds import append
 from registry.feeds.rows import NewRow, Origin, checked
-from registry.tenancy import tenant_log
+from registry.tenancy import outcomes, tenant_log
 from registry.tenancy.consents import Consent, in_force
 from registry.tenancy.redaction import redacted
+
+LIKED = 0.5
+"""A lower score says that the answer was not liked."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,11 @@ class Traffic:
             connection.execute(insert(feedback), {**row, "corrected": int(said.correction is not None)})
             rows = _learned(receipt, consent, said)
             who = f"tenant {receipt.tenant}, key {key_id}"
-            return append(connection, receipt.feed, rows, who).new if rows else 0
+            came = append(connection, receipt.feed, rows, who).new if rows else 0
+            rating = _rating(connection, receipt, said)
+        if rating is not None:  # counted apart, as gateways count: in the order in which who reads on sees it
+            outcomes.Outcomes(self._database).add([rating])
+        return came
 
     def outcomes(self, channel: str, since: datetime | None = None) -> list[Outcome]:
         """What was said of a channel's answers, by artifact and arm, in the order in which they came."""
@@ -182,6 +190,23 @@ def _receipt(connection: Connection, key_id: str, request: str) -> Row[Any]:
     if row is None:
         raise NotFound("no such request of this key that still takes feedback")
     return row
+
+
+def _rating(connection: Connection, receipt: Row[Any], said: Feedback) -> outcomes.Outcome | None:
+    """As canaries count it, under the generation that the channel has now; None of one that is gone."""
+    query = select(channels.c.generation).where(channels.c.name == receipt.channel)
+    generation = connection.execute(query).scalar_one_or_none()
+    if generation is None:
+        return None
+    low = said.score is not None and said.score < LIKED
+    return outcomes.Outcome(
+        **{name: getattr(receipt, name) for name in ("channel", "artifact_id", "arm")},
+        generation=generation,
+        minute=datetime.now(UTC),
+        requests=0,
+        rated=1,
+        disliked=int(said.thumbs == "down" or low or said.correction is not None),
+    )
 
 
 def _learned(receipt: Row[Any], consent: Consent, said: Feedback) -> list[NewRow]:

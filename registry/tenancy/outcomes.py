@@ -36,7 +36,8 @@ class Outcome(Record):
 
     `failed` and `truncated` (ended by the length limit) are of `requests`. `compared` counts shadow answers
     that were compared with the live answer to the same request, `agreed` those that were equal. Durations are
-    in ms, of whole answers and to the first token, at most 256 of each.
+    in ms, of whole answers and to the first token, at most 256 of each. `checked` answers were looked at for
+    JSON (while a canary is under way); `rated` ones got feedback, which may be of answers of earlier minutes.
     """
 
     channel: str
@@ -53,11 +54,17 @@ class Outcome(Record):
     agreed: Count = 0
     latencies_ms: Durations = Field(default_factory=list)
     first_token_ms: Durations = Field(default_factory=list)
+    checked: Count = 0
+    not_json: Count = 0
+    rated: Count = 0
+    disliked: Count = 0
 
     @model_validator(mode="after")
     def _parts_within_their_whole(self) -> Self:
-        if max(self.failed, self.truncated) > self.requests or self.agreed > self.compared:
-            raise ValueError("failed and truncated are of the requests, agreed of the compared ones")
+        if max(self.failed, self.truncated, self.checked) > self.requests or self.agreed > self.compared:
+            raise ValueError("failed, truncated and checked are of the requests, agreed of the compared ones")
+        if self.not_json > self.checked or self.disliked > self.rated:
+            raise ValueError("not_json is of the checked answers, disliked of the rated ones")
         return self
 
 

@@ -53,7 +53,7 @@ class App:
 
     def __post_init__(self) -> None:
         lacking = (LACKING[replica.section.engine] for replica in self.router.replicas)
-        self._limits = limits_of(self.bounds, frozenset.intersection(*lacking))
+        self.limits = limits_of(self.bounds, frozenset.intersection(*lacking))
 
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, and write down that it was."""
@@ -93,7 +93,7 @@ class App:
             body = await body_of(context.http, self.bounds)
             if route.path == FEEDBACK:
                 return await self._feedback(context, tenant, body)
-            request = read(body, COMPLETIONS[route.path], self._limits)
+            request = read(body, COMPLETIONS[route.path], self.limits)
             if request.model != tenant.channel:
                 raise _no_model(request.model)
             return await self._complete(context, tenant, request)
@@ -154,9 +154,10 @@ class App:
         decision = choose(live, rollout, f"{tenant.name} {conversation}")
         consent = state.consents.get(tenant.name)
         sampled = self.receipts.sampled(consent, request)
-        usage = TokenUsage(request, keep_text=sampled or decision.shadow is not None)
+        checked = rollout is not None and rollout.canary_percent > 0 and request.n == 1
+        usage = TokenUsage(request, keep_text=sampled or checked or decision.shadow is not None)
         generation = channel.generation
-        context.completion = Completion(tenant, decision, generation, usage, consent, sampled)
+        context.completion = Completion(tenant, decision, generation, usage, consent, sampled, checked)
         return context.completion, rollout
 
     async def _charged(

@@ -55,6 +55,15 @@ class TokenUsage:
             return 0
         return min(reserved, prompt_bound + self.pieces) if self.request.stream else reserved
 
+    @property
+    def is_json(self) -> bool:
+        """Of an answer that was kept: whether it is one JSON document. Infinity and NaN are none."""
+        try:
+            json.loads("".join(self.texts), parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return False
+        return True
+
     def whole(self, body: bytes) -> None:
         """Read an answer that came in one piece."""
         self.first = self.last = time.monotonic()
@@ -167,3 +176,7 @@ def to_client() -> Iterator[None]:
         yield
     except aiohttp.ClientError as error:
         raise ConnectionResetError(str(error)) from None
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(name)

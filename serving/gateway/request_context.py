@@ -38,6 +38,8 @@ class Completion:
     consent: Consent | None = None
     sampled: bool = False
     """Whether the tenant agreed to have this one's words kept."""
+    checked: bool = False
+    """Whether it is looked at for JSON."""
 
 
 @dataclass
@@ -134,7 +136,10 @@ class Recorder:
             of = _of(completion)
             # a reason: an engine that ended between its headers and its answer, or a fault of the gateway
             failed = usage.failed or context.reason is not None
-            self._outcomes.add(RequestOutcome(*of, failed, usage.reason, prompt, answer, seconds, first))
+            is_json = usage.is_json if completion.checked and not failed else None
+            self._outcomes.add(
+                RequestOutcome(*of, failed, usage.reason, prompt, answer, seconds, first, None, is_json)
+            )
 
     def _entry(self, context: RequestContext, seconds: float) -> dict[str, object]:
         """A line of the log."""

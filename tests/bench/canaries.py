@@ -5,6 +5,9 @@ the same streams: the sequential test that Tuneline uses; a test of fixed size, 
 as it needs (a normal test of non-inferiority, and of harm); and ten minutes, in none of which the candidate's
 errors are more than twice the live rate. How often each promotes, and after how many of the candidate's
 requests.
+
+Then five guardrails at once, sequentially: errors, cut-off and slow answers, answers that are not JSON, and
+dislikes, of a tenth of the answers. The candidate is as good, or worse by a margin in one of them.
 """
 
 from __future__ import annotations
@@ -61,32 +64,41 @@ class Judged:
         }
 
 
-def streams(rate: float, canaries: int, seed: int, live: float = LIVE) -> list[Block]:
-    """`LOOKS` blocks of `canaries` runs, with one guardrail."""
+def streams(
+    rate: float, canaries: int, seed: int, live: float = LIVE, per_look: int = PER_LOOK
+) -> list[Block]:
+    """`LOOKS` blocks of `canaries` runs, with one guardrail, of so many answers of the candidate each."""
     draw = np.random.default_rng(seed)
-    rest = round(PER_LOOK * (1 - SHARE) / SHARE)
-    sizes = np.full(canaries, float(rest)), np.full(canaries, float(PER_LOOK))
+    rest = round(per_look * (1 - SHARE) / SHARE)
+    sizes = np.full(canaries, float(rest)), np.full(canaries, float(per_look))
     blocks = []
     for _ in range(LOOKS):
-        bad = (draw.binomial(rest, live, canaries), draw.binomial(PER_LOOK, rate, canaries))
+        bad = (draw.binomial(rest, live, canaries), draw.binomial(per_look, rate, canaries))
         blocks.append(Block(sizes[0], bad[0].astype(float), sizes[1], bad[1].astype(float)))
     return blocks
 
 
 def sequential(blocks: list[Block]) -> Judged:
     """Looks at each block; a canary that is decided is not looked at again."""
-    canaries = len(blocks[0].live)
-    guardrail = Guardrail(MARGIN, canaries)
+    return together([(MARGIN, blocks)])
+
+
+def together(streams_of: list[tuple[float, list[Block]]]) -> Judged:
+    """The same with several guardrails, each with its margin and its blocks."""
+    canaries = len(streams_of[0][1][0].live)
+    guardrails = [Guardrail(margin, canaries) for margin, _ in streams_of]
     judged = Judged(np.zeros(canaries), np.full(canaries, float(PER_LOOK * LOOKS)))
     open_ = np.arange(canaries)
-    for look, counts in enumerate(blocks, 1):
-        guardrail.add(Block(*(column[open_] for column in counts)))
-        harm, good = harmed([guardrail], ALPHA), safe([guardrail], ALPHA)
+    for look, every in enumerate(zip(*(blocks for _, blocks in streams_of), strict=True), 1):
+        for guardrail, counts in zip(guardrails, every, strict=True):
+            guardrail.add(Block(*(column[open_] for column in counts)))
+        harm, good = harmed(guardrails, ALPHA), safe(guardrails, ALPHA)
         decided = harm | good
         judged.verdicts[open_[decided]] = np.where(harm, -1.0, 1.0)[decided]
         judged.requests[open_[decided]] = look * PER_LOOK
         open_ = open_[~decided]
-        guardrail.keep(~decided)
+        for guardrail in guardrails:
+            guardrail.keep(~decided)
         if not len(open_):
             break
     return judged
@@ -127,6 +139,25 @@ def ten_minutes(blocks: list[Block]) -> Judged:
 WAYS = {"sequential": sequential, "fixed size": fixed_horizon, "ten minutes": ten_minutes}
 
 
+GUARDRAILS = {  # margin, live rate, answers of the candidate between two looks
+    "errors": (MARGIN, LIVE, PER_LOOK),
+    "cut off": (0.05, 0.02, PER_LOOK),
+    "slow": (0.05, 0.03, PER_LOOK),
+    "not JSON": (MARGIN, LIVE, PER_LOOK),
+    "disliked": (0.1, 0.1, PER_LOOK // 10),
+}
+
+
+def five(canaries: int, worse: str | None, seed: int) -> Judged:
+    """All five guardrails; the candidate is as good but for `worse`, by exactly that one's margin."""
+    return together(
+        [
+            (margin, streams(live + margin * (name == worse), canaries, seed + at, live, per_look))
+            for at, (name, (margin, live, per_look)) in enumerate(GUARDRAILS.items())
+        ]
+    )
+
+
 def measure(canaries: int) -> list[dict[str, Any]]:
     """One row for each kind of candidate and way of judging."""
     rows = []
@@ -136,6 +167,9 @@ def measure(canaries: int) -> list[dict[str, Any]]:
             {"candidate": name, "rate": rate, "way": way, **judge(blocks).row()}
             for way, judge in WAYS.items()
         ]
+    for number, worse in enumerate((None, *GUARDRAILS)):
+        name = "as good" if worse is None else f"worse: {worse}"
+        rows.append({"candidate": name, "way": "five", **five(canaries, worse, 100 + 10 * number).row()})
     return rows
 
 

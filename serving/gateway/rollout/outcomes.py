@@ -31,12 +31,16 @@ class _Row:
     agreed: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     first_token_ms: list[float] = field(default_factory=list)
+    checked: int = 0
+    not_json: int = 0
     seen: int = 0
 
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """One request's end; `agreed` is None unless it was compared with another answer to the same request."""
+    """One request's end; `agreed` is None unless it was compared with another answer to the same request,
+    `is_json` unless it was looked at.
+    """
 
     channel: str
     generation: int
@@ -49,6 +53,7 @@ class RequestOutcome:
     seconds: float
     first_token: float | None
     agreed: bool | None = None
+    is_json: bool | None = None
 
 
 class Outcomes:
@@ -81,6 +86,9 @@ class Outcomes:
         if outcome.agreed is not None:
             row.compared += 1
             row.agreed += outcome.agreed
+        if outcome.is_json is not None:
+            row.checked += 1
+            row.not_json += not outcome.is_json
         if not outcome.failed:
             self._sample(row, outcome)
 

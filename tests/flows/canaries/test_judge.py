@@ -134,6 +134,39 @@ def test_harm_stops_the_canary_and_it_is_not_begun_again(trial: Callable[..., Tr
     assert evidence.requests == 0, "what the earlier canary counted within this minute is not this one's"
 
 
+@pytest.mark.parametrize(
+    ("guardrail", "counts"), [("not_json", ("checked", "not_json")), ("disliked", ("rated", "disliked"))]
+)
+@pytest.mark.parametrize(("worse", "ending"), [(6, "harm"), (0, "safe")])
+def test_form_and_feedback_are_judged_where_the_policy_asks(
+    trial: Callable[..., Trial], guardrail: str, counts: tuple[str, str], worse: int, ending: str
+) -> None:
+    case = trial(**{guardrail: 0.1}, errors=0.3)
+    case.start()
+    judge, items, bad = Judge(case.registry), *counts
+    for _ in range(100):
+        case.count((180, 1), (20, 0))
+        rows = [row for _, row in case.registry.outcomes.added(CHANNEL, 1)][-2:]
+        more = [{items: 90, bad: 1}, {items: 10, bad: worse}]
+        case.registry.outcomes.add([row.model_copy(update=one) for row, one in zip(rows, more, strict=True)])
+        if judged := judge.round():
+            break
+    (one,) = judged
+    assert one.ending == ending
+    rail = one.evidence.guardrails[1]
+    assert rail.guardrail == guardrail.replace("_json", " JSON")
+    assert rail.canary == one.evidence.requests / 4 > 0
+    assert f"{rail.guardrail}: {rail.canary_bad} of {rail.canary:,} of the candidate's" in one.sentence
+
+
+def test_what_nobody_rated_is_not_shown_to_be_liked(trial: Callable[..., Trial]) -> None:
+    case = trial(disliked=0.1, max_requests=400)
+    case.start()
+    (judged,) = case.until_decided(0.01, Judge(case.registry))
+    assert judged.ending == "requests"
+    assert "disliked: 0 of 0 of the candidate's" in judged.sentence
+
+
 def test_a_budget_of_requests_gives_it_up(trial: Callable[..., Trial]) -> None:
     case = trial(max_requests=100)
     case.start()
@@ -317,6 +350,11 @@ def test_answers_of_before_the_canary_teach_the_live_rate_only(trial: Callable[.
     assert evidence is not None
     (errors,) = evidence.guardrails
     assert (errors.live, errors.canary) == (490, 10)
+
+
+def test_a_canary_without_form_and_feedback_has_the_digest_that_it_had_before_there_were_any() -> None:
+    written = GatePolicy.model_validate({"tasks": [RULE], "canary": {}}).model_dump(mode="json")["canary"]
+    assert {"not_json", "disliked"} & set(written) == set()
 
 
 def test_a_policy_without_a_canary_has_the_digest_that_it_had_before_there_were_any() -> None:

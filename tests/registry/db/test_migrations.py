@@ -141,6 +141,40 @@ def test_schema_2_on_a_server_becomes_as_a_fresh_one(backend: Backend, postgresq
         postgresql.drop(one)
 
 
+def test_what_gateways_counted_before_stays(home: Path) -> None:
+    """As version 7 left it: rows without the counts of version 8."""
+    old = left_by(2, home)
+    with closing(sqlite3.connect(old / "registry.db")) as connection:
+        for number in range(2, 7):
+            for statement in migrations.statements("sqlite", number):
+                connection.execute(statement)
+        base = connection.execute("SELECT id FROM artifacts WHERE kind = 'base'").fetchone()[0]
+        values = (
+            5,
+            "team/prod",
+            1,
+            base,
+            "live",
+            "2026-11-29T10:00+00:00",
+            9,
+            2,
+            1,
+            7,
+            8,
+            0,
+            0,
+            "[1.5]",
+            "[]",
+        )
+        connection.execute(f"INSERT INTO outcomes VALUES ({', '.join('?' * len(values))})", values)
+        connection.execute("UPDATE schema_version SET version = 7")
+        connection.commit()
+    with Registry.open(old) as registry:
+        ((number, row),) = registry.outcomes.added("team/prod", 1)
+    assert (number, row.requests, row.failed, row.truncated, row.latencies_ms) == (5, 9, 2, 1, [1.5])
+    assert (row.checked, row.not_json, row.rated, row.disliked) == (0, 0, 0, 0)
+
+
 def used(registry: Registry) -> None:
     """Every table of serving takes its rows, beside those that were there."""
     current = registry.channels.get("team/prod")

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from flows.commands.arguments.tenants import REDACTION
-from registry import Artifact, Registry
+from registry import Artifact, Registry, Waiver
+from registry.artifacts import BaseReference, QuantSpec
 from registry.errors import AlreadyExists, Corrupt, InvalidFeed, InvalidTenant, NoConsent, NotFound
 from registry.feeds.traffic import Feedback, Receipt
 from registry.tenancy.consents import Consent
@@ -42,6 +43,30 @@ def receipt(request: str, agreed: tuple[Consent, str], artifact: Artifact, **mor
 
 
 @only("local")
+def test_feedback_is_counted_for_a_canary(
+    registry: Registry, publish: Publish, base: BaseReference, plain: QuantSpec
+) -> None:
+    model = publish(registry, "model", kind="base", base=base, quant=plain)
+    registry.channels.move("team/acme", model.id, 0, waiver=Waiver("the first", "ada"))
+    registry.feeds.add("tickets", [], "ops")
+    _, key, _ = registry.tenants.add("acme", "team/acme", "ops")
+    agreed = registry.consents.give("acme", "tickets", 1.0, 30, list(RULES), "ada"), key.id
+    said: list[dict[str, Any]] = [
+        {"thumbs": "up"}, {"thumbs": "down"}, {"score": 0.5}, {"score": 0.4}, {"correction": "Call us."},
+    ]  # fmt: skip
+    registry.traffic.keep([receipt(str(number), agreed, model) for number in range(len(said))])
+    for number, words in enumerate(said):
+        registry.traffic.give(key.id, Feedback(request=str(number) * 32, **words))
+    with pytest.raises(AlreadyExists):
+        registry.traffic.give(key.id, Feedback(request="0" * 32, thumbs="down"))
+    rows = registry.outcomes.read("team/acme")
+    assert [(row.rated, row.disliked, row.requests) for row in rows] == [
+        (1, 0, 0), (1, 1, 0), (1, 0, 0), (1, 1, 0), (1, 1, 0),
+    ]  # fmt: skip
+    assert {(row.artifact_id, row.arm, row.generation) for row in rows} == {(model.id, "live", 1)}
+
+
+@only("local")
 def test_feedback_becomes_rows(registry: Registry, artifact: Artifact, agreed: tuple[Consent, str]) -> None:
     key = agreed[1]
     registry.traffic.keep([receipt(request, agreed, artifact) for request in "1234"])
@@ -49,6 +74,7 @@ def test_feedback_becomes_rows(registry: Registry, artifact: Artifact, agreed: t
     assert registry.traffic.give(key, Feedback(request="2" * 32, thumbs="down", score=0.25)) == 0
     corrected = Feedback(request="3" * 32, correction="Write to bob@example.org <script>alert(1)</script>")
     assert registry.traffic.give(key, corrected) == 2
+    assert registry.outcomes.read("team/acme") == [], "ratings of a channel that does not exist any more"
     rows = registry.feeds.rows("tickets")
     assert [(one.kind, one.origin, one.request) for one in rows] == [
         ("chat", "answer", "1" * 32),

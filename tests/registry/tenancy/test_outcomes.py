@@ -35,7 +35,7 @@ def test_rows_are_added_read_and_summed(registry: Registry, publish: Callable[..
     later = AT + timedelta(minutes=5)
     rows = [
         outcome(one),
-        outcome(two, arm="canary", failed=0, latencies_ms=[]),
+        outcome(two, arm="canary", failed=0, latencies_ms=[], checked=9, not_json=4, rated=30, disliked=2),
         outcome(two, arm="shadow", compared=4, agreed=3, minute=later),
         outcome(one, minute=later, latencies_ms=[float(n) for n in range(1, 257)]),
         outcome(one, channel="team/other"),
@@ -101,6 +101,7 @@ def test_all_rows_or_none(registry: Registry, publish: Callable[..., Artifact]) 
     "change",
     [
         {"requests": -1}, {"failed": 11}, {"truncated": 11}, {"agreed": 1}, {"compared": 2, "agreed": 3},
+        {"checked": 11}, {"not_json": 1}, {"checked": 2, "not_json": 3}, {"rated": 2, "disliked": 3},
         {"arm": "test"}, {"generation": 0}, {"artifact_id": "abc"}, {"latencies_ms": [1.0] * 257},
         {"latencies_ms": [-1.0]}, {"first_token_ms": [float("nan")]}, {"first_token_ms": [float("inf")]},
         {"minute": datetime(2026, 11, 22)}, {"minute": "yesterday"}, {"prompt_tokens": 2**63},

@@ -178,6 +178,10 @@ def test_a_canary_answers_its_share_and_each_conversation_stays_where_it_is(gate
     found = receipts(range(24))
     assert receipts(range(24)) == found, "each conversation has the same artifact again"
     assert 4 <= found.count(candidate.gguf) <= 20
+    until(lambda: sum(row.checked for row in gateway.registry.outcomes.read("team/canary")) >= 24, "counts")
+    looked_at = [row for row in gateway.registry.outcomes.read("team/canary") if row.checked]
+    assert {row.arm for row in looked_at} == {"live", "canary"}
+    assert all(row.not_json == row.checked for row in looked_at), "these answers are words"
     gateway.registry.rollouts.start("team/canary", candidate.gguf, 100, 0, "tests", "all")
     until(lambda: set(receipts(range(5))) == {candidate.gguf}, "all of it", seconds(10))
     gateway.registry.rollouts.stop("team/canary", "tests", "enough")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from serving.gateway.relay import LONGEST_REASON, opening, refusal
+from serving.gateway.relay import LONGEST_REASON, TokenUsage, opening, refusal
 
 VLLM = {"message": "This model's maximum context length is 8 tokens.", "type": "BadRequestError"}
 LIST = "2 validation errors:\n  {'type': 'int_type', 'loc': 'body.messages.0.ChatMessage.content'}"
@@ -74,3 +74,15 @@ def test_a_refusal_in_a_streams_first_event_is_one(said: Any, stream: bool, stat
     assert found == status
     if status == 400 and stream and body.startswith(b'{"error"'):
         assert str(refusal(body, status)) == "token_id(s) [9] out of vocabulary"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "is_json"),
+    [
+        (['{"a": ', "[1, 2.5]}"], True), ([' "word" '], True), (["17"], True),
+        ([], False), (["{'a': 1}"], False), (['{"a": 1'], False), (['```json\n{"a": 1}\n```'], False),
+        (['{"a": 1} {"b": 2}'], False), (["NaN"], False), (["[" * 100_000], False),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_json_is_one_whole_document(pieces: list[str], is_json: bool) -> None:
+    assert TokenUsage(cast(Any, None), texts=pieces).is_json is is_json
