@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,23 @@ class AdapterPool:
             self.counts.hits += 1
         else:
             name = await self._bring(digest, path)
+        try:
+            yield name
+        finally:
+            self._users[digest] -= 1
+            self._freed.set()
+
+    @contextlib.contextmanager
+    def hold(self, digest: str) -> Iterator[str | None]:
+        """The served name of an adapter that is loaded, which it stays inside the block; else None.
+
+        It is no use of it: it is not counted, and keeps nobody's place.
+        """
+        name = None if digest == self._leaving else self.engine.loaded.get(digest)
+        if name is None:
+            yield None
+            return
+        self._users[digest] += 1
         try:
             yield name
         finally:

@@ -33,15 +33,18 @@ class ExpectedAnswer:
     answer: str
 
 
-def recorded_answers(registry: Registry, artifact: Artifact) -> list[ExpectedAnswer]:
+def recorded_answers(
+    registry: Registry, artifact: Artifact, beside: str | None = None, most: int = MOST
+) -> list[ExpectedAnswer]:
     """Held-out questions of the artifact's own evaluations that its base answers otherwise, newest first.
 
-    Where no evaluation of its base on the same data is on record, all of them; empty for a base, and where
-    the artifact has no evaluation with held-out answers. Raises RegistryError.
+    With `beside`, of its evaluations together with the artifact of that id, and no other. Where no evaluation
+    of its base on the same data is on record, all of them; empty for a base, and where the artifact has no
+    evaluation with held-out answers. Raises RegistryError.
     """
     if artifact.manifest.kind == "base":
         return []
-    for evaluation in reversed(_evaluations(registry, artifact.id)):
+    for evaluation in reversed(_evaluations(registry, artifact.id, beside)):
         dataset = _parent(evaluation, "evaluated_on")
         answers = _answers(registry.view(evaluation.id))
         if dataset is None or not answers:
@@ -55,16 +58,16 @@ def recorded_answers(registry: Registry, artifact: Artifact) -> list[ExpectedAns
         base_answers = _answers(registry.view(of_base[-1].id)) if of_base else {}
         rows = [row for row, answer in answers.items() if answer != base_answers.get(row)]
         messages = _messages(registry.view(dataset), rows)
-        return [ExpectedAnswer(chat, answers[row]) for chat, row in zip(messages, rows, strict=True)][:MOST]
+        return [ExpectedAnswer(chat, answers[row]) for chat, row in zip(messages, rows, strict=True)][:most]
     return []
 
 
-def _evaluations(registry: Registry, artifact_id: str) -> list[Artifact]:
-    """Evaluations of this artifact by itself, not of it with another beside it."""
-    evaluations = []
+def _evaluations(registry: Registry, artifact_id: str, beside: str | None = None) -> list[Artifact]:
+    """Evaluations of this artifact by itself, or of it with exactly that other one beside it."""
+    evaluations, measured = [], {artifact_id} if beside is None else {artifact_id, beside}
     for evaluation in registry.evaluations(artifact_id):
         parents = evaluation.manifest.parents
-        if [parent.id for parent in parents if parent.relation == "evaluation_of"] == [artifact_id]:
+        if {parent.id for parent in parents if parent.relation == "evaluation_of"} == measured:
             evaluations.append(evaluation)
     return evaluations
 
@@ -89,6 +92,12 @@ def _messages(dataset: Path, rows: Sequence[int]) -> Iterator[Chat]:
         yield tuple({"role": m["role"], "content": m["content"]} for m in chats[row].as_py()[:-1])
 
 
+def as_recorded(answer: str, recorded: str) -> bool:
+    """Whether one of the two, of which either may have been cut short, begins as the other goes."""
+    answer = answer.strip()
+    return bool(answer) and (recorded.startswith(answer) or answer.startswith(recorded))
+
+
 async def require_recorded(socket: Path, model: str, expected: Sequence[ExpectedAnswer]) -> None:
     """Ask `model` on `socket` until it begins one answer as recorded; nothing to do where none is.
 
@@ -98,7 +107,7 @@ async def require_recorded(socket: Path, model: str, expected: Sequence[Expected
         answer = ""
         for question in expected:
             answer = await _ask(client, model, question.messages)
-            if answer and (question.answer.startswith(answer) or answer.startswith(question.answer)):
+            if as_recorded(answer, question.answer):
                 return
     if expected:
         raise NotServable(

@@ -16,6 +16,7 @@ router           engines, and which of them holds what an artifact needs
 replica          one engine, with what is loaded in it
 relay            bytes from an engine to a client, counted on the way
 rollout          which artifact answers: the channel's own, or a candidate
+served           whether what is served is still what was evaluated
 feedback         what is kept where a tenant agreed, and what it says of the answers
 metrics          numbers for Prometheus
 ```

@@ -81,6 +81,32 @@ class OperationsAddress(Address):
     port: int = Field(default=9090, ge=0, le=65535, description="0: a free one")
 
 
+class ServedSection(_Section):
+    """Recorded questions, asked again while others ask: is what is served still what was evaluated?"""
+
+    per_hour: float = Field(
+        default=60,
+        ge=0,
+        le=36000,
+        description="questions an hour, at random times, to all engines and loaded adapters together; an "
+        "answer has at most 16 tokens. 0: none",
+    )
+    least: float = Field(
+        default=0.8, ge=0.05, le=0.99, description="the share of answers that has to be as recorded"
+    )
+    alpha: float = Field(
+        default=0.01,
+        gt=0,
+        le=0.2,
+        description="the risk that sound engines raise an alarm, ever, all together, while this gateway runs",
+    )
+    take_out: bool = Field(
+        default=True,
+        description="whether an engine gets no more requests for what it answers otherwise, once that is a "
+        "hundred times surer than an alarm; false: the alarm is all",
+    )
+
+
 class ServeConfig(_Section):
     """The whole file."""
 
@@ -90,6 +116,9 @@ class ServeConfig(_Section):
     )
     engines: list[EngineSection] = Field(min_length=1, description="what serves")
     bounds: Bounds = Field(default=Bounds(), description="what one request may be at most")
+    served: ServedSection = Field(
+        default=ServedSection(), description="recorded questions that the engines are asked again"
+    )
     shadows: int = Field(default=2, ge=0, le=64, description="shadow requests under way at once")
     metric_tenants: int = Field(
         default=200, ge=0, description="tenants with a label of their own; all others are `(other)`"

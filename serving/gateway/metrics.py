@@ -17,6 +17,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _OVERHEADS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 1)
+_SERVED = "1: answers are not as recorded, 2: taken out for that; none where all is well"
 _GAUGES: tuple[tuple[str, str, Callable[[Replica], float]], ...] = (
     ("up", "1 while the engine takes requests", lambda one: one.engine.up),
     ("requests", "Requests given to the engine and not answered", lambda one: one.queue.inside),
@@ -54,6 +55,11 @@ class Metrics:
         )
         self.engine_gap = self._of_engine(
             "inter_token", "Mean time between two tokens of a streamed answer", _GAPS
+        )
+        self.served_checks = self._count("served_checks", "Recorded questions asked", "engine", "result")
+        self.served_seconds = self._count("served_seconds", "Spent on recorded questions")
+        self.served_state = Gauge(
+            "tuneline_gateway_served_state", _SERVED, ["engine", "artifact"], registry=self.registry
         )
         self.overhead = Histogram(
             "tuneline_gateway_overhead_seconds",

@@ -44,6 +44,7 @@ class Replica:
         self.limits = limits(section.engine, section.max_rank if section.engine == "vllm" else None)
         self.endpoint: str | None = None
         """The registry's record of it."""
+        self._distrusted: set[tuple[int, str]] = set()
         self._http: aiohttp.ClientSession | None = None
         self._socket: Path | None = None
         self._frame: tuple[int, int] | None = None
@@ -75,6 +76,14 @@ class Replica:
                 auto_decompress=False,
             )
         return self._http
+
+    def distrust(self, artifact_id: str) -> None:
+        """Answer no longer with this artifact, until the engine is started again."""
+        self._distrusted.add((self.engine.restarts, artifact_id))
+
+    def trusts(self, artifact_id: str) -> bool:
+        """Whether nothing speaks against its answers with this artifact."""
+        return (self.engine.restarts, artifact_id) not in self._distrusted
 
     @contextlib.asynccontextmanager
     async def acquire(self, artifact_id: str, path: Path) -> AsyncIterator[str]:

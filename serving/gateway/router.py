@@ -134,7 +134,8 @@ class Router:
     async def replica_for(self, artifact_id: str) -> tuple[Replica, Path]:
         """An engine that can answer with the artifact, and where its files are.
 
-        Raises `ApiError`: 409 where no engine holds its base, with the reasons; 503 while none runs.
+        Raises `ApiError`: 409 where no engine holds its base, with the reasons; 503 while none runs, or
+        none answers as it should (`served.watch`).
         """
         artifact, path = await self._find(artifact_id)
         if artifact_id not in self._fitting:
@@ -143,7 +144,11 @@ class Router:
         running = [replica for replica in replicas if replica.engine.up]
         if not running:
             raise ApiError("the engine is being started again; try again", None, 503, "unavailable")
-        return self._pick(self._fitting[artifact_id][0], replicas, running, artifact_id), path
+        trusted = [replica for replica in running if replica.trusts(artifact_id)]
+        if not trusted:
+            message = f"no engine here answers as artifact {artifact_id[:12]} did when it was evaluated"
+            raise ApiError(message, None, 503, "not_as_evaluated")
+        return self._pick(self._fitting[artifact_id][0], replicas, trusted, artifact_id), path
 
     async def _find(self, artifact_id: str) -> tuple[Artifact, Path]:
         """An artifact and the directory with its files. Raises `ApiError` (503)."""

@@ -30,6 +30,7 @@ from serving.gateway.request_context import Recorder
 from serving.gateway.rollout.outcomes import Outcomes
 from serving.gateway.rollout.shadow import Shadows
 from serving.gateway.router import MakeEngine, Router
+from serving.gateway.served.watch import Watch
 from serving.process.process import listen
 from serving.tracebacks import frames
 
@@ -137,6 +138,9 @@ async def _assemble(
     app = App(
         directory, router, ledger, Recorder(metrics, outcomes, receipts), shadows, receipts, config.bounds
     )
+    watch = Watch(registry, router, metrics, config.served, app.limits)
+    watch.start()
+    stack.push_async_callback(watch.stop)
     return app, _operations(metrics, directory, router)
 
 
@@ -150,7 +154,7 @@ def _operations(metrics: Metrics, directory: Directory, router: Router) -> web.A
         return web.json_response({"status": "ok"})
 
     async def ready(_: web.Request) -> web.Response:
-        engines = {replica.name: replica.engine.up for replica in router.replicas}
+        engines = {one.name: one.engine.up and one.trusts(one.artifact.id) for one in router.replicas}
         ok = any(engines.values()) and directory.age < STALE_SECONDS
         state = {"ready": ok, "engines": engines, "registry_age_seconds": round(directory.age, 1)}
         return web.json_response(state, status=200 if ok else 503)

@@ -1,0 +1,235 @@
+"""Asks engines, while they serve, what their artifacts were asked when they were evaluated.
+
+A question goes to a random engine, in the name of a random adapter that is loaded there (or of the engine's
+own model), as a tenant's request would: through the gateway's reading of requests, the engine's queue and the
+adapter's slot. It is no tenant's: it costs no budget, and stands in no outcome and no traffic. After an
+answer otherwise, every second of the next few questions goes to the same place: a fault is known sooner, and
+the load is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import aiohttp
+
+from registry import Registry
+from registry.errors import RegistryError
+from serving.engine.answer_check import ExpectedAnswer, as_recorded, recorded_answers
+from serving.errors import ServingError
+from serving.gateway.config import ServedSection
+from serving.gateway.metrics import Metrics
+from serving.gateway.relay import TokenUsage
+from serving.gateway.replica import Replica
+from serving.gateway.request_policy import read
+from serving.gateway.router import Router
+from serving.gateway.served.evidence import CERTAIN, Evidence
+from serving.openai_api.errors import ApiError
+from serving.openai_api.request import Limits
+from serving.tracebacks import frames
+
+log = logging.getLogger("tuneline.gateway")
+
+QUESTIONS = 32
+"""Recorded questions of one artifact at most, each as likely as the others."""
+TOKENS = 16
+"""Of an answer. At a start fewer are compared, by all or nothing; here some may differ by rounding."""
+ANSWER_SECONDS = 60.0
+"""Then there is no answer."""
+DOUBTS = 12
+"""So many questions after an answer otherwise, every second goes to the same place."""
+
+Result = Literal["as recorded", "otherwise", "unanswered", "left out"]
+LEVELS = {"alarm": 1, "taken out": 2}
+"""What a place is once its answers are shown to be others, and the metric's value."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Who is asked: an engine in one life of it, in an artifact's name."""
+
+    replica: Replica
+    life: int
+    artifact_id: str
+
+    @property
+    def recorded_with(self) -> tuple[str, str]:
+        return self.artifact_id, self.replica.artifact.id
+
+
+class Watch:
+    """Of one gateway. Begins anew with the gateway, and of an engine with each of its starts."""
+
+    def __init__(
+        self, registry: Registry, router: Router, metrics: Metrics, config: ServedSection, limits: Limits
+    ) -> None:
+        self._registry, self._router, self._metrics = registry, router, metrics
+        self._config, self._limits = config, limits
+        self._recorded: dict[tuple[str, str], Sequence[ExpectedAnswer]] = {}
+        self._evidence: dict[Place, Evidence] = {}
+        self._count = 0
+        self._doubted: Place | None = None
+        self._doubts = 0
+        self._task: asyncio.Task[None] | None = None
+        self.states: dict[Place, str] = {}
+        """Places that no longer answer as recorded; the words of `LEVELS`."""
+
+    def start(self) -> None:
+        """Ask `per_hour` questions an hour from now on, at random times."""
+        if self._config.per_hour:
+            self._task = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def ask(self) -> Result | None:
+        """Ask one question; None where no place has recorded answers."""
+        place = self._choose(await self._places())
+        if place is None:
+            return None
+        began = time.monotonic()
+        result = await self._result(place, random.choice(self._recorded[place.recorded_with]))
+        self._metrics.served_seconds.inc(time.monotonic() - began)
+        self._metrics.served_checks.labels(place.replica.name, result).inc()
+        if result in ("as recorded", "otherwise") and place.life == place.replica.engine.restarts:
+            await self._judge(place, result == "otherwise")
+        return result
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(random.expovariate(self._config.per_hour / 3600))
+            try:
+                await self.ask()
+            except Exception as error:
+                log.error("asking a recorded question: %s", frames(error))
+
+    async def _places(self) -> list[Place]:
+        """Whom recorded questions can be put to now; what is known of others is forgotten."""
+        standing = [
+            Place(replica, replica.engine.restarts, digest)
+            for replica in self._router.replicas
+            for digest in (replica.artifact.id, *replica.engine.loaded)
+        ]
+        lives = {(place.replica, place.life) for place in standing}
+        self._evidence = {p: known for p, known in self._evidence.items() if (p.replica, p.life) in lives}
+        for place in [place for place in self.states if (place.replica, place.life) not in lives]:
+            del self.states[place]
+            self._metrics.served_state.remove(place.replica.name, place.artifact_id[:12])
+        keys = {place.recorded_with: place for place in standing}
+        self._recorded = {key: answers for key, answers in self._recorded.items() if key in keys}
+        for key in keys.keys() - self._recorded.keys():
+            self._recorded[key] = await asyncio.to_thread(self._look_up, *key)
+        return [
+            place
+            for place in standing
+            if self._recorded[place.recorded_with]
+            and place.replica.engine.up
+            and self.states.get(place) != "taken out"
+        ]
+
+    def _look_up(self, artifact_id: str, beside: str) -> list[ExpectedAnswer]:
+        """An adapter's answers count with the very base only that serves it: another one's are others."""
+        try:
+            artifact = self._registry.get(artifact_id)
+            other = None if artifact_id == beside else beside
+            return recorded_answers(self._registry, artifact, other, QUESTIONS)
+        except RegistryError as error:
+            log.warning("recorded answers of artifact %s: %s", artifact_id[:12], error)
+            return []
+
+    def _choose(self, places: list[Place]) -> Place | None:
+        if self._doubts and self._doubted in places:
+            self._doubts -= 1
+            if self._doubts % 2:
+                return self._doubted
+        return random.choice(places) if places else None
+
+    async def _result(self, place: Place, question: ExpectedAnswer) -> Result:
+        most = min(TOKENS, self._limits.max_tokens)
+        body = {"model": "recorded", "messages": question.messages, "max_tokens": most, "temperature": 0}
+        replica = place.replica
+        try:
+            request = read(json.dumps(body).encode(), True, self._limits)
+            replica.queue.enter()
+        except ApiError:  # larger than a client's may be, or the engine is too busy
+            return "left out"
+        usage = TokenUsage(request, keep_text=True)
+        try:
+            with self._held(place) as name:
+                if name is None:
+                    return "left out"
+                # a salt of its own: what was kept of an earlier prompt is not to answer in the engine's place
+                of = (usage.request, name, uuid.uuid4().hex, uuid.uuid4().hex)
+                async with asyncio.timeout(ANSWER_SECONDS), replica.ask(*of) as reply:
+                    if reply.status == 200:
+                        usage.whole(await reply.read())
+        except (aiohttp.ClientError, TimeoutError, ServingError):
+            return "unanswered"
+        finally:
+            replica.queue.leave(usage.first is not None)
+        if usage.first is None or usage.failed:
+            return "unanswered"
+        return "as recorded" if as_recorded("".join(usage.texts), question.answer) else "otherwise"
+
+    @contextlib.contextmanager
+    def _held(self, place: Place) -> Iterator[str | None]:
+        if place.artifact_id == place.replica.artifact.id:
+            yield place.replica.engine.base
+        else:
+            with place.replica.pool.hold(place.artifact_id) as name:
+                yield name
+
+    async def _judge(self, place: Place, otherwise: bool) -> None:
+        if place not in self._evidence:
+            self._count += 1
+            self._evidence[place] = Evidence(self._config.least, self._count)
+        evidence = self._evidence[place]
+        evidence.add(otherwise)
+        if otherwise:
+            self._doubted, self._doubts = place, DOUBTS
+        alpha, state = self._config.alpha, None
+        if self._config.take_out and evidence.alarms(alpha / CERTAIN)[0]:
+            state = "taken out"
+        elif evidence.alarms(alpha)[0]:
+            state = "alarm"
+        if state is not None and LEVELS[state] > LEVELS.get(self.states.get(place, ""), 0):
+            await self._raise(place, state, evidence)
+
+    async def _raise(self, place: Place, state: str, evidence: Evidence) -> None:
+        """Say it, everywhere; a place that is taken out gets no more requests in this artifact's name."""
+        replica, artifact = place.replica, place.artifact_id
+        self.states[place] = state
+        if state == "taken out":
+            replica.distrust(artifact)
+        self._metrics.served_state.labels(replica.name, artifact[:12]).set(LEVELS[state])
+        recorded = evidence.asked - int(evidence.otherwise[0])
+        log.error(
+            "engine %s answered %d of %d recorded questions as artifact %s did when it was evaluated, "
+            "fewer than %g of them: %s",
+            *(replica.name, recorded, evidence.asked, artifact[:12], self._config.least, state),
+        )
+        about = {
+            "what": "answers",
+            "engine": replica.name,
+            "endpoint": replica.endpoint,
+            "artifact": artifact,
+            "asked": evidence.asked,
+            "as_recorded": recorded,
+            "state": state,
+        }
+        once = f"{replica.endpoint} {place.life} {artifact} {state}"
+        try:
+            await asyncio.to_thread(self._registry.webhooks.tell, "drift", about, once)
+        except RegistryError as error:
+            log.error("webhooks were not told of engine %s: %s", replica.name, error)
