@@ -160,6 +160,9 @@ class Slow(FiniteRecord):
     margin: float = Field(gt=0, lt=1, description="share of slow answers more than the live artifact has")
 
 
+GUARDRAILS = ("errors", "cut off", "slow", "not JSON", "disliked")
+
+
 class CanaryPolicy(FiniteRecord):
     """What a candidate has to show on live traffic, after the gate and before the channel moves."""
 
@@ -207,9 +210,8 @@ class CanaryPolicy(FiniteRecord):
     def margins(self) -> dict[str, float]:
         """Guardrail → its margin."""
         slow = self.slow.margin if self.slow else None
-        every = {"errors": self.errors, "cut off": self.cut_off, "slow": slow}
-        every |= {"not JSON": self.not_json, "disliked": self.disliked}
-        return {name: margin for name, margin in every.items() if margin is not None}
+        every = (self.errors, self.cut_off, slow, self.not_json, self.disliked)
+        return {name: m for name, m in zip(GUARDRAILS, every, strict=True) if m is not None}
 
 
 class GatePolicy(FiniteRecord):

@@ -17,6 +17,7 @@ from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
 from flows.formatting import from_log10, plain, short
+from flows.gates.policy import GUARDRAILS
 from flows.settings import Settings
 from flows.stack.programs import JUDGE_ALIVE
 from registry import Registry
@@ -41,6 +42,9 @@ def canary(arguments: argparse.Namespace) -> Reply:
         limit = len(evidence.guardrails) / evidence.harm_alpha
         print(f"{arguments.channel}: {evidence.requests:,} answers judged in {evidence.hours:.2f} hours")
         print_table("", _COLUMNS, [_cells(guardrail) for guardrail in evidence.guardrails])
+        asked = {guardrail.guardrail for guardrail in evidence.guardrails}
+        if unasked := [name for name in GUARDRAILS if name not in asked]:
+            print(f"not judged, as the policy does not ask for it: {', '.join(unasked)}")
         print(f"harm is shown at an e-value of {limit:g}, safety where all reach {1 / evidence.alpha:g}:")
         print(_shown(evidence))
 

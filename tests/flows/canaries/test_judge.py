@@ -389,6 +389,7 @@ def test_the_commands_say_what_is_known_and_what_was_decided(
     out = capsys.readouterr().out
     assert "16 of 40" in out, "what comes after harm was shown changes nothing"
     assert "harm is shown" in out
+    assert "does not ask for it: cut off, slow, not JSON, disliked" in out
     assert cli.main(["channels", "judge", CHANNEL, "--once", "--json"]) == 0
     alive = tmp_path / "home" / JUDGE_ALIVE
     assert not alive.exists(), "who looks at one channel does not say that all are looked at"
