@@ -21,12 +21,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup  ## fine-tune, prove, quantize and serve a real 135M model on this CPU
 	$(BIN)/tuneline run demo
 
-test: setup lint  ## everything that CI checks, tests on 2 cores
+test: setup lint  ## everything that CI checks, in under half an hour on 2 cores
 	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } > /dev/null; then \
 	  echo "NOT TRIED: the pages in a browser; there is no Chromium here (Debian: apt install chromium)" >&2; \
 	  export TUNELINE_WITHOUT_BROWSER=1; \
 	fi; \
-	$(BIN)/python -m pytest -n 2 -m "not vllm and not deploy"
+	$(BIN)/python -m pytest -n 3 -m "not vllm and not deploy"
 
 # Modules that need every heavy library, beside .ci/smoke.py, in a few minutes.
 SMOKE := tests/flows/test_recipe.py tests/flows/gates/test_gate.py tests/registry/channels/test_channels.py tests/stages/test_merge.py

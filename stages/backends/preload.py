@@ -1,9 +1,14 @@
 """What most stages import, for a process that waits for them."""
 
 import contextlib
+import sys
+from typing import Any, cast
 
 CAN_FORK = True
 """Whether a fork of this process can do all that a new one could: CUDA cannot be used in a fork."""
+
+# transformers imports scikit-learn for assisted generation alone, and that takes half as long as torch.
+cast(Any, sys.modules)["sklearn"] = None
 
 with contextlib.suppress(ImportError):  # the stage that needs it will say so
     import bitsandbytes  # noqa: F401
@@ -13,3 +18,5 @@ with contextlib.suppress(ImportError):  # the stage that needs it will say so
     import stages.backends.evaluate.measure  # noqa: F401
 
     CAN_FORK = not torch.cuda.is_available()
+
+del sys.modules["sklearn"]  # a task of lm-eval may need it
