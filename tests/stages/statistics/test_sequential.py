@@ -105,6 +105,6 @@ def test_a_confidence_sequence_holds_the_difference_at_all_times_and_narrows():
 
 
 def test_five_guardrails_share_one_risk_of_harm_and_each_has_to_be_shown():
-    assert (canaries.five(400, None, 1).verdicts < 0).mean() <= 0.05
+    assert (canaries.five(200, None, 1).verdicts < 0).mean() <= 0.05
     for worse in ("not JSON", "disliked"):
-        assert (canaries.five(400, worse, 2).verdicts > 0).mean() <= 0.05
+        assert (canaries.five(200, worse, 2).verdicts > 0).mean() <= 0.05
