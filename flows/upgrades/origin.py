@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -44,10 +45,13 @@ class Origins:
 
     def of(self, channel: str, family: Ancestry) -> Recipe | str:
         """The recipe, reading just what was read then; or why there is none."""
-        if family.dataset is None or family.adapter is None:
+        if family.dataset is None or family.adapter is None or family.base is None:
             return "it was imported, so there is no recipe and no data to make it again: train it by a recipe"
         known, changed = 0, "recipe"
-        for recipe in self._known(channel):
+        for given in self._known(channel):
+            recipe = _on_its_base(given, family.base.manifest)
+            if recipe is None:
+                continue
             known += 1
             recipe = _reading_no_further(recipe, family.dataset.manifest)
             if not self._made(recipe.prepare, family.dataset.manifest):
@@ -89,6 +93,16 @@ def _holds(ours: Any, made: Any) -> bool:
     if isinstance(made, list | tuple) and isinstance(ours, list | tuple):
         return len(ours) == len(made) and all(map(_holds, ours, made))
     return bool(ours == made)
+
+
+def _on_its_base(recipe: Recipe, base: Manifest) -> Recipe | None:
+    """The recipe at the commit of the base that was taken; None for one of another base."""
+    scheme, _, place = recipe.base.source.partition(":")
+    made = str(base.config.get("source", ""))
+    if scheme == "hub" and made.partition("@")[0] == f"hub:{place.partition('@')[0]}":
+        return recipe.model_copy(update={"base": recipe.base.model_copy(update={"source": made})})
+    name = f"path:{Path(place).name}" if scheme == "path" else recipe.base.source
+    return recipe if name in (made, made.rpartition("@")[0]) else None
 
 
 def _reading_no_further(recipe: Recipe, dataset: Manifest) -> Recipe:

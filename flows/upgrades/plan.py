@@ -144,7 +144,7 @@ class Planner:
         if not same_base:
             does, why = "replay", "another base: trained again on the same data"
         elif trained is None or trained.id != family.adapter.id:
-            does, why = "replay", "made with other versions of the tools: trained again"
+            does, why = "replay", "the tools or its base are others by now: trained again"
         elif merged:
             does, why = "merge-only", "the same base"
         else:

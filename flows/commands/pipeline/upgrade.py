@@ -139,7 +139,7 @@ def _became(registry: Registry, name: str) -> Reply:
             one.state,
             plain(one.note),
             _time(one.run.seconds),
-            "–" if one.run.cost is None else f"{one.run.cost:.2f}",
+            "–" if one.run.cost is None else _amount(one.run.cost),
         )
         for one in channels
     ]
@@ -210,4 +210,8 @@ def _time(seconds: float | None) -> str:
 
 def _money(plan: Plan, seconds: float | None) -> str:
     cost = plan.cost(seconds)
-    return "no price" if cost is None or plan.rates is None else f"{cost:.2f} {plan.rates.currency}"
+    return "no price" if cost is None or plan.rates is None else f"{_amount(cost)} {plan.rates.currency}"
+
+
+def _amount(cost: float) -> str:
+    return f"{cost:.2f}" if cost >= 1 else f"{cost:.4f}"

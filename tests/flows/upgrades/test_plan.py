@@ -102,7 +102,7 @@ def test_what_was_trained_by_other_versions_is_trained_again(
     served(registry, recipe_of("whole/prod", name="pico-smoke"))
     monkeypatch.setattr("stages.train.VERSION", 99)
     does, why = only(planned(registry, "whole/prod", to=None, quant="q5_0"))
-    assert (does, why) == ("replay", "made with other versions of the tools: trained again")
+    assert (does, why) == ("replay", "the tools or its base are others by now: trained again")
 
 
 def test_the_recipe_is_found_in_schedules_too_and_in_their_earlier_versions(registry: Registry) -> None:
@@ -120,6 +120,16 @@ def test_the_recipe_is_found_in_schedules_too_and_in_their_earlier_versions(regi
     registry.schedules.put("nightly", later, "ada", replace=True)
     registry.schedules.remove("nightly", "ada")
     assert only(planned(registry, "t0/prod"))[0] == "replay"
+
+
+def test_a_recipe_of_another_base_is_not_the_one_that_made_it(registry: Registry) -> None:
+    """Such as an upgrade's that was undone, which is the latest run of the channel."""
+    served(registry, recipe_of("whole/prod", name="pico-smoke"))
+    left_behind(registry, recipe_of("whole/prod", "base.source=pico:7", name="pico-smoke"))
+    (step,) = planned(registry, "whole/prod", to=None, quant="q5_0").steps
+    assert step.does == "keep"
+    assert step.recipe is not None
+    assert step.recipe.base.source == "pico:0"
 
 
 def test_data_or_a_recipe_that_changed_since_is_refused(registry: Registry, tmp_path: Path) -> None:
@@ -168,30 +178,30 @@ def test_who_cannot_be_judged_or_replayed_is_refused_by_name(registry: Registry)
     assert plan.begun == []
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["t0/prod"], "give --to BASE, --quant FORM, or both"),
-        (["t9/prod", "--to", "pico:7"], "no channel 't9/prod'; `tuneline channels` lists them"),
-        (["--tenants", "x*", "--to", "pico:7"], "no tenant is called 'x*'"),
-        (["--to", "pico:7"], "give channels, as TEAM/NAME or a pattern"),
-        (["t0/prod", "--to", "nowhere"], "'nowhere' is not a base source; expected hub:"),
-        (["t0/prod", "--to", "path:/nowhere"], "/nowhere"),
-        (["t0/prod", "--quant", "Q9_9"], "--quant Q9_9: "),
-        (["t0/prod", "--to", "pico:7", "--zone", "Mars"], "time zone 'Mars' is not known here"),
-        (["t0/prod", "--undo", "upgrade-1"], "take an upgrade's ID, and no channels"),
-        (["--undo", "upgrade-1"], "no upgrade 'upgrade-1'; `tuneline upgrade-base` lists them"),
-        (["--resume", "nightly"], "no upgrade 'nightly'"),
-    ],
-)
+BAD = [
+    (["t0/prod"], "give --to BASE, --quant FORM, or both"),
+    (["t9/prod", "--to", "pico:7"], "no channel 't9/prod'; `tuneline channels` lists them"),
+    (["--tenants", "x*", "--to", "pico:7"], "no tenant is called 'x*'"),
+    (["--to", "pico:7"], "give channels, as TEAM/NAME or a pattern"),
+    (["t0/prod", "--to", "nowhere"], "'nowhere' is not a base source; expected hub:"),
+    (["t0/prod", "--to", "path:/nowhere"], "/nowhere"),
+    (["t0/prod", "--quant", "Q9_9"], "--quant Q9_9: "),
+    (["t0/prod", "--to", "pico:7", "--zone", "Mars"], "time zone 'Mars' is not known here"),
+    (["t0/prod", "--undo", "upgrade-1"], "take an upgrade's ID, and no channels"),
+    (["--undo", "upgrade-1"], "no upgrade 'upgrade-1'; `tuneline upgrade-base` lists them"),
+    (["--resume", "nightly"], "no upgrade 'nightly'"),
+]
+
+
 def test_bad_input_gets_one_message_and_begins_nothing(
-    registry: Registry, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served(registry, recipe_of("t0/prod"))
-    assert main(["upgrade-base", *words]) == 3
-    said = capsys.readouterr()
-    assert message in said.err
-    assert len(said.err.strip().splitlines()) == 1
+    for words, message in BAD:
+        assert main(["upgrade-base", *words]) == 3, words
+        said = capsys.readouterr()
+        assert message in said.err, words
+        assert len(said.err.strip().splitlines()) == 1, words
     assert registry.schedules.ls() == []
 
 
