@@ -45,7 +45,7 @@ def test_make_targets_exist(document: Path) -> None:
 
 def test_commands_exist(document: Path) -> None:
     verbs = set(parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr, arg-type]
-    assert set(re.findall(r"(?:`|\$ )tuneline ([a-z]+)", document.read_text("utf-8"))) <= verbs
+    assert set(re.findall(r"(?:`|\$ )tuneline ([a-z-]+)", document.read_text("utf-8"))) <= verbs
 
 
 def shown_commands(text: str) -> list[list[str]]:
