@@ -59,7 +59,19 @@ def prepare(world: World, recipe: Path, tenants: list[str]) -> datetime:
     world.tuneline("schedule", "add", plan.FLEET, *common, "--tenants", "t-*", "--at-once", "2")
     hardly = [word for override in plan.HARDLY for word in ("--set", override)]
     world.tuneline("schedule", "add", plan.OTHER, *common, "--tenants", plan.LAZY, *hardly)
+    _sync(world)
     return due
+
+
+def _sync(world: World) -> None:
+    """As an operator does who was told that Prefect, which was busy, does not know a schedule yet."""
+    for _ in range(9):
+        try:
+            world.tuneline("schedule", "sync")
+            return
+        except RuntimeError:
+            time.sleep(PAUSE_SECONDS)
+    world.tuneline("schedule", "sync")
 
 
 def add_rows(world: World, registry: Registry, tenant: str, batch: int, poisoned: bool = False) -> None:
