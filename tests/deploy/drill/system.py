@@ -1,4 +1,4 @@
-"""What is watched: a registry with a run of 91 days ago, two exporters, pages; and who watches.
+"""What is watched: a home with a run of 91 days ago and an endpoint, a gateway, a small disk; and how.
 
 Everything is what users start. The pico recipe ran by a clock that was set back for it.
 """
@@ -6,7 +6,6 @@ Everything is what users start. The pico recipe ran by a clock that was set back
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,30 +17,18 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.deploy.drill.processes import CHECKOUT, TUNELINE, Processes, Started, free_port, require_programs
+from registry.processes import host_id
+from tests.deploy.drill.gateway import Serving
+from tests.deploy.drill.processes import CHECKOUT, TUNELINE, Processes, Started, require_programs
 from tests.deploy.drill.receiver import Receiver, receiving
+from tests.deploy.drill.watchers import watch
 from tests.kept import kept
-from tests.serving.gateway.live_gateway import until
+from tests.registry.servers import postgresql
 
-FASTER = 30
-"""So many times shorter than in alerts.yml is every `for:` and every range; nothing else differs."""
-SCRAPE = 2
-"""Seconds between two scrapes, and between two evaluations of the rules."""
-MONITORING = CHECKOUT / "deploy" / "monitoring"
-WAIVED = ("--waive", "--reason", "drill", "--who", "drill")
 LONG_AGO = ("faketime", "-f", "-91d")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATIONS = re.compile(r"(?m)(?<=for: )(\d+)([smhd])$|(?<=\[)(\d+)([smhd])(?=\])")
-
-
-def faster(rules: str) -> str:
-    """The rules with shorter durations."""
-
-    def shorter(match: re.Match[str]) -> str:
-        number, unit = (match[1], match[2]) if match[1] else (match[3], match[4])
-        return f"{int(number) * _UNITS[unit] * 1000 // FASTER}ms"
-
-    return _DURATIONS.sub(shorter, rules)
+RECIPE = "pico-smoke"
+CHANNEL = "pico/smoke"
+"""Where the recipe promotes to; an endpoint serves it."""
 
 
 @dataclass
@@ -51,10 +38,12 @@ class System:
     folder: Path
     processes: Processes
     receiver: Receiver
+    serving: Serving
     live: str = ""
-    """The adapter that the recipe promoted, made 91 days ago."""
+    """The GGUF that the recipe promoted, made 91 days ago."""
     merged: str = ""
     base: str = ""
+    """The GGUF of the model without any adapter."""
     small: Started | None = None
     """The exporter of a home on a small disk of its own."""
     prometheus: str = ""
@@ -89,112 +78,89 @@ class System:
         alerts = httpx.get(f"{self.prometheus}/api/v1/alerts").json()["data"]["alerts"]
         return [alert["labels"] for alert in alerts if alert["state"] == "firing"]
 
+    def deploy(self) -> None:
+        """Run the recipe today: all is found but an endpoint, which is started."""
+        self.tuneline("run", RECIPE, "--set", "deploy.ttl_minutes=60")
+
+    def endpoint(self) -> dict[str, Any]:
+        """The one that serves the channel."""
+        (endpoint,) = (row for row in self.tuneline("endpoints", "ls") if row["channel"] == CHANNEL)
+        return dict(endpoint)
+
 
 @contextmanager
 def watched(folder: Path) -> Iterator[System]:
     """Everything runs and is scraped."""
     require_programs()
-    home = kept(CHECKOUT / ".cache" / "drill-home", _run_long_ago)
+    home = kept(CHECKOUT / ".cache" / f"drill-{RECIPE}", _run_long_ago)
     shutil.copytree(home, folder / "home", symlinks=True, ignore=shutil.ignore_patterns("views"))
+    for name in ("serving", "small"):
+        (folder / name).mkdir()
     with ExitStack() as stack:
         processes = Processes(folder, {"TUNELINE_HOME": str(folder / "home"), "TUNELINE_DATABASE_URL": ""})
         stack.callback(processes.close)
-        system = System(folder, processes, stack.enter_context(receiving()))
-        report = json.loads(next((folder / "home" / "runs").glob("*/report.json")).read_text())
-        system.live = report["channel"]["artifact_id"]
-        made = {row["label"]: row["artifact_id"] for row in report["stages"]}
-        system.merged, system.base = made["merge"], made["quantize base Q8_0"]
+        database = stack.enter_context(postgresql())
+        there = {"TUNELINE_HOME": str(folder / "serving" / "home"), "TUNELINE_DATABASE_URL": database.fresh()}
+        beside = Processes(folder / "serving", there)
+        stack.callback(beside.close)
+        serving = Serving(folder / "serving", database, beside)
+        system = System(folder, processes, stack.enter_context(receiving()), serving)
+        made = _made_long_ago(folder / "home")
+        system.live, system.merged = made["quantize gguf-q8_0"], made["merge"]
+        system.base = made["quantize base Q8_0"]
+        stack.callback(_stop_endpoint, system)
+        system.deploy()
         _watch(system)
         yield system
 
 
 def _run_long_ago(home: Path) -> None:
     processes = Processes(home, {"TUNELINE_HOME": str(home), "TUNELINE_DATABASE_URL": ""})
-    processes.tuneline("run", "pico-tenant", before=LONG_AGO)
+    processes.tuneline("run", RECIPE, "--set", "deploy=null", before=LONG_AGO)
+    processes.tuneline("run", "pico-tenant", before=LONG_AGO)  # makes the base's GGUF
+
+
+def _made_long_ago(home: Path) -> dict[str, str]:
+    """Step → the artifact that it made."""
+    reports = [json.loads(file.read_text()) for file in (home / "runs").glob("*/report.json")]
+    return {row["label"]: row["artifact_id"] for report in reports for row in report["stages"]}
 
 
 def _watch(system: System) -> None:
-    """Exporters, pages that take alerts, Prometheus with the rules, and Alertmanager."""
-    folder, start = system.folder, system.processes.start
-    exporter = start("metrics", *TUNELINE, "metrics", "--json", "--port", "0")
-    (folder / "small").mkdir()
+    """Exporters of all three homes, pages that take alerts, and who watches."""
+    machine = {"host": host_id().partition(" ")[0], "hour": 1.2, "cpus": 2, "gpus": 1}
+    prices = {"machines": [machine], "engine_hour": {"llama.cpp": 0.5}, "thousand_tokens": 0.02}
+    rates = system.folder / "rates.yaml"
+    rates.write_text(yaml.safe_dump(prices))
+    exporter = (*TUNELINE, "metrics", "--json", "--port", "0", "--rates", str(rates))
+    exporters = [processes.start("metrics", *exporter) for processes in _homes(system)]
     system.start_small()
-    pages = start("ui", *TUNELINE, "ui", "--json", "--port", "0")
+    assert system.small is not None
+    pages = system.processes.start("ui", *TUNELINE, "ui", "--json", "--port", "0")
     added = system.tuneline("users", "add", "alerts", "--role", "operator")
-    (folder / "token").write_text(added["token"])
+    token = system.folder / "token"
+    token.write_text(added["token"])
     hook = ("webhooks", "add", f"{system.receiver.url}/tuneline", "--events", "alert", "--allow-private")
     system.receiver.secret = system.tuneline(*hook)["secret"]
-    alertmanager = f"127.0.0.1:{free_port()}"
-    pages_url = f"http://{pages.target}/alerts"
-    _write(folder / "alertmanager.yml", _alertmanager(system.receiver, pages_url, folder / "token"))
-    (folder / "rules.yml").write_text(faster((MONITORING / "alerts.yml").read_text()))
-    assert system.small is not None
-    targets = {"tuneline-registry": [exporter.target, system.small.target]}
-    _write(folder / "prometheus.yml", _prometheus(targets, alertmanager))
-    start(
-        "alertmanager",
-        "prometheus-alertmanager",
-        f"--config.file={folder / 'alertmanager.yml'}",
-        f"--storage.path={folder / 'am'}",
-        f"--web.listen-address={alertmanager}",
-        "--cluster.listen-address=",
-        first_line=False,
-    )
-    here = f"127.0.0.1:{free_port()}"
-    system.prometheus, system.began = f"http://{here}", time.time()
-    start(
-        "prometheus",
-        "prometheus",
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address={here}",
-        first_line=False,
-    )
-    until(lambda: _all_up(system), "Prometheus scrapes everything")
-
-
-def _alertmanager(receiver: Receiver, pages: str, token: Path) -> dict[str, Any]:
-    bearer = {"authorization": {"credentials_file": str(token)}}
-    return {
-        "route": {
-            "receiver": "drill",
-            "group_by": ["..."],
-            "group_wait": "0s",
-            "group_interval": "1s",
-            "repeat_interval": "1h",
+    hooks: list[dict[str, Any]] = [
+        {"url": f"{system.receiver.url}/alertmanager"},
+        {
+            "url": f"http://{pages.target}/alerts",
+            "http_config": {"authorization": {"credentials_file": str(token)}},
         },
-        "receivers": [
-            {
-                "name": "drill",
-                "webhook_configs": [
-                    {"url": f"{receiver.url}/alertmanager"},
-                    {"url": pages, "http_config": bearer},
-                ],
-            }
-        ],
+    ]
+    targets = {
+        "tuneline": [system.serving.operations],
+        "tuneline-registry": [started.target for started in (*exporters, system.small)],
     }
+    system.began = time.time()
+    system.prometheus = watch(system.processes, system.folder, targets, hooks)
 
 
-def _prometheus(targets: dict[str, list[str]], alertmanager: str) -> dict[str, Any]:
-    settings = ("scrape_interval", "scrape_timeout", "evaluation_interval")
-    return {
-        "global": dict.fromkeys(settings, f"{SCRAPE}s"),
-        "rule_files": ["rules.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-        "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": addresses}]}
-            for job, addresses in targets.items()
-        ],
-    }
+def _homes(system: System) -> tuple[Processes, Processes]:
+    return system.processes, system.serving.processes
 
 
-def _write(path: Path, tree: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(tree, sort_keys=False))
-
-
-def _all_up(system: System) -> bool:
-    try:
-        answer = httpx.get(f"{system.prometheus}/api/v1/query", params={"query": "sum(up)"})
-    except httpx.HTTPError:
-        return False
-    return [row["value"][1] for row in answer.json()["data"]["result"]] == ["2"]
+def _stop_endpoint(system: System) -> None:
+    for endpoint in system.tuneline("endpoints", "ls"):
+        system.tuneline("endpoints", "stop", endpoint["id"], codes=(0, 3))

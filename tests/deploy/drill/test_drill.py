@@ -1,4 +1,4 @@
-"""Alerts fire on their real trouble, are delivered, and are resolved when it ends."""
+"""Each alert fires on its real trouble, is delivered, and is resolved when that ends; each panel has data."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.deploy.dashboards.__main__ import BOARDS
-from tests.deploy.drill.system import FASTER, MONITORING, System, faster, watched
-from tests.deploy.drill.troubles import LANES, Trouble
+from tests.deploy.drill.system import System, watched
+from tests.deploy.drill.troubles import LANES, LAST, Trouble
+from tests.deploy.drill.watchers import FASTER, MONITORING, faster
 from tests.deploy.test_alerts import RUNBOOK, alerts
 from tests.seconds import seconds
-from tests.serving.gateway.live_gateway import until
 
 LONGEST = 150.0
 """Seconds until an alert fires or is resolved; one of `for: 1h` takes 120 here."""
-TROUBLES = list(chain.from_iterable(LANES))
+NOT_DRILLED = {"TunelineServedOtherwise"}
+"""Not caused yet: an engine would have to answer otherwise than it did when it was evaluated."""
+TROUBLES = [*chain.from_iterable(LANES), LAST]
 Took = dict[str, tuple[float, float]]
 """Alert → seconds from its trouble to the notice that it fires, and from the end of that to the other."""
 
@@ -83,6 +86,7 @@ def test_each_alert_fires_on_its_trouble_and_is_resolved(
     with ThreadPoolExecutor(len(LANES)) as pool:
         drills = [pool.submit(drill, system, lane, took) for lane in LANES]
     wrong = [text for done in drills for text in done.result()]
+    wrong += drill(system, (LAST,), took)
     told = {(alert, status) for alert in took for status in ("firing", "resolved")}
     with capsys.disabled():
         print(f"\nthe drill took {time.monotonic() - began:.0f} s", *table(took), sep="\n")
@@ -92,20 +96,33 @@ def test_each_alert_fires_on_its_trouble_and_is_resolved(
 
 @pytest.mark.deploy
 @pytest.mark.timeout(seconds(2400))
-def test_each_panel_of_the_pipeline_has_data(system: System) -> None:
+@pytest.mark.parametrize("name", BOARDS)
+def test_each_panel_has_data(system: System, name: str) -> None:
     system.tuneline("artifacts", "verify", system.live)
-    panels = BOARDS["pipeline"].panels
-    queries = [query.replace("$recipe", ".*") for panel in panels for query, _ in panel.queries]
-    assert len(queries) > 10
-    until(lambda: _has_data(system, "tuneline_verify_timestamp_seconds"), "the verification is scraped")
-    assert [query for query in queries if not _has_data(system, query)] == []
+    queries = [query for panel in BOARDS[name].panels for query, _ in panel.queries]
+    left = [re.sub(r"\$[a-z]+", ".*", query.replace("$__rate_interval", "30s")) for query in queries]
+    assert len(left) >= len(BOARDS[name].panels)
+
+    asking, end = system.serving.asking, time.monotonic() + seconds(60)
+    with asking("a", 1, stream=True), asking("b", 1), asking("whole", 1, stream=True):
+        while left and time.monotonic() < end:
+            time.sleep(1)
+            left = [query for query in left if not _has_data(system, query)]
+    assert left == []
 
 
 def _has_data(system: System, query: str) -> bool:
-    times = {"start": system.began, "end": time.time(), "step": "5s"}
+    times: dict[str, Any] = {"start": system.began, "end": time.time(), "step": "5s"}
     answer = httpx.get(f"{system.prometheus}/api/v1/query_range", params={"query": query, **times})
-    series = answer.json()["data"]["result"]
+    series = answer.raise_for_status().json()["data"]["result"]
     return any(math.isfinite(float(value)) for row in series for _, value in row["values"])
+
+
+def test_every_alert_has_a_drill() -> None:
+    drilled = [*chain.from_iterable(trouble.alerts for trouble in TROUBLES), *NOT_DRILLED]
+    assert sorted(drilled) == sorted(alerts())
+    text = RUNBOOK.read_text("utf-8").partition("## The drill\n")[2].partition("\n## ")[0]
+    assert all(f"`{alert}`" in text for alert in NOT_DRILLED)
 
 
 def test_the_drills_rules_differ_in_their_durations_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
@@ -11,8 +12,9 @@ from typing import NamedTuple
 import psutil
 import yaml
 
+from tests.deploy.drill.gateway import WAIVED
 from tests.deploy.drill.processes import TUNELINE, end
-from tests.deploy.drill.system import WAIVED, System
+from tests.deploy.drill.system import CHANNEL, RECIPE, System
 from tests.seconds import seconds
 from tests.serving.gateway.live_gateway import until
 
@@ -30,7 +32,8 @@ class Trouble(NamedTuple):
 
 @contextmanager
 def the_run_is_killed(system: System) -> Iterator[None]:
-    again = (*TUNELINE, "run", "pico-tenant", "--set", "name=killed")
+    own = ("--set", "name=killed", "--set", "promote.channel=pico/killed", "--set", "deploy=null")
+    again = (*TUNELINE, "run", RECIPE, *own)
     runs = system.home / "runs"
     before = len(list(runs.iterdir()))
     started = system.processes.start("killed", *again, first_line=False)
@@ -107,7 +110,102 @@ def a_waiver_is_forgotten(system: System) -> Iterator[None]:
     system.tuneline("promote", system.merged, "team/waived")
 
 
+@contextmanager
+def too_many_ask(system: System) -> Iterator[None]:
+    asking = system.serving.asking
+    with asking("a", 3, max_tokens=32), asking("b", 3, max_tokens=32):
+        yield
+
+
+@contextmanager
+def the_engine_is_killed(system: System) -> Iterator[None]:
+    enough = threading.Event()
+
+    def again() -> None:
+        while not enough.wait(0.2):
+            if (process := system.serving.engine_of_the_whole()) is not None:
+                process.kill()
+
+    killer = threading.Thread(target=again)
+    killer.start()
+    try:
+        with system.serving.asking("whole", 1):
+            yield
+    finally:
+        enough.set()
+        killer.join()
+
+
+@contextmanager
+def the_budget_is_used(system: System) -> Iterator[None]:
+    def is_refused() -> bool:
+        answer = system.serving.ask("small")
+        return not answer.is_success and answer.json()["error"]["code"] == "insufficient_quota"
+
+    until(is_refused, "the day's tokens are used", seconds(120))
+    yield
+    system.serving.processes.tuneline("tenants", "set", "small", "--tokens-per-day", "100000")
+
+
+@contextmanager
+def the_channel_moves_on(system: System) -> Iterator[None]:
+    system.tuneline("promote", system.base, CHANNEL, *WAIVED)
+    yield
+    system.tuneline("rollback", CHANNEL, "--reason", "drill")
+
+
+@contextmanager
+def the_endpoint_is_killed(system: System) -> Iterator[None]:
+    endpoint = system.endpoint()
+    psutil.Process(endpoint["pid"]).kill()
+    yield
+    system.tuneline("endpoints", "stop", endpoint["id"])
+
+
+@contextmanager
+def the_database_is_away(system: System) -> Iterator[None]:
+    system.serving.database.stop()
+    yield
+    system.serving.database.start()
+
+
 LANES: tuple[tuple[Trouble, ...], ...] = (
+    (
+        Trouble(
+            ("TunelineOverloaded", "TunelineAdaptersThrash"),
+            "two tenants ask three at a time, of an engine with one place for adapters and two in its queue",
+            "they ask no more",
+            too_many_ask,
+        ),
+        Trouble(
+            ("TunelineBudgetNearlyUsed",),
+            "a tenant asks until it is refused",
+            "`tuneline tenants set --tokens-per-day`",
+            the_budget_is_used,
+        ),
+    ),
+    (
+        Trouble(
+            ("TunelineEngineDown", "TunelineEngineRestarts", "TunelineFailures"),
+            "`kill -9` of an engine as soon as it runs, while its tenant asks",
+            "nobody kills it",
+            the_engine_is_killed,
+        ),
+    ),
+    (
+        Trouble(
+            ("TunelineDrift",),
+            "`tuneline promote` moves a channel, whose endpoint goes on",
+            "`tuneline rollback`",
+            the_channel_moves_on,
+        ),
+        Trouble(
+            ("TunelineEndpointDown",),
+            "`kill -9` of the endpoint",
+            "`tuneline endpoints stop`",
+            the_endpoint_is_killed,
+        ),
+    ),
     (
         Trouble(
             ("TunelineRunFailed",),
@@ -168,3 +266,10 @@ LANES: tuple[tuple[Trouble, ...], ...] = (
     ),
 )
 """Those of a lane follow each other; all lanes at once."""
+LAST = Trouble(
+    ("TunelineRegistryAway", "TunelineRegistryUnreadable"),
+    "PostgreSQL is stopped",
+    "it is started again",
+    the_database_is_away,
+)
+"""After the lanes, of which some need the database."""
