@@ -17,6 +17,7 @@ from registry import Registry
 from registry.backup.check import registry_problems
 from registry.db.tables import artifacts, leases
 from registry.leases import is_held
+from registry.schedules.occasions import SKIPPED
 from tests.reliability.nights import plan
 from tests.reliability.nights.world import WORKERS, World
 
@@ -118,7 +119,7 @@ def morning(world: World, tenants: list[str]) -> int:
     for name in WORKERS:
         world.tuneline("schedule", "run", who=name, codes=(0, 4))
     with world.registry() as registry:
-        states = {run.target: run.state for run in reversed(registry.scheduled_runs.history())}
+        states = _states(registry)
     failed = [tenant for tenant in tenants if states.get(tenant) == "failed"]
     if failed:
         time.sleep(BACK_OFF_SECONDS)
@@ -127,11 +128,17 @@ def morning(world: World, tenants: list[str]) -> int:
     return len(failed)
 
 
+def _states(registry: Registry) -> dict[str, str]:
+    """Tenant → how the last of its runs ended that began."""
+    began = (run for run in reversed(registry.scheduled_runs.history()) if run.state not in SKIPPED)
+    return {run.target: run.state for run in began}
+
+
 def came_to(world: World, tenants: list[str], seconds: float, woken: int) -> Came:
     """Look at everything that the night left."""
     with world.registry() as registry:
         channels = {tenant: registry.channels.get(f"{tenant}/prod") for tenant in tenants}
-        states = {run.target: run.state for run in reversed(registry.scheduled_runs.history())}
+        states = _states(registry)
         with registry.database.read() as connection:
             made = frozenset(connection.execute(select(artifacts.c.id)).scalars())
         return Came(
