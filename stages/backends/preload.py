@@ -1,6 +1,7 @@
 """What most stages import, for a process that waits for them."""
 
 import contextlib
+import gc
 import sys
 from typing import Any, cast
 
@@ -12,7 +13,9 @@ cast(Any, sys.modules)["sklearn"] = None
 
 with contextlib.suppress(ImportError):  # the stage that needs it will say so
     import bitsandbytes  # noqa: F401
+    import peft  # noqa: F401
     import torch
+    import transformers.modeling_utils
     import transformers.models.auto.modeling_auto  # noqa: F401
 
     import stages.backends.evaluate.measure  # noqa: F401
@@ -20,3 +23,4 @@ with contextlib.suppress(ImportError):  # the stage that needs it will say so
     CAN_FORK = not torch.cuda.is_available()
 
 del sys.modules["sklearn"]  # a task of lm-eval may need it
+gc.freeze()  # forks share this memory as long as their collections do not touch it
