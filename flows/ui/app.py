@@ -87,6 +87,7 @@ def application(registry: Registry, access: Access) -> Starlette:
     )
     app.state.registry = registry
     app.state.alerts = alerts.UnderWay(registry.home)
+    app.state.fleet = fleet.Rendered()
     app.state.verifications = verification.Verifications(registry)
     app.state.changes = live.Changes(registry, app.state.verifications.progress)
     app.state.examination = health.Examination()

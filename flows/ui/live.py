@@ -82,19 +82,21 @@ def fingerprint(registry: Registry) -> str:
     webhook is told.
     """
     with registry.database.read() as connection:
-        parts: list[object] = [
-            connection.execute(select(func.max(table.c.sequence))).scalar()
-            for table in (artifacts, gate_decisions, endpoints, outcomes, webhook_deliveries)
-        ]
-        parts.append(connection.execute(select(serving_version.c.version)).scalar())
-        parts.append(connection.execute(select(func.max(endpoints.c.stopped))).scalar())
-        parts.append(tuple(connection.execute(_WAITING).one()))
+        parts: list[object] = list(connection.execute(_LOOK).one())
     parts += [*_runs(registry.home / "runs"), _modified(registry.home / "alerts.json")]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-_WAITING = select(func.count(), func.sum(webhook_deliveries.c.attempts)).where(
-    webhook_deliveries.c.state == "waiting"
+_WAITING = webhook_deliveries.c.state == "waiting"
+_LOOK = select(
+    *(
+        select(func.max(table.c.sequence)).scalar_subquery()
+        for table in (artifacts, gate_decisions, endpoints, outcomes, webhook_deliveries)
+    ),
+    select(serving_version.c.version).scalar_subquery(),
+    select(func.max(endpoints.c.stopped)).scalar_subquery(),
+    select(func.count()).where(_WAITING).scalar_subquery(),
+    select(func.sum(webhook_deliveries.c.attempts)).where(_WAITING).scalar_subquery(),
 )
 
 

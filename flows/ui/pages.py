@@ -56,6 +56,11 @@ def page(request: Request, template: str, status: int = 200, **context: Any) -> 
     return HTMLResponse(html, status_code=status, headers={"Cache-Control": "no-store"})
 
 
+def part(template: str, **context: Any) -> Markup:
+    """What this template renders that is the same for everybody who looks at it."""
+    return Markup(_environment().get_template(template).render(context))
+
+
 def registry_of(request: Request) -> Registry:
     """The registry that the application shows."""
     registry: Registry = request.app.state.registry

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
 from sqlalchemy import Connection, Row, and_, func, select
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from flows.run.runs import past_runs
-from flows.ui.pages import page, registry_of
+from flows.run.runs import PastRun, past_runs
+from flows.ui.alerts import Alert
+from flows.ui.live import fingerprint
+from flows.ui.pages import page, part, registry_of
 from registry import Registry
 from registry.db.serving_tables import outcomes
 from registry.db.tables import artifacts, channel_events, channels, endpoints, gate_decisions, names
@@ -29,6 +34,8 @@ WAIVED = timedelta(days=7)
 """A waiver is for now: what was promoted with one is to pass its gate, or to go, within that time."""
 NEWEST_RUNS = 20
 MOST_CHANNELS = 1000
+OLDEST = 1.0
+"""Seconds for which a fleet may be shown again; not all that it shows is part of the registry's look."""
 
 
 class Traffic(NamedTuple):
@@ -87,8 +94,31 @@ class Attention(NamedTuple):
     at: datetime
 
 
+class Rendered:
+    """The fleet as it was rendered last, for everybody who looks while the registry looks the same."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: object = None
+        self._at = -OLDEST
+        self._main = Markup("")
+
+    def main(self, registry: Registry, alerts: list[Alert]) -> Markup:
+        """The page without what is around it; at most `OLDEST` seconds old."""
+        with self._lock:
+            now, seen = time.monotonic(), (fingerprint(registry), alerts)
+            if now - self._at >= OLDEST or seen != self._of:
+                self._main, self._of, self._at = _render(registry, alerts), seen, now
+            return self._main
+
+
 def _fleet(request: Request) -> Response:
-    registry = registry_of(request)
+    state = request.app.state
+    main = state.fleet.main(registry_of(request), state.alerts.ls())
+    return page(request, "fleet.html", main=main)
+
+
+def _render(registry: Registry, alerts: list[Alert]) -> Markup:
     with registry.database.read() as connection:
         cards = channel_cards(connection)
         waiting = [*_undecided(connection), *_passed_and_waiting(connection), *_waived(connection)]
@@ -104,15 +134,16 @@ def _fleet(request: Request) -> Response:
         for card in cards
         if card.drift
     ]
-    alerts = [
+    alarms = [
         Attention("bad" if alert.labels.get("severity") == "page" else "warn", "alert", alert.summary,
                   alert.address, alert.at)
-        for alert in request.app.state.alerts.ls()
+        for alert in alerts
     ]  # fmt: skip
-    needs = [*alerts, *_failed_runs(registry), *waiting, *drifting]
+    runs = past_runs(registry.home, NEWEST_RUNS)
+    needs = [*alarms, *_failed(runs), *waiting, *drifting]
     needs.sort(key=lambda need: need.at, reverse=True)
-    running = [run for run in past_runs(registry.home, NEWEST_RUNS) if run.state == "running"]
-    return page(request, "fleet.html", cards=cards, needs=needs, counts=counts, running=running)
+    running = [run for run in runs if run.state == "running"]
+    return part("fleet_main.html", cards=cards, needs=needs, counts=counts, running=running)
 
 
 _COUNTS = select(artifacts.c.kind, func.count()).group_by(artifacts.c.kind)
@@ -176,7 +207,7 @@ def _traffic(connection: Connection) -> dict[str, Traffic]:
     return {channel: Traffic(*map(int, sums)) for channel, *sums in connection.execute(query)}
 
 
-def _failed_runs(registry: Registry) -> list[Attention]:
+def _failed(runs: Iterable[PastRun]) -> list[Attention]:
     since = datetime.now(UTC) - RECENT
     return [
         Attention(
@@ -186,7 +217,7 @@ def _failed_runs(registry: Registry) -> list[Attention]:
             f"/runs/{run.id}",
             run.started,
         )
-        for run in past_runs(registry.home, NEWEST_RUNS)
+        for run in runs
         if run.state in ("failed", "killed") and run.started >= since
     ]
 

@@ -15,6 +15,7 @@ from flows.ui.headers import POLICY
 from flows.ui.pages import FOR_ADMINS, SCREENS, relative
 from flows.ui.static_files import FOLDER
 from registry import Artifact, Registry
+from tests.flows.metrics.watched import WAIVER
 from tests.flows.ui.measured import measure
 
 VENDORED = {
@@ -57,9 +58,23 @@ def test_the_fleet_says_which_channel_is_without_a_gate_for_long(
     says = '<a href="/channels/support/first">support/first serves what no gate passed</a>'
     assert "serves what no gate passed" not in client.get("/").text, "it is a day old at most"
     monkeypatch.setattr("flows.ui.screens.fleet.WAIVED", timedelta(0))
+    monkeypatch.setattr("flows.ui.screens.fleet.OLDEST", 0.0)
     text = client.get("/").text
     assert says in text
     assert "support/prod serves what no gate passed" not in text
+
+
+def test_the_fleet_is_rendered_once_for_all_who_look_until_something_changes(
+    client: TestClient, registry: Registry, made: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.ui.screens.fleet.OLDEST", 1000.0)
+    first = client.get("/").text
+    registry.name(made["gguf"].id, "a-name-of-its-own")
+    assert client.get("/").text == first, "a name alone is not seen until it is old"
+    registry.channels.move("support/another", made["gguf"].id, 0, waiver=WAIVER)
+    text = client.get("/").text
+    assert "support/another" in text
+    assert "a-name-of-its-own" in text
 
 
 def test_each_artifact_has_a_page_with_its_lineage(client: TestClient, made: dict[str, Artifact]) -> None:
