@@ -3,6 +3,7 @@
 times          cron, windows, nights
 targets        for whom a schedule retrains, and with which recipe
 learning       what a run would learn from, and whether that is new
+drifted        ask for it where inputs have changed
 look           give what is due its runs
 device         one run for each GPU, or for each machine without one
 lane           do the runs that wait, one after the other

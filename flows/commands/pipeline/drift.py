@@ -16,6 +16,7 @@ from flows.errors import InvalidRecipe, Usage
 from flows.formatting import from_log10, short
 from flows.gates.ancestry import ancestry
 from flows.recipe import load
+from flows.retraining.drifted import ask_schedules
 from registry import Artifact, Registry
 from registry.channels.channels import CHANNEL
 from registry.errors import NotFound
@@ -39,6 +40,7 @@ def drift(arguments: argparse.Namespace) -> Reply:
         comparison = Comparison(list(trained_on(registry.view(dataset.id))), arguments.alpha)
         files = list(_compared(comparison, arguments.new))
         state = comparison.state
+        asked: list[str] = []
         if state.verdict == "drift" and channel is not None:
             about = {
                 "what": "inputs",
@@ -47,8 +49,11 @@ def drift(arguments: argparse.Namespace) -> Reply:
                 "first_row": state.first_row,
             }
             registry.webhooks.tell("drift", about, json.dumps(about, sort_keys=True))
+            why = f"inputs of {channel} changed, strongest in: {_strongest(state)}"
+            asked = ask_schedules(registry, channel, why)
     document = {
         "channel": channel,
+        "asked": asked,
         "dataset": dataset.id,
         "files": [
             {**file._asdict(), "path": str(file.path), "state": file.state.model_dump(mode="json")}
@@ -65,6 +70,8 @@ def drift(arguments: argparse.Namespace) -> Reply:
         )
         _tables(files, state)
         print(_sentence(state))
+        if asked:
+            print(f"asked for a run: {', '.join(asked)}; `tuneline schedule run` or a worker does it")
 
     return Reply(document, text, 1 if state.verdict == "drift" else 0)
 
@@ -136,5 +143,8 @@ def _sentence(state: DriftState) -> str:
     risk = f"the risk of ever saying drift while there is none is {state.alpha:.0%}, however often one looks"
     if state.first_row is None:
         return f"no drift shown after {state.rows:,} rows; {risk}"
-    strongest = max(state.measures, key=lambda measure: measure.highest_log10_e)
-    return f"drift, first shown at row {state.first_row:,}, strongest in: {strongest.measure}; {risk}"
+    return f"drift, first shown at row {state.first_row:,}, strongest in: {_strongest(state)}; {risk}"
+
+
+def _strongest(state: DriftState) -> str:
+    return max(state.measures, key=lambda measure: measure.highest_log10_e).measure

@@ -16,6 +16,7 @@ from flows.drift.comparison import Comparison
 from flows.drift.measures import learn
 from flows.errors import Usage
 from registry import Registry, Waiver
+from registry.schedules.schedules import checked
 from tests.bench.drift import CHANGES, Source, days
 from tests.flows.evaluation_files import Lineage
 
@@ -110,6 +111,32 @@ def test_the_command_compares_a_channels_training_data_with_files(
     assert [file["distinct"] for file in document["files"]] == [40, 240, 0], "a row counts once"
     assert document["files"][0]["state"]["verdict"] == "no drift shown"
     assert 40 < document["first_row"] <= 280
+
+
+def test_drift_asks_the_schedules_that_wait_for_it_once(
+    command: Callable[..., tuple[int, Any, str]], tmp_path: Path
+) -> None:
+    recipe = {"name": "r", "promote": {"channel": "team/prod"}}
+    definitions = {
+        "waits": {"channels": ("team/prod",), "triggers": ({"on": "drift"},)},
+        "elsewhere": {"channels": ("team/other",), "triggers": ({"on": "drift"},)},
+        "nightly": {"channels": ("team/prod",), "triggers": ({"on": "cron", "at": "0 3 * * *"},)},
+    }
+    with Registry.open(tmp_path / "home") as registry:
+        for name, values in definitions.items():
+            definition = checked(recipe_name="r.yaml", recipe=recipe, **values)
+            registry.schedules.put(name, definition, "ada", replace=False)
+    _, changed = texts(9, "inputs 30 % longer", 6)
+    new = day(tmp_path / "tuesday.jsonl", [text for rows in changed for text in rows])
+    for _ in range(2):
+        code, out, _ = command("team/prod", "--new", new)
+        assert code == 1
+        assert "asked for a run: waits;" in out
+    with Registry.open(tmp_path / "home") as registry:
+        (occasion,) = registry.occasions.asked("waits")
+        assert (occasion.trigger, occasion.why) == ("drift", "inputs of team/prod changed, strongest in: length")
+        assert not registry.occasions.asked("elsewhere")
+        assert not registry.occasions.asked("nightly")
 
 
 @pytest.mark.parametrize(
