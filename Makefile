@@ -47,7 +47,7 @@ fix: setup  ## let ruff repair and format
 
 bench: setup  ## measure, side by side where there is another tool (about 15 minutes)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps chitchat-dataset==0.9.0
-	@for bench in arithmetic threads prepare train merge api adapters adapter_memory affinity gateway canaries; do echo "== $$bench"; $(BIN)/python -m tests.bench.$$bench || exit 1; done
+	@for bench in arithmetic threads prepare train merge api adapters adapter_memory affinity gateway canaries commands; do echo "== $$bench"; $(BIN)/python -m tests.bench.$$bench || exit 1; done
 
 docs: setup  ## regenerate docs/recipe.md and the JSON Schema from the config classes, and the dashboards
 	$(BIN)/python -m flows.reference --write
