@@ -20,6 +20,7 @@ from registry.store.remote import RemoteBlobs
 from tests.registry.backends import Backend, only
 from tests.registry.proxy import Conduct, Proxy, answer, cut_after, silence
 from tests.registry.servers import ObjectStore, object_store
+from tests.seconds import seconds
 
 Publish = Callable[..., Artifact]
 Key = Callable[[str], str]
@@ -30,7 +31,8 @@ LARGE = {"large.bin": bytes(range(256)) * 4 * 11 * 1024}
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One try of each request, so that a test of errors does not wait for pauses."""
+    """One try of each request, and a short one, so that a test of errors does not wait for long."""
+    monkeypatch.setattr(s3, "REQUEST_SECONDS", seconds(20))
     monkeypatch.setattr(s3, "ATTEMPTS", 1)
     monkeypatch.setattr(s3.S3, "retries", 1)
 
