@@ -58,7 +58,8 @@ class World:
         self._signing_key.chmod(0o600)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self.prefect = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api", trust_env=False, timeout=seconds(30))
+        url = f"http://127.0.0.1:{self.port}/api"
+        self.prefect = httpx.Client(base_url=url, trust_env=False, timeout=seconds(30))
 
     def home(self, who: str) -> Path:
         return self.folder / who
