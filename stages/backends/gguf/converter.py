@@ -8,12 +8,12 @@ import re
 import runpy
 import signal
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence, Set
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 from stages.errors import InsufficientResources, InvalidInput, MissingPackage, StageError, StageKilled
 from stages.formats import converter_source
@@ -22,42 +22,47 @@ from stages.formats import converter_source
 def run_converter(script: str, arguments: Sequence[str]) -> None:
     """Run one of llama.cpp's converters in a child process. Raises as `converter_error` reads its words.
 
-    The child is a fork: it has imported what this process has, which saves seconds of a conversion.
+    The child is a fork: it has imported what this process has, which saves seconds of a conversion. Its words
+    come through a pipe: a full disk, of which they tell, would not take them.
     """
-    home = converter_source.home()
-    with tempfile.TemporaryFile() as words:
-        child = _fork(home / script, arguments, words)
+    ours, theirs = os.pipe()
+    child = _fork(converter_source.home() / script, arguments, ours, theirs)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as stream:
         try:
+            words = stream.read()
             _, status = os.waitpid(child, 0)
         except BaseException:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # it was gone by then
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
             raise
-        words.seek(0)
-        returncode = os.waitstatus_to_exitcode(status)
-        if returncode:
-            raise converter_error(words.read().decode("utf-8", "replace"), returncode)
+    returncode = os.waitstatus_to_exitcode(status)
+    if returncode:
+        raise converter_error(words.decode("utf-8", "replace"), returncode)
 
 
-def _fork(script: Path, arguments: Sequence[str], words: BinaryIO) -> int:
-    """The child's pid."""
+def _fork(script: Path, arguments: Sequence[str], ours: int, theirs: int) -> int:
+    """The child's pid; of the pipe it writes to `theirs`."""
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():  # of threads that the child does not have
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
-        _become(script, arguments, words)
+        os.close(ours)
+        _become(script, arguments, theirs)
     return child
 
 
-def _become(script: Path, arguments: Sequence[str], words: BinaryIO) -> NoReturn:
-    """Be the script as if Python had just started with it; `words` gets what it writes to stderr."""
+def _become(script: Path, arguments: Sequence[str], words: int) -> NoReturn:
+    """Be the script as if Python had just started with it; `words`, a descriptor, gets its stderr."""
     status = 1
     try:
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-        os.dup2(words.fileno(), 2)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        os.dup2(words, 2)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
         folders = [script.parent, script.parent / "gguf-py"]
         _forget_the_parent({entry.stem for folder in folders for entry in folder.iterdir()})
         sys.argv = [str(script), *arguments]
@@ -66,11 +71,15 @@ def _become(script: Path, arguments: Sequence[str], words: BinaryIO) -> NoReturn
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stderr.flush()
+        finally:  # nothing may lead back to the frames of the parent, which would go on twice
+            os._exit(status)
 
 
 def _forget_the_parent(own: Set[str]) -> None:
