@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -36,6 +38,22 @@ def missing() -> set[str]:
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 asked.add(normal(requirement.name))
     return asked - held
+
+
+def wanted(requirements: Iterable[str]) -> set[str]:
+    """Normal names of what these requirements bring here, each with the extras that are asked for."""
+    left, seen = [Requirement(text) for text in requirements], set[tuple[str, frozenset[str]]]()
+    while left:
+        one = left.pop()
+        if (asked := (normal(one.name), frozenset(one.extras))) in seen:
+            continue
+        seen.add(asked)
+        with suppress(importlib.metadata.PackageNotFoundError):
+            for requirement in map(Requirement, importlib.metadata.requires(one.name) or ()):
+                marker = requirement.marker
+                if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+                    left.append(requirement)
+    return {name for name, _ in seen}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,16 @@ def test_the_lock_is_a_part_of_the_whole_one_and_complete() -> None:
     assert {name: whole.get(name) for name in gate} == gate
     assert not light.missing()
     assert not HEAVY & set(gate)
+
+
+def test_the_whole_lock_has_what_pyproject_asks_for_and_the_extras_of_that() -> None:
+    """Else an image, which takes its packages from there, has versions that nothing was tested with."""
+    project = tomllib.loads((light.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = light.wanted([*project["dependencies"], *extras["postgres"], *extras["s3"]])
+    assert "jsonschema" in asked
+    held = light.versions(light.WHOLE).keys()
+    assert asked - held <= {"pip", "setuptools"}  # which `pip freeze` leaves out
 
 
 @pytest.fixture(scope="module")
