@@ -67,9 +67,8 @@ def up(places: Places) -> int:
             key = tenant.prepare(places, environment)
         supervisor.start(part)
         print(f"{part.name:<14} is well", flush=True)
-    pages = f"http://127.0.0.1:{places.port('ui')}"
-    if token is not None and token.is_file():
-        print(f"the pages are at {pages}; the token that signs in is in {token}")
+    kept = f"the token that signs in is in {token}" if token else "no admin's token is kept here"
+    print(f"the pages are at http://127.0.0.1:{places.port('ui')}; {kept}")
     print(f"the tenant's key is in {key}; make stack-status says how all stand, make stack-down ends it")
     return 0
 

@@ -12,18 +12,20 @@ from flows.stack.tenant import tuneline
 ALERTMANAGER, ADMIN = "alertmanager", "admin"
 
 
-def prepare(places: Places, environment: Mapping[str, str]) -> Path:
-    """Make what is missing; returns the file with the admin's token, which is not there where others made
-    the admins. Raises Usage."""
-    users = [user for user in tuneline(environment, "users", "ls") if user["revoked"] is None]
-    admin = places.folder / "admin-token"
-    if not any(user["role"] == "admin" for user in users):
-        _add(environment, ADMIN, "admin", admin)
-    if not places.alertmanager_token.is_file():
-        if ALERTMANAGER in (user["name"] for user in users):
+def prepare(places: Places, environment: Mapping[str, str]) -> Path | None:
+    """Make what is missing; returns the file with the admin's token, None where others are the admins, or
+    the token was not kept. Raises Usage."""
+    users = {user["name"]: user for user in tuneline(environment, "users", "ls") if user["revoked"] is None}
+    token = places.folder / "admin-token"
+    is_kept = ADMIN in users and token.is_file()
+    if not any(user["role"] == "admin" for user in users.values()):
+        _add(environment, ADMIN, "admin", token)
+        is_kept = True
+    if ALERTMANAGER not in users or not places.alertmanager_token.is_file():
+        if ALERTMANAGER in users:
             tuneline(environment, "users", "revoke", ALERTMANAGER)
         _add(environment, ALERTMANAGER, "operator", places.alertmanager_token)
-    return admin
+    return token if is_kept else None
 
 
 def _add(environment: Mapping[str, str], name: str, role: str, file: Path) -> None:
