@@ -167,12 +167,13 @@ def opened(
 
 
 def sweep(context: DraftContext, key: str) -> None:
-    """Remove what a process that died after its commit left behind."""
+    """Remove what a process that died after its commit left behind, as far as this user may."""
     left = context.root / key
     if left.is_dir():
         with context.leases.if_free(key) as free:
             if free:
-                remove_tree(left)
+                with suppress(OSError):  # what another user left is no reason not to use the result
+                    remove_tree(left)
 
 
 def _make_ready(path: Path) -> None:

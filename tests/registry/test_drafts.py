@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert, select, update
 
-from registry import Artifact, Registry
+from registry import Artifact, Registry, drafts
 from registry.artifacts import BaseReference, Parentage, QuantSpec
 from registry.catalog import ResourceUse
 from registry.db.engine import now
@@ -162,6 +162,21 @@ def test_a_sweep_clears_what_died_here_of_results_that_another_machine_made(
         (home / "drafts" / key(name) / "1" / "checkpoints").mkdir(parents=True)
     registry.sweep()
     assert [path.name for path in (home / "drafts").iterdir()] == [key("two")], "its checkpoints are of use"
+
+
+def test_what_may_not_be_removed_keeps_nobody_from_the_result(
+    registry: Registry, home: Path, publish: Publish, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane that could not begin would leave all runs of a night undone for another user's leftovers."""
+
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    made = publish(registry, "one")
+    (home / "drafts" / key("one") / "1").mkdir(parents=True)
+    monkeypatch.setattr(drafts, "remove_tree", refused)
+    registry.sweep()
+    assert registry.find(key("one")) == made
 
 
 def test_finding_a_result_clears_what_a_crash_after_the_commit_left(
