@@ -30,7 +30,7 @@ from flows.run.child import KeptWorker
 from flows.run.prefect_view import ParentFlow
 from flows.settings import Settings
 from registry import Registry
-from registry.errors import Conflict, Lost, StoreFailed, StoreRefused
+from registry.errors import Conflict, Corrupt, Lost, StoreFailed, StoreRefused
 from registry.schedules.runs import ATTEMPTS, Claim, Ended, ScheduledRun
 from registry.schedules.schedules import Schedule
 
@@ -171,14 +171,18 @@ class Lane:
         return self._patiently(came).model_copy(update=seen)
 
     def _credited(self, run: ScheduledRun, ended: Ended) -> Ended:
-        """Promoted, where an attempt of this run that was killed had just moved the channel."""
+        """Promoted, where an earlier attempt of this run moved the channel and could not say so any more."""
         if run.attempts == 1 or ended.state != "passed":
             return ended
-        moves = self.registry.channels.history(run.channel)
-        if not moves or moves[-1].artifact_id != ended.artifact_id or moves[-1].at < run.due:
+        try:
+            moves = self.registry.channels.history(run.channel)
+        except Corrupt:  # what is damaged is for `tuneline channels` to say, and ends no lane
             return ended
-        note = f"generation {moves[-1].generation}, by an attempt whose process was gone then"
-        moved = {"state": "promoted", "note": note, "decision_id": moves[-1].decision_id}
+        last, ours = (moves[-1] if moves else None), ("move", ended.artifact_id)
+        if last is None or (last.action, last.artifact_id) != ours or last.at < run.due:
+            return ended
+        note = f"generation {last.generation}, by an earlier attempt of this run"
+        moved = {"state": "promoted", "note": note, "decision_id": last.decision_id}
         return ended.model_copy(update=moved)
 
     def _shared(self) -> KeptWorker | None:

@@ -24,7 +24,7 @@ from flows.retraining.learning import Learned
 from flows.run.child import KeptWorker
 from flows.settings import Settings
 from registry import Registry
-from registry.errors import Conflict, StoreFailed
+from registry.errors import Conflict, Corrupt, StoreFailed
 from registry.schedules.occasions import Planned, due_at
 from registry.schedules.runs import Ended, ScheduledRuns
 from registry.schedules.schedules import checked
@@ -376,6 +376,19 @@ def test_a_channel_that_a_killed_attempt_moved_was_promoted_by_its_run(
         (again, had_it.model_copy(update={"state": "refused"})),
     ):
         assert lane._credited(run, end) == end
+
+
+def test_a_damaged_history_ends_no_lane(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(_channel: str) -> Any:
+        raise Corrupt("history of channel support/prod: event 1 was changed")
+
+    lane = prepared("a")
+    (run,) = registry.scheduled_runs.open("nightly")
+    monkeypatch.setattr(registry.channels, "history", damaged)
+    had_it = Ended(state="passed", note="it had it already", artifact_id="live")
+    assert lane._credited(run.model_copy(update={"attempts": 2}), had_it) == had_it
 
 
 def test_what_waits_for_its_hours_is_not_called_nothing(
