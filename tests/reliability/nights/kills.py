@@ -55,4 +55,5 @@ class Killer:
         if kind == "flow":
             flows = sorted(process.pid for process in self.world.flows())
             return self.draw.choice(flows) if flows else None
-        return self.world.program("server" if kind == "server" else self.draw.choice(WORKERS)).pid
+        program = self.world.program("server" if kind == "server" else self.draw.choice(WORKERS))
+        return program.pid if program.poll() is None else None  # dead already: no kill to count

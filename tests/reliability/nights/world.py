@@ -60,6 +60,7 @@ class World:
             self.port = free.getsockname()[1]
         url = f"http://127.0.0.1:{self.port}/api"
         self.prefect = httpx.Client(base_url=url, trust_env=False, timeout=seconds(30))
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
 
     def home(self, who: str) -> Path:
         return self.folder / who
@@ -125,7 +126,6 @@ class World:
             time.sleep(PAUSE_SECONDS)
         for name in WORKERS:
             self._start(name)
-        self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._keeper.start()
 
     def answers(self) -> bool:
@@ -139,10 +139,11 @@ class World:
         """End the programs, once flow runs have ended that have nothing to do any more."""
         psutil.wait_procs(self.flows(), timeout=seconds(60))
         self._ending.set()
-        self._keeper.join()
-        for name in (*WORKERS, "server"):
-            self._programs[name].kill()  # a worker that is asked first waits for what Prefect may want of it
-            self._programs[name].wait()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        for program in reversed(self._programs.values()):
+            program.kill()  # a worker that is asked first waits for what Prefect may want of it
+            program.wait()
         self.prefect.close()
 
     def _start(self, name: str) -> None:
@@ -184,8 +185,8 @@ def running(folder: Path, postgresql: PostgreSQL, store: ObjectStore) -> Iterato
     """A world that ends with the block, whatever happens in it."""
     folder.mkdir(parents=True)
     world = World(folder, postgresql, store)
-    world.start()
     try:
+        world.start()
         yield world
     finally:
         world.stop()
