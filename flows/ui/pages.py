@@ -115,8 +115,8 @@ def shown(value: Any) -> Markup:
     if isinstance(value, Mapping):
         if not value:
             return Markup("–")
-        # `Q4_K_M` is the name of a type; `by_type` is two words
-        named = [(k if k.isupper() else k.replace("_", " "), v) for k, v in value.items()]
+        # `Q4_K_M` is a type and `0.self_attn.q_proj` a module; `by_type` is two words
+        named = [(k if k.isupper() or "." in k else k.replace("_", " "), v) for k, v in value.items()]
         parts = [Markup('<span class="muted">{}</span> {}').format(k, shown(v)) for k, v in named]
         return Markup("; ").join(parts)
     if isinstance(value, list | tuple):

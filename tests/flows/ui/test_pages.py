@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from flows.ui.headers import POLICY
-from flows.ui.pages import FOR_ADMINS, SCREENS, relative
+from flows.ui.pages import FOR_ADMINS, SCREENS, relative, shown
 from flows.ui.static_files import FOLDER
 from registry import Artifact, Registry
 from tests.flows.metrics.watched import WAIVER
@@ -229,6 +229,12 @@ def test_the_report_of_a_run_is_kept_in_a_sandbox(
 )
 def test_times_in_words(seconds: float, text: str) -> None:
     assert relative(seconds) == text
+
+
+def test_names_within_values_stay_as_they_are() -> None:
+    text = str(shown({"by_type": {"Q4_K_M": 3}, "damping_raised": {"0.self_attn.q_proj": 0.02}}))
+    for name in ("by type", "Q4_K_M", "damping raised", "0.self_attn.q_proj"):
+        assert f">{name}<" in text
 
 
 def test_a_log_cannot_be_asked_for_outside_of_its_folder(
