@@ -16,7 +16,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,9 @@ ANSWER_SECONDS = 60.0
 """Then there is no answer."""
 DOUBTS = 12
 """So many questions after an answer otherwise, every second goes to the same place."""
+LOOK_AGAIN = 900.0
+"""Seconds after which a place without recorded answers is looked up again: it may have been evaluated since,
+or the registry was away."""
 
 Result = Literal["as recorded", "otherwise", "unanswered", "left out"]
 LEVELS = {"alarm": 1, "taken out": 2}
@@ -75,6 +78,8 @@ class Watch:
         self._registry, self._router, self._metrics = registry, router, metrics
         self._config, self._limits = config, limits
         self._recorded: dict[tuple[str, str], Sequence[ExpectedAnswer]] = {}
+        self._looked: dict[tuple[str, str], float] = {}
+        """When those without recorded answers were looked up."""
         self._evidence: dict[Place, Evidence] = {}
         self._count = 0
         self._doubted: Place | None = None
@@ -126,10 +131,7 @@ class Watch:
         for place in [place for place in self.states if (place.replica, place.life) not in lives]:
             del self.states[place]
             self._metrics.served_state.remove(place.replica.name, place.artifact_id[:12])
-        keys = {place.recorded_with: place for place in standing}
-        self._recorded = {key: answers for key, answers in self._recorded.items() if key in keys}
-        for key in keys.keys() - self._recorded.keys():
-            self._recorded[key] = await asyncio.to_thread(self._look_up, *key)
+        await self._look_up_all({place.recorded_with for place in standing})
         return [
             place
             for place in standing
@@ -137,6 +139,17 @@ class Watch:
             and place.replica.engine.up
             and self.states.get(place) != "taken out"
         ]
+
+    async def _look_up_all(self, wanted: Set[tuple[str, str]]) -> None:
+        """Know the answers of these; what was known of others is forgotten."""
+        now = time.monotonic()
+        self._looked = {key: at for key, at in self._looked.items() if key in wanted and at > now - LOOK_AGAIN}
+        known = {key: answers for key, answers in self._recorded.items() if key in wanted}
+        self._recorded = {key: answers for key, answers in known.items() if answers or key in self._looked}
+        for key in wanted - self._recorded.keys():
+            self._recorded[key] = await asyncio.to_thread(self._look_up, *key)
+            if not self._recorded[key]:
+                self._looked[key] = now
 
     def _look_up(self, artifact_id: str, beside: str) -> list[ExpectedAnswer]:
         """An adapter's answers count with the very base only that serves it: another one's are others."""
@@ -146,7 +159,9 @@ class Watch:
             return recorded_answers(self._registry, artifact, other, QUESTIONS)
         except RegistryError as error:
             log.warning("recorded answers of artifact %s: %s", artifact_id[:12], error)
-            return []
+        except Exception as error:  # files of one that cannot be read are no reason to ask none of the others
+            log.error("recorded answers of artifact %s: %s", artifact_id[:12], frames(error))
+        return []
 
     def _choose(self, places: list[Place]) -> Place | None:
         if self._doubts and self._doubted in places:
@@ -228,8 +243,7 @@ class Watch:
             "as_recorded": recorded,
             "state": state,
         }
-        once = f"{replica.endpoint} {place.life} {artifact} {state}"
-        try:
-            await asyncio.to_thread(self._registry.webhooks.tell, "drift", about, once)
+        try:  # nobody else notices it: of several engines alike, and of several starts, each is told
+            await asyncio.to_thread(self._registry.webhooks.tell, "drift", about, uuid.uuid4().hex)
         except RegistryError as error:
             log.error("webhooks were not told of engine %s: %s", replica.name, error)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
+from registry.errors import StoreFailed
 from serving.engine.adapter_pool import AdapterPool
 from serving.engine.answer_check import ExpectedAnswer, as_recorded
 from serving.gateway.admission import AdmissionQueue
@@ -27,8 +28,9 @@ class Asked:
     """In the place of a replica of a whole model: answers with this, or not at all."""
 
     def __init__(self, status: int = 200, body: bytes = ANSWER, error: Exception | None = None) -> None:
-        self.name, self.endpoint, self.artifact = "0-0", "e1", SimpleNamespace(id="a" * 64)
-        self.engine = SimpleNamespace(base="model", loaded={}, restarts=0, up=True)
+        self.name, self.artifact = "0-0", SimpleNamespace(id="a" * 64)
+        self.endpoint: str | None = "e1"
+        self.engine = SimpleNamespace(base="model", loaded=dict[str, str](), restarts=0, up=True)
         self.queue = AdmissionQueue(1, 0, 10.0)
         self._answer = status, body, error
         self.distrusted = list[str]()
@@ -100,6 +102,47 @@ def test_an_answer_of_an_engine_that_ended_meanwhile_counts_for_nobody(
     for _ in range(30):
         assert asyncio.run(watch.ask()) == "otherwise"
     assert watch.states == {}
+
+
+def test_who_has_no_recorded_answers_is_looked_up_again_and_keeps_nobody_else_from_being_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The registry was away, files could not be read, or the evaluation came later."""
+    replica, expected = Asked(), [ExpectedAnswer(({"role": "user", "content": "Where?"},), "Paris.")]
+    replica.engine.loaded = {"b" * 64: "adapter"}
+    watch, looked = asking(replica, monkeypatch), list[str]()
+    results: list[Any] = [StoreFailed("away"), KeyError("messages"), [], expected]
+
+    def look(_: Any, artifact: str, *__: Any) -> Any:
+        if artifact == "a" * 64:
+            return expected
+        looked.append(artifact)
+        if isinstance(result := results[len(looked) - 1], Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(watching, "recorded_answers", look)
+    monkeypatch.setattr(watch._registry, "get", lambda artifact: artifact)
+    for times in (1, 2, 3):
+        for _ in range(3):
+            assert asyncio.run(watch.ask()) == "as recorded", "of the engine's own model"
+        assert len(looked) == times, "not at each question"
+        watch._looked = {key: at - watching.LOOK_AGAIN for key, at in watch._looked.items()}
+    assert len(asyncio.run(watch._places())) == 2
+    assert len(looked) == 4
+
+
+def test_each_of_several_engines_alike_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first of a section's replicas has a record in the registry, and all gateways begin at life 0."""
+    told = set[str]()
+    for _ in range(2):
+        replica = Asked(body=ANSWER.replace(b"Paris.", b"Rome."))
+        replica.endpoint = None
+        watch = asking(replica, monkeypatch, take_out=False)
+        monkeypatch.setattr(watch._registry.webhooks, "tell", lambda _, __, once: told.add(once))
+        for _ in range(30):
+            asyncio.run(watch.ask())
+    assert len(told) == 2
 
 
 def test_at_no_rate_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
