@@ -140,7 +140,9 @@ class CanaryTest:
         if canary and not self._judged + self._waiting:
             self._close()  # what is live is known before the first answer of the canary counts
         for name, count in self._open.items():
-            count.add(canary, *_counted(name, row, self.policy))
+            # of answers of before, live ones had longer to be disliked than the canary's
+            if name != "disliked" or row.minute >= self._since:
+                count.add(canary, *_counted(name, row, self.policy))
         self._waiting += row.requests if canary else 0
 
     def _close(self) -> None:

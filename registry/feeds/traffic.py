@@ -193,7 +193,10 @@ def _receipt(connection: Connection, key_id: str, request: str) -> Row[Any]:
 
 
 def _rating(connection: Connection, receipt: Row[Any], said: Feedback) -> outcomes.Outcome | None:
-    """As canaries count it, under the generation that the channel has now; None of one that is gone."""
+    """As canaries count it: of the minute of the answer, under the generation that the channel has now.
+
+    None of a channel that is gone.
+    """
     query = select(channels.c.generation).where(channels.c.name == receipt.channel)
     generation = connection.execute(query).scalar_one_or_none()
     if generation is None:
@@ -202,7 +205,7 @@ def _rating(connection: Connection, receipt: Row[Any], said: Feedback) -> outcom
     return outcomes.Outcome(
         **{name: getattr(receipt, name) for name in ("channel", "artifact_id", "arm")},
         generation=generation,
-        minute=datetime.now(UTC),
+        minute=datetime.fromisoformat(receipt.at),
         requests=0,
         rated=1,
         disliked=int(said.thumbs == "down" or low or said.correction is not None),

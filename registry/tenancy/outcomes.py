@@ -37,7 +37,7 @@ class Outcome(Record):
     `failed` and `truncated` (ended by the length limit) are of `requests`. `compared` counts shadow answers
     that were compared with the live answer to the same request, `agreed` those that were equal. Durations are
     in ms, of whole answers and to the first token, at most 256 of each. `checked` answers were looked at for
-    JSON (while a canary is under way); `rated` ones got feedback, which may be of answers of earlier minutes.
+    JSON (while a canary is under way); `rated` ones got feedback, which is counted apart, when it comes.
     """
 
     channel: str

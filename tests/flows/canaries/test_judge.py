@@ -159,6 +159,23 @@ def test_form_and_feedback_are_judged_where_the_policy_asks(
     assert f"{rail.guardrail}: {rail.canary_bad} of {rail.canary:,} of the candidate's" in one.sentence
 
 
+def test_ratings_of_answers_from_before_the_canary_are_left_out(trial: Callable[..., Trial]) -> None:
+    """Of the live artifact too: who corrects answers after days would make it look worse than the candidate."""
+    case = trial(disliked=0.1)
+    case.start()
+    case.count((90, 1), (10, 0), rated=10, disliked=2)
+    earlier = {"requests": 0, "failed": 0, "minute": datetime.now(UTC) - timedelta(minutes=10)}
+    rows = [row.model_copy(update=earlier) for _, row in case.registry.outcomes.added(CHANNEL, 1)]
+    judge = Judge(case.registry)
+    assert judge.evidence(CHANNEL) is not None
+    case.registry.outcomes.add([row.model_copy(update={"rated": 50, "disliked": 50}) for row in rows])
+    case.count((90, 1), (10, 0))
+    evidence = judge.evidence(CHANNEL)
+    assert evidence is not None
+    disliked = evidence.guardrails[1]
+    assert (disliked.live, disliked.live_bad, disliked.canary, disliked.canary_bad) == (10, 2, 10, 2)
+
+
 def test_what_nobody_rated_is_not_shown_to_be_liked(trial: Callable[..., Trial]) -> None:
     case = trial(disliked=0.1, max_requests=400)
     case.start()

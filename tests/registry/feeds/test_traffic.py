@@ -54,7 +54,8 @@ def test_feedback_is_counted_for_a_canary(
     said: list[dict[str, Any]] = [
         {"thumbs": "up"}, {"thumbs": "down"}, {"score": 0.5}, {"score": 0.4}, {"correction": "Call us."},
     ]  # fmt: skip
-    registry.traffic.keep([receipt(str(number), agreed, model) for number in range(len(said))])
+    earlier = datetime.now(UTC) - timedelta(days=2)
+    registry.traffic.keep([receipt(str(number), agreed, model, at=earlier) for number in range(len(said))])
     for number, words in enumerate(said):
         registry.traffic.give(key.id, Feedback(request=str(number) * 32, **words))
     with pytest.raises(AlreadyExists):
@@ -64,6 +65,7 @@ def test_feedback_is_counted_for_a_canary(
         (1, 0, 0), (1, 1, 0), (1, 0, 0), (1, 1, 0), (1, 1, 0),
     ]  # fmt: skip
     assert {(row.artifact_id, row.arm, row.generation) for row in rows} == {(model.id, "live", 1)}
+    assert {row.minute for row in rows} == {earlier.replace(second=0, microsecond=0)}, "of the answers"
 
 
 @only("local")
