@@ -96,10 +96,16 @@ def host_in(evaluation: Artifact, adapter: Artifact) -> str | None:
 
 
 def promoted_over(registry: Registry, channel: str, adapter: Artifact) -> Artifact | None:
-    """What the adapter was measured over for the decision that moved the channel to it; None without one."""
+    """What the adapter was measured over for the decision that moved the channel to it.
+
+    Where a waiver moved it, what it was measured over first; None for one that never was.
+    """
+    hosts = [host for e in registry.evaluations(adapter.id) if (host := host_in(e, adapter)) is not None]
     for event in reversed(registry.channels.history(channel)):
         if event.artifact_id == adapter.id and event.decision_id is not None:
             read = registry.gates.get(event.decision_id).evidence.get("evaluations", {})
             host = host_in(registry.get(read["candidate"]), adapter) if "candidate" in read else None
-            return None if host is None else registry.get(host)
-    return None
+            if host is not None:
+                hosts.insert(0, host)
+                break
+    return registry.get(hosts[0]) if hosts else None
