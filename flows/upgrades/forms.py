@@ -36,6 +36,15 @@ def form_of(text: str) -> Form:
         ) from None
 
 
+def served_as(recipe: Recipe) -> tuple[object, ...]:
+    """What its channel gets, but for what it learns: the base, and the form of it."""
+    assert recipe.promote is not None
+    source, candidate = recipe.base.source, recipe.promote.candidate
+    form = next((one for one in recipe.quantize if one.label == candidate), None)
+    name = source.partition("@")[0] if source.startswith("hub:") else source
+    return name, candidate, form, recipe.adapter if is_apart(recipe) else None
+
+
 def is_apart(recipe: Recipe) -> bool:
     """Whether the channel is offered the adapter alone."""
     return recipe.promote is not None and recipe.promote.candidate == "adapter"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from flows.errors import FlowError
 from flows.gates.ancestry import Ancestry
 from flows.recipe import Recipe
-from flows.retraining.targets import recipe_for, targets_of
+from flows.retraining.targets import Target, recipe_for, targets_of
 from flows.run.arithmetic import with_compute_dtype
 from flows.run.fingerprint import pinned
 from flows.run.runs import RECIPE, past_runs
@@ -29,14 +29,17 @@ class Origins:
     """Looks at schedules and runs once, however many channels are asked about."""
 
     registry: Registry
-    _definitions: list[Definition] = field(default_factory=list)
+    _scheduled: dict[str, list[tuple[Definition, Target]]] = field(default_factory=dict)
     _recipes: dict[str, list[Recipe]] = field(default_factory=dict)
     _pins: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         events = self.registry.schedules.audit()
         states = [Definition.model_validate(event.state["definition"]) for event in reversed(events)]
-        self._definitions = list({state.model_dump_json(): state for state in states}.values())
+        for definition in {state.model_dump_json(): state for state in states}.values():
+            with suppress(FlowError):
+                for target in targets_of(self.registry, definition):
+                    self._scheduled.setdefault(target.channel, []).append((definition, target))
         for run in past_runs(self.registry.home):
             with suppress(OSError, ValidationError, FlowError, ValueError):
                 recipe = Recipe.model_validate_json((run.folder / RECIPE).read_text("utf-8"))
@@ -68,11 +71,9 @@ class Origins:
 
     def _known(self, channel: str) -> Iterator[Recipe]:
         """Of schedules, the latest version first, then of this home's runs, the latest first."""
-        for definition in self._definitions:
+        for definition, target in self._scheduled.get(channel, ()):
             with suppress(FlowError):
-                for target in targets_of(self.registry, definition):
-                    if target.channel == channel:
-                        yield recipe_for(definition, target)
+                yield recipe_for(definition, target)
         yield from self._recipes.get(channel, ())
 
     def _made(self, config: BaseModel, made: Manifest) -> bool:

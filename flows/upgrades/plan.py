@@ -23,7 +23,7 @@ from flows.run.find_or_make import stage_work
 from flows.run.fingerprint import pin
 from flows.settings import Settings
 from flows.unmerged import rank_for_vllm
-from flows.upgrades.forms import STORED, Form, beside_adapters, in_form, is_apart
+from flows.upgrades.forms import STORED, Form, beside_adapters, in_form, is_apart, served_as
 from flows.upgrades.origin import Origins
 from registry import Artifact, Registry
 from registry.errors import Incompatible
@@ -137,7 +137,7 @@ class Planner:
         merged = apart and self.reformed and self._unloadable(family, same_base)
         if self.reformed:
             recipe = in_form(recipe, self.form, apart=apart and not merged)
-        if recipe == made_by:
+        if same_base and served_as(recipe) == served_as(made_by):
             return Step(name, "nothing", "it is on it already")
         known = self._known(recipe)
         trained = known.get("train")

@@ -15,12 +15,16 @@ from flows.run.arithmetic import with_compute_dtype
 from flows.settings import Settings
 from flows.upgrades import plan as planning
 from flows.upgrades.forms import form_of
+from flows.upgrades.origin import Origins
 from flows.upgrades.plan import Plan, Planner
 from registry import Registry
 from registry.artifacts import QuantSpec
 from registry.schedules.schedules import checked
+from registry.tenancy.tenants import Tenants
 from stages.config.base import BaseConfig
+from stages.config.deploy import DeployConfig
 from stages.contract import Facts
+from stages.quantization.gguf import GgufConfig
 from tests.flows.lineages import base_reference, publish
 from tests.flows.upgrades.made_by_recipes import POLICY, WAIVER, left_behind, made, recipe_of, served
 
@@ -83,6 +87,34 @@ def test_another_quantization_of_the_same_base_keeps_the_adapter(registry: Regis
     assert plan.seconds is not None
     assert plan.seconds < replay.seconds, "nothing is trained"
     assert only(planned(registry, "whole/prod", to="pico:0")) == ("nothing", "it is on it already")
+
+
+def test_a_form_that_the_channel_has_is_nothing_to_do(registry: Registry) -> None:
+    """Whatever else its recipe makes, and however it deploys."""
+    recipe = recipe_of("whole/prod", name="pico-smoke")
+    served(registry, recipe, known=False)
+    more = {"quantize": (GgufConfig(type="Q5_1"), *recipe.quantize), "deploy": DeployConfig()}
+    left_behind(registry, recipe.model_copy(update=more))
+    (config,) = recipe.quantize
+    assert isinstance(config, GgufConfig)
+    assert only(planned(registry, "whole/prod", to=None, quant=config.type)) == (
+        "nothing", "it is on it already",
+    )  # fmt: skip
+    assert only(planned(registry, "whole/prod", to=None, quant="q5_1"))[0] == "keep"
+
+
+def test_many_channels_ask_the_registry_no_more_for_what_schedules_know(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of("t0/prod").model_dump(mode="json")
+    registry.tenants.add("acme", "t0/prod", "ada")
+    definition = checked(recipe_name="pico-tenant", recipe=recipe, tenants="a*")
+    registry.schedules.put("nightly", definition, "ada", replace=False)
+    asked, listed = list[str](), Tenants.ls
+    monkeypatch.setattr(Tenants, "ls", lambda self: asked.append("tenants") or listed(self))  # type: ignore[func-returns-value]
+    origins = Origins(registry)
+    assert [len(list(origins._known(f"t{number}/prod"))) for number in range(5)] == [1, 0, 0, 0, 0]
+    assert asked == ["tenants"]
 
 
 def test_an_adapter_that_no_engine_loads_over_the_form_is_merged(registry: Registry) -> None:
