@@ -30,7 +30,7 @@ from flows.run.child import KeptWorker
 from flows.run.prefect_view import ParentFlow
 from flows.settings import Settings
 from registry import Registry
-from registry.errors import Conflict, Corrupt, Lost, StoreFailed, StoreRefused
+from registry.errors import Conflict, Corrupt, Lost, NotFound, StoreFailed, StoreRefused
 from registry.schedules.runs import ATTEMPTS, Claim, Ended, ScheduledRun
 from registry.schedules.schedules import Schedule
 
@@ -72,7 +72,17 @@ class Lane:
                 self._do(schedule, claim)
         finally:
             self._stand_by.close()
+        self._patiently(self._end_upgrade)
         return self.ended
+
+    def _end_upgrade(self) -> None:
+        """An upgrade is a schedule until its last run is over, whoever does that one."""
+        schedule, runs = self._standing(), self.registry.scheduled_runs
+        if schedule is None or not schedule.definition.own:
+            return
+        if runs.history(schedule.name, limit=1) and not runs.open(schedule.name):
+            with suppress(NotFound):
+                self.registry.schedules.remove(schedule.name, "its last run")
 
     def _standing(self) -> Schedule | None:
         """The schedule; None where it was removed meanwhile."""

@@ -4,14 +4,16 @@ its runs have a schedule's limits, leases and attempts, and whoever works on sch
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flows.errors import FlowError, Usage
 from flows.retraining.lane import HAD_IT, Lane
-from flows.retraining.targets import targets_of
+from flows.retraining.targets import Target, recipe_for, targets_of
 from flows.settings import Settings
+from flows.upgrades.forms import served_as
 from flows.upgrades.plan import Plan
 from registry import Registry
 from registry.artifacts import digest
@@ -61,7 +63,7 @@ def begin(registry: Registry, plan: Plan, limits: Limits, zone: str, who: str) -
         recipe_name=f"to {plan.to}",
         recipe={},
         own=own,
-        channels=tuple(step.channel for step in plan.steps),
+        channels=tuple(own),
         zone=zone,
         limits=limits,
     )
@@ -97,16 +99,17 @@ def go_on(registry: Registry, settings: Settings, name: str, who: str, told: Cal
     registry.scheduled_runs.revive(name)
     Lane(registry, settings, name, told=told).work()
     if not registry.scheduled_runs.open(name):
-        registry.schedules.remove(name, who)
+        with suppress(NotFound):  # its last run took it out, or somebody undid it meanwhile
+            registry.schedules.remove(name, who)
 
 
 def definition_of(registry: Registry, name: str) -> Definition:
-    """What an upgrade was to do. Raises `Usage`."""
+    """What an upgrade was to do. Raises `Usage`, also for a schedule of somebody's that is only called so."""
     try:
         states = [event.state for event in registry.schedules.audit(name)] if name.startswith(UPGRADE) else []
     except NotFound:
         states = []
-    if not states:
+    if not states or not states[0]["definition"].get("own"):
         raise Usage(f"no upgrade {name[:64]!r}; `tuneline upgrade-base` lists them")
     return Definition.model_validate(states[0]["definition"])
 
@@ -122,18 +125,32 @@ def upgraded(registry: Registry, name: str) -> list[Upgraded]:
 
 
 def _now(registry: Registry, run: ScheduledRun) -> tuple[str, str]:
-    """Its state and why; a canary may have moved the channel after the run was over."""
-    event = move_of(registry, run)
-    if event is None or run.state not in ("passed", "promoted"):
+    """Its state and why; a canary may have moved the channel after the run was over, and an undo back."""
+    moved = run.artifact_id is not None and run.state in ("passed", "promoted")
+    events = registry.channels.history(run.channel) if moved else []
+    event = move_of(events, run)
+    if event is None:
         same = run.state == "passed" and run.note.endswith(HAD_IT)
         return run.state, "with the artifact that it has: no channel has to move" if same else run.note
+    for later in events[events.index(event) + 1 :]:
+        if is_undo(later, run.schedule):
+            return "undone", f"generation {later.generation}, by {later.who}"
     return "promoted", f"generation {event.generation}"
 
 
-def move_of(registry: Registry, run: ScheduledRun) -> ChannelEvent | None:
-    """The move of the channel to what the run made: by the run, or later by its canary."""
-    events = registry.channels.history(run.channel) if run.artifact_id is not None else []
+def move_of(events: Sequence[ChannelEvent], run: ScheduledRun) -> ChannelEvent | None:
+    """Of the channel's history, the move to what the run made: by the run, or later by its canary."""
     return next((event for event in events if _is_to(event, run)), None)
+
+
+def undo_reason(name: str) -> str:
+    """What stands in the history of a channel that the undoing of this upgrade moved back."""
+    return f"{name} is undone"
+
+
+def is_undo(event: ChannelEvent, name: str) -> bool:
+    """Whether this event took the upgrade back."""
+    return event.action == "rollback" and event.reason == undo_reason(name)
 
 
 def _is_to(event: ChannelEvent, run: ScheduledRun) -> bool:
@@ -145,21 +162,25 @@ def names(registry: Registry) -> list[str]:
     begun = [
         (event.at, event.schedule)
         for event in registry.schedules.audit()
-        if event.action == "add" and event.schedule.startswith(f"{UPGRADE}-")
+        if event.action == "add" and event.state["definition"].get("own")
     ]
     return [name for _, name in sorted(begun, reverse=True)]
 
 
 def left_behind(registry: Registry, name: str) -> dict[str, list[str]]:
     """Schedule → the channels that the upgrade moved, and that it would retrain as they were before."""
+    upgrade = definition_of(registry, name)
     moved = {one.run.channel for one in upgraded(registry, name) if one.state in ("promoted", "passed")}
     found: dict[str, list[str]] = {}
     for schedule in registry.schedules.ls():
         if not schedule.definition.own:
-            try:
-                channels = {target.channel for target in targets_of(registry, schedule.definition)}
-            except FlowError:
-                continue
-            if both := sorted(channels & moved):
-                found[schedule.name] = both
-    return found
+            with suppress(FlowError):  # what is no recipe retrains nothing
+                for target in targets_of(registry, schedule.definition):
+                    if target.channel in moved and _otherwise(schedule.definition, upgrade, target):
+                        found.setdefault(schedule.name, []).append(target.channel)
+    return {schedule: sorted(channels) for schedule, channels in found.items()}
+
+
+def _otherwise(schedule: Definition, upgrade: Definition, target: Target) -> bool:
+    """Whether its next run would make the channel another base or form than the upgrade did."""
+    return served_as(recipe_for(schedule, target)) != served_as(recipe_for(upgrade, target))

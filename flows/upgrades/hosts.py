@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flows.exchange.bring_base import resolved
 from flows.execute import bring_converter
-from flows.gates.ancestry import host_of
+from flows.gates.ancestry import host_in, is_gguf_adapter
 from flows.recipe import Recipe
 from flows.run.find_or_make import find_or_make, make_in_child, stage_work
 from flows.run.progress_view import ProgressView
@@ -33,7 +33,7 @@ class Host:
     name: str
     channels: tuple[str, ...]
     missing: bool
-    """Whether a live engine holds what these channels are served over now, and none holds this."""
+    """Whether a live engine holds what channels that leave it are served over now, and none holds this."""
 
 
 def hosts(registry: Registry, steps: Sequence[Step]) -> list[Host]:
@@ -44,26 +44,59 @@ def hosts(registry: Registry, steps: Sequence[Step]) -> list[Host]:
             assert step.recipe.adapter is not None
             key = (step.recipe.base.model_dump_json(), step.recipe.adapter.base)
             needed.setdefault(key, []).append(step)
-    held = {
-        endpoint.artifact_id
-        for endpoint in registry.endpoints.ls(running_only=True)
-        if endpoint.process.is_alive()
-    }
-    found = []
+    held, found = _held(registry), []
     for same in needed.values():
         assert same[0].recipe is not None
         artifact, name = _made(registry, same[0].recipe)
-        serving = {host.id for step in same if (host := _serving(registry, step.channel)) is not None}
-        missing = bool(serving & held) and artifact.id not in held
+        leave = [step for step in same if not _stays(registry, step)]
+        served = any(_served_over(registry, step.channel) & held for step in leave)
+        missing = served and artifact.id not in held
         found.append(Host(artifact, name, tuple(step.channel for step in same), missing))
     return found
 
 
-def _serving(registry: Registry, channel: str) -> Artifact | None:
-    """What the channel's adapter was measured over last, which is what engines hold for it."""
+def on_their_own(registry: Registry, steps: Sequence[Step]) -> list[str]:
+    """Channels that a live engine answers over a base, and that would become models with engines of their own.
+
+    No engine can hold such a model before its channel has moved.
+    """
+    held = _held(registry)
+    whole = (step for step in steps if step.recipe is not None and not is_apart(step.recipe))
+    return [step.channel for step in whole if _served_over(registry, step.channel) & held]
+
+
+def _held(registry: Registry) -> set[str]:
+    """What live engines of this host hold."""
+    running = registry.endpoints.ls(running_only=True)
+    return {endpoint.artifact_id for endpoint in running if endpoint.process.is_alive()}
+
+
+def _served_over(registry: Registry, channel: str) -> set[str]:
+    """The ids of what the channel's adapter was measured over, one of which engines hold for it.
+
+    Not what it was measured over last: an upgrade that did not pass has measured it over another base.
+    """
+    live = _live(registry, channel)
+    if live is None or live.manifest.kind != "adapter":
+        return set()
+    measured = (host_in(evaluation, live) for evaluation in registry.evaluations(live.id))
+    return {host for host in measured if host is not None}
+
+
+def _stays(registry: Registry, step: Step) -> bool:
+    """Whether the adapter is kept as the file that it is, which engines load over either form of its base.
+
+    Its tenants are not refused; and were the new form held beside the old one before the gate has let it
+    pass, both would answer.
+    """
+    live, recipe = _live(registry, step.channel), step.recipe
+    apart = recipe is not None and recipe.adapter is not None and not recipe.adapter.on_16bit
+    return step.does == "keep" and live is not None and is_gguf_adapter(live) and apart
+
+
+def _live(registry: Registry, channel: str) -> Artifact | None:
     current = registry.channels.get(channel)
-    live = None if current is None else registry.get(current.artifact_id)
-    return None if live is None or live.manifest.kind != "adapter" else host_of(registry, live)
+    return None if current is None else registry.get(current.artifact_id)
 
 
 def _made(registry: Registry, recipe: Recipe) -> tuple[Artifact, str]:

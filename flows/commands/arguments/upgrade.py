@@ -26,7 +26,7 @@ def add_upgrade_command(add: Add) -> None:
     text = "what the channels get: a GGUF type, 16bit or gptq; of adapters apart, of the base below them"
     upgrade.add_argument("--quant", metavar="FORM", help=text)
     upgrade.add_argument("--run", action="store_true", help="do what is planned; without it, only plan")
-    text = "also move channels whose new base no running engine holds yet"
+    text = "also move channels whose new base, or model of their own, no running engine holds yet"
     upgrade.add_argument("--unserved", action="store_true", help=text)
     upgrade.add_argument("--zone", default="UTC", help="time zone of --window (default UTC)")
     add_limits(upgrade)

@@ -21,7 +21,7 @@ from flows.retraining.times import check_zone
 from flows.settings import Settings
 from flows.upgrades import fleet
 from flows.upgrades.forms import form_of
-from flows.upgrades.hosts import Host, hosts
+from flows.upgrades.hosts import Host, hosts, on_their_own
 from flows.upgrades.plan import Plan, Planner, chosen
 from flows.upgrades.undo import undo
 from registry import Registry
@@ -81,6 +81,13 @@ def _base(source: str) -> BaseConfig:
 def _begun(arguments: argparse.Namespace, registry: Registry, plan: Plan) -> str:
     """Make the bases that engines have to hold, and write the upgrade down."""
     limits = checked(recipe_name="", recipe={}, limits=limits_of(arguments)).limits
+    if (alone := on_their_own(registry, plan.begun)) and not arguments.unserved:
+        raise Usage(
+            f"{', '.join(alone)}: an engine answers over a base now, and this makes a model with an engine of its "
+            "own, which cannot be started before the channel has moved: tenants would be refused until then. "
+            "Nothing was begun: give --unserved when that may be, and afterwards add an engine with "
+            f"`model: {alone[0]}` to serve.yaml and start the gateway again"
+        )
     needed = hosts(registry, plan.begun)
     for host in needed:
         told(f"{', '.join(host.channels)}: served over {host.name}")

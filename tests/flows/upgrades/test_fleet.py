@@ -7,13 +7,15 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.cli import main
+from flows.cli import main, parser
+from flows.commands.pipeline import upgrade as command
 from flows.errors import Usage
 from flows.retraining import lane as lanes
 from flows.retraining.targets import Target, recipe_for
@@ -22,11 +24,12 @@ from flows.upgrades import fleet, hosts
 from flows.upgrades.plan import Plan, Step
 from flows.upgrades.undo import undo
 from registry import Artifact, Registry
+from registry.artifacts import QuantSpec
 from registry.processes import ProcessId
 from registry.schedules.definition import Limits
 from registry.schedules.runs import Ended, ScheduledRun
 from registry.schedules.schedules import Schedule, checked
-from tests.flows.lineages import family
+from tests.flows.lineages import evaluate, family, publish
 from tests.flows.upgrades.made_by_recipes import WAIVER, recipe_of
 from tests.seconds import seconds
 
@@ -250,10 +253,91 @@ def test_schedules_that_would_go_back_are_named(
     registry.schedules.put("nightly", definition, "ada", replace=False)
     name = begun(registry, planned("a/prod", "b/prod"))
     go_on(registry, name)
+    said = "Schedule nightly still has the recipe from before for a/prod: change it."
     assert main(["upgrade-base", "--show", name]) == 0
-    assert (
-        "Schedule nightly still has the recipe from before for a/prod: change it." in capsys.readouterr().out
-    )
+    assert said in capsys.readouterr().out
+    changed = recipe_of("a/prod", "base.source=pico:7", "prepare.seed=5").model_dump(mode="json")
+    registry.schedules.put("nightly", definition.model_copy(update={"recipe": changed}), "ada", replace=True)
+    assert main(["upgrade-base", "--show", name]) == 0
+    assert "still has the recipe" not in capsys.readouterr().out, "it was changed"
+    registry.schedules.put("nightly", definition, "ada", replace=True)
+    undo(registry, name, "ada")
+    assert main(["upgrade-base", "--show", name]) == 0
+    out = capsys.readouterr().out
+    assert "still has the recipe" not in out, "what it makes is what is live"
+    assert "Back with all that moved" not in out
+    assert [(one.state, one.note) for one in fleet.upgraded(registry, name)] == [
+        ("undone", "generation 3, by ada")
+    ] * 2
+
+
+def test_whoever_does_the_last_run_of_an_upgrade_ends_it(
+    registry: Registry, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a worker of Prefect, after the command was killed."""
+    executing(monkeypatch, registry, models["gptq"])
+    name = begun(registry, planned("a/prod", "b/prod"))
+    claim = registry.scheduled_runs.claim(name, 1)
+    assert claim is not None
+    lanes.Lane(registry, settings(registry), name).work()
+    assert [schedule.name for schedule in registry.schedules.ls()] == [name], "another lane has one"
+    registry.scheduled_runs.put_back(claim, "interrupted")
+    lanes.Lane(registry, settings(registry), name).work()
+    assert registry.schedules.ls() == []
+    own = fleet.definition_of(registry, name)
+    registry.schedules.put("upgrade-new", own, "ada", replace=False)
+    lanes.Lane(registry, settings(registry), "upgrade-new").work()
+    assert len(registry.schedules.ls()) == 1, "it is just being begun, and has no runs yet"
+
+
+def test_what_is_undone_while_a_run_is_at_work_begins_no_more_and_is_undone_after_it(
+    registry: Registry, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executing(monkeypatch, registry, models["gptq"])
+    run = lanes.Lane._run
+
+    def undone_meanwhile(self: Any, schedule: Schedule, claim: ScheduledRun) -> Ended:
+        for _ in range(2):
+            with pytest.raises(Usage, match="still at work: .*; nothing more of it begins"):
+                undo(registry, schedule.name, "ada")
+        return run(self, schedule, claim)
+
+    monkeypatch.setattr(lanes.Lane, "_run", undone_meanwhile)
+    name = begun(registry, planned("a/prod", "b/prod"))
+    go_on(registry, name)
+    assert states(registry, name) == {"a/prod": "promoted", "b/prod": "skipped"}
+    assert [one.came for one in undo(registry, name, "ada")] == ["back", "as before"]
+
+
+def test_a_move_of_a_run_that_came_to_no_end_is_named(
+    registry: Registry, models: dict[str, Artifact]
+) -> None:
+    steps = (*planned("a/prod", "b/prod").steps, Step("new/prod", "nothing", "it serves nothing yet"))
+    name = begun(registry, Plan("pico:7", steps, 0.0))
+    for channel in ("a/prod", "b/prod"):
+        claim = registry.scheduled_runs.claim(name, 2)
+        assert claim is not None
+        assert claim.run.channel == channel
+        if channel == "a/prod":
+            registry.channels.move(channel, models["gptq"].id, 1, waiver=WAIVER)
+        registry.scheduled_runs.put_back(claim, "interrupted")
+    came = {one.channel: (one.came, one.note) for one in undo(registry, name, "ada")}
+    assert came["a/prod"][0] == "refused"
+    assert came["a/prod"][1].startswith("generation 2 came after its run had begun, which came to no end")
+    assert came["b/prod"] == ("as before", "it did not move: skipped")
+    assert came["new/prod"] == ("as before", "it did not move: unchanged")
+
+
+def test_a_schedule_that_is_only_called_so_is_no_upgrade(
+    registry: Registry, models: dict[str, Artifact]
+) -> None:
+    recipe = recipe_of("a/prod").model_dump(mode="json")
+    definition = checked(recipe_name="nightly", recipe=recipe, channels=("a/prod",))
+    registry.schedules.put("upgrade-nightly", definition, "ada", replace=False)
+    assert fleet.names(registry) == []
+    with pytest.raises(Usage, match="no upgrade 'upgrade-nightly'"):
+        undo(registry, "upgrade-nightly", "ada")
+    assert len(registry.schedules.ls()) == 1
 
 
 def test_what_is_served_is_not_moved_to_a_base_that_no_engine_holds(
@@ -262,7 +346,7 @@ def test_what_is_served_is_not_moved_to_a_base_that_no_engine_holds(
     step = planned("a/prod").steps[0]
     new = models["gptq"]
     monkeypatch.setattr(hosts, "_made", lambda *_: (new, "pico-7-q8_0@1"))
-    monkeypatch.setattr(hosts, "_serving", lambda *_: models["base"])
+    monkeypatch.setattr(hosts, "_served_over", lambda *_: {models["base"].id})
     assert [host.missing for host in hosts.hosts(registry, [step])] == [False], "nothing is served at all"
 
     def serving(artifact: Artifact) -> None:
@@ -277,8 +361,39 @@ def test_what_is_served_is_not_moved_to_a_base_that_no_engine_holds(
     serving(models["base"])
     (host,) = hosts.hosts(registry, [step])
     assert (host.missing, host.name, host.channels) == (True, "pico-7-q8_0@1", ("a/prod",))
+    kept = Step("apart/prod", "keep", "the same base", recipe_of("apart/prod"), 1.0)
+    gguf = publish(
+        registry, "adapter", "quantize", {"adapter.gguf": b"GGUF"}, (("quantized", models["adapter"]),),
+        base=models["base"].manifest.base, quant=QuantSpec(method="gguf", requested={"type": "F16"}),
+    )  # fmt: skip
+    registry.channels.move("apart/prod", gguf.id, 0, waiver=WAIVER)
+    assert [host.missing for host in hosts.hosts(registry, [kept])] == [False], "two would answer with it"
+    assert [host.missing for host in hosts.hosts(registry, [replace(kept, does="replay")])] == [True]
     serving(new)
     assert [host.missing for host in hosts.hosts(registry, [step])] == [False]
+
+
+def test_a_channel_that_would_need_an_engine_of_its_own_is_not_moved_from_under_its_tenants(
+    registry: Registry, models: dict[str, Artifact]
+) -> None:
+    registry.channels.move("apart/prod", models["adapter"].id, 0, waiver=WAIVER)
+    evaluate(registry, models["adapter"], models["dataset"], beneath=models["gptq"])  # it did not pass
+    step = Step("apart/prod", "merge-only", "the same base", recipe_of("apart/prod", name="pico-smoke"), 1.0)
+    assert hosts.on_their_own(registry, [step]) == [], "nothing is served at all"
+    registry.endpoints.add(
+        artifact_id=models["base"].id,
+        engine="llama.cpp",
+        url="gateway engine 0",
+        process=ProcessId.of(),
+        log="x",
+    )
+    assert hosts.on_their_own(registry, [step, planned("a/prod").steps[0]]) == ["apart/prod"]
+    words = ["upgrade-base", "apart/prod", "--quant", "gptq", "--run"]
+    plan = Plan("gptq", (step,), 0.0)
+    with pytest.raises(Usage, match="apart/prod: an engine answers over a base now.* Nothing was begun"):
+        command._begun(parser().parse_args(words), registry, plan)
+    assert registry.schedules.ls() == []
+    assert command._begun(parser().parse_args([*words, "--unserved"]), registry, plan)
 
 
 def test_the_time_of_an_upgrade_is_when_it_was_begun(registry: Registry, models: dict[str, Artifact]) -> None:
