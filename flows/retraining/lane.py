@@ -235,11 +235,13 @@ def ended_as(result: Result, rates: Rates | None) -> Ended:
     seconds = sum(row.seconds for row in report.stages if row.state == "ran")
     cost = None if rates is None else rates.of_seconds({socket.gethostname(): seconds})
     ended = Ended(state="failed", run=report.run_id, seconds=seconds, cost=cost)
-    if result.error is not None:
-        return ended.model_copy(update={"note": str(result.error) or type(result.error).__name__})
     verdict = outcome.verdict
+    decided = {} if verdict is None else {"decision_id": verdict.id, "artifact_id": verdict.candidate}
+    if result.error is not None:
+        failed = {"note": str(result.error) or type(result.error).__name__}
+        # after its channel had moved it failed to start an engine, say: who undoes it has to know
+        return ended.model_copy(update=failed if outcome.promoted is None else {**decided, **failed})
     assert verdict is not None, "a schedule's recipe has a gate"
-    decided = {"decision_id": verdict.id, "artifact_id": verdict.candidate}
     if not verdict.passed:
         why = next((rule.sentence for rule in verdict.decision.rules if rule.verdict != "pass"), "")
         note = f"gate: {verdict.decision.verdict}; {why}"

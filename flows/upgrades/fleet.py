@@ -126,10 +126,9 @@ def upgraded(registry: Registry, name: str) -> list[Upgraded]:
 
 def _now(registry: Registry, run: ScheduledRun) -> tuple[str, str]:
     """Its state and why; a canary may have moved the channel after the run was over, and an undo back."""
-    moved = run.artifact_id is not None and run.state in ("passed", "promoted")
-    events = registry.channels.history(run.channel) if moved else []
+    events = registry.channels.history(run.channel) if run.artifact_id is not None else []
     event = move_of(events, run)
-    if event is None:
+    if event is None or run.state == "failed":
         same = run.state == "passed" and run.note.endswith(HAD_IT)
         return run.state, "with the artifact that it has: no channel has to move" if same else run.note
     for later in events[events.index(event) + 1 :]:
@@ -140,6 +139,8 @@ def _now(registry: Registry, run: ScheduledRun) -> tuple[str, str]:
 
 def move_of(events: Sequence[ChannelEvent], run: ScheduledRun) -> ChannelEvent | None:
     """Of the channel's history, the move to what the run made: by the run, or later by its canary."""
+    if run.state not in ("passed", "promoted", "failed"):
+        return None  # whoever moved it to what a gate had refused took that upon themselves
     return next((event for event in events if _is_to(event, run)), None)
 
 

@@ -54,7 +54,7 @@ def _undone(registry: Registry, name: str, run: ScheduledRun, who: str) -> Undon
         moved = move_of(events, run)
         if moved is None:
             if run.artifact_id is None and (by := _moved_by_whom(events, run)) is not None:
-                why = f"generation {by.generation} came after its run had begun, which came to no end"
+                why = f"generation {by.generation} came after its run had begun, of which no end is known"
                 return Undone(run.channel, "refused", f"{why}: look at it, then tuneline rollback")
             return Undone(run.channel, "as before", f"it did not move: {run.state}")
         last = events[-1]

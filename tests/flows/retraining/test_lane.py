@@ -16,6 +16,7 @@ import pytest
 
 from flows.cli import main
 from flows.errors import InvalidRecipe, Usage
+from flows.outcome import RunOutcome
 from flows.recipe import load
 from flows.retraining import lane as lanes
 from flows.retraining.device import own_device
@@ -60,8 +61,8 @@ def prepared(registry: Registry, tmp_path: Path) -> Prepared:
 
 def ended(error: BaseException | None = None, hours: float = 0.0) -> Any:
     """What a run of a recipe comes to, without an outcome: that of one that failed or was interrupted."""
-    rows = [SimpleNamespace(state="ran", stage="train", seconds=3600 * hours)]
-    return SimpleNamespace(error=error, report=SimpleNamespace(run_id="one", stages=rows), outcome=None)
+    rows, outcome = [SimpleNamespace(state="ran", stage="train", seconds=3600 * hours)], RunOutcome()
+    return SimpleNamespace(error=error, report=SimpleNamespace(run_id="one", stages=rows), outcome=outcome)
 
 
 def executing(monkeypatch: pytest.MonkeyPatch, ends: dict[str, Outcome]) -> list[str]:
@@ -106,6 +107,18 @@ def test_neither_a_users_mistake_nor_a_defect_ends_the_others(
     ]  # fmt: skip
     assert states(registry) == dict.fromkeys("abc", "failed")
     assert any(record.exc_info for record in caplog.records)
+
+
+def test_what_fails_after_its_channel_has_moved_says_to_what() -> None:
+    result = ended(RuntimeError("no port is free"))
+    result.outcome.verdict = SimpleNamespace(id="d" * 64, candidate="a" * 64)
+    refused = lanes.ended_as(result, None)
+    assert (refused.state, refused.artifact_id) == ("failed", None), "it has a verdict, and did not move"
+    result.outcome.promoted = SimpleNamespace()
+    end = lanes.ended_as(result, None)
+    assert (end.state, end.note, end.artifact_id, end.decision_id) == (
+        "failed", "no port is free", "a" * 64, "d" * 64,
+    )  # fmt: skip
 
 
 def test_what_a_killed_lane_leaves_is_done_by_another_without_a_look(

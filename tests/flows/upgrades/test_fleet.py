@@ -323,9 +323,28 @@ def test_a_move_of_a_run_that_came_to_no_end_is_named(
         registry.scheduled_runs.put_back(claim, "interrupted")
     came = {one.channel: (one.came, one.note) for one in undo(registry, name, "ada")}
     assert came["a/prod"][0] == "refused"
-    assert came["a/prod"][1].startswith("generation 2 came after its run had begun, which came to no end")
+    assert came["a/prod"][1].startswith("generation 2 came after its run had begun, of which no end is known")
     assert came["b/prod"] == ("as before", "it did not move: skipped")
     assert came["new/prod"] == ("as before", "it did not move: unchanged")
+
+
+def test_what_failed_after_it_had_moved_goes_back_and_what_a_gate_refused_is_not_the_upgrades(
+    registry: Registry, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Any, schedule: Schedule, claim: ScheduledRun) -> Ended:
+        state = "refused"
+        if claim.channel == "a/prod":
+            registry.channels.move(claim.channel, models["gptq"].id, 1, waiver=WAIVER)
+            state = "failed"
+        return Ended(state=state, note="why", artifact_id=models["gptq"].id)
+
+    monkeypatch.setattr(lanes.Lane, "_run", run)
+    name = begun(registry, planned("a/prod", "b/prod"))
+    go_on(registry, name)
+    registry.channels.move("b/prod", models["gptq"].id, 1, waiver=WAIVER)
+    assert states(registry, name) == {"a/prod": "failed", "b/prod": "refused"}
+    assert [one.came for one in undo(registry, name, "ada")] == ["back", "as before"]
+    assert serves(registry, "a/prod", "b/prod") == [models["gguf"].id, models["gptq"].id]
 
 
 def test_a_schedule_that_is_only_called_so_is_no_upgrade(
