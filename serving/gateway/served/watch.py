@@ -195,7 +195,9 @@ class Watch:
             replica.queue.leave(usage.first is not None)
         if usage.first is None or usage.failed:
             return "unanswered"
-        return "as recorded" if as_recorded("".join(usage.texts), question.answer) else "otherwise"
+        said = "".join(usage.texts).strip()
+        early = usage.reason == "stop" and len(said) < len(question.answer)  # by itself, and not for its length
+        return "as recorded" if as_recorded(said, question.answer) and not early else "otherwise"
 
     @contextlib.contextmanager
     def _held(self, place: Place) -> Iterator[str | None]:
