@@ -314,12 +314,10 @@ def test_a_move_of_a_run_that_came_to_no_end_is_named(
 ) -> None:
     steps = (*planned("a/prod", "b/prod").steps, Step("new/prod", "nothing", "it serves nothing yet"))
     name = begun(registry, Plan("pico:7", steps, 0.0))
-    for channel in ("a/prod", "b/prod"):
-        claim = registry.scheduled_runs.claim(name, 2)
-        assert claim is not None
-        assert claim.run.channel == channel
-        if channel == "a/prod":
-            registry.channels.move(channel, models["gptq"].id, 1, waiver=WAIVER)
+    claims = [claim for _ in range(2) if (claim := registry.scheduled_runs.claim(name, 2)) is not None]
+    assert [claim.run.channel for claim in claims] == ["a/prod", "b/prod"]
+    registry.channels.move("a/prod", models["gptq"].id, 1, waiver=WAIVER)
+    for claim in claims:
         registry.scheduled_runs.put_back(claim, "interrupted")
     came = {one.channel: (one.came, one.note) for one in undo(registry, name, "ada")}
     assert came["a/prod"][0] == "refused"
