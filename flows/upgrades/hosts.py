@@ -56,7 +56,7 @@ def hosts(registry: Registry, steps: Sequence[Step]) -> list[Host]:
 
 
 def on_their_own(registry: Registry, steps: Sequence[Step]) -> list[str]:
-    """Channels that a live engine answers over a base, and that would become models with engines of their own.
+    """Channels that a live engine answers over a base, and that would become models with their own engines.
 
     No engine can hold such a model before its channel has moved.
     """

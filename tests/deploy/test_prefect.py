@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import pytest
 
 from flows.retraining import deployments
 from flows.retraining.deployments import ENTRYPOINT, deployment
@@ -76,6 +77,16 @@ def test_the_entrypoint_takes_the_parameters() -> None:
     assert isinstance(flow, Flow)
     told = deployment(NIGHTLY, str(uuid4()), "tuneline")["parameters"]
     inspect.signature(flow.fn).bind(**told)
+
+
+def test_waking_a_schedule_that_is_over_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade whose last run another worker did: Prefect would wake it every quarter of an hour."""
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    module, _, name = ENTRYPOINT.rpartition(".")
+    state = getattr(import_module(module), name).fn("upgrade-over")
+    assert (state.name, state.is_completed()) == ("Removed", True)
 
 
 def test_the_commands_in_the_comments_name_files_that_exist(tree: Path) -> None:

@@ -83,8 +83,9 @@ def _begun(arguments: argparse.Namespace, registry: Registry, plan: Plan) -> str
     limits = checked(recipe_name="", recipe={}, limits=limits_of(arguments)).limits
     if (alone := on_their_own(registry, plan.begun)) and not arguments.unserved:
         raise Usage(
-            f"{', '.join(alone)}: an engine answers over a base now, and this makes a model with an engine of its "
-            "own, which cannot be started before the channel has moved: tenants would be refused until then. "
+            f"{', '.join(alone)}: an engine answers over a base now, and this makes a model with an engine "
+            "of its own, which cannot be started before the channel has moved: until then tenants would be "
+            "refused. "
             "Nothing was begun: give --unserved when that may be, and afterwards add an engine with "
             f"`model: {alone[0]}` to serve.yaml and start the gateway again"
         )

@@ -143,7 +143,9 @@ class Watch:
     async def _look_up_all(self, wanted: Set[tuple[str, str]]) -> None:
         """Know the answers of these; what was known of others is forgotten."""
         now = time.monotonic()
-        self._looked = {key: at for key, at in self._looked.items() if key in wanted and at > now - LOOK_AGAIN}
+        self._looked = {
+            key: at for key, at in self._looked.items() if key in wanted and at > now - LOOK_AGAIN
+        }
         known = {key: answers for key, answers in self._recorded.items() if key in wanted}
         self._recorded = {key: answers for key, answers in known.items() if answers or key in self._looked}
         for key in wanted - self._recorded.keys():
@@ -196,7 +198,9 @@ class Watch:
         if usage.first is None or usage.failed:
             return "unanswered"
         said = "".join(usage.texts).strip()
-        early = usage.reason == "stop" and len(said) < len(question.answer)  # by itself, and not for its length
+        early = usage.reason == "stop" and len(said) < len(
+            question.answer
+        )  # by itself, and not for its length
         return "as recorded" if as_recorded(said, question.answer) and not early else "otherwise"
 
     @contextlib.contextmanager

@@ -160,7 +160,7 @@ def test_form_and_feedback_are_judged_where_the_policy_asks(
 
 
 def test_ratings_of_answers_from_before_the_canary_are_left_out(trial: Callable[..., Trial]) -> None:
-    """Of the live artifact too: who corrects answers after days would make it look worse than the candidate."""
+    """Of the live artifact too: who corrects answers after days would make it look worse than the other."""
     case = trial(disliked=0.1)
     case.start()
     case.count((90, 1), (10, 0), rated=10, disliked=2)

@@ -298,7 +298,7 @@ def test_what_is_undone_while_a_run_is_at_work_begins_no_more_and_is_undone_afte
 
     def undone_meanwhile(self: Any, schedule: Schedule, claim: ScheduledRun) -> Ended:
         for _ in range(2):
-            with pytest.raises(Usage, match="still at work: .*; nothing more of it begins"):
+            with pytest.raises(Usage, match=r"still at work: .*; nothing more of it begins"):
                 undo(registry, schedule.name, "ada")
         return run(self, schedule, claim)
 
@@ -407,7 +407,7 @@ def test_a_channel_that_would_need_an_engine_of_its_own_is_not_moved_from_under_
     assert hosts.on_their_own(registry, [step, planned("a/prod").steps[0]]) == ["apart/prod"]
     words = ["upgrade-base", "apart/prod", "--quant", "gptq", "--run"]
     plan = Plan("gptq", (step,), 0.0)
-    with pytest.raises(Usage, match="apart/prod: an engine answers over a base now.* Nothing was begun"):
+    with pytest.raises(Usage, match=r"apart/prod: an engine answers over a base now.* Nothing was begun"):
         command._begun(parser().parse_args(words), registry, plan)
     assert registry.schedules.ls() == []
     assert command._begun(parser().parse_args([*words, "--unserved"]), registry, plan)

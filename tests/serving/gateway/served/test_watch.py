@@ -136,7 +136,7 @@ def test_who_has_no_recorded_answers_is_looked_up_again_and_keeps_nobody_else_fr
 
 
 def test_each_of_several_engines_alike_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the first of a section's replicas has a record in the registry, and all gateways begin at life 0."""
+    """Only the first of a section's replicas has a record in the registry, and all begin at life 0."""
     told = set[str]()
     for _ in range(2):
         replica = Asked(body=ANSWER.replace(b"Paris.", b"Rome."))
