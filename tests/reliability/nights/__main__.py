@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -47,6 +48,8 @@ def main() -> int:
             faults += disturbed(folder, database, store, some, quiet, arguments)
     for fault in faults:
         print(f"NOT AS IT HAS TO BE: {fault}")
+    if not faults:
+        shutil.rmtree(folder)
     print(f"logs and reports: {folder}" if faults else "all as it has to be")
     return 1 if faults else 0
 
