@@ -99,13 +99,13 @@ class Transcript:
         self.folder = folder
         self._command = str(Path(sys.executable).with_name("tuneline"))
 
-    def type(self, *words: str) -> str:
+    def type(self, *words: str, shown: bool = True) -> str:
         print(f"$ tuneline {shlex.join(words)}", flush=True)
         done = subprocess.run(
             [self._command, *words], cwd=self.folder, capture_output=True, text=True, timeout=seconds(3600),
             env={**os.environ, "TUNELINE_HOME": str(self.folder / "home")},
         )  # fmt: skip
-        print(done.stdout, end="", flush=True)
+        print(done.stdout if shown else "…\n", end="", flush=True)
         if done.returncode > 1:
             sys.exit(f"exit code {done.returncode}: {done.stderr[-3000:]}")
         return done.stdout
@@ -147,6 +147,7 @@ def main() -> int:
     at.type("feed", "add", "topics", "monday.jsonl")
     at.type("schedule", "add", SCHEDULE, "topics.yaml", "--drift")
     wrong = night(at, "Monday", "promoted", SCHEDULE)
+    at.type("tenants", "add", "tuesday", CHANNEL, shown=False)  # it prints a key
     at.type("feed", "add", "topics", "tuesday.jsonl", "--tenant", "tuesday")
     at.type("drift", CHANNEL, "--new", "tuesday.jsonl")
     wrong += night(at, "Tuesday", "refused", SCHEDULE)
