@@ -7,6 +7,7 @@ for what was asked for, for what waits for its hours, and for what a worker that
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,10 +23,25 @@ TAG = "tuneline-schedule"
 POOL = "tuneline"
 LOOK_SECONDS = 900.0
 ANSWER_SECONDS = 10.0
+PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each further attempt, where Prefect answers 503."""
 
 
 class PrefectUnreachable(FlowError):
     """The Prefect server does not answer, or not as expected."""
+
+
+class _AskedAgain(httpx.HTTPTransport):
+    """Prefect answers 503 while another writer holds its database, and means that one may ask again."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for pause in PAUSES:
+            answer = super().handle_request(request)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                return answer
+            answer.close()
+            time.sleep(pause)
+        return super().handle_request(request)
 
 
 def server() -> str | None:
@@ -42,7 +58,8 @@ def sync(schedules: Iterable[Schedule], address: str, pool: str | None = None) -
     secret = os.environ.get("PREFECT_API_AUTH_STRING")
     auth = httpx.BasicAuth(*secret.split(":", 1)) if secret and ":" in secret else None
     try:
-        with httpx.Client(base_url=address, timeout=ANSWER_SECONDS, auth=auth) as client:
+        again = _AskedAgain()
+        with httpx.Client(base_url=address, timeout=ANSWER_SECONDS, auth=auth, transport=again) as client:
             return _sync(client, list(schedules), pool)
     except (httpx.HTTPError, KeyError, ValueError) as error:
         raise PrefectUnreachable(

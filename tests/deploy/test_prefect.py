@@ -69,6 +69,32 @@ def test_a_deployment_stays_in_its_pool_and_what_is_gone_is_found_among_many() -
         assert set(made.values()) == {"elsewhere"}
 
 
+@pytest.mark.parametrize("refusals", [len(deployments.PAUSES), len(deployments.PAUSES) + 1])
+def test_prefect_is_asked_again_while_its_database_is_held(
+    refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server answers 503 then; one that never stops is said, with what to do."""
+    monkeypatch.setattr(deployments, "PAUSES", (0.0,) * len(deployments.PAUSES))
+    bodies: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/filter"):
+            return httpx.Response(200, json=[])
+        if request.url.path.endswith("/deployments/"):
+            bodies.append(request.content)
+            if len(bodies) <= refusals:
+                return httpx.Response(503, json={"exception_message": "Service Unavailable"})
+        return httpx.Response(200, json={"id": "id"})
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda self, request: answer(request))
+    if refusals > len(deployments.PAUSES):
+        with pytest.raises(deployments.PrefectUnreachable, match=r"503.*tuneline schedule sync"):
+            deployments.sync([NIGHTLY], "http://prefect/api")
+    else:
+        assert deployments.sync([NIGHTLY], "http://prefect/api")["made"] == ["nightly"]
+        assert set(bodies) == {bodies[0]}, "the same request"
+
+
 def test_the_entrypoint_takes_the_parameters() -> None:
     from prefect import Flow
 
