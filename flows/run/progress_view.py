@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -53,6 +54,16 @@ def figures(event: ProgressEvent) -> list[str]:
     return parts
 
 
+class StderrConsole(Console):
+    """Where progress is written. That its reader goes away (`2>&1 | head`) does not end a run."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
 class ProgressView:
     """Context manager that shows one running stage at a time.
 
@@ -68,7 +79,7 @@ class ProgressView:
         clock: Callable[[], float] = time.monotonic,
         every: float = 5.0,
     ) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or StderrConsole(stderr=True)
         self._clock = clock
         self._every = every
         self._lock = threading.RLock()

@@ -88,7 +88,7 @@ class LogProbabilities:
         need_room(out, chats.tokens * vocabulary * 4, "comparing with the reference")
         self.table = np.memmap(self._file, dtype=np.float32, mode="w+", shape=(chats.tokens, vocabulary))
         place = 0
-        for block in log_probabilities(lm, chats, vocabulary):
+        for block in log_probabilities(lm, chats, vocabulary, "chats read"):
             self.table[place : place + len(block)] = block.numpy()
             place += len(block)
 
@@ -100,15 +100,18 @@ class LogProbabilities:
         self._file.unlink(missing_ok=True)
 
 
-def log_probabilities(lm: TokenLM, chats: Chats, vocabulary: int) -> Iterator[torch.Tensor]:
-    """Chat by chat, float32 [compared tokens, vocabulary]: over so many of the first ids, which sum to 1."""
+def log_probabilities(lm: TokenLM, chats: Chats, vocabulary: int, unit: str) -> Iterator[torch.Tensor]:
+    """Chat by chat, float32 [compared tokens, vocabulary]: over so many of the first ids, which sum to 1.
+
+    `unit`: what progress calls them.
+    """
     for done, logits in enumerate(lm.predictions(chats.rows, chats.last), start=1):
         if logits.shape[1] < vocabulary:
             raise InvalidInput(
                 f"the model predicts {logits.shape[1]} token ids, but its tokenizer has {vocabulary}; make "
                 "the model again from its parent"
             )
-        progress(done, len(chats.rows), "chats compared")
+        progress(done, len(chats.rows), unit)
         yield torch.log_softmax(logits[:, :vocabulary], dim=-1)
 
 
@@ -133,7 +136,7 @@ def compare(kept: LogProbabilities, other: TokenLM, other_is_reference: bool = T
     columns: list[list[torch.Tensor]] = [[], [], [], []]
     right: list[list[bool | None]] = [[], []]
     place = 0
-    for k, theirs in enumerate(log_probabilities(other, chats, kept.vocabulary)):
+    for k, theirs in enumerate(log_probabilities(other, chats, kept.vocabulary, "chats compared")):
         ours = torch.from_numpy(kept.table[place : place + len(theirs)])
         place += len(theirs)
         if not other_is_reference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 from itertools import pairwise
@@ -10,7 +11,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from flows.run.progress_view import ProgressView, Rate, figures
+from flows.run.progress_view import ProgressView, Rate, StderrConsole, figures
 
 
 class Clock:
@@ -222,3 +223,14 @@ def test_figures_cannot_drive_the_terminal() -> None:
         "split te[2Jst",
         "12 rows/s",
     ]
+
+
+def test_a_reader_that_goes_away_does_not_end_what_is_under_way() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file, ProgressView(StderrConsole(file=file)) as view:
+        view.note("first")
+        assert os.read(reading, 100) == b"first\n"
+        os.close(reading)
+        view.note("second")
+        view.note("third")
+        print("by others, to the same place", file=file, flush=True)
