@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_recipe_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     for name, text in (
-        ("run", "run a recipe from data to endpoint; what is known already is not done again"),
+        ("run", "run a recipe from data to endpoint; results that exist are reused"),
         ("check", "validate a recipe and estimate memory, disk and time, without loading weights"),
     ):
         command = add(name, f"pipeline.run:{name}", text)

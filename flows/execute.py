@@ -65,7 +65,7 @@ def execute(
     `InvalidRecipe` for all that can be known to go wrong, and `InsufficientResources`.
     """
     with ProgressView() as view:
-        view.note(f"{recipe.name}: looking at what is known and what is needed (home: {settings.root})")
+        view.note(f"{recipe.name}: checking what exists and what is needed (home: {settings.root})")
         bring_model(recipe, view)
         shape = describe_base(recipe.base.source)
         refuse_problems(recipe, settings, shape)
@@ -129,7 +129,7 @@ def _tell_of_failure(registry: Registry, run_id: str, recipe: str, rows: list[St
         try:
             registry.webhooks.tell("failed-run", {"run": run_id, "recipe": recipe, "steps": failed}, run_id)
         except RegistryError as error:  # the run's own error is the one to be shown
-            log.error("webhooks are not told that run %s failed: %s", run_id, error)
+            log.error("webhooks were not notified that run %s failed: %s", run_id, error)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def promote(
     label = f"promote to {channel}"
 
     def work() -> tuple[Channel | None, StageRow]:
-        why = "somebody else moved it meanwhile; the gate judges again, against what is live now"
+        why = "it was moved meanwhile; the gate judges again, against what is live now"
         elsewhere = None, StageRow(label, "promote", None, "skipped", 0.0, None, why)
         if seen is not None and seen.artifact_id == candidate.model.id:
             if run.registry.channels.get(channel) != seen:

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         default=None, description="VALUE=ROLE,…: which values of the claim stand for which role"
     )
     rates: Path | None = Field(
-        default=None, description="YAML file of prices, from which `tuneline metrics` reckons costs"
+        default=None, description="YAML file of prices, from which `tuneline metrics` computes costs"
     )
 
     def __init__(self, **values: Any) -> None:
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
                 return above
             return self.home.expanduser().resolve()
         except (OSError, RuntimeError) as error:  # a loop of links, no such user, a folder that is gone
-            raise Usage(f"TUNELINE_HOME={self.home} names no folder: {error}") from None
+            raise Usage(f"TUNELINE_HOME={self.home} is not a usable folder: {error}") from None
 
     @property
     def named(self) -> bool:

@@ -71,7 +71,9 @@ class Draft:
         StoreFailed for the disk, Conflict when the lease was lost. After any of these nothing is visible.
         """
         if self.committed is not None:
-            raise InvalidArtifact(f"this draft was committed as {self.committed.id[:12]}; open another one")
+            raise InvalidArtifact(
+                f"this draft was already committed as {self.committed.id[:12]}; open another one"
+            )
         self.touch()
         with wrap_os_errors(f"publishing the result of stage {result.stage}"):
             files = scan(self.path, leave_out=CHECKPOINTS)
@@ -84,7 +86,7 @@ class Draft:
             artifact = self._publish(files.values(), manifest, artifact_id, use)
         self.committed = artifact
         if artifact.id != artifact_id:
-            dropped = "key %s already stands for artifact %s; this run's different result %s was dropped"
+            dropped = "key %s already belongs to artifact %s; this run's different result %s was discarded"
             log.warning(dropped, self._key[:12], artifact.id[:12], artifact_id[:12])
         self._context.failpoint("committed")
         return artifact
@@ -125,7 +127,8 @@ class Draft:
             self._await_deletion({entry.sha256 for entry in going})
         raise StoreFailed(
             f"artifact {artifact_id[:12]}: blob {min(e.sha256 for e in lacking)[:12]} was stored {_ROUNDS} "
-            "times and was gone each time; nothing became visible: see who deletes from the store, then run "
+            "times and was gone each time; nothing was recorded: find out what deletes from the store, then "
+            "run "
             "the same command again"
         )
 
@@ -216,7 +219,7 @@ def _manifest(result: StageResult, files: dict[str, FileEntry]) -> Manifest:
         manifest = Manifest(**vars(result), files=files)
         again = Manifest.model_validate_json(manifest.model_dump_json())
         if again.id != manifest.id:
-            raise ValueError("config, metrics or quant hold values that JSON does not keep as they are")
+            raise ValueError("config, metrics or quant hold values that JSON cannot represent exactly")
         return manifest
     except (ValueError, TypeError) as error:
         message = str(error)

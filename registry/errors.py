@@ -21,7 +21,7 @@ RegistryError                 anything below; has an exit code for the command l
 │   └── Lost                  the lease is not this process's any more
 ├── GateRequired              a channel move without a passing gate decision or a waiver
 ├── StoreFull                 the disk has no room; nothing was written
-└── StoreFailed               the disk or the database answered with an error; nothing became visible
+└── StoreFailed               the disk or the database answered with an error; nothing was recorded
     └── StoreRefused          the system lets this user not read or write there (exit code 3)
 """
 

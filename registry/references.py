@@ -65,6 +65,7 @@ def _not_found(connection: Connection, ref: str) -> NotFound:
         candidates += [artifact_id[:12] for artifact_id in ids]
     near = difflib.get_close_matches(ref, candidates, n=3, cutoff=0.5)
     return NotFound(
-        f"nothing here is called {ref[:120]!r}; expected an id (6 or more of its digits), name@version "
+        f"no artifact or channel is called {ref[:120]!r}; expected an id (6 or more of its digits), "
+        "name@version "
         "or a channel such as team/prod" + (f"; near: {', '.join(near)}" if near else "")
     )

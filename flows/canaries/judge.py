@@ -136,8 +136,7 @@ class Judge:
             else:
                 if ending == "safe":
                     sentence += (
-                        "; no gate decision that still stands lets it pass under the channel's policy, so it "
-                        "was stopped"
+                        "; no valid gate decision lets it pass under the channel's policy, so it was stopped"
                     )
                 cited = f"; decision {decision[:12]}" if decision else ""
                 self._registry.rollouts.stop(rollout.channel, WHO, sentence + cited)

@@ -45,9 +45,9 @@ def start(
     if rollout.generation != channel.generation:
         with suppress(NotFound):  # the channel moved once more, which ended it
             registry.rollouts.stop(
-                channel.name, "tuneline run", "the channel moved while the canary was begun"
+                channel.name, "tuneline run", "the channel moved while the canary was started"
             )
-        return "moved", "somebody else moved it meanwhile; the gate judges again, against what is live now"
+        return "moved", "it was moved meanwhile; the gate judges again, against what is live now"
     return "started", f"canary of {share:g} % started"
 
 

@@ -28,7 +28,7 @@ _IN_OUR_WORDS = {
     "string_type": "expected a text",
     "missing": "this key is required",
     "invalid_key": "a key is a word",
-    "recursion_loop": "stands inside itself",
+    "recursion_loop": "contains itself",
 }
 
 

@@ -83,7 +83,7 @@ def _plain(value: Any, depth: int, count: list[int]) -> Any:
     if count[0] > MOST_VALUES:
         raise InvalidRecipe(f"more than {MOST_VALUES:,} values, aliases counted each time they are used")
     if depth > DEEPEST:
-        raise InvalidRecipe(f"nested more than {DEEPEST} levels deep, or an alias stands inside itself")
+        raise InvalidRecipe(f"nested more than {DEEPEST} levels deep, or an alias contains itself")
     if isinstance(value, dict):
         return {_whole(key): _plain(part, depth + 1, count) for key, part in value.items()}
     if isinstance(value, list):
@@ -98,7 +98,9 @@ def _whole(value: Any) -> Any:
             value.encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(value[error.start]):x}"
-        raise InvalidRecipe(f"a text holds half a character ({half}); write the whole one") from None
+        raise InvalidRecipe(
+            f"a text holds a lone surrogate ({half}), half a character; write the whole one"
+        ) from None
     return value
 
 

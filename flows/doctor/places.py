@@ -68,7 +68,7 @@ def disk(settings: Settings) -> Finding:
             rate = len(probe) / (time.monotonic() - began)
     except OSError as error:
         return Finding(
-            "disk", "fail", f"{folder} cannot be written: {error}", "mend it, or set TUNELINE_HOME"
+            "disk", "fail", f"{folder} cannot be written: {error}", "repair it, or set TUNELINE_HOME"
         )
     found = f"{size(free)} free in {folder}, written at {size(int(rate))}/s"
     if free < LITTLE_DISK:
@@ -83,10 +83,10 @@ def ports() -> Finding:
         with socket.create_server(("127.0.0.1", 0)):
             pass
     except OSError as error:
-        return Finding("ports", "fail", f"127.0.0.1 cannot be listened on: {error}", "look at the firewall")
+        return Finding("ports", "fail", f"cannot listen on 127.0.0.1: {error}", "look at the firewall")
     try:
         with socket.create_server(("127.0.0.1", API_PORT)):
-            return Finding("ports", "ok", f"127.0.0.1 can be listened on; {API_PORT} is free")
+            return Finding("ports", "ok", f"listening on 127.0.0.1 works; {API_PORT} is free")
     except OSError as error:
         return Finding("ports", "warn", f"port {API_PORT}: {error.strerror}", "tuneline api --port 0")
 
@@ -133,7 +133,7 @@ def _database(url: str) -> Finding:
     try:
         version = Database.version_at(url)
     except RegistryError as error:
-        return Finding("registry", "fail", str(error), "start the database, or mend TUNELINE_DATABASE_URL")
+        return Finding("registry", "fail", str(error), "start the database, or correct TUNELINE_DATABASE_URL")
     if version is None:
         return Finding("registry", "ok", "the database answers and is empty; the first run makes the schema")
     return _of_version(f"the database of TUNELINE_DATABASE_URL: schema {version}", version)
@@ -182,7 +182,7 @@ def _elsewhere(url: str) -> Finding:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(STORE_SECONDS)
-    mend = "mend TUNELINE_STORE_URL, or what it needs of AWS_*"
+    mend = "correct TUNELINE_STORE_URL, or what it needs of AWS_*"
     if not answers:
         return Finding("store", "warn", f"no answer in {STORE_SECONDS:g} s; not known whether it works", mend)
     if answers[0] is not None:

@@ -79,7 +79,7 @@ def vllm() -> Finding:
         return Finding("vllm", "ok", python_with_vllm())
     except EngineMissing as error:
         if os.environ.get(VARIABLE):
-            return Finding("vllm", "fail", str(error), f"mend or unset {VARIABLE}")
+            return Finding("vllm", "fail", str(error), f"correct or unset {VARIABLE}")
         return Finding("vllm", "ok", "not installed; only the engine vllm needs it (make vllm)")
 
 

@@ -29,7 +29,7 @@ def looks(settings: Settings) -> list[tuple[str, Callable[[], Finding]]]:
         places = made(settings.root.parent) or made(FOLDER.absolute())
         return [] if places is None else _parts(places)
     except (FlowError, OSError, ValueError) as error:
-        finding = Finding("stack", "fail", str(error), "mend that, then `make stack`")
+        finding = Finding("stack", "fail", str(error), "correct that, then `make stack`")
         return [("stack", lambda: finding)]
 
 

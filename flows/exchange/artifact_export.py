@@ -77,7 +77,7 @@ def _write_files(dossier: Dossier, view: Path, draft: Path) -> None:
 def _write_documents(dossier: Dossier, draft: Path) -> None:
     written = documents(dossier)
     if (problem := schema_problem(written[SBOM].decode())) is not None:
-        raise ValueError(f"the SBOM of {short(dossier.id)} breaks CycloneDX 1.6: {problem}")
+        raise ValueError(f"the SBOM of {short(dossier.id)} violates CycloneDX 1.6: {problem}")
     for name, content in written.items():
         (draft / name).write_bytes(content)
 

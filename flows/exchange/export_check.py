@@ -37,7 +37,8 @@ from registry.channels.decisions import GateDecision, signed_content
 from registry.store.files import fault, leaves
 
 UNCHECKED = (
-    "the signature was not checked, for want of the signer's public key (--public-key): whoever changed one "
+    "the signature was not checked, since the signer's public key was not given (--public-key): whoever "
+    "changed one "
     "of these files could have changed the others to match, so nothing here shows who made them"
 )
 
@@ -96,7 +97,7 @@ def _manifest(directory: Path) -> tuple[Manifest, str]:
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
-        raise Broken(f"{MANIFEST}: is no manifest: {error.errors()[0]['msg']}") from None
+        raise Broken(f"{MANIFEST}: is not a valid manifest: {error.errors()[0]['msg']}") from None
     if canonical(manifest.model_dump(mode="json")) != raw:
         raise Broken(f"{MANIFEST}: is not in the canonical form, whose sha256 is the id")
     return manifest, hashlib.sha256(raw).hexdigest()
@@ -152,7 +153,7 @@ def _document_problems(directory: Path, dossier: Dossier) -> Iterator[str]:
 def _dossier(directory: Path, manifest: Manifest, manifest_id: str) -> Dossier:
     lineage, decisions = read_json(directory, LINEAGE), read_json(directory, DECISIONS)
     if not (isinstance(decisions, list) and all(isinstance(decision, dict) for decision in decisions)):
-        raise Broken(f"{DECISIONS}: is no list of gate decisions")
+        raise Broken(f"{DECISIONS}: is not a list of gate decisions")
     try:
         if lineage["format"] != FORMAT:
             raise Broken(
@@ -199,7 +200,7 @@ def _lineage_problems(dossier: Dossier) -> Iterator[str]:
             needed.add(one)
             waiting += [parent.id for parent in dossier.manifests[one].parents]
     for stranger in sorted(dossier.manifests.keys() - needed):
-        yield f"{short(stranger)} is no ancestor of this artifact or of its evaluations"
+        yield f"{short(stranger)} is not an ancestor of this artifact or of its evaluations"
 
 
 def _decisions(dossier: Dossier) -> list[GateDecision]:
@@ -247,7 +248,7 @@ def _sbom_problems(directory: Path, dossier: Dossier) -> Iterator[str]:
         return
     document = parsed(SBOM, raw)
     if (problem := sbom.schema_problem(raw.decode())) is not None:
-        yield f"breaks CycloneDX 1.6: {problem}"
+        yield f"violates CycloneDX 1.6: {problem}"
     yield from _differences(sbom.claimed(document), sbom.claimed(expected))
 
 

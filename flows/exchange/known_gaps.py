@@ -60,7 +60,7 @@ def not_measured(dossier: Dossier) -> list[str]:
         sentences.append("The licence of the base model: the registry has no record of it.")
     if hub_name(dossier.base.source) is None:
         sentences.append(
-            f"Whether the base can be had elsewhere: {dossier.base.source} is no repository of the Hugging "
-            f"Face hub; its weights have the digest {short(dossier.base.weights_digest)}…"
+            f"Whether the base can be had elsewhere: {dossier.base.source} is not a repository of the "
+            f"Hugging Face hub; its weights have the digest {short(dossier.base.weights_digest)}…"
         )
     return sentences

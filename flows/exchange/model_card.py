@@ -110,7 +110,7 @@ def parsed_front_matter(card: str) -> JsonObject:
         raise ValueError("it does not begin with YAML between two lines of ---")
     metadata = yaml.load(block[1], Loader=_WithoutAliases)
     if not isinstance(metadata, dict):
-        raise ValueError("its front matter is no mapping")
+        raise ValueError("its front matter is not a mapping")
     return metadata
 
 

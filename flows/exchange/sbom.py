@@ -245,7 +245,7 @@ def _tool() -> dict[str, str]:
 
 
 def schema_problem(text: str) -> str | None:
-    """How a document breaks CycloneDX 1.6, checked strictly against the official schema, or None."""
+    """How a document violates CycloneDX 1.6, checked strictly against the official schema, or None."""
     problem = _validator().validate_str(text)
     return None if problem is None else str(problem).splitlines()[0]
 

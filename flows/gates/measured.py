@@ -64,7 +64,7 @@ def differing_arithmetic(ours: str | None, theirs: str | None) -> str | None:
 
 def recorded(description: str | None) -> str:
     """`computed_with` without versions and device, for a sentence."""
-    text = description or "no record of how it was computed"
+    text = description or "how it was computed is not recorded"
     while (shorter := _VERSION.sub("", text)) != text:
         text = shorter
     return text

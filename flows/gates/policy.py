@@ -65,9 +65,11 @@ class TaskRule(FiniteRecord):
                 "role keep needs a margin above 0: no number of items can prove a drop of exactly 0"
             )
         if self.scores == "binary" and not self.margin < 1:
-            raise ValueError(f"a margin of {self.margin:g} is no share of the items; 0.02 is two points")
+            raise ValueError(f"a margin of {self.margin:g} is not a share of the items; 0.02 is two points")
         if self.scores == "binary" and self.expected is not None and not -1 <= self.expected <= 1:
-            raise ValueError(f"expected: a difference of {self.expected:g} is no share; 0.02 is two points")
+            raise ValueError(
+                f"expected: a difference of {self.expected:g} is not a share; 0.02 is two points"
+            )
         if self.any_of is not None and self.role != "improve":
             raise ValueError("any_of joins improve rules; a keep rule must hold in any case")
         return self

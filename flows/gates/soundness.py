@@ -86,7 +86,7 @@ def _distinct(log: Log) -> Iterator[str]:
     seen: set[str] = set()
     for row in log.rows:
         if row["item"] in seen:
-            yield f"item {row['item'][:12]} is there twice"
+            yield f"item {row['item'][:12]} appears twice"
         seen.add(row["item"])
 
 

@@ -192,7 +192,7 @@ def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -
 
     seconds, basis = None, ""
     if tokens is None:
-        note += "; give an lm-eval task a limit to have its time foretold"
+        note += "; give an lm-eval task a limit to get a time estimate"
     elif fits:
         seconds, basis = clock.on_gpu(work.evaluation(shape, tokens), models)
     else:

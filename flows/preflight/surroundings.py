@@ -119,6 +119,6 @@ def _port(recipe: Recipe, running: Sequence[Endpoint]) -> Iterator[str]:
     except OSError as error:
         port, host, why = recipe.deploy.port, recipe.deploy.host, error.strerror
         if port:
-            yield f"deploy.port: {port} cannot be listened on ({why}); choose another, or 0 for a free one"
+            yield f"deploy.port: cannot listen on {port} ({why}); choose another, or 0 for a free one"
         else:
-            yield f"deploy.host: {host} cannot be listened on ({why}); set it to 127.0.0.1"
+            yield f"deploy.host: cannot listen on {host} ({why}); set it to 127.0.0.1"

@@ -55,7 +55,8 @@ def read_directory(registry: Registry, name: str) -> Added | None:
     directory = Path(feed.directory)
     if not directory.is_dir():
         raise Usage(
-            f"feed {name} watches {directory}, which is not there; make it, name another with `tuneline feed "
+            f"feed {name} watches {directory}, which does not exist; make it, name another with `tuneline "
+            "feed "
             f"watch {name} DIRECTORY`, or end it with `tuneline feed watch {name} --off`"
         )
     now = time.time()

@@ -38,7 +38,8 @@ FLOW = "lifecycle"
 KILLED = {
     "type": "CRASHED",
     "name": "Crashed",
-    "message": "the process of this run ended without a word, as after kill -9; the same command again goes "
+    "message": "the process of this run ended without reporting, as after kill -9; the same command again "
+    "goes "
     "on from what is in the registry",
 }
 

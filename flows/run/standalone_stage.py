@@ -125,6 +125,6 @@ def _parent(role: str, path: Path) -> Parent:
             return Parent(id=tree_stamp(path), path=folder, **fields)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Usage(
-                f"{facts} is damaged ({error}); delete it to treat {folder} as a foreign directory"
+                f"{facts} is damaged ({error}); delete it to treat {folder} as any other directory"
             ) from None
     return Parent(id=tree_stamp(path), path=folder, **fields)

@@ -66,10 +66,10 @@ def up(places: Places) -> int:
             token = accounts.prepare(places, environment)
             key = tenant.prepare(places, environment)
         supervisor.start(part)
-        print(f"{part.name:<14} is well", flush=True)
+        print(f"{part.name:<14} is ready", flush=True)
     kept = f"the token that signs in is in {token}" if token else "no admin's token is kept here"
     print(f"the pages are at http://127.0.0.1:{places.port('ui')}; {kept}")
-    print(f"the tenant's key is in {key}; make stack-status says how all stand, make stack-down ends it")
+    print(f"the tenant's key is in {key}; make stack-status shows the state of each, make stack-down ends it")
     return 0
 
 

@@ -140,7 +140,7 @@ class Supervisor:
         while not self.standing(program).well:
             if time.monotonic() > end:
                 log = self._places.folder / "logs" / f"{program.name}.log"
-                raise Usage(f"{program.name} was not well within {seconds:.0f} s; its log: {log}")
+                raise Usage(f"{program.name} was not ready within {seconds:.0f} s; its log: {log}")
             time.sleep(0.2)
 
     def standing(self, program: Program) -> Standing:

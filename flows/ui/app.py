@@ -111,7 +111,7 @@ _NOWHERE = "Check the address, or search for the artifact by its name or id."
 
 def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    titles = {404: "There is no such page", 405: "This page only reads"}
+    titles = {404: "There is no such page", 405: "This page is read-only"}
     title = titles.get(error.status_code, error.detail)
     message = _NOWHERE if error.detail == HTTPException(404).detail else error.detail
     answer = page(request, "error.html", error.status_code, title=title, message=message)

@@ -106,7 +106,7 @@ class Planner:
         if channel is None:
             return Step(name, "nothing", "it serves nothing yet")
         if name in self.busy:
-            return Step(name, "refused", f"{self.busy[name]} has it, and is not over")
+            return Step(name, "refused", f"{self.busy[name]} includes it and has not ended")
         rollout = self.registry.rollouts.current(name)
         if rollout is not None and rollout.canary_percent:
             why = f"the canary of {rollout.candidate[:12]} is under way: let it be decided, or stop it"
@@ -144,7 +144,7 @@ class Planner:
         if not same_base:
             does, why = "replay", "another base: trained again on the same data"
         elif trained is None or trained.id != family.adapter.id:
-            does, why = "replay", "the tools or its base are others by now: trained again"
+            does, why = "replay", "the tools or its base have changed: trained again"
         elif merged:
             does, why = "merge-only", "the same base"
         else:

@@ -51,7 +51,9 @@ def checked(connection: Connection, standing: Mapping[str, tuple[int, Any]]) -> 
         rows = LOG.verified(connection, subject)
         LOG.check_end(subject, rows[-1] if rows else None, changes)
         if json.loads(rows[-1].state) != state:
-            raise Corrupt(f"{subject}: it was changed without an event; its log says how it was")
+            raise Corrupt(
+                f"{subject}: its row was changed without an event; its log says what it should hold"
+            )
         events += [
             AccessEvent.model_validate({**_covered(row._asdict()), "state": json.loads(row.state)})
             for row in rows

@@ -18,11 +18,13 @@ def check_url(url: str, private: bool) -> None:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise InvalidWebhook(f"{url[:80]}: not an address: {error}") from None
+        raise InvalidWebhook(f"{url[:80]}: is not a valid address: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise InvalidWebhook(f"{url[:80]}: expected an address such as https://HOST/PATH")
     if parts.username is not None or parts.password is not None:
-        raise InvalidWebhook("a webhook's address has no user and no password: it is shown to everyone")
+        raise InvalidWebhook(
+            "a webhook's address must not hold a user or a password, since everyone sees it; leave them out"
+        )
     if parts.fragment:
         raise InvalidWebhook(f"{url[:80]}: a fragment (#…) is never sent; leave it out")
     if not private and (host == "localhost" or host.endswith(".localhost") or not _public_literal(host)):

@@ -69,7 +69,7 @@ async def deliver_forever(webhooks: Webhooks) -> None:
             if await asyncio.to_thread(webhooks.due):
                 await deliver_due(webhooks)
         except RegistryError as error:
-            log.error("webhooks are told later: %s", error)
+            log.error("webhook deliveries are delayed: %s", error)
         await asyncio.sleep(LOOKED_EVERY)
 
 
@@ -107,7 +107,7 @@ async def _post(delivery: Claimed) -> tuple[int | None, str | None]:
         return None, f"no answer within {SECONDS:.0f} s"
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return None, f"{type(error).__name__}: {error}"[:500]
-    return status, None if 200 <= status < 300 else f"expected an answer 2xx, got {status}"
+    return status, None if 200 <= status < 300 else f"expected a 2xx answer, got {status}"
 
 
 class _Checked(AbstractResolver):

@@ -52,13 +52,13 @@ class Users:
         Raises AlreadyExists, InvalidUser for a bad name or role, or the name of an OpenID Connect user.
         """
         _check(name, role)
-        check_text("the name of who adds the user", who)
+        check_text("the name of whoever adds the user", who)
         with self._database.write() as connection:
             row = _row(connection, name)
             if row is not None and row.revoked is None:
                 raise AlreadyExists(
-                    f"user {name} exists; `tuneline users revoke {name}` first, then add: that gives a new "
-                    "token, and another role where one is named"
+                    f"user {name} exists already; for a new token or another role, `tuneline users revoke "
+                    f"{name}`, then add it again"
                 )
             if row is not None and row.identity is not None:
                 raise InvalidUser(
@@ -113,7 +113,9 @@ class Users:
             row = connection.execute(select(users).where(users.c.identity == identity)).one_or_none()
             if row is None:
                 if _row(connection, name) is not None:
-                    raise AlreadyExists(f"the name {name} is another user's; an admin has to sort that out")
+                    raise AlreadyExists(
+                        f"the name {name} belongs to another user; ask an admin to resolve that"
+                    )
                 connection.execute(insert(users), _new(name, role, identity))
                 _record(connection, name, "add", "OpenID Connect")
             elif row.revoked is not None:
@@ -130,7 +132,7 @@ class Users:
         Raises NotFound, and InvalidUser for an unknown role, a revoked user, or one of OpenID Connect, whose
         role the provider says.
         """
-        check_text("the name of who changes the role", who)
+        check_text("the name of whoever changes the role", who)
         _check(name, role)
         with self._database.write() as connection:
             row = _existing(connection, name)
@@ -141,7 +143,7 @@ class Users:
                 )
             if row.revoked is not None:
                 raise InvalidUser(
-                    f"{name} is revoked; `tuneline users add {name} --role {role}` lets in again"
+                    f"{name} is revoked; `tuneline users add {name} --role {role}` restores access"
                 )
             if row.role != role:
                 _step(connection, row, {"role": role})
@@ -153,7 +155,7 @@ class Users:
 
         Raises NotFound. An OpenID Connect user stays out, whatever the provider says.
         """
-        check_text("the name of who revokes the user", who)
+        check_text("the name of whoever revokes the user", who)
         with self._database.write() as connection:
             row = _existing(connection, name)
             if row.revoked is not None:

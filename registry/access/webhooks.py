@@ -79,7 +79,7 @@ class Webhooks:
         Raises InvalidWebhook for an address that is not http(s), has a user or a password, or is private
         without `private`, and for events that there are not.
         """
-        check_text("the name of who adds the webhook", who)
+        check_text("the name of whoever adds the webhook", who)
         check_url(url, private)
         unknown = sorted(set(events) - set(EVENTS))
         if unknown or not events:
@@ -107,7 +107,7 @@ class Webhooks:
 
     def remove(self, webhook_id: str, who: str) -> None:
         """Tell it nothing from now on; what waits for it is given up. Raises NotFound."""
-        check_text("the name of who removes the webhook", who)
+        check_text("the name of whoever removes the webhook", who)
         with self._database.write() as connection:
             row = _existing(connection, webhook_id)
             if row.removed is not None:

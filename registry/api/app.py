@@ -92,9 +92,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for code, text in {
         401: "The token is missing or wrong",
         404: "Nothing of that name",
-        421: "Asked under a name that is not this machine's, without a token",
+        421: "The Host header does not name this machine, and no token was sent",
         422: "A parameter is unknown, repeated or not what it must be",
-        503: "The registry cannot be read now",
+        503: "The registry cannot be read at present",
     }.items()
 }
 
@@ -118,7 +118,7 @@ async def _known_parameters(request: Request) -> None:
     wrong = [
         {
             "parameter": name[:80],
-            "detail": f"unknown here; {expected}" if name not in parameters else "given twice",
+            "detail": f"unknown parameter; {expected}" if name not in parameters else "given twice",
         }
         for name in dict.fromkeys(given)
         if name not in parameters or given.count(name) > 1
@@ -139,13 +139,13 @@ def _on_parameters(_request: Request, error: Exception) -> Response:
 def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed, why = "GET, HEAD", "this API only reads"
+        allowed, why = "GET, HEAD", "this API is read-only"
         if request.url.path == TRIGGER:
-            allowed, why = "POST", "a schedule is asked to run here, and nothing is read"
+            allowed, why = "POST", "this path only takes POST, which runs a schedule"
         detail = f"{request.method[:20]} is not allowed: {why}"
         return problem(405, "method-not-allowed", detail, headers={"Allow": allowed})
     if error.status_code == 404:
-        return problem(404, "not-found", "no such page; /openapi.json lists what there is")
+        return problem(404, "not-found", "no such path; /openapi.json lists them")
     return problem(error.status_code, "http", str(error.detail), headers=error.headers)
 
 
@@ -162,7 +162,9 @@ def _described(app: FastAPI) -> dict[str, Any]:
         )
         for path in document["paths"].values():
             path["get"]["responses"]["200"]["headers"] = _HEADERS
-            path["get"]["responses"]["304"] = {"description": "What If-None-Match names is still so"}
+            path["get"]["responses"]["304"] = {
+                "description": "Not changed since the answer that If-None-Match names"
+            }
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -35,7 +35,7 @@ def backup_problems(
             try:
                 with snapshot.opened(place, made, Path(scratch)) as copy, copy.read() as connection:
                     if rows.digest(connection) != made.rows_digest and made.schema_version == schema.VERSION:
-                        problems.append(f"backup {made.name}: its rows are not those that were written")
+                        problems.append(f"backup {made.name}: its rows differ from those that were written")
                     files |= {e: w for e, w in snapshot.needed(connection).items() if e not in files}
             except Corrupt as error:
                 problems.append(str(error))

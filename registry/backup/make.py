@@ -114,8 +114,8 @@ def _refuse_another_registry(place: Place, oldest: tuple[str, str] | None) -> No
     for earlier in snapshot.listed(place):
         if None not in (oldest, earlier.first_artifact) and oldest != earlier.first_artifact:
             raise InvalidSetting(
-                f"{place.where} holds backups of another registry (its oldest artifact is another one); give "
-                "each registry a place of its own"
+                f"{place.where} holds backups of another registry (their oldest artifact differs); use a "
+                "separate place for each registry"
             )
 
 

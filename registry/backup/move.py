@@ -75,22 +75,22 @@ def move(
             artifacts = source.execute(select(func.count()).select_from(schema.artifacts)).scalar_one()
         failpoint("move done")
         with new.database.read() as connection:
-            problems = [] if rows.digest(connection) == known else ["the rows are not those of the old one"]
+            problems = [] if rows.digest(connection) == known else ["the rows differ from the old ones"]
         return Moved(artifacts, count, already, problems + registry_problems(new))
 
 
 def _refuse_in_use(old: Registry, new: Registry) -> None:
     with old.database.read() as source, new.database.read() as target:
         if not rows.is_empty(target) and rows.digest(source) != rows.digest(target):
-            raise AlreadyExists("the new database is not empty; give an empty one: nothing was changed")
+            raise AlreadyExists("the new database is not empty and nothing was changed; use an empty one")
 
 
 def _refuse_at_work(connection: Connection) -> None:
     for row in connection.execute(select(schema.leases).where(schema.leases.c.host.is_not(None))):
         if is_held(row):
             raise Conflict(
-                f"stage {row.stage} is at work in the registry (pid {row.pid}); wait for it or stop it, then "
-                "move: nothing was changed"
+                f"stage {row.stage} is running (pid {row.pid}) and nothing was changed; wait for it or stop "
+                "it, then move"
             )
 
 

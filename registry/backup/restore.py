@@ -77,12 +77,15 @@ def restore(
             if not already:
                 with registry.database.write() as target:
                     if not rows.is_empty(target):
-                        raise Conflict(f"{registry.home}: another process was faster; look at what is there")
+                        raise Conflict(
+                            f"{registry.home}: another process restored into it meanwhile; check what it "
+                            "holds"
+                        )
                     rows.copy(source, target)
                     failpoint("restore rows written")
         failpoint("restore done")
         with registry.database.read() as connection:
-            problems = [] if rows.digest(connection) == known else ["the rows are not those of the backup"]
+            problems = [] if rows.digest(connection) == known else ["the rows differ from the backup's"]
         return Restored(made, count, already, problems + registry_problems(registry))
 
 
@@ -95,7 +98,7 @@ def alone(home: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict(f"another restore writes into {home}; wait for it") from None
+            raise Conflict(f"another restore is writing into {home}; wait until it ends") from None
         try:
             yield scratch
         finally:

@@ -88,7 +88,7 @@ def _read(place: Place, name: str) -> Snapshot:
     except (ValueError, AttributeError, ValidationError) as error:
         raise Corrupt(f"backup {name}: its manifest cannot be read ({type(error).__name__})") from error
     if snapshot.name != name:
-        raise Corrupt(f"backup {name}: its manifest was changed: its digest is another one")
+        raise Corrupt(f"backup {name}: its manifest was changed: its digest differs")
     return snapshot
 
 

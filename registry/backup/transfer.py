@@ -42,7 +42,7 @@ def transfer(
             for entry in batch:
                 if (fault := source.fault(entry)) is not None:
                     raise Corrupt(
-                        f"{label(entry)}: blob {entry.sha256} {fault[1]}; nothing became visible: put a "
+                        f"{label(entry)}: blob {entry.sha256} {fault[1]}; nothing was recorded: put a "
                         "whole copy of that file in its place, and run the same command again"
                     ) from error
             raise

@@ -95,7 +95,7 @@ class Channels:
         check_name(name)
         _check_waiver(waiver)
         if who is not None:
-            check_text("the name of who moves the channel", who)
+            check_text("the name of whoever moves the channel", who)
         with self._database.write() as connection:
             current = _current(connection, name)
             catalog.existing(connection, artifact_id)
@@ -236,7 +236,8 @@ def earlier(events: list[Row[Any]], current: Channel) -> Row[Any]:
         if at[standing].artifact_id != current.artifact_id:
             return at[standing]
     raise NotFound(
-        f"channel {current.name} has had no other artifact before {current.artifact_id[:12]}; move it instead"
+        f"channel {current.name} has never pointed to another artifact than {current.artifact_id[:12]}, so "
+        "there is nothing to go back to; promote another one instead"
     )
 
 
@@ -272,12 +273,10 @@ def check_name(name: str) -> None:
 
 def _check_waiver(waiver: Waiver | None) -> None:
     if waiver is not None and not (waiver.reason.strip() and waiver.who.strip()):
-        raise InvalidArtifact(
-            "going without a gate needs a reason and the name of who decides it; one is empty"
-        )
+        raise InvalidArtifact("a waiver needs a reason and the name of whoever decides it; one is empty")
     if waiver is not None:
         check_text("the reason", waiver.reason)
-        check_text("the name of who decides it", waiver.who)
+        check_text("the name of whoever decides it", waiver.who)
 
 
 def check_text(what: str, text: str) -> None:

@@ -195,7 +195,8 @@ def require(connection: Connection, keys: Keys, decision_id: str | None, move: M
         )
     if current is not None and decision.policy.get(CANARY) and CANARY not in decision.evidence:
         raise GateRequired(
-            f"{cited} says nothing of live traffic, which the channel's policy asks for; try it out: "
+            f"{cited} has no evidence from live traffic, which the channel's policy requires; start a "
+            "canary: "
             "tuneline channels rollout CHANNEL CANDIDATE --canary PERCENT --reason WHY, and "
             "`tuneline channels judge` decides"
         )
@@ -207,7 +208,7 @@ def require(connection: Connection, keys: Keys, decision_id: str | None, move: M
 def _problem(decision: GateDecision, keys: Keys) -> str | None:
     """Why a decision as it is read now is not the one that was signed, or None."""
     if decision.content_digest != decision.id:
-        return "was changed after it was made: its content has another digest than its id"
+        return "was changed after it was made: the digest of its content is not its id"
     return keys.problem(decision.signer, signed_content(decision.id), decision.signature)
 
 

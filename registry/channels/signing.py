@@ -96,7 +96,7 @@ class Keys:
     def problem(self, signer: str | None, content: bytes, signature: str | None) -> str | None:
         """Why the signature is not valid, or None. Raises InvalidArtifact for a key that cannot be read."""
         if signer is None or signature is None:
-            return "is not signed, as an older version made it: run the gate again"
+            return "is not signed, since an older version made it; run the gate again"
         pem = self._trusted().get(signer)
         if pem is None:
             return (

@@ -39,7 +39,7 @@ def require(subject: Pair, what: str) -> list[Check]:
     both = " and this ".join(artifact.kind for artifact in reversed(subject.latest_first))
     for answer in answers:
         if answer.state == "unknown":
-            log.warning("going on with this %s; not known: %s", both, answer.line())
+            log.warning("continuing with this %s; unknown: %s", both, answer.line())
     return answers
 
 

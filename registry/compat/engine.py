@@ -123,7 +123,7 @@ def _architecture(subject: Pair) -> Iterator[Check]:
     name = use.engine.name if use.engine else "llama.cpp's converter"
     question = Question("engine architecture", f"an architecture that {name} knows")
     if use.architectures is None:
-        todo = "the list of what it knows is not installed here; it will say so itself when it loads"
+        todo = "what it supports is not known here; the engine reports it when it loads the model"
         yield question.unknown(todo, base.architecture)
     elif base.architecture not in use.architectures:
         yield question.refused(base.architecture, "use the other engine, or another base")

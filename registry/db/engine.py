@@ -120,8 +120,8 @@ class Database:
             raise self._system.translate_error(error, self._where) from error
         except UnicodeEncodeError as error:
             raise errors.InvalidArtifact(
-                f"{ascii(error.object)[:80]} holds {error.object[error.start]!a}, half a character, which no "
-                "database keeps; write it without"
+                f"{ascii(error.object)[:80]} holds {error.object[error.start]!a}, a lone surrogate (half a "
+                "character), which no database stores; remove it"
             ) from None
         except exc.TimeoutError as error:
             raise errors.Conflict(

@@ -112,7 +112,7 @@ def translate_error(error: exc.DBAPIError, where: str) -> errors.RegistryError:
         return errors.InvalidArtifact(f"the registry refused the record: {detail}")
     if code == "53100":
         return errors.StoreFull(
-            f"{message}; nothing became visible: free space on the server and run the same command again"
+            f"{message}; nothing was recorded: free space on the server and run the same command again"
         )
     if code == "55P03":
         return errors.Conflict(
@@ -120,19 +120,17 @@ def translate_error(error: exc.DBAPIError, where: str) -> errors.RegistryError:
             "and look at pg_stat_activity if it stays"
         )
     if code.startswith("40"):
-        return errors.Conflict(f"{message}; nothing became visible: try again")
+        return errors.Conflict(f"{message}; nothing was recorded: try again")
     if code.startswith("XX001") or code.startswith("XX002"):
         return errors.Corrupt(f"{message}; restore the database from a backup")
     advice = next((text for start, text in _ADVICE.items() if code.startswith(start)), None)
     if advice is None and (error.connection_invalidated or not code or code.startswith(("08", "57P"))):
         advice = _BROKEN if error.connection_invalidated else _UNREACHABLE
-    return errors.StoreFailed(
-        f"{message}; {advice or 'nothing became visible: look at the log of the server'}"
-    )
+    return errors.StoreFailed(f"{message}; {advice or 'nothing was recorded: look at the log of the server'}")
 
 
 _ADVICE = {
-    "25006": "the server only reads (a standby?): name the primary in TUNELINE_DATABASE_URL",
+    "25006": "the server is read-only (a standby?): name the primary in TUNELINE_DATABASE_URL",
     "42501": "have the role that owns the tables open the registry first, to create or upgrade them, and "
     "grant this one SELECT, INSERT and UPDATE on the tables, USAGE on the sequences, and DELETE on deletions "
     "for collections, on gateways, reservations and receipts for a gateway, on receipts and feedback for "

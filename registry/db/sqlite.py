@@ -84,13 +84,13 @@ def translate_error(error: exc.DBAPIError, where: str) -> errors.RegistryError:
         return errors.InvalidArtifact(f"the registry refused the record: {error.orig}")
     if code.startswith("SQLITE_FULL"):
         return errors.StoreFull(
-            f"{message}; nothing became visible: free some space and run the same command again"
+            f"{message}; nothing was recorded: free some space and run the same command again"
         )
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return errors.Conflict(f"{message} for {BUSY_SECONDS:.0f} s by another process; try again")
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return errors.Corrupt(f"{message}; restore {Path(where).name} from a backup")
-    return errors.StoreFailed(f"{message}; nothing became visible: check the disk and the permissions")
+    return errors.StoreFailed(f"{message}; nothing was recorded: check the disk and the permissions")
 
 
 def _configure(synchronous: str, connection: Any, _record: object) -> None:

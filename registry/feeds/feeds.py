@@ -75,14 +75,14 @@ class Feeds:
         Raises InvalidFeed for a bad name, InvalidArtifact for a bad name of `who`.
         """
         check_name(name)
-        check_text("the name of who adds the rows", who)
+        check_text("the name of whoever adds the rows", who)
         with self._database.write() as connection:
             return append(connection, name, rows, who)
 
     def watch(self, name: str, directory: Path | None, who: str) -> None:
         """Have files of `directory` (None: of none any more) added before the feed is read."""
         check_name(name)
-        check_text("the name of who watches the directory", who)
+        check_text("the name of whoever watches the directory", who)
         with self._database.write() as connection:
             _make(connection, name, who)
             where = None if directory is None else str(directory)
@@ -109,7 +109,7 @@ class Feeds:
             existing(connection, name)
             last = _last(connection, name)
             if not last:
-                raise InvalidFeed(f"feed {name} has no row yet; `tuneline feed add {name} FILE` adds some")
+                raise InvalidFeed(f"feed {name} has no rows yet; `tuneline feed add {name} FILE` adds some")
             if number is not None and not 1 <= number <= last:
                 raise InvalidFeed(f"feed {name} has no row {number}: its watermark is {last}")
             reached = last if number is None else number

@@ -62,16 +62,16 @@ class Forgettings:
     def forget(self, who: str, *, tenant: str | None = None, request: str | None = None) -> Forgetting:
         """Remove all that came from a tenant, or from one request: rows of all feeds, receipts, feedback.
 
-        Raises InvalidFeed unless one of both is given, NotFound where nothing was ever kept of it.
+        Raises InvalidFeed unless one of both is given, NotFound where nothing was ever recorded of it.
         """
-        check_text("the name of who asks", who)
+        check_text("the name of whoever asks", who)
         if (tenant is None) == (request is None):
             raise InvalidFeed("say what is to be forgotten: a tenant, or a request")
         with self._database.write() as connection:
             if not _ever_known(connection, tenant, request):
                 raise NotFound(
-                    f"nothing was ever kept of {f'tenant {tenant}' if tenant else f'request {request}'}: "
-                    "check the name; `tuneline feed show NAME` names both for each row"
+                    f"nothing was ever recorded of {f'tenant {tenant}' if tenant else f'request {request}'}: "
+                    "check the name; `tuneline feed show NAME` shows tenant and request of each row"
                 )
             numbers = _erase(connection, _of(feed_rows, tenant, request))
             for table in (receipts, feedback):

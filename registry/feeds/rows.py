@@ -65,18 +65,20 @@ def checked(messages: object, where: str) -> dict[str, Any]:
         raise InvalidFeed(f"{where}: {len(messages)} messages; expected from 2 to {MOST_TURNS:,}")
     turns = [_turn(message, f"{where}, message {number}") for number, message in enumerate(messages, 1)]
     if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
-        raise InvalidFeed(f"{where}: the last message is not an answer of the assistant")
+        raise InvalidFeed(f"{where}: the last message is not an answer from the assistant")
     if not any(turn["role"] == "user" for turn in turns):
-        raise InvalidFeed(f"{where}: no message is the user's")
+        raise InvalidFeed(f"{where}: no message is from the user")
     content = {"messages": turns}
     try:
         size = len(canonical(content))
     except UnicodeEncodeError:
-        raise InvalidFeed(f"{where}: it holds half a character (a lone surrogate); write it whole") from None
+        raise InvalidFeed(
+            f"{where}: it holds a lone surrogate (half a character); write the whole character"
+        ) from None
     if size > LARGEST_ROW:
         raise InvalidFeed(f"{where}: {size:,} bytes; a row has at most {LARGEST_ROW:,}")
     if any("\0" in turn["content"] for turn in turns):
-        raise InvalidFeed(f"{where}: it holds the character U+0000, which PostgreSQL does not keep")
+        raise InvalidFeed(f"{where}: it holds the character U+0000, which PostgreSQL cannot store; remove it")
     return content
 
 

@@ -106,7 +106,9 @@ class Traffic:
                 raise NoConsent("the tenant has withdrawn its consent; nothing is kept")
             query = select(feedback.c.request).where(feedback.c.request == said.request)
             if connection.execute(query).first() is not None:
-                raise AlreadyExists(f"request {said.request} has its feedback; it is given once")
+                raise AlreadyExists(
+                    f"request {said.request} already has feedback, which can be given only once"
+                )
             row = {name: getattr(receipt, name) for name in _SHARED}
             row |= {"thumbs": said.thumbs, "score": said.score, "at": now()}
             connection.execute(insert(feedback), {**row, "corrected": int(said.correction is not None)})
@@ -181,7 +183,7 @@ def _forgotten(connection: Connection) -> dict[str, str]:
 def _require_live(connection: Connection, key_id: str) -> None:
     query = tenant_log.live_keys(now()).where(tenant_keys.c.id == key_id)
     if connection.execute(query).first() is None:
-        raise InvalidTenant("this key has ended")
+        raise InvalidTenant("this key has expired")
 
 
 def _receipt(connection: Connection, key_id: str, request: str) -> Row[Any]:

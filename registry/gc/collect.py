@@ -152,7 +152,7 @@ def _delete_until(store: Store, batch: list[str], until: float) -> None:
         if time.time() > until:
             raise StoreFailed(
                 f"deleting {start} blobs took longer than {deletions.BEGIN_SECONDS:.0f} s, or this process "
-                "stood still: it stopped there, and nothing that is needed was deleted; run `tuneline "
+                "was suspended: it stopped, and nothing that is needed was deleted; run `tuneline "
                 "artifacts gc --delete` again for the rest"
             )
         store.delete(batch[start : start + AT_ONCE])

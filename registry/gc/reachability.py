@@ -133,7 +133,11 @@ def _in_use(connection: Connection, roots: dict[str, list[str]]) -> None:
                 host = row.host.split(" ")[0]
                 _add(roots, artifact_id, f"stage {row.stage} reads it (pid {row.pid} on {host})")
     for rollout in in_force(connection).values():
-        _add(roots, rollout.candidate, f"channel {rollout.channel} tries it out since {rollout.at:%Y-%m-%d}")
+        _add(
+            roots,
+            rollout.candidate,
+            f"channel {rollout.channel} has it in a rollout since {rollout.at:%Y-%m-%d}",
+        )
     for row in connection.execute(select(names).order_by(names.c.sequence)):
         _add(roots, row.artifact_id, f"it is called {row.name}@{row.version}")
 

@@ -70,7 +70,7 @@ class Schedules:
             )
         for channel in definition.channels:
             check_name(channel)
-        check_text("the name of who changes the schedule", who)
+        check_text("the name of whoever changes the schedule", who)
         values = {"definition": canonical(definition.model_dump(mode="json")).decode()}
         with self._database.write() as connection:
             row = _row(connection, name)
@@ -108,7 +108,7 @@ class Schedules:
 
     def pause(self, name: str, paused: bool, who: str) -> bool:
         """Stop, or let go on, its triggers; False where it was so before. Raises NotFound."""
-        check_text("the name of who changes the schedule", who)
+        check_text("the name of whoever changes the schedule", who)
         with self._database.write() as connection:
             row = _existing(connection, name)
             if bool(row.paused) == paused:
@@ -119,7 +119,7 @@ class Schedules:
 
     def remove(self, name: str, who: str) -> None:
         """Take it out of use; its log and its runs stay, and what still waits is skipped. Raises NotFound."""
-        check_text("the name of who removes the schedule", who)
+        check_text("the name of whoever removes the schedule", who)
         with self._database.write() as connection:
             before = _existing(connection, name)
             _step(connection, before, {"removed": now(), "token": None})

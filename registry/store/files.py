@@ -131,11 +131,11 @@ def wrap_os_errors(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StoreFull(
-                f"{what}: no space left on {error.filename or 'the disk'}; nothing became visible: "
+                f"{what}: no space left on {error.filename or 'the disk'}; nothing was recorded: "
                 "free some space and run the same command again"
             ) from error
         kind = StoreRefused if error.errno in _REFUSED | _NOT_SUCH_A_PATH else StoreFailed
-        raise kind(f"{what}: {error}; nothing became visible: check the disk and the permissions") from error
+        raise kind(f"{what}: {error}; nothing was recorded: check the disk and the permissions") from error
 
 
 def found_file(path: Path) -> FoundFile:

@@ -130,7 +130,7 @@ class RemoteBlobs:
             self._upload(path, entry)
         raise StoreFailed(
             f"blob {entry.sha256[:12]} in {self.url} differs from what was sent, {UPLOADS} times in a row; "
-            "nothing became visible: look into the store's log, and run the same command again"
+            "nothing was recorded: look into the store's log, and run the same command again"
         )
 
     def _is_right(self, info: Mapping[str, Any], path: Path, entry: FileEntry) -> bool:

@@ -25,7 +25,7 @@ def translate_error(error: BaseException, what: str, url: str) -> RegistryError:
     chain = list(_chain(error))
     code, status = _answer(chain)
     names = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
-    nothing = "nothing became visible"
+    nothing = "nothing was recorded"
     if any(isinstance(cause, ImportError) for cause in chain):
         return package_missing(url)
     if _is_full(chain, code, status):
@@ -71,7 +71,7 @@ def no_bucket(what: str, url: str) -> StoreFailed:
     """The error for a bucket that is not there."""
     bucket = url.partition("://")[2].partition("/")[0]
     return StoreFailed(
-        f"{what}: {endpoint(url)} has no bucket {bucket!r}; nothing became visible: create it, or correct "
+        f"{what}: {endpoint(url)} has no bucket {bucket!r}; nothing was recorded: create it, or correct "
         "TUNELINE_STORE_URL"
     )
 

@@ -173,7 +173,7 @@ def _add(connection: Connection, gateway: str, asks: Sequence[Ask]) -> None:
         connection.execute(_RESERVE, rows)
     except exc.IntegrityError as error:
         names = ", ".join(sorted({ask.tenant for ask in asks}))
-        raise NotFound(f"no tenant of one of these names: {names}") from error
+        raise NotFound(f"none of these tenants exists: {names}") from error
 
 
 def _settle(connection: Connection, used: dict[str, int]) -> int:
@@ -203,6 +203,6 @@ def _refuse_negative(counts: Iterable[int]) -> None:
 def _beat(connection: Connection, gateway: str) -> None:
     if connection.execute(_BEAT, {"at": time.time(), "id": gateway}).rowcount != 1:
         raise NotFound(
-            f"no gateway {gateway[:40]!r}: it was never opened, or was taken for dead and what it had "
-            "reserved was charged; open it again"
+            f"unknown gateway {gateway[:40]!r}: it was never opened, or counted as dead and its reservations "
+            "were charged; open it again"
         )

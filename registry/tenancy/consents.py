@@ -60,7 +60,7 @@ class Consents:
         Raises NotFound for a tenant or a feed that is not there, InvalidTenant for a share, a time or a rule
         that cannot be.
         """
-        check_text("the name of who records the consent", who)
+        check_text("the name of whoever records the consent", who)
         if not 0 <= sample <= 1:
             raise InvalidTenant(f"a sample of {sample}: expected a share of the requests, from 0 to 1")
         if not 1 <= days <= LONGEST_DAYS:
@@ -76,7 +76,7 @@ class Consents:
 
     def withdraw(self, tenant: str, who: str) -> None:
         """From now on nothing is kept; what is there stays until it is forgotten. Raises NotFound."""
-        check_text("the name of who records it", who)
+        check_text("the name of whoever records it", who)
         with self._database.write() as connection:
             standing = in_force(connection).get(tenant)
             if standing is None:

@@ -90,10 +90,10 @@ class Rollouts:
             kind = catalog.existing(connection, candidate).manifest.kind
             content.require(connection, [candidate])
             if kind not in MODEL_KINDS:
-                raise InvalidArtifact(f"artifact {candidate[:12]} is a {kind}: a channel tries out models")
+                raise InvalidArtifact(f"artifact {candidate[:12]} is a {kind}; only models can be rolled out")
             if candidate == standing.artifact_id:
                 raise InvalidArtifact(
-                    f"channel {channel} points to {candidate[:12]} already: there is nothing to try out"
+                    f"channel {channel} points to {candidate[:12]} already; choose another candidate"
                 )
             running = in_force(connection).get(channel)
             if running and running.canary_percent and (anew or running.candidate != candidate):
@@ -158,8 +158,8 @@ def _standing(connection: Connection, name: str) -> Row[Any]:
     row = connection.execute(select(channels).where(channels.c.name == name)).one_or_none()
     if row is None:
         raise NotFound(
-            f"channel {name!r} points nowhere yet; promote an artifact to it first: a rollout is "
-            "compared with that"
+            f"channel {name!r} points to no artifact yet; promote one first, since a rollout is compared "
+            "with it"
         )
     return row
 
@@ -170,4 +170,4 @@ def _rollout(row: Row[Any]) -> Rollout:
 
 def _check_words(who: str, reason: str) -> None:
     check_text("the reason", reason)
-    check_text("the name of who decides it", who)
+    check_text("the name of whoever decides it", who)

@@ -79,8 +79,8 @@ def _check_end(tenant: Row[Any], keys: list[Row[Any]], last: Row[Any] | None, at
     }
     if _state(tenant, keys) != recorded:
         raise Corrupt(
-            f"tenant {tenant.name}: it, or one of its keys, was changed behind the registry's back; its log "
-            "says how it was"
+            f"tenant {tenant.name}: its row, or that of one of its keys, was changed without an event; its "
+            "log says what they should hold"
         )
 
 

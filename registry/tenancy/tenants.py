@@ -92,7 +92,7 @@ class Tenants:
         """
         _check(name)
         check_name(channel)
-        check_text("the name of who adds the tenant", who)
+        check_text("the name of whoever adds the tenant", who)
         given = limits or TenantLimits()
         with self._database.write() as connection:
             if _row(connection, name) is not None:
@@ -119,7 +119,7 @@ class Tenants:
 
         What changes nothing is not recorded. Raises NotFound, and InvalidArtifact as `add` does.
         """
-        check_text("the name of who changes the tenant", who)
+        check_text("the name of whoever changes the tenant", who)
         new: dict[str, Any] = {} if pinned is None else {"pinned": int(pinned)}
         if channel is not None:
             check_name(channel)
@@ -155,7 +155,7 @@ class Tenants:
 
         Raises NotFound, InvalidTenant for an overlap below 0 or above a year.
         """
-        check_text("the name of who rotates the key", who)
+        check_text("the name of whoever rotates the key", who)
         if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
             raise InvalidTenant(f"an overlap of {overlap}: expected from 0 to {LONGEST_OVERLAP.days} days")
         with self._database.write() as connection:
@@ -175,7 +175,7 @@ class Tenants:
 
         Raises NotFound for a tenant, or a key of it, that does not exist.
         """
-        check_text("the name of who revokes the key", who)
+        check_text("the name of whoever revokes the key", who)
         with self._database.write() as connection:
             before = _existing(connection, name)
             mine = tenant_keys.c.tenant == name

@@ -130,7 +130,7 @@ class AdapterPool:
         finally:
             self._changing.release()
         if name is None:
-            raise Overloaded("the engine was started again just now; try again")
+            raise Overloaded("the engine has just restarted; try again")
         return name
 
     async def _in_time(self, deadline: float, work: Awaitable[object]) -> None:

@@ -132,4 +132,4 @@ class EngineProcess(ABC, Generic[Settings]):
         try:
             return await self._client.request(method, route, json=body, timeout=timeout)
         except (httpx.HTTPError, RuntimeError) as error:
-            raise EngineFailed(f"the engine gave no answer to {method} {route}: {error!r}") from None
+            raise EngineFailed(f"the engine did not answer {method} {route}: {error!r}") from None

@@ -68,7 +68,7 @@ class Directory:
                 if await self._refresh():
                     await changed()
             except RegistryError as error:
-                log.error("the registry did not answer; going on with what was known: %s", error)
+                log.error("the registry did not answer; continuing with its last known state: %s", error)
             except Exception:
                 log.exception("taking over a change of the registry")
 

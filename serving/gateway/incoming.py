@@ -39,6 +39,6 @@ async def _go_on(http: web.BaseRequest) -> None:
     """Answer `Expect`, which clients send before a large body."""
     expected = http.headers.get("expect")
     if expected is not None and expected.lower() != "100-continue":
-        raise ApiError("Expect: only 100-continue is understood", None, 417, "invalid_header")
+        raise ApiError("Expect: only 100-continue is supported", None, 417, "invalid_header")
     if expected is not None and http.version >= HttpVersion11:
         await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

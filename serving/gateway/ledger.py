@@ -66,7 +66,7 @@ class Ledger:
         try:
             self._registry.budgets.close_gateway(self._gateway)
         except RegistryError as error:
-            log.error("budgets: what is reserved stays so until another gateway starts: %s", error)
+            log.error("budgets: reservations stay until another gateway starts: %s", error)
 
     async def reserve(self, tenant: str, tokens: int, limit: int | None) -> str:
         """A reservation of `tokens` of the tenant's `limit` of today.

@@ -143,7 +143,7 @@ class Router:
         replicas = [replica for group in self._fitting[artifact_id] for replica in group.replicas]
         running = [replica for replica in replicas if replica.engine.up]
         if not running:
-            raise ApiError("the engine is being started again; try again", None, 503, "unavailable")
+            raise ApiError("the engine is restarting; try again", None, 503, "unavailable")
         trusted = [replica for replica in running if replica.trusts(artifact_id)]
         if not trusted:
             message = f"no engine here answers as artifact {artifact_id[:12]} did when it was evaluated"

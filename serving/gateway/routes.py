@@ -34,7 +34,7 @@ class Route:
         """Raises `ApiError` unless there is such an address, asked by its method and without a query."""
         if self.path == OTHER:
             there = ", ".join(f"{method} {path}" for path, method in METHODS.items())
-            raise ApiError(f"no such route; there are {there}", None, 404, "not_found")
+            raise ApiError(f"no such route; expected one of {there}", None, 404, "not_found")
         if self.method != METHODS[self.path]:
             raise ApiError(f"{self.path} takes {METHODS[self.path]}", None, 405, "method_not_allowed")
         require_no_query(self.query)

@@ -40,7 +40,7 @@ STALE_SECONDS = 30.0
 """A gateway that has not heard from its registry for longer is not ready for more traffic."""
 
 PLAIN_HTTP = (
-    "the gateway listens on %s and speaks plain HTTP: whoever is on the way reads keys and prompts; put a "
+    "the gateway listens on %s and speaks plain HTTP: anyone between reads keys and prompts; put a "
     "proxy with TLS in front of it (docs/security.md)"
 )
 NO_KEY = "operations listen on %s and ask for no key: keep clients away from there (docs/security.md)"
@@ -90,7 +90,7 @@ async def _serve(config: ServeConfig, registry: Registry, router: Router, announ
 def _unhandled(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
     """asyncio's own message would hold the arguments of what failed."""
     error = context.get("exception")
-    log.error("an exception that nobody handled: %s", frames(error) if error else "without a trace")
+    log.error("unhandled exception: %s", frames(error) if error else "without a trace")
 
 
 @contextlib.asynccontextmanager

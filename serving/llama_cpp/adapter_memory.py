@@ -48,7 +48,7 @@ class AdapterHost:
             self._make_room(path)
         except Exception as error:  # a reader of untrusted files; the engine has to outlive it
             self.free(adapter)
-            raise NotServable(f"{path}: no room could be made for this adapter: {error!r}") from error
+            raise NotServable(f"{path}: there is not enough memory for this adapter: {error!r}") from error
         return adapter
 
     def free(self, adapter: Adapter) -> None:

@@ -83,7 +83,7 @@ class LoadedAdapters:
             why = "is being unloaded" if holder.leaving else f"serves {holder.digest[:24]}…"
             raise AdapterRefused(f"the name {name} {why}; an adapter's name stands for one artifact only")
         if len(self._all) > self._limit:
-            raise Overloaded(f"{self._limit} adapters are loaded, as many as this engine was started for")
+            raise Overloaded(f"{self._limit} adapters are loaded, the most that this engine was started for")
         sha256 = self._require_same_bytes(name, file)
         handle = self._model.load_adapter(file)
         try:

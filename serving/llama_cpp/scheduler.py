@@ -60,7 +60,9 @@ class Batcher:
                 longest = max(self.loaded, key=lambda other: len(other.waiting))
                 self.counts.rejected += 1
                 if len(longest.waiting) <= len(adapter.waiting) + 1:
-                    raise Overloaded(f"{waiting} answers wait already, as many as this engine lets wait")
+                    raise Overloaded(
+                        f"{waiting} answers are waiting already, the most that this engine allows"
+                    )
                 longest.waiting.pop().tell(Failed("the queue is full, and others wait less long", True))
             adapter.waiting.append(answer)
             self._wake.notify()

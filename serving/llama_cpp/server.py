@@ -38,7 +38,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, type=Path, help="the GGUF file")
     parser.add_argument("--alias", required=True, help="the name under which the model alone is served")
     parser.add_argument("--name", help="one more name for it, which GET /v1/models lists first")
-    parser.add_argument("--artifact", help="its artifact's id, told with each answer")
+    parser.add_argument("--artifact", help="its artifact's id, given with each answer")
     parser.add_argument("--fd", type=int, help="a listening socket to take over, instead of host and port")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)

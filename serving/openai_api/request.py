@@ -126,7 +126,7 @@ def _answers(fields: Fields, limits: Limits) -> int:
     n = fields.take("n")
     if n is not None and not (isinstance(n, int) and within(n, 1, most)):
         if most == 1:
-            message = "n: one answer for each request here; send it several times"
+            message = "n: a request gets one answer; send it several times"
             raise ApiError(message, "n", code="unsupported_value")
         refuse("n", f"a whole number from 1 to {most}", n)
     best = fields.whole("best_of", 1, most)

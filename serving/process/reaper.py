@@ -69,12 +69,12 @@ def _watch(engine: subprocess.Popen[bytes], ttl: float | None, grace: float, ear
         if os.read(0, 16) != b"keep\n":
             end("the process that started it is gone, or has let it go")
 
-    signal.signal(signal.SIGTERM, lambda *_: end("its reaper was told to end"))
+    signal.signal(signal.SIGTERM, lambda *_: end("its reaper was asked to end"))
     if early:
-        end("its reaper was told to end")
+        end("its reaper was asked to end")
     threading.Thread(target=heed_starter, daemon=True).start()
     if ttl is not None:
-        timer = threading.Timer(ttl, end, [f"its {ttl / 60:g} minutes are over"])
+        timer = threading.Timer(ttl, end, [f"its {ttl / 60:g} minutes have passed"])
         timer.daemon = True
         timer.start()
     status = engine.wait()

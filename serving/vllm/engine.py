@@ -81,7 +81,9 @@ class VllmEngine(EngineProcess[VllmSettings]):
                 why = "is being unloaded" if name in self._leaving else "serves another"
                 raise AdapterRefused(f"the name {name} {why}; a name stands for one artifact only")
             if len(self.loaded) + len(self._leaving) >= self.slots:
-                raise Overloaded(f"{self.slots} adapters are loaded, as many as this engine was started for")
+                raise Overloaded(
+                    f"{self.slots} adapters are loaded, the most that this engine was started for"
+                )
             # each load has a path of its own: vLLM's cache of prefixes goes by name and path
             life, copy = self._life, self.socket.with_name(f"adapter-{next(self._serials)}")
             try:

@@ -100,7 +100,7 @@ class AdmissionMiddleware:
         if not name or not isinstance(name, str):
             await _refuse(send, _invalid("the body has to be a JSON object that names a `model`"))
         elif deadly := [key for key in DEADLY if not (request.get(key) is None or request[key] is False)]:
-            await _refuse(send, _invalid(f"{deadly[0]} is not offered here"))
+            await _refuse(send, _invalid(f"{deadly[0]} is not supported here"))
         elif name in self._leaving:
             await _refuse(send, no_model(name))
         elif sum(self._active.values()) >= self._most and not self._has_key(scope):  # a probe has it
@@ -276,7 +276,7 @@ def _invalid(message: str) -> ApiError:
 
 
 def _no_route(route: tuple[str, str]) -> ApiError:
-    return ApiError(f"{' '.join(route)}: there is nothing here", None, 404, "not_found")
+    return ApiError(f"{' '.join(route)}: not found", None, 404, "not_found")
 
 
 async def _refuse(send: Send, error: ApiError) -> None:

@@ -136,7 +136,7 @@ def read_model_config(folder: Path, name: str) -> PretrainedConfig:
     except Exception as error:  # transformers raises ValueError, KeyError, TypeError and its validators' own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InvalidInput(
-            f"{name}: transformers does not know this model, or not with this config.json: {reason}"
+            f"{name}: transformers cannot load this model with this config.json: {reason}"
         ) from error
     architecture = (config.architectures or ["no architecture"])[0]
     is_causal = type(config) in AutoModelForCausalLM._model_mapping

@@ -121,7 +121,7 @@ def _from_hub(reference: str, config: str | None, split: str) -> Source:
     name, _, revision = reference.partition("@")
     if Path(name).exists():  # `datasets` would silently take it for the dataset
         raise InvalidInput(
-            f"hub:{reference}: {name} is a local directory; write path:{name}, or run elsewhere"
+            f"hub:{reference}: {name} is a local directory; write path:{name}, or run in another folder"
         )
     try:
         commit = revision

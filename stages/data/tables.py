@@ -48,7 +48,7 @@ def wanted_columns(names: Sequence[str], file: str) -> tuple[list[str], tuple[st
     """
     wanted = [column for column in names if column in _WANTED]
     if twice := sorted({column for column in wanted if wanted.count(column) > 1}):
-        raise InvalidInput(f"{file}: the column {', '.join(twice)} is there twice; rename one of them")
+        raise InvalidInput(f"{file}: duplicate column {', '.join(twice)}; rename one of them")
     return wanted, tuple(dict.fromkeys(named(column) for column in names if column not in _WANTED))
 
 

@@ -60,7 +60,7 @@ def gptq_refusal(family: str) -> str | None:
     elif family in NO_GPTQ:
         reason = NO_GPTQ[family]
     elif family not in BLOCKS:
-        reason = "it was not tried with this version"
+        reason = "it is untested with this version"
     else:
         return None
     return f"model_type {family} cannot be quantized with GPTQ here ({reason})"

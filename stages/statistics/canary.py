@@ -35,7 +35,7 @@ class Guardrail:
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 1:
-            raise ValueError(f"a margin of {self.margin:g} is no share; 0.01 is one answer in a hundred")
+            raise ValueError(f"a margin of {self.margin:g} is not a share; 0.01 is one answer in a hundred")
         steps = [self.margin * step for step in SAFE_STEPS]
         self.harm = Difference(np.zeros(self.runs), worse=True, steps=HARM_STEPS)
         self.safe = Difference(np.full(self.runs, self.margin), worse=False, steps=steps)

@@ -91,7 +91,8 @@ def try_template(template: str) -> None:
             _render(environment.from_string(plain), chat)
     except SecurityError as error:
         raise InvalidInput(
-            f"the chat template does what a template must not ({error}); it is never run outside a sandbox: "
+            f"the chat template does what is not allowed in one ({error}); it is never run outside a "
+            "sandbox: "
             "use one from a source you trust"
         ) from None
     except (InvalidInput, MemoryError):
@@ -115,7 +116,7 @@ def _at_most(seconds: float) -> Iterator[None]:
     """Raise `InvalidInput` once the code inside has computed for that long."""
 
     def stop(number: int, frame: Any) -> None:
-        raise InvalidInput(f"the chat template computes for more than {seconds:g} s; it is hostile")
+        raise InvalidInput(f"the chat template runs for more than {seconds:g} s; it is hostile")
 
     before = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)

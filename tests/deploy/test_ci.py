@@ -112,7 +112,7 @@ def test_a_policy_that_is_not_there_is_told_as_invalid(
                CHANNEL="team/prod", BASELINE="", TUNELINE_DATABASE_URL="", TUNELINE_STORE_URL="")  # fmt: skip
     assert done.returncode == 3
     assert "verdict=invalid" in (folder / "output").read_text()
-    assert "no policy 'none.yaml'" in done.stderr
+    assert "'none.yaml' is neither a YAML file nor a channel with a policy" in done.stderr
 
 
 def test_the_signing_key_reaches_the_gate_and_nobody_else(

@@ -46,7 +46,7 @@ def test_a_commit_makes_it_visible_all_at_once(registry: Registry, key: Key, fac
         (draft.path / "checkpoints" / "big").write_text("never part of it")
         draft.touch()
         made = draft.commit(*facts(config={"n": 1}, metrics={"loss": 0.5}))
-        with pytest.raises(InvalidArtifact, match="was committed as"):
+        with pytest.raises(InvalidArtifact, match="was already committed as"):
             draft.commit(*facts())
     assert registry.find(key("x")) == made
     assert made.id == made.manifest.id
@@ -70,7 +70,7 @@ def test_a_key_keeps_its_first_artifact(
     first = publish(registry, "one", {"a": b"1"})
     assert publish(registry, "one", {"a": b"2"}) == first
     assert registry.ls() == [first]
-    assert "was dropped" in caplog.text
+    assert "was discarded" in caplog.text
 
 
 def collect(registry: Registry, artifact: Artifact) -> None:
@@ -341,7 +341,7 @@ def test_an_error_at_any_file_operation_leaves_nothing_half_done(
             if error is not None:
                 failed += 1
                 assert isinstance(error, kind), (number, error)
-                assert "nothing became visible" in str(error)
+                assert "nothing was recorded" in str(error)
                 assert registry.ls() == []
                 assert registry.find(key("x")) is None
                 assert list((home / "drafts").rglob("*.txt")) == []

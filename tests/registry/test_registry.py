@@ -83,7 +83,7 @@ def test_what_is_not_there_names_what_comes_near(registry: Registry, publish: Pu
         ("support/prd", "support/prod"),
         (one.id[:8] + ("0" if one.id[8] != "0" else "1") + "0", one.id[:12]),
     ]:
-        with pytest.raises(NotFound, match=f"nothing here is called '{ref}'.*near: .*{near}"):
+        with pytest.raises(NotFound, match=f"no artifact or channel is called '{ref}'.*near: .*{near}"):
             registry.get(ref)
     for ref in ("", "abc", "%", "______", one.id.upper(), one.id + "0", "x@", "@1", "a@99999999999999999999"):
         with pytest.raises(NotFound):

@@ -138,7 +138,7 @@ def try_once(backend: Backend, expected: tuple[str, str], fail: Any, kind: type[
             said = error
         except Exception as error:
             wrong.append(f"ended with {error!r}")
-    if said is not None and not (isinstance(said, kind) and "nothing became visible" in str(said)):
+    if said is not None and not (isinstance(said, kind) and "nothing was recorded" in str(said)):
         wrong.append(f"said {said!r}")
     with backend.open() as registry:
         listed = {one.id for one in registry.ls()}

@@ -268,7 +268,7 @@ def test_time_to_live(fake_engine: Callable[..., None], smollm2_gguf: Path, tmp_
     assert endpoint.process.is_alive()
     psutil.wait_procs([psutil.Process(endpoint.process.pid)], timeout=seconds(20))
     assert not endpoint.process.is_alive()
-    assert "its 0.03 minutes are over" in endpoint.log.read_text()
+    assert "its 0.03 minutes have passed" in endpoint.log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def no_config(model: Path) -> None:
             masked_language_model,
             r"BertForMaskedLM \(model_type bert\) reads its text both ways",
         ),
-        (unknown_model, "transformers does not know this model"),
+        (unknown_model, "transformers cannot load this model"),
         (already_quantized, r"already quantized \(gptq\)"),
         (no_chat_template, "no chat template; .* set base.chat_template to its path"),
         (broken_chat_template, "chat template fails on one user message"),

@@ -41,7 +41,7 @@ def ls(arguments: argparse.Namespace) -> Reply:
         if rows:
             print_table("", ("user", "role", "signs in with", "since", "state"), rows)
         else:
-            print("no users: one person of this machine uses `tuneline ui` by the link that it prints")
+            print("no users: one person uses `tuneline ui` on this machine, by the link that it prints")
 
     return Reply([user.model_dump(mode="json") for user in users], text)
 
@@ -71,7 +71,7 @@ def audit(arguments: argparse.Namespace) -> Reply:
             tokens = len(event.state["tokens"])
             role = f"{event.state['role']}, {tokens} token{'' if tokens == 1 else 's'}"
             print(f"{_day(event.at)}  {event.action} {event.subject}, {plain(event.who)}: {role}")
-        print(f"{len(events)} events, each as its digest says")
+        print(f"{len(events)} events, all digests match")
 
     return Reply([event.model_dump(mode="json") for event in events], text)
 

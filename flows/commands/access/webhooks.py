@@ -24,7 +24,7 @@ def add(arguments: argparse.Namespace) -> Reply:
             arguments.url, arguments.events, who(arguments), arguments.allow_private
         )
     document = {"webhook": webhook.model_dump(mode="json"), "secret": secret}
-    first = f"webhook {webhook.id} is told of {', '.join(webhook.events)}; its secret is"
+    first = f"webhook {webhook.id} is notified of {', '.join(webhook.events)}; its secret is"
     return Reply(document, lambda: print("\n".join([first, secret, _ONCE])))
 
 
@@ -43,7 +43,7 @@ def rm(arguments: argparse.Namespace) -> Reply:
     """No more for this one."""
     with open_registry() as registry:
         registry.webhooks.remove(arguments.id, who(arguments))
-    line = f"webhook {arguments.id} is told nothing any more"
+    line = f"webhook {arguments.id} gets no more events"
     return Reply({"webhook": arguments.id, "removed": True}, lambda: print(line))
 
 

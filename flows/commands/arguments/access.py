@@ -14,7 +14,7 @@ Add = Callable[..., argparse.ArgumentParser]
 def add_access_commands(add: Add, group: Callable[..., Any]) -> None:
     """`users add|ls|role|revoke|audit` and `webhooks add|ls|rm|test|deliver|deliveries`."""
     _add_users(add, group("users", "who may use the web interface and the API, in which role"))
-    _add_webhooks(add, group("webhooks", "addresses that are told of promotions, verdicts and trouble"))
+    _add_webhooks(add, group("webhooks", "addresses that are notified of promotions, verdicts and trouble"))
 
 
 def _add_users(add: Add, actions: Any) -> None:
@@ -42,13 +42,13 @@ def _add_webhooks(add: Add, actions: Any) -> None:
 
     new = command("add", "a new webhook; prints the secret that its deliveries are signed with, this once")
     new.add_argument("url", help="https://HOST/PATH")
-    text = "what to tell it (default: all)"
+    text = "events to send (default: all)"
     new.add_argument("--events", nargs="+", choices=EVENTS, default=EVENTS, metavar="EVENT", help=text)
     new.add_argument(
         "--allow-private", action="store_true", help="it may be on this machine or in its network"
     )
     command("ls", "list webhooks")
-    removed = command("rm", "tell a webhook nothing any more")
+    removed = command("rm", "send a webhook no more events")
     tried = command("test", "send a webhook the event `test`, now, and say what it answered")
     log = command("deliveries", "what came of each delivery, newest first")
     log.add_argument("id", nargs="?", help="of one webhook (default: all)")

@@ -15,7 +15,7 @@ def add_overview_commands(add: Callable[..., argparse.ArgumentParser], group: Ca
     runs = group("runs", "past runs and those under way")
     listing = add("ls", "pipeline.runs:ls", "list runs, newest first", runs)
     listing.add_argument("--limit", type=int, default=20, help="rows (default 20)")
-    add("show", "pipeline.runs:show", "what one run came to", runs).add_argument("run", nargs="?", help=RUN)
+    add("show", "pipeline.runs:show", "the result of one run", runs).add_argument("run", nargs="?", help=RUN)
     opening = "open a run's HTML report in a browser; where there is none, print its path"
     add("open", "pipeline.runs:open_report", opening, runs).add_argument("run", nargs="?", help=RUN)
 
@@ -30,7 +30,7 @@ def add_overview_commands(add: Callable[..., argparse.ArgumentParser], group: Ca
     copy.add_argument("file", nargs="?", type=Path, help="a new file (default: NAME.yaml)")
     add("schema", "pipeline.recipes:schema", "print the JSON Schema of a recipe", recipes)
 
-    doctor = add("doctor", "doctor:doctor", "look at what a run rests on, and say what to mend")
+    doctor = add("doctor", "doctor:doctor", "check what a run depends on, and say what to fix")
     doctor.add_argument("--full", action="store_true", help="also start Prefect's server (up to minutes)")
 
     text = "compare new inputs with those that a model was trained on"

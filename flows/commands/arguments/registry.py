@@ -50,7 +50,7 @@ def _add_servers(add: Add) -> None:
     metrics.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     metrics.add_argument("--port", type=int, default=9091, help="0: a free one (default 9091)")
     metrics.add_argument(
-        "--rates", type=Path, metavar="FILE", help="prices, to reckon costs from (default: TUNELINE_RATES)"
+        "--rates", type=Path, metavar="FILE", help="prices, to compute costs from (default: TUNELINE_RATES)"
     )
 
     ui = add("ui", "ui:ui", "serve the web interface")

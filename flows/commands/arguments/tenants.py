@@ -39,7 +39,7 @@ def limit(words: str) -> int | None:
 
 def add_tenant_commands(add: Add, verbs: Any) -> None:
     """`tenants add|ls|show|set|rotate|revoke|consent|audit`."""
-    text = "who may ask of which channel, with which key, and how much"
+    text = "who may use which channel, with which key, and how much"
     group = verbs.add_parser("tenants", help=text, description=text)
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -88,7 +88,7 @@ def _consent(command: argparse.ArgumentParser) -> None:
 
 def add_channel_commands(add: Add, actions: Any) -> None:
     """`channels rollout`, `canary`, `judge` and `outcomes`."""
-    text = "try a candidate out on a channel's traffic, end that, or say what is tried out"
+    text = "start, end or show a rollout: a candidate on a share of a channel's traffic"
     rollout = add("rollout", "gates.rollout:rollout", text, actions)
     rollout.add_argument("channel")
     rollout.add_argument("candidate", nargs="?", help="an id, its first 6 or more digits, or NAME@VERSION")

@@ -23,7 +23,7 @@ def add_upgrade_command(add: Add) -> None:
     upgrade.add_argument("--tenants", metavar="PATTERN", help=text)
     text = "the new base, as a recipe's base.source has it: hub:ORG/NAME@REVISION, path:DIRECTORY, …"
     upgrade.add_argument("--to", metavar="BASE", help=text)
-    text = "what the channels get: a GGUF type, 16bit or gptq; of adapters apart, of the base below them"
+    text = "what the channels get: a GGUF type, 16bit or gptq; where adapters share a base, that base's"
     upgrade.add_argument("--quant", metavar="FORM", help=text)
     upgrade.add_argument("--run", action="store_true", help="do what is planned; without it, only plan")
     text = "also move channels whose new base, or model of their own, no running engine holds yet"

@@ -71,7 +71,7 @@ def judge(arguments: argparse.Namespace) -> Reply:
             except RegistryError as error:
                 if arguments.once:
                     raise
-                print(f"tuneline: {plain(str(error))}; looking again", file=sys.stderr, flush=True)
+                print(f"tuneline: {plain(str(error))}; trying again", file=sys.stderr, flush=True)
                 decided = []
             judged += decided
             if not arguments.json:

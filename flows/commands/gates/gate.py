@@ -160,7 +160,7 @@ def _model(registry: Registry, ref: str) -> tuple[Artifact, dict[str, Artifact]]
     of = [registry.get(p.id) for p in artifact.manifest.parents if p.relation == "evaluation_of"]
     of.sort(key=lambda model: model.manifest.kind != "adapter")
     if not of:
-        raise Usage(f"{ref} is an evaluation of nothing that the registry knows")
+        raise Usage(f"{ref} is an evaluation of a model that this registry does not hold")
     return of[0], {"candidate": artifact}
 
 
@@ -178,7 +178,7 @@ def load_policy(name: str | Path, registry: Registry | None) -> GatePolicy:
     current = registry.channels.policy(str(name)) if registry is not None else None
     if current is None:
         raise NotFound(
-            f"no policy {str(name)!r}: neither a YAML file nor a channel that has one; `tuneline channels` "
+            f"{str(name)!r} is neither a YAML file nor a channel with a policy; `tuneline channels` "
             "lists the channels, docs/gates.md shows a policy"
         )
     return validate(GatePolicy, current.policy, where=f"the policy of channel {name}")

@@ -24,9 +24,9 @@ def rollout(arguments: argparse.Namespace) -> Reply:
     """Start a rollout, stop it, or say what there is and was."""
     starting, stopping = arguments.candidate is not None, arguments.stop
     if starting and stopping:
-        raise Usage("--stop ends what is tried out: leave the candidate out, or --stop")
+        raise Usage("--stop ends the rollout; leave out the candidate, or --stop")
     if not starting and (arguments.canary or arguments.shadow):
-        raise Usage("--canary and --shadow are shares of a candidate: name it")
+        raise Usage("--canary and --shadow need a candidate; name it")
     if (starting or stopping) and not (arguments.reason or "").strip():
         raise Usage("a rollout starts and stops with --reason WHY; it is kept in the channel's history")
     check_name(arguments.channel)
@@ -55,7 +55,8 @@ def _rollouts(registry: Registry, channel: str) -> Reply:
         else:
             shares = f"canary {current.canary_percent:g} %, shadow {current.shadow_percent:g} %"
             print(
-                f"{channel} tries out {short(current.candidate)} at generation {current.generation}: {shares}"
+                f"{channel} has a rollout of {short(current.candidate)} at generation {current.generation}: "
+                f"{shares}"
             )
         for event in history:
             shares = f" (canary {event.canary_percent:g} %, shadow {event.shadow_percent:g} %)"

@@ -51,7 +51,7 @@ def make(arguments: argparse.Namespace) -> Reply:
             print("it holds the private signing key: whoever reads it can sign as you")
         else:
             print("the private signing key is not in it (--with-key); signatures stay valid without it")
-        print("it holds the database's secrets (of webhooks, of cookies): keep it as you keep such things")
+        print("it holds the database's secrets (of webhooks, of cookies): store it as you store secrets")
 
     return Reply(document, text)
 

@@ -44,7 +44,7 @@ def verify(arguments: argparse.Namespace) -> Reply:
     if not directory.is_dir():
         if arguments.public_key is not None:
             raise Usage(
-                f"--public-key belongs to an exported directory, and {directory} is none; without it, "
+                f"--public-key is for exported directories, and {directory} is not one; without it, "
                 "`tuneline artifacts verify` reads an artifact of this registry"
             )
         try:
@@ -55,7 +55,7 @@ def verify(arguments: argparse.Namespace) -> Reply:
     from flows.exchange.export_check import verify_directory
 
     if not any((directory / name).exists() for name in (MANIFEST, SIGNATURE)):
-        raise Usage(f"{directory} is no exported directory: it holds neither {MANIFEST} nor {SIGNATURE}")
+        raise Usage(f"{directory} is not an exported directory: it holds neither {MANIFEST} nor {SIGNATURE}")
     verified = verify_directory(directory, arguments.public_key)
     document: dict[str, Any] = {
         "directory": str(directory),

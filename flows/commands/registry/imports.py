@@ -83,7 +83,7 @@ def artifacts_compat(arguments: argparse.Namespace) -> Reply:
         closing = {
             "ok": "They go together.",
             "refused": "They do not go together.",
-            "unknown": "Nothing speaks against it, and not everything is known.",
+            "unknown": "No conflict was found, but not everything is known.",
         }
         console.print(closing[verdict])
 

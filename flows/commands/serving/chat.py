@@ -56,7 +56,7 @@ def _server(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
     if arguments.url:
         key = os.environ.get(KEY_VARIABLE)
         if not key:
-            raise Usage(f"--url asks a gateway, which wants a key: set {KEY_VARIABLE} to the tenant's key")
+            raise Usage(f"--url asks a gateway, which needs a key: set {KEY_VARIABLE} to the tenant's key")
         url = arguments.url.rstrip("/")
         url = url if url.endswith("/v1") else f"{url}/v1"
         return url, arguments.channel, {"authorization": f"Bearer {key}"}

@@ -40,7 +40,7 @@ def stop(arguments: argparse.Namespace) -> Reply:
                 raise Usage(_of_gateway(row, len(mates)))
             ended = mates or [row]
         elif arguments.gateway:
-            raise Usage(f"endpoint {row.id} is no gateway's; leave out --gateway")
+            raise Usage(f"endpoint {row.id} does not belong to a gateway; leave out --gateway")
         standalone.stop(row)
         for one in ended:
             registry.endpoints.mark_stopped(one.id)

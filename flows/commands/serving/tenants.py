@@ -23,7 +23,7 @@ def add(arguments: argparse.Namespace) -> Reply:
             arguments.name, arguments.channel, who(arguments), _limits(arguments), arguments.pinned
         )
     document = {"tenant": tenant.model_dump(mode="json"), **_new_key(key, secret)}
-    lines = [f"{tenant.name} asks of {tenant.channel} with the key", secret, _ONCE]
+    lines = [f"{tenant.name} uses {tenant.channel} with the key", secret, _ONCE]
     return Reply(document, lambda: print("\n".join(lines)))
 
 
@@ -127,7 +127,7 @@ def audit(arguments: argparse.Namespace) -> Reply:
             parts += [_ending(key, end) for key, end in event.keys.items()] or ["no live key"]
             who_said = plain(event.who)
             print(f"{event.at:%Y-%m-%d %H:%M}  {event.action} {event.tenant}, {who_said}: {', '.join(parts)}")
-        print(f"{len(events)} events, each as its digest says")
+        print(f"{len(events)} events, all digests match")
 
     return Reply([event.model_dump(mode="json") for event in events], text)
 

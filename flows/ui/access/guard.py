@@ -78,7 +78,7 @@ class Guard:
         if expected is None or not hmac.compare_digest(token.encode("utf-8", "replace"), expected.encode()):
             message = (
                 "the form is not of a page of this session, or the page is from before you signed in: "
-                "load the page again, and send it once more"
+                "load the page again and send the form again"
             )
             return _refusal(request, 403, message), receive
         return None, receive
@@ -143,7 +143,7 @@ def _unknown(request: Request) -> Response:
 def _refusal(request: Request, status: int, message: str) -> Response:
     if "hx-request" in request.headers or "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse(f"{message}\n", status)
-    return page(request, "error.html", status, title="This was refused", message=message)
+    return page(request, "error.html", status, title="Refused", message=message)
 
 
 async def _body(request: Request) -> bytes | None:

@@ -160,8 +160,8 @@ class Provider:
         role = self._settings.role(claims)
         if role is None:
             message = (
-                f"{self.name} knows you, but no value of your claim {self._settings.role_claim!r} stands for "
-                "a role here (TUNELINE_OIDC_ROLES): ask an admin"
+                f"{self.name} confirmed who you are, but no value of your claim "
+                f"{self._settings.role_claim!r} maps to a role here (TUNELINE_OIDC_ROLES): ask an admin"
             )
             return message, None, "/"
         identity = json.dumps([self._settings.issuer, str(claims["sub"])])

@@ -84,7 +84,7 @@ class SignIn:
         user = await anyio.to_thread.run_sync(self._registry.users.of_token, token)
         if user is None:
             self._throttle.failed(*keys)
-            message = "this token opens nothing: it is wrong, or was revoked"
+            message = "this token is not valid: it is wrong, or was revoked"
             return await self._form(request, after, message, 403)
         return await self.enter(request, user.name, after)
 
@@ -97,8 +97,8 @@ class SignIn:
         same = expected is not None and secrets.compare_digest(given.encode(), expected.encode())
         if not (local and same):
             message = (
-                "this link opens nothing: it was used before, or there are accounts now; "
-                "start `tuneline ui` again for another"
+                "this link is not valid any more: it was used, or there are accounts now; start `tuneline "
+                "ui` again for another"
             )
             return await self._form(request, "/", message, 403)
         self._link_token = None

@@ -122,7 +122,7 @@ def _model(registry: Registry, artifact: Artifact) -> tuple[Artifact, Artifact |
     measured = [registry.get(p.id) for p in artifact.manifest.parents if p.relation == "evaluation_of"]
     measured.sort(key=lambda model: model.manifest.kind != "adapter")
     if not measured:
-        raise NotFound(f"evaluation {artifact.id[:12]} is of nothing that the registry knows")
+        raise NotFound(f"evaluation {artifact.id[:12]} is of a model that this registry does not hold")
     return measured[0], artifact
 
 

@@ -23,7 +23,7 @@ def read(raw: bytes) -> Feedback:
     request, thumbs = given.get("request_id"), given.get("thumbs")
     score, correction = given.get("score"), given.get("correction")
     if not isinstance(request, str) or not _ID.fullmatch(request):
-        raise ApiError("expected request_id as in the answer's header x-request-id", "request_id")
+        raise ApiError("request_id: expected the value of the answer's header x-request-id", "request_id")
     if thumbs not in (None, "up", "down"):
         raise ApiError("thumbs: expected 'up' or 'down'", "thumbs")
     if score is not None and (type(score) not in (int, float) or not 0 <= score <= 1):

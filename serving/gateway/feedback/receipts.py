@@ -38,7 +38,7 @@ MOST_WORDS = 64 * 2**20
 """Characters that wait; a receipt beyond them comes without its words."""
 _ROLES = frozenset({"system", "user", "assistant"})
 _NO_CONSENT = (
-    "nothing is kept of this tenant's requests, so nothing can be said of them; the operator records its "
+    "this tenant's requests are not recorded, so feedback on them is not accepted; the operator records its "
     "consent with `tuneline tenants consent`"
 )
 

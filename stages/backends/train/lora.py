@@ -86,7 +86,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftMo
     if sorted(wrapped_layers) != sorted(layers):
         odd = sorted(set(wrapped_layers) ^ set(layers))
         raise StageError(
-            f"PEFT put adapters on other layers than asked for: {', '.join(odd[:5])}; report this"
+            f"PEFT put adapters on other layers than asked for: {', '.join(odd[:5])}; please report this"
         )
     return wrapped
 

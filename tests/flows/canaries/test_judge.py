@@ -86,7 +86,7 @@ def test_a_gates_pass_alone_moves_no_channel_whose_policy_asks_for_a_canary(
     trial: Callable[..., Trial],
 ) -> None:
     case = trial()
-    with pytest.raises(GateRequired, match="says nothing of live traffic"):
+    with pytest.raises(GateRequired, match="has no evidence from live traffic"):
         case.registry.channels.move(CHANNEL, case.candidate.id, 1, case.gate, who="tests")
 
 
@@ -330,7 +330,7 @@ def test_a_candidate_that_the_gate_lets_pass_no_longer_is_stopped(trial: Callabl
     case.registry.gates.record(case.candidate.id, case.live.id, document, "fail", {"rules": [{"late": 1}]})
     (judged,) = case.until_decided(0.01, Judge(case.registry))
     assert (judged.ending, judged.decision) == ("safe", None)
-    assert "no gate decision that still stands" in case.registry.rollouts.history(CHANNEL)[-1].reason
+    assert "no valid gate decision" in case.registry.rollouts.history(CHANNEL)[-1].reason
     assert case.registry.channels.get(CHANNEL).artifact_id == case.live.id  # type: ignore[union-attr]
 
 

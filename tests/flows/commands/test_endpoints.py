@@ -92,7 +92,7 @@ def test_an_engine_of_its_own_is_stopped(
 ) -> None:
     row = endpoint(registry, Lineage(registry).base.id, process, "http://127.0.0.1:1")
     code, said = say(capsys, "endpoints", "stop", row.id, "--gateway")
-    assert (code, "is no gateway's; leave out --gateway" in said["error"]) == (3, True)
+    assert (code, "does not belong to a gateway; leave out --gateway" in said["error"]) == (3, True)
     assert say(capsys, "endpoints", "stop", row.id) == (
         0, {"id": row.id, "stopped": True, "endpoints": [row.id]},
     )  # fmt: skip

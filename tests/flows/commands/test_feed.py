@@ -111,7 +111,7 @@ def test_a_watched_directory_is_read_before_the_feed_is(run: Run, home: Path, tm
         os.utime(late, (late.stat().st_mtime - SETTLED,) * 2)
         assert at_watermark(recipe, registry).prepare.source == "feed:tickets@2"
         directory.rename(tmp_path / "gone")
-        with pytest.raises(Usage, match="which is not there"):
+        with pytest.raises(Usage, match="which does not exist"):
             at_watermark(recipe, registry)
     assert run("feed", "watch", "tickets", "--off")[1]["added"] is None
     with Registry.open(home) as registry:

@@ -475,7 +475,7 @@ MISUSE = [
         ["--candidate", "{gguf}", "--baseline", "suport/prod"],
         "serves nothing, so there is nothing to compare",
     ),
-    (["--candidate", "nothing", "--channel", "a/b"], "nothing here is called 'nothing'"),
+    (["--candidate", "nothing", "--channel", "a/b"], "no artifact or channel is called 'nothing'"),
 ]
 
 
@@ -538,7 +538,7 @@ def test_a_directory_is_called_what_its_evaluation_recorded(
     first, second, third = (one["sentence"] for one in said["rules"])
     for sentence in (first, third):
         assert "against the given baseline (bfloat16 weights, with a LoRA adapter) on 100 paired" in sentence
-    assert "against the given parent (no record of how it was computed) on 100 paired" in second
+    assert "against the given parent (how it was computed is not recorded) on 100 paired" in second
     assert "quantized base" not in str(said["rules"])
     assert "channel" not in str(said["rules"])
     code, said = run(*gate, "--quant", "Q4_K_M")
@@ -588,7 +588,10 @@ def test_reports_for_ci(
 
 NO_DECISION: list[tuple[list[str], str]] = [
     (["{policy}", "--candidate", "{candidate}", "--baseline", "nowhere"], "expected two directories"),
-    (["absent.yaml", "--candidate", "{candidate}", "--baseline", "{baseline}"], "no policy 'absent.yaml'"),
+    (
+        ["absent.yaml", "--candidate", "{candidate}", "--baseline", "{baseline}"],
+        "'absent.yaml' is neither a YAML file",
+    ),
     (["{broken}", "--candidate", "{candidate}", "--baseline", "{baseline}"], "tasks.0.metrik: unknown key"),
     (["{policy}", "--candidate", "abcdef", "--baseline", "abcdef"], "there is no registry in"),
     (["{policy}", "--candidate", "{candidate}", "--baseline", "{baseline}"], "give its evaluation with"),

@@ -106,7 +106,7 @@ def test_overrides_of_a_plain_stage_are_named_too() -> None:
         ("!!python/object:os.system x", "could not determine a constructor"),
         ("{? [a]: b}", "a key is a word, found a sequence"),
         ("{a: 1, a: 2}", "duplicate key 'a'"),
-        ("&a [*a]", "an alias stands inside itself"),
+        ("&a [*a]", "an alias contains itself"),
         ("[" * 3000, "nested too deeply"),
         ("[" * 80 + "]" * 80, "nested more than 64 levels"),
         ("a: 1\n--- \nb: 2", "not valid YAML"),

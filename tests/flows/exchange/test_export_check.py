@@ -233,7 +233,7 @@ INCONSISTENT: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         lambda v: v["evaluations"].append(next(i for i, m in v["manifests"].items() if m["kind"] == "base")),
         "did not measure this artifact",
     ),
-    "an evaluation hidden": ("lineage.json", lambda v: v["evaluations"].clear(), "is no ancestor"),
+    "an evaluation hidden": ("lineage.json", lambda v: v["evaluations"].clear(), "is not an ancestor"),
     "a format to come": ("lineage.json", lambda v: v.update(format=2), "use a newer one"),
     "another artifact's lineage": ("lineage.json", lambda v: v.update(artifact="0" * 64), "is that of"),
     "a lineage that is none": ("lineage.json", lambda v: v.clear(), "cannot be read as a lineage"),
@@ -252,7 +252,7 @@ INCONSISTENT: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         "scores differs",
     ),
     "a parent in the SBOM": ("sbom.cdx.json", lambda v: v["dependencies"][0].update(dependsOn=[]), "parents"),
-    "an SBOM against the schema": ("sbom.cdx.json", lambda v: v.update(version=0), "breaks CycloneDX"),
+    "an SBOM against the schema": ("sbom.cdx.json", lambda v: v.update(version=0), "violates CycloneDX"),
     "an SBOM that is none": ("sbom.cdx.json", lambda v: v.clear(), "cannot be read as"),
 }  # fmt: skip
 

@@ -88,7 +88,7 @@ def test_what_is_not_on_the_hub_is_not_named_as_if_it_were(tmp_path: Path) -> No
     assert "base_model" not in found
     assert found["tuneline"]["base"]["source"] == "package:tiny/tiny.gguf"
     assert f"tuneline artifacts export {made['base'].id[:12]}" in text
-    assert "is no repository of the Hugging Face hub" in text
+    assert "is not a repository of the Hugging Face hub" in text
 
 
 def test_the_page_says_what_a_person_needs(registry: Registry, made: dict[str, Artifact]) -> None:

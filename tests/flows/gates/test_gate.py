@@ -232,7 +232,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     "twice": (
         "no item is twice",
         _damaged(_row(lambda rows: rows.__setitem__(1, rows[0]))),
-        "is there twice",
+        "appears twice",
     ),
     "nan": (
         "rows can be read",
@@ -640,7 +640,7 @@ def test_overlap_is_counted_over_all_training_rows(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"role": "keep", "margin": 0.0}, "needs a margin above 0"),
-        ({"role": "keep", "margin": 2.0}, "is no share of the items"),
+        ({"role": "keep", "margin": 2.0}, "is not a share of the items"),
         ({"role": "keep", "margin": float("inf"), "scores": "real"}, "finite number"),
         ({"role": "keep", "margin": 0.1, "any_of": "g"}, "any_of joins improve rules"),
         ({"role": "keep", "margin": 0.1, "alpha": 0.6}, "less than 0.5"),

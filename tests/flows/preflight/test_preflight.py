@@ -343,7 +343,7 @@ def test_an_engine_that_is_not_there_and_a_port_that_is_taken(
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         (line,) = problems(load("demo", [f"deploy.port={port}"]), settings, shape)
-    assert line.startswith(f"deploy.port: {port} cannot be listened on")
+    assert line.startswith(f"deploy.port: cannot listen on {port}")
     monkeypatch.setattr(socket.socket, "bind", _no_such_address)
     (line,) = problems(load("demo", ["deploy.host=::1"]), settings, shape)
     assert line == "deploy.host: ::1 cannot be listened on (no such address); set it to 127.0.0.1"

@@ -155,7 +155,7 @@ def test_what_one_is_writing_outlives_a_change(
     page: Page, registry: Registry, made: dict[str, Artifact]
 ) -> None:
     page.goto("/channels/support/first")
-    page.get_by_text("Try a candidate out").click()
+    page.get_by_text("Start a rollout").click()
     page.locator("input[name=reason]").fill("half a sent")
     change = answered("support/first", made["gptq"].id, datetime.now(UTC))
     with page.expect_event("console", lambda m: m.text == "heard"):
@@ -164,7 +164,7 @@ def test_what_one_is_writing_outlives_a_change(
     expect(page.locator("input[name=reason]")).to_be_focused()
     expect(page.locator("input[name=reason]")).to_have_value("half a sent")
     page.locator("input[name=reason]").blur()
-    page.get_by_text("Try a candidate out").click()
+    page.get_by_text("Start a rollout").click()
     expect(page.get_by_text("Outcomes by artifact")).to_be_visible()
 
 
@@ -217,7 +217,7 @@ def test_a_rollout_is_stopped_and_a_channel_promoted_and_rolled_back(
     page.goto("/channels/support/prod")
     page.locator("form[action$='rollout/stop'] input[name=reason]").fill("seen enough")
     page.get_by_role("button", name="Stop the rollout").click()
-    expect(page.get_by_text("Nothing is tried out.")).to_be_visible()
+    expect(page.get_by_text("No rollout in progress.")).to_be_visible()
     assert registry.rollouts.current("support/prod") is None
 
     page.goto(f"/channels/support/prod/promote?artifact={made['gptq'].id}")

@@ -134,7 +134,7 @@ def test_what_was_trained_by_other_versions_is_trained_again(
     served(registry, recipe_of("whole/prod", name="pico-smoke"))
     monkeypatch.setattr("stages.train.VERSION", 99)
     does, why = only(planned(registry, "whole/prod", to=None, quant="q5_0"))
-    assert (does, why) == ("replay", "the tools or its base are others by now: trained again")
+    assert (does, why) == ("replay", "the tools or its base have changed: trained again")
 
 
 def test_the_recipe_is_found_in_schedules_too_and_in_their_earlier_versions(registry: Registry) -> None:

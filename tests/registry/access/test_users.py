@@ -160,5 +160,5 @@ def test_a_move_on_a_decision_says_who_made_it(registry: Registry, publish: Publ
     decision = registry.gates.record(second, first, {"rules": []}, "pass", {})
     registry.channels.move("support/prod", second, 1, decision, who="olga")
     assert [event.who for event in registry.channels.history("support/prod")] == ["ada", "olga"]
-    with pytest.raises(InvalidArtifact, match="who moves the channel"):
+    with pytest.raises(InvalidArtifact, match="whoever moves the channel"):
         registry.channels.move("support/prod", first, 2, decision, who=" ")

@@ -251,7 +251,7 @@ def test_it_only_reads(client: TestClient, method: str) -> None:
 @pytest.mark.parametrize(
     ("url", "status", "says"),
     [
-        ("/v1/artifacts/..%2f..%2fetc%2fpasswd", 404, "nothing here is called"),
+        ("/v1/artifacts/..%2f..%2fetc%2fpasswd", 404, "no artifact or channel is called"),
         ("/v1/artifacts/%00", 422, "ref"),
         ("/v1/artifacts/abc%00def/files", 422, "ref"),
         ("/v1/artifacts/%ff%fe", 422, "ref"),

@@ -39,7 +39,7 @@ def test_only_its_token_triggers_a_schedule(tmp_path: Path, api_token: str | Non
             assert (occasion.id, occasion.trigger) == (answer.json()["occasion"], "webhook")
             reading = client.get(RUN)
             assert (reading.status_code, reading.headers["allow"]) == (405, "POST")
-            assert "only reads" not in reading.text
+            assert "is read-only" not in reading.text
             if api_token:
                 read = client.get("/v1/artifacts", headers={"authorization": f"Bearer {token}"})
                 assert read.status_code == 401, "it opens nothing else"

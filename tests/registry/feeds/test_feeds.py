@@ -65,7 +65,7 @@ def test_what_there_is_not(registry: Registry) -> None:
     with pytest.raises(NotFound, match="there is none yet; `tuneline feed add"):
         registry.feeds.get("tickets")
     registry.feeds.watch("tickets", Path("/somewhere"), "ada")
-    with pytest.raises(InvalidFeed, match="has no row yet"):
+    with pytest.raises(InvalidFeed, match="has no rows yet"):
         registry.feeds.watermark("tickets")
     registry.feeds.add("tickets", [row("a")], "ada")
     with pytest.raises(NotFound, match="there are tickets"):
@@ -109,7 +109,7 @@ USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content"
         ([USER] * 1001, "1001 messages"),
         ([USER, USER], "not an answer"),
         ([USER, {**ANSWER, "content": " "}], "not an answer"),
-        ([{**USER, "role": "system"}, ANSWER], "no message is the user's"),
+        ([{**USER, "role": "system"}, ANSWER], "no message is from the user"),
         ([{**USER, "role": "tool"}, ANSWER], "role 'tool'"),
         ([{**USER, "name": "x"}, ANSWER], "nothing else"),
         ([{**USER, "content": 1}, ANSWER], "is a int"),

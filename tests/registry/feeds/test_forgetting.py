@@ -103,9 +103,9 @@ def test_one_request(registry: Registry) -> None:
     registry.feeds.add("tickets", rows, "ada")
     registry.feeds.add("other", rows, "ada")
     assert registry.forgettings.forget("ada", request=request).rows == {"other": [1], "tickets": [1]}
-    with pytest.raises(NotFound, match=f"nothing was ever kept of request {'2' * 32}"):
+    with pytest.raises(NotFound, match=f"nothing was ever recorded of request {'2' * 32}"):
         registry.forgettings.forget("ada", request="2" * 32)
-    with pytest.raises(NotFound, match="nothing was ever kept of tenant acme"):
+    with pytest.raises(NotFound, match="nothing was ever recorded of tenant acme"):
         registry.forgettings.forget("ada", tenant="acme")
     for wrong in ({}, {"tenant": "acme", "request": request}):
         with pytest.raises(InvalidFeed, match="a tenant, or a request"):

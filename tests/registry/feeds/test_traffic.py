@@ -127,7 +127,7 @@ def test_feedback_that_is_refused(
     with pytest.raises(InvalidFeed, match="last message is not an answer"):
         registry.traffic.give(key, Feedback(request="1" * 32, correction=" "))
     assert registry.traffic.give(key, up) == 1, "what was refused left nothing behind"
-    with pytest.raises(AlreadyExists, match="given once"):
+    with pytest.raises(AlreadyExists, match="only once"):
         registry.traffic.give(key, up)
     registry.traffic.keep([receipt("2", agreed, artifact), receipt("3", agreed, artifact)])
     registry.consents.withdraw("acme", "ada")

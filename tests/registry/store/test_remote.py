@@ -265,7 +265,7 @@ def refused(backend: Backend, publish: Publish, kind: type[RegistryError], said:
             publish(registry, "one", FILES)
         assert registry.ls() == []
     assert not any(word in str(raised.value) for word in (*ObjectStore.secrets.values(), "wrong-secret"))
-    assert "nothing became visible" in str(raised.value)
+    assert "nothing was recorded" in str(raised.value)
     assert list((backend.home / "drafts").iterdir()) == []
 
 
@@ -366,7 +366,7 @@ def test_a_server_that_dies_in_the_middle_of_an_upload(
         with Proxy(server.endpoint, otherwise=cut) as proxy:
             for name, value in {**server.environment(), "AWS_ENDPOINT_URL": proxy.endpoint}.items():
                 monkeypatch.setenv(name, value)
-            with backend.open() as registry, pytest.raises(StoreFailed, match="nothing became visible"):
+            with backend.open() as registry, pytest.raises(StoreFailed, match="nothing was recorded"):
                 publish(registry, "one", LARGE)
         server.stop()
         server.start()

@@ -77,7 +77,7 @@ def test_bad_calls_change_nothing(registry: Registry) -> None:
     held = ask(10)
     assert budgets.reserve(gateway, [held]) == [True]
     for call, error, match in (
-        (lambda: budgets.reserve("f" * 16, [ask(1)]), NotFound, "no gateway"),
+        (lambda: budgets.reserve("f" * 16, [ask(1)]), NotFound, "unknown gateway"),
         (lambda: budgets.reserve(gateway, [ask(1), ask(1, tenant="nobody")]), NotFound, "no tenant"),
         (lambda: budgets.reserve(gateway, [ask(1), ask(-1)]), InvalidArtifact, "below 0"),
         (lambda: budgets.reserve(gateway, [Ask("short", "acme", 1, 100, DAY)]), InvalidArtifact, "refused"),

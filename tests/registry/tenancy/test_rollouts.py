@@ -127,7 +127,7 @@ def test_what_cannot_be_tried_out(
     candidate = model(registry, "one")
     with pytest.raises(InvalidArtifact, match=r"points to .* already"):
         start(registry, live)
-    with pytest.raises(InvalidArtifact, match="is a dataset: a channel tries out models"):
+    with pytest.raises(InvalidArtifact, match="is a dataset; only models can be rolled out"):
         start(registry, publish(registry, "data"))
     for share in (-0.1, 100.1, math.nan, math.inf, True):
         for shares in ((share, 0.0), (0.0, share)):
@@ -138,7 +138,7 @@ def test_what_cannot_be_tried_out(
     for words in ({"who": " "}, {"reason": ""}, {"reason": "a\0b"}, {"who": "\udcff"}):
         with pytest.raises(InvalidArtifact, match=r"is empty|not allowed in a text"):
             start(registry, candidate, **words)
-    with pytest.raises(NotFound, match="points nowhere yet"):
+    with pytest.raises(NotFound, match="points to no artifact yet"):
         registry.rollouts.start("team/new", candidate.id, 5, 0, "ada", "why")
     with pytest.raises(NotFound, match="no artifact"):
         registry.rollouts.start("team/prod", "f" * 64, 5, 0, "ada", "why")

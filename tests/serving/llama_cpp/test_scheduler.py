@@ -327,7 +327,9 @@ def test_an_engine_outlives_an_adapter_without_room(
 ) -> None:
     with monkeypatch.context() as nowhere:
         nowhere.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-        with pytest.raises(NotServable, match="no room could be made for this adapter: FileNotFoundError"):
+        with pytest.raises(
+            NotServable, match="there is not enough memory for this adapter: FileNotFoundError"
+        ):
             load(batcher, family.canaries[0])
     assert batcher.alive
     load(batcher, family.canaries[0])
@@ -450,7 +452,7 @@ def test_a_prompt_that_is_far_too_long_is_refused_unread(
         ({"model": 7}, 400, "model: expected the name"),
         ({"model": "gpt-4"}, 404, "'gpt-4' is not served"),
         ({"model": "../x"}, 404, "not served"),
-        ({"n": 10**9}, 400, "n: one answer"),
+        ({"n": 10**9}, 400, "n: a request gets one answer"),
         ({"max_tokens": -1}, 400, "max_tokens: expected"),
         ({"max_tokens": 10**30}, 400, "max_tokens: an answer may have 1048576 tokens at most; leave it out"),
         ({"max_tokens": 255}, 400, "at most, or leave max_tokens out"),

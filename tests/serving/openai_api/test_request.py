@@ -133,7 +133,7 @@ def test_what_one_engine_does_not_do_is_refused_before_its_values_are_judged() -
     }  # fmt: skip
     both = limits_of(Bounds(n=4), LACKING["llama.cpp"] & LACKING["vllm"])
     assert chat(both, n=4, response_format={"type": "json_object"}).body()["n"] == 4
-    assert "one answer for each request" in str(
+    assert "a request gets one answer" in str(
         refusal(CHAT | {"n": 2}, limits_of(Bounds(n=4), LACKING["llama.cpp"]))
     )
 

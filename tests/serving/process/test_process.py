@@ -106,7 +106,7 @@ def test_a_signal_to_the_reaper_ends_the_engine_too(tmp_path: Path) -> None:
         pass
     psutil.Process(started.pid).parent().terminate()  # type: ignore[union-attr]
     assert gone(started.pid)
-    assert "its reaper was told to end" in process.last_words(started, tmp_path / "log")
+    assert "its reaper was asked to end" in process.last_words(started, tmp_path / "log")
 
 
 def test_the_stubborn_are_killed_with_all_they_started(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_request_names_its_model(key: None) -> None:
             assert (await client.post("/v1/completions", content=body)).status_code == 400
         for more in ({"prompt_logprobs": 0}, {"prompt_logprobs": 5}, {"echo": True, "logprobs": 1}):
             refused = await client.post("/v1/completions", json={"model": "ada"} | more)
-            assert (refused.status_code, "is not offered here" in refused.text) == (400, True)
+            assert (refused.status_code, "is not supported here" in refused.text) == (400, True)
         both = {"model": "ada", "repeat_penalty": 1.1, "repetition_penalty": 1.2}
         refused = await client.post("/v1/completions", json=both)
         assert (refused.status_code, "names of one setting" in refused.text) == (400, True)

@@ -87,9 +87,9 @@ def test_a_value_that_python_has_no_word_for_rejects_its_row(tmp_path: Path) -> 
 
 
 def test_a_column_that_is_there_twice_is_named_where_it_matters(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="the column completion is there twice"):
+    with pytest.raises(InvalidInput, match="duplicate column completion"):
         rows(write(tmp_path / "a.csv", "prompt,completion,completion\n1,2,3\n"))
-    with pytest.raises(InvalidInput, match="the column prompt is there twice"):
+    with pytest.raises(InvalidInput, match="duplicate column prompt"):
         rows(odd_table(tmp_path, ["prompt", "day", "time", "prompt"]))
     assert len(rows(odd_table(tmp_path, ["prompt", "day", "day", "completion"]))) == 2
     found = rows(write(tmp_path / "b.csv", "prompt,,completion,\n1,2,3,4\n"))

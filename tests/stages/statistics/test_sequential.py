@@ -55,7 +55,7 @@ def test_impossible_blocks_are_refused(counts):
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, -0.1])
 def test_a_margin_is_a_share(margin):
-    with pytest.raises(ValueError, match="is no share"):
+    with pytest.raises(ValueError, match="is not a share"):
         Guardrail(margin)
 
 

@@ -102,7 +102,7 @@ def test_a_delivery_that_waits_says_when_it_is_tried_again(registry: Registry, a
         == f"/webhooks/{webhook.id}"
     )
     (claimed,) = registry.webhooks.claim(60, 10)
-    registry.webhooks.settle(claimed, 500, "expected an answer 2xx, got <500>", 4e9)
+    registry.webhooks.settle(claimed, 500, "expected a 2xx answer, got <500>", 4e9)
     for path in ("/webhooks", f"/webhooks/{webhook.id}"):
         page = admin.get(path).text
         assert "got &lt;500&gt;" in page
