@@ -183,7 +183,7 @@ def _forgotten(connection: Connection) -> dict[str, str]:
 def _require_live(connection: Connection, key_id: str) -> None:
     query = tenant_log.live_keys(now()).where(tenant_keys.c.id == key_id)
     if connection.execute(query).first() is None:
-        raise InvalidTenant("this key has expired")
+        raise InvalidTenant("this key has expired or was revoked")
 
 
 def _receipt(connection: Connection, key_id: str, request: str) -> Row[Any]:

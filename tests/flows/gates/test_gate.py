@@ -101,7 +101,7 @@ def test_a_margin_of_more_than_half_of_the_items_is_planned_within_what_is_possi
     assert (decision.verdict == "pass") == (margin < 0.6), (
         "70 points more were seen, and at least 60 are sure"
     )
-    with pytest.raises(ValidationError, match=r"a difference of 1\.5 is no share"):
+    with pytest.raises(ValidationError, match=r"a difference of 1\.5 is not a share"):
         rule("improve", margin, expected=1.5)
 
 

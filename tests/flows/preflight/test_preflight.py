@@ -346,7 +346,7 @@ def test_an_engine_that_is_not_there_and_a_port_that_is_taken(
     assert line.startswith(f"deploy.port: cannot listen on {port}")
     monkeypatch.setattr(socket.socket, "bind", _no_such_address)
     (line,) = problems(load("demo", ["deploy.host=::1"]), settings, shape)
-    assert line == "deploy.host: ::1 cannot be listened on (no such address); set it to 127.0.0.1"
+    assert line == "deploy.host: cannot listen on ::1 (no such address); set it to 127.0.0.1"
 
 
 def _no_such_address(*_: Any) -> None:

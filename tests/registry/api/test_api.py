@@ -265,7 +265,7 @@ def test_it_only_reads(client: TestClient, method: str) -> None:
         (f"/v1/artifacts?cursor={2**63}", 422, "cursor"),
         ("/v1/artifacts?cursor=-1", 422, "cursor"),
         ("/v1/artifacts?kind=model", 422, "kind"),
-        ("/v1/artifacts?knd=adapter", 422, "unknown here; expected base_revision, cursor"),
+        ("/v1/artifacts?knd=adapter", 422, "unknown parameter; expected base_revision, cursor"),
         ("/v1/artifacts?limit=1&limit=2", 422, "given twice"),
         ("/v1/artifacts?name=%00", 422, "name"),
         (f"/v1/artifacts?stage={'x' * 4096}", 422, "stage"),

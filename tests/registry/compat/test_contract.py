@@ -140,7 +140,7 @@ def test_what_is_unknown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         pair(compat_cases.base(), compat_cases.adapter(trained=None)),
         "the adapter does not go onto this base",
     )
-    assert "going on with this base and this adapter; not known: quant recipe" in caplog.text
+    assert "continuing with this base and this adapter; unknown: quant recipe" in caplog.text
     assert "does not go" not in caplog.text
 
 

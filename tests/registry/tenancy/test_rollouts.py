@@ -154,7 +154,7 @@ def test_the_candidates_files_stay_while_it_is_tried_out(
     nothing_old = RetentionPolicy(days=0, history=1)
     assert [one.id for one in registry.collect(nothing_old, delete=True).artifacts] == [other.id]
     assert registry.verify(candidate.id) == []
-    assert "channel team/prod tries it out" in registry.why_kept(candidate.id, nothing_old)[0]
+    assert "channel team/prod has it in a rollout" in registry.why_kept(candidate.id, nothing_old)[0]
     with pytest.raises(Collected):
         start(registry, other)
     registry.rollouts.stop("team/prod", "ada", "done")
