@@ -243,8 +243,10 @@ def ended_as(result: Result, rates: Rates | None) -> Ended:
         return ended.model_copy(update=failed if outcome.promoted is None else {**decided, **failed})
     assert verdict is not None, "a schedule's recipe has a gate"
     if not verdict.passed:
-        why = next((rule.sentence for rule in verdict.decision.rules if rule.verdict != "pass"), "")
-        note = f"gate: {verdict.decision.verdict}; {why}"
+        decision = verdict.decision
+        deciding = (rule for rule in decision.rules if rule.verdict == decision.verdict and not rule.waived)
+        why = next((rule.sentence for rule in deciding), "")
+        note = f"gate: {decision.verdict}; {why}"
         return ended.model_copy(update={**decided, "state": "refused", "note": note})
     channel = outcome.channel
     assert channel is not None

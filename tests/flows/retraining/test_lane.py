@@ -16,6 +16,7 @@ import pytest
 
 from flows.cli import main
 from flows.errors import InvalidRecipe, Usage
+from flows.gates.gate import Decision, RuleResult
 from flows.outcome import RunOutcome
 from flows.recipe import load
 from flows.retraining import lane as lanes
@@ -119,6 +120,19 @@ def test_what_fails_after_its_channel_has_moved_says_to_what() -> None:
     assert (end.state, end.note, end.artifact_id, end.decision_id) == (
         "failed", "no port is free", "a" * 64, "d" * 64,
     )  # fmt: skip
+
+
+def test_a_refusal_says_what_decided_it_and_not_what_was_only_doubtful() -> None:
+    rules = [
+        RuleResult(rule="train", verdict="fail", sentence="waived", waived={"who": "ada", "reason": "known"}),
+        RuleResult(rule="new", verdict="insufficient", sentence="too few items"),
+        RuleResult(rule="old", verdict="fail", sentence="40 points worse"),
+    ]
+    decision = Decision(verdict="fail", rules=tuple(rules), evidence={})
+    result = ended()
+    result.outcome.verdict = SimpleNamespace(id="d" * 64, candidate="a" * 64, decision=decision, passed=False)
+    end = lanes.ended_as(result, None)
+    assert (end.state, end.note) == ("refused", "gate: fail; 40 points worse")
 
 
 def test_what_a_killed_lane_leaves_is_done_by_another_without_a_look(
