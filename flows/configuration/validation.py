@@ -68,11 +68,13 @@ def validate(
         culprits = [] if problem in before_problems else _culprits(problem, overrides, below)
         if len(culprits) > 1:
             needed = [
-                one for one in culprits if problem not in _problems(model, before, overrides, one, below)
+                override
+                for override in culprits
+                if problem not in _problems(model, before, overrides, override, below)
             ]
             culprits = needed or culprits
         if culprits:
-            ours.append(f"{' '.join(one.shown for one in culprits)}: {problem.line(below)}")
+            ours.append(f"{' '.join(override.shown for override in culprits)}: {problem.line(below)}")
         else:
             theirs.append(f"  {problem.line(below)}")
     lines = [*([f"{where}:", *theirs] if theirs else []), *ours]
@@ -88,7 +90,7 @@ def _problems(
 ) -> list[Problem]:
     """Everything that keeps `before`, changed by the other overrides, from being a `model`."""
     tree = copy.deepcopy(before)
-    apply_overrides(_inside(tree, below), [one for one in overrides if one is not without])
+    apply_overrides(_inside(tree, below), [override for override in overrides if override is not without])
     try:
         model.model_validate(tree)
     except ValidationError as error:
@@ -104,11 +106,15 @@ def _inside(tree: Any, below: Path) -> Any:
 
 def explain(model: type[BaseModel], error: ValidationError) -> list[Problem]:
     """One problem per key: of a union only what is wrong with the variant that was meant."""
-    found = [(_place(model, details), details) for details in error.errors(include_url=False)]
-    meant = {(*place.path[:-1], _nearest(place)) for place, one in found if one["type"] == "extra_forbidden"}
+    placed = [(_place(model, details), details) for details in error.errors(include_url=False)]
+    meant = {
+        (*place.path[:-1], _nearest(place)) for place, item in placed if item["type"] == "extra_forbidden"
+    }
     problems: list[Problem] = []
-    for place, details in found:
-        below = any(other.path[: len(place.path)] == place.path for other, one in found if one is not details)
+    for place, details in placed:
+        below = any(
+            other.path[: len(place.path)] == place.path for other, item in placed if item is not details
+        )
         if details["type"] == "too_short" and below:
             continue  # its entries were not counted because something is wrong with them
         if details["type"] == "missing" and place.path in meant:
@@ -116,11 +122,11 @@ def explain(model: type[BaseModel], error: ValidationError) -> list[Problem]:
         if place.union is None:
             problems += _worded(place, details)
             continue
-        rivals = [other for other in found if other[0].union == place.union]
+        rivals = [other for other in placed if other[0].union == place.union]
         deepest = max(len(other[0].path) for other in rivals)
         if deepest == len(place.union):
-            said = [_IN_OUR_WORDS.get(other["type"], other["msg"]) for _, other in rivals]
-            words = " or ".join(dict.fromkeys(one.removeprefix("expected ") for one in said))
+            messages = [_IN_OUR_WORDS.get(other["type"], other["msg"]) for _, other in rivals]
+            words = " or ".join(dict.fromkeys(item.removeprefix("expected ") for item in messages))
             problems.append(Problem(place.path, f"expected {words}{_found(details)}"))
         elif len(place.path) == deepest:
             problems += _worded(place, details)
@@ -129,9 +135,9 @@ def explain(model: type[BaseModel], error: ValidationError) -> list[Problem]:
 
 def _culprits(problem: Problem, overrides: Sequence[Override], below: Path) -> list[Override]:
     """The overrides that a problem may come from: what set this very value, or changed what it is about."""
-    paths = [((*below, *one.path), one) for one in overrides]
-    setting = [one for path, one in paths if problem.path[: len(path)] == path]
-    about = [one for path, one in paths if path[: len(problem.path)] == problem.path]
+    paths = [((*below, *override.path), override) for override in overrides]
+    setting = [override for path, override in paths if problem.path[: len(path)] == path]
+    about = [override for path, override in paths if path[: len(problem.path)] == problem.path]
     return setting[-1:] or about
 
 
@@ -153,21 +159,25 @@ def _place(model: type[BaseModel], details: ErrorDetails) -> _Place:
     union: Path | None = None
     location = details["loc"]
     for number, part in enumerate(location):
-        models = [one for one in here if _is_model(one)]
-        fields = [one.model_fields[part].annotation for one in models if part in one.model_fields]
+        models = [annotation for annotation in here if _is_model(annotation)]
+        fields = [
+            annotation.model_fields[part].annotation
+            for annotation in models
+            if part in annotation.model_fields
+        ]
         last = number == len(location) - 1
         if fields:
             path, parents, here = [*path, part], models, [a for field in fields for a in _alternatives(field)]
         elif isinstance(part, int):
-            path, here = [*path, part], [a for one in here for a in _entries(one)]
+            path, here = [*path, part], [a for annotation in here for a in _entries(annotation)]
         elif last and details["type"] in {"extra_forbidden", "invalid_key"}:
             path, parents = [*path, part], models
-        elif tagged := [one for one in models if part in _tags(one)]:
+        elif tagged := [annotation for annotation in models if part in _tags(annotation)]:
             here = tagged
         else:
             union = union if union is not None else tuple(path)
-            here = [one for one in models if one.__name__ == part] or here
-    inside = [one for one in here if _is_model(one)]
+            here = [annotation for annotation in models if annotation.__name__ == part] or here
+    inside = [annotation for annotation in here if _is_model(annotation)]
     owners = parents if details["type"] == "extra_forbidden" else inside or parents
     return _Place(tuple(path), tuple(owners), union)
 

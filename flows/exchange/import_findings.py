@@ -50,55 +50,55 @@ class Findings:
 
 
 def describe(
-    found: Mapping[str, Any], base: Artifact, tokens: Mapping[str, int] | None, findings: Findings
+    header: Mapping[str, Any], base: Artifact, tokens: Mapping[str, int] | None, findings: Findings
 ) -> Facts:
     """What is published. Raises Incompatible where the files cannot belong to the base.
 
     `found` comes from a thorough `stages.untrusted.inspect.inspect`, `tokens` from `compare_vocabulary`.
     """
-    quant = _quant(found, findings)
+    quant = _quant(header, findings)
     effective = quant.effective
-    metrics = {"bytes": found.get("bytes", effective.get("bytes")), KEY: found["outline"]}
-    metrics["parameters"] = found.get("parameters", effective.get("parameters"))
-    if found["form"] != "adapter":
+    metrics = {"bytes": header.get("bytes", effective.get("bytes")), KEY: header["outline"]}
+    metrics["parameters"] = header.get("parameters", effective.get("parameters"))
+    if header["form"] != "adapter":
         metrics["bits_per_weight"] = effective["bits_per_weight"]
-    subject = Facts(kind=FORMS[found["form"]].kind, base=base.manifest.base, quant=quant, metrics=metrics)
+    subject = Facts(kind=FORMS[header["form"]].kind, base=base.manifest.base, quant=quant, metrics=metrics)
     _contract(subject, base, findings)
-    _vocabulary(found, base, tokens, findings)
-    _template(found, base, findings)
-    if found["form"] == "gguf":
-        _gguf_shape(found, base, findings)
-    _integrity(found, findings)
-    _origin(found, findings)
+    _vocabulary(header, base, tokens, findings)
+    _template(header, base, findings)
+    if header["form"] == "gguf":
+        _gguf_shape(header, base, findings)
+    _integrity(header, findings)
+    _origin(header, findings)
     return subject
 
 
-def _quant(found: Mapping[str, Any], findings: Findings) -> QuantSpec:
-    recorded = _recorded_quant(found)
-    template = {k: v for k, v in (found.get("tokenizer") or {}).items() if k == "chat_template"}
-    if found["form"] == "adapter":
+def _quant(header: Mapping[str, Any], findings: Findings) -> QuantSpec:
+    recorded = _recorded_quant(header)
+    template = {k: v for k, v in (header.get("tokenizer") or {}).items() if k == "chat_template"}
+    if header["form"] == "adapter":
         if recorded is not None and recorded.is_nf4:
-            findings.claimed.append(f"quant recipe in training: as {found['record']['file']} says")
+            findings.claimed.append(f"quant recipe in training: as {header['record']['file']} says")
             return recorded.model_copy(update={"effective": recorded.effective | template})
         findings.not_established.append(
             "quant recipe in training: PEFT does not record it; measure the adapter where it will be used"
         )
-        return QuantSpec(method="none", effective={"dtypes": found["dtypes"]} | template)
-    if found["form"] == "gguf":
-        if not found["names_its_type"]:
+        return QuantSpec(method="none", effective={"dtypes": header["dtypes"]} | template)
+    if header["form"] == "gguf":
+        if not header["names_its_type"]:
             findings.not_established.append(
                 "file type: the file names none that is known; its tensors' types do"
             )
         return QuantSpec(
-            method="gguf", effective=found["effective"], merge_base=_merge_base(recorded, findings)
+            method="gguf", effective=header["effective"], merge_base=_merge_base(recorded, findings)
         )
-    bits = 8 * found["bytes"] / found["parameters"]
-    effective = {"bytes": found["bytes"], "parameters": found["parameters"], "bits_per_weight": bits}
-    effective |= {"types": found["dtypes"], **template}
-    if found["form"] == "model":
-        effective["dtype"] = ", ".join(found["dtypes"])
+    bits = 8 * header["bytes"] / header["parameters"]
+    effective = {"bytes": header["bytes"], "parameters": header["parameters"], "bits_per_weight": bits}
+    effective |= {"types": header["dtypes"], **template}
+    if header["form"] == "model":
+        effective["dtype"] = ", ".join(header["dtypes"])
         return QuantSpec(method="none", effective=effective, merge_base=_merge_base(recorded, findings))
-    settings = found["quantization"]
+    settings = header["quantization"]
     findings.established.append(
         f"GPTQ settings: {settings['bits']} bits in groups of {settings['group_size']}, "
         f"from {settings['stands_in']}"
@@ -108,9 +108,9 @@ def _quant(found: Mapping[str, Any], findings: Findings) -> QuantSpec:
     return QuantSpec(method="gptq", effective=effective, merge_base=_merge_base(recorded, findings))
 
 
-def _recorded_quant(found: Mapping[str, Any]) -> QuantSpec | None:
+def _recorded_quant(header: Mapping[str, Any]) -> QuantSpec | None:
     try:
-        quant = (found.get("record") or {}).get("quant")
+        quant = (header.get("record") or {}).get("quant")
         return QuantSpec.model_validate(quant) if quant else None
     except ValidationError:
         return None
@@ -125,23 +125,23 @@ def _merge_base(recorded: QuantSpec | None, findings: Findings) -> Any:
 
 
 def _contract(subject: Facts, base: Artifact, findings: Findings) -> None:
-    answers = [one for one in examine(pair(base.manifest, subject)) if one.name in _DECISIVE]
-    refused = [one.line() for one in answers if one.state == "refused"]
+    answers = [check for check in examine(pair(base.manifest, subject)) if check.name in _DECISIVE]
+    refused = [check.line() for check in answers if check.state == "refused"]
     if refused:
         raise Incompatible(f"these files do not belong to the base {base.id[:12]}: {'; '.join(refused)}")
     findings.established += [
-        f"{one.name}: {one.found}" for one in answers if one.state == "ok" and one.name != "kinds"
+        f"{check.name}: {check.found}" for check in answers if check.state == "ok" and check.name != "kinds"
     ]
-    findings.not_established += [one.line() for one in answers if one.state == "unknown"]
+    findings.not_established += [check.line() for check in answers if check.state == "unknown"]
 
 
 def _vocabulary(
-    found: Mapping[str, Any], base: Artifact, tokens: Mapping[str, int] | None, findings: Findings
+    header: Mapping[str, Any], base: Artifact, tokens: Mapping[str, int] | None, findings: Findings
 ) -> None:
     reference = base.manifest.base
-    tokenizer = found.get("tokenizer")
-    if found["form"] != "gguf" and tokenizer is None:
-        if found["form"] != "adapter":
+    tokenizer = header.get("tokenizer")
+    if header["form"] != "gguf" and tokenizer is None:
+        if header["form"] != "adapter":
             findings.not_established.append("tokenizer: none beside the weights; the base's has to be used")
         return
     if tokenizer and reference and tokenizer["digest"] == reference.tokenizer_digest:
@@ -151,7 +151,7 @@ def _vocabulary(
         findings.not_established.append("tokenizer: in a form whose ids cannot be compared with the base's")
         return
     total = tokens["same"] + tokens["other"] + tokens["missing"]
-    allowed = _REWRITTEN * total if found["form"] == "gguf" else 0
+    allowed = _REWRITTEN * total if header["form"] == "gguf" else 0
     if tokens["missing"] or tokens["other"] > allowed:
         raise Incompatible(
             f"its vocabulary is not the base's: of the base's {total} token ids, {tokens['other']} stand for "
@@ -165,10 +165,10 @@ def _vocabulary(
     )
 
 
-def _template(found: Mapping[str, Any], base: Artifact, findings: Findings) -> None:
-    template = (found.get("tokenizer") or {}).get("chat_template")
-    if found["form"] == "gguf":
-        template = found["effective"]["chat_template"]
+def _template(header: Mapping[str, Any], base: Artifact, findings: Findings) -> None:
+    template = (header.get("tokenizer") or {}).get("chat_template")
+    if header["form"] == "gguf":
+        template = header["effective"]["chat_template"]
     reference = base.manifest.base
     if template is None or reference is None:
         return
@@ -181,9 +181,9 @@ def _template(found: Mapping[str, Any], base: Artifact, findings: Findings) -> N
         )
 
 
-def _gguf_shape(found: Mapping[str, Any], base: Artifact, findings: Findings) -> None:
+def _gguf_shape(header: Mapping[str, Any], base: Artifact, findings: Findings) -> None:
     outline = model_outline(base.manifest.metrics)
-    if outline is None or not outline.tensors or found["embedding"] is None:
+    if outline is None or not outline.tensors or header["embedding"] is None:
         findings.not_established.append("shape: the base's manifest does not say what it would have to be")
         return
     embedding = next(
@@ -191,9 +191,9 @@ def _gguf_shape(found: Mapping[str, Any], base: Artifact, findings: Findings) ->
         None,
     )
     layers = max(
-        (sum(one.count for one in ones) for n, ones in outline.tensors.items() if "*" in n), default=0
+        (sum(stored.count for stored in ones) for n, ones in outline.tensors.items() if "*" in n), default=0
     )
-    expected, seen = [*(embedding or ()), layers], [*reversed(found["embedding"]), found["blocks"]]
+    expected, seen = [*(embedding or ()), layers], [*reversed(header["embedding"]), header["blocks"]]
     if expected != seen:
         raise Incompatible(
             f"the file has {seen[0]} embedding rows of {seen[1]} and {seen[2]} blocks, the base "
@@ -204,8 +204,8 @@ def _gguf_shape(found: Mapping[str, Any], base: Artifact, findings: Findings) ->
     )
 
 
-def _integrity(found: Mapping[str, Any], findings: Findings) -> None:
-    unseen = found.get("not_scanned") or []
+def _integrity(header: Mapping[str, Any], findings: Findings) -> None:
+    unseen = header.get("not_scanned") or []
     findings.established.append(
         "numbers: all finite" if not unseen else "numbers: finite where the format is known here"
     )
@@ -213,9 +213,9 @@ def _integrity(found: Mapping[str, Any], findings: Findings) -> None:
         findings.not_established.append(f"numbers: tensors of types {', '.join(unseen)} were not looked into")
 
 
-def _origin(found: Mapping[str, Any], findings: Findings) -> None:
-    config = found.get("config") or {}
-    if found["form"] == "adapter" and not config.get("revision"):
+def _origin(header: Mapping[str, Any], findings: Findings) -> None:
+    config = header.get("config") or {}
+    if header["form"] == "adapter" and not config.get("revision"):
         named = str(config.get("base_model_name_or_path"))[:80]
         findings.not_established.append(f"revision: adapter_config.json names {named!r} without one")
     findings.not_established.append("training: data, settings and toolchain")

@@ -90,11 +90,15 @@ def judge_rule(
     else:
         reasons = problems(Pair(rule, candidate, reference, min_items))
     if reasons or reference is None:
-        said = f"{rule.name}: " + "; ".join(reasons)
-        return RuleResult(rule=rule.name, verdict="invalid", sentence=said, group=rule.any_of)
-    found = paired(rule, candidate, reference)
+        message = f"{rule.name}: " + "; ".join(reasons)
+        return RuleResult(rule=rule.name, verdict="invalid", sentence=message, group=rule.any_of)
+    differences = paired(rule, candidate, reference)
     risk = alpha or rule.alpha
-    result = _binary(rule, found, risk) if rule.scores == "binary" else _real(rule, found, risk, candidate)
+    result = (
+        _binary(rule, differences, risk)
+        if rule.scores == "binary"
+        else _real(rule, differences, risk, candidate)
+    )
     if result.sentence:
         return result
     return result.model_copy(update={"sentence": sentence(rule, result, called(rule, reference))})
@@ -130,10 +134,10 @@ def paired(rule: TaskRule, candidate: Evidence, reference: Evidence) -> Differen
     )
 
 
-def _binary(rule: TaskRule, found: Differences, alpha: float) -> RuleResult:
-    n = len(found.values)
-    gained, lost = sum(d > 0 for d in found.values), sum(d < 0 for d in found.values)
-    mean = clustered_mean(found.values, found.clusters, alpha) if found.clustered else None
+def _binary(rule: TaskRule, differences: Differences, alpha: float) -> RuleResult:
+    n = len(differences.values)
+    gained, lost = sum(d > 0 for d in differences.values), sum(d < 0 for d in differences.values)
+    mean = clustered_mean(differences.values, differences.clusters, alpha) if differences.clustered else None
     design, clusters = (mean.design, mean.clusters) if mean else (1.0, 0)
     bounds = paired_interval(gained, lost, n, rule.threshold, alpha, design, clusters)
     verdict = _verdict(bounds.low, bounds.high, rule.threshold)
@@ -150,12 +154,13 @@ def _binary(rule: TaskRule, found: Differences, alpha: float) -> RuleResult:
     )  # fmt: skip
 
 
-def _real(rule: TaskRule, found: Differences, alpha: float, candidate: Evidence) -> RuleResult:
-    n = len(found.values)
-    if len(set(found.clusters)) < 2:
-        said = f"{rule.name}: has a single {'cluster' if found.clustered else 'item'}; no spread can be known"
-        return RuleResult(rule=rule.name, verdict="invalid", sentence=said, group=rule.any_of)
-    mean = clustered_mean(found.values, found.clusters, alpha)
+def _real(rule: TaskRule, differences: Differences, alpha: float, candidate: Evidence) -> RuleResult:
+    n = len(differences.values)
+    if len(set(differences.clusters)) < 2:
+        unit = "cluster" if differences.clustered else "item"
+        message = f"{rule.name}: has a single {unit}; no spread can be known"
+        return RuleResult(rule=rule.name, verdict="invalid", sentence=message, group=rule.any_of)
+    mean = clustered_mean(differences.values, differences.clusters, alpha)
     verdict = _verdict(mean.low, mean.high, rule.threshold)
     if mean.moved < FEWEST:
         verdict = "insufficient"
@@ -167,9 +172,9 @@ def _real(rule: TaskRule, found: Differences, alpha: float, candidate: Evidence)
     return RuleResult(
         rule=rule.name, verdict=verdict, sentence="", method="clustered-mean",
         effect=mean.value, low=mean.low, high=mean.high, threshold=rule.threshold, alpha=alpha, n=n,
-        clusters=mean.clusters if found.clustered else None,
-        gained=sum(d > 0 for d in found.values), lost=sum(d < 0 for d in found.values),
-        discordant=sum(d != 0 for d in found.values), power=_mean_power(rule, mean, alpha),
+        clusters=mean.clusters if differences.clustered else None,
+        gained=sum(d > 0 for d in differences.values), lost=sum(d < 0 for d in differences.values),
+        discordant=sum(d != 0 for d in differences.values), power=_mean_power(rule, mean, alpha),
         more_items=_more(verdict, total, n), group=rule.any_of,
     )  # fmt: skip
 
@@ -204,7 +209,7 @@ def _normal_power(distance: float, alpha: float) -> float:
     return NormalDist().cdf(distance - NormalDist().inv_cdf(1 - alpha))
 
 
-def sentence(rule: TaskRule, found: RuleResult, other: str) -> str:
+def sentence(rule: TaskRule, result: RuleResult, other: str) -> str:
     """What was found, for people: every figure with what it was measured on; `other`: the other side."""
     unit, scale = ("points", 100.0) if rule.scores == "binary" else ("", 1.0)
 
@@ -214,23 +219,24 @@ def sentence(rule: TaskRule, found: RuleResult, other: str) -> str:
 
     margin = f"{scale * rule.margin:g} {unit}".rstrip()
     asked = f"better by more than {margin}" if rule.role == "improve" else f"worse by less than {margin}"
-    grouped = f" in {found.clusters} clusters" if found.clusters else ""
+    grouped = f" in {result.clusters} clusters" if result.clusters else ""
     figures = (
-        f"{rule.task}/{rule.metric}: {number(found.effect)} against {other} on {found.n} paired"
-        f" items{grouped} ({found.gained} gained, {found.lost} lost; with "
-        f"{100 * (1 - (found.alpha or 0)):g} % confidence at least "
-        f"{number(found.low).removesuffix(' points')}, at most {number(found.high).removesuffix(' points')})"
+        f"{rule.task}/{rule.metric}: {number(result.effect)} against {other} on {result.n} paired"
+        f" items{grouped} ({result.gained} gained, {result.lost} lost; with "
+        f"{100 * (1 - (result.alpha or 0)):g} % confidence at least "
+        f"{number(result.low).removesuffix(' points')}, at most "
+        f"{number(result.high).removesuffix(' points')})"
     )
-    if found.verdict == "pass":
+    if result.verdict == "pass":
         return f"{figures}: shown to be {asked}."
-    if found.verdict == "fail":
+    if result.verdict == "fail":
         return f"{figures}: shown not to be {asked}."
-    if rule.scores == "real" and found.discordant < FEWEST:
-        few = f"only {found.discordant} items differ, at least {FEWEST} must for an interval of a mean"
+    if rule.scores == "real" and result.discordant < FEWEST:
+        few = f"only {result.discordant} items differ, at least {FEWEST} must for an interval of a mean"
         return f"{figures}: too few differences to tell whether it is {asked}; {few}."
     wanted = (
-        f"about {found.more_items:,} more items would decide if the difference stays as it is"
-        if found.more_items is not None
+        f"about {result.more_items:,} more items would decide if the difference stays as it is"
+        if result.more_items is not None
         else "the difference lies at the margin, where no number of items decides"
     )
     return f"{figures}: too few items to tell whether it is {asked}; {wanted}."

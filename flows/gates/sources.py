@@ -135,8 +135,8 @@ def _choose(
         if model is not None and role not in chosen and (role == "candidate" or needed.get(role))
     }
     tasks = set().union(*needed.values())
-    own = [chosen["candidate"]] if "candidate" in chosen else evaluations.pop("candidate", [])
-    candidates = [e for e in own if tasks <= _tasks(e).keys()] or own
+    measured = [chosen["candidate"]] if "candidate" in chosen else evaluations.pop("candidate", [])
+    candidates = [e for e in measured if tasks <= _tasks(e).keys()] or measured
 
     def like(evaluation: Artifact, role: str) -> Artifact | None:
         wanted = _likeness(evaluation, needed[role])
@@ -159,12 +159,12 @@ def _choose(
 
 def _evaluations(registry: Registry, family: Ancestry, model: Artifact, role: str) -> list[Artifact]:
     """Those that measured `model` itself on tasks, newest first; with the right NF4 setting before others."""
-    found = [e for e in reversed(registry.evaluations(model.id)) if _subject(registry, e) == model.id]
+    evaluations = [e for e in reversed(registry.evaluations(model.id)) if _subject(registry, e) == model.id]
     if role == "parent" and model.id == family.model.id:
-        found = [e for e in found if not as_stored(e)]
+        evaluations = [e for e in evaluations if not as_stored(e)]
     expected = _nf4(registry, family, model, role)
     return sorted(
-        (e for e in found if _tasks(e)),
+        (e for e in evaluations if _tasks(e)),
         key=lambda e: (
             expected is not None and nf4_values(e.manifest.config.get("nf4")) != nf4_values(expected.setting)
         ),
@@ -173,9 +173,9 @@ def _evaluations(registry: Registry, family: Ancestry, model: Artifact, role: st
 
 def _subject(registry: Registry, evaluation: Artifact) -> str | None:
     """What an evaluation measured: the adapter where there is one on its base."""
-    of = [registry.get(p.id) for p in evaluation.manifest.parents if p.relation == "evaluation_of"]
-    adapters = [a for a in of if a.manifest.kind == "adapter"]
-    return next((a.id for a in (*adapters, *of)), None)
+    subjects = [registry.get(p.id) for p in evaluation.manifest.parents if p.relation == "evaluation_of"]
+    adapters = [a for a in subjects if a.manifest.kind == "adapter"]
+    return next((a.id for a in (*adapters, *subjects)), None)
 
 
 def _tasks(evaluation: Artifact) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def _fidelity(
     registry: Registry, candidate: Artifact, parent: Artifact | None, chosen: Mapping[str, Artifact]
 ) -> Evidence | None:
     """The latest evaluation that compares the candidate with its parent, where it is not the one chosen."""
-    found = [
+    comparisons = [
         evaluation
         for evaluation in reversed(registry.evaluations(candidate.id))
         if parent is not None
@@ -243,17 +243,19 @@ def _fidelity(
             for task in evaluation.manifest.metrics.get("fidelity", {}).values()
         )
     ]
-    if not found or found[0].id == (chosen["candidate"].id if "candidate" in chosen else None):
+    if not comparisons or comparisons[0].id == (chosen["candidate"].id if "candidate" in chosen else None):
         return None
-    return _read(registry, candidate, found[0], RequiredNf4())
+    return _read(registry, candidate, comparisons[0], RequiredNf4())
 
 
 def _weights(registry: Registry, candidate: Artifact, evaluation: Artifact | None) -> Artifact:
     """What the limits are about: of an adapter that was measured over stored weights, those of the base."""
     if candidate.manifest.kind != "adapter" or evaluation is None or not as_stored(evaluation):
         return candidate
-    of = [p.id for p in evaluation.manifest.parents if p.relation == "evaluation_of" and p.id != candidate.id]
-    return registry.get(of[0]) if of else candidate
+    subjects = [
+        p.id for p in evaluation.manifest.parents if p.relation == "evaluation_of" and p.id != candidate.id
+    ]
+    return registry.get(subjects[0]) if subjects else candidate
 
 
 def _missing(registry: Registry, policy: GatePolicy, family: Ancestry) -> list[str]:
@@ -276,13 +278,13 @@ def _seen(
         return None, f"the training data {dataset.id[:12]} cannot be read: {error}"
 
 
-def _called(role: str, evidence: Evidence, given: str | None) -> str | None:
+def _called(role: str, evidence: Evidence, reference: str | None) -> str | None:
     """What a registered model is in a sentence: its role, and how its weights were measured."""
     unread = evidence.computed_with is None and evidence.problems
     if role == "baseline" and evidence.nf4 is None and not unread:
         return f"the base ({recorded(evidence.computed_with)})"
-    if role == "live" and given is not None:
-        return f"{given}, the given baseline"
+    if role == "live" and reference is not None:
+        return f"{reference}, the given baseline"
     return None
 
 

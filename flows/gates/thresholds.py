@@ -19,28 +19,28 @@ def judge_ceilings(
     policy: GatePolicy, candidate: Evidence, latency_ms: Sequence[float] | None
 ) -> list[RuleResult]:
     """Size and bits per weight as the evaluation recorded them, latency as it was measured."""
-    found: list[RuleResult] = []
+    results: list[RuleResult] = []
     if policy.max_bytes is not None:
-        found.append(_ceiling("size", candidate.bytes, policy.max_bytes, "bytes"))
+        results.append(_ceiling("size", candidate.bytes, policy.max_bytes, "bytes"))
     if policy.max_bits_per_weight is not None:
-        found.append(
+        results.append(
             _ceiling("bits per weight", candidate.bits_per_weight, policy.max_bits_per_weight, "bits")
         )
     if policy.max_latency_ms is not None:
-        found.append(_latency(latency_ms, policy.max_latency_ms))
-    return found
+        results.append(_latency(latency_ms, policy.max_latency_ms))
+    return results
 
 
-def _ceiling(name: str, found: float | None, ceiling: float, unit: str) -> RuleResult:
-    if found is None:
-        said = f"{name}: not measured; at most {ceiling:,} asked"
-        return RuleResult(rule=name, kind="ceiling", verdict="invalid", sentence=said)
-    verdict: Verdict = "pass" if found <= ceiling else "fail"
+def _ceiling(name: str, value: float | None, ceiling: float, unit: str) -> RuleResult:
+    if value is None:
+        sentence = f"{name}: not measured; at most {ceiling:,} asked"
+        return RuleResult(rule=name, kind="ceiling", verdict="invalid", sentence=sentence)
+    verdict: Verdict = "pass" if value <= ceiling else "fail"
     where = "within" if verdict == "pass" else "above"
-    measured, most = (f"{x:,}" if isinstance(x, int) else f"{x:.6g}" for x in (found, ceiling))
-    said = f"{name}: {measured} {unit}, {where} the ceiling of {most}"
+    measured, most = (f"{x:,}" if isinstance(x, int) else f"{x:.6g}" for x in (value, ceiling))
+    sentence = f"{name}: {measured} {unit}, {where} the ceiling of {most}"
     return RuleResult(
-        rule=name, kind="ceiling", verdict=verdict, sentence=said, effect=found, threshold=ceiling
+        rule=name, kind="ceiling", verdict=verdict, sentence=sentence, effect=value, threshold=ceiling
     )
 
 
@@ -48,8 +48,8 @@ def _latency(durations: Sequence[float] | None, ceiling: float) -> RuleResult:
     """The 95th percentile with exact bounds from the order of the durations (Hahn & Meeker 1991, 5.2)."""
     name = "latency"
     if not durations:
-        said = f"{name}: not measured; give the durations of requests with --latency FILE"
-        return RuleResult(rule=name, kind="ceiling", verdict="invalid", sentence=said)
+        sentence = f"{name}: not measured; give the durations of requests with --latency FILE"
+        return RuleResult(rule=name, kind="ceiling", verdict="invalid", sentence=sentence)
     ordered, n = sorted(durations), len(durations)
     value = ordered[min(n - 1, int(_PERCENTILE * n))]
     # The k-th smallest is above the percentile when fewer than k of n fall below it.
@@ -61,13 +61,13 @@ def _latency(durations: Sequence[float] | None, ceiling: float) -> RuleResult:
     else:
         verdict = "fail" if low > ceiling else "insufficient"
     high = f"{ordered[above - 1]:.1f}" if above else "unknown"
-    said = (
+    sentence = (
         f"{name}: 95th percentile {value:.1f} ms of {n} requests (95 % confidence: at least {low:.1f}, at "
         f"most {high}), ceiling {ceiling:g} ms"
     )
-    said += "; measure at least 59 requests" if above is None else ""
+    sentence += "; measure at least 59 requests" if above is None else ""
     return RuleResult(
-        rule=name, kind="ceiling", verdict=verdict, sentence=said, n=n, effect=value, low=low,
+        rule=name, kind="ceiling", verdict=verdict, sentence=sentence, n=n, effect=value, low=low,
         high=ordered[above - 1] if above else None, threshold=ceiling,
     )  # fmt: skip
 
@@ -82,8 +82,8 @@ def judge_required(
     if not asked:
         return []
     verdict: Verdict = "invalid" if reasons else "pass"
-    said = "; ".join(reasons) if reasons else "all that the policy asks for is there"
-    return [RuleResult(rule="evidence", kind="evidence", verdict=verdict, sentence=f"evidence: {said}")]
+    message = "; ".join(reasons) if reasons else "all that the policy asks for is there"
+    return [RuleResult(rule="evidence", kind="evidence", verdict=verdict, sentence=f"evidence: {message}")]
 
 
 def judge_fidelity(
@@ -121,21 +121,22 @@ def _unknown(why: str) -> RuleResult:
 
 def _limit(name: str, task: Fidelity, metric: str, limit: float, quant: str) -> RuleResult:
     """Pass where the whole interval keeps the limit, fail where all of it breaks it."""
-    rule, found = f"{name}/{metric}", task.metrics.get(metric)
-    if found is None or not task.finite:
+    rule, figure = f"{name}/{metric}", task.metrics.get(metric)
+    if figure is None or not task.finite:
         why = "was not measured" if task.finite else "comes from logits that are not finite"
         return RuleResult(rule=rule, kind="fidelity", verdict="invalid", sentence=f"{rule}: {why}")
-    low, high = found["low"], found["high"]
+    low, high = figure["low"], figure["high"]
     at_least = metric in AT_LEAST
     kept, broken = (low >= limit, high < limit) if at_least else (high <= limit, low > limit)
     verdict: Verdict = "pass" if kept else "fail" if broken else "insufficient"
     words = "at least" if at_least else "at most"
-    said = (
-        f"{rule}: {found['value']:.4g} for {quant} on {found['n']:,.0f} chats (95 % interval {low:.4g} to "
+    sentence = (
+        f"{rule}: {figure['value']:.4g} for {quant} on {figure['n']:,.0f} chats (95 % interval {low:.4g} to "
         f"{high:.4g}), {words} {limit:g} asked"
     )
-    said += "; compare more chats" if verdict == "insufficient" else ""
+    sentence += "; compare more chats" if verdict == "insufficient" else ""
     return RuleResult(
-        rule=rule, kind="fidelity", verdict=verdict, sentence=said, n=int(found["n"]), effect=found["value"],
+        rule=rule, kind="fidelity", verdict=verdict, sentence=sentence, n=int(figure["n"]),
+        effect=figure["value"],
         low=low, high=high, threshold=limit,
     )  # fmt: skip

@@ -26,19 +26,19 @@ SAME_ANSWERS = 0.75
 tip a near tie."""
 
 
-def stopped(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def stopped(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """The stage refused its input, or ended with an error such as NaN logits."""
-    return Said(one.stopped, one.stopped) if one.stopped else None
+    return Said(evidence.stopped, evidence.stopped) if evidence.stopped else None
 
 
-def compared(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def compared(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """It was held against the form before it; where it was not, no other check can find anything."""
-    if one.stopped or rung.kind in ("base", "endpoint"):
+    if evidence.stopped or rung.kind in ("base", "endpoint"):
         return None
     done = {
         "token by token": "kl_mean" in rung.figures,
-        "in how it reads chats": bool(_parity(one)),
-        "tensor by tensor": rung.kind != "merged" or bool(one.metrics.get("weights")),
+        "in how it reads chats": bool(_parity(evidence)),
+        "tensor by tensor": rung.kind != "merged" or bool(evidence.metrics.get("weights")),
     }
     lacking = [how for how, there in done.items() if not there]
     if not lacking:
@@ -47,9 +47,9 @@ def compared(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) ->
     return Said(words, f"nothing shows that it is what it was made from: {words}")
 
 
-def vocabulary(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def vocabulary(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Every id stands for the base's text."""
-    wrong = _parity(one).get("vocabulary", 0)
+    wrong = _parity(evidence).get("vocabulary", 0)
     if not wrong:
         return None
     return Said(
@@ -58,13 +58,13 @@ def vocabulary(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) 
     )
 
 
-def special_tokens(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def special_tokens(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """BOS, EOS, the ids that end an answer, and whether BOS is added are the base's."""
-    special = _parity(one).get("special") or {}
+    special = _parity(evidence).get("special") or {}
     if not special:
         return None
     words = "; ".join(
-        f"{name} is {found}, expected {expected}" for name, (found, expected) in special.items()
+        f"{name} is {value}, expected {expected}" for name, (value, expected) in special.items()
     )
     if {"eos", "stop"} & special.keys():
         cause = "the token that ends an answer is not the base's"
@@ -81,16 +81,16 @@ def special_tokens(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidenc
     return Said(words, f"whoever reads text with it {does} ({words})")
 
 
-def double_bos(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def double_bos(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """No chat begins with BOS twice where the base's begins with one."""
-    if not _parity(one).get("double_bos"):
+    if not _parity(evidence).get("double_bos"):
         return None
     return Said("rendered chats begin with BOS twice", "BOS stands twice at the start of a chat (double BOS)")
 
 
-def template(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def template(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Chats become the base's token ids."""
-    parity = _parity(one)
+    parity = _parity(evidence)
     differing = parity.get("chats", 0) - parity.get("equal", 0)
     if not differing:
         return None
@@ -99,9 +99,9 @@ def template(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) ->
     return Said(where, f"{why} than the model was trained with: {where}")
 
 
-def weights(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def weights(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """A merge holds the base's tensors, and the adapter's update once in each module."""
-    tensors = one.metrics.get("weights") or {}
+    tensors = evidence.metrics.get("weights") or {}
     wrong, foreign = tensors.get("wrong", []), tensors.get("foreign", [])
     lacking = [*tensors.get("missing", []), *tensors.get("added", []), *tensors.get("nonfinite", [])]
     if tensors.get("tied"):
@@ -144,7 +144,7 @@ def _merge_cause(shares: list[float], modules: int, foreign: list[str]) -> str:
     return f"of the adapter's update {arrived} arrived, by module, where 1 is all of it"
 
 
-def fold(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def fold(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Merged and unmerged give the same predictions."""
     kl = rung.fold.get("kl_mean")
     if rung.kind != "merged" or kl is None or kl.low <= FOLD_LIMIT:
@@ -157,15 +157,19 @@ def fold(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Sai
     )
 
 
-def provenance(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def provenance(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Calibrated on the data that the adapter was trained on."""
-    if one.calibrated_on is None or one.trained_on is None or one.calibrated_on == one.trained_on:
+    if (
+        evidence.calibrated_on is None
+        or evidence.trained_on is None
+        or evidence.calibrated_on == evidence.trained_on
+    ):
         return None
-    words = f"calibrated on dataset {one.calibrated_on[:12]}, trained on {one.trained_on[:12]}"
+    words = f"calibrated on dataset {evidence.calibrated_on[:12]}, trained on {evidence.trained_on[:12]}"
     return Said(words, f"calibration on other text than the training data: {words}")
 
 
-def effect(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def effect(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """The adapter changes the base, and makes the right answers likelier."""
     ratio, kl = rung.figures.get("answer_perplexity_ratio"), rung.figures.get("kl_mean")
     if rung.kind != "tuned" or kl is None:
@@ -187,7 +191,7 @@ def effect(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> S
     return None
 
 
-def survival(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def survival(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Held-out answers are still likelier than from the quantized base, where the tune made them so."""
     ratio, tuned = rung.to_base.get("answer_perplexity_ratio"), seen.get("tuned")
     before = tuned.metrics.get("fidelity", {}).get("fidelity", {}) if tuned else {}
@@ -199,7 +203,7 @@ def survival(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) ->
     return Said(words, f"the tune did not survive {how}: {words}")
 
 
-def answers(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def answers(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """The engine's own answers are not significantly worse than the parent's."""
     if rung.kind in ("base", "endpoint") or not rung.compared or rung.gained is None or rung.lost is None:
         return None
@@ -213,9 +217,9 @@ def answers(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> 
     return Said(words, f"it generates worse than {rung.parent}: {words}", follows)
 
 
-def endpoint(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
+def endpoint(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
     """Over HTTP the file is asked the same tokens and gives the same answers as when it was measured."""
-    probe = one.probe
+    probe = evidence.probe
     if not probe or not probe["asked"]:
         return None
     if probe["same_prompt"] < probe["asked"]:
@@ -230,8 +234,8 @@ def endpoint(rung: Rung, one: RungEvidence, seen: Mapping[Any, RungEvidence]) ->
     )
 
 
-def _parity(one: RungEvidence) -> Mapping[str, Any]:
-    parity: Mapping[str, Any] = one.metrics.get("parity") or {}
+def _parity(evidence: RungEvidence) -> Mapping[str, Any]:
+    parity: Mapping[str, Any] = evidence.metrics.get("parity") or {}
     return parity
 
 

@@ -25,10 +25,10 @@ def read_ladder(evidence: Sequence[RungEvidence], merge_base: Mapping[str, Any] 
     """Judge the rungs in their order; `merge_base`: the figures of the evaluation that chose the merge."""
     rungs: list[Rung] = []
     seen: dict[Form, RungEvidence] = {}
-    for place, one in enumerate(evidence):
-        parent = _parent(one, evidence[:place], seen)
-        rungs.append(_rung(one, parent, seen))
-        seen.setdefault(one.kind, one)
+    for place, form_evidence in enumerate(evidence):
+        parent = _parent(form_evidence, evidence[:place], seen)
+        rungs.append(_rung(form_evidence, parent, seen))
+        seen.setdefault(form_evidence.kind, form_evidence)
     broken = next((rung for rung in rungs if rung.findings), None)
     first = broken.findings[0] if broken else None
     return Ladder(
@@ -41,43 +41,43 @@ def read_ladder(evidence: Sequence[RungEvidence], merge_base: Mapping[str, Any] 
 
 
 def _parent(
-    one: RungEvidence, before: Sequence[RungEvidence], seen: Mapping[Form, RungEvidence]
+    evidence: RungEvidence, before: Sequence[RungEvidence], seen: Mapping[Form, RungEvidence]
 ) -> RungEvidence | None:
-    if one.kind == "endpoint":
-        return next((served for served in before if served.artifact_id == one.artifact_id), None)
-    return seen.get(PARENTS[one.kind]) if one.kind in PARENTS else None
+    if evidence.kind == "endpoint":
+        return next((served for served in before if served.artifact_id == evidence.artifact_id), None)
+    return seen.get(PARENTS[evidence.kind]) if evidence.kind in PARENTS else None
 
 
-def _rung(one: RungEvidence, parent: RungEvidence | None, seen: Mapping[Form, RungEvidence]) -> Rung:
+def _rung(evidence: RungEvidence, parent: RungEvidence | None, seen: Mapping[Form, RungEvidence]) -> Rung:
     rung = Rung(
-        label=one.label,
-        kind=one.kind,
-        artifact_id=one.artifact_id,
+        label=evidence.label,
+        kind=evidence.kind,
+        artifact_id=evidence.artifact_id,
         parent=parent.label if parent else None,
-        figures=_figures(one, AGAINST_PARENT),
-        to_base=_figures(one, AGAINST_BASE),
-        fold=_figures(one, AGAINST_UNMERGED),
-        **_score(one),
-        **(_paired(one, parent) if parent else {}),
+        figures=_figures(evidence, AGAINST_PARENT),
+        to_base=_figures(evidence, AGAINST_BASE),
+        fold=_figures(evidence, AGAINST_UNMERGED),
+        **_score(evidence),
+        **(_paired(evidence, parent) if parent else {}),
     )
     findings = []
     for name, check in CHECKS.items():
-        if (finding := check(rung, one, seen)) is not None:
+        if (finding := check(rung, evidence, seen)) is not None:
             findings.append(Finding(check=name, **finding._asdict()))
     return rung.model_copy(update={"findings": tuple(findings)})
 
 
-def _figures(one: RungEvidence, task: str) -> dict[str, Figure]:
-    metrics = one.metrics.get("fidelity", {}).get(task, {}).get("metrics", {})
-    return {name: _figure(found) for name, found in metrics.items()}
+def _figures(evidence: RungEvidence, task: str) -> dict[str, Figure]:
+    metrics = evidence.metrics.get("fidelity", {}).get(task, {}).get("metrics", {})
+    return {name: _figure(figure) for name, figure in metrics.items()}
 
 
-def _figure(found: Mapping[str, Any]) -> Figure:
-    return Figure(value=found["value"], low=found["low"], high=found["high"], n=found["n"])
+def _figure(figure: Mapping[str, Any]) -> Figure:
+    return Figure(value=figure["value"], low=figure["low"], high=figure["high"], n=figure["n"])
 
 
-def _score(one: RungEvidence) -> dict[str, Any]:
-    task = next(iter(one.metrics.get("tasks", {}).items()), None)
+def _score(evidence: RungEvidence) -> dict[str, Any]:
+    task = next(iter(evidence.metrics.get("tasks", {}).items()), None)
     if task is None:
         return {}
     # a manifest sorts its keys, so the first metric is not the main one
@@ -86,14 +86,17 @@ def _score(one: RungEvidence) -> dict[str, Any]:
     return {"score": _figure(score), "metric": f"{task[0]} {metric}"}
 
 
-def _paired(one: RungEvidence, parent: RungEvidence) -> dict[str, int]:
+def _paired(evidence: RungEvidence, parent: RungEvidence) -> dict[str, int]:
     """Generated answers of the same items: right only here, right only before, and changed in any way."""
-    if one.probe is not None:
-        return {"changed": one.probe["asked"] - one.probe["same"], "compared": one.probe["asked"]}
-    shared = one.answers.keys() & parent.answers.keys()
+    if evidence.probe is not None:
+        return {
+            "changed": evidence.probe["asked"] - evidence.probe["same"],
+            "compared": evidence.probe["asked"],
+        }
+    shared = evidence.answers.keys() & parent.answers.keys()
     if not shared:
         return {}
-    pairs = [(one.answers[item], parent.answers[item]) for item in shared]
+    pairs = [(evidence.answers[item], parent.answers[item]) for item in shared]
     return {
         "gained": sum(ours[1] > theirs[1] for ours, theirs in pairs),
         "lost": sum(ours[1] < theirs[1] for ours, theirs in pairs),

@@ -52,22 +52,22 @@ def estimate_engines(
     state = registry.serving_state()
     guests = {one: registry.get(one) for one in {c.artifact_id for c in state.channels.values()}}
     adapters = [one for one in guests.values() if one.manifest.kind == "adapter"]
-    found = []
+    estimates = []
     for number, section in enumerate(sections):
         followed = state.channels.get(section.model)
         held = registry.get(followed.artifact_id if followed else section.model)
         one = _estimate(registry, f"{number}: {section.engine}", section, held, adapters, machine)
         if followed:
             one = replace(one, note=f"{one.note}; twice while {followed.name} moves")
-        found.append(one)
-    return found
+        estimates.append(one)
+    return estimates
 
 
 def shortfalls(estimates: Iterable[EngineEstimate], machine: Machine) -> list[str]:
     """What this machine lacks, one sentence each; empty where all fits, for all that is known."""
-    estimates = [one for one in estimates if one.memory_bytes is not None]
+    estimates = [estimate for estimate in estimates if estimate.memory_bytes is not None]
     missing = []
-    needed = sum(one.memory_bytes or 0 for one in estimates if one.device == "cpu")
+    needed = sum(estimate.memory_bytes or 0 for estimate in estimates if estimate.device == "cpu")
     if needed > machine.memory_available:
         missing.append(
             f"the engines need about {size(needed)} of memory together, this machine has "
@@ -75,10 +75,11 @@ def shortfalls(estimates: Iterable[EngineEstimate], machine: Machine) -> list[st
             "parallel, fewer adapters, or a smaller file"
         )
     largest = max((held for _, held in machine.cuda), default=0)
-    for one in estimates:
-        if one.device == "gpu" and (one.memory_bytes or 0) > GPU_SHARE * largest:
+    for estimate in estimates:
+        if estimate.device == "gpu" and (estimate.memory_bytes or 0) > GPU_SHARE * largest:
             missing.append(
-                f"engine {one.engine} needs about {size(one.memory_bytes or 0)} of GPU memory, of which it "
+                f"engine {estimate.engine} needs about {size(estimate.memory_bytes or 0)} of GPU memory, of "
+                "which it "
                 f"takes {GPU_SHARE:.0%} of {size(largest)}: a quantized base, or fewer adapters"
             )
     return missing
@@ -108,8 +109,8 @@ def _estimate(
     elif gpu:
         cache, work = cache * section.context_length, 0  # the rest of its share gets more of the cache
     else:
-        given = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "")
-        cache, work = int(float(given) * 2**30) if given else CPU_CACHE_BYTES, VLLM_RUNTIME
+        gigabytes = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "")
+        cache, work = int(float(gigabytes) * 2**30) if gigabytes else CPU_CACHE_BYTES, VLLM_RUNTIME
     each = weights + cache + work + beside
     note = f"{size(weights)} weights, {size(cache)} keys and values, {size(beside)} for {slots} adapters"
     if section.replicas > 1:
@@ -134,5 +135,9 @@ def _slot(section: EngineSection, shape: ModelShape, adapters: list[Artifact]) -
     usual = rank * shape.layers * sum(sum(widths) for widths in shape.linear_shapes().values()) * 2
     if section.engine == "vllm":
         return usual
-    files = [one.manifest.files["model.gguf"].size for one in adapters if "model.gguf" in one.manifest.files]
+    files = [
+        adapter.manifest.files["model.gguf"].size
+        for adapter in adapters
+        if "model.gguf" in adapter.manifest.files
+    ]
     return max(files, default=usual)

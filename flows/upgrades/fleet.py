@@ -54,7 +54,7 @@ def begin(registry: Registry, plan: Plan, limits: Limits, zone: str, who: str) -
     upgrade was begun for one of its channels meanwhile."""
     now = datetime.now(UTC)
     name = f"{UPGRADE}-{now:%Y%m%d}-{secrets.token_hex(3)}"
-    own = {
+    per_channel = {
         step.channel: OwnRecipe(recipe=step.recipe.model_dump(mode="json"), what=step.does, why=step.why)
         for step in plan.begun
         if step.recipe is not None
@@ -62,8 +62,8 @@ def begin(registry: Registry, plan: Plan, limits: Limits, zone: str, who: str) -
     definition = checked(
         recipe_name=f"to {plan.to}",
         recipe={},
-        own=own,
-        channels=tuple(own),
+        own=per_channel,
+        channels=tuple(per_channel),
         zone=zone,
         limits=limits,
     )
@@ -77,7 +77,7 @@ def begin(registry: Registry, plan: Plan, limits: Limits, zone: str, who: str) -
     token = registry.leases.wait_for(_ONE_AT_A_TIME, UPGRADE, patience=Settings().patience())
     try:
         taken = busy(registry)
-        if both := sorted(own.keys() & taken.keys()):
+        if both := sorted(per_channel.keys() & taken.keys()):
             raise Usage(
                 f"{', '.join(both)}: {taken[both[0]]} has begun meanwhile; let it end, then plan again"
             )
@@ -116,10 +116,10 @@ def definition_of(registry: Registry, name: str) -> Definition:
 
 def upgraded(registry: Registry, name: str) -> list[Upgraded]:
     """Its channels by name, each as it is now. Raises `Usage` for no such upgrade."""
-    own = definition_of(registry, name).own
+    per_channel = definition_of(registry, name).own
     runs = {run.channel: run for run in registry.scheduled_runs.history(name, limit=100_000)}
     return [
-        Upgraded(run, own[channel].what if channel in own else "–", *_now(registry, run))
+        Upgraded(run, per_channel[channel].what if channel in per_channel else "–", *_now(registry, run))
         for channel, run in sorted(runs.items())
     ]
 
@@ -171,15 +171,15 @@ def names(registry: Registry) -> list[str]:
 def left_behind(registry: Registry, name: str) -> dict[str, list[str]]:
     """Schedule → the channels that the upgrade moved, and that it would retrain as they were before."""
     upgrade = definition_of(registry, name)
-    moved = {one.run.channel for one in upgraded(registry, name) if one.state in ("promoted", "passed")}
-    found: dict[str, list[str]] = {}
+    moved = {row.run.channel for row in upgraded(registry, name) if row.state in ("promoted", "passed")}
+    schedules: dict[str, list[str]] = {}
     for schedule in registry.schedules.ls():
         if not schedule.definition.own:
             with suppress(FlowError):  # what is no recipe retrains nothing
                 for target in targets_of(registry, schedule.definition):
                     if target.channel in moved and _otherwise(schedule.definition, upgrade, target):
-                        found.setdefault(schedule.name, []).append(target.channel)
-    return {schedule: sorted(channels) for schedule, channels in found.items()}
+                        schedules.setdefault(schedule.name, []).append(target.channel)
+    return {schedule: sorted(channels) for schedule, channels in schedules.items()}
 
 
 def _otherwise(schedule: Definition, upgrade: Definition, target: Target) -> bool:

@@ -66,7 +66,11 @@ class Plan:
     def seconds(self) -> float | None:
         """Of all of them; None where one of them cannot be known."""
         times = [step.seconds for step in self.begun]
-        return None if None in times else self.shared + sum(one for one in times if one is not None)
+        return (
+            None
+            if None in times
+            else self.shared + sum(duration for duration in times if duration is not None)
+        )
 
     def cost(self, seconds: float | None) -> float | None:
         """By the user's rates, None without a price."""
@@ -173,9 +177,9 @@ class Planner:
         def find(stage: str, config: StageConfig, **parents: Artifact | None) -> None:
             there = {role: parent for role, parent in parents.items() if parent is not None}
             if len(there) == len(parents):
-                found = self.registry.find(stage_work(stage, config, there).key)
-                if found is not None:
-                    known[stage] = found
+                artifact = self.registry.find(stage_work(stage, config, there).key)
+                if artifact is not None:
+                    known[stage] = artifact
 
         find("resolve", settled.base)
         base = known.get("resolve")
@@ -209,7 +213,7 @@ class Planner:
                 self._shared[f"{recipe.base.source} {row.stage}"] = row.seconds or 0.0
             else:
                 times.append(_evaluating(row, recipe, known) if row.stage == "evaluate" else row.seconds)
-        return None if None in times else sum(one for one in times if one is not None)
+        return None if None in times else sum(duration for duration in times if duration is not None)
 
 
 def _evaluating(row: StageEstimate, recipe: Recipe, known: dict[str, Artifact]) -> float | None:
@@ -228,10 +232,10 @@ def chosen(registry: Registry, channels: Iterable[str], tenants: str | None) -> 
     """
     known = {channel.name for channel in registry.channels.ls()}
     meant: set[str] = set()
-    for given in channels:
-        fitting = {name for name in known if fnmatchcase(name, given)}
+    for pattern in channels:
+        fitting = {name for name in known if fnmatchcase(name, pattern)}
         if not fitting:
-            raise Usage(f"no channel {given[:140]!r}; `tuneline channels` lists them")
+            raise Usage(f"no channel {pattern[:140]!r}; `tuneline channels` lists them")
         meant |= fitting
     if tenants is not None:
         named = [tenant for tenant in registry.tenants.ls() if fnmatchcase(tenant.name, tenants)]

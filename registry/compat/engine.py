@@ -31,13 +31,13 @@ def _format(subject: Pair) -> Iterator[Check]:
     if engine is None or model is None:
         return
     method = model.quant.method if model.quant else "none"
-    found = f"{model.kind} model, quantization {method}"
+    description = f"{model.kind} model, quantization {method}"
     if model.kind not in engine.kinds or method not in engine.methods:
         question = Question("format", f"{engine.name} reads {' and '.join(sorted(engine.methods))}")
         todo = "set deploy.engine (llama.cpp for GGUF, vllm for others), or deploy another artifact"
-        yield question.refused(found, todo)
+        yield question.refused(description, todo)
     else:
-        yield Question("format", engine.name).ok(f"{engine.name} {engine.version} reads a {found}")
+        yield Question("format", engine.name).ok(f"{engine.name} {engine.version} reads a {description}")
 
 
 def _adapter_format(subject: Pair) -> Iterator[Check]:
@@ -47,13 +47,15 @@ def _adapter_format(subject: Pair) -> Iterator[Check]:
         if engine is None or artifact.kind != "adapter":
             continue
         gguf, wanted = artifact.quant is not None and artifact.quant.is_gguf, engine.gguf_adapters
-        found, expected = (f"a {'GGUF' if form else 'PEFT'} adapter" for form in (gguf, wanted))
+        description, expected = (f"a {'GGUF' if form else 'PEFT'} adapter" for form in (gguf, wanted))
         question = Question("adapter format", expected)
         if gguf == wanted:
-            yield question.ok(f"{engine.name} loads {found}")
+            yield question.ok(f"{engine.name} loads {description}")
         else:
             make = "make one of it: `tuneline quantize --model ADAPTER --base BASE --set method=gguf`"
-            yield question.refused(found, make if wanted else "serve the PEFT adapter that it was made from")
+            yield question.refused(
+                description, make if wanted else "serve the PEFT adapter that it was made from"
+            )
 
 
 def _gptq(subject: Pair) -> Iterator[Check]:
@@ -65,13 +67,13 @@ def _gptq(subject: Pair) -> Iterator[Check]:
         return
     bits, group = (model.quant.effective.get(name) for name in ("bits", "group_size"))
     kernels = f"{_list(engine.gptq_bits)} bits in groups of {_list(engine.gptq_groups)}"
-    question, found = Question("gptq", kernels), f"{bits} bits in groups of {group}"
+    question, description = Question("gptq", kernels), f"{bits} bits in groups of {group}"
     if bits is None or group is None:
         yield question.unknown("import the model again", "no record of bits or group size")
     elif bits not in engine.gptq_bits or group not in engine.gptq_groups:
-        yield question.refused(found, f"{engine.name} has no kernel for it: quantize with 4 bits")
+        yield question.refused(description, f"{engine.name} has no kernel for it: quantize with 4 bits")
     else:
-        yield question.ok(found)
+        yield question.ok(description)
 
 
 def _dtype(subject: Pair) -> Iterator[Check]:
@@ -158,13 +160,13 @@ def _lora(subject: Pair) -> Iterator[Check]:
         return
     features = _features(outline)
     refused, unsure = features & engine.refused_lora, features & engine.unsure_lora
-    found = " and ".join(_LORA_WORDS[feature] for feature in sorted(refused or unsure))
+    description = " and ".join(_LORA_WORDS[feature] for feature in sorted(refused or unsure))
     if refused:
         question = Question("adapter features", f"a LoRA that {engine.name} applies exactly")
-        yield question.refused(found, "merge the adapter instead: the merge accounts for all of these")
+        yield question.refused(description, "merge the adapter instead: the merge accounts for all of these")
     elif unsure:
         todo = f"{engine.name} does this for some architectures only: merge it, or probe it after loading"
-        yield Question("adapter features", "plain LoRA on linear layers").unknown(todo, found)
+        yield Question("adapter features", "plain LoRA on linear layers").unknown(todo, description)
     else:
         yield Question("adapter features", "plain LoRA").ok("plain LoRA on linear layers")
 
@@ -182,9 +184,9 @@ def _template(subject: Pair) -> Iterator[Check]:
         if not isinstance(template, dict) or "present" not in template:
             yield question.unknown("import the file again", "no record of the file's template")
         elif template.get("sha256") != digest:
-            found = str(template.get("sha256"))[:12] + "…" if template["present"] else "none"
+            description = str(template.get("sha256"))[:12] + "…" if template["present"] else "none"
             todo = f"chats would be rendered differently than with its base: {_RESOLVE_AGAIN}, or convert it "
-            yield question.refused(found, f"{todo}again with the base's")
+            yield question.refused(description, f"{todo}again with the base's")
         else:
             yield question.ok()
         return
@@ -200,12 +202,14 @@ def _reading(subject: Pair) -> Iterator[Check]:
     template = adapter.quant.effective.get("chat_template") if adapter.quant else None
     question = Question("adapter reading", "the base's tokenizer and chat template")
     if ids is not None and ids > adapter.base.tokenizer_length:
-        found = f"a tokenizer with {ids - adapter.base.tokenizer_length} tokens of its own"
+        description = f"a tokenizer with {ids - adapter.base.tokenizer_length} tokens of its own"
         todo = f"{engine.name} would read these as other tokens: merge the adapter, and serve that"
-        yield question.refused(found, todo)
+        yield question.refused(description, todo)
     elif isinstance(template, dict) and template.get("sha256") != adapter.base.chat_template_digest:
-        found = f"a tokenizer with {'another' if template.get('present') else 'no'} chat template"
-        yield question.refused(found, f"{engine.name} would render chats by the base's: {_RESOLVE_AGAIN}")
+        description = f"a tokenizer with {'another' if template.get('present') else 'no'} chat template"
+        yield question.refused(
+            description, f"{engine.name} would render chats by the base's: {_RESOLVE_AGAIN}"
+        )
     else:
         yield question.ok()
 

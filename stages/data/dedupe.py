@@ -108,9 +108,9 @@ class NearDuplicates:
         grams = np.memmap(self._scratch / "shingles", np.uint64, "r")
         frames = shared_by_many(grams[: self._ends[counted]]) if counted >= FRAME else np.empty(0, np.uint64)
         asked = [self._asked(row, grams) for row in range(first)]
-        own = [values[~_among(values, frames)] for values in asked]
-        owners = np.repeat(np.arange(first), [len(values) for values in own])
-        values = np.concatenate(own)
+        distinctive = [values[~_among(values, frames)] for values in asked]
+        owners = np.repeat(np.arange(first), [len(values) for values in distinctive])
+        values = np.concatenate(distinctive)
         order = np.argsort(values, kind="stable")
         values, owners = values[order], owners[order]
         for row in range(first, rows):
@@ -133,21 +133,25 @@ class NearDuplicates:
         with path.open("wb") as file:
             for row in range(len(self._ends) - 1):
                 whole = self._grams(row, grams)
-                own = whole[~_among(whole, frames)]
-                if not len(own):  # made of frames only: the same as another only if all of it is
-                    own = np.bitwise_xor.reduce(_mixed(whole), keepdims=True)
+                distinctive = whole[~_among(whole, frames)]
+                if not len(distinctive):  # made of frames only: the same as another only if all of it is
+                    distinctive = np.bitwise_xor.reduce(_mixed(whole), keepdims=True)
                 # Multiply-shift hashing (Dietzfelbinger et al. 1997), one hash function a column.
-                hashed = (own[:, None] * a + b) >> np.uint64(32)
+                hashed = (distinctive[:, None] * a + b) >> np.uint64(32)
                 file.write(hashed.min(axis=0).astype(np.uint32).tobytes())
         return np.memmap(path, np.uint32, "r", shape=(len(self._ends) - 1, PERMUTATIONS))
 
-    def _compare(self, bucket: np.ndarray, grams: np.ndarray, frames: np.ndarray, found: np.ndarray) -> None:
+    def _compare(
+        self, bucket: np.ndarray, grams: np.ndarray, frames: np.ndarray, repeated: np.ndarray
+    ) -> None:
         first = [self._grams(row, grams) for row in bucket[:COMPARED]]
         for place, row in enumerate(bucket[1:], 1):
-            if found[row]:
+            if repeated[row]:
                 continue
-            own = first[place] if place < len(first) else self._grams(row, grams)
-            found[row] = any(likeness(own, other, frames) >= self._threshold for other in first[:place])
+            row_grams = first[place] if place < len(first) else self._grams(row, grams)
+            repeated[row] = any(
+                likeness(row_grams, other, frames) >= self._threshold for other in first[:place]
+            )
 
     def _grams(self, row: int, grams: np.ndarray) -> np.ndarray:
         return np.asarray(grams[self._ends[row] : self._ends[row + 1]])
@@ -176,8 +180,8 @@ def shared_by_many(grams: np.ndarray) -> np.ndarray:
     common = []
     for part in range(parts):
         chunks = (grams[low : low + _COUNTED] for low in range(0, len(grams), _COUNTED))
-        own = np.concatenate([c[(c & np.uint64(parts - 1)) == part] for c in chunks])
-        values, counts = np.unique(own, return_counts=True)
+        portion = np.concatenate([c[(c & np.uint64(parts - 1)) == part] for c in chunks])
+        values, counts = np.unique(portion, return_counts=True)
         common.append(values[counts >= FRAME])
     return np.sort(np.concatenate(common))
 

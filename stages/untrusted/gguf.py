@@ -26,19 +26,20 @@ _CHUNK_BLOCKS = 100_000
 
 def read(file: Path) -> GgufDescription:
     """The description, with the tokens. Raises `InvalidInput` for a file that is no language model."""
-    found = read_gguf(file, frozenset({TOKENS}))
-    architecture = found.values.get("general.architecture")
-    if not isinstance(architecture, str) or not found.tensors or not found.parameters:
+    description = read_gguf(file, frozenset({TOKENS}))
+    architecture = description.values.get("general.architecture")
+    if not isinstance(architecture, str) or not description.tensors or not description.parameters:
         raise InvalidInput(
             f"{file.name} does not describe a model (general.architecture: {architecture!r:.60})"
         )
-    if found.values.get("general.type", "model") != "model":
+    if description.values.get("general.type", "model") != "model":
         raise InvalidInput(
-            f"{file.name} is a GGUF of type {found.values['general.type']!r:.40}, expected a language model"
+            f"{file.name} is a GGUF of type {description.values['general.type']!r:.40}, expected a language "
+            "model"
         )
-    if not found.texts.get(TOKENS):
+    if not description.texts.get(TOKENS):
         raise InvalidInput(f"{file.name} holds no vocabulary ({TOKENS}); expected a language model's file")
-    return found
+    return description
 
 
 def read_adapter(file: Path) -> GgufDescription | None:
@@ -46,28 +47,28 @@ def read_adapter(file: Path) -> GgufDescription | None:
 
     Raises `InvalidInput` for a damaged file, or an adapter of another kind.
     """
-    found = read_gguf(file)
-    if found.values.get("general.type") != "adapter":
+    description = read_gguf(file)
+    if description.values.get("general.type") != "adapter":
         return None
-    names = {tensor.name for tensor in found.tensors}
+    names = {tensor.name for tensor in description.tensors}
     modules = {name.removesuffix(".lora_a").removesuffix(".lora_b") for name in names}
     pairs = {f"{module}.{factor}" for module in modules for factor in ("lora_a", "lora_b")}
-    if found.values.get("adapter.type") != "lora" or not names or names != pairs:
+    if description.values.get("adapter.type") != "lora" or not names or names != pairs:
         raise InvalidInput(
             f"{file.name} says it is an adapter and holds no whole pairs of LoRA factors; convert it again "
             "from its PEFT directory"
         )
-    return found
+    return description
 
 
-def effective(found: GgufDescription) -> tuple[JsonObject, bool]:
+def effective(description: GgufDescription) -> tuple[JsonObject, bool]:
     """The effective quantization, as for files made here, and whether the file names its own type."""
-    named = _file_type(found.values.get("general.file_type"))
-    described = describe(found, named or _usual_type(found))
+    named = _file_type(description.values.get("general.file_type"))
+    described = describe(description, named or _usual_type(description))
     return described, named is not None
 
 
-def require_finite(file: Path, found: GgufDescription) -> list[str]:
+def require_finite(file: Path, description: GgufDescription) -> list[str]:
     """Raise `InvalidInput` for NaN or infinity in floats and in the scales of quantized blocks.
 
     Returns the types whose blocks are not looked into.
@@ -76,7 +77,7 @@ def require_finite(file: Path, found: GgufDescription) -> list[str]:
 
     unknown = set()
     with file.open("rb") as stream:
-        for tensor in found.tensors:
+        for tensor in description.tensors:
             stream.seek(tensor.start)
             if tensor.type in _FLOATS:
                 code, mask = _FLOATS[tensor.type]
@@ -124,9 +125,9 @@ def _file_type(number: Any) -> str | None:
     return name if main_type(name) in GGMLQuantizationType.__members__ else None
 
 
-def _usual_type(found: GgufDescription) -> str:
+def _usual_type(description: GgufDescription) -> str:
     """The type that holds most of the weights."""
     held: Counter[str] = Counter()
-    for tensor in found.tensors:
+    for tensor in description.tensors:
         held[tensor.type] += tensor.elements
     return held.most_common(1)[0][0]

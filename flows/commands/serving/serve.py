@@ -52,23 +52,23 @@ def serve(arguments: argparse.Namespace) -> Reply:
 
 def with_arithmetic(config: ServeConfig, settings: Settings) -> ServeConfig:
     """With float32 for each vLLM's `dtype: auto` where this machine, which is measured, has no bfloat16."""
-    asking = [one.engine == "vllm" and one.dtype == "auto" for one in config.engines]
+    asking = [engine.engine == "vllm" and engine.dtype == "auto" for engine in config.engines]
     if not any(asking):
         return config
     speed = machine_speed(*TYPICAL_LAYER, settings.cache_folder, child_environment())
     if speed.compute_dtype != "float32":
         return config
     engines = [
-        one.model_copy(update={"dtype": "float32"}) if asks else one
-        for one, asks in zip(config.engines, asking, strict=True)
+        engine.model_copy(update={"dtype": "float32"}) if asks else engine
+        for engine, asks in zip(config.engines, asking, strict=True)
     ]
     return config.model_copy(update={"engines": engines})
 
 
 def _announce(as_json: bool, url: str, operations: str) -> None:
-    told = {"url": f"{url}/v1", "operations": operations, "pid": os.getpid()}
+    announcement = {"url": f"{url}/v1", "operations": operations, "pid": os.getpid()}
     words = f"tuneline serve: {url}/v1; metrics and readiness at {operations}; Ctrl-C ends it"
-    print(json.dumps(told) if as_json else words, flush=True)
+    print(json.dumps(announcement) if as_json else words, flush=True)
 
 
 def _refuse_shortfalls(registry: Registry, config: ServeConfig) -> None:
@@ -102,7 +102,7 @@ def _check(path: Path, config: ServeConfig) -> Reply:
 
     def show() -> None:
         if engines:
-            rows = [(one.engine, size(one.memory_bytes), one.note) for one in engines]
+            rows = [(engine.engine, size(engine.memory_bytes), engine.note) for engine in engines]
             print_table(f"{path}: valid; estimates", ("engine", "memory", "note"), rows)
         else:
             print(f"{path}: valid. What its engines need is not known here: {unknown}")
@@ -116,6 +116,6 @@ def _config(path: Path, overrides: list[str]) -> ServeConfig:
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise InvalidRecipe(f"{path}: expected keys such as `engines`, found {type(tree).__name__}")
-    given, before = parse_overrides(overrides), copy.deepcopy(tree)
-    apply_overrides(tree, given)
-    return validate(ServeConfig, tree, str(path), given, before)
+    changes, before = parse_overrides(overrides), copy.deepcopy(tree)
+    apply_overrides(tree, changes)
+    return validate(ServeConfig, tree, str(path), changes, before)

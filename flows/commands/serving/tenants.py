@@ -35,16 +35,18 @@ def ls(arguments: argparse.Namespace) -> Reply:
     for key in state.keys.values():
         live[key.tenant] = live.get(key.tenant, 0) + 1
     tenants = list(state.tenants.values())
-    document = [{**one.model_dump(mode="json"), "live_keys": live.get(one.name, 0)} for one in tenants]
+    document = [
+        {**tenant.model_dump(mode="json"), "live_keys": live.get(tenant.name, 0)} for tenant in tenants
+    ]
     rows = [
         (
-            one.name,
-            one.channel,
-            *(_number(getattr(one.limits, field)) for field in LIMITS),
-            "yes" if one.pinned else "–",
-            str(live.get(one.name, 0)),
+            tenant.name,
+            tenant.channel,
+            *(_number(getattr(tenant.limits, field)) for field in LIMITS),
+            "yes" if tenant.pinned else "–",
+            str(live.get(tenant.name, 0)),
         )
-        for one in tenants
+        for tenant in tenants
     ]
     columns = ("tenant", "channel", "requests/min", "at once", "tokens/day", "pinned", "live keys")
     return Reply(document, lambda: print_table("", columns, rows))
@@ -66,8 +68,8 @@ def show(arguments: argparse.Namespace) -> Reply:
     def text() -> None:
         print(f"{tenant.name} → {tenant.channel}{', pinned' if tenant.pinned else ''}")
         print("\n".join(_limit_lines(tenant)))
-        of = "" if tenant.limits.tokens_per_day is None else f" of {tenant.limits.tokens_per_day:,}"
-        print(f"today (UTC): {used:,} tokens used{of}, {reserved:,} reserved by requests under way")
+        limit = "" if tenant.limits.tokens_per_day is None else f" of {tenant.limits.tokens_per_day:,}"
+        print(f"today (UTC): {used:,} tokens used{limit}, {reserved:,} reserved by requests under way")
         rows = [(key.id, f"{key.created:%Y-%m-%d %H:%M}", _key_state(key, at)) for key in keys]
         print_table("", ("key", "created", "state"), rows)
 
@@ -89,10 +91,14 @@ def rotate(arguments: argparse.Namespace) -> Reply:
     with open_registry() as registry:
         key, secret = registry.tenants.rotate(arguments.name, who(arguments), arguments.overlap)
         at = datetime.now(UTC)
-        old = [one for one in registry.tenants.keys(key.tenant) if one.live(at) and one.id != key.id]
+        old = [
+            api_key
+            for api_key in registry.tenants.keys(key.tenant)
+            if api_key.live(at) and api_key.id != key.id
+        ]
     lines = [f"the new key of {key.tenant} is", secret, _ONCE]
-    lines += [f"key {one.id} works until {one.expires:%Y-%m-%d %H:%M:%S} UTC" for one in old]
-    document = {**_new_key(key, secret), "old_keys": [one.model_dump(mode="json") for one in old]}
+    lines += [f"key {api_key.id} works until {api_key.expires:%Y-%m-%d %H:%M:%S} UTC" for api_key in old]
+    document = {**_new_key(key, secret), "old_keys": [api_key.model_dump(mode="json") for api_key in old]}
     return Reply(document, lambda: print("\n".join(lines)))
 
 
@@ -101,13 +107,13 @@ def revoke(arguments: argparse.Namespace) -> Reply:
     with open_registry() as registry:
         ended = registry.tenants.revoke(arguments.name, who(arguments), arguments.key)
         at = datetime.now(UTC)
-        left = [one.id for one in registry.tenants.keys(arguments.name) if one.live(at)]
+        left = [api_key.id for api_key in registry.tenants.keys(arguments.name) if api_key.live(at)]
     document = {
         "tenant": arguments.name,
-        "revoked": [one.model_dump(mode="json") for one in ended],
+        "revoked": [api_key.model_dump(mode="json") for api_key in ended],
         "live_keys": left,
     }
-    lines = [f"key {one.id} revoked" for one in ended] or ["nothing to revoke: it was revoked before"]
+    lines = [f"key {api_key.id} revoked" for api_key in ended] or ["nothing to revoke: it was revoked before"]
     if not left:
         lines.append(
             f"{arguments.name} has no live key; `tuneline tenants rotate {arguments.name}` makes one"
@@ -138,8 +144,8 @@ def who(arguments: argparse.Namespace) -> str:
 
 
 def _limits(arguments: argparse.Namespace) -> TenantLimits:
-    given: dict[str, Any] = {field: vars(arguments)[field] for field in LIMITS if field in arguments}
-    return TenantLimits(**given)
+    limits: dict[str, Any] = {field: vars(arguments)[field] for field in LIMITS if field in arguments}
+    return TenantLimits(**limits)
 
 
 def _limit_lines(tenant: Tenant) -> list[str]:

@@ -71,31 +71,31 @@ class Ingredients:
     nf4: bool
 
 
-def make_plan(given: Ingredients) -> Plan:
+def make_plan(ingredients: Ingredients) -> Plan:
     """Account for every tensor of the base and of the adapter.
 
     Raises `InvalidInput` naming the tensor for: packed base weights, an adapter tensor whose module the base
     lacks, half a pair, a wrong shape, a rank other than the config's.
     """
-    _refuse_packed(given.base)
-    sources, untied = _sources(given)
-    outputs = [_output(name, source, given) for name, source in sources.items()]
-    tied = bool(given.layout.tied) and not untied
-    return Plan(outputs, tied, _resized(outputs, given))
+    _refuse_packed(ingredients.base)
+    sources, untied = _sources(ingredients)
+    outputs = [_output(name, source, ingredients) for name, source in sources.items()]
+    tied = bool(ingredients.layout.tied) and not untied
+    return Plan(outputs, tied, _resized(outputs, ingredients))
 
 
-def _sources(given: Ingredients) -> tuple[dict[str, str], bool]:
+def _sources(ingredients: Ingredients) -> tuple[dict[str, str], bool]:
     """Result tensor → base tensor it starts from, and whether tied tensors part ways."""
-    base, layout, changes = given.base, given.layout, given.adapter.changes
+    base, layout, changes = ingredients.base, ingredients.layout, ingredients.adapter.changes
     sources = {name: name for name in base}
-    known = {_model_name(name, given) for name in base}
+    known = {_model_name(name, ingredients) for name in base}
     untied = False
     for pair in layout.tied.items():
         first, second = (layout.stored(name, base) for name in pair)
         if not first and not second:
             continue
         known |= set(pair)
-        alike = _same_change(given.adapter, *(changes.get(name) for name in pair))
+        alike = _same_change(ingredients.adapter, *(changes.get(name) for name in pair))
         if first and second:
             untied |= not (alike and torch.equal(base.read(first), base.read(second)))
         elif not alike:
@@ -110,11 +110,15 @@ def _sources(given: Ingredients) -> tuple[dict[str, str], bool]:
     return sources, untied
 
 
-def _model_name(name: str, given: Ingredients) -> str:
+def _model_name(name: str, ingredients: Ingredients) -> str:
     """The model's name of a stored tensor: with the inner model's name, which some checkpoints leave out."""
-    module, modules = name.rpartition(".")[0], given.layout.modules
-    inside = name in given.base and module not in modules and f"{given.layout.prefix}.{module}" in modules
-    return f"{given.layout.prefix}.{name}" if inside else name
+    module, modules = name.rpartition(".")[0], ingredients.layout.modules
+    inside = (
+        name in ingredients.base
+        and module not in modules
+        and f"{ingredients.layout.prefix}.{module}" in modules
+    )
+    return f"{ingredients.layout.prefix}.{name}" if inside else name
 
 
 def _same_change(adapter: Adapter, first: Change | None, second: Change | None) -> bool:
@@ -144,26 +148,31 @@ def _same_change(adapter: Adapter, first: Change | None, second: Change | None) 
     ) and torch.equal(read(head.parts["lora_B"]), read(embedding.parts["lora_embedding_A"]).T)
 
 
-def _output(name: str, source: str, given: Ingredients) -> Output:
-    model_name = _model_name(name, given)
+def _output(name: str, source: str, ingredients: Ingredients) -> Output:
+    model_name = _model_name(name, ingredients)
     module, _, leaf = model_name.rpartition(".")
-    change = given.adapter.changes.get(model_name) or Change()
-    spec = _result_spec(name, model_name, given.base.spec(source), change, given)
-    kind = given.layout.modules.get(module)
-    low_rank = _low_rank(module, spec.shape, change, given) if change.parts else None
+    change = ingredients.adapter.changes.get(model_name) or Change()
+    spec = _result_spec(name, model_name, ingredients.base.spec(source), change, ingredients)
+    kind = ingredients.layout.modules.get(module)
+    low_rank = _low_rank(module, spec.shape, change, ingredients) if change.parts else None
     bias = None
     if change.bias:
-        if (found := given.adapter.tensors.spec(change.bias).shape) != spec.shape:
+        if (found := ingredients.adapter.tensors.spec(change.bias).shape) != spec.shape:
             raise _wrong_shape(change.bias, found, f"{spec.shape} like {source}")
-        bias = (change.bias, given.adapter.scale(module))
-    packed = given.nf4 and leaf == "weight" and module in given.layout.quantized and not change.replacement
+        bias = (change.bias, ingredients.adapter.scale(module))
+    packed = (
+        ingredients.nf4
+        and leaf == "weight"
+        and module in ingredients.layout.quantized
+        and not change.replacement
+    )
     return Output(spec, source, change.replacement, low_rank, bias, kind if packed else None)
 
 
 def _result_spec(
-    name: str, model_name: str, stored: TensorSpec, change: Change, given: Ingredients
+    name: str, model_name: str, stored: TensorSpec, change: Change, ingredients: Ingredients
 ) -> TensorSpec:
-    layout, (module, _, leaf) = given.layout, model_name.rpartition(".")
+    layout, (module, _, leaf) = ingredients.layout, model_name.rpartition(".")
     if stored.dtype not in FLOATS:
         if change.tensors():
             raise InvalidInput(
@@ -173,17 +182,19 @@ def _result_spec(
         return TensorSpec(name, stored.dtype, stored.shape)
     shape = stored.shape
     if change.replacement:
-        shape = given.adapter.tensors.spec(change.replacement).shape
+        shape = ingredients.adapter.tensors.spec(change.replacement).shape
         resizable = module in (layout.input_embedding, layout.output_embedding) and leaf == "weight"
         if shape != stored.shape and not (resizable and shape[1:] == stored.shape[1:]):
             raise _wrong_shape(change.replacement, shape, f"{stored.shape} like {stored.name}")
     return TensorSpec(
-        name, "F32" if layout.stays_float32(model_name, given.dtype) else RESULT[given.dtype], shape
+        name,
+        "F32" if layout.stays_float32(model_name, ingredients.dtype) else RESULT[ingredients.dtype],
+        shape,
     )
 
 
-def _low_rank(module: str, shape: tuple[int, ...], change: Change, given: Ingredients) -> LowRank:
-    adapter, kind = given.adapter, given.layout.modules.get(module)
+def _low_rank(module: str, shape: tuple[int, ...], change: Change, ingredients: Ingredients) -> LowRank:
+    adapter, kind = ingredients.adapter, ingredients.layout.modules.get(module)
     first = next(iter(change.parts.values()))
     if kind is None:
         raise InvalidInput(
@@ -201,9 +212,9 @@ def _low_rank(module: str, shape: tuple[int, ...], change: Change, given: Ingred
     rank = adapter.rank(module)
     expected = {a_part: (rank, inputs), b_part: (outputs, rank), "lora_magnitude_vector": (outputs,)}
     for part, key in change.parts.items():
-        if (found := adapter.tensors.spec(key).shape) != expected[part]:
+        if (stored := adapter.tensors.spec(key).shape) != expected[part]:
             raise _wrong_shape(
-                key, found, f"{expected[part]} for rank {rank} on {module} with weight {shape}"
+                key, stored, f"{expected[part]} for rank {rank} on {module} with weight {shape}"
             )
     magnitude = change.parts.get("lora_magnitude_vector")
     if bool(adapter.config.get("use_dora")) != bool(magnitude):
@@ -214,8 +225,8 @@ def _low_rank(module: str, shape: tuple[int, ...], change: Change, given: Ingred
     return LowRank(change.parts[a_part], change.parts[b_part], adapter.scale(module), transposed, magnitude)
 
 
-def _resized(outputs: list[Output], given: Ingredients) -> int | None:
-    base, layout = given.base, given.layout
+def _resized(outputs: list[Output], ingredients: Ingredients) -> int | None:
+    base, layout = ingredients.base, ingredients.layout
     ends = {f"{layout.input_embedding}.weight", f"{layout.output_embedding}.weight"}
     ends |= {layout.stored(name, base) or name for name in ends}
     rows = {output.spec.name: output.spec.shape[0] for output in outputs if output.spec.name in ends}
@@ -237,8 +248,8 @@ def _refuse_packed(base: TensorFiles) -> None:
             )
 
 
-def _wrong_shape(name: str, found: tuple[int, ...], expected: str) -> InvalidInput:
+def _wrong_shape(name: str, shape: tuple[int, ...], expected: str) -> InvalidInput:
     return InvalidInput(
-        f"adapter tensor {name} has shape {found}, expected {expected}; the adapter belongs to another "
+        f"adapter tensor {name} has shape {shape}, expected {expected}; the adapter belongs to another "
         "model or revision, or was saved incomplete"
     )
