@@ -136,12 +136,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FOLDER",
         help="write all documents (docs)",
     )
-    given = parser.parse_args(arguments)
-    if given.write is not None:
-        for path in write(given.write):
+    options = parser.parse_args(arguments)
+    if options.write is not None:
+        for path in write(options.write):
             print(path)
     else:
-        print(json_schema() if given.json_schema else markdown(), end="")
+        print(json_schema() if options.json_schema else markdown(), end="")
 
 
 def _walk(path: str, section: Schema, definitions: dict[str, Schema]) -> Iterator[tuple[str, str]]:
@@ -184,8 +184,10 @@ def _table(section: Schema, whole: Schema, headings: dict[str, str]) -> str:
 def _meaning(field: Schema, definitions: dict[str, Schema]) -> str:
     """The key's own description; a section without one has its class's first sentence."""
     classes = [definitions[name].get("description", "") for name in _references(field)]
-    own: str = field.get("description", "Says which of the variants this is." if "const" in field else "")
-    return own or (classes[0].splitlines()[0] if len(classes) == 1 and classes[0] else "")
+    description: str = field.get(
+        "description", "Says which of the variants this is." if "const" in field else ""
+    )
+    return description or (classes[0].splitlines()[0] if len(classes) == 1 and classes[0] else "")
 
 
 def _type(field: Schema, headings: dict[str, str]) -> str:

@@ -118,9 +118,9 @@ _SECRET = ("database_url", "api_token", "oidc_client_secret")
 
 def _said(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0]).removeprefix("TUNELINE_").removeprefix("tuneline_").lower()
-    found = "" if name in _SECRET else f", found {ascii(problem['input'])[:80]}"
+    shown = "" if name in _SECRET else f", found {ascii(problem['input'])[:80]}"
     expected = problem["msg"].removeprefix("Input should be ")
-    return f"TUNELINE_{name.upper()}: expected {expected.partition(', ')[0]}{found} ({_about(name)})"
+    return f"TUNELINE_{name.upper()}: expected {expected.partition(', ')[0]}{shown} ({_about(name)})"
 
 
 def _about(name: str) -> str:
@@ -130,10 +130,10 @@ def _about(name: str) -> str:
 
 def _nearest(folder: Path, name: Path) -> Path | None:
     """The nearest home of this user, from `folder` upward; another user's is passed over, as git does."""
-    for one in (folder, *folder.parents):
+    for place in (folder, *folder.parents):
         with contextlib.suppress(OSError):
-            if (one / name).is_dir() and (one / name).stat().st_uid == os.getuid():
-                return (one / name).resolve()
+            if (place / name).is_dir() and (place / name).stat().st_uid == os.getuid():
+                return (place / name).resolve()
     return None
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from stages.data.collect import RowCounts
     from stages.data.formats import Messages
     from stages.data.held_out import HeldOut
-    from stages.data.record import Records
     from stages.data.row_spool import RowSpool
     from stages.data.source import Source
+    from stages.data.source_row import SourceRows
 
 VERSION = 3
 TOOLS = ("datasets", "pyarrow", "transformers")
@@ -81,13 +81,13 @@ def _prepare(
     counts, feed = RowCounts(), feed_of(config.source) is not None
     before = of_dataset(previous) if previous is not None else None
     source = _opened(config, file_in(out))
-    format, shape, records = _shaped(source, config, counts, first_held_out(source, before))
+    format, shape, rows = _shaped(source, config, counts, first_held_out(source, before))
     check = RowCheck(tokenizer, shape, config.system, config.max_length)
     with (
         (out / "rejects.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as rejects,
         RowSpool(scratch, config.seed, config.near_duplicates, before is not None) as spool,
     ):
-        collect(records, check, spool, rejects, counts, config.max_rows)
+        collect(rows, check, spool, rejects, counts, config.max_rows)
     _refuse_unusable(counts, len(spool), config)
     split_of_row = _split(spool, config, before, counts)
     names = splits_beside(before, spool.lines)
@@ -153,25 +153,25 @@ def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages],
     """
     from stages.data.collect import RowCounts
     from stages.data.formats import to_messages
-    from stages.data.record import RowError
+    from stages.data.source_row import RowError
 
     source = _opened(config)
-    _, shape, records = _shaped(source, config, RowCounts(), source.records())
+    _, shape, rows = _shaped(source, config, RowCounts(), source.rows())
     chats: list[Messages] = []
     rejected: list[str] = []
-    for record in itertools.islice(records, count):
+    for source_row in itertools.islice(rows, count):
         try:
-            if record.row is None:
-                raise RowError("malformed", record.error or "the row cannot be read")
-            chats.append(to_messages(shape, record.row, config.system, Counter()))
+            if source_row.row is None:
+                raise RowError("malformed", source_row.error or "the row cannot be read")
+            chats.append(to_messages(shape, source_row.row, config.system, Counter()))
         except RowError as error:
-            rejected.append(f"{record.file} line {record.line}: {error}")
+            rejected.append(f"{source_row.file} line {source_row.line}: {error}")
     return chats, rejected
 
 
 def _shaped(
-    source: Source, config: PrepareConfig, counts: RowCounts, records: Records
-) -> tuple[str, str, Records]:
+    source: Source, config: PrepareConfig, counts: RowCounts, rows: SourceRows
+) -> tuple[str, str, SourceRows]:
     """The format as people call it, the shape of the rows that come, and the rows."""
     from stages.data.chatterbot import replies, topics
     from stages.data.collect import pick_format
@@ -180,13 +180,13 @@ def _shaped(
     if format == "auto" and source.chatterbot:
         format = "chatterbot-dialogue"
     if format == "chatterbot-topic":
-        records = topics(records, config.topics, counts.dropped)
+        rows = topics(rows, config.topics, counts.dropped)
     elif format == "chatterbot-dialogue":
-        records = replies(records, counts.dropped)
+        rows = replies(rows, counts.dropped)
     else:
-        shape, records = pick_format(records, format, config.source)
-        return shape, shape, records
-    return format, *pick_format(records, "prompt-completion", config.source)
+        shape, rows = pick_format(rows, format, config.source)
+        return shape, shape, rows
+    return format, *pick_format(rows, "prompt-completion", config.source)
 
 
 def _refuse_unusable(counts: RowCounts, good: int, config: PrepareConfig) -> None:

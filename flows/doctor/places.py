@@ -47,10 +47,10 @@ def arithmetic(settings: Settings) -> Finding:
 
 def memory(here: Machine) -> Finding:
     """Free memory, within the container's limit."""
-    found = f"{size(here.memory_available)} free, {here.cpu_count} cores"
+    figures = f"{size(here.memory_available)} free, {here.cpu_count} cores"
     if here.memory_available < LITTLE_MEMORY:
-        return Finding("memory", "warn", found, "`tuneline check RECIPE` says what a recipe needs")
-    return Finding("memory", "ok", found)
+        return Finding("memory", "warn", figures, "`tuneline check RECIPE` says what a recipe needs")
+    return Finding("memory", "ok", figures)
 
 
 def disk(settings: Settings) -> Finding:
@@ -70,11 +70,11 @@ def disk(settings: Settings) -> Finding:
         return Finding(
             "disk", "fail", f"{folder} cannot be written: {error}", "repair it, or set TUNELINE_HOME"
         )
-    found = f"{size(free)} free in {folder}, written at {size(int(rate))}/s"
+    figures = f"{size(free)} free in {folder}, written at {size(int(rate))}/s"
     if free < LITTLE_DISK:
         remedy = "`tuneline artifacts gc` says what could go; or set TUNELINE_HOME to a larger disk"
-        return Finding("disk", "fail" if free < NO_DISK else "warn", found, remedy)
-    return Finding("disk", "ok", found)
+        return Finding("disk", "fail" if free < NO_DISK else "warn", figures, remedy)
+    return Finding("disk", "ok", figures)
 
 
 def ports() -> Finding:
@@ -139,16 +139,16 @@ def _database(url: str) -> Finding:
     return _of_version(f"the database of TUNELINE_DATABASE_URL: schema {version}", version)
 
 
-def _of_version(found: str, version: int) -> Finding:
+def _of_version(database: str, version: int) -> Finding:
     if version > schema.VERSION:
         return Finding(
-            "registry", "fail", found, f"a newer Tuneline wrote it; this one knows {schema.VERSION}"
+            "registry", "fail", database, f"a newer Tuneline wrote it; this one knows {schema.VERSION}"
         )
     if version < schema.VERSION:
         return Finding(
-            "registry", "warn", found, f"the next use upgrades it to {schema.VERSION}, with a backup"
+            "registry", "warn", database, f"the next use upgrades it to {schema.VERSION}, with a backup"
         )
-    return Finding("registry", "ok", found)
+    return Finding("registry", "ok", database)
 
 
 def store(settings: Settings) -> Finding:

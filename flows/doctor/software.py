@@ -29,17 +29,17 @@ def python() -> Finding:
     """Whether this Python is one that Tuneline is made for."""
     known = metadata.metadata("tuneline")
     wanted, have = known["Requires-Python"] or "", sys.version.split()[0]
-    found = f"tuneline {known['Version']} on Python {have}, {sys.executable}"
+    versions = f"tuneline {known['Version']} on Python {have}, {sys.executable}"
     if have in SpecifierSet(wanted):
-        return Finding("python", "ok", found)
-    return Finding("python", "fail", found, f"needs Python {wanted}: install it with one of these")
+        return Finding("python", "ok", versions)
+    return Finding("python", "fail", versions, f"needs Python {wanted}: install it with one of these")
 
 
 def packages(lock: Path = LOCK) -> Finding:
     """What Tuneline asks for is installed in a version that it takes; and how far that is from the lock."""
     if find_spec("torch") is None:
-        found = "the light installation, for gates and the registry; a run needs all packages"
-        return Finding("packages", "warn", found, SET_UP)
+        message = "the light installation, for gates and the registry; a run needs all packages"
+        return Finding("packages", "warn", message, SET_UP)
     if wrong := _unmet("tuneline"):
         return Finding("packages", "fail", "; ".join(wrong), SET_UP)
     if not lock.is_file():
@@ -57,13 +57,15 @@ def packages(lock: Path = LOCK) -> Finding:
 
 def _locked(lock: Path) -> list[tuple[str, str]]:
     """Name and version of each line that is for this Python and system."""
-    found: list[tuple[str, str]] = []
+    locked: list[tuple[str, str]] = []
     for line in lock.read_text("utf-8").splitlines():
         if (text := line.partition("#")[0].strip()) and not text.startswith("-"):
             need = Requirement(text)
             if need.marker is None or need.marker.evaluate():
-                found += [(str(canonicalize_name(need.name)), one.version) for one in need.specifier]
-    return found
+                locked += [
+                    (str(canonicalize_name(need.name)), specifier.version) for specifier in need.specifier
+                ]
+    return locked
 
 
 def _version(name: str) -> str | None:

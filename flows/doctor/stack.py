@@ -39,8 +39,8 @@ def _parts(places: Places) -> list[tuple[str, Callable[[], Finding]]]:
 
     supervisor = Supervisor(places)
     if not supervisor.runs():
-        found = f"the one in {places.folder} does not run; `make stack` starts it"
-        return [("stack", lambda: Finding("stack", "ok", found))]
+        message = f"the one in {places.folder} does not run; `make stack` starts it"
+        return [("stack", lambda: Finding("stack", "ok", message))]
     return [(f"stack.{part.name}", partial(_part, supervisor, part, places.folder)) for part in parts(places)]
 
 
@@ -51,5 +51,5 @@ def _part(supervisor: Supervisor, program: Program, folder: Path) -> Finding:
     if standing.well:
         return Finding(subject, "ok", f"running{where} for {duration(standing.seconds)}")
     running = standing.state == "RUNNING"
-    found = f"runs{where}, but does not answer" if running else f"does not run ({standing.state.lower()})"
-    return Finding(subject, "fail", found, f"its log: {folder / 'logs' / f'{program.name}.log'}")
+    message = f"runs{where}, but does not answer" if running else f"does not run ({standing.state.lower()})"
+    return Finding(subject, "fail", message, f"its log: {folder / 'logs' / f'{program.name}.log'}")

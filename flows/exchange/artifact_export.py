@@ -93,13 +93,13 @@ def _refuse_faults(dossier: Dossier, draft: Path, public_key: Path) -> None:
 
 def _synced(draft: Path) -> tuple[str, ...]:
     """The files below `draft`, all of it on the disk."""
-    found = []
+    written = []
     for directory, _, names in os.walk(draft):
         for name in names:
             sync_file(Path(directory) / name)
-            found.append((Path(directory) / name).relative_to(draft).as_posix())
+            written.append((Path(directory) / name).relative_to(draft).as_posix())
         sync_directory(Path(directory))
-    return tuple(sorted(found))
+    return tuple(sorted(written))
 
 
 def _refuse_shortage(needed: int, folder: Path) -> None:

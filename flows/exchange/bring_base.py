@@ -55,19 +55,19 @@ def matched_base(registry: Registry, header: Mapping[str, Any], what: str) -> tu
 
     Exactly means a whole base reference, or a repository with its commit. A name alone matches nothing.
     """
-    bases = [one for one in _all_bases(registry) if one.manifest.base is not None]
+    bases = [base for base in _all_bases(registry) if base.manifest.base is not None]
     record = recorded_base(header)
     if record is not None:
-        for one in bases:
-            if not differing(one.manifest.base, record):  # type: ignore[arg-type]
-                return one, f"{header['record']['file']} beside it names {record.source}, every digest equal"
+        for base in bases:
+            if not differing(base.manifest.base, record):  # type: ignore[arg-type]
+                return base, f"{header['record']['file']} beside it names {record.source}, every digest equal"
     config = header.get("config") or {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if name and revision:
-        for one in bases:
-            reference = one.manifest.base
+        for base in bases:
+            reference = base.manifest.base
             if reference and reference.revision == revision and reference.source in (name, f"hub:{name}"):
-                return one, f"adapter_config.json names {name} at {revision[:12]}"
+                return base, f"adapter_config.json names {name} at {revision[:12]}"
     named = f" (its files name {str(name)[:80]!r}, revision {str(revision)[:40]})" if name else ""
     raise Usage(f"which base {what} belongs to cannot be told from its files{named}; {HOW}")
 
@@ -81,7 +81,7 @@ def refuse_contradiction(header: Mapping[str, Any], base: Artifact) -> None:
         raise Incompatible(
             f"{header['record']['file']} says that it was made for {record.source} at "
             f"{record.revision[:12]}, not for {reference.source} at {reference.revision[:12]} "
-            f"(they differ in {', '.join(one.name for one in wrong)}); give that base"
+            f"(they differ in {', '.join(difference.name for difference in wrong)}); give that base"
         )
     config = header.get("config") or {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")

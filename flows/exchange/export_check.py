@@ -195,10 +195,10 @@ def _lineage_problems(dossier: Dossier) -> Iterator[str]:
         if not is_about(dossier.manifests[evaluation], dossier, family):
             yield f"evaluation {short(evaluation)} did not measure this artifact"
     needed, waiting = set(), [dossier.id, *dossier.evaluations]
-    for one in waiting:
-        if one not in needed:
-            needed.add(one)
-            waiting += [parent.id for parent in dossier.manifests[one].parents]
+    for artifact_id in waiting:
+        if artifact_id not in needed:
+            needed.add(artifact_id)
+            waiting += [parent.id for parent in dossier.manifests[artifact_id].parents]
     for stranger in sorted(dossier.manifests.keys() - needed):
         yield f"{short(stranger)} is not an ancestor of this artifact or of its evaluations"
 

@@ -13,17 +13,17 @@ def licence_of_base(dossier: Dossier) -> str | None:
     for manifest in dossier.family().values():
         if manifest.kind == "base":
             for key in ("license", "licence"):
-                if isinstance(found := manifest.metrics.get(key) or manifest.config.get(key), str):
-                    return found
+                if isinstance(licence := manifest.metrics.get(key) or manifest.config.get(key), str):
+                    return licence
     return None
 
 
 def imports(dossier: Dossier) -> dict[str, dict[str, list[str]]]:
     """id → what is established, claimed and not established, of what in the family was made elsewhere."""
     return {
-        id_: {key: list(found.get(key, ())) for key in ("established", "claimed", "not_established")}
+        id_: {key: list(imported.get(key, ())) for key in ("established", "claimed", "not_established")}
         for id_, manifest in dossier.family().items()
-        if isinstance(found := manifest.metrics.get("import"), dict)
+        if isinstance(imported := manifest.metrics.get("import"), dict)
     }
 
 

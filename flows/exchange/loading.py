@@ -81,13 +81,13 @@ def _tokenizer(dossier: Dossier) -> tuple[str, str]:
     of_base = f"AutoTokenizer.from_pretrained(base{revision})"
     if not any(name in dossier.manifest.files for name in VOCABULARIES):
         return f"tokenizer = {of_base}  # the directory holds none\n", f"{base}\n"
-    own = "tokenizer = AutoTokenizer.from_pretrained(directory)\n"
+    line = "tokenizer = AutoTokenizer.from_pretrained(directory)\n"
     quant = dossier.manifest.quant
     template = quant.effective.get("chat_template") if quant is not None else None
     if isinstance(template, Mapping) and not template.get("present", True):
         borrowed = f"tokenizer.chat_template = {of_base}.chat_template  # the directory holds none\n"
-        return own + borrowed, f"{base}\n"
-    return own, ""
+        return line + borrowed, f"{base}\n"
+    return line, ""
 
 
 def _adapter(dossier: Dossier) -> list[Snippet]:
@@ -127,8 +127,8 @@ def _adapter(dossier: Dossier) -> list[Snippet]:
 
 def _in_nf4(revision: str, quant: QuantSpec) -> str:
     # What was asked for may be `auto`; what it came out as is recorded beside it.
-    found = {**quant.requested, **quant.effective}
-    compute = "float32" if found.get("compute_dtype") == "float32" else "bfloat16"
+    settings = {**quant.requested, **quant.effective}
+    compute = "float32" if settings.get("compute_dtype") == "float32" else "bfloat16"
     return dedent(f"""\
         nf4 = BitsAndBytesConfig(  # as it was trained
             load_in_4bit=True,

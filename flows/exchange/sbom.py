@@ -163,8 +163,8 @@ def _properties(manifest: Manifest) -> Iterator[dict[str, str]]:
     if manifest.base is not None:
         yield from _base_properties(manifest.base)
     if manifest.quant is not None:
-        found = manifest.quant.model_dump(mode="json", exclude={"toolchain"}, exclude_none=True)
-        yield from _named({f"quantization:{key}": value for key, value in found.items()})
+        quant = manifest.quant.model_dump(mode="json", exclude={"toolchain"}, exclude_none=True)
+        yield from _named({f"quantization:{key}": value for key, value in quant.items()})
 
 
 def _base_properties(base: BaseReference) -> Iterator[dict[str, str]]:

@@ -44,24 +44,24 @@ def scores(dossier: Dossier) -> list[ScoreRow]:
 
 
 def _rows(evaluation: str, manifest: Manifest) -> Iterator[ScoreRow]:
-    found = manifest.metrics
+    recorded = manifest.metrics
     tasks = {task.get("name"): task for task in manifest.config.get("tasks", ())}
     dataset = next((p.id for p in manifest.parents if p.relation == "evaluated_on"), None)
-    for task, metrics in sorted(found.get("tasks", {}).items()):
+    for task, metrics in sorted(recorded.get("tasks", {}).items()):
         for metric, score in sorted(metrics.items()):
             if isinstance(score, Mapping) and "value" in score:
                 config = tasks.get(task, {})
-                own = config.get("kind") not in (None, "lm-eval")
+                on_dataset = config.get("kind") not in (None, "lm-eval")
                 split = config.get("split") or _SPLITS.get(config.get("kind"), "test")
                 yield ScoreRow(
                     evaluation=evaluation,
                     task=task,
                     metric=metric,
                     **_figures(score),
-                    measured_on=str(found.get("measured_on", "")),
-                    computed_with=str(found.get("computed_with", "")),
-                    dataset=dataset if own else None,
-                    split=split if own and dataset else None,
+                    measured_on=str(recorded.get("measured_on", "")),
+                    computed_with=str(recorded.get("computed_with", "")),
+                    dataset=dataset if on_dataset else None,
+                    split=split if on_dataset and dataset else None,
                 )
 
 

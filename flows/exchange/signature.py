@@ -53,8 +53,8 @@ def signature_problem(directory: Path, public_key: Path) -> str | None:
         checker = Config().use_elliptic_key_verifier(public_key=public_key)
         checker.set_hashing_config(_hashing(directory)).verify(directory, target)
     except Exception as error:  # The library lets whatever goes wrong in a stranger's bytes through.
-        said = _MISMATCH.sub(lambda found: f'"Hash mismatch for {found[2]!r}"', str(error))
-        return f"not valid: {' '.join(said.split()) or type(error).__name__}"
+        message = _MISMATCH.sub(lambda match: f'"Hash mismatch for {match[2]!r}"', str(error))
+        return f"not valid: {' '.join(message.split()) or type(error).__name__}"
     return None
 
 

@@ -29,7 +29,7 @@ class Ancestry:
     def missing(self) -> list[str]:
         """What a whole lineage has and this one has not."""
         wanted = {"base": self.base, "adapter": self.adapter, "training data": self.dataset}
-        return [f"the lineage has no {name}" for name, found in wanted.items() if found is None]
+        return [f"the lineage has no {name}" for name, artifact in wanted.items() if artifact is None]
 
 
 def is_gguf_adapter(model: Artifact) -> bool:
@@ -49,15 +49,15 @@ def quant_of(model: Artifact) -> str:
 
 def ancestry(registry: Registry, model: Artifact) -> Ancestry:
     """The nearest ancestor of each kind. Raises NotFound."""
-    found: dict[str, Artifact] = {} if is_gguf_adapter(model) else {model.manifest.kind: model}
+    ancestors: dict[str, Artifact] = {} if is_gguf_adapter(model) else {model.manifest.kind: model}
     data: Artifact | None = None
     for edge in registry.lineage(model.id):
         parent = registry.get(edge.parent)
         if edge.relation == "trained_on" and data is None:
             data = parent
         elif parent.manifest.kind in MODEL_KINDS:
-            found.setdefault(parent.manifest.kind, parent)
-    return Ancestry(model, found.get("base"), found.get("adapter"), found.get("merged"), data)
+            ancestors.setdefault(parent.manifest.kind, parent)
+    return Ancestry(model, ancestors.get("base"), ancestors.get("adapter"), ancestors.get("merged"), data)
 
 
 def as_stored(evaluation: Artifact) -> bool:
@@ -85,14 +85,14 @@ def nf4_only(registry: Registry, model: Artifact) -> str | None:
 def host_of(registry: Registry, adapter: Artifact) -> Artifact | None:
     """What an adapter was measured on last: a GGUF adapter on a quantized base, another on its base."""
     hosts = (host_in(evaluation, adapter) for evaluation in reversed(registry.evaluations(adapter.id)))
-    found = next((host for host in hosts if host is not None), None)
-    return None if found is None else registry.get(found)
+    host_id = next((host for host in hosts if host is not None), None)
+    return None if host_id is None else registry.get(host_id)
 
 
 def host_in(evaluation: Artifact, adapter: Artifact) -> str | None:
     """The id of what the adapter was measured over in this evaluation."""
-    of = (parent.id for parent in evaluation.manifest.parents if parent.relation == "evaluation_of")
-    return next((parent for parent in of if parent != adapter.id), None)
+    measured = (parent.id for parent in evaluation.manifest.parents if parent.relation == "evaluation_of")
+    return next((parent for parent in measured if parent != adapter.id), None)
 
 
 def promoted_over(registry: Registry, channel: str, adapter: Artifact) -> Artifact | None:

@@ -138,17 +138,18 @@ def _contamination(
     why = facts.unsearched if seen is None else _unsearched(candidate, tasks)
     if seen is None or why is not None:
         return RuleResult(rule=name, kind="contamination", verdict="invalid", sentence=f"{name}: {why}")
-    found = len(seen.items)
+    held = len(seen.items)
     examples = "; ".join(f"{item.asked[:60]!r} ({item.why})" for item in seen.items[:3])
-    said = (
-        f"{name}: {found} of {seen.looked_for:,} items stand in the training data ({seen.rows:,} rows; word "
+    sentence = (
+        f"{name}: {held} of {seen.looked_for:,} items stand in the training data ({seen.rows:,} rows; word "
         f"for word, or at least {limits.share:.0%} of their {limits.words}-word sequences); "
-        f"{limits.max_items} are let through{'. ' + examples if found else ''}."
+        f"{limits.max_items} are let through{'. ' + examples if held else ''}."
     )
-    verdict: Verdict = "pass" if found <= limits.max_items else "fail"
+    verdict: Verdict = "pass" if held <= limits.max_items else "fail"
     listed = tuple(f"{i.task} {i.item[:12]}, {i.why}: {i.asked[:200]}" for i in seen.items[:MOST_LISTED])
     return RuleResult(
-        rule=name, kind="contamination", verdict=verdict, sentence=said, n=seen.looked_for, discordant=found,
+        rule=name, kind="contamination", verdict=verdict, sentence=sentence, n=seen.looked_for,
+        discordant=held,
         listed=listed,
     )  # fmt: skip
 
@@ -166,8 +167,8 @@ def _waive(result: RuleResult, waived: Sequence[Waived]) -> RuleResult:
     """Findings can be answered for; what is invalid cannot, since nobody knows what it hides."""
     for waiver in waived:
         if waiver.rule == result.rule and result.kind != "task" and result.verdict == "fail":
-            said = f"{result.sentence} Waived by {waiver.who}: {waiver.reason}."
+            sentence = f"{result.sentence} Waived by {waiver.who}: {waiver.reason}."
             return result.model_copy(
-                update={"waived": {"reason": waiver.reason, "who": waiver.who}, "sentence": said}
+                update={"waived": {"reason": waiver.reason, "who": waiver.who}, "sentence": sentence}
             )
     return result

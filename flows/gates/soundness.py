@@ -78,8 +78,8 @@ def _readable(log: Log) -> Iterator[str]:
 
 def _whole(log: Log) -> Iterator[str]:
     if log.raw is not None and len(log.rows) + len(log.unreadable) != log.result["n"]:
-        found = len(log.rows) + len(log.unreadable)
-        yield f"{log.result['n']} items were measured, {found} are in {log.file}"
+        rows = len(log.rows) + len(log.unreadable)
+        yield f"{log.result['n']} items were measured, {rows} are in {log.file}"
 
 
 def _distinct(log: Log) -> Iterator[str]:
@@ -139,10 +139,10 @@ def _of_that_subject(reading: Reading) -> Iterator[str]:
 
 
 def _as_registered(reading: Reading) -> Iterator[str]:
-    for name, found in reading.digests.items():
+    for name, digest in reading.digests.items():
         wanted = reading.expected.files.get(name)
-        if reading.expected.files and found != wanted:
-            yield f"{name} has sha256 {found[:12]}, the registry recorded {(wanted or 'no such file')[:12]}"
+        if reading.expected.files and digest != wanted:
+            yield f"{name} has sha256 {digest[:12]}, the registry recorded {(wanted or 'no such file')[:12]}"
 
 
 def nf4_values(nf4: Mapping[str, Any] | None) -> dict[str, object] | None:

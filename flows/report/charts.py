@@ -66,7 +66,7 @@ def line_chart(
     series: Sequence[Series], *, title: str, description: str, x_label: str, y_label: str, height: int = 250
 ) -> str:
     """Lines over a shared x axis, with a legend. Raises ValueError on a NaN or infinite number."""
-    points = [point for one in series for point in one.points]
+    points = [point for plotted in series for point in plotted.points]
     if not points:
         return _empty(title, description, height)
     xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -75,16 +75,16 @@ def line_chart(
     left, right, top, bottom = _left_margin(y_ticks), WIDTH - 12.0, 48.0, height - 40.0
     low, high = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, max(xs) + 1)
     x_of, y_of = linear_scale(low, high, left, right), linear_scale(y_ticks[0], y_ticks[-1], bottom, top)
-    parts = [_legend([one.name for one in series], left)]
+    parts = [_legend([plotted.name for plotted in series], left)]
     parts += [_y_axis(y_ticks, y_of, left, right, y_label, top), _x_axis(low, high, x_of, bottom, x_label)]
-    for index, one in enumerate(series):
-        drawn = [(x_of(x), y_of(y)) for x, y in one.points]
+    for index, plotted in enumerate(series):
+        drawn = [(x_of(x), y_of(y)) for x, y in plotted.points]
         if len(drawn) > 1:
             line = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
             parts.append(f'<polyline class="line series-{index}" points="{line}"/>')
-        if one.dots or len(drawn) == 1:
-            for (x, y), (value_x, value_y) in zip(drawn, one.points, strict=True):
-                words = f"{one.name}: {value_y:.4g} at {x_label} {value_x:g}"
+        if plotted.dots or len(drawn) == 1:
+            for (x, y), (value_x, value_y) in zip(drawn, plotted.points, strict=True):
+                words = f"{plotted.name}: {value_y:.4g} at {x_label} {value_x:g}"
                 parts.append(_dot(index, x, y, 3.5, words))
     return _picture(title, description, height, parts)
 

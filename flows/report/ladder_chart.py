@@ -99,12 +99,12 @@ def _mark(
 
 
 def _words(rung: Rung) -> str:
-    said = [rung.label]
+    parts = [rung.label]
     if (kl := rung.figures.get("kl_mean")) is not None:
-        said.append(f"KL {kl.value:.3g} ({kl.low:.3g} to {kl.high:.3g}) to {rung.parent}")
+        parts.append(f"KL {kl.value:.3g} ({kl.low:.3g} to {kl.high:.3g}) to {rung.parent}")
     if rung.score is not None:
-        said.append(f"{rung.metric} {rung.score.value:.3g} ({rung.score.low:.3g} to {rung.score.high:.3g})")
-    return ", ".join(said)
+        parts.append(f"{rung.metric} {rung.score.value:.3g} ({rung.score.low:.3g} to {rung.score.high:.3g})")
+    return ", ".join(parts)
 
 
 def _score_label(rungs: Sequence[Rung]) -> str:

@@ -102,7 +102,9 @@ def _loss_chart(history: Sequence[Mapping[str, Any]]) -> str:
     ]
     series = [Series("training", train), Series("validation", held_out, dots=True)]
     ends = [
-        f"{one.name} from {one.points[0][1]:.4g} to {one.points[-1][1]:.4g}" for one in series if one.points
+        f"{line.name} from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}"
+        for line in series
+        if line.points
     ]
     return line_chart(
         series,

@@ -97,8 +97,8 @@ def verdict(report: RunReport) -> tuple[str, str]:
             return state, f"{word} at {', '.join(labels)}" if labels != ["run"] else word
     if report.gate is None:
         return "done", "Finished, without a gate"
-    given = str(report.gate["verdict"])
-    return given, VERDICTS.get(given, given)
+    name = str(report.gate["verdict"])
+    return name, VERDICTS.get(name, name)
 
 
 def tasks_of(report: RunReport) -> list[str]:

@@ -37,11 +37,12 @@ def picture_frame(
     have where its policy forbids styles within elements. `links`: there are some in the body, which a picture
     as such (`img`) would hide from who listens.
     """
-    own = f' class="fixed" width="{width:g}" height="{height:g}"' if fixed else ""
+    attributes = f' class="fixed" width="{width:g}" height="{height:g}"' if fixed else ""
     role = "group" if links else "img"
     number = zlib.crc32(f"{title}{description}{body}".encode())
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="{role}"{own} '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="{role}"'
+        f"{attributes} "
         f'aria-labelledby="svg{number}-t svg{number}-d"><title id="svg{number}-t">{svg_text(title)}</title>'
         f'<desc id="svg{number}-d">{svg_text(description)}</desc>{body}</svg>'
     )

@@ -76,4 +76,4 @@ def rows_of(config: PrepareConfig, registry: Registry) -> int:
     source = open_source(
         config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
     )
-    return sum(1 for _ in source.records())
+    return sum(1 for _ in source.rows())

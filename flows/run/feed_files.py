@@ -16,7 +16,7 @@ from registry.feeds.rows import NewRow, chat
 from stages.data.collect import pick_format
 from stages.data.files import READERS, YAML, data_suffix, read_file
 from stages.data.formats import to_messages
-from stages.data.record import RowError
+from stages.data.source_row import RowError
 
 SETTLED = 10.0
 """Seconds for which a file of a watched directory has to have been left alone: it may still be written."""
@@ -88,12 +88,12 @@ def _rows(files: Sequence[Path]) -> list[NewRow]:
         if data_suffix(path.name) not in _suffixes():
             raise Usage(f"{path} is not a file of rows; expected {' '.join(_suffixes())} (also .gz)")
         shape, records = pick_format(read_file(path, path.name), "auto", str(path))
-        for record in records:
-            place = f"{record.file} line {record.line}"
+        for source_row in records:
+            place = f"{source_row.file} line {source_row.line}"
             try:
-                if record.row is None:
-                    raise RowError("malformed", record.error or "the row cannot be read")
-                rows.append(chat(to_messages(shape, record.row, None, Counter()), place, "file", place))
+                if source_row.row is None:
+                    raise RowError("malformed", source_row.error or "the row cannot be read")
+                rows.append(chat(to_messages(shape, source_row.row, None, Counter()), place, "file", place))
             except RowError as error:
                 wrong.append(f"{place}: {error}")
             except InvalidFeed as error:

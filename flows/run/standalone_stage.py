@@ -88,13 +88,13 @@ def _from_registry(role: str, ref: str) -> Parent:
 
 def _config(stage: str, overrides: Sequence[str]) -> BaseModel:
     tree: dict[str, Any] = {}
-    given = parse_overrides(overrides)
-    apply_overrides(tree, given)
+    changes = parse_overrides(overrides)
+    apply_overrides(tree, changes)
     fields: dict[str, Any] = {stage: (config_type(stage), ...)}
     section = create_model("Section", __base__=StageConfig, **fields)
     whole = anchor({stage: tree}, Path.cwd())
     config: BaseModel = getattr(
-        validate(section, whole, f"the settings of {stage}", given, {stage: {}}, below=(stage,)), stage
+        validate(section, whole, f"the settings of {stage}", changes, {stage: {}}, below=(stage,)), stage
     )
     return config
 
@@ -120,8 +120,8 @@ def _parent(role: str, path: Path) -> Parent:
     facts = folder / "tuneline-facts.json"
     if facts.is_file():
         try:
-            found = json.loads(facts.read_text("utf-8"))
-            fields = {key: found[key] for key in ("kind", "base", "quant", "metrics")}
+            recorded = json.loads(facts.read_text("utf-8"))
+            fields = {key: recorded[key] for key in ("kind", "base", "quant", "metrics")}
             return Parent(id=tree_stamp(path), path=folder, **fields)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Usage(

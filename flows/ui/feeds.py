@@ -46,12 +46,12 @@ def _add(request: Request, name: str, body: bytes) -> dict[str, object]:
 
 def _row(line: str, where: str) -> NewRow:
     try:
-        given = json.loads(line)
+        row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InvalidFeed(f"{where}: malformed JSON: {error}") from None
-    if not isinstance(given, dict) or set(given) != {"messages"}:
+    if not isinstance(row, dict) or set(row) != {"messages"}:
         raise InvalidFeed(f"{where}: expected an object with messages, and nothing else")
-    return chat(given["messages"], where, "http")
+    return chat(row["messages"], where, "http")
 
 
 routes = [Route("/feeds/{name}/rows", _rows, methods=["POST"])]

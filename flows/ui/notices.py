@@ -39,7 +39,7 @@ class DriftWatch:
             tuple(labels) for labels, is_so in drift(state, living(state.endpoints)) if is_so
         )
         standing = {channel.name: channel for channel in state.channels}
-        told = 0
+        deliveries = 0
         for channel, engine in sorted(now & self._before):
             about = {
                 "channel": channel,
@@ -47,9 +47,9 @@ class DriftWatch:
                 "artifact_id": standing[channel].artifact_id,
                 "generation": standing[channel].generation,
             }
-            told += self._registry.webhooks.tell("drift", about, json.dumps(about))
+            deliveries += self._registry.webhooks.tell("drift", about, json.dumps(about))
         self._before = now
-        return told
+        return deliveries
 
 
 @asynccontextmanager

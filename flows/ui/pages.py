@@ -138,8 +138,8 @@ def interval(metric: Mapping[str, Any], share: bool = True) -> str:
 
 def link_to(path: str, **parameters: Any) -> str:
     """The address with these parameters, without those that are None or empty."""
-    given = {key: value for key, value in parameters.items() if value not in (None, "", ())}
-    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+    query = {key: value for key, value in parameters.items() if value not in (None, "", ())}
+    return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
 
 @cache

@@ -40,7 +40,7 @@ def served_as(recipe: Recipe) -> tuple[object, ...]:
     """What its channel gets, but for what it learns: the base, and the form of it."""
     assert recipe.promote is not None
     source, candidate = recipe.base.source, recipe.promote.candidate
-    form = next((one for one in recipe.quantize if one.label == candidate), None)
+    form = next((config for config in recipe.quantize if config.label == candidate), None)
     name = source.partition("@")[0] if source.startswith("hub:") else source
     return name, candidate, form, recipe.adapter if is_apart(recipe) else None
 
@@ -60,11 +60,13 @@ def in_form(recipe: Recipe, form: Form, *, apart: bool) -> Recipe:
 
     An entry of the recipe's own that makes this form is kept as it is.
     """
-    known = next((one for one in recipe.quantize if form is not None and one.label == form.label), form)
+    known = next(
+        (config for config in recipe.quantize if form is not None and config.label == form.label), form
+    )
     changed: dict[str, Any] = {"deploy": recipe.deploy}
     if apart:
-        own = recipe.adapter.type if recipe.adapter is not None and form is not None else None
-        changed["adapter"] = {"base": STORED if form is None else form.form, "type": own}
+        adapter_type = recipe.adapter.type if recipe.adapter is not None and form is not None else None
+        changed["adapter"] = {"base": STORED if form is None else form.form, "type": adapter_type}
         candidate = "adapter"
     else:
         changed |= {"adapter": None, "quantize": () if known is None else (known,), "deploy": None}

@@ -121,11 +121,12 @@ class _Checked(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         results = await self._resolver.resolve(host, port, family)
-        allowed = [one for one in results if self._private or is_public(one["host"])]
+        allowed = [address for address in results if self._private or is_public(address["host"])]
         if not allowed:
             raise OSError(
                 errno.EACCES,
-                f"{host} is on this machine or its network ({', '.join(one['host'] for one in results)}), "
+                f"{host} is on this machine or its network "
+                f"({', '.join(address['host'] for address in results)}), "
                 "which was not allowed for this webhook",
             )
         return allowed

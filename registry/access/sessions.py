@@ -63,13 +63,13 @@ class Sessions:
             if row is None:
                 return False, None
             account = select(users) if row.owner is None else select(users).where(users.c.name == row.owner)
-            found = connection.execute(account.limit(1)).one_or_none()
-        if found is not None and (row.owner is None or found.revoked is not None):
+            account_row = connection.execute(account.limit(1)).one_or_none()
+        if account_row is not None and (row.owner is None or account_row.revoked is not None):
             return False, None
         if at - row.used > _NOTED_EVERY:
             with self._database.count() as connection:
                 connection.execute(update(sign_ins).where(mine), {"used": at})
-        return True, None if found is None else user_of(found)
+        return True, None if account_row is None else user_of(account_row)
 
     def key(self) -> bytes:
         """32 random bytes of this registry, which sign cookies and forms; made when first asked for."""

@@ -83,8 +83,8 @@ class Webhooks:
         check_url(url, private)
         unknown = sorted(set(events) - set(EVENTS))
         if unknown or not events:
-            found = ", ".join(unknown)[:80] or "none"
-            raise InvalidWebhook(f"events {found}: expected some of {', '.join(EVENTS)}")
+            names = ", ".join(unknown)[:80] or "none"
+            raise InvalidWebhook(f"events {names}: expected some of {', '.join(EVENTS)}")
         webhook_id, secret = secrets.token_hex(6), secrets.token_hex(32)
         chosen = [event for event in EVENTS if event in events]
         row = {"id": webhook_id, "url": url, "events": json.dumps(chosen), "private": int(private)}

@@ -113,15 +113,15 @@ async def _known_parameters(request: Request) -> None:
         for parameter in request.app.openapi()["paths"][route.path_format]["get"].get("parameters", [])
         if parameter["in"] == "query"
     }
-    given = [name for name, _ in request.query_params.multi_items()]
+    names = [name for name, _ in request.query_params.multi_items()]
     expected = f"expected {', '.join(sorted(parameters)) or 'none'}"
     wrong = [
         {
             "parameter": name[:80],
             "detail": f"unknown parameter; {expected}" if name not in parameters else "given twice",
         }
-        for name in dict.fromkeys(given)
-        if name not in parameters or given.count(name) > 1
+        for name in dict.fromkeys(names)
+        if name not in parameters or names.count(name) > 1
     ]
     if wrong:
         raise RequestValidationError(
@@ -131,9 +131,9 @@ async def _known_parameters(request: Request) -> None:
 
 def _on_parameters(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = parameter_problems(error.errors())
-    message = "; ".join(f"{one['parameter']}: {one['detail']}" for one in found)
-    return problem(422, "parameter", message, errors=found)
+    problems = parameter_problems(error.errors())
+    message = "; ".join(f"{refused['parameter']}: {refused['detail']}" for refused in problems)
+    return problem(422, "parameter", message, errors=problems)
 
 
 def _on_http(request: Request, error: Exception) -> Response:

@@ -104,14 +104,14 @@ class Guard:
     def _without_token(self, scope: Scope) -> Response | None:
         if scope["path"] in OPEN or scope["path"] == TRIGGER:
             return None
-        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        given = given.strip()
+        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        token = token.strip()
         if scheme.lower() == "bearer":
             # Digests have one length, so the time of the comparison tells nothing about the token.
-            digest = hashlib.sha256(given.encode("latin-1")).digest()
+            digest = hashlib.sha256(token.encode("latin-1")).digest()
             if self._expected is not None and secrets.compare_digest(digest, self._expected):
                 return None
-            if self._users.of_token(given) is not None:
+            if self._users.of_token(token) is not None:
                 return None
         message = "expected the header `Authorization: Bearer TOKEN` with the API's token, or a user's"
         return problem(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
@@ -173,9 +173,9 @@ def _finish(start: Message, body: bytes, asked: Headers) -> bytes:
     return body
 
 
-def _matches(tag: str, given: list[str]) -> bool:
+def _matches(tag: str, tags_sent: list[str]) -> bool:
     # If-None-Match compares weakly (RFC 9110, section 13.1.2): W/ is of no account.
-    tags = {item.strip().removeprefix("W/") for line in given for item in line.split(",")}
+    tags = {item.strip().removeprefix("W/") for line in tags_sent for item in line.split(",")}
     return tag in tags or "*" in tags
 
 

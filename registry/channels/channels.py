@@ -213,8 +213,8 @@ def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any
         if connection.execute(update(channels).where(same), new).rowcount != 1:
             raise _lost(name, expected, _standing(_current(connection, name)))
     HISTORY.append(connection, name, expected + 1, {"at": at, **event})
-    told = {"channel": name, "generation": expected + 1, **event}
-    outbox.put(connection, "rollback" if event["action"] == "rollback" else "promotion", told)
+    payload = {"channel": name, "generation": expected + 1, **event}
+    outbox.put(connection, "rollback" if event["action"] == "rollback" else "promotion", payload)
     return Channel(
         name=name, artifact_id=event["artifact_id"], generation=expected + 1, moved=datetime.fromisoformat(at)
     )

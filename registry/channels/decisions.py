@@ -137,9 +137,9 @@ class Gates:
         return None if row is None else _decision(row)
 
 
-def _text(given: Mapping[str, Any]) -> str:
+def _text(value: Mapping[str, Any]) -> str:
     try:
-        return canonical(dict(given)).decode()
+        return canonical(dict(value)).decode()
     except (ValueError, TypeError) as error:
         raise InvalidArtifact(f"a gate's policy and evidence must be finite JSON: {error}") from error
 

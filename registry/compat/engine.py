@@ -184,9 +184,9 @@ def _template(subject: Pair) -> Iterator[Check]:
         if not isinstance(template, dict) or "present" not in template:
             yield question.unknown("import the file again", "no record of the file's template")
         elif template.get("sha256") != digest:
-            description = str(template.get("sha256"))[:12] + "…" if template["present"] else "none"
+            shown = str(template.get("sha256"))[:12] + "…" if template["present"] else "none"
             todo = f"chats would be rendered differently than with its base: {_RESOLVE_AGAIN}, or convert it "
-            yield question.refused(description, f"{todo}again with the base's")
+            yield question.refused(shown, f"{todo}again with the base's")
         else:
             yield question.ok()
         return

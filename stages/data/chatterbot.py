@@ -7,30 +7,30 @@ from collections import Counter
 from collections.abc import Collection
 
 from stages.data.dedupe import normalized
-from stages.data.record import Record, Records
+from stages.data.source_row import SourceRow, SourceRows
 from stages.errors import InvalidInput
 
 MIN_WORDS = 3
 """An utterance shorter than this ("Yes.", "why?") tells no topic."""
 
 
-def replies(records: Records, dropped: Counter[str]) -> Records:
+def replies(rows: SourceRows, dropped: Counter[str]) -> SourceRows:
     """Rows {prompt, completion} from the first two lines of each conversation.
 
     Later lines are counted as dropped: in some files they are other replies to the first line, in
     others the conversation goes on, and nothing in the file says which.
     """
-    for record in records:
-        if record.row is None:
-            yield record
+    for source_row in rows:
+        if source_row.row is None:
+            yield source_row
             continue
-        lines = record.row["lines"]
+        lines = source_row.row["lines"]
         dropped["later_lines"] += max(0, len(lines) - 2)
         row = {"prompt": lines[0], "completion": lines[1] if len(lines) > 1 else None}
-        yield Record(record.file, record.line, row)
+        yield SourceRow(source_row.file, source_row.line, row)
 
 
-def topics(records: Records, wanted: Collection[str] | None, dropped: Counter[str]) -> Records:
+def topics(rows: SourceRows, wanted: Collection[str] | None, dropped: Counter[str]) -> SourceRows:
     """Rows {prompt: an utterance, completion: {"topic": its file's name} as JSON}, each utterance once.
 
     Drops and counts utterances of fewer than `MIN_WORDS` words, those that stand under several of the wanted
@@ -40,19 +40,19 @@ def topics(records: Records, wanted: Collection[str] | None, dropped: Counter[st
     first: dict[str, tuple[str, str, str, int]] = {}
     ambiguous: set[str] = set()
     known: set[str] = set()
-    for record in records:
-        if record.row is None:
-            yield record
+    for source_row in rows:
+        if source_row.row is None:
+            yield source_row
             continue
-        topic = record.row["topic"]
+        topic = source_row.row["topic"]
         known.add(topic)
         if wanted is not None and topic not in wanted:
             continue
-        for line in record.row["lines"]:
+        for line in source_row.row["lines"]:
             key = normalized(line)
             if key in first:
                 dropped["repeated_utterances"] += 1
-            place = first.setdefault(key, (topic, line, record.file, record.line))
+            place = first.setdefault(key, (topic, line, source_row.file, source_row.line))
             if place[0] != topic:
                 ambiguous.add(key)
     if missing := sorted(set(wanted or ()) - known):
@@ -65,4 +65,6 @@ def topics(records: Records, wanted: Collection[str] | None, dropped: Counter[st
         elif key in ambiguous:
             dropped["ambiguous_utterances"] += 1
         else:
-            yield Record(file, number, {"prompt": line.strip(), "completion": json.dumps({"topic": topic})})
+            yield SourceRow(
+                file, number, {"prompt": line.strip(), "completion": json.dumps({"topic": topic})}
+            )

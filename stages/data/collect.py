@@ -14,8 +14,8 @@ from stages.backends.chat import Tokenizer, control_tokens, encode_with_mask, re
 from stages.contract import progress
 from stages.data.formats import EXPECTED, Messages, detect, matches, to_messages
 from stages.data.lengths import CHARACTERS, tokens_if_above
-from stages.data.record import Record, Records, RowError, named
 from stages.data.row_spool import Checked, RowSpool
+from stages.data.source_row import RowError, SourceRow, SourceRows, named
 from stages.errors import InvalidInput
 
 _LOOKED_AT = 100
@@ -38,7 +38,7 @@ class RowCounts:
 
 
 class RowCheck:
-    """Turns a record into a `Checked` row, counting in `unused` the fields that do not get into it.
+    """Turns a row into a `Checked` row, counting in `unused` the fields that do not get into it.
 
     Raises `RowError` with the reason where it cannot.
     """
@@ -51,11 +51,11 @@ class RowCheck:
         control = sorted(control_tokens(tokenizer).values(), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, control)) or r"(?!)")
 
-    def __call__(self, record: Record, unused: Counter[str]) -> Checked:
-        if record.row is None:
-            raise RowError("malformed", record.error or "the row cannot be read")
-        unused.update(record.unread)
-        messages = to_messages(self._format, record.row, self._system, unused)
+    def __call__(self, source_row: SourceRow, unused: Counter[str]) -> Checked:
+        if source_row.row is None:
+            raise RowError("malformed", source_row.error or "the row cannot be read")
+        unused.update(source_row.unread)
+        messages = to_messages(self._format, source_row.row, self._system, unused)
         try:
             self._refuse_far_too_long(messages)
             self._refuse_control_tokens(messages)
@@ -87,20 +87,20 @@ class TooLong(RowError):
         self.tokens = tokens
 
 
-def pick_format(records: Records, format: str, source: str) -> tuple[str, Records]:
-    """The declared format or the detected one, and the records again from the first.
+def pick_format(rows: SourceRows, format: str, source: str) -> tuple[str, SourceRows]:
+    """The declared format or the detected one, and the rows again from the first.
 
     Raises `InvalidInput` when there is no row at all, or none of the first has the fields needed.
     """
-    first: list[Record] = []
+    first: list[SourceRow] = []
     detected = None
-    for record in itertools.islice(records, _LOOKED_AT):
-        first.append(record)
-        if record.row is None:
+    for source_row in itertools.islice(rows, _LOOKED_AT):
+        first.append(source_row)
+        if source_row.row is None:
             continue
         if format == "auto":
-            detected = detect(record.row)
-        elif matches(format, record.row):
+            detected = detect(source_row.row)
+        elif matches(format, source_row.row):
             detected = format
         if detected:
             break
@@ -113,28 +113,28 @@ def pick_format(records: Records, format: str, source: str) -> tuple[str, Record
             f"{source}: the rows have the fields {', '.join(fields[:_NAMED]) or '(none)'}, which is not the "
             f"format {format!r}; expected {expected}: rename the fields, or declare another prepare.format"
         )
-    return detected or "messages", itertools.chain(first, records)
+    return detected or "messages", itertools.chain(first, rows)
 
 
 def collect(
-    records: Records,
+    rows: SourceRows,
     check: RowCheck,
     spool: RowSpool,
     rejects: IO[str],
     counts: RowCounts,
     max_rows: int | None,
 ) -> None:
-    """Check each record and put it into the spool, or write to `rejects` why not.
+    """Check each row and put it into the spool, or write to `rejects` why not.
 
     Ends after `max_rows` good rows. `rejects` gets JSON lines of file, line, code and reason.
     """
-    for record in records:
+    for source_row in rows:
         counts.read += 1
         unused: Counter[str] = Counter()
         try:
-            spool.add(check(record, unused), record.file, record.line)
+            spool.add(check(source_row, unused), source_row.file, source_row.line)
         except RowError as error:
-            _reject(record, error, rejects, counts)
+            _reject(source_row, error, rejects, counts)
         else:
             _note(unused, counts.unused)
         if counts.read % _REPORTED == 0:
@@ -152,11 +152,11 @@ def _note(unused: Counter[str], all_unused: Counter[str]) -> None:
         all_unused[name if name in all_unused or len(all_unused) < _NAMED else _OTHERS] += 1
 
 
-def _reject(record: Record, error: RowError, rejects: IO[str], counts: RowCounts) -> None:
+def _reject(source_row: SourceRow, error: RowError, rejects: IO[str], counts: RowCounts) -> None:
     counts.rejected[error.code] += 1
     if isinstance(error, TooLong):
         counts.too_long.append(error.tokens)
     if len(counts.first_rejects) < 3:
-        counts.first_rejects.append(f"{record.file} line {record.line}: {error}")
-    entry = {"file": record.file, "line": record.line, "code": error.code, "reason": str(error)}
+        counts.first_rejects.append(f"{source_row.file} line {source_row.line}: {error}")
+    entry = {"file": source_row.file, "line": source_row.line, "code": error.code, "reason": str(error)}
     rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")

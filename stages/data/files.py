@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stages.data.json_stream import read_json
 from stages.data.json_values import Decoder
-from stages.data.record import MAX_ROW_BYTES, Record, Records, as_record
+from stages.data.source_row import MAX_ROW_BYTES, SourceRow, SourceRows, as_source_row
 from stages.data.tables import read_parquet, wanted_columns
 from stages.data.text import lines, opened
 from stages.errors import InvalidInput
@@ -24,26 +24,26 @@ def data_suffix(name: str) -> str:
     return suffix if suffix in READERS else ""
 
 
-def read_file(path: Path, name: str) -> Records:
-    """Rows of one file, streamed; bad rows come as records with an error.
+def read_file(path: Path, name: str) -> SourceRows:
+    """Rows of one file, streamed; bad rows come with an error.
 
     Raises `InvalidInput` when the file as a whole cannot be read: encoding, structure, archive.
     """
     return READERS[data_suffix(path.name)](path, name)
 
 
-def _read_lines(path: Path, name: str) -> Records:
+def _read_lines(path: Path, name: str) -> SourceRows:
     decoder = Decoder()
     for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
         try:
-            yield as_record(name, number, decoder.whole(line))
+            yield as_source_row(name, number, decoder.whole(line))
         except (ValueError, RecursionError) as error:
-            yield Record(name, number, None, f"malformed JSON: {error}")
+            yield SourceRow(name, number, None, f"malformed JSON: {error}")
 
 
-def _read_json(path: Path, name: str) -> Records:
+def _read_json(path: Path, name: str) -> SourceRows:
     """A JSON document; or JSON lines under the name .json, as many tools write them."""
     return _read_lines(path, name) if _is_json_lines(path) else read_json(path, name)
 
@@ -57,7 +57,7 @@ def _is_json_lines(path: Path) -> bool:
         return False
 
 
-def _read_csv(path: Path, name: str) -> Records:
+def _read_csv(path: Path, name: str) -> SourceRows:
     # The module's limit of 128 KiB a field would refuse long documents; it has no other place to be set.
     csv.field_size_limit(MAX_ROW_BYTES)
     content = lines(path)
@@ -79,12 +79,12 @@ def _read_csv(path: Path, name: str) -> Records:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Record(name, number, None, f"malformed CSV: {error}")
+            yield SourceRow(name, number, None, f"malformed CSV: {error}")
             continue
         if len(fields) == len(header):
-            yield Record(name, number, dict(zip(header, fields, strict=True)))
+            yield SourceRow(name, number, dict(zip(header, fields, strict=True)))
         elif fields:
-            yield Record(
+            yield SourceRow(
                 name, number, None, f"the row has {len(fields)} fields, the header names {len(header)}"
             )
 
@@ -94,7 +94,7 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-def _read_chatterbot(path: Path, name: str) -> Records:
+def _read_chatterbot(path: Path, name: str) -> SourceRows:
     """Rows {topic, lines} of a chatterbot corpus file; texts stay as written ("1963" is no number)."""
     import yaml
 
@@ -117,9 +117,9 @@ def _read_chatterbot(path: Path, name: str) -> Records:
         number = node.start_mark.line + 1
         lines = node.value if isinstance(node, yaml.SequenceNode) else []
         if lines and all(isinstance(line, yaml.ScalarNode) for line in lines):
-            yield Record(name, number, {"topic": topic, "lines": [line.value for line in lines]})
+            yield SourceRow(name, number, {"topic": topic, "lines": [line.value for line in lines]})
         else:
-            yield Record(name, number, None, "the conversation is not a list of lines")
+            yield SourceRow(name, number, None, "the conversation is not a list of lines")
 
 
 def _refuse_depth(content: bytes) -> None:
@@ -134,7 +134,7 @@ def _refuse_depth(content: bytes) -> None:
 
 
 YAML = (".yml", ".yaml")
-READERS: dict[str, Callable[[Path, str], Records]] = {
+READERS: dict[str, Callable[[Path, str], SourceRows]] = {
     ".jsonl": _read_lines,
     ".json": _read_json,
     ".csv": _read_csv,

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from stages.data.fields import REFUSED_IN_ROW, REFUSED_IN_TURN, account, says_nothing
-from stages.data.record import RowError, named, shown
+from stages.data.source_row import RowError, named, shown
 
 Row = Mapping[str, Any]
 Messages = list[dict[str, str]]

@@ -16,8 +16,8 @@ import numpy as np
 
 from registry.feeds.forgetting import LIST, SET_ASIDE
 from stages.config.feed import feed_of
-from stages.data.record import Records
 from stages.data.source import Source
+from stages.data.source_row import SourceRows
 from stages.data.split import SPLITS, assign
 from stages.errors import InvalidInput
 
@@ -53,13 +53,13 @@ def of_dataset(folder: Path) -> HeldOut:
     return HeldOut(test | fresh | aside, fresh - test, int(known["watermark"]))
 
 
-def first_held_out(source: Source, before: HeldOut | None) -> Records:
-    """The source's records, those that were held out before the rest: of two alike the first one stays."""
+def first_held_out(source: Source, before: HeldOut | None) -> SourceRows:
+    """The source's rows, those that were held out before the rest: of two alike the first one stays."""
     if before is None:
-        yield from source.records()
+        yield from source.rows()
         return
-    yield from (record for record in source.records() if record.line in before.rows)
-    yield from (record for record in source.records() if record.line not in before.rows)
+    yield from (source_row for source_row in source.rows() if source_row.line in before.rows)
+    yield from (source_row for source_row in source.rows() if source_row.line not in before.rows)
 
 
 def assign_beside(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from stages.data.json_values import Decoder
-from stages.data.record import MAX_ROW_BYTES, Record, Records, Unreadable, as_record, shown
+from stages.data.source_row import MAX_ROW_BYTES, SourceRow, SourceRows, Unreadable, as_source_row, shown
 from stages.data.text import text
 from stages.errors import InvalidInput
 
@@ -17,7 +17,7 @@ _SPACE = " \t\r\n"
 _ROW_KEYS = ("data", "rows", "examples", "train")
 
 
-def read_json(path: Path, name: str) -> Records:
+def read_json(path: Path, name: str) -> SourceRows:
     """Rows of an array; of an object that maps ids to rows; or of the array under `data`, `rows`, … .
 
     Raises `InvalidInput` with the line when the document is malformed or holds something else.
@@ -37,7 +37,7 @@ def read_json(path: Path, name: str) -> Records:
             )
 
 
-def _elements(cursor: _Cursor, name: str) -> Iterator[Record]:
+def _elements(cursor: _Cursor, name: str) -> Iterator[SourceRow]:
     cursor.take("[")
     if cursor.peek() == "]":
         cursor.take("]")
@@ -45,12 +45,12 @@ def _elements(cursor: _Cursor, name: str) -> Iterator[Record]:
     while True:
         cursor.peek()
         line = cursor.line
-        yield as_record(name, line, cursor.value())
+        yield as_source_row(name, line, cursor.value())
         if cursor.take(",]") == "]":
             return
 
 
-def _members(cursor: _Cursor, name: str) -> Iterator[Record]:
+def _members(cursor: _Cursor, name: str) -> Iterator[SourceRow]:
     cursor.take("{")
     if cursor.peek() == "}":
         cursor.take("}")
@@ -72,7 +72,7 @@ def _members(cursor: _Cursor, name: str) -> Iterator[Record]:
             value = cursor.value()
             # Scalars beside the rows (a version, a name) are the document's description.
             if isinstance(value, dict | Unreadable):
-                yield as_record(name, line, value)
+                yield as_source_row(name, line, value)
         if cursor.take(",}") == "}":
             return
 

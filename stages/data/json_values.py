@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from stages.data.record import Unreadable, named
+from stages.data.source_row import Unreadable, named
 
 _DIGITS = 300
 """Python refuses to read integers above 4,300 digits; from here on they are floats, as in other readers."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stages.data import tables
 from stages.data.files import READERS, YAML, data_suffix, read_file
-from stages.data.record import Records, shown
+from stages.data.source_row import SourceRows, shown
 from stages.errors import InvalidInput, MissingPackage
 
 
@@ -19,7 +19,7 @@ from stages.errors import InvalidInput, MissingPackage
 class Source:
     """Rows that can be read, and what is known of where they come from."""
 
-    records: Callable[[], Records]
+    rows: Callable[[], SourceRows]
     hashes: dict[str, str] = field(default_factory=dict)
     """file → sha256, or dataset → commit"""
     licence: str | None = None
@@ -62,12 +62,12 @@ def _from_files(files: dict[str, Path], source: str, chatterbot: bool, licence: 
         if name != name.encode(errors="replace").decode():  # it could not be written into any list
             raise InvalidInput(f"{source}: the file name {shown(name)} is not UTF-8; rename the file")
 
-    def records() -> Records:
+    def rows() -> SourceRows:
         for name, path in chosen.items():
             yield from read_file(path, name)
 
     hashes = {name: _sha256(path) for name, path in chosen.items()}
-    return Source(records, hashes, licence, chatterbot=chosen is corpora)
+    return Source(rows, hashes, licence, chatterbot=chosen is corpora)
 
 
 def _from_feed(source: str, rows: Path | None) -> Source:
@@ -141,10 +141,10 @@ def _from_hub(reference: str, config: str | None, split: str) -> Source:
     wanted, unread = tables.wanted_columns(table.column_names, name)
     columns = table.select_columns(wanted).with_format("arrow")
 
-    def records() -> Records:
-        return tables.records(columns.iter(tables.ROWS), name, unread)
+    def rows() -> SourceRows:
+        return tables.rows(columns.iter(tables.ROWS), name, unread)
 
-    return Source(records, {f"{name} ({split})": commit}, table.info.license or None)
+    return Source(rows, {f"{name} ({split})": commit}, table.info.license or None)
 
 
 def _sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from stages.data.fields import READ, REFUSED_IN_ROW
-from stages.data.record import Record, Records, named
+from stages.data.source_row import SourceRow, SourceRows, named
 from stages.data.text import opened
 from stages.errors import InvalidInput
 
@@ -21,7 +21,7 @@ ROWS = 1024
 _WANTED = READ | REFUSED_IN_ROW.keys()
 
 
-def read_parquet(path: Path, name: str) -> Records:
+def read_parquet(path: Path, name: str) -> SourceRows:
     """Rows of a Parquet file. Raises `InvalidInput` when it is not one, or names a wanted column twice."""
     with opened(path) as stream, tempfile.TemporaryFile() as unpacked:
         source: IO[bytes] = stream
@@ -33,9 +33,9 @@ def read_parquet(path: Path, name: str) -> Records:
         try:
             with pyarrow.parquet.ParquetFile(source) as table:
                 wanted, unread = wanted_columns(table.schema_arrow.names, name)
-                for record in records(table.iter_batches(ROWS, columns=wanted), name, unread):
-                    number = record.line
-                    yield record
+                for source_row in rows(table.iter_batches(ROWS, columns=wanted), name, unread):
+                    number = source_row.line
+                    yield source_row
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise InvalidInput(f"{name}: not a readable Parquet file after row {number}: {reason}") from error
@@ -52,16 +52,16 @@ def wanted_columns(names: Sequence[str], file: str) -> tuple[list[str], tuple[st
     return wanted, tuple(dict.fromkeys(named(column) for column in names if column not in _WANTED))
 
 
-def records(batches: Iterable[Any], name: str, unread: tuple[str, ...]) -> Records:
+def rows(batches: Iterable[Any], name: str, unread: tuple[str, ...]) -> SourceRows:
     """The rows of record batches or tables, numbered from 1."""
     number = 0
     for batch in batches:
         for row in _rows(batch):
             number += 1
             if isinstance(row, dict):
-                yield Record(name, number, row, None, unread)
+                yield SourceRow(name, number, row, None, unread)
             else:
-                yield Record(name, number, None, f"a value cannot be read: {row}", unread)
+                yield SourceRow(name, number, None, f"a value cannot be read: {row}", unread)
 
 
 def _rows(batch: Any) -> list[dict[str, Any] | str]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from stages.data.record import MAX_ROW_BYTES
+from stages.data.source_row import MAX_ROW_BYTES
 from stages.errors import InvalidInput
 
 

@@ -51,7 +51,7 @@ def deliveries(arguments: argparse.Namespace) -> Reply:
     """The log of deliveries."""
     with open_registry() as registry:
         log = registry.webhooks.deliveries(arguments.id, arguments.limit)
-    return Reply([one.model_dump(mode="json") for one in log], lambda: _print_deliveries(log))
+    return Reply([delivery.model_dump(mode="json") for delivery in log], lambda: _print_deliveries(log))
 
 
 def test(arguments: argparse.Namespace) -> Reply:
@@ -62,7 +62,7 @@ def test(arguments: argparse.Namespace) -> Reply:
         registry.webhooks.test(arguments.id, who(arguments))
         asyncio.run(deliver_due(registry.webhooks))
         latest = registry.webhooks.deliveries(arguments.id, 100)
-    delivery = next(one for one in latest if one.event == "test")
+    delivery = next(sent for sent in latest if sent.event == "test")
     exit_code = 0 if delivery.state == "delivered" else 1
     return Reply(delivery.model_dump(mode="json"), lambda: _print_deliveries([delivery]), exit_code)
 
@@ -97,14 +97,14 @@ def _row(webhook: Webhook) -> tuple[str, ...]:
 def _print_deliveries(log: list[Delivery]) -> None:
     rows = [
         (
-            f"{one.created:%Y-%m-%d %H:%M:%S}",
-            one.webhook,
-            one.event,
-            one.state,
-            str(one.attempts),
-            "–" if one.answer is None else str(one.answer),
-            plain(one.error or ""),
+            f"{delivery.created:%Y-%m-%d %H:%M:%S}",
+            delivery.webhook,
+            delivery.event,
+            delivery.state,
+            str(delivery.attempts),
+            "–" if delivery.answer is None else str(delivery.answer),
+            plain(delivery.error or ""),
         )
-        for one in log
+        for delivery in log
     ]
     print_table("", ("at (UTC)", "webhook", "event", "state", "attempts", "answer", "error"), rows)

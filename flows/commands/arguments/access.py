@@ -53,8 +53,8 @@ def _add_webhooks(add: Add, actions: Any) -> None:
     log = command("deliveries", "what came of each delivery, newest first")
     log.add_argument("id", nargs="?", help="of one webhook (default: all)")
     log.add_argument("--limit", type=int, default=50, help="rows (default 50)")
-    for one in (removed, tried):
-        one.add_argument("id", help="as `tuneline webhooks ls` shows it")
+    for parser in (removed, tried):
+        parser.add_argument("id", help="as `tuneline webhooks ls` shows it")
     for mutating in (new, removed, tried):
         _who(mutating)
     sender = command("deliver", "deliver what waits, until a signal ends it; `tuneline ui` does so by itself")

@@ -41,8 +41,8 @@ def add_schedule_commands(add: Add, group: Callable[..., Any]) -> None:
     _night(add, actions)
     audit = command("audit", "every change of schedules, with a check that none was tampered with")
     audit.add_argument("name", nargs="?", help="of one schedule (default: all)")
-    for one in (shown, *changes):
-        one.add_argument("name", help="as `tuneline schedule ls` shows it")
+    for parser in (shown, *changes):
+        parser.add_argument("name", help="as `tuneline schedule ls` shows it")
     shown.add_argument("--limit", type=int, default=20, help="runs (default 20)")
     for mutating in (new, *changes):
         mutating.add_argument("--who", help="who answers for it (default: your login name); kept in the log")

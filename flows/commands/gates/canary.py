@@ -75,12 +75,14 @@ def judge(arguments: argparse.Namespace) -> Reply:
                 decided = []
             judged += decided
             if not arguments.json:
-                for one in decided:
-                    print(_line(one), flush=True)
+                for rollout in decided:
+                    print(_line(rollout), flush=True)
             if arguments.once:
                 break
             ended.wait(EVERY_SECONDS)
-    document = [{**asdict(one), "evidence": one.evidence.model_dump(mode="json")} for one in judged]
+    document = [
+        {**asdict(rollout), "evidence": rollout.evidence.model_dump(mode="json")} for rollout in judged
+    ]
 
     def text() -> None:
         if arguments.once and not judged:

@@ -72,16 +72,18 @@ def channel_policy(arguments: argparse.Namespace) -> Reply:
             registry.channels.set_policy(
                 arguments.channel, policy.model_dump(mode="json"), getpass.getuser(), arguments.reason
             )
-        found = registry.channels.policy(arguments.channel)
-    if found is None:
+        current = registry.channels.policy(arguments.channel)
+    if current is None:
         raise NotFound(f"channel {arguments.channel} has no policy yet; set one with --set FILE --reason WHY")
 
     def text() -> None:
-        print(f"# {found.channel}, policy {found.digest[:12]}, set {found.at:%Y-%m-%d} by {found.who}:")
-        print(f"# {' '.join(found.reason.split())}")
-        print(yaml.safe_dump(found.policy, sort_keys=False, allow_unicode=True), end="")
+        print(
+            f"# {current.channel}, policy {current.digest[:12]}, set {current.at:%Y-%m-%d} by {current.who}:"
+        )
+        print(f"# {' '.join(current.reason.split())}")
+        print(yaml.safe_dump(current.policy, sort_keys=False, allow_unicode=True), end="")
 
-    return Reply(found.model_dump(mode="json"), text)
+    return Reply(current.model_dump(mode="json"), text)
 
 
 def rollback(arguments: argparse.Namespace) -> Reply:

@@ -119,16 +119,17 @@ def _of_registry(registry: Registry, policy: GatePolicy, arguments: argparse.Nam
     base, evaluations = None, dict(measured)
     live = None if channel is None else _live(registry, channel, baseline)
     if baseline is not None and baseline != channel:
-        given, evaluation = _model(registry, baseline)
-        if given.manifest.kind == "base":
-            base, role = given, "baseline"
-        elif live is not None and live.id != given.id:
+        compared, evaluation = _model(registry, baseline)
+        if compared.manifest.kind == "base":
+            base, role = compared, "baseline"
+        elif live is not None and live.id != compared.id:
             raise Usage(
-                f"--baseline {baseline} is {short(given.id)}, but channel {channel} serves {short(live.id)}; "
+                f"--baseline {baseline} is {short(compared.id)}, but channel {channel} serves "
+                f"{short(live.id)}; "
                 "a decision that can move the channel compares with what it serves: leave --baseline out"
             )
         else:
-            live, role = given, "live"
+            live, role = compared, "live"
         if evaluation:
             evaluations[role] = evaluation["candidate"]
     latency = read_latency(arguments.latency, candidate.id)
@@ -157,11 +158,11 @@ def _model(registry: Registry, ref: str) -> tuple[Artifact, dict[str, Artifact]]
         raise Usage(f"{ref} is a dataset; a gate compares models")
     if artifact.manifest.kind != "evaluation":
         return artifact, {}
-    of = [registry.get(p.id) for p in artifact.manifest.parents if p.relation == "evaluation_of"]
-    of.sort(key=lambda model: model.manifest.kind != "adapter")
-    if not of:
+    measured = [registry.get(p.id) for p in artifact.manifest.parents if p.relation == "evaluation_of"]
+    measured.sort(key=lambda model: model.manifest.kind != "adapter")
+    if not measured:
         raise Usage(f"{ref} is an evaluation of a model that this registry does not hold")
-    return of[0], {"candidate": artifact}
+    return measured[0], {"candidate": artifact}
 
 
 def load_policy(name: str | Path, registry: Registry | None) -> GatePolicy:
@@ -266,9 +267,9 @@ def promote(arguments: argparse.Namespace) -> Reply:
     return Reply(document, lambda: print(text))
 
 
-def _decision(registry: Registry, artifact: Artifact, given: str | None) -> str | None:
-    if given is not None:
-        return registry.gates.resolve(given).id
+def _decision(registry: Registry, artifact: Artifact, reference: str | None) -> str | None:
+    if reference is not None:
+        return registry.gates.resolve(reference).id
     latest = registry.gates.latest(artifact.id)
     return latest.id if latest else None
 

@@ -88,13 +88,13 @@ def outcomes(arguments: argparse.Namespace) -> Reply:
     document = {
         "channel": arguments.channel,
         "since": since,
-        "outcomes": [one.model_dump(mode="json") for one in summaries],
+        "outcomes": [summary.model_dump(mode="json") for summary in summaries],
         "forgotten": forgotten,
     }
 
     def text() -> None:
         if summaries:
-            print_table("", _COLUMNS, [_cells(one) for one in summaries])
+            print_table("", _COLUMNS, [_cells(summary) for summary in summaries])
         else:
             print(f"{arguments.channel}: no outcomes{'' if since is None else ' in that time'}")
         if forgotten:
@@ -121,17 +121,23 @@ def _write_latency(registry: Registry, channel: str, ref: str, since: datetime |
     return len(durations)
 
 
-def _cells(one: Summary) -> tuple[str, ...]:
+def _cells(summary: Summary) -> tuple[str, ...]:
     def ms(value: float | None) -> str:
         return "–" if value is None else f"{value:,.0f} ms"
 
-    counts = (one.requests, one.failed, one.truncated, one.prompt_tokens, one.completion_tokens)
+    counts = (
+        summary.requests,
+        summary.failed,
+        summary.truncated,
+        summary.prompt_tokens,
+        summary.completion_tokens,
+    )
     return (
-        short(one.artifact_id),
-        one.arm,
+        short(summary.artifact_id),
+        summary.arm,
         *(f"{count:,}" for count in counts),
-        f"{one.agreed:,} of {one.compared:,}" if one.compared else "–",
-        ms(one.p50_ms),
-        ms(one.p95_ms),
-        f"{one.durations:,}",
+        f"{summary.agreed:,} of {summary.compared:,}" if summary.compared else "–",
+        ms(summary.p50_ms),
+        ms(summary.p95_ms),
+        f"{summary.durations:,}",
     )

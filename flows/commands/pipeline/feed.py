@@ -107,7 +107,7 @@ def forget(arguments: argparse.Namespace) -> Reply:
     count = sum(map(len, forgetting.rows.values()))
     document = {
         "forgotten": forgetting.model_dump(mode="json"),
-        "holders": [one.model_dump(mode="json") for one in holders],
+        "holders": [holder.model_dump(mode="json") for holder in holders],
     }
     feeds = f" of {', '.join(sorted(forgetting.rows))}" if count else ""
 
@@ -153,12 +153,12 @@ def _print_holders(holders: list[Holder]) -> None:
     print(f"{len(holders):,} artifacts hold a forgotten row, or were made from one that does; train again:")
     rows = [
         (
-            one.kind,
-            one.id[:12],
-            ", ".join(f"{len(n):,} of {f}" for f, n in one.rows.items()) or "–",
-            ", ".join(one.channels) or "–",
+            holder.kind,
+            holder.id[:12],
+            ", ".join(f"{len(n):,} of {f}" for f, n in holder.rows.items()) or "–",
+            ", ".join(holder.channels) or "–",
         )
-        for one in holders
+        for holder in holders
     ]
     print_table("", ("kind", "id", "rows in it", "served by"), rows)
 

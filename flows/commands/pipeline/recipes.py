@@ -21,7 +21,7 @@ def ls(arguments: argparse.Namespace) -> Reply:
 
     def show() -> None:
         columns = ("name", "base", "description")
-        print_table("", columns, [[one[column] for column in columns] for one in document])
+        print_table("", columns, [[recipe[column] for column in columns] for recipe in document])
 
     return Reply(document, show)
 
@@ -56,9 +56,9 @@ def schema(arguments: argparse.Namespace) -> Reply:
 
 
 def _path(name: str) -> Path:
-    found = shipped()
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=1)
+    recipes = shipped()
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise Usage(f"no shipped recipe {name!r}; there are: {', '.join(found)}{hint}")
-    return found[name]
+        raise Usage(f"no shipped recipe {name!r}; there are: {', '.join(recipes)}{hint}")
+    return recipes[name]

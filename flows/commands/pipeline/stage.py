@@ -62,9 +62,9 @@ def _of_data(metrics: Mapping[str, Any]) -> Figures:
         if counts := {key: count for key, count in metrics[name].items() if count}:
             words = (f"{key.replace('_', ' ')} {count:,}" for key, count in counts.items())
             yield title, ", ".join(words)
-    for split, found in metrics["splits"].items():
-        rows = "1 row" if found["rows"] == 1 else f"{found['rows']:,} rows"
-        yield split, f"{rows}, {found['tokens']:,} tokens"
+    for split, figures in metrics["splits"].items():
+        rows = "1 row" if figures["rows"] == 1 else f"{figures['rows']:,} rows"
+        yield split, f"{rows}, {figures['tokens']:,} tokens"
 
 
 def _of_weights(metrics: Mapping[str, Any], quant: Mapping[str, Any]) -> Figures:
@@ -80,9 +80,9 @@ def _of_weights(metrics: Mapping[str, Any], quant: Mapping[str, Any]) -> Figures
 
 def _of_scores(metrics: Mapping[str, Any]) -> Figures:
     for task, scores in metrics["tasks"].items():
-        for metric, found in scores.items():
-            score = Score(found["value"], found["low"], found["high"], found["n"])
-            yield task, f"{metric} {score}, n = {found['n']:,}"
+        for metric, figures in scores.items():
+            score = Score(figures["value"], figures["low"], figures["high"], figures["n"])
+            yield task, f"{metric} {score}, n = {figures['n']:,}"
     if metrics.get("bytes") is not None:
         yield "size", size(metrics["bytes"])
     if metrics.get("bits_per_weight") is not None:

@@ -142,32 +142,32 @@ def _became(registry: Registry, name: str) -> Reply:
     channels = fleet.upgraded(registry, name)
     rows = [
         (
-            one.run.channel,
-            one.does,
-            one.state,
-            plain(one.note),
-            _time(one.run.seconds),
-            "–" if one.run.cost is None else _amount(one.run.cost),
+            member.run.channel,
+            member.does,
+            member.state,
+            plain(member.note),
+            _time(member.run.seconds),
+            "–" if member.run.cost is None else _amount(member.run.cost),
         )
-        for one in channels
+        for member in channels
     ]
     document: dict[str, Any] = {
         "upgrade": name,
         "channels": [
             {
-                "channel": one.run.channel,
-                "does": one.does,
-                "state": one.state,
-                "note": one.note,
-                "artifact_id": one.run.artifact_id,
-                "decision_id": one.run.decision_id,
-                "seconds": one.run.seconds,
-                "cost": one.run.cost,
+                "channel": member.run.channel,
+                "does": member.does,
+                "state": member.state,
+                "note": member.note,
+                "artifact_id": member.run.artifact_id,
+                "decision_id": member.run.decision_id,
+                "seconds": member.run.seconds,
+                "cost": member.run.cost,
             }
-            for one in channels
+            for member in channels
         ],
     }
-    states, behind = {one.state for one in channels}, fleet.left_behind(registry, name)
+    states, behind = {member.state for member in channels}, fleet.left_behind(registry, name)
     document["schedules_to_change"] = behind
 
     def show() -> None:
@@ -184,9 +184,9 @@ def _undone(name: str, answers: str) -> Reply:
     with open_registry() as registry:
         channels = undo(registry, name, answers)
         tell_prefect(registry)
-    rows = [(one.channel, one.came, plain(one.note)) for one in channels]
-    document = {"upgrade": name, "channels": [asdict(one) for one in channels]}
-    refused = any(one.came == "refused" for one in channels)
+    rows = [(channel.channel, channel.came, plain(channel.note)) for channel in channels]
+    document = {"upgrade": name, "channels": [asdict(channel) for channel in channels]}
+    refused = any(channel.came == "refused" for channel in channels)
     return Reply(document, lambda: print_table(name, ("channel", "came", "why"), rows), 3 if refused else 0)
 
 
@@ -196,7 +196,7 @@ def _listed() -> Reply:
     with open_registry() as registry:
         standing = {schedule.name for schedule in registry.schedules.ls()}
         for name in fleet.names(registry):
-            states = Counter(one.state for one in fleet.upgraded(registry, name))
+            states = Counter(member.state for member in fleet.upgraded(registry, name))
             to = fleet.definition_of(registry, name).recipe_name.removeprefix("to ")
             over = name not in standing
             document.append({"upgrade": name, "to": to, "over": over, "states": states})

@@ -144,8 +144,14 @@ def _why(ref: str, retention: RetentionPolicy) -> Reply:
 def _print_freed(freed: GcReport) -> None:
     if freed.artifacts:
         rows = [
-            (short(one.id), one.kind, one.stage, f"{one.created:%Y-%m-%d %H:%M}", size(one.bytes))
-            for one in freed.artifacts
+            (
+                short(artifact.id),
+                artifact.kind,
+                artifact.stage,
+                f"{artifact.created:%Y-%m-%d %H:%M}",
+                size(artifact.bytes),
+            )
+            for artifact in freed.artifacts
         ]
         print_table("", ("id", "kind", "made by", "created", "size"), rows)
     parts = [

@@ -76,8 +76,8 @@ def ls(arguments: argparse.Namespace) -> Reply:
 def verify(arguments: argparse.Namespace) -> Reply:
     """Read every byte that backups need; exit code 4 where one is damaged."""
     place = Place(arguments.place)
-    one = [snapshot.find(place, arguments.snapshot)] if arguments.snapshot else None
-    chosen = one or snapshot.listed(place) or [snapshot.find(place, None)]
+    named = [snapshot.find(place, arguments.snapshot)] if arguments.snapshot else None
+    chosen = named or snapshot.listed(place) or [snapshot.find(place, None)]
     problems = check.backup_problems(place, chosen, _told("read"))
     document = {"snapshots": [made.name for made in chosen], "problems": problems}
     good = f"{len(chosen)} backups: every byte as recorded"

@@ -46,12 +46,12 @@ def artifacts_import(arguments: argparse.Namespace) -> Reply:
     return Reply(document, show)
 
 
-def _measured(registry: Registry, one: Artifact, other: Artifact) -> bool:
+def _measured(registry: Registry, first: Artifact, other: Artifact) -> bool:
     """Whether some evaluation measured the two together, with the weights as they are stored."""
     return any(
-        {one.id, other.id} <= {p.id for p in found.manifest.parents if p.relation == "evaluation_of"}
-        and found.manifest.config.get("nf4") is None
-        for found in registry.evaluations(one.id)
+        {first.id, other.id} <= {p.id for p in evaluation.manifest.parents if p.relation == "evaluation_of"}
+        and evaluation.manifest.config.get("nf4") is None
+        for evaluation in registry.evaluations(first.id)
     )
 
 
@@ -63,11 +63,11 @@ def artifacts_compat(arguments: argparse.Namespace) -> Reply:
     from stages.families.support import known_to_llama_cpp
 
     registry = open_registry()
-    one, other = registry.get(arguments.a), registry.get(arguments.b) if arguments.b else None
-    a, b = one.manifest, other.manifest if other else None
+    first, other = registry.get(arguments.a), registry.get(arguments.b) if arguments.b else None
+    a, b = first.manifest, other.manifest if other else None
     engine = limits(arguments.engine, arguments.max_rank) if arguments.engine else None
     known = known_to_llama_cpp() if arguments.engine == "llama.cpp" else None
-    measured = other is not None and _measured(registry, one, other)
+    measured = other is not None and _measured(registry, first, other)
     use = Use(
         engine, arguments.context_length, architectures=known, naming=engine is not None, measured=measured
     )

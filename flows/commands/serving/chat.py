@@ -32,8 +32,8 @@ def chat(arguments: argparse.Namespace) -> Reply:
     if arguments.system:
         messages.append({"role": "system", "content": arguments.system})
     turns = []
-    given = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
-    settings = {name: value for name, value in given.items() if value is not None}
+    options = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
+    settings = {name: value for name, value in options.items() if value is not None}
     with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(300, connect=5)) as client:
         for question in _questions(arguments):
             messages.append({"role": "user", "content": question})
@@ -106,10 +106,10 @@ def _texts(answer: httpx.Response) -> Iterator[str]:
         data = line.removeprefix("data: ")
         if not line or data == "[DONE]":
             continue
-        said = json.loads(data)
-        if "error" in said:
-            raise RequestFailed(f"the answer ended early: {said['error']['message']}")
-        for choice in said.get("choices", ()):
+        event = json.loads(data)
+        if "error" in event:
+            raise RequestFailed(f"the answer ended early: {event['error']['message']}")
+        for choice in event.get("choices", ()):
             yield choice["delta"].get("content") or ""
 
 

@@ -29,7 +29,9 @@ def consent(arguments: argparse.Namespace) -> Reply:
         elif arguments.feed is not None:
             registry.consents.give(name, arguments.feed, *terms, who(arguments))
         changes = registry.consents.audit(name)
-        standing = next((one for one in registry.consents.ls() if one.tenant == name), None)
+        standing = next(
+            (consent_row for consent_row in registry.consents.ls() if consent_row.tenant == name), None
+        )
     document: dict[str, object] = {"tenant": name, "consent": standing and standing.model_dump(mode="json")}
     document["changes"] = [change.model_dump(mode="json") for change in changes]
     return Reply(document, lambda: print(_words(name, standing)))
@@ -37,13 +39,13 @@ def consent(arguments: argparse.Namespace) -> Reply:
 
 def _terms(arguments: argparse.Namespace) -> tuple[float, int, Sequence[str]]:
     """Sample, days and rules; nothing stays as it was recorded before."""
-    given = (arguments.sample, arguments.days, arguments.redact)
-    named = any(value is not None for value in given)
+    options = (arguments.sample, arguments.days, arguments.redact)
+    named = any(value is not None for value in options)
     if arguments.withdraw and (named or arguments.feed is not None):
         raise Usage("--withdraw ends the consent as it is; leave the other options out")
     if named and arguments.feed is None:
         raise Usage("--sample, --days and --redact are parts of a consent that is recorded whole; add --feed")
-    sample, days, rules = given
+    sample, days, rules = options
     return sample or 0.0, _DAYS if days is None else days, REDACTION if rules is None else rules
 
 

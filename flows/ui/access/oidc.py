@@ -48,15 +48,15 @@ class OidcSettings:
     def of(cls, settings: Settings) -> OidcSettings | None:
         """From the environment; None where no issuer is named. Raises Usage naming what is missing."""
         secret = settings.oidc_client_secret
-        given = {
+        variables = {
             "TUNELINE_OIDC_ISSUER": settings.oidc_issuer,
             "TUNELINE_OIDC_CLIENT_ID": settings.oidc_client_id,
             "TUNELINE_OIDC_CLIENT_SECRET": secret.get_secret_value() if secret else None,
             "TUNELINE_OIDC_ROLES": settings.oidc_roles,
         }
-        if not any(given.values()):
+        if not any(variables.values()):
             return None
-        if missing := [name for name, value in given.items() if not value]:
+        if missing := [name for name, value in variables.items() if not value]:
             raise Usage(f"OpenID Connect needs {', '.join(missing)} too; unset the others to do without")
         issuer = str(settings.oidc_issuer)
         parts = urlsplit(issuer)
@@ -68,7 +68,7 @@ class OidcSettings:
         return cls(
             issuer,
             str(settings.oidc_client_id),
-            str(given["TUNELINE_OIDC_CLIENT_SECRET"]),
+            str(variables["TUNELINE_OIDC_CLIENT_SECRET"]),
             settings.oidc_role_claim,
             _roles(str(settings.oidc_roles)),
         )
@@ -84,8 +84,8 @@ class OidcSettings:
             for part in self.role_claim.split("."):
                 value = value.get(part) if isinstance(value, Mapping) else None
         values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        found = [self.roles[v] for v in values if isinstance(v, str) and v in self.roles]
-        return max(found, key=ROLES.index, default=None)
+        roles = [self.roles[v] for v in values if isinstance(v, str) and v in self.roles]
+        return max(roles, key=ROLES.index, default=None)
 
 
 class Provider:

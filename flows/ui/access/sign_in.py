@@ -90,11 +90,11 @@ class SignIn:
 
     async def _with_link(self, request: Request) -> Response:
         """The link of one person's `tuneline ui`: good once, and only while there is no account."""
-        given, expected = request.query_params.get("token", ""), self._link_token
+        token, expected = request.query_params.get("token", ""), self._link_token
         if request.method != "GET":
             return Response(status_code=405, headers={"Allow": "GET"})
         local = await anyio.to_thread.run_sync(self._local)
-        same = expected is not None and secrets.compare_digest(given.encode(), expected.encode())
+        same = expected is not None and secrets.compare_digest(token.encode(), expected.encode())
         if not (local and same):
             message = (
                 "this link is not valid any more: it was used, or there are accounts now; start `tuneline "

@@ -69,7 +69,7 @@ def _facts(connection: Connection, artifact: Artifact) -> dict[str, Any]:
     decisions = connection.execute(
         select(gate_decisions).where(about).order_by(gate_decisions.c.sequence.desc()).limit(DECISIONS)
     ).all()
-    own = next((row for row in decisions if row.candidate == artifact.id), None)
+    decision = next((row for row in decisions if row.candidate == artifact.id), None)
     parents = {parent.id for parent in artifact.manifest.parents}
     return {
         "content": queries.content_of(connection, artifact.id),
@@ -77,8 +77,8 @@ def _facts(connection: Connection, artifact: Artifact) -> dict[str, Any]:
         "evaluations": evaluations,
         "charts": [Markup(chart) for chart in score_charts(evaluations)],
         "decisions": decisions,
-        "plots": [Markup(plot) for plot in forest_plots(_rules(own))] if own else [],
-        "own_decision": own,
+        "plots": [Markup(plot) for plot in forest_plots(_rules(decision))] if decision else [],
+        "own_decision": decision,
         "served": _served(connection, artifact.id),
         "executions": queries.runs(connection, artifact.id, 10, None)[0],
         "lineage": Markup(lineage_graph(connection, artifact.id)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Select, or_, select
+from sqlalchemy import Select, or_, select
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -33,8 +33,8 @@ _LISTED = (
 
 
 def _artifacts(request: Request) -> Response:
-    given = request.query_params
-    text, kind, method = (given.get(key, "").strip() for key in ("q", "kind", "method"))
+    parameters = request.query_params
+    text, kind, method = (parameters.get(key, "").strip() for key in ("q", "kind", "method"))
     before = sequence_before(request)
     query = select(*(artifacts.c[column] for column in _LISTED)).order_by(artifacts.c.sequence.desc())
     if kind:
@@ -82,18 +82,12 @@ def _matching(query: Select[Any], text: str) -> Select[Any]:
 
 def sequence_before(request: Request) -> int | None:
     """The `before` of the address: what the list goes on from."""
-    given = request.query_params.get("before")
-    if given is None:
+    before = request.query_params.get("before")
+    if before is None:
         return None
-    if not given.isascii() or not given.isdigit() or len(given) > 9:
+    if not before.isascii() or not before.isdigit() or len(before) > 9:
         raise HTTPException(404, "this page of the list does not exist; start at its beginning")
-    return int(given)
-
-
-def kinds_of(connection: Connection, ids: list[str]) -> dict[str, str]:
-    """The kind of each artifact that is here."""
-    query = select(artifacts.c.id, artifacts.c.kind).where(artifacts.c.id.in_(ids))
-    return {row.id: row.kind for row in connection.execute(query)}
+    return int(before)
 
 
 routes = [Route("/artifacts", _artifacts)]

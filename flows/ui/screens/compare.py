@@ -87,10 +87,10 @@ def _compare(request: Request) -> Response:
 
 
 def _start(request: Request) -> int:
-    given = request.query_params.get("from", "0")
-    if not given.isascii() or not given.isdigit() or len(given) > 8:
+    start = request.query_params.get("from", "0")
+    if not start.isascii() or not start.isdigit() or len(start) > 8:
         raise HTTPException(404, "there are no such answers; start at the first")
-    return int(given)
+    return int(start)
 
 
 def _next(request: Request, start: int, count: int) -> str | None:
@@ -139,11 +139,11 @@ def _scored_tasks(sides: Sequence[Side]) -> dict[str, list[str]]:
     tasks: dict[str, list[str]] | None = None
     for side in sides:
         evidence = side.evidence
-        own = {name: list(task.scores) for name, task in evidence.tasks.items()} if evidence else {}
+        scored = {name: list(task.scores) for name, task in evidence.tasks.items()} if evidence else {}
         if tasks is None:
-            tasks = own
+            tasks = scored
         else:
-            tasks = {name: [m for m in tasks[name] if m in own[name]] for name in tasks if name in own}
+            tasks = {name: [m for m in tasks[name] if m in scored[name]] for name in tasks if name in scored}
     return {name: metrics for name, metrics in (tasks or {}).items() if metrics}
 
 
@@ -166,8 +166,8 @@ def _results(reference: Side, side: Side, scored: Mapping[str, list[str]]) -> li
 def _differences(registry: Registry, sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
     """The keys of the configurations along each lineage that are not the same for all."""
     flat = [_configurations(registry, side.artifact) for side in sides]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    rows = [(key, [one.get(key, "–") for one in flat]) for key in keys]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    rows = [(key, [settings.get(key, "–") for settings in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
@@ -252,7 +252,7 @@ def _adapters(registry: Registry, sides: Sequence[Side]) -> list[Artifact]:
     for side in sides:
         ids = [side.artifact.id, *(edge.parent for edge in registry.lineage(side.artifact.id))]
         lineage = (registry.get(id_) for id_ in ids)
-        adapter = next((one for one in lineage if one.manifest.kind == "adapter"), None)
+        adapter = next((artifact for artifact in lineage if artifact.manifest.kind == "adapter"), None)
         if adapter is not None:
             adapters.append(adapter)
     return adapters

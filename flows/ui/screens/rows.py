@@ -37,8 +37,8 @@ def _rows(request: Request) -> Response:
         rejects = _rejects(registry, artifact, text)
         context = {**context, "rejects": rejects[start : start + ROWS], "total": len(rejects)}
     else:
-        found = _matching(registry.view(artifact.id) / f"{split}.parquet", text)
-        context = {**context, "chats": found.slice(start, ROWS).to_pylist(), "total": found.num_rows}
+        matching = _matching(registry.view(artifact.id) / f"{split}.parquet", text)
+        context = {**context, "chats": matching.slice(start, ROWS).to_pylist(), "total": matching.num_rows}
     parameters = {"split": split, "q": text}
     rendered = link_to(f"/artifacts/{artifact.id}/rows/rendered", **parameters, **{"from": start})
     older = link_to(f"/artifacts/{artifact.id}/rows", **parameters, **{"from": start + ROWS})
@@ -101,10 +101,10 @@ def _split(request: Request, artifact: Artifact) -> str:
 
 
 def _start(request: Request) -> int:
-    given = request.query_params.get("from", "0")
-    if not given.isascii() or not given.isdigit() or len(given) > 9:
+    start = request.query_params.get("from", "0")
+    if not start.isascii() or not start.isdigit() or len(start) > 9:
         raise HTTPException(404, "there are no such rows; start at the first")
-    return int(given)
+    return int(start)
 
 
 def _matching(path: Path, text: str) -> pyarrow.Table:

@@ -76,12 +76,12 @@ def _progress(stage: StageProgress, event: dict[str, Any], rate: Rate) -> None:
 
 def memory_of(process: ProcessId | None) -> int | None:
     """Bytes resident in the run's process and those below it; None where it is not of this host."""
-    found = process.find() if process else None
-    if found is None:
+    child = process.find() if process else None
+    if child is None:
         return None
     total = 0
     with contextlib.suppress(psutil.Error):
-        for one in (found, *found.children(recursive=True)):
+        for member in (child, *child.children(recursive=True)):
             with contextlib.suppress(psutil.Error):
-                total += one.memory_info().rss
+                total += member.memory_info().rss
     return total

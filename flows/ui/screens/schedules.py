@@ -37,33 +37,33 @@ def _schedules(request: Request) -> Response:
     registry, now = registry_of(request), datetime.now(UTC)
     schedules = [
         Shown(
-            one,
-            whom(one),
-            when(one),
-            limits_in_words(one.definition.limits),
-            None if one.paused else min(coming(one, now), default=None),
-            registry.scheduled_runs.history(one.name, limit=RUNS),
+            schedule,
+            whom(schedule),
+            when(schedule),
+            limits_in_words(schedule.definition.limits),
+            None if schedule.paused else min(coming(schedule, now), default=None),
+            registry.scheduled_runs.history(schedule.name, limit=RUNS),
         )
-        for one in registry.schedules.ls()
+        for schedule in registry.schedules.ls()
     ]
     address = os.environ.get("PREFECT_API_URL")
     prefect = address.rstrip("/").removesuffix("/api") if address else None
-    zones = sorted({one.schedule.definition.zone for one in schedules})
+    zones = sorted({schedule.schedule.definition.zone for schedule in schedules})
     nights = [(zone, link_to("/schedules/night", zone=zone)) for zone in zones]
     return page(request, "schedules.html", schedules=schedules, prefect=prefect, nights=nights)
 
 
 def _night(request: Request) -> Response:
     registry, zone = registry_of(request), request.query_params.get("zone", "UTC")
-    if zone not in {one.definition.zone for one in registry.schedules.ls()}:
+    if zone not in {schedule.definition.zone for schedule in registry.schedules.ls()}:
         raise HTTPException(404, "no schedule has this time zone")
     try:
         at = datetime.fromisoformat(request.query_params.get("at", datetime.now(UTC).isoformat()))
-        told = night_of(registry, zone, at if at.tzinfo else at.replace(tzinfo=UTC))
-        before = link_to("/schedules/night", zone=zone, at=(told.begin - timedelta(hours=1)).isoformat())
+        night = night_of(registry, zone, at if at.tzinfo else at.replace(tzinfo=UTC))
+        before = link_to("/schedules/night", zone=zone, at=(night.begin - timedelta(hours=1)).isoformat())
     except (ValueError, OverflowError):
         raise HTTPException(404, "at: expected a time, such as 2026-11-29T03:00") from None
-    return page(request, "night.html", night=told, before=before)
+    return page(request, "night.html", night=night, before=before)
 
 
 def _pause(request: Request, form: Form) -> Response:

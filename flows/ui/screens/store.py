@@ -32,7 +32,9 @@ def _store(request: Request) -> Response:
     if "plan" in request.query_params:
         report = registry.collect(RetentionPolicy(days=days), delete=False)
     with registry.database.read() as connection:
-        called = names_of(connection, [one.id for one in report.artifacts[:SHOWN]] if report else [])
+        called = names_of(
+            connection, [artifact.id for artifact in report.artifacts[:SHOWN]] if report else []
+        )
     return page(
         request,
         "store.html",

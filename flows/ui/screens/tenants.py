@@ -91,14 +91,14 @@ def _limits(form: Form) -> TenantLimits:
 
 
 def _number(form: Form, name: str, text: str) -> int | None:
-    given = form.get(name, "").strip().replace(",", "")
-    if not given:
+    digits = form.get(name, "").strip().replace(",", "")
+    if not digits:
         return None
-    if not given.isascii() or not given.isdigit() or len(given) > 15:
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 15:
         raise HTTPException(
-            422, f"{text}: expected a whole number, or nothing for no limit; not {given[:20]!r}"
+            422, f"{text}: expected a whole number, or nothing for no limit; not {digits[:20]!r}"
         )
-    return int(given)
+    return int(digits)
 
 
 routes = [

@@ -59,7 +59,10 @@ class Verifications:
         """Differs once one begins, ends, or is a percent further."""
         with self._turn:
             known = list(self._known.values())
-        return [(one.ended is None, one.percent if one.begun else -1) for one in known]
+        return [
+            (verification.ended is None, verification.percent if verification.begun else -1)
+            for verification in known
+        ]
 
     def start(self, artifact: Artifact) -> None:
         """Begin, unless one of this artifact is under way."""

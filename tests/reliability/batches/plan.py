@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from stages.data.chatterbot import topics
-from stages.data.record import Record
+from stages.data.source_row import SourceRow
 
 EARLY = ("trivia", "coding", "emotion")
 LATE = ("conversations", "literature", "science", "sports")
@@ -88,12 +88,12 @@ def corpus(names: Iterable[str]) -> list[Row]:
     import chatterbot_corpus
 
     folder = Path(chatterbot_corpus.__file__).parent / "data" / "english"
-    records = []
+    rows_read = []
     for name in names:
         for number, lines in enumerate(yaml.safe_load((folder / f"{name}.yml").read_text())["conversations"]):
             row = {"topic": name, "lines": [str(line) for line in lines]}
-            records.append(Record(f"{name}.yml", number, row))
-    rows = [record.row for record in topics(iter(records), None, Counter()) if record.row is not None]
+            rows_read.append(SourceRow(f"{name}.yml", number, row))
+    rows = [record.row for record in topics(iter(rows_read), None, Counter()) if record.row is not None]
     rows = [
         row for row in rows if len(row["prompt"]) <= LONGEST
     ]  # a few are programs, and cost the time of ten

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from stages.data import json_stream
 from stages.data.files import read_file
-from stages.data.record import Record
+from stages.data.source_row import SourceRow
 from stages.errors import InvalidInput
 
 ROWS = [{"prompt": "Is it on?", "completion": "Yes."}, {"prompt": "é日本 😀", "completion": "a,b\nc"}]
 
 
-def rows(path: Path) -> list[Record]:
+def rows(path: Path) -> list[SourceRow]:
     return list(read_file(path, path.name))
 
 

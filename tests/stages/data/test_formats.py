@@ -7,7 +7,7 @@ import pytest
 
 from stages.data import formats
 from stages.data.formats import detect
-from stages.data.record import RowError
+from stages.data.source_row import RowError
 
 CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
 PAIR = {"prompt": "Q", "completion": "A"}

@@ -20,7 +20,7 @@ class RowError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SourceRow:
     """A row of `file`; `line` counts from 1 (the row's number where a format has no lines).
 
     `unread` names the fields that the file has and that were not even read, since no format uses them.
@@ -33,7 +33,7 @@ class Record:
     unread: tuple[str, ...] = ()
 
 
-Records = Iterator[Record]
+SourceRows = Iterator[SourceRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Unreadable:
     reason: str
 
 
-def as_record(file: str, line: int, value: Any) -> Record:
-    """A record of a decoded JSON value, which has to be an object."""
+def as_source_row(file: str, line: int, value: Any) -> SourceRow:
+    """A row of a decoded JSON value, which has to be an object."""
     if isinstance(value, dict):
-        return Record(file, line, value)
+        return SourceRow(file, line, value)
     if isinstance(value, Unreadable):
-        return Record(file, line, None, value.reason)
-    return Record(
+        return SourceRow(file, line, None, value.reason)
+    return SourceRow(
         file, line, None, f"the row is a {type(value).__name__}, expected an object with named fields"
     )
 
