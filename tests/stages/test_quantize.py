@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import hashlib
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -13,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from registry.artifacts import QuantSpec
 from stages.backends.gguf.convert import require_finite
 from stages.backends.gguf.converter import converter_error
 from stages.backends.gguf.token_parity import compare_tokenizers
@@ -33,8 +27,8 @@ from stages.quantization.gguf import GGUF_TYPES, GgufConfig
 from stages.quantization.gptq import GptqConfig
 from stages.quantize import quantize
 from tests.stages.backends.merge.lora_models import save_adapter
+from tests.stages.quantizing import TEXT, dataset_of, effective_of, kl
 
-TEXT = "The capital of France is Paris, and 12 + 30 = 42.\n"
 CHATS: list[list[dict[str, str]]] = [
     [{"role": "user", "content": "What is 12345 + 67?\n\n  It's   7 o'clock."}],
     [
@@ -50,21 +44,6 @@ CHATS: list[list[dict[str, str]]] = [
 ]
 
 
-def _dataset(folder: Path, rows: int, answer: str = "topic") -> Parent:
-    folder.mkdir(parents=True, exist_ok=True)
-    chats = [
-        {
-            "messages": [
-                {"role": "user", "content": f"What is text number {k} about, with {k * k % 97} words in it?"},
-                {"role": "assistant", "content": f"{answer} {k % 7}"},
-            ]
-        }
-        for k in range(rows)
-    ]
-    pq.write_table(pa.Table.from_pylist(chats), folder / "train.parquet")
-    return Parent(id=hashlib.sha256(str(rows).encode()).hexdigest(), kind="dataset", path=folder)
-
-
 def _copy_with_pre_tokenizer(base: Parent, folder: Path, steps: list[dict[str, Any]]) -> Parent:
     shutil.copytree(base.path, folder)
     file = folder / "tokenizer.json"
@@ -75,6 +54,8 @@ def _copy_with_pre_tokenizer(base: Parent, folder: Path, steps: list[dict[str, A
 
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
 DIGITS = {"type": "Digits", "individual_digits": True}
 
 
@@ -100,53 +81,6 @@ def gguf_q4(exact_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> tup
     return out, quantize({"model": model}, GgufConfig(type="q4_k_m"), out)
 
 
-@pytest.fixture(scope="session")
-def gptq(pico_base: Parent, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facts, Parent]:
-    """Of a copy whose tokenizer was saved by transformers 5, which names a class that 4 does not know."""
-    dataset = _dataset(tmp_path_factory.mktemp("dataset"), rows=40)
-    folder = tmp_path_factory.mktemp("parent") / "model"
-    shutil.copytree(pico_base.path, folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["tokenizer_class"] = "TokenizersBackend"
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    out = tmp_path_factory.mktemp("gptq")
-    model = pico_base.model_copy(update={"path": folder})
-    config = GptqConfig(group_size=64, calibration_rows=16)
-    return out, quantize({"model": model, "dataset": dataset}, config, out), dataset
-
-
-@pytest.fixture(scope="session")
-def parent_logits(pico_base: Parent) -> Any:
-    """Logits of the parent on TEXT, float32, [tokens, vocabulary]."""
-    return _hf_logits(pico_base.path)
-
-
-def _hf_logits(folder: Path) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    ids = AutoTokenizer.from_pretrained(folder)(TEXT, return_tensors="pt", add_special_tokens=False).input_ids
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        return model(input_ids=ids).logits[0].float()
-
-
-def _kl(parent: Any, child: Any) -> float:
-    """Mean over the tokens of KL(parent ‖ child), in nats."""
-    import torch.nn.functional as F
-
-    log_p, log_q = F.log_softmax(parent, -1), F.log_softmax(child, -1)
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
-
-
-def _effective(facts: Facts) -> dict[str, Any]:
-    assert facts.quant is not None
-    return facts.quant.effective
-
-
-# --- GGUF: the file ---------------------------------------------------------------------------------------
-
-
 def test_gguf_reads_rendered_chats_as_the_same_tokens(
     exact_base: Parent, gguf_f16: tuple[Path, Facts]
 ) -> None:
@@ -170,7 +104,7 @@ def test_gguf_reads_rendered_chats_as_the_same_tokens(
         assert engine.metadata["tokenizer.chat_template"] == tokenizer.chat_template
     finally:
         engine.close()
-    assert _effective(gguf_f16[1])["token_parity"] == {"chats": 4, "equal": 4, "bos": True, "eos": True}
+    assert effective_of(gguf_f16[1])["token_parity"] == {"chats": 4, "equal": 4, "bos": True, "eos": True}
 
 
 def test_gguf_logits_agree_with_transformers(
@@ -193,12 +127,12 @@ def test_gguf_logits_agree_with_transformers(
     # llama.cpp multiplies in float16, transformers here in float32; logits span about ±1.5
     assert found.shape == parent_logits.shape
     assert (found - parent_logits).abs().max() < 0.02
-    assert _kl(parent_logits, found) < 1e-4
+    assert kl(parent_logits, found) < 1e-4
 
 
 def test_f16_keeps_every_matrix(gguf_f16: tuple[Path, Facts], exact_base: Parent) -> None:
     out, facts = gguf_f16
-    effective = _effective(facts)
+    effective = effective_of(facts)
     assert sorted(file.name for file in out.iterdir()) == ["model.gguf"]
     assert effective["parameters"] == exact_base.metrics["parameters"]
     assert effective["types"] == {"F16": 15, "F32": 5}
@@ -226,7 +160,7 @@ def test_a_weight_that_float16_made_infinite_is_named(tmp_path: Path) -> None:
 
 
 def test_converter_and_runtime_are_of_one_commit(gguf_f16: tuple[Path, Facts]) -> None:
-    versions = _effective(gguf_f16[1])["llama_cpp"]
+    versions = effective_of(gguf_f16[1])["llama_cpp"]
     assert versions["converter"] == versions["runtime"]
     assert versions["converter_commit"].startswith(versions["runtime_commit"].removesuffix("-dirty"))
     assert len(versions["sdist_sha256"]) == 64
@@ -236,7 +170,7 @@ def test_effective_types_are_those_in_the_file(gguf_q4: tuple[Path, Facts]) -> N
     from gguf import GGUFReader
 
     out, facts = gguf_q4
-    effective = _effective(facts)
+    effective = effective_of(facts)
     tensors = GGUFReader(out / "model.gguf").tensors
     counted: dict[str, int] = {}
     for tensor in tensors:
@@ -270,9 +204,6 @@ def test_a_tokenizer_that_cuts_otherwise_is_noticed(
     found = compare_tokenizers(model.path, gguf_f16[0] / "model.gguf")
     assert (found["chats"], found["equal"]) == (4, 3)
     assert "as other tokens from token" in caplog.text
-
-
-# --- GGUF: what is refused --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -364,33 +295,11 @@ def test_an_adapter_becomes_a_gguf_adapter(pico_base: Parent, tmp_path: Path) ->
         quantize({"model": done, "base": pico_base}, GgufConfig(type="F16"), out)
 
 
-def test_quantized_models_adapters_and_remote_code_are_refused(
-    pico_base: Parent, gptq: tuple[Path, Facts, Parent], tmp_path: Path
-) -> None:
-    spec = pico_base.model_copy(update={"quant": QuantSpec(method="gguf")})
-    with pytest.raises(InvalidInput, match=r"already quantized \(gguf\)"):
-        quantize({"model": spec}, GgufConfig(), tmp_path)
-    bare = Parent(id=pico_base.id, kind="merged", path=gptq[0])
-    with pytest.raises(InvalidInput, match=r"already quantized \(gptq\)"):
-        quantize({"model": bare}, GgufConfig(), tmp_path)
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
-    with pytest.raises(InvalidInput, match=r"is an adapter.*give that too"):
-        quantize({"model": bare.model_copy(update={"path": adapter})}, GgufConfig(), tmp_path)
-    with pytest.raises(InvalidInput, match="is an adapter, and GPTQ is for whole models; merge it into its"):
-        quantize({"model": bare.model_copy(update={"path": adapter})}, GptqConfig(), tmp_path)
-    (adapter / "adapter_config.json").unlink()
-    (adapter / "config.json").write_text('{"auto_map": {"AutoConfig": "evil.Config"}}')
-    with pytest.raises(InvalidInput, match="never run here"):
-        quantize({"model": bare.model_copy(update={"path": adapter})}, GgufConfig(), tmp_path)
-
-
 @pytest.mark.parametrize("config", [GgufConfig(), GptqConfig(group_size=64, calibration_rows=2)])
 def test_full_disk_is_noticed_before_writing(
     config: Any, pico_base: Parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset, out = _dataset(tmp_path / "data", rows=4), tmp_path / "out"
+    dataset, out = dataset_of(tmp_path / "data", rows=4), tmp_path / "out"
     out.mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     with pytest.raises(InsufficientResources, match=r"needs 0\.\d GB .* 0\.0 GB free"):
@@ -404,184 +313,6 @@ def test_cut_file_is_refused(gguf_f16: tuple[Path, Facts], tmp_path: Path) -> No
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InvalidInput, match="cut short before the end of tensor"):
         read_gguf(file)
-
-
-# --- GPTQ -------------------------------------------------------------------------------------------------
-
-
-def test_gptq_directory_is_complete_for_old_loaders(
-    gptq: tuple[Path, Facts, Parent], pico_base: Parent
-) -> None:
-    from safetensors import safe_open
-
-    out, facts, _ = gptq
-    config = json.loads((out / "config.json").read_text())
-    parent = json.loads((pico_base.path / "config.json").read_text())
-    assert config["rope_theta"] == parent["rope_parameters"]["rope_theta"]
-    assert config["torch_dtype"] == config["dtype"] == _effective(facts)["dtype"] == "float16"
-    assert config["quantization_config"] == json.loads((out / "quantize_config.json").read_text())
-    assert config["quantization_config"]["checkpoint_format"] == "gptq"
-    settings = json.loads((out / "tokenizer_config.json").read_text())
-    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
-    assert settings["chat_template"] == (pico_base.path / "chat_template.jinja").read_text()
-    assert (out / "tokenizer.json").read_bytes() == (pico_base.path / "tokenizer.json").read_bytes()
-    with safe_open(out / "model.safetensors", "pt") as tensors:
-        assert tensors.get_tensor("lm_head.weight").equal(tensors.get_tensor("model.embed_tokens.weight"))
-        dtypes = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
-    assert dtypes == {"F16", "I32"}
-    leftovers = {file.name for file in out.iterdir()}
-    assert not {name for name in leftovers if name.startswith(".") or name.endswith(".csv")}
-    assert str(out.parent) not in (out / "config.json").read_text() + (out / "gptq_layers.json").read_text()
-
-
-def test_gptq_facts_say_what_happened(gptq: tuple[Path, Facts, Parent], pico_base: Parent) -> None:
-    out, facts, dataset = gptq
-    effective = _effective(facts)
-    assert facts.quant is not None
-    assert facts.quant.calibration_dataset == dataset.id
-    assert effective["calibration"]["rows"] == 16
-    assert effective["bytes"] == (out / "model.safetensors").stat().st_size
-    # 4 bits, and per 64 of them a 16-bit scale and a 4-bit zero, and per column a 32-bit index
-    assert 4.3 < effective["packed_bits_per_weight"] < 4.6
-    assert effective["modules"] == 14
-    assert len(effective["loss_by_layer"]) == 2
-    assert all(0 < loss < 1 and math.isfinite(loss) for loss in effective["loss_by_layer"])
-    assert effective["fallbacks"] == []
-    layers = json.loads((out / "gptq_layers.json").read_text())
-    assert {row["samples"] for row in layers} == {effective["calibration"]["tokens"]}
-    assert sum(row["loss"] for row in layers) == pytest.approx(sum(effective["loss_by_layer"]))
-
-
-# optimum makes a GPTQModel config of its own, and that a temporary directory that it never uses
-@pytest.mark.filterwarnings("ignore:Implicitly cleaning up <TemporaryDirectory '.*gptqmodel_:ResourceWarning")
-def test_gptq_loads_in_transformers_and_stays_near_its_parent(
-    gptq: tuple[Path, Facts, Parent], parent_logits: Any
-) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(gptq[0], dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(gptq[0])
-    ids = tokenizer(TEXT, return_tensors="pt", add_special_tokens=False).input_ids
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[0].float()
-    assert torch.isfinite(logits).all()
-    assert 0 < _kl(parent_logits, logits) < 0.02
-    answer = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False
-    )
-    assert answer.shape[1] > ids.shape[1]
-    del model
-    gc.collect()
-
-
-def test_gptq_loads_in_gptqmodel(gptq: tuple[Path, Facts, Parent], parent_logits: Any) -> None:
-    import torch
-    from gptqmodel import BACKEND, GPTQModel
-
-    model = GPTQModel.load(str(gptq[0]), device="cpu", backend=BACKEND.TORCH)
-    ids = model.tokenizer(TEXT, return_tensors="pt", add_special_tokens=False).input_ids
-    with torch.no_grad():
-        logits = model.model(input_ids=ids).logits[0].float()
-    assert torch.isfinite(logits).all()
-    assert 0 < _kl(parent_logits, logits) < 0.02
-
-
-def test_gptq_is_the_same_twice_tells_layers_and_keeps_stdout_clean(
-    gptq: tuple[Path, Facts, Parent],
-    pico_base: Parent,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    out, facts, dataset = gptq
-    elsewhere = tmp_path / "cwd"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    monkeypatch.setenv("HOME", str(elsewhere))
-    again = tmp_path / "again"
-    again.mkdir()
-    bare = Parent(id=pico_base.id, kind="merged", path=pico_base.path)
-    with caplog.at_level("INFO", "tuneline.stage"):
-        repeated = quantize(
-            {"model": bare, "dataset": dataset}, GptqConfig(group_size=64, calibration_rows=16), again
-        )
-    assert repeated == facts.model_copy(update={"base": None})
-    for name in ("model.safetensors", "config.json", "quantize_config.json", "gptq_layers.json"):
-        assert (again / name).read_bytes() == (out / name).read_bytes(), name
-    told = [record.progress for record in caplog.records if hasattr(record, "progress")]
-    assert [(step["done"], step["total"], step["unit"]) for step in told] == [
-        (1, 2, "layers"),
-        (2, 2, "layers"),
-    ]
-    assert capfd.readouterr().out == ""
-    assert list(elsewhere.iterdir()) == []
-
-
-def test_too_few_rows_raise_the_damping_and_say_so(pico_base: Parent, tmp_path: Path) -> None:
-    """One short row gives Hessians of low rank; with hardly any damping they have no Cholesky factor."""
-    dataset, out = _dataset(tmp_path / "data", rows=1), tmp_path / "out"
-    out.mkdir()
-    config = GptqConfig(group_size=32, calibration_rows=1, damp_percent=1e-9, dtype="bfloat16")
-    effective = _effective(quantize({"model": pico_base, "dataset": dataset}, config, out))
-    assert effective["damping_raised"]
-    assert all(damp > 1e-4 for damp in effective["damping_raised"].values())
-    assert effective["fallbacks"] == []
-    assert effective["types"].keys() == {"BF16", "I32"}
-    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
-
-
-def test_calibration_reads_what_training_read(pico_base: Parent, tmp_path: Path) -> None:
-    """Also where prompt and answer would share a token, which an engine never sees."""
-    from stages.backends.chat import encode, load_tokenizer
-    from stages.backends.gptq.calibration import choose
-    from stages.backends.train.rows import encode_split
-
-    folder = tmp_path / "model"
-    shutil.copytree(pico_base.path, folder)
-    end = "{{ eos_token }}"
-    template = (
-        "{% for m in messages %}{% if m.role == 'user' %}{{ 'Q: ' + m.content + ' A:' }}"
-        "{% else %}{{ m.content }}" + end + "{% endif %}{% endfor %}"
-    )
-    (folder / "chat_template.jinja").write_text(template)
-    chat = [
-        {"role": "user", "content": "Which?"},
-        {"role": "assistant", "content": "::: this one, and no other of them all"},
-    ]
-    data = tmp_path / "data"
-    data.mkdir()
-    pq.write_table(pa.Table.from_pylist([{"messages": chat}]), data / "train.parquet")
-    tokenizer = load_tokenizer(folder)
-    trained = encode_split(data / "train.parquet", tokenizer, 2048).input_ids
-    assert encode(tokenizer, chat) != trained[0], "the whole text has a token that reaches across"
-    assert choose(folder, data, 1, 0, 2048).rows == trained
-
-
-def test_calibration_is_chosen_by_seed_and_digested(pico_base: Parent, tmp_path: Path) -> None:
-    from stages.backends.gptq.calibration import choose
-
-    data = _dataset(tmp_path / "data", rows=30).path
-    first = choose(pico_base.path, data, 8, 0, 2048)
-    assert choose(pico_base.path, data, 8, 0, 2048) == first
-    assert choose(pico_base.path, data, 8, 1, 2048).sha256 != first.sha256
-    everything = choose(pico_base.path, data, 99, 0, 2048)
-    assert len(everything.rows) == 30
-    assert all(row in everything.rows for row in first.rows)
-    cut = choose(pico_base.path, data, 99, 0, 12)
-    assert {len(row) for row in cut.rows} == {12}
-    with pytest.raises(InvalidInput, match="at least 11 tokens"):
-        choose(pico_base.path, data, 99, 0, 10)
-
-
-def test_gptq_without_calibration_data_says_what_to_give(pico_base: Parent, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="prepared dataset to calibrate on"):
-        quantize({"model": pico_base}, GptqConfig(group_size=64), tmp_path)
-    empty = Parent(id="0" * 64, kind="dataset", path=tmp_path)
-    with pytest.raises(InvalidInput, match=r"no train\.parquet"):
-        quantize({"model": pico_base, "dataset": empty}, GptqConfig(group_size=64), tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_importing_the_stage_loads_no_framework() -> None:
