@@ -71,7 +71,7 @@ class Running(Protocol):
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatReply:
     """An answer, with the tokens that the engine counted."""
 
     text: str
@@ -169,7 +169,9 @@ def stop(endpoint: Running) -> bool:
     return process.stop(endpoint.process, GRACE_SECONDS)
 
 
-def ask(endpoint: Endpoint, messages: Sequence[Mapping[str, str]], max_tokens: int, timeout: float) -> Reply:
+def ask(
+    endpoint: Endpoint, messages: Sequence[Mapping[str, str]], max_tokens: int, timeout: float
+) -> ChatReply:
     """Greedy decoding of at most `max_tokens` tokens through /v1/chat/completions, within `timeout` seconds.
 
     Raises `RequestFailed` for a refusal, a broken connection, or an answer of another shape.
@@ -180,7 +182,7 @@ def ask(endpoint: Endpoint, messages: Sequence[Mapping[str, str]], max_tokens: i
     try:
         usage, choice = answer["usage"], answer["choices"][0]
         text = choice["message"]["content"] or ""
-        return Reply(text, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+        return ChatReply(text, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
     except (KeyError, IndexError, TypeError, ValueError):
         raise RequestFailed(
             f"{endpoint.url}/v1/chat/completions answered in another shape than a chat completion's: "

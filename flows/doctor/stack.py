@@ -15,7 +15,7 @@ from flows.settings import Settings
 from flows.stack.programs import Places, Program, made
 
 if TYPE_CHECKING:
-    from flows.stack.supervise import Supervisor
+    from flows.stack.supervise import StackSupervisor
 
 FOLDER = Path(".stack")
 """Where `make stack` makes one."""
@@ -35,16 +35,16 @@ def looks(settings: Settings) -> list[tuple[str, Callable[[], Finding]]]:
 
 def _parts(places: Places) -> list[tuple[str, Callable[[], Finding]]]:
     from flows.stack.databases import parts
-    from flows.stack.supervise import Supervisor  # brings what a light installation does not have
+    from flows.stack.supervise import StackSupervisor  # brings what a light installation does not have
 
-    supervisor = Supervisor(places)
+    supervisor = StackSupervisor(places)
     if not supervisor.runs():
         message = f"the one in {places.folder} does not run; `make stack` starts it"
         return [("stack", lambda: Finding("stack", "ok", message))]
     return [(f"stack.{part.name}", partial(_part, supervisor, part, places.folder)) for part in parts(places)]
 
 
-def _part(supervisor: Supervisor, program: Program, folder: Path) -> Finding:
+def _part(supervisor: StackSupervisor, program: Program, folder: Path) -> Finding:
     standing = supervisor.standing(program)
     subject = f"stack.{program.name}"
     where = f" on 127.0.0.1:{standing.port}" if standing.port else ""

@@ -17,7 +17,7 @@ from flows.stack.programs import (
     refuse_missing,
     refuse_taken_ports,
 )
-from flows.stack.supervise import Supervisor
+from flows.stack.supervise import StackSupervisor
 
 
 def main() -> int:
@@ -40,7 +40,7 @@ def _first_port(folder: Path, given: int | None) -> int:
     before = made(folder)
     if given is None:
         return FIRST_PORT if before is None else before.first_port
-    if before is not None and given != before.first_port and Supervisor(before).runs():
+    if before is not None and given != before.first_port and StackSupervisor(before).runs():
         where = f"the stack in {folder} runs on ports from {before.first_port} on"
         raise Usage(f"{where}: `down` first, then `up` on others")
     return given
@@ -49,7 +49,7 @@ def _first_port(folder: Path, given: int | None) -> int:
 def up(places: Places) -> int:
     """Start what does not run yet, one after another, each once the one before is well."""
     refuse_missing()
-    supervisor = Supervisor(places)
+    supervisor = StackSupervisor(places)
     running = supervisor.runs()
     if not running:
         refuse_taken_ports(places)
@@ -75,7 +75,7 @@ def up(places: Places) -> int:
 
 def status(places: Places) -> int:
     """A line for each; 1 where something is not well."""
-    supervisor = Supervisor(places)
+    supervisor = StackSupervisor(places)
     if not supervisor.runs():
         print("the stack does not run; `make stack` starts it")
         return 1
@@ -90,7 +90,7 @@ def status(places: Places) -> int:
 
 def down(places: Places) -> int:
     """Stop everything; what it holds stays in its folder."""
-    supervisor = Supervisor(places)
+    supervisor = StackSupervisor(places)
     if supervisor.runs():
         supervisor.end()
     print(f"the stack does not run; what it holds is in {places.folder}")

@@ -90,7 +90,7 @@ def _section(folder: Path, program: Program) -> dict[str, str]:
     return section
 
 
-class Supervisor:
+class StackSupervisor:
     """The supervisord of one stack."""
 
     def __init__(self, places: Places) -> None:

@@ -14,7 +14,7 @@ from flows.retraining.lane import HAD_IT, Lane
 from flows.retraining.targets import Target, recipe_for, targets_of
 from flows.settings import Settings
 from flows.upgrades.forms import served_as
-from flows.upgrades.plan import Plan
+from flows.upgrades.plan import UpgradePlan
 from registry import Registry
 from registry.artifacts import digest
 from registry.channels.channels import ChannelEvent
@@ -49,7 +49,7 @@ def busy(registry: Registry) -> dict[str, str]:
     }
 
 
-def begin(registry: Registry, plan: Plan, limits: Limits, zone: str, who: str) -> str:
+def begin(registry: Registry, plan: UpgradePlan, limits: Limits, zone: str, who: str) -> str:
     """Write the plan down, with a run for each channel; returns its name. Raises `Usage` where another
     upgrade was begun for one of its channels meanwhile."""
     now = datetime.now(UTC)

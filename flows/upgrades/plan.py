@@ -49,7 +49,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class UpgradePlan:
     """The steps, in the order of the channels. `shared`: seconds of what is done once for all."""
 
     to: str
@@ -98,12 +98,12 @@ class Planner:
         self._shapes: dict[str, tuple[ModelShape, Clock]] = {}
         self._shared: dict[str, float] = {}
 
-    def plan(self, channels: Sequence[str], rates: Rates | None) -> Plan:
+    def plan(self, channels: Sequence[str], rates: Rates | None) -> UpgradePlan:
         """All channels' steps, and what they take. Raises what reading a base or a feed raises."""
         steps = tuple(self._step(name) for name in channels)
         form = None if not self.reformed else STORED if self.form is None else self.form.label
         to = ", ".join(word for word in (self.base and self.base.source, form) if word)
-        return Plan(to, steps, sum(self._shared.values()), rates)
+        return UpgradePlan(to, steps, sum(self._shared.values()), rates)
 
     def _step(self, name: str) -> Step:
         channel = self.registry.channels.get(name)

@@ -28,7 +28,7 @@ FAILPOINTS = ("move closed", "move copied", "move rows written", "move done")
 
 
 @dataclass(frozen=True)
-class Moved:
+class MoveReport:
     """What came over, and what is wrong with it."""
 
     artifacts: int
@@ -44,7 +44,7 @@ def move(
     *,
     progress: Progress = lambda done, of: None,
     failpoint: Failpoint = lambda at: None,
-) -> Moved:
+) -> MoveReport:
     """Close `old`, of a SQLite file, and copy all of it into `new`; `where` is what the old one names then.
 
     Both are of one home, whose keys and runs stay.
@@ -76,7 +76,7 @@ def move(
         failpoint("move done")
         with new.database.read() as connection:
             problems = [] if rows.digest(connection) == known else ["the rows differ from the old ones"]
-        return Moved(artifacts, count, already, problems + registry_problems(new))
+        return MoveReport(artifacts, count, already, problems + registry_problems(new))
 
 
 def _refuse_in_use(old: Registry, new: Registry) -> None:

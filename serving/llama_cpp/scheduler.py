@@ -19,7 +19,7 @@ from serving.errors import EngineFailed, Overloaded, ServingError
 from serving.llama_cpp.bindings import Entry
 from serving.llama_cpp.loaded_adapters import LoadedAdapter, LoadedAdapters
 from serving.llama_cpp.model import BATCH_TOKENS, LlamaModel
-from serving.llama_cpp.sequences import Answer, CacheKey, Counts, Event, Failed, Finished, Sequence
+from serving.llama_cpp.sequences import Answer, CacheKey, Event, Failed, Finished, Sequence, TokenCounts
 
 TURN_STEPS = 4
 """Steps before another adapter has its turn; a switch costs about half a step of a very small model."""
@@ -31,7 +31,7 @@ class Batcher:
     def __init__(self, model: LlamaModel, base_name: str, parallel: int, queue: int, adapters: int) -> None:
         self.model = model
         self.base_name = base_name
-        self.counts = Counts()
+        self.counts = TokenCounts()
         self.loaded = LoadedAdapters(model, base_name, adapters)
         self._limit = queue
         self._sequences = [Sequence(number) for number in range(parallel)]

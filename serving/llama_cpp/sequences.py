@@ -63,7 +63,7 @@ class Sequence:
 
 
 @dataclass
-class Counts:
+class TokenCounts:
     """What the engine has done since its start."""
 
     answers: int = 0

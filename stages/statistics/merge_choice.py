@@ -34,13 +34,13 @@ class MergeEvidence(Record):
     kl: dict[MergeBase, float] = Field(description="mean KL(as trained ‖ merge), nats per token")
 
 
-class Decision(Record):
+class MergeDecision(Record):
     chosen: MergeBase
     by: Literal["loss", "score", "nearness"]
     reason: str
 
 
-def decide(evidence: MergeEvidence) -> Decision:
+def decide(evidence: MergeEvidence) -> MergeDecision:
     """Lower held-out loss where its paired interval excludes 0; else the better task score where Tango's 95 %
     interval does; else the merge that is nearer (KL) to the model that was trained."""
     loss = evidence.loss_difference
@@ -50,7 +50,7 @@ def decide(evidence: MergeEvidence) -> Decision:
     )
     if loss.low > 0 or loss.high < 0:
         chosen: MergeBase = "nf4" if loss.low > 0 else "16bit"
-        return Decision(chosen=chosen, by="loss", reason=f"folded into {WORDS[chosen]}: {figures}")
+        return MergeDecision(chosen=chosen, by="loss", reason=f"folded into {WORDS[chosen]}: {figures}")
     score = (
         f"{evidence.gained} answers right only in 16 bit and {evidence.lost} only in NF4, "
         f"of {evidence.compared}"
@@ -60,11 +60,11 @@ def decide(evidence: MergeEvidence) -> Decision:
         if bounds.low > 0 or bounds.high < 0:
             chosen = "16bit" if bounds.low > 0 else "nf4"
             reason = f"folded into {WORDS[chosen]}: {score}; the loss does not decide: {figures}"
-            return Decision(chosen=chosen, by="score", reason=reason)
+            return MergeDecision(chosen=chosen, by="score", reason=reason)
     chosen = "16bit" if evidence.kl["16bit"] < evidence.kl["nf4"] else "nf4"
     nearness = f"KL {evidence.kl['16bit']:.3g} in 16 bit, {evidence.kl['nf4']:.3g} in NF4"
     reason = (
         f"folded into {WORDS[chosen]}, nearer to the model that was trained ({nearness}); neither loss nor "
         f"score decides: {figures}; {score}"
     )
-    return Decision(chosen=chosen, by="nearness", reason=reason)
+    return MergeDecision(chosen=chosen, by="nearness", reason=reason)

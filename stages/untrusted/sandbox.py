@@ -34,7 +34,7 @@ _KEPT = 4000
 
 
 @dataclass(frozen=True)
-class Limits:
+class SandboxLimits:
     """What the child may take. `mapped_bytes`: files that it may map beside its own memory."""
 
     cpu_seconds: int = 20
@@ -44,11 +44,11 @@ class Limits:
     mapped_bytes: int = 0
 
 
-def limits_for(scanned_bytes: int = 0, mapped_bytes: int = 0) -> Limits:
+def limits_for(scanned_bytes: int = 0, mapped_bytes: int = 0) -> SandboxLimits:
     """Limits of a job that reads `scanned_bytes` of tensors besides headers and small files."""
     more = scanned_bytes // SCAN_RATE
-    usual = Limits()
-    return Limits(
+    usual = SandboxLimits()
+    return SandboxLimits(
         usual.cpu_seconds + more,
         usual.wall_seconds + 4 * more,
         usual.memory_bytes,
@@ -57,13 +57,13 @@ def limits_for(scanned_bytes: int = 0, mapped_bytes: int = 0) -> Limits:
     )
 
 
-def in_sandbox(function: str, argument: Any, what: str, limits: Limits | None = None) -> Any:
+def in_sandbox(function: str, argument: Any, what: str, limits: SandboxLimits | None = None) -> Any:
     """Call `MODULE:FUNCTION` with the JSON value `argument` in a sandbox; returns its JSON result.
 
     `what` names the file in messages. Raises `InvalidInput` when the function refuses the file, fails on it,
     or goes over a limit. The child and all that it started are killed then.
     """
-    limits = limits or Limits()
+    limits = limits or SandboxLimits()
     job = json.dumps({"function": function, "argument": argument, "limits": asdict(limits)}).encode()
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
@@ -88,7 +88,7 @@ def in_sandbox(function: str, argument: Any, what: str, limits: Limits | None = 
         return _answer(child.returncode, output, errors, what, limits)
 
 
-def _answer(status: int, output: IO[bytes], errors: IO[bytes], what: str, limits: Limits) -> Any:
+def _answer(status: int, output: IO[bytes], errors: IO[bytes], what: str, limits: SandboxLimits) -> Any:
     output.seek(0)
     try:
         answer = json.loads(output.read())
@@ -117,7 +117,7 @@ def _tree() -> str:
     return f"{tree}{os.pathsep}{inherited}" if inherited else tree
 
 
-def _restrict(limits: Limits) -> None:
+def _restrict(limits: SandboxLimits) -> None:
     """Limits of the kernel's, so that C code obeys them too."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:
@@ -134,7 +134,7 @@ def _restrict(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
 
 
-def _do(job: Mapping[str, Any], limits: Limits) -> dict[str, object]:
+def _do(job: Mapping[str, Any], limits: SandboxLimits) -> dict[str, object]:
     module, _, name = job["function"].partition(":")
     what = Path(str(job["argument"].get("path", "the file"))).name
     try:
@@ -152,7 +152,7 @@ def _do(job: Mapping[str, Any], limits: Limits) -> dict[str, object]:
 
 def main() -> int:
     job = json.loads(sys.stdin.buffer.readline())
-    limits = Limits(**job["limits"])
+    limits = SandboxLimits(**job["limits"])
     answer_to = os.dup(1)
     os.dup2(2, 1)
     _restrict(limits)

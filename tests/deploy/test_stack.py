@@ -17,7 +17,7 @@ import pytest
 
 from flows.stack import databases
 from flows.stack.programs import JUDGE_ALIVE, Places, Program
-from flows.stack.supervise import Supervisor
+from flows.stack.supervise import StackSupervisor
 from tests.seconds import seconds
 from tests.serving.gateway.live_gateway import until
 
@@ -91,7 +91,7 @@ def test_all_parts_are_well_and_doctor_says_so(places: Places) -> None:
 
 @pytest.mark.parametrize("name", ["ui", "judge"])
 def test_doctor_names_the_part_that_does_not_answer(places: Places, parts: list[Program], name: str) -> None:
-    pid = Supervisor(places).standing(next(part for part in parts if part.name == name)).pid
+    pid = StackSupervisor(places).standing(next(part for part in parts if part.name == name)).pid
     process = psutil.Process(pid)
     process.suspend()
     try:
@@ -112,7 +112,7 @@ def test_a_tenant_is_answered(places: Places) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_outlives_the_end_of_any_part(places: Places, parts: list[Program], name: str) -> None:
-    supervisor, part = Supervisor(places), next(part for part in parts if part.name == name)
+    supervisor, part = StackSupervisor(places), next(part for part in parts if part.name == name)
     before = supervisor.standing(part).pid
     process = psutil.Process(before)
     process.kill()
@@ -125,7 +125,7 @@ def test_it_outlives_the_end_of_any_part(places: Places, parts: list[Program], n
 
 
 def test_up_again_changes_nothing(places: Places, parts: list[Program]) -> None:
-    supervisor = Supervisor(places)
+    supervisor = StackSupervisor(places)
     before = [supervisor.standing(part).pid for part in parts]
     stack("up", places)
     assert [supervisor.standing(part).pid for part in parts] == before

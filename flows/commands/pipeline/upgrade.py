@@ -22,7 +22,7 @@ from flows.settings import Settings
 from flows.upgrades import fleet
 from flows.upgrades.forms import form_of
 from flows.upgrades.hosts import Host, hosts, on_their_own
-from flows.upgrades.plan import Plan, Planner, chosen
+from flows.upgrades.plan import Planner, UpgradePlan, chosen
 from flows.upgrades.undo import undo
 from registry import Registry
 from registry.schedules.schedules import checked
@@ -56,7 +56,7 @@ def upgrade(arguments: argparse.Namespace) -> Reply:
         return _became(registry, name)
 
 
-def _planned(arguments: argparse.Namespace, registry: Registry, settings: Settings) -> Plan:
+def _planned(arguments: argparse.Namespace, registry: Registry, settings: Settings) -> UpgradePlan:
     if arguments.to is None and arguments.quant is None:
         raise Usage("give --to BASE, --quant FORM, or both")
     check_zone(arguments.zone)
@@ -78,7 +78,7 @@ def _base(source: str) -> BaseConfig:
         raise Usage(f"--to {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def _begun(arguments: argparse.Namespace, registry: Registry, plan: Plan) -> str:
+def _begun(arguments: argparse.Namespace, registry: Registry, plan: UpgradePlan) -> str:
     """Make the bases that engines have to hold, and write the upgrade down."""
     limits = checked(recipe_name="", recipe={}, limits=limits_of(arguments)).limits
     if (alone := on_their_own(registry, plan.begun)) and not arguments.unserved:
@@ -110,7 +110,7 @@ def _not_held(missing: list[Host]) -> str:
     )
 
 
-def _shown(plan: Plan, asked: bool) -> Reply:
+def _shown(plan: UpgradePlan, asked: bool) -> Reply:
     rows = [
         (step.channel, step.does, plain(step.why), _time(step.seconds), _money(plan, step.seconds))
         for step in plan.steps
@@ -216,7 +216,7 @@ def _time(seconds: float | None) -> str:
     return "–" if seconds is None else duration(seconds)
 
 
-def _money(plan: Plan, seconds: float | None) -> str:
+def _money(plan: UpgradePlan, seconds: float | None) -> str:
     cost = plan.cost(seconds)
     return "no price" if cost is None or plan.rates is None else f"{_amount(cost)} {plan.rates.currency}"
 

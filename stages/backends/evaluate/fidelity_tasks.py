@@ -13,7 +13,7 @@ from stages.backends.evaluate.fidelity import LogProbabilities, compare, read_ch
 from stages.backends.evaluate.fidelity_parity import compare_readers
 from stages.backends.evaluate.fidelity_weights import compare_weights
 from stages.backends.evaluate.layers import compare_layers
-from stages.backends.evaluate.open_model import Measured, open_model
+from stages.backends.evaluate.open_model import OpenedModel, open_model
 from stages.backends.evaluate.rounding import rounding_cost
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.backends.tokenizer import tokenizer_home
@@ -33,7 +33,9 @@ class FidelityResults:
     weights: MergedWeights | None
 
 
-def run_fidelity(measured: Measured, parents: Parents, config: EvaluateConfig, out: Path) -> FidelityResults:
+def run_fidelity(
+    measured: OpenedModel, parents: Parents, config: EvaluateConfig, out: Path
+) -> FidelityResults:
     """Compare `measured`, which is closed, with the reference of each fidelity task.
 
     Raises `InvalidInput` for a parent that a task needs and was not given.
@@ -94,7 +96,7 @@ def _reference(task: FidelityTask, parents: Parents) -> dict[str, Parent]:
 
 
 def _compare(
-    kept: LogProbabilities, task: FidelityTask, opened: Measured, reference: dict[str, Parent], out: Path
+    kept: LogProbabilities, task: FidelityTask, opened: OpenedModel, reference: dict[str, Parent], out: Path
 ) -> FidelityResult:
     compared = compare(kept, opened.lm)
     rows = samples(compared, kept.chats, task.name)

@@ -22,7 +22,7 @@ from stages.backends.evaluate.fidelity_weights import nonfinite_tensors
 from stages.backends.evaluate.heldout import system_message
 from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.merge_choice import compare_merges
-from stages.backends.evaluate.open_model import Measured, open_model
+from stages.backends.evaluate.open_model import OpenedModel, open_model
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
 from stages.contract import Parent, Parents, toolchain
@@ -82,7 +82,7 @@ def _naming_the_damage(model: Parent) -> Iterator[None]:
         ) from None
 
 
-def _results(parents: Parents, config: EvaluateConfig, measured: Measured) -> EvaluationResults:
+def _results(parents: Parents, config: EvaluateConfig, measured: OpenedModel) -> EvaluationResults:
     subject = parents.get("adapter") or parents["model"]
     return {
         "schema": 1,

@@ -27,7 +27,7 @@ from stages.formats.model_directory import ModelDirectory
 
 
 @dataclass(frozen=True)
-class Measured:
+class OpenedModel:
     """A model ready to be measured. `bytes`: the weights as held, an adapter's included."""
 
     lm: TokenLM
@@ -39,7 +39,7 @@ class Measured:
 
 def open_model(
     parents: Parents, config: EvaluateConfig, exact: bool = False, tokenizer: Any = None
-) -> Measured:
+) -> OpenedModel:
     """`parents["model"]`, with `parents["adapter"]` if given; `exact`: in float32 where a CPU computes.
 
     With `tokenizer` its own is not read: for whoever asks in token ids.
@@ -70,7 +70,9 @@ def open_model(
         size += sum(file.stat().st_size for file in adapter.path.glob("adapter_model*.safetensors"))
     lm = _torch_lm(network, tokenizer, config)
     bits = model.metrics.get("bits_per_weight") if packed else None
-    return Measured(lm, f"{description} on {lm.device.type}", size, parameters, bits or 8 * size / parameters)
+    return OpenedModel(
+        lm, f"{description} on {lm.device.type}", size, parameters, bits or 8 * size / parameters
+    )
 
 
 def _require_sense(model: Parent, adapter: Parent | None, packed: str | None, config: EvaluateConfig) -> None:
@@ -99,7 +101,7 @@ def _gguf_in(parent: Parent) -> Path | None:
     return files[0] if files else None
 
 
-def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: Any) -> Measured:
+def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: Any) -> OpenedModel:
     model, base, adapter = parents["model"], parents.get("base"), parents.get("adapter")
     if base is None:
         raise InvalidInput(
@@ -126,7 +128,7 @@ def _open_gguf(file: Path, parents: Parents, config: EvaluateConfig, tokenizer: 
     bits = model.metrics.get("bits_per_weight") or 8 * lm.tensor_bytes / lm.parameters
     description = f"GGUF {lm.file_type}{' with a LoRA adapter' if lora else ''} on llama.cpp"
     description += f" (llama-cpp-python {llama_cpp.__version__}) on cpu"
-    return Measured(
+    return OpenedModel(
         lm, description, file.stat().st_size + beside, lm.parameters, bits + 8 * beside / lm.parameters
     )
 

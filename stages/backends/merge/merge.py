@@ -13,7 +13,7 @@ import torch
 
 from stages.backends.merge.adapter import Adapter, read_adapter
 from stages.backends.merge.layout import ModuleKind, layout
-from stages.backends.merge.plan import Ingredients, LowRank, Output, Plan, make_plan
+from stages.backends.merge.plan import Ingredients, LowRank, MergePlan, Output, make_plan
 from stages.backends.safetensors import DTYPES, TensorFiles, model_files, write_model
 from stages.backends.tokenizer import FILE, require_plain_reading, tokenizer_home
 from stages.config.train import Nf4Config
@@ -83,7 +83,7 @@ def merge_adapter(
 class _Stream:
     """Computes the tensors of a plan on demand and keeps the largest absolute value seen."""
 
-    def __init__(self, plan: Plan, base: TensorFiles, adapter: Adapter, nf4: Nf4Config | None) -> None:
+    def __init__(self, plan: MergePlan, base: TensorFiles, adapter: Adapter, nf4: Nf4Config | None) -> None:
         self.largest = 0.0
         self._outputs = {output.spec.name: output for output in plan.outputs}
         self._base, self._adapter, self._nf4 = base, adapter.tensors, nf4
@@ -187,7 +187,7 @@ def _base_config(base: Path) -> ModelConfig:
     return config
 
 
-def _tokenizer_home(plan: Plan, given: Ingredients, base: Path, adapter: Path) -> Path:
+def _tokenizer_home(plan: MergePlan, given: Ingredients, base: Path, adapter: Path) -> Path:
     """The directory whose tokenizer and chat template the merged model gets, as everywhere; refused where the
     embedding has no row for one of its ids."""
     home = tokenizer_home(base, adapter)
@@ -215,7 +215,7 @@ def _copy_files(base: Path, tokenizer_from: Path, out: Path) -> None:
         shutil.copyfile(file, out / file.name)
 
 
-def _write_config(config: ModelConfig, plan: Plan, dtype: str, out: Path) -> None:
+def _write_config(config: ModelConfig, plan: MergePlan, dtype: str, out: Path) -> None:
     text = config.get("text_config")
     for section in [config, *([text] if isinstance(text, dict) else [])]:
         # transformers 4 reads torch_dtype, transformers 5 dtype
@@ -226,7 +226,7 @@ def _write_config(config: ModelConfig, plan: Plan, dtype: str, out: Path) -> Non
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _metrics(plan: Plan, largest: float, dtype: str, size: int, shards: int) -> MergeMetrics:
+def _metrics(plan: MergePlan, largest: float, dtype: str, size: int, shards: int) -> MergeMetrics:
     changed = [output for output in plan.outputs if output.low_rank or output.bias]
     replaced = [output for output in plan.outputs if output.replacement and output not in changed]
     return {

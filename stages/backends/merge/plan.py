@@ -50,7 +50,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """What becomes of every tensor: merged, replaced or copied."""
 
     outputs: list[Output]
@@ -71,7 +71,7 @@ class Ingredients:
     nf4: bool
 
 
-def make_plan(ingredients: Ingredients) -> Plan:
+def make_plan(ingredients: Ingredients) -> MergePlan:
     """Account for every tensor of the base and of the adapter.
 
     Raises `InvalidInput` naming the tensor for: packed base weights, an adapter tensor whose module the base
@@ -81,7 +81,7 @@ def make_plan(ingredients: Ingredients) -> Plan:
     sources, untied = _sources(ingredients)
     outputs = [_output(name, source, ingredients) for name, source in sources.items()]
     tied = bool(ingredients.layout.tied) and not untied
-    return Plan(outputs, tied, _resized(outputs, ingredients))
+    return MergePlan(outputs, tied, _resized(outputs, ingredients))
 
 
 def _sources(ingredients: Ingredients) -> tuple[dict[str, str], bool]:

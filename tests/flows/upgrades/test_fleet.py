@@ -21,7 +21,7 @@ from flows.retraining import lane as lanes
 from flows.retraining.targets import Target, recipe_for
 from flows.settings import Settings
 from flows.upgrades import fleet, hosts
-from flows.upgrades.plan import Plan, Step
+from flows.upgrades.plan import Step, UpgradePlan
 from flows.upgrades.undo import undo
 from registry import Artifact, Registry
 from registry.artifacts import QuantSpec
@@ -52,12 +52,12 @@ def models(registry: Registry) -> dict[str, Artifact]:
     return made
 
 
-def planned(*channels: str, **refused: str) -> Plan:
+def planned(*channels: str, **refused: str) -> UpgradePlan:
     steps = [
         Step(name, "replay", "another base", recipe_of(name, "base.source=pico:7"), 1.0) for name in channels
     ]
     steps += [Step(f"{name}/prod", "refused", why) for name, why in refused.items()]
-    return Plan("pico:7", tuple(steps), 0.0)
+    return UpgradePlan("pico:7", tuple(steps), 0.0)
 
 
 def settings(registry: Registry) -> Settings:
@@ -88,7 +88,7 @@ def executing(
     return began
 
 
-def begun(registry: Registry, plan: Plan) -> str:
+def begun(registry: Registry, plan: UpgradePlan) -> str:
     return fleet.begin(registry, plan, LIMITS, "UTC", "ada")
 
 
@@ -313,7 +313,7 @@ def test_a_move_of_a_run_that_came_to_no_end_is_named(
     registry: Registry, models: dict[str, Artifact]
 ) -> None:
     steps = (*planned("a/prod", "b/prod").steps, Step("new/prod", "nothing", "it serves nothing yet"))
-    name = begun(registry, Plan("pico:7", steps, 0.0))
+    name = begun(registry, UpgradePlan("pico:7", steps, 0.0))
     claims = [claim for _ in range(2) if (claim := registry.scheduled_runs.claim(name, 2)) is not None]
     assert [claim.run.channel for claim in claims] == ["a/prod", "b/prod"]
     registry.channels.move("a/prod", models["gptq"].id, 1, waiver=WAIVER)
@@ -406,7 +406,7 @@ def test_a_channel_that_would_need_an_engine_of_its_own_is_not_moved_from_under_
     )
     assert hosts.on_their_own(registry, [step, planned("a/prod").steps[0]]) == ["apart/prod"]
     words = ["upgrade-base", "apart/prod", "--quant", "gptq", "--run"]
-    plan = Plan("gptq", (step,), 0.0)
+    plan = UpgradePlan("gptq", (step,), 0.0)
     with pytest.raises(Usage, match=r"apart/prod: an engine answers over a base now.* Nothing was begun"):
         command._begun(parser().parse_args(words), registry, plan)
     assert registry.schedules.ls() == []

@@ -16,7 +16,7 @@ from flows.settings import Settings
 from flows.upgrades import plan as planning
 from flows.upgrades.forms import form_of
 from flows.upgrades.origin import Origins
-from flows.upgrades.plan import Plan, Planner
+from flows.upgrades.plan import Planner, UpgradePlan
 from registry import Registry
 from registry.artifacts import QuantSpec
 from registry.schedules.schedules import checked
@@ -38,14 +38,16 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
         yield opened
 
 
-def planned(registry: Registry, *channels: str, to: str | None = "pico:7", quant: str | None = None) -> Plan:
+def planned(
+    registry: Registry, *channels: str, to: str | None = "pico:7", quant: str | None = None
+) -> UpgradePlan:
     base = None if to is None else BaseConfig(source=to)
     form = None if quant is None else form_of(quant)
     settings = Settings(home=registry.home, cache=registry.home / "cache")
     return Planner(registry, settings, base, form, quant is not None).plan(channels, None)
 
 
-def only(plan: Plan) -> tuple[str, str]:
+def only(plan: UpgradePlan) -> tuple[str, str]:
     (step,) = plan.steps
     return step.does, step.why
 

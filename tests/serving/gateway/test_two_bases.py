@@ -12,7 +12,7 @@ from flows.retraining.lane import Lane
 from flows.settings import Settings
 from flows.upgrades import fleet
 from flows.upgrades.hosts import hosts
-from flows.upgrades.plan import Plan, Step
+from flows.upgrades.plan import Step, UpgradePlan
 from flows.upgrades.undo import undo
 from registry import Registry
 from registry.schedules.definition import Limits
@@ -52,7 +52,9 @@ def test_both_bases_serve_while_one_tenant_after_the_other_moves_and_goes_back(
         return Ended(state="promoted", note=f"generation {moved.generation}", artifact_id=moved.artifact_id)
 
     monkeypatch.setattr(Lane, "_run", replayed)
-    name = fleet.begin(registry, Plan("pico:7", (STEP,), 0.0), Limits(per_device=False), "UTC", "tests")
+    name = fleet.begin(
+        registry, UpgradePlan("pico:7", (STEP,), 0.0), Limits(per_device=False), "UTC", "tests"
+    )
     fleet.go_on(registry, Settings(home=registry.home), name, "tests", lambda _: None)
     until(lambda: gateway.ask("moves")[1] == gateway.populated.stranger, "the upgrade")
     assert gateway.ask("stays") == (second.answer, second.gguf), "the other tenant, on the base before"

@@ -14,7 +14,7 @@ import pytest
 
 from stages.errors import InvalidInput
 from stages.untrusted import sandbox as module
-from stages.untrusted.sandbox import MEBIBYTE, Limits, in_sandbox
+from stages.untrusted.sandbox import MEBIBYTE, SandboxLimits, in_sandbox
 from tests.seconds import seconds
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -76,7 +76,7 @@ def die(path: str) -> None:
 
 
 def call(name: str, path: str = "model", **limits: Any) -> Any:
-    return in_sandbox(f"{HERE}:{name}", {"path": path}, path, Limits(**limits))
+    return in_sandbox(f"{HERE}:{name}", {"path": path}, path, SandboxLimits(**limits))
 
 
 def test_a_result_comes_back_from_a_process_group_of_its_own() -> None:
@@ -145,7 +145,7 @@ def test_each_limit_is_the_kernel_s() -> None:
     """With a limit left out, the same job gets through or takes longer: none of them is for show."""
     assert call("allocate") == 900 * MEBIBYTE
     assert call("speak") == "a" * (3 * MEBIBYTE)
-    assert module.limits_for(10 * module.SCAN_RATE).cpu_seconds == Limits().cpu_seconds + 10
+    assert module.limits_for(10 * module.SCAN_RATE).cpu_seconds == SandboxLimits().cpu_seconds + 10
 
 
 def gone(pid: int) -> bool:
