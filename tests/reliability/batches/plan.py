@@ -88,12 +88,12 @@ def corpus(names: Iterable[str]) -> list[Row]:
     import chatterbot_corpus
 
     folder = Path(chatterbot_corpus.__file__).parent / "data" / "english"
-    rows_read = []
+    source_rows = []
     for name in names:
         for number, lines in enumerate(yaml.safe_load((folder / f"{name}.yml").read_text())["conversations"]):
             row = {"topic": name, "lines": [str(line) for line in lines]}
-            rows_read.append(SourceRow(f"{name}.yml", number, row))
-    rows = [record.row for record in topics(iter(rows_read), None, Counter()) if record.row is not None]
+            source_rows.append(SourceRow(f"{name}.yml", number, row))
+    rows = [record.row for record in topics(iter(source_rows), None, Counter()) if record.row is not None]
     rows = [
         row for row in rows if len(row["prompt"]) <= LONGEST
     ]  # a few are programs, and cost the time of ten
