@@ -27,6 +27,7 @@ class _System(Protocol):
 
     def connect(self, address: URL) -> Engine: ...
     def counting(self, engine: Engine) -> Engine: ...
+    def count_within(self, connection: Connection) -> None: ...
     def make_ready(self, engine: Engine) -> None: ...
     def back_up(self, engine: Engine, version: int) -> None: ...
     def translate_error(self, error: exc.DBAPIError, where: str) -> errors.RegistryError: ...
@@ -90,13 +91,20 @@ class Database:
             yield connection
 
     @contextmanager
-    def count(self) -> Iterator[Connection]:
+    def count(self, within: Connection | None = None) -> Iterator[Connection]:
         """A writing transaction whose commit does not wait for the disk, for what requests wait for.
 
         All see at once what it wrote, and it outlives this process. The end of the machine (SQLite) or of the
         server (PostgreSQL) may take back the last moments: whole transactions, never a part of one. On
         PostgreSQL it waits for other such transactions only, and not for publications.
+
+        `within`: a transaction of `write` that this is to be a part of. Until that one's end other such
+        transactions wait, so that here too what is written is seen in the order of its numbers.
         """
+        if within is not None:
+            self._system.count_within(within)
+            yield within
+            return
         with self._translated(), self._counting.begin() as connection:
             yield connection
 

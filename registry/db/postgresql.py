@@ -76,6 +76,11 @@ def counting(engine: Engine) -> Engine:
     return engine.execution_options(writing=True, counting=True)
 
 
+def count_within(connection: Connection) -> None:
+    """Have a writing transaction wait for those that count, and have these wait for it."""
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_COUNTER})")
+
+
 def make_ready(engine: Engine) -> None:
     """Check what a database must be before tables are made in it; raises InvalidSetting."""
     with engine.connect() as connection:

@@ -35,6 +35,10 @@ def counting(engine: Engine) -> Engine:
     return _engine(engine.url, "NORMAL").execution_options(writing=True)
 
 
+def count_within(_connection: Connection) -> None:
+    """Nothing: there is one writer at a time."""
+
+
 def _engine(address: URL, synchronous: str) -> Engine:
     engine = create_engine(address, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", partial(_configure, synchronous))

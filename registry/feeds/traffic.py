@@ -116,8 +116,8 @@ class Traffic:
             who = f"tenant {receipt.tenant}, key {key_id}"
             came = append(connection, receipt.feed, rows, who).new if rows else 0
             rating = _rating(connection, receipt, said)
-        if rating is not None:  # counted apart, as gateways count: in the order in which who reads on sees it
-            outcomes.Outcomes(self._database).add([rating])
+            if rating is not None:  # at the end: gateways that count wait from here on
+                outcomes.Outcomes(self._database).add([rating], connection)
         return came
 
     def outcomes(self, channel: str, since: datetime | None = None) -> list[Outcome]:

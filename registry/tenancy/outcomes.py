@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
-from sqlalchemy import Row, delete, func, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from registry.artifacts import Digest, Record
 from registry.channels.channels import check_name
@@ -96,15 +96,16 @@ class Outcomes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, rows: Sequence[Outcome]) -> None:
-        """Append the rows, all or none, without waiting for the disk (`Database.count`).
+    def add(self, rows: Sequence[Outcome], within: Connection | None = None) -> None:
+        """Append the rows, all or none, without waiting for the disk, or as a part of a writing transaction
+        (`Database.count`).
 
         Raises InvalidArtifact for a bad name of a channel, or an artifact that is not here.
         """
         for row in rows:
             check_name(row.channel)
         if rows:
-            with self._database.count() as connection:
+            with self._database.count(within) as connection:
                 connection.execute(insert(outcomes), [_columns(row) for row in rows])
 
     def read(self, channel: str, since: datetime | None = None, artifact: str | None = None) -> list[Outcome]:

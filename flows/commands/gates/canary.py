@@ -65,7 +65,7 @@ def judge(arguments: argparse.Namespace) -> Reply:
         while not ended.is_set():
             try:
                 decided = judging.round(arguments.channel)
-                if arguments.channel is None:
+                if arguments.channel is None and not arguments.once:  # who ends at once is not alive
                     with suppress(OSError):  # who looks at the file sees that it is old
                         alive.touch()
             except RegistryError as error:

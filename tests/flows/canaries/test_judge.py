@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +26,7 @@ from registry import Artifact, Registry, Waiver
 from registry.errors import GateRequired
 from registry.tenancy.outcomes import Outcome
 from tests.flows.evaluation_files import Lineage
+from tests.seconds import seconds
 
 RULE = {"task": "heldout", "metric": "exact_match", "role": "keep", "against": "live", "margin": 0.1}
 CHANNEL = "team/prod"
@@ -414,6 +419,18 @@ def test_the_commands_say_what_is_known_and_what_was_decided(
     assert (judged["channel"], judged["ending"]) == (CHANNEL, "harm")
     assert cli.main(["channels", "judge", "--once"]) == 0
     assert "nothing could be decided yet" in capsys.readouterr().out
+    assert not alive.exists(), "nor does who looks once and ends"
+
+    def end_once_it_lives() -> None:
+        limit = time.monotonic() + seconds(30)
+        while not alive.exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end_once_it_lives)
+    thread.start()
+    assert cli.main(["channels", "judge"]) == 0
+    thread.join()
     assert alive.exists()
     assert cli.main(["channels", "canary", "no-channel"]) == 3
 

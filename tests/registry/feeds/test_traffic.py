@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,11 +14,21 @@ from sqlalchemy import text
 from flows.commands.arguments.tenants import REDACTION
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import BaseReference, QuantSpec
-from registry.errors import AlreadyExists, Corrupt, InvalidFeed, InvalidTenant, NoConsent, NotFound
+from registry.errors import (
+    AlreadyExists,
+    Corrupt,
+    InvalidFeed,
+    InvalidTenant,
+    NoConsent,
+    NotFound,
+    StoreFailed,
+)
 from registry.feeds.traffic import Feedback, Receipt
 from registry.tenancy.consents import Consent
+from registry.tenancy.outcomes import Outcomes
 from registry.tenancy.redaction import RULES, redacted
 from tests.registry.backends import only
+from tests.seconds import seconds
 
 Publish = Callable[..., Artifact]
 ASKED = [{"role": "user", "content": "My mail is ada@example.org, why is it slow?"}]
@@ -66,6 +77,61 @@ def test_feedback_is_counted_for_a_canary(
     ]  # fmt: skip
     assert {(row.artifact_id, row.arm, row.generation) for row in rows} == {(model.id, "live", 1)}
     assert {row.minute for row in rows} == {earlier.replace(second=0, microsecond=0)}, "of the answers"
+
+
+@only("local")
+def test_feedback_is_kept_with_its_rating_or_not_at_all(
+    registry: Registry,
+    publish: Publish,
+    base: BaseReference,
+    plain: QuantSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+
+    def ends(*_: Any) -> None:
+        raise StoreFailed("the process ends here")
+
+    key = rated_once(registry, publish, base, plain)
+    said = Feedback(request="1" * 32, thumbs="up")
+    with monkeypatch.context() as killed:
+        killed.setattr(Outcomes, "add", ends)
+        with pytest.raises(StoreFailed):
+            registry.traffic.give(key, said)
+    assert registry.feeds.rows("tickets") == []
+    assert registry.traffic.give(key, said) == 1, "it can be given again"
+    assert [row.rated for row in registry.outcomes.read("team/acme")] == [1]
+
+
+@only("postgresql", "local")
+def test_ratings_are_seen_in_the_order_of_their_numbers(
+    registry: Registry, publish: Publish, base: BaseReference, plain: QuantSpec
+) -> None:
+    """A canary's judge reads on from the last number: one that appeared later would never be counted."""
+    key = rated_once(registry, publish, base, plain)
+    thread = threading.Thread(
+        target=registry.traffic.give, args=(key, Feedback(request="1" * 32, thumbs="up"))
+    )
+    with registry.database.count() as connection:  # a gateway's counts, not yet committed
+        thread.start()
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        limit = time.monotonic() + seconds(30)
+        while connection.execute(text(waits)).scalar_one() != 1:
+            assert time.monotonic() < limit, "feedback does not wait"
+            time.sleep(0.01)
+        assert registry.outcomes.read("team/acme") == []
+    thread.join(seconds(30))
+    assert [row.rated for row in registry.outcomes.read("team/acme")] == [1]
+
+
+def rated_once(registry: Registry, publish: Publish, base: BaseReference, plain: QuantSpec) -> str:
+    """Have one request of a live model that takes feedback; its key."""
+    model = publish(registry, "model", kind="base", base=base, quant=plain)
+    registry.channels.move("team/acme", model.id, 0, waiver=Waiver("the first", "ada"))
+    registry.feeds.add("tickets", [], "ops")
+    _, key, _ = registry.tenants.add("acme", "team/acme", "ops")
+    agreed = registry.consents.give("acme", "tickets", 1.0, 30, list(RULES), "ada"), key.id
+    registry.traffic.keep([receipt("1", agreed, model)])
+    return key.id
 
 
 @only("local")
