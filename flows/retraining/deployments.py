@@ -6,16 +6,21 @@ for what was asked for, for what waits for its hours, and for what a worker that
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 
 from flows.errors import FlowError
+from registry import Registry
 from registry.schedules.definition import Cron
 from registry.schedules.schedules import Schedule
+
+log = logging.getLogger("tuneline.retrain")
 
 FLOW = "retrain"
 ENTRYPOINT = "flows.retraining.flow.retrain"
@@ -55,21 +60,61 @@ def sync(schedules: Iterable[Schedule], address: str, pool: str | None = None) -
     `pool`: the work pool of all of them; by default each stays in its own, and a new one goes to `POOL`.
     Raises `PrefectUnreachable`.
     """
+    with _asking(address) as client:
+        return _sync(client, list(schedules), pool)
+
+
+def catch_up(registry: Registry) -> None:
+    """Make the deployments that Prefect, if one is named, has not or not as their schedules are now.
+
+    It was away as a schedule was changed, or whoever changed it was. Where it is away now too that is said in
+    the log, and left to the next call. Nothing is removed: a schedule that is gone is harmless there, and
+    nobody asked.
+    """
+    address = server()
+    if address is None:
+        return
+    schedules = registry.schedules.ls()
+    try:
+        with _asking(address) as client:
+            standing = _standing(client)
+            known = {(one["name"], one["version"]) for one in standing}
+            unknown = [one for one in schedules if (one.name, str(one.version)) not in known]
+            if unknown:
+                log.info("Prefect is told of %s", ", ".join(_make(client, unknown, standing, None)))
+    except PrefectUnreachable as error:
+        log.warning("Prefect may not know each schedule: %s", error)
+
+
+@contextmanager
+def _asking(address: str) -> Iterator[httpx.Client]:
+    """Its client; raises `PrefectUnreachable` for whatever is wrong with Prefect in the block."""
     secret = os.environ.get("PREFECT_API_AUTH_STRING")
     auth = httpx.BasicAuth(*secret.split(":", 1)) if secret and ":" in secret else None
     try:
         again = _AskedAgain()
         with httpx.Client(base_url=address, timeout=ANSWER_SECONDS, auth=auth, transport=again) as client:
-            return _sync(client, list(schedules), pool)
+            yield client
     except (httpx.HTTPError, KeyError, ValueError) as error:
         raise PrefectUnreachable(
             f"Prefect at {address} does not answer as expected ({type(error).__name__}: {error}); start it "
-            "or correct PREFECT_API_URL, then `tuneline schedule sync`"
+            "or correct PREFECT_API_URL; the next look, or `tuneline schedule sync`, tells it"
         ) from None
 
 
 def _sync(client: httpx.Client, schedules: list[Schedule], pool: str | None) -> dict[str, list[str]]:
     standing = _standing(client)
+    made = _make(client, schedules, standing, pool)
+    gone = [one for one in standing if one["name"] not in made]
+    for one in gone:
+        client.delete(f"/deployments/{one['id']}").raise_for_status()
+    return {"made": sorted(made), "removed": sorted(one["name"] for one in gone)}
+
+
+def _make(
+    client: httpx.Client, schedules: list[Schedule], standing: list[dict[str, Any]], pool: str | None
+) -> list[str]:
+    """Make, or make anew, the deployments of these; their names."""
     was_in = {one["name"]: one.get("work_pool_name") for one in standing}
     pools = {one.name: pool or was_in.get(one.name) or POOL for one in schedules}
     for name in sorted(set(pools.values())):
@@ -79,10 +124,7 @@ def _sync(client: httpx.Client, schedules: list[Schedule], pool: str | None) -> 
     for schedule in schedules:
         told = deployment(schedule, flow, pools[schedule.name])
         client.post("/deployments/", json=told).raise_for_status()
-    gone = [one for one in standing if one["name"] not in pools]
-    for one in gone:
-        client.delete(f"/deployments/{one['id']}").raise_for_status()
-    return {"made": sorted(pools), "removed": sorted(one["name"] for one in gone)}
+    return list(pools)
 
 
 def _standing(client: httpx.Client) -> list[dict[str, Any]]:

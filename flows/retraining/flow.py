@@ -7,7 +7,9 @@ run too many does no harm, and one that was lost only delays.
 from __future__ import annotations
 
 import logging
+import time
 from datetime import UTC, datetime
+from typing import Any
 
 from flows.errors import FlowError
 from flows.settings import Settings, quiet_libraries
@@ -19,8 +21,9 @@ from prefect.context import FlowRunContext  # noqa: E402
 from prefect.deployments import run_deployment  # noqa: E402
 from prefect.states import Completed, State  # noqa: E402
 
+from flows.retraining import deployments  # noqa: E402
 from flows.retraining.deployments import FLOW  # noqa: E402
-from flows.retraining.lane import Lane  # noqa: E402
+from flows.retraining.lane import Lane, is_busy  # noqa: E402
 from flows.retraining.look import look  # noqa: E402
 from flows.retraining.night import tell_if_over  # noqa: E402
 from flows.run.prefect_view import ParentFlow  # noqa: E402
@@ -28,6 +31,9 @@ from registry import Registry  # noqa: E402
 from registry.schedules.schedules import Schedule  # noqa: E402
 
 log = logging.getLogger("tuneline.retrain")
+
+AGAIN_SECONDS = 120.0
+"""Between two looks while there is work."""
 
 
 class RetrainFailed(FlowError):
@@ -49,10 +55,13 @@ def retrain(schedule: str, lane: bool = False) -> State[dict[str, str]]:
         if all(one.name != schedule for one in registry.schedules.ls()):
             # removed, or an upgrade that came to its end; Prefect forgets it at the next `sync`
             return Completed(name="Removed", message=f"there is no schedule {schedule} any more", data={})
+        standing = registry.schedules.get(schedule)
         if not lane:
-            look(registry, registry.schedules.get(schedule))
-            _start_lanes(registry, registry.schedules.get(schedule))
-            tell_if_over(registry, registry.schedules.get(schedule).definition.zone, datetime.now(UTC))
+            deployments.catch_up(registry)
+            look(registry, standing)
+            _start_lanes(registry, standing)
+            tell_if_over(registry, standing.definition.zone, datetime.now(UTC))
+        _look_again(registry, standing)
         ended = Lane(registry, settings, schedule, _parent(), log.warning).work()
     failed = [f"{run.target}: {end.note}" for run, end in ended if end.state == "failed"]
     if failed:
@@ -63,24 +72,53 @@ def retrain(schedule: str, lane: bool = False) -> State[dict[str, str]]:
     return Completed(name=name, message=message, data={run.target: end.state for run, end in ended})
 
 
+def _look_again(registry: Registry, schedule: Schedule) -> None:
+    """While there is work, have two looks more wait in Prefect, whatever becomes of this flow run.
+
+    They are there before the work begins: what a killed process leaves behind is taken up as soon as a worker
+    is free, not at the next quarter of an hour. Each makes its own successors, so there are never many, and
+    none once the work is done. Two, as one of them may be lost with the process that begins it.
+    """
+    now = time.time()
+    if not _by_prefect() or not is_busy(registry, schedule, now + 2 * AGAIN_SECONDS):
+        return
+    turn = int(now // AGAIN_SECONDS)
+    for number in (turn + 1, turn + 2):
+        at = datetime.fromtimestamp(number * AGAIN_SECONDS, UTC)
+        _wake(schedule, {}, scheduled_time=at, idempotency_key=f"{schedule.name} {number}")
+
+
 def _start_lanes(registry: Registry, schedule: Schedule) -> None:
     """As many more flow runs as may work at once beside this one, for whichever workers are free."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+    if not _by_prefect():
         return
     waiting = sum(run.state == "waiting" for run in registry.scheduled_runs.open(schedule.name))
     free = schedule.definition.limits.at_once - registry.scheduled_runs.running(schedule.name)
     for _ in range(min(waiting, free) - 1):
-        try:
-            run_deployment(
-                f"{FLOW}/{schedule.name}",
-                parameters={"schedule": schedule.name, "lane": True},
-                timeout=0,
-                as_subflow=False,
-            )
-        except Exception as error:  # others would only help: this lane does all that waits by itself
-            log.warning("schedule %s: Prefect starts no further flow run: %s", schedule.name, error)
+        if not _wake(schedule, {"lane": True}):
             return
+
+
+def _wake(schedule: Schedule, parameters: dict[str, Any], **when: Any) -> bool:
+    """Another flow run of it; whether Prefect took it."""
+    try:
+        run_deployment(
+            f"{FLOW}/{schedule.name}",
+            parameters={"schedule": schedule.name, **parameters},
+            timeout=0,
+            as_subflow=False,
+            **when,
+        )
+    except Exception as error:  # others would only help: this lane does all that waits by itself
+        log.warning("schedule %s: Prefect starts no further flow run: %s", schedule.name, error)
+        return False
+    return True
+
+
+def _by_prefect() -> bool:
+    """Whether a worker of Prefect's runs this, from a deployment."""
+    context = FlowRunContext.get()
+    return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
 
 
 def _parent() -> ParentFlow | None:

@@ -92,23 +92,25 @@ class Lane:
         self._enforce_ceiling(schedule, datetime.now(UTC))
         self.registry.scheduled_runs.revive(schedule.name)  # the next look may be a quarter of an hour away
         return self.registry.scheduled_runs.claim(
-            schedule.name, schedule.definition.limits.at_once, "manual" if self._by_hand(schedule) else None
+            schedule.name, schedule.definition.limits.at_once, "manual" if _by_hand(schedule) else None
         )
 
-    @staticmethod
-    def _by_hand(schedule: Schedule) -> bool:
-        """Whether only what was asked for by hand may begin now."""
-        definition = schedule.definition
-        closed = opens(definition.limits.window, definition.zone, datetime.now(UTC)) is not None
-        return schedule.paused or closed
-
     def _enforce_ceiling(self, schedule: Schedule, now: datetime) -> None:
+        """Once it is reached nothing more begins tonight: what its time comes for again is skipped, and
+        whatever else waits does so until the next night."""
         reached = over_ceiling(self.registry, schedule, now, self.rates)
         if reached is None:
             return
-        for run in self.registry.scheduled_runs.open(schedule.name):
-            if run.state == "waiting" and self.registry.scheduled_runs.skip(run, reached):
-                self.told(f"{run.target}: {reached}")
+        runs, next_night = self.registry.scheduled_runs, night(schedule.definition.zone, now)[1]
+        later = f"{reached}; it waits until {next_night:%Y-%m-%d %H:%M} UTC"
+        for run in runs.open(schedule.name):
+            if run.state != "waiting" or run.begins >= next_night.timestamp():
+                continue
+            if run.trigger == "cron":
+                if runs.put_off(run, reached):
+                    self.told(f"{run.target}: {reached}")
+            elif runs.put_off(run, later, next_night.timestamp()):
+                self.told(f"{run.target}: {later}")
 
     def _do(self, schedule: Schedule, claim: Claim) -> None:
         run, runs = claim.run, self.registry.scheduled_runs
@@ -129,7 +131,7 @@ class Lane:
         """How the run ended; None where it was put back. Raises what no run could begin with."""
         try:
             with self._device(schedule):
-                if claim.run.trigger == "manual" or not self._by_hand(schedule):
+                if claim.run.trigger == "manual" or not _by_hand(schedule):
                     return self._run(schedule, claim.run)
             note = "its hours were over before a device was free"
         except StoreFailed as error:
@@ -219,6 +221,22 @@ class Lane:
                     raise
                 self.told(f"waiting for the database: {error}")
                 time.sleep(PAUSE_SECONDS)
+
+
+def _by_hand(schedule: Schedule) -> bool:
+    """Whether only what was asked for by hand may begin now."""
+    definition = schedule.definition
+    closed = opens(definition.limits.window, definition.zone, datetime.now(UTC)) is not None
+    return schedule.paused or closed
+
+
+def is_busy(registry: Registry, schedule: Schedule, until: float) -> bool:
+    """Whether a run is at work, or one that waits may begin before `until`, in seconds since the epoch."""
+    only_by_hand = _by_hand(schedule)
+    return any(
+        run.state == "running" or (run.begins < until and (run.trigger == "manual" or not only_by_hand))
+        for run in registry.scheduled_runs.open(schedule.name)
+    )
 
 
 def _begin_again_after(error: BaseException | None, run: ScheduledRun) -> None:

@@ -1,4 +1,4 @@
-"""What webhooks are told by whoever serves the pages: deliveries that wait, and drift."""
+"""What others are told by whoever serves the pages: webhooks of drift and all else, Prefect of schedules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from flows.metrics.fleet import drift, living
+from flows.retraining.deployments import catch_up
 from registry import Registry
 from registry.access.delivery import deliver_forever
 from registry.errors import RegistryError
@@ -54,7 +55,7 @@ class DriftWatch:
 
 @asynccontextmanager
 async def telling(registry: Registry) -> AsyncIterator[None]:
-    """Deliver what waits, and look for drift, meanwhile."""
+    """Deliver what waits, look for drift, and have Prefect know the schedules, meanwhile."""
     tasks = [asyncio.create_task(deliver_forever(registry.webhooks)), asyncio.create_task(_watch(registry))]
     try:
         yield
@@ -69,6 +70,7 @@ async def _watch(registry: Registry) -> None:
     while True:
         try:
             await asyncio.to_thread(watch.look)
+            await asyncio.to_thread(catch_up, registry)
         except RegistryError as error:
             log.error("drift is looked for later: %s", error)
         await asyncio.sleep(LOOKED_EVERY)

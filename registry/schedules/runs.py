@@ -26,8 +26,9 @@ from registry.leases import Leases, is_held
 
 LEASE_SECONDS = 180.0
 """How long a run stays taken whose machine is gone, or whose database was away."""
-ATTEMPTS = 3
+ATTEMPTS = 5
 """A run that lost its process so often is not begun again."""
+LOST_SECONDS = 30.0  # how long a run waits that lost its process twice; twice as long after each further time
 OVER = ("promoted", "passed", "refused", "failed", "unchanged", "skipped")
 JUDGED = ("promoted", "passed", "refused")
 """States of a run that came to its end."""
@@ -102,8 +103,7 @@ class ScheduledRuns:
         A run whose channel somebody works on is passed over. `trigger`: only runs of this one. `at`: seconds
         since the epoch (default: now).
         """
-        moment = time.time() if at is None else at
-        ready = _runs(schedule, "waiting").where(schedule_runs.c.begins <= moment)
+        ready = _runs(schedule, "waiting").where(schedule_runs.c.begins <= (at or time.time()))
         if trigger is not None:
             ready = ready.where(schedule_occasions.c.trigger == trigger)
         with self._database.read() as connection:
@@ -173,7 +173,9 @@ class ScheduledRuns:
                 if row.sequence in alive:
                     continue
                 note = f"its process on {row.host} was gone (attempt {row.attempts} of {ATTEMPTS})"
-                values: dict[str, Any] = {"state": "waiting", "note": note, "begins": 0.0, "host": None}
+                values: dict[str, Any] = {"state": "waiting", "note": note, "host": None}
+                lost = row.attempts - 2  # what killed it twice may go on for a while
+                values["begins"] = 0.0 if lost < 0 else time.time() + LOST_SECONDS * 2**lost
                 if row.attempts >= ATTEMPTS:
                     values = {"state": "failed", "note": note, "finished": now()}
                 mine = schedule_runs.c.sequence == row.sequence
@@ -181,10 +183,11 @@ class ScheduledRuns:
                 revived.append(_run(connection.execute(_every().where(mine)).one()))
         return revived
 
-    def skip(self, run: ScheduledRun, note: str) -> bool:
-        """Decide against one that still waits; False where it began meanwhile."""
+    def put_off(self, run: ScheduledRun, note: str, begins: float | None = None) -> bool:
+        """Let one that still waits do so until `begins`, or for good; False where it began meanwhile."""
+        over = {"state": "skipped", "note": note, "finished": now()}
+        values = over if begins is None else {"note": note, "begins": begins}
         mine = (schedule_runs.c.sequence == run.sequence) & (schedule_runs.c.state == "waiting")
-        values = {"state": "skipped", "note": note, "finished": now()}
         with self._database.write() as connection:
             return connection.execute(update(schedule_runs).where(mine), values).rowcount == 1
 
@@ -208,12 +211,12 @@ class ScheduledRuns:
 
     def failures(self, schedule: str) -> dict[str, list[ScheduledRun]]:
         """Target → its failures since it last came to its end, the latest first; none without one."""
-        latest = _last_judged(schedule)
-        both = _runs(schedule, "failed").outerjoin(latest, latest.c.target == schedule_runs.c.target)
-        since = both.where(schedule_runs.c.sequence > func.coalesce(latest.c.last, 0))
+        latest, runs = _last_judged(schedule), schedule_runs.c
+        both = _runs(schedule, "failed").outerjoin(latest, latest.c.target == runs.target)
+        since = both.where(runs.sequence > func.coalesce(latest.c.last, 0)).order_by(runs.sequence.desc())
         failed: dict[str, list[ScheduledRun]] = {}
         with self._database.read() as connection:
-            for row in connection.execute(since.order_by(schedule_runs.c.sequence.desc())):
+            for row in connection.execute(since):
                 failed.setdefault(row.target, []).append(_run(row))
         return failed
 
@@ -234,14 +237,11 @@ class ScheduledRuns:
     ) -> list[ScheduledRun]:
         """Runs that ended from `since` to `until`, or have not; the latest first."""
         query = _every() if schedule is None else _runs(schedule, *OVER, "waiting", "running")
+        finished = schedule_runs.c.finished
         if since is not None:
-            query = query.where(
-                schedule_runs.c.finished.is_(None) | (schedule_runs.c.finished >= _text(since))
-            )
+            query = query.where(finished.is_(None) | (finished >= _text(since)))
         if until is not None:
-            query = query.where(
-                schedule_runs.c.finished.is_(None) | (schedule_runs.c.finished < _text(until))
-            )
+            query = query.where(finished.is_(None) | (finished < _text(until)))
         with self._database.read() as connection:
             newest = query.order_by(schedule_runs.c.sequence.desc()).limit(limit)
             return [_run(row) for row in connection.execute(newest)]

@@ -16,6 +16,7 @@ import pytest
 
 from flows.retraining import deployments
 from flows.retraining.deployments import ENTRYPOINT, deployment
+from registry import Registry
 from registry.schedules.definition import Cron, Definition, NewRows
 from registry.schedules.schedules import Schedule
 
@@ -93,6 +94,43 @@ def test_prefect_is_asked_again_while_its_database_is_held(
     else:
         assert deployments.sync([NIGHTLY], "http://prefect/api")["made"] == ["nightly"]
         assert set(bodies) == {bodies[0]}, "the same request"
+
+
+def test_whoever_looks_tells_prefect_what_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was away as schedules were changed; where they are known nothing is written."""
+    known: dict[str, dict[str, str]] = {"another's": {"id": "old", "name": "another's", "version": "1"}}
+    away, wrote = [True], []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if away[0]:
+            raise httpx.ConnectError("refused")
+        sent = json.loads(request.content) if request.content else {}
+        assert request.method != "DELETE", "nobody asked for that"
+        if request.url.path.endswith("/filter"):
+            return httpx.Response(200, json=list(known.values())[sent["offset"] :])
+        if request.url.path.endswith("/deployments/"):
+            wrote.append(sent["name"])
+            known[sent["name"]] = {"id": sent["name"], "name": sent["name"], "version": sent["version"]}
+        return httpx.Response(200, json={"id": "id"})
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda self, request: answer(request))
+    with Registry.open(tmp_path / "home") as registry:
+        registry.schedules.put("nightly", DEFINITION, "ada", replace=False)
+        monkeypatch.delenv("PREFECT_API_URL", raising=False)
+        deployments.catch_up(registry)
+        assert "Prefect may not know each schedule" not in caplog.text, "none is named"
+        monkeypatch.setenv("PREFECT_API_URL", "http://prefect/api")
+        deployments.catch_up(registry)
+        assert "Prefect may not know each schedule" in caplog.text
+        away[0] = False
+        for _ in range(2):
+            deployments.catch_up(registry)
+            assert (wrote, list(known)) == (["nightly"], ["another's", "nightly"])
+        registry.schedules.pause("nightly", True, "ada")
+        deployments.catch_up(registry)
+        assert wrote == ["nightly"] * 2
 
 
 def test_the_entrypoint_takes_the_parameters() -> None:

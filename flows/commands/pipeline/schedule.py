@@ -138,9 +138,12 @@ def show(arguments: argparse.Namespace) -> Reply:
 
 def run(arguments: argparse.Namespace) -> Reply:
     """Run one schedule now, or what is due of all, in this process. The exit code is 4 where a run failed."""
+    from flows.retraining import deployments
+
     settings = home()
     rows: list[tuple[str, str, str, str]] = []
     with open_registry() as registry:
+        deployments.catch_up(registry)
         if arguments.name is not None:
             schedule = registry.schedules.get(arguments.name)
             registry.occasions.ask(schedule.name, "manual", "asked for by hand")

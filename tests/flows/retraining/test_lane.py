@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from flows.retraining import lane as lanes
 from flows.retraining.device import own_device
 from flows.retraining.lane import Lane
 from flows.retraining.learning import Learned
+from flows.retraining.times import night
 from flows.run.child import KeptWorker
 from flows.settings import Settings
 from registry import Registry
@@ -207,6 +209,30 @@ def test_a_night_has_its_ceiling(
     assert latest.note == "the night's 3 h of computing are used up (4 h 0 min)"
 
 
+def test_what_no_later_time_comes_for_waits_for_the_next_night(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs of an upgrade, say: once skipped, nothing would ever ask for them again."""
+    executing(monkeypatch, dict.fromkeys("abc", lambda: ended(RuntimeError("after hours"), hours=2)))
+    lane = prepared("a", night_hours=1)
+    by_hand = registry.occasions.ask("nightly", "manual", "an upgrade")
+    registry.occasions.plan(by_hand, 1, [Planned(target=name, channel=f"{name}/prod") for name in "bc"])
+    lane.work()
+    assert states(registry) == {"a": "failed", "b": "waiting", "c": "waiting"}
+    schedule, now = registry.schedules.get("nightly"), datetime.now(UTC)
+    end = night("UTC", now)[1]
+    for run in registry.scheduled_runs.open("nightly"):
+        assert run.note.endswith(f"are used up (2 h 0 min); it waits until {end:%Y-%m-%d %H:%M} UTC")
+    assert not lanes.is_busy(registry, schedule, time.time() + 60), "nobody has to look before"
+    assert lanes.is_busy(registry, schedule, end.timestamp() + 60)
+    lane.work()
+    assert states(registry)["b"] == "waiting"
+    claim = registry.scheduled_runs.claim("nightly", 1, at=end.timestamp())
+    assert claim is not None
+    assert claim.run.target == "b"
+    assert lanes.is_busy(registry, schedule, 0.0)
+
+
 def test_a_ceiling_in_money_needs_prices(
     registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -334,7 +360,7 @@ def test_a_tenants_data_goes_into_no_channel_that_is_not_the_tenants_any_more(
     )
     registry.schedules.put("nightly", of_tenants, "ada", replace=True)
     (waits,) = registry.scheduled_runs.open("nightly")
-    assert registry.scheduled_runs.skip(waits, "for this test")
+    assert registry.scheduled_runs.put_off(waits, "for this test")
     occasion = due_at("nightly", "cron", "it was time", NIGHT + timedelta(days=1))
     registry.occasions.plan(occasion, 2, [Planned(target="acme", channel="a/prod")])
     registry.tenants.change("acme", "ada", channel="b/prod")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from flows.ui import alerts
+from flows.ui import alerts, notices
 from flows.ui.access.access import Access
 from flows.ui.alerts import Alert, UnderWay
 from flows.ui.app import application
 from flows.ui.notices import DriftWatch
 from registry import Artifact, Registry, Waiver
 from tests.flows.ui.access.attempts import HOST, assert_all_refused, changes
+from tests.seconds import seconds
 
 
 @pytest.fixture
@@ -28,6 +30,15 @@ def test_no_screen_lets_a_change_through(registry: Registry, made: dict[str, Art
     app = application(registry, Access(registry))
     assert len(changes(app)) > 10
     assert assert_all_refused(app, registry) == 10 * len(changes(app)) - 4
+
+
+def test_who_serves_the_pages_tells_prefect_of_schedules(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = threading.Event()
+    monkeypatch.setattr(notices, "catch_up", lambda given: told.set() if given is registry else None)
+    with TestClient(application(registry, Access(registry)), HOST):
+        assert told.wait(seconds(10))
 
 
 ALERT = {

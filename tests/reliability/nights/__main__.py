@@ -65,7 +65,7 @@ def undisturbed(
     """The night, the one after it with nothing new, and one with a feed that was poisoned later."""
     with running(folder / "quiet", database, store) as world:
         due = night.prepare(world, folder / "night.yaml", tenants)
-        came = night.came_to(world, tenants, *night.wait_for(world, len(tenants), due))
+        came = night.came_to(world, tenants, night.wait_for(world, len(tenants), due))
         show("one night, two workers", came)
         bases = night.base_runs(world)
         print(f"the base was measured: {dict(bases)} (over both workers)")
@@ -74,8 +74,6 @@ def undisturbed(
             faults.append(f"the base was measured {bases['ran']} times, and is to be once")
         if not all(came.hosts.values()):
             faults.append(f"one of the workers did nothing: {came.hosts}")
-        if came.woken:
-            faults.append(f"the schedules had to be woken {came.woken} times")
         faults += nothing_new(world, tenants)
         faults += poisoned_later(world, tenants)
         if left := night.unfinished_in_prefect(world):
@@ -144,15 +142,13 @@ def disturbed(
         between = (arguments.between[0], arguments.between[1])
         killer = Killer(world, arguments.kills, random.Random(arguments.seed), between, due)
         try:
-            seconds, woken = night.wait_for(world, len(tenants), due)
+            seconds = night.wait_for(world, len(tenants), due)
         finally:
             killer.stop()
-        again = night.morning(world, tenants)
-        came = night.came_to(world, tenants, seconds, woken)
+        cleared = night.cleared(world)
+        came = night.came_to(world, tenants, seconds)
         show(f"the same, with kill -9 of {dict(killer.killed)}", came)
-        print(
-            f"  started again: {world.restarts}; woken {woken} times; failed, and asked for by hand: {again}"
-        )
+        print(f"  started again: {world.restarts}; homes cleared {cleared:.0f} s after the last verdict")
         faults = [*expected(came, tenants), *came.faults]
         if not killer.done:
             faults.append(f"the night was over after {killer.killed.total()} kills")

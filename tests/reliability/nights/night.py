@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 from sqlalchemy import select
 
 from flows.run.feed_files import add_files
@@ -22,10 +21,9 @@ from tests.reliability.nights import plan
 from tests.reliability.nights.world import WORKERS, World
 
 PAUSE_SECONDS = 2.0
-STANDING_SECONDS = 45.0
-"""So long nobody works on what there is until schedules are woken; by itself: a quarter of an hour."""
-BACK_OFF_SECONDS = 65.0
 LONGEST_SECONDS = 5400.0
+CLEARED_SECONDS = 2400.0
+"""Until Prefect's looks, one every quarter of an hour for each schedule, have come to both homes."""
 OVER_IN_PREFECT = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -45,7 +43,6 @@ class Came:
     """Evaluations of the base alone, however often they were asked for."""
     faults: tuple[str, ...]
     seconds: float
-    woken: int
 
 
 def prepare(world: World, recipe: Path, tenants: list[str]) -> datetime:
@@ -60,19 +57,7 @@ def prepare(world: World, recipe: Path, tenants: list[str]) -> datetime:
     world.tuneline("schedule", "add", plan.FLEET, *common, "--tenants", "t-*", "--at-once", "2")
     hardly = [word for override in plan.HARDLY for word in ("--set", override)]
     world.tuneline("schedule", "add", plan.OTHER, *common, "--tenants", plan.LAZY, *hardly)
-    _sync(world)
     return due
-
-
-def _sync(world: World) -> None:
-    """As an operator does who was told that Prefect, which was busy, does not know a schedule yet."""
-    for _ in range(9):
-        try:
-            world.tuneline("schedule", "sync")
-            return
-        except RuntimeError:
-            time.sleep(PAUSE_SECONDS)
-    world.tuneline("schedule", "sync")
 
 
 def add_rows(world: World, registry: Registry, tenant: str, batch: int, poisoned: bool = False) -> None:
@@ -82,50 +67,30 @@ def add_rows(world: World, registry: Registry, tenant: str, batch: int, poisoned
     add_files(registry, tenant, path, "drill", tenant)
 
 
-def wait_for(world: World, count: int, due: datetime) -> tuple[float, int]:
-    """Until `count` runs are over and none is open: seconds since they were due, and how often a schedule had
-    to be woken, since nobody worked on what there was to do."""
-    woken, stood = 0, due.timestamp() + STANDING_SECONDS
+def wait_for(world: World, count: int, due: datetime) -> float:
+    """Until `count` runs are over and none is open: seconds since they were due."""
     with world.registry() as registry:
         while True:
             history = registry.scheduled_runs.history()
             open_ones = [run for run in history if not run.over]
             if len(history) >= count and not open_ones:
-                return time.time() - due.timestamp(), woken
+                return time.time() - due.timestamp()
             if time.time() - due.timestamp() > LONGEST_SECONDS:
                 raise AssertionError(f"not over: {[(run.target, run.state, run.note) for run in open_ones]}")
-            if any(registry.scheduled_runs.running(name) for name in (plan.FLEET, plan.OTHER)):
-                stood = max(stood, time.time())
-            elif time.time() - stood > STANDING_SECONDS and world.answers():
-                woken += wake(world)
-                stood = time.time()
             time.sleep(PAUSE_SECONDS)
 
 
-def wake(world: World) -> int:
-    """What Prefect does every quarter of an hour, and what its page does at a click; whether it took it."""
-    try:
-        for schedule in (plan.FLEET, plan.OTHER):
-            one = world.prefect.get(f"/deployments/name/retrain/{schedule}").raise_for_status().json()["id"]
-            world.prefect.post(f"/deployments/{one}/create_flow_run", json={}).raise_for_status()
-    except httpx.HTTPError:  # it was killed just now
-        return 0
-    return 1
+def cleared(world: World) -> float:
+    """Until nothing is left in the homes of what killed processes had begun; how many seconds that took."""
+    began = time.monotonic()
+    while drafts(world) and time.monotonic() - began < CLEARED_SECONDS:
+        time.sleep(PAUSE_SECONDS)
+    return time.monotonic() - began
 
 
-def morning(world: World, tenants: list[str]) -> int:
-    """Each machine looks once more; whoever failed, since three of its processes were killed, is asked for
-    again by hand. Returns how many were."""
-    for name in WORKERS:
-        world.tuneline("schedule", "run", who=name, codes=(0, 4))
-    with world.registry() as registry:
-        states = _states(registry)
-    failed = [tenant for tenant in tenants if states.get(tenant) == "failed"]
-    if failed:
-        time.sleep(BACK_OFF_SECONDS)
-        for name in {plan.OTHER if tenant == plan.LAZY else plan.FLEET for tenant in failed}:
-            world.tuneline("schedule", "run", name, codes=(0, 4))
-    return len(failed)
+def drafts(world: World) -> list[Path]:
+    """What is left in the homes of results that were begun."""
+    return [path for name in (*WORKERS, "operator") for path in world.home(name).glob("drafts/*/*")]
 
 
 def _states(registry: Registry) -> dict[str, str]:
@@ -134,7 +99,7 @@ def _states(registry: Registry) -> dict[str, str]:
     return {run.target: run.state for run in began}
 
 
-def came_to(world: World, tenants: list[str], seconds: float, woken: int) -> Came:
+def came_to(world: World, tenants: list[str], seconds: float) -> Came:
     """Look at everything that the night left."""
     with world.registry() as registry:
         channels = {tenant: registry.channels.get(f"{tenant}/prod") for tenant in tenants}
@@ -149,7 +114,6 @@ def came_to(world: World, tenants: list[str], seconds: float, woken: int) -> Cam
             _base_measured(registry),
             (*_faults(world, registry), *_moves_without_decision(registry)),
             seconds,
-            woken,
         )
 
 
@@ -188,16 +152,18 @@ def _faults(world: World, registry: Registry) -> list[str]:
     with registry.database.read() as connection:
         held = [row for row in connection.execute(select(leases)) if is_held(row)]
     faults += [f"a lease of {row.stage} is held" for row in held]
-    for name in (*WORKERS, "operator"):
-        faults += [f"a draft is left: {path}" for path in world.home(name).glob("drafts/*/*")]
+    faults += [f"a draft is left: {path}" for path in drafts(world)]
     for artifact in registry.ls(limit=100_000):
         faults += [f"{artifact.id[:12]}: {problem}" for problem in registry.verify(artifact.id)]
     return faults
 
 
 def unfinished_in_prefect(world: World) -> list[str]:
-    """Flow runs that Prefect shows as under way."""
+    """Flow runs that Prefect shows as under way, though no process of theirs is left."""
     asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
-    return [
-        one["name"] for one in world.prefect.post("/flow_runs/filter", json=asked).raise_for_status().json()
-    ]
+    for _ in range(60):  # a look that just began is over soon
+        under_way = world.prefect.post("/flow_runs/filter", json=asked).raise_for_status().json()
+        if not under_way:
+            return []
+        time.sleep(PAUSE_SECONDS)
+    return [one["name"] for one in under_way]

@@ -1,4 +1,4 @@
-"""PostgreSQL, an S3 server, a Prefect server and two workers with homes of their own; all of them real.
+"""PostgreSQL, an S3 server, a Prefect server, two workers with homes of their own, `tuneline ui`; all real.
 
 What ends is started again, as an init system would.
 """
@@ -124,7 +124,7 @@ class World:
             if time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "server.log").read_text()[-3000:])
             time.sleep(PAUSE_SECONDS)
-        for name in WORKERS:
+        for name in (*WORKERS, "operator"):
             self._start(name)
         self._keeper.start()
 
@@ -147,24 +147,16 @@ class World:
         self.prefect.close()
 
     def _start(self, name: str) -> None:
-        worker = [
-            "worker",
-            "start",
-            "--pool",
-            "tuneline",
-            "--type",
-            "process",
-            "--name",
-            name,
-            "--limit",
-            "1",
-        ]
-        server = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        options = ("--pool", "tuneline", "--type", "process", "--name", name, "--limit", "1")
+        command = [PREFECT, "worker", "start", *options]
+        if name == "server":
+            command = [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        elif name == "operator":  # the pages, which tell Prefect of schedules that it does not know
+            command = [sys.executable, "-m", "flows.cli", "ui", "--json", "--port", "0"]
         with (self.folder / f"{name}.log").open("ab") as log:
             self._programs[name] = subprocess.Popen(
-                [PREFECT, *(server if name == "server" else worker)],
-                env=self.environment(name), cwd=CHECKOUT, stdout=log, stderr=log,
-            )  # fmt: skip
+                command, env=self.environment(name), cwd=CHECKOUT, stdout=log, stderr=log
+            )
 
     def _keep(self) -> None:
         while not self._ending.wait(PAUSE_SECONDS):
