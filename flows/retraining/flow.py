@@ -32,7 +32,7 @@ from registry.schedules.schedules import Schedule  # noqa: E402
 
 log = logging.getLogger("tuneline.retrain")
 
-AGAIN_SECONDS = 120.0
+AGAIN_SECONDS = 60.0
 """Between two looks while there is work."""
 
 
@@ -80,7 +80,7 @@ def _look_again(registry: Registry, schedule: Schedule) -> None:
     none once the work is done. Two, as one of them may be lost with the process that begins it.
     """
     now = time.time()
-    if not _by_prefect() or not is_busy(registry, schedule, now + 2 * AGAIN_SECONDS):
+    if not _by_prefect() or not is_busy(registry, schedule, now + 4 * AGAIN_SECONDS):
         return
     turn = int(now // AGAIN_SECONDS)
     for number in (turn + 1, turn + 2):
