@@ -21,6 +21,7 @@ from registry.processes import host_id
 from tests.deploy.drill.gateway import Serving
 from tests.deploy.drill.processes import CHECKOUT, TUNELINE, Processes, Started, require_programs
 from tests.deploy.drill.receiver import Receiver, receiving
+from tests.deploy.drill.recorded import Recorded
 from tests.deploy.drill.watchers import watch
 from tests.kept import kept
 from tests.registry.servers import postgresql
@@ -39,6 +40,7 @@ class System:
     processes: Processes
     receiver: Receiver
     serving: Serving
+    recorded: Recorded
     live: str = ""
     """The GGUF that the recipe promoted, made 91 days ago."""
     merged: str = ""
@@ -104,7 +106,8 @@ def watched(folder: Path) -> Iterator[System]:
         beside = Processes(folder / "serving", there)
         stack.callback(beside.close)
         serving = Serving(folder / "serving", database, beside)
-        system = System(folder, processes, stack.enter_context(receiving()), serving)
+        recorded = Recorded(folder, processes)
+        system = System(folder, processes, stack.enter_context(receiving()), serving, recorded)
         made = _made_long_ago(folder / "home")
         system.live, system.merged = made["quantize gguf-q8_0"], made["merge"]
         system.base = made["quantize base Q8_0"]
@@ -150,7 +153,7 @@ def _watch(system: System) -> None:
         },
     ]
     targets = {
-        "tuneline": [system.serving.operations],
+        "tuneline": [system.serving.operations, system.recorded.operations],
         "tuneline-registry": [started.target for started in (*exporters, system.small)],
     }
     system.began = time.time()

@@ -35,9 +35,9 @@ def the_run_is_killed(system: System) -> Iterator[None]:
     own = ("--set", "name=killed", "--set", "promote.channel=pico/killed", "--set", "deploy=null")
     again = (*TUNELINE, "run", RECIPE, *own)
     runs = system.home / "runs"
-    before = len(list(runs.iterdir()))
+    before = len(list(runs.glob("*/run.json")))
     started = system.processes.start("killed", *again, first_line=False)
-    until(lambda: len(list(runs.iterdir())) > before, "the run is recorded", seconds(120))
+    until(lambda: len(list(runs.glob("*/run.json"))) > before, "the run is recorded", seconds(120))
     run = psutil.Process(started.process.pid)
     for process in [*run.children(recursive=True), run]:
         process.kill()
@@ -117,6 +117,10 @@ def too_many_ask(system: System) -> Iterator[None]:
         yield
 
 
+def an_adapter_is_scaled(system: System) -> AbstractContextManager[None]:
+    return system.recorded.scaled()
+
+
 @contextmanager
 def the_engine_is_killed(system: System) -> Iterator[None]:
     enough = threading.Event()
@@ -190,6 +194,14 @@ LANES: tuple[tuple[Trouble, ...], ...] = (
             "`kill -9` of an engine as soon as it runs, while its tenant asks",
             "nobody kills it",
             the_engine_is_killed,
+        ),
+    ),
+    (
+        Trouble(
+            ("TunelineServedOtherwise",),
+            "an adapter's file is written over, with a third of its scale, and its gateway started again",
+            "the file is put back, and the gateway started again",
+            an_adapter_is_scaled,
         ),
     ),
     (
