@@ -1,4 +1,5 @@
-"""What a night came to: what ran, what was promoted and by how much, what was refused and why, what it cost.
+"""What a night came to: what ran, what was promoted and by how much, what was refused and why, what
+drifted, what it cost.
 
 A night goes from noon to noon in a time zone, and has the runs of the schedules of that zone.
 """
@@ -43,6 +44,8 @@ class Night:
     end: datetime
     zone: str
     rows: tuple[NightRow, ...]
+    drifted: tuple[str, ...] = ()
+    """What drift was shown of; each is a sentence that a schedule was asked with."""
 
     @property
     def name(self) -> str:
@@ -76,6 +79,7 @@ class Night:
             "promoted": [row.run.channel for row in self.rows if row.run.state == "promoted"],
             "refused": [row.run.channel for row in self.rows if row.run.state == "refused"],
             "failed": [row.run.channel for row in self.rows if row.run.state == "failed"],
+            "drifted": list(self.drifted),
         }
 
 
@@ -89,7 +93,10 @@ def night_of(registry: Registry, zone: str, at: datetime) -> Night:
         if zones.get(run.schedule) == zone and run.due < end
     ]
     runs.sort(key=lambda run: (ORDER.index(run.state), run.schedule, run.target))
-    return Night(begin, end, zone, tuple(NightRow(run, _measured(registry, run)) for run in runs))
+    asked = registry.occasions.between(begin, end, "drift")
+    drifted = dict.fromkeys(occasion.why for occasion in asked if zones.get(occasion.schedule) == zone)
+    rows = tuple(NightRow(run, _measured(registry, run)) for run in runs)
+    return Night(begin, end, zone, rows, tuple(drifted))
 
 
 def _measured(registry: Registry, run: ScheduledRun) -> tuple[str, ...]:
@@ -114,7 +121,7 @@ def html_page(told: Night) -> str:
 
 
 def tell_of_last(registry: Registry, zone: str, now: datetime) -> Path | None:
-    """Tell of the night that ended last, where it had runs and this home has no page of it yet; the page.
+    """Tell of the night that ended last, where it had runs or drift and has no page here yet; the page.
 
     Webhooks are told once, whoever tells them.
     """
@@ -124,7 +131,7 @@ def tell_of_last(registry: Registry, zone: str, now: datetime) -> Path | None:
     if path.exists():
         return None
     told = night_of(registry, zone, last)
-    if not told.rows:
+    if not told.rows and not told.drifted:
         return None
     registry.webhooks.tell("night", told.about, once=f"{told.begin.isoformat()} {told.zone}")
     write_whole(html_page(told), path)  # last: while there is no page it is told again

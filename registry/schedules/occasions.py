@@ -100,6 +100,16 @@ class Occasions:
             row = connection.execute(newest).one_or_none()
         return None if row is None else _occasion(row)
 
+    def between(self, begin: datetime, end: datetime, trigger: str) -> list[Occasion]:
+        """Those of this trigger, due from `begin` to before `end`, of all schedules, oldest first."""
+        first, last = (at.astimezone(UTC).isoformat(timespec="microseconds") for at in (begin, end))
+        columns = schedule_occasions.c
+        query = select(schedule_occasions).where(
+            columns.trigger == trigger, columns.due >= first, columns.due < last
+        )
+        with self._database.read() as connection:
+            return [_occasion(row) for row in connection.execute(query.order_by(columns.due))]
+
     def plan(self, occasion: Occasion, version: int, runs: Sequence[Planned]) -> bool:
         """Give the occasion its runs, all at once; False where somebody else was faster.
 

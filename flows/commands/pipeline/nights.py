@@ -42,6 +42,8 @@ def _print(report: Night) -> None:
     cost = "" if report.cost is None else f", at a cost of {report.cost:.2f}"
     print(f"night of {report.name} ({report.zone}): {counts or 'nothing was due'}")
     print(f"computed for {duration(report.seconds)}{cost}")
+    for why in report.drifted:
+        print(f"drift: {plain(why)}")
     rows = [
         (row.run.target, row.run.state, "; ".join([plain(row.run.note), *map(plain, row.measured)]))
         for row in report.rows

@@ -15,7 +15,7 @@ from flows.ui.access.access import Access
 from flows.ui.app import application
 from registry import Registry
 from registry.errors import StoreFailed
-from registry.schedules.definition import Cron, Definition
+from registry.schedules.definition import Asked, Cron, Definition
 from registry.schedules.occasions import Planned, due_at
 from registry.schedules.runs import Ended
 from tests.flows.metrics.watched import populate
@@ -80,6 +80,49 @@ def test_it_is_told_once_when_it_is_over(registry: Registry, tmp_path: Path) -> 
     path.unlink()  # as in another machine's home
     assert tell_of_last(registry, ZONE, now + timedelta(days=1)) == path
     assert [delivery.event for delivery in registry.webhooks.deliveries(webhook.id)] == ["night"]
+
+
+def test_it_says_what_drifted(registry: Registry) -> None:
+    why = "inputs of a/prod changed, strongest in: <i>length"
+    for name, zone in (("second", ZONE), ("elsewhere", "UTC")):
+        definition = Definition(
+            recipe_name="pico",
+            recipe={"promote": {"channel": "a/prod"}},
+            zone=zone,
+            triggers=(Asked(on="drift"),),
+        )
+        registry.schedules.put(name, definition, "ada", replace=False)
+    for name in ("nightly", "second"):
+        registry.occasions.ask(name, "drift", why)
+    registry.occasions.ask("elsewhere", "drift", "not in this time zone")
+    registry.occasions.ask("nightly", "manual", "somebody asked")
+    told = night_of(registry, ZONE, datetime.now(UTC))
+    assert told.drifted == (why,), "two schedules were asked for one reason"
+    assert told.about["drifted"] == [why]
+    assert night_of(registry, ZONE, datetime.now(UTC) - timedelta(days=1)).drifted == ()
+    path = tell_of_last(registry, ZONE, datetime.now(UTC) + timedelta(days=1))
+    assert path is not None
+    assert "</b>: inputs of a/prod changed, strongest in: &lt;i&gt;length" in path.read_text("utf-8")
+    app = application(registry, Access(registry, link_token="the link"))
+    with TestClient(app, "http://localhost", follow_redirects=False) as client:
+        client.get("/signin/link", params={"token": "the link"})
+        night = client.get("/schedules/night", params={"zone": ZONE})
+        assert "<li>inputs of a/prod changed, strongest in: &lt;i&gt;length</li>" in night.text
+
+
+def test_a_night_of_drift_alone_is_told_too(tmp_path: Path) -> None:
+    with Registry.open(tmp_path / "home") as registry:
+        definition = Definition(
+            recipe_name="pico",
+            recipe={"promote": {"channel": "a/prod"}},
+            zone=ZONE,
+            triggers=(Asked(on="drift"),),
+        )
+        registry.schedules.put("waits", definition, "ada", replace=False)
+        after = datetime.now(UTC) + timedelta(days=1)
+        assert tell_of_last(registry, ZONE, after) is None
+        registry.occasions.ask("waits", "drift", "inputs changed")
+        assert tell_of_last(registry, ZONE, after) is not None
 
 
 def test_a_night_that_could_not_be_told_is_told_at_the_next_look(
