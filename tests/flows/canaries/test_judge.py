@@ -271,7 +271,7 @@ def test_a_candidate_that_no_gate_let_pass_is_stopped_when_it_is_decided(trial: 
     case.start()
     (judged,) = case.until_decided(0.01, Judge(case.registry))
     assert (judged.ending, judged.decision) == ("safe", None)
-    assert "no gate decision" in case.registry.rollouts.history(CHANNEL)[-1].reason
+    assert "no valid gate decision" in case.registry.rollouts.history(CHANNEL)[-1].reason
     channel = case.registry.channels.get(CHANNEL)
     assert channel is not None
     assert channel.artifact_id == case.live.id
