@@ -90,10 +90,6 @@ def _run(
     parent: ParentFlow | None,
     stand_by: WarmWorker | None,
 ) -> Result:
-    from flows.lifecycle import lifecycle
-    from flows.report.summary import report
-    from flows.run.step import Run, failed_row
-
     started, clock = datetime.now(UTC), time.monotonic()
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = registry.home / "runs" / run_id
@@ -102,6 +98,11 @@ def _run(
         (folder / RECIPE).write_text(asked.model_dump_json(indent=1), encoding="utf-8")
     prefect = PrefectView(folder / "logs" / "prefect.log", parent)
     prefect.run(recipe.name, run_id)
+    # What follows is imported while Prefect's companion process, the slowest of a run without work, starts.
+    from flows.lifecycle import lifecycle
+    from flows.report.summary import report
+    from flows.run.step import Run, failed_row
+
     with stand_by or WarmWorker(folder / "logs" / "stand-by.log") as worker:
         run, outcome, error = Run(registry, view, folder, worker, arithmetic, prefect), RunOutcome(), None
         try:

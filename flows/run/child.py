@@ -84,51 +84,44 @@ class StageServer:
 class WarmWorker:
     """Context manager with one process that has imported what most stages need, and forks for each.
 
+    It starts with the first stage: a run that finds all its results imports nothing.
     `log`: where it writes until it has a stage.
     """
 
     def __init__(self, log: Path) -> None:
         self._log = log
+        self.server: StageServer | None = None
 
     def __enter__(self) -> Self:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        self.refill()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.end()
+        self.close()
+
+    def close(self) -> None:
+        """End the process, if a stage had it started."""
+        if self.server is not None:
+            self.server.end()
+            self.server = None
 
     def living(self) -> StageServer:
-        """The process, or another one where somebody killed it."""
-        if self.server.process.poll() is not None:
-            self.server.end()
-            self.refill()
-        return self.server
+        """The process; a new one where there is none yet, or somebody killed it."""
+        if self.server is not None and self.server.process.poll() is not None:
+            self.close()
+        return self.server or self.refill()
 
-    def refill(self) -> None:
+    def refill(self) -> StageServer:
         """Start a process for the stages to come; whoever has the one before ends it."""
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         self.server = StageServer(self._log, "--import-ahead")
+        return self.server
 
 
 class KeptWorker(WarmWorker):
-    """One that serves several runs, one after the other: it starts with the first and ends by `close`."""
-
-    started = False
-
-    def __enter__(self) -> Self:
-        if not self.started:
-            super().__enter__()
-            self.started = True
-        return self
+    """One that serves several runs, one after the other, and ends by `close`."""
 
     def __exit__(self, *_: object) -> None:
         """The next run wants it, too."""
-
-    def close(self) -> None:
-        """End the process, if a run had it started."""
-        if self.started:
-            self.server.end()
-            self.started = False
 
 
 class StageProcess:

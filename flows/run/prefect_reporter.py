@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -180,8 +181,11 @@ async def _connected() -> AsyncIterator[PrefectClient]:
         async with get_client() as client:
             yield client
         return
+    gc.disable()  # imports make no garbage, and looking for some takes a fifth of their time
     from prefect.server.api.server import create_app
 
+    gc.freeze()
+    gc.enable()
     app = create_app(ephemeral=True, final=True)
     client = PrefectClient(app)
     client.manage_lifespan = False  # it would give up after 30 s, which a busy machine exceeds

@@ -8,6 +8,7 @@ from typing import Any, cast
 CAN_FORK = True
 """Whether a fork of this process can do all that a new one could: CUDA cannot be used in a fork."""
 
+gc.disable()  # imports make no garbage, and looking for some takes a fifth of their time
 # transformers imports scikit-learn for assisted generation alone, and that takes half as long as torch.
 cast(Any, sys.modules)["sklearn"] = None
 
@@ -23,4 +24,5 @@ with contextlib.suppress(ImportError):  # the stage that needs it will say so
     CAN_FORK = not torch.cuda.is_available()
 
 del sys.modules["sklearn"]  # a task of lm-eval may need it
+gc.enable()
 gc.freeze()  # forks share this memory as long as their collections do not touch it

@@ -155,13 +155,19 @@ def test_child_ends_when_its_parent_is_killed(probe: Callable[..., Any], tmp_pat
 
 def test_a_warm_process_forks_for_each_stage(probe: Callable[..., Any], tmp_path: Path) -> None:
     with WarmWorker(tmp_path / "logs" / "stand-by") as stand_by:
-        warm = stand_by.server.process
+        warm = stand_by.living().process
         pids = [probe("fine", stand_by)[0].facts["metrics"]["pid"] for _ in range(2)]
         assert {os.getpid(), warm.pid}.isdisjoint(pids)
         assert pids[0] != pids[1]
-        assert stand_by.server.process is warm
+        assert stand_by.living().process is warm
     assert "printed by the stage" in (tmp_path / "log").read_text()
     assert warm.returncode is not None
+
+
+def test_without_a_stage_no_process_starts(tmp_path: Path) -> None:
+    with WarmWorker(tmp_path / "stand-by") as stand_by:
+        assert stand_by.server is None
+    assert not (tmp_path / "stand-by").exists()
 
 
 def test_one_that_is_kept_serves_several_runs(probe: Callable[..., Any], tmp_path: Path) -> None:
@@ -170,7 +176,7 @@ def test_one_that_is_kept_serves_several_runs(probe: Callable[..., Any], tmp_pat
     served = []
     for _ in range(2):
         with kept as stand_by:
-            served.append(stand_by.server.process)
+            served.append(stand_by.living().process)
             assert probe("fine", stand_by)[0].facts["metrics"]["what"] == "fine"
     assert served[0] is served[1]
     assert served[0].returncode is None
@@ -220,11 +226,11 @@ def _is_zombie(pid: int) -> bool:
 
 def test_a_warm_process_that_died_is_replaced(probe: Callable[..., Any], tmp_path: Path) -> None:
     with WarmWorker(tmp_path / "stand-by") as stand_by:
-        warm = stand_by.server.process
+        warm = stand_by.living().process
         warm.kill()
         warm.wait()
         execution, _ = probe("fine", stand_by)
-        assert stand_by.server.process is not warm
+        assert stand_by.living().process is not warm
     assert execution.facts["metrics"]["what"] == "fine"
 
 
@@ -236,7 +242,7 @@ def test_with_a_gpu_each_stage_has_a_process_that_stood_by(probe: Callable[..., 
     )
     with WarmWorker(tmp_path / "stand-by") as stand_by:
         for _ in range(2):
-            waiting = stand_by.server.process.pid
+            waiting = stand_by.living().process.pid
             assert probe("fine", stand_by)[0].facts["metrics"]["pid"] == waiting
         with pytest.raises(StageKilled, match="killed by SIGKILL"):
             probe("die", stand_by)
@@ -245,7 +251,7 @@ def test_with_a_gpu_each_stage_has_a_process_that_stood_by(probe: Callable[..., 
 def test_what_stands_by_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     code = (
         "import signal, sys; from pathlib import Path; from flows.run.child import WarmWorker\n"
-        "with WarmWorker(Path(sys.argv[1])) as s: print(s.server.process.pid, flush=True); signal.pause()"
+        "with WarmWorker(Path(sys.argv[1])) as s: print(s.living().process.pid, flush=True); signal.pause()"
     )
     _ends_with_its_parent(code, str(tmp_path / "log"))
 
