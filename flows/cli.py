@@ -197,7 +197,6 @@ def _command(call: str) -> Callable[[argparse.Namespace], Reply]:
             import_module(f"flows.commands.{module}"), name
         )
     finally:
-        gc.freeze()
         gc.enable()
     return command
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import gc
 import json
 import os
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import cli
+from flows import cli, commands
 from flows.recipe import load, shipped
 from registry import Registry
 
@@ -118,6 +120,20 @@ def test_other_shells_get_a_script(shell: str, capsys: pytest.CaptureFixture[str
     else:
         assert script.startswith("#compdef tuneline\n")
         assert script.index("compinit") < script.index("compdef _python"), "a bare zsh has no compdef"
+
+
+def test_a_command_is_imported_without_looking_for_garbage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import gc; looked = gc.isenabled(); do = lambda arguments: looked; {}"
+    for name, end in (("probe_whole", ""), ("probe_broken", "1 / 0")):
+        (tmp_path / f"{name}.py").write_text(code.format(end))
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    assert cli._command("probe_whole:do")(argparse.Namespace()) is False
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        cli._command("probe_broken:do")
+    assert gc.isenabled()
 
 
 def test_a_reader_that_goes_away_changes_no_exit_code(home: Path) -> None:
