@@ -129,6 +129,19 @@ def _counted(results: Sequence[RuleResult]) -> list[Verdict]:
     return counted
 
 
+def deciding(decision: Decision) -> list[RuleResult]:
+    """The rules that the verdict comes from: of an any_of group only where its best one is that verdict."""
+    return [
+        rule
+        for rule in decision.rules
+        if rule.verdict == decision.verdict and rule.verdict in _counted(_with_its_group(rule, decision))
+    ]
+
+
+def _with_its_group(rule: RuleResult, decision: Decision) -> list[RuleResult]:
+    return [rule] if rule.group is None else [one for one in decision.rules if one.group == rule.group]
+
+
 def _contamination(
     policy: GatePolicy, candidate: Evidence, tasks: set[str], facts: CandidateFacts
 ) -> RuleResult:

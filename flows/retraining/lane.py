@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from flows.errors import Usage
 from flows.execute import EXPECTED, Result, execute
+from flows.gates.gate import deciding
 from flows.formatting import duration
 from flows.metrics.rates import Rates, read_rates
 from flows.planning.machine import machine
@@ -262,8 +263,7 @@ def ended_as(result: Result, rates: Rates | None) -> Ended:
     assert verdict is not None, "a schedule's recipe has a gate"
     if not verdict.passed:
         decision = verdict.decision
-        deciding = (rule for rule in decision.rules if rule.verdict == decision.verdict and not rule.waived)
-        why = next((rule.sentence for rule in deciding), "")
+        why = next((rule.sentence for rule in deciding(decision)), "")
         note = f"gate: {decision.verdict}; {why}"
         return ended.model_copy(update={**decided, "state": "refused", "note": note})
     channel = outcome.channel

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -125,16 +125,29 @@ def test_what_fails_after_its_channel_has_moved_says_to_what() -> None:
 
 
 def test_a_refusal_says_what_decided_it_and_not_what_was_only_doubtful() -> None:
-    rules = [
+    assert refused_for(
         RuleResult(rule="train", verdict="fail", sentence="waived", waived={"who": "ada", "reason": "known"}),
         RuleResult(rule="new", verdict="insufficient", sentence="too few items"),
         RuleResult(rule="old", verdict="fail", sentence="40 points worse"),
-    ]
-    decision = Decision(verdict="fail", rules=tuple(rules), evidence={})
+    ) == ("refused", "gate: fail; 40 points worse")
+
+
+@pytest.mark.parametrize("other", ["pass", "insufficient"])
+def test_a_refusal_is_not_put_down_to_a_rule_of_which_another_was_enough(other: Literal["pass"]) -> None:
+    assert refused_for(
+        RuleResult(rule="one", verdict="fail", sentence="no better", group="either"),
+        RuleResult(rule="another", verdict=other, sentence="of one group", group="either"),
+        RuleResult(rule="old", verdict="fail", sentence="40 points worse"),
+    ) == ("refused", "gate: fail; 40 points worse")
+
+
+def refused_for(*rules: RuleResult) -> tuple[str, str]:
+    """State and note of a run that a gate with these rules refused, with the verdict `fail`."""
+    decision = Decision(verdict="fail", rules=rules, evidence={})
     result = ended()
     result.outcome.verdict = SimpleNamespace(id="d" * 64, candidate="a" * 64, decision=decision, passed=False)
     end = lanes.ended_as(result, None)
-    assert (end.state, end.note) == ("refused", "gate: fail; 40 points worse")
+    return end.state, end.note
 
 
 def test_what_a_killed_lane_leaves_is_done_by_another_without_a_look(
