@@ -22,8 +22,9 @@ from prefect.deployments import run_deployment  # noqa: E402
 from prefect.states import Completed, State  # noqa: E402
 
 from flows.retraining import deployments  # noqa: E402
+from flows.retraining.ceiling import over_ceiling  # noqa: E402
 from flows.retraining.deployments import FLOW  # noqa: E402
-from flows.retraining.lane import Lane, is_busy  # noqa: E402
+from flows.retraining.lane import Lane, is_busy, ready  # noqa: E402
 from flows.retraining.look import look  # noqa: E402
 from flows.retraining.night import tell_if_over  # noqa: E402
 from flows.run.prefect_view import ParentFlow  # noqa: E402
@@ -59,10 +60,14 @@ def retrain(schedule: str, lane: bool = False) -> State[dict[str, str]]:
         if not lane:
             deployments.catch_up(registry)
             look(registry, standing)
-            _start_lanes(registry, standing)
             tell_if_over(registry, standing.definition.zone, datetime.now(UTC))
+        this_lane = Lane(registry, settings, schedule, _parent(), log.warning)
+        # it refuses settings with which no run can begin, before looks wait that could not mend them
+        reached = over_ceiling(registry, standing, datetime.now(UTC), this_lane.rates)
+        if not lane and reached is None:
+            _start_lanes(registry, standing)
         _look_again(registry, standing)
-        ended = Lane(registry, settings, schedule, _parent(), log.warning).work()
+        ended = this_lane.work()
     failed = [f"{run.target}: {end.note}" for run, end in ended if end.state == "failed"]
     if failed:
         raise RetrainFailed("; ".join(failed))
@@ -76,7 +81,7 @@ def _look_again(registry: Registry, schedule: Schedule) -> None:
     """While there is work, have two looks more wait in Prefect, whatever becomes of this flow run.
 
     They are there before the work begins: what a killed process leaves behind is taken up as soon as a worker
-    is free, not at the next quarter of an hour. Each makes its own successors, so there are never many, and
+    is free, not at the next quarter of an hour. Each makes its own successors, at most one a minute, and
     none once the work is done. Two, as one of them may be lost with the process that begins it.
     """
     now = time.time()
@@ -92,7 +97,7 @@ def _start_lanes(registry: Registry, schedule: Schedule) -> None:
     """As many more flow runs as may work at once beside this one, for whichever workers are free."""
     if not _by_prefect():
         return
-    waiting = sum(run.state == "waiting" for run in registry.scheduled_runs.open(schedule.name))
+    waiting = len(ready(registry.scheduled_runs.open(schedule.name), schedule, time.time()))
     free = schedule.definition.limits.at_once - registry.scheduled_runs.running(schedule.name)
     for _ in range(min(waiting, free) - 1):
         if not _wake(schedule, {"lane": True}):

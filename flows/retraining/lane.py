@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 from flows.errors import Usage
 from flows.execute import EXPECTED, Result, execute
 from flows.gates.gate import deciding
-from flows.formatting import duration
 from flows.metrics.rates import Rates, read_rates
 from flows.planning.machine import machine
+from flows.retraining.ceiling import enforce_ceiling
 from flows.retraining.device import own_device
 from flows.retraining.learning import Sources
 from flows.retraining.look import learns, nothing_new, watches_rows
 from flows.retraining.targets import recipe_for, targets_of
-from flows.retraining.times import night, opens
+from flows.retraining.times import opens
 from flows.run.child import KeptWorker
 from flows.run.prefect_view import ParentFlow
 from flows.settings import Settings
@@ -90,28 +90,11 @@ class Lane:
         return next((one for one in self.registry.schedules.ls() if one.name == self.schedule), None)
 
     def _next(self, schedule: Schedule) -> Claim | None:
-        self._enforce_ceiling(schedule, datetime.now(UTC))
+        enforce_ceiling(self.registry, schedule, datetime.now(UTC), self.rates, self.told)
         self.registry.scheduled_runs.revive(schedule.name)  # the next look may be a quarter of an hour away
         return self.registry.scheduled_runs.claim(
             schedule.name, schedule.definition.limits.at_once, "manual" if _by_hand(schedule) else None
         )
-
-    def _enforce_ceiling(self, schedule: Schedule, now: datetime) -> None:
-        """Once it is reached nothing more begins tonight: what its time comes for again is skipped, and
-        whatever else waits does so until the next night."""
-        reached = over_ceiling(self.registry, schedule, now, self.rates)
-        if reached is None:
-            return
-        runs, next_night = self.registry.scheduled_runs, night(schedule.definition.zone, now)[1]
-        later = f"{reached}; it waits until {next_night:%Y-%m-%d %H:%M} UTC"
-        for run in runs.open(schedule.name):
-            if run.state != "waiting" or run.begins >= next_night.timestamp():
-                continue
-            if run.trigger == "cron":
-                if runs.put_off(run, reached):
-                    self.told(f"{run.target}: {reached}")
-            elif runs.put_off(run, later, next_night.timestamp()):
-                self.told(f"{run.target}: {later}")
 
     def _do(self, schedule: Schedule, claim: Claim) -> None:
         run, runs = claim.run, self.registry.scheduled_runs
@@ -233,11 +216,18 @@ def _by_hand(schedule: Schedule) -> bool:
 
 def is_busy(registry: Registry, schedule: Schedule, until: float) -> bool:
     """Whether a run is at work, or one that waits may begin before `until`, in seconds since the epoch."""
+    runs = registry.scheduled_runs.open(schedule.name)
+    return any(run.state == "running" for run in runs) or bool(ready(runs, schedule, until))
+
+
+def ready(runs: Iterable[ScheduledRun], schedule: Schedule, until: float) -> list[ScheduledRun]:
+    """Those of the schedule's `runs` that wait and may begin before `until`, in seconds since the epoch."""
     only_by_hand = _by_hand(schedule)
-    return any(
-        run.state == "running" or (run.begins < until and (run.trigger == "manual" or not only_by_hand))
-        for run in registry.scheduled_runs.open(schedule.name)
-    )
+    return [
+        run
+        for run in runs
+        if run.state == "waiting" and run.begins < until and (run.trigger == "manual" or not only_by_hand)
+    ]
 
 
 def _begin_again_after(error: BaseException | None, run: ScheduledRun) -> None:
@@ -275,26 +265,3 @@ def ended_as(result: Result, rates: Rates | None) -> Ended:
     moved = tried is not None and tried.state == "ran"
     note = f"generation {channel.generation}" if moved else f"{channel.name} {HAD_IT}"
     return ended.model_copy(update={**decided, "state": "promoted" if moved else "passed", "note": note})
-
-
-def over_ceiling(registry: Registry, schedule: Schedule, now: datetime, rates: Rates | None) -> str | None:
-    """Why nothing more of the schedule begins tonight; None where it may.
-
-    Raises `Usage` for a ceiling in money without prices.
-    """
-    limits = schedule.definition.limits
-    if limits.night_hours is None and limits.night_cost is None:
-        return None
-    priced = rates is not None and rates.of_seconds({socket.gethostname(): 0.0}) is not None
-    if limits.night_cost is not None and not priced:
-        raise Usage(
-            f"schedule {schedule.name} has a ceiling of {limits.night_cost:g} a night and there are no "
-            "prices of an hour here: set TUNELINE_RATES to a file of rates, or give the ceiling in hours"
-        )
-    begin, end = night(schedule.definition.zone, now)
-    seconds, cost = registry.scheduled_runs.spent(schedule.name, begin, end)
-    if limits.night_hours is not None and seconds >= 3600 * limits.night_hours:
-        return f"the night's {limits.night_hours:g} h of computing are used up ({duration(seconds)})"
-    if limits.night_cost is not None and rates is not None and cost >= limits.night_cost:
-        return f"the night's ceiling of {limits.night_cost:g} {rates.currency} is reached ({cost:.2f})"
-    return None

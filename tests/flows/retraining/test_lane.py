@@ -246,6 +246,25 @@ def test_what_no_later_time_comes_for_waits_for_the_next_night(
     assert lanes.is_busy(registry, schedule, 0.0)
 
 
+def test_what_waits_for_the_next_night_begins_once_the_ceiling_is_raised(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor could it be asked for again: its run is not over."""
+    began = executing(monkeypatch, dict.fromkeys("ab", lambda: ended(RuntimeError("it ran"), hours=2)))
+    lane = prepared("a", night_hours=1)
+    by_hand = registry.occasions.ask("nightly", "manual", "asked for by hand")
+    registry.occasions.plan(by_hand, 1, [Planned(target="b/prod", channel="b/prod")])
+    lane.work()
+    assert states(registry) == {"a": "failed", "b": "waiting"}
+    definition = registry.schedules.get("nightly").definition
+    limits = definition.limits.model_copy(update={"night_hours": 9.0})
+    wider = definition.model_copy(update={"limits": limits, "channels": ("a/prod", "b/prod")})
+    registry.schedules.put("nightly", wider, "ada", replace=True)
+    lane.work()
+    assert began == ["a", "b"]
+    assert states(registry) == {"a": "failed", "b": "failed"}
+
+
 def test_a_ceiling_in_money_needs_prices(
     registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
