@@ -17,6 +17,7 @@ import httpx
 
 from flows.errors import FlowError
 from registry import Registry
+from registry.artifacts import digest
 from registry.schedules.definition import Cron
 from registry.schedules.schedules import Schedule
 
@@ -36,17 +37,20 @@ class PrefectUnreachable(FlowError):
     """The Prefect server does not answer, or not as expected."""
 
 
-class _AskedAgain(httpx.HTTPTransport):
-    """Prefect answers 503 while another writer holds its database, and means that one may ask again."""
+class _Client(httpx.Client):
+    """Prefect answers 503 while another writer holds its database, and means that one may ask again.
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    Not a transport of our own: with one, httpx goes through no proxy that the environment names.
+    """
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         for pause in PAUSES:
-            answer = super().handle_request(request)
+            answer = super().send(request, **options)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 return answer
             answer.close()
             time.sleep(pause)
-        return super().handle_request(request)
+        return super().send(request, **options)
 
 
 def server() -> str | None:
@@ -78,8 +82,8 @@ def catch_up(registry: Registry) -> None:
     try:
         with _asking(address) as client:
             standing = _standing(client)
-            known = {(one["name"], one["version"]) for one in standing}
-            unknown = [one for one in schedules if (one.name, str(one.version)) not in known]
+            known = {(one["name"], one["description"]) for one in standing}
+            unknown = [one for one in schedules if (one.name, _described(one)) not in known]
             if unknown:
                 log.info("Prefect is told of %s", ", ".join(_make(client, unknown, standing, None)))
     except PrefectUnreachable as error:
@@ -92,10 +96,9 @@ def _asking(address: str) -> Iterator[httpx.Client]:
     secret = os.environ.get("PREFECT_API_AUTH_STRING")
     auth = httpx.BasicAuth(*secret.split(":", 1)) if secret and ":" in secret else None
     try:
-        again = _AskedAgain()
-        with httpx.Client(base_url=address, timeout=ANSWER_SECONDS, auth=auth, transport=again) as client:
+        with _Client(base_url=address, timeout=ANSWER_SECONDS, auth=auth) as client:
             yield client
-    except (httpx.HTTPError, KeyError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, KeyError, TypeError, ValueError) as error:
         raise PrefectUnreachable(
             f"Prefect at {address} does not answer as expected ({type(error).__name__}: {error}); start it "
             "or correct PREFECT_API_URL; the next look, or `tuneline schedule sync`, tells it"
@@ -133,29 +136,41 @@ def _standing(client: httpx.Client) -> list[dict[str, Any]]:
     while True:
         asked = {"deployments": {"tags": {"all_": [TAG]}}, "offset": len(found)}
         page = client.post("/deployments/filter", json=asked).raise_for_status().json()
+        if not isinstance(page, list):
+            raise ValueError(f"expected a list of deployments, found {type(page).__name__}")
         found += page
         if not page:
             return found
 
 
-def deployment(schedule: Schedule, flow_id: str, pool: str) -> dict[str, Any]:
-    """What Prefect is told of a schedule; a deployment of that name is replaced by it."""
-    definition = schedule.definition
+def _looks(schedule: Schedule) -> list[dict[str, Any]]:
+    """When Prefect wakes it."""
     crons = [
-        {"cron": trigger.at, "timezone": definition.zone}
-        for trigger in definition.triggers
+        {"cron": trigger.at, "timezone": schedule.definition.zone}
+        for trigger in schedule.definition.triggers
         if isinstance(trigger, Cron)
     ]
-    looks: list[dict[str, Any]] = [*crons, {"interval": LOOK_SECONDS}]
+    return [*crons, {"interval": LOOK_SECONDS}]
+
+
+def _described(schedule: Schedule) -> str:
+    """Which schedule this is, as it is now; a registry that was restored gives the same numbers again."""
+    told = digest([schedule.created.isoformat(), schedule.paused, _looks(schedule)])
+    version = f"Version {schedule.version} ({told[:12]})"
+    return f"{version} of the schedule in Tuneline's registry; change it there."
+
+
+def deployment(schedule: Schedule, flow_id: str, pool: str) -> dict[str, Any]:
+    """What Prefect is told of a schedule; a deployment of that name is replaced by it."""
     return {
         "name": schedule.name,
         "flow_id": flow_id,
         "entrypoint": ENTRYPOINT,
         "work_pool_name": pool,
-        "description": f"Version {schedule.version} of the schedule in Tuneline's registry; change it there.",
+        "description": _described(schedule),
         "tags": [TAG],
         "version": str(schedule.version),
         "parameters": {"schedule": schedule.name},
-        "schedules": [{"schedule": one, "active": True} for one in looks],
+        "schedules": [{"schedule": one, "active": True} for one in _looks(schedule)],
         "paused": schedule.paused,
     }

@@ -6,7 +6,9 @@ import inspect
 import json
 import re
 import shlex
+import threading
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from pathlib import Path
 from uuid import uuid4
@@ -100,7 +102,7 @@ def test_whoever_looks_tells_prefect_what_it_does_not_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It was away as schedules were changed; where they are known nothing is written."""
-    known: dict[str, dict[str, str]] = {"another's": {"id": "old", "name": "another's", "version": "1"}}
+    known: dict[str, dict[str, str]] = {"another's": {"id": "old", "name": "another's", "description": ""}}
     away, wrote = [True], []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -112,7 +114,8 @@ def test_whoever_looks_tells_prefect_what_it_does_not_know(
             return httpx.Response(200, json=list(known.values())[sent["offset"] :])
         if request.url.path.endswith("/deployments/"):
             wrote.append(sent["name"])
-            known[sent["name"]] = {"id": sent["name"], "name": sent["name"], "version": sent["version"]}
+            kept = {key: sent[key] for key in ("name", "description")}
+            known[sent["name"]] = {"id": sent["name"], **kept}
         return httpx.Response(200, json={"id": "id"})
 
     monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda self, request: answer(request))
@@ -131,6 +134,80 @@ def test_whoever_looks_tells_prefect_what_it_does_not_know(
         registry.schedules.pause("nightly", True, "ada")
         deployments.catch_up(registry)
         assert wrote == ["nightly"] * 2
+
+
+def test_a_registry_that_was_restored_is_known_by_more_than_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next change has a number that Prefect was told before, of a schedule that was paused, say."""
+    told: list[dict[str, object]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent = json.loads(request.content) if request.content else {}
+        if request.url.path.endswith("/filter"):
+            found = [] if sent["offset"] else [{**one, "id": "id"} for one in told[-1:]]
+            return httpx.Response(200, json=found)
+        if request.url.path.endswith("/deployments/"):
+            told.append(sent)
+        return httpx.Response(200, json={"id": "id"})
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda self, request: answer(request))
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect/api")
+    for home, cron in (("before", "0 3 * * *"), ("restored", "0 4 * * *")):
+        with Registry.open(tmp_path / home) as registry:
+            definition = DEFINITION.model_copy(update={"triggers": (Cron(at=cron),)})
+            registry.schedules.put("nightly", definition, "ada", replace=False)
+            deployments.catch_up(registry)
+            deployments.catch_up(registry)
+            assert [one["version"] for one in told] == ["1"] * len(told)
+            assert told[-1]["schedules"][0]["schedule"]["cron"] == cron  # type: ignore[index]
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("address", ["http://prefect:port/api", "http://prefect/other"])
+def test_an_address_that_is_not_prefects_ends_nobody(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who serves the pages would look for no drift any more."""
+
+    def answer(_: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"detail": "another service"})
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    with Registry.open(tmp_path / "home") as registry:
+        deployments.catch_up(registry)
+    assert f"Prefect at {address} does not answer as expected" in caplog.text
+
+
+def test_prefect_is_asked_through_the_proxy_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_port}")
+        thread = threading.Thread(target=proxy.handle_request, daemon=True)
+        thread.start()
+        with deployments._asking("http://prefect.invalid/api") as client:
+            assert deployments._standing(client) == []
+        thread.join()
+    assert asked == ["http://prefect.invalid/api/deployments/filter"]
 
 
 def test_the_entrypoint_takes_the_parameters() -> None:
