@@ -177,6 +177,9 @@ def test_an_address_that_is_not_prefects_ends_nobody(
     monkeypatch.setenv("PREFECT_API_URL", address)
     with Registry.open(tmp_path / "home") as registry:
         deployments.catch_up(registry)
+        assert caplog.text == "", "without a schedule there is nothing to tell"
+        registry.schedules.put("nightly", DEFINITION, "ada", replace=False)
+        deployments.catch_up(registry)
     assert f"Prefect at {address} does not answer as expected" in caplog.text
 
 
