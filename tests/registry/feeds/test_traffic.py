@@ -113,7 +113,8 @@ def test_ratings_are_seen_in_the_order_of_their_numbers(
     )
     with registry.database.count() as connection:  # a gateway's counts, not yet committed
         thread.start()
-        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        here = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        waits = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND {here}"
         limit = time.monotonic() + seconds(30)
         while connection.execute(text(waits)).scalar_one() != 1:
             assert time.monotonic() < limit, "feedback does not wait"
