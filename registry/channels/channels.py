@@ -236,8 +236,8 @@ def earlier(events: list[Row[Any]], current: Channel) -> Row[Any]:
         if at[standing].artifact_id != current.artifact_id:
             return at[standing]
     raise NotFound(
-        f"channel {current.name} has never pointed to another artifact than {current.artifact_id[:12]}, so "
-        "there is nothing to go back to; promote another one instead"
+        f"channel {current.name} pointed to no other artifact before {current.artifact_id[:12]}, so there is "
+        "nothing to go back to; promote another one instead"
     )
 
 

@@ -173,7 +173,7 @@ def _add(connection: Connection, gateway: str, asks: Sequence[Ask]) -> None:
         connection.execute(_RESERVE, rows)
     except exc.IntegrityError as error:
         names = ", ".join(sorted({ask.tenant for ask in asks}))
-        raise NotFound(f"none of these tenants exists: {names}") from error
+        raise NotFound(f"at least one of these tenants does not exist: {names}") from error
 
 
 def _settle(connection: Connection, used: dict[str, int]) -> int:

@@ -48,7 +48,8 @@ class AdapterHost:
             self._make_room(path)
         except Exception as error:  # a reader of untrusted files; the engine has to outlive it
             self.free(adapter)
-            raise NotServable(f"{path}: there is not enough memory for this adapter: {error!r}") from error
+            message = f"{path}: the engine could not make room for this adapter: {error!r}"
+            raise NotServable(message) from error
         return adapter
 
     def free(self, adapter: Adapter) -> None:

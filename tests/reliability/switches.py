@@ -124,22 +124,23 @@ GATE_SWITCHES = [
             "values=tuple(a - b for a, b in zip(mine.values(), other.values()))",
         ),
         what_cannot_be_compared_is_invalid=(
-            'return RuleResult(rule=rule.name, verdict="invalid", sentence=said, group=rule.any_of)\n'
-            "    found = paired",
-            'return RuleResult(rule=rule.name, verdict="pass", sentence=said, group=rule.any_of)\n'
-            "    found = paired",
+            'return RuleResult(rule=rule.name, verdict="invalid", sentence=message, group=rule.any_of)\n'
+            "    differences = paired",
+            'return RuleResult(rule=rule.name, verdict="pass", sentence=message, group=rule.any_of)\n'
+            "    differences = paired",
         ),
         too_few_to_tell_is_insufficient=('< threshold else "insufficient"', '< threshold else "pass"'),
         the_margin=("verdict = _verdict(bounds.low, bounds.high, rule.threshold)",
                     "verdict = _verdict(bounds.low, bounds.high, 0.0)"),
         items_of_a_cluster_depend_on_each_other=(
-            "mean = clustered_mean(found.values, found.clusters, alpha) if found.clustered else None",
+            "mean = clustered_mean(differences.values, differences.clusters, alpha) "
+            "if differences.clustered else None",
             "mean = None",
         ),
         Holms_correction=("share = rules[0].alpha / max(1, len(rules) - len(shown))",
                           "share = rules[0].alpha"),
         few_differences_prove_nothing=("if mean.moved < FEWEST:", "if False:"),
-        one_item_has_no_spread=("if len(set(found.clusters)) < 2:", "if False:"),
+        one_item_has_no_spread=("if len(set(differences.clusters)) < 2:", "if False:"),
     ),
     *_in(
         "flows/gates/gate.py", GATE,
@@ -148,7 +149,7 @@ GATE_SWITCHES = [
         rules_on_tasks_cannot_be_waived=('result.kind != "task" and ', ""),
         what_is_invalid_cannot_be_waived=(' and result.verdict == "fail":', ":"),
         waivers_are_for_what_they_name=("if waiver.rule == result.rule and", "if"),
-        contaminated_items_fail=('"pass" if found <= limits.max_items else "fail"', '"pass"'),
+        contaminated_items_fail=('"pass" if held <= limits.max_items else "fail"', '"pass"'),
         contamination_is_asked_for=("if policy.contamination is not None:", "if False:"),
         training_data_that_nobody_looked_into=(
             'kind="contamination", verdict="invalid"', 'kind="contamination", verdict="pass"',
@@ -181,14 +182,14 @@ GATE_SWITCHES = [
         bits_per_weight=("if policy.max_bits_per_weight is not None:", "if False:"),
         latency=("if policy.max_latency_ms is not None:", "if False:"),
         a_size_that_was_not_measured=(
-            'return RuleResult(rule=name, kind="ceiling", verdict="invalid", sentence=said)\n'
+            'return RuleResult(rule=name, kind="ceiling", verdict="invalid", sentence=sentence)\n'
             "    verdict: Verdict",
-            'return RuleResult(rule=name, kind="ceiling", verdict="pass", sentence=said)\n'
+            'return RuleResult(rule=name, kind="ceiling", verdict="pass", sentence=sentence)\n'
             "    verdict: Verdict",
         ),
         latency_that_was_not_measured=(
-            'return RuleResult(rule=name, kind="ceiling", verdict="invalid", sentence=said)\n    ordered',
-            'return RuleResult(rule=name, kind="ceiling", verdict="pass", sentence=said)\n    ordered',
+            'return RuleResult(rule=name, kind="ceiling", verdict="invalid", sentence=sentence)\n    ordered',
+            'return RuleResult(rule=name, kind="ceiling", verdict="pass", sentence=sentence)\n    ordered',
         ),
         the_upper_bound_of_latency=(
             "if above is not None and ordered[above - 1] <= ceiling:", "if value <= ceiling:",
@@ -210,13 +211,13 @@ GATE_SWITCHES = [
             "return []",
         ),
         fidelity_against_the_own_parent=("(parent is None or task.reference == parent)", "True"),
-        fidelity_from_finite_logits=("if found is None or not task.finite:", "if found is None:"),
+        fidelity_from_finite_logits=("if figure is None or not task.finite:", "if figure is None:"),
         a_metric_of_fidelity_that_is_missing=(
             'return RuleResult(rule=rule, kind="fidelity", verdict="invalid"',
             'return RuleResult(rule=rule, kind="fidelity", verdict="pass"',
         ),
-        the_whole_interval_keeps_a_limit=('low, high = found["low"], found["high"]',
-                                          'low = high = found["value"]'),
+        the_whole_interval_keeps_a_limit=('low, high = figure["low"], figure["high"]',
+                                          'low = high = figure["value"]'),
         limits_that_are_floors=('AT_LEAST = frozenset({"same_top"})', "AT_LEAST = frozenset()"),
     ),
     *_in(
@@ -253,7 +254,7 @@ GATE_SWITCHES = [
         ),
         an_adapter_is_not_its_own_parent=("        parent = None", "        pass"),
         an_adapter_is_compared_with_what_was_trained=(
-            "found = [e for e in found if not as_stored(e)]", "pass",
+            "evaluations = [e for e in evaluations if not as_stored(e)]", "pass",
         ),
     ),
     *_in(
@@ -278,7 +279,8 @@ GATE_SWITCHES = [
         ),
         a_channel_that_serves_nothing=("if channel == baseline:", "if False:"),
         the_policy_of_the_channel=("refuse_other_policy(registry, channel, policy)", "pass"),
-        a_baseline_other_than_the_channels=("elif live is not None and live.id != given.id:", "elif False:"),
+        a_baseline_other_than_the_channels=("elif live is not None and live.id != compared.id:",
+                                            "elif False:"),
         the_exit_code_of_the_verdict=("verdict_id))), decision.exit_code", "verdict_id))), 0"),
         the_exit_code_of_a_forged_decision=("Reply(document, text, 4 if problem else 0)",
                                             "Reply(document, text)"),
@@ -342,8 +344,8 @@ SIGNATURE_SWITCHES = [
         ),
         the_decision_is_as_it_was_made=("if decision.content_digest != decision.id:", "if False:"),
         the_decision_is_signed=("if problem := _problem(decision, keys):", "if problem := None:"),
-        decisions_hold_finite_values=("return canonical(dict(given)).decode()",
-                                      "return json.dumps(dict(given))"),
+        decisions_hold_finite_values=("return canonical(dict(value)).decode()",
+                                      "return json.dumps(dict(value))"),
     ),
     *_in(
         "registry/channels/signing.py", SIGNING, COMMANDS,
@@ -359,7 +361,7 @@ LADDER_SWITCHES = [
     *_in(
         "flows/ladder/distance.py", LADDER,
         the_whole_interval_of_a_distance=("    if kl.low <= limit:", "    if kl.value <= limit:"),
-        the_limit_is_of_the_type=("LIMITS.get(one.quant, UNKNOWN)", "UNKNOWN"),
+        the_limit_is_of_the_type=("LIMITS.get(evidence.quant, UNKNOWN)", "UNKNOWN"),
         nearer_to_the_base_than_to_the_parent=(
             'if rung.kind != "apart" and base is not None and base.high < kl.low:', "if False:",
         ),

@@ -81,7 +81,7 @@ def test_a_move_that_was_killed_goes_on(
 def test_what_is_in_use_is_not_moved(backend: Backend, publish: Publish, tmp_path: Path) -> None:
     with backend.open() as old, beside(backend, tmp_path).open() as new:
         publish(old, "one")
-        with old.draft("a" * 64, "train"), pytest.raises(Conflict, match="stage train is at work"):
+        with old.draft("a" * 64, "train"), pytest.raises(Conflict, match="stage train is running"):
             moving.move(old, new, "the new place")
         publish(new, "another")
         with pytest.raises(AlreadyExists, match="not empty"):

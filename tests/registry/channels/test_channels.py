@@ -106,7 +106,7 @@ def test_rolling_back_goes_further_back_each_time(registry: Registry, ids: list[
         channels.move("team/prod", artifact, generation, waiver=BY_HAND)
     assert channels.rollback("team/prod", "worse", "ada").artifact_id == ids[1]
     assert channels.rollback("team/prod", "still bad", "ada").artifact_id == ids[0]
-    with pytest.raises(NotFound, match="has had no other artifact before"):
+    with pytest.raises(NotFound, match="pointed to no other artifact before"):
         channels.rollback("team/prod", "again", "ada")
     channels.move("team/prod", ids[3], 5, waiver=BY_HAND)
     back = channels.rollback("team/prod", "no", "ada")
@@ -206,5 +206,5 @@ def test_a_changed_policy_lets_nothing_move(registry: Registry, ids: list[str]) 
     with registry.database.write() as connection:
         triggers.drop(connection)
         connection.exec_driver_sql("UPDATE channel_policies SET policy = '{\"margin\":0.5}'")
-    with pytest.raises(Corrupt, match="is not the one that was set"):
+    with pytest.raises(Corrupt, match="was changed after it was set"):
         registry.channels.move("team/prod", ids[0], 0, decision_id=decision)

@@ -327,9 +327,7 @@ def test_an_engine_outlives_an_adapter_without_room(
 ) -> None:
     with monkeypatch.context() as nowhere:
         nowhere.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-        with pytest.raises(
-            NotServable, match="there is not enough memory for this adapter: FileNotFoundError"
-        ):
+        with pytest.raises(NotServable, match="could not make room for this adapter: FileNotFoundError"):
             load(batcher, family.canaries[0])
     assert batcher.alive
     load(batcher, family.canaries[0])

@@ -275,7 +275,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: with_tokenizer(model(f), template="{{ 'a' * 4000000000 }}"), "hostile"
     ),
     "a template that reaches for Python": (
-        lambda f: with_tokenizer(model(f), template=_ESCAPE), "what a template must not"
+        lambda f: with_tokenizer(model(f), template=_ESCAPE), "what is not allowed in one"
     ),
     "a link to elsewhere": (_linked, "link to somewhere else"),
     "a FIFO": (_fifo, "not a regular file"),
@@ -333,7 +333,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
             pair("general.architecture", 8, text("llama")),
             pair("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 1) + text("a")),
             pair("tokenizer.chat_template", 8, text(_ESCAPE)),
-        ])), "what a template must not",
+        ])), "what is not allowed in one",
     ),
 }  # fmt: skip
 """What is wrong → how to make it in a new folder, and words of its refusal."""
