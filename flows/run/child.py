@@ -54,6 +54,7 @@ class StageServer:
     """A process that runs stages; see `stages.run`. With `--import-ahead` it forks for each of them."""
 
     def __init__(self, log: Path, *options: str) -> None:
+        self.log = log
         self.socket, theirs = socket.socketpair()
         self._answers = self.socket.makefile("rb")
         with theirs, log.open("ab") as output:
@@ -70,7 +71,9 @@ class StageServer:
 
     def answer(self) -> dict[str, int] | None:
         """What it says next, waiting for it; None once it has ended."""
-        line = self._answers.readline()
+        line = b""
+        with contextlib.suppress(ConnectionResetError):  # it ended before it read what it was sent
+            line = self._answers.readline()
         return json.loads(line) if line else None
 
     def end(self) -> None:
@@ -222,7 +225,8 @@ def run_in_child(
     if "error" in last:
         raise StageFailed(last["error"], int(last["exit_code"]))
     # One that was killed may have grown between two looks at it.
-    raise StageKilled(_epitaph(stage, status, max(peak, highest), _oom_kills() > ooms, log))
+    output = log if log.exists() else server.log  # where one writes before it hears of its stage
+    raise StageKilled(_epitaph(stage, status, max(peak, highest), _oom_kills() > ooms, output))
 
 
 def child_environment() -> dict[str, str]:

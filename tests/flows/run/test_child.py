@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,21 @@ def test_a_warm_process_that_died_is_replaced(probe: Callable[..., Any], tmp_pat
         execution, _ = probe("fine", stand_by)
         assert stand_by.living().process is not warm
     assert execution.facts["metrics"]["what"] == "fine"
+
+
+def test_a_warm_process_that_dies_before_it_hears_of_a_stage(
+    probe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As one does that the kernel kills while it imports."""
+    with WarmWorker(tmp_path / "stand-by") as stand_by:
+        warm = stand_by.living().process
+        warm.send_signal(signal.SIGSTOP)
+        killer = threading.Timer(0.3, os.kill, (warm.pid, signal.SIGKILL))
+        killer.start()
+        with pytest.raises(StageKilled, match="killed by SIGKILL .*stand-by"):
+            probe("fine", stand_by)
+        killer.join()
+        assert stand_by.living().process is not warm
 
 
 def test_with_a_gpu_each_stage_has_a_process_that_stood_by(probe: Callable[..., Any], tmp_path: Path) -> None:
