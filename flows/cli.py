@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from flows.commands.arguments.access import add_access_commands
 from flows.commands.arguments.backup import add_backup_commands
@@ -178,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reply: Reply = _command(arguments.call)(arguments)
         _print(reply, arguments.json)
     except KeyboardInterrupt:
-        print("tuneline: interrupted", file=sys.stderr)
+        with _read_or_not(sys.stderr):
+            print("tuneline: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         return _fail(error, arguments)
@@ -201,23 +203,31 @@ def _command(call: str) -> Callable[[argparse.Namespace], Reply]:
     return command
 
 
-def _print(reply: Reply, as_json: bool) -> None:
-    """Print a command's result. A reader that went away (`| head`) changes nothing about how it ended."""
+@contextlib.contextmanager
+def _read_or_not(stream: TextIO) -> Iterator[None]:
+    """A reader of `stream` that went away (`| head`) changes nothing about how the command ended."""
     try:
+        yield
+        stream.flush()
+    except (BrokenPipeError, SystemExit):  # rich turns the one into the other
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _print(reply: Reply, as_json: bool) -> None:
+    """Print a command's result."""
+    with _read_or_not(sys.stdout):
         if not as_json:
             reply.show()
         elif reply.document is not None:
             print(json.dumps(reply.document, indent=2, default=str))
-        sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # rich turns the one into the other
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: Exception, arguments: argparse.Namespace) -> int:
     from flows.execute import EXPECTED
 
     if arguments.debug:
-        traceback.print_exception(error)
+        with _read_or_not(sys.stderr):
+            traceback.print_exception(error)
     if isinstance(error, ModuleNotFoundError) and find_spec("torch") is None:
         error = Usage(
             f"this command needs {error.name}, and this is the light installation, for gates and the "
@@ -226,12 +236,14 @@ def _fail(error: Exception, arguments: argparse.Namespace) -> int:
     error = of_a_path(error) or error
     expected = isinstance(error, EXPECTED)
     message = str(error) if expected else f"{type(error).__name__}: {error}"
-    print(f"tuneline: {plain(as_typed(message))}", file=sys.stderr)
-    if not expected and not arguments.debug:
-        print("tuneline: this is a defect; run again with --debug and report it", file=sys.stderr)
+    with _read_or_not(sys.stderr):
+        print(f"tuneline: {plain(as_typed(message))}", file=sys.stderr)
+        if not expected and not arguments.debug:
+            print("tuneline: this is a defect; run again with --debug and report it", file=sys.stderr)
     code = int(getattr(error, "exit_code", 4))
     if arguments.json:
-        print(json.dumps({"error": message, "exit_code": code}))
+        with _read_or_not(sys.stdout):
+            print(json.dumps({"error": message, "exit_code": code}))
     return code
 
 

@@ -149,3 +149,13 @@ def test_a_reader_that_goes_away_changes_no_exit_code(home: Path) -> None:
         done = subprocess.run([TUNELINE, *words.split()], stdout=write, stderr=subprocess.PIPE)
         os.close(write)
         assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_a_reader_that_goes_away_changes_no_code_of_an_error(home: Path) -> None:
+    """Neither to exit code 1, which is a failed gate's, nor to the 120 of an output that cannot be flushed."""
+    for words in ("recipes show nothing", "recipes show nothing --json", "recipes show nothing --debug"):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([TUNELINE, *words.split()], stdout=write, stderr=write)
+        os.close(write)
+        assert done.returncode == 3, words
