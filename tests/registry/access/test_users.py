@@ -51,7 +51,7 @@ def test_a_user_of_a_provider(registry: Registry) -> None:
     promoted = registry.users.of_identity("issuer#1", "ada", "operator")
     assert promoted is not None
     assert (promoted.name, promoted.role) == ("ada", "operator")
-    with pytest.raises(AlreadyExists, match="another user's"):
+    with pytest.raises(AlreadyExists, match="belongs to another user"):
         registry.users.of_identity("issuer#2", "ada", "admin")
     with pytest.raises(InvalidUser):
         registry.users.of_identity("issuer#3", "", "admin")
