@@ -152,7 +152,7 @@ def test_a_reader_that_goes_away_changes_no_exit_code(home: Path) -> None:
 
 
 def test_a_reader_that_goes_away_changes_no_code_of_an_error(home: Path) -> None:
-    """Neither to exit code 1, which is a failed gate's, nor to the 120 of an output that cannot be flushed."""
+    """Neither to 1, which is a failed gate's, nor to the 120 of an output that cannot be flushed."""
     for words in ("recipes show nothing", "recipes show nothing --json", "recipes show nothing --debug"):
         read, write = os.pipe()
         os.close(read)

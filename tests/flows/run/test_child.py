@@ -244,7 +244,7 @@ def test_a_warm_process_that_dies_before_it_hears_of_a_stage(
         warm.send_signal(signal.SIGSTOP)
         killer = threading.Timer(0.3, os.kill, (warm.pid, signal.SIGKILL))
         killer.start()
-        with pytest.raises(StageKilled, match="killed by SIGKILL .*stand-by"):
+        with pytest.raises(StageKilled, match=r"killed by SIGKILL .*stand-by"):
             probe("fine", stand_by)
         killer.join()
         assert stand_by.living().process is not warm
