@@ -204,6 +204,18 @@ def test_runs_are_claimed_within_the_limit_and_end_once(registry: Registry) -> N
 
 
 @only("local")
+def test_a_run_that_begins_again_keeps_no_other_waiting(registry: Registry) -> None:
+    planned(registry, "a", "b")
+    runs, did = registry.scheduled_runs, []
+    for _ in range(4):
+        claim = runs.claim("nightly", 1)
+        assert claim is not None
+        did.append(claim.run.target)
+        runs.put_back(claim, "its process was stopped")
+    assert did == ["a", "b", "a", "b"]
+
+
+@only("local")
 def test_two_schedules_never_work_on_one_channel(registry: Registry) -> None:
     planned(registry, "a")
     registry.schedules.put("other", definition(), "ada", replace=False)
