@@ -26,6 +26,8 @@ log = logging.getLogger("tuneline.retrain")
 
 ORDER = ("promoted", "refused", "failed", "passed", "skipped", "unchanged", "running", "waiting")
 """What somebody should see first."""
+MOST_TOLD = 100
+"""Runs that webhooks are told of one by one; the page has all of them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,14 @@ class Night:
             "refused": [row.run.channel for row in self.rows if row.run.state == "refused"],
             "failed": [row.run.channel for row in self.rows if row.run.state == "failed"],
             "drifted": list(self.drifted),
+            "runs": [_told_of(row) for row in self.rows if row.run.state != "unchanged"][:MOST_TOLD],
         }
+
+
+def _told_of(row: NightRow) -> dict[str, Any]:
+    run = row.run
+    why = " ".join(row.measured) or run.note
+    return {"target": run.target, "channel": run.channel, "state": run.state, "why": why}
 
 
 def night_of(registry: Registry, zone: str, at: datetime) -> Night:

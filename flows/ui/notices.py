@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from flows.metrics.fleet import drift, living
 from flows.retraining.deployments import catch_up
+from flows.run.prefect_block import notify
 from registry import Registry
 from registry.access.delivery import deliver_forever
 from registry.errors import RegistryError
@@ -56,7 +57,8 @@ class DriftWatch:
 @asynccontextmanager
 async def telling(registry: Registry) -> AsyncIterator[None]:
     """Deliver what waits, look for drift, and have Prefect know the schedules, meanwhile."""
-    tasks = [asyncio.create_task(deliver_forever(registry.webhooks)), asyncio.create_task(_watch(registry))]
+    delivers = deliver_forever(registry.webhooks, notify)
+    tasks = [asyncio.create_task(delivers), asyncio.create_task(_watch(registry))]
     try:
         yield
     finally:

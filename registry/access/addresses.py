@@ -1,19 +1,28 @@
-"""Which addresses a webhook may have: the public internet, unless a private one was allowed for it."""
+"""Which addresses a webhook may have: the public internet, unless a private one was allowed for it, or a
+Prefect block."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from urllib.parse import urlsplit
 
 from registry.errors import InvalidWebhook
 
+BLOCK = "prefect:"
+"""How an address begins that is a Prefect notification block: `prefect:TYPE/NAME`."""
 _REMEDY = "add it with --allow-private if it is yours"
+_NAMED = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")  # as Prefect names its blocks
 
 
 def check_url(url: str, private: bool) -> None:
     """Raise InvalidWebhook unless `url` is one that may be asked; a name is looked up at each delivery."""
     if len(url) > 2000 or not url.isascii() or not url.isprintable() or " " in url:
         raise InvalidWebhook("a webhook's address has up to 2,000 printable characters of ASCII, no spaces")
+    if url.startswith(BLOCK):
+        if _NAMED.fullmatch(url.removeprefix(BLOCK)) is None:
+            raise InvalidWebhook(f"{url[:80]}: expected {BLOCK}TYPE/NAME, as `prefect block ls` names them")
+        return
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

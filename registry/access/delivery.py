@@ -8,6 +8,8 @@ A receiver gets a POST with a JSON body and
 
 and answers 2xx within `SECONDS`. Redirects are not followed. A name is looked up for each attempt, its
 addresses are checked, and the connection goes to the address that was checked.
+
+An address `prefect:TYPE/NAME` is a Prefect notification block, which whoever delivers has to tell.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
-from registry.access.addresses import check_url, is_public
+from registry.access.addresses import BLOCK, check_url, is_public
 from registry.access.webhooks import Claimed, Webhooks
 from registry.errors import InvalidWebhook, RegistryError
 
@@ -40,6 +42,10 @@ FIRST_WAIT, LONGEST_WAIT = 10.0, 6 * 3600.0
 AT_ONCE = 16
 LOOKED_EVERY = 2.0
 """Seconds between two looks at the outbox."""
+CLAIMED_SECONDS = 6 * SECONDS
+"""How long nobody else attempts a delivery."""
+Notify = Callable[[str, str], Awaitable[str | None]]
+"""Tells a block, `TYPE/NAME`, of a body; what went wrong, if anything did. Takes less than `CLAIMED_SECONDS`."""
 
 
 def signature(secret: str, at: int, body: bytes) -> str:
@@ -53,28 +59,33 @@ def wait(attempts: int, chance: Callable[[], float] = random.random) -> float:
     return float(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempts - 1)) * (0.5 + chance() / 2))
 
 
-async def deliver_due(webhooks: Webhooks) -> int:
+async def deliver_due(webhooks: Webhooks, notify: Notify | None = None) -> int:
     """Attempt every delivery that is due now, once; returns how many. Raises RegistryError."""
     attempted = 0
-    while claimed := await asyncio.to_thread(webhooks.claim, 6 * SECONDS, AT_ONCE):
-        await asyncio.gather(*(_attempt(webhooks, delivery) for delivery in claimed))
+    while claimed := await asyncio.to_thread(webhooks.claim, CLAIMED_SECONDS, AT_ONCE):
+        await asyncio.gather(*(_attempt(webhooks, delivery, notify) for delivery in claimed))
         attempted += len(claimed)
     return attempted
 
 
-async def deliver_forever(webhooks: Webhooks) -> None:
+async def deliver_forever(webhooks: Webhooks, notify: Notify | None = None) -> None:
     """Deliver what comes to be due, until it is cancelled. Several processes may do so at once."""
     while True:
         try:
             if await asyncio.to_thread(webhooks.due):
-                await deliver_due(webhooks)
+                await deliver_due(webhooks, notify)
         except RegistryError as error:
             log.error("webhook deliveries are delayed: %s", error)
         await asyncio.sleep(LOOKED_EVERY)
 
 
-async def _attempt(webhooks: Webhooks, delivery: Claimed) -> None:
-    answer, error = await _post(delivery)
+async def _attempt(webhooks: Webhooks, delivery: Claimed, notify: Notify | None) -> None:
+    if not delivery.url.startswith(BLOCK):
+        answer, error = await _post(delivery)
+    elif notify is None:
+        answer, error = None, "whoever delivers here tells no Prefect blocks; `tuneline webhooks deliver` does"
+    else:
+        answer, error = None, await notify(delivery.url.removeprefix(BLOCK), delivery.body)
     attempts = delivery.attempts + 1
     retry_at = time.time() + wait(attempts) if attempts < ATTEMPTS else None
     if error is not None:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from registry import outbox
 from registry.access import access_log
 from registry.access.access_log import AccessEvent
-from registry.access.addresses import check_url
+from registry.access.addresses import BLOCK, check_url
 from registry.artifacts import Record
 from registry.channels.channels import check_text
 from registry.db.access_tables import webhook_deliveries, webhooks
@@ -73,11 +73,13 @@ class Webhooks:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, url: str, events: Sequence[str], who: str, private: bool = False) -> tuple[Webhook, str]:
-        """A new webhook and the secret that its deliveries are signed with: show it once.
+    def add(
+        self, url: str, events: Sequence[str], who: str, private: bool = False
+    ) -> tuple[Webhook, str | None]:
+        """A new webhook and the secret that its deliveries are signed with: show it once. A block has none.
 
-        Raises InvalidWebhook for an address that is not http(s), has a user or a password, or is private
-        without `private`, and for events that there are not.
+        Raises InvalidWebhook for an address that is neither http(s) nor a block, has a user or a password, or
+        is private without `private`, and for events that there are not.
         """
         check_text("the name of whoever adds the webhook", who)
         check_url(url, private)
@@ -92,7 +94,7 @@ class Webhooks:
             values = {**row, "secret": secret, "created": now(), "changes": 1}
             connection.execute(insert(webhooks), values)
             _record(connection, webhook_id, "add", who)
-            return _webhook(_existing(connection, webhook_id)), secret
+            return _webhook(_existing(connection, webhook_id)), None if url.startswith(BLOCK) else secret
 
     def get(self, webhook_id: str) -> Webhook:
         """The webhook of this id, removed or not. Raises NotFound."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import queue
+import re
 import socket
 import subprocess
 import sys
@@ -10,12 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Message
 
 from registry import Registry
 from tests.seconds import seconds
@@ -160,6 +166,60 @@ def test_a_schedule_is_a_deployment_whose_run_a_worker_does(
     assert client.get(f"/api/deployments/{deployed['id']}").json()["updated"] == kept, "it knows by now"
     tuneline("schedule", "rm", "nightly")
     assert client.get(f"/api/deployments/{deployed['id']}").status_code == 404
+
+
+class Letters(Message):
+    """A mail server's letters, as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: queue.Queue[EmailMessage] = queue.Queue()
+
+    def handle_message(self, message: EmailMessage) -> None:
+        self.came.put(message)
+
+
+def test_a_webhook_is_an_e_mail_where_prefect_has_a_block_for_it(
+    server: tuple[httpx.Client, dict[str, str]], tree: Path
+) -> None:
+    """The document's own lines make the block; the mail server is on loopback."""
+    _, environment = server
+    text = (tree / "docs" / "access.md").read_text()
+    (made,) = re.findall(r"```python\n(from prefect[^`]*)```", text)
+    letters = Letters()
+    controller = Controller(letters, hostname="127.0.0.1", port=0)
+    controller.start()
+    try:
+        port = controller.server.sockets[0].getsockname()[1]
+        url = f"mailto://127.0.0.1:{port}/?mode=insecure&from=tuneline@example.org&to=team@example.org"
+        made = re.sub(r'"mailtos:[^"]*"', repr(url), made)
+
+        def run(*command: str, fails: bool = False) -> str:
+            done = subprocess.run(
+                command, env=environment, cwd=tree, capture_output=True, text=True, timeout=SECONDS
+            )
+            assert done.returncode == fails, done.stdout + done.stderr
+            return done.stdout
+
+        def add(block: str) -> str:
+            added = run(TUNELINE, "webhooks", "add", block, "--events", "night", "--json")
+            return str(json.loads(added)["webhook"]["id"])
+
+        run(sys.executable, "-c", made)
+        (block,) = re.findall(r"webhooks add (prefect:\S+)", text)
+        run(TUNELINE, "webhooks", "test", add(block))
+        letter = letters.came.get(timeout=seconds(60))
+        assert (letter["Subject"], letter["To"]) == ("Tuneline: test", "team@example.org")
+        assert "who: " in letter.get_payload()
+        told = run(TUNELINE, "webhooks", "test", add(f"{block}-of-nobody"), "--json", fails=True)
+        assert "of-nobody" in json.loads(told)["error"]
+    finally:
+        controller.stop()
+    told = run(TUNELINE, "webhooks", "test", add(block), "--json", fails=True)
+    assert "NotificationError" in json.loads(told)["error"], "nobody answers there any more"
+    environment = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
+    told = run(TUNELINE, "webhooks", "test", add(block), "--json", fails=True)
+    assert "PREFECT_API_URL" in json.loads(told)["error"]
 
 
 def is_further_look(run: dict[str, Any]) -> bool:

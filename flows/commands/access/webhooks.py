@@ -24,8 +24,9 @@ def add(arguments: argparse.Namespace) -> Reply:
             arguments.url, arguments.events, who(arguments), arguments.allow_private
         )
     document = {"webhook": webhook.model_dump(mode="json"), "secret": secret}
-    first = f"webhook {webhook.id} is notified of {', '.join(webhook.events)}; its secret is"
-    return Reply(document, lambda: print("\n".join([first, secret, _ONCE])))
+    first = f"webhook {webhook.id} is notified of {', '.join(webhook.events)}"
+    lines = [first] if secret is None else [f"{first}; its secret is", secret, _ONCE]
+    return Reply(document, lambda: print("\n".join(lines)))
 
 
 def ls(arguments: argparse.Namespace) -> Reply:
@@ -56,11 +57,12 @@ def deliveries(arguments: argparse.Namespace) -> Reply:
 
 def test(arguments: argparse.Namespace) -> Reply:
     """One delivery, now; the exit code is 1 if it did not arrive."""
+    from flows.run.prefect_block import notify
     from registry.access.delivery import deliver_due
 
     with open_registry() as registry:
         registry.webhooks.test(arguments.id, who(arguments))
-        asyncio.run(deliver_due(registry.webhooks))
+        asyncio.run(deliver_due(registry.webhooks, notify))
         latest = registry.webhooks.deliveries(arguments.id, 100)
     delivery = next(sent for sent in latest if sent.event == "test")
     exit_code = 0 if delivery.state == "delivered" else 1
@@ -69,20 +71,22 @@ def test(arguments: argparse.Namespace) -> Reply:
 
 def deliver(arguments: argparse.Namespace) -> Reply:
     """Deliver what waits: once, or until a signal."""
+    from flows.run.prefect_block import notify
     from registry.access.delivery import deliver_due
 
     with open_registry() as registry:
         if arguments.once:
-            count = asyncio.run(deliver_due(registry.webhooks))
+            count = asyncio.run(deliver_due(registry.webhooks, notify))
             return Reply({"attempted": count}, lambda: print(f"{count} attempted"))
         asyncio.run(_until_signal(registry))
     return Reply({}, lambda: None)
 
 
 async def _until_signal(registry: Registry) -> None:
+    from flows.run.prefect_block import notify
     from registry.access.delivery import deliver_forever
 
-    task = asyncio.ensure_future(deliver_forever(registry.webhooks))
+    task = asyncio.ensure_future(deliver_forever(registry.webhooks, notify))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):

@@ -305,7 +305,7 @@ def test_an_admin_adds_users_and_webhooks(browser: Browser, tmp_path: Path, comp
         page.locator("input[name=url]").fill(receiver)
         page.locator("input[name=event-drift]").uncheck()
         page.locator("input[name=private]").check()
-        page.get_by_role("button", name="Add, and show its secret once").click()
+        page.get_by_role("button", name="Add; an address's secret is shown once").click()
         (webhook,) = registry.webhooks.ls()
         assert (webhook.url, set(webhook.events)) == (receiver, set(EVENTS) - {"drift"})
         expect(page.locator("[role=alert] code").first).to_be_visible()

@@ -171,6 +171,29 @@ def test_two_who_deliver_at_once_share_the_work(registry: Registry) -> None:
     assert registry.webhooks.due(time.time() + 61), "a claim of a process that died comes to its end"
 
 
+@only("sqlite", "local")
+def test_a_block_is_told_as_an_address_is(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "FIRST_WAIT", 0.0)
+    webhook, _ = registry.webhooks.add("prefect:slack-webhook/ops", ["night"], "ada")
+    answers, told = iter(["no such channel", None]), []
+
+    async def notify(block: str, body: str) -> str | None:
+        told.append((block, json.loads(body)["about"]))
+        return next(answers)
+
+    registry.webhooks.tell("night", {"night": "2026-11-29"}, "that night")
+    asyncio.run(deliver_due(registry.webhooks, notify))
+    assert told == [("slack-webhook/ops", {"night": "2026-11-29"})] * 2
+    (sent,) = registry.webhooks.deliveries(webhook.id)
+    assert (sent.state, sent.attempts, sent.answer, sent.error) == ("delivered", 2, None, None)
+    registry.webhooks.test(webhook.id, "ada")
+    monkeypatch.setattr(delivery, "ATTEMPTS", 1)
+    asyncio.run(deliver_due(registry.webhooks))
+    latest = registry.webhooks.deliveries(webhook.id)[0]
+    assert latest.state == "failed"
+    assert "tells no Prefect blocks" in (latest.error or "")
+
+
 def test_waits_double_and_differ() -> None:
     assert [wait(n, lambda: 1.0) for n in (1, 2, 3, 30)] == [10, 20, 40, delivery.LONGEST_WAIT]
     assert [wait(n, lambda: 0.0) for n in (1, 2, 3)] == [5, 10, 20]
@@ -222,6 +245,8 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
         ("https://example.org:99999/", "is not a valid address"),
         ("https://exämple.org/", "ASCII"),
         ("https://example.org/\r\nX: y", "ASCII"),
+        ("prefect:team-mail", "prefect:TYPE/NAME"),
+        ("prefect:slack-webhook/../x", "prefect:TYPE/NAME"),
     ],
 )
 def test_an_address_that_must_not_be_is_refused(registry: Registry, url: str, says: str) -> None:
