@@ -20,6 +20,7 @@ from prefect import flow  # noqa: E402  (Prefect reads its settings at import)
 from prefect.context import FlowRunContext  # noqa: E402
 from prefect.deployments import run_deployment  # noqa: E402
 from prefect.states import Completed, State  # noqa: E402
+from rich.console import Console  # noqa: E402
 
 from flows.retraining import deployments  # noqa: E402
 from flows.retraining.ceiling import over_ceiling  # noqa: E402
@@ -28,6 +29,7 @@ from flows.retraining.lane import Lane, is_busy, ready  # noqa: E402
 from flows.retraining.look import look  # noqa: E402
 from flows.retraining.night import tell_if_over  # noqa: E402
 from flows.run.prefect_view import ParentFlow  # noqa: E402
+from flows.run.progress_view import StderrConsole  # noqa: E402
 from registry import Registry  # noqa: E402
 from registry.schedules.schedules import Schedule  # noqa: E402
 
@@ -49,6 +51,7 @@ def retrain(schedule: str, lane: bool = False) -> State[dict[str, str]]:
     is named after it, and its result is target → how it ended. Raises `RetrainFailed` at the end if a run
     could not come to its gate.
     """
+    outlive_worker()
     settings = Settings()
     with Registry.open(
         settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
@@ -118,6 +121,12 @@ def _wake(schedule: Schedule, parameters: dict[str, Any], **when: Any) -> bool:
         log.warning("schedule %s: Prefect starts no further flow run: %s", schedule.name, error)
         return False
     return True
+
+
+def outlive_worker() -> None:
+    """Go on where the worker is killed, which reads what this process prints: rich would end the process at
+    its next line."""
+    Console.on_broken_pipe = StderrConsole.on_broken_pipe  # type: ignore[method-assign, assignment]
 
 
 def _by_prefect() -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,6 +20,7 @@ from flows.retraining.lane import Lane
 from registry import Registry
 from registry.schedules.occasions import Planned
 from registry.schedules.schedules import checked
+from tests.seconds import seconds
 
 
 @pytest.fixture
@@ -81,3 +85,27 @@ def test_settings_with_which_no_run_can_begin_are_not_looked_at_each_minute(
         flow.retrain.fn("nightly")
     assert woken == []
     assert len(registry.scheduled_runs.open("nightly")) == 4
+
+
+PRINTS = """
+import sys
+from flows.retraining.flow import outlive_worker
+from prefect.logging import get_logger
+outlive_worker()
+sys.stdin.readline()
+for number in range(3):
+    get_logger('flow_runs').warning('line %d', number)
+with open(sys.argv[1], 'w') as file:
+    file.write('went on')
+"""
+
+
+def test_a_flow_run_goes_on_whose_worker_was_killed(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    command = [sys.executable, "-c", PRINTS, str(tmp_path / "end")]
+    environment = {**os.environ, "TUNELINE_HOME": str(tmp_path / "home")}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=writes, stderr=writes, env=environment)
+    os.close(writes)
+    os.close(reads)
+    process.communicate(b"\n", timeout=seconds(60))
+    assert (process.returncode, (tmp_path / "end").read_text()) == (0, "went on")
