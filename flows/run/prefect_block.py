@@ -2,8 +2,8 @@
 
     python -m flows.run.prefect_block TYPE/NAME < {"subject": …, "text": …}
 
-does it, and says on its standard error what went wrong. It is a process of its own since Prefect takes seconds to
-import, and a mail server may not answer at all.
+does it, and says on its standard error what went wrong. It is a process of its own since Prefect takes
+seconds to import, and a mail server may not answer at all.
 """
 
 from __future__ import annotations

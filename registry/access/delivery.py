@@ -45,7 +45,7 @@ LOOKED_EVERY = 2.0
 CLAIMED_SECONDS = 6 * SECONDS
 """How long nobody else attempts a delivery."""
 Notify = Callable[[str, str], Awaitable[str | None]]
-"""Tells a block, `TYPE/NAME`, of a body; what went wrong, if anything did. Takes less than `CLAIMED_SECONDS`."""
+"""Tells a block, `TYPE/NAME`, of a body within `CLAIMED_SECONDS`; what went wrong, if anything did."""
 
 
 def signature(secret: str, at: int, body: bytes) -> str:
@@ -83,7 +83,7 @@ async def _attempt(webhooks: Webhooks, delivery: Claimed, notify: Notify | None)
     if not delivery.url.startswith(BLOCK):
         answer, error = await _post(delivery)
     elif notify is None:
-        answer, error = None, "whoever delivers here tells no Prefect blocks; `tuneline webhooks deliver` does"
+        answer, error = None, "this process tells no Prefect blocks; `tuneline webhooks deliver` does"
     else:
         answer, error = None, await notify(delivery.url.removeprefix(BLOCK), delivery.body)
     attempts = delivery.attempts + 1

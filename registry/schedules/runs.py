@@ -100,16 +100,14 @@ class ScheduledRuns:
     ) -> Claim | None:
         """The next run that may begin, now this process's: None where there is none, or `at_once` run.
 
-        Those begun least often come first: what kills one run's process keeps no other waiting. A run whose
-        channel somebody works on is passed over. `trigger`: only runs of this one. `at`: seconds since the
-        epoch (default: now).
+        Those begun least often come first, so one that is killed keeps no other waiting; where somebody works
+        on the channel, none. `trigger`: only runs of this one. `at`: seconds since the epoch (default: now).
         """
         ready = _runs(schedule, "waiting").where(schedule_runs.c.begins <= (at or time.time()))
         if trigger is not None:
             ready = ready.where(schedule_occasions.c.trigger == trigger)
         with self._database.read() as connection:
-            first = schedule_runs.c.attempts, schedule_runs.c.sequence
-            rows = connection.execute(ready.order_by(*first)).all()
+            rows = connection.execute(ready.order_by("attempts", "sequence")).all()
         for row in rows:
             try:
                 with self._database.write() as connection:

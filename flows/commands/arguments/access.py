@@ -41,7 +41,9 @@ def _add_webhooks(add: Add, actions: Any) -> None:
         return add(name, f"access.webhooks:{name}", text, actions)
 
     new = command("add", "a new webhook; prints the secret that its deliveries are signed with, this once")
-    new.add_argument("url", help="https://HOST/PATH, or prefect:TYPE/NAME for a notification block of Prefect's")
+    new.add_argument(
+        "url", help="https://HOST/PATH, or prefect:TYPE/NAME for a notification block of Prefect's"
+    )
     text = "events to send (default: all)"
     new.add_argument("--events", nargs="+", choices=EVENTS, default=EVENTS, metavar="EVENT", help=text)
     new.add_argument(

@@ -105,14 +105,14 @@
       table.classList.add("labelled");
     });
   }
-  document.addEventListener("click", (event) => {
-    const heading = event.target.closest("table[data-sortable] thead th");
-    if (!heading || !event.target.closest("button")) return;
-    const column = [...heading.parentNode.children].indexOf(heading);
-    const ascending = heading.getAttribute("aria-sort") !== "ascending";
-    each("th", (other) => other.removeAttribute("aria-sort"), heading.parentNode);
-    heading.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-    const body = heading.closest("table").tBodies[0];
+  // How tables are sorted, each by its place: what changes in the registry brings its rows in their first order.
+  const sortedBy = new Map();
+  const placeOf = (table) => `${table.closest("[id]")?.id} ${[...document.querySelectorAll("table[data-sortable]")].indexOf(table)}`;
+  function sort(table, column, ascending) {
+    const headings = [...table.tHead.rows[0].cells];
+    headings.forEach((other) => other.removeAttribute("aria-sort"));
+    headings[column].setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    const body = table.tBodies[0];
     const value = (row) => {
       const cell = row.cells[column];
       const text = cell.dataset.value ?? cell.querySelector("time")?.dateTime ?? cell.textContent.trim();
@@ -122,9 +122,30 @@
     const rows = [...body.rows].map((row) => [value(row), row]);
     rows.sort((a, b) => (ascending ? order(a[0], b[0]) : order(b[0], a[0])));
     body.append(...rows.map((pair) => pair[1]));
+  }
+  function sortAgain() {
+    each("table[data-sortable]", (table) => {
+      const by = sortedBy.get(placeOf(table));
+      if (by && by.column < table.tHead.rows[0].cells.length) sort(table, by.column, by.ascending);
+    });
+  }
+  document.addEventListener("click", (event) => {
+    const heading = event.target.closest("table[data-sortable] thead th");
+    if (!heading || !event.target.closest("button")) return;
+    const table = heading.closest("table");
+    const by = { column: heading.cellIndex, ascending: heading.getAttribute("aria-sort") !== "ascending" };
+    sortedBy.set(placeOf(table), by);
+    sort(table, by.column, by.ascending);
   });
 
   // Keys --------------------------------------------------------------------------------------------------
+  let reached = null;  // where the row leads that one has moved to: its class is gone once the registry changed
+  const leadsTo = (row) => row.querySelector("a")?.href;
+  function reachAgain() {
+    if (reached && !document.querySelector("[data-row].at")) {
+      [...document.querySelectorAll("[data-row]")].find((row) => leadsTo(row) === reached)?.classList.add("at");
+    }
+  }
   function move(step) {
     const rows = [...document.querySelectorAll("[data-row]")].filter((row) => row.offsetParent !== null);
     if (!rows.length) return;
@@ -132,6 +153,7 @@
     const next = rows[Math.min(rows.length - 1, Math.max(0, at + step))];
     rows[at]?.classList.remove("at");
     next.classList.add("at");
+    reached = leadsTo(next);
     next.scrollIntoView({ block: "nearest" });
     next.querySelector("a")?.focus({ preventScroll: true });
   }
@@ -216,7 +238,7 @@
     });
   }
 
-  function ready() { tellTimes(); sortable(); labelled(); charts(); follow(); }
+  function ready() { tellTimes(); sortable(); sortAgain(); reachAgain(); labelled(); charts(); follow(); }
   document.addEventListener("htmx:after:swap", ready);
   ready();
   listen();

@@ -158,7 +158,7 @@ def test_what_a_killed_lane_leaves_is_done_by_another_without_a_look(
     gone = ScheduledRuns(registry.database, seconds=0.0)  # nobody keeps its lease, as after a kill
     assert gone.claim("nightly", 9) is not None
     lane.work()
-    assert began == ["a", "b"]
+    assert began == ["b", "a"]
 
 
 def test_the_runs_of_a_lane_share_what_runs_their_stages(

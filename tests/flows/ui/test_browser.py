@@ -189,18 +189,29 @@ def test_keys_move_through_rows_and_open_one(page: Page) -> None:
     expect(page.locator("#help")).to_be_visible()
 
 
-def test_tables_sort_by_value(page: Page) -> None:
+def sizes(page: Page) -> list[float]:
+    return list(page.locator("td[data-value]").evaluate_all(SIZES))
+
+
+def test_tables_sort_by_value_and_stay_sorted_and_chosen_when_something_changes(
+    page: Page, registry: Registry, made: dict[str, Artifact]
+) -> None:
     page.goto("/artifacts")
     page.locator("th button", has_text="size").click()
-    sizes = page.locator("td[data-value]").evaluate_all(
-        "cells => cells.map(cell => Number(cell.dataset.value))"
-    )
-    assert sizes == sorted(sizes)
+    assert sizes(page) == sorted(sizes(page))
     page.locator("th button", has_text="size").click()
-    sizes = page.locator("td[data-value]").evaluate_all(
-        "cells => cells.map(cell => Number(cell.dataset.value))"
+    page.locator("tbody input[type=checkbox]").nth(2).check()
+    chosen = page.locator("tbody input:checked").get_attribute("value")
+    page.locator("h1").click()
+    page.keyboard.press("j")
+    page.evaluate(
+        "document.addEventListener('htmx:after:swap', () => { document.body.dataset.swapped = 1; })"
     )
-    assert sizes == sorted(sizes, reverse=True)
+    registry.outcomes.add([answered("support/first", made["gptq"].id, datetime.now(UTC))])
+    page.locator("body[data-swapped]").wait_for()
+    assert sizes(page) == sorted(sizes(page), reverse=True)
+    assert page.locator("tbody input:checked").get_attribute("value") == chosen
+    assert page.locator("tr.at").count() == 1
 
 
 def test_the_theme_is_kept(page: Page) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -219,11 +220,11 @@ def test_a_judged_canary_is_promoted_or_stopped_and_the_gateway_follows_within_s
                     for artifact, arm, requests, failed in rows
                 ]
             )
-        talk = 100
+        talk, limit = 100, time.monotonic() + seconds(120)  # the second's answers count from a minute on
         while not (judged := judge.round(channel)):
             receipts(range(talk, talk + 12))
             talk += 12
-            assert talk < 2000
+            assert time.monotonic() < limit
         (decided,) = judged
         assert decided.ending == ("harm" if candidate == worse.gguf else "safe")
         expected = live.gguf if candidate == worse.gguf else candidate
