@@ -1,9 +1,9 @@
-"""Tells people by a Prefect notification block: e-mail, Slack, Teams and whatever else Prefect sends to.
+"""Tells people by a block of Prefect's: e-mail, Slack, Teams and whatever else Prefect sends to.
 
-    python -m flows.run.prefect_block TYPE/NAME < {"subject": …, "text": …}
+    python -m flows.run.prefect_block TYPE/NAME[?to=ADDRESS[&from=ADDRESS]] < {"subject": …, "text": …}
 
-does it, and says on its standard error what went wrong. It is a process of its own since Prefect takes
-seconds to import, and a mail server may not answer at all.
+does it, and prints what went wrong; Prefect's log goes to the standard error. It is a process of its own
+since Prefect takes seconds to import, and a mail server may not answer at all.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import asyncio
 import inspect
 import json
 import os
+import socket
 import sys
 from collections.abc import Awaitable
+from email.message import EmailMessage
 from typing import Any
+from urllib.parse import parse_qs
 
 from registry.access.delivery import CLAIMED_SECONDS
 
@@ -24,17 +27,15 @@ LONGEST = 300
 
 
 async def notify(block: str, body: str) -> str | None:
-    """Tell the block `TYPE/NAME` of a delivery's body, which is JSON; what went wrong, if anything did."""
+    """Tell the block `TYPE/NAME[?to=…]` of a delivery's body, which is JSON; what went wrong, if anything."""
     if not os.environ.get("PREFECT_API_URL"):
         return "PREFECT_API_URL names no Prefect server; blocks are kept there: set it for whoever delivers"
     command = [sys.executable, "-m", "flows.run.prefect_block", block]
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=pipe, stdout=asyncio.subprocess.DEVNULL, stderr=pipe
-    )
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
         letter = json.dumps(letter_of(json.loads(body))).encode()
-        _, said = await asyncio.wait_for(process.communicate(letter), SECONDS)
+        said, logged = await asyncio.wait_for(process.communicate(letter), SECONDS)
     except TimeoutError:
         return f"block {block} has not told anybody within {SECONDS:.0f} s"
     finally:
@@ -43,8 +44,8 @@ async def notify(block: str, body: str) -> str | None:
             await process.wait()
     if process.returncode == 0:
         return None
-    lines = said.decode("utf-8", "replace").strip().splitlines() or [f"it ended with {process.returncode}"]
-    return f"block {block}: {lines[-1][:LONGEST]}"
+    lines = (said or logged).decode("utf-8", "replace").strip().splitlines()
+    return f"block {block}: {lines[-1][:LONGEST] if lines else f'it ended with {process.returncode}'}"
 
 
 def letter_of(body: dict[str, Any]) -> dict[str, str]:
@@ -67,29 +68,50 @@ def _lines(key: str, value: Any) -> list[str]:
     return [f"{key}: {'–' if value is None else value}"]
 
 
-async def _awaited(answer: Awaitable[None]) -> None:
-    await answer
-
-
 def main() -> int:
     """Raises nothing: what went wrong is one line, as it stands in the log of deliveries."""
     letter = json.load(sys.stdin)
-    from prefect.blocks.abstract import NotificationBlock
-    from prefect.blocks.core import Block
-
     try:
-        block = Block.load(sys.argv[1])
-        if not isinstance(block, NotificationBlock):
-            print(f"is a {type(block).__name__}, and tells nobody anything", file=sys.stderr)
-            return 1
-        with block.raise_on_failure():
-            answer: Any = block.notify(letter["text"], letter["subject"])
-            if inspect.isawaitable(answer):  # Prefect's own answer at once where no loop runs
-                asyncio.run(_awaited(answer))
+        _send(sys.argv[1], letter["subject"], letter["text"])
     except Exception as error:
-        print(f"{type(error).__name__}: {str(error).strip() or 'nobody was told'}", file=sys.stderr)
+        print(f"{type(error).__name__}: {' '.join(str(error).split()) or 'nobody was told'}")
         return 1
     return 0
+
+
+def _send(address: str, subject: str, text: str) -> None:
+    from prefect.blocks.abstract import NotificationBlock
+    from prefect.blocks.core import Block
+    from prefect_email import EmailServerCredentials
+
+    name, _, query = address.partition("?")
+    block = Block.load(name)
+    if isinstance(block, EmailServerCredentials):
+        with block.get_server() as server:
+            server.send_message(_mail(block.username, parse_qs(query), subject, text))
+    elif isinstance(block, NotificationBlock):
+        with block.raise_on_failure():
+            answer: Any = block.notify(text, subject)
+            if inspect.isawaitable(answer):  # Prefect's own answer at once where no loop runs
+                asyncio.run(_awaited(answer))
+    else:
+        raise TypeError(f"it is a {type(block).__name__}, and tells nobody anything")
+
+
+def _mail(user: str | None, given: dict[str, list[str]], subject: str, text: str) -> EmailMessage:
+    if "to" not in given:
+        raise ValueError(
+            "it sends e-mail, but to whom is not said: add `?to=ADDRESS` to the webhook's address"
+        )
+    message = EmailMessage()
+    message["Subject"], message["To"] = subject, given["to"][0]
+    message["From"] = given.get("from", [user or f"tuneline@{socket.gethostname()}"])[0]
+    message.set_content(text)
+    return message
+
+
+async def _awaited(answer: Awaitable[None]) -> None:
+    await answer
 
 
 if __name__ == "__main__":

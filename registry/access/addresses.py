@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from registry.errors import InvalidWebhook
 
 BLOCK = "prefect:"
-"""How an address begins that is a Prefect notification block: `prefect:TYPE/NAME`."""
+"""How an address begins that is a block of Prefect's: `prefect:TYPE/NAME`, for e-mail with `?to=ADDRESS`."""
 _REMEDY = "add it with --allow-private if it is yours"
-_NAMED = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")  # as Prefect names its blocks
+_NAMED = re.compile(r"[a-z0-9-]+/[a-z0-9-]+(\?to=[^&#]+(&from=[^&#]+)?)?")  # as Prefect names its blocks
 
 
 def check_url(url: str, private: bool) -> None:
@@ -21,7 +21,7 @@ def check_url(url: str, private: bool) -> None:
         raise InvalidWebhook("a webhook's address has up to 2,000 printable characters of ASCII, no spaces")
     if url.startswith(BLOCK):
         if _NAMED.fullmatch(url.removeprefix(BLOCK)) is None:
-            raise InvalidWebhook(f"{url[:80]}: expected {BLOCK}TYPE/NAME, as `prefect block ls` names them")
+            raise InvalidWebhook(f"{url[:80]}: expected {BLOCK}TYPE/NAME, as `prefect block ls` names it")
         return
     try:
         parts = urlsplit(url)

@@ -9,7 +9,7 @@ A receiver gets a POST with a JSON body and
 and answers 2xx within `SECONDS`. Redirects are not followed. A name is looked up for each attempt, its
 addresses are checked, and the connection goes to the address that was checked.
 
-An address `prefect:TYPE/NAME` is a Prefect notification block, which whoever delivers has to tell.
+An address `prefect:TYPE/NAME` is a block of Prefect's, which whoever delivers has to tell.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LOOKED_EVERY = 2.0
 CLAIMED_SECONDS = 6 * SECONDS
 """How long nobody else attempts a delivery."""
 Notify = Callable[[str, str], Awaitable[str | None]]
-"""Tells a block, `TYPE/NAME`, of a body within `CLAIMED_SECONDS`; what went wrong, if anything did."""
+"""Tells a block, `TYPE/NAME[?to=…]`, of a body within `CLAIMED_SECONDS`; what went wrong, if anything did."""
 
 
 def signature(secret: str, at: int, body: bytes) -> str:

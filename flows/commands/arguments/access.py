@@ -42,7 +42,7 @@ def _add_webhooks(add: Add, actions: Any) -> None:
 
     new = command("add", "a new webhook; prints the secret that its deliveries are signed with, this once")
     new.add_argument(
-        "url", help="https://HOST/PATH, or prefect:TYPE/NAME for a notification block of Prefect's"
+        "url", help="https://HOST/PATH, or prefect:TYPE/NAME for a block of Prefect's (e-mail: …?to=ADDRESS)"
     )
     text = "events to send (default: all)"
     new.add_argument("--events", nargs="+", choices=EVENTS, default=EVENTS, metavar="EVENT", help=text)

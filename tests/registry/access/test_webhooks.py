@@ -247,6 +247,7 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
         ("https://example.org/\r\nX: y", "ASCII"),
         ("prefect:team-mail", "prefect:TYPE/NAME"),
         ("prefect:slack-webhook/../x", "prefect:TYPE/NAME"),
+        ("prefect:email-server-credentials/x?cc=a@example.org", "prefect:TYPE/NAME"),
     ],
 )
 def test_an_address_that_must_not_be_is_refused(registry: Registry, url: str, says: str) -> None:
