@@ -29,7 +29,7 @@ test: setup lint  ## everything that CI checks, in under half an hour on 2 cores
 	$(BIN)/python -m pytest -n 3 -m "not vllm and not deploy"
 
 # Modules that need every heavy library, beside .ci/smoke.py, in a few minutes.
-SMOKE := tests/flows/test_recipe.py tests/flows/gates/test_gate.py tests/registry/channels/test_channels.py tests/stages/test_merge.py
+SMOKE := tests/flows/test_recipe.py tests/flows/gates tests/registry/channels/test_channels.py tests/stages/test_merge.py tests/stages/backends/merge tests/stages/backends/test_safetensors.py
 test-python:  ## a smoke test on another Python: make test-python PYTHON=/path/to/python3.13
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' || { echo "name a Python 3.11, 3.12 or 3.13: make test-python PYTHON=/path/to/python3.13"; exit 1; }
 	@$(MAKE) --no-print-directory setup VENV=.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') PYTHON=$(PYTHON)

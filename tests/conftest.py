@@ -47,13 +47,18 @@ LONGEST = 600.0
 """Seconds after which a test hangs, with its fixtures, unless it says otherwise."""
 
 
+TOGETHER = ("tests/e2e/", "tests/serving/gateway/hostile/")
+"""Folders whose tests look at one run of the pico recipe, or at one gateway."""
+
+
 class ByFixture(LoadScopeScheduling):
-    """A worker gets whole files, and the tests that look at one run of the pico recipe together."""
+    """A worker gets whole files, and the folders of TOGETHER whole."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        own = file.startswith((FIRST[0], "tests/e2e/test_same_ids.py"))
-        return "tests/e2e/" if file.startswith("tests/e2e/") and not own else file
+        if file.startswith((FIRST[0], "tests/e2e/test_same_ids.py")):
+            return file
+        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from registry import Registry
-from tests.flows.commands.test_gate import BAD, GOOD, POLICY, check_junit
-from tests.flows.evaluation_files import Lineage
+from tests.flows.commands.gates.junit import check_junit
+from tests.flows.evaluation_files import BAD, GOOD, POLICY, Lineage
 from tests.seconds import seconds
 
 CI = Path(__file__).resolve().parents[2] / "deploy" / "ci"

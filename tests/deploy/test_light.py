@@ -16,8 +16,7 @@ import yaml
 
 from registry import Registry
 from tests.deploy import light
-from tests.flows.commands.test_gate import BAD, GOOD, POLICY
-from tests.flows.evaluation_files import Lineage
+from tests.flows.evaluation_files import BAD, GOOD, POLICY, Lineage
 
 HEAVY = {"torch", "transformers", "prefect", "pyarrow", "llama-cpp-python", "datasets"}
 

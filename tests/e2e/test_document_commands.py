@@ -217,9 +217,9 @@ PAGES = {
     "gates.md": Page(
         real={"support/prod": "pico/smoke", "5764346d": "{decision}"},
         elsewhere={
-            "gate support": "tests/flows/commands/test_gate.py: needs a registry of made-up answers",
-            "gate plan": "tests/flows/commands/test_gate.py: takes a while",
-            "promote": "tests/flows/commands/test_gate.py",
+            "gate support": "tests/flows/commands/gates/test_gate.py: needs a registry of made-up answers",
+            "gate plan": "tests/flows/commands/gates/test_gate.py: takes a while",
+            "promote": "tests/flows/commands/gates/test_channels.py",
         },
         before={"channels policy support/prod --set": policy},
     ),

@@ -21,6 +21,15 @@ Results = dict[str, Any]
 Change = Callable[[Results, list[Row]], None]
 NF4 = {"quant_type": "nf4", "double_quant": True, "compute_dtype": "bfloat16"}
 TASK = {"kind": "heldout", "name": "heldout", "max_items": None}
+GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 20 + [0.0] * 80
+POLICY: dict[str, Any] = {
+    "tasks": [
+        {"task": "heldout", "metric": "exact_match", "role": "improve", "against": "baseline", "margin": 0.1},
+        {"task": "heldout", "metric": "exact_match", "role": "keep", "against": "parent", "margin": 0.1},
+        {"task": "heldout", "metric": "exact_match", "role": "keep", "against": "live", "margin": 0.1},
+    ]
+}
+"""What GOOD passes and BAD does not, against a BAD base."""
 
 
 def item(index: int) -> str:

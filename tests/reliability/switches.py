@@ -31,7 +31,14 @@ import pytest
 from tests.seconds import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
-GATE, COMMANDS = "tests/flows/gates/test_gate.py", "tests/flows/commands/test_gate.py"
+GATE, SOUNDNESS, THRESHOLDS, CONTAMINATION, POLICY = (
+    f"tests/flows/gates/test_{name}.py"
+    for name in ("gate", "soundness", "thresholds", "contamination", "policy")
+)
+COMMAND, READ, MOVES, ADAPTERS, DIRECTORIES, REPORTS = (
+    f"tests/flows/commands/gates/test_{name}.py"
+    for name in ("gate", "evidence", "channels", "adapters", "directories", "reports")
+)
 LADDER, RECIPE = "tests/flows/ladder/test_ladder.py", "tests/flows/test_recipe.py"
 CHANNELS, GATES, SIGNING = (
     f"tests/registry/channels/test_{name}.py" for name in ("channels", "decisions", "signing")
@@ -70,9 +77,9 @@ class Switch:
 
 
 TABLES = {
-    ("flows/gates/soundness.py", "TASK_CHECKS"): ("lambda *_: ()", (GATE,)),
-    ("flows/gates/soundness.py", "READING_CHECKS"): ("lambda *_: ()", (GATE,)),
-    ("flows/gates/checks.py", "PAIR_CHECKS"): ("lambda *_: ()", (GATE,)),
+    ("flows/gates/soundness.py", "TASK_CHECKS"): ("lambda *_: ()", (SOUNDNESS,)),
+    ("flows/gates/soundness.py", "READING_CHECKS"): ("lambda *_: ()", (SOUNDNESS,)),
+    ("flows/gates/checks.py", "PAIR_CHECKS"): ("lambda *_: ()", (SOUNDNESS,)),
     ("flows/ladder/checks.py", "CHECKS"): ("lambda *_: None", (LADDER,)),
 }
 """Checks that stand in a table: (file, name) → what to put in a check's place, and the tests."""
@@ -108,7 +115,7 @@ def _in(file: str, *tests: str, **switches: tuple[str, str]) -> list[Switch]:
 
 GATE_SWITCHES = [
     *_in(
-        "flows/gates/evidence.py", GATE,
+        "flows/gates/evidence.py", SOUNDNESS,
         samples_lie_in_the_evaluation=("if file.parent != path or not", "if not"),
         no_NaN_in_rows=("row = json.loads(line, parse_constant=refuse_constant)", "row = json.loads(line)"),
         no_NaN_in_results=("results = parse_results(raw)", "results = json.loads(raw)"),
@@ -143,7 +150,7 @@ GATE_SWITCHES = [
         one_item_has_no_spread=("if len(set(differences.clusters)) < 2:", "if False:"),
     ),
     *_in(
-        "flows/gates/gate.py", GATE,
+        "flows/gates/gate.py", GATE, CONTAMINATION, SOUNDNESS,
         the_worst_rule_counts=("verdict=max(_counted(results)", "verdict=min(_counted(results)"),
         an_invalid_claim_makes_its_group_invalid=('"invalid" if "invalid" in verdicts else min(', "(min)("),
         rules_on_tasks_cannot_be_waived=('result.kind != "task" and ', ""),
@@ -161,14 +168,14 @@ GATE_SWITCHES = [
         the_size_of_the_sample=("references, policy.evidence.min_items)", "references, 1)"),
     ),
     *_in(
-        "flows/gates/contamination.py", GATE,
+        "flows/gates/contamination.py", CONTAMINATION,
         items_word_for_word=('exact = bool(text) and " ".join(text) in met_whole', "exact = False"),
         items_in_large_part=("if exact or (mine and share >= limits.share):", "if exact:"),
         sequences_over_all_rows=("met |= sequences", "met = sequences"),
         case_and_punctuation_aside=('normalize("NFKC", text)).lower()', 'normalize("NFKC", text))'),
     ),
     *_in(
-        "flows/gates/contamination.py", COMMANDS,
+        "flows/gates/contamination.py", DIRECTORIES,
         training_data_that_cannot_be_read=(
             "except (OSError, pyarrow.ArrowException, KeyError, AttributeError, TypeError) as error:\n"
             "        raise Usage(",
@@ -177,7 +184,7 @@ GATE_SWITCHES = [
         ),
     ),
     *_in(
-        "flows/gates/thresholds.py", GATE,
+        "flows/gates/thresholds.py", THRESHOLDS, GATE,
         size=("if policy.max_bytes is not None:", "if False:"),
         bits_per_weight=("if policy.max_bits_per_weight is not None:", "if False:"),
         latency=("if policy.max_latency_ms is not None:", "if False:"),
@@ -221,7 +228,7 @@ GATE_SWITCHES = [
         limits_that_are_floors=('AT_LEAST = frozenset({"same_top"})', "AT_LEAST = frozenset()"),
     ),
     *_in(
-        "flows/gates/sources.py", COMMANDS,
+        "flows/gates/sources.py", READ, ADAPTERS, COMMAND,
         a_candidate_that_was_never_evaluated=(
             'why = f"there is no evaluation of {model.manifest.kind} {model.id[:12]}"\n'
             '        return Evidence(artifact_id="none", digest="none", subject=model.id, problems=(why,))',
@@ -258,13 +265,13 @@ GATE_SWITCHES = [
         ),
     ),
     *_in(
-        "flows/gates/directories.py", COMMANDS,
+        "flows/gates/directories.py", DIRECTORIES,
         directories_have_no_lineage=(
             "if policy.evidence.lineage or policy.evidence.verified:", "if False:",
         ),
     ),
     *_in(
-        "flows/commands/gates/gate.py", COMMANDS,
+        "flows/commands/gates/gate.py", COMMAND, MOVES,
         a_waiver_needs_a_reason_and_a_name=(
             "if not (is_said(arguments.reason) and is_said(arguments.who)):\n"
             '        raise Usage("--waive needs --reason WHY and --who NAME; both are recorded',
@@ -286,20 +293,20 @@ GATE_SWITCHES = [
                                             "Reply(document, text)"),
     ),
     *_in(
-        "flows/gates/latency.py", COMMANDS,
+        "flows/gates/latency.py", COMMAND,
         latency_of_another_artifact=("if subject is not None and measured != subject:", "if False:"),
         latencies_that_are_no_durations=(
             'if not durations or not all(0 < value < float("inf") for value in durations):', "if False:",
         ),
     ),
     *_in(
-        "flows/gates/reports.py", COMMANDS,
+        "flows/gates/reports.py", REPORTS,
         a_group_of_which_no_rule_passes=('("pass" not in group or "invalid" in group)', "not rule.group"),
         failures_in_the_JUnit_report=("if rule in failed:", "if False:"),
         what_is_invalid_in_the_JUnit_report=("elif rule in broken:", "elif False:"),
     ),
     *_in(
-        "flows/gates/policy.py", GATE,
+        "flows/gates/policy.py", POLICY,
         a_margin_of_nothing=('if self.role == "keep" and self.margin == 0:', "if False:"),
         a_margin_beyond_every_share=('if self.scores == "binary" and not self.margin < 1:', "if False:"),
         groups_are_of_improve_rules=('if self.any_of is not None and self.role != "improve":', "if False:"),
@@ -330,7 +337,7 @@ GATE_SWITCHES = [
 ]  # fmt: skip
 SIGNATURE_SWITCHES = [
     *_in(
-        "registry/channels/decisions.py", CHANNELS, GATES, COMMANDS,
+        "registry/channels/decisions.py", CHANNELS, GATES, MOVES,
         a_move_needs_a_decision=("if decision_id is None:\n        raise GateRequired(",
                                  "if decision_id is None:\n        return None  # type: ignore\n"
                                  "        raise GateRequired("),
@@ -348,7 +355,7 @@ SIGNATURE_SWITCHES = [
                                       "return json.dumps(dict(value))"),
     ),
     *_in(
-        "registry/channels/signing.py", SIGNING, COMMANDS,
+        "registry/channels/signing.py", SIGNING, MOVES,
         signatures_are_verified=("binascii.Error, ValueError):\n        return False",
                                  "binascii.Error, ValueError):\n        return True"),
         no_signature_is_none=("if signer is None or signature is None:", "if False:"),

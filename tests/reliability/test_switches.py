@@ -52,7 +52,7 @@ def test_checks_that_are_switched_off_are_noticed(pytestconfig: pytest.Config) -
     code, report = run(pytestconfig.rootpath, "-m", "tests.reliability.switches", "--only", *chosen)
     assert code == 0, report
     assert report["by"].keys() == set(chosen)
-    assert report["by"]["gates/thresholds: size"] == f"{switches.GATE}::test_ceilings"
+    assert report["by"]["gates/thresholds: size"] == f"{switches.THRESHOLDS}::test_ceilings"
 
 
 def test_a_check_that_nobody_guards_is_told(pytestconfig: pytest.Config) -> None:

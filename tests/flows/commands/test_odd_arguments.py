@@ -16,7 +16,7 @@ from flows import cli
 from flows.errors import Usage, of_a_path
 from flows.settings import Settings
 from registry import Registry
-from tests.flows.commands.test_gate import POLICY
+from tests.flows.evaluation_files import POLICY
 from tests.flows.lineages import family
 
 ODD = {

@@ -17,8 +17,7 @@ from registry.db import triggers
 from registry.tenancy.outcomes import Outcome
 from registry.tenancy.tenants import key_digest
 from tests.flows.commands.conftest import Run, Say
-from tests.flows.commands.test_gate import BAD, GOOD, POLICY
-from tests.flows.evaluation_files import Lineage
+from tests.flows.evaluation_files import BAD, GOOD, POLICY, Lineage
 
 KEY = re.compile(r"tl-([0-9a-f]{12})-[A-Za-z0-9_-]{43}")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from stages.backends import chat
 from stages.config.feed import file_in
 from stages.config.prepare import PrepareConfig
 from stages.contract import Parent
@@ -29,12 +28,7 @@ def question(number: int) -> str:
     return f"Number {number}: why is my {thing} {word} after {number * 7 % 31} days of use at {number} F"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tokenizer_read_once(pico_base: Parent) -> Iterator[None]:
-    tokenizer = chat.load_tokenizer(pico_base.path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chat, "load_tokenizer", lambda path: tokenizer)
-        yield
+pytestmark = pytest.mark.usefixtures("tokenizer_read_once")
 
 
 @pytest.fixture
