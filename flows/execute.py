@@ -32,6 +32,7 @@ from flows.run.runs import PAGE, RECIPE, REPORT, begin
 from flows.run.stage_row import StageRow
 from flows.settings import Settings, quiet_libraries
 from registry import Registry
+from registry.artifacts import JsonObject
 from registry.errors import RegistryError
 from serving.errors import ServingError
 from stages.errors import InsufficientResources, MissingPackage, StageError
@@ -181,9 +182,9 @@ def bring_converter(recipe: Recipe, view: ProgressView) -> None:
         converter_source.install()
 
 
-def as_json(report: RunReport) -> dict[str, Any]:
+def as_json(report: RunReport) -> JsonObject:
     """The report as JSON values."""
-    tree: dict[str, Any] = json.loads(json.dumps(asdict(report), default=str))
+    tree: JsonObject = json.loads(json.dumps(asdict(report), default=str))
     return tree
 
 

@@ -10,6 +10,12 @@ import shutil
 import sys
 import unicodedata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # takes long to import, and few commands render a document
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 _COMMAND = re.compile(
     r"(?:(?<=`)|(?<=: )|(?<=; ))(?:(?P<own>tuneline)(?= [a-z])|(?P<pip>pip)(?= install )|python(?= -m ))"
@@ -51,6 +57,20 @@ def from_log10(log10: float) -> str:
 def short(artifact_id: str | None) -> str:
     """The first 12 digits of an artifact's id; `–` where there is none."""
     return artifact_id[:12] if artifact_id else "–"
+
+
+def template_environment(folder: Path = TEMPLATES, **options: Any) -> Environment:
+    """Jinja's for the templates in a folder: what they name has to be there, and texts come out `plain`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
+        **options,
+    )
 
 
 def plain(text: str) -> str:

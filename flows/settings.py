@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_home_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _empty_home_is_unset(cls, values: Mapping[str, object]) -> dict[str, object]:
         # of the others, an empty token above all, an empty value is a mistake to be told
         return {key: value for key, value in values.items() if (key, value) != ("home", "")}
 

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -26,12 +26,20 @@ Relation = Literal[
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in lower-case hexadecimal."""
 
+JsonObject = dict[str, Any]
+"""A JSON object whose keys are somebody else's to choose; where they are known there is a type for them."""
 MODEL_KINDS: frozenset[Kind] = frozenset({"base", "adapter", "merged", "quantized"})
 
 
 class Record(BaseModel):
     # Built when first used: a command needs few of its records, and building all takes a tenth of its start.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    @classmethod
+    def of_row(cls, row: object, **parsed: object) -> Self:
+        """The record that a row of the database holds; `parsed`: the fields that it has in another form."""
+        fields = {name: getattr(row, name) for name in cls.model_fields if name not in parsed}
+        return cls.model_validate({**fields, **parsed})
 
 
 class BaseReference(Record):

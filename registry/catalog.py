@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -180,10 +180,7 @@ def evaluations(connection: Connection, artifact_id: str) -> list[Artifact]:
 def runs(connection: Connection, artifact_id: str) -> list[Execution]:
     """The executions that led to the artifact, oldest first."""
     query = select(executions).where(executions.c.artifact_id == artifact_id).order_by(executions.c.sequence)
-    return [
-        Execution.model_validate({field: getattr(row, field) for field in Execution.model_fields})
-        for row in connection.execute(query)
-    ]
+    return [Execution.of_row(row) for row in connection.execute(query)]
 
 
 def runs_here(connection: Connection, stage: str, machine: str, limit: int) -> list[tuple[Artifact, float]]:
@@ -218,7 +215,7 @@ def record_problems(connection: Connection, artifact_id: str) -> list[str]:
     return problems
 
 
-def _columns(manifest: Manifest, artifact_id: str, created: str) -> dict[str, Any]:
+def _columns(manifest: Manifest, artifact_id: str, created: str) -> Mapping[str, object]:
     base, quant = manifest.base, manifest.quant
     return {
         "id": artifact_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,24 @@ FALLBACK_QUESTION = "Hello, what can you do?"
 
 ANSWER_TIMEOUT = 120.0
 """Seconds for the smoke test's answer."""
+
+
+class ChangedAnswer(TypedDict):
+    """What a `file` answered to an item when it was evaluated, and what its `endpoint` did."""
+
+    document: int
+    file: str
+    endpoint: str
+
+
+class Probe(TypedDict):
+    """Held-out items that an endpoint was `asked`, with the `same` answers, with prompts of the same length,
+    and the `different` ones."""
+
+    asked: int
+    same: int
+    same_prompt: int
+    different: list[ChangedAnswer]
 
 
 class DeployFacts(BaseModel):
@@ -118,7 +136,7 @@ def _smoke_test(endpoint: Endpoint, config: DeployConfig, base: Parent | None) -
     )
 
 
-def _probe(endpoint: Endpoint, config: DeployConfig, parents: Parents) -> dict[str, Any] | None:
+def _probe(endpoint: Endpoint, config: DeployConfig, parents: Parents) -> Probe | None:
     """None where there is nothing to compare with."""
     logged = _logged(parents["evaluation"].path, config.probes) if "evaluation" in parents else None
     if logged is None or "dataset" not in parents or "base" not in parents:
@@ -127,20 +145,17 @@ def _probe(endpoint: Endpoint, config: DeployConfig, parents: Parents) -> dict[s
 
     rows, limit = logged
     chats = prompts(parents["dataset"].path, parents["base"].path, [row["document"] for row in rows])
-    same_prompt, different = 0, []
+    same_prompt = 0
+    different: list[ChangedAnswer] = []
     for row, (messages, _, tokens) in zip(rows, chats, strict=True):
         try:
             reply = standalone.ask(endpoint, messages, limit, ANSWER_TIMEOUT)
         except errors.RequestFailed as error:
             raise StageError(f"a held-out item got no answer, the engine was stopped: {error}") from error
         same_prompt += reply.prompt_tokens == tokens
-        if reply.text.strip() != row["answer"].strip():
-            found = {
-                "document": row["document"],
-                "file": row["answer"].strip(),
-                "endpoint": reply.text.strip(),
-            }
-            different.append(found)
+        logged_answer, answer = row["answer"].strip(), reply.text.strip()
+        if answer != logged_answer:
+            different.append({"document": row["document"], "file": logged_answer, "endpoint": answer})
     asked = len(rows)
     return {
         "asked": asked,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from registry.artifacts import BaseReference, QuantSpec, Relation
 from registry.compat.base_reference import differing
@@ -13,6 +12,7 @@ from registry.compat.shapes import KEY
 from registry.errors import Incompatible
 from stages.config.merge import MergeConfig
 from stages.contract import Facts, Parent, Parents, toolchain
+from stages.formats.gguf_types import TemplateDigest
 from stages.outline import outline_of_model
 from stages.training_record import TrainingRecord, recorded_nf4, training_record
 from stages.untrusted.tokenizer import template_of
@@ -57,7 +57,7 @@ def merge(parents: Parents, config: MergeConfig, out: Path) -> Facts:
     )
 
 
-def _own_template(base: Parent, merged: Path) -> dict[str, Any]:
+def _own_template(base: Parent, merged: Path) -> dict[str, TemplateDigest]:
     """What an engine has to know where the adapter brought another chat template than its base's."""
     settings = merged / "tokenizer_config.json"
     template = template_of(merged, json.loads(settings.read_text("utf-8")) if settings.is_file() else {})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from registry.artifacts import JsonObject
 from registry.compat import peft
 from registry.compat.shapes import AdapterOutline, LoraTarget, ModelOutline, TensorGroup, group, is_end
 from stages.errors import InvalidInput
@@ -17,13 +18,20 @@ Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 """Tensor name → dtype code and shape."""
 
 
-def outline_of_model(folder: Path) -> dict[str, Any]:
+class AddedToken(TypedDict):
+    """What is needed of an entry of a tokenizer.json's `added_tokens`."""
+
+    id: int
+    content: str
+
+
+def outline_of_model(folder: Path) -> JsonObject:
     """For a manifest's metrics: the outline of the Hugging Face model (GPTQ too) in `folder`."""
     model = ModelDirectory(folder)
     return model_outline(model.config, model.shapes).model_dump(mode="json")
 
 
-def outline_of_adapter(folder: Path) -> dict[str, Any]:
+def outline_of_adapter(folder: Path) -> JsonObject:
     """For a manifest's metrics: the outline of the PEFT LoRA adapter in `folder`."""
     config = json.loads((folder / peft.CONFIG).read_text())
     file = folder / "tokenizer.json"
@@ -31,7 +39,7 @@ def outline_of_adapter(folder: Path) -> dict[str, Any]:
     return adapter_outline(config, ModelDirectory(folder).shapes, ids).model_dump(mode="json")
 
 
-def outline_of_gguf(values: Mapping[str, Any]) -> dict[str, Any]:
+def outline_of_gguf(values: Mapping[str, Any]) -> JsonObject:
     """For a manifest's metrics: a GGUF file's own limits. Its tensors, in llama.cpp's names, stay out."""
     outline = ModelOutline(context_length=gguf_positions(values), tied=None, tensors={})
     return outline.model_dump(mode="json")
@@ -118,11 +126,11 @@ def tokenizer_length(tokenizer: Mapping[str, Any]) -> int | None:
     return max(numbers) + 1 if numbers else None
 
 
-def added_tokens(tokenizer: Mapping[str, Any]) -> list[dict[str, Any]]:
+def added_tokens(tokenizer: Mapping[str, Any]) -> list[AddedToken]:
     """The entries of a tokenizer.json's `added_tokens` that have an id and a text."""
     entries = tokenizer.get("added_tokens")
     return [
-        entry
+        {"id": entry["id"], "content": entry["content"]}
         for entry in (entries if isinstance(entries, list) else ())
         if isinstance(entry, dict)
         and isinstance(entry.get("id"), int)

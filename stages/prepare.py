@@ -69,7 +69,7 @@ def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
 
 def _prepare(
     tokenizer: Any, config: PrepareConfig, previous: Path | None, out: Path, scratch: Path
-) -> dict[str, Any]:
+) -> dict[str, object]:
     from stages.backends.chat import render
     from stages.data.card import card
     from stages.data.collect import RowCheck, RowCounts, collect

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from registry.artifacts import QuantSpec, Relation
+from registry.artifacts import JsonObject, QuantSpec, Relation
 from registry.compat.adapter import TRAINED_ON, recipe_of
 from registry.compat.shapes import KEY
 from stages.contract import Facts, Parent, Parents, toolchain
@@ -122,11 +122,11 @@ def _name(model: Parent) -> str:
     return Path(model.base.source.partition(":")[2]).stem if model.base else "model"
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
+def _read_json(file: Path) -> JsonObject | None:
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
+        document: JsonObject = json.loads(file.read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise InvalidInput(f"{file} is not valid JSON ({error}); fetch the model again") from error
-    return found
+    return document

@@ -29,6 +29,7 @@ from typing import Any, TextIO, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter
 
+from registry.artifacts import JsonObject
 from stages.contract import Parent, StageFunction
 from stages.errors import StageError
 
@@ -101,7 +102,7 @@ def _settle(log: Path, out: Path) -> None:
     os.chdir(out)
 
 
-def _result(job: dict[str, Any]) -> dict[str, Any]:
+def _result(job: JsonObject) -> JsonObject:
     config = TypeAdapter(config_type(job["stage"])).validate_python(job["config"])
     parents = TypeAdapter(dict[str, Parent]).validate_python(job["parents"])
     facts = run_stage(job["stage"], parents, config, Path(job["out"]))

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypedDict
 
 from stages.config.train import Nf4Config
 from stages.contract import Parent
+
+HISTORY = "history.jsonl"
+LoggedStep = Mapping[str, float]
+"""`step`, and `loss` with the other figures of the training or `validation_loss`."""
 
 
 class TrainingRecord(TypedDict, total=False):
@@ -24,6 +30,12 @@ def training_record(adapter: Parent) -> TrainingRecord:
     file = adapter.path / "tuneline.json"
     record: TrainingRecord = json.loads(file.read_text()) if file.is_file() else {}
     return record
+
+
+def read_history(adapter: Path) -> list[LoggedStep]:
+    """What was logged of a training, from the adapter's directory. Raises OSError where nothing was."""
+    lines = (adapter / HISTORY).read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def recorded_nf4(adapter: Parent) -> Nf4Config:

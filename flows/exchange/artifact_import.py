@@ -97,7 +97,10 @@ def _publish(
     sources = {_name_of(name, header): (folder / name).resolve() for name in header["files"]}
     stamps = {name: _stamp(file) for name, file in sources.items()}
     digests = {name: sha256_of_file(file) for name, file in sorted(sources.items())}
-    form, outside = header["form"], {"files": digests, "claimed": findings.claimed, **_said(header)}
+    form, record = header["form"], header.get("record") or {}
+    # what Tuneline's own record beside the files says is part of the result, though it is not copied
+    own = {"base": record.get("base"), "quant": record.get("quant")}
+    outside = {"files": digests, "claimed": findings.claimed, "record": own}
     relations = {"base": FORMS[form].relation}
     work = Work(STAGE, VERSION, {"form": form}, {"base": parent}, relations, outside=outside)
 
@@ -120,12 +123,6 @@ def _publish(
 
     artifact, _ = find_or_make(registry, work, make, Settings().patience())
     return Adoption(artifact, parent, Findings(**artifact.manifest.metrics["import"]), header["left_out"])
-
-
-def _said(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What Tuneline's own record beside the files says is part of the result, though it is not copied."""
-    record = header.get("record") or {}
-    return {"record": {"base": record.get("base"), "quant": record.get("quant")}}
 
 
 def _name_of(name: str, header: Mapping[str, Any]) -> str:

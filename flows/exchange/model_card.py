@@ -11,13 +11,12 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.exchange.dossier import DECISIONS, LINEAGE, MANIFEST, SBOM, SIGNATURE, Dossier, JsonObject
 from flows.exchange.known_gaps import imports, licence_of_base, not_measured
 from flows.exchange.loading import hub_name, rank_of, snippets
 from flows.exchange.scores import ScoreRow, scores
-from flows.formatting import plain, short, size
+from flows.formatting import plain, short, size, template_environment
 from registry.artifacts import Manifest
 from stages.quantization import method_that_made
 
@@ -28,14 +27,7 @@ _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
 
 def model_card(dossier: Dossier) -> str:
     """The card as Markdown; the same dossier gives the same text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: plain(value) if type(value) is str else value,
-    )
+    environment = template_environment(keep_trailing_newline=True)
     environment.filters.update(cell=_cell, code=_code, json=_json, short=short, size=size)
     documents = {"manifest": MANIFEST, "lineage": LINEAGE, "decisions": DECISIONS, "sbom": SBOM}
     body = environment.get_template("model_card.md.j2").render(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flows.gates import other_base
 from flows.gates.ancestry import Ancestry, ancestry, as_stored, is_gguf_adapter, nf4_only, on_16bit, quant_of
@@ -16,7 +15,7 @@ from flows.gates.measured import differing_arithmetic, recorded
 from flows.gates.policy import GatePolicy
 from flows.gates.soundness import Expected, RequiredNf4, nf4_values
 from registry import Artifact, Registry
-from registry.artifacts import digest
+from registry.artifacts import JsonObject, digest
 from registry.errors import RegistryError
 
 
@@ -178,7 +177,7 @@ def _subject(registry: Registry, evaluation: Artifact) -> str | None:
     return next((a.id for a in (*adapters, *subjects)), None)
 
 
-def _tasks(evaluation: Artifact) -> dict[str, Any]:
+def _tasks(evaluation: Artifact) -> dict[str, JsonObject | None]:
     """Name → config of the tasks that were scored item by item."""
     configs = {task.get("name"): task for task in evaluation.manifest.config.get("tasks", ())}
     return {name: configs.get(name) for name in evaluation.manifest.metrics.get("tasks", ())}

@@ -49,6 +49,7 @@ def _parent(
 
 
 def _rung(evidence: RungEvidence, parent: RungEvidence | None, seen: Mapping[Form, RungEvidence]) -> Rung:
+    score, metric = _score(evidence)
     rung = Rung(
         label=evidence.label,
         kind=evidence.kind,
@@ -57,7 +58,8 @@ def _rung(evidence: RungEvidence, parent: RungEvidence | None, seen: Mapping[For
         figures=_figures(evidence, AGAINST_PARENT),
         to_base=_figures(evidence, AGAINST_BASE),
         fold=_figures(evidence, AGAINST_UNMERGED),
-        **_score(evidence),
+        score=score,
+        metric=metric,
         **(_paired(evidence, parent) if parent else {}),
     )
     findings = []
@@ -76,14 +78,13 @@ def _figure(figure: Mapping[str, Any]) -> Figure:
     return Figure(value=figure["value"], low=figure["low"], high=figure["high"], n=figure["n"])
 
 
-def _score(evidence: RungEvidence) -> dict[str, Any]:
-    task = next(iter(evidence.metrics.get("tasks", {}).items()), None)
-    if task is None:
-        return {}
-    # a manifest sorts its keys, so the first metric is not the main one
-    metric = "exact_match" if "exact_match" in task[1] else next(iter(task[1]))
-    score = task[1][metric]
-    return {"score": _figure(score), "metric": f"{task[0]} {metric}"}
+def _score(evidence: RungEvidence) -> tuple[Figure | None, str | None]:
+    """That of the first task, and what it is called."""
+    for task, scores in evidence.metrics.get("tasks", {}).items():
+        # a manifest sorts its keys, so the first metric is not the main one
+        metric = "exact_match" if "exact_match" in scores else next(iter(scores))
+        return _figure(scores[metric]), f"{task} {metric}"
+    return None, None
 
 
 def _paired(evidence: RungEvidence, parent: RungEvidence) -> dict[str, int]:

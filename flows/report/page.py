@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.formatting import duration, plain, short, size
+from flows.formatting import duration, short, size, template_environment
 from flows.ladder.model import Ladder
 from flows.ladder.rows import ladder_cells
 from flows.report.charts import Interval, Series, histogram, interval_chart, line_chart
@@ -45,14 +44,7 @@ def write_whole(page: str, path: Path) -> None:
 
 def html_page(report: RunReport) -> str:
     """The HTML document of a report."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: plain(value) if type(value) is str else value,
-    )
+    environment = template_environment(autoescape=True)
     environment.filters.update(duration=duration, size=size, short=short, ladder_cells=ladder_cells)
     tone, headline = verdict(report)
     ladder = Ladder.model_validate(report.ladder) if report.ladder else None

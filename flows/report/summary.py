@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from flows.candidate import Candidate
 from flows.ladder.evidence import ladder_of
@@ -15,6 +14,7 @@ from flows.report.report import AnswerRow, ModelRow, RunReport, Score
 from flows.run.step import Run
 from flows.unmerged import ServingBase
 from registry import Artifact
+from stages.training_record import read_history
 
 
 def report(
@@ -32,7 +32,7 @@ def report(
         seconds=seconds,
         stages=tuple(run.rows),
         models=tuple(model_row(candidate) for candidate in outcome.candidates),
-        history=_json_lines(run, outcome.adapter, "history.jsonl"),
+        history=read_history(run.registry.view(outcome.adapter.id)) if outcome.adapter else (),
         length_histogram=_histogram(outcome.dataset),
         nodes=nodes,
         edges=edges,
@@ -123,10 +123,3 @@ def _histogram(dataset: Artifact | None) -> dict[str, Sequence[float]] | None:
         return None
     histogram = dataset.manifest.metrics["tokens"]["histogram"]
     return {"bins": histogram["edges"], "counts": histogram["counts"]}
-
-
-def _json_lines(run: Run, artifact: Artifact | None, name: str) -> list[dict[str, Any]]:
-    if artifact is None:
-        return []
-    text = (run.registry.view(artifact.id) / name).read_text("utf-8")
-    return [json.loads(line) for line in text.splitlines()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ import httpx
 
 from flows.errors import FlowError
 from registry import Registry
-from registry.artifacts import digest
+from registry.artifacts import JsonObject, digest
 from registry.schedules.definition import Cron
 from registry.schedules.schedules import Schedule
 
@@ -114,7 +114,7 @@ def _sync(client: httpx.Client, schedules: list[Schedule], pool: str | None) -> 
 
 
 def _make(
-    client: httpx.Client, schedules: list[Schedule], standing: list[dict[str, Any]], pool: str | None
+    client: httpx.Client, schedules: list[Schedule], standing: list[JsonObject], pool: str | None
 ) -> list[str]:
     """Make, or make anew, the deployments of these; their names."""
     was_in = {one["name"]: one.get("work_pool_name") for one in standing}
@@ -129,20 +129,20 @@ def _make(
     return list(pools)
 
 
-def _standing(client: httpx.Client) -> list[dict[str, Any]]:
+def _standing(client: httpx.Client) -> list[JsonObject]:
     """All deployments of ours; Prefect tells of 200 at a time."""
-    found: list[dict[str, Any]] = []
+    standing: list[JsonObject] = []
     while True:
-        asked = {"deployments": {"tags": {"all_": [TAG]}}, "offset": len(found)}
+        asked = {"deployments": {"tags": {"all_": [TAG]}}, "offset": len(standing)}
         page = client.post("/deployments/filter", json=asked).raise_for_status().json()
         if not isinstance(page, list):
             raise ValueError(f"expected a list of deployments, found {type(page).__name__}")
-        found += page
+        standing += page
         if not page:
-            return found
+            return standing
 
 
-def _looks(schedule: Schedule) -> list[dict[str, Any]]:
+def _looks(schedule: Schedule) -> list[Mapping[str, str | float]]:
     """When Prefect wakes it."""
     crons = [
         {"cron": trigger.at, "timezone": schedule.definition.zone}
@@ -159,7 +159,7 @@ def _described(schedule: Schedule) -> str:
     return f"{version} of the schedule in Tuneline's registry; change it there."
 
 
-def deployment(schedule: Schedule, flow_id: str, pool: str) -> dict[str, Any]:
+def deployment(schedule: Schedule, flow_id: str, pool: str) -> JsonObject:
     """What Prefect is told of a schedule; a deployment of that name is replaced by it."""
     return {
         "name": schedule.name,

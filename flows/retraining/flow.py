@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -107,7 +108,7 @@ def _start_lanes(registry: Registry, schedule: Schedule) -> None:
             return
 
 
-def _wake(schedule: Schedule, parameters: dict[str, Any], **when: Any) -> bool:
+def _wake(schedule: Schedule, parameters: Mapping[str, object], **when: Any) -> bool:
     """Another flow run of it; whether Prefect took it."""
     try:
         run_deployment(

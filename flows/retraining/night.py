@@ -7,15 +7,13 @@ A night goes from noon to noon in a time zone, and has the runs of the schedules
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from flows.formatting import duration, plain, short
+from flows.formatting import duration, short, template_environment
 from flows.report.page import write_whole
 from flows.retraining.times import night
 from registry import Registry
@@ -70,7 +68,7 @@ class Night:
         return sum(costs) if costs else None
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Mapping[str, object]:
         """For webhooks: names and figures, no data."""
         return {
             "night": self.name,
@@ -117,14 +115,7 @@ def _measured(registry: Registry, run: ScheduledRun) -> tuple[str, ...]:
 
 def html_page(told: Night) -> str:
     """The night as one HTML document that loads nothing from anywhere."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: plain(value) if type(value) is str else value,
-    )
+    environment = template_environment(autoescape=True)
     environment.filters.update(duration=duration, short=short)
     return environment.get_template("night.html.j2").render(night=told)
 

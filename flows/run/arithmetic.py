@@ -36,7 +36,7 @@ class Arithmetic:
             return f"computed in {self.compute_dtype}: {other} is {times} times slower on this {where}"
         return f"computed in {self.compute_dtype}: {other} is only {times} times faster on this {where}"
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, str | dict[str, str] | dict[str, float]]:
         """For an execution's record: beside what was asked for, what it was decided on."""
         rates = {"float32": self.speed.float32.overall, "bfloat16": self.speed.bfloat16.overall}
         return {

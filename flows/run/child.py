@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
+from registry.artifacts import JsonObject
 from serving.cores import thread_environment
 from stages.contract import Parent, ProgressEvent
 from stages.errors import StageError, StageKilled
@@ -36,7 +37,7 @@ _TREE = str(Path(__file__).resolve().parents[2])
 class Execution:
     """How a stage's run went."""
 
-    facts: dict[str, Any]
+    facts: JsonObject
     seconds: float
     peak_bytes: int
     started: datetime
@@ -239,11 +240,9 @@ def child_environment() -> dict[str, str]:
     }
 
 
-def _listen(
-    process: StageProcess, on_progress: Callable[[ProgressEvent], None]
-) -> tuple[dict[str, Any], int]:
+def _listen(process: StageProcess, on_progress: Callable[[ProgressEvent], None]) -> tuple[JsonObject, int]:
     """Forward progress until the child closes its pipe; return its last word and its peak memory."""
-    last: dict[str, Any] = {}
+    last: JsonObject = {}
     peak, rest = 0, b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.reader, selectors.EVENT_READ)

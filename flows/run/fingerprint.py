@@ -8,19 +8,19 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
+from registry.artifacts import JsonObject
 from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig
 from stages.config.prepare import PrepareConfig
 from stages.errors import InvalidInput, MissingPackage
 
 
-def pinned(config: BaseModel) -> dict[str, Any]:
+def pinned(config: BaseModel) -> JsonObject:
     """`config` as JSON values, with every outside source replaced by its name and its digest or commit."""
-    tree: dict[str, Any] = config.model_dump(mode="json")
+    tree: JsonObject = config.model_dump(mode="json")
     if isinstance(config, BaseConfig | PrepareConfig):
         tree["source"] = pin(config.source, "dataset" if isinstance(config, PrepareConfig) else "model")
     if isinstance(config, BaseConfig) and config.chat_template:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.run.stage_row import StageRow
+from registry.artifacts import JsonObject
 from stages.contract import ProgressEvent
 
 EVENTS = "events.jsonl"
@@ -61,7 +62,7 @@ class Journal:
             return
 
 
-def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+def read_events(folder: Path) -> Iterator[JsonObject]:
     """The events of a run, oldest first; none of a run without a journal."""
     try:
         file = (folder / EVENTS).open(encoding="utf-8", errors="replace")

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+from registry.artifacts import JsonObject
+
 # The blocks that Prefect ships are of no use here, and registering them takes longer than all the rest.
 os.environ.setdefault("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
 
@@ -71,7 +73,7 @@ class Reporter:
         self._progress: UUID | None = None
         self.ended = False
 
-    async def hear(self, event: str, values: dict[str, Any]) -> None:
+    async def hear(self, event: str, values: JsonObject) -> None:
         """Pass one event on; nothing more of a run whose beginning did not get through."""
         self.ended = event == "end"
         if event == "run" or self._run is not None:
@@ -83,7 +85,7 @@ class Reporter:
             await self._on_ended(KILLED, whole=False)
         await self._finish(KILLED)
 
-    async def _on_run(self, name: str, parameters: dict[str, Any], parent: str | None) -> None:
+    async def _on_run(self, name: str, parameters: JsonObject, parent: str | None) -> None:
         if parent is not None:
             # Prefect's own way to show a run within another: a task run there that stands for it.
             task = cast(Any, _Named(name, task_key=FLOW))

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flows.errors import Usage
+from registry.artifacts import JsonObject
 from registry.processes import ProcessId, host_id
 
 RECORD, REPORT, PAGE, RECIPE = "run.json", "report.json", "report.html", "recipe.json"
@@ -38,7 +39,7 @@ class PastRun:
     stage: str | None
     verdict: str | None
     folder: Path
-    report: dict[str, Any] | None
+    report: JsonObject | None
 
     @property
     def page(self) -> Path | None:
@@ -118,7 +119,7 @@ def read(folder: Path) -> PastRun | None:
     )
 
 
-def _state(folder: Path, report: dict[str, Any] | None) -> State:
+def _state(folder: Path, report: JsonObject | None) -> State:
     if report is None:
         return "running" if _locked(folder / RECORD) else "killed"
     states = {row["state"] for row in report["stages"]}
@@ -127,7 +128,7 @@ def _state(folder: Path, report: dict[str, Any] | None) -> State:
     return "failed" if "failed" in states else "done"
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: Path) -> JsonObject | None:
     with contextlib.suppress(OSError, ValueError, RecursionError):
         tree = json.loads(path.read_text("utf-8"))
         return tree if isinstance(tree, dict) and "started" in tree and "recipe" in tree else None

@@ -22,7 +22,7 @@ from flows.run.fingerprint import tree_stamp
 from flows.run.progress_view import ProgressView
 from flows.settings import Settings
 from registry import Registry
-from registry.artifacts import Kind
+from registry.artifacts import JsonObject, Kind
 from registry.errors import NotFound
 from stages.compatible import require_compatible
 from stages.contract import Parent, StageConfig
@@ -33,7 +33,7 @@ from stages.untrusted.inspect import inspect
 KINDS: dict[str, Kind] = {"base": "base", "model": "merged", "adapter": "adapter", "dataset": "dataset"}
 
 
-def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], out: Path) -> dict[str, Any]:
+def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], out: Path) -> JsonObject:
     """Run `stage` on directories and write its result to the new directory `out`; returns its facts.
 
     The result appears all at once. Raises `Usage` for a missing input or an `out` that exists already.

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -24,8 +24,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from flows.ui.changes import read_body
 from flows.ui.pages import registry_of
 from registry import Registry
+from registry.artifacts import JsonObject
 
 log = logging.getLogger("tuneline.webhooks")
 
@@ -64,6 +66,12 @@ class Alert:
         return "/runs" if "recipe" in self.labels else "/health"
 
 
+class _Kept(TypedDict):
+    alert: JsonObject
+    heard: float
+    """Seconds since the epoch."""
+
+
 class UnderWay:
     """The alerts that fire, as Alertmanager last said. For several threads of one process."""
 
@@ -92,9 +100,9 @@ class UnderWay:
             draft.write_text(json.dumps(dict(list(kept.items())[-MOST_UNDER_WAY:])), encoding="utf-8")
             draft.replace(self._file)
 
-    def _read(self) -> dict[str, dict[str, Any]]:
+    def _read(self) -> dict[str, _Kept]:
         try:
-            kept = json.loads(self._file.read_text("utf-8"))
+            kept: dict[str, _Kept] = json.loads(self._file.read_text("utf-8"))
         except FileNotFoundError:
             return {}
         except ValueError:  # Alertmanager repeats what lasts
@@ -108,12 +116,10 @@ async def _alerts(request: Request) -> Response:
     """Take what Alertmanager sends (version 4 of its webhook's JSON); each alert is told once."""
     if not request.app.state.may(request, "operator"):
         raise HTTPException(403, "this needs the token of a user with the role operator")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise HTTPException(413, f"the alerts are larger than {MOST_BYTES} bytes")
-    alerts = _parsed(bytes(body))
+    body = await read_body(request, MOST_BYTES)
+    if body is None:
+        raise HTTPException(413, f"the alerts are larger than {MOST_BYTES} bytes")
+    alerts = _parsed(body)
     try:
         await anyio.to_thread.run_sync(request.app.state.alerts.take, alerts)
     except OSError as error:  # Alertmanager sends them again

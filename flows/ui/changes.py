@@ -40,15 +40,23 @@ async def read_form(request: Request) -> dict[str, str]:
     """The fields of a posted form, the last of each name. Raises HTTPException for what is not one."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
         raise HTTPException(415, "expected a form (application/x-www-form-urlencoded)")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise HTTPException(413, f"the form is larger than {MOST_BYTES} bytes")
+    body = await read_body(request, MOST_BYTES)
+    if body is None:
+        raise HTTPException(413, f"the form is larger than {MOST_BYTES} bytes")
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS))
     except ValueError as error:
         raise HTTPException(422, f"the form cannot be read: {error}") from None
+
+
+async def read_body(request: Request, most_bytes: int) -> bytes | None:
+    """The whole body, or None for a larger one, of which no more is read."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most_bytes:
+            return None
+    return bytes(body)
 
 
 def who(request: Request) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from flows.formatting import VERDICTS, duration, plain, short, size
+from flows.formatting import VERDICTS, duration, plain, short, size, template_environment
 from flows.ui.static_files import address
 from registry import Registry
 
@@ -144,15 +144,7 @@ def link_to(path: str, **parameters: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-        finalize=lambda value: plain(value) if type(value) is str else value,
-    )
+    environment = template_environment(TEMPLATES, autoescape=True, auto_reload=False)
     environment.filters.update(
         ago=ago,
         duration=duration,

@@ -54,12 +54,5 @@ def checked(connection: Connection, standing: Mapping[str, tuple[int, Any]]) -> 
             raise Corrupt(
                 f"{subject}: its row was changed without an event; its log says what it should hold"
             )
-        events += [
-            AccessEvent.model_validate({**_covered(row._asdict()), "state": json.loads(row.state)})
-            for row in rows
-        ]
+        events += [AccessEvent.of_row(row, state=json.loads(row.state)) for row in rows]
     return sorted(events, key=lambda event: event.at)
-
-
-def _covered(row: dict[str, Any]) -> dict[str, Any]:
-    return {field: row[field] for field in AccessEvent.model_fields}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from sqlalchemy import delete, insert, select, update
 
-from registry.access.users import User, digest_of, user_of
+from registry.access.users import User, digest_of
 from registry.db.access_tables import cookie_key, sign_ins, users
 from registry.db.engine import Database
 
@@ -69,7 +69,7 @@ class Sessions:
         if at - row.used > _NOTED_EVERY:
             with self._database.count() as connection:
                 connection.execute(update(sign_ins).where(mine), {"used": at})
-        return True, None if account_row is None else user_of(account_row)
+        return True, None if account_row is None else User.of_row(account_row)
 
     def key(self) -> bytes:
         """32 random bytes of this registry, which sign cookies and forms; made when first asked for."""

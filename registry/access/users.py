@@ -10,8 +10,9 @@ import base64
 import hashlib
 import re
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
@@ -38,6 +39,14 @@ class User(Record):
     identity: str | None
     created: datetime
     revoked: datetime | None
+
+
+class _UserState(TypedDict):
+    role: str
+    identity: str | None
+    revoked: str | None
+    tokens: dict[str, str]
+    """Id → sha256, of those that open something."""
 
 
 class Users:
@@ -70,17 +79,17 @@ class Users:
                 _step(connection, row, {"role": role, "revoked": None})
             text = _new_token(connection, name)
             _record(connection, name, "add", who)
-            return user_of(_existing(connection, name)), text
+            return User.of_row(_existing(connection, name)), text
 
     def ls(self) -> list[User]:
         """All users by name, the revoked ones too."""
         with self._database.read() as connection:
-            return [user_of(row) for row in connection.execute(select(users).order_by(users.c.name))]
+            return [User.of_row(row) for row in connection.execute(select(users).order_by(users.c.name))]
 
     def get(self, name: str) -> User:
         """The user of this name, revoked or not. Raises NotFound."""
         with self._database.read() as connection:
-            return user_of(_existing(connection, name))
+            return User.of_row(_existing(connection, name))
 
     def exist(self) -> bool:
         """Whether there ever was a user: from then on nobody gets in without an account."""
@@ -95,7 +104,7 @@ class Users:
         valid = user_tokens.c.revoked.is_(None) & users.c.revoked.is_(None)
         with self._database.read() as connection:
             row = connection.execute(query.where(valid, user_tokens.c.sha256 == digest_of(text))).first()
-        return None if row is None else user_of(row)
+        return None if row is None else User.of_row(row)
 
     def of_identity(self, identity: str, name: str, role: str) -> User | None:
         """The user whom a provider calls `identity`, in the role that it says; a new one is called `name`.
@@ -106,7 +115,7 @@ class Users:
         with self._database.read() as connection:
             row = connection.execute(select(users).where(users.c.identity == identity)).one_or_none()
         if row is not None and (row.revoked is not None or row.role == role):
-            return None if row.revoked is not None else user_of(row)
+            return None if row.revoked is not None else User.of_row(row)
         _check(name if row is None else row.name, role)
         check_text("the identity", identity)
         with self._database.write() as connection:
@@ -124,7 +133,7 @@ class Users:
                 name = row.name
                 _step(connection, row, {"role": role})
                 _record(connection, name, "role", "OpenID Connect")
-            return user_of(_existing(connection, name if row is None else row.name))
+            return User.of_row(_existing(connection, name if row is None else row.name))
 
     def change_role(self, name: str, role: str, who: str) -> User:
         """Give the user this role; it holds from the next request on. The role of before changes nothing.
@@ -148,7 +157,7 @@ class Users:
             if row.role != role:
                 _step(connection, row, {"role": role})
                 _record(connection, name, "role", who)
-            return user_of(_existing(connection, name))
+            return User.of_row(_existing(connection, name))
 
     def revoke(self, name: str, who: str) -> bool:
         """End the user's tokens and sign-ins at once; False where the user was revoked before.
@@ -193,7 +202,7 @@ def _check(name: str, role: str) -> None:
         raise InvalidUser(f"role {role[:40]!r}: expected one of {', '.join(ROLES)}")
 
 
-def _new(name: str, role: str, identity: str | None) -> dict[str, Any]:
+def _new(name: str, role: str, identity: str | None) -> Mapping[str, object]:
     return {"name": name, "role": role, "identity": identity, "created": now(), "changes": 1}
 
 
@@ -206,7 +215,7 @@ def _new_token(connection: Connection, name: str) -> str:
     return text
 
 
-def _step(connection: Connection, before: Row[Any], new: dict[str, Any]) -> None:
+def _step(connection: Connection, before: Row[Any], new: Mapping[str, object]) -> None:
     mine = users.c.name == before.name
     connection.execute(update(users).where(mine), {**new, "changes": before.changes + 1})
 
@@ -216,7 +225,7 @@ def _record(connection: Connection, name: str, action: access_log.Action, who: s
     access_log.record(connection, f"user {name}", row.changes, action, _state(connection, row), who)
 
 
-def _state(connection: Connection, row: Row[Any]) -> dict[str, Any]:
+def _state(connection: Connection, row: Row[Any]) -> _UserState:
     live = select(user_tokens).where(user_tokens.c.owner == row.name, user_tokens.c.revoked.is_(None))
     tokens = {token.id: token.sha256 for token in connection.execute(live)}
     return {"role": row.role, "identity": row.identity, "revoked": row.revoked, "tokens": tokens}
@@ -231,8 +240,3 @@ def _existing(connection: Connection, name: str) -> Row[Any]:
     if row is None:
         raise NotFound(f"no user {name[:80]!r}; `tuneline users ls` lists them")
     return row
-
-
-def user_of(row: Row[Any]) -> User:
-    """The user of a row of `users`."""
-    return User.model_validate({field: getattr(row, field) for field in User.model_fields})

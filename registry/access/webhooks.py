@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from sqlalchemy import Connection, Row, insert, select, update
 
@@ -65,6 +65,13 @@ class Claimed(NamedTuple):
     url: str
     secret: str
     private: bool
+
+
+class _WebhookState(TypedDict):
+    url: str
+    events: list[str]
+    private: bool
+    removed: str | None
 
 
 class Webhooks:
@@ -145,7 +152,7 @@ class Webhooks:
                 _existing(connection, webhook_id)
                 query = query.where(webhook_deliveries.c.webhook == webhook_id)
             rows = list(connection.execute(query))
-        return [Delivery.model_validate({f: getattr(row, f) for f in Delivery.model_fields}) for row in rows]
+        return [Delivery.of_row(row) for row in rows]
 
     def audit(self) -> list[AccessEvent]:
         """Every webhook added or removed, oldest first; raises Corrupt when one is not as it was."""
@@ -201,7 +208,7 @@ def _record(connection: Connection, webhook_id: str, action: access_log.Action, 
     access_log.record(connection, f"webhook {webhook_id}", row.changes, action, _state(row), who)
 
 
-def _state(row: Row[Any]) -> dict[str, Any]:
+def _state(row: Row[Any]) -> _WebhookState:
     return {
         "url": row.url,
         "events": json.loads(row.events),
@@ -218,8 +225,4 @@ def _existing(connection: Connection, webhook_id: str) -> Row[Any]:
 
 
 def _webhook(row: Row[Any]) -> Webhook:
-    return Webhook(
-        **{field: getattr(row, field) for field in ("id", "url", "created", "removed")},
-        events=tuple(json.loads(row.events)),
-        private=bool(row.private),
-    )
+    return Webhook.of_row(row, events=json.loads(row.events))

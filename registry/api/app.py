@@ -31,6 +31,7 @@ from registry.api.middleware import (
     registry_problem,
 )
 from registry.api.routes import health, v1
+from registry.artifacts import JsonObject
 from registry.errors import RegistryError
 from registry.registry import Registry
 
@@ -153,7 +154,7 @@ def _on_defect(_request: Request, _error: Exception) -> Response:
     return problem(500, "defect", "this is a defect; the log of `tuneline api` shows where, please report it")
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
+def _described(app: FastAPI) -> JsonObject:
     """OpenAPI, with what FastAPI cannot derive: the shape of problems, entity tags and 304."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from sqlalchemy import Connection, Row, exc, insert, select, update
 
@@ -57,6 +57,15 @@ class ChannelEvent(Record):
     digest: str
 
 
+class _Move(TypedDict):
+    action: Literal["move", "rollback"]
+    artifact_id: str
+    restores: int | None
+    decision_id: str | None
+    reason: str | None
+    who: str | None
+
+
 class Channels:
     """The channels of a registry."""
 
@@ -104,7 +113,7 @@ class Channels:
                 raise _lost(name, expected_generation, _standing(current))
             if waiver is None:
                 self._pass_gate(connection, name, artifact_id, current, decision_id)
-            event = {
+            event: _Move = {
                 "action": "move",
                 "artifact_id": artifact_id,
                 "restores": None,
@@ -169,7 +178,7 @@ class Channels:
                 raise _lost(name, expected_generation or 0, _standing(current))
             back_to = earlier(HISTORY.events(connection, name), current)
             content.require(connection, [back_to.artifact_id])
-            event = {
+            event: _Move = {
                 "action": "rollback",
                 "artifact_id": back_to.artifact_id,
                 "restores": back_to.generation,
@@ -199,7 +208,7 @@ def every(connection: Connection) -> list[Channel]:
     return [_channel(row) for row in connection.execute(select(channels).order_by(channels.c.name))]
 
 
-def _swap(connection: Connection, name: str, expected: int, event: dict[str, Any]) -> Channel:
+def _swap(connection: Connection, name: str, expected: int, event: _Move) -> Channel:
     """The compare-and-swap, in one statement, and its event; the transaction makes them one."""
     at = now()
     new = {"artifact_id": event["artifact_id"], "generation": expected + 1, "moved": at}

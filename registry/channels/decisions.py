@@ -224,9 +224,8 @@ def _unknown(decision_id: str) -> NotFound:
 
 
 def _decision(row: Row[Any]) -> GateDecision:
-    return GateDecision(
-        **{field: getattr(row, field) for field in ("id", "candidate", "baseline", "verdict")},
-        **{field: getattr(row, field) for field in ("signer", "signature")},
+    return GateDecision.of_row(
+        row,
         policy=json.loads(row.policy),
         evidence=json.loads(row.evidence),
         created=datetime.fromisoformat(row.created),

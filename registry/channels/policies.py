@@ -65,5 +65,4 @@ def _policy(row: Row[Any]) -> ChannelPolicy:
     policy = json.loads(row.policy)
     if digest(policy) != row.digest:
         raise Corrupt(f"the policy of channel {row.channel} was changed after it was set: its digest differs")
-    kept = {field: getattr(row, field) for field in ("channel", "digest", "who", "reason")}
-    return ChannelPolicy(policy=policy, at=datetime.fromisoformat(row.at), **kept)
+    return ChannelPolicy.of_row(row, policy=policy, at=datetime.fromisoformat(row.at))

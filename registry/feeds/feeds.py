@@ -180,9 +180,7 @@ def existing(connection: Connection, name: str) -> Row[Any]:
 
 def feed_row(row: Row[Any]) -> FeedRow:
     """A row of `feed_rows` in its own type."""
-    fields = {name: getattr(row, name) for name in FeedRow.model_fields}
-    content = None if row.content is None else json.loads(row.content)
-    return FeedRow.model_validate({**fields, "content": content})
+    return FeedRow.of_row(row, content=None if row.content is None else json.loads(row.content))
 
 
 def check_name(name: str) -> None:

@@ -93,10 +93,7 @@ class Forgettings:
         """All, oldest first."""
         with self._database.read() as connection:
             return [
-                Forgetting(
-                    **{name: getattr(row, name) for name in ("tenant", "request", "who", "at")},
-                    rows=json.loads(row.rows),
-                )
+                Forgetting.of_row(row, rows=json.loads(row.rows))
                 for row in connection.execute(select(forgettings).order_by(forgettings.c.sequence))
             ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from registry.artifacts import Record, canonical, digest
 from registry.errors import InvalidFeed
@@ -33,6 +33,12 @@ class NewRow:
     expires: str | None = None
 
 
+class Chat(TypedDict):
+    """What a row of kind `chat` holds: turns of role and content, the last of which is the assistant's."""
+
+    messages: list[dict[str, str]]
+
+
 class FeedRow(Record):
     """A row as the feed has it; `content` is None once it is forgotten."""
 
@@ -57,7 +63,7 @@ def chat(messages: object, where: str, origin: Origin, place: str | None = None)
     return NewRow(digest(["row", content]), canonical(content).decode(), origin, place=place)
 
 
-def checked(messages: object, where: str) -> dict[str, Any]:
+def checked(messages: object, where: str) -> Chat:
     """The row's content: `messages`, of which the last is the assistant's. Raises InvalidFeed."""
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise InvalidFeed(f"{where}: expected messages, a list of {{role, content}}")
@@ -68,7 +74,7 @@ def checked(messages: object, where: str) -> dict[str, Any]:
         raise InvalidFeed(f"{where}: the last message is not an answer from the assistant")
     if not any(turn["role"] == "user" for turn in turns):
         raise InvalidFeed(f"{where}: no message is from the user")
-    content = {"messages": turns}
+    content: Chat = {"messages": turns}
     try:
         size = len(canonical(content))
     except UnicodeEncodeError:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from sqlalchemy import Connection, Row, delete, func, insert, select
 
@@ -66,6 +66,13 @@ class Outcome(Record):
     scores: list[float]
 
 
+class _Whose(TypedDict):
+    tenant: str
+    request: str
+    artifact_id: str
+    expires: str
+
+
 class Traffic:
     """Receipts and feedback of a registry."""
 
@@ -85,7 +92,7 @@ class Traffic:
                 row
                 for row, receipt in zip(rows, given, strict=True)
                 if standing.get(receipt.consent.tenant) == receipt.consent
-                and row["at"] > forgotten.get(receipt.consent.tenant, "")
+                and _text(receipt.at) > forgotten.get(receipt.consent.tenant, "")
             ]
             connection.execute(delete(receipts).where(receipts.c.expires <= now()))
             if wanted:
@@ -124,7 +131,7 @@ class Traffic:
         """What was said of a channel's answers, by artifact and arm, in the order in which they came."""
         query = select(feedback).where(feedback.c.channel == channel).order_by(feedback.c.at)
         if since is not None:
-            query = query.where(feedback.c.at >= since.astimezone(UTC).isoformat(timespec="microseconds"))
+            query = query.where(feedback.c.at >= _text(since.astimezone(UTC)))
         found: dict[tuple[str, Any], list[Row[Any]]] = {}
         with self._database.read() as connection:
             for row in connection.execute(query):
@@ -145,17 +152,21 @@ class Traffic:
 _SHARED = ("request", "tenant", "key_id", "channel", "artifact_id", "arm")
 
 
-def _row(receipt: Receipt) -> dict[str, Any]:
+def _row(receipt: Receipt) -> dict[str, str | None]:
     consent, words = receipt.consent, _words(receipt)
     return {
         **{name: getattr(receipt, name) for name in _SHARED if name != "tenant"},
         "tenant": consent.tenant,
         "feed": consent.feed,
-        "at": receipt.at.isoformat(timespec="microseconds"),
-        "expires": (receipt.at + timedelta(days=consent.days)).isoformat(timespec="microseconds"),
+        "at": _text(receipt.at),
+        "expires": _text(receipt.at + timedelta(days=consent.days)),
         "messages": canonical(words[:-1]).decode() if words else None,
         "answer": words[-1]["content"] if words else None,
     }
+
+
+def _text(at: datetime) -> str:
+    return at.isoformat(timespec="microseconds")
 
 
 def _words(receipt: Receipt) -> list[dict[str, str]]:
@@ -239,5 +250,10 @@ def _key(receipt: Row[Any], what: str) -> str:
     return digest(["request", receipt.request, what])
 
 
-def _whose(receipt: Row[Any]) -> dict[str, Any]:
-    return {name: getattr(receipt, name) for name in ("tenant", "request", "artifact_id", "expires")}
+def _whose(receipt: Row[Any]) -> _Whose:
+    return {
+        "tenant": receipt.tenant,
+        "request": receipt.request,
+        "artifact_id": receipt.artifact_id,
+        "expires": receipt.expires,
+    }

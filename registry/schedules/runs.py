@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,7 +135,7 @@ class ScheduledRuns:
         new = {"state": "running", "note": "", "host": socket.gethostname(), "attempts": row.attempts + 1}
         new["started"] = connection.execute(acquired).scalar_one()
         connection.execute(update(schedule_runs).where(mine), new)
-        return Claim(_run(connection.execute(_every().where(mine)).one()), token)
+        return Claim(ScheduledRun.of_row(connection.execute(_every().where(mine)).one()), token)
 
     @contextmanager
     def kept(self, claim: Claim) -> Iterator[None]:
@@ -151,7 +151,7 @@ class ScheduledRuns:
         """Let it wait again, at least until `begins`, or end with its schedule. Raises Lost."""
         self._leave(claim, {"state": "waiting", "note": note, "begins": begins, "host": None})
 
-    def _leave(self, claim: Claim, values: dict[str, Any]) -> None:
+    def _leave(self, claim: Claim, values: Mapping[str, object]) -> None:
         mine, key = schedule_runs.c.sequence == claim.run.sequence, _key(claim.run.channel)
         with self._database.write() as connection:
             row = connection.execute(select(schedule_runs).where(mine)).one()
@@ -180,7 +180,7 @@ class ScheduledRuns:
                     values = {"state": "failed", "note": note, "finished": now()}
                 mine = schedule_runs.c.sequence == row.sequence
                 connection.execute(update(schedule_runs).where(mine), values)
-                revived.append(_run(connection.execute(_every().where(mine)).one()))
+                revived.append(ScheduledRun.of_row(connection.execute(_every().where(mine)).one()))
         return revived
 
     def put_off(self, run: ScheduledRun, note: str, begins: float | None = None) -> bool:
@@ -200,14 +200,14 @@ class ScheduledRuns:
         """Those that wait or are at work, in their order."""
         query = _runs(schedule, "waiting", "running").order_by(schedule_runs.c.sequence)
         with self._database.read() as connection:
-            return [_run(row) for row in connection.execute(query)]
+            return [ScheduledRun.of_row(row) for row in connection.execute(query)]
 
     def last_judged(self, schedule: str) -> dict[str, ScheduledRun]:
         """Target → its latest run that came to its end."""
         latest = _last_judged(schedule)
         with self._database.read() as connection:
             rows = connection.execute(_every().join(latest, latest.c.last == schedule_runs.c.sequence))
-            return {row.target: _run(row) for row in rows}
+            return {row.target: ScheduledRun.of_row(row) for row in rows}
 
     def failures(self, schedule: str) -> dict[str, list[ScheduledRun]]:
         """Target → its failures since it last came to its end, the latest first; none without one."""
@@ -217,7 +217,7 @@ class ScheduledRuns:
         failed: dict[str, list[ScheduledRun]] = {}
         with self._database.read() as connection:
             for row in connection.execute(since):
-                failed.setdefault(row.target, []).append(_run(row))
+                failed.setdefault(row.target, []).append(ScheduledRun.of_row(row))
         return failed
 
     def spent(self, schedule: str, since: datetime, until: datetime) -> tuple[float, float]:
@@ -244,7 +244,7 @@ class ScheduledRuns:
             query = query.where(finished.is_(None) | (finished < _text(until)))
         with self._database.read() as connection:
             newest = query.order_by(schedule_runs.c.sequence.desc()).limit(limit)
-            return [_run(row) for row in connection.execute(newest)]
+            return [ScheduledRun.of_row(row) for row in connection.execute(newest)]
 
 
 def skip_removed(connection: Connection, schedule: str) -> None:
@@ -290,10 +290,6 @@ def _alive(connection: Connection, schedule: str) -> list[Row[Any]]:
 def _key(channel: str) -> str:
     """What the lease on a channel is kept under."""
     return digest(["retrain", channel])
-
-
-def _run(row: Row[Any]) -> ScheduledRun:
-    return ScheduledRun.model_validate({field: getattr(row, field) for field in ScheduledRun.model_fields})
 
 
 def _text(at: datetime) -> str:

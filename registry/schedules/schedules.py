@@ -6,13 +6,14 @@ import base64
 import hashlib
 import json
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row, insert, select, update
 
-from registry.artifacts import Record, canonical
+from registry.artifacts import JsonObject, Record, canonical
 from registry.channels.channels import check_name, check_text
 from registry.db.engine import Database, now
 from registry.db.schedule_tables import schedule_events, schedule_occasions, schedules
@@ -47,6 +48,14 @@ class ScheduleEvent(Record):
     at: datetime
     previous_digest: str
     digest: str
+
+
+class _ScheduleState(TypedDict):
+    definition: JsonObject
+    paused: bool
+    token: str | None
+    """Its sha256."""
+    removed: str | None
 
 
 class Schedules:
@@ -165,13 +174,7 @@ class Schedules:
                     raise Corrupt(
                         f"schedule {row.name}: it was changed without an event; its log says how it was"
                     )
-        return [
-            ScheduleEvent.model_validate(
-                {field: getattr(row, field) for field in ScheduleEvent.model_fields}
-                | {"state": json.loads(row.state)}
-            )
-            for row in rows
-        ]
+        return [ScheduleEvent.of_row(row, state=json.loads(row.state)) for row in rows]
 
 
 def digest_of(text: str) -> str:
@@ -202,7 +205,7 @@ def _existing(connection: Connection, name: str) -> Row[Any]:
     return row
 
 
-def _step(connection: Connection, before: Row[Any], new: dict[str, Any]) -> None:
+def _step(connection: Connection, before: Row[Any], new: Mapping[str, object]) -> None:
     mine = schedules.c.name == before.name
     connection.execute(update(schedules).where(mine), {**new, "changes": before.changes + 1})
 
@@ -214,7 +217,7 @@ def _record(connection: Connection, name: str, action: Action, who: str) -> None
     LOG.append(connection, name, row.changes, event)
 
 
-def _state(row: Row[Any]) -> dict[str, Any]:
+def _state(row: Row[Any]) -> _ScheduleState:
     return {
         "definition": json.loads(row.definition),
         "paused": bool(row.paused),
@@ -224,11 +227,5 @@ def _state(row: Row[Any]) -> dict[str, Any]:
 
 
 def _schedule(row: Row[Any]) -> Schedule:
-    return Schedule(
-        name=row.name,
-        version=row.changes,
-        paused=bool(row.paused),
-        has_token=row.token is not None,
-        created=row.created,
-        definition=Definition.model_validate_json(row.definition),
-    )
+    definition = Definition.model_validate_json(row.definition)
+    return Schedule.of_row(row, version=row.changes, has_token=row.token is not None, definition=definition)

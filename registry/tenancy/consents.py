@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 
 from registry.artifacts import Record
 from registry.channels.channels import check_text
@@ -46,6 +46,15 @@ class ConsentEvent(Consent):
     digest: str
 
 
+class _Terms(TypedDict):
+    """As the table has them: `redact` is a list in JSON."""
+
+    feed: str
+    sample: float
+    days: int
+    redact: str
+
+
 class Consents:
     """The consents of a registry."""
 
@@ -68,7 +77,7 @@ class Consents:
         if unknown := sorted(set(redact) - set(RULES)):
             raise InvalidTenant(f"redaction {', '.join(unknown)[:80]}: expected some of {', '.join(RULES)}")
         chosen = [rule for rule in RULES if rule in redact]
-        terms = {"feed": feed, "sample": sample, "days": days, "redact": json.dumps(chosen)}
+        terms: _Terms = {"feed": feed, "sample": sample, "days": days, "redact": json.dumps(chosen)}
         with self._database.write() as connection:
             if connection.execute(select(feeds.c.name).where(feeds.c.name == feed)).first() is None:
                 raise NotFound(f"no feed {feed[:80]!r}; `tuneline feed ls` lists them, `feed add` makes one")
@@ -81,8 +90,13 @@ class Consents:
             standing = in_force(connection).get(tenant)
             if standing is None:
                 raise NotFound(f"tenant {tenant[:80]!r} has no consent in force")
-            terms = {**standing.model_dump(include={"feed", "sample", "days"})}
-            _record(connection, tenant, "withdraw", {**terms, "redact": json.dumps(standing.redact)}, who)
+            terms: _Terms = {
+                "feed": standing.feed,
+                "sample": standing.sample,
+                "days": standing.days,
+                "redact": json.dumps(standing.redact),
+            }
+            _record(connection, tenant, "withdraw", terms, who)
 
     def ls(self) -> list[Consent]:
         """Those in force, by tenant."""
@@ -93,7 +107,7 @@ class Consents:
         """Every change, oldest first. Raises Corrupt where one was changed."""
         with self._database.read() as connection:
             return [
-                ConsentEvent.model_validate({**_terms(row), **_fields(row, ConsentEvent)})
+                ConsentEvent.of_row(row, redact=json.loads(row.redact))
                 for row in LOG.verified(connection, tenant)
             ]
 
@@ -103,10 +117,10 @@ def in_force(connection: Connection) -> dict[str, Consent]:
     latest = select(func.max(consents.c.sequence)).group_by(consents.c.tenant)
     query = select(consents).where(consents.c.sequence.in_(latest), consents.c.action == "give")
     rows = connection.execute(query.order_by(consents.c.tenant))
-    return {row.tenant: Consent.model_validate({**_terms(row), **_fields(row, Consent)}) for row in rows}
+    return {row.tenant: Consent.of_row(row, redact=json.loads(row.redact)) for row in rows}
 
 
-def _record(connection: Connection, tenant: str, action: str, terms: dict[str, Any], who: str) -> Consent:
+def _record(connection: Connection, tenant: str, action: str, terms: _Terms, who: str) -> Consent:
     if connection.execute(select(tenants.c.name).where(tenants.c.name == tenant)).first() is None:
         raise NotFound(f"no tenant {tenant[:80]!r}; `tuneline tenants ls` lists them")
     last = select(func.max(consents.c.number)).where(consents.c.tenant == tenant)
@@ -116,11 +130,3 @@ def _record(connection: Connection, tenant: str, action: str, terms: dict[str, A
     return Consent.model_validate(
         {"tenant": tenant, **terms, "redact": json.loads(terms["redact"]), "who": who, "at": event["at"]}
     )
-
-
-def _terms(row: Row[Any]) -> dict[str, Any]:
-    return {"redact": json.loads(row.redact)}
-
-
-def _fields(row: Row[Any], record: type[Record]) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in record.model_fields if name != "redact"}

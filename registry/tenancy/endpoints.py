@@ -124,6 +124,4 @@ def rows(connection: Connection, running_only: bool) -> list[Endpoint]:
 
 
 def _endpoint(row: Row[Any]) -> Endpoint:
-    fields = row._asdict()
-    del fields["sequence"]
-    return Endpoint.model_validate({**fields, "config": json.loads(row.config)})
+    return Endpoint.of_row(row, config=json.loads(row.config))

@@ -195,7 +195,5 @@ def _columns(row: Outcome) -> dict[str, object]:
 
 
 def _outcome(row: Row[Any]) -> Outcome:
-    fields = row._asdict()
-    del fields["sequence"]
-    lists = {name: json.loads(fields[name]) for name in ("latencies_ms", "first_token_ms")}
-    return Outcome.model_validate({**fields, **lists})
+    latencies, first = json.loads(row.latencies_ms), json.loads(row.first_token_ms)
+    return Outcome.of_row(row, latencies_ms=latencies, first_token_ms=first)

@@ -6,6 +6,7 @@ A rollout belongs to the generation of the channel at its start: once the channe
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -98,7 +99,8 @@ class Rollouts:
             running = in_force(connection).get(channel)
             if running and running.canary_percent and (anew or running.candidate != candidate):
                 raise CanaryUnderWay(channel, running.candidate)
-            event = {"candidate": candidate, **{name: float(value) for name, value in shares.items()}}
+            event: dict[str, str | float] = {"candidate": candidate}
+            event |= {name: float(value) for name, value in shares.items()}
             return _append(connection, standing, {**event, "action": "start", "who": who, "reason": reason})
 
     def stop(self, channel: str, who: str, reason: str) -> None:
@@ -109,8 +111,8 @@ class Rollouts:
             running = in_force(connection).get(channel)
             if running is None:
                 raise NotFound(f"channel {channel} has no rollout in progress")
-            event = {"candidate": running.candidate, "canary_percent": 0.0, "shadow_percent": 0.0}
-            _append(connection, standing, {**event, "action": "stop", "who": who, "reason": reason})
+            event = {"candidate": running.candidate, "action": "stop", "who": who, "reason": reason}
+            _append(connection, standing, {**event, "canary_percent": 0.0, "shadow_percent": 0.0})
 
     def current(self, channel: str) -> Rollout | None:
         """The rollout in force, or None."""
@@ -129,7 +131,7 @@ class Rollouts:
 
 def in_force(connection: Connection) -> dict[str, Rollout]:
     """The rollouts in force, by channel."""
-    return {row.channel: _rollout(row) for row in connection.execute(_latest())}
+    return {row.channel: Rollout.of_row(row) for row in connection.execute(_latest())}
 
 
 def _latest() -> Select[Any]:
@@ -141,7 +143,7 @@ def _latest() -> Select[Any]:
     return query.where((events.action == "start") & (events.generation == channels.c.generation))
 
 
-def _append(connection: Connection, standing: Row[Any], event: dict[str, Any]) -> Rollout:
+def _append(connection: Connection, standing: Row[Any], event: Mapping[str, str | float]) -> Rollout:
     channel = standing.name
     mine = rollouts.c.channel == channel
     before = connection.execute(select(rollouts.c.number).where(mine)).scalar_one_or_none() or 0
@@ -151,7 +153,7 @@ def _append(connection: Connection, standing: Row[Any], event: dict[str, Any]) -
         connection.execute(update(rollouts).where(mine), head)
     else:
         connection.execute(insert(rollouts), {"channel": channel, **head})
-    return _rollout(LOG.events(connection, channel)[-1])
+    return Rollout.of_row(LOG.events(connection, channel)[-1])
 
 
 def _standing(connection: Connection, name: str) -> Row[Any]:
@@ -162,10 +164,6 @@ def _standing(connection: Connection, name: str) -> Row[Any]:
             "with it"
         )
     return row
-
-
-def _rollout(row: Row[Any]) -> Rollout:
-    return Rollout.model_validate({field: getattr(row, field) for field in Rollout.model_fields})
 
 
 def _check_words(who: str, reason: str) -> None:

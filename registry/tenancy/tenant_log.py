@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from sqlalchemy import Connection, Row, Select, select
 
@@ -42,6 +42,20 @@ class TenantEvent(Record):
     digest: str
 
 
+class _LiveKey(TypedDict):
+    sha256: str
+    expires: str | None
+
+
+class _TenantState(TypedDict):
+    channel: str
+    limits: dict[str, int | None]
+    pinned: bool
+    salt: str
+    """A digest of it."""
+    keys: dict[str, _LiveKey]
+
+
 def record(connection: Connection, name: str, action: Action, who: str) -> None:
     """Append the event that led to the tenant as it is now."""
     row = connection.execute(select(tenants).where(tenants.c.name == name)).one()
@@ -71,7 +85,7 @@ def checked(connection: Connection, name: str | None) -> list[TenantEvent]:
 def _check_end(tenant: Row[Any], keys: list[Row[Any]], last: Row[Any] | None, at: str) -> None:
     LOG.check_end(tenant.name, last, tenant.changes)
     assert last is not None, "a tenant has at least the event that added it"
-    recorded = json.loads(last.state)
+    recorded: _TenantState = json.loads(last.state)
     recorded["keys"] = {
         key_id: key
         for key_id, key in recorded["keys"].items()
@@ -90,7 +104,7 @@ def live_keys(at: str) -> Select[Any]:
     return select(tenant_keys).where(tenant_keys.c.revoked.is_(None) & end)
 
 
-def _state(tenant: Row[Any], keys: Iterable[Row[Any]]) -> dict[str, Any]:
+def _state(tenant: Row[Any], keys: Iterable[Row[Any]]) -> _TenantState:
     limits = {
         name: getattr(tenant, name) for name in ("requests_per_minute", "concurrency", "tokens_per_day")
     }
@@ -104,12 +118,9 @@ def _state(tenant: Row[Any], keys: Iterable[Row[Any]]) -> dict[str, Any]:
 
 
 def _event(row: Row[Any]) -> TenantEvent:
-    state = json.loads(row.state)
-    return TenantEvent(
-        **{field: getattr(row, field) for field in ("tenant", "number", "action", "who")},
+    state: _TenantState = json.loads(row.state)
+    return TenantEvent.of_row(
+        row,
         **{field: state[field] for field in ("channel", "limits", "pinned")},
         keys={key_id: key["expires"] for key_id, key in state["keys"].items()},
-        at=row.at,
-        previous_digest=row.previous_digest,
-        digest=row.digest,
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from registry.artifacts import JsonObject
 from stages.config.evaluate import LmEvalTask
 from stages.config.train import LoraConfig
 from stages.errors import StageError
@@ -31,7 +32,7 @@ def main() -> int:
     return 0
 
 
-def _tasks(asked: dict[str, Any], metrics: dict[str, list[str]]) -> Iterator[str]:
+def _tasks(asked: Mapping[str, JsonObject], metrics: dict[str, list[str]]) -> Iterator[str]:
     """What is wrong with each task of lm-eval; those that can be had are added to `metrics`."""
     if asked:  # lm-eval takes seconds to import
         from stages.backends.evaluate.lm_eval_tasks import load_task, require_cluster

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from stages.backends.tokenizer import Tokenizer
 from stages.errors import InvalidInput
@@ -14,14 +14,21 @@ Span = tuple[int, int]
 """Characters [start, end) of a rendered chat."""
 
 
-def tokenize(tokenizer: Tokenizer, text: str, **options: bool) -> dict[str, Any]:
+class Encoding(TypedDict):
+    """What a tokenizer made of a text; it holds more than these."""
+
+    input_ids: list[int]
+    offset_mapping: NotRequired[list[Span]]
+
+
+def tokenize(tokenizer: Tokenizer, text: str, **options: bool) -> Encoding:
     """`input_ids`, and with `return_offsets_mapping` the `offset_mapping`, of a text as it stands."""
     if not tokenizer.is_fast:
         raise InvalidInput(
             f"{type(tokenizer).__name__} gives no character offsets; convert the tokenizer to tokenizer.json"
         )
     # verbose=False: the length is judged by prepare, against the recipe, not by the tokenizer's warning
-    encoding: dict[str, Any] = tokenizer(text, add_special_tokens=False, verbose=False, **options)
+    encoding: Encoding = tokenizer(text, add_special_tokens=False, verbose=False, **options)
     return encoding
 
 
@@ -41,7 +48,7 @@ def tokenize_apart(tokenizer: Tokenizer, text: str, edges: Sequence[int]) -> tup
     return ids, offsets
 
 
-def crossed(tokenizer: Tokenizer, encoding: Mapping[str, Any], edge: int, text: str) -> bool:
+def crossed(tokenizer: Tokenizer, encoding: Encoding, edge: int, text: str) -> bool:
     """Whether text before `edge` is tokenized otherwise when nothing follows it."""
     if not 0 < edge < len(text):
         return False

@@ -15,7 +15,7 @@ from stages.contract import progress
 from stages.data.formats import EXPECTED, Messages, detect, matches, to_messages
 from stages.data.lengths import CHARACTERS, tokens_if_above
 from stages.data.row_spool import Checked, RowSpool
-from stages.data.source_row import RowError, SourceRow, SourceRows, named
+from stages.data.source_row import Reject, RowError, SourceRow, SourceRows, named
 from stages.errors import InvalidInput
 
 _LOOKED_AT = 100
@@ -158,5 +158,10 @@ def _reject(source_row: SourceRow, error: RowError, rejects: IO[str], counts: Ro
         counts.too_long.append(error.tokens)
     if len(counts.first_rejects) < 3:
         counts.first_rejects.append(f"{source_row.file} line {source_row.line}: {error}")
-    entry = {"file": source_row.file, "line": source_row.line, "code": error.code, "reason": str(error)}
+    entry: Reject = {
+        "file": source_row.file,
+        "line": source_row.line,
+        "code": error.code,
+        "reason": str(error),
+    }
     rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from registry.artifacts import JsonObject
 from stages.data.source_row import Unreadable, named
 
 _DIGITS = 300
@@ -34,7 +35,7 @@ class Decoder:
             return value
         return Unreadable(f"the key {named(self._twice)} is there twice in one object")
 
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def _object(self, pairs: list[tuple[str, Any]]) -> JsonObject:
         row = dict(pairs)
         if len(row) < len(pairs):
             seen: set[str] = set()

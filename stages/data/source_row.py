@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 MAX_ROW_BYTES = 64 * 2**20
 """A single row above this is taken for a damaged file: reading stays within bounded memory."""
@@ -17,6 +17,15 @@ class RowError(Exception):
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
         self.code = code
+
+
+class Reject(TypedDict):
+    """A line of `rejects.jsonl`: a row that was left out, and why."""
+
+    file: str
+    line: int
+    code: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import IO, Any
 import pyarrow
 import pyarrow.parquet
 
+from registry.artifacts import JsonObject
 from stages.data.fields import READ, REFUSED_IN_ROW
 from stages.data.source_row import SourceRow, SourceRows, named
 from stages.data.text import opened
@@ -64,10 +65,10 @@ def rows(batches: Iterable[Any], name: str, unread: tuple[str, ...]) -> SourceRo
                 yield SourceRow(name, number, None, f"a value cannot be read: {row}", unread)
 
 
-def _rows(batch: Any) -> list[dict[str, Any] | str]:
+def _rows(batch: Any) -> list[JsonObject | str]:
     """Each row as Python values, or why it has none: a date after 9999, bytes that are no UTF-8."""
     try:
-        rows: list[dict[str, Any] | str] = batch.to_pylist()
+        rows: list[JsonObject | str] = batch.to_pylist()
         return rows
     except Exception as error:  # whatever Arrow and Python's own constructors raise for one value
         if len(batch) == 1:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.errors import InvalidInput
+from stages.formats.model_directory import ModelConfig
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd", "d_model", "emb_dim"),
@@ -42,7 +43,7 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How transformers' classes of causal language models end."""
 
 
-def text_config(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
+def text_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
     """`raw` (config.json) with every value of `NAMES` under transformers' name where the family has it.
 
     A configuration that keeps its text model apart is read there. Raises `InvalidInput` naming the family

@@ -3,25 +3,61 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Literal, TypedDict
 
 from stages.formats.gguf import GgufDescription
 from stages.formats.model_files import sha256_of_text
 
 
-def describe(file: GgufDescription, file_type: str) -> dict[str, Any]:
+class TemplateDigest(TypedDict):
+    """Whether there is a chat template, and its sha256."""
+
+    present: bool
+    sha256: str | None
+
+
+class Fallbacks(TypedDict):
+    """How many of a file's matrices (`of`) are not of the main type, `wanted`, and of which they are.
+
+    `rows_not_divisible`: those whose rows are not a multiple of the type's `block`.
+    """
+
+    wanted: str
+    of: int
+    count: int
+    by_type: dict[str, int]
+    rows_not_divisible: int
+    block: int
+
+
+class StoredGguf(TypedDict):
+    """What a GGUF file's tensors are: types → tensors, bytes, and bits per parameter without and with the
+    rest of the file."""
+
+    format: Literal["gguf"]
+    file_type: str
+    types: dict[str, int]
+    parameters: int
+    bytes: int
+    bits_per_weight: float
+    file_bits_per_weight: float
+    architecture: object
+
+
+class EffectiveGguf(StoredGguf):
+    """The effective config of a model's file."""
+
+    fallbacks: Fallbacks
+    pre_tokenizer: object
+    chat_template: TemplateDigest
+
+
+def describe(file: GgufDescription, file_type: str) -> EffectiveGguf:
     """The effective config of a GGUF file that was asked to be `file_type`."""
     template = file.values.get("tokenizer.chat_template")
     return {
-        "format": "gguf",
-        "file_type": file_type,
-        "types": file.types(),
-        "parameters": file.parameters,
-        "bytes": file.file_bytes,
-        "bits_per_weight": 8 * file.tensor_bytes / file.parameters,
-        "file_bits_per_weight": 8 * file.file_bytes / file.parameters,
+        **stored(file, file_type),
         "fallbacks": _fallbacks(file, file_type),
-        "architecture": file.values.get("general.architecture"),
         "pre_tokenizer": file.values.get("tokenizer.ggml.pre", file.values.get("tokenizer.ggml.model")),
         "chat_template": {
             "present": template is not None,
@@ -30,12 +66,26 @@ def describe(file: GgufDescription, file_type: str) -> dict[str, Any]:
     }
 
 
+def stored(file: GgufDescription, file_type: str) -> StoredGguf:
+    """What is alike in files of models and of adapters."""
+    return {
+        "format": "gguf",
+        "file_type": file_type,
+        "types": file.types(),
+        "parameters": file.parameters,
+        "bytes": file.file_bytes,
+        "bits_per_weight": 8 * file.tensor_bytes / file.parameters,
+        "file_bits_per_weight": 8 * file.file_bytes / file.parameters,
+        "architecture": file.values.get("general.architecture"),
+    }
+
+
 def main_type(file_type: str) -> str:
     """The tensor type that gives a file type its name: Q4_K_M → Q4_K. Mixes hold others too, by design."""
     return {"IQ3_M": "IQ3_S"}.get(file_type, re.sub(r"(?<=_K)_[SML]$", "", file_type))
 
 
-def _fallbacks(file: GgufDescription, file_type: str) -> dict[str, Any]:
+def _fallbacks(file: GgufDescription, file_type: str) -> Fallbacks:
     """Weight matrices that are not of the main type, and of these the ones whose rows cannot be.
 
     llama.cpp keeps one-dimensional tensors in F32 always, so they are not counted.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
+from stages.formats.gguf_types import EffectiveGguf
 from stages.untrusted.json import JsonObject
 
 Form = Literal["adapter", "model", "gptq", "gguf", "gguf-adapter"]
@@ -69,7 +70,7 @@ class Description(TypedDict):
     parameters: NotRequired[int]
     weights: NotRequired[list[str]]
     # of a GGUF file
-    effective: NotRequired[JsonObject]
+    effective: NotRequired[EffectiveGguf]
     names_its_type: NotRequired[bool]
     not_scanned: NotRequired[list[str]]
     tokens: NotRequired[int]

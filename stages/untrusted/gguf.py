@@ -8,8 +8,7 @@ from typing import Any
 
 from stages.errors import InvalidInput
 from stages.formats.gguf import GgufDescription, GgufTensor, read_gguf
-from stages.formats.gguf_types import describe, main_type
-from stages.untrusted.json import JsonObject
+from stages.formats.gguf_types import EffectiveGguf, describe, main_type
 
 TOKENS = "tokenizer.ggml.tokens"
 
@@ -61,7 +60,7 @@ def read_adapter(file: Path) -> GgufDescription | None:
     return description
 
 
-def effective(description: GgufDescription) -> tuple[JsonObject, bool]:
+def effective(description: GgufDescription) -> tuple[EffectiveGguf, bool]:
     """The effective quantization, as for files made here, and whether the file names its own type."""
     named = _file_type(description.values.get("general.file_type"))
     described = describe(description, named or _usual_type(description))

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
@@ -220,12 +220,9 @@ def _row(row: FeedRow) -> tuple[str, ...]:
     came = (str(row.number), f"{row.at:%Y-%m-%d %H:%M}", plain(row.place or row.origin), row.tenant or "–")
     if row.content is None:
         return (*came, f"forgotten {row.forgotten:%Y-%m-%d %H:%M}", "")
-    return (*came, *(_short(text) for text in _question_and_answer(row.content)))
-
-
-def _question_and_answer(content: dict[str, Any]) -> tuple[str, str]:
-    asked = next(m["content"] for m in reversed(content["messages"]) if m["role"] == "user")
-    return asked, content.get("chosen") or content["messages"][-1]["content"]
+    turns = row.content["messages"]
+    asked = next(turn["content"] for turn in reversed(turns) if turn["role"] == "user")
+    return (*came, _short(asked), _short(row.content.get("chosen") or turns[-1]["content"]))
 
 
 def _short(text: str) -> str:

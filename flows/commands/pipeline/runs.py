@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 import webbrowser
-from typing import Any
 
 from rich.console import Console
 
@@ -83,7 +82,7 @@ def open_report(arguments: argparse.Namespace) -> Reply:
     return Reply({"id": run.id, "report": str(run.page), "opened": opened}, lambda: print(run.page))
 
 
-def _document(run: PastRun) -> dict[str, Any]:
+def _document(run: PastRun) -> dict[str, str | float | None]:
     return {
         "id": run.id,
         "recipe": run.recipe,

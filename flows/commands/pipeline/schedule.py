@@ -16,6 +16,7 @@ from flows.formatting import duration, plain
 from flows.retraining.words import limits_in_words, when, whom
 from flows.settings import Settings
 from registry import Registry
+from registry.artifacts import JsonObject
 from registry.errors import RegistryError
 from registry.schedules.definition import Definition
 from registry.schedules.runs import ScheduledRun
@@ -50,7 +51,7 @@ def add(arguments: argparse.Namespace) -> Reply:
 
 
 def _definition(arguments: argparse.Namespace, recipe: Mapping[str, Any]) -> Definition:
-    triggers: list[dict[str, Any]] = [{"on": "cron", "at": text} for text in arguments.cron]
+    triggers: list[dict[str, object]] = [{"on": "cron", "at": text} for text in arguments.cron]
     if arguments.rows is not None:
         triggers.append({"on": "rows", **_rows(arguments.rows)})
     triggers += [{"on": name} for name in ("base", "webhook", "drift") if getattr(arguments, name)]
@@ -66,7 +67,7 @@ def _definition(arguments: argparse.Namespace, recipe: Mapping[str, Any]) -> Def
     )
 
 
-def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
+def limits_of(arguments: argparse.Namespace) -> dict[str, object]:
     """What `add_limits` takes, unchecked, as a schedule's `limits` has it."""
     return {
         "at_once": arguments.at_once,
@@ -78,7 +79,7 @@ def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _rows(text: str) -> dict[str, Any]:
+def _rows(text: str) -> dict[str, float]:
     number, percent, rest = text.strip().partition("%")
     try:
         given = float(number)
@@ -272,7 +273,7 @@ def print_runs(runs: Sequence[ScheduledRun]) -> None:
         print("It has not run yet.")
 
 
-def _document(schedule: Schedule) -> dict[str, Any]:
+def _document(schedule: Schedule) -> JsonObject:
     due = next_of(schedule)
     return {**schedule.model_dump(mode="json"), "next": None if due is None else due.isoformat()}
 

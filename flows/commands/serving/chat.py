@@ -8,13 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply
 from flows.errors import Usage
+from registry.artifacts import JsonObject
 from serving.engine.naming import model_alias
 from serving.errors import RequestFailed
 
@@ -89,7 +89,7 @@ def _questions(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _asked(client: httpx.Client, body: dict[str, Any]) -> Iterator[tuple[str | None, Iterator[str]]]:
+def _asked(client: httpx.Client, body: JsonObject) -> Iterator[tuple[str | None, Iterator[str]]]:
     try:
         with client.stream("POST", "/chat/completions", json=body) as answer:
             if answer.status_code != 200:

@@ -156,7 +156,7 @@ def _number(value: int | None) -> str:
     return "no limit" if value is None else f"{value:,}"
 
 
-def _new_key(record: TenantKey, secret: str) -> dict[str, Any]:
+def _new_key(record: TenantKey, secret: str) -> dict[str, object]:
     """`key`: what goes into the Authorization header; `record`: what is kept of it."""
     return {"key": secret, "record": record.model_dump(mode="json")}
 

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.ui.access.caller import Caller, Callers
-from flows.ui.changes import MOST_BYTES, MOST_FIELDS
+from flows.ui.changes import MOST_BYTES, MOST_FIELDS, read_body
 from flows.ui.pages import page
 from registry.api.middleware import is_loopback
 from registry.errors import RegistryError
@@ -70,7 +70,7 @@ class Guard:
             return _unknown(request), request.receive
         token, receive = request.headers.get("x-csrf-token"), request.receive
         if token is None:
-            body = await _body(request)
+            body = await read_body(request, MOST_BYTES)
             if body is None:
                 return _refusal(request, 413, f"the form is larger than {MOST_BYTES} bytes"), request.receive
             token, receive = _field(request, body), _again(body, request.receive)
@@ -144,16 +144,6 @@ def _refusal(request: Request, status: int, message: str) -> Response:
     if "hx-request" in request.headers or "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse(f"{message}\n", status)
     return page(request, "error.html", status, title="Refused", message=message)
-
-
-async def _body(request: Request) -> bytes | None:
-    """The whole body, or None for one that is larger than any form of ours."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            return None
-    return bytes(body)
 
 
 def _field(request: Request, body: bytes) -> str:

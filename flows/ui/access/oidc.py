@@ -24,6 +24,7 @@ from flows.settings import Settings
 from flows.ui.access.caller import Callers
 from registry import Registry
 from registry.access.users import NAME, ROLES, Role
+from registry.artifacts import JsonObject
 from registry.errors import RegistryError
 
 log = logging.getLogger("tuneline.ui.access")
@@ -146,7 +147,7 @@ class Provider:
             return f"{self.name} did not confirm who you are ({type(error).__name__})", None, "/"
         return await anyio.to_thread.run_sync(self._user, claims, after)
 
-    async def _claims(self, request: Request) -> dict[str, Any]:
+    async def _claims(self, request: Request) -> JsonObject:
         client = self._oauth.provider
         token = await client.authorize_access_token(request)
         claims = dict(token["userinfo"])  # of the ID token, whose signature and nonce Authlib has checked
@@ -156,7 +157,7 @@ class Provider:
                 claims = more | claims
         return claims
 
-    def _user(self, claims: dict[str, Any], after: str) -> tuple[str, str | None, str]:
+    def _user(self, claims: JsonObject, after: str) -> tuple[str, str | None, str]:
         role = self._settings.role(claims)
         if role is None:
             message = (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 from markupsafe import Markup
 from sqlalchemy import Connection, Row, or_, select
@@ -25,6 +25,8 @@ from registry import Artifact, Registry
 from registry.api import queries
 from registry.artifacts import MODEL_KINDS
 from registry.db.tables import channels, endpoints, gate_decisions
+from registry.evaluation_results import EvaluationMetrics
+from stages.training_record import HISTORY, LoggedStep, read_history
 
 EVALUATIONS = 20
 DECISIONS = 20
@@ -37,6 +39,22 @@ RELATIONS = {
 """How a fact says what the relation to a parent is, where its own name does not."""
 RUNS = 30
 """How many of the newest runs are searched for the ladder that an artifact stands on."""
+
+
+class Curve(TypedDict):
+    """A line over the steps, None where it has no value."""
+
+    name: str
+    values: list[float | None]
+
+
+class Curves(TypedDict):
+    """What `tuneline.js` draws; `x`: the steps."""
+
+    x: list[float]
+    series: list[Curve]
+    x_label: str
+    y_label: str
 
 
 def _artifact(request: Request) -> Response:
@@ -70,14 +88,15 @@ def _facts(connection: Connection, artifact: Artifact) -> dict[str, Any]:
         select(gate_decisions).where(about).order_by(gate_decisions.c.sequence.desc()).limit(DECISIONS)
     ).all()
     decision = next((row for row in decisions if row.candidate == artifact.id), None)
+    rules = json.loads(decision.evidence).get("rules", []) if decision else []
     parents = {parent.id for parent in artifact.manifest.parents}
     return {
         "content": queries.content_of(connection, artifact.id),
         "given_names": queries.given_names(connection, artifact.id),
         "evaluations": evaluations,
-        "charts": [Markup(chart) for chart in score_charts(evaluations)],
+        "charts": [Markup(chart) for chart in score_charts([(e["id"], e["metrics"]) for e in evaluations])],
         "decisions": decisions,
-        "plots": [Markup(plot) for plot in forest_plots(_rules(decision))] if decision else [],
+        "plots": [Markup(plot) for plot in forest_plots(rules)],
         "own_decision": decision,
         "served": _served(connection, artifact.id),
         "executions": queries.runs(connection, artifact.id, 10, None)[0],
@@ -86,12 +105,7 @@ def _facts(connection: Connection, artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _rules(decision: Row[Any]) -> list[dict[str, Any]]:
-    rules: list[dict[str, Any]] = json.loads(decision.evidence).get("rules", [])
-    return rules
-
-
-def _served(connection: Connection, artifact_id: str) -> dict[str, Any]:
+def _served(connection: Connection, artifact_id: str) -> dict[str, Sequence[Row[Any]]]:
     """Which channels point to it, and which engines, not marked as stopped, serve it."""
     pointing = select(channels).where(channels.c.artifact_id == artifact_id).order_by(channels.c.name)
     running = (endpoints.c.artifact_id == artifact_id) & endpoints.c.stopped.is_(None)
@@ -101,19 +115,19 @@ def _served(connection: Connection, artifact_id: str) -> dict[str, Any]:
     }
 
 
-def score_charts(evaluations: list[dict[str, Any]]) -> list[str]:
-    """One chart per task and metric, with a row per evaluation; of an evaluation's own page, one row each."""
+def score_charts(evaluations: Sequence[tuple[str, EvaluationMetrics]]) -> list[str]:
+    """One chart per task and metric, with a row for each evaluation (its id, its metrics)."""
     by_metric: dict[str, list[Interval]] = {}
     shares: dict[str, bool] = {}
-    for evaluation in evaluations:
-        for task, scored in evaluation["metrics"].get("tasks", {}).items():
+    for evaluation, metrics in evaluations:
+        for task, scored in metrics.get("tasks", {}).items():
             for metric, score in scored.items():
                 name = f"{task} {metric}"
-                value, low, high, n = (score[key] for key in ("value", "low", "high", "n"))
+                value, low, high, n = score["value"], score["low"], score["high"], score["n"]
                 share = 0 <= low <= high <= 1
                 shares[name] = shares.get(name, True) and share
                 text = f"{value:.1%} (n = {n:,})" if share else f"{value:.4g} (n = {n:,})"
-                by_metric.setdefault(name, []).append(Interval(evaluation["id"][:12], value, low, high, text))
+                by_metric.setdefault(name, []).append(Interval(evaluation[:12], value, low, high, text))
     return [
         interval_chart(
             rows[:8],
@@ -159,17 +173,16 @@ def _curve(request: Request) -> Response:
     """The training's curves, as `tuneline.js` draws them."""
     registry = registry_of(request)
     artifact = registry.get(request.path_params["id"])
-    if "history.jsonl" not in artifact.manifest.files:
+    if HISTORY not in artifact.manifest.files:
         return PlainTextResponse("this artifact was not trained", 404)
-    text = (registry.view(artifact.id) / "history.jsonl").read_text("utf-8")
-    return JSONResponse(curves([json.loads(line) for line in text.splitlines()]))
+    return JSONResponse(curves(read_history(registry.view(artifact.id))))
 
 
-def curves(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows of `history.jsonl` (`step`, `loss` … or `step`, `validation_loss`) as curves over the step."""
+def curves(history: Sequence[LoggedStep]) -> Curves:
+    """What was logged of a training, as curves over the step."""
     steps = sorted({row["step"] for row in history})
     names = {"loss": "training loss", "validation_loss": "validation loss"}
-    series = []
+    series: list[Curve] = []
     for key, name in names.items():
         values = {row["step"]: row[key] for row in history if row.get(key) is not None}
         if values:

@@ -24,6 +24,7 @@ from registry import Artifact, Registry
 from registry.artifacts import MODEL_KINDS
 from registry.errors import NotFound
 from registry.evaluation_results import Item, ScoredResult, is_fidelity, read_items, read_results
+from stages.training_record import HISTORY, read_history
 
 MOST = 4
 ANSWERS = 25
@@ -82,7 +83,7 @@ def _compare(request: Request) -> Response:
         start=start,
         older=_next(request, start, len(shown)),
         plots=lambda results: [Markup(plot) for plot in forest_plots([r.model_dump() for r in results])],
-        trained=any("history.jsonl" in adapter.manifest.files for adapter in _adapters(registry, sides)),
+        trained=any(HISTORY in adapter.manifest.files for adapter in _adapters(registry, sides)),
     )
 
 
@@ -262,11 +263,10 @@ def _curves(request: Request) -> Response:
     """The training losses of all sides over one another."""
     registry = registry_of(request)
     sides = _sides(registry, list(dict.fromkeys(request.query_params.getlist("id")))[:MOST])
-    losses: dict[str, dict[int, float]] = {}
+    losses: dict[str, dict[float, float]] = {}
     for adapter in _adapters(registry, sides):
-        if "history.jsonl" in adapter.manifest.files:
-            text = (registry.view(adapter.id) / "history.jsonl").read_text("utf-8")
-            rows = [json.loads(line) for line in text.splitlines()]
+        if HISTORY in adapter.manifest.files:
+            rows = read_history(registry.view(adapter.id))
             losses[f"adapter {adapter.id[:7]}"] = {
                 row["step"]: row["loss"] for row in rows if row.get("loss") is not None
             }

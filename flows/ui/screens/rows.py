@@ -20,6 +20,7 @@ from flows.run.child import child_environment
 from flows.ui.pages import link_to, page, registry_of
 from registry import Artifact, Registry
 from registry.errors import InvalidArtifact, NotFound
+from stages.data.source_row import Reject
 
 ROWS = 20
 SECONDS = 120.0
@@ -119,7 +120,7 @@ def _matching(path: Path, text: str) -> pyarrow.Table:
     return table.take(rows)
 
 
-def _rejects(registry: Registry, artifact: Artifact, text: str) -> list[dict[str, Any]]:
+def _rejects(registry: Registry, artifact: Artifact, text: str) -> list[Reject]:
     if "rejects.jsonl" not in artifact.manifest.files:
         return []
     lines = (registry.view(artifact.id) / "rejects.jsonl").read_text("utf-8").splitlines()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
 from flows.run.journal import read_events
 from flows.run.progress_view import Rate, figures
 from flows.run.runs import PastRun
+from registry.artifacts import JsonObject
 from registry.processes import ProcessId
 
 
@@ -65,7 +65,7 @@ def stages_of(run: PastRun) -> list[StageProgress]:
     return stages
 
 
-def _progress(stage: StageProgress, event: dict[str, Any], rate: Rate) -> None:
+def _progress(stage: StageProgress, event: JsonObject, rate: Rate) -> None:
     done, total, unit = event["done"], event.get("total"), event.get("unit", "")
     stage.counted = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
     stage.share = done / total if total else None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import transformers
@@ -159,7 +159,13 @@ def _torch_lm(network: Any, tokenizer: Any, config: EvaluateConfig) -> TokenLM:
     return TorchLM(network, tokenizer, max_length=length, **_reading(tokenizer, config.batch_size))
 
 
-def _reading(tokenizer: Any, batch_size: int) -> dict[str, Any]:
+class _Reading(TypedDict):
+    batch_size: int
+    stop_ids: frozenset[int]
+    rendered: bool
+
+
+def _reading(tokenizer: Any, batch_size: int) -> _Reading:
     return {
         "batch_size": batch_size,
         "stop_ids": end_tokens(tokenizer),

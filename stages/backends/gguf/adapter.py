@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from registry.compat.peft import CONFIG
 from registry.compat.shapes import is_end
@@ -19,7 +19,8 @@ from stages.backends.merge.adapter import Adapter, read_adapter
 from stages.backends.tokenizer import SETTINGS, tokenizer_home
 from stages.errors import InvalidInput, StageError
 from stages.formats import converter_source
-from stages.formats.gguf import GgufDescription, read_gguf
+from stages.formats.gguf import read_gguf
+from stages.formats.gguf_types import StoredGguf, stored
 from stages.formats.model_files import need_room
 from stages.untrusted.tokenizer import compare, template_of, vocabulary
 
@@ -29,7 +30,16 @@ TYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q8_0": "q8_0"}
 _ADVICE = "merge the adapter instead (`tuneline merge` accounts for all of it), and serve the merged GGUF"
 
 
-def convert_adapter(adapter: Path, base: Path, file_type: str, name: str, out: Path) -> dict[str, Any]:
+class ConvertedAdapter(StoredGguf):
+    """The effective config of an adapter's file; `pairs` of factors, scaled by `alpha`."""
+
+    content: Literal["lora"]
+    alpha: object
+    pairs: int
+    llama_cpp: dict[str, str]
+
+
+def convert_adapter(adapter: Path, base: Path, file_type: str, name: str, out: Path) -> ConvertedAdapter:
     """Write `out/model.gguf` with the LoRA factors of `adapter`; returns what the file really holds.
 
     Of `base` only the configuration is read. `name`: the adapter's name in the file.
@@ -62,7 +72,19 @@ def convert_adapter(adapter: Path, base: Path, file_type: str, name: str, out: P
     description = read_gguf(out / FILE)
     if file_type == "F16":
         require_finite(out / FILE, description)
-    return _describe(description, file_type, lora) | {"llama_cpp": versions(source)}
+    pairs = len(lora.changes)
+    if len(description.tensors) != 2 * pairs:
+        raise StageError(
+            f"llama.cpp's converter wrote {len(description.tensors)} tensors for {pairs} pairs of factors; "
+            "expected two for each: report this"
+        )
+    return {
+        **stored(description, file_type),
+        "content": "lora",
+        "alpha": description.values.get("adapter.lora.alpha"),
+        "pairs": pairs,
+        "llama_cpp": versions(source),
+    }
 
 
 def require_plain_lora(adapter: Adapter) -> None:
@@ -109,25 +131,3 @@ def require_read_as(base: Path, adapter: Path) -> None:
 def _template(folder: Path) -> str | None:
     settings = folder / SETTINGS
     return template_of(folder, json.loads(settings.read_text("utf-8")) if settings.is_file() else {})
-
-
-def _describe(description: GgufDescription, file_type: str, adapter: Adapter) -> dict[str, Any]:
-    values, pairs = description.values, len(adapter.changes)
-    if len(description.tensors) != 2 * pairs:
-        raise StageError(
-            f"llama.cpp's converter wrote {len(description.tensors)} tensors for {pairs} pairs of factors; "
-            "expected two for each: report this"
-        )
-    return {
-        "format": "gguf",
-        "content": "lora",
-        "file_type": file_type,
-        "types": description.types(),
-        "parameters": description.parameters,
-        "bytes": description.file_bytes,
-        "bits_per_weight": 8 * description.tensor_bytes / description.parameters,
-        "file_bits_per_weight": 8 * description.file_bytes / description.parameters,
-        "architecture": values.get("general.architecture"),
-        "alpha": values.get("adapter.lora.alpha"),
-        "pairs": pairs,
-    }

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from serving.cores import usable_threads
 from stages.backends.gguf.converter import run_converter
@@ -20,7 +19,7 @@ from stages.errors import InvalidInput, MissingPackage, StageError
 from stages.formats import converter_source
 from stages.formats.converter_source import ConverterSource
 from stages.formats.gguf import GgufDescription, read_gguf
-from stages.formats.gguf_types import describe
+from stages.formats.gguf_types import EffectiveGguf, describe
 from stages.formats.model_directory import ModelDirectory
 from stages.formats.model_files import need_room
 
@@ -28,7 +27,15 @@ FILE = "model.gguf"
 _UNQUANTIZED = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
-def convert(folder: Path, file_type: str, name: str, out: Path) -> dict[str, Any]:
+class ConvertedGguf(EffectiveGguf):
+    """The effective config of a file that was made here."""
+
+    converted_as: str
+    token_parity: dict[str, int]
+    llama_cpp: dict[str, str]
+
+
+def convert(folder: Path, file_type: str, name: str, out: Path) -> ConvertedGguf:
     """Write `out/model.gguf` of llama.cpp's `file_type`; returns what the file really holds.
 
     Effective config: `types` (tensor type → tensors), `bits_per_weight` (tensor bits per parameter),
@@ -60,14 +67,13 @@ def convert(folder: Path, file_type: str, name: str, out: Path) -> dict[str, Any
         require_finite(out / FILE, description)
     with _llama_log():
         parity = compare_tokenizers(folder, out / FILE)
-    effective = describe(description, file_type)
-    effective |= {
+    progress(3, 3, "phases", phase="done")
+    return {
+        **describe(description, file_type),
         "converted_as": outtype,
         "token_parity": parity,
         "llama_cpp": versions(source),
     }
-    progress(3, 3, "phases", phase="done")
-    return effective
 
 
 def _llama_ftype(file_type: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from registry.artifacts import digest
 from stages.backends.chat import encode_with_mask, load_tokenizer
@@ -53,7 +52,7 @@ def choose(model: Path, dataset: Path, count: int, seed: int, longest: int) -> C
     return Calibration(rows, digest(rows), len(encoded) - len(rows))
 
 
-def _pick(dataset: Path, count: int, seed: int) -> list[list[dict[str, Any]]]:
+def _pick(dataset: Path, count: int, seed: int) -> list[list[dict[str, str]]]:
     import pyarrow.parquet as pq
 
     file = dataset / "train.parquet"
@@ -69,10 +68,10 @@ def _pick(dataset: Path, count: int, seed: int) -> list[list[dict[str, Any]]]:
         )
     total = table.metadata.num_rows
     chosen = set(random.Random(seed).sample(range(total), min(count, total)))
-    found: list[list[dict[str, Any]]] = []
+    chats: list[list[dict[str, str]]] = []
     start = 0
     for batch in table.iter_batches(columns=["messages"]):
         column = batch.column("messages")
-        found += [column[k].as_py() for k in range(len(column)) if start + k in chosen]
+        chats += [column[k].as_py() for k in range(len(column)) if start + k in chosen]
         start += len(column)
-    return found
+    return chats

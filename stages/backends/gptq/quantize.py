@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import torch
 from stages.backends.arithmetic import effective
 from stages.backends.gptq import calibration as gptq_calibration
 from stages.backends.gptq.calibration import Calibration
-from stages.backends.gptq.export import export
+from stages.backends.gptq.effective_config import EffectiveGptq, Losses, QuantizedModule, Sizes
+from stages.backends.gptq.export import WrittenWeights, export
 from stages.backends.gptq.load import library
 from stages.backends.merge.layout import layout
 from stages.contract import progress
@@ -35,7 +36,7 @@ BATCH_ROWS = 8
 log = logging.getLogger("tuneline.quantize")
 
 
-def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> dict[str, Any]:
+def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> EffectiveGptq:
     """Quantize the Hugging Face directory `model` into `out`, calibrated on `dataset/train.parquet`.
 
     Returns the effective config: bits, `bits_per_weight` (all weights, without the head that is stored twice
@@ -65,7 +66,10 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     return {
         "format": "gptq",
         "sym": True,
-        **config.model_dump(include={"bits", "group_size", "desc_act", "dtype"}),
+        "bits": config.bits,
+        "group_size": config.group_size,
+        "desc_act": config.desc_act,
+        "dtype": config.dtype,
         "compute_dtype": computed,
         **_sizes(written, sum(header.numel for header in headers.values()), config.bits),
         "calibration": calibration.summary,
@@ -73,7 +77,7 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     }
 
 
-def _sizes(written: Mapping[str, Any], parameters: int, bits: int) -> dict[str, Any]:
+def _sizes(written: WrittenWeights, parameters: int, bits: int) -> Sizes:
     packed = written["packed_elements"] * 32 / bits
     return {
         "types": written["types"],
@@ -115,7 +119,7 @@ def check_group_size(
     )
 
 
-def summary(modules: list[dict[str, Any]], damp: float, rounded: set[str]) -> dict[str, Any]:
+def summary(modules: list[QuantizedModule], damp: float, rounded: set[str]) -> Losses:
     """What happened over all modules: loss per layer, raised damping, modules that GPTQ could not do.
 
     A module falls back to plain rounding where the calibration hardly reached it, no damping made its
@@ -151,7 +155,7 @@ def _need_room(headers: dict[str, TensorHeader], config: GptqConfig, out: Path) 
 
 def _run(
     model: Path, calibration: Calibration, config: GptqConfig, computed: str, layers: int, scratch: Path
-) -> tuple[list[dict[str, Any]], set[str]]:
+) -> tuple[list[QuantizedModule], set[str]]:
     """Save to `scratch/checkpoint`; a row per module, and the names of those only rounded."""
     with _quiet() as messages:
         try:
@@ -221,7 +225,7 @@ class _LayerProgress:
             progress(self.told, self.layers, "layers")
 
 
-def _row(entry: dict[str, str]) -> dict[str, Any]:
+def _row(entry: dict[str, str]) -> QuantizedModule:
     """One entry of GPTQModel's log; its loss is a text such as "fallback(rtn): …" without a Hessian."""
     try:
         loss = float(entry["loss"])

@@ -7,10 +7,10 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from registry.artifacts import JsonObject
 from registry.compat import peft
 from stages.backends.safetensors import TensorFiles
 from stages.errors import InvalidInput
@@ -47,7 +47,7 @@ class Adapter:
     """`changes`: model tensor name (as the model has it) → change."""
 
     directory: Path
-    config: dict[str, Any]
+    config: JsonObject
     tensors: TensorFiles
     changes: dict[str, Change]
 
@@ -79,7 +79,7 @@ def read_adapter(directory: Path) -> Adapter:
     return Adapter(directory, config, tensors, _changes(directory, tensors))
 
 
-def _check_config(directory: Path, config: dict[str, Any]) -> None:
+def _check_config(directory: Path, config: JsonObject) -> None:
     if (method := config.get("peft_type")) != "LORA":
         raise InvalidInput(
             f"{directory} is a {method} adapter; only LoRA adapters (peft_type LORA) can be merged"
@@ -135,7 +135,7 @@ def _replace(change: Change, key: str, tensors: TensorFiles) -> None:
     change.replacement = change.replacement or key
 
 
-def _by_pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
+def _by_pattern(patterns: dict[str, float] | None, module: str, default: float) -> float:
     """PEFT's rule: the first pattern that matches the end of the module's name."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):

@@ -29,6 +29,7 @@ from stages.formats.model_files import TOKENIZER_FILES
 from stages.model_shape import describe_base
 from stages.outline import outline_of_adapter
 from stages.training_memory import training_memory
+from stages.training_record import HISTORY
 
 SHORT_ROWS = 128
 """Tokens up to which plain attention trains faster on a CPU than torch's flash kernel: 460 against 351
@@ -145,7 +146,7 @@ def _write_result(
         },
     }
     (out / "tuneline.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-    with (out / "history.jsonl").open("w") as file:
+    with (out / HISTORY).open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in trainer.history())
 
 

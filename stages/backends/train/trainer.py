@@ -83,7 +83,7 @@ class Trainer(SFTTrainer):
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, Any],
+        inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
