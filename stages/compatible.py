@@ -27,7 +27,7 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
         trained = None if recipe is None else Nf4Recipe.model_validate(recipe.model_dump())
         use = Use(recipe=trained, measured=stage == "evaluate")
         _require(host, adapter, use, f"the adapter does not go onto this {host.kind}")
-    if stage == "evaluate" and base is not None and model is not None and _is_gguf(model):
+    if stage == "evaluate" and base is not None and model is not None and model.quant and model.quant.is_gguf:
         _require(base, model, Use(rendering=True), "this base cannot render chats for the GGUF file")
     if isinstance(config, QuantizationConfig) and STORED[config.method].is_gguf and model is not None:
         # what llama.cpp could not apply once it is converted; that it is none yet is no reason
@@ -44,7 +44,3 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
 def _require(base: Described, dependent: Described | None, use: Use, what: str) -> None:
     if base.base is not None and (dependent is None or dependent.base is not None):
         contract.require(pair(base, dependent, use), what)
-
-
-def _is_gguf(model: Described) -> bool:
-    return model.quant is not None and model.quant.is_gguf

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from flows.formatting import markdown_cell, plain
+from flows.formatting import VERDICTS, markdown_cell, plain
 from flows.gates.gate import Decision
 from flows.gates.rules import RuleResult
-
-HEADLINES = {
-    "pass": "Gate passed",
-    "fail": "Gate failed",
-    "insufficient": "Not enough evidence",
-    "invalid": "Evidence invalid",
-}
 
 
 def lines(title: str, decision: Decision, recorded: str | None) -> list[str]:
     """The decision for a terminal."""
-    text = [f"{plain(title)}: {HEADLINES[decision.verdict]}"]
+    text = [f"{plain(title)}: {VERDICTS[decision.verdict]}"]
     for rule in decision.rules:
         text.append(f"{_word(rule):>12}  {plain(rule.sentence)}")
         if rule.power is not None and rule.verdict == "insufficient":
@@ -60,7 +53,7 @@ def junit(title: str, decision: Decision, recorded: str | None) -> str:
 
 def markdown(title: str, decision: Decision, recorded: str | None) -> str:
     """A summary for the page of a CI run."""
-    rows = [f"## {HEADLINES[decision.verdict]}", "", f"{markdown_cell(title)}", ""]
+    rows = [f"## {VERDICTS[decision.verdict]}", "", f"{markdown_cell(title)}", ""]
     rows += ["| | rule | difference | interval | items | differ |", "|---|---|---|---|---|---|"]
     for rule in decision.rules:
         cells = (_word(rule), rule.rule, *_figures(rule))

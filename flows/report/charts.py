@@ -89,6 +89,18 @@ def line_chart(
     return _picture(title, description, height, parts)
 
 
+def length_chart(edges: Sequence[float], counts: Sequence[float]) -> str:
+    """How long the rows of a prepared dataset are: a histogram over the tokens of the rendered chat."""
+    return histogram(
+        edges,
+        (rows := [int(count) for count in counts]),
+        title="Length of the prepared rows",
+        description=f"{sum(rows):,} rows by the length of the rendered chat",
+        x_label="tokens",
+        y_label="rows",
+    )
+
+
 def histogram(
     edges: Sequence[float],
     counts: Sequence[int],

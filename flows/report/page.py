@@ -14,7 +14,7 @@ from markupsafe import Markup
 from flows.formatting import duration, short, size, template_environment
 from flows.ladder.model import Ladder
 from flows.ladder.rows import ladder_cells
-from flows.report.charts import Interval, Series, histogram, interval_chart, line_chart
+from flows.report.charts import Interval, Series, interval_chart, length_chart, line_chart
 from flows.report.forest_plot import forest_plots
 from flows.report.ladder_chart import ladder_chart
 from flows.report.lineage_picture import lineage_picture, reads_rows
@@ -47,6 +47,7 @@ def html_page(report: RunReport) -> str:
     environment = template_environment(autoescape=True)
     environment.filters.update(duration=duration, size=size, short=short, ladder_cells=ladder_cells)
     tone, headline = verdict(report)
+    lengths = report.length_histogram
     ladder = Ladder.model_validate(report.ladder) if report.ladder else None
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -56,7 +57,7 @@ def html_page(report: RunReport) -> str:
         score_charts=[Markup(_score_chart(report, task)) for task in tasks_of(report)],
         loss_chart=Markup(_loss_chart(report.history)) if report.history else None,
         undrawn=sum(not _drawable(row) for row in report.history),
-        length_chart=Markup(_length_chart(report.length_histogram)) if report.length_histogram else None,
+        length_chart=Markup(length_chart(lengths["bins"], lengths["counts"])) if lengths else None,
         measured_on=measured_on(report),
         unseen=sum(reads_rows(edge, {node.id: node for node in report.nodes}) for edge in report.edges),
         ladder=ladder,
@@ -104,16 +105,4 @@ def _loss_chart(history: Sequence[Mapping[str, Any]]) -> str:
         description="; ".join(ends) or "no finite loss was recorded",
         x_label="optimizer step",
         y_label="loss (nats per trained token)",
-    )
-
-
-def _length_chart(lengths: Mapping[str, Sequence[float]]) -> str:
-    counts = [int(number) for number in lengths["counts"]]
-    return histogram(
-        lengths["bins"],
-        counts,
-        title="Length of the prepared rows",
-        description=f"{sum(counts):,} rows by the length of the rendered chat",
-        x_label="tokens",
-        y_label="rows",
     )

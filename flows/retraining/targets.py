@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from flows.configuration.overrides import apply_overrides, parse_overrides
 from flows.configuration.validation import validate
@@ -69,13 +67,10 @@ def recipe_for(definition: Definition, target: Target) -> Recipe:
     anchored = anchor(copy.deepcopy(tree), Path("/"))
     if anchored != anchor(tree, Path("/nowhere")):
         raise InvalidRecipe(
-            f"{definition.recipe_name}: a path that a schedule sets has to be absolute: {_relative(given)}"
+            f"{definition.recipe_name}: a path that a schedule sets has to be absolute: "
+            f"{'; '.join(override.shown for override in given)}"
         )
     return validate(Recipe, anchored, definition.recipe_name, given, definition.recipe)
-
-
-def _relative(given: Sequence[Any]) -> str:
-    return "; ".join(override.shown for override in given)
 
 
 def filled(text: str, target: Target) -> str:

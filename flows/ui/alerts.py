@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flows.ui.changes import read_body
+from flows.ui.changes import read_operators_body
 from flows.ui.pages import registry_of
 from registry import Registry
 from registry.artifacts import JsonObject
@@ -114,12 +114,8 @@ class UnderWay:
 
 async def _alerts(request: Request) -> Response:
     """Take what Alertmanager sends (version 4 of its webhook's JSON); each alert is told once."""
-    if not request.app.state.may(request, "operator"):
-        raise HTTPException(403, "this needs the token of a user with the role operator")
-    body = await read_body(request, MOST_BYTES)
-    if body is None:
-        raise HTTPException(413, f"the alerts are larger than {MOST_BYTES} bytes")
-    alerts = _parsed(body)
+    too_large = f"the alerts are larger than {MOST_BYTES} bytes"
+    alerts = _parsed(await read_operators_body(request, MOST_BYTES, too_large))
     try:
         await anyio.to_thread.run_sync(request.app.state.alerts.take, alerts)
     except OSError as error:  # Alertmanager sends them again

@@ -49,6 +49,16 @@ async def read_form(request: Request) -> dict[str, str]:
         raise HTTPException(422, f"the form cannot be read: {error}") from None
 
 
+async def read_operators_body(request: Request, most_bytes: int, too_large: str) -> bytes:
+    """What a program sent with an operator's token. Raises HTTPException 403, and 413 with `too_large`."""
+    if not request.app.state.may(request, "operator"):
+        raise HTTPException(403, "this needs the token of a user with the role operator")
+    body = await read_body(request, most_bytes)
+    if body is None:
+        raise HTTPException(413, too_large)
+    return body
+
+
 async def read_body(request: Request, most_bytes: int) -> bytes | None:
     """The whole body, or None for a larger one, of which no more is read."""
     body = bytearray()

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flows.ui.changes import read_body, who
+from flows.ui.changes import read_operators_body, who
 from flows.ui.pages import registry_of
 from registry.errors import InvalidFeed
 from registry.feeds.rows import NewRow, chat
@@ -20,11 +20,8 @@ MOST_BYTES = 16 * 2**20
 
 async def _rows(request: Request) -> Response:
     """Add JSON lines of {"messages": […]}, all or none; what came before does not come again."""
-    if not request.app.state.may(request, "operator"):
-        raise HTTPException(403, "this needs the token of a user with the role operator")
-    body = await read_body(request, MOST_BYTES)
-    if body is None:
-        raise HTTPException(413, f"the rows are larger than {MOST_BYTES:,} bytes; send them in parts")
+    too_large = f"the rows are larger than {MOST_BYTES:,} bytes; send them in parts"
+    body = await read_operators_body(request, MOST_BYTES, too_large)
     name = request.path_params["name"]
     return JSONResponse(await anyio.to_thread.run_sync(_add, request, name, body))
 

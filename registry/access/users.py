@@ -6,7 +6,6 @@ is kept (why no slow hash: `registry.tenancy.tenants`), or through OpenID Connec
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import secrets
@@ -208,8 +207,7 @@ def _new(name: str, role: str, identity: str | None) -> Mapping[str, object]:
 
 def _new_token(connection: Connection, name: str) -> str:
     token_id = secrets.token_hex(6)
-    secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
-    text = f"tlu-{token_id}-{secret}"
+    text = f"tlu-{token_id}-{secrets.token_urlsafe(32)}"
     row = {"id": token_id, "sha256": digest_of(text), "owner": name, "created": now()}
     connection.execute(insert(user_tokens), row)
     return text

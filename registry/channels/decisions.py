@@ -97,11 +97,7 @@ class Gates:
     def get(self, decision_id: str) -> GateDecision:
         """The decision of this id; raises NotFound."""
         with self._database.read() as connection:
-            query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            raise _unknown(decision_id)
-        return _decision(row)
+            return _existing(connection, decision_id)
 
     def about(self, candidate: str) -> list[GateDecision]:
         """Every decision about this artifact, oldest first."""
@@ -172,11 +168,7 @@ def require(connection: Connection, keys: Keys, decision_id: str | None, move: M
             f"{move.refusal}: it needs a passing gate decision, or a waiver with a reason and a name; "
             "run `tuneline gate`"
         )
-    query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise _unknown(decision_id)
-    decision = _decision(row)
+    decision = _existing(connection, decision_id)
     _, artifact_id, current, policy = move
     cited = f"{move.refusal}: gate decision {decision_id[:12]}"
     if decision.verdict != "pass":
@@ -221,6 +213,14 @@ def _unknown(decision_id: str) -> NotFound:
     return NotFound(
         f"no gate decision {decision_id[:64]!r} in this registry; run `tuneline gate` to make one"
     )
+
+
+def _existing(connection: Connection, decision_id: str) -> GateDecision:
+    query = select(gate_decisions).where(gate_decisions.c.id == decision_id)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise _unknown(decision_id)
+    return _decision(row)
 
 
 def _decision(row: Row[Any]) -> GateDecision:

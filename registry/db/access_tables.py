@@ -14,7 +14,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from registry.db.tables import metadata, sha256_hex, string
+from registry.db.tables import chain, metadata, sha256_hex, string
 
 users = Table(
     "users",
@@ -105,8 +105,6 @@ access_events = Table(
     Column("action", string(6), CheckConstraint("action IN ('add', 'role', 'revoke')"), nullable=False),
     Column("state", Text, nullable=False, comment="JSON of what it is about, after the event"),
     Column("who", Text, CheckConstraint("length(who) > 0"), nullable=False),
-    Column("at", string(32), nullable=False),
-    Column("previous_digest", string(64), nullable=False),
-    Column("digest", string(64), nullable=False, unique=True),
+    *chain(),
     UniqueConstraint("subject", "number"),
 )

@@ -16,7 +16,7 @@ from sqlalchemy import (
 
 from registry.db.schedule_tables import metadata  # whoever has this module's tables has all before it
 from registry.db.serving_tables import tenants
-from registry.db.tables import artifacts, sha256_hex, string
+from registry.db.tables import artifacts, chain, sha256_hex, string
 
 feeds = Table(
     "feeds",
@@ -81,9 +81,7 @@ consents = Table(
     Column("days", Integer, CheckConstraint("days >= 1"), nullable=False),
     Column("redact", Text, nullable=False, comment="JSON list of rules"),
     Column("who", Text, CheckConstraint("length(who) > 0"), nullable=False),
-    Column("at", string(32), nullable=False),
-    Column("previous_digest", string(64), nullable=False),
-    Column("digest", string(64), nullable=False, unique=True),
+    *chain(),
     UniqueConstraint("tenant", "number"),
     comment="a tenant's latest row is in force; one that has none agreed to nothing",
 )

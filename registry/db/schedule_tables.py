@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 
 from registry.db.access_tables import metadata
-from registry.db.tables import sha256_hex, string
+from registry.db.tables import chain, sha256_hex, string
 
 schedules = Table(
     "schedules",
@@ -46,9 +46,7 @@ schedule_events = Table(
     ),
     Column("state", Text, nullable=False, comment="JSON of the schedule, after the event"),
     Column("who", Text, CheckConstraint("length(who) > 0"), nullable=False),
-    Column("at", string(32), nullable=False),
-    Column("previous_digest", string(64), nullable=False),
-    Column("digest", string(64), nullable=False, unique=True),
+    *chain(),
     UniqueConstraint("schedule", "number"),
 )
 

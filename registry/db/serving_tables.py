@@ -15,7 +15,7 @@ from sqlalchemy import (
     text,
 )
 
-from registry.db.tables import LARGE, metadata, sha256_hex, string
+from registry.db.tables import LARGE, chain, metadata, sha256_hex, string
 
 
 def _later(name: str, holds: str) -> Column[int]:
@@ -73,9 +73,7 @@ tenant_events = Table(
     ),
     Column("state", Text, nullable=False, comment="JSON of the tenant and its live keys after the event"),
     Column("who", Text, CheckConstraint("length(who) > 0"), nullable=False),
-    Column("at", string(32), nullable=False),
-    Column("previous_digest", string(64), nullable=False),
-    Column("digest", string(64), nullable=False, unique=True),
+    *chain(),
     UniqueConstraint("tenant", "number"),
 )
 
@@ -100,9 +98,7 @@ rollout_events = Table(
     Column("shadow_percent", Float, CheckConstraint("shadow_percent BETWEEN 0 AND 100"), nullable=False),
     Column("who", Text, CheckConstraint("length(who) > 0"), nullable=False),
     Column("reason", Text, CheckConstraint("length(reason) > 0"), nullable=False),
-    Column("at", string(32), nullable=False),
-    Column("previous_digest", string(64), nullable=False),
-    Column("digest", string(64), nullable=False, unique=True),
+    *chain(),
     UniqueConstraint("channel", "number"),
 )
 

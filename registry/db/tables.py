@@ -42,6 +42,15 @@ _MODEL_COLUMNS += [f"quant_{name}" for name in ("method", "requested", "effectiv
 _MODEL_KINDS = "'base', 'adapter', 'merged', 'quantized'"
 
 
+def chain() -> tuple[Column[str], ...]:
+    """Of an append-only log: when an event was, and the digests that `registry.event_log` chains them by."""
+    return (
+        Column("at", string(32), nullable=False),
+        Column("previous_digest", string(64), nullable=False),
+        Column("digest", string(64), nullable=False, unique=True),
+    )
+
+
 def sha256_hex(column: str) -> CheckConstraint:
     """That the column holds as many digits as a sha256 has."""
     return CheckConstraint(f"length({column}) = 64", name=f"{column}_is_sha256")
@@ -226,9 +235,7 @@ channel_events = Table(
     Column("decision_id", string(64), ForeignKey("gate_decisions.id")),
     Column("reason", Text),
     Column("who", Text),
-    Column("at", string(32), nullable=False),
-    Column("previous_digest", string(64), nullable=False),
-    Column("digest", string(64), nullable=False, unique=True),
+    *chain(),
     CheckConstraint(
         "(action = 'move' AND decision_id IS NOT NULL) OR (length(reason) > 0 AND length(who) > 0)",
         name="decided_by_a_gate_or_a_person",

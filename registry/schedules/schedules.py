@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import secrets
@@ -93,7 +92,7 @@ class Schedules:
             if not any(trigger.on == "webhook" for trigger in definition.triggers):
                 token = None
             elif token is None:
-                text = f"tls-{base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b'=').decode()}"
+                text = f"tls-{secrets.token_urlsafe(32)}"
                 token = digest_of(text)
             if row is None:
                 new = {"name": name, **values, "paused": 0, "token": token, "created": now(), "changes": 1}

@@ -7,7 +7,6 @@ secrets there is nothing to guess. It would cost every request tens of milliseco
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import secrets
@@ -148,7 +147,9 @@ class Tenants:
         with self._database.read() as connection:
             _existing(connection, name)
             query = select(tenant_keys).where(tenant_keys.c.tenant == name)
-            return [_key(row) for row in connection.execute(query.order_by(tenant_keys.c.sequence))]
+            return [
+                TenantKey.of_row(row) for row in connection.execute(query.order_by(tenant_keys.c.sequence))
+            ]
 
     def rotate(self, name: str, who: str, overlap: timedelta) -> tuple[TenantKey, str]:
         """A new key and its text, which is not kept; the live ones before it end after `overlap`, or sooner.
@@ -193,7 +194,7 @@ class Tenants:
                 _step(connection, before, {})
                 tenant_log.record(connection, name, "revoke", who)
             query = select(tenant_keys).where(tenant_keys.c.id.in_(ended)).order_by(tenant_keys.c.sequence)
-            return [_key(row) for row in connection.execute(query)]
+            return [TenantKey.of_row(row) for row in connection.execute(query)]
 
     def audit(self, name: str | None = None) -> list[TenantEvent]:
         """Every change of the tenant (default: of all), oldest first.
@@ -214,7 +215,7 @@ def every(connection: Connection) -> dict[str, Tenant]:
 def unrevoked_keys(connection: Connection) -> dict[str, TenantKey]:
     """By the sha256 (hex) of the whole key; those that have expired are among them."""
     query = select(tenant_keys).where(tenant_keys.c.revoked.is_(None))
-    return {row.sha256: _key(row) for row in connection.execute(query)}
+    return {row.sha256: TenantKey.of_row(row) for row in connection.execute(query)}
 
 
 def key_digest(text: str) -> str:
@@ -222,24 +223,13 @@ def key_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _key(row: Row[Any]) -> TenantKey:
-    return TenantKey(
-        id=row.id,
-        tenant=row.tenant,
-        created=datetime.fromisoformat(row.created),
-        expires=None if row.expires is None else datetime.fromisoformat(row.expires),
-        revoked=None if row.revoked is None else datetime.fromisoformat(row.revoked),
-    )
-
-
 def _new_key(connection: Connection, tenant: str) -> tuple[TenantKey, str]:
     key_id = secrets.token_hex(6)
-    secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
-    text = f"tl-{key_id}-{secret}"
+    text = f"tl-{key_id}-{secrets.token_urlsafe(32)}"
     row = {"id": key_id, "sha256": key_digest(text), "tenant": tenant, "created": now()}
     connection.execute(insert(tenant_keys), row)
     query = select(tenant_keys).where(tenant_keys.c.id == key_id)
-    return _key(connection.execute(query).one()), text
+    return TenantKey.of_row(connection.execute(query).one()), text
 
 
 def _step(connection: Connection, before: Row[Any], new: Mapping[str, Any]) -> None:
@@ -269,14 +259,7 @@ def _limits(
 
 
 def _tenant(row: Row[Any]) -> Tenant:
-    return Tenant(
-        name=row.name,
-        channel=row.channel,
-        limits=_limits(row.requests_per_minute, row.concurrency, row.tokens_per_day),
-        pinned=bool(row.pinned),
-        salt=row.salt,
-        created=datetime.fromisoformat(row.created),
-    )
+    return Tenant.of_row(row, limits=_limits(*(getattr(row, name) for name in _LIMITS)))
 
 
 def _check(name: str) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from flows.ladder.model import Ladder
-from flows.report.charts import Interval, histogram, interval_chart
+from flows.report.charts import Interval, interval_chart, length_chart
 from flows.report.forest_plot import forest_plots
 from flows.report.ladder_chart import ladder_chart
 from flows.run.runs import past_runs
@@ -145,17 +145,7 @@ def _lengths(metrics: Mapping[str, Any]) -> Markup | None:
     lengths = tokens.get("histogram") if isinstance(tokens, Mapping) else None
     if not lengths:
         return None
-    counts = lengths["counts"]
-    return Markup(
-        histogram(
-            lengths["edges"],
-            counts,
-            title="Length of the prepared rows",
-            description=f"{sum(counts):,} rows by the length of the rendered chat",
-            x_label="tokens",
-            y_label="rows",
-        )
-    )
+    return Markup(length_chart(lengths["edges"], lengths["counts"]))
 
 
 def _ladder(registry: Registry, artifact: Artifact) -> Ladder | None:

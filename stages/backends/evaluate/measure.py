@@ -44,7 +44,8 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
                 if isinstance(task, HeldoutTask | LmEvalTask):
                     scored[task.name] = run_task(measured.lm, task, parents.get("dataset"), config.seed, out)
             answers = _ask(measured.lm, parents, config)
-            compared = run_fidelity(measured, parents, config, out) if _has_fidelity(config) else None
+            asked = any(isinstance(task, FidelityTask) for task in config.tasks)
+            compared = run_fidelity(measured, parents, config, out) if asked else None
     write_answers(out, answers)
     results = _results(parents, config, measured)
     results["tasks"] |= scored
@@ -62,10 +63,6 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
         "bits_per_weight": measured.bits_per_weight,
         "parameters": measured.parameters,
     }
-
-
-def _has_fidelity(config: EvaluateConfig) -> bool:
-    return any(isinstance(task, FidelityTask) for task in config.tasks)
 
 
 @contextlib.contextmanager
