@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from flows.candidate import Candidate
 from flows.run.arithmetic import Arithmetic
-from flows.run.child import Execution, run_in_child
+from flows.run.child import StageExecution, run_in_child
 from flows.run.find_or_make import as_parent
 from flows.run.stage_row import StageRow
 from flows.run.step import Run
@@ -59,7 +59,7 @@ def _serves(endpoint: Endpoint, artifact: Artifact, config: DeployConfig) -> boo
 
 def _start(
     run: Run, config: DeployConfig, channel: str, label: str, parts: Mapping[str, Artifact]
-) -> tuple[Endpoint, Execution]:
+) -> tuple[Endpoint, StageExecution]:
     """Start an engine, ask it what its evaluation asked, and record it."""
     folder = run.folder / "deploy"
     folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ class EngineConfig(Protocol):
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class RunningEngine:
     """A running engine, and how to find it again."""
 
     engine: Literal["llama.cpp", "vllm"]
@@ -64,7 +64,7 @@ class Endpoint:
 
 
 class Running(Protocol):
-    """An `Endpoint`, or the registry's record of one."""
+    """A `RunningEngine`, or the registry's record of one."""
 
     @property
     def process(self) -> ProcessId: ...
@@ -81,7 +81,7 @@ class ChatReply:
 
 def start(
     artifact_id: str, path: Path, config: EngineConfig, log: Path, model: Described | None = None
-) -> Endpoint:
+) -> RunningEngine:
     """Start an engine for the model at `path`, wait until it is ready, and leave it running.
 
     It outlives this process; should this process die before it is ready, it ends too. Its output goes to
@@ -101,7 +101,7 @@ def start(
     raise AssertionError("unreachable")
 
 
-def _start(artifact_id: str, path: Path, config: EngineConfig, log: Path) -> Endpoint:
+def _start(artifact_id: str, path: Path, config: EngineConfig, log: Path) -> RunningEngine:
     alias = model_alias(artifact_id)
     began = log.stat().st_size if log.exists() else 0
     with process.listen(config.host, config.port) as listener:
@@ -120,12 +120,12 @@ def _start(artifact_id: str, path: Path, config: EngineConfig, log: Path) -> End
         ttl = None if config.ttl_minutes is None else config.ttl_minutes * 60
         with process.running(launch, log, ttl, GRACE_SECONDS) as engine:
             listener.close()  # the engine has it; with ours open, requests to a dead engine would hang
-            endpoint = Endpoint(config.engine, url, engine, log, config.name or alias, artifact_id)
+            endpoint = RunningEngine(config.engine, url, engine, log, config.name or alias, artifact_id)
             _wait_ready(endpoint, config.ready_timeout, began)
     return endpoint
 
 
-def _wait_ready(endpoint: Endpoint, timeout: float, began: int) -> None:
+def _wait_ready(endpoint: RunningEngine, timeout: float, began: int) -> None:
     """Ask for the model list until it names the alias; `began`: bytes of the log that are older."""
     deadline, pause = time.monotonic() + timeout, 0.05
     while True:
@@ -147,7 +147,7 @@ def _wait_ready(endpoint: Endpoint, timeout: float, began: int) -> None:
         pause = min(pause * 1.5, 1.0)
 
 
-def _why_it_ended(endpoint: Endpoint, began: int) -> EngineFailed | PortTaken:
+def _why_it_ended(endpoint: RunningEngine, began: int) -> EngineFailed | PortTaken:
     end = process.last_words(endpoint.process, endpoint.log)
     with endpoint.log.open("rb") as log:
         log.seek(began)
@@ -170,7 +170,7 @@ def stop(endpoint: Running) -> bool:
 
 
 def ask(
-    endpoint: Endpoint, messages: Sequence[Mapping[str, str]], max_tokens: int, timeout: float
+    endpoint: RunningEngine, messages: Sequence[Mapping[str, str]], max_tokens: int, timeout: float
 ) -> ChatReply:
     """Greedy decoding of at most `max_tokens` tokens through /v1/chat/completions, within `timeout` seconds.
 
@@ -190,7 +190,7 @@ def ask(
         ) from None
 
 
-def _call(endpoint: Endpoint, route: str, body: Mapping[str, object] | None, timeout: float) -> Any:
+def _call(endpoint: RunningEngine, route: str, body: Mapping[str, object] | None, timeout: float) -> Any:
     import httpx  # a gate is installed without it
 
     try:  # an engine is on loopback, where a proxy of the environment would not find it

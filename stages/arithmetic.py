@@ -37,7 +37,7 @@ _HIDE_ABILITIES = (
 )
 
 
-class Rates(BaseModel):
+class ProductRates(BaseModel):
     """Floating-point operations per second of one matrix product and of the two products of its gradients."""
 
     model_config = ConfigDict(frozen=True)
@@ -62,8 +62,8 @@ class MachineSpeed(BaseModel):
     device: Literal["cpu", "cuda"]
     threads: int = Field(ge=1, description="that torch uses here by default")
     product: tuple[int, int, int] = Field(description="tokens, inputs and outputs of the product timed")
-    float32: Rates
-    bfloat16: Rates
+    float32: ProductRates
+    bfloat16: ProductRates
     native_bfloat16: bool = Field(description="on a GPU, whether it has bfloat16; on a CPU, whether it pays")
 
     @property

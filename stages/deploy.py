@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from registry.evaluation_results import Item, first_heldout, read_items
 from registry.quantization import STORED
 from serving import errors, standalone
-from serving.standalone import Endpoint
+from serving.standalone import RunningEngine
 from stages.compatible import require_compatible
 from stages.config.deploy import DeployConfig
 from stages.contract import Parent, Parents
@@ -106,7 +106,7 @@ def _check_pairing(model: Parent, config: DeployConfig) -> None:
         )
 
 
-def _smoke_test(endpoint: Endpoint, config: DeployConfig, base: Parent | None) -> DeployFacts:
+def _smoke_test(endpoint: RunningEngine, config: DeployConfig, base: Parent | None) -> DeployFacts:
     question = config.question or FALLBACK_QUESTION
     messages = [{"role": "user", "content": question}]
     if config.system is not None:
@@ -136,7 +136,7 @@ def _smoke_test(endpoint: Endpoint, config: DeployConfig, base: Parent | None) -
     )
 
 
-def _probe(endpoint: Endpoint, config: DeployConfig, parents: Parents) -> Probe | None:
+def _probe(endpoint: RunningEngine, config: DeployConfig, parents: Parents) -> Probe | None:
     """None where there is nothing to compare with."""
     logged = _logged(parents["evaluation"].path, config.probes) if "evaluation" in parents else None
     if logged is None or "dataset" not in parents or "base" not in parents:

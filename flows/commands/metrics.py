@@ -14,7 +14,7 @@ from flows.commands import http
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply
 from flows.metrics.exporter import metrics_app
-from flows.metrics.rates import Rates, read_rates
+from flows.metrics.rates import Prices, read_rates
 from flows.settings import Settings
 
 OPEN = "open to others at %s, with the names of tenants, channels and hosts: keep clients away from there"
@@ -26,7 +26,7 @@ def metrics(arguments: argparse.Namespace) -> Reply:
     Raises InvalidRecipe for a file of rates that is none, PortTaken, RegistryError.
     """
     file = arguments.rates or Settings().rates
-    rates = Rates() if file is None else read_rates(file.expanduser())
+    rates = Prices() if file is None else read_rates(file.expanduser())
     with open_registry() as registry:
         app: ASGIApp = metrics_app(registry, rates)
         if http.is_loopback(arguments.host):

@@ -48,7 +48,7 @@ class DriftState(FiniteRecord):
     measures: tuple[MeasureDrift, ...]
 
 
-class Comparison:
+class DriftComparison:
     """Takes new rows as they come. The same rows in the same order give the same result."""
 
     def __init__(self, reference: Sequence[str], alpha: float = 0.05) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
 from flows.ladder.checks import CHECKS
-from flows.ladder.model import Figure, Finding, Ladder, Rung, RungEvidence
+from flows.ladder.model import FailedCheck, Figure, Ladder, Rung, RungEvidence
 from flows.run.stage_row import Form
 from registry.artifacts import Manifest
 from registry.evaluation_results import RESULTS, is_fidelity, read_items, read_results
@@ -65,7 +65,7 @@ def _rung(evidence: RungEvidence, parent: RungEvidence | None, seen: Mapping[For
     findings = []
     for name, check in CHECKS.items():
         if (finding := check(rung, evidence, seen)) is not None:
-            findings.append(Finding(check=name, **finding._asdict()))
+            findings.append(FailedCheck(check=name, **finding._asdict()))
     return rung.model_copy(update={"findings": tuple(findings)})
 
 

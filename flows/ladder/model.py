@@ -43,7 +43,7 @@ class Figure(FiniteRecord):
     n: int
 
 
-class Finding(FiniteRecord):
+class FailedCheck(FiniteRecord):
     """A check that failed on a rung; `cause`: only what was looked at; `next`: what to do or to look at."""
 
     check: str
@@ -72,7 +72,7 @@ class Rung(FiniteRecord):
     lost: int | None = None
     changed: int | None = None
     compared: int | None = None
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[FailedCheck, ...] = ()
 
 
 class Ladder(FiniteRecord):

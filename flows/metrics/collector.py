@@ -12,11 +12,11 @@ from flows.metrics import pipeline
 from flows.metrics.costs import costs
 from flows.metrics.families import made
 from flows.metrics.fleet import fleet, living
-from flows.metrics.rates import Rates
+from flows.metrics.rates import Prices
 from flows.metrics.store_scan import StoreScan
 from registry import Registry
 from registry.errors import RegistryError
-from registry.monitoring.state import Watch
+from registry.monitoring.state import RegistryWatch
 from registry.verifications import Verifications
 
 log = logging.getLogger("tuneline.metrics")
@@ -29,9 +29,9 @@ class RegistryCollector:
     registry cannot be read, `tuneline_registry_up` is 0 and its families are missing; the others are there.
     """
 
-    def __init__(self, registry: Registry, rates: Rates) -> None:
+    def __init__(self, registry: Registry, rates: Prices) -> None:
         self._rates = rates
-        self._watch = Watch(registry)
+        self._watch = RegistryWatch(registry)
         self._verifications = Verifications(registry.home)
         self._runs = pipeline.Runs(registry.home)
         self._scan = StoreScan(registry.store)

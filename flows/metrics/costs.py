@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import Metric
 
 from flows.metrics.families import made
-from flows.metrics.rates import Rates
+from flows.metrics.rates import Prices
 from flows.run.runs import PastRun
 from registry.monitoring.state import State
 from registry.monitoring.totals import StageTotals
@@ -17,7 +17,7 @@ MOST_RUNS = 20
 
 
 def costs(
-    state: State, stages: StageTotals, runs: list[PastRun], alive: Mapping[str, bool], rates: Rates
+    state: State, stages: StageTotals, runs: list[PastRun], alive: Mapping[str, bool], rates: Prices
 ) -> Iterator[Metric]:
     """All families of costs."""
     currency = rates.currency
@@ -35,7 +35,7 @@ def costs(
         yield made("tuneline_thousand_tokens_cost", [((currency,), cost)])
 
 
-def _runs(runs: list[PastRun], rates: Rates) -> Iterator[tuple[tuple[str, ...], float]]:
+def _runs(runs: list[PastRun], rates: Prices) -> Iterator[tuple[tuple[str, ...], float]]:
     host = socket.gethostname()  # runs of this home; what they found made elsewhere is not in their time
     finished = [run for run in runs if run.report is not None][:MOST_RUNS]
     for run in finished:
@@ -45,7 +45,7 @@ def _runs(runs: list[PastRun], rates: Rates) -> Iterator[tuple[tuple[str, ...], 
             yield (run.recipe, run.id, rates.currency), cost
 
 
-def _artifacts(state: State, stages: StageTotals, rates: Rates) -> Iterator[tuple[tuple[str, ...], float]]:
+def _artifacts(state: State, stages: StageTotals, rates: Prices) -> Iterator[tuple[tuple[str, ...], float]]:
     for channel in state.channels:
         seconds: dict[str, float] = {}
         for ancestor in state.ancestors[channel.artifact_id]:
@@ -56,7 +56,7 @@ def _artifacts(state: State, stages: StageTotals, rates: Rates) -> Iterator[tupl
             yield (channel.name, channel.artifact_id[:12], rates.currency), cost
 
 
-def _thousand_tokens(state: State, alive: Mapping[str, bool], rates: Rates) -> float | None:
+def _thousand_tokens(state: State, alive: Mapping[str, bool], rates: Prices) -> float | None:
     """None where an engine has no price, none is up, or nobody asked anything."""
     up = [endpoint.engine for endpoint in state.endpoints if alive[endpoint.id]]
     tokens = sum(part.prompt_tokens + part.completion_tokens for part in state.traffic)

@@ -20,13 +20,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from flows.metrics.collector import RegistryCollector
-from flows.metrics.rates import Rates
+from flows.metrics.rates import Prices
 from registry import Registry
 
 
-def metrics_app(registry: Registry, rates: Rates | None = None) -> Starlette:
+def metrics_app(registry: Registry, rates: Prices | None = None) -> Starlette:
     """`/metrics`, in the OpenMetrics text format, and `/healthz`, which says that this server runs."""
-    collector = RegistryCollector(registry, rates or Rates())
+    collector = RegistryCollector(registry, rates or Prices())
     numbers = CollectorRegistry()
     numbers.register(_Undescribed(collector))
     turn = threading.Lock()

@@ -8,7 +8,7 @@ from datetime import datetime
 from prometheus_client.core import Metric
 
 from flows.metrics.families import Labels, made
-from registry.monitoring.channels import Standing, Traffic
+from registry.monitoring.channels import ArtifactTraffic, ChannelStanding
 from registry.monitoring.state import State
 from registry.tenancy.endpoints import Endpoint
 
@@ -60,7 +60,7 @@ def drift(state: State, alive: Mapping[str, bool]) -> Samples:
         channel = standing.get(endpoint.channel or "")
         if channel is not None and alive[endpoint.id]:
             drifted[channel.name, endpoint.engine] = endpoint.artifact_id != channel.artifact_id
-    latest: dict[str, Traffic] = {}
+    latest: dict[str, ArtifactTraffic] = {}
     for traffic in state.traffic:
         if traffic.arm == "live" and traffic.last >= latest.get(traffic.channel, traffic).last:
             latest[traffic.channel] = traffic
@@ -69,7 +69,7 @@ def drift(state: State, alive: Mapping[str, bool]) -> Samples:
     return ((labels, is_so) for labels, is_so in drifted.items())
 
 
-def _serves_another(channel: Standing, latest: Traffic) -> bool:
+def _serves_another(channel: ChannelStanding, latest: ArtifactTraffic) -> bool:
     """Whether the gateway answered with another artifact in a minute that began after the move."""
     return latest.artifact_id != channel.artifact_id and latest.last > channel.moved
 
@@ -113,7 +113,7 @@ def _scores(state: State) -> Iterator[Metric]:
     yield made("tuneline_channel_score_items", items.items())
 
 
-def _traffic(hour: list[Traffic]) -> Iterator[Metric]:
+def _traffic(hour: list[ArtifactTraffic]) -> Iterator[Metric]:
     requests, tokens = dict[Labels, float](), dict[Labels, float]()
     for part in hour:
         for count, number in (("all", part.requests), ("failed", part.failed)):

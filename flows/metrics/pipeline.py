@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client.core import Metric
 
 from flows.metrics.families import Labels, made
-from flows.metrics.rates import Rates
+from flows.metrics.rates import Prices
 from flows.metrics.store_scan import StoreScan
 from flows.run.runs import PastRun, read, run_folders
 from registry.monitoring.totals import StageTotal
@@ -68,7 +68,7 @@ def _steps(reports: Mapping[str, PastRun]) -> dict[Labels, float]:
     }
 
 
-def stages(totals: Mapping[tuple[str, str], StageTotal], rates: Rates) -> Iterator[Metric]:
+def stages(totals: Mapping[tuple[str, str], StageTotal], rates: Prices) -> Iterator[Metric]:
     """The families of executions, by stage and host."""
     yield made("tuneline_stage_executions", ((key, total.executions) for key, total in totals.items()))
     yield made("tuneline_stage_seconds", ((key, total.seconds) for key, total in totals.items()))

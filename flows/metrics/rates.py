@@ -38,7 +38,7 @@ class MachineRate(BaseModel):
     gpus: int = Field(default=0, ge=0, description="GPUs that a stage has there")
 
 
-class Rates(BaseModel):
+class Prices(BaseModel):
     """All prices, in one currency. What has no price costs nothing, and then no cost is reported of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +67,7 @@ class Rates(BaseModel):
         return total
 
 
-def read_rates(path: Path) -> Rates:
+def read_rates(path: Path) -> Prices:
     """The rates in a YAML file. Raises `InvalidRecipe` with a line for each problem."""
     tree = read_yaml(path)
-    return validate(Rates, {} if tree is None else tree, where=str(path))
+    return validate(Prices, {} if tree is None else tree, where=str(path))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flows.formatting import size
 from flows.planning.earlier import EarlierRun, correction, earlier_runs
-from flows.planning.rates import MEASURED, Rates, rates_here
+from flows.planning.rates import MEASURED, ComputeRates, rates_here
 from flows.settings import Settings
 from registry import Registry
 from registry.artifacts import Manifest
@@ -23,7 +23,7 @@ Describe = Callable[[EarlierRun], Work | None]
 class Clock:
     """This machine's rates, and what ran on it before, by stage."""
 
-    rates: Rates = field(default_factory=Rates)
+    rates: ComputeRates = field(default_factory=ComputeRates)
     earlier: Mapping[str, Sequence[EarlierRun]] = field(default_factory=dict)
 
     def on_cpu(
@@ -74,7 +74,7 @@ def _earlier(settings: Settings) -> Mapping[str, Sequence[EarlierRun]]:
         return {}
 
 
-def said_of_times(bases: Iterable[tuple[str, str]], rates: Rates) -> list[str]:
+def said_of_times(bases: Iterable[tuple[str, str]], rates: ComputeRates) -> list[str]:
     """One sentence for each thing that times rest on; `bases`: stage and basis of each estimate."""
     stages: dict[str, list[str]] = {}
     for stage, basis in bases:

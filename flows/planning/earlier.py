@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flows.planning.rates import Rates
+from flows.planning.rates import ComputeRates
 from flows.run.arithmetic import this_machine
 from registry import Artifact, Registry
 from registry.artifacts import Manifest
@@ -55,7 +55,7 @@ def _parameters(registry: Registry, artifact: Artifact) -> int:
 def correction(
     runs: Sequence[EarlierRun],
     expected: float,
-    rates: Rates,
+    rates: ComputeRates,
     dtype: str,
     describe: Callable[[EarlierRun], Work | None],
 ) -> tuple[float, int] | None:

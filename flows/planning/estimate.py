@@ -24,7 +24,7 @@ from flows.planning.amounts import (
 from flows.planning.clock import Clock
 from flows.planning.earlier import EarlierRun
 from flows.planning.machine import Machine, machine
-from flows.planning.rates import PUBLISHED, Rates
+from flows.planning.rates import PUBLISHED, ComputeRates
 from stages import work
 from stages.model_shape import ModelShape, describe_base
 from stages.quantization import method_of
@@ -68,7 +68,7 @@ def estimate(
     `clock`: this machine's (`flows.planning.clock`); without it times are those of another machine.
     """
     gpu = bool(machine.cuda) or shape.parameters >= BIG_MODEL
-    clock = clock or Clock(Rates(cores=machine.cpu_count))
+    clock = clock or Clock(ComputeRates(cores=machine.cpu_count))
     return [
         _resolve(recipe, shape, clock),
         _prepare(recipe, clock),

@@ -14,8 +14,7 @@ from flows.run.arithmetic import measured_speed
 from flows.settings import Settings
 from registry.artifacts import digest
 from serving.cores import usable_cores
-from stages.arithmetic import ComputeDtype, MachineSpeed, identity
-from stages.arithmetic import Rates as Products
+from stages.arithmetic import ComputeDtype, MachineSpeed, ProductRates, identity
 from stages.errors import StageError
 from stages.model_shape import ModelShape
 from stages.work import Work
@@ -27,16 +26,16 @@ USUAL_GPU = 50e12
 GPU_SHARE = 0.2
 """Of a GPU's measured products, what training and evaluation sustain: as much of an A100's 250 TFLOP/s."""
 DISK_SAMPLE = 32 << 20
-_USUAL_FLOAT32 = Products(forward=100e9, grad_input=100e9, grad_weight=100e9)
-_USUAL_BFLOAT16 = Products(forward=300e9, grad_input=300e9, grad_weight=150e9)
+_USUAL_FLOAT32 = ProductRates(forward=100e9, grad_input=100e9, grad_weight=100e9)
+_USUAL_BFLOAT16 = ProductRates(forward=300e9, grad_input=300e9, grad_weight=150e9)
 
 
 @dataclass(frozen=True)
-class Rates:
+class ComputeRates:
     """Operations per second of one core, and bytes per second of the disk below the home."""
 
-    float32: Products = _USUAL_FLOAT32
-    bfloat16: Products = _USUAL_BFLOAT16
+    float32: ProductRates = _USUAL_FLOAT32
+    bfloat16: ProductRates = _USUAL_BFLOAT16
     auto: ComputeDtype = "bfloat16"
     """What `compute_dtype: auto` means here."""
     cores: int = 2
@@ -58,13 +57,13 @@ class Rates:
         return products + work.serial / self.float32.forward + work.disk / self.disk
 
 
-def rates_here(shape: ModelShape, settings: Settings) -> Rates:
+def rates_here(shape: ModelShape, settings: Settings) -> ComputeRates:
     """This machine's rates for products of the model's own width, from the cache or measured now.
 
     Where torch is not installed the usual figures, which say so.
     """
     disk = _disk(settings)
-    usual = replace(Rates(cores=usable_cores()), disk=disk or Rates.disk)
+    usual = replace(ComputeRates(cores=usable_cores()), disk=disk or ComputeRates.disk)
     try:
         speed = measured_speed(shape, settings)
     except StageError:
@@ -72,7 +71,7 @@ def rates_here(shape: ModelShape, settings: Settings) -> Rates:
     return of_speed(speed, usual)
 
 
-def of_speed(speed: MachineSpeed, usual: Rates) -> Rates:
+def of_speed(speed: MachineSpeed, usual: ComputeRates) -> ComputeRates:
     """`usual` with what was measured in the place of what is usual."""
     if speed.device == "cuda":
         return replace(

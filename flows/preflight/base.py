@@ -32,7 +32,7 @@ _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 
 @dataclass(frozen=True)
-class Answer:
+class LibraryAnswer:
     """What the libraries said; `metrics` of lm-eval's tasks by name."""
 
     problems: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ def problems(recipe: Recipe, shape: ModelShape) -> Iterator[str]:
             yield f"quantize.{number}.{key}: {problem}"
 
 
-def ask(recipe: Recipe, family: str) -> Answer:
+def ask(recipe: Recipe, family: str) -> LibraryAnswer:
     """What the libraries say of module names, packing, lm-eval tasks, and a base whose family was not tried.
 
     Nothing is asked where there is none of these.
@@ -72,7 +72,7 @@ def ask(recipe: Recipe, family: str) -> Answer:
         if isinstance(task, LmEvalTask)
     }
     if not (named or tasks or recipe.train.packing):
-        return Answer()
+        return LibraryAnswer()
     job = {
         "source": recipe.base.source,
         "lora": lora.model_dump(mode="json") if named else None,
@@ -82,7 +82,7 @@ def ask(recipe: Recipe, family: str) -> Answer:
     return _child(job)
 
 
-def _child(job: Mapping[str, Any]) -> Answer:
+def _child(job: Mapping[str, Any]) -> LibraryAnswer:
     try:
         command, env = [sys.executable, "-m", "stages.backends.preview"], child_environment()
         done = subprocess.run(
@@ -90,11 +90,11 @@ def _child(job: Mapping[str, Any]) -> Answer:
         )
         answer = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
-        return Answer((f"the libraries did not answer within {SECONDS:.0f} s; run the check again",))
+        return LibraryAnswer((f"the libraries did not answer within {SECONDS:.0f} s; run the check again",))
     except ValueError:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        return Answer((f"base.source: no model can be built from its configuration ({last})",))
-    return Answer(
+        return LibraryAnswer((f"base.source: no model can be built from its configuration ({last})",))
+    return LibraryAnswer(
         tuple(answer["problems"]), {name: tuple(found) for name, found in answer["metrics"].items()}
     )
 

@@ -11,7 +11,7 @@ from stages.model_shape import ModelShape
 
 def problems(recipe: Recipe, settings: Settings, shape: ModelShape | None) -> list[str]:
     """A line for each; `shape` None where the base cannot be described, which is its own problem."""
-    answer = base.ask(recipe, shape.family) if shape is not None else base.Answer()
+    answer = base.ask(recipe, shape.family) if shape is not None else base.LibraryAnswer()
     rows = data.look(recipe.prepare)
     metrics = sections.task_metrics(recipe, answer.metrics, rows.json_answers)
     found = [*sections.problems(recipe, metrics), *rows.problems, *data.choices(recipe, rows)]

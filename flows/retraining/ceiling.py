@@ -8,14 +8,14 @@ from datetime import datetime
 
 from flows.errors import Usage
 from flows.formatting import duration
-from flows.metrics.rates import Rates
+from flows.metrics.rates import Prices
 from flows.retraining.times import night
 from registry import Registry
 from registry.schedules.schedules import Schedule
 
 
 def enforce_ceiling(
-    registry: Registry, schedule: Schedule, now: datetime, rates: Rates | None, told: Callable[[str], None]
+    registry: Registry, schedule: Schedule, now: datetime, rates: Prices | None, told: Callable[[str], None]
 ) -> None:
     """Once it is reached nothing more begins tonight: what its time comes for again is skipped, and whatever
     else waits does so until the next night, or until the ceiling is raised. Raises as `over_ceiling` does."""
@@ -36,7 +36,7 @@ def enforce_ceiling(
                 told(f"{run.target}: {later}")
 
 
-def over_ceiling(registry: Registry, schedule: Schedule, now: datetime, rates: Rates | None) -> str | None:
+def over_ceiling(registry: Registry, schedule: Schedule, now: datetime, rates: Prices | None) -> str | None:
     """Why nothing more of the schedule begins tonight; None where it may.
 
     Raises `Usage` for a ceiling in money without prices.

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from flows.errors import Usage
 from flows.execute import EXPECTED, Result, execute
 from flows.gates.gate import deciding
-from flows.metrics.rates import Rates, read_rates
+from flows.metrics.rates import Prices, read_rates
 from flows.planning.machine import machine
 from flows.retraining.ceiling import enforce_ceiling
 from flows.retraining.device import own_device
@@ -58,7 +58,7 @@ class Lane:
     ended: list[tuple[ScheduledRun, Ended]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.rates: Rates | None = None if self.settings.rates is None else read_rates(self.settings.rates)
+        self.rates: Prices | None = None if self.settings.rates is None else read_rates(self.settings.rates)
         self._stand_by = KeptWorker(self.registry.home / "stand-by.log")
 
     def work(self) -> list[tuple[ScheduledRun, Ended]]:
@@ -238,7 +238,7 @@ def _begin_again_after(error: BaseException | None, run: ScheduledRun) -> None:
         raise error
 
 
-def ended_as(result: Result, rates: Rates | None) -> Ended:
+def ended_as(result: Result, rates: Prices | None) -> Ended:
     """How a run of a recipe ended, as its schedule keeps it."""
     report, outcome = result.report, result.outcome
     seconds = sum(row.seconds for row in report.stages if row.state == "ran")

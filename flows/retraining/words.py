@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.schedules.definition import Limits
+from registry.schedules.definition import ScheduleLimits
 from registry.schedules.schedules import Schedule
 
 _OTHERS = {"base": "the base moves", "webhook": "a webhook asks", "drift": "data drift"}
@@ -31,7 +31,7 @@ def when(schedule: Schedule) -> str:
     return "; ".join(words) or "only when asked"
 
 
-def limits_in_words(limits: Limits) -> list[str]:
+def limits_in_words(limits: ScheduleLimits) -> list[str]:
     """What it is held to."""
     words = [f"{limits.at_once} at once"]
     words += ["one for each GPU or machine"] if limits.per_device else []

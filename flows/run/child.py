@@ -34,7 +34,7 @@ _TREE = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass(frozen=True)
-class Execution:
+class StageExecution:
     """How a stage's run went."""
 
     facts: JsonObject
@@ -195,7 +195,7 @@ def run_in_child(
     log: Path,
     on_progress: Callable[[ProgressEvent], None],
     stand_by: WarmWorker | None = None,
-) -> Execution:
+) -> StageExecution:
     """Run `stage` in a child, of `stand_by` if given; its output goes to `log`.
 
     Raises `StageFailed` with the stage's own message, or `StageKilled` if the child died.
@@ -222,7 +222,7 @@ def run_in_child(
             server.end()
     peak = max(peak, int(last.get("peak_bytes", 0)))
     if "facts" in last:
-        return Execution(last["facts"], time.monotonic() - clock, peak, started)
+        return StageExecution(last["facts"], time.monotonic() - clock, peak, started)
     if "error" in last:
         raise StageFailed(last["error"], int(last["exit_code"]))
     # One that was killed may have grown between two looks at it.

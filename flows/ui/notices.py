@@ -14,7 +14,7 @@ from flows.run.prefect_block import notify
 from registry import Registry
 from registry.access.delivery import deliver_forever
 from registry.errors import RegistryError
-from registry.monitoring.state import Watch
+from registry.monitoring.state import RegistryWatch
 
 log = logging.getLogger("tuneline.webhooks")
 
@@ -28,7 +28,7 @@ class DriftWatch:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._watch = Watch(registry)
+        self._watch = RegistryWatch(registry)
         self._before: Drifted = frozenset()
 
     def look(self) -> int:

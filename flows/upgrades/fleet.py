@@ -19,7 +19,7 @@ from registry import Registry
 from registry.artifacts import digest
 from registry.channels.channels import ChannelEvent
 from registry.errors import NotFound
-from registry.schedules.definition import Definition, Limits, OwnRecipe
+from registry.schedules.definition import Definition, OwnRecipe, ScheduleLimits
 from registry.schedules.occasions import Planned, due_at
 from registry.schedules.runs import ScheduledRun
 from registry.schedules.schedules import checked
@@ -49,7 +49,7 @@ def busy(registry: Registry) -> dict[str, str]:
     }
 
 
-def begin(registry: Registry, plan: UpgradePlan, limits: Limits, zone: str, who: str) -> str:
+def begin(registry: Registry, plan: UpgradePlan, limits: ScheduleLimits, zone: str, who: str) -> str:
     """Write the plan down, with a run for each channel; returns its name. Raises `Usage` where another
     upgrade was begun for one of its channels meanwhile."""
     now = datetime.now(UTC)

@@ -12,7 +12,7 @@ from flows.errors import Usage
 from flows.gates.ancestry import Ancestry, ancestry
 from flows.gates.policy import GatePolicy
 from flows.held_out import previous_dataset
-from flows.metrics.rates import Rates
+from flows.metrics.rates import Prices
 from flows.planning.clock import Clock, clock_here
 from flows.planning.estimate import StageEstimate, describe_base, estimate
 from flows.planning.machine import machine
@@ -55,7 +55,7 @@ class UpgradePlan:
     to: str
     steps: tuple[Step, ...]
     shared: float
-    rates: Rates | None = None
+    rates: Prices | None = None
 
     @property
     def begun(self) -> list[Step]:
@@ -98,7 +98,7 @@ class Planner:
         self._shapes: dict[str, tuple[ModelShape, Clock]] = {}
         self._shared: dict[str, float] = {}
 
-    def plan(self, channels: Sequence[str], rates: Rates | None) -> UpgradePlan:
+    def plan(self, channels: Sequence[str], rates: Prices | None) -> UpgradePlan:
         """All channels' steps, and what they take. Raises what reading a base or a feed raises."""
         steps = tuple(self._step(name) for name in channels)
         form = None if not self.reformed else STORED if self.form is None else self.form.label

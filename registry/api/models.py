@@ -19,19 +19,19 @@ Item = TypeVar("Item")
 Content = Literal["present", "collected"]
 
 
-class Answer(BaseModel):
+class ApiModel(BaseModel):
     # Rows have more columns than an answer tells.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Page(Answer, Generic[Item]):
+class Page(ApiModel, Generic[Item]):
     """Some items of a list."""
 
     items: list[Item]
     next: str | None = Field(description="`cursor` of the page that follows; null on the last one")
 
 
-class Summary(Answer):
+class Summary(ApiModel):
     """An artifact in a list; `name` and `version` are the latest that it was given."""
 
     id: Digest
@@ -47,7 +47,7 @@ class Summary(Answer):
     content: Content = Field(description="collected: its files were removed to free space; its record stays")
 
 
-class Name(Answer):
+class Name(ApiModel):
     """A human name: the `version`th artifact that was called so."""
 
     name: str
@@ -58,7 +58,7 @@ class GivenName(Name):
     artifact_id: Digest
 
 
-class ArtifactAnswer(Answer):
+class ArtifactAnswer(ApiModel):
     """One artifact, without the list of its files."""
 
     id: Digest
@@ -82,7 +82,7 @@ class FileAnswer(FileEntry):
     name: str
 
 
-class Files(Answer):
+class Files(ApiModel):
     """Names, digests and sizes; never content."""
 
     id: Digest
@@ -94,7 +94,7 @@ class LineageAnswer(Graph):
     direction: Literal["up", "down"]
 
 
-class ExecutionAnswer(Answer):
+class ExecutionAnswer(ApiModel):
     """One run that led to the artifact."""
 
     key: Digest = Field(description="memo key: the digest of all that went in")
@@ -108,14 +108,14 @@ class EvaluationAnswer(Summary):
     metrics: dict[str, Any]
 
 
-class ChannelAnswer(Answer):
+class ChannelAnswer(ApiModel):
     name: str
     artifact_id: Digest
     generation: int
     moved: datetime
 
 
-class EventAnswer(Answer):
+class EventAnswer(ApiModel):
     """One move of a channel; `digest` covers it and, through `previous_digest`, all before it."""
 
     channel: str
@@ -131,7 +131,7 @@ class EventAnswer(Answer):
     digest: Digest
 
 
-class DecisionSummary(Answer):
+class DecisionSummary(ApiModel):
     """A gate decision in a list."""
 
     id: Digest
@@ -150,7 +150,7 @@ class DecisionAnswer(DecisionSummary):
     signature: str | None
 
 
-class EndpointAnswer(Answer):
+class EndpointAnswer(ApiModel):
     """An engine that serves an artifact, as it was written down when it started."""
 
     id: str
@@ -162,16 +162,16 @@ class EndpointAnswer(Answer):
     stopped: datetime | None
 
 
-class Health(Answer):
+class Health(ApiModel):
     status: Literal["ok", "ready"]
 
 
-class ParameterProblem(Answer):
+class ParameterProblem(ApiModel):
     parameter: str
     detail: str
 
 
-class Problem(Answer):
+class Problem(ApiModel):
     """What went wrong (RFC 9457, `application/problem+json`)."""
 
     type: str = Field(description="names the kind of problem")

@@ -250,7 +250,7 @@ def _channel(connection: Connection, team: str, name: str) -> queries.Columns:
     return row._asdict()
 
 
-def _page(kind: type[answers.Answer], page: queries.Rows) -> Any:
+def _page(kind: type[answers.ApiModel], page: queries.Rows) -> Any:
     rows, following = page
     return answers.Page[kind](  # type: ignore[valid-type]
         items=[kind.model_validate(row) for row in rows], next=None if following is None else str(following)

@@ -55,7 +55,7 @@ class Feedback(Record):
     correction: str | None = None
 
 
-class Outcome(Record):
+class FeedbackSummary(Record):
     """How an artifact's answers fared with those who asked, in one arm of a channel."""
 
     artifact_id: str
@@ -127,7 +127,7 @@ class Traffic:
                 outcomes.Outcomes(self._database).add([rating], connection)
         return came
 
-    def outcomes(self, channel: str, since: datetime | None = None) -> list[Outcome]:
+    def outcomes(self, channel: str, since: datetime | None = None) -> list[FeedbackSummary]:
         """What was said of a channel's answers, by artifact and arm, in the order in which they came."""
         query = select(feedback).where(feedback.c.channel == channel).order_by(feedback.c.at)
         if since is not None:
@@ -137,7 +137,7 @@ class Traffic:
             for row in connection.execute(query):
                 found.setdefault((row.artifact_id, row.arm), []).append(row)
         return [
-            Outcome(
+            FeedbackSummary(
                 artifact_id=artifact_id,
                 arm=arm,
                 up=sum(row.thumbs == "up" for row in rows),

@@ -19,7 +19,7 @@ OUTCOMES_OF = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Standing:
+class ChannelStanding:
     """Where a channel points; `released` is the event that first brought the artifact there, of which a
     rollback is none."""
 
@@ -60,7 +60,7 @@ class Decided:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateVerdict:
     """What was decided last about something that may take a live artifact's place."""
 
     artifact_id: str
@@ -68,7 +68,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Score:
+class MetricScore:
     """A metric of an evaluation, with its 95 % interval over `n` items."""
 
     task: str
@@ -80,7 +80,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class ArtifactTraffic:
     """What one artifact answered for a channel in one arm within the last hour."""
 
     channel: str
@@ -98,17 +98,17 @@ class Documents:
     """Decisions and evaluations that were read already; they never change, so each is parsed once."""
 
     decisions: dict[str, Decided] = field(default_factory=dict)
-    scores: dict[str, list[Score]] = field(default_factory=dict)
+    scores: dict[str, list[MetricScore]] = field(default_factory=dict)
 
 
-def standings(connection: Connection, most: int) -> list[Standing]:
+def standings(connection: Connection, most: int) -> list[ChannelStanding]:
     """The `most` channels that moved last."""
     columns = (channels, artifacts.c.kind, artifacts.c.quant_method)
     query = select(*columns).join(artifacts, artifacts.c.id == channels.c.artifact_id)
     rows = list(connection.execute(query.order_by(channels.c.moved.desc(), channels.c.name).limit(most)))
     events = _releases(connection, {row.name: row.generation for row in rows})
     return [
-        Standing(
+        ChannelStanding(
             row.name, row.artifact_id, row.kind, row.quant_method, row.generation,
             datetime.fromisoformat(row.moved), events[row.name].decision_id,
             datetime.fromisoformat(events[row.name].at),
@@ -177,18 +177,18 @@ def _rule(rule: Mapping[str, Any]) -> Rule:
     return Rule(rule["rule"], "waived" if rule.get("waived") else rule["verdict"], margin)
 
 
-def candidates(connection: Connection, ids: Collection[str]) -> dict[str, Candidate]:
+def candidates(connection: Connection, ids: Collection[str]) -> dict[str, CandidateVerdict]:
     """Live artifact → what was decided last about another one in comparison with it."""
     decided = gate_decisions.c
     about = decided.baseline.in_(ids) & (decided.candidate != decided.baseline)
     latest = select(func.max(decided.sequence)).where(about).group_by(decided.baseline)
     query = select(decided.baseline, decided.candidate, decided.verdict).where(decided.sequence.in_(latest))
-    return {row.baseline: Candidate(row.candidate, row.verdict) for row in connection.execute(query)}
+    return {row.baseline: CandidateVerdict(row.candidate, row.verdict) for row in connection.execute(query)}
 
 
 def scores(
-    connection: Connection, ids: Collection[str], read: dict[str, list[Score]]
-) -> dict[str, list[Score]]:
+    connection: Connection, ids: Collection[str], read: dict[str, list[MetricScore]]
+) -> dict[str, list[MetricScore]]:
     """Live artifact → the scores of its latest evaluation."""
     of = (edges.c.relation == "evaluation_of") & edges.c.parent.in_(ids)
     latest = select(edges.c.parent, func.max(artifacts.c.sequence).label("sequence"))
@@ -204,16 +204,18 @@ def scores(
     return {artifact_id: read[evaluation] for artifact_id, evaluation in evaluation_of.items()}
 
 
-def _scores(metrics: Mapping[str, Any]) -> Iterable[Score]:
+def _scores(metrics: Mapping[str, Any]) -> Iterable[MetricScore]:
     measured = dict(metrics.get("tasks") or {})
     measured |= {task: result["metrics"] for task, result in (metrics.get("fidelity") or {}).items()}
     for task, of_task in measured.items():
         for name, metric in of_task.items():
             if isinstance(metric, Mapping) and {"value", "low", "high", "n"} <= metric.keys():
-                yield Score(task, name, metric["value"], metric["low"], metric["high"], int(metric["n"]))
+                yield MetricScore(
+                    task, name, metric["value"], metric["low"], metric["high"], int(metric["n"])
+                )
 
 
-def traffic(connection: Connection, names: Collection[str], at: datetime) -> list[Traffic]:
+def traffic(connection: Connection, names: Collection[str], at: datetime) -> list[ArtifactTraffic]:
     """The channels' outcomes of the last hour, by artifact and arm."""
     since = (at - OUTCOMES_OF).astimezone(UTC).isoformat(timespec="minutes")
     columns = outcomes.c
@@ -224,7 +226,7 @@ def traffic(connection: Connection, names: Collection[str], at: datetime) -> lis
     query = query.where(columns.channel.in_(names), columns.minute >= since)
     rows = connection.execute(query.group_by(columns.channel, columns.artifact_id, columns.arm))
     return [
-        Traffic(
+        ArtifactTraffic(
             row.channel, row.artifact_id, row.arm, int(row.requests), int(row.failed),
             int(row.prompt_tokens), int(row.completion_tokens), datetime.fromisoformat(row.last),
         )

@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 
 from registry import content
 from registry.monitoring import channels, totals
-from registry.monitoring.channels import Ancestor, Candidate, Decided, Documents, Score, Standing, Traffic
+from registry.monitoring.channels import (
+    Ancestor,
+    ArtifactTraffic,
+    CandidateVerdict,
+    ChannelStanding,
+    Decided,
+    Documents,
+    MetricScore,
+)
 from registry.monitoring.totals import Counts, StageTotals, TenantUse
 from registry.registry import Registry
 from registry.tenancy.endpoints import Endpoint, rows
@@ -25,12 +33,12 @@ class State:
 
     at: datetime
     counts: Counts
-    channels: list[Standing]
+    channels: list[ChannelStanding]
     ancestors: Mapping[str, list[Ancestor]]
     decisions: Mapping[str, Decided]
-    candidates: Mapping[str, Candidate]
-    scores: Mapping[str, list[Score]]
-    traffic: list[Traffic]
+    candidates: Mapping[str, CandidateVerdict]
+    scores: Mapping[str, list[MetricScore]]
+    traffic: list[ArtifactTraffic]
     rollouts: Mapping[str, Rollout]
     tenants: list[TenantUse]
     damaged: Mapping[str, int]
@@ -38,7 +46,7 @@ class State:
     endpoints: list[Endpoint]
 
 
-class Watch:
+class RegistryWatch:
     """Reads a registry again and again; what never changes is read once. For one thread at a time."""
 
     def __init__(self, registry: Registry) -> None:

@@ -50,7 +50,7 @@ class Asked(Record):
 Trigger = Annotated[Cron | NewRows | NewBase | Asked, Field(discriminator="on")]
 
 
-class Limits(Record):
+class ScheduleLimits(Record):
     """How much at once, when, at what price, and how long to wait after failures."""
 
     at_once: int = Field(default=1, ge=1, le=1000)
@@ -90,7 +90,7 @@ class Definition(Record):
     """Pattern of tenants' names, as in a shell; each tenant's own channel is retrained."""
     triggers: tuple[Trigger, ...] = ()
     zone: str = "UTC"
-    limits: Limits = Limits()
+    limits: ScheduleLimits = ScheduleLimits()
 
     @model_validator(mode="after")
     def _for_somebody(self) -> Definition:

@@ -68,7 +68,7 @@ class Outcome(Record):
         return self
 
 
-class Summary(Record):
+class OutcomeSummary(Record):
     """All outcomes of one artifact in one arm together; durations in ms, None where none was measured."""
 
     artifact_id: str
@@ -135,7 +135,7 @@ class Outcomes:
             rows = connection.execute(query.order_by(columns.sequence))
             return [(row.sequence, _outcome(row)) for row in rows]
 
-    def summary(self, channel: str, since: datetime | None = None) -> list[Summary]:
+    def summary(self, channel: str, since: datetime | None = None) -> list[OutcomeSummary]:
         """The channel's outcomes per artifact and arm, in the order in which these first came."""
         parts: dict[tuple[str, Arm], list[Outcome]] = {}
         for row in self.read(channel, since):
@@ -163,11 +163,11 @@ def percentile(values: Iterable[float], share: float) -> float | None:
     return ordered[rank - 1] if ordered else None
 
 
-def _summary(rows: Sequence[Outcome]) -> Summary:
+def _summary(rows: Sequence[Outcome]) -> OutcomeSummary:
     counts = ("requests", "failed", "truncated", "compared", "agreed", "prompt_tokens", "completion_tokens")
     whole = [value for row in rows for value in row.latencies_ms]
     first = [value for row in rows for value in row.first_token_ms]
-    return Summary(
+    return OutcomeSummary(
         artifact_id=rows[0].artifact_id,
         arm=rows[0].arm,
         first=rows[0].minute,

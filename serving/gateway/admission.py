@@ -24,7 +24,7 @@ class TooMany(ApiError):
         self.retry_after = max(1, math.ceil(retry_after))
 
 
-class Rates:
+class RateLimiter:
     """A bucket for each tenant: full at first, filled again evenly over a minute. For one gateway process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 from registry.tenancy.rollouts import Rollout
 from registry.tenancy.tenants import Tenant
 from serving.gateway import upstream
-from serving.gateway.admission import Concurrency, Rates, TooMany
+from serving.gateway.admission import Concurrency, RateLimiter, TooMany
 from serving.gateway.config import Bounds
 from serving.gateway.directory import Directory
 from serving.gateway.feedback.receipts import Receipts
@@ -46,7 +46,7 @@ class App:
     shadows: Shadows
     receipts: Receipts
     bounds: Bounds
-    _rates: Rates = field(default_factory=Rates)
+    _rates: RateLimiter = field(default_factory=RateLimiter)
     _concurrency: Concurrency = field(default_factory=Concurrency)
     _broken: set[int] = field(default_factory=set)
     """Rollouts whose candidate no engine takes."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from serving.gateway.config import Bounds
 from serving.openai_api import request as openai_request
 from serving.openai_api.errors import ApiError
-from serving.openai_api.request import CompletionRequest, Limits
+from serving.openai_api.request import CompletionRequest, RequestLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,12 @@ class GatewayRequest(CompletionRequest):
         return hashlib.sha256((self.user or opening).encode()).hexdigest()
 
 
-def limits_of(bounds: Bounds, lacking: frozenset[str]) -> Limits:
+def limits_of(bounds: Bounds, lacking: frozenset[str]) -> RequestLimits:
     """The schema's limits; `lacking`: fields that none of the gateway's engines does."""
-    return Limits(bounds.depth, bounds.messages, bounds.max_tokens, bounds.n, lacking)
+    return RequestLimits(bounds.depth, bounds.messages, bounds.max_tokens, bounds.n, lacking)
 
 
-def read(raw: bytes, chat: bool, limits: Limits) -> GatewayRequest:
+def read(raw: bytes, chat: bool, limits: RequestLimits) -> GatewayRequest:
     """The request in `raw`. Raises `ApiError`, in OpenAI's words."""
     request = openai_request.read(raw, chat, limits)
     if request.salt is not None:

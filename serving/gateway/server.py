@@ -30,7 +30,7 @@ from serving.gateway.request_context import Recorder
 from serving.gateway.rollout.outcomes import Outcomes
 from serving.gateway.rollout.shadow import Shadows
 from serving.gateway.router import MakeEngine, Router
-from serving.gateway.served.watch import Watch
+from serving.gateway.served.watch import AnswerWatch
 from serving.process.process import listen
 from serving.tracebacks import frames
 
@@ -138,7 +138,7 @@ async def _assemble(
     app = App(
         directory, router, ledger, Recorder(metrics, outcomes, receipts), shadows, receipts, config.bounds
     )
-    watch = Watch(registry, router, metrics, config.served, app.limits)
+    watch = AnswerWatch(registry, router, metrics, config.served, app.limits)
     watch.start()
     stack.push_async_callback(watch.stop)
     return app, _operations(metrics, directory, router)

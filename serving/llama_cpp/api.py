@@ -26,9 +26,9 @@ from serving.llama_cpp.sequences import Answer, Failed
 from serving.openai_api.answers import model_list, model_object, no_model
 from serving.openai_api.body import collect, require_no_query
 from serving.openai_api.errors import ApiError
-from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, Limits, read
+from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, RequestLimits, read
 
-LIMITS = Limits(lacking=LACKING["llama.cpp"])
+LIMITS = RequestLimits(lacking=LACKING["llama.cpp"])
 RETRY_SECONDS = 1
 STUCK_SECONDS = 60.0
 """Without a step of the engine's thread for so long, the engine is not healthy."""

@@ -35,7 +35,7 @@ _TOKEN = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What a request may be at most, and what is not done for it."""
 
     depth: int | None = None
@@ -89,7 +89,7 @@ class CompletionRequest:
         return body
 
 
-def read(raw: bytes, chat: bool, limits: Limits) -> CompletionRequest:
+def read(raw: bytes, chat: bool, limits: RequestLimits) -> CompletionRequest:
     """The request in `raw`. Raises `ApiError`, in OpenAI's words."""
     given = parse(raw, limits.depth)
     fields = Fields(given)
@@ -121,7 +121,7 @@ def read(raw: bytes, chat: bool, limits: Limits) -> CompletionRequest:
     return request
 
 
-def _answers(fields: Fields, limits: Limits) -> int:
+def _answers(fields: Fields, limits: RequestLimits) -> int:
     most = 1 if "n" in limits.lacking else limits.n
     n = fields.take("n")
     if n is not None and not (isinstance(n, int) and within(n, 1, most)):
@@ -136,7 +136,7 @@ def _answers(fields: Fields, limits: Limits) -> int:
     return n or 1
 
 
-def _length(fields: Fields, name: str, limits: Limits) -> int | None:
+def _length(fields: Fields, name: str, limits: RequestLimits) -> int | None:
     length = fields.take(name)
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
         refuse(name, "a whole number of tokens, at least 1, or nothing for as many as fit", length)

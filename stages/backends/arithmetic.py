@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from stages.arithmetic import CLEARLY_FASTER, ComputeDtype, MachineSpeed, Rates, identity
+from stages.arithmetic import CLEARLY_FASTER, ComputeDtype, MachineSpeed, ProductRates, identity
 
 OPERATIONS = 450e6
 """Of one product: 5 ms at 90 GFLOP/s, and half a second where bfloat16 is emulated at 1."""
@@ -66,7 +66,7 @@ def _auto() -> ComputeDtype:
     return measure().compute_dtype
 
 
-def _rates(dtype: torch.dtype, device: str, tokens: int, inputs: int, outputs: int) -> Rates:
+def _rates(dtype: torch.dtype, device: str, tokens: int, inputs: int, outputs: int) -> ProductRates:
     generator = torch.Generator().manual_seed(0)
     x, weight, gradient = (
         torch.randn(*shape, generator=generator).to(device, dtype)
@@ -74,7 +74,7 @@ def _rates(dtype: torch.dtype, device: str, tokens: int, inputs: int, outputs: i
     )
     operations = 2 * tokens * inputs * outputs
     with torch.inference_mode():
-        return Rates(
+        return ProductRates(
             forward=operations / _fastest(lambda: torch.nn.functional.linear(x, weight), device),
             grad_input=operations / _fastest(lambda: gradient @ weight, device),
             grad_weight=operations / _fastest(lambda: gradient.T @ x, device),

@@ -13,7 +13,7 @@ MergeBase = Literal["16bit", "nf4"]
 WORDS: dict[MergeBase, str] = {"16bit": "the 16-bit weights", "nf4": "the NF4 weights"}
 
 
-class Figure(Record):
+class Estimate(Record):
     """A value with its 95 % interval."""
 
     value: float
@@ -26,7 +26,7 @@ class MergeEvidence(Record):
 
     chats: int = Field(ge=2)
     loss: dict[MergeBase, float] = Field(description="nats per token of the answers")
-    loss_difference: Figure = Field(description="16bit minus nf4, paired; intervals over chats")
+    loss_difference: Estimate = Field(description="16bit minus nf4, paired; intervals over chats")
     right: dict[MergeBase, float] = Field(description="share of answers that would be written greedily")
     gained: int = Field(ge=0, description="answers that only the 16-bit merge gets right")
     lost: int = Field(ge=0, description="answers that only the NF4 merge gets right")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import ks_2samp
 
-from flows.drift.comparison import Comparison
+from flows.drift.comparison import DriftComparison
 
 REFERENCE = 400
 ROWS_A_DAY = 40
@@ -67,7 +67,7 @@ def judge(seed: int, after: Source, count: int) -> dict[str, int | None]:
     """Way → the row at which it first says drift."""
     stream = days(seed, after, count)
     reference, _ = next(stream)
-    comparison = Comparison(reference)
+    comparison = DriftComparison(reference)
     first: dict[str, int | None] = {"e-values": None, "KS daily, each": None, "KS daily, all": None}
     for day, (_, texts) in enumerate(stream, 1):
         comparison.add(texts)

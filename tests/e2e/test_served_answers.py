@@ -31,7 +31,7 @@ from serving.gateway.metrics import Metrics
 from serving.gateway.replica import Replica
 from serving.gateway.request_policy import limits_of, read
 from serving.gateway.router import Router
-from serving.gateway.served.watch import Watch
+from serving.gateway.served.watch import AnswerWatch
 from serving.llama_cpp.engine import LlamaCppEngine
 from serving.openai_api.errors import ApiError
 from stages.config.evaluate import EvaluateConfig
@@ -108,7 +108,7 @@ def measured(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> It
 class Watched:
     """A router over the base that the tenant's adapter was evaluated with; the adapter is loaded."""
 
-    watch: Watch
+    watch: AnswerWatch
     router: Router
     replica: Replica
     metrics: Metrics
@@ -153,7 +153,7 @@ async def watching(registry: Registry, folder: Path, fault: str | None = None) -
         replica, path = await router.replica_for(adapter)
         async with replica.acquire(adapter, path):
             pass
-        watch = Watch(registry, router, metrics, config.served, LIMITS)
+        watch = AnswerWatch(registry, router, metrics, config.served, LIMITS)
         yield Watched(watch, router, replica, metrics, adapter, path)
     finally:
         await router.stop()
@@ -225,7 +225,7 @@ def test_each_fault_is_found_and_taken_out(measured: Registry, tmp_path: Path, f
 async def only_an_alarm(registry: Registry, it: Watched) -> None:
     """With `take_out: false`, whatever else is shown."""
     first = it.watch
-    it.watch = Watch(registry, it.router, Metrics(0), ServedSection(take_out=False), LIMITS)
+    it.watch = AnswerWatch(registry, it.router, Metrics(0), ServedSection(take_out=False), LIMITS)
     await it.until("alarm", it.adapter, MOST)
     for _ in range(40):
         await it.watch.ask()

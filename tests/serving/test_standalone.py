@@ -22,7 +22,7 @@ import pytest
 from serving import standalone
 from serving.errors import EngineFailed, NotServable, PortTaken, RequestFailed
 from serving.process import process
-from serving.standalone import Endpoint
+from serving.standalone import RunningEngine
 from stages.config.deploy import DeployConfig
 from tests.seconds import seconds
 
@@ -32,13 +32,13 @@ TREE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def started(smollm2_gguf: Path, config: DeployConfig, tmp_path: Path) -> Iterator[Endpoint]:
+def started(smollm2_gguf: Path, config: DeployConfig, tmp_path: Path) -> Iterator[RunningEngine]:
     endpoint = standalone.start(ID, smollm2_gguf, config, tmp_path / "engine.log")
     yield endpoint
     standalone.stop(endpoint)
 
 
-def post(endpoint: Endpoint, route: str, **body: Any) -> tuple[int, dict[str, Any]]:
+def post(endpoint: RunningEngine, route: str, **body: Any) -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(
         endpoint.url + route, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -50,7 +50,7 @@ def post(endpoint: Endpoint, route: str, **body: Any) -> tuple[int, dict[str, An
             return error.code, json.load(error)
 
 
-def test_an_engine_answers_until_it_is_stopped(started: Endpoint) -> None:
+def test_an_engine_answers_until_it_is_stopped(started: RunningEngine) -> None:
     assert started.alias == "tuneline-0123456789ab"
     assert started.process.is_alive()
     reply = standalone.ask(started, FRANCE, max_tokens=8, timeout=seconds(60))
@@ -65,7 +65,7 @@ def test_an_engine_answers_until_it_is_stopped(started: Endpoint) -> None:
         standalone.ask(started, FRANCE, max_tokens=8, timeout=seconds(5))
 
 
-def test_only_its_own_model_is_answered(started: Endpoint) -> None:
+def test_only_its_own_model_is_answered(started: RunningEngine) -> None:
     for route, body in {
         "/v1/chat/completions": {"messages": FRANCE, "max_tokens": 1},
         "/v1/completions": {"prompt": "Paris", "max_tokens": 1},
@@ -81,7 +81,7 @@ def test_only_its_own_model_is_answered(started: Endpoint) -> None:
     assert post(started, "/extras/tokenize", input="Paris")[0] == 404, "no other routes"
 
 
-def test_no_request_is_penalized_unless_it_asks(started: Endpoint) -> None:
+def test_no_request_is_penalized_unless_it_asks(started: RunningEngine) -> None:
     def say(**options: float) -> str:
         body = {"messages": FRANCE, "max_tokens": 24, "temperature": 0, **options}
         text: str = post(started, "/v1/chat/completions", model=started.alias, **body)[1]["choices"][0][
@@ -93,7 +93,7 @@ def test_no_request_is_penalized_unless_it_asks(started: Endpoint) -> None:
     assert say() != say(repeat_penalty=1.1)
 
 
-def test_a_busy_engine_is_healthy(started: Endpoint) -> None:
+def test_a_busy_engine_is_healthy(started: RunningEngine) -> None:
     body = {"model": started.alias, "messages": FRANCE, "max_tokens": 200, "stream": True, "temperature": 0}
     request = urllib.request.Request(
         started.url + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -111,7 +111,7 @@ def test_a_busy_engine_is_healthy(started: Endpoint) -> None:
         assert stream.read().endswith(b"data: [DONE]\n\n")
 
 
-def test_a_web_page_may_not_call_it(started: Endpoint) -> None:
+def test_a_web_page_may_not_call_it(started: RunningEngine) -> None:
     request = urllib.request.Request(started.url + "/v1/models", headers={"Origin": "http://evil.example"})
     with urllib.request.urlopen(request, timeout=seconds(10)) as response:
         assert "access-control-allow-origin" not in response.headers
@@ -144,7 +144,7 @@ def test_foreign_environment_variables_change_nothing(
 
 
 def test_two_engines_stand_side_by_side(
-    smollm2_gguf: Path, config: DeployConfig, tmp_path: Path, started: Endpoint
+    smollm2_gguf: Path, config: DeployConfig, tmp_path: Path, started: RunningEngine
 ) -> None:
     other = standalone.start("e" * 64, smollm2_gguf, config, tmp_path / "other.log")
     try:

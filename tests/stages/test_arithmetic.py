@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stages import arithmetic
-from stages.arithmetic import MachineSpeed, Rates, identity, machine_speed
+from stages.arithmetic import MachineSpeed, ProductRates, identity, machine_speed
 from stages.backends import nf4
 from stages.config.train import Nf4Config
 from stages.contract import Parent
@@ -64,7 +64,7 @@ def test_a_damaged_file_in_the_cache_is_measured_again(tmp_path: Path) -> None:
 
 
 def test_the_overall_rate_is_that_of_the_slowest_product_where_one_is_slow() -> None:
-    assert Rates(forward=8e9, grad_input=1e9, grad_weight=8e9).overall == pytest.approx(2.4e9)
+    assert ProductRates(forward=8e9, grad_input=1e9, grad_weight=8e9).overall == pytest.approx(2.4e9)
 
 
 @pytest.mark.parametrize("frozen", ["packed", "dequantized"])

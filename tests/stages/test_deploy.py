@@ -22,7 +22,7 @@ from registry.processes import ProcessId
 from registry.tenancy.endpoints import Endpoints
 from serving import standalone
 from serving.process.process import Launch
-from serving.standalone import Endpoint
+from serving.standalone import RunningEngine
 from stages.config.deploy import DeployConfig
 from stages.contract import Parent
 from stages.deploy import FALLBACK_QUESTION, DeployFacts, deploy
@@ -33,12 +33,12 @@ FAKE_ENGINE = Path(__file__).parents[1] / "serving" / "fake_engine.py"
 
 
 @pytest.fixture(autouse=True)
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Endpoint]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunningEngine]]:
     """Every endpoint that deploy starts; ended after the test, whatever became of it."""
-    found: list[Endpoint] = []
+    found: list[RunningEngine] = []
     real = standalone.start
 
-    def start(*args: Any) -> Endpoint:
+    def start(*args: Any) -> RunningEngine:
         found.append(real(*args))
         return found[-1]
 
@@ -93,7 +93,7 @@ def test_an_adapter_is_no_model(pico_base: Parent, tmp_path: Path) -> None:
 
 
 def test_a_gguf_is_deployed_and_answers(
-    gguf: Parent, pico_base: Parent, tmp_path: Path, started: list[Endpoint]
+    gguf: Parent, pico_base: Parent, tmp_path: Path, started: list[RunningEngine]
 ) -> None:
     config = CONFIG.model_copy(update={"question": "What is 2+2? Ünïcode 🙂", "system": "Answer shortly."})
     facts = deploy({"model": gguf, "base": pico_base}, config, tmp_path)
@@ -147,7 +147,7 @@ def test_without_a_base_the_template_is_not_compared(gguf: Parent, tmp_path: Pat
 
 
 def test_a_template_rendered_otherwise_is_refused(
-    gguf: Parent, pico_base: Parent, tmp_path: Path, started: list[Endpoint]
+    gguf: Parent, pico_base: Parent, tmp_path: Path, started: list[RunningEngine]
 ) -> None:
     shutil.copytree(pico_base.path, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
     template = tmp_path / "base" / "chat_template.jinja"
@@ -158,7 +158,9 @@ def test_a_template_rendered_otherwise_is_refused(
     assert not started[0].process.is_alive()
 
 
-def test_a_refused_question_stops_the_engine(gguf: Parent, tmp_path: Path, started: list[Endpoint]) -> None:
+def test_a_refused_question_stops_the_engine(
+    gguf: Parent, tmp_path: Path, started: list[RunningEngine]
+) -> None:
     config = CONFIG.model_copy(update={"question": "too long " * 300})
     with pytest.raises(StageError, match=r"answered 400: .*maximum context length is 256 tokens"):
         deploy({"model": gguf}, config, tmp_path)
@@ -176,7 +178,7 @@ def test_no_answer_stops_the_engine(
     fake_engine: Callable[..., None],
     gguf: Parent,
     tmp_path: Path,
-    started: list[Endpoint],
+    started: list[RunningEngine],
     options: tuple[str, ...],
     message: str,
 ) -> None:
@@ -191,7 +193,7 @@ def test_no_answer_stops_the_engine(
     [("gptq", "llama.cpp"), ("none", "llama.cpp"), ("gguf", "vllm"), ("bnb", "vllm"), ("bnb", "llama.cpp")],
 )
 def test_the_wrong_engine_is_named(
-    gguf: Parent, tmp_path: Path, started: list[Endpoint], method: Any, chosen: Any
+    gguf: Parent, tmp_path: Path, started: list[RunningEngine], method: Any, chosen: Any
 ) -> None:
     model = parent(gguf, gguf.path, method)
     with pytest.raises(

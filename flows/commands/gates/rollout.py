@@ -14,7 +14,7 @@ from flows.errors import Usage
 from flows.formatting import plain, short
 from registry import Registry
 from registry.channels.channels import check_name
-from registry.tenancy.outcomes import Summary
+from registry.tenancy.outcomes import OutcomeSummary
 
 _COUNTS = ("requests", "failed", "cut off", "tokens in", "tokens out", "agreed")
 _COLUMNS = ("artifact", "arm", *_COUNTS, "p50", "p95", "timed")
@@ -121,7 +121,7 @@ def _write_latency(registry: Registry, channel: str, ref: str, since: datetime |
     return len(durations)
 
 
-def _cells(summary: Summary) -> tuple[str, ...]:
+def _cells(summary: OutcomeSummary) -> tuple[str, ...]:
     def ms(value: float | None) -> str:
         return "–" if value is None else f"{value:,.0f} ms"
 

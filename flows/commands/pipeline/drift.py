@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
-from flows.drift.comparison import Comparison, DriftState
+from flows.drift.comparison import DriftComparison, DriftState
 from flows.drift.inputs import new_rows, trained_on
 from flows.errors import InvalidRecipe, Usage
 from flows.formatting import from_log10, short
@@ -37,7 +37,7 @@ def drift(arguments: argparse.Namespace) -> Reply:
     """Compare, file by file; exit code 1 where drift is shown."""
     with open_registry() as registry:
         channel, dataset = _dataset(registry, arguments.of)
-        comparison = Comparison(list(trained_on(registry.view(dataset.id))), arguments.alpha)
+        comparison = DriftComparison(list(trained_on(registry.view(dataset.id))), arguments.alpha)
         files = list(_compared(comparison, arguments.new))
         state = comparison.state
         asked: list[str] = []
@@ -76,7 +76,7 @@ def drift(arguments: argparse.Namespace) -> Reply:
     return Reply(document, text, 1 if state.verdict == "drift" else 0)
 
 
-def _compared(comparison: Comparison, paths: Sequence[Path]) -> Iterator[_File]:
+def _compared(comparison: DriftComparison, paths: Sequence[Path]) -> Iterator[_File]:
     """Each file, taken in; a row counts once, as in the training data."""
     seen = set[str]()
     for path in paths:

@@ -41,7 +41,7 @@ class Side:
     evidence: Evidence | None
 
 
-class Answer(NamedTuple):
+class LoggedAnswer(NamedTuple):
     """What one side said to a question."""
 
     text: Markup
@@ -51,7 +51,7 @@ class Answer(NamedTuple):
 class Question(NamedTuple):
     asked: str
     expected: str
-    answers: list[Answer | None]
+    answers: list[LoggedAnswer | None]
 
 
 def _compare(request: Request) -> Response:
@@ -220,12 +220,12 @@ def _items(registry: Registry, side: Side, task: str) -> dict[str, Item]:
     return {item["item"]: item for item in read_items(folder, scored)}
 
 
-def _answer(item: Item | None) -> Answer | None:
+def _answer(item: Item | None) -> LoggedAnswer | None:
     if item is None:
         return None
     metric = item.get("metric")
     score = item["scores"].get(metric) if metric else next(iter(item["scores"].values()), None)
-    return Answer(Markup.escape(item.get("answer", "")), score)
+    return LoggedAnswer(Markup.escape(item.get("answer", "")), score)
 
 
 def _flipped(question: Question) -> bool:

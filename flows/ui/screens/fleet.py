@@ -38,7 +38,7 @@ OLDEST = 1.0
 """Seconds for which a fleet may be shown again; not all that it shows is part of the registry's look."""
 
 
-class Traffic(NamedTuple):
+class ChannelTraffic(NamedTuple):
     """What a channel was asked in the last hour."""
 
     requests: int
@@ -76,7 +76,7 @@ class ChannelCard:
     reason: str | None
     rollout: Rollout | None
     engines: list[Engine]
-    traffic: Traffic
+    traffic: ChannelTraffic
 
     @property
     def drift(self) -> bool:
@@ -169,7 +169,7 @@ def channel_cards(connection: Connection, only: str | None = None) -> list[Chann
             artifact_name=called.get(row.artifact_id),
             rollout=tried.get(row.name),
             engines=[_engine(engine, row.artifact_id) for engine in engines.get(row.name, [])],
-            traffic=traffic.get(row.name, Traffic(0, 0, 0)),
+            traffic=traffic.get(row.name, ChannelTraffic(0, 0, 0)),
         )
         for row in rows
     ]
@@ -199,12 +199,12 @@ def _engine(row: Row[Any], serves: str) -> Engine:
     return Engine(row.id, row.engine, row.artifact_id, row.url, state)
 
 
-def _traffic(connection: Connection) -> dict[str, Traffic]:
+def _traffic(connection: Connection) -> dict[str, ChannelTraffic]:
     since = (datetime.now(UTC) - TRAFFIC).isoformat(timespec="minutes")
     tokens = func.sum(outcomes.c.prompt_tokens + outcomes.c.completion_tokens)
     query = select(outcomes.c.channel, func.sum(outcomes.c.requests), func.sum(outcomes.c.failed), tokens)
     query = query.where(outcomes.c.minute >= since).group_by(outcomes.c.channel)
-    return {channel: Traffic(*map(int, sums)) for channel, *sums in connection.execute(query)}
+    return {channel: ChannelTraffic(*map(int, sums)) for channel, *sums in connection.execute(query)}
 
 
 def _failed(runs: Iterable[PastRun]) -> list[Attention]:

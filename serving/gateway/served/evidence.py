@@ -32,7 +32,7 @@ Array = NDArray[Any]
 
 
 @dataclass
-class Evidence:
+class AnswerEvidence:
     """Of one engine's answers in one name, or of `runs` of them, for a simulation; all shapes are [runs]."""
 
     least: float

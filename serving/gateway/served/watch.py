@@ -32,9 +32,9 @@ from serving.gateway.relay import TokenUsage
 from serving.gateway.replica import Replica
 from serving.gateway.request_policy import read
 from serving.gateway.router import Router
-from serving.gateway.served.evidence import CERTAIN, Evidence
+from serving.gateway.served.evidence import CERTAIN, AnswerEvidence
 from serving.openai_api.errors import ApiError
-from serving.openai_api.request import Limits
+from serving.openai_api.request import RequestLimits
 from serving.tracebacks import frames
 
 log = logging.getLogger("tuneline.gateway")
@@ -69,18 +69,23 @@ class Place:
         return self.artifact_id, self.replica.artifact.id
 
 
-class Watch:
+class AnswerWatch:
     """Of one gateway. Begins anew with the gateway, and of an engine with each of its starts."""
 
     def __init__(
-        self, registry: Registry, router: Router, metrics: Metrics, config: ServedSection, limits: Limits
+        self,
+        registry: Registry,
+        router: Router,
+        metrics: Metrics,
+        config: ServedSection,
+        limits: RequestLimits,
     ) -> None:
         self._registry, self._router, self._metrics = registry, router, metrics
         self._config, self._limits = config, limits
         self._recorded: dict[tuple[str, str], Sequence[ExpectedAnswer]] = {}
         self._looked: dict[tuple[str, str], float] = {}
         """When those without recorded answers were looked up."""
-        self._evidence: dict[Place, Evidence] = {}
+        self._evidence: dict[Place, AnswerEvidence] = {}
         self._count = 0
         self._doubted: Place | None = None
         self._doubts = 0
@@ -214,7 +219,7 @@ class Watch:
     async def _judge(self, place: Place, otherwise: bool) -> None:
         if place not in self._evidence:
             self._count += 1
-            self._evidence[place] = Evidence(self._config.least, self._count)
+            self._evidence[place] = AnswerEvidence(self._config.least, self._count)
         evidence = self._evidence[place]
         evidence.add(otherwise)
         if otherwise:
@@ -227,7 +232,7 @@ class Watch:
         if state is not None and LEVELS[state] > LEVELS.get(self.states.get(place, ""), 0):
             await self._raise(place, state, evidence)
 
-    async def _raise(self, place: Place, state: str, evidence: Evidence) -> None:
+    async def _raise(self, place: Place, state: str, evidence: AnswerEvidence) -> None:
         """Say it, everywhere; a place that is taken out gets no more requests in this artifact's name."""
         replica, artifact = place.replica, place.artifact_id
         self.states[place] = state

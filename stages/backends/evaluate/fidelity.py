@@ -116,7 +116,7 @@ def log_probabilities(lm: TokenLM, chats: Chats, vocabulary: int, unit: str) -> 
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TokenComparison:
     """A model against a reference, token by token; float64 arrays of the length of all compared tokens."""
 
     chat: Any
@@ -130,7 +130,7 @@ class Comparison:
     reference_right: list[bool | None]
 
 
-def compare(kept: LogProbabilities, other: TokenLM, other_is_reference: bool = True) -> Comparison:
+def compare(kept: LogProbabilities, other: TokenLM, other_is_reference: bool = True) -> TokenComparison:
     """KL(reference ‖ model), likeliest tokens and log-losses on `kept.chats`. Raises as `predictions`."""
     chats = kept.chats
     columns: list[list[torch.Tensor]] = [[], [], [], []]
@@ -153,10 +153,10 @@ def compare(kept: LogProbabilities, other: TokenLM, other_is_reference: bool = T
     chat = np.repeat(np.arange(len(chats.rows)), chats.last)
     answers = np.concatenate([np.array(marks, dtype=bool) for marks in chats.answers])
     kl_, same, loss, reference_loss = (torch.cat(column).numpy() for column in columns)
-    return Comparison(chat, kl_, same, loss, reference_loss, answers, right[0], right[1])
+    return TokenComparison(chat, kl_, same, loss, reference_loss, answers, right[0], right[1])
 
 
-def summarize(comparison: Comparison) -> Distances:
+def summarize(comparison: TokenComparison) -> Distances:
     """The metrics that `stages/evaluate.py` describes, and `flips`' two directions."""
     chats = len(comparison.right)
     all_tokens = ByChat(comparison.chat, chats)
@@ -184,7 +184,7 @@ def summarize(comparison: Comparison) -> Distances:
     return {"metrics": metrics, "flips": {"gained": gained, "lost": lost}, "tokens": len(comparison.kl)}
 
 
-def samples(comparison: Comparison, chats: Chats, name: str) -> list[dict[str, object]]:
+def samples(comparison: TokenComparison, chats: Chats, name: str) -> list[dict[str, object]]:
     """One row per chat: its mean figures, and whether both models would write the answer."""
     rows: list[dict[str, object]] = []
     for k, messages in enumerate(chats.messages):

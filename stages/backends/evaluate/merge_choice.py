@@ -20,14 +20,20 @@ from registry.evaluation_results import (
     write_samples,
 )
 from stages.backends.chat import load_tokenizer
-from stages.backends.evaluate.fidelity import Comparison, LogProbabilities, compare, read_chats, summarize
+from stages.backends.evaluate.fidelity import (
+    LogProbabilities,
+    TokenComparison,
+    compare,
+    read_chats,
+    summarize,
+)
 from stages.backends.evaluate.fidelity_intervals import ByChat
 from stages.backends.evaluate.open_model import open_model
 from stages.backends.tokenizer import tokenizer_home
 from stages.config.evaluate import EvaluateConfig, MergeBaseTask
 from stages.contract import Parents
 from stages.errors import InvalidInput
-from stages.statistics.merge_choice import Figure, MergeBase, MergeEvidence, decide
+from stages.statistics.merge_choice import Estimate, MergeBase, MergeEvidence, decide
 
 MERGES: dict[str, MergeBase] = {"model": "16bit", "rival": "nf4"}
 """Role → the weights that this merge was made with."""
@@ -49,7 +55,7 @@ def compare_merges(
     chats = read_chats(dataset.path / "validation.parquet", tokenizer, task.chats, task.tokens)
     as_trained_config = config.model_copy(update={"nf4": task.nf4})
     trained = open_model({"model": base, "adapter": adapter}, as_trained_config, tokenizer=tokenizer)
-    compared: dict[MergeBase, Comparison] = {}
+    compared: dict[MergeBase, TokenComparison] = {}
     with LogProbabilities(trained.lm, chats, len(tokenizer), out) as as_trained:
         trained.lm.close()
         gc.collect()
@@ -72,7 +78,7 @@ def compare_merges(
     return {"merge_base": choice, "tasks": {}, "measured_on": words, "computed_with": trained.description}
 
 
-def _evidence(compared: dict[MergeBase, Comparison]) -> MergeEvidence:
+def _evidence(compared: dict[MergeBase, TokenComparison]) -> MergeEvidence:
     first, second = compared["16bit"], compared["nf4"]
     answer = first.answer
     if not answer.any():
@@ -85,7 +91,7 @@ def _evidence(compared: dict[MergeBase, Comparison]) -> MergeEvidence:
     return MergeEvidence(
         chats=len(owners),
         loss={merge: float(comparison.loss[answer].mean()) for merge, comparison in compared.items()},
-        loss_difference=Figure(value=difference["value"], low=difference["low"], high=difference["high"]),
+        loss_difference=Estimate(value=difference["value"], low=difference["low"], high=difference["high"]),
         right={"16bit": _share([a for a, _ in pairs]), "nf4": _share([bool(b) for _, b in pairs])},
         gained=sum(a and not b for a, b in pairs),
         lost=sum(bool(b) and not a for a, b in pairs),
@@ -98,7 +104,7 @@ def _share(marks: list[bool]) -> float:
     return sum(marks) / len(marks) if marks else 0.0
 
 
-def _rows(compared: dict[MergeBase, Comparison]) -> list[dict[str, object]]:
+def _rows(compared: dict[MergeBase, TokenComparison]) -> list[dict[str, object]]:
     """Per validation chat: the answer's loss in both merges, and whether both get it right."""
     first, second = compared["16bit"], compared["nf4"]
     rows = []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows import cli
-from flows.drift.comparison import Comparison
+from flows.drift.comparison import DriftComparison
 from flows.drift.measures import learn
 from flows.errors import Usage
 from registry import Registry, Waiver
@@ -34,7 +34,7 @@ def test_no_alarm_without_a_change_and_each_kind_of_change_is_found_and_named() 
         ("a topic from 20 to 40 %", "topic"),
     ):
         reference, new = texts(1, change, 15)
-        comparison = Comparison(reference)
+        comparison = DriftComparison(reference)
         for day in new:
             comparison.add(day)
         state = comparison.state
@@ -47,7 +47,7 @@ def test_no_alarm_without_a_change_and_each_kind_of_change_is_found_and_named() 
 
 def test_a_day_at_a_time_or_all_at_once_is_the_same() -> None:
     reference, new = texts(4, "inputs 30 % longer")
-    daily, whole = Comparison(reference), Comparison(list(reversed(reference)))
+    daily, whole = DriftComparison(reference), DriftComparison(list(reversed(reference)))
     for day in new:
         daily.add(day)
     whole.add(text for day in new for text in day)
@@ -57,9 +57,9 @@ def test_a_day_at_a_time_or_all_at_once_is_the_same() -> None:
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 2])
 def test_an_impossible_risk_and_too_few_rows_are_refused(alpha: float) -> None:
     with pytest.raises(Usage, match="between 0 and 1"):
-        Comparison([f"text {number}" for number in range(100)], alpha)
+        DriftComparison([f"text {number}" for number in range(100)], alpha)
     with pytest.raises(Usage, match="have 39 different inputs"):
-        Comparison([f"text {number}" for number in range(39)] * 5)
+        DriftComparison([f"text {number}" for number in range(39)] * 5)
 
 
 def test_texts_without_words_and_long_ones_have_measures_too() -> None:
@@ -186,7 +186,7 @@ def test_messages_are_read_without_system_and_answers(
 def test_all_measures_together_say_no_more_than_the_strongest_shared_among_all() -> None:
     """Their mean exceeds a limit at some time or other more often than any bound says."""
     reference, new = texts(2, "inputs 30 % longer", 2)
-    comparison = Comparison(reference)
+    comparison = DriftComparison(reference)
     comparison.add(text for day in new for text in day)
     state = comparison.state
     strongest = max(measure.log10_e for measure in state.measures)
@@ -196,7 +196,7 @@ def test_all_measures_together_say_no_more_than_the_strongest_shared_among_all()
 def test_ties_are_broken_alike_for_the_same_reference_rows_only() -> None:
     def of(seed: int) -> float:
         draw, words = random.Random(seed), [f"w{number}" for number in range(10)]
-        comparison = Comparison([" ".join(draw.sample(words, 10)) for _ in range(60)])
+        comparison = DriftComparison([" ".join(draw.sample(words, 10)) for _ in range(60)])
         comparison.add(" ".join(draw.sample(words, 10)) for _ in range(30))
         (length,) = (measure for measure in comparison.state.measures if measure.measure == "length")
         return length.log10_e

@@ -14,7 +14,7 @@ import pytest
 
 from flows.errors import InvalidRecipe
 from flows.metrics.families import FAMILIES
-from flows.metrics.rates import Rates, read_rates
+from flows.metrics.rates import Prices, read_rates
 from flows.run.runs import begin
 from registry import Artifact, Registry
 from registry.errors import StoreFailed
@@ -91,7 +91,7 @@ def test_costs_are_reckoned_with_the_users_rates(scrape: Scraper) -> None:
 
 
 def test_what_has_no_price_is_left_out(filled: tuple[Registry, dict[str, Artifact]]) -> None:
-    with scraper(filled[0], Rates(thousand_tokens=0)) as scrape:
+    with scraper(filled[0], Prices(thousand_tokens=0)) as scrape:
         assert scrape.values("tuneline_artifact_cost") == {}
         assert scrape.values("tuneline_run_cost") == {}
         assert scrape.values("tuneline_thousand_tokens_cost") == {}

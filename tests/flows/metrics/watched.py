@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from flows.execute import as_json
 from flows.metrics.exporter import metrics_app
-from flows.metrics.rates import MachineRate, Rates
+from flows.metrics.rates import MachineRate, Prices
 from flows.report.report import RunReport, StageRow
 from flows.run.runs import begin
 from registry import Artifact, Registry, Waiver
@@ -28,7 +28,7 @@ from tests.flows.lineages import family
 from tests.serving.gateway.live_gateway import until
 
 HOST = host_id().partition(" ")[0]
-RATES = Rates(
+RATES = Prices(
     machines=[MachineRate(host=HOST, hour=3.6, cpus=2, gpus=1)],
     engine_hour={"llama.cpp": 0.5},
     thousand_tokens=0.02,
@@ -68,7 +68,7 @@ class Scraper:
 
 
 @contextmanager
-def scraper(registry: Registry, rates: Rates | None = RATES) -> Iterator[Scraper]:
+def scraper(registry: Registry, rates: Prices | None = RATES) -> Iterator[Scraper]:
     with TestClient(metrics_app(registry, rates), "http://localhost") as client:
         yield Scraper(client)
 

@@ -18,14 +18,13 @@ from flows.planning import clock as clocks
 from flows.planning import rates
 from flows.planning.clock import Clock, clock_here, said_of_times
 from flows.planning.estimate import Machine, StageEstimate, describe_base, estimate
-from flows.planning.rates import MEASURED, PUBLISHED, Rates, rates_here
+from flows.planning.rates import MEASURED, PUBLISHED, ComputeRates, rates_here
 from flows.run import arithmetic
 from flows.settings import Settings
 from registry import Registry, processes
 from registry.artifacts import QuantSpec
 from stages import work
-from stages.arithmetic import MachineSpeed
-from stages.arithmetic import Rates as Products
+from stages.arithmetic import MachineSpeed, ProductRates
 from stages.errors import StageError
 from tests.flows.lineages import base_reference, publish
 from tests.seconds import seconds
@@ -35,13 +34,13 @@ PICO = describe_base("pico:0")
 ROOT = Path(__file__).parents[3]
 
 
-def products(rate: float) -> Products:
-    return Products(forward=rate, grad_input=rate, grad_weight=rate)
+def products(rate: float) -> ProductRates:
+    return ProductRates(forward=rate, grad_input=rate, grad_weight=rate)
 
 
-def of_machine(float32: float, bfloat16: float, disk: float = 1e9, cores: int = 2) -> Rates:
+def of_machine(float32: float, bfloat16: float, disk: float = 1e9, cores: int = 2) -> ComputeRates:
     auto: Any = "bfloat16" if bfloat16 > float32 else "float32"
-    return Rates(products(float32), products(bfloat16), auto, cores, disk, basis=MEASURED)
+    return ComputeRates(products(float32), products(bfloat16), auto, cores, disk, basis=MEASURED)
 
 
 def times(clock: Clock, name: str = "pico-smoke", *overrides: str) -> dict[str, StageEstimate]:

@@ -322,7 +322,7 @@ def test_packing_is_tried_before_the_run(tmp_path: Path, monkeypatch: pytest.Mon
         assert len(found) == (expected is not None), (family, found)
         assert not found or (found[0].startswith("train.packing: ") and expected in found[0])
     jobs: list[Any] = []
-    monkeypatch.setattr(base, "_child", lambda job: jobs.append(job) or base.Answer(("said",)))
+    monkeypatch.setattr(base, "_child", lambda job: jobs.append(job) or base.LibraryAnswer(("said",)))
     assert base.ask(load("demo", ["train.packing=true"]), "llama").problems == ("said",)
     assert (jobs[0]["packing"], jobs[0]["lora"], jobs[0]["tasks"]) == (True, None, {})
 
@@ -331,7 +331,7 @@ def test_nothing_is_asked_of_the_libraries_that_the_recipe_does_not_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(base, "_child", lambda job: pytest.fail("a child was started"))
-    assert base.ask(load("demo"), "") == base.Answer()
+    assert base.ask(load("demo"), "") == base.LibraryAnswer()
 
 
 def test_an_engine_that_is_not_there_and_a_port_that_is_taken(

@@ -11,13 +11,13 @@ from flows.recipe import Recipe, load
 from flows.run.arithmetic import as_asked, settle, with_compute_dtype
 from flows.settings import Settings
 from registry.artifacts import QuantSpec
-from stages.arithmetic import MachineSpeed, Rates
+from stages.arithmetic import MachineSpeed, ProductRates
 from stages.model_shape import describe_base
 
 
 def speed(bfloat16: float) -> MachineSpeed:
-    float32 = Rates(forward=40e9, grad_input=40e9, grad_weight=40e9)
-    other = Rates(forward=bfloat16, grad_input=bfloat16, grad_weight=bfloat16)
+    float32 = ProductRates(forward=40e9, grad_input=40e9, grad_weight=40e9)
+    other = ProductRates(forward=bfloat16, grad_input=bfloat16, grad_weight=bfloat16)
     return MachineSpeed(
         identity="m", processor="a processor", device="cpu", threads=2, product=(256, 256, 512),
         float32=float32, bfloat16=other, native_bfloat16=bfloat16 > 48e9,

@@ -26,14 +26,14 @@ from flows.upgrades.undo import undo
 from registry import Artifact, Registry
 from registry.artifacts import QuantSpec
 from registry.processes import ProcessId
-from registry.schedules.definition import Limits
+from registry.schedules.definition import ScheduleLimits
 from registry.schedules.runs import Ended, ScheduledRun
 from registry.schedules.schedules import Schedule, checked
 from tests.flows.lineages import evaluate, family, publish
 from tests.flows.upgrades.made_by_recipes import WAIVER, recipe_of
 from tests.seconds import seconds
 
-LIMITS = Limits(per_device=False)
+LIMITS = ScheduleLimits(per_device=False)
 
 
 @pytest.fixture

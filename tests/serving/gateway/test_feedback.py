@@ -29,7 +29,7 @@ from serving.gateway.relay import TokenUsage
 from serving.gateway.request_policy import read
 from serving.gateway.rollout.decision import RoutingDecision
 from serving.openai_api.errors import ApiError
-from serving.openai_api.request import Limits
+from serving.openai_api.request import RequestLimits
 from tests.serving.gateway.live_gateway import ANSWER, LLAMA, SLOWEST, Gateway, running, until
 from tests.serving.populated_registry import kept_registry
 
@@ -200,7 +200,7 @@ class Kept:
 def receive(receipts: Receipts, question: str) -> None:
     """As a gateway does with an answer."""
     body = {"model": "team/acme", "messages": [{**USER, "content": question}]}
-    usage = TokenUsage(read(json.dumps(body).encode(), True, Limits()), True, texts=["yes"])
+    usage = TokenUsage(read(json.dumps(body).encode(), True, RequestLimits()), True, texts=["yes"])
     consent = Consent(
         tenant="acme", feed="tickets", sample=1, days=1, redact=(), who="ada", at=datetime.now(UTC)
     )

@@ -15,7 +15,7 @@ from flows.upgrades.hosts import hosts
 from flows.upgrades.plan import Step, UpgradePlan
 from flows.upgrades.undo import undo
 from registry import Registry
-from registry.schedules.definition import Limits
+from registry.schedules.definition import ScheduleLimits
 from registry.schedules.runs import Ended
 from tests.flows.upgrades.made_by_recipes import recipe_of
 from tests.serving.gateway.live_gateway import LLAMA, Gateway, running, until
@@ -53,7 +53,7 @@ def test_both_bases_serve_while_one_tenant_after_the_other_moves_and_goes_back(
 
     monkeypatch.setattr(Lane, "_run", replayed)
     name = fleet.begin(
-        registry, UpgradePlan("pico:7", (STEP,), 0.0), Limits(per_device=False), "UTC", "tests"
+        registry, UpgradePlan("pico:7", (STEP,), 0.0), ScheduleLimits(per_device=False), "UTC", "tests"
     )
     fleet.go_on(registry, Settings(home=registry.home), name, "tests", lambda _: None)
     until(lambda: gateway.ask("moves")[1] == gateway.populated.stranger, "the upgrade")

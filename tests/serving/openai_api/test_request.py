@@ -12,23 +12,23 @@ from serving.gateway.request_policy import limits_of
 from serving.gateway.request_policy import read as read_at_gateway
 from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import NEUTRAL
-from serving.openai_api.request import LACKING, CompletionRequest, Limits, read
+from serving.openai_api.request import LACKING, CompletionRequest, RequestLimits, read
 
 HI = {"role": "user", "content": "Hi"}
 CHAT = {"model": "team/mine", "messages": [HI]}
 TEXT = {"model": "team/mine", "prompt": "Once"}
-LLAMA, VLLM = (Limits(max_tokens=1024, lacking=LACKING[engine]) for engine in ("llama.cpp", "vllm"))
+LLAMA, VLLM = (RequestLimits(max_tokens=1024, lacking=LACKING[engine]) for engine in ("llama.cpp", "vllm"))
 
 
-def chat(limits: Limits = LLAMA, **more: Any) -> CompletionRequest:
+def chat(limits: RequestLimits = LLAMA, **more: Any) -> CompletionRequest:
     return read(json.dumps(CHAT | more).encode(), True, limits)
 
 
-def text(limits: Limits = LLAMA, **more: Any) -> CompletionRequest:
+def text(limits: RequestLimits = LLAMA, **more: Any) -> CompletionRequest:
     return read(json.dumps(TEXT | more).encode(), False, limits)
 
 
-def refusal(given: dict[str, Any], limits: Limits = LLAMA) -> ApiError:
+def refusal(given: dict[str, Any], limits: RequestLimits = LLAMA) -> ApiError:
     with pytest.raises(ApiError) as caught:
         read(json.dumps(given).encode(), "messages" in given, limits)
     return caught.value
@@ -93,7 +93,7 @@ CLIENTS = {
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("limits", [LLAMA, VLLM], ids=["llama.cpp", "vllm"])
-def test_what_clients_send_by_themselves(client: str, limits: Limits) -> None:
+def test_what_clients_send_by_themselves(client: str, limits: RequestLimits) -> None:
     start, more, expected = CLIENTS[client]
     assert read(json.dumps(start | more).encode(), start is CHAT, limits).body() == expected
     asked = read_at_gateway(json.dumps(start | more).encode(), start is CHAT, limits)
@@ -154,7 +154,7 @@ MEANT = [
 
 @pytest.mark.parametrize("given", MEANT, ids=[next(iter(one)) for one in MEANT])
 @pytest.mark.parametrize("limits", [LLAMA, VLLM], ids=["llama.cpp", "vllm"])
-def test_who_does_as_a_refusal_says_is_answered(given: dict[str, Any], limits: Limits) -> None:
+def test_who_does_as_a_refusal_says_is_answered(given: dict[str, Any], limits: RequestLimits) -> None:
     (name,) = given
     if limits is VLLM and name in ("logprobs", "logit_bias"):
         assert chat(limits, **given).body()[name] == given[name], "it means something, and is not lost"

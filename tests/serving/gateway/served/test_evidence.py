@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from serving.gateway.served.evidence import Evidence
+from serving.gateway.served.evidence import AnswerEvidence
 from tests.bench.served_answers import first_alarms
 
 
@@ -16,7 +16,7 @@ def test_while_the_claim_is_true_it_does_not_grow_in_expectation(least: float, w
     """Over every sequence of 10 answers, each with its probability, computed and not drawn."""
     sequences = np.array(list(itertools.product((False, True), repeat=10)))
     chances = np.where(sequences, worse, 1 - worse)
-    evidence = Evidence(least, runs=len(sequences))
+    evidence = AnswerEvidence(least, runs=len(sequences))
     expectations = [1.0]
     for number in range(10):
         evidence.add(sequences[:, number])
@@ -43,7 +43,7 @@ def test_a_fault_is_found_also_after_a_thousand_good_answers(share: float, sound
 def test_all_who_are_asked_share_one_risk() -> None:
     """The k-th alarms at k (k + 1) / α: over all k, 1 / (k (k + 1)) of the risk makes the whole of it."""
     for number in (1, 2, 40):
-        evidence = Evidence(0.8, number)
+        evidence = AnswerEvidence(0.8, number)
         while not evidence.alarms(0.01)[0]:
             before = evidence.e[0]
             evidence.add(True)
@@ -51,7 +51,7 @@ def test_all_who_are_asked_share_one_risk() -> None:
 
 
 def test_it_stays_a_number_for_ever() -> None:
-    evidence = Evidence(0.99)
+    evidence = AnswerEvidence(0.99)
     for _ in range(2000):
         evidence.add(True)
     assert np.isfinite(evidence.e).all()

@@ -19,7 +19,7 @@ from serving.gateway.config import Bounds, ServedSection
 from serving.gateway.metrics import Metrics
 from serving.gateway.request_policy import limits_of
 from serving.gateway.served import watch as watching
-from serving.gateway.served.watch import Watch
+from serving.gateway.served.watch import AnswerWatch
 
 ANSWER = b'{"choices": [{"index": 0, "message": {"content": "Paris."}, "finish_reason": "stop"}]}'
 
@@ -48,12 +48,12 @@ class Asked:
         yield SimpleNamespace(status=status, read=read)
 
 
-def asking(replica: Asked, monkeypatch: pytest.MonkeyPatch, turns: int = 1, **served: Any) -> Watch:
+def asking(replica: Asked, monkeypatch: pytest.MonkeyPatch, turns: int = 1, **served: Any) -> AnswerWatch:
     expected = ExpectedAnswer(({"role": "user", "content": "Where?"},) * turns, "Paris.")
     monkeypatch.setattr(watching, "recorded_answers", lambda *_: [expected])
     registry = SimpleNamespace(get=lambda _: None, webhooks=SimpleNamespace(tell=lambda *_: 0))
     router, limits = SimpleNamespace(replicas=[replica]), limits_of(Bounds(messages=2), frozenset())
-    return Watch(cast(Any, registry), cast(Any, router), Metrics(1), ServedSection(**served), limits)
+    return AnswerWatch(cast(Any, registry), cast(Any, router), Metrics(1), ServedSection(**served), limits)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from stages.evaluate import evaluate
 from stages.quantization.gguf import GgufConfig
 from stages.quantize import quantize
 from stages.resolve import resolve
-from stages.statistics.merge_choice import Figure, MergeEvidence, decide
+from stages.statistics.merge_choice import Estimate, MergeEvidence, decide
 from tests.conftest import as_parent
 
 TASK = FidelityTask(chats=6, tokens=12)
@@ -229,7 +229,7 @@ def evidence(low: float, high: float, gained: int = 0, lost: int = 0, nearer: st
     return MergeEvidence(
         chats=64,
         loss={"16bit": 1.0, "nf4": 1.0 - (low + high) / 2},
-        loss_difference=Figure(value=(low + high) / 2, low=low, high=high),
+        loss_difference=Estimate(value=(low + high) / 2, low=low, high=high),
         right={"16bit": 0.5, "nf4": 0.5},
         gained=gained,
         lost=lost,

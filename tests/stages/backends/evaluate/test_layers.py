@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flows.ladder.model import Finding, RungEvidence
+from flows.ladder.model import FailedCheck, RungEvidence
 from registry.artifacts import QuantSpec
 from stages.backends.evaluate.layers import compare_layers
 from stages.config.base import BaseConfig
@@ -78,7 +78,7 @@ def doubled(line: Lineage, sound: Parent) -> Parent:
     return copied(sound, line.fresh("doubled"), lambda folder: change(folder, double))
 
 
-def measured(line: Lineage, file: Parent) -> tuple[dict[str, Any], tuple[Finding, ...]]:
+def measured(line: Lineage, file: Parent) -> tuple[dict[str, Any], tuple[FailedCheck, ...]]:
     """What the evaluation says of `file` beside its parent, and what the ladder finds."""
     branch = line.branch(0)
     branch.evidence.append(RungEvidence("merged", "merged", line.base.id))
