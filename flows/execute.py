@@ -171,7 +171,7 @@ def bring_model(recipe: Recipe, view: ProgressView) -> None:
 
 def bring_converter(recipe: Recipe, view: ProgressView) -> None:
     """Fetch llama.cpp's converter, once, where the recipe makes GGUF files and a wheel was installed."""
-    if recipe.adapter is None and not any(method_of(one).needs_converter for one in recipe.quantize):
+    if recipe.adapter is None and not any(method_of(method).needs_converter for method in recipe.quantize):
         return
     from stages.formats import converter_source
 

@@ -101,8 +101,8 @@ def require_unquantized(model: Parent) -> None:
     config = _read_json(model.path / "config.json")
     if config is None:
         adapter = (model.path / "adapter_config.json").is_file()
-        found = "an adapter: merge it into its base first" if adapter else "no config.json"
-        raise InvalidInput(f"{model.path} is not a Hugging Face model directory; found {found}")
+        content = "an adapter: merge it into its base first" if adapter else "no config.json"
+        raise InvalidInput(f"{model.path} is not a Hugging Face model directory; found {content}")
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown method")
         raise InvalidInput(

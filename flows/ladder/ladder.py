@@ -24,11 +24,11 @@ PARENTS: Mapping[Form, Form] = {"tuned": "base", "merged": "tuned", "quantized":
 def read_ladder(evidence: Sequence[RungEvidence], merge_base: Mapping[str, Any] | None = None) -> Ladder:
     """Judge the rungs in their order; `merge_base`: the figures of the evaluation that chose the merge."""
     rungs: list[Rung] = []
-    seen: dict[Form, RungEvidence] = {}
+    rungs_by_form: dict[Form, RungEvidence] = {}
     for place, form_evidence in enumerate(evidence):
-        parent = _parent(form_evidence, evidence[:place], seen)
-        rungs.append(_rung(form_evidence, parent, seen))
-        seen.setdefault(form_evidence.kind, form_evidence)
+        parent = _parent(form_evidence, evidence[:place], rungs_by_form)
+        rungs.append(_rung(form_evidence, parent, rungs_by_form))
+        rungs_by_form.setdefault(form_evidence.kind, form_evidence)
     broken = next((rung for rung in rungs if rung.findings), None)
     first = broken.findings[0] if broken else None
     return Ladder(

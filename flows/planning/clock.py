@@ -47,10 +47,10 @@ class Clock:
             ):  # of another version, which recorded something else
                 return None
 
-        found = correction(self.earlier.get(stage, ()), expected, self.rates, dtype, comparable)
-        if found is None:
+        corrected = correction(self.earlier.get(stage, ()), expected, self.rates, dtype, comparable)
+        if corrected is None:
             return count * expected, self.rates.basis
-        ratio, runs = found
+        ratio, runs = corrected
         return count * expected * ratio, f"from {runs} earlier run{'s' if runs > 1 else ''} here"
 
     def on_gpu(self, work: Work, count: int = 1) -> tuple[float, str]:

@@ -31,14 +31,14 @@ class EarlierRun:
 def earlier_runs(registry: Registry, stages: Sequence[str]) -> dict[str, list[EarlierRun]]:
     """The latest executions of each stage on this machine, newest first."""
     here = this_machine()
-    found: dict[str, list[EarlierRun]] = {}
+    runs: dict[str, list[EarlierRun]] = {}
     for stage in stages:
         rows = registry.executions_here(stage, here, limit=20)
-        found[stage] = [
+        runs[stage] = [
             EarlierRun(artifact.manifest, seconds, _parameters(registry, artifact))
             for artifact, seconds in rows
         ]
-    return found
+    return runs
 
 
 def _parameters(registry: Registry, artifact: Artifact) -> int:

@@ -93,12 +93,12 @@ def _disk(settings: Settings) -> float | None:
         )
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return float(json.loads(file.read_text())["bytes_per_second"])
-        found = _through(folder)
+        measured = _through(folder)
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(f".{file.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"bytes_per_second": found, "folder": str(folder)}))
+        draft.write_text(json.dumps({"bytes_per_second": measured, "folder": str(folder)}))
         draft.replace(file)
-        return found
+        return measured
     return None
 
 

@@ -107,10 +107,10 @@ def _asking(address: str) -> Iterator[httpx.Client]:
 def _sync(client: httpx.Client, schedules: list[Schedule], pool: str | None) -> dict[str, list[str]]:
     standing = _standing(client)
     made = _make(client, schedules, standing, pool)
-    gone = [one for one in standing if one["name"] not in made]
-    for one in gone:
-        client.delete(f"/deployments/{one['id']}").raise_for_status()
-    return {"made": sorted(made), "removed": sorted(one["name"] for one in gone)}
+    gone = {one["name"]: one["id"] for one in standing if one["name"] not in made}
+    for deployment_id in gone.values():
+        client.delete(f"/deployments/{deployment_id}").raise_for_status()
+    return {"made": sorted(made), "removed": sorted(gone)}
 
 
 def _make(
@@ -124,8 +124,8 @@ def _make(
             client.post("/work_pools/", json={"name": name, "type": "process"}).raise_for_status()
     flow = client.post("/flows/", json={"name": FLOW}).raise_for_status().json()["id"]
     for schedule in schedules:
-        told = deployment(schedule, flow, pools[schedule.name])
-        client.post("/deployments/", json=told).raise_for_status()
+        document = deployment(schedule, flow, pools[schedule.name])
+        client.post("/deployments/", json=document).raise_for_status()
     return list(pools)
 
 
@@ -154,8 +154,8 @@ def _looks(schedule: Schedule) -> list[Mapping[str, str | float]]:
 
 def _described(schedule: Schedule) -> str:
     """Which schedule this is, as it is now; a registry that was restored gives the same numbers again."""
-    told = digest([schedule.created.isoformat(), schedule.paused, _looks(schedule)])
-    version = f"Version {schedule.version} ({told[:12]})"
+    fingerprint = digest([schedule.created.isoformat(), schedule.paused, _looks(schedule)])
+    version = f"Version {schedule.version} ({fingerprint[:12]})"
     return f"{version} of the schedule in Tuneline's registry; change it there."
 
 
@@ -170,6 +170,6 @@ def deployment(schedule: Schedule, flow_id: str, pool: str) -> JsonObject:
         "tags": [TAG],
         "version": str(schedule.version),
         "parameters": {"schedule": schedule.name},
-        "schedules": [{"schedule": one, "active": True} for one in _looks(schedule)],
+        "schedules": [{"schedule": look, "active": True} for look in _looks(schedule)],
         "paused": schedule.paused,
     }

@@ -144,27 +144,31 @@ class Lane:
         if target is None:  # a tenant's data goes into no channel that is not the tenant's any more
             return Ended(state="skipped", note=f"it is not to be retrained on {run.channel} any more")
         learned = learns(schedule, target, Sources(self.registry, watches_rows(schedule)))
-        seen: dict[str, Any] = {}
+        learned_from: dict[str, Any] = {}
         if not isinstance(learned, str):
-            seen = {"learned": learned.digest, "base_key": learned.base_key, "source_rows": learned.rows}
+            learned_from = {
+                "learned": learned.digest,
+                "base_key": learned.base_key,
+                "source_rows": learned.rows,
+            }
             last = self._patiently(partial(self.registry.scheduled_runs.last_judged, schedule.name))
             if (note := nothing_new(learned, last.get(target.name))) is not None:
-                return Ended(state="unchanged", note=note, **seen)
+                return Ended(state="unchanged", note=note, **learned_from)
         try:
             recipe = recipe_for(schedule.definition, target)
             result = execute(recipe, self.settings, self.parent, self._shared())
         except EXPECTED as error:
             _begin_again_after(error, run)
-            return Ended(state="failed", note=str(error), **seen)
+            return Ended(state="failed", note=str(error), **learned_from)
         except Exception as error:  # a defect of ours in one run is no reason to leave the others alone
             log.exception("schedule %s, %s", schedule.name, run.target)
             note = f"{type(error).__name__}: {error} (a defect: its trace is in the log)"
-            return Ended(state="failed", note=note, **seen)
+            return Ended(state="failed", note=note, **learned_from)
         if isinstance(result.error, KeyboardInterrupt):
             raise result.error
         _begin_again_after(result.error, run)
-        came = partial(self._credited, run, ended_as(result, self.rates))
-        return self._patiently(came).model_copy(update=seen)
+        ended = partial(self._credited, run, ended_as(result, self.rates))
+        return self._patiently(ended).model_copy(update=learned_from)
 
     def _credited(self, run: ScheduledRun, ended: Ended) -> Ended:
         """Promoted, where an earlier attempt of this run moved the channel and could not say so any more."""

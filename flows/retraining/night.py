@@ -130,11 +130,13 @@ def tell_of_last(registry: Registry, zone: str, now: datetime) -> Path | None:
     path = registry.home / "nights" / f"{evening:%Y-%m-%d}-{zone.replace('/', '-')}.html"
     if path.exists():
         return None
-    told = night_of(registry, zone, last)
-    if not told.rows and not told.drifted:
+    last_night = night_of(registry, zone, last)
+    if not last_night.rows and not last_night.drifted:
         return None
-    registry.webhooks.tell("night", told.about, once=f"{told.begin.isoformat()} {told.zone}")
-    write_whole(html_page(told), path)  # last: while there is no page it is told again
+    registry.webhooks.tell(
+        "night", last_night.about, once=f"{last_night.begin.isoformat()} {last_night.zone}"
+    )
+    write_whole(html_page(last_night), path)  # last: while there is no page it is told again
     return path
 
 

@@ -121,21 +121,21 @@ class Traffic:
             connection.execute(insert(feedback), {**row, "corrected": int(said.correction is not None)})
             rows = _learned(receipt, consent, said)
             who = f"tenant {receipt.tenant}, key {key_id}"
-            came = append(connection, receipt.feed, rows, who).new if rows else 0
+            new_rows = append(connection, receipt.feed, rows, who).new if rows else 0
             rating = _rating(connection, receipt, said)
             if rating is not None:  # at the end: gateways that count wait from here on
                 outcomes.Outcomes(self._database).add([rating], connection)
-        return came
+        return new_rows
 
     def outcomes(self, channel: str, since: datetime | None = None) -> list[FeedbackSummary]:
         """What was said of a channel's answers, by artifact and arm, in the order in which they came."""
         query = select(feedback).where(feedback.c.channel == channel).order_by(feedback.c.at)
         if since is not None:
             query = query.where(feedback.c.at >= _text(since.astimezone(UTC)))
-        found: dict[tuple[str, Any], list[Row[Any]]] = {}
+        by_artifact: dict[tuple[str, Any], list[Row[Any]]] = {}
         with self._database.read() as connection:
             for row in connection.execute(query):
-                found.setdefault((row.artifact_id, row.arm), []).append(row)
+                by_artifact.setdefault((row.artifact_id, row.arm), []).append(row)
         return [
             FeedbackSummary(
                 artifact_id=artifact_id,
@@ -145,7 +145,7 @@ class Traffic:
                 corrected=sum(row.corrected for row in rows),
                 scores=[row.score for row in rows if row.score is not None],
             )
-            for (artifact_id, arm), rows in found.items()
+            for (artifact_id, arm), rows in by_artifact.items()
         ]
 
 
@@ -173,8 +173,8 @@ def _words(receipt: Receipt) -> list[dict[str, str]]:
     """What was said, redacted, the answer last; none outside of the sample, or where it can be no row."""
     if receipt.messages is None or receipt.answer is None:
         return []
-    said = [*receipt.messages, {"role": "assistant", "content": receipt.answer}]
-    clean = [{**one, "content": redacted(one["content"], receipt.consent.redact)} for one in said]
+    turns = [*receipt.messages, {"role": "assistant", "content": receipt.answer}]
+    clean = [{**one, "content": redacted(one["content"], receipt.consent.redact)} for one in turns]
     try:
         checked(clean, f"request {receipt.request}")
     except InvalidFeed:

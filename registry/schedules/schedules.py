@@ -186,11 +186,11 @@ def checked(**values: Any) -> Definition:
     try:
         return Definition(**values)
     except ValidationError as error:
-        said = (
+        messages = (
             f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}".removeprefix(": ")
             for one in error.errors(include_url=False)
         )
-        raise InvalidSchedule("; ".join(said)) from None
+        raise InvalidSchedule("; ".join(messages)) from None
 
 
 def _row(connection: Connection, name: str) -> Row[Any] | None:

@@ -154,7 +154,10 @@ def _operations(metrics: Metrics, directory: Directory, router: Router) -> web.A
         return web.json_response({"status": "ok"})
 
     async def ready(_: web.Request) -> web.Response:
-        engines = {one.name: one.engine.up and one.trusts(one.artifact.id) for one in router.replicas}
+        engines = {
+            replica.name: replica.engine.up and replica.trusts(replica.artifact.id)
+            for replica in router.replicas
+        }
         ok = any(engines.values()) and directory.age < STALE_SECONDS
         state = {"ready": ok, "engines": engines, "registry_age_seconds": round(directory.age, 1)}
         return web.json_response(state, status=200 if ok else 503)

@@ -38,8 +38,8 @@ class Decoder:
     def _object(self, pairs: list[tuple[str, Any]]) -> JsonObject:
         row = dict(pairs)
         if len(row) < len(pairs):
-            seen: set[str] = set()
-            self._twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            keys: set[str] = set()
+            self._twice = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
         return row
 
 

@@ -78,11 +78,11 @@ def drift(arguments: argparse.Namespace) -> Reply:
 
 def _compared(comparison: DriftComparison, paths: Sequence[Path]) -> Iterator[_File]:
     """Each file, taken in; a row counts once, as in the training data."""
-    seen = set[str]()
+    compared = set[str]()
     for path in paths:
         texts = list(new_rows(path))
-        distinct = [text for text in dict.fromkeys(texts) if text not in seen]
-        seen.update(distinct)
+        distinct = [text for text in dict.fromkeys(texts) if text not in compared]
+        compared.update(distinct)
         comparison.add(distinct)
         yield _File(path, len(texts), len(distinct), comparison.state)
 

@@ -123,8 +123,8 @@ def forgotten(arguments: argparse.Namespace) -> Reply:
     with open_registry() as registry:
         forgettings, holders = registry.forgettings.ls(), registry.forgettings.holders()
     document = {
-        "forgotten": [one.model_dump(mode="json") for one in forgettings],
-        "holders": [one.model_dump(mode="json") for one in holders],
+        "forgotten": [forgetting.model_dump(mode="json") for forgetting in forgettings],
+        "holders": [holder.model_dump(mode="json") for holder in holders],
     }
 
     def text() -> None:
@@ -133,12 +133,13 @@ def forgotten(arguments: argparse.Namespace) -> Reply:
             return
         rows = [
             (
-                f"{one.at:%Y-%m-%d %H:%M}",
-                f"tenant {one.tenant}" if one.tenant else f"request {one.request}",
-                ", ".join(f"{len(numbers):,} of {feed}" for feed, numbers in one.rows.items()) or "none",
-                plain(one.who),
+                f"{forgetting.at:%Y-%m-%d %H:%M}",
+                f"tenant {forgetting.tenant}" if forgetting.tenant else f"request {forgetting.request}",
+                ", ".join(f"{len(numbers):,} of {feed}" for feed, numbers in forgetting.rows.items())
+                or "none",
+                plain(forgetting.who),
             )
-            for one in forgettings
+            for forgetting in forgettings
         ]
         print_table("", ("at", "what", "rows", "who"), rows)
         _print_holders(holders)
@@ -217,12 +218,12 @@ def _where(feed: Feed) -> str:
 
 
 def _row(row: FeedRow) -> tuple[str, ...]:
-    came = (str(row.number), f"{row.at:%Y-%m-%d %H:%M}", plain(row.place or row.origin), row.tenant or "–")
+    origin = (str(row.number), f"{row.at:%Y-%m-%d %H:%M}", plain(row.place or row.origin), row.tenant or "–")
     if row.content is None:
-        return (*came, f"forgotten {row.forgotten:%Y-%m-%d %H:%M}", "")
+        return (*origin, f"forgotten {row.forgotten:%Y-%m-%d %H:%M}", "")
     turns = row.content["messages"]
     asked = next(turn["content"] for turn in reversed(turns) if turn["role"] == "user")
-    return (*came, _short(asked), _short(row.content.get("chosen") or turns[-1]["content"]))
+    return (*origin, _short(asked), _short(row.content.get("chosen") or turns[-1]["content"]))
 
 
 def _short(text: str) -> str:

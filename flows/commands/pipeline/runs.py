@@ -77,8 +77,10 @@ def open_report(arguments: argparse.Namespace) -> Reply:
     run = find(home().root, arguments.run)
     if run.page is None:
         raise Usage(f"run {run.id} is {run.state} and has no report; `tuneline runs show {run.id}` says more")
-    seen = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    opened = seen and sys.stdout.isatty() and webbrowser.open(run.page.as_uri())
+    has_display = sys.platform == "darwin" or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    opened = has_display and sys.stdout.isatty() and webbrowser.open(run.page.as_uri())
     return Reply({"id": run.id, "report": str(run.page), "opened": opened}, lambda: print(run.page))
 
 

@@ -247,11 +247,11 @@ def audit(arguments: argparse.Namespace) -> Reply:
     with open_registry() as registry:
         events = registry.schedules.audit(arguments.name)
     rows = [
-        (f"{one.at:%Y-%m-%d %H:%M:%S}", one.schedule, str(one.number), one.action, plain(one.who))
-        for one in events
+        (f"{event.at:%Y-%m-%d %H:%M:%S}", event.schedule, str(event.number), event.action, plain(event.who))
+        for event in events
     ]
     columns = ("at (UTC)", "schedule", "version", "change", "who")
-    return Reply([one.model_dump(mode="json") for one in events], lambda: print_table("", columns, rows))
+    return Reply([event.model_dump(mode="json") for event in events], lambda: print_table("", columns, rows))
 
 
 def print_runs(runs: Sequence[ScheduledRun]) -> None:

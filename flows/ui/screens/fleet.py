@@ -106,9 +106,9 @@ class Rendered:
     def main(self, registry: Registry, alerts: list[Alert]) -> Markup:
         """The page without what is around it; at most `OLDEST` seconds old."""
         with self._lock:
-            now, seen = time.monotonic(), (fingerprint(registry), alerts)
-            if now - self._at >= OLDEST or seen != self._of:
-                self._main, self._of, self._at = _render(registry, alerts), seen, now
+            now, state = time.monotonic(), (fingerprint(registry), alerts)
+            if now - self._at >= OLDEST or state != self._of:
+                self._main, self._of, self._at = _render(registry, alerts), state, now
             return self._main
 
 

@@ -202,11 +202,11 @@ class AnswerWatch:
             replica.queue.leave(usage.first is not None)
         if usage.first is None or usage.failed:
             return "unanswered"
-        said = "".join(usage.texts).strip()
-        early = usage.reason == "stop" and len(said) < len(
+        text = "".join(usage.texts).strip()
+        early = usage.reason == "stop" and len(text) < len(
             question.answer
         )  # by itself, and not for its length
-        return "as recorded" if as_recorded(said, question.answer) and not early else "otherwise"
+        return "as recorded" if as_recorded(text, question.answer) and not early else "otherwise"
 
     @contextlib.contextmanager
     def _held(self, place: Place) -> Iterator[str | None]:

@@ -244,13 +244,13 @@ def _put_on(network: Any, adapter: Path) -> Any:
 
 def _settings(model: Parent) -> Mapping[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((model.path / "config.json").read_text())
+        settings: dict[str, Any] = json.loads((model.path / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise InvalidInput(
             f"{model.path} holds no model that can be measured ({error}); expected a Hugging Face "
             "directory, a GPTQ directory or one with a .gguf file"
         ) from error
-    return found
+    return settings
 
 
 def _require_same_base(model: Parent, adapter: Parent) -> None:

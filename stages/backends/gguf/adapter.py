@@ -112,9 +112,9 @@ def require_read_as(base: Path, adapter: Path) -> None:
     """
     if tokenizer_home(base, adapter) == base or tokenizer_home(adapter, base) == adapter:
         return  # one of them brings none
-    expected, found = vocabulary(base), vocabulary(adapter)
-    if expected is not None and found is not None and expected != found:
-        counts = compare(expected, found)
+    expected, own = vocabulary(base), vocabulary(adapter)
+    if expected is not None and own is not None and expected != own:
+        counts = compare(expected, own)
         other = counts["other"] + counts["missing"]
         raise InvalidInput(
             f"the tokenizer beside {adapter} is not its base's: {counts['added']} tokens are added, {other} "

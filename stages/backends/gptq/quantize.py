@@ -166,7 +166,7 @@ def _run(
                 dtype=getattr(torch, computed),
             )
             quantizer.layer_callback = _LayerProgress(layers)
-            found = quantizer.quantize(calibration.rows, batch_size=min(BATCH_ROWS, len(calibration.rows)))
+            logged = quantizer.quantize(calibration.rows, batch_size=min(BATCH_ROWS, len(calibration.rows)))
             quantizer.save(str(scratch / "checkpoint"))
         except StageError:
             raise
@@ -179,7 +179,7 @@ def _run(
                 f"GPTQModel could not quantize {model} ({first}); its last messages are in the log; if they "
                 "do not help, quantize to GGUF (method: gguf)"
             ) from error
-    rows = sorted((_row(entry) for entry in found["gptq"]), key=lambda row: (row["layer"], row["module"]))
+    rows = sorted((_row(entry) for entry in logged["gptq"]), key=lambda row: (row["layer"], row["module"]))
     return rows, messages.rounded
 
 

@@ -68,9 +68,9 @@ def read_adapter(directory: Path) -> Adapter:
         raise InvalidInput(f"{directory} holds no {peft.CONFIG}; expected a PEFT adapter directory")
     if not weights.is_file():
         pickled = (directory / peft.PICKLED).is_file()
-        found = f"only {peft.PICKLED}, which is pickled and can run code when opened" if pickled else "none"
+        others = f"only {peft.PICKLED}, which is pickled and can run code when opened" if pickled else "none"
         raise InvalidInput(
-            f"{directory}: expected {peft.WEIGHTS}, found {found}; save the adapter with "
+            f"{directory}: expected {peft.WEIGHTS}, found {others}; save the adapter with "
             "save_pretrained(safe_serialization=True)"
         )
     config = json.loads(config_file.read_text())
