@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from serving.gateway.config import ServedSection
-from serving.gateway.served.evidence import CERTAIN, Evidence
+from serving.gateway.served.evidence import CERTAIN, AnswerEvidence
 
 ASKED = ServedSection()
 SHARES = (0.0, 0.25, 0.5, 0.6)
@@ -29,7 +29,7 @@ def first_alarms(
     `sound` questions before the fault are all answered as recorded.
     """
     draw = np.random.default_rng(seed)
-    evidence = Evidence(ASKED.least, runs=runs)
+    evidence = AnswerEvidence(ASKED.least, runs=runs)
     for _ in range(sound):
         evidence.add(np.zeros(runs, dtype=bool))
     first = np.zeros(runs, dtype=int)

@@ -337,7 +337,7 @@ def test_a_claim_that_was_broken_off_leaves_neither_a_run_nor_a_lease(
         raise StoreFailed("the connection broke")
 
     with monkeypatch.context() as within:
-        within.setattr("registry.schedules.runs._run", broken)
+        within.setattr("registry.schedules.runs.ScheduledRun.of_row", broken)
         with pytest.raises(StoreFailed):
             registry.scheduled_runs.claim("nightly", 1)
     again = registry.scheduled_runs.claim("nightly", 1)
