@@ -84,7 +84,7 @@ class Night:
         }
 
 
-def _told_of(row: NightRow) -> dict[str, Any]:
+def _told_of(row: NightRow) -> dict[str, str]:
     run = row.run
     why = " ".join(row.measured) or run.note
     return {"target": run.target, "channel": run.channel, "state": run.state, "why": why}
