@@ -132,12 +132,15 @@ def test_up_again_changes_nothing(places: Places, parts: list[Program]) -> None:
 
 
 def test_prometheus_scrapes_the_gateway_and_the_registry(places: Places) -> None:
-    answer = httpx.get(f"http://127.0.0.1:{places.port('prometheus')}/api/v1/query", params={"query": "up"})
-    results = answer.json()["data"]["result"]
-    assert {result["metric"]["job"]: result["value"][1] for result in results} == {
-        "tuneline": "1",
-        "tuneline-registry": "1",
-    }
+    """Within a scrape or two: the gateway may have been killed a second ago."""
+    address = f"http://127.0.0.1:{places.port('prometheus')}/api/v1/query"
+
+    def reached() -> dict[str, str]:
+        answer = httpx.get(address, params={"query": "up"}).raise_for_status()
+        return {one["metric"]["job"]: one["value"][1] for one in answer.json()["data"]["result"]}
+
+    both = {"tuneline": "1", "tuneline-registry": "1"}
+    until(lambda: reached() == both, "both are reached", seconds(60))
 
 
 def test_an_alert_comes_to_the_fleet_page(places: Places) -> None:

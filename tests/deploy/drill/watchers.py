@@ -94,9 +94,9 @@ def _write(path: Path, tree: dict[str, Any]) -> None:
 
 
 def _up(prometheus: str) -> int:
-    """How many targets it reaches."""
+    """How many targets it reaches; none while it answers 503, as it starts."""
     try:
-        answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": "sum(up)"})
+        answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": "sum(up)"}).raise_for_status()
     except httpx.HTTPError:
         return 0
     results = answer.json()["data"]["result"]
