@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow
 import pyarrow.parquet as pq
@@ -19,17 +21,42 @@ EXPECTED = (
     f"{', '.join(_KEYS)}"
 )
 _USERS = ("user", "human")
+_ANSWERS = 1000
+"""Answers by which it is told whether a dataset's are JSON."""
 
 
 def trained_on(dataset: Path) -> Iterator[str]:
     """The inputs of a prepared dataset's train split. Raises `Usage`."""
+    for messages in _chats(dataset):
+        if text := _users({"messages": messages}):
+            yield text
+
+
+def answers_json(dataset: Path) -> bool:
+    """Whether the first answers of a prepared dataset's train split are all JSON. Raises `Usage`."""
+    answers = [messages[-1]["content"] for messages in islice(_chats(dataset), _ANSWERS)]
+    return bool(answers) and all(map(is_json, answers))
+
+
+def is_json(text: str) -> bool:
+    """Whether it is one JSON document, as the gateway asks; Infinity and NaN are none."""
+    try:
+        json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _chats(dataset: Path) -> Iterator[list[dict[str, Any]]]:
     file = dataset / "train.parquet"
     try:
         with pq.ParquetFile(file) as opened:
             for batch in opened.iter_batches(batch_size=1000, columns=["messages"]):
-                for messages in batch.column("messages").to_pylist():
-                    if text := _users({"messages": messages}):
-                        yield text
+                yield from batch.column("messages").to_pylist()
     except (OSError, pyarrow.ArrowException, KeyError) as error:
         raise Usage(f"the training data {file} cannot be read: {str(error).splitlines()[0]}") from None
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -23,8 +24,19 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+class Measures(Protocol):
+    """Numbers of one text, by what was learned from texts that are not among those compared."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the numbers, in the order of `of`."""
+
+    def of(self, text: str) -> list[float]:
+        """The numbers."""
+
+
 @dataclass(frozen=True)
-class Measures:
+class WordMeasures:
     """What is known of the texts that a comparison learned from; it never sees those that it is asked about.
 
     `topics` has shape [words, TOPICS]: the first principal axes of the texts' tf-idf vectors (latent semantic
@@ -52,7 +64,7 @@ class Measures:
         return [float(len(found)), new, *(float(place) for place in value @ self.topics[at] / norm)]
 
 
-def learn(texts: Sequence[str]) -> Measures:
+def learn(texts: Sequence[str]) -> WordMeasures:
     """The measures that these texts define. ValueError where there are none with words."""
     split = [words(text)[:_FEW_WORDS] for text in texts]
     documents = Counter(word for found in split for word in set(found))
@@ -68,4 +80,4 @@ def learn(texts: Sequence[str]) -> Measures:
                 row[index[word]] += weights[index[word]]
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     axes = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)[2][:TOPICS]
-    return Measures(frozenset(documents), index, weights, axes.T)
+    return WordMeasures(frozenset(documents), index, weights, axes.T)

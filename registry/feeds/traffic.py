@@ -73,6 +73,22 @@ class _Whose(TypedDict):
     expires: str
 
 
+class KeptAnswer(Record):
+    """A live answer whose words are still kept, redacted as its tenant asked."""
+
+    request: str
+    at: datetime
+    text: str
+
+
+class Rating(Record):
+    """What was said of one live answer, and when; holds no words."""
+
+    request: str
+    at: datetime
+    disliked: bool
+
+
 class Traffic:
     """Receipts and feedback of a registry."""
 
@@ -148,6 +164,22 @@ class Traffic:
             for (artifact_id, arm), rows in by_artifact.items()
         ]
 
+    def answers(self, channel: str) -> list[KeptAnswer]:
+        """Those of the channel that are still kept, oldest first."""
+        mine = (receipts.c.channel == channel) & (receipts.c.arm == "live") & (receipts.c.expires > now())
+        query = select(receipts).where(mine, receipts.c.answer.is_not(None))
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(receipts.c.at, receipts.c.request))
+            return [KeptAnswer(request=row.request, at=row.at, text=row.answer) for row in rows]
+
+    def ratings(self, channel: str) -> list[Rating]:
+        """Of the channel's live answers, in the order in which they were given."""
+        query = select(feedback).where(feedback.c.channel == channel, feedback.c.arm == "live")
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(feedback.c.at, feedback.c.request))
+            judged = [(row, _disliked(row.thumbs, row.score, bool(row.corrected))) for row in rows]
+        return [Rating(request=row.request, at=row.at, disliked=disliked) for row, disliked in judged]
+
 
 _SHARED = ("request", "tenant", "key_id", "channel", "artifact_id", "arm")
 
@@ -214,15 +246,18 @@ def _rating(connection: Connection, receipt: Row[Any], said: Feedback) -> outcom
     generation = connection.execute(query).scalar_one_or_none()
     if generation is None:
         return None
-    low = said.score is not None and said.score < LIKED
     return outcomes.Outcome(
         **{name: getattr(receipt, name) for name in ("channel", "artifact_id", "arm")},
         generation=generation,
         minute=datetime.fromisoformat(receipt.at),
         requests=0,
         rated=1,
-        disliked=int(said.thumbs == "down" or low or said.correction is not None),
+        disliked=int(_disliked(said.thumbs, said.score, said.correction is not None)),
     )
+
+
+def _disliked(thumbs: str | None, score: float | None, corrected: bool) -> bool:
+    return thumbs == "down" or corrected or (score is not None and score < LIKED)
 
 
 def _learned(receipt: Row[Any], consent: Consent, said: Feedback) -> list[NewRow]:

@@ -8,6 +8,7 @@ chat, token_offsets, rendering   chats as the model sees them
 tokenizer          as its files say
 safetensors        one tensor at a time
 pico, demo_model   small models for tests and the demo
+hidden_states      what a base makes of texts, for drift
 preview            what only the libraries know, before a run
 arithmetic         bfloat16 against float32 on this machine
 preload            what most stages import

@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -24,6 +25,10 @@ from flows.drift.comparison import DriftComparison
 REFERENCE = 400
 ROWS_A_DAY = 40
 TOPICS = 5
+
+
+Firsts = dict[str, int | None]
+"""Way of judging → the row at which it first says drift."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +68,17 @@ def days(seed: int, after: Source, count: int) -> Iterator[tuple[list[str], list
         yield [], [after.text(draw) for _ in range(ROWS_A_DAY)]
 
 
-def judge(seed: int, after: Source, count: int) -> dict[str, int | None]:
-    """Way → the row at which it first says drift."""
+def judge(seed: int, after: Source, count: int) -> Firsts:
+    """By the measures of words, and by daily tests of them."""
     stream = days(seed, after, count)
     reference, _ = next(stream)
     comparison = DriftComparison(reference)
-    first: dict[str, int | None] = {"e-values": None, "KS daily, each": None, "KS daily, all": None}
+    first: Firsts = {"e-values": None, "KS daily, each": None, "KS daily, all": None}
     for day, (_, texts) in enumerate(stream, 1):
         comparison.add(texts)
-        values = np.array([comparison._measures.of(text) for text in texts])
+        values = np.array([comparison.values(text) for text in texts])
         lowest = min(
-            ks_2samp(comparison._reference[:, number], values[:, number], method="asymp").pvalue
+            ks_2samp(comparison.reference[:, number], values[:, number], method="asymp").pvalue
             for number in range(values.shape[1])
         )
         for way, limit in (("KS daily, each", 0.05), ("KS daily, all", 0.05 / values.shape[1])):
@@ -83,19 +88,14 @@ def judge(seed: int, after: Source, count: int) -> dict[str, int | None]:
     return first
 
 
-def measure(deployments: int, count: int, changes: Sequence[str] = tuple(CHANGES)) -> list[dict[str, Any]]:
-    """One row for each change and way of judging."""
+def measure(change: str, deployments: int, judged: Callable[[int], Firsts]) -> list[dict[str, Any]]:
+    """One row for each way of judging; `judged`: seed of a deployment -> way -> row of the first alarm."""
     rows = []
-    for change in changes:
-        firsts = [judge(seed, CHANGES[change], count) for seed in range(deployments)]
-        for way in firsts[0]:
-            found = [first[way] for first in firsts if first[way] is not None]
-            rows.append(
-                {
-                    "change": change, "way": way, "alarmed": len(found) / deployments,
-                    "median_rows": median(found) if found else None,
-                }
-            )  # fmt: skip
+    firsts = [judged(seed) for seed in range(deployments)]
+    for way in firsts[0]:
+        found = [first[way] for first in firsts if first[way] is not None]
+        share, middle = len(found) / deployments, median(found) if found else None
+        rows.append({"change": change, "way": way, "alarmed": share, "median_rows": middle})
     return rows
 
 
@@ -104,17 +104,32 @@ def main() -> None:
     parser.add_argument("--deployments", type=int, default=200)
     parser.add_argument("--days", type=int, default=50)
     parser.add_argument("--changed", type=int, default=50, help="deployments of each kind of change")
+    kinds = parser.add_mutually_exclusive_group()
+    text = "with measures of hidden states, and without, on sentences of people"
+    kinds.add_argument("--hidden-states", action="store_true", help=text)
     arguments = parser.parse_args()
     began = time.process_time()
+    changes, judged = _kind(arguments)
     print(f"{REFERENCE} reference rows, {ROWS_A_DAY} new ones a day, {arguments.days} days, looked at daily")
     print(f"{'change':<26}{'way':<17}{'ever alarmed':>13}  rows until then (median)")
-    for change in CHANGES:
+    for change in changes:
         number = arguments.deployments if change == "none" else arguments.changed
-        for row in measure(number, arguments.days, [change]):
+        for row in measure(change, number, partial(judged, change)):
             rows = "–" if row["median_rows"] is None else f"{row['median_rows']:,.0f}"
             of = f"of {number}"
             print(f"{change:<26}{row['way']:<17}{row['alarmed']:>7.1%} {of:<6} {rows}", flush=True)
     print(f"{time.process_time() - began:.0f} s of CPU")
+
+
+def _kind(arguments: argparse.Namespace) -> tuple[tuple[str, ...], Callable[[str, int], Firsts]]:
+    """The changes, and what judges a deployment of one."""
+    count = arguments.days
+    if arguments.hidden_states:
+        from tests.bench import drift_hidden
+
+        judged = partial(drift_hidden.judge, drift_hidden.pool())
+        return drift_hidden.CHANGES, lambda change, seed: judged(seed, change, count)
+    return tuple(CHANGES), lambda change, seed: judge(seed, CHANGES[change], count)
 
 
 if __name__ == "__main__":

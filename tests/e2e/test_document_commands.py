@@ -28,6 +28,7 @@ import yaml
 
 from flows import cli
 from registry import Registry
+from registry.feeds.traffic import Feedback, Receipt
 from registry.tenancy.outcomes import Outcome
 from tests.e2e.conftest import Tuneline
 from tests.test_documents import ROOT, shown_commands
@@ -119,6 +120,28 @@ def week(folder: Path, tuneline: Callable[..., None]) -> None:
         (folder / f"{day}.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
 
 
+def disliked_since(folder: Path, tuneline: Callable[..., None]) -> None:
+    """Answers that are liked, a promotion, and answers that are not."""
+    with Registry.open(folder / ".tuneline") as registry:
+        registry.feeds.add("tickets", [], "ops")
+        _, key, _ = registry.tenants.add("acme", "pico/smoke", "ops")
+        consent = registry.consents.give("acme", "tickets", 1.0, 30, [], "ada")
+        for thumbs in ("up", "down"):
+            channel = registry.channels.get("pico/smoke")
+            assert channel is not None
+            for number in range(40):
+                request = f"{thumbs.encode().hex():0<30}{number:02}"
+                asked = [{"role": "user", "content": "why"}]
+                receipt = Receipt(
+                    request, key.id, consent, "pico/smoke", channel.artifact_id, "live", datetime.now(UTC),
+                    asked, f"because {number}",
+                )  # fmt: skip
+                registry.traffic.keep([receipt])
+                registry.traffic.give(key.id, Feedback.model_validate({"request": request, "thumbs": thumbs}))
+            if thumbs == "up":
+                moved_once(folder, tuneline)
+
+
 def candidate_that_fails(folder: Path, tuneline: Callable[..., None]) -> None:
     """A canary that the policy on docs/canary.md asks for, and what a gateway counts of it."""
     page = (ROOT / "docs/canary.md").read_text("utf-8")
@@ -158,8 +181,12 @@ def tickets(folder: Path, tuneline: Callable[..., None]) -> None:
 PAGES = {
     "drift.md": Page(
         real={"support/prod": "pico/smoke"},
-        codes={"drift support/prod --new mon.jsonl tue.jsonl wed.jsonl thu.jsonl fri.jsonl": 1},
-        before={"drift": week},
+        codes={
+            "drift support/prod --new mon.jsonl tue.jsonl wed.jsonl thu.jsonl fri.jsonl": 1,
+            "drift support/prod --new mon.jsonl tue.jsonl wed.jsonl thu.jsonl fri.jsonl --hidden-states": 1,
+            "drift support/prod --outcomes": 1,
+        },
+        before={"drift support/prod --new": week, "drift support/prod --outcomes": disliked_since},
     ),
     "canary.md": Page(
         real={"support/prod": "pico/smoke", "channels judge": "channels judge --once",

@@ -106,13 +106,13 @@ def write(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def parquet(questions: Sequence[str]) -> bytes:
+def parquet(questions: Sequence[str], answer: str = "topics") -> bytes:
     """A train split as the prepare stage writes it."""
     chats = [
         [
             {"role": "system", "content": "Name the topic."},
             {"role": "user", "content": text},
-            {"role": "assistant", "content": "topics"},
+            {"role": "assistant", "content": answer},
         ]
         for text in questions
     ]
@@ -124,13 +124,15 @@ def parquet(questions: Sequence[str]) -> bytes:
 class Lineage:
     """Base, dataset, adapter, merged and GGUF in a registry; evaluations are added as a test needs them."""
 
-    def __init__(self, registry: Registry, trained_on: Sequence[str] = ("something else",)) -> None:
+    def __init__(
+        self, registry: Registry, trained_on: Sequence[str] = ("something else",), answer: str = "topics"
+    ) -> None:
         self.registry = registry
         base, none = base_reference(), QuantSpec(method="none")
         model = {"config.json": b"{}", "model.safetensors": b"0"}
         self.base = publish(registry, "base", "resolve", model, base=base, quant=none)
         self.dataset = publish(
-            registry, "dataset", "prepare", {"train.parquet": parquet(trained_on)},
+            registry, "dataset", "prepare", {"train.parquet": parquet(trained_on, answer)},
             (("tokenized_for", self.base),),
         )  # fmt: skip
         self.adapter = publish(

@@ -17,7 +17,7 @@ TOLD_OF = {
     "rollback": "a channel moved back",
     "gate": "a gate decided",
     "failed-run": "a step of a run failed",
-    "drift": "an engine serves or answers something else than it should, or new inputs drifted",
+    "drift": "an engine serves or answers something else than it should, or inputs or outcomes changed",
     "alert": "Alertmanager sent an alert",
     "night": "a night of schedules is over",
 }
