@@ -107,6 +107,8 @@ def main() -> None:
     kinds = parser.add_mutually_exclusive_group()
     text = "with measures of hidden states, and without, on sentences of people"
     kinds.add_argument("--hidden-states", action="store_true", help=text)
+    text = "beside Evidently, where that is installed"
+    kinds.add_argument("--evidently", action="store_true", help=text)
     arguments = parser.parse_args()
     began = time.process_time()
     changes, judged = _kind(arguments)
@@ -129,6 +131,11 @@ def _kind(arguments: argparse.Namespace) -> tuple[tuple[str, ...], Callable[[str
 
         judged = partial(drift_hidden.judge, drift_hidden.pool())
         return drift_hidden.CHANGES, lambda change, seed: judged(seed, change, count)
+    if arguments.evidently:
+        from tests.bench import drift_evidently
+
+        drift_evidently.require()
+        return tuple(CHANGES), lambda change, seed: drift_evidently.judge(change, seed, count)
     return tuple(CHANGES), lambda change, seed: judge(seed, CHANGES[change], count)
 
 
