@@ -80,7 +80,7 @@ def verify(arguments: argparse.Namespace) -> Reply:
     chosen = named or snapshot.listed(place) or [snapshot.find(place, None)]
     problems = check.backup_problems(place, chosen, _told("read"))
     document = {"snapshots": [made.name for made in chosen], "problems": problems}
-    good = f"{len(chosen)} backups: every byte as recorded"
+    good = f"{len(chosen)} backup{'s' if len(chosen) != 1 else ''}: every byte as recorded"
     return Reply(document, lambda: print("\n".join(problems) or good), 4 if problems else 0)
 
 
