@@ -10,7 +10,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -23,8 +22,9 @@ from flows.commands.arguments.registry import add_registry_commands
 from flows.commands.arguments.schedule import add_schedule_commands
 from flows.commands.arguments.tenants import add_tenant_commands
 from flows.commands.arguments.upgrade import add_upgrade_command
-from flows.errors import Usage, of_a_path
+from flows.errors import of_a_path
 from flows.formatting import as_typed, plain
+from flows.installation import is_light, needs_all
 
 if TYPE_CHECKING:
     from flows.commands.reply import Reply
@@ -42,6 +42,13 @@ LISTED = ("artifacts", "endpoints", "feed", "recipes", "runs", "schedule", "tena
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Unknown arguments are refused by the command they were given to, which shows its own usage."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
     def error(self, message: str) -> NoReturn:
         """Wrong arguments are invalid input: argparse's own 2 would say that a gate lacks evidence."""
         self.print_usage(sys.stderr)
@@ -228,11 +235,8 @@ def _fail(error: Exception, arguments: argparse.Namespace) -> int:
     if arguments.debug:
         with _read_or_not(sys.stderr):
             traceback.print_exception(error)
-    if isinstance(error, ModuleNotFoundError) and find_spec("torch") is None:
-        error = Usage(
-            f"this command needs {error.name}, and this is the light installation, for gates and the "
-            "registry: install the wheel without --no-deps, or use the environment that make setup makes"
-        )
+    if isinstance(error, ModuleNotFoundError) and is_light():
+        error = needs_all(f"this command needs {error.name}")
     error = of_a_path(error) or error
     expected = isinstance(error, EXPECTED)
     message = str(error) if expected else f"{type(error).__name__}: {error}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.util import find_spec
 
 from flows.doctor import places, software, stack
 from flows.doctor.finding import Finding
+from flows.installation import is_light
 from flows.planning.machine import machine
 from flows.settings import Settings
 
@@ -32,7 +32,7 @@ def look(settings: Settings, full: bool = False) -> list[Finding]:
         ("registry", partial(places.registry, settings)),
         ("store", partial(places.store, settings)),
     ]
-    if find_spec("torch") is None:
+    if is_light():
         looks = [one for one in looks if one[0] not in OF_RUNS]
     looks += stack.looks(settings)
     with ThreadPoolExecutor(len(looks)) as pool:

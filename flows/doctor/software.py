@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -19,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from flows.doctor.finding import LOCK, SET_UP, Finding
+from flows.installation import is_light
 from serving.errors import EngineMissing
 from serving.vllm.launch import VARIABLE, python_with_vllm
 
@@ -37,7 +37,7 @@ def python() -> Finding:
 
 def packages(lock: Path = LOCK) -> Finding:
     """What Tuneline asks for is installed in a version that it takes; and how far that is from the lock."""
-    if find_spec("torch") is None:
+    if is_light():
         message = "the light installation, for gates and the registry; a run needs all packages"
         return Finding("packages", "warn", message, SET_UP)
     if wrong := _unmet("tuneline"):

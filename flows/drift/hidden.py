@@ -9,13 +9,13 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from flows.drift.comparison import Learner
 from flows.errors import Usage
+from flows.installation import is_light, needs_all
 from flows.run.arithmetic import measured_speed
 from flows.run.child import child_environment
 from flows.settings import Settings
@@ -79,11 +79,8 @@ def learner(vectors: Mapping[str, np.ndarray]) -> Learner:
 
 def require_torch() -> None:
     """Raises `Usage` in the light installation."""
-    if find_spec("torch") is None:
-        raise Usage(
-            "--hidden-states needs torch, and this is the light installation, for gates and the registry: "
-            "leave it out, or install the wheel without --no-deps"
-        )
+    if is_light():
+        raise needs_all("--hidden-states needs torch")
 
 
 def read(model: Path, texts: Sequence[str]) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from flows.commands.home import made_home
 from flows.commands.reply import LOG_WIDTH, Reply, print_table
 from flows.formatting import duration, size
+from flows.installation import is_light, needs_all
 from flows.planning.clock import clock_here, said_of_times
 from flows.planning.estimate import StageEstimate, describe_base, estimate, machine, shortfalls
 from flows.preflight.preflight import problems
@@ -23,6 +24,8 @@ from stages.model_shape import ModelShape
 
 def run(arguments: argparse.Namespace) -> Reply:
     """Run a recipe and show the summary, also of a run that failed."""
+    if is_light():  # before a model is fetched for it
+        raise needs_all("run needs torch")
     from flows.execute import as_json, execute
     from flows.report.report import render_terminal
 

@@ -7,11 +7,12 @@ import math
 
 from rich.console import Console
 
+from flows.commands.figures import Figures, figures
 from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
-from flows.formatting import short, size
-from registry import Artifact
+from flows.formatting import as_typed, plain, short, size
+from registry import Artifact, Registry
 from registry.artifacts import Manifest
 from registry.errors import Collected
 from registry.gc.reachability import RetentionPolicy
@@ -72,7 +73,7 @@ def _what(manifest: Manifest) -> str:
 
 
 def show(arguments: argparse.Namespace) -> Reply:
-    """One artifact, whole."""
+    """One artifact: its main facts; with --json, whole."""
     registry = open_registry()
     artifact = registry.get(arguments.ref)
     try:
@@ -86,7 +87,32 @@ def show(arguments: argparse.Namespace) -> Reply:
         "content": content,
         **artifact.manifest.model_dump(mode="json"),
     }
-    return Reply(document, lambda: Console().print_json(data=document, default=str))
+
+    def text() -> None:
+        print(plain(f"{' '.join(filter(None, (artifact.id, artifact.called)))}: {artifact.manifest.kind}"))
+        for name, words in _facts(registry, artifact, path or content):
+            print(plain(f"  {name:<13} {words}"))
+        print(as_typed(f"  {'all of it':<13} `tuneline artifacts show {short(artifact.id)} --json`"))
+
+    return Reply(document, text)
+
+
+def _facts(registry: Registry, artifact: Artifact, place: str) -> Figures:
+    manifest = artifact.manifest
+    yield "made by", f"{manifest.stage}, {artifact.created:%Y-%m-%d %H:%M} UTC"
+    if manifest.base is not None:
+        base = manifest.base
+        yield "base", f"{base.source}, revision {short(base.revision)}, {base.architecture}"
+    if manifest.quant is not None and manifest.quant.method != "none":
+        asked = (f"{key} {value}" for key, value in manifest.quant.requested.items() if key != "method")
+        yield "quantized", f"{manifest.quant.method}: {', '.join(asked)}"
+    for parent in manifest.parents:
+        made_from = registry.get(parent.id)
+        of = " ".join(filter(None, (made_from.manifest.kind, short(parent.id), _what(made_from.manifest))))
+        yield "from", f"{of} ({parent.relation.replace('_', ' ')})"
+    yield from figures(manifest.model_dump(mode="json"))
+    count = len(manifest.files)
+    yield "files", f"{count:,} file{'s' if count > 1 else ''}, {size(artifact.size)}: {place}"
 
 
 def lineage(arguments: argparse.Namespace) -> Reply:

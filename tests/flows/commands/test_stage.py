@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows import cli
-from flows.commands.pipeline.stage import figures
+from flows.commands.figures import figures
 
 DATASET = {
     "kind": "dataset",
@@ -24,6 +24,13 @@ MERGED = {
     "quant": {"requested": {"dtype": "float16"}, "effective": {"bits_per_weight": 16.004}},
     "metrics": {"bytes": 269_000_000, "parameters": 134_515_008, "tensors_merged": 210, "tensors_copied": 62},
 }
+ADAPTER = {
+    "kind": "adapter",
+    "metrics": {
+        "outline": {"rank": 8, "alpha": 16.0}, "steps": 1400, "rows": 109, "tokens": 4175,
+        "validation_loss": 8.33146, "validation_rows": 10,
+    },
+}  # fmt: skip
 SCORES = {
     "kind": "evaluation",
     "metrics": {
@@ -44,6 +51,10 @@ SCORES = {
         (MERGED, [
             ("form", "float16"), ("size", "269 MB, 134.5 million parameters"), ("bits/weight", "16.00"),
             ("tensors", "210 merged, 62 copied"),
+        ]),
+        (ADAPTER, [
+            ("LoRA", "rank 8, alpha 16"), ("trained", "1,400 steps, 109 rows, 4,175 tokens"),
+            ("loss", "8.331 on 10 validation rows"),
         ]),
         (SCORES, [
             ("heldout", "exact_match 62.5% (50.0–75.0), n = 1,231"), ("size", "16.4 MB"),
@@ -67,3 +78,17 @@ def test_a_summary_or_one_document(
     assert f"quantize --model '{out}' --out NEW" in shown
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"out": str(out), "facts": MERGED}
+
+
+def test_an_unknown_argument_is_refused_by_its_own_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words, command in (
+        (["merge", "--base", "b", "--adapter", "a", "--out", "o", "more"], "merge"),
+        (["artifacts", "gc", "--deleted"], "artifacts gc"),
+    ):
+        with pytest.raises(SystemExit, match="3"):
+            cli.main(words)
+        said = capsys.readouterr().err
+        assert said.startswith(f"usage: tuneline {command} [-h]")
+        assert said.endswith(f"tuneline {command}: unrecognized arguments: {words[-1]}\n")

@@ -144,6 +144,10 @@ class TestCommand:
         shown = json.loads(capsys.readouterr().out)
         assert shown["path"] is None
         assert shown["content"].startswith("collected: the files of dataset")
+        assert main(["artifacts", "show", gone.id]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"{gone.id}: dataset\n  made by       ")
+        assert "1 file, 2.00 kB: collected: the files of dataset" in said
         assert main(["artifacts", "verify", gone.id]) == 3
         assert "run again the recipe" in capsys.readouterr().err
 
