@@ -22,11 +22,12 @@ FOLDER = Path(".stack")
 
 
 def looks(settings: Settings) -> list[tuple[str, Callable[[], Finding]]]:
-    """A look at each part of the stack whose home this is, or that was made in this folder."""
+    """A look at each part of the stack whose home this is, or that was made in this folder or is it."""
     if find_spec("supervisor") is None:
         return []
     try:
-        places = made(settings.root.parent) or made(FOLDER.absolute())
+        here = (settings.root.parent, FOLDER.absolute(), Path.cwd())
+        places = next(filter(None, map(made, here)), None)
         return [] if places is None else _parts(places)
     except (FlowError, OSError, ValueError) as error:
         finding = Finding("stack", "fail", str(error), "correct that, then `make stack`")

@@ -152,6 +152,18 @@ def test_a_stack_that_does_not_run_and_one_that_is_broken(settings: Settings) ->
     assert (look().state, str(remembered) in look().found) == ("fail", True)
 
 
+def test_a_stack_is_found_from_within_and_from_beside_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "elsewhere" / ".stack"
+    folder.mkdir(parents=True)
+    (folder / "first-port").write_text("8720")
+    for here in (folder, folder.parent):
+        monkeypatch.chdir(here)
+        ((_, look),) = stack.looks(settings)
+        assert str(folder) in look().found
+
+
 def test_the_command(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
