@@ -33,7 +33,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--killed-tenants", type=int, help="of the night of kills; default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--between", type=float, nargs=2, default=(15.0, 55.0), help="seconds between kills")
+    parser.add_argument(
+        "--between",
+        type=float,
+        nargs=2,
+        help="seconds between kills; default: as many as fall into a night without them",
+    )
     arguments = parser.parse_args()
     tenants, faults = plan.tenants(arguments.tenants), []
     folder = Path(tempfile.mkdtemp(prefix="tuneline-nights-"))
@@ -139,8 +144,9 @@ def disturbed(
     """The same night in another registry, while whoever works on it is killed."""
     with running(folder / "killed", database, store) as world:
         due = night.prepare(world, folder / "night.yaml", tenants)
-        between = (arguments.between[0], arguments.between[1])
-        killer = Killer(world, arguments.kills, random.Random(arguments.seed), between, due)
+        mean = quiet.seconds / len(quiet.channels) * len(tenants) / arguments.kills
+        least, most = arguments.between or (mean / 2, mean * 3 / 2)
+        killer = Killer(world, arguments.kills, random.Random(arguments.seed), (least, most), due)
         try:
             seconds = night.wait_for(world, len(tenants), due)
         finally:
