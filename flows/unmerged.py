@@ -20,7 +20,7 @@ from registry.compat import contract
 from registry.compat.model import Use, pair
 from serving.engine.capabilities import VLLM_RANKS, limits
 
-Engine = Literal["llama.cpp", "vllm"]
+EngineName = Literal["llama.cpp", "vllm"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ServingBase:
 
     artifact: Artifact
     name: str
-    engine: Engine
+    engine: EngineName
     max_rank: int | None = None
     """Where the adapter's is above what the engine takes unless told otherwise."""
 
@@ -62,7 +62,7 @@ def measure_unmerged(
     assert base.manifest.base is not None
     name = resident_name(base.manifest.base, config.base)
     version = run.registry.name(served.id, name)
-    engine: Engine = "vllm" if config.on_16bit else "llama.cpp"
+    engine: EngineName = "vllm" if config.on_16bit else "llama.cpp"
     return ServingBase(served, f"{name}@{version}", engine, max_rank), candidate
 
 

@@ -9,18 +9,18 @@ if TYPE_CHECKING:
     from registry.channels.channels import Channel, ChannelEvent, Waiver
     from registry.channels.decisions import GateDecision
     from registry.registry import Registry
-    from registry.store.store import Problem
+    from registry.store.store import Discrepancy
     from registry.tenancy.endpoints import Endpoint
 
 __all__ = [
     "Artifact",
     "Channel",
     "ChannelEvent",
+    "Discrepancy",
     "Edge",
     "Endpoint",
     "Execution",
     "GateDecision",
-    "Problem",
     "Registry",
     "Waiver",
 ]
@@ -33,7 +33,7 @@ _HOMES = {
     "Endpoint": "tenancy.endpoints",
     "Execution": "catalog",
     "GateDecision": "channels.decisions",
-    "Problem": "store.store",
+    "Discrepancy": "store.store",
     "Registry": "registry",
     "Waiver": "channels.channels",
 }

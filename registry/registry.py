@@ -33,7 +33,7 @@ from registry.schedules.runs import ScheduledRuns
 from registry.schedules.schedules import Schedules
 from registry.store.files import Heard, unheard, wrap_os_errors
 from registry.store.local import Failpoint
-from registry.store.store import Problem, Store
+from registry.store.store import Discrepancy, Store
 from registry.tenancy import snapshot
 from registry.tenancy.budgets import Budgets
 from registry.tenancy.consents import Consents
@@ -250,7 +250,7 @@ class Registry:
             content.require(connection, [artifact_id])
         return self.store.view(artifact.id, artifact.manifest.files)
 
-    def verify(self, artifact_id: str, heard: Heard = unheard) -> list[Problem]:
+    def verify(self, artifact_id: str, heard: Heard = unheard) -> list[Discrepancy]:
         """Read every byte and every column of the artifact; an empty list means that all is as published.
 
         `heard` hears of the bytes as they are read, which come to the artifact's size where none is missing.
@@ -260,7 +260,7 @@ class Registry:
             artifact = catalog.existing(connection, artifact_id)
             content.require(connection, [artifact_id])
             record = [
-                Problem(file="", kind="record", detail=detail)
+                Discrepancy(file="", kind="record", detail=detail)
                 for detail in catalog.record_problems(connection, artifact_id)
             ]
         problems = record + self.store.problems(artifact.id, artifact.manifest.files, heard)

@@ -63,7 +63,7 @@ class RunningEngine:
     artifact_id: str
 
 
-class Running(Protocol):
+class HasProcess(Protocol):
     """A `RunningEngine`, or the registry's record of one."""
 
     @property
@@ -161,7 +161,7 @@ def _why_it_ended(endpoint: RunningEngine, began: int) -> EngineFailed | PortTak
     )
 
 
-def stop(endpoint: Running) -> bool:
+def stop(endpoint: HasProcess) -> bool:
     """End the engine and all it started; returns False when it was gone already.
 
     Another process that has its pid by now is left alone. Raises `EngineStays` when it cannot be ended.

@@ -33,7 +33,7 @@ _IN_OUR_WORDS = {
 
 
 @dataclass(frozen=True)
-class Problem:
+class ConfigProblem:
     """What is wrong at `path`; an empty path is the whole."""
 
     path: Path
@@ -87,7 +87,7 @@ def _problems(
     overrides: Sequence[Override],
     without: Override | None = None,
     below: Path = (),
-) -> list[Problem]:
+) -> list[ConfigProblem]:
     """Everything that keeps `before`, changed by the other overrides, from being a `model`."""
     tree = copy.deepcopy(before)
     apply_overrides(_inside(tree, below), [override for override in overrides if override is not without])
@@ -104,13 +104,13 @@ def _inside(tree: Any, below: Path) -> Any:
     return tree
 
 
-def explain(model: type[BaseModel], error: ValidationError) -> list[Problem]:
+def explain(model: type[BaseModel], error: ValidationError) -> list[ConfigProblem]:
     """One problem per key: of a union only what is wrong with the variant that was meant."""
     placed = [(_place(model, details), details) for details in error.errors(include_url=False)]
     meant = {
         (*place.path[:-1], _nearest(place)) for place, item in placed if item["type"] == "extra_forbidden"
     }
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     for place, details in placed:
         below = any(
             other.path[: len(place.path)] == place.path for other, item in placed if item is not details
@@ -127,13 +127,13 @@ def explain(model: type[BaseModel], error: ValidationError) -> list[Problem]:
         if deepest == len(place.union):
             messages = [_IN_OUR_WORDS.get(other["type"], other["msg"]) for _, other in rivals]
             words = " or ".join(dict.fromkeys(item.removeprefix("expected ") for item in messages))
-            problems.append(Problem(place.path, f"expected {words}{_found(details)}"))
+            problems.append(ConfigProblem(place.path, f"expected {words}{_found(details)}"))
         elif len(place.path) == deepest:
             problems += _worded(place, details)
     return list(dict.fromkeys(problems))
 
 
-def _culprits(problem: Problem, overrides: Sequence[Override], below: Path) -> list[Override]:
+def _culprits(problem: ConfigProblem, overrides: Sequence[Override], below: Path) -> list[Override]:
     """The overrides that a problem may come from: what set this very value, or changed what it is about."""
     paths = [((*below, *override.path), override) for override in overrides]
     setting = [override for path, override in paths if problem.path[: len(path)] == path]
@@ -182,22 +182,22 @@ def _place(model: type[BaseModel], details: ErrorDetails) -> _Place:
     return _Place(tuple(path), tuple(owners), union)
 
 
-def _worded(place: _Place, details: ErrorDetails) -> Iterator[Problem]:
+def _worded(place: _Place, details: ErrorDetails) -> Iterator[ConfigProblem]:
     kind, context = details["type"], details.get("ctx", {})
     if kind == "extra_forbidden":
-        yield Problem(place.path, _unknown_key(place))
+        yield ConfigProblem(place.path, _unknown_key(place))
     elif kind in {"union_tag_invalid", "union_tag_not_found"}:
-        yield Problem(*_untagged(place, details))
+        yield ConfigProblem(*_untagged(place, details))
     elif kind == "value_error":
         # what a validator of ours says, a problem per line
         for line in str(context.get("error", details["msg"])).splitlines():
-            yield Problem(place.path, f"{line}{_found(details)}")
+            yield ConfigProblem(place.path, f"{line}{_found(details)}")
     elif kind == "too_short":
-        yield Problem(
+        yield ConfigProblem(
             place.path, f"expected at least {context['min_length']} of them, found {context['actual_length']}"
         )
     else:
-        yield Problem(place.path, f"{_IN_OUR_WORDS.get(kind, details['msg'])}{_found(details)}")
+        yield ConfigProblem(place.path, f"{_IN_OUR_WORDS.get(kind, details['msg'])}{_found(details)}")
 
 
 def _found(details: ErrorDetails) -> str:

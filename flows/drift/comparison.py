@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from flows.drift.evidence import DriftState, Evidence, require_risk
+from flows.drift.evidence import DriftDetector, DriftState, require_risk
 from flows.drift.measures import Measures, learn
 from flows.errors import Usage
 
@@ -35,7 +35,7 @@ class DriftComparison:
         self.reference = np.array([self.values(text) for text in compared])
         """Numbers of the rows that are compared, [rows, measures]."""
         names = [name for measures in self._measures for name in measures.names]
-        self._evidence = Evidence(names, self.reference.T.tolist(), alpha)
+        self._detector = DriftDetector(names, self.reference.T.tolist(), alpha)
         # the same each time, and others for other reference rows: ties are not broken alike everywhere
         self._lots = random.Random(_lot_of("\n".join(compared)))
 
@@ -47,17 +47,17 @@ class DriftComparison:
         """Take in new rows, in the order in which they came."""
         for text in texts:
             values = enumerate(self.values(text))
-            self._evidence.add((number, value, self._lots.random()) for number, value in values)
+            self._detector.add((number, value, self._lots.random()) for number, value in values)
 
     @property
     def log_es(self) -> tuple[float, ...]:
         """Evidence of each measure by itself now, as natural logarithms."""
-        return self._evidence.log_es
+        return self._detector.log_es
 
     @property
     def state(self) -> DriftState:
         """What is known after all rows so far."""
-        return self._evidence.state
+        return self._detector.state
 
 
 def chosen(reference: Iterable[str]) -> list[str]:

@@ -48,7 +48,7 @@ class DriftState(FiniteRecord):
         return max(self.measures, key=lambda measure: measure.highest_log10_e)
 
 
-class Evidence:
+class DriftDetector:
     """Takes the numbers of new rows as they come. `references`: the numbers of each measure's own rows.
 
     Raises `Usage` for an `alpha` that is no risk.

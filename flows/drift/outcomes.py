@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
 
-from flows.drift.evidence import DriftState, Evidence, MeasureDrift, require_risk
+from flows.drift.evidence import DriftDetector, DriftState, MeasureDrift, require_risk
 from flows.drift.inputs import is_json
 from flows.drift.measures import words
 from flows.errors import Usage
@@ -78,13 +78,13 @@ def judge(observed: Iterable[Observed], asked: Sequence[str], moment: datetime, 
     counts = {name: (len(references[name]), sum(name in one.values for one in since)) for name in asked}
     if not names:
         _refuse(moment, counts)
-    evidence = Evidence(names, [references[name] for name in names], alpha)
+    detector = DriftDetector(names, [references[name] for name in names], alpha)
     for one in since:
         shown = {name: value for name, value in one.values.items() if name in names}
         if shown:
-            evidence.add((names.index(name), value, _lot(one, name)) for name, value in shown.items())
+            detector.add((names.index(name), value, _lot(one, name)) for name, value in shown.items())
     left_out = {name: counts[name] for name in asked if name not in names}
-    return OutcomeDrift(evidence.state, left_out)
+    return OutcomeDrift(detector.state, left_out)
 
 
 def refuses(answer: str) -> bool:

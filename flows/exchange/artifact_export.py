@@ -22,7 +22,7 @@ from registry.store.files import remove_tree, sync_directory, sync_file, wrap_os
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written: the artifact's id, the new directory, its files, the fingerprint of the signer."""
 
     id: str
@@ -31,7 +31,7 @@ class Exported:
     signer: str
 
 
-def export(registry: Registry, ref: str, out: Path, private_key: Path) -> Exported:
+def export(registry: Registry, ref: str, out: Path, private_key: Path) -> ExportResult:
     """Write the artifact of `ref`, with all that is known about it, to the new directory `out`, and sign it.
 
     The directory appears whole or not at all, and only once it has been verified as others will. Raises Usage
@@ -63,7 +63,7 @@ def export(registry: Registry, ref: str, out: Path, private_key: Path) -> Export
             sync_directory(out.parent)
         finally:
             remove_tree(scratch)
-    return Exported(artifact.id, out, files, signer)
+    return ExportResult(artifact.id, out, files, signer)
 
 
 def _write_files(dossier: Dossier, view: Path, draft: Path) -> None:

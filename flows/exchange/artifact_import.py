@@ -14,7 +14,7 @@ from typing import Any
 from flows.errors import Usage
 from flows.exchange.bring_base import given_base, matched_base, refuse_contradiction, resolved
 from flows.exchange.import_findings import FORMS, Findings, describe
-from flows.run.find_or_make import Work, find_or_make
+from flows.run.find_or_make import StageInputs, find_or_make
 from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.catalog import ResourceUse
@@ -102,7 +102,7 @@ def _publish(
     own = {"base": record.get("base"), "quant": record.get("quant")}
     outside = {"files": digests, "claimed": findings.claimed, "record": own}
     relations = {"base": FORMS[form].relation}
-    work = Work(STAGE, VERSION, {"form": form}, {"base": parent}, relations, outside=outside)
+    inputs = StageInputs(STAGE, VERSION, {"form": form}, {"base": parent}, relations, outside=outside)
 
     def make(draft: Draft) -> tuple[Facts, ResourceUse]:
         started, clock = datetime.now(UTC), time.monotonic()
@@ -121,7 +121,7 @@ def _publish(
         metrics = {**facts.metrics, "import": vars(findings)}
         return facts.model_copy(update={"metrics": metrics}), ResourceUse(started, time.monotonic() - clock)
 
-    artifact, _ = find_or_make(registry, work, make, Settings().patience())
+    artifact, _ = find_or_make(registry, inputs, make, Settings().patience())
     return Adoption(artifact, parent, Findings(**artifact.manifest.metrics["import"]), header["left_out"])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flows.errors import Usage
-from flows.run.find_or_make import find_or_make, make_in_child, stage_work
+from flows.run.find_or_make import find_or_make, make_in_child, stage_inputs
 from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.artifacts import BaseReference
@@ -42,12 +42,12 @@ def resolved(registry: Registry, config: BaseConfig, log: Path) -> Artifact:
     scheme, _, place = config.source.partition(":")
     if scheme == "path":  # the stage runs in a directory of its own
         config = config.model_copy(update={"source": f"path:{Path(place).expanduser().resolve()}"})
-    work = stage_work("resolve", config, {})
+    inputs = stage_inputs("resolve", config, {})
 
     def make(draft: Draft) -> tuple[Facts, ResourceUse]:
-        return make_in_child(registry, work, config, draft, log, lambda event: draft.touch())
+        return make_in_child(registry, inputs, config, draft, log, lambda event: draft.touch())
 
-    return find_or_make(registry, work, make, Settings().patience())[0]
+    return find_or_make(registry, inputs, make, Settings().patience())[0]
 
 
 def matched_base(registry: Registry, header: Mapping[str, Any], what: str) -> tuple[Artifact, str]:

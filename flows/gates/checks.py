@@ -14,7 +14,7 @@ from flows.gates.soundness import nf4_values
 
 
 @dataclass(frozen=True)
-class Pair:
+class Comparison:
     """A rule with the two evaluations that it compares."""
 
     rule: TaskRule
@@ -38,19 +38,19 @@ def called(rule: TaskRule, reference: Evidence | None) -> str:
     return (reference.called if reference is not None else None) or WORDS[rule.against]
 
 
-def _sound(pair: Pair) -> Iterator[str]:
+def _sound(pair: Comparison) -> Iterator[str]:
     for whose, evidence in pair.sides:
         yield from (f"{whose}: {problem}" for problem in evidence.problems)
 
 
-def _measured(pair: Pair) -> Iterator[str]:
+def _measured(pair: Comparison) -> Iterator[str]:
     for whose, evidence in pair.sides:
         task = evidence.tasks.get(pair.rule.task)
         if task is None or pair.rule.metric not in task.scores:
             yield f"{whose} was not measured on {pair.rule.task} with {pair.rule.metric}"
 
 
-def _binary(pair: Pair) -> Iterator[str]:
+def _binary(pair: Comparison) -> Iterator[str]:
     if pair.rule.scores != "binary":
         return
     for whose, evidence in pair.sides:
@@ -62,40 +62,40 @@ def _binary(pair: Pair) -> Iterator[str]:
             )
 
 
-def _same(key: str, of_task: bool, pair: Pair) -> Iterator[str]:
+def _same(key: str, of_task: bool, pair: Comparison) -> Iterator[str]:
     sides: tuple[Any, ...] = pair.tasks or () if of_task else (pair.candidate, pair.reference)
     settings = [side.setting.get(key) for side in sides]
     if len(settings) == 2 and settings[0] != settings[1]:
         yield f"{key.replace('_', ' ')} differs ({settings[0]} against {settings[1]})"
 
 
-def _same_nf4(pair: Pair) -> Iterator[str]:
+def _same_nf4(pair: Comparison) -> Iterator[str]:
     ours, theirs = nf4_values(pair.candidate.nf4), nf4_values(pair.reference.nf4)
     if ours is not None and theirs is not None and ours != theirs:
         yield f"NF4 setting differs ({ours} against {theirs})"
 
 
-def _same_arithmetic(pair: Pair) -> Iterator[str]:
+def _same_arithmetic(pair: Comparison) -> Iterator[str]:
     differing = differing_arithmetic(pair.candidate.computed_with, pair.reference.computed_with)
     if differing is not None:
         yield differing
 
 
-def _same_items(pair: Pair) -> Iterator[str]:
+def _same_items(pair: Comparison) -> Iterator[str]:
     if pair.tasks is not None:
         alone = len(pair.tasks[0].prompts.keys() ^ pair.tasks[1].prompts.keys())
         if alone:
             yield f"{alone} items were measured on one side only; both must see the same items"
 
 
-def _same_prompts(pair: Pair) -> Iterator[str]:
+def _same_prompts(pair: Comparison) -> Iterator[str]:
     if pair.tasks is not None:
         reworded = _different(pair.tasks[0].prompts, pair.tasks[1].prompts)
         if reworded:
             yield f"{reworded} items were asked with different prompts"
 
 
-def _same_clusters(pair: Pair) -> Iterator[str]:
+def _same_clusters(pair: Comparison) -> Iterator[str]:
     if pair.tasks is not None:
         ours, theirs = pair.tasks
         moved = _different(ours.clusters, theirs.clusters) + len(
@@ -107,7 +107,7 @@ def _same_clusters(pair: Pair) -> Iterator[str]:
             yield f"{len(ours.prompts) - len(ours.clusters)} items have no cluster, the others have"
 
 
-def _enough(pair: Pair) -> Iterator[str]:
+def _enough(pair: Comparison) -> Iterator[str]:
     if pair.tasks is not None and len(pair.tasks[0].prompts) < pair.min_items:
         yield f"has {len(pair.tasks[0].prompts)} items, the policy asks for at least {pair.min_items}"
 
@@ -116,7 +116,7 @@ def _different(ours: dict[str, str], theirs: dict[str, str]) -> int:
     return sum(ours[item] != theirs[item] for item in ours.keys() & theirs.keys())
 
 
-PAIR_CHECKS: dict[str, Callable[[Pair], Iterable[str]]] = {
+PAIR_CHECKS: dict[str, Callable[[Comparison], Iterable[str]]] = {
     "both are sound": _sound,
     "both have the metric": _measured,
     "scores are as the rule says": _binary,
@@ -135,6 +135,6 @@ PAIR_CHECKS: dict[str, Callable[[Pair], Iterable[str]]] = {
 }
 
 
-def problems(pair: Pair) -> list[str]:
+def problems(pair: Comparison) -> list[str]:
     """Every reason why the two evaluations cannot be compared by this rule."""
     return list(dict.fromkeys(reason for check in PAIR_CHECKS.values() for reason in check(pair)))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from flows.gates.checks import Pair, called, problems
+from flows.gates.checks import Comparison, called, problems
 from flows.gates.evidence import Evidence
 from flows.gates.policy import WORDS, FiniteRecord, TaskRule, Verdict
 from stages.statistics.cluster import FEWEST, Mean, clustered_mean, mean_items_needed
@@ -88,7 +88,7 @@ def judge_rule(
     if reference is None:
         reasons = [f"there is no evaluation of {WORDS[rule.against]}; evaluate it on the same tasks"]
     else:
-        reasons = problems(Pair(rule, candidate, reference, min_items))
+        reasons = problems(Comparison(rule, candidate, reference, min_items))
     if reasons or reference is None:
         message = f"{rule.name}: " + "; ".join(reasons)
         return RuleResult(rule=rule.name, verdict="invalid", sentence=message, group=rule.any_of)

@@ -22,7 +22,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Interval:
+class ErrorBar:
     """A value with the interval it is known to lie in, and the words beside it."""
 
     label: str
@@ -137,7 +137,7 @@ def histogram(
 
 
 def interval_chart(
-    rows: Sequence[Interval], *, title: str, description: str, share: bool, x_label: str
+    rows: Sequence[ErrorBar], *, title: str, description: str, share: bool, x_label: str
 ) -> str:
     """One row per interval: the label and its words above, the value as a dot on its interval below.
 

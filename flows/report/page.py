@@ -14,7 +14,7 @@ from markupsafe import Markup
 from flows.formatting import duration, short, size, template_environment
 from flows.ladder.model import Ladder
 from flows.ladder.rows import ladder_cells
-from flows.report.charts import Interval, Series, interval_chart, length_chart, line_chart
+from flows.report.charts import ErrorBar, Series, interval_chart, length_chart, line_chart
 from flows.report.forest_plot import forest_plots
 from flows.report.ladder_chart import ladder_chart
 from flows.report.lineage_picture import lineage_picture, reads_rows
@@ -69,7 +69,7 @@ def html_page(report: RunReport) -> str:
 
 def _score_chart(report: RunReport, task: str) -> str:
     measured = [(row.label, row.scores[task]) for row in report.models if task in row.scores]
-    rows = [Interval(label, score.value, score.low, score.high, str(score)) for label, score in measured]
+    rows = [ErrorBar(label, score.value, score.low, score.high, str(score)) for label, score in measured]
     counts = sorted({score.n for _, score in measured})
     items = f"{counts[0]} items" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} items"
     return interval_chart(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from flows.recipe import Recipe
 from flows.run.feed_input import at_watermark, watermark
-from flows.run.find_or_make import stage_work
+from flows.run.find_or_make import stage_inputs
 from flows.run.fingerprint import pinned
 from registry import Registry
 from registry.artifacts import digest
@@ -59,7 +59,7 @@ class Sources:
     def _key(self, stage: str, config: StageConfig) -> str:
         asked = digest([stage, config.model_dump(mode="json")])
         if asked not in self._keys:
-            self._keys[asked] = stage_work(stage, config, {}).key
+            self._keys[asked] = stage_inputs(stage, config, {}).key
         return self._keys[asked]
 
     def _counted(self, config: PrepareConfig, key: str) -> int:

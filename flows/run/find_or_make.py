@@ -28,9 +28,9 @@ Make = Callable[[Draft], tuple[Facts, ResourceUse]]
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be done, as the memo key has it. `parents`: role → artifact; `relations`: role → how the
-    result relates to that parent."""
+class StageInputs:
+    """What decides a stage's result, as the memo key has it. `parents`: role → artifact; `relations`: role →
+    how the result relates to that parent."""
 
     stage: str
     version: int
@@ -48,30 +48,30 @@ class Work:
         return memo_key(self.stage, self.version, {**self.config, **self.outside}, ids, self.toolchain)
 
 
-def stage_work(stage: str, config: StageConfig, parents: Mapping[str, Artifact]) -> Work:
-    """The work of one of the verbs in `stages`."""
+def stage_inputs(stage: str, config: StageConfig, parents: Mapping[str, Artifact]) -> StageInputs:
+    """What decides the result of one of the verbs in `stages`."""
     verb = stage_module(stage)
     tools = toolchain((*verb.TOOLS, *config.tools))
-    return Work(stage, verb.VERSION, pinned(config), parents, verb.RELATIONS, tools)
+    return StageInputs(stage, verb.VERSION, pinned(config), parents, verb.RELATIONS, tools)
 
 
 def find_or_make(
-    registry: Registry, work: Work, make: Make, patience: Patience
+    registry: Registry, inputs: StageInputs, make: Make, patience: Patience
 ) -> tuple[Artifact, ResourceUse | None]:
     """The artifact, and what it took, None where it was there already. Raises what `make` raises."""
-    key = work.key
+    key = inputs.key
     if (artifact := registry.find(key)) is not None:
         return artifact, None
-    with registry.draft(key, work.stage, [parent.id for parent in work.parents.values()], patience) as draft:
+    with registry.draft(key, inputs.stage, [p.id for p in inputs.parents.values()], patience) as draft:
         if (artifact := registry.find(key)) is not None:  # another process made it meanwhile
             return artifact, None
         facts, use = make(draft)
-        parents = [Parentage(relation=work.relations[role], id=p.id) for role, p in work.parents.items()]
+        parents = [Parentage(relation=inputs.relations[role], id=p.id) for role, p in inputs.parents.items()]
         result = StageResult(
-            stage=work.stage,
-            stage_version=work.version,
-            config=work.config,
-            toolchain=work.toolchain,
+            stage=inputs.stage,
+            stage_version=inputs.version,
+            config=inputs.config,
+            toolchain=inputs.toolchain,
             parents=tuple(parents),
             **vars(facts),
         )
@@ -80,7 +80,7 @@ def find_or_make(
 
 def make_in_child(
     registry: Registry,
-    work: Work,
+    inputs: StageInputs,
     config: BaseModel,
     draft: Draft,
     log: Path,
@@ -88,8 +88,8 @@ def make_in_child(
     worker: WarmWorker | None = None,
 ) -> tuple[Facts, ResourceUse]:
     """Run the stage in a child process that writes into the draft. Raises as `run_in_child` does."""
-    parents = {role: as_parent(registry, artifact) for role, artifact in work.parents.items()}
-    execution = run_in_child(work.stage, parents, config, draft.path, log, on_progress, worker)
+    parents = {role: as_parent(registry, artifact) for role, artifact in inputs.parents.items()}
+    execution = run_in_child(inputs.stage, parents, config, draft.path, log, on_progress, worker)
     use = ResourceUse(execution.started, execution.seconds, execution.peak_bytes, this_machine())
     return Facts.model_validate(execution.facts), use
 

@@ -15,7 +15,7 @@ from flows.formatting import duration
 from flows.run.arithmetic import Arithmetic, as_asked
 from flows.run.child import WarmWorker
 from flows.run.feed_input import handed_over, require_unchanged
-from flows.run.find_or_make import find_or_make, make_in_child, stage_work
+from flows.run.find_or_make import find_or_make, make_in_child, stage_inputs
 from flows.run.journal import Journal
 from flows.run.prefect_view import PrefectView
 from flows.run.progress_view import ProgressView
@@ -85,7 +85,7 @@ class Run:
     ) -> tuple[Artifact, StageRow]:
         require_compatible(stage, config, {role: p.manifest for role, p in parents.items()})
         require_unchanged(self.registry, config)
-        started, work = time.monotonic(), stage_work(stage, config, parents)
+        started, inputs = time.monotonic(), stage_inputs(stage, config, parents)
         others = _Others(self.view, label)
 
         def make(draft: Draft) -> tuple[Facts, ResourceUse]:
@@ -93,11 +93,11 @@ class Run:
             watch = _Watch(self.view, self.journal, self.prefect, draft.touch)
             with handed_over(self.registry, config, draft.path):
                 facts, use = make_in_child(
-                    self.registry, work, config, draft, self.log(label), watch, self.stand_by
+                    self.registry, inputs, config, draft, self.log(label), watch, self.stand_by
                 )
             return facts.model_copy(update={"quant": as_asked(facts.quant, stage, self.arithmetic)}), use
 
-        artifact, use = find_or_make(self.registry, work, make, others.patience)
+        artifact, use = find_or_make(self.registry, inputs, make, others.patience)
         if use is None:
             seconds = time.monotonic() - started
             return artifact, StageRow(label, stage, artifact.id, "reused", seconds, None, others.note)

@@ -13,7 +13,7 @@ from flows.exchange.bring_base import resolved
 from flows.execute import bring_converter
 from flows.gates.ancestry import host_in, is_gguf_adapter
 from flows.recipe import Recipe
-from flows.run.find_or_make import find_or_make, make_in_child, stage_work
+from flows.run.find_or_make import find_or_make, make_in_child, stage_inputs
 from flows.run.progress_view import ProgressView
 from flows.settings import Settings
 from flows.unmerged import resident_name
@@ -111,11 +111,11 @@ def _made(registry: Registry, recipe: Recipe) -> tuple[Artifact, str]:
         with ProgressView() as view:
             bring_converter(recipe, view)
         config = recipe.adapter.resident
-        work = stage_work("quantize", config, {"model": base})
+        inputs = stage_inputs("quantize", config, {"model": base})
 
         def make(draft: Draft) -> tuple[Facts, ResourceUse]:
-            return make_in_child(registry, work, config, draft, log, lambda _: draft.touch())
+            return make_in_child(registry, inputs, config, draft, log, lambda _: draft.touch())
 
-        made = find_or_make(registry, work, make, Settings().patience())[0]
+        made = find_or_make(registry, inputs, make, Settings().patience())[0]
     name = resident_name(base.manifest.base, recipe.adapter.base)
     return made, f"{name}@{registry.name(made.id, name)}"

@@ -19,7 +19,7 @@ from flows.planning.machine import machine
 from flows.recipe import Recipe
 from flows.run.arithmetic import settle
 from flows.run.feed_input import at_watermark
-from flows.run.find_or_make import stage_work
+from flows.run.find_or_make import stage_inputs
 from flows.run.fingerprint import pin
 from flows.settings import Settings
 from flows.unmerged import rank_for_vllm
@@ -177,7 +177,7 @@ class Planner:
         def find(stage: str, config: StageConfig, **parents: Artifact | None) -> None:
             there = {role: parent for role, parent in parents.items() if parent is not None}
             if len(there) == len(parents):
-                artifact = self.registry.find(stage_work(stage, config, there).key)
+                artifact = self.registry.find(stage_inputs(stage, config, there).key)
                 if artifact is not None:
                     known[stage] = artifact
 

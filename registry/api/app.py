@@ -25,7 +25,7 @@ from registry.api import models as answers
 from registry.api.middleware import (
     TRIGGER,
     Conditional,
-    Guard,
+    TokenGuard,
     parameter_problems,
     problem,
     registry_problem,
@@ -61,7 +61,7 @@ def application(registry: Registry, token: str | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RegistryError, lambda _, error: registry_problem(error))
     app.add_exception_handler(Exception, _on_defect)
-    app.add_middleware(Guard, token=token, users=registry.users)
+    app.add_middleware(TokenGuard, token=token, users=registry.users)
     app.add_middleware(Conditional)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app

@@ -68,7 +68,7 @@ def registry_problem(error: RegistryError) -> Response:
     return problem(503, kind, detail, headers={"Retry-After": "5"})
 
 
-class Guard:
+class TokenGuard:
     """Lets in whoever has the token, or a token of a user; without either, whoever asks by a loopback name.
 
     The last keeps a web page from reading the registry through a browser on the same machine by giving its

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, exc, insert, select, update
 
@@ -57,15 +57,6 @@ class ChannelEvent(Record):
     digest: str
 
 
-class _Move(TypedDict):
-    action: Literal["move", "rollback"]
-    artifact_id: str
-    restores: int | None
-    decision_id: str | None
-    reason: str | None
-    who: str | None
-
-
 class Channels:
     """The channels of a registry."""
 
@@ -113,15 +104,9 @@ class Channels:
                 raise _lost(name, expected_generation, _standing(current))
             if waiver is None:
                 self._pass_gate(connection, name, artifact_id, current, decision_id)
-            event: _Move = {
-                "action": "move",
-                "artifact_id": artifact_id,
-                "restores": None,
-                "decision_id": decision_id,
-                "reason": waiver.reason if waiver else None,
-                "who": waiver.who if waiver else who,
-            }
-            return _swap(connection, name, expected_generation, event)
+            reason, who = (waiver.reason, waiver.who) if waiver else (None, who)
+            details = {"decision_id": decision_id, "reason": reason, "who": who}
+            return _swap(connection, name, expected_generation, "move", artifact_id, **details)
 
     def _pass_gate(
         self,
@@ -178,15 +163,8 @@ class Channels:
                 raise _lost(name, expected_generation or 0, _standing(current))
             back_to = earlier(HISTORY.events(connection, name), current)
             content.require(connection, [back_to.artifact_id])
-            event: _Move = {
-                "action": "rollback",
-                "artifact_id": back_to.artifact_id,
-                "restores": back_to.generation,
-                "decision_id": None,
-                "reason": reason,
-                "who": who,
-            }
-            return _swap(connection, name, current.generation, event)
+            details = {"restores": back_to.generation, "reason": reason, "who": who}
+            return _swap(connection, name, current.generation, "rollback", back_to.artifact_id, **details)
 
     def history(self, name: str) -> list[ChannelEvent]:
         """All events, oldest first. Raises Corrupt when their digests show that one was changed or lost."""
@@ -208,10 +186,17 @@ def every(connection: Connection) -> list[Channel]:
     return [_channel(row) for row in connection.execute(select(channels).order_by(channels.c.name))]
 
 
-def _swap(connection: Connection, name: str, expected: int, event: _Move) -> Channel:
+def _swap(
+    connection: Connection,
+    name: str,
+    expected: int,
+    action: Literal["move", "rollback"],
+    artifact_id: str,
+    **details: str | int | None,
+) -> Channel:
     """The compare-and-swap, in one statement, and its event; the transaction makes them one."""
     at = now()
-    new = {"artifact_id": event["artifact_id"], "generation": expected + 1, "moved": at}
+    new = {"artifact_id": artifact_id, "generation": expected + 1, "moved": at}
     if expected == 0:
         try:
             connection.execute(insert(channels), {"name": name, **new})
@@ -221,11 +206,13 @@ def _swap(connection: Connection, name: str, expected: int, event: _Move) -> Cha
         same = (channels.c.name == name) & (channels.c.generation == expected)
         if connection.execute(update(channels).where(same), new).rowcount != 1:
             raise _lost(name, expected, _standing(_current(connection, name)))
+    unset = {"restores": None, "decision_id": None}
+    event = {"action": action, "artifact_id": artifact_id, **unset, **details}
     HISTORY.append(connection, name, expected + 1, {"at": at, **event})
     payload = {"channel": name, "generation": expected + 1, **event}
-    outbox.put(connection, "rollback" if event["action"] == "rollback" else "promotion", payload)
+    outbox.put(connection, "rollback" if action == "rollback" else "promotion", payload)
     return Channel(
-        name=name, artifact_id=event["artifact_id"], generation=expected + 1, moved=datetime.fromisoformat(at)
+        name=name, artifact_id=artifact_id, generation=expected + 1, moved=datetime.fromisoformat(at)
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from registry.artifacts import QuantSpec
 from registry.compat.base_reference import differing
-from registry.compat.model import Check, Checker, Described, Pair, Question
+from registry.compat.model import Check, Checker, CheckSpec, Described, Pair
 from registry.compat.shapes import (
     AdapterOutline,
     LoraTarget,
@@ -32,16 +32,16 @@ def _targets(subject: Pair) -> Iterator[Check]:
         return
     adapter, model = outlines
     if adapter is not None and _gguf_of_its_base(subject):
-        yield Question("targets", "modules of the base that both were made for").ok()
+        yield CheckSpec("targets", "modules of the base that both were made for").ok()
         return
     if adapter is None or model is None or not model.tensors:
         yield no_outline("targets", "adapter" if adapter is None else subject.base.kind)
         return
     missing = [name for name in adapter.targets if _tensors(model, name) is None]
     if missing:
-        question = Question("targets", f"modules of the model, such as {some(_modules(model))}")
+        spec = CheckSpec("targets", f"modules of the model, such as {some(_modules(model))}")
         todo = "the adapter belongs to another architecture, or its keys were renamed"
-        yield question.refused(some(missing), todo)
+        yield spec.refused(some(missing), todo)
         return
     targets = [(name, target) for name, group in adapter.targets.items() for target in group]
     wrong = [
@@ -50,11 +50,11 @@ def _targets(subject: Pair) -> Iterator[Check]:
         if not _fits(target, _tensors(model, name) or ())
     ]
     if wrong:
-        question = Question("targets", _expected_shapes(model, adapter))
-        yield question.refused(some(wrong), "the adapter belongs to a model of another size")
+        spec = CheckSpec("targets", _expected_shapes(model, adapter))
+        yield spec.refused(some(wrong), "the adapter belongs to a model of another size")
         return
-    question = Question("targets", f"{sum(target.count for _, target in targets)} modules")
-    yield question.ok(f"{question.expected}: {some([n.rpartition('.')[2] for n in adapter.targets], 8)}")
+    spec = CheckSpec("targets", f"{sum(target.count for _, target in targets)} modules")
+    yield spec.ok(f"{spec.expected}: {some([n.rpartition('.')[2] for n in adapter.targets], 8)}")
 
 
 def _saved(subject: Pair) -> Iterator[Check]:
@@ -66,13 +66,13 @@ def _saved(subject: Pair) -> Iterator[Check]:
         groups = _stored(model, name)
         found = f"{name} {list(shape)}"
         if groups is None:
-            question = Question("saved modules", "a tensor of the model")
-            yield question.refused(name, "the adapter belongs to another model")
+            spec = CheckSpec("saved modules", "a tensor of the model")
+            yield spec.refused(name, "the adapter belongs to another model")
         elif not any(group.shape == shape or _resized(name, group, shape) for group in groups):
-            question = Question("saved modules", " or ".join(str(list(group.shape)) for group in groups))
-            yield question.refused(found, "the adapter belongs to a model of another size")
+            spec = CheckSpec("saved modules", " or ".join(str(list(group.shape)) for group in groups))
+            yield spec.refused(found, "the adapter belongs to a model of another size")
         else:
-            yield Question("saved modules", name).ok(found)
+            yield CheckSpec("saved modules", name).ok(found)
 
 
 def _vocabulary(subject: Pair) -> Iterator[Check]:
@@ -85,14 +85,14 @@ def _vocabulary(subject: Pair) -> Iterator[Check]:
     rows = adapter.embedding_rows or reference.embedding_rows
     ids = adapter.tokenizer_length if adapter.tokenizer_length is not None else reference.tokenizer_length
     if resized and adapter.tokenizer_length is None:
-        question = Question("vocabulary", f"the tokenizer of its {rows} embedding rows beside the adapter")
-        yield question.refused("none", "save the tokenizer it was trained with into the adapter's directory")
+        spec = CheckSpec("vocabulary", f"the tokenizer of its {rows} embedding rows beside the adapter")
+        yield spec.refused("none", "save the tokenizer it was trained with into the adapter's directory")
     elif ids > rows:
-        question = Question("vocabulary", f"at most {rows} token ids, one for each embedding row")
+        spec = CheckSpec("vocabulary", f"at most {rows} token ids, one for each embedding row")
         todo = "train the added rows too (modules_to_save: the embeddings) or use the base's tokenizer"
-        yield question.refused(f"{ids} ids in the adapter's tokenizer", todo)
+        yield spec.refused(f"{ids} ids in the adapter's tokenizer", todo)
     else:
-        yield Question("vocabulary", f"up to {rows} ids").ok(f"{ids} ids for {rows} rows")
+        yield CheckSpec("vocabulary", f"up to {rows} ids").ok(f"{ids} ids for {rows} rows")
 
 
 def _quant_recipe(subject: Pair) -> Iterator[Check]:
@@ -102,26 +102,26 @@ def _quant_recipe(subject: Pair) -> Iterator[Check]:
     trained, used = recipe_of(subject.dependent), subject.use.recipe
     here = _described(used) if used else _quantized_as(subject.base)
     if used is None and subject.use.measured:
-        yield Question("quant recipe", f"measured on exactly these weights ({here})").ok()
+        yield CheckSpec("quant recipe", f"measured on exactly these weights ({here})").ok()
         return
     if trained is None:
-        question = Question("quant recipe", "how the base was quantized in training")
-        yield question.unknown(f"evaluate the adapter on exactly these weights ({here})")
+        spec = CheckSpec("quant recipe", "how the base was quantized in training")
+        yield spec.unknown(f"evaluate the adapter on exactly these weights ({here})")
         return
-    question = Question("quant recipe", _described(trained))
+    spec = CheckSpec("quant recipe", _described(trained))
     if used is not None and used.values != trained.values:
         todo = "use the recipe that it was trained with (evaluate.nf4)"
-        yield question.refused(_described(used), todo)
+        yield spec.refused(_described(used), todo)
     elif used is None and subject.base.quant is not None and subject.base.quant.quantized:
         todo = "trained on other weights than these: evaluate exactly this pair before it serves"
-        yield question.unknown(todo, here)
+        yield spec.unknown(todo, here)
     else:
         note = ""
         if used is None:
             note = "trained on NF4 and used on 16-bit weights: its evaluation there says what that costs"
         elif used.compute_dtype != trained.compute_dtype:
             note = f"the same NF4 values, trained in {trained.compute_dtype} and used in {used.compute_dtype}"
-        yield question.ok(f"trained on {question.expected}", note)
+        yield spec.ok(f"trained on {spec.expected}", note)
 
 
 CHECKS: dict[str, Checker] = {
@@ -166,8 +166,8 @@ def _gguf_of_its_base(subject: Pair) -> bool:
 
 def no_outline(name: str, kind: str) -> Check:
     """The answer where a manifest holds no outline."""
-    question = Question(name, f"the shape of the {kind} in its manifest")
-    return question.unknown(f"it was made by an older version: make the {kind} again, or import it")
+    spec = CheckSpec(name, f"the shape of the {kind} in its manifest")
+    return spec.unknown(f"it was made by an older version: make the {kind} again, or import it")
 
 
 def _tensors(model: ModelOutline, module: str) -> tuple[TensorGroup, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry.artifacts import BaseReference
-from registry.compat.model import Check, Checker, Described, Pair, Question
+from registry.compat.model import Check, Checker, CheckSpec, Described, Pair
 from registry.errors import Incompatible
 
 ADVICE = {
@@ -75,22 +75,22 @@ def _comparing(name: str) -> Checker:
 
 def _compare(name: str, base: BaseReference, dependent: BaseReference) -> Check:
     expected, found = getattr(base, name), getattr(dependent, name)
-    question = Question(name, short(expected))
+    spec = CheckSpec(name, short(expected))
     if expected == found:
-        return question.ok()
+        return spec.ok()
     schemes = {reference.source.partition(":")[0] for reference in (base, dependent)}
     if name == "revision" and len(schemes) > 1:
         note = f"from {base.source} and {dependent.source}; the digests decide"
-        return question.ok(short(found), note)
-    return question.refused(short(found), ADVICE[name])
+        return spec.ok(short(found), note)
+    return spec.refused(short(found), ADVICE[name])
 
 
 def _no_base(artifact: Described) -> Check:
-    question = Question("base", f"a {artifact.kind} that says which base it was made for")
+    spec = CheckSpec("base", f"a {artifact.kind} that says which base it was made for")
     found, todo = "no base reference", "make it again, or import it with --base"
     if artifact.kind in ("dataset", "evaluation"):
-        return question.unknown(todo, found)
-    return question.refused(found, todo)
+        return spec.unknown(todo, found)
+    return spec.refused(found, todo)
 
 
 CHECKS: dict[str, Checker] = {name: _comparing(name) for name in COMPARED}

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from registry.compat import adapter, base_reference, derivation, engine
-from registry.compat.model import Check, Checker, Described, Pair, Question
+from registry.compat.model import Check, Checker, CheckSpec, Described, Pair
 from registry.errors import Incompatible
 
 log = logging.getLogger("tuneline.compat")
@@ -54,8 +54,8 @@ def _kinds(subject: Pair) -> Iterator[Check]:
     if dependent is None:
         return
     kinds = f"{dependent.kind} with {base.kind}"
-    question = Question("kinds", "an artifact and what it was made for or from")
-    on_base = Question("kinds", "an adapter on a base")
+    spec = CheckSpec("kinds", "an artifact and what it was made for or from")
+    on_base = CheckSpec("kinds", "an adapter on a base")
     if dependent.kind == "adapter" and base.kind == "merged":
         todo = "the merged model holds a tune already: put the adapter on the base"
         yield on_base.refused(kinds, todo)
@@ -63,8 +63,8 @@ def _kinds(subject: Pair) -> Iterator[Check]:
         todo = "the merged model in it holds a tune already: put the adapter on a quantized base"
         yield on_base.refused(f"{kinds} made of a merged model", todo)
     elif dependent.kind == base.kind == "adapter":
-        yield question.ok(kinds, "they can be served side by side on one base")
+        yield spec.ok(kinds, "they can be served side by side on one base")
     elif base.kind in ("dataset", "evaluation"):
-        yield Question("kinds", "a model on one side").refused(kinds, "compare one of them with a model")
+        yield CheckSpec("kinds", "a model on one side").refused(kinds, "compare one of them with a model")
     else:
-        yield question.ok(kinds)
+        yield spec.ok(kinds)

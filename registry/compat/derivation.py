@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from math import prod
 
 from registry.compat.adapter import no_outline, some
-from registry.compat.model import Check, Checker, Described, Pair, Question
+from registry.compat.model import Check, Checker, CheckSpec, Described, Pair
 from registry.compat.shapes import TensorGroup, is_end, is_head, model_outline
 
 _BESIDE = frozenset({"scales", "qzeros", "g_idx"})
@@ -21,14 +21,14 @@ def _merge_base(subject: Pair) -> Iterator[Check]:
     if dependent is None or (base.kind, dependent.kind) != ("merged", "quantized"):
         return
     expected, found = (model.quant.merge_base if model.quant else None for model in (base, dependent))
-    question = Question("merge base", expected or "16bit or nf4")
+    spec = CheckSpec("merge base", expected or "16bit or nf4")
     if expected is None or found is None:
         todo = "which weights the adapter was merged into is not recorded: evaluate both"
-        yield question.unknown(todo, found or "no record of it")
+        yield spec.unknown(todo, found or "no record of it")
     elif expected != found:
-        yield question.refused(found, "this file was made from another merged model: quantize anew")
+        yield spec.refused(found, "this file was made from another merged model: quantize anew")
     else:
-        yield question.ok()
+        yield spec.ok()
 
 
 def _made_of(subject: Pair) -> Iterator[Check]:
@@ -45,10 +45,10 @@ def _made_of(subject: Pair) -> Iterator[Check]:
         return
     tensors = _unpacked(dependent, after.tensors)
     if wrong := _differing(before.tensors, tensors, packed):
-        question = Question("tensors", f"the {base.kind} model's tensors in its shapes")
-        yield question.refused(some(wrong), "it was made from another model")
+        spec = CheckSpec("tensors", f"the {base.kind} model's tensors in its shapes")
+        yield spec.refused(some(wrong), "it was made from another model")
     else:
-        yield Question("tensors", f"{len(tensors)} kinds of tensors, as the {base.kind} model").ok()
+        yield CheckSpec("tensors", f"{len(tensors)} kinds of tensors, as the {base.kind} model").ok()
 
 
 def _differing(before: Groups, after: Groups, packed: bool) -> list[str]:

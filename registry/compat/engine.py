@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from registry.compat.model import Check, Checker, Described, Pair, Question
+from registry.compat.model import Check, Checker, CheckSpec, Described, Pair
 from registry.compat.shapes import AdapterOutline, adapter_outline, is_end, model_outline
 
 _LORA_WORDS = {
@@ -33,11 +33,11 @@ def _format(subject: Pair) -> Iterator[Check]:
     method = model.quant.method if model.quant else "none"
     description = f"{model.kind} model, quantization {method}"
     if model.kind not in engine.kinds or method not in engine.methods:
-        question = Question("format", f"{engine.name} reads {' and '.join(sorted(engine.methods))}")
+        spec = CheckSpec("format", f"{engine.name} reads {' and '.join(sorted(engine.methods))}")
         todo = "set deploy.engine (llama.cpp for GGUF, vllm for others), or deploy another artifact"
-        yield question.refused(description, todo)
+        yield spec.refused(description, todo)
     else:
-        yield Question("format", engine.name).ok(f"{engine.name} {engine.version} reads a {description}")
+        yield CheckSpec("format", engine.name).ok(f"{engine.name} {engine.version} reads a {description}")
 
 
 def _adapter_format(subject: Pair) -> Iterator[Check]:
@@ -48,12 +48,12 @@ def _adapter_format(subject: Pair) -> Iterator[Check]:
             continue
         gguf, wanted = artifact.quant is not None and artifact.quant.is_gguf, engine.gguf_adapters
         description, expected = (f"a {'GGUF' if form else 'PEFT'} adapter" for form in (gguf, wanted))
-        question = Question("adapter format", expected)
+        spec = CheckSpec("adapter format", expected)
         if gguf == wanted:
-            yield question.ok(f"{engine.name} loads {description}")
+            yield spec.ok(f"{engine.name} loads {description}")
         else:
             make = "make one of it: `tuneline quantize --model ADAPTER --base BASE --set method=gguf`"
-            yield question.refused(
+            yield spec.refused(
                 description, make if wanted else "serve the PEFT adapter that it was made from"
             )
 
@@ -67,13 +67,13 @@ def _gptq(subject: Pair) -> Iterator[Check]:
         return
     bits, group = (model.quant.effective.get(name) for name in ("bits", "group_size"))
     kernels = f"{_list(engine.gptq_bits)} bits in groups of {_list(engine.gptq_groups)}"
-    question, description = Question("gptq", kernels), f"{bits} bits in groups of {group}"
+    spec, description = CheckSpec("gptq", kernels), f"{bits} bits in groups of {group}"
     if bits is None or group is None:
-        yield question.unknown("import the model again", "no record of bits or group size")
+        yield spec.unknown("import the model again", "no record of bits or group size")
     elif bits not in engine.gptq_bits or group not in engine.gptq_groups:
-        yield question.refused(description, f"{engine.name} has no kernel for it: quantize with 4 bits")
+        yield spec.refused(description, f"{engine.name} has no kernel for it: quantize with 4 bits")
     else:
-        yield question.ok(description)
+        yield spec.ok(description)
 
 
 def _dtype(subject: Pair) -> Iterator[Check]:
@@ -84,17 +84,17 @@ def _dtype(subject: Pair) -> Iterator[Check]:
     outline = model_outline(model.metrics)
     if outline is not None and not outline.tensors:  # a GGUF file has types of its own
         return
-    question = Question("dtype", _list(engine.dtypes))
+    spec = CheckSpec("dtype", _list(engine.dtypes))
     if outline is None:
-        yield question.unknown(_MAKE_AGAIN, "no record of the weights' dtypes")
+        yield spec.unknown(_MAKE_AGAIN, "no record of the weights' dtypes")
         return
     packed = model.quant is not None and model.quant.is_packed
     dtypes = {group.dtype for groups in outline.tensors.values() for group in groups}
     odd = sorted(dtypes - engine.dtypes - ({"I32"} if packed else set()))
     if odd:
-        yield question.refused(_list(odd), f"save the weights in a dtype {engine.name} knows")
+        yield spec.refused(_list(odd), f"save the weights in a dtype {engine.name} knows")
     else:
-        yield question.ok(_list(dtypes))
+        yield spec.ok(_list(dtypes))
 
 
 def _context(subject: Pair) -> Iterator[Check]:
@@ -107,14 +107,14 @@ def _context(subject: Pair) -> Iterator[Check]:
     if limit is None and model.quant is not None:
         effective = model.quant.effective.get("context_length")
         limit = effective if isinstance(effective, int) else None
-    question = Question("context length", f"at most {limit} tokens")
+    spec = CheckSpec("context length", f"at most {limit} tokens")
     if limit is None:
-        question = Question("context length", f"at least {asked} positions")
-        yield question.unknown(_MAKE_AGAIN, "no record of the model's positions")
+        spec = CheckSpec("context length", f"at least {asked} positions")
+        yield spec.unknown(_MAKE_AGAIN, "no record of the model's positions")
     elif asked > limit:
-        yield question.refused(f"{asked} asked for", f"set context_length to {limit} or less")
+        yield spec.refused(f"{asked} asked for", f"set context_length to {limit} or less")
     else:
-        yield question.ok(f"{asked} of {limit} tokens")
+        yield spec.ok(f"{asked} of {limit} tokens")
 
 
 def _architecture(subject: Pair) -> Iterator[Check]:
@@ -123,14 +123,14 @@ def _architecture(subject: Pair) -> Iterator[Check]:
     if base is None or not use.naming:
         return
     name = use.engine.name if use.engine else "llama.cpp's converter"
-    question = Question("engine architecture", f"an architecture that {name} knows")
+    spec = CheckSpec("engine architecture", f"an architecture that {name} knows")
     if use.architectures is None:
         todo = "what it supports is not known here; the engine reports it when it loads the model"
-        yield question.unknown(todo, base.architecture)
+        yield spec.unknown(todo, base.architecture)
     elif base.architecture not in use.architectures:
-        yield question.refused(base.architecture, "use the other engine, or another base")
+        yield spec.refused(base.architecture, "use the other engine, or another base")
     else:
-        yield question.ok(base.architecture)
+        yield spec.ok(base.architecture)
 
 
 def _rank(subject: Pair) -> Iterator[Check]:
@@ -139,14 +139,14 @@ def _rank(subject: Pair) -> Iterator[Check]:
     if engine is None or adapter is None:
         return
     outline = adapter_outline(adapter.metrics)
-    question = Question("rank", f"at most {engine.max_rank}")
+    spec = CheckSpec("rank", f"at most {engine.max_rank}")
     if outline is None:
         yield _no_adapter("rank")
     elif outline.rank > engine.max_rank:
         todo = f"start {engine.name} with a larger maximum rank, or merge the adapter"
-        yield question.refused(str(outline.rank), todo)
+        yield spec.refused(str(outline.rank), todo)
     else:
-        yield question.ok(str(outline.rank))
+        yield spec.ok(str(outline.rank))
 
 
 def _lora(subject: Pair) -> Iterator[Check]:
@@ -162,13 +162,13 @@ def _lora(subject: Pair) -> Iterator[Check]:
     refused, unsure = features & engine.refused_lora, features & engine.unsure_lora
     description = " and ".join(_LORA_WORDS[feature] for feature in sorted(refused or unsure))
     if refused:
-        question = Question("adapter features", f"a LoRA that {engine.name} applies exactly")
-        yield question.refused(description, "merge the adapter instead: the merge accounts for all of these")
+        spec = CheckSpec("adapter features", f"a LoRA that {engine.name} applies exactly")
+        yield spec.refused(description, "merge the adapter instead: the merge accounts for all of these")
     elif unsure:
         todo = f"{engine.name} does this for some architectures only: merge it, or probe it after loading"
-        yield Question("adapter features", "plain LoRA on linear layers").unknown(todo, description)
+        yield CheckSpec("adapter features", "plain LoRA on linear layers").unknown(todo, description)
     else:
-        yield Question("adapter features", "plain LoRA").ok("plain LoRA on linear layers")
+        yield CheckSpec("adapter features", "plain LoRA").ok("plain LoRA on linear layers")
 
 
 def _template(subject: Pair) -> Iterator[Check]:
@@ -180,15 +180,15 @@ def _template(subject: Pair) -> Iterator[Check]:
         if template is None and not model.quant.is_gguf:
             continue  # made here, with the base's own tokenizer files
         digest = model.base.chat_template_digest
-        question = Question("template in the file", digest[:12] + "…")
+        spec = CheckSpec("template in the file", digest[:12] + "…")
         if not isinstance(template, dict) or "present" not in template:
-            yield question.unknown("import the file again", "no record of the file's template")
+            yield spec.unknown("import the file again", "no record of the file's template")
         elif template.get("sha256") != digest:
             shown = str(template.get("sha256"))[:12] + "…" if template["present"] else "none"
             todo = f"chats would be rendered differently than with its base: {_RESOLVE_AGAIN}, or convert it "
-            yield question.refused(shown, f"{todo}again with the base's")
+            yield spec.refused(shown, f"{todo}again with the base's")
         else:
-            yield question.ok()
+            yield spec.ok()
         return
 
 
@@ -200,18 +200,16 @@ def _reading(subject: Pair) -> Iterator[Check]:
     outline = adapter_outline(adapter.metrics)
     ids = outline.tokenizer_length if outline else None
     template = adapter.quant.effective.get("chat_template") if adapter.quant else None
-    question = Question("adapter reading", "the base's tokenizer and chat template")
+    spec = CheckSpec("adapter reading", "the base's tokenizer and chat template")
     if ids is not None and ids > adapter.base.tokenizer_length:
         description = f"a tokenizer with {ids - adapter.base.tokenizer_length} tokens of its own"
         todo = f"{engine.name} would read these as other tokens: merge the adapter, and serve that"
-        yield question.refused(description, todo)
+        yield spec.refused(description, todo)
     elif isinstance(template, dict) and template.get("sha256") != adapter.base.chat_template_digest:
         description = f"a tokenizer with {'another' if template.get('present') else 'no'} chat template"
-        yield question.refused(
-            description, f"{engine.name} would render chats by the base's: {_RESOLVE_AGAIN}"
-        )
+        yield spec.refused(description, f"{engine.name} would render chats by the base's: {_RESOLVE_AGAIN}")
     else:
-        yield question.ok()
+        yield spec.ok()
 
 
 CHECKS: dict[str, Checker] = {
@@ -262,8 +260,8 @@ def _features(adapter: AdapterOutline) -> set[str]:
 
 
 def _no_adapter(name: str) -> Check:
-    question = Question(name, "the adapter's shape in its manifest")
-    return question.unknown("it was made by an older version: train it again, or import it")
+    spec = CheckSpec(name, "the adapter's shape in its manifest")
+    return spec.unknown("it was made by an older version: train it again, or import it")
 
 
 def _list(values: frozenset[int] | frozenset[str] | set[str] | list[str]) -> str:

@@ -52,7 +52,7 @@ class Check:
         return f"{self.name}: expected {self.expected}, found {self.found}; {self.todo}"
 
 
-class Question(NamedTuple):
+class CheckSpec(NamedTuple):
     """A check, and what it expects: answers are made of it."""
 
     name: str

@@ -39,7 +39,7 @@ LEFT_BEHIND_SECONDS = 24 * 3600.0
 """What nobody touched for so long in a place for unfinished work is left from a crash."""
 
 
-class Problem(Record):
+class Discrepancy(Record):
     """One way in which what is stored differs from its manifest."""
 
     file: str
@@ -169,7 +169,7 @@ class Store:
 
     def problems(
         self, artifact_id: str, files: Mapping[str, FileEntry], heard: Heard = unheard
-    ) -> list[Problem]:
+    ) -> list[Discrepancy]:
         """Read every byte of the artifact: in the store, in the cache, and in the view where there is one.
 
         `heard` hears of those in the store.
@@ -178,29 +178,29 @@ class Store:
         for name, entry in files.items():
             short = entry.sha256[:12]
             if (problem := self.blobs.fault(entry, heard)) is not None:
-                problems.append(Problem(file=name, kind=problem[0], detail=f"blob {short} {problem[1]}"))
+                problems.append(Discrepancy(file=name, kind=problem[0], detail=f"blob {short} {problem[1]}"))
             if self._remote is not None:
                 problem = self._local.fault(entry)
                 if problem is not None and problem[0] != "missing":
                     problems.append(
-                        Problem(file=name, kind=problem[0], detail=f"cached blob {short} {problem[1]}")
+                        Discrepancy(file=name, kind=problem[0], detail=f"cached blob {short} {problem[1]}")
                     )
         view = self._views / artifact_id
         return problems + (list(self._view_problems(view, files)) if os.path.lexists(view) else [])
 
-    def _view_problems(self, view: Path, files: Mapping[str, FileEntry]) -> Iterator[Problem]:
+    def _view_problems(self, view: Path, files: Mapping[str, FileEntry]) -> Iterator[Discrepancy]:
         if view.is_symlink() or not view.is_dir():
-            yield Problem(file=".", kind="altered", detail=f"the view {view} is not a directory")
+            yield Discrepancy(file=".", kind="altered", detail=f"the view {view} is not a directory")
             return
         present = {name for name, _ in leaves(view)}
         for name in sorted(present - files.keys()):
-            yield Problem(file=name, kind="extra", detail=f"in the view {view}, not in the manifest")
+            yield Discrepancy(file=name, kind="extra", detail=f"in the view {view}, not in the manifest")
         for name, entry in files.items():
             path = view / name
             if name not in present or not same_file(path, self._local.path(entry.sha256)):
                 problem = fault(path, entry)
                 if problem is not None:
-                    yield Problem(file=name, kind=problem[0], detail=f"in the view {view}: {problem[1]}")
+                    yield Discrepancy(file=name, kind=problem[0], detail=f"in the view {view}: {problem[1]}")
 
     def _download(self, files: Mapping[str, FileEntry], artifact_id: str) -> None:
         if self._remote is not None:

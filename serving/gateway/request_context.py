@@ -20,7 +20,7 @@ from serving.gateway.feedback.receipts import Receipts
 from serving.gateway.metrics import Metrics
 from serving.gateway.relay import TokenUsage
 from serving.gateway.rollout.decision import Arm, RoutingDecision
-from serving.gateway.rollout.outcomes import Outcomes, RequestOutcome
+from serving.gateway.rollout.outcomes import OutcomeRecorder, RequestOutcome
 from serving.gateway.routes import Route, route_of
 
 log = logging.getLogger("tuneline.gateway")
@@ -80,7 +80,7 @@ class RequestContext:
 class Recorder:
     """Writes ended requests into the metrics, the outcomes, the log and, where agreed, the receipts."""
 
-    def __init__(self, metrics: Metrics, outcomes: Outcomes, receipts: Receipts) -> None:
+    def __init__(self, metrics: Metrics, outcomes: OutcomeRecorder, receipts: Receipts) -> None:
         self._metrics, self._outcomes, self._receipts = metrics, outcomes, receipts
 
     @contextlib.contextmanager

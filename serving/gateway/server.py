@@ -27,7 +27,7 @@ from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import CONTENT_TYPE, Metrics
 from serving.gateway.replica import engine_of
 from serving.gateway.request_context import Recorder
-from serving.gateway.rollout.outcomes import Outcomes
+from serving.gateway.rollout.outcomes import OutcomeRecorder
 from serving.gateway.rollout.shadow import Shadows
 from serving.gateway.router import MakeEngine, Router
 from serving.gateway.served.watch import AnswerWatch
@@ -117,7 +117,7 @@ async def _assemble(
     stack: contextlib.AsyncExitStack,
 ) -> tuple[App, web.Application]:
     """Everything that is started before the ports open, and ends after they close, last first."""
-    directory, ledger, outcomes = Directory(registry), Ledger(registry), Outcomes(registry)
+    directory, ledger, outcomes = Directory(registry), Ledger(registry), OutcomeRecorder(registry)
     metrics = Metrics(config.metric_tenants)
     recovered = await asyncio.to_thread(ledger.start)
     stack.push_async_callback(asyncio.to_thread, ledger.stop)

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from serving.errors import NotServable
 from serving.llama_cpp.model import Sampling
-from serving.llama_cpp.running import Running, failure, unexpected
+from serving.llama_cpp.running import RunningAnswer, failure, unexpected
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Failed
 from serving.openai_api.answers import model_list, model_object, no_model
@@ -97,7 +97,7 @@ class Requests:
         require_no_query(request.url.query)
         wanted = read(await collect(request.stream(), MOST_BYTES), chat, LIMITS)
         prompt = await asyncio.to_thread(self._prompt, wanted)
-        running = Running(self.batcher, wanted, self._answer(wanted, prompt))
+        running = RunningAnswer(self.batcher, wanted, self._answer(wanted, prompt))
         running.submit()
         try:
             first = await _unless_gone(request, running.next())

@@ -22,7 +22,7 @@ from serving.tracebacks import frames
 log = logging.getLogger("tuneline.serving")
 
 
-class Running:
+class RunningAnswer:
     """One answer, from the engine's thread to one client."""
 
     def __init__(self, batcher: Batcher, request: CompletionRequest, answer: Answer) -> None:

@@ -70,7 +70,7 @@ def launch(
     listener.close()
     argv, env = (*plain.argv, "--host", host, "--port", str(port)), dict(plain.env)
     if artifact is not None:
-        argv += ("--middleware", "serving.vllm.middleware.Receipt")
+        argv += ("--middleware", "serving.vllm.middleware.ArtifactHeaderMiddleware")
         env["TUNELINE_ARTIFACT"] = artifact
     return Launch(argv, env, folder=ALONE)
 

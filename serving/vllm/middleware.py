@@ -212,7 +212,7 @@ class Dialect:
         return status, b"".join(parts)
 
 
-class Receipt:
+class ArtifactHeaderMiddleware:
     """Tells with each answer which artifact gave it, where an endpoint serves one only."""
 
     def __init__(self, app: App) -> None:

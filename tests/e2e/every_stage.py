@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from flows.run.find_or_make import as_parent, find_or_make, stage_work
+from flows.run.find_or_make import as_parent, find_or_make, stage_inputs
 from registry import Artifact, Registry
 from registry.catalog import ResourceUse
 from registry.drafts import Draft
@@ -42,14 +42,14 @@ class Line:
 
     def make(self, label: str, stage: str, config: BaseModel, **parents: Artifact) -> Artifact:
         """Run `stage` and commit what it made."""
-        work = stage_work(stage, config, parents)
+        inputs = stage_inputs(stage, config, parents)
 
         def make(draft: Draft) -> tuple[Facts, ResourceUse]:
             seen = {role: as_parent(self.registry, parent) for role, parent in parents.items()}
             facts = Facts.model_validate(run_stage(stage, seen, config, draft.path))
             return facts, ResourceUse(datetime(2026, 1, 1, tzinfo=UTC), 1.0)
 
-        made, _ = find_or_make(self.registry, work, make, NO_WAIT)
+        made, _ = find_or_make(self.registry, inputs, make, NO_WAIT)
         self.ids[label] = made.id
         return made
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from flows.run.find_or_make import as_parent, find_or_make, stage_work
+from flows.run.find_or_make import as_parent, find_or_make, stage_inputs
 from registry import Registry
 from registry.catalog import ResourceUse
 from registry.drafts import Draft
@@ -100,7 +100,7 @@ def measured(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> It
             facts = Facts.model_validate(run_stage("evaluate", seen, config, draft.path))
             return facts, ResourceUse(datetime.now(UTC), 0.0)
 
-        find_or_make(copied, stage_work("evaluate", config, parents), make, NO_WAIT)
+        find_or_make(copied, stage_inputs("evaluate", config, parents), make, NO_WAIT)
         yield copied
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from flows.exchange.artifact_import import adopt
 from flows.exchange.bring_base import resolved
-from flows.run.find_or_make import as_parent, find_or_make, stage_work
+from flows.run.find_or_make import as_parent, find_or_make, stage_inputs
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import digest
 from registry.catalog import ResourceUse
@@ -122,7 +122,7 @@ def _made(registry: Registry, stage: str, parents: Mapping[str, Artifact]) -> Ar
         facts = Facts.model_validate(run_stage(stage, seen, config, draft.path))
         return facts, ResourceUse(datetime.now(UTC), 0.0)
 
-    return find_or_make(registry, stage_work(stage, config, parents), make, NO_WAIT)[0]
+    return find_or_make(registry, stage_inputs(stage, config, parents), make, NO_WAIT)[0]
 
 
 def main() -> None:

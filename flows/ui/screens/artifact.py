@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from flows.ladder.model import Ladder
-from flows.report.charts import Interval, interval_chart, length_chart
+from flows.report.charts import ErrorBar, interval_chart, length_chart
 from flows.report.forest_plot import forest_plots
 from flows.report.ladder_chart import ladder_chart
 from flows.run.runs import past_runs
@@ -117,7 +117,7 @@ def _served(connection: Connection, artifact_id: str) -> dict[str, Sequence[Row[
 
 def score_charts(evaluations: Sequence[tuple[str, EvaluationMetrics]]) -> list[str]:
     """One chart per task and metric, with a row for each evaluation (its id, its metrics)."""
-    by_metric: dict[str, list[Interval]] = {}
+    by_metric: dict[str, list[ErrorBar]] = {}
     shares: dict[str, bool] = {}
     for evaluation, metrics in evaluations:
         for task, scored in metrics.get("tasks", {}).items():
@@ -127,7 +127,7 @@ def score_charts(evaluations: Sequence[tuple[str, EvaluationMetrics]]) -> list[s
                 share = 0 <= low <= high <= 1
                 shares[name] = shares.get(name, True) and share
                 text = f"{value:.1%} (n = {n:,})" if share else f"{value:.4g} (n = {n:,})"
-                by_metric.setdefault(name, []).append(Interval(evaluation[:12], value, low, high, text))
+                by_metric.setdefault(name, []).append(ErrorBar(evaluation[:12], value, low, high, text))
     return [
         interval_chart(
             rows[:8],

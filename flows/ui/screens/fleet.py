@@ -50,7 +50,7 @@ class ChannelTraffic(NamedTuple):
         return self.failed / self.requests if self.requests else 0.0
 
 
-class Engine(NamedTuple):
+class EngineRow(NamedTuple):
     """An engine that is not marked as stopped; `state`: serving, other artifact, or gone."""
 
     id: str
@@ -75,7 +75,7 @@ class ChannelCard:
     who: str | None
     reason: str | None
     rollout: Rollout | None
-    engines: list[Engine]
+    engines: list[EngineRow]
     traffic: ChannelTraffic
 
     @property
@@ -192,11 +192,11 @@ def _engines(connection: Connection) -> dict[str, list[Row[Any]]]:
     return by_channel
 
 
-def _engine(row: Row[Any], serves: str) -> Engine:
+def _engine(row: Row[Any], serves: str) -> EngineRow:
     state = "serving" if row.artifact_id == serves else "other artifact"
     if not ProcessId(row.pid, row.pid_started).is_alive():
         state = "gone"
-    return Engine(row.id, row.engine, row.artifact_id, row.url, state)
+    return EngineRow(row.id, row.engine, row.artifact_id, row.url, state)
 
 
 def _traffic(connection: Connection) -> dict[str, ChannelTraffic]:

@@ -19,7 +19,7 @@ REMEMBERED = 100
 
 
 @dataclass
-class Verification:
+class VerificationProgress:
     """One under way (`ended` is None) or done; `problems` in words, empty where all is as published."""
 
     size: int
@@ -42,16 +42,16 @@ class Verification:
         self.read += size
 
 
-class Verifications:
+class BackgroundVerifications:
     """The latest verification of each artifact, in this process; one at a time reads."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._known: OrderedDict[str, Verification] = OrderedDict()
+        self._known: OrderedDict[str, VerificationProgress] = OrderedDict()
         self._turn = threading.Lock()
         self._reading = threading.Lock()
 
-    def of(self, artifact_id: str) -> Verification | None:
+    def of(self, artifact_id: str) -> VerificationProgress | None:
         """The latest of this artifact."""
         return self._known.get(artifact_id)
 
@@ -70,14 +70,14 @@ class Verifications:
             known = self._known.get(artifact.id)
             if known is not None and known.ended is None:
                 return
-            verification = Verification(artifact.size, datetime.now(UTC))
+            verification = VerificationProgress(artifact.size, datetime.now(UTC))
             self._known[artifact.id] = verification
             self._known.move_to_end(artifact.id)
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         threading.Thread(target=self._verify, args=(artifact.id, verification), daemon=True).start()
 
-    def _verify(self, artifact_id: str, verification: Verification) -> None:
+    def _verify(self, artifact_id: str, verification: VerificationProgress) -> None:
         # said of what nobody expects: it has to end on the page too, or it could not be begun again
         problems: tuple[str, ...] = ("it broke off before all was read; the log of the pages says why",)
         try:
@@ -91,9 +91,9 @@ class Verifications:
             verification.ended = datetime.now(UTC)
 
 
-def verification_of(request: Request, artifact_id: str) -> Verification | None:
+def verification_of(request: Request, artifact_id: str) -> VerificationProgress | None:
     """The latest verification that this process did of the artifact."""
-    verifications: Verifications = request.app.state.verifications
+    verifications: BackgroundVerifications = request.app.state.verifications
     return verifications.of(artifact_id)
 
 

@@ -56,7 +56,7 @@ class RequestOutcome:
     is_json: bool | None = None
 
 
-class Outcomes:
+class OutcomeRecorder:
     """Of one gateway. Holds counts and durations, never a prompt or an answer."""
 
     def __init__(self, registry: Registry) -> None:

@@ -15,7 +15,7 @@ from serving.errors import ServingError
 from serving.gateway.metrics import Metrics
 from serving.gateway.relay import TokenUsage
 from serving.gateway.request_policy import GatewayRequest
-from serving.gateway.rollout.outcomes import Outcomes, RequestOutcome
+from serving.gateway.rollout.outcomes import OutcomeRecorder, RequestOutcome
 from serving.gateway.router import Router
 from serving.openai_api.errors import ApiError
 from serving.tracebacks import frames
@@ -26,7 +26,7 @@ log = logging.getLogger("tuneline.gateway")
 class Shadows:
     """A few at a time, only on engines with room to spare; the others are left out, and counted."""
 
-    def __init__(self, router: Router, outcomes: Outcomes, metrics: Metrics, most: int) -> None:
+    def __init__(self, router: Router, outcomes: OutcomeRecorder, metrics: Metrics, most: int) -> None:
         self._router, self._outcomes, self._metrics, self._most = router, outcomes, metrics, most
         self._tasks: set[asyncio.Task[None]] = set()
 

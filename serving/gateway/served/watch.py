@@ -3,7 +3,7 @@
 A question goes to a random engine, in the name of a random adapter that is loaded there (or of the engine's
 own model), as a tenant's request would: through the gateway's reading of requests, the engine's queue and the
 adapter's slot. It is no tenant's: it costs no budget, and stands in no outcome and no traffic. After an
-answer otherwise, every second of the next few questions goes to the same place: a fault is known sooner, and
+answer otherwise, every second of the next few questions goes to the same model: a fault is known sooner, and
 the load is the same.
 """
 
@@ -46,18 +46,18 @@ TOKENS = 16
 ANSWER_SECONDS = 60.0
 """Then there is no answer."""
 DOUBTS = 12
-"""So many questions after an answer otherwise, every second goes to the same place."""
+"""So many questions after an answer otherwise, every second goes to the same model."""
 LOOK_AGAIN = 900.0
-"""Seconds after which a place without recorded answers is looked up again: it may have been evaluated since,
+"""Seconds after which a model without recorded answers is looked up again: it may have been evaluated since,
 or the registry was away."""
 
 Result = Literal["as recorded", "otherwise", "unanswered", "left out"]
 LEVELS = {"alarm": 1, "taken out": 2}
-"""What a place is once its answers are shown to be others, and the metric's value."""
+"""What a model is once its answers are shown to be others, and the metric's value."""
 
 
 @dataclass(frozen=True)
-class Place:
+class WatchedModel:
     """Who is asked: an engine in one life of it, in an artifact's name."""
 
     replica: Replica
@@ -85,13 +85,13 @@ class AnswerWatch:
         self._recorded: dict[tuple[str, str], Sequence[ExpectedAnswer]] = {}
         self._looked: dict[tuple[str, str], float] = {}
         """When those without recorded answers were looked up."""
-        self._evidence: dict[Place, AnswerEvidence] = {}
+        self._evidence: dict[WatchedModel, AnswerEvidence] = {}
         self._count = 0
-        self._doubted: Place | None = None
+        self._doubted: WatchedModel | None = None
         self._doubts = 0
         self._task: asyncio.Task[None] | None = None
-        self.states: dict[Place, str] = {}
-        """Places that no longer answer as recorded; the words of `LEVELS`."""
+        self.states: dict[WatchedModel, str] = {}
+        """Models that no longer answer as recorded; the words of `LEVELS`."""
 
     def start(self) -> None:
         """Ask `per_hour` questions an hour from now on, at random times."""
@@ -104,16 +104,16 @@ class AnswerWatch:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def ask(self) -> Result | None:
-        """Ask one question; None where no place has recorded answers."""
-        place = self._choose(await self._places())
-        if place is None:
+        """Ask one question; None where no model has recorded answers."""
+        model = self._choose(await self._models())
+        if model is None:
             return None
         began = time.monotonic()
-        result = await self._result(place, random.choice(self._recorded[place.recorded_with]))
+        result = await self._result(model, random.choice(self._recorded[model.recorded_with]))
         self._metrics.served_seconds.inc(time.monotonic() - began)
-        self._metrics.served_checks.labels(place.replica.name, result).inc()
-        if result in ("as recorded", "otherwise") and place.life == place.replica.engine.restarts:
-            await self._judge(place, result == "otherwise")
+        self._metrics.served_checks.labels(model.replica.name, result).inc()
+        if result in ("as recorded", "otherwise") and model.life == model.replica.engine.restarts:
+            await self._judge(model, result == "otherwise")
         return result
 
     async def _keep(self) -> None:
@@ -124,25 +124,25 @@ class AnswerWatch:
             except Exception as error:
                 log.error("asking a recorded question: %s", frames(error))
 
-    async def _places(self) -> list[Place]:
+    async def _models(self) -> list[WatchedModel]:
         """Whom recorded questions can be put to now; what is known of others is forgotten."""
         standing = [
-            Place(replica, replica.engine.restarts, digest)
+            WatchedModel(replica, replica.engine.restarts, digest)
             for replica in self._router.replicas
             for digest in (replica.artifact.id, *replica.engine.loaded)
         ]
-        lives = {(place.replica, place.life) for place in standing}
+        lives = {(model.replica, model.life) for model in standing}
         self._evidence = {p: known for p, known in self._evidence.items() if (p.replica, p.life) in lives}
-        for place in [place for place in self.states if (place.replica, place.life) not in lives]:
-            del self.states[place]
-            self._metrics.served_state.remove(place.replica.name, place.artifact_id[:12])
-        await self._look_up_all({place.recorded_with for place in standing})
+        for model in [model for model in self.states if (model.replica, model.life) not in lives]:
+            del self.states[model]
+            self._metrics.served_state.remove(model.replica.name, model.artifact_id[:12])
+        await self._look_up_all({model.recorded_with for model in standing})
         return [
-            place
-            for place in standing
-            if self._recorded[place.recorded_with]
-            and place.replica.engine.up
-            and self.states.get(place) != "taken out"
+            model
+            for model in standing
+            if self._recorded[model.recorded_with]
+            and model.replica.engine.up
+            and self.states.get(model) != "taken out"
         ]
 
     async def _look_up_all(self, wanted: Set[tuple[str, str]]) -> None:
@@ -170,17 +170,17 @@ class AnswerWatch:
             log.error("recorded answers of artifact %s: %s", artifact_id[:12], frames(error))
         return []
 
-    def _choose(self, places: list[Place]) -> Place | None:
-        if self._doubts and self._doubted in places:
+    def _choose(self, models: list[WatchedModel]) -> WatchedModel | None:
+        if self._doubts and self._doubted in models:
             self._doubts -= 1
             if self._doubts % 2:
                 return self._doubted
-        return random.choice(places) if places else None
+        return random.choice(models) if models else None
 
-    async def _result(self, place: Place, question: ExpectedAnswer) -> Result:
+    async def _result(self, model: WatchedModel, question: ExpectedAnswer) -> Result:
         most = min(TOKENS, self._limits.max_tokens)
         body = {"model": "recorded", "messages": question.messages, "max_tokens": most, "temperature": 0}
-        replica = place.replica
+        replica = model.replica
         try:
             request = read(json.dumps(body).encode(), True, self._limits)
             replica.queue.enter()
@@ -188,7 +188,7 @@ class AnswerWatch:
             return "left out"
         usage = TokenUsage(request, keep_text=True)
         try:
-            with self._held(place) as name:
+            with self._held(model) as name:
                 if name is None:
                     return "left out"
                 # a salt of its own: what was kept of an earlier prompt is not to answer in the engine's place
@@ -209,33 +209,33 @@ class AnswerWatch:
         return "as recorded" if as_recorded(text, question.answer) and not early else "otherwise"
 
     @contextlib.contextmanager
-    def _held(self, place: Place) -> Iterator[str | None]:
-        if place.artifact_id == place.replica.artifact.id:
-            yield place.replica.engine.base
+    def _held(self, model: WatchedModel) -> Iterator[str | None]:
+        if model.artifact_id == model.replica.artifact.id:
+            yield model.replica.engine.base
         else:
-            with place.replica.pool.hold(place.artifact_id) as name:
+            with model.replica.pool.hold(model.artifact_id) as name:
                 yield name
 
-    async def _judge(self, place: Place, otherwise: bool) -> None:
-        if place not in self._evidence:
+    async def _judge(self, model: WatchedModel, otherwise: bool) -> None:
+        if model not in self._evidence:
             self._count += 1
-            self._evidence[place] = AnswerEvidence(self._config.least, self._count)
-        evidence = self._evidence[place]
+            self._evidence[model] = AnswerEvidence(self._config.least, self._count)
+        evidence = self._evidence[model]
         evidence.add(otherwise)
         if otherwise:
-            self._doubted, self._doubts = place, DOUBTS
+            self._doubted, self._doubts = model, DOUBTS
         alpha, state = self._config.alpha, None
         if self._config.take_out and evidence.alarms(alpha / CERTAIN)[0]:
             state = "taken out"
         elif evidence.alarms(alpha)[0]:
             state = "alarm"
-        if state is not None and LEVELS[state] > LEVELS.get(self.states.get(place, ""), 0):
-            await self._raise(place, state, evidence)
+        if state is not None and LEVELS[state] > LEVELS.get(self.states.get(model, ""), 0):
+            await self._raise(model, state, evidence)
 
-    async def _raise(self, place: Place, state: str, evidence: AnswerEvidence) -> None:
-        """Say it, everywhere; a place that is taken out gets no more requests in this artifact's name."""
-        replica, artifact = place.replica, place.artifact_id
-        self.states[place] = state
+    async def _raise(self, model: WatchedModel, state: str, evidence: AnswerEvidence) -> None:
+        """Say it, everywhere; a model that is taken out gets no more requests in this artifact's name."""
+        replica, artifact = model.replica, model.artifact_id
+        self.states[model] = state
         if state == "taken out":
             replica.distrust(artifact)
         self._metrics.served_state.labels(replica.name, artifact[:12]).set(LEVELS[state])

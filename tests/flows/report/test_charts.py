@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.report.charts import (
-    Interval,
+    ErrorBar,
     Series,
     histogram,
     interval_chart,
@@ -89,7 +89,7 @@ def test_a_number_that_is_none_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         histogram([0, bad], [1], **WORDS)
     with pytest.raises(ValueError, match="finite"):
-        interval_chart([Interval("a", 0.5, bad, 1, "")], title="T", description="D", share=True, x_label="x")
+        interval_chart([ErrorBar("a", 0.5, bad, 1, "")], title="T", description="D", share=True, x_label="x")
 
 
 def test_bars_stand_on_the_axis_and_are_as_high_as_their_counts() -> None:
@@ -112,7 +112,7 @@ def test_a_histogram_whose_edges_do_not_fit_is_refused(edges: list[float], count
 
 
 def test_an_interval_is_drawn_where_it_lies() -> None:
-    rows = [Interval("base", 0.25, 0.1, 0.5, "25%"), Interval("tuned", 1.0, 0.9, 1.0, "100%")]
+    rows = [ErrorBar("base", 0.25, 0.1, 0.5, "25%"), ErrorBar("tuned", 1.0, 0.9, 1.0, "100%")]
     picture = ET.fromstring(interval_chart(rows, title="T", description="D", share=True, x_label="x"))
     lines = [n for n in picture.iter(f"{SVG}line") if "whisker" in n.get("class", "")]
     (base, tuned), (dot, _) = lines, picture.findall(f"{SVG}circle")

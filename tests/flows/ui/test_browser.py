@@ -17,7 +17,7 @@ from flows.ui.app import application
 from flows.ui.pages import FOR_ADMINS, SCREENS
 from registry import Artifact, Registry
 from registry.outbox import EVENTS
-from registry.store.store import Problem
+from registry.store.store import Discrepancy
 from tests.flows.metrics.watched import WAIVER, answered, populate
 from tests.flows.ui.around import a_night
 from tests.flows.ui.browser import Complaints, chromium, keep_picture, served
@@ -351,7 +351,7 @@ def test_a_verification_says_how_far_it_is(
     assert artifact.size == 3
     halfway, go_on = threading.Event(), threading.Event()
 
-    def slowly(artifact_id: str, heard: Callable[[int], None]) -> list[Problem]:
+    def slowly(artifact_id: str, heard: Callable[[int], None]) -> list[Discrepancy]:
         heard(1)
         assert halfway.wait(seconds(20))
         heard(1)

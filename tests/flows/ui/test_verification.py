@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from flows.ui.screens.verification import Verifications
+from flows.ui.screens.verification import BackgroundVerifications
 from tests.serving.gateway.live_gateway import until
 
 
@@ -18,7 +18,7 @@ def test_one_that_breaks_off_says_so_and_can_be_begun_again() -> None:
             raise OSError(5, "Input/output error")
         return []
 
-    verifications = Verifications(cast(Any, SimpleNamespace(verify=verify)))
+    verifications = BackgroundVerifications(cast(Any, SimpleNamespace(verify=verify)))
     artifact = cast(Any, SimpleNamespace(id="a" * 64, size=3))
     for problems in (("[Errno 5] Input/output error",), ()):
         verifications.start(artifact)

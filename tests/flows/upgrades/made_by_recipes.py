@@ -6,7 +6,7 @@ import os
 import secrets
 
 from flows.recipe import Recipe, load
-from flows.run.find_or_make import find_or_make, stage_work
+from flows.run.find_or_make import find_or_make, stage_inputs
 from flows.run.runs import RECIPE, begin
 from registry import Artifact, Registry, Waiver
 from registry.artifacts import QuantSpec
@@ -36,7 +36,7 @@ def made(registry: Registry, stage: str, config: StageConfig, facts: Facts, **pa
         (draft.path / name).write_bytes(f"{stage} {config.model_dump_json()}".encode())
         return facts, USE
 
-    return find_or_make(registry, stage_work(stage, config, parents), make, NO_WAIT)[0]
+    return find_or_make(registry, stage_inputs(stage, config, parents), make, NO_WAIT)[0]
 
 
 def served(registry: Registry, recipe: Recipe, *, known: bool = True) -> Artifact:

@@ -12,7 +12,7 @@ from serving.gateway.metrics import Metrics
 from serving.gateway.relay import TokenUsage
 from serving.gateway.request_context import Completion, Recorder, RequestContext
 from serving.gateway.rollout.decision import RoutingDecision
-from serving.gateway.rollout.outcomes import Outcomes, RequestOutcome
+from serving.gateway.rollout.outcomes import OutcomeRecorder, RequestOutcome
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_an_answer_that_the_client_did_not_get_is_a_failed_one(
 def test_the_live_artifacts_answers_are_written_before_those_of_a_canary() -> None:
     written: list[Any] = []
     registry = cast(Any, SimpleNamespace(outcomes=SimpleNamespace(add=written.extend)))
-    outcomes = Outcomes(registry)
+    outcomes = OutcomeRecorder(registry)
     for channel, arm in (("team/a", "canary"), ("team/a", "live"), ("team/b", "canary"), ("team/b", "live")):
         of = (channel, 1, ("c" if arm == "canary" else "1") * 64, cast(Any, arm))
         outcomes.add(RequestOutcome(*of, False, "stop", 1, 1, 0.1, None))

@@ -97,7 +97,7 @@ def test_a_name_that_people_know_and_the_runs_arithmetic(python_with_vllm: Path,
     argv, env = words(name="demo/prod", artifact=ID, dtype="float32")
     assert " --served-model-name demo/prod tuneline-x " in argv
     assert " --dtype float32 " in argv
-    assert argv.endswith(" --middleware serving.vllm.middleware.Receipt")
+    assert argv.endswith(" --middleware serving.vllm.middleware.ArtifactHeaderMiddleware")
     assert env["TUNELINE_ARTIFACT"] == ID
     assert "--dtype" not in words(dtype="auto")[0]
     (model / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')

@@ -23,7 +23,7 @@ from serving.vllm import adapter_files, adapter_probe, cpu_lora_patch
 from serving.vllm import engine as vllm_engine
 from serving.vllm import launch as vllm
 from serving.vllm.engine import VllmEngine, read_counters
-from serving.vllm.middleware import AdmissionMiddleware, Dialect, Receipt
+from serving.vllm.middleware import AdmissionMiddleware, ArtifactHeaderMiddleware, Dialect
 from tests.seconds import seconds
 
 KEY = {"x-tuneline-control": "secret"}
@@ -233,7 +233,7 @@ def test_an_answer_tells_which_artifact_gave_it(monkeypatch: pytest.MonkeyPatch)
     async def run() -> None:
         behind = Behind()
         behind.end.set()
-        app = Receipt(behind.app)
+        app = ArtifactHeaderMiddleware(behind.app)
         transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
             answer = await client.post("/v1/completions", json={})

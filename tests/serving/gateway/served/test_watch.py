@@ -131,7 +131,7 @@ def test_who_has_no_recorded_answers_is_looked_up_again_and_keeps_nobody_else_fr
             assert asyncio.run(watch.ask()) == "as recorded", "of the engine's own model"
         assert len(looked) == times, "not at each question"
         watch._looked = {key: at - watching.LOOK_AGAIN for key, at in watch._looked.items()}
-    assert len(asyncio.run(watch._places())) == 2
+    assert len(asyncio.run(watch._models())) == 2
     assert len(looked) == 4
 
 
