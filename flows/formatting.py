@@ -114,13 +114,13 @@ def as_typed(text: str) -> str:
     return _COMMAND.sub(_as_typed, text)
 
 
-def _as_typed(found: re.Match[str]) -> str:
-    if found["own"]:
+def _as_typed(match: re.Match[str]) -> str:
+    if match["own"]:
         return command_name()
-    shells = shutil.which(found[0])
+    shells = shutil.which(match[0])
     if shells is not None and Path(shells).parent == Path(sys.executable).parent:
-        return found[0]
-    return f"{shlex.quote(sys.executable)} -m pip" if found["pip"] else shlex.quote(sys.executable)
+        return match[0]
+    return f"{shlex.quote(sys.executable)} -m pip" if match["pip"] else shlex.quote(sys.executable)
 
 
 def markdown_cell(text: str) -> str:

@@ -25,17 +25,17 @@ def previous_dataset(registry: Registry, recipe: Recipe) -> dict[str, Artifact]:
     named = feed_of(recipe.prepare.source)
     if named is None or recipe.promote is None:
         return {}
-    found: Artifact | None = None
+    previous: Artifact | None = None
     data = next(_served(registry, recipe.promote.channel, named[0]), None)
-    while data is not None and (found is None or not registry.collected([data.id])):
-        found = data
+    while data is not None and (previous is None or not registry.collected([data.id])):
+        previous = data
         if _watermark(data, named[0]) < (named[1] or 0) or not _alike(data, recipe.prepare):
             return {"previous": data}
         older = [edge.id for edge in data.manifest.parents if edge.relation == "grown_from"]
         if not older:
             return {}
         data = registry.get(older[0])
-    return {} if found is None else {"previous": found}
+    return {} if previous is None else {"previous": previous}
 
 
 def _served(registry: Registry, channel: str, feed: str) -> Iterator[Artifact]:

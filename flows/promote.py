@@ -29,7 +29,7 @@ def judge(
     was decided about it before. Raises `Usage` if it has another one.
     """
     compared = {"candidate": candidate, "baseline": baseline, "parent": parent, "live": live}
-    evaluations = {role: one.evaluation for role, one in compared.items() if one is not None}
+    evaluations = {role: measured.evaluation for role, measured in compared.items() if measured is not None}
 
     def work() -> tuple[RecordedDecision, StageRow]:
         refuse_other_policy(run.registry, channel, policy)

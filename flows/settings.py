@@ -106,11 +106,11 @@ class Settings(BaseSettings):
         standard = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tuneline"
         return (self.cache or standard).expanduser()
 
-    def patience(self, told: Callable[[Held, float], None] | None = None) -> Patience:
+    def patience(self, on_wait: Callable[[Held, float], None] | None = None) -> Patience:
         """How long to wait for another process; by default the log says for whom."""
         from registry.leases import Patience  # brings SQLAlchemy, which the settings do without
 
-        return Patience(self.wait_seconds) if told is None else Patience(self.wait_seconds, told)
+        return Patience(self.wait_seconds) if on_wait is None else Patience(self.wait_seconds, on_wait)
 
 
 _SECRET = ("database_url", "api_token", "oidc_client_secret")

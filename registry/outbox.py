@@ -37,13 +37,13 @@ def put(
         for row in connection.execute(live)
         if (row.id == only if only is not None else event in json.loads(row.events))
     ]
-    at, told = now(), 0
+    at, count = now(), 0
     for row in rows:
         delivery = secrets.token_hex(16) if once is None else digest([row.id, event, once])[:32]
         known = select(webhook_deliveries.c.id).where(webhook_deliveries.c.id == delivery)
         if once is not None and connection.execute(known).first() is not None:
             continue
-        told += 1
+        count += 1
         body = {"id": delivery, "event": event, "at": at, "about": dict(about)}
         connection.execute(
             insert(webhook_deliveries),
@@ -58,4 +58,4 @@ def put(
                 "created": at,
             },
         )
-    return told
+    return count

@@ -99,10 +99,10 @@ def adapter_outline(config: Mapping[str, Any], headers: Headers, ids: int | None
         raise InvalidInput("the adapter holds no pair of LoRA factors; expected tensors lora_A and lora_B")
     rows = next((shape[0] for name, shape in saved.items() if is_end(name)), None)
     return AdapterOutline(
-        rank=max(one.rank for ones in targets.values() for one in ones),
+        rank=max(factors.rank for ones in targets.values() for factors in ones),
         alpha=float(config["lora_alpha"]),
         rslora=bool(config.get("use_rslora")),
-        dora=bool(config.get("use_dora")) or any("lora_magnitude_vector" in one for one in pairs.values()),
+        dora=bool(config.get("use_dora")) or any("lora_magnitude_vector" in pair for pair in pairs.values()),
         bias=biases or config.get("bias", "none") != "none" or any(n.endswith(".bias") for n in saved),
         alpha_pattern=bool(config.get("alpha_pattern")),
         rank_pattern=bool(config.get("rank_pattern")),

@@ -18,14 +18,14 @@ def doctor(arguments: argparse.Namespace) -> Reply:
     if arguments.full and not is_light():
         print("starting Prefect's server, which takes about half a minute", file=sys.stderr)
     findings = look(Settings(), arguments.full)
-    failed = any(one.state == "fail" for one in findings)
+    failed = any(finding.state == "fail" for finding in findings)
 
-    width = max(11, *(len(one.subject) for one in findings))
+    width = max(11, *(len(finding.subject) for finding in findings))
 
     def show() -> None:
-        for one in findings:
-            print(f"{one.state:<5} {one.subject:<{width}} {plain(one.found)}")
-            if one.remedy:
-                print(f"{'':<{width + 6}} → {plain(one.remedy)}")
+        for finding in findings:
+            print(f"{finding.state:<5} {finding.subject:<{width}} {plain(finding.found)}")
+            if finding.remedy:
+                print(f"{'':<{width + 6}} → {plain(finding.remedy)}")
 
-    return Reply({"checks": [asdict(one) for one in findings]}, show, 3 if failed else 0)
+    return Reply({"checks": [asdict(finding) for finding in findings]}, show, 3 if failed else 0)

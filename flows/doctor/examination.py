@@ -33,10 +33,10 @@ def look(settings: Settings, full: bool = False) -> list[Finding]:
         ("store", partial(places.store, settings)),
     ]
     if is_light():
-        looks = [one for one in looks if one[0] not in OF_RUNS]
+        looks = [named_look for named_look in looks if named_look[0] not in OF_RUNS]
     looks += stack.looks(settings)
     with ThreadPoolExecutor(len(looks)) as pool:
-        return list(pool.map(lambda one: _looked(*one), looks))
+        return list(pool.map(lambda named_look: _looked(*named_look), looks))
 
 
 def _looked(subject: str, look: Callable[[], Finding]) -> Finding:

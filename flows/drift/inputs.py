@@ -83,12 +83,12 @@ def _users(row: Mapping[str, Any]) -> str:
     """What the user wrote in this row, turns joined by line breaks; empty where it has none."""
     turns = row.get("messages") or row.get("conversations") or row.get("turns")
     if isinstance(turns, list):
-        said = [
+        texts = [
             turn.get("content") or turn.get("value") or turn.get("text")
             for turn in turns
             if isinstance(turn, Mapping)
             and (turn.get("role") or turn.get("from") or turn.get("sender")) in _USERS
         ]
-        return "\n".join(text for text in said if isinstance(text, str) and text.strip())
+        return "\n".join(text for text in texts if isinstance(text, str) and text.strip())
     given = [row[key] for key in _KEYS if isinstance(row.get(key), str) and row[key].strip()]
     return "\n".join(given[:2])

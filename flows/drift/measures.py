@@ -55,27 +55,27 @@ class WordMeasures:
 
     def of(self, text: str) -> list[float]:
         """Length in words; share of words that no reference text has; the place on each topic axis."""
-        found = words(text)[:_FEW_WORDS]
-        new = sum(word not in self.known for word in found) / max(len(found), 1)
-        counts = Counter(self.index[word] for word in found if word in self.index)
+        text_words = words(text)[:_FEW_WORDS]
+        new = sum(word not in self.known for word in text_words) / max(len(text_words), 1)
+        counts = Counter(self.index[word] for word in text_words if word in self.index)
         at = np.fromiter(counts, dtype=np.int64, count=len(counts))
         value = np.fromiter(map(float, counts.values()), dtype=float, count=len(counts)) * self.weights[at]
         norm = float(np.linalg.norm(value)) or 1.0
-        return [float(len(found)), new, *(float(place) for place in value @ self.topics[at] / norm)]
+        return [float(len(text_words)), new, *(float(place) for place in value @ self.topics[at] / norm)]
 
 
 def learn(texts: Sequence[str]) -> WordMeasures:
     """The measures that these texts define. ValueError where there are none with words."""
     split = [words(text)[:_FEW_WORDS] for text in texts]
-    documents = Counter(word for found in split for word in set(found))
+    documents = Counter(word for text_words in split for word in set(text_words))
     if not documents:
         raise ValueError("no text has a word")
     kept = [word for word, _ in sorted(documents.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_WORDS]]
     index = {word: number for number, word in enumerate(kept)}
     weights = np.array([math.log((1 + len(split)) / (1 + documents[word])) + 1 for word in kept])
     vectors = np.zeros((len(split), len(kept)))
-    for row, found in zip(vectors, split, strict=True):
-        for word in found:
+    for row, text_words in zip(vectors, split, strict=True):
+        for word in text_words:
             if word in index:
                 row[index[word]] += weights[index[word]]
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

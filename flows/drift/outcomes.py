@@ -70,19 +70,19 @@ def compare(
 def judge(observed: Iterable[Observed], asked: Sequence[str], moment: datetime, alpha: float) -> OutcomeDrift:
     """What is observed from `moment` on, in the order of its times, beside what was before."""
     require_risk(alpha)
-    ordered = sorted(observed, key=lambda one: (one.at, one.request))
-    before = [one for one in ordered if one.at < moment]
+    ordered = sorted(observed, key=lambda answer: (answer.at, answer.request))
+    before = [answer for answer in ordered if answer.at < moment]
     since = ordered[len(before) :]
-    references = {name: [one.values[name] for one in before if name in one.values] for name in asked}
+    references = {name: [answer.values[name] for answer in before if name in answer.values] for name in asked}
     names = [name for name in asked if len(references[name]) >= FEWEST]
-    counts = {name: (len(references[name]), sum(name in one.values for one in since)) for name in asked}
+    counts = {name: (len(references[name]), sum(name in answer.values for answer in since)) for name in asked}
     if not names:
         _refuse(moment, counts)
     detector = DriftDetector(names, [references[name] for name in names], alpha)
-    for one in since:
-        shown = {name: value for name, value in one.values.items() if name in names}
+    for answer in since:
+        shown = {name: value for name, value in answer.values.items() if name in names}
         if shown:
-            detector.add((names.index(name), value, _lot(one, name)) for name, value in shown.items())
+            detector.add((names.index(name), value, _lot(answer, name)) for name, value in shown.items())
     left_out = {name: counts[name] for name in asked if name not in names}
     return OutcomeDrift(detector.state, left_out)
 
@@ -102,9 +102,9 @@ def _observed(registry: Registry, channel: str, json_answers: bool) -> Iterator[
         yield Observed(rating.request, rating.at, {DISLIKED: float(rating.disliked)})
 
 
-def _lot(one: Observed, measure: str) -> float:
+def _lot(answer: Observed, measure: str) -> float:
     """For ties: the same at each look, and nothing that the answer decides."""
-    return int.from_bytes(hashlib.sha256(f"{measure} {one.request}".encode()).digest()[:7]) / 2**56
+    return int.from_bytes(hashlib.sha256(f"{measure} {answer.request}".encode()).digest()[:7]) / 2**56
 
 
 def _refuse(moment: datetime, counts: Mapping[str, tuple[int, int]]) -> NoReturn:

@@ -139,7 +139,7 @@ def deciding(decision: Decision) -> list[RuleResult]:
 
 
 def _with_its_group(rule: RuleResult, decision: Decision) -> list[RuleResult]:
-    return [rule] if rule.group is None else [one for one in decision.rules if one.group == rule.group]
+    return [rule] if rule.group is None else [r for r in decision.rules if r.group == rule.group]
 
 
 def _contamination(

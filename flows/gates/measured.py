@@ -10,7 +10,7 @@ from stages.quantization import METHODS
 
 _COMPUTED = re.compile(r"computed in (\w+)")
 _STORED = re.compile(r"(\w+) (?:weights|scales)\b")
-_FORMS = {"NF4": "nf4"} | {one.name: one.tag for one in METHODS if STORED[one.tag].is_packed}
+_FORMS = {"NF4": "nf4"} | {method.name: method.tag for method in METHODS if STORED[method.tag].is_packed}
 """How `computed_with` begins → the form's name in a policy, of weights that torch reads."""
 _VERSION = re.compile(r" with transformers \S+?(?=,| on |$)| \(llama-cpp-python [^)]*\)| on c(?:pu|uda)$")
 

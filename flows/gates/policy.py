@@ -128,8 +128,8 @@ class FidelityLimits(FiniteRecord):
     @property
     def limits(self) -> dict[str, float]:
         """Metric → limit, of those that are set."""
-        found = self.model_dump(exclude={"quant", "task"}, exclude_none=True)
-        return {metric: float(limit) for metric, limit in found.items()}
+        limits = self.model_dump(exclude={"quant", "task"}, exclude_none=True)
+        return {metric: float(limit) for metric, limit in limits.items()}
 
 
 class RequiredEvidence(FiniteRecord):

@@ -72,7 +72,7 @@ def from_registry(
         read["live"] = other_base.asked_alike(evidence, read["live"], called)
     facts = _facts(registry, policy, family, evidence, chosen, latency_ms)
     baseline = live or models["baseline"]
-    notes = tuple(note for one in (candidate, live) if one and (note := nf4_only(registry, one)))
+    notes = tuple(note for model in (candidate, live) if model and (note := nf4_only(registry, model)))
     return GateInput(evidence, read, facts, candidate.id, baseline.id if baseline else None, chosen, notes)
 
 

@@ -24,13 +24,13 @@ def fleet(state: State, alive: Mapping[str, bool]) -> Iterator[Metric]:
     yield made("tuneline_registry_channels", [((), counts.channels)])
     yield made("tuneline_registry_tenants", [((), counts.tenants)])
     yield made("tuneline_channel_info", (
-        ((one.name, one.artifact_id[:12], one.kind, one.method or ""), 1) for one in state.channels
+        ((c.name, c.artifact_id[:12], c.kind, c.method or ""), 1) for c in state.channels
     ))  # fmt: skip
-    yield made("tuneline_channel_generation", (((one.name,), one.generation) for one in state.channels))
-    moved = (((one.name,), one.moved.timestamp()) for one in state.channels)
+    yield made("tuneline_channel_generation", (((c.name,), c.generation) for c in state.channels))
+    moved = (((c.name,), c.moved.timestamp()) for c in state.channels)
     yield made("tuneline_channel_moved_timestamp_seconds", moved)
     yield made("tuneline_channel_lineage_timestamp_seconds", _lineage(state))
-    waived = (((one.name,), one.released.timestamp()) for one in state.channels if one.decision_id is None)
+    waived = (((c.name,), c.released.timestamp()) for c in state.channels if c.decision_id is None)
     yield made("tuneline_channel_waived_timestamp_seconds", waived)
     yield made("tuneline_channel_drift", drift(state, alive))
     yield made("tuneline_channel_rollout_percent", _rollouts(state))
@@ -38,7 +38,7 @@ def fleet(state: State, alive: Mapping[str, bool]) -> Iterator[Metric]:
     yield from _scores(state)
     yield from _traffic(state.traffic)
     yield made("tuneline_endpoint_up", (
-        ((one.id, one.channel or "", one.engine), alive[one.id]) for one in state.endpoints
+        ((e.id, e.channel or "", e.engine), alive[e.id]) for e in state.endpoints
     ))  # fmt: skip
     yield from _tenants(state)
 

@@ -50,16 +50,16 @@ def estimate_engines(
 ) -> list[EngineEstimate]:
     """One entry per section. Raises RegistryError for a model that the registry does not have."""
     state = registry.serving_state()
-    guests = {one: registry.get(one) for one in {c.artifact_id for c in state.channels.values()}}
-    adapters = [one for one in guests.values() if one.manifest.kind == "adapter"]
+    guests = {id_: registry.get(id_) for id_ in {c.artifact_id for c in state.channels.values()}}
+    adapters = [guest for guest in guests.values() if guest.manifest.kind == "adapter"]
     estimates = []
     for number, section in enumerate(sections):
         followed = state.channels.get(section.model)
         held = registry.get(followed.artifact_id if followed else section.model)
-        one = _estimate(registry, f"{number}: {section.engine}", section, held, adapters, machine)
+        estimate = _estimate(registry, f"{number}: {section.engine}", section, held, adapters, machine)
         if followed:
-            one = replace(one, note=f"{one.note}; twice while {followed.name} moves")
-        estimates.append(one)
+            estimate = replace(estimate, note=f"{estimate.note}; twice while {followed.name} moves")
+        estimates.append(estimate)
     return estimates
 
 

@@ -95,7 +95,7 @@ def _child(job: Mapping[str, Any]) -> LibraryAnswer:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return LibraryAnswer((f"base.source: no model can be built from its configuration ({last})",))
     return LibraryAnswer(
-        tuple(answer["problems"]), {name: tuple(found) for name, found in answer["metrics"].items()}
+        tuple(answer["problems"]), {name: tuple(names) for name, names in answer["metrics"].items()}
     )
 
 

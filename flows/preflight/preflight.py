@@ -14,12 +14,12 @@ def problems(recipe: Recipe, settings: Settings, shape: ModelShape | None) -> li
     answer = base.ask(recipe, shape.family) if shape is not None else base.LibraryAnswer()
     rows = data.look(recipe.prepare)
     metrics = sections.task_metrics(recipe, answer.metrics, rows.json_answers)
-    found = [*sections.problems(recipe, metrics), *rows.problems, *data.choices(recipe, rows)]
-    found += lengths.problems(recipe, shape.positions if shape is not None else None)
+    lines = [*sections.problems(recipe, metrics), *rows.problems, *data.choices(recipe, rows)]
+    lines += lengths.problems(recipe, shape.positions if shape is not None else None)
     if shape is not None:
-        found += base.problems(recipe, shape)
-    found += [*answer.problems, *surroundings.problems(recipe, settings)]
-    return list(dict.fromkeys(found))
+        lines += base.problems(recipe, shape)
+    lines += [*answer.problems, *surroundings.problems(recipe, settings)]
+    return list(dict.fromkeys(lines))
 
 
 def refuse_problems(recipe: Recipe, settings: Settings, shape: ModelShape) -> None:

@@ -117,9 +117,9 @@ def _fidelity(recipe: Recipe, gate: GatePolicy) -> Iterator[str]:
     if not gate.fidelity or recipe.promote is None or recipe.promote.candidate not in recipe.made:
         return
     form, compared = _form(recipe), _comparisons(recipe)
-    mine = next((one for one in gate.fidelity if one.quant.lower() == form.lower()), None)
+    mine = next((limits for limits in gate.fidelity if limits.quant.lower() == form.lower()), None)
     if mine is None:
-        named = ", ".join(one.quant for one in gate.fidelity)
+        named = ", ".join(limits.quant for limits in gate.fidelity)
         yield (
             f"gate.fidelity: has limits for {named}, and none for {form}, which is what promote.candidate "
             f"{recipe.promote.candidate} is"

@@ -15,7 +15,7 @@ from registry.schedules.schedules import Schedule
 
 
 def enforce_ceiling(
-    registry: Registry, schedule: Schedule, now: datetime, rates: Prices | None, told: Callable[[str], None]
+    registry: Registry, schedule: Schedule, now: datetime, rates: Prices | None, report: Callable[[str], None]
 ) -> None:
     """Once it is reached nothing more begins tonight: what its time comes for again is skipped, and whatever
     else waits does so until the next night, or until the ceiling is raised. Raises as `over_ceiling` does."""
@@ -29,11 +29,11 @@ def enforce_ceiling(
                 runs.put_off(run, "", 0.0)
         elif run.trigger == "cron":
             if runs.put_off(run, reached):
-                told(f"{run.target}: {reached}")
+                report(f"{run.target}: {reached}")
         elif run.begins < next_night.timestamp():
             later = f"{reached}; it waits until {next_night:%Y-%m-%d %H:%M} UTC"
             if runs.put_off(run, later, next_night.timestamp()):
-                told(f"{run.target}: {later}")
+                report(f"{run.target}: {later}")
 
 
 def over_ceiling(registry: Registry, schedule: Schedule, now: datetime, rates: Prices | None) -> str | None:

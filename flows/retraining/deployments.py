@@ -81,8 +81,8 @@ def catch_up(registry: Registry) -> None:
     try:
         with _asking(address) as client:
             standing = _standing(client)
-            known = {(one["name"], one["description"]) for one in standing}
-            unknown = [one for one in schedules if (one.name, _described(one)) not in known]
+            known = {(deployment["name"], deployment["description"]) for deployment in standing}
+            unknown = [s for s in schedules if (s.name, _described(s)) not in known]
             if unknown:
                 log.info("Prefect is told of %s", ", ".join(_make(client, unknown, standing, None)))
     except PrefectUnreachable as error:
@@ -107,7 +107,7 @@ def _asking(address: str) -> Iterator[httpx.Client]:
 def _sync(client: httpx.Client, schedules: list[Schedule], pool: str | None) -> dict[str, list[str]]:
     standing = _standing(client)
     made = _make(client, schedules, standing, pool)
-    gone = {one["name"]: one["id"] for one in standing if one["name"] not in made}
+    gone = {deployment["name"]: deployment["id"] for deployment in standing if deployment["name"] not in made}
     for deployment_id in gone.values():
         client.delete(f"/deployments/{deployment_id}").raise_for_status()
     return {"made": sorted(made), "removed": sorted(gone)}
@@ -117,8 +117,8 @@ def _make(
     client: httpx.Client, schedules: list[Schedule], standing: list[JsonObject], pool: str | None
 ) -> list[str]:
     """Make, or make anew, the deployments of these; their names."""
-    was_in = {one["name"]: one.get("work_pool_name") for one in standing}
-    pools = {one.name: pool or was_in.get(one.name) or POOL for one in schedules}
+    was_in = {deployment["name"]: deployment.get("work_pool_name") for deployment in standing}
+    pools = {schedule.name: pool or was_in.get(schedule.name) or POOL for schedule in schedules}
     for name in sorted(set(pools.values())):
         if client.get(f"/work_pools/{name}").status_code == 404:
             client.post("/work_pools/", json={"name": name, "type": "process"}).raise_for_status()

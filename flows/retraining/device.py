@@ -16,7 +16,7 @@ LOOK_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def own_device(settings: Settings, gpus: int, told: Callable[[str], None]) -> Iterator[int | None]:
+def own_device(settings: Settings, gpus: int, report: Callable[[str], None]) -> Iterator[int | None]:
     """Wait for a GPU that no other run of a schedule has, and keep it; its number, None on a machine without.
 
     Within the block, what is started sees that GPU alone.
@@ -25,7 +25,7 @@ def own_device(settings: Settings, gpus: int, told: Callable[[str], None]) -> It
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"gpu-{number}" for number in _visible(gpus)] or ["machine"]
     with contextlib.ExitStack() as stack:
-        name = _first_free(folder, names, stack, told)
+        name = _first_free(folder, names, stack, report)
         if name == "machine":
             yield None
             return
@@ -49,9 +49,9 @@ def _visible(gpus: int) -> list[str]:
 
 
 def _first_free(
-    folder: Path, names: list[str], stack: contextlib.ExitStack, told: Callable[[str], None]
+    folder: Path, names: list[str], stack: contextlib.ExitStack, report: Callable[[str], None]
 ) -> str:
-    said = False
+    waiting = False
     while True:
         for name in names:
             descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -62,7 +62,7 @@ def _first_free(
                 continue
             stack.callback(os.close, descriptor)
             return name
-        if not said:
-            told(f"waiting: another scheduled run has {' and '.join(names)} of this machine")
-            said = True
+        if not waiting:
+            report(f"waiting: another scheduled run has {' and '.join(names)} of this machine")
+            waiting = True
         time.sleep(LOOK_SECONDS)  # a lock of several files cannot be waited for

@@ -57,7 +57,7 @@ def retrain(schedule: str, lane: bool = False) -> State[dict[str, str]]:
     with Registry.open(
         settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
     ) as registry:
-        if all(one.name != schedule for one in registry.schedules.ls()):
+        if all(known.name != schedule for known in registry.schedules.ls()):
             # removed, or an upgrade that came to its end; Prefect forgets it at the next `sync`
             return Completed(name="Removed", message=f"there is no schedule {schedule} any more", data={})
         standing = registry.schedules.get(schedule)

@@ -54,7 +54,7 @@ class Lane:
     settings: Settings
     schedule: str
     parent: ParentFlow | None = None
-    told: Callable[[str], None] = log.info
+    report: Callable[[str], None] = log.info
     ended: list[tuple[ScheduledRun, Ended]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -87,10 +87,10 @@ class Lane:
 
     def _standing(self) -> Schedule | None:
         """The schedule; None where it was removed meanwhile."""
-        return next((one for one in self.registry.schedules.ls() if one.name == self.schedule), None)
+        return next((s for s in self.registry.schedules.ls() if s.name == self.schedule), None)
 
     def _next(self, schedule: Schedule) -> Claim | None:
-        enforce_ceiling(self.registry, schedule, datetime.now(UTC), self.rates, self.told)
+        enforce_ceiling(self.registry, schedule, datetime.now(UTC), self.rates, self.report)
         self.registry.scheduled_runs.revive(schedule.name)  # the next look may be a quarter of an hour away
         return self.registry.scheduled_runs.claim(
             schedule.name, schedule.definition.limits.at_once, "manual" if _by_hand(schedule) else None
@@ -98,7 +98,7 @@ class Lane:
 
     def _do(self, schedule: Schedule, claim: Claim) -> None:
         run, runs = claim.run, self.registry.scheduled_runs
-        self.told(f"{run.target}: begins, for {run.trigger}")
+        self.report(f"{run.target}: begins, for {run.trigger}")
         with runs.kept(claim):
             ended = self._end_of(schedule, claim)
             if ended is None:
@@ -106,10 +106,10 @@ class Lane:
             try:
                 self._patiently(partial(runs.finish, claim, ended))
             except Lost as error:  # another has the run by now, and finds all of ours in the registry
-                self.told(f"{run.target}: {error}")
+                self.report(f"{run.target}: {error}")
                 return
         self.ended.append((run, ended))
-        self.told(f"{run.target}: {ended.state}{ended.note and ', '}{ended.note}")
+        self.report(f"{run.target}: {ended.state}{ended.note and ', '}{ended.note}")
 
     def _end_of(self, schedule: Schedule, claim: Claim) -> Ended | None:
         """How the run ended; None where it was put back. Raises what no run could begin with."""
@@ -139,7 +139,7 @@ class Lane:
             targets = self._patiently(partial(targets_of, self.registry, schedule.definition))
         except Usage as error:
             return Ended(state="failed", note=str(error))
-        same = (one for one in targets if (one.name, one.channel) == (run.target, run.channel))
+        same = (target for target in targets if (target.name, target.channel) == (run.target, run.channel))
         target = next(same, None)
         if target is None:  # a tenant's data goes into no channel that is not the tenant's any more
             return Ended(state="skipped", note=f"it is not to be retrained on {run.channel} any more")
@@ -194,7 +194,7 @@ class Lane:
         if not schedule.definition.limits.per_device:
             yield
             return
-        with own_device(self.settings, len(machine(self.settings.root).cuda), self.told):
+        with own_device(self.settings, len(machine(self.settings.root).cuda), self.report):
             yield
 
     def _patiently(self, work: Callable[[], T]) -> T:
@@ -207,7 +207,7 @@ class Lane:
                 final = isinstance(error, StoreRefused | Lost)
                 if final or time.monotonic() - began >= AWAY_SECONDS:
                     raise
-                self.told(f"waiting for the database: {error}")
+                self.report(f"waiting for the database: {error}")
                 time.sleep(PAUSE_SECONDS)
 
 

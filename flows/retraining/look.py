@@ -87,7 +87,7 @@ class Look:
         lost = missed(trigger.at, zone, since if last is None else max(since, last.due), due)
         if lost:
             why += f"; made up for {lost} earlier {'time' if lost == 1 else 'times'}, too"
-        self._plan(due_at(self.schedule.name, "cron", why, due), [self._decided(one) for one in targets])
+        self._plan(due_at(self.schedule.name, "cron", why, due), [self._decided(t) for t in targets])
 
     def _watched(self, trigger: NewRows | NewBase, targets: list[Target]) -> None:
         """Targets whose source or base has moved far enough; the others are not written down."""

@@ -113,11 +113,11 @@ def _measured(registry: Registry, run: ScheduledRun) -> tuple[str, ...]:
     return tuple(rule["sentence"] for rule in rules)
 
 
-def html_page(told: Night) -> str:
+def html_page(night: Night) -> str:
     """The night as one HTML document that loads nothing from anywhere."""
     environment = template_environment(autoescape=True)
     environment.filters.update(duration=duration, short=short)
-    return environment.get_template("night.html.j2").render(night=told)
+    return environment.get_template("night.html.j2").render(night=night)
 
 
 def tell_of_last(registry: Registry, zone: str, now: datetime) -> Path | None:

@@ -35,7 +35,7 @@ async def notify(block: str, body: str) -> str | None:
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
         letter = json.dumps(letter_of(json.loads(body))).encode()
-        said, logged = await asyncio.wait_for(process.communicate(letter), SECONDS)
+        output, logged = await asyncio.wait_for(process.communicate(letter), SECONDS)
     except TimeoutError:
         return f"block {block} has not told anybody within {SECONDS:.0f} s"
     finally:
@@ -44,7 +44,7 @@ async def notify(block: str, body: str) -> str | None:
             await process.wait()
     if process.returncode == 0:
         return None
-    lines = (said or logged).decode("utf-8", "replace").strip().splitlines()
+    lines = (output or logged).decode("utf-8", "replace").strip().splitlines()
     return f"block {block}: {lines[-1][:LONGEST] if lines else f'it ended with {process.returncode}'}"
 
 
@@ -63,7 +63,7 @@ def _lines(key: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [f"{key}: {', '.join(f'{name} {each}' for name, each in value.items()) or '–'}"]
     if isinstance(value, list):
-        parts = [", ".join(map(str, one.values())) if isinstance(one, dict) else str(one) for one in value]
+        parts = [", ".join(map(str, row.values())) if isinstance(row, dict) else str(row) for row in value]
         return [f"{key}:", *(f"  {part}" for part in parts)] if parts else [f"{key}: –"]
     return [f"{key}: {'–' if value is None else value}"]
 

@@ -182,10 +182,10 @@ def postgresql_programs() -> Path:
     for folder in sorted(DEBIANS.glob("*/bin"), reverse=True):
         if (folder / "postgres").is_file():
             return folder
-    found = shutil.which("postgres")
-    if found is None:
+    postgres = shutil.which("postgres")
+    if postgres is None:
         raise Usage("no PostgreSQL here: apt-get install postgresql")
-    return Path(found).resolve().parent
+    return Path(postgres).resolve().parent
 
 
 def _is_there(program: str) -> bool:

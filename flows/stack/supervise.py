@@ -192,10 +192,10 @@ def _was_heard(address: str, worker: str, started: float) -> bool:
     except httpx.HTTPError:
         return False
     return any(
-        found["name"] == worker
-        and found["status"] == "ONLINE"
-        and datetime.fromisoformat(found["last_heartbeat_time"]).timestamp() >= started
-        for found in workers
+        entry["name"] == worker
+        and entry["status"] == "ONLINE"
+        and datetime.fromisoformat(entry["last_heartbeat_time"]).timestamp() >= started
+        for entry in workers
     )
 
 

@@ -89,7 +89,7 @@ def begin(registry: Registry, plan: UpgradePlan, limits: ScheduleLimits, zone: s
     return name
 
 
-def go_on(registry: Registry, settings: Settings, name: str, who: str, told: Callable[[str], None]) -> None:
+def go_on(registry: Registry, settings: Settings, name: str, who: str, report: Callable[[str], None]) -> None:
     """Do what waits of it, also what a process left that is gone; at its end the schedule goes.
 
     Raises as `Lane.work` does.
@@ -97,7 +97,7 @@ def go_on(registry: Registry, settings: Settings, name: str, who: str, told: Cal
     if not any(schedule.name == name for schedule in registry.schedules.ls()):
         return
     registry.scheduled_runs.revive(name)
-    Lane(registry, settings, name, told=told).work()
+    Lane(registry, settings, name, report=report).work()
     if not registry.scheduled_runs.open(name):
         with suppress(NotFound):  # its last run took it out, or somebody undid it meanwhile
             registry.schedules.remove(name, who)

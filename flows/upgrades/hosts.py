@@ -44,15 +44,15 @@ def hosts(registry: Registry, steps: Sequence[Step]) -> list[Host]:
             assert step.recipe.adapter is not None
             key = (step.recipe.base.model_dump_json(), step.recipe.adapter.base)
             needed.setdefault(key, []).append(step)
-    held, found = _held(registry), []
+    held, made = _held(registry), []
     for same in needed.values():
         assert same[0].recipe is not None
         artifact, name = _made(registry, same[0].recipe)
         leave = [step for step in same if not _stays(registry, step)]
         served = any(_served_over(registry, step.channel) & held for step in leave)
         missing = served and artifact.id not in held
-        found.append(Host(artifact, name, tuple(step.channel for step in same), missing))
-    return found
+        made.append(Host(artifact, name, tuple(step.channel for step in same), missing))
+    return made
 
 
 def on_their_own(registry: Registry, steps: Sequence[Step]) -> list[str]:

@@ -67,10 +67,10 @@ class Place:
     def names(self) -> list[str]:
         """The names of the backups that are complete, oldest first."""
         if self.folder is not None:
-            found = [path.name for path in (self.folder / "snapshots").iterdir()]
+            files = [path.name for path in (self.folder / "snapshots").iterdir()]
         else:
-            found = self._remote.documents("snapshots")
-        names = (name.removesuffix(".json") for name in found if name.endswith(".json"))
+            files = self._remote.documents("snapshots")
+        names = (name.removesuffix(".json") for name in files if name.endswith(".json"))
         return sorted(name for name in names if NAME.fullmatch(name))
 
     def read(self, name: str) -> bytes:

@@ -105,11 +105,11 @@ class Forgettings:
                 gone.setdefault(feed, set()).update(numbers)
         with self._database.read() as connection:
             query = select(artifacts.c.id).where(artifacts.c.kind == "dataset")
-            datasets = [catalog.existing(connection, one) for one in connection.execute(query).scalars()]
-            lost = content.collected(connection, [one.id for one in datasets])
-        rows = {one.id: self._held(one, gone, one.id in lost) for one in datasets}
+            datasets = [catalog.existing(connection, id_) for id_ in connection.execute(query).scalars()]
+            lost = content.collected(connection, [dataset.id for dataset in datasets])
+        rows = {dataset.id: self._held(dataset, gone, dataset.id in lost) for dataset in datasets}
         with self._database.read() as connection:
-            return _made_from(connection, {one: held for one, held in rows.items() if held})
+            return _made_from(connection, {id_: held for id_, held in rows.items() if held})
 
     def _held(self, dataset: Artifact, gone: Mapping[str, set[int]], lost: bool) -> dict[str, list[int]]:
         """Feed → forgotten rows in the dataset; all that it may hold, where its files are gone."""

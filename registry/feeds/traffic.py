@@ -114,7 +114,7 @@ class Traffic:
             if wanted:
                 connection.execute(insert(receipts), wanted)
 
-    def give(self, key_id: str, said: Feedback) -> int:
+    def give(self, key_id: str, remark: Feedback) -> int:
         """Keep what a client says of an answer; returns how many rows came of it.
 
         Raises InvalidTenant for a key that ended, NotFound for a request that is not this key's (or whose
@@ -123,22 +123,22 @@ class Traffic:
         """
         with self._database.write() as connection:
             _require_live(connection, key_id)
-            receipt = _receipt(connection, key_id, said.request)
+            receipt = _receipt(connection, key_id, remark.request)
             consent = in_force(connection).get(receipt.tenant)
             if consent is None:
                 raise NoConsent("the tenant has withdrawn its consent; nothing is kept")
-            query = select(feedback.c.request).where(feedback.c.request == said.request)
+            query = select(feedback.c.request).where(feedback.c.request == remark.request)
             if connection.execute(query).first() is not None:
                 raise AlreadyExists(
-                    f"request {said.request} already has feedback, which can be given only once"
+                    f"request {remark.request} already has feedback, which can be given only once"
                 )
             row = {name: getattr(receipt, name) for name in _SHARED}
-            row |= {"thumbs": said.thumbs, "score": said.score, "at": now()}
-            connection.execute(insert(feedback), {**row, "corrected": int(said.correction is not None)})
-            rows = _learned(receipt, consent, said)
+            row |= {"thumbs": remark.thumbs, "score": remark.score, "at": now()}
+            connection.execute(insert(feedback), {**row, "corrected": int(remark.correction is not None)})
+            rows = _learned(receipt, consent, remark)
             who = f"tenant {receipt.tenant}, key {key_id}"
             new_rows = append(connection, receipt.feed, rows, who).new if rows else 0
-            rating = _rating(connection, receipt, said)
+            rating = _rating(connection, receipt, remark)
             if rating is not None:  # at the end: gateways that count wait from here on
                 outcomes.Outcomes(self._database).add([rating], connection)
         return new_rows
@@ -206,7 +206,7 @@ def _words(receipt: Receipt) -> list[dict[str, str]]:
     if receipt.messages is None or receipt.answer is None:
         return []
     turns = [*receipt.messages, {"role": "assistant", "content": receipt.answer}]
-    clean = [{**one, "content": redacted(one["content"], receipt.consent.redact)} for one in turns]
+    clean = [{**turn, "content": redacted(turn["content"], receipt.consent.redact)} for turn in turns]
     try:
         checked(clean, f"request {receipt.request}")
     except InvalidFeed:
@@ -237,7 +237,7 @@ def _receipt(connection: Connection, key_id: str, request: str) -> Row[Any]:
     return row
 
 
-def _rating(connection: Connection, receipt: Row[Any], said: Feedback) -> outcomes.Outcome | None:
+def _rating(connection: Connection, receipt: Row[Any], remark: Feedback) -> outcomes.Outcome | None:
     """As canaries count it: of the minute of the answer, under the generation that the channel has now.
 
     None of a channel that is gone.
@@ -252,7 +252,7 @@ def _rating(connection: Connection, receipt: Row[Any], said: Feedback) -> outcom
         minute=datetime.fromisoformat(receipt.at),
         requests=0,
         rated=1,
-        disliked=int(_disliked(said.thumbs, said.score, said.correction is not None)),
+        disliked=int(_disliked(remark.thumbs, remark.score, remark.correction is not None)),
     )
 
 
@@ -260,14 +260,14 @@ def _disliked(thumbs: str | None, score: float | None, corrected: bool) -> bool:
     return thumbs == "down" or corrected or (score is not None and score < LIKED)
 
 
-def _learned(receipt: Row[Any], consent: Consent, said: Feedback) -> list[NewRow]:
+def _learned(receipt: Row[Any], consent: Consent, remark: Feedback) -> list[NewRow]:
     """The rows that come of the feedback: none where no words were kept, or none that can be trained on."""
     if receipt.messages is None:
         return []
     asked = json.loads(receipt.messages)
-    if said.correction is None:
-        return [_chat(receipt, "answer", asked, receipt.answer)] if said.thumbs == "up" else []
-    corrected = redacted(said.correction, consent.redact)
+    if remark.correction is None:
+        return [_chat(receipt, "answer", asked, receipt.answer)] if remark.thumbs == "up" else []
+    corrected = redacted(remark.correction, consent.redact)
     rows = [_chat(receipt, "correction", asked, corrected)]
     if corrected != receipt.answer:
         pair = {"messages": asked, "chosen": corrected, "rejected": receipt.answer}

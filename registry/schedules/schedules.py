@@ -144,7 +144,7 @@ class Schedules:
         with self._database.read() as connection:
             for row in connection.execute(events.order_by(schedule_events.c.number.desc())):
                 state = json.loads(row.state)
-                had = [(one, state["definition"]["zone"]) for one in state["definition"]["triggers"]]
+                had = [(earlier, state["definition"]["zone"]) for earlier in state["definition"]["triggers"]]
                 if state["removed"] or wanted not in had:
                     break
                 begin = schedule.created if row.number == 1 else datetime.fromisoformat(row.at)
@@ -187,8 +187,8 @@ def checked(**values: Any) -> Definition:
         return Definition(**values)
     except ValidationError as error:
         messages = (
-            f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-            for one in error.errors(include_url=False)
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+            for e in error.errors(include_url=False)
         )
         raise InvalidSchedule("; ".join(messages)) from None
 

@@ -52,10 +52,10 @@ class Replica:
     async def start(self) -> None:
         """Start the engine, and learn how many tokens its chat template adds. Raises ServingError."""
         await self.engine.start()
-        one = await self._prompt_tokens("user")
+        single = await self._prompt_tokens("user")
         three = await self._prompt_tokens("user", "assistant", "user")
-        if one is not None and three is not None:
-            self._frame = (one, max(0, math.ceil((three - one) / 2)))
+        if single is not None and three is not None:
+            self._frame = (single, max(0, math.ceil((three - single) / 2)))
 
     async def stop(self) -> None:
         """End the engine; whoever still waits for it gets an error."""

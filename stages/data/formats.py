@@ -129,7 +129,7 @@ def _from_dialogue(row: Row, unused: Counter[str]) -> Messages:
     roles = dict(zip(people, ("user", "assistant"), strict=False))
     messages = [
         _message(roles[sender], "\n".join(text for _, text in utterances if text.strip()))
-        for sender, utterances in groupby(spoken, key=lambda one: one[0])
+        for sender, utterances in groupby(spoken, key=lambda turn: turn[0])
     ]
     # The first speaker often has the last word: a row ends with the last answer.
     if len(messages) > 1 and messages[-1]["role"] == "user":

@@ -184,7 +184,7 @@ class _Cursor:
             self.fail(f"general.alignment is {alignment!r}; expected a power of two")
         start = -(-self.position // alignment) * alignment
         end, before, names = 0, "", set[str]()
-        for tensor in sorted(tensors, key=lambda one: (one.start, one.nbytes)):
+        for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.nbytes)):
             if start + tensor.start + tensor.nbytes > self.size:
                 self.fail(f"is cut short before the end of tensor {tensor.name!r}")
             if tensor.start < end:

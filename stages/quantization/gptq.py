@@ -73,7 +73,7 @@ class Gptq(QuantizationMethod[GptqConfig]):
         size = config.group_size
         if wrong := {name: length for name, length in rows.items() if size > 0 and length % size}:
             name, length = next(iter(wrong.items()))
-            fitting = [str(one) for one in (128, 64, 32) if not any(row % one for row in rows.values())]
+            fitting = [str(group) for group in (128, 64, 32) if not any(row % group for row in rows.values())]
             yield (
                 "group_size",
                 f"{size} does not divide the rows of {name} ({length} weights); set it to "

@@ -158,6 +158,6 @@ def compare(expected: Mapping[int, str], other: Mapping[int, str] | Sequence[str
     }
 
 
-def _alike(found: str | None, token: str) -> bool:
+def _alike(text: str | None, token: str) -> bool:
     # llama.cpp's converter writes SentencePiece's mark of a space as a space in added tokens
-    return found == token or (found is not None and found == token.replace("\u2581", " "))
+    return text == token or (text is not None and text == token.replace("\u2581", " "))

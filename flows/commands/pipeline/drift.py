@@ -95,12 +95,12 @@ def _outcomes(registry: Registry, arguments: argparse.Namespace) -> Reply:
     moment = arguments.since or registry.channels.history(channel)[-1].at
     dataset = ancestry(registry, artifact).dataset
     as_json = dataset is not None and answers_json(registry.view(dataset.id))
-    found = outcomes.compare(registry, channel, moment, arguments.alpha, as_json)
-    state = found.state
+    change = outcomes.compare(registry, channel, moment, arguments.alpha, as_json)
+    state = change.state
     about = {"what": "outcomes", "channel": channel, "since": moment.isoformat()}
     shown = state.verdict == "drift"
-    asked = _tell(registry, channel, about, state, ask=found.worse) if shown else []
-    left_out = {name: dict(zip(("before", "since"), of, strict=True)) for name, of in found.left_out.items()}
+    asked = _tell(registry, channel, about, state, ask=change.worse) if shown else []
+    left_out = {name: dict(zip(("before", "since"), of, strict=True)) for name, of in change.left_out.items()}
     document = {
         "channel": channel,
         "asked": asked,
@@ -113,7 +113,7 @@ def _outcomes(registry: Registry, arguments: argparse.Namespace) -> Reply:
         when = f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
         print(f"answers of {channel} before {when}, and since; alarm at an e-value of {1 / state.alpha:g}")
         _print_outcomes(state)
-        for name, (before, since) in found.left_out.items():
+        for name, (before, since) in change.left_out.items():
             print(f"not compared: {name}, of which there were {before} before, {since} since")
         _end(state, asked)
 

@@ -94,7 +94,7 @@ def ls(arguments: argparse.Namespace) -> Reply:
     """All schedules."""
     with open_registry() as registry:
         schedules = registry.schedules.ls()
-        latest = {one.name: registry.scheduled_runs.history(one.name, limit=1) for one in schedules}
+        latest = {s.name: registry.scheduled_runs.history(s.name, limit=1) for s in schedules}
     rows = [
         (
             schedule.name + (" (paused)" if schedule.paused else ""),
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> Reply:
                 rows += _worked(registry, settings, schedule)
             except (FlowError, RegistryError) as error:  # what is wrong with one is no matter of the others
                 rows.append((schedule.name, "–", "failed", plain(str(error))))
-        mine = [one.name for one in registry.schedules.ls() if arguments.name in (None, one.name)]
+        mine = [s.name for s in registry.schedules.ls() if arguments.name in (None, s.name)]
         still = sum(len(registry.scheduled_runs.open(name)) for name in mine)
     document = [dict(zip(("schedule", "target", "state", "note"), row, strict=True)) for row in rows]
 
@@ -175,15 +175,15 @@ def _worked(registry: Registry, settings: Settings, schedule: Schedule) -> list[
     from flows.retraining.night import tell_if_over
 
     decided = look(registry, schedule)
-    ended = Lane(registry, settings, schedule.name, told=told).work()
+    ended = Lane(registry, settings, schedule.name, report=report).work()
     tell_if_over(registry, schedule.definition.zone, datetime.now(UTC))
     rows = [
-        (schedule.name, one.target, one.state, plain(one.note)) for one in decided if one.state != "waiting"
+        (schedule.name, run.target, run.state, plain(run.note)) for run in decided if run.state != "waiting"
     ]
     return rows + [(schedule.name, begun.target, end.state, plain(end.note)) for begun, end in ended]
 
 
-def told(line: str) -> None:
+def report(line: str) -> None:
     """A line about what goes on, for people."""
     print(f"tuneline: {plain(line)}", file=sys.stderr)
 
@@ -239,7 +239,7 @@ def tell_prefect(registry: Registry) -> None:
         try:
             deployments.sync(registry.schedules.ls(), address)
         except deployments.PrefectUnreachable as error:
-            told(f"the schedule is changed, and Prefect does not know it yet: {error}")
+            report(f"the schedule is changed, and Prefect does not know it yet: {error}")
 
 
 def audit(arguments: argparse.Namespace) -> Reply:

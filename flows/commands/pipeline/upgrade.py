@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flows.commands.home import home, open_registry
-from flows.commands.pipeline.schedule import limits_of, tell_prefect, told
+from flows.commands.pipeline.schedule import limits_of, report, tell_prefect
 from flows.commands.reply import Reply, print_table
 from flows.commands.serving.tenants import who
 from flows.errors import Usage
@@ -51,7 +51,7 @@ def upgrade(arguments: argparse.Namespace) -> Reply:
         elif arguments.resume is not None:
             fleet.definition_of(registry, name)
         if arguments.show is None:
-            fleet.go_on(registry, settings, name, who(arguments), told)
+            fleet.go_on(registry, settings, name, who(arguments), report)
             tell_prefect(registry)
         return _became(registry, name)
 
@@ -91,11 +91,11 @@ def _begun(arguments: argparse.Namespace, registry: Registry, plan: UpgradePlan)
         )
     needed = hosts(registry, plan.begun)
     for host in needed:
-        told(f"{', '.join(host.channels)}: served over {host.name}")
+        report(f"{', '.join(host.channels)}: served over {host.name}")
     if (missing := [host for host in needed if host.missing]) and not arguments.unserved:
         raise Usage(_not_held(missing))
     name = fleet.begin(registry, plan, limits, arguments.zone, who(arguments))
-    told(f"{name} is begun; should it be stopped, `tuneline upgrade-base --resume {name}` goes on with it")
+    report(f"{name} is begun; should it be stopped, `tuneline upgrade-base --resume {name}` goes on with it")
     tell_prefect(registry)
     return name
 

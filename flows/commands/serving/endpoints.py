@@ -35,18 +35,18 @@ def stop(arguments: argparse.Namespace) -> Reply:
         row = registry.endpoints.get(arguments.id)
         ended = [row]
         if row.in_gateway:
-            mates = [one for one in registry.endpoints.ls(running_only=True) if one.process == row.process]
+            mates = [e for e in registry.endpoints.ls(running_only=True) if e.process == row.process]
             if row.process.is_alive() and not arguments.gateway:
                 raise Usage(_of_gateway(row, len(mates)))
             ended = mates or [row]
         elif arguments.gateway:
             raise Usage(f"endpoint {row.id} does not belong to a gateway; leave out --gateway")
         standalone.stop(row)
-        for one in ended:
-            registry.endpoints.mark_stopped(one.id)
-    ids = [one.id for one in ended]
+        for endpoint in ended:
+            registry.endpoints.mark_stopped(endpoint.id)
+    ids = [endpoint.id for endpoint in ended]
     document = {"id": row.id, "stopped": True, "endpoints": ids}
-    return Reply(document, lambda: print("\n".join(f"{one}: stopped" for one in ids)))
+    return Reply(document, lambda: print("\n".join(f"{name}: stopped" for name in ids)))
 
 
 def _of_gateway(row: Endpoint, engines: int) -> str:

@@ -105,13 +105,13 @@ class Receipts:
         """Keep what a client says of an answer. Raises `ApiError`; it tells nobody of others' requests."""
         if consent is None:
             raise ApiError(_NO_CONSENT, None, 403, "no_consent")
-        said = read(body)
+        feedback = read(body)
         await self.flush()  # the answer may have been given a moment ago
         try:
-            rows = await self._in_thread(lambda: self._registry.traffic.give(key_id, said))
+            rows = await self._in_thread(lambda: self._registry.traffic.give(key_id, feedback))
         except RegistryError as error:
             raise _refused(error) from None
-        return _answer(said, rows)
+        return _answer(feedback, rows)
 
     async def flush(self) -> None:
         """Write what waits; what cannot be written is lost, and the log says how much."""
@@ -168,6 +168,6 @@ def _refused(error: RegistryError) -> ApiError:
     return ApiError("the registry cannot be written now; try again", None, 503, "unavailable")
 
 
-def _answer(said: Feedback, rows: int) -> dict[str, object]:
+def _answer(feedback: Feedback, rows: int) -> dict[str, object]:
     """`rows`: how many came of it; none where the request's words were not kept."""
-    return {"object": "feedback", "request_id": said.request, "rows": rows}
+    return {"object": "feedback", "request_id": feedback.request, "rows": rows}

@@ -31,9 +31,9 @@ def compare_weights(base: Path, adapter: Path, merged: Path, nf4: Nf4Config | No
 
     Memory: a few times the largest tensor.
     """
-    source, found, changes = model_files(base), model_files(merged), read_adapter(adapter)
+    source, merged_files, changes = model_files(base), model_files(merged), read_adapter(adapter)
     dtype: Literal["float16", "bfloat16"] = (
-        "bfloat16" if any(spec.dtype == "BF16" for spec in found.specs()) else "float16"
+        "bfloat16" if any(spec.dtype == "BF16" for spec in merged_files.specs()) else "float16"
     )
     plan = make_plan(Ingredients(source, layout(base), changes, dtype, nf4 is not None))
     wrong: list[ModuleShare] = []
@@ -42,9 +42,9 @@ def compare_weights(base: Path, adapter: Path, merged: Path, nf4: Nf4Config | No
     for done, output in enumerate(plan.outputs, start=1):
         progress(done, len(plan.outputs), "tensors compared")
         name = output.spec.name
-        if name not in found:
+        if name not in merged_files:
             continue
-        ours = found.read(name)
+        ours = merged_files.read(name)
         if ours.is_floating_point() and not bool(torch.isfinite(ours).all()):
             nonfinite.append(name)
         elif output.low_rank and not output.low_rank.magnitude:
@@ -61,8 +61,8 @@ def compare_weights(base: Path, adapter: Path, merged: Path, nf4: Nf4Config | No
         "modules": modules,
         "wrong": wrong,
         "foreign": foreign,
-        "missing": sorted(planned - set(found)),
-        "added": sorted(set(found) - planned),
+        "missing": sorted(planned - set(merged_files)),
+        "added": sorted(set(merged_files) - planned),
         "nonfinite": nonfinite,
         "tied": _ties(merged) and not plan.tied,
     }

@@ -170,16 +170,16 @@ def _distinct_answers(dataset: Path, row: Sequence[Mapping[str, str]], lm: Token
     """
     fresh = dataset / f"{FRESH}.parquet"
     files = [dataset / "train.parquet", dataset / "test.parquet", *([fresh] if fresh.is_file() else [])]
-    answers = sorted({found[-1]["content"] for file in files for found in _read(file)})
+    answers = sorted({chat[-1]["content"] for file in files for chat in _read(file)})
     if not 2 <= len(answers) <= MOST_CHOICES:
         raise InvalidInput(
             f"choice: true needs 2 to {MOST_CHOICES} distinct answers in the dataset, found {len(answers)}; "
             "set choice: false"
         )
     turns = [last_turn(lm.tokenizer, [*row[:-1], {**row[-1], "content": answer}]) for answer in answers]
-    context, said = _context(turns[0]), [turn.content for turn in turns]
-    prefix = _shared_beginning(context, said, lm)
-    middles = [text[len(prefix) :] for text in said]
+    context, texts = _context(turns[0]), [turn.content for turn in turns]
+    prefix = _shared_beginning(context, texts, lm)
+    middles = [text[len(prefix) :] for text in texts]
     suffix = _common_beginning([middle[::-1] for middle in middles])[::-1]
     shorter = [middle.removesuffix(suffix) for middle in middles]
     if suffix and _tells_apart(shorter) and _same_tokens(context + prefix, shorter, middles, lm):

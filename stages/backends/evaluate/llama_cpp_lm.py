@@ -109,7 +109,7 @@ class LlamaCppLM(TokenLM):
             for token in range(first, self._width)
             if llama_cpp.llama_vocab_get_attr(self._vocab, token) & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
         ]
-        return [llama_cpp.llama_vocab_get_text(self._vocab, one).decode("utf-8", "replace") for one in ids]
+        return [llama_cpp.llama_vocab_get_text(self._vocab, id_).decode("utf-8", "replace") for id_ in ids]
 
     @property
     def file_type(self) -> str:
@@ -165,7 +165,7 @@ class LlamaCppLM(TokenLM):
 
     def _branch(self, parents: Sequence[int], rows: Sequence[Row]) -> list[torch.Tensor]:
         free = range(len(self._sequences), self._shared_sequence)
-        found: list[torch.Tensor] = []
+        branches: list[torch.Tensor] = []
         for start in range(0, len(rows), len(free)):
             chosen = list(zip(free, parents[start:], rows[start:], strict=False))
             entries: list[Entry] = []
@@ -174,10 +174,10 @@ class LlamaCppLM(TokenLM):
                 first = self._positions[parent]
                 entries += [(token, first + i, sequence, True) for i, token in enumerate(row)]
             logits = self._decode(entries)
-            found += logits.split([len(row) for _, _, row in chosen])
+            branches += logits.split([len(row) for _, _, row in chosen])
             for sequence, _, _ in chosen:
                 llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        return found
+        return branches
 
     def _decode(self, entries: Sequence[Entry]) -> torch.Tensor:
         """Read the entries; float32 logits [wanted, vocabulary] in their order."""

@@ -217,12 +217,12 @@ class _LayerProgress:
     """GPTQModel calls this when a layer is done, and again when its weights are packed."""
 
     def __init__(self, layers: int) -> None:
-        self.layers, self.told = layers, 0
+        self.layers, self.reported = layers, 0
 
     def __call__(self, layer_idx: int, submodule_finalized: bool) -> None:
-        if layer_idx >= self.told:
-            self.told = layer_idx + 1
-            progress(self.told, self.layers, "layers")
+        if layer_idx >= self.reported:
+            self.reported = layer_idx + 1
+            progress(self.reported, self.layers, "layers")
 
 
 def _row(entry: dict[str, str]) -> QuantizedModule:

@@ -157,8 +157,8 @@ def _output(name: str, source: str, ingredients: Ingredients) -> Output:
     low_rank = _low_rank(module, spec.shape, change, ingredients) if change.parts else None
     bias = None
     if change.bias:
-        if (found := ingredients.adapter.tensors.spec(change.bias).shape) != spec.shape:
-            raise _wrong_shape(change.bias, found, f"{spec.shape} like {source}")
+        if (shape := ingredients.adapter.tensors.spec(change.bias).shape) != spec.shape:
+            raise _wrong_shape(change.bias, shape, f"{spec.shape} like {source}")
         bias = (change.bias, ingredients.adapter.scale(module))
     packed = (
         ingredients.nf4

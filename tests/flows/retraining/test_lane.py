@@ -204,7 +204,7 @@ def test_a_database_that_was_away_costs_a_run_one_attempt_and_nothing_more(
 
     monkeypatch.setattr(registry.scheduled_runs, "finish", sometimes)
     told: list[str] = []
-    lane.told = told.append
+    lane.report = told.append
     (only,) = lane.work()
     assert began == ["a", "a", "a"]
     assert only[1].note == "at last"
