@@ -37,7 +37,7 @@ def main() -> int:
         "--between",
         type=float,
         nargs=2,
-        help="seconds between kills; default: as many as fall into a night without them",
+        help="seconds between kills; default: as fast as all fall into the night",
     )
     arguments = parser.parse_args()
     tenants, faults = plan.tenants(arguments.tenants), []
@@ -145,7 +145,7 @@ def disturbed(
     with running(folder / "killed", database, store) as world:
         due = night.prepare(world, folder / "night.yaml", tenants)
         mean = quiet.seconds / len(quiet.channels) * len(tenants) / arguments.kills
-        least, most = arguments.between or (mean / 2, mean * 3 / 2)
+        least, most = arguments.between or (mean / 3, mean)
         killer = Killer(world, arguments.kills, random.Random(arguments.seed), (least, most), due)
         try:
             seconds = night.wait_for(world, len(tenants), due)
