@@ -72,7 +72,7 @@ def execute(
         refuse_problems(recipe, settings, shape)
         asked = recipe
         recipe, arithmetic = settle(recipe, shape, settings)
-        refuse_shortfalls(recipe, shape, settings.root)
+        refuse_shortfalls(recipe, shape, settings)
         bring_converter(recipe, view)
         quiet_libraries(settings.root)
         registry = Registry.open(
@@ -149,12 +149,15 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def refuse_shortfalls(recipe: Recipe, shape: ModelShape, root: Path) -> None:
+def refuse_shortfalls(recipe: Recipe, shape: ModelShape, settings: Settings) -> None:
     """Raise `InsufficientResources` if this machine cannot hold what the recipe needs."""
-    from flows.planning.estimate import estimate, machine, shortfalls
+    from flows.planning.clock import Clock, earlier_here
+    from flows.planning.estimate import estimate, machine
+    from flows.planning.shortfalls import shortfalls
 
-    here = machine(root)
-    missing = shortfalls(estimate(recipe, shape, here), here)
+    here = machine(settings.root, settings.cache_folder)
+    clock = Clock(earlier=earlier_here(settings))
+    missing = shortfalls(recipe, shape, estimate(recipe, shape, here, clock), here, clock)
     if missing:
         raise InsufficientResources("; ".join(missing))
 

@@ -183,16 +183,17 @@ def runs(connection: Connection, artifact_id: str) -> list[Execution]:
     return [Execution.of_row(row) for row in connection.execute(query)]
 
 
-def runs_here(connection: Connection, stage: str, machine: str, limit: int) -> list[tuple[Artifact, float]]:
-    """What a stage made on this host, recorded under that name of the machine, and in how many seconds; the
-    latest first."""
+def runs_here(
+    connection: Connection, stage: str, machine: str, limit: int
+) -> list[tuple[Artifact, Execution]]:
+    """What a stage made on this host, recorded under that name of the machine, and what that took; the latest
+    first."""
     made, host = executions.c.artifact_id, executions.c.host
     mine = host.startswith(f"{this_host()} ", autoescape=True) & host.endswith(f" {machine}", autoescape=True)
-    query = select(made, executions.c.seconds).join(artifacts, made == artifacts.c.id)
+    query = select(executions).join(artifacts, made == artifacts.c.id)
     query = query.where((artifacts.c.stage == stage) & mine).order_by(executions.c.sequence.desc())
-    return [
-        (existing(connection, id_), seconds) for id_, seconds in connection.execute(query.limit(limit)).all()
-    ]
+    rows = [Execution.of_row(row) for row in connection.execute(query.limit(limit))]
+    return [(existing(connection, execution.artifact_id), execution) for execution in rows]
 
 
 def record_problems(connection: Connection, artifact_id: str) -> list[str]:

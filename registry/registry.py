@@ -221,9 +221,9 @@ class Registry:
         with self.database.read() as connection:
             return catalog.runs(connection, artifact_id)
 
-    def executions_here(self, stage: str, machine: str, limit: int) -> list[tuple[Artifact, float]]:
-        """What a stage made on this host, recorded under that name of the machine, and in how many seconds;
-        the latest first."""
+    def executions_here(self, stage: str, machine: str, limit: int) -> list[tuple[Artifact, Execution]]:
+        """What a stage made on this host, recorded under that name of the machine, and what that took; the
+        latest first."""
         with self.database.read() as connection:
             return catalog.runs_here(connection, stage, machine, limit)
 

@@ -11,7 +11,7 @@ quantization   the methods, each an object
 families       what is known of architectures
 data, formats, untrusted   datasets, model files, files from strangers
 statistics     of gates and comparisons
-work, training_memory, arithmetic, model_shape   what a stage will take
+work, memory, arithmetic, model_shape   what a stage will take
 outline, training_record
 ```
 """

@@ -1,6 +1,7 @@
-"""How long the stages of a recipe will take: what they have to do, and how fast this machine is.
+"""What the stages of a recipe will take, and whether this machine has it.
 
-`amounts` says how much a recipe asks for, `stages.work` what that is for each stage, whatever the machine;
-`rates` how fast this one is, measured; `earlier` how long such work took here before; `clock` puts them
-together.
+`amounts` says how much a recipe asks for, `stages.work` and `stages.memory` what that is for each stage on
+any machine; `machine` what this one has, `rates` how fast it is, measured; `earlier` what ran here before,
+and `alike` whether that was the same; `clock` puts the times together and `estimate` all of it; `shortfalls`
+says what is missing, and what would do.
 """

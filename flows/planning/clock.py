@@ -1,12 +1,15 @@
-"""Turn work into seconds: by comparable runs on this machine where there are any, else by its rates."""
+"""Turn work into seconds: by comparable runs on this machine where there are any, else by its rates.
+
+And how much memory runs took that were alike.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flows.formatting import size
-from flows.planning.earlier import EarlierRun, correction, earlier_runs
+from flows.formatting import short, size
+from flows.planning.earlier import KEPT, EarlierRun, correction, earlier_runs
 from flows.planning.rates import MEASURED, ComputeRates, rates_here
 from flows.settings import Settings
 from registry import Registry
@@ -17,6 +20,10 @@ from stages.work import Work
 
 STAGES = ("resolve", "prepare", "train", "evaluate", "merge", "quantize")
 Describe = Callable[[EarlierRun], Work | None]
+
+
+OTHERWISE = (AttributeError, KeyError, TypeError, ValueError)
+"""Of a run of another version, which recorded something else."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,7 @@ class Clock:
         def comparable(run: EarlierRun) -> Work | None:
             try:
                 return describe(run) if _dtype(run.manifest) in (dtype, None) else None
-            except (
-                AttributeError,
-                KeyError,
-                TypeError,
-                ValueError,
-            ):  # of another version, which recorded something else
+            except OTHERWISE:
                 return None
 
         corrected = correction(self.earlier.get(stage, ()), expected, self.rates, dtype, comparable)
@@ -53,6 +55,26 @@ class Clock:
         ratio, runs = corrected
         return count * expected * ratio, f"from {runs} earlier run{'s' if runs > 1 else ''} here"
 
+    def alike(self, stage: str, alike: Callable[[EarlierRun], bool]) -> list[EarlierRun]:
+        """The latest runs of the stage that were alike, newest first."""
+
+        def is_alike(run: EarlierRun) -> bool:
+            try:
+                return alike(run)
+            except OTHERWISE:
+                return False
+
+        return [run for run in self.earlier.get(stage, ()) if is_alike(run)][:KEPT]
+
+    def peak(self, stage: str, alike: Callable[[EarlierRun], bool]) -> tuple[int, str] | None:
+        """Bytes of the largest peak among those, and what that run made; None where none was recorded."""
+        runs = [run for run in self.alike(stage, alike) if run.peak_bytes is not None]
+        if not runs:
+            return None
+        largest = max(runs, key=lambda run: run.peak_bytes or 0)
+        made = f"{largest.manifest.kind} {short(largest.made.id)}"
+        return largest.peak_bytes or 0, f"{made}, made here on {largest.started:%Y-%m-%d}"
+
     def on_gpu(self, work: Work, count: int = 1) -> tuple[float, str]:
         """The same on a GPU."""
         return count * self.rates.gpu_seconds(work), self.rates.gpu_basis
@@ -60,11 +82,12 @@ class Clock:
 
 def clock_here(shape: ModelShape, settings: Settings) -> Clock:
     """This machine's clock for models of `shape`; measures it, unless that was done before."""
-    return Clock(rates_here(shape, settings), _earlier(settings))
+    return Clock(rates_here(shape, settings), earlier_here(settings))
 
 
-def _earlier(settings: Settings) -> Mapping[str, Sequence[EarlierRun]]:
-    """From the registry, where there is one; planning makes none, and does without one that is away."""
+def earlier_here(settings: Settings) -> Mapping[str, Sequence[EarlierRun]]:
+    """The latest runs of each stage, from the registry where there is one; planning makes none, and does
+    without one that is away."""
     if settings.database_url is None and not (settings.root / "registry.db").exists():
         return {}
     try:
@@ -89,6 +112,12 @@ def said_of_times(bases: Iterable[tuple[str, str]], rates: ComputeRates) -> list
         for basis, names in stages.items()
     }
     return [f"{whose[basis]}: {basis}{here if basis == MEASURED else ''}." for basis in stages]
+
+
+def said_of_memory(bases: Iterable[tuple[str, str]]) -> list[str]:
+    """A sentence on what memory was measured, if any; `bases`: stage and what the run made that took it."""
+    measured = [f"{stage} ({basis})" for stage, basis in bases if basis]
+    return [f"Memory as measured with the same inputs: {'; '.join(measured)}."] if measured else []
 
 
 def _dtype(manifest: Manifest) -> str | None:

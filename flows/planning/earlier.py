@@ -1,10 +1,11 @@
-"""How long such work took on this machine before: what the registry recorded of earlier runs."""
+"""What such work took on this machine before: what the registry recorded of earlier runs."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from flows.planning.rates import ComputeRates
 from flows.run.arithmetic import this_machine
@@ -20,36 +21,58 @@ ALIKE = 4.0
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A stage that ran here: what it made, and in how many seconds."""
+    """A stage that ran here: what it made and of what, when, in how many seconds, and its peak of resident
+    memory, None where that was not recorded."""
 
-    manifest: Manifest
+    made: Artifact
+    made_of: Sequence[tuple[str, Manifest]]
+    """Relation and manifest of each parent."""
+    started: datetime
     seconds: float
+    peak_bytes: int | None
     parameters: int
     """Of the model that it worked on; 0 where that is not known."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of what it made."""
+        return self.made.manifest
+
+    def parents(self, relation: str) -> list[Manifest]:
+        """Of those that its result has this relation to."""
+        return [manifest for related, manifest in self.made_of if related == relation]
 
 
 def earlier_runs(registry: Registry, stages: Sequence[str]) -> dict[str, list[EarlierRun]]:
     """The latest executions of each stage on this machine, newest first."""
     here = this_machine()
+    seen: dict[str, Manifest] = {}
+
+    def manifest_of(artifact_id: str) -> Manifest:
+        if artifact_id not in seen:
+            seen[artifact_id] = registry.get(artifact_id).manifest
+        return seen[artifact_id]
+
     runs: dict[str, list[EarlierRun]] = {}
     for stage in stages:
-        rows = registry.executions_here(stage, here, limit=20)
-        runs[stage] = [
-            EarlierRun(artifact.manifest, seconds, _parameters(registry, artifact))
-            for artifact, seconds in rows
-        ]
+        runs[stage] = []
+        for made, execution in registry.executions_here(stage, here, limit=20):
+            parents = [(parent.relation, manifest_of(parent.id)) for parent in made.manifest.parents]
+            parameters = _parameters(made.manifest, parents)
+            runs[stage].append(
+                EarlierRun(
+                    made, parents, execution.started, execution.seconds, execution.peak_bytes, parameters
+                )
+            )
     return runs
 
 
-def _parameters(registry: Registry, artifact: Artifact) -> int:
+def _parameters(manifest: Manifest, parents: Sequence[tuple[str, Manifest]]) -> int:
     """Of the model itself, or of the base that an adapter was trained on."""
-    manifest = artifact.manifest
     if "parameters" in manifest.metrics:
         return int(manifest.metrics["parameters"])
-    for parent in manifest.parents:
-        if parent.relation == "adapter":
-            return int(registry.get(parent.id).manifest.metrics.get("parameters", 0))
-    return 0
+    bases = [parent for relation, parent in parents if relation == "adapter"]
+    return int(bases[0].metrics.get("parameters", 0)) if bases else 0
 
 
 def correction(

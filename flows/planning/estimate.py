@@ -1,18 +1,19 @@
 """What a recipe will need: memory, disk and time of each stage, from metadata and this machine's rates.
 
-Memory and disk are upper ends of what to expect, not promises; each formula is stated where it is computed.
-Times rest on earlier runs on this machine where there are comparable ones, else on its measured speed
-(`flows.planning`); each entry says which.
+Memory is what a run that was alike took on this machine, else reckoned for the longest rows that the recipe
+allows, each formula where it is computed; disk is an upper end. Times rest on earlier runs on this machine
+where there are comparable ones, else on its measured speed (`flows.planning`); each entry says which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from flows.formatting import size
+from flows.planning.alike import Alike
 from flows.planning.amounts import (
     Plan,
     data_bytes,
@@ -26,22 +27,23 @@ from flows.planning.earlier import EarlierRun
 from flows.planning.machine import Machine, machine
 from flows.planning.rates import PUBLISHED, ComputeRates
 from stages import work
+from stages.memory import Frozen, adapter_parameters, evaluation_memory, training_memory
 from stages.model_shape import ModelShape, describe_base
 from stages.quantization import method_of
 from stages.quantization.method import QuantizationConfig
-from stages.training_memory import LIGHT_RUNTIME, RUNTIME, adapter_parameters, training_memory
 from stages.work import Work
 
-__all__ = ["Machine", "ModelShape", "StageEstimate", "describe_base", "estimate", "machine", "shortfalls"]
+__all__ = ["Machine", "ModelShape", "StageEstimate", "describe_base", "estimate", "machine"]
 
 BIG_MODEL = 2_000_000_000
 """From this many parameters training on a CPU takes days, so a GPU is expected."""
 
-BRANCH_TOKENS = 1024
-"""Continuation tokens that an evaluation reads at once."""
-LOGIT_COPIES = 8
-HEAP_HOLES = 1.3
-"""On a CPU batches of different lengths leave holes in the heap: the demo took 1.28 times its largest."""
+TRAINING, EVALUATION = 60_000_000, 75_000_000
+"""Bytes beside what all stages import: TRL, datasets, lm-eval, and the code of kernels."""
+LIGHT = -45_000_000
+"""A stage that computes little touches less of the libraries' code than their import does."""
+STREAM = -105_000_000
+"""The same of a merge, before it reads a tokenizer at its end."""
 
 Device = Literal["cpu", "gpu"]
 
@@ -58,6 +60,8 @@ class StageEstimate:
     device: Device = "cpu"
     basis: str = ""
     """What the time rests on."""
+    memory_basis: str = ""
+    """What the run made whose peak the memory is; empty where it is reckoned."""
 
 
 def estimate(
@@ -70,63 +74,47 @@ def estimate(
     gpu = bool(machine.cuda) or shape.parameters >= BIG_MODEL
     clock = clock or Clock(ComputeRates(cores=machine.cpu_count))
     return [
-        _resolve(recipe, shape, clock),
-        _prepare(recipe, clock),
+        _resolve(recipe, shape, machine, clock),
+        _prepare(recipe, shape, machine, clock),
         _train(recipe, shape, machine, gpu, clock),
         _evaluate(recipe, shape, machine, clock),
-        _merge(recipe, shape, clock),
-        *(_quantize(config, recipe, shape, gpu, clock) for config in recipe.quantize),
-        *_apart(recipe, shape, clock),
+        _merge(recipe, shape, machine, clock),
+        *(_quantize(config, recipe, shape, machine, gpu, clock) for config in recipe.quantize),
+        *_apart(recipe, shape, machine, clock),
     ]
 
 
-def shortfalls(estimates: Iterable[StageEstimate], machine: Machine) -> list[str]:
-    """What this machine lacks, one plain sentence each; empty where all fits."""
-    estimates = list(estimates)
-    missing = []
-    largest_gpu = max((held for _, held in machine.cuda), default=0)
-    for stage in estimates:
-        need = f"{stage.stage} needs about {size(stage.memory_bytes)} of"
-        if stage.device == "gpu" and not machine.cuda:
-            missing.append(f"{need} GPU memory, this machine has no GPU: run it on one that has")
-        elif stage.device == "gpu" and stage.memory_bytes > largest_gpu:
-            missing.append(
-                f"{need} GPU memory, the largest GPU here has {size(largest_gpu)}: {_smaller(stage.stage)}"
-            )
-        elif stage.device == "cpu" and stage.memory_bytes > machine.memory_available:
-            missing.append(
-                f"{need} memory, this machine has {size(machine.memory_available)} free: "
-                f"{_smaller(stage.stage)}"
-            )
-    disk = sum(stage.disk_bytes for stage in estimates)
-    if disk > machine.disk_free:
-        missing.append(
-            f"the run needs about {size(disk)} of disk, {size(machine.disk_free)} are free: make "
-            "room, or set TUNELINE_HOME to a larger disk"
-        )
-    return missing
+def _as_measured(
+    row: StageEstimate, clock: Clock, stage: str, alike: Callable[[EarlierRun], bool]
+) -> StageEstimate:
+    """The row with the memory of a run of the stage that was alike, where there was one."""
+    peak = clock.peak(stage, alike) if row.device == "cpu" else None
+    return row if peak is None else replace(row, memory_bytes=peak[0], memory_basis=peak[1])
 
 
-def _resolve(recipe: Plan, shape: ModelShape, clock: Clock) -> StageEstimate:
+def _resolve(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -> StageEstimate:
     scheme = recipe.base.source.partition(":")[0]
     converted = scheme in ("package", "pico")
     kept = shape.parameters * 2 if converted else shape.stored_bytes
-    memory = LIGHT_RUNTIME + (shape.parameters * 6 if converted else 0)
+    # converted tensors are held until the shards are written
+    memory = machine.imports + LIGHT + (shape.parameters * 4 if converted else 0)
     note = "converts to 16 bits" if converted else "copies or downloads the base"
     needed = work.resolving(shape, kept, converted)
 
     def earlier(run: EarlierRun) -> Work | None:
-        alike = str(run.manifest.config["source"]).startswith(f"{scheme}:")
-        return needed if alike and run.parameters == shape.parameters else None
+        same = str(run.manifest.config["source"]).startswith(f"{scheme}:")
+        return needed if same and run.parameters == shape.parameters else None
 
     seconds, basis = clock.on_cpu("resolve", needed, "float32", earlier)
-    return StageEstimate("resolve base", memory, kept, seconds, note, basis=basis)
+    row = StageEstimate("resolve base", memory, kept, seconds, note, basis=basis)
+    return _as_measured(row, clock, "resolve", lambda run: earlier(run) is not None)
 
 
-def _prepare(recipe: Plan, clock: Clock) -> StageEstimate:
+def _prepare(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -> StageEstimate:
     config, stage, size = recipe.prepare, "prepare data", data_bytes(recipe.prepare.source)
+    memory = machine.imports + LIGHT
     if size is None:
-        return StageEstimate(stage, LIGHT_RUNTIME, 0, None, "size of the data not known before download")
+        return StageEstimate(stage, memory, 0, None, "size of the data not known before download")
     needed = work.preparing(size)
     scheme, _, place = config.source.partition(":")
     name = f"{scheme}:{Path(place).name if scheme == 'path' else place}"
@@ -137,23 +125,19 @@ def _prepare(recipe: Plan, clock: Clock) -> StageEstimate:
 
     seconds, basis = clock.on_cpu("prepare", needed, "float32", earlier)
     note = f"{size / 1e6:.1f} MB of data"
-    return StageEstimate(stage, LIGHT_RUNTIME, 2 * size, seconds, note, basis=basis)
+    row, alike = StageEstimate(stage, memory, 2 * size, seconds, note, basis=basis), Alike(recipe, shape)
+    return _as_measured(row, clock, "prepare", lambda run: alike.rows([run.manifest]))
 
 
 def _train(recipe: Plan, shape: ModelShape, machine: Machine, gpu: bool, clock: Clock) -> StageEstimate:
     config, tokens = recipe.train, training_tokens(recipe)
-    length = min(config.max_length, recipe.prepare.max_length)
-    frozen: Literal["packed", "dequantized"] = "packed"
-    if config.frozen_weights == "dequantized":
-        frozen = "dequantized"
-    elif config.frozen_weights == "auto" and not gpu:
-        fits = training_memory(shape, config, length, "dequantized", gpu) <= machine.memory_available
-        frozen = "dequantized" if fits else "packed"
-    memory = int(training_memory(shape, config, length, frozen, gpu) * (1 if gpu else HEAP_HOLES))
+    frozen, memory = _training_memory(recipe, shape, machine, gpu)
     adapter = adapter_parameters(shape, config)
-    note = f"{frozen} NF4, {adapter / 1e6:.1f}M adapter parameters, rows of up to {length} tokens"
+    rows = f"rows of up to {_longest_trained(recipe)} tokens"
+    note = f"{frozen} NF4, {adapter / 1e6:.1f}M adapter parameters, {rows}"
     if gpu and config.optimizer.startswith("paged"):
         note += f"; {size(adapter * 8)} of optimizer state may move to main memory"
+    alike = Alike(recipe, shape)
 
     def earlier(run: EarlierRun) -> Work | None:
         if run.parameters != shape.parameters:
@@ -161,25 +145,45 @@ def _train(recipe: Plan, shape: ModelShape, machine: Machine, gpu: bool, clock: 
         made, trained = run.manifest.metrics, run.manifest.config
         return work.training(shape, made["tokens"], trained["gradient_checkpointing"])
 
+    for run in clock.alike("train", lambda run: alike.trained_as_long(run, frozen))[:1]:
+        tokens = run.manifest.metrics["tokens"]
     seconds, basis = None, ""
     if tokens is not None:
         needed = work.training(shape, tokens, config.gradient_checkpointing)
         on_cpu = clock.on_cpu("train", needed, config.nf4.compute_dtype, earlier) if not gpu else None
         seconds, basis = on_cpu or clock.on_gpu(needed)
     # one finished adapter and at most two checkpoints with gradients' moments
-    return StageEstimate("train adapter", memory, adapter * 28, seconds, note, "gpu" if gpu else "cpu", basis)
+    device: Device = "gpu" if gpu else "cpu"
+    row = StageEstimate("train adapter", memory, adapter * 28, seconds, note, device, basis)
+    return _as_measured(row, clock, "train", lambda run: alike.trained(run, frozen))
+
+
+def _training_memory(recipe: Plan, shape: ModelShape, machine: Machine, gpu: bool) -> tuple[Frozen, int]:
+    """How the frozen weights are held, as the stage decides it, and bytes at the peak."""
+    config, beside = recipe.train, 0 if gpu else machine.imports + TRAINING
+
+    def needed(frozen: Frozen) -> int:
+        return beside + training_memory(shape, config, _longest_trained(recipe), frozen, gpu)
+
+    fits = not gpu and needed("dequantized") <= machine.memory_available
+    frozen = config.frozen_weights
+    if frozen == "auto":
+        frozen = "dequantized" if fits else "packed"
+    return frozen, needed(frozen)
+
+
+def _longest_trained(recipe: Plan) -> int:
+    """Tokens of the longest sequence of a step."""
+    longest_row = min(recipe.train.max_length, recipe.prepare.max_length)
+    return recipe.train.max_length if recipe.train.packing else longest_row
 
 
 def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -> StageEstimate:
-    """The merged model is the largest one measured: weights, keys and values, and float32 logits of a batch's
-    branches and ends, which stand in memory eight times at the peak (measured: 3.0 to 4.5 GB for 135M)."""
+    """The merged model is the largest one measured."""
     config, length = recipe.evaluate, longest(recipe)
-    cache = 4 * shape.layers * shape.kv_heads * shape.head_size * length * config.batch_size
-    logits = (BRANCH_TOKENS + config.batch_size**2) * shape.vocabulary * 4 * LOGIT_COPIES
-    memory = RUNTIME + shape.parameters * 2 + cache + logits
+    ladder = (recipe.ladder.chats, recipe.ladder.tokens) if recipe.ladder else (0, 0)
+    memory = machine.imports + EVALUATION + evaluation_memory(shape, config, length, ladder)
     fits = any(memory <= held for _, held in machine.cuda)
-    if not fits and config.compute_dtype == "float32":
-        memory += shape.parameters * 2 + cache
     models = 3 + len(recipe.quantize) + (recipe.adapter is not None)
     tokens = evaluated_tokens(recipe)
     note = f"{models} models, one after the other; the merged one is the largest"
@@ -198,10 +202,11 @@ def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -
     else:
         needed = work.evaluation(shape, tokens)
         seconds, basis = clock.on_cpu("evaluate", needed, config.compute_dtype, earlier, models)
-    return StageEstimate("evaluate", int(memory), 0, seconds, note, "gpu" if fits else "cpu", basis)
+    row = StageEstimate("evaluate", memory, 0, seconds, note, "gpu" if fits else "cpu", basis)
+    return _as_measured(row, clock, "evaluate", Alike(recipe, shape).evaluated)
 
 
-def _merge(recipe: Plan, shape: ModelShape, clock: Clock) -> StageEstimate:
+def _merge(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -> StageEstimate:
     """One tensor at a time: an embedding is copied or converted, a linear weight has a float32 update."""
     embedding = shape.vocabulary * shape.hidden * 4
     linear = max(prod_in * prod_out for prod_in, prod_out in shape.linear_shapes().values()) * 8
@@ -217,20 +222,21 @@ def _merge(recipe: Plan, shape: ModelShape, clock: Clock) -> StageEstimate:
         for merge in merges
     ]
     note = "one tensor at a time" + (", into both the 16-bit and the NF4 weights" if len(merges) > 1 else "")
-    memory, disk = LIGHT_RUNTIME + max(embedding, linear), len(merges) * shape.parameters * 2
+    memory = machine.imports + max(LIGHT, STREAM + max(embedding, linear))
+    disk = len(merges) * shape.parameters * 2
     duration, (_, basis) = sum(seconds for seconds, _ in times), times[-1]
-    return StageEstimate("merge", memory, disk, duration, note, basis=basis)
+    row = StageEstimate("merge", memory, disk, duration, note, basis=basis)
+    return _as_measured(row, clock, "merge", Alike(recipe, shape).merged)
 
 
 def _quantize(
-    config: QuantizationConfig, recipe: Plan, shape: ModelShape, gpu: bool, clock: Clock
+    config: QuantizationConfig, recipe: Plan, shape: ModelShape, machine: Machine, gpu: bool, clock: Clock
 ) -> StageEstimate:
     method, row_length = method_of(config), recipe.prepare.max_length
     cost, stage = method.cost(config, shape, row_length), f"quantize {config.label}"
+    memory = machine.imports + cost.memory_bytes
     if gpu and cost.gpu_seconds is not None:
-        return StageEstimate(
-            stage, cost.memory_bytes, cost.disk_bytes, cost.gpu_seconds, cost.gpu_note, basis=PUBLISHED
-        )
+        return StageEstimate(stage, memory, cost.disk_bytes, cost.gpu_seconds, cost.gpu_note, basis=PUBLISHED)
 
     def earlier(run: EarlierRun) -> Work | None:
         made = run.manifest.config
@@ -239,26 +245,19 @@ def _quantize(
         return method.cost(method.config.model_validate(made), shape, row_length).work
 
     seconds, basis = clock.on_cpu("quantize", cost.work, cost.dtype, earlier)
-    return StageEstimate(stage, cost.memory_bytes, cost.disk_bytes, seconds, cost.note, basis=basis)
+    row = StageEstimate(stage, memory, cost.disk_bytes, seconds, cost.note, basis=basis)
+    alike = Alike(recipe, shape)
+    return _as_measured(row, clock, "quantize", lambda run: alike.quantized(run, config))
 
 
-def _apart(recipe: Plan, shape: ModelShape, clock: Clock) -> list[StageEstimate]:
+def _apart(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -> list[StageEstimate]:
     config = recipe.adapter
     if config is None or config.on_16bit:
         return []
-    base = _quantize(config.resident, recipe, shape, False, clock)
+    base = _quantize(config.resident, recipe, shape, machine, False, clock)
     base = replace(base, stage=f"quantize base {config.base}", note="once for all tenants of the base")
     # read in float32; converted tensor by tensor
     size = adapter_parameters(shape, recipe.train) * 4
-    memory, stage = LIGHT_RUNTIME + 2 * size, f"quantize adapter {config.own.type}"
+    memory, stage = machine.imports + LIGHT + 2 * size, f"quantize adapter {config.own.type}"
     seconds, basis = clock.on_cpu("quantize", work.files(size), "float32", lambda _: None)
     return [base, StageEstimate(stage, memory, size, seconds, "the factors alone", basis=basis)]
-
-
-def _smaller(stage: str) -> str:
-    if stage.startswith("train"):
-        return (
-            "lower train.batch_size (and raise gradient_accumulation), shorten rows, turn on "
-            "gradient_checkpointing, or choose a smaller base"
-        )
-    return "free memory, choose a smaller base, or use a larger machine"

@@ -3,31 +3,69 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.artifacts import digest
 from serving.cores import usable_cores
+from stages.contract import toolchain
+
+USUAL_IMPORTS = 592_000_000
+"""With the locked versions on x86-64, where it was not measured."""
+_TREE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Bytes free now; `cuda`: name and total bytes of each GPU."""
+    """Bytes free now; `cuda`: name and total bytes of each GPU; `imports`: resident bytes of a process with
+    what most stages import."""
 
     memory_available: int
     disk_free: int
     cpu_count: int
     cuda: tuple[tuple[str, int], ...] = ()
+    imports: int = USUAL_IMPORTS
 
 
-def machine(folder: Path = Path()) -> Machine:
-    """What is free here: memory within the container's limit, disk under `folder`, GPUs of nvidia-smi."""
+def machine(folder: Path = Path(), cache: Path | None = None) -> Machine:
+    """What is free here: memory within the container's limit, disk under `folder`, GPUs of nvidia-smi.
+
+    With `cache` the size of the imports is what `cache` has of this environment; else it is measured there
+    once, which takes as long as they do (6 s).
+    """
     import psutil
 
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     memory = min(psutil.virtual_memory().available, _container_memory())
-    return Machine(int(memory), shutil.disk_usage(existing).free, usable_cores(), _cuda())
+    imports = USUAL_IMPORTS if cache is None else _imports(cache)
+    return Machine(int(memory), shutil.disk_usage(existing).free, usable_cores(), _cuda(), imports)
+
+
+def _imports(cache: Path) -> int:
+    """Resident bytes of a process with `stages.backends.preload`; the usual ones where it cannot start."""
+    tools = toolchain(("torch", "transformers", "peft", "bitsandbytes", "lm-eval"))
+    if tools["torch"] == "absent":  # a light installation, which runs nothing
+        return USUAL_IMPORTS
+    file = cache / f"imports-{digest([sys.version, sys.prefix, tools])[:20]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return int(json.loads(file.read_text())["resident_bytes"])
+    command = [sys.executable, "-m", "stages.backends.preload"]
+    done = subprocess.run(command, cwd=_TREE, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    try:
+        resident = int(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return USUAL_IMPORTS
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        draft.write_text(json.dumps({"resident_bytes": resident}))
+        draft.replace(file)
+    return resident
 
 
 _CGROUPS = (

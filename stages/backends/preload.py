@@ -1,8 +1,9 @@
-"""What most stages import, for a process that waits for them."""
+"""What most stages import, for a process that waits for them; `python -m` prints its resident bytes."""
 
 import contextlib
 import gc
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 CAN_FORK = True
@@ -26,3 +27,6 @@ with contextlib.suppress(ImportError):  # the stage that needs it will say so
 del sys.modules["sklearn"]  # a task of lm-eval may need it
 gc.enable()
 gc.freeze()  # forks share this memory as long as their collections do not touch it
+
+if __name__ == "__main__":
+    print(int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) * 1024)

@@ -16,9 +16,12 @@ from stages.model_shape import ModelShape
 from stages.outline import outline_of_model
 from stages.quantization.method import Cost, Grid, Made, QuantizationConfig, QuantizationMethod, backend
 from stages.quantization.snippets import Exported, Snippet
-from stages.training_memory import RUNTIME
 
 USUAL_KL = {"gptq-8": 0.05, "gptq-4": 0.3, "gptq-3": 0.8, "gptq-2": 2.5}
+GPTQMODEL = 15_000_000
+"""The library itself, beside what most stages import."""
+KEPT_OF_LAYERS = 2.2
+"""Bytes per parameter that it keeps of a layer that is done, measured."""
 GPU_SECONDS = 4.2 * 3600 / 175e9
 """Per parameter on one A100 (Frantar et al. 2022, arXiv:2210.17323, section 4)."""
 
@@ -93,10 +96,16 @@ class Gptq(QuantizationMethod[GptqConfig]):
         tokens = config.calibration_rows * row_length
         # input and output of a layer for every calibration token; the widest Hessian, its factor and its
         # inverse
-        activations = tokens * shape.hidden * 2 * 2
+        wide = 4 if config.compute_dtype == "float32" else 2
+        activations = tokens * shape.hidden * wide * 4
         hessian = 3 * 4 * max(inputs for inputs, _, _ in shape.packed_shapes().values()) ** 2
+        layer = 12 * packed // shape.layers
+        done = KEPT_OF_LAYERS * packed
+        ends = (shape.parameters - packed) * wide
+        # the export reads the embedding, narrows it and looks for infinities
+        written = shape.vocabulary * shape.hidden * (wide + 2 + 4)
         return Cost(
-            memory_bytes=RUNTIME + shape.parameters * 2 + activations + hessian,
+            memory_bytes=int(GPTQMODEL + ends + done + activations + hessian + layer + written),
             disk_bytes=int(disk),
             work=work.gptq(shape, tokens),
             note="on the CPU",

@@ -28,6 +28,7 @@ from flows.planning.estimate import estimate
 from flows.planning.machine import Machine, machine
 from flows.recipe import Recipe
 from flows.run.child import StageExecution, WarmWorker, run_in_child
+from flows.settings import Settings
 from registry.artifacts import digest
 from stages.backends.gguf.packaged import read_tokenizer, save_tokenizer
 from stages.backends.pico import TOKENIZER_SOURCE
@@ -237,7 +238,7 @@ def main() -> None:
     started = time.monotonic()
     print(f"{'stage':<22} {'predicted':>9} {'measured':>9} {'error':>7} {'seconds':>7}  case (MB)")
     with tempfile.TemporaryDirectory() as name, WarmWorker(Path(name) / "worker.log") as worker:
-        bench = Bench(Path(name), worker, machine(Path(name)))
+        bench = Bench(Path(name), worker, machine(Path(name), Settings().cache_folder))
         for case in cases:
             for stage, predicted, execution in bench.measure(case):
                 measured, error = execution.peak_bytes, predicted / execution.peak_bytes - 1

@@ -30,9 +30,9 @@ from stages.backends.train.rows import IGNORED, Rows, encode_split, training_ord
 from stages.config.train import LoraConfig, Nf4Config, TrainConfig
 from stages.contract import Facts, Parent
 from stages.errors import Diverged, InsufficientResources, InvalidInput, StageError
+from stages.memory import training_memory
 from stages.model_shape import describe_base
 from stages.train import train
-from stages.training_memory import training_memory
 
 TOPICS = ("network", "printer", "movie", "planet", "music", "money", "sport", "food")
 

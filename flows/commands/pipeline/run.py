@@ -12,8 +12,9 @@ from flows.commands.home import made_home
 from flows.commands.reply import LOG_WIDTH, Reply, print_table
 from flows.formatting import duration, size
 from flows.installation import is_light, needs_all
-from flows.planning.clock import clock_here, said_of_times
-from flows.planning.estimate import StageEstimate, describe_base, estimate, machine, shortfalls
+from flows.planning.clock import clock_here, said_of_memory, said_of_times
+from flows.planning.estimate import StageEstimate, describe_base, estimate, machine
+from flows.planning.shortfalls import shortfalls
 from flows.preflight.preflight import problems
 from flows.recipe import Recipe, load
 from flows.run.arithmetic import Arithmetic, settle, with_compute_dtype
@@ -71,16 +72,17 @@ def _estimated(
     """What each stage needs, what that rests on, what this machine lacks, and its answer to `auto`."""
     if shape is None:
         return [], [], [], None
-    here, clock = machine(settings.root), clock_here(shape, settings)
+    here, clock = machine(settings.root, settings.cache_folder), clock_here(shape, settings)
     try:
         settled, arithmetic = settle(recipe, shape, settings)
     except StageError:  # without torch: as on a usual machine
         settled, arithmetic = with_compute_dtype(recipe, clock.rates.auto), None
     stages = estimate(settled, shape, here, clock)
     remarks = said_of_times([(s.stage, s.basis) for s in stages], clock.rates)
+    remarks += said_of_memory((s.stage, s.memory_basis) for s in stages)
     if arithmetic is not None:
         remarks.insert(0, f"To be {arithmetic.sentence}.")
-    return stages, remarks, shortfalls(stages, here), arithmetic
+    return stages, remarks, shortfalls(settled, shape, stages, here, clock), arithmetic
 
 
 def _print_checked(

@@ -18,6 +18,7 @@ from registry.compat.shapes import KEY
 from stages.backends import nf4
 from stages.backends.arithmetic import effective
 from stages.backends.chat import load_tokenizer
+from stages.backends.heap import give_back
 from stages.backends.train import lora
 from stages.backends.train import trainer as sft
 from stages.backends.train.packing import require_rows_apart
@@ -26,14 +27,10 @@ from stages.config.train import TrainConfig
 from stages.contract import Facts, Parent, Parents, toolchain
 from stages.errors import InsufficientResources, InvalidInput
 from stages.formats.model_files import TOKENIZER_FILES
+from stages.memory import SHORT_ROWS, training_memory
 from stages.model_shape import describe_base
 from stages.outline import outline_of_adapter
-from stages.training_memory import training_memory
 from stages.training_record import HISTORY
-
-SHORT_ROWS = 128
-"""Tokens up to which plain attention trains faster on a CPU than torch's flash kernel: 460 against 351
-tokens/s at 48 tokens, 366 against 399 at 256 (135M model, 16 rows, one core with AMX)."""
 
 
 def train_adapter(
@@ -101,11 +98,13 @@ def load_for_training(
     )
     if frozen == "dequantized":
         nf4.dequantize_in_place(model)
+    give_back()
     return lora.attach(model, config.lora, config.seed), quantization
 
 
 def choose_frozen(base: Path, config: TrainConfig, longest: int) -> nf4.Frozen:
-    """How to hold the frozen weights. Raises `InsufficientResources` when no allowed way fits into memory."""
+    """How to hold the frozen weights. Raises `InsufficientResources` when no way fits into what is free
+    beside this process."""
     available = (
         torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
     )

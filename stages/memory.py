@@ -1,0 +1,152 @@
+"""How much memory training and evaluation take beside their libraries, from a model's shape and the settings.
+
+On a CPU each term is what the code holds at its peak, in bytes; on a GPU it is reckoned from papers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
+from stages.config.train import TrainConfig
+from stages.families.blocks import is_called
+from stages.model_shape import ModelShape
+
+CUDA = 800_000_000
+"""Bytes of a CUDA context with its kernels."""
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes per weight: 4 bits, an 8-bit constant per 64, a 32-bit one per 256 of those: 4.127 bits
+(Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
+NF4_SINGLE_BYTES = (4 + 32 / 64) / 8
+KEPT_PER_LAYER = 38
+"""On a GPU, bytes per token and hidden unit that a layer keeps for its backward pass: 34 in 16 bits without
+attention matrix (Korthikanti et al. 2022, arXiv:2205.05198, eq. 2), and 4 for the float32 residual."""
+KEPT_PER_LOGIT = 18
+"""On a GPU, bytes per token and vocabulary entry: 16-bit logits, float32 copy, log-softmax, and their
+gradients."""
+STEP_LOGITS, LOSS_LOGITS = 12, 8
+"""On a CPU: log-softmax, its gradient and that of the logits; without a backward pass logits and log-softmax.
+All float32: accelerate widens what a model answers."""
+HOLES = {2: 0.4, 4: 0.5}
+"""By bytes per number: of what all layers keep without checkpointing, that much lies free in glibc's heap
+during a step, with checkpointing too: measured, 0.3 to 0.45 and 0.4 to 0.75."""
+STORED = 2
+"""Bytes per parameter of a base's file, whose pages are resident while it is read."""
+BRANCH_TOKENS = 1024
+"""Continuation tokens that an evaluation reads at once; `stages.backends.evaluate.token_lm` has it, which
+loads torch."""
+
+LOGIT_COPIES = 12
+"""Bytes per logit: a batch's in float32, those of the batch before, and the copy that is compared."""
+SHORT_ROWS = 128
+"""Tokens up to which plain attention trains faster on a CPU than torch's flash kernel: 460 against 351
+tokens/s at 48 tokens, 366 against 399 at 256 (135M model, 16 rows, one core with AMX)."""
+
+Frozen = Literal["packed", "dequantized"]
+
+
+def training_memory(shape: ModelShape, config: TrainConfig, longest: int, frozen: Frozen, gpu: bool) -> int:
+    """Bytes at the peak of training on sequences of `longest` tokens, all of which have a label.
+
+    Frozen linear weights in NF4 or the type that is computed in; embedding, head and norms in float32, as
+    prepare_model_for_kbit_training holds them. Per adapter parameter 4 bytes each for weight, gradient and
+    two Adam moments; with a paged optimizer on a GPU the moments move to main memory when the GPU is full.
+    """
+    wide = 4 if config.nf4.compute_dtype == "float32" else 2
+    nf4 = NF4_BYTES if config.nf4.double_quant else NF4_SINGLE_BYTES
+    outside = (shape.parameters - shape.linear_parameters) * 4
+    weights = outside + shape.linear_parameters * (nf4 if frozen == "packed" else wide)
+    adapter, tokens = adapter_parameters(shape, config), config.batch_size * longest
+    if gpu:
+        return int(CUDA + weights + adapter * _optimizer_bytes(config) + tokens * _kept_on_gpu(shape, config))
+    # NF4 is made of the base's 16-bit file, and goes when the last layer is dequantized
+    loading = weights + shape.linear_parameters * nf4 * (frozen != "packed") + STORED * shape.parameters
+    layer = kept_per_layer(shape, config, longest)
+    layers = 4 * shape.hidden * shape.layers if config.gradient_checkpointing else layer * shape.layers
+    # the backward pass needs autocast's 16-bit copy of the head
+    head = 2 * shape.vocabulary * shape.hidden if wide == 2 else 0
+    inside = max(STEP_LOGITS * shape.vocabulary, layer * config.gradient_checkpointing)
+    step = tokens * (layers + HOLES[wide] * layer * shape.layers + inside)
+    # validation reads twice as many rows as a step
+    loss = 2 * tokens * LOSS_LOGITS * shape.vocabulary if config.evaluations else 0
+    # a single batch has no gradients yet when its logits are there
+    moved = adapter * (12 if config.gradient_accumulation == 1 else 16)
+    return int(max(loading, weights + head + moved + max(step, loss)))
+
+
+def kept_per_layer(shape: ModelShape, config: TrainConfig, longest: int) -> int:
+    """Bytes per token that a layer of a Llama-like block keeps for its backward pass on a CPU.
+
+    Two float32 residuals; what the MLP's activation and product and attention (queries, keys and values of
+    each head; with plain attention its matrix, else the answer) keep, in the type of the arithmetic; and for
+    each adapted module its input in that type, where dropout makes a copy with a float32 mask, and rank
+    numbers between the factors. In float32 without dropout modules share one input.
+    """
+    wide = 4 if config.nf4.compute_dtype == "float32" else 2
+    inputs = [widths[0] for widths in adapted(shape, config).values()]
+    lora = wide * config.lora.rank * len(inputs)
+    if config.lora.dropout:
+        lora += (wide + 4) * sum(inputs)
+    elif wide == 2:
+        lora += wide * sum(inputs)
+    else:
+        lora += wide * min(sum(inputs), 3 * shape.hidden + shape.intermediate)
+    queries = shape.heads * shape.head_size
+    plain = longest <= SHORT_ROWS and not config.packing
+    matrix = shape.heads * longest * (4 if wide == 4 else 6) if plain else wide * queries
+    mlp = (3 if shape.gated else 2) * shape.intermediate
+    return 8 * shape.hidden + lora + wide * (mlp + 3 * queries) + matrix
+
+
+def evaluation_memory(shape: ModelShape, config: EvaluateConfig, length: int, ladder: tuple[int, int]) -> int:
+    """Bytes at the peak of the evaluation that takes most, a merge's, on a CPU.
+
+    `length`: tokens of the longest row; `ladder`: chats and tokens that are compared, zeros without a ladder.
+    On the ladder the merge's sum is computed in float32, whatever the rest is.
+    """
+    chats, compared = ladder
+    compared = min(compared, length - 1)
+    wide = 4 if chats or config.compute_dtype == "float32" else 2
+    # a model is read from its file, whose pages are resident until it is
+    weights = (wide + STORED) * shape.parameters
+    branches = min(BRANCH_TOKENS, min(config.batch_size, chats) * (compared - 1)) if chats else 0
+    if any(isinstance(t, LmEvalTask) or (isinstance(t, HeldoutTask) and t.choice) for t in config.tasks):
+        branches = BRANCH_TOKENS
+    # of a batch with as many lengths as rows each row's end is projected for all
+    logits = shape.vocabulary * max(branches, config.batch_size**2) * LOGIT_COPIES
+    # log-probabilities of the first model lie in a file, mapped
+    table = chats * compared * shape.vocabulary * 4
+    cache = 2 * wide * shape.layers * shape.kv_heads * shape.head_size * length * config.batch_size
+    return int(weights + table + logits + cache)
+
+
+def _optimizer_bytes(config: TrainConfig) -> int:
+    """Per adapter parameter on a GPU, weight and gradient included."""
+    moments = {"paged_adamw_32bit": 0, "paged_adamw_8bit": 0, "adamw": 8}[config.optimizer]
+    return 8 + moments
+
+
+def _kept_on_gpu(shape: ModelShape, config: TrainConfig) -> int:
+    wide = 2 if config.nf4.compute_dtype == "float32" else 1
+    # the adapter keeps a 16-bit copy of its input, and dropout its mask, a byte
+    inputs = sum(widths[0] for widths in adapted(shape, config).values())
+    layer = KEPT_PER_LAYER * wide * shape.hidden + (2 * wide + bool(config.lora.dropout)) * inputs
+    kept = 4 * shape.hidden * shape.layers + layer if config.gradient_checkpointing else layer * shape.layers
+    return kept + KEPT_PER_LOGIT * shape.vocabulary
+
+
+def adapter_parameters(shape: ModelShape, config: TrainConfig) -> int:
+    """rank × (inputs + outputs) of every adapted layer."""
+    widths = adapted(shape, config).values()
+    return config.lora.rank * shape.layers * sum(inputs + outputs for inputs, outputs in widths)
+
+
+def adapted(shape: ModelShape, config: TrainConfig) -> dict[str, tuple[int, int]]:
+    """Input and output width of the linear layers of a block that get an adapter, by name."""
+    endings = config.lora.target_modules
+    named = (endings,) if isinstance(endings, str) else endings
+    return {
+        name: widths
+        for name, widths in shape.linear_shapes().items()
+        if endings == "all-linear" or any(is_called(name, ending) for ending in named)
+    }

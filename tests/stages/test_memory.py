@@ -1,0 +1,105 @@
+"""Each term of the memory that training and evaluation take, reckoned by hand for the pico model.
+
+It has 1,179,648 linear weights in 2 layers (hidden 256, inner 512, 4 heads of 64, 2 of them for keys) and
+12,584,192 others, of which 12,582,912 are its embedding of 49,152 rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stages.config.evaluate import EvaluateConfig, HeldoutTask
+from stages.config.train import TrainConfig
+from stages.memory import NF4_BYTES, evaluation_memory, kept_per_layer, training_memory
+from stages.model_shape import describe_base
+from stages.quantization import method_of
+from stages.quantization.gguf import GgufConfig
+from stages.quantization.gptq import GptqConfig
+
+PICO = describe_base("pico:0")
+LINEAR, OTHERS, EMBEDDING = 1_179_648, 12_584_192, 12_582_912
+ADAPTER = 8 * 2 * (512 + 384 + 384 + 512 + 3 * 768)
+"""Parameters of rank 8 on q, k, v, o, gate, up and down."""
+
+
+def config(dtype: str, **changes: Any) -> TrainConfig:
+    lora = {"rank": 8, "dropout": changes.pop("dropout", 0.0)}
+    settings = {"batch_size": 2, "gradient_accumulation": 1, "evaluations": 0, "lora": lora, **changes}
+    return TrainConfig.model_validate({"nf4": {"compute_dtype": dtype}, **settings})
+
+
+def test_the_shape_is_as_reckoned_with() -> None:
+    assert (PICO.linear_parameters, PICO.parameters) == (LINEAR, LINEAR + OTHERS)
+    assert PICO.vocabulary * PICO.hidden == EMBEDDING
+
+
+@pytest.mark.parametrize(
+    ("settings", "length", "kept"),
+    [
+        # residuals; rank of 7 modules; 3 shared inputs of 256 and one of 512; MLP 3 × 512; attention 3 × 256;
+        # its answer
+        (config("float32"), 200, 2048 + 4 * 8 * 7 + 4 * 1280 + 4 * (1536 + 768) + 4 * 256),
+        # with dropout each of the modules (6 × 256 + 512 inputs) has a copy and a float32 mask
+        (config("float32", dropout=0.1), 200, 2048 + 224 + 8 * 2048 + 4 * 2304 + 1024),
+        (config("bfloat16", dropout=0.1), 200, 2048 + 112 + 6 * 2048 + 2 * 2304 + 512),
+        # autocast makes a copy for each module; plain attention keeps 4 matrices of 100, float32 and 16 bits
+        (config("bfloat16"), 100, 2048 + 112 + 2 * 2048 + 2 * 2304 + 4 * 100 * 6),
+    ],
+    ids=["float32", "float32 with dropout", "bfloat16 with dropout", "bfloat16, short"],
+)
+def test_what_a_layer_keeps_of_a_token(settings: TrainConfig, length: int, kept: int) -> None:
+    assert kept_per_layer(PICO, settings, length) == kept
+
+
+def test_a_step_without_checkpointing() -> None:
+    settings = config("float32", gradient_checkpointing=False)
+    layers = 2 * kept_per_layer(PICO, settings, 200)
+    held = 4 * OTHERS + 4 * LINEAR + 12 * ADAPTER
+    step = 2 * 200 * (layers + layers // 2 + 12 * 49152)
+    assert training_memory(PICO, settings, 200, "dequantized", gpu=False) == held + step == 312_929_792
+
+
+def test_validation_reads_twice_the_rows_of_a_step() -> None:
+    settings = config("bfloat16", gradient_checkpointing=True, evaluations=1)
+    held = 4 * OTHERS + 2 * LINEAR + 2 * EMBEDDING + 12 * ADAPTER
+    loss = 2 * 2 * 200 * 8 * 49152
+    assert training_memory(PICO, settings, 200, "dequantized", gpu=False) == held + loss == 393_221_120
+
+
+def test_accumulated_gradients_stand_beside_the_next_batch() -> None:
+    one, more = (config("float32", gradient_accumulation=count) for count in (1, 2))
+    each = [training_memory(PICO, settings, 200, "dequantized", gpu=False) for settings in (one, more)]
+    assert each[1] - each[0] == 4 * ADAPTER
+
+
+def test_reading_the_base_can_take_most() -> None:
+    # embedding in float32, NF4, and the pages of the 16-bit file
+    settings = config("float32", batch_size=1)
+    expected = int(4 * OTHERS + NF4_BYTES * LINEAR + 2 * (LINEAR + OTHERS))
+    assert training_memory(PICO, settings, 8, "packed", gpu=False) == expected
+
+
+def test_an_evaluation_with_and_without_a_ladder() -> None:
+    # float32 sum and the file's pages; 16 rows of 63 tokens at 12 bytes a logit; 64 × 64 rows of the table;
+    # keys and values of 16 rows
+    exact = EvaluateConfig(compute_dtype="float32")
+    expected = 6 * (LINEAR + OTHERS) + 1008 * 49152 * 12 + 4096 * 49152 * 4 + 4_194_304
+    assert evaluation_memory(PICO, exact, 128, (64, 64)) == expected == 1_486_626_304
+    rounded = EvaluateConfig(compute_dtype="bfloat16")
+    expected = 4 * (LINEAR + OTHERS) + 256 * 49152 * 12 + 2_097_152
+    assert evaluation_memory(PICO, rounded, 128, (0, 0)) == expected
+    choice = EvaluateConfig(compute_dtype="bfloat16", tasks=(HeldoutTask(choice=True),))
+    assert evaluation_memory(PICO, choice, 128, (0, 0)) == expected + (1024 - 256) * 49152 * 12
+
+
+def test_quantizing() -> None:
+    gptq = GptqConfig(group_size=64, calibration_rows=32, compute_dtype="float32")
+    library, ends, done = 15_000_000, 4 * OTHERS, 2.2 * LINEAR
+    activations, hessian, layer = 2048 * 256 * 4 * 4, 3 * 4 * 512**2, 6 * LINEAR
+    written = EMBEDDING * (4 + 2 + 4)
+    expected = int(library + ends + done + activations + hessian + layer + written)
+    assert method_of(gptq).cost(gptq, PICO, 64).memory_bytes == expected == 212_373_337
+    gguf = GgufConfig(type="Q8_0")
+    assert method_of(gguf).cost(gguf, PICO, 64).memory_bytes == 8 * EMBEDDING - 80_000_000
