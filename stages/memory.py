@@ -59,19 +59,18 @@ def training_memory(shape: ModelShape, config: TrainConfig, longest: int, frozen
     adapter, tokens = adapter_parameters(shape, config), config.batch_size * longest
     if gpu:
         return int(CUDA + weights + adapter * _optimizer_bytes(config) + tokens * _kept_on_gpu(shape, config))
-    # NF4 is made of the base's 16-bit file, and goes when the last layer is dequantized
-    loading = weights + shape.linear_parameters * nf4 * (frozen != "packed") + STORED * shape.parameters
+    # glibc keeps what loading frees, the pages of a file's copy and of NF4, until activations take its place
+    loaded = STORED * shape.parameters + shape.linear_parameters * nf4 * (frozen != "packed")
     layer = kept_per_layer(shape, config, longest)
     layers = 4 * shape.hidden * shape.layers if config.gradient_checkpointing else layer * shape.layers
+    kept = tokens * (layers + HOLES[wide] * layer * shape.layers)
     # the backward pass needs autocast's 16-bit copy of the head
     head = 2 * shape.vocabulary * shape.hidden if wide == 2 else 0
-    inside = max(STEP_LOGITS * shape.vocabulary, layer * config.gradient_checkpointing)
-    step = tokens * (layers + HOLES[wide] * layer * shape.layers + inside)
-    # validation reads twice as many rows as a step
-    loss = 2 * tokens * LOSS_LOGITS * shape.vocabulary if config.evaluations else 0
+    # validation reads twice as many rows as a step, and the heap keeps the step's activations meanwhile
+    logits = max(STEP_LOGITS, 2 * LOSS_LOGITS if config.evaluations else 0) * shape.vocabulary
     # a single batch has no gradients yet when its logits are there
     moved = adapter * (12 if config.gradient_accumulation == 1 else 16)
-    return int(max(loading, weights + head + moved + max(step, loss)))
+    return int(weights + head + moved + max(loaded, kept) + tokens * max(logits, layer))
 
 
 def kept_per_layer(shape: ModelShape, config: TrainConfig, longest: int) -> int:

@@ -20,7 +20,7 @@ from stages.quantization.snippets import Exported, Snippet
 USUAL_KL = {"gptq-8": 0.05, "gptq-4": 0.3, "gptq-3": 0.8, "gptq-2": 2.5}
 GPTQMODEL = 15_000_000
 """The library itself, beside what most stages import."""
-KEPT_OF_LAYERS = 2.2
+KEPT_OF_LAYERS = 3.5
 """Bytes per parameter that it keeps of a layer that is done, measured."""
 GPU_SECONDS = 4.2 * 3600 / 175e9
 """Per parameter on one A100 (Frantar et al. 2022, arXiv:2210.17323, section 4)."""

@@ -57,15 +57,18 @@ def test_a_step_without_checkpointing() -> None:
     settings = config("float32", gradient_checkpointing=False)
     layers = 2 * kept_per_layer(PICO, settings, 200)
     held = 4 * OTHERS + 4 * LINEAR + 12 * ADAPTER
-    step = 2 * 200 * (layers + layers // 2 + 12 * 49152)
-    assert training_memory(PICO, settings, 200, "dequantized", gpu=False) == held + step == 312_929_792
+    kept = max(2 * 200 * (layers + layers // 2), int(2 * (LINEAR + OTHERS) + NF4_BYTES * LINEAR))
+    step = kept + 2 * 200 * 12 * 49152
+    assert training_memory(PICO, settings, 200, "dequantized", gpu=False) == pytest.approx(held + step, abs=1)
 
 
 def test_validation_reads_twice_the_rows_of_a_step() -> None:
     settings = config("bfloat16", gradient_checkpointing=True, evaluations=1)
     held = 4 * OTHERS + 2 * LINEAR + 2 * EMBEDDING + 12 * ADAPTER
+    loaded = int(2 * (LINEAR + OTHERS) + NF4_BYTES * LINEAR)
     loss = 2 * 2 * 200 * 8 * 49152
-    assert training_memory(PICO, settings, 200, "dequantized", gpu=False) == held + loss == 393_221_120
+    found = training_memory(PICO, settings, 200, "dequantized", gpu=False)
+    assert found == pytest.approx(held + loaded + loss, abs=1)
 
 
 def test_accumulated_gradients_stand_beside_the_next_batch() -> None:
@@ -74,10 +77,11 @@ def test_accumulated_gradients_stand_beside_the_next_batch() -> None:
     assert each[1] - each[0] == 4 * ADAPTER
 
 
-def test_reading_the_base_can_take_most() -> None:
+def test_what_loading_freed_stays() -> None:
     # embedding in float32, NF4, and the pages of the 16-bit file
     settings = config("float32", batch_size=1)
-    expected = int(4 * OTHERS + NF4_BYTES * LINEAR + 2 * (LINEAR + OTHERS))
+    loaded = 4 * OTHERS + NF4_BYTES * LINEAR + 2 * (LINEAR + OTHERS)
+    expected = int(loaded + 12 * ADAPTER + 8 * 12 * 49152)
     assert training_memory(PICO, settings, 8, "packed", gpu=False) == expected
 
 
@@ -96,10 +100,10 @@ def test_an_evaluation_with_and_without_a_ladder() -> None:
 
 def test_quantizing() -> None:
     gptq = GptqConfig(group_size=64, calibration_rows=32, compute_dtype="float32")
-    library, ends, done = 15_000_000, 4 * OTHERS, 2.2 * LINEAR
+    library, ends, done = 15_000_000, 4 * OTHERS, 3.5 * LINEAR
     activations, hessian, layer = 2048 * 256 * 4 * 4, 3 * 4 * 512**2, 6 * LINEAR
     written = EMBEDDING * (4 + 2 + 4)
     expected = int(library + ends + done + activations + hessian + layer + written)
-    assert method_of(gptq).cost(gptq, PICO, 64).memory_bytes == expected == 212_373_337
+    assert method_of(gptq).cost(gptq, PICO, 64).memory_bytes == expected
     gguf = GgufConfig(type="Q8_0")
     assert method_of(gguf).cost(gguf, PICO, 64).memory_bytes == 8 * EMBEDDING - 80_000_000

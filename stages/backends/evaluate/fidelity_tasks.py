@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from stages.backends.evaluate.layers import compare_layers
 from stages.backends.evaluate.open_model import OpenedModel, open_model
 from stages.backends.evaluate.rounding import rounding_cost
 from stages.backends.evaluate.torch_lm import TorchLM
-from stages.backends.heap import give_back
 from stages.backends.tokenizer import tokenizer_home
 from stages.config.evaluate import EvaluateConfig, FidelityTask
 from stages.contract import Parent, Parents
@@ -48,7 +48,7 @@ def run_fidelity(
     entries: dict[str, FidelityResult] = {}
     with LogProbabilities(measured.lm, chats, len(tokenizer), out) as kept:
         measured.lm.close()
-        give_back()
+        gc.collect()
         for task in tasks:
             exact = task.adapter and task.nf4 is None
             setting = config.model_copy(update={"nf4": task.nf4})
@@ -58,7 +58,7 @@ def run_fidelity(
             if grid is not None and isinstance(opened.lm, TorchLM):
                 entry["rounding"] = rounding_cost(opened.lm, kept.chats, kept.vocabulary, grid, out)
             opened.lm.close()
-            give_back()
+            gc.collect()
             if grid is not None:
                 origin = parents["reference" if task.reference == "reference" else "base"]
                 entry["layers"] = compare_layers(parents["model"].path, origin.path, grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import cast
 
@@ -28,7 +29,6 @@ from stages.backends.evaluate.fidelity import (
 )
 from stages.backends.evaluate.fidelity_intervals import ByChat
 from stages.backends.evaluate.open_model import open_model
-from stages.backends.heap import give_back
 from stages.backends.tokenizer import tokenizer_home
 from stages.config.evaluate import EvaluateConfig, MergeBaseTask
 from stages.contract import Parents
@@ -58,12 +58,12 @@ def compare_merges(
     compared: dict[MergeBase, TokenComparison] = {}
     with LogProbabilities(trained.lm, chats, len(tokenizer), out) as as_trained:
         trained.lm.close()
-        give_back()
+        gc.collect()
         for role, merge in MERGES.items():
             opened = open_model({"model": parents[role], "base": base}, config, tokenizer=tokenizer)
             compared[merge] = compare(as_trained, opened.lm, other_is_reference=False)
             opened.lm.close()
-            give_back()
+            gc.collect()
     evidence = _evidence(compared)
     figures = {
         **decide(evidence).model_dump(mode="json"),

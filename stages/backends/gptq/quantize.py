@@ -22,7 +22,6 @@ from stages.backends.gptq.calibration import Calibration
 from stages.backends.gptq.effective_config import EffectiveGptq, Losses, QuantizedModule, Sizes
 from stages.backends.gptq.export import WrittenWeights, export
 from stages.backends.gptq.load import library
-from stages.backends.heap import give_back
 from stages.backends.merge.layout import layout
 from stages.contract import progress
 from stages.errors import InvalidInput, StageError
@@ -60,7 +59,6 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     try:
         layers = int(settings["num_hidden_layers"])
         modules, rounded = _run(model, calibration, config, computed, layers, scratch)
-        give_back()
         written = export(scratch / "checkpoint", model, config.dtype, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

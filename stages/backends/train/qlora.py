@@ -18,7 +18,6 @@ from registry.compat.shapes import KEY
 from stages.backends import nf4
 from stages.backends.arithmetic import effective
 from stages.backends.chat import load_tokenizer
-from stages.backends.heap import give_back
 from stages.backends.train import lora
 from stages.backends.train import trainer as sft
 from stages.backends.train.packing import require_rows_apart
@@ -98,7 +97,6 @@ def load_for_training(
     )
     if frozen == "dequantized":
         nf4.dequantize_in_place(model)
-    give_back()
     return lora.attach(model, config.lora, config.seed), quantization
 
 

@@ -19,7 +19,6 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from stages.backends.arithmetic import effective
-from stages.backends.heap import give_back
 from stages.backends.nf4 import require_not_repacked
 from stages.backends.train.lora import trainable
 from stages.backends.train.rows import IGNORED, Rows, training_order
@@ -138,7 +137,6 @@ class Trainer(SFTTrainer):
         )
         data = _dataset(self.validation_rows)
         total, count = 0.0, 0
-        give_back()
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             for start in range(0, len(rows), batch):

@@ -42,7 +42,7 @@ def test_a_smaller_batch_with_as_many_rows_per_step_comes_first() -> None:
     assert asked(line) == ["train.batch_size=4", "train.gradient_accumulation=2"]
 
 
-@pytest.mark.parametrize("free", [1.9, 1.6, 1.4, 1.2])
+@pytest.mark.parametrize("free", [1.9, 1.6, 1.4, 1.35])
 def test_what_is_named_is_enough_and_less_is_not(free: float) -> None:
     recipe, bytes_free = demo("train.batch_size=8"), int(free * GB)
     line = said(recipe, bytes_free, "train adapter")
