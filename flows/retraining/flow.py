@@ -63,7 +63,7 @@ def retrain(schedule: str, lane: bool = False) -> State[dict[str, str]]:
         standing = registry.schedules.get(schedule)
         if not lane:
             deployments.catch_up(registry)
-            look(registry, standing)
+            look(registry, standing, _moment())
             tell_if_over(registry, standing.definition.zone, datetime.now(UTC))
         this_lane = Lane(registry, settings, schedule, _parent(), log.warning)
         # it refuses settings with which no run can begin, before looks wait that could not mend them
@@ -134,6 +134,15 @@ def _by_prefect() -> bool:
     """Whether a worker of Prefect's runs this, from a deployment."""
     context = FlowRunContext.get()
     return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
+
+
+def _moment() -> datetime:
+    """Now, or the time for which Prefect began this flow run: it rounds what is left until then to seconds,
+    so that a look for three o'clock may begin half a second earlier."""
+    context, now = FlowRunContext.get(), datetime.now(UTC)
+    if context is None or context.flow_run is None or context.flow_run.expected_start_time is None:
+        return now
+    return max(now, context.flow_run.expected_start_time)
 
 
 def _parent() -> ParentFlow | None:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from flows.errors import Usage
 from flows.recipe import load
 from flows.retraining.lane import Lane
+from flows.retraining.look import coming
 from registry import Registry
 from registry.schedules.occasions import Planned
 from registry.schedules.schedules import checked
@@ -75,6 +77,24 @@ def test_lanes_are_started_for_what_may_begin(
     flow.retrain.fn("nightly")
     assert (lanes(woken), len(woken)) == (0, 2), "looks for the one at work; what is put off needs no lane"
     assert all(one["idempotency_key"].startswith("nightly ") for one in woken)
+
+
+def test_a_look_that_begins_half_a_second_early_sees_what_it_was_begun_for(
+    registry: Registry, flow: ModuleType, woken: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load("pico-tenant").model_dump(mode="json")
+    cron = [{"on": "cron", "at": "0 3 * * *"}]
+    definition = checked(recipe_name="pico", recipe=recipe, channels=("a/prod",), triggers=cron)
+    registry.schedules.put("nightly", definition, "ada", replace=False)
+    due = next(coming(registry.schedules.get("nightly"), datetime.now(UTC)))
+    begun = SimpleNamespace(flow_run=None)
+    monkeypatch.setattr(flow.FlowRunContext, "get", lambda: begun)
+    flow.retrain.fn("nightly")
+    assert registry.scheduled_runs.open("nightly") == []
+    begun.flow_run = SimpleNamespace(expected_start_time=due, deployment_id="d", id="f")
+    monkeypatch.setattr(flow, "_parent", lambda: None)
+    flow.retrain.fn("nightly")
+    assert [run.due for run in registry.scheduled_runs.open("nightly")] == [due]
 
 
 def test_settings_with_which_no_run_can_begin_are_not_looked_at_each_minute(
