@@ -54,7 +54,8 @@ class Grid:
 
 @dataclass(frozen=True)
 class Cost:
-    """What quantizing takes: bytes of main memory, bytes of disk for what is kept, and the work on a CPU."""
+    """What quantizing takes: bytes of main memory beside what most stages import (negative where it uses less
+    of that), bytes of disk for what is kept, and the work on a CPU."""
 
     memory_bytes: int
     disk_bytes: int
