@@ -54,9 +54,9 @@ def read_directory(registry: Registry, name: str) -> Added | None:
         return None
     directory = Path(feed.directory)
     if not directory.is_dir():
+        found = "is a file and not a directory" if directory.exists() else "does not exist; make it"
         raise Usage(
-            f"feed {name} watches {directory}, which does not exist; make it, name another with `tuneline "
-            "feed "
+            f"feed {name} watches {directory}, which {found}: name a directory with `tuneline feed "
             f"watch {name} DIRECTORY`, or end it with `tuneline feed watch {name} --off`"
         )
     now = time.time()

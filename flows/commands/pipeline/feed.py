@@ -182,7 +182,12 @@ def watch(arguments: argparse.Namespace) -> Reply:
     """Watch a directory, and add what is in it now."""
     directory = None if arguments.off else arguments.directory.absolute()
     if directory is not None and not directory.is_dir():
-        raise Usage(f"{directory} is not a directory; make it first: nothing was changed")
+        expected = (
+            f"is a file, and a directory is expected; `tuneline feed add {arguments.name} FILE` adds one file"
+            if directory.exists()
+            else "does not exist; make the directory first"
+        )
+        raise Usage(f"{directory} {expected}: nothing was changed")
     with open_registry(make=not arguments.off) as registry:
         if arguments.off:
             registry.feeds.get(arguments.name)

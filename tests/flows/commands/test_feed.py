@@ -111,11 +111,34 @@ def test_a_watched_directory_is_read_before_the_feed_is(run: Run, home: Path, tm
         os.utime(late, (late.stat().st_mtime - SETTLED,) * 2)
         assert at_watermark(recipe, registry).prepare.source == "feed:tickets@2"
         directory.rename(tmp_path / "gone")
-        with pytest.raises(Usage, match="which does not exist"):
+        with pytest.raises(Usage, match="which does not exist; make it"):
+            at_watermark(recipe, registry)
+        directory.write_text("")
+        with pytest.raises(Usage, match="which is a file and not a directory: name a directory"):
             at_watermark(recipe, registry)
     assert run("feed", "watch", "tickets", "--off")[1]["added"] is None
     with Registry.open(home) as registry:
         assert read_directory(registry, "tickets") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (
+            "rows.jsonl",
+            "is a file, and a directory is expected; `tuneline feed add tickets FILE` adds one file",
+        ),
+        ("nowhere", "does not exist; make the directory first"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, reason: str
+) -> None:
+    pairs(tmp_path / "rows.jsonl", "one")
+    assert cli.main(["feed", "watch", "tickets", str(tmp_path / name)]) == 3
+    assert f"{tmp_path / name} {reason}: nothing was changed" in capsys.readouterr().err
+    with Registry.open(home) as registry:
+        assert registry.feeds.ls() == []
 
 
 def test_a_file_that_is_taken_away_meanwhile_is_left_out(
