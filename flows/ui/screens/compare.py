@@ -83,7 +83,7 @@ def _compare(request: Request) -> Response:
         start=start,
         older=_next(request, start, len(shown)),
         plots=lambda results: [Markup(plot) for plot in forest_plots([r.model_dump() for r in results])],
-        trained=any(HISTORY in adapter.manifest.files for adapter in _adapters(registry, sides)),
+        trained=any(HISTORY in adapter.manifest.files for _, adapter in _adapters(registry, sides)),
     )
 
 
@@ -247,32 +247,35 @@ def _with_marks(questions: Sequence[Question]) -> list[Question]:
     return done
 
 
-def _adapters(registry: Registry, sides: Sequence[Side]) -> list[Artifact]:
-    """Each side's adapter: itself, or the one that it was made with."""
+def _adapters(registry: Registry, sides: Sequence[Side]) -> list[tuple[Side, Artifact]]:
+    """Each side with its adapter: itself, or the one that it was made with."""
     adapters = []
     for side in sides:
         ids = [side.artifact.id, *(edge.parent for edge in registry.lineage(side.artifact.id))]
         lineage = (registry.get(id_) for id_ in ids)
         adapter = next((artifact for artifact in lineage if artifact.manifest.kind == "adapter"), None)
         if adapter is not None:
-            adapters.append(adapter)
+            adapters.append((side, adapter))
     return adapters
 
 
 def _curves(request: Request) -> Response:
-    """The training losses of all sides over one another."""
+    """The training losses of all sides over one another; equal ones would hide each other, and are one."""
     registry = registry_of(request)
     sides = _sides(registry, list(dict.fromkeys(request.query_params.getlist("id")))[:MOST])
-    losses: dict[str, dict[float, float]] = {}
-    for adapter in _adapters(registry, sides):
+    losses: dict[tuple[tuple[float, float], ...], list[str]] = {}
+    for side, adapter in _adapters(registry, sides):
         if HISTORY in adapter.manifest.files:
             rows = read_history(registry.view(adapter.id))
-            losses[f"adapter {adapter.id[:7]}"] = {
-                row["step"]: row["loss"] for row in rows if row.get("loss") is not None
-            }
-    steps = sorted({step for values in losses.values() for step in values})
+            curve = {row["step"]: row["loss"] for row in rows if row.get("loss") is not None}
+            losses.setdefault(tuple(curve.items()), []).append(side.label)
+    steps = sorted({step for curve in losses for step, _ in curve})
     series = [
-        {"name": name, "values": [values.get(step) for step in steps]} for name, values in losses.items()
+        {
+            "name": " and ".join(names) + (": the same curve" if len(names) > 1 else ""),
+            "values": [dict(curve).get(step) for step in steps],
+        }
+        for curve, names in losses.items()
     ]
     labels = {"x_label": "optimizer step", "y_label": "training loss (nats per token)"}
     return JSONResponse({"x": steps, "series": series, **labels})

@@ -15,6 +15,8 @@ from flows.ui.headers import POLICY
 from flows.ui.pages import FOR_ADMINS, SCREENS, relative, shown
 from flows.ui.static_files import FOLDER
 from registry import Artifact, Registry
+from stages.training_record import HISTORY
+from tests.flows.lineages import publish
 from tests.flows.metrics.watched import WAIVER
 from tests.flows.ui.measured import measure
 
@@ -181,6 +183,25 @@ def test_a_comparison_shows_what_differs(client: TestClient, made: dict[str, Art
     text = client.get("/compare", params={"id": ids}).text
     assert "quantize.method" in text
     assert "No task was measured on all of them" in text
+
+
+def test_equal_curves_of_a_comparison_are_one(
+    client: TestClient, registry: Registry, made: dict[str, Artifact]
+) -> None:
+    def trained(seed: int, *losses: float) -> Artifact:
+        history = "".join(f'{{"step": {step}, "loss": {loss}}}\n' for step, loss in enumerate(losses))
+        files = {"adapter_model.safetensors": bytes([seed]), HISTORY: history.encode()}
+        manifest = made["adapter"].manifest
+        parents = (("adapter", made["base"]),)
+        return publish(registry, "adapter", "train", files, parents, base=manifest.base, quant=manifest.quant)
+
+    one, same, other = trained(1, 2.0, 1.0), trained(2, 2.0, 1.0), trained(3, 2.0, 1.5)
+    ids = [one.id, same.id, other.id]
+    series = client.get("/compare/curves.json", params={"id": ids}).json()["series"]
+    assert series == [
+        {"name": f"adapter {one.id[:7]} and adapter {same.id[:7]}: the same curve", "values": [2.0, 1.0]},
+        {"name": f"adapter {other.id[:7]}", "values": [2.0, 1.5]},
+    ]
 
 
 def test_a_comparison_is_paired_and_shows_the_flips(
