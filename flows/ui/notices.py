@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,8 @@ log = logging.getLogger("tuneline.webhooks")
 
 LOOKED_EVERY = 30.0
 """Seconds between two looks for drift. It is told when both see it: a promotion takes a moment to arrive."""
+LEFT_SECONDS = 0.2
+"""How long a look under way is waited for at the end; then it ends with the process."""
 Drifted = frozenset[tuple[str, ...]]
 
 
@@ -57,22 +60,26 @@ class DriftWatch:
 @asynccontextmanager
 async def telling(registry: Registry) -> AsyncIterator[None]:
     """Deliver what waits, look for drift, and have Prefect know the schedules, meanwhile."""
-    delivers = deliver_forever(registry.webhooks, notify)
-    tasks = [asyncio.create_task(delivers), asyncio.create_task(_watch(registry))]
+    delivers = asyncio.create_task(deliver_forever(registry.webhooks, notify))
+    over = threading.Event()
+    # A daemon: the process would wait for any other thread, and a server of Prefect's may not answer.
+    looks = threading.Thread(target=_watch, args=(registry, over), name="notices", daemon=True)
+    looks.start()
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        over.set()
+        delivers.cancel()
+        await asyncio.gather(delivers, return_exceptions=True)
+        await asyncio.to_thread(looks.join, LEFT_SECONDS)
 
 
-async def _watch(registry: Registry) -> None:
+def _watch(registry: Registry, over: threading.Event) -> None:
     watch = DriftWatch(registry)
-    while True:
+    while not over.is_set():
         try:
-            await asyncio.to_thread(watch.look)
-            await asyncio.to_thread(catch_up, registry)
+            watch.look()
+            catch_up(registry)
         except RegistryError as error:
             log.error("drift is looked for later: %s", error)
-        await asyncio.sleep(LOOKED_EVERY)
+        over.wait(LOOKED_EVERY)

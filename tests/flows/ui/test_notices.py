@@ -41,6 +41,25 @@ def test_who_serves_the_pages_tells_prefect_of_schedules(
         assert told.wait(seconds(10))
 
 
+def test_the_pages_end_while_prefect_does_not_answer(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def ask(_: Registry) -> None:
+        asked.set()
+        answered.wait(seconds(60))
+
+    monkeypatch.setattr(notices, "catch_up", ask)
+    with TestClient(application(registry, Access(registry)), HOST):
+        assert asked.wait(seconds(10))
+    (left,) = [thread for thread in threading.enumerate() if thread.name == "notices"]
+    assert left.daemon, "the process would wait for it"
+    answered.set()
+    left.join(seconds(10))
+    assert not left.is_alive(), "it looks no further"
+
+
 ALERT = {
     "status": "firing",
     "labels": {"alertname": "TunelineChannelDrift", "channel": "support/prod"},
