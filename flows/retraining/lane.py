@@ -116,22 +116,22 @@ class Lane:
         try:
             with self._device(schedule):
                 if claim.run.trigger == "manual" or not _by_hand(schedule):
-                    return self._run(schedule, claim.run)
-            note = "its hours were over before a device was free"
+                    ended = self._run(schedule, claim.run)
+                    return self._patiently(partial(self._credited, claim, ended))
+            self._put_back(claim, "its hours were over before a device was free", failed=False)
         except StoreFailed as error:
-            note = f"begins again: {error}"
-        except BaseException as error:
-            note = f"it was stopped: {str(error) or type(error).__name__}"
-            if isinstance(error, KeyboardInterrupt):
-                note = "it was interrupted"
-            self._put_back(claim, note)
+            self._put_back(claim, f"begins again: {error}")
+        except KeyboardInterrupt:
+            self._put_back(claim, "it was interrupted", failed=False)
             raise
-        self._put_back(claim, note)
+        except BaseException as error:
+            self._put_back(claim, f"it was stopped: {str(error) or type(error).__name__}")
+            raise
         return None
 
-    def _put_back(self, claim: Claim, note: str) -> None:
+    def _put_back(self, claim: Claim, note: str, failed: bool = True) -> None:
         with suppress(Lost):  # by now it is another's
-            self._patiently(partial(self.registry.scheduled_runs.put_back, claim, note))
+            self._patiently(partial(self.registry.scheduled_runs.put_back, claim, note, failed=failed))
 
     def _run(self, schedule: Schedule, run: ScheduledRun) -> Ended:
         """Raises StoreFailed where the database or the store was away: nobody's fault, so it begins again."""
@@ -167,13 +167,13 @@ class Lane:
         if isinstance(result.error, KeyboardInterrupt):
             raise result.error
         _begin_again_after(result.error, run)
-        ended = partial(self._credited, run, ended_as(result, self.rates))
-        return self._patiently(ended).model_copy(update=learned_from)
+        return ended_as(result, self.rates).model_copy(update=learned_from)
 
-    def _credited(self, run: ScheduledRun, ended: Ended) -> Ended:
+    def _credited(self, claim: Claim, ended: Ended) -> Ended:
         """Promoted, where an earlier attempt of this run moved the channel and could not say so any more."""
-        if run.attempts == 1 or ended.state != "passed":
+        if not claim.again or ended.state != "passed":
             return ended
+        run = claim.run
         try:
             moves = self.registry.channels.history(run.channel)
         except Corrupt:  # what is damaged is for `tuneline channels` to say, and ends no lane

@@ -82,10 +82,11 @@ class Ended(Record):
 
 @dataclass(frozen=True)
 class Claim:
-    """A run that this process may do, and the token of its lease."""
+    """A run that this process may do, and the token of its lease. `again`: it began before."""
 
     run: ScheduledRun
     token: int
+    again: bool = False
 
 
 class ScheduledRuns:
@@ -100,14 +101,15 @@ class ScheduledRuns:
     ) -> Claim | None:
         """The next run that may begin, now this process's: None where there is none, or `at_once` run.
 
-        Those begun least often come first, so one that is killed keeps no other waiting; where somebody works
-        on the channel, none. `trigger`: only runs of this one. `at`: seconds since the epoch (default: now).
+        Fewest attempts first, then begun longest ago, so one that is stopped keeps no other waiting; where
+        somebody works on its channel, none. `trigger`: only of this one. `at`: seconds since the epoch (now).
         """
         ready = _runs(schedule, "waiting").where(schedule_runs.c.begins <= (at or time.time()))
         if trigger is not None:
             ready = ready.where(schedule_occasions.c.trigger == trigger)
         with self._database.read() as connection:
-            rows = connection.execute(ready.order_by("attempts", "sequence")).all()
+            begun = schedule_runs.c.started.nulls_first()
+            rows = connection.execute(ready.order_by("attempts", begun, "sequence")).all()
         for row in rows:
             try:
                 with self._database.write() as connection:
@@ -135,7 +137,8 @@ class ScheduledRuns:
         new = {"state": "running", "note": "", "host": socket.gethostname(), "attempts": row.attempts + 1}
         new["started"] = connection.execute(acquired).scalar_one()
         connection.execute(update(schedule_runs).where(mine), new)
-        return Claim(ScheduledRun.of_row(connection.execute(_every().where(mine)).one()), token)
+        run = ScheduledRun.of_row(connection.execute(_every().where(mine)).one())
+        return Claim(run, token, row.started is not None)
 
     @contextmanager
     def kept(self, claim: Claim) -> Iterator[None]:
@@ -147,15 +150,16 @@ class ScheduledRuns:
         """Write down how it ended and give the channel back. Raises Lost where another has the run."""
         self._leave(claim, {**ended.model_dump(), "finished": now()})
 
-    def put_back(self, claim: Claim, note: str, begins: float = 0.0) -> None:
-        """Let it wait again, at least until `begins`, or end with its schedule. Raises Lost."""
-        self._leave(claim, {"state": "waiting", "note": note, "begins": begins, "host": None})
+    def put_back(self, claim: Claim, note: str, begins: float = 0.0, failed: bool = True) -> None:
+        """Let it wait again, until `begins`, or end with its schedule; `failed`: an attempt. Raises Lost."""
+        back = {"state": "waiting", "note": note, "begins": begins, "host": None}
+        self._leave(claim, {**back, "attempts": claim.run.attempts - (not failed)})
 
     def _leave(self, claim: Claim, values: Mapping[str, object]) -> None:
         mine, key = schedule_runs.c.sequence == claim.run.sequence, _key(claim.run.channel)
         with self._database.write() as connection:
             row = connection.execute(select(schedule_runs).where(mine)).one()
-            if (row.state, row.attempts) == (values["state"], claim.run.attempts):
+            if (row.state, row.attempts) == (values["state"], values.get("attempts", claim.run.attempts)):
                 return  # written by an earlier call, whose answer got lost
             self._leases.guard(connection, key, claim.token)
             if row.state != "running":

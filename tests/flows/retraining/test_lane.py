@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from flows.settings import Settings
 from registry import Registry
 from registry.errors import Conflict, Corrupt, StoreFailed
 from registry.schedules.occasions import Planned, due_at
-from registry.schedules.runs import Ended, ScheduledRuns
+from registry.schedules.runs import Claim, Ended, ScheduledRuns
 from registry.schedules.schedules import checked
 from tests.flows.metrics.watched import populate
 from tests.seconds import seconds
@@ -185,6 +186,27 @@ def test_an_interruption_puts_the_run_back_and_ends_the_lane(
         prepared("a", "b").work()
     assert states(registry) == {"a": "waiting", "b": "waiting"}
     assert registry.scheduled_runs.running("nightly") == 0
+    assert [run.attempts for run in registry.scheduled_runs.open("nightly")] == [0, 0]
+
+
+def test_hours_that_end_before_a_device_is_free_cost_no_attempt(
+    registry: Registry, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = prepared("a")
+    began = executing(monkeypatch, {})
+
+    @contextmanager
+    def busy(_: object) -> Iterator[None]:
+        monkeypatch.setattr(lanes, "opens", lambda *_: NIGHT)
+        yield
+
+    monkeypatch.setattr(lane, "_device", busy)
+    for _ in range(2):
+        monkeypatch.setattr(lanes, "opens", lambda *_: None)
+        assert lane.work() == []
+        (run,) = registry.scheduled_runs.open("nightly")
+        assert (run.attempts, run.note) == (0, "its hours were over before a device was free")
+    assert began == []
 
 
 def test_a_database_that_was_away_costs_a_run_one_attempt_and_nothing_more(
@@ -450,17 +472,18 @@ def test_a_channel_that_a_killed_attempt_moved_was_promoted_by_its_run(
     (move,) = registry.channels.history("support/prod")
     lane, earlier = prepared("a"), move.at - timedelta(hours=1)
     (run,) = registry.scheduled_runs.open("nightly")
-    again = run.model_copy(update={"channel": "support/prod", "due": earlier, "attempts": 2})
+    run = run.model_copy(update={"channel": "support/prod", "due": earlier})
+    again = Claim(run, 1, again=True)
     had_it = Ended(state="passed", note="it had it already", artifact_id=live, decision_id="of the retry")
     credited = lane._credited(again, had_it)
     assert (credited.state, credited.decision_id) == ("promoted", move.decision_id)
-    for run, end in (
-        (again.model_copy(update={"attempts": 1}), had_it),
-        (again.model_copy(update={"due": move.at + timedelta(hours=1)}), had_it),
+    for claim, end in (
+        (Claim(run, 1), had_it),
+        (Claim(run.model_copy(update={"due": move.at + timedelta(hours=1)}), 1, again=True), had_it),
         (again, had_it.model_copy(update={"artifact_id": "another"})),
         (again, had_it.model_copy(update={"state": "refused"})),
     ):
-        assert lane._credited(run, end) == end
+        assert lane._credited(claim, end) == end
 
 
 def test_a_damaged_history_ends_no_lane(
@@ -473,7 +496,7 @@ def test_a_damaged_history_ends_no_lane(
     (run,) = registry.scheduled_runs.open("nightly")
     monkeypatch.setattr(registry.channels, "history", damaged)
     had_it = Ended(state="passed", note="it had it already", artifact_id="live")
-    assert lane._credited(run.model_copy(update={"attempts": 2}), had_it) == had_it
+    assert lane._credited(Claim(run, 1, again=True), had_it) == had_it
 
 
 def test_what_waits_for_its_hours_is_not_called_nothing(

@@ -204,15 +204,35 @@ def test_runs_are_claimed_within_the_limit_and_end_once(registry: Registry) -> N
 
 
 @only("local")
-def test_a_run_that_begins_again_keeps_no_other_waiting(registry: Registry) -> None:
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_run_that_begins_again_keeps_no_other_waiting(registry: Registry, failed: bool) -> None:
     planned(registry, "a", "b")
     runs, did = registry.scheduled_runs, []
     for _ in range(4):
         claim = runs.claim("nightly", 1)
         assert claim is not None
         did.append(claim.run.target)
-        runs.put_back(claim, "its process was stopped")
+        runs.put_back(claim, "its process was stopped", failed=failed)
     assert did == ["a", "b", "a", "b"]
+    assert [run.attempts for run in runs.open("nightly")] == ([2, 2] if failed else [0, 0])
+
+
+@only("local")
+def test_what_is_put_back_without_a_failure_keeps_its_attempts(registry: Registry) -> None:
+    planned(registry, "a")
+    runs = registry.scheduled_runs
+    first = runs.claim("nightly", 1)
+    assert first is not None
+    assert not first.again
+    for _ in range(2):  # the answer to the first got lost
+        runs.put_back(first, "it was interrupted", failed=False)
+    second = runs.claim("nightly", 1)
+    assert second is not None
+    assert (second.again, second.run.attempts) == (True, 1)
+    with pytest.raises(Conflict):
+        runs.put_back(first, "it was interrupted", failed=False)
+    runs.put_back(second, "the database was away")
+    assert [run.attempts for run in runs.open("nightly")] == [1]
 
 
 @only("local")
