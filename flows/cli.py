@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows.commands.arguments.access import add_access_commands
 from flows.commands.arguments.backup import add_backup_commands
@@ -25,6 +24,7 @@ from flows.commands.arguments.upgrade import add_upgrade_command
 from flows.errors import of_a_path
 from flows.formatting import as_typed, plain
 from flows.installation import is_light, needs_all
+from flows.run.readers import is_unread, read_or_not, silence
 
 if TYPE_CHECKING:
     from flows.commands.reply import Reply
@@ -172,12 +172,7 @@ def spelled_out(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    top = parser()
-    if "_ARGCOMPLETE" in os.environ:
-        from flows.commands.arguments.completion import complete
-
-        complete(top)
-    arguments = top.parse_args(spelled_out(sys.argv[1:] if argv is None else argv))
+    arguments = _arguments(argv)
     from flows.settings import NO_TELEMETRY
 
     for variable, value in NO_TELEMETRY.items():
@@ -185,13 +180,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         reply: Reply = _command(arguments.call)(arguments)
         _print(reply, arguments.json)
+    except BrokenPipeError as error:
+        if not is_unread(sys.stdout):
+            return _fail(error, arguments)
+        silence(sys.stdout)
+        return 130  # nobody reads what it does: an interruption
     except KeyboardInterrupt:
-        with _read_or_not(sys.stderr):
+        with read_or_not(sys.stderr):
             print("tuneline: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         return _fail(error, arguments)
     return reply.exit_code
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; those that ask for help, or that are wrong, end the process."""
+    top = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from flows.commands.arguments.completion import complete
+
+        complete(top)
+    try:
+        return top.parse_args(spelled_out(sys.argv[1:] if argv is None else argv))
+    except (SystemExit, BrokenPipeError) as error:
+        with read_or_not(sys.stdout):
+            pass
+        raise error if isinstance(error, SystemExit) else SystemExit(0) from None
 
 
 def _command(call: str) -> Callable[[argparse.Namespace], Reply]:
@@ -210,19 +225,9 @@ def _command(call: str) -> Callable[[argparse.Namespace], Reply]:
     return command
 
 
-@contextlib.contextmanager
-def _read_or_not(stream: TextIO) -> Iterator[None]:
-    """A reader of `stream` that went away (`| head`) changes nothing about how the command ended."""
-    try:
-        yield
-        stream.flush()
-    except (BrokenPipeError, SystemExit):  # rich turns the one into the other
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def _print(reply: Reply, as_json: bool) -> None:
     """Print a command's result."""
-    with _read_or_not(sys.stdout):
+    with read_or_not(sys.stdout):
         if not as_json:
             reply.show()
         elif reply.document is not None:
@@ -233,20 +238,20 @@ def _fail(error: Exception, arguments: argparse.Namespace) -> int:
     from flows.execute import EXPECTED
 
     if arguments.debug:
-        with _read_or_not(sys.stderr):
+        with read_or_not(sys.stderr):
             traceback.print_exception(error)
     if isinstance(error, ModuleNotFoundError) and is_light():
         error = needs_all(f"this command needs {error.name}")
     error = of_a_path(error) or error
     expected = isinstance(error, EXPECTED)
     message = str(error) if expected else f"{type(error).__name__}: {error}"
-    with _read_or_not(sys.stderr):
+    with read_or_not(sys.stderr):
         print(f"tuneline: {plain(as_typed(message))}", file=sys.stderr)
         if not expected and not arguments.debug:
             print("tuneline: this is a defect; run again with --debug and report it", file=sys.stderr)
     code = int(getattr(error, "exit_code", 4))
     if arguments.json:
-        with _read_or_not(sys.stdout):
+        with read_or_not(sys.stdout):
             print(json.dumps({"error": message, "exit_code": code}))
     return code
 

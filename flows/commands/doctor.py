@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 
 from flows.commands.reply import Reply
 from flows.doctor.examination import look
 from flows.formatting import plain
 from flows.installation import is_light
+from flows.run.readers import remark
 from flows.settings import Settings
 
 
 def doctor(arguments: argparse.Namespace) -> Reply:
     """One line for each thing; exit code 3 when one fails."""
     if arguments.full and not is_light():
-        print("starting Prefect's server, which takes about half a minute", file=sys.stderr)
+        remark("starting Prefect's server, which takes about half a minute")
     findings = look(Settings(), arguments.full)
     failed = any(finding.state == "fail" for finding in findings)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from flows.errors import Usage
+from flows.run.readers import remark
 from flows.settings import Settings
 from registry import Registry
 
@@ -25,9 +24,9 @@ def made_home() -> Settings:
     """The settings of a home that may be new; a new one is said on standard error."""
     settings = Settings()
     if not is_there(settings):
-        print(f"tuneline: making a new registry in {settings.root}", file=sys.stderr)
+        remark(f"tuneline: making a new registry in {settings.root}")
     elif settings.found_above:
-        print(f"tuneline: the registry is {settings.root}, found above this folder", file=sys.stderr)
+        remark(f"tuneline: the registry is {settings.root}, found above this folder")
     return settings
 
 

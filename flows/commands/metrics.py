@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp
@@ -15,6 +14,7 @@ from flows.commands.home import open_registry
 from flows.commands.reply import Reply
 from flows.metrics.exporter import metrics_app
 from flows.metrics.rates import Prices, read_rates
+from flows.run.readers import remark
 from flows.settings import Settings
 
 OPEN = "open to others at %s, with the names of tenants, channels and hosts: keep clients away from there"
@@ -33,7 +33,7 @@ def metrics(arguments: argparse.Namespace) -> Reply:
             # A web page could else read them through a browser, by a name of its own for this address.
             app = TrustedHostMiddleware(app, ["127.0.0.1", "localhost"])
         else:
-            print(f"tuneline metrics: {OPEN % arguments.host}", file=sys.stderr)
+            remark(f"tuneline metrics: {OPEN % arguments.host}")
 
         def listening(url: str) -> None:
             document = {"url": f"{url}/metrics", "rates": file and str(file), "pid": os.getpid()}

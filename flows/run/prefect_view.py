@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.formatting import VERDICTS, duration, short, size
+from flows.run.readers import remark
 from flows.run.stage_row import StageRow
 from registry import processes
 from stages.contract import ProgressEvent
@@ -136,9 +137,9 @@ class PrefectView:
             try:
                 self._reporter.wait(SILENT_SECONDS)
             except subprocess.TimeoutExpired:
-                print("Telling Prefect how it ended; Ctrl-C leaves that to go on by itself", file=sys.stderr)
+                remark("Telling Prefect how it ended; Ctrl-C leaves that to go on by itself")
             if self._reporter.wait(seconds) != 0:
-                print(f"Prefect does not show this run whole; {self._log} says why", file=sys.stderr)
+                remark(f"Prefect does not show this run whole; {self._log} says why")
         atexit.unregister(self.wait)
 
     def _tell(self, event: str, **values: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from flows.formatting import duration, plain, size
+from flows.run.readers import silence
 from stages.contract import ProgressEvent
 
 _RESERVED = {"done", "total", "unit"}
@@ -59,9 +59,7 @@ class StderrConsole(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
+        silence(self.file)
 
 
 class ProgressView:

@@ -17,6 +17,7 @@ import yaml
 from flows import cli, commands
 from flows.recipe import load, shipped
 from registry import Registry
+from tests.seconds import seconds
 
 TUNELINE = Path(sys.executable).with_name("tuneline")
 
@@ -143,6 +144,8 @@ def test_a_reader_that_goes_away_changes_no_exit_code(home: Path) -> None:
         ("recipes ls", 0),
         ("recipes show demo", 0),
         ("recipes schema", 0),
+        ("run --help", 0),
+        ("--version", 0),
     ):
         read, write = os.pipe()
         os.close(read)
@@ -159,3 +162,52 @@ def test_a_reader_that_goes_away_changes_no_code_of_an_error(home: Path) -> None
         done = subprocess.run([TUNELINE, *words.split()], stdout=write, stderr=write)
         os.close(write)
         assert done.returncode == 3, words
+
+
+WORKS = """
+import sys
+from flows import cli
+from flows.commands.pipeline import recipes
+from flows.commands.reply import Reply
+from flows.run.readers import remark
+
+def works(arguments):
+    for stream in sys.argv[1:]:
+        for step in range(2):
+            print("done", flush=True) if stream == "stdout" else remark("under way")
+    return Reply(None, lambda: print("all of it"))
+
+recipes.ls = works
+sys.exit(cli.main(["recipes", "ls"]))
+"""
+
+
+def without_reader(*writes: str, of: str) -> subprocess.CompletedProcess[bytes]:
+    """A command that writes to these while it works, and the stream `of` has no reader."""
+    read, write = os.pipe()
+    os.close(read)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, of: write}
+    done = subprocess.run([sys.executable, "-c", WORKS, *writes], timeout=seconds(60), **streams)
+    os.close(write)
+    return done
+
+
+def test_a_command_that_prints_while_it_works_ends_with_its_reader() -> None:
+    done = without_reader("stderr", "stdout", of="stdout")
+    assert (done.returncode, done.stderr) == (130, b"under way\n" * 2)
+
+
+def test_a_command_goes_on_whose_remarks_nobody_reads() -> None:
+    done = without_reader("stderr", "stdout", of="stderr")
+    assert (done.returncode, done.stdout) == (0, b"done\n" * 2 + b"all of it\n")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_still_a_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: argparse.Namespace) -> None:
+        raise BrokenPipeError("a socket")
+
+    monkeypatch.setattr("flows.commands.pipeline.recipes.ls", broken)
+    assert cli.main(["recipes", "ls"]) == 4
+    assert "BrokenPipeError: a socket" in capsys.readouterr().err

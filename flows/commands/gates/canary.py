@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
 from flows.formatting import from_log10, plain, short
 from flows.gates.policy import GUARDRAILS
+from flows.run.readers import remark
 from flows.settings import Settings
 from flows.stack.programs import JUDGE_ALIVE
 from registry import Registry
@@ -59,9 +59,7 @@ def judge(arguments: argparse.Namespace) -> Reply:
     with open_registry() as registry, _until_signal() as ended:
         judging, alive = Judge(registry), Settings().root / JUDGE_ALIVE
         if not arguments.once:
-            print(
-                "tuneline channels judge: looking every second; Ctrl-C ends it", file=sys.stderr, flush=True
-            )
+            remark("tuneline channels judge: looking every second; Ctrl-C ends it")
         while not ended.is_set():
             try:
                 decided = judging.round(arguments.channel)
@@ -71,7 +69,7 @@ def judge(arguments: argparse.Namespace) -> Reply:
             except RegistryError as error:
                 if arguments.once:
                     raise
-                print(f"tuneline: {plain(str(error))}; trying again", file=sys.stderr, flush=True)
+                remark(f"tuneline: {plain(str(error))}; trying again")
                 decided = []
             judged += decided
             if not arguments.json:

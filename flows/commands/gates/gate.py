@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from flows.gates.latency import read_latency
 from flows.gates.plan import RulePlan, plan_rules
 from flows.gates.reports import junit, junit_error, lines, markdown, markdown_error
 from flows.gates.sources import GateInput, from_registry
+from flows.run.readers import remark
 from registry import Artifact, Registry, Waiver
 from registry.channels.channels import CHANNEL
 from registry.errors import NotFound
@@ -147,7 +147,7 @@ def _live(registry: Registry, channel: str, baseline: str | None) -> Artifact | 
             f"--baseline {channel}: this channel serves nothing, so there is nothing to compare with; to "
             f"gate for a new channel, give --channel {channel}"
         )
-    print(f"channel {channel} serves nothing yet: the base takes its place", file=sys.stderr)
+    remark(f"channel {channel} serves nothing yet: the base takes its place")
     return None
 
 
@@ -281,4 +281,4 @@ def is_said(words: str | None) -> bool:
 
 def _tell(notes: Iterable[str]) -> None:
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        remark(f"note: {note}")

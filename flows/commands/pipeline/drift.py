@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC
 from pathlib import Path
@@ -23,6 +22,7 @@ from flows.formatting import from_log10, short
 from flows.gates.ancestry import ancestry
 from flows.recipe import load
 from flows.retraining.drifted import ask_schedules
+from flows.run.readers import remark
 from registry import Artifact, Registry
 from registry.channels.channels import CHANNEL
 from registry.errors import NotFound
@@ -151,8 +151,7 @@ def _hidden(registry: Registry, artifact: Artifact, texts: list[str]) -> Learner
             "a dataset that was made here, or leave it out"
         )
     model = registry.view(base.id)
-    message = f"tuneline: reading {len(texts):,} texts with the base {short(base.id)} on the CPU"
-    print(message, file=sys.stderr, flush=True)
+    remark(f"tuneline: reading {len(texts):,} texts with the base {short(base.id)} on the CPU")
     return hidden.learner(hidden.read(model, texts))
 
 

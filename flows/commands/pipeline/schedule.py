@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,7 @@ from flows.commands.serving.tenants import who
 from flows.errors import FlowError, Usage
 from flows.formatting import duration, plain
 from flows.retraining.words import limits_in_words, when, whom
+from flows.run.readers import remark
 from flows.settings import Settings
 from registry import Registry
 from registry.artifacts import JsonObject
@@ -185,7 +185,7 @@ def _worked(registry: Registry, settings: Settings, schedule: Schedule) -> list[
 
 def report(line: str) -> None:
     """A line about what goes on, for people."""
-    print(f"tuneline: {plain(line)}", file=sys.stderr)
+    remark(f"tuneline: {plain(line)}")
 
 
 def pause(arguments: argparse.Namespace) -> Reply:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from flows.commands.home import open_registry
 from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
 from flows.formatting import duration, size
+from flows.run.readers import remark
 from flows.settings import Settings
 from registry import Registry
 from registry.backup import check, snapshot
@@ -147,6 +147,6 @@ def _told(what: str) -> Callable[[int, int], None]:
         nonlocal last
         if time.monotonic() - last >= _EVERY:
             last = time.monotonic()
-            print(f"tuneline: {what} {done} of {of} files", file=sys.stderr)
+            remark(f"tuneline: {what} {done} of {of} files")
 
     return tell
