@@ -12,19 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flows.commands.arguments.access import add_access_commands
-from flows.commands.arguments.backup import add_backup_commands
-from flows.commands.arguments.feed import add_feed_commands
-from flows.commands.arguments.gate import add_gate_commands, implied_action
-from flows.commands.arguments.overview import add_overview_commands
-from flows.commands.arguments.registry import add_registry_commands
-from flows.commands.arguments.schedule import add_schedule_commands
-from flows.commands.arguments.tenants import add_tenant_commands
-from flows.commands.arguments.upgrade import add_upgrade_command
-from flows.errors import of_a_path
+from flows.errors import not_begun, of_a_path
 from flows.formatting import as_typed, plain
 from flows.installation import is_light, needs_all
-from flows.run.readers import is_unread, read_or_not, silence
+from flows.run.readers import is_unread, read_or_not, remark, silence
 
 if TYPE_CHECKING:
     from flows.commands.reply import Reply
@@ -92,6 +83,24 @@ def parser() -> argparse.ArgumentParser:
 
     _add_recipe_commands(add)
     _add_stage_commands(add)
+    _add_other_commands(add, group, verbs)
+    return top
+
+
+def _add_other_commands(
+    add: Callable[..., argparse.ArgumentParser], group: Callable[..., Any], verbs: Any
+) -> None:
+    """Imported here, so that Ctrl-C shows no trace meanwhile."""
+    from flows.commands.arguments.access import add_access_commands
+    from flows.commands.arguments.backup import add_backup_commands
+    from flows.commands.arguments.feed import add_feed_commands
+    from flows.commands.arguments.gate import add_gate_commands
+    from flows.commands.arguments.overview import add_overview_commands
+    from flows.commands.arguments.registry import add_registry_commands
+    from flows.commands.arguments.schedule import add_schedule_commands
+    from flows.commands.arguments.tenants import add_tenant_commands
+    from flows.commands.arguments.upgrade import add_upgrade_command
+
     add_registry_commands(add, group)
     add_gate_commands(add, verbs)
     add_tenant_commands(add, verbs)
@@ -102,7 +111,6 @@ def parser() -> argparse.ArgumentParser:
     add_upgrade_command(add)
     _add_serving_commands(add)
     add_overview_commands(add, group)
-    return top
 
 
 def _add_recipe_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -164,6 +172,8 @@ def _add_serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def spelled_out(argv: Sequence[str]) -> list[str]:
     """`artifacts …` means `artifacts ls …` and `gate POLICY …` means `gate run POLICY …`."""
+    from flows.commands.arguments.gate import implied_action
+
     arguments = implied_action(argv)
     if arguments[:1] and arguments[0] in LISTED and (arguments[1:2] or ["-"])[0].startswith("-"):
         arguments[1:1] = [] if arguments[1:2] in (["-h"], ["--help"]) else ["ls"]
@@ -172,23 +182,31 @@ def spelled_out(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    arguments = _arguments(argv)
-    from flows.settings import NO_TELEMETRY
-
-    for variable, value in NO_TELEMETRY.items():
-        os.environ.setdefault(variable, value)
     try:
-        reply: Reply = _command(arguments.call)(arguments)
+        with not_begun("the command"):
+            arguments = _arguments(argv)
+        return _end_of(arguments)
+    except KeyboardInterrupt as interrupt:
+        remark(f"tuneline: {str(interrupt) or 'interrupted'}")
+        return 130
+
+
+def _end_of(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit code. Raises KeyboardInterrupt, which may say what was not begun."""
+    try:
+        with not_begun("the run" if arguments.command == "run" else "the command"):
+            from flows.settings import NO_TELEMETRY
+
+            for variable, value in NO_TELEMETRY.items():
+                os.environ.setdefault(variable, value)
+            command = _command(arguments.call)
+        reply = command(arguments)
         _print(reply, arguments.json)
     except BrokenPipeError as error:
         if not is_unread(sys.stdout):
             return _fail(error, arguments)
         silence(sys.stdout)
         return 130  # nobody reads what it does: an interruption
-    except KeyboardInterrupt:
-        with read_or_not(sys.stderr):
-            print("tuneline: interrupted", file=sys.stderr)
-        return 130
     except Exception as error:
         return _fail(error, arguments)
     return reply.exit_code

@@ -5,7 +5,9 @@ FlowError                anything below
 └── Usage                a command's arguments do not fit together (exit code 3)
 """
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 from flows.formatting import plain
 
@@ -55,3 +57,13 @@ def of_a_path(error: BaseException) -> Usage | None:
     if len(path) > _LONGEST_PATH:
         path = f"{path[:_LONGEST_PATH]}…"
     return Usage(f"{path}: {(error.strerror or '').lower()}; {_REMEDIES[error.errno]}")
+
+
+@contextlib.contextmanager
+def not_begun(what: str) -> Iterator[None]:
+    """Within the block KeyboardInterrupt says that `what` did not begin."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        words = str(interrupt) or f"interrupted before {what} began; nothing is recorded"
+        raise KeyboardInterrupt(words) from None

@@ -6,17 +6,14 @@ import contextlib
 import json
 import logging
 import os
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.errors import FlowError
+from flows.errors import FlowError, not_begun
 from flows.gates.gate import EXIT_CODES
 from flows.outcome import RunOutcome
 from flows.preflight.preflight import refuse_problems
@@ -26,6 +23,7 @@ from flows.report.report import RunReport, write_html
 from flows.run.arithmetic import Arithmetic, settle
 from flows.run.child import WarmWorker
 from flows.run.feed_input import at_watermark
+from flows.run.interruptions import Interruptions
 from flows.run.prefect_view import ParentFlow, PrefectView
 from flows.run.progress_view import ProgressView
 from flows.run.runs import PAGE, RECIPE, REPORT, begin
@@ -63,23 +61,25 @@ def execute(
 
     `parent`: the Prefect flow run that it is a part of. `stand_by`: what runs its stages, where several runs
     share that. Before anything starts, raises
-    `InvalidRecipe` for all that can be known to go wrong, and `InsufficientResources`.
+    `InvalidRecipe` for all that can be known to go wrong, `InsufficientResources`, and KeyboardInterrupt.
     """
     with ProgressView() as view:
-        view.note(f"{recipe.name}: checking what exists and what is needed (home: {settings.root})")
-        bring_model(recipe, view)
-        shape = describe_base(recipe.base.source)
-        refuse_problems(recipe, settings, shape)
-        asked = recipe
-        recipe, arithmetic = settle(recipe, shape, settings)
-        refuse_shortfalls(recipe, shape, settings)
-        bring_converter(recipe, view)
-        quiet_libraries(settings.root)
-        registry = Registry.open(
-            settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
-        )
-        recipe = at_watermark(recipe, registry)
-        return _run(asked, recipe, registry, view, arithmetic, parent, stand_by)
+        with not_begun("the run"):
+            view.note(f"{recipe.name}: checking what exists and what is needed (home: {settings.root})")
+            bring_model(recipe, view)
+            shape = describe_base(recipe.base.source)
+            refuse_problems(recipe, settings, shape)
+            asked = recipe
+            recipe, arithmetic = settle(recipe, shape, settings)
+            refuse_shortfalls(recipe, shape, settings)
+            bring_converter(recipe, view)
+            quiet_libraries(settings.root)
+            registry = Registry.open(
+                settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
+            )
+            recipe = at_watermark(recipe, registry)
+        with Interruptions() as interruptions:
+            return _run(asked, recipe, registry, view, arithmetic, parent, stand_by, interruptions)
 
 
 def _run(
@@ -90,6 +90,7 @@ def _run(
     arithmetic: Arithmetic | None,
     parent: ParentFlow | None,
     stand_by: WarmWorker | None,
+    interruptions: Interruptions,
 ) -> Result:
     started, clock = datetime.now(UTC), time.monotonic()
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -107,7 +108,7 @@ def _run(
     with stand_by or WarmWorker(folder / "logs" / "stand-by.log") as worker:
         run, outcome, error = Run(registry, view, folder, worker, arithmetic, prefect), RunOutcome(), None
         try:
-            with _terminable():
+            with interruptions.allowed():
                 lifecycle(recipe, run, outcome)
         except (Exception, KeyboardInterrupt) as caught:
             error = caught
@@ -132,21 +133,6 @@ def _tell_of_failure(registry: Registry, run_id: str, recipe: str, rows: list[St
             registry.webhooks.tell("failed-run", {"run": run_id, "recipe": recipe, "steps": failed}, run_id)
         except RegistryError as error:  # the run's own error is the one to be shown
             log.error("webhooks were not notified that run %s failed: %s", run_id, error)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Within the block SIGTERM is an interruption as Ctrl-C is, unless somebody else handles it already."""
-    if threading.current_thread() is not threading.main_thread() or (
-        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def refuse_shortfalls(recipe: Recipe, shape: ModelShape, settings: Settings) -> None:

@@ -123,7 +123,7 @@ class Lane:
             self._put_back(claim, f"begins again: {error}")
         except KeyboardInterrupt:
             self._put_back(claim, "it was interrupted", failed=False)
-            raise
+            raise KeyboardInterrupt(f"interrupted; the run of {claim.run.target} waits again") from None
         except BaseException as error:
             self._put_back(claim, f"it was stopped: {str(error) or type(error).__name__}")
             raise

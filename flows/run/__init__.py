@@ -11,6 +11,7 @@ progress_view     how far the running stage is, in the terminal
 stage_row         what became of one step, as reports show it
 prefect_view      what Prefect shows of a run
 prefect_reporter  the process that tells Prefect
+interruptions     Ctrl-C and SIGTERM, held back while a run is not at its steps
 readers           standard output and error, where nobody reads them any more
 runs              what runs leave behind: records, reports, logs
 ```

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from flows.commands.home import made_home
 from flows.commands.reply import LOG_WIDTH, Reply, print_table
+from flows.errors import not_begun
 from flows.formatting import duration, size
 from flows.installation import is_light, needs_all
 from flows.planning.clock import clock_here, said_of_memory, said_of_times
@@ -27,10 +28,12 @@ def run(arguments: argparse.Namespace) -> Reply:
     """Run a recipe and show the summary, also of a run that failed."""
     if is_light():  # before a model is fetched for it
         raise needs_all("run needs torch")
-    from flows.execute import as_json, execute
-    from flows.report.report import render_terminal
+    with not_begun("the run"):
+        from flows.execute import as_json, execute
+        from flows.report.report import render_terminal
 
-    result = execute(load(arguments.recipe, arguments.set), made_home())
+        recipe, settings = load(arguments.recipe, arguments.set), made_home()
+    result = execute(recipe, settings)
     if arguments.debug and result.error is not None:
         raise result.error
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
