@@ -18,8 +18,28 @@ GRACE_SECONDS = 5
 """For answers under way when the server is asked to end."""
 
 
-def serve(app: ASGIApp, host: str, port: int, listening: Callable[[str], None]) -> None:
+class _Server(uvicorn.Server):
+    """Says that it ends before it waits for what it still answers."""
+
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending()
+        await super().shutdown(sockets)
+
+
+def serve(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    listening: Callable[[str], None],
+    ending: Callable[[], None] = lambda: None,
+) -> None:
     """Serve `app`; `listening` gets its URL once it listens. Returns after SIGTERM or SIGINT.
+
+    `ending`: called in the event loop as the server ends; it waits then for answers under way.
 
     Raises Usage for a port that does not exist, PortTaken.
     """
@@ -37,7 +57,7 @@ def serve(app: ASGIApp, host: str, port: int, listening: Callable[[str], None]) 
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address, number = listener.getsockname()[:2]
         listening(f"http://{f'[{address}]' if ':' in address else address}:{number}")
-        _run(uvicorn.Server(config), listener)
+        _run(_Server(config, ending), listener)
 
 
 def is_loopback(host: str) -> bool:

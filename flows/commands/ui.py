@@ -40,5 +40,6 @@ def ui(arguments: argparse.Namespace) -> Reply:
             message = f"tuneline ui: {address}{once}; Ctrl-C ends it"
             print(json.dumps(document) if arguments.json else message, flush=True)
 
-        http.serve(application(registry, access), arguments.host, arguments.port, listening)
+        app = application(registry, access)
+        http.serve(app, arguments.host, arguments.port, listening, app.state.changes.end)
     return Reply(None, lambda: None)

@@ -40,6 +40,8 @@ class Changes:
         self._watch: asyncio.Task[None] | None = None
         self._last: object = None
         self.listeners = 0
+        self.over = False
+        """Whether the server ends, which waits for the end of what it streams."""
 
     async def __aenter__(self) -> Self:
         self._watch = asyncio.create_task(self._look())
@@ -52,6 +54,11 @@ class Changes:
         self._watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._watch
+        self._changed.set()
+
+    def end(self) -> None:
+        """End the streams."""
+        self.over = True
         self._changed.set()
 
     async def wait(self, seconds: float) -> bool:
@@ -130,7 +137,10 @@ async def _stream(request: Request, changes: Changes) -> AsyncIterator[str]:
         # What changed between the page and this stream is not lost: the page asks again once.
         yield "retry: 3000\nevent: changed\ndata: {}\n\n"
         while not await request.is_disconnected():
-            yield "event: changed\ndata: {}\n\n" if await changes.wait(KEEP_ALIVE) else ": still here\n\n"
+            changed = await changes.wait(KEEP_ALIVE)
+            if changes.over:
+                return
+            yield "event: changed\ndata: {}\n\n" if changed else ": still here\n\n"
     finally:
         changes.listeners -= 1
 

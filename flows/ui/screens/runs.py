@@ -118,7 +118,7 @@ async def _follow(request: Request) -> Response:
 async def _lines(request: Request, path: Path) -> AsyncIterator[str]:
     """The end of the log, then what is added to it, until its run is over or nobody listens."""
     at = max(0, path.stat().st_size - TAIL)
-    while not await request.is_disconnected():
+    while not request.app.state.changes.over and not await request.is_disconnected():
         over = (await anyio.to_thread.run_sync(_found, request)).state != "running"
         text, at = await anyio.to_thread.run_sync(_read_from, path, at)
         if text:
