@@ -272,7 +272,7 @@ def _curves(request: Request) -> Response:
     steps = sorted({step for curve in losses for step, _ in curve})
     series = [
         {
-            "name": " and ".join(names) + (": the same curve" if len(names) > 1 else ""),
+            "name": " and ".join(names) + (" (the same curve)" if len(names) > 1 else ""),
             "values": [dict(curve).get(step) for step in steps],
         }
         for curve, names in losses.items()

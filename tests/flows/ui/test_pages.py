@@ -199,7 +199,7 @@ def test_equal_curves_of_a_comparison_are_one(
     ids = [one.id, same.id, other.id]
     series = client.get("/compare/curves.json", params={"id": ids}).json()["series"]
     assert series == [
-        {"name": f"adapter {one.id[:7]} and adapter {same.id[:7]}: the same curve", "values": [2.0, 1.0]},
+        {"name": f"adapter {one.id[:7]} and adapter {same.id[:7]} (the same curve)", "values": [2.0, 1.0]},
         {"name": f"adapter {other.id[:7]}", "values": [2.0, 1.5]},
     ]
 
