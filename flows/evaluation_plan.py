@@ -44,8 +44,13 @@ class EvaluationPlan:
 
     def merged(self, merged: Artifact) -> Measurement:
         """A merge, against base and adapter as trained, and against the very sum that was merged."""
+        quant = merged.manifest.quant
+        return self.merged_into(quant.merge_base if quant is not None else None)
+
+    def merged_into(self, weights: str | None) -> Measurement:
+        """The same of a merge into weights of that sort, `16bit` or `nf4`."""
         tasks = [self._as_trained]
-        if merged.manifest.quant is not None and merged.manifest.quant.merge_base == "16bit":
+        if weights == "16bit":
             tasks.append(self._sum)
         label = f"merged {self.recipe.merge.dtype}"
         return Measurement("merged", "evaluate merged", label, self._with(self.stored, *tasks))

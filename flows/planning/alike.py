@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flows.planning.amounts import Plan, data_bytes
+from flows.planning.amounts import Plan
 from flows.planning.earlier import EarlierRun
+from flows.planning.sources import data_bytes
 from flows.run.fingerprint import pin
 from registry.artifacts import Manifest
 from stages.config.evaluate import EvaluateConfig, FidelityTask

@@ -7,6 +7,7 @@ where there are comparable ones, else on its measured speed (`flows.planning`); 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,18 +15,14 @@ from typing import Literal
 
 from flows.formatting import size
 from flows.planning.alike import Alike
-from flows.planning.amounts import (
-    Plan,
-    data_bytes,
-    evaluated_tokens,
-    longest,
-    measured_tokens,
-    training_tokens,
-)
+from flows.planning.amounts import Plan, longest, training_amounts
 from flows.planning.clock import Clock
 from flows.planning.earlier import EarlierRun
+from flows.planning.evaluations import evaluation_work, form_of, forms, measured_rows, splits
 from flows.planning.machine import Machine, machine
 from flows.planning.rates import PUBLISHED, ComputeRates
+from flows.planning.rows import RowFigures, row_figures
+from flows.planning.sources import data_bytes
 from stages import work
 from stages.memory import Frozen, adapter_parameters, evaluation_memory, training_memory
 from stages.model_shape import ModelShape, describe_base
@@ -73,11 +70,12 @@ def estimate(
     """
     gpu = bool(machine.cuda) or shape.parameters >= BIG_MODEL
     clock = clock or Clock(ComputeRates(cores=machine.cpu_count))
+    figures = row_figures(recipe.prepare)
     return [
         _resolve(recipe, shape, machine, clock),
         _prepare(recipe, shape, machine, clock),
-        _train(recipe, shape, machine, gpu, clock),
-        _evaluate(recipe, shape, machine, clock),
+        _train(recipe, shape, machine, gpu, clock, figures),
+        _evaluate(recipe, shape, machine, clock, figures),
         _merge(recipe, shape, machine, clock),
         *(_quantize(config, recipe, shape, machine, gpu, clock) for config in recipe.quantize),
         *_apart(recipe, shape, machine, clock),
@@ -129,8 +127,15 @@ def _prepare(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) ->
     return _as_measured(row, clock, "prepare", lambda run: alike.rows([run.manifest]))
 
 
-def _train(recipe: Plan, shape: ModelShape, machine: Machine, gpu: bool, clock: Clock) -> StageEstimate:
-    config, tokens = recipe.train, training_tokens(recipe)
+def _train(
+    recipe: Plan,
+    shape: ModelShape,
+    machine: Machine,
+    gpu: bool,
+    clock: Clock,
+    figures: RowFigures | None,
+) -> StageEstimate:
+    config, amounts = recipe.train, training_amounts(recipe, figures)
     frozen, memory = _training_memory(recipe, shape, machine, gpu)
     adapter = adapter_parameters(shape, config)
     rows = f"rows of up to {_longest_trained(recipe)} tokens"
@@ -140,16 +145,17 @@ def _train(recipe: Plan, shape: ModelShape, machine: Machine, gpu: bool, clock: 
     alike = Alike(recipe, shape)
 
     def earlier(run: EarlierRun) -> Work | None:
-        if run.parameters != shape.parameters:
+        if run.parameters != shape.parameters or amounts is None:
             return None
         made, trained = run.manifest.metrics, run.manifest.config
-        return work.training(shape, made["tokens"], trained["gradient_checkpointing"])
+        return amounts.with_tokens(made["tokens"]).work(shape, trained["gradient_checkpointing"])
 
-    for run in clock.alike("train", lambda run: alike.trained_as_long(run, frozen))[:1]:
-        tokens = run.manifest.metrics["tokens"]
+    if amounts is not None:
+        for run in clock.alike("train", lambda run: alike.trained_as_long(run, frozen))[:1]:
+            amounts = amounts.with_tokens(run.manifest.metrics["tokens"])
     seconds, basis = None, ""
-    if tokens is not None:
-        needed = work.training(shape, tokens, config.gradient_checkpointing)
+    if amounts is not None:
+        needed = amounts.work(shape, config.gradient_checkpointing)
         on_cpu = clock.on_cpu("train", needed, config.nf4.compute_dtype, earlier) if not gpu else None
         seconds, basis = on_cpu or clock.on_gpu(needed)
     # one finished adapter and at most two checkpoints with gradients' moments
@@ -178,30 +184,34 @@ def _longest_trained(recipe: Plan) -> int:
     return recipe.train.max_length if recipe.train.packing else longest_row
 
 
-def _evaluate(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -> StageEstimate:
+def _evaluate(
+    recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock, figures: RowFigures | None
+) -> StageEstimate:
     """The merged model is the largest one measured."""
     config, length = recipe.evaluate, longest(recipe)
     ladder = (recipe.ladder.chats, recipe.ladder.tokens) if recipe.ladder else (0, 0)
     memory = machine.imports + EVALUATION + evaluation_memory(shape, config, length, ladder)
     fits = any(memory <= held for _, held in machine.cuda)
     models = 3 + len(recipe.quantize) + (recipe.adapter is not None)
-    tokens = evaluated_tokens(recipe)
+    held, asked = splits(recipe, figures), forms(recipe)
+    works = [evaluation_work(shape, form, held, length) for form in asked]
     note = f"{models} models, one after the other; the merged one is the largest"
 
     def earlier(run: EarlierRun) -> Work | None:
         if run.parameters != shape.parameters:
             return None
-        seen = measured_tokens(run.manifest.config, run.manifest.metrics, length)
-        return None if seen is None else work.evaluation(shape, seen)
+        return evaluation_work(shape, form_of(run), measured_rows(held, run), length)
 
     seconds, basis = None, ""
-    if tokens is None:
+    known = [needed for needed in works if needed is not None]
+    if len(known) < len(works):
         note += "; give an lm-eval task a limit to get a time estimate"
-    elif fits:
-        seconds, basis = clock.on_gpu(work.evaluation(shape, tokens), models)
     else:
-        needed = work.evaluation(shape, tokens)
-        seconds, basis = clock.on_cpu("evaluate", needed, config.compute_dtype, earlier, models)
+        mean = functools.reduce(Work.plus, known).times(1 / len(known))
+        on_cpu = (
+            clock.on_cpu("evaluate", mean, config.compute_dtype, earlier, len(known)) if not fits else None
+        )
+        seconds, basis = on_cpu or clock.on_gpu(mean, len(known))
     row = StageEstimate("evaluate", memory, 0, seconds, note, "gpu" if fits else "cpu", basis)
     return _as_measured(row, clock, "evaluate", Alike(recipe, shape).evaluated)
 

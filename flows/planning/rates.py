@@ -7,9 +7,11 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from flows.planning.timed import PassTimes, pass_times
 from flows.run.arithmetic import measured_speed
 from flows.settings import Settings
 from registry.artifacts import digest
@@ -17,7 +19,7 @@ from serving.cores import usable_cores
 from stages.arithmetic import ComputeDtype, MachineSpeed, ProductRates, identity
 from stages.errors import StageError
 from stages.model_shape import ModelShape
-from stages.work import Work
+from stages.work import Through, Work
 
 MEASURED = "measured on this machine"
 PUBLISHED = "published figures of other machines"
@@ -43,13 +45,30 @@ class ComputeRates:
     gpu: float = USUAL_GPU
     basis: str = PUBLISHED
     gpu_basis: str = PUBLISHED
+    timed: Mapping[str, PassTimes] = field(default_factory=dict)
+    """How long a pass through the model takes here with all cores, by the type that was timed: `auto`'s."""
 
     def seconds(self, work: Work, dtype: str) -> float:
         """On the CPU, products in `dtype`."""
-        products = getattr(self, self.auto if dtype == "auto" else dtype)
-        shared = work.forward / products.forward + work.backward / products.grad_input
-        shared += work.beside / self.float32.forward
-        return shared / self.cores + work.serial / self.float32.forward + work.disk / self.disk
+        dtype = self.auto if dtype == "auto" else dtype
+        alone = work.serial / self.float32.forward + work.disk / self.disk
+        if work.through is not None and self.timed:
+            return self._through(work, work.through, dtype) + alone
+        products = self._products(work, dtype) + work.beside / self.float32.forward
+        return products / self.cores + alone
+
+    def _products(self, work: Work, dtype: str) -> float:
+        """Seconds of one core."""
+        rates = getattr(self, dtype)
+        return float(work.forward / rates.forward + work.backward / rates.grad_input)
+
+    def _through(self, work: Work, through: Through, dtype: str) -> float:
+        """As timed; in the other type with products as fast as those."""
+        if dtype in self.timed:
+            return self.timed[dtype].seconds(through)
+        ((other, times),) = self.timed.items()
+        slower = self._products(work, dtype) - self._products(work, other)
+        return max(times.seconds(through) + slower / self.cores, self._products(work, dtype) / self.cores)
 
     def gpu_seconds(self, work: Work) -> float:
         """Products on the GPU, the rest on one core."""
@@ -68,7 +87,10 @@ def rates_here(shape: ModelShape, settings: Settings) -> ComputeRates:
         speed = measured_speed(shape, settings)
     except StageError:
         return usual
-    return of_speed(speed, usual)
+    rates = of_speed(speed, usual)
+    if speed.device == "cuda":
+        return rates
+    return replace(rates, timed=pass_times(shape, speed.compute_dtype, settings.cache_folder))
 
 
 def of_speed(speed: MachineSpeed, usual: ComputeRates) -> ComputeRates:

@@ -1,0 +1,115 @@
+"""The rows that a recipe will prepare, as far as its data say without being tokenized: how many, how long."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flows.planning.sources import data_bytes
+from stages.config.prepare import PrepareConfig
+from stages.errors import StageError
+from stages.prepare import first_rows
+
+WHOLE, SAMPLE = 4_000_000, 2000
+"""Bytes of data that are read to the end, which takes a second; of larger ones so many rows are."""
+MOST_OPENED = 50_000_000
+"""Bytes of data that are opened, which takes their digest."""
+BYTES_PER_TOKEN = 4
+"""Of text, in the vocabularies of 32,000 to 256,000 entries that such models have."""
+MESSAGE = 5
+"""Tokens that a chat template writes around a message: its beginning, a role, its end, ends of lines."""
+ROW_BYTES = 3
+"""Of a data file, for each token of its rows once rendered, where none was read."""
+
+
+@dataclass(frozen=True)
+class RowFigures:
+    """`rows` that are kept, of all splits together. In tokens, on average: the `prompt` before an answer with
+    the header of the answer, and the `answer` with the end of its turn; `longest_answer`: of a batch of 16;
+    `shared`: what all begin with; `choices`: each distinct answer's, without what all of them share."""
+
+    rows: float
+    prompt: float
+    answer: float
+    longest_answer: float = 0.0
+    shared: float = 0.0
+    choices: tuple[float, ...] = ()
+
+    @property
+    def length(self) -> float:
+        """Tokens of a row, on average."""
+        return self.prompt + self.answer
+
+
+def row_figures(config: PrepareConfig) -> RowFigures | None:
+    """Figures of the rows that `config` will leave; None where the data are not here, or cannot be read."""
+    size = data_bytes(config.source)
+    if size is None:
+        return None
+    if size > MOST_OPENED:
+        return _assumed(size / ROW_BYTES, config)
+    try:
+        chats, _ = first_rows(config, 10**9 if size <= WHOLE else SAMPLE)
+    except StageError:
+        return None
+    if not chats:
+        return None
+    figures = _figures(chats, config)
+    if size <= WHOLE or len(chats) < SAMPLE:
+        return figures
+    read = sum(len(json.dumps(chat, ensure_ascii=False).encode()) for chat in chats)
+    rows = figures.rows * max(1.0, size / read)
+    return RowFigures(**{**vars(figures), "rows": min(rows, config.max_rows or rows)})
+
+
+def assumed(rows: float, length: float) -> RowFigures:
+    """Of rows of which nothing is known but their length in tokens, a quarter of it the answer."""
+    return RowFigures(rows, 0.75 * length, 0.25 * length, 0.25 * length)
+
+
+def _assumed(tokens: float, config: PrepareConfig) -> RowFigures:
+    length = config.max_length / 4
+    rows = tokens / length
+    return assumed(min(rows, config.max_rows or rows), length)
+
+
+def _figures(chats: Sequence[Sequence[dict[str, str]]], config: PrepareConfig) -> RowFigures:
+    kept: dict[str, tuple[float, float]] = {}
+    answers: set[str] = set()
+    for chat in chats:
+        text = json.dumps(chat, ensure_ascii=False)
+        *before, last = (len(message["content"].encode()) / BYTES_PER_TOKEN for message in chat)
+        prompt, answer = sum(before) + MESSAGE * len(before) + MESSAGE - 2, last + 2
+        if prompt + answer <= config.max_length:
+            kept[text] = prompt, answer
+            answers.add(chat[-1]["content"])
+        if len(kept) == config.max_rows:
+            break
+    rows = sorted(kept.values(), key=sum, reverse=True) or [(config.max_length / 2, config.max_length / 2)]
+    batches = [rows[start : start + 16] for start in range(0, len(rows), 16)]
+    longest = sum(max(answer for _, answer in batch) for batch in batches) / len(batches)
+    prompts, lengths = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+    system = {chat[0]["content"] if chat[0]["role"] == "system" else "" for chat in chats}
+    shared = len(system.pop().encode()) / BYTES_PER_TOKEN + 2 * MESSAGE - 2 if len(system) == 1 else 0.0
+    return RowFigures(len(kept), prompts, lengths, longest, shared, _choices(answers))
+
+
+def _choices(answers: set[str]) -> tuple[float, ...]:
+    if len(answers) < 2:
+        return ()
+    ordered = sorted(answers)
+    begin = _alike(ordered)
+    end = _alike([answer[begin:][::-1] for answer in ordered])
+    return tuple(
+        max(1.0, len(answer[begin : len(answer) - end].encode()) / BYTES_PER_TOKEN)
+        for answer in itertools.islice(ordered, 64)
+    )
+
+
+def _alike(texts: Sequence[str]) -> int:
+    """Characters that all of them begin with."""
+    first, last = min(texts), max(texts)
+    pairs = zip(first, last, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))

@@ -1,0 +1,24 @@
+"""How large a recipe's data are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+
+def data_bytes(source: str) -> int | None:
+    """Size of the data files, uncompressed (gzip counted five-fold); None where it cannot be known yet."""
+    scheme, _, place = source.partition(":")
+    if scheme == "path":
+        path = Path(place).expanduser()
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    elif scheme == "package":
+        distribution, _, pattern = place.partition("/")
+        try:
+            listed = importlib.metadata.files(distribution) or []
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        files = [Path(str(file.locate())) for file in listed if pattern and file.match(pattern)]
+    else:
+        return None
+    return sum(file.stat().st_size * (5 if file.suffix == ".gz" else 1) for file in files) or None

@@ -1,0 +1,139 @@
+"""How long a block and the head of a model take on this machine: timed once for its widths, and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flows.run.child import child_environment
+from registry.artifacts import digest
+from stages.arithmetic import identity
+from stages.model_shape import ModelShape
+from stages.work import Through
+
+WIDEST, MOST_WORDS = 2048, 65_536
+"""Hidden units and vocabulary that are timed; a larger model takes in proportion to its weights."""
+_TREE = Path(__file__).resolve().parents[2]
+
+
+class Fit(BaseModel):
+    """Seconds of a pass, whatever it reads, and of each token or position."""
+
+    model_config = ConfigDict(frozen=True)
+
+    once: float = Field(ge=0)
+    each: float = Field(ge=0)
+
+    def seconds(self, passes: float, tokens: float) -> float:
+        """Of so many passes with so many tokens together."""
+        return passes * self.once + tokens * self.each
+
+    def times(self, ratio: float) -> Fit:
+        """Of something as many times larger."""
+        return Fit(once=self.once * ratio, each=self.each * ratio)
+
+
+class PassTimes(BaseModel):
+    """Of one block: `read`, with an adapter beside it `adapted`; forward, back and optimized `trained`. Of
+    the head: `answered`, `compared` and `learned`, for each position. With all cores."""
+
+    model_config = ConfigDict(frozen=True)
+
+    read: Fit
+    adapted: Fit
+    trained: Fit
+    answered: Fit
+    compared: Fit
+    learned: Fit
+
+    def seconds(self, through: Through) -> float:
+        """Of what goes through a model."""
+        blocks = (
+            self.read.seconds(through.read_passes, through.read_tokens)
+            + self.adapted.seconds(through.adapted_passes, through.adapted_tokens)
+            + self.trained.seconds(through.trained_passes, through.trained_tokens)
+        )
+        head = (
+            self.answered.seconds(through.answer_passes, through.answered)
+            + self.compared.each * through.compared
+            + self.learned.seconds(through.trained_passes, through.learned)
+        )
+        return through.layers * blocks + head
+
+
+def pass_times(shape: ModelShape, dtype: str, cache: Path) -> dict[str, PassTimes]:
+    """Times of a block and the head of `shape` under the type; measured unless `cache` has them.
+
+    Empty where that cannot be measured, as without torch.
+    """
+    widths = _widths(shape)
+    file = cache / f"passes-{digest([identity()[0], widths, dtype])[:20]}.json"
+    with contextlib.suppress(OSError, ValueError, ValidationError):
+        return _scaled(_read(file.read_text("utf-8")), shape, widths)
+    command = [sys.executable, "-m", "stages.backends.block"]
+    done = subprocess.run(
+        [*command, json.dumps({"widths": widths, "dtype": dtype})],
+        cwd=_TREE, env=child_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    try:
+        line = done.stdout.splitlines()[-1]
+        measured = _read(line)
+    except (IndexError, ValueError):  # a validation error is one, too
+        return {}
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        draft.write_text(line + "\n", "utf-8")
+        draft.replace(file)
+    return _scaled(measured, shape, widths)
+
+
+def _read(text: str) -> dict[str, PassTimes]:
+    names = ("once", "each")
+    return {
+        dtype: PassTimes.model_validate(
+            {part: dict(zip(names, pair, strict=True)) for part, pair in parts.items()}
+        )
+        for dtype, parts in json.loads(text).items()
+    }
+
+
+def _widths(shape: ModelShape) -> dict[str, int]:
+    """Those of the model, narrowed in proportion where it is wider than is timed."""
+    narrow = max(1.0, shape.hidden / WIDEST)
+    kv_heads = max(1, round(shape.kv_heads / narrow))
+    return {
+        "hidden": round(shape.hidden / narrow),
+        "intermediate": round(shape.intermediate / narrow),
+        "heads": kv_heads * max(1, round(shape.heads / shape.kv_heads)),
+        "kv_heads": kv_heads,
+        "head_size": shape.head_size + shape.head_size % 2,
+        "vocabulary": min(shape.vocabulary, MOST_WORDS),
+        "layers": shape.layers,
+    }
+
+
+def _scaled(
+    times: Mapping[str, PassTimes], shape: ModelShape, widths: Mapping[str, int]
+) -> dict[str, PassTimes]:
+    """Blocks of another sort than a Llama's, and wider ones, in proportion to their weights."""
+    hidden, size = widths["hidden"], widths["head_size"]
+    attention = 2 * hidden * size * (widths["heads"] + widths["kv_heads"])
+    timed = attention + 3 * hidden * widths["intermediate"]
+    block = shape.linear_parameters / shape.layers / timed
+    head = shape.vocabulary * shape.hidden / (widths["vocabulary"] * hidden)
+    ratios = {
+        **dict.fromkeys(("read", "adapted", "trained"), block),
+        **dict.fromkeys(("answered", "compared", "learned"), head),
+    }
+    return {
+        dtype: PassTimes(**{name: getattr(parts, name).times(ratio) for name, ratio in ratios.items()})
+        for dtype, parts in times.items()
+    }
