@@ -36,6 +36,7 @@ def variants() -> dict[str, dict[str, str]]:
     return {
         "as the libraries come": {},
         f"waiting asleep, {cores} threads": {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": cores},
+        f"a short spin, then asleep, {cores} threads": {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": cores},
         "waiting asleep, 1 thread": {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
         "as Tuneline starts it": thread_environment(),
     }

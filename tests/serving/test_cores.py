@@ -128,20 +128,20 @@ def test_what_the_user_asks_for_goes_first(
     assert usable_threads() == expected
 
 
-def test_children_get_one_pool_that_sleeps(
+def test_children_get_one_pool_that_soon_sleeps(
     groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in thread_environment():
         monkeypatch.delenv(name, raising=False)
     groups("0::/\n", **{"cpu.max": "300000 100000", "cgroup.controllers": "cpu"})
     environment = child.child_environment()
-    assert {name: environment[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")} == {
-        "OMP_NUM_THREADS": "3",
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    assert [environment[name] for name in names] == ["3", "PASSIVE", "1000"]
     assert environment["OPENBLAS_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert child.child_environment()["OMP_WAIT_POLICY"] == "ACTIVE"
+    environment = child.child_environment()
+    assert environment["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in environment
 
 
 def test_an_engine_gets_the_threads_of_the_quota(
