@@ -16,10 +16,18 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from serving.errors import EngineFailed, Overloaded, ServingError
-from serving.llama_cpp.bindings import Entry
 from serving.llama_cpp.loaded_adapters import LoadedAdapter, LoadedAdapters
-from serving.llama_cpp.model import BATCH_TOKENS, LlamaModel
-from serving.llama_cpp.sequences import Answer, CacheKey, Event, Failed, Finished, Sequence, TokenCounts
+from serving.llama_cpp.model import LlamaModel
+from serving.llama_cpp.sequences import (
+    Answer,
+    CacheKey,
+    Event,
+    Failed,
+    Finished,
+    Sequence,
+    TokenCounts,
+    next_batch,
+)
 
 TURN_STEPS = 4
 """Steps before another adapter has its turn; a switch costs about half a step of a very small model."""
@@ -198,7 +206,7 @@ class Batcher:
         for step in range(TURN_STEPS):
             if not adapter.active or (step and self._commands):
                 return
-            entries, ready = self._next_batch(adapter.active)
+            entries, ready = next_batch(adapter.active)
             try:
                 self.model.decode(entries)
             except EngineFailed as error:
@@ -209,21 +217,6 @@ class Batcher:
                 self._grow(adapter, answer, entry)
             self._beat = time.monotonic()
             self._drop_cancelled()
-
-    def _next_batch(self, active: list[Answer]) -> tuple[list[Entry], list[tuple[Answer, int]]]:
-        """Next tokens first, then what fits of the prompts; `ready`: whose logits are at which entry."""
-        entries: list[Entry] = []
-        ready: list[tuple[Answer, int]] = []
-        for answer in sorted(active, key=lambda answer: len(answer.tokens) - answer.read):
-            chunk = answer.tokens[answer.read : answer.read + BATCH_TOKENS - len(entries)]
-            last = answer.read + len(chunk) == len(answer.tokens)
-            for i, token in enumerate(chunk):
-                wanted = last and i == len(chunk) - 1
-                entries.append((token, answer.read + i, answer.sequence, wanted))
-            answer.read += len(chunk)
-            if last and chunk:
-                ready.append((answer, len(entries) - 1))
-        return entries, ready
 
     def _grow(self, adapter: LoadedAdapter, answer: Answer, entry: int) -> None:
         assert answer.sampler is not None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from serving.llama_cpp.model import Sampler, Sampling
+from serving.llama_cpp.bindings import Entry
+from serving.llama_cpp.model import BATCH_TOKENS, Sampler, Sampling
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,27 @@ class TokenCounts:
     cancelled: int = 0
     failed: int = 0
     switches: int = 0
+
+
+def next_batch(active: Iterable[Answer]) -> tuple[list[Entry], list[tuple[Answer, int]]]:
+    """Next tokens first, then what fits of the prompts; `ready`: whose logits are at which entry.
+
+    Entries stand in the order of their sequences: llama.cpp computes together only sequences whose
+    numbers follow each other in a batch, and each gap or step back costs a pass through the weights.
+    """
+    room, chunks = BATCH_TOKENS, list[tuple[Answer, int]]()
+    for answer in sorted(active, key=lambda answer: len(answer.tokens) - answer.read):
+        count = min(room, len(answer.tokens) - answer.read)
+        room -= count
+        chunks.append((answer, count))
+    entries: list[Entry] = []
+    ready: list[tuple[Answer, int]] = []
+    for answer, count in sorted(chunks, key=lambda chunk: chunk[0].sequence):
+        last = count > 0 and answer.read + count == len(answer.tokens)
+        for position in range(answer.read, answer.read + count):
+            wanted = last and position == len(answer.tokens) - 1
+            entries.append((answer.tokens[position], position, answer.sequence, wanted))
+        answer.read += count
+        if last:
+            ready.append((answer, len(entries) - 1))
+    return entries, ready

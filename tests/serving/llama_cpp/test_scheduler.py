@@ -17,7 +17,7 @@ from serving.llama_cpp import scheduler
 from serving.llama_cpp.loaded_adapters import LoadedAdapter
 from serving.llama_cpp.model import LlamaModel, Sampling
 from serving.llama_cpp.scheduler import Batcher
-from serving.llama_cpp.sequences import Answer
+from serving.llama_cpp.sequences import Answer, next_batch
 from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
 from tests.serving.llama_cpp.asking import BASE, asked, load, name_of, say
@@ -136,3 +136,23 @@ def test_temperature_zero_repeats_itself(batcher: Batcher) -> None:
             assert await say(http, BASE, tokens=24, temperature=nearly) == said[0]
 
     asked(batcher, work)
+
+
+def _under_way(prompt: int, read: int, sequence: int) -> Answer:
+    answer = Answer(BASE, tuple(range(prompt)), 8, Sampling(), None, lambda _: None)
+    answer.read, answer.sequence = read, sequence
+    return answer
+
+
+def test_a_batch_is_in_the_order_of_its_sequences() -> None:
+    """Answers under way 2, 0, 3 and a prompt of 600 in 1: llama.cpp would otherwise compute them in turn."""
+    answering = [_under_way(10, 9, sequence) for sequence in (2, 0, 3)]
+    prompt = _under_way(600, 0, 1)
+    entries, ready = next_batch([prompt, *answering])
+    assert [entry[2] for entry in entries] == [0, *[1] * 509, 2, 3], "next tokens first, then the prompt"
+    assert [entries[at] for _, at in ready] == [(9, 9, 0, True), (9, 9, 2, True), (9, 9, 3, True)]
+    assert [answer.sequence for answer, _ in ready] == [0, 2, 3]
+    assert (prompt.read, sum(entry[3] for entry in entries)) == (509, 3)
+    entries, ready = next_batch([prompt])
+    assert (len(entries), ready) == (91, [(prompt, 90)])
+    assert next_batch([prompt]) == ([], [])
