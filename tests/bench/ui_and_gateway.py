@@ -1,9 +1,10 @@
-"""What the web interface costs a gateway: python -m tests.bench.ui_and_gateway [--seconds 6] [--turns 6]
+"""What the web interface costs a gateway: python -m tests.bench.ui_and_gateway [--seconds 4] [--turns 16]
 
 A registry of 10,000 artifacts in SQLite; `tuneline ui` and the gateway are processes of their own on it, the
 engine is a pico model on llama.cpp, and a run writes its journal meanwhile. The gateway is asked ten times a
 second, in turns with and without the fleet page being asked for 50 times a second. Requests begin when it is
-their time, whether the one before was answered or not, so a wait is counted in full.
+their time, whether the one before was answered or not, so a wait is counted in full. Another process, with
+the lowest priority, asks for the pages: it stands for browsers on other machines.
 
 Then the fleet page stays open in a browser and takes itself anew `--changes` times, as it does when it hears
 of a change: a day with one every 20 seconds, in minutes.
@@ -13,17 +14,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
+import os
 import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
+from functools import partial
+from http.client import HTTPConnection
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
 from playwright.sync_api import StorageState, sync_playwright
+from scipy.stats import ttest_1samp
 
 from tests.bench.ui import interface, signed_in, write_as_a_run
 from tests.flows.ui.browser import CHROMIUM, NO_BROWSER
@@ -46,8 +57,8 @@ HEAR = """async (changes) => {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--artifacts", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each turn")
-    parser.add_argument("--turns", type=int, default=6, help="with the fleet page, and as many without")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
+    parser.add_argument("--turns", type=int, default=16, help="with the fleet page, and as many without")
     parser.add_argument("--changes", type=int, default=4000, help="that the open page hears of")
     given = parser.parse_args()
     if CHROMIUM is None:
@@ -70,24 +81,25 @@ def _beside(
         ends = time.monotonic() + 2 * given.turns * (given.seconds + 1) + 30
         threading.Thread(target=write_as_a_run, args=(populated.home, ends), daemon=True).start()
         cookies = {cookie["name"]: cookie["value"] for cookie in state["cookies"]}
-        alone, beside, pages = asyncio.run(_turns(gateway, key, url, cookies, given))
-    print(f"gateway, {QUESTIONS_PER_SECOND} requests/s, alone:   {_spread(alone)}")
-    print(f"gateway, beside the fleet page:  {_spread(beside)}")
-    print(f"ratio of the medians: {statistics.median(beside) / statistics.median(alone):.2f}")
+        with ProcessPoolExecutor(1, get_context("spawn"), os.nice, (19,)) as browsers:
+            look = partial(browsers.submit, _pages, url, cookies)
+            look(2.0).result()
+            alone, beside, pages = asyncio.run(_turns(gateway, key, look, given))
+    print(f"gateway, {QUESTIONS_PER_SECOND} requests/s, alone:   {_spread(list(chain(*alone)))}")
+    print(f"gateway, beside the fleet page:  {_spread(list(chain(*beside)))}")
+    print(f"beside / alone, of the medians of each pair of turns: {_ratio(beside, alone)}")
     rate = len(pages) / (given.turns * given.seconds)
     print(f"fleet page: {rate:.1f} requests/s, {_spread(pages)}")
 
 
 async def _turns(
-    gateway: Gateway, key: str, url: str, cookies: dict[str, str], given: argparse.Namespace
-) -> tuple[Times, Times, Times]:
-    """Seconds of the gateway's answers alone, beside the pages, and of the pages."""
-    alone, beside, pages = Times(), Times(), Times()
+    gateway: Gateway, key: str, look: Callable[[float], Future[Times]], given: argparse.Namespace
+) -> tuple[list[Times], list[Times], Times]:
+    """Seconds of the gateway's answers in each turn, alone and beside the pages, and of the pages."""
+    alone, beside, pages = list[Times](), list[Times](), Times()
     limits = httpx.Limits(max_connections=256)
-    async with (
-        httpx.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=60, limits=limits) as asking,
-        httpx.AsyncClient(cookies=cookies, timeout=60, limits=limits) as looking,
-    ):
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(headers=headers, timeout=60, limits=limits) as asking:
         body = {
             "model": "team/bench",
             "messages": [{"role": "user", "content": "Who are you?"}],
@@ -99,23 +111,35 @@ async def _turns(
             answer = await asking.post(f"{gateway.url}/chat/completions", json=body)
             assert answer.status_code == 200, answer.text
 
-        async def look() -> None:
-            assert (await looking.get(url)).status_code == 200
-
-        await _at_a_rate(QUESTIONS_PER_SECOND, 2.0, ask, Times())
-        await _at_a_rate(PAGES_PER_SECOND, 2.0, look, Times())
+        await _at_a_rate(QUESTIONS_PER_SECOND, 2.0, ask)
         for _ in range(given.turns):
-            await _at_a_rate(QUESTIONS_PER_SECOND, given.seconds, ask, alone)
-            await asyncio.gather(
-                _at_a_rate(QUESTIONS_PER_SECOND, given.seconds, ask, beside),
-                _at_a_rate(PAGES_PER_SECOND, given.seconds, look, pages),
-            )
+            alone.append(await _at_a_rate(QUESTIONS_PER_SECOND, given.seconds, ask))
+            looking = look(given.seconds)
+            beside.append(await _at_a_rate(QUESTIONS_PER_SECOND, given.seconds, ask))
+            pages += await asyncio.wrap_future(looking)
     return alone, beside, pages
 
 
-async def _at_a_rate(rate: float, seconds: float, ask: Callable[[], Awaitable[None]], times: Times) -> None:
+def _pages(url: str, cookies: dict[str, str], seconds: float) -> Times:
+    """Seconds of the fleet page, asked for `PAGES_PER_SECOND` times a second over one connection."""
+    where = urlsplit(url)
+    cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    times, began = Times(), time.perf_counter()
+    with closing(HTTPConnection(where.hostname or "", where.port, timeout=60)) as connection:
+        for number in range(round(seconds * PAGES_PER_SECOND)):
+            due = began + number / PAGES_PER_SECOND
+            time.sleep(max(0.0, due - time.perf_counter()))
+            connection.request("GET", where.path or "/", headers={"cookie": cookie})
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.status
+            answer.read()
+            times.append(time.perf_counter() - due)
+    return times
+
+
+async def _at_a_rate(rate: float, seconds: float, ask: Callable[[], Awaitable[None]]) -> Times:
     """Begin a request at each of its times; seconds from then to its answer."""
-    began = time.perf_counter()
+    times, began = Times(), time.perf_counter()
 
     async def one(due: float) -> None:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
@@ -123,6 +147,15 @@ async def _at_a_rate(rate: float, seconds: float, ask: Callable[[], Awaitable[No
         times.append(time.perf_counter() - due)
 
     await asyncio.gather(*(one(began + number / rate) for number in range(round(seconds * rate))))
+    return times
+
+
+def _ratio(beside: list[Times], alone: list[Times]) -> str:
+    """Geometric mean of the pairs' ratios, and Student's 95 % interval of it."""
+    pairs = zip(beside, alone, strict=True)
+    logs = [math.log(statistics.median(one) / statistics.median(other)) for one, other in pairs]
+    found = ttest_1samp(logs, 0).confidence_interval(0.95)
+    return f"{math.exp(statistics.mean(logs)):.3f} ({math.exp(found.low):.3f} to {math.exp(found.high):.3f})"
 
 
 def _spread(times: Times) -> str:
