@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from registry.artifacts import Record
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+WINDOW = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]")
 ASKED = ("manual", "webhook", "drift")
 """Triggers that somebody pulls: a person, a program with the token, a measure of drift."""
 
@@ -57,7 +58,7 @@ class ScheduleLimits(Record):
     """Runs of this schedule at one time, on all machines together."""
     per_device: bool = True
     """One run for each GPU of a machine, for each machine without one; with those of other schedules."""
-    window: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")
+    window: str | None = None
     """HH:MM-HH:MM in the schedule's time zone: runs begin within it only."""
     night_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Hours of computing in one night, from noon to noon; then nothing more begins."""
@@ -65,6 +66,13 @@ class ScheduleLimits(Record):
     """The same in money, by `TUNELINE_RATES`."""
     back_off_minutes: int = Field(default=60, ge=0, le=10_080)
     """After a failure; doubles with each further one, up to a day."""
+
+    @field_validator("window")
+    @classmethod
+    def _two_times(cls, value: str | None) -> str | None:
+        if value is not None and not WINDOW.fullmatch(value):
+            raise ValueError(f"expected two times of day, for example 22:00-06:00, found {value[:40]!r}")
+        return value
 
 
 class OwnRecipe(Record):

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, TypedDict
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from sqlalchemy import Connection, Row, insert, select, update
 
 from registry.artifacts import JsonObject, Record, canonical
@@ -187,10 +188,24 @@ def checked(**values: Any) -> Definition:
         return Definition(**values)
     except ValidationError as error:
         messages = (
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+            f"{'.'.join(map(str, e['loc']))}: {_in_words(e)}".removeprefix(": ")
             for e in error.errors(include_url=False)
         )
         raise InvalidSchedule("; ".join(messages)) from None
+
+
+def _in_words(error: ErrorDetails) -> str:
+    if bound := _BOUNDS.get(error["type"]):
+        words, key = bound
+        return f"expected {words} {error['ctx'][key]:g}, found {error['input']:g}"
+    return error["msg"].removeprefix("Value error, ")
+
+
+_BOUNDS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than_equal": ("at most", "le"),
+}
 
 
 def _row(connection: Connection, name: str) -> Row[Any] | None:

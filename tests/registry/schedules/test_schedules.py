@@ -52,6 +52,24 @@ def planned(registry: Registry, *targets: str, due: datetime = NIGHT, **values: 
     return occasion
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"at_once": 0}, "limits.at_once: expected at least 1, found 0"),
+        ({"at_once": 1001}, "limits.at_once: expected at most 1000, found 1001"),
+        ({"night_hours": 0.0}, "limits.night_hours: expected more than 0, found 0"),
+        (
+            {"window": "25:00-26:00"},
+            "limits.window: expected two times of day, for example 22:00-06:00, found '25:00-26:00'",
+        ),
+    ],
+)
+def test_a_limit_that_cannot_be_is_named_with_what_was_expected(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidSchedule) as caught:
+        checked(recipe_name="tenant.yaml", recipe={}, channels=("a/b",), limits=limits)
+    assert str(caught.value) == message
+
+
 @only("local")
 def test_every_change_is_a_version_in_the_log(registry: Registry) -> None:
     put = registry.schedules.put
