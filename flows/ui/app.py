@@ -21,7 +21,7 @@ from flows.ui import alerts, feeds, live, notices, static_files
 from flows.ui.access import users, webhooks
 from flows.ui.access.access import Access
 from flows.ui.headers import SecurityHeaders
-from flows.ui.pages import page
+from flows.ui.pages import refusal
 from flows.ui.screens import (
     artifact,
     artifacts,
@@ -114,22 +114,20 @@ def _on_http(request: Request, error: Exception) -> Response:
     titles = {404: "There is no such page", 405: "This page is read-only"}
     title = titles.get(error.status_code, error.detail)
     message = _NOWHERE if error.detail == HTTPException(404).detail else error.detail
-    answer = page(request, "error.html", error.status_code, title=title, message=message)
+    answer = refusal(request, error.status_code, title, message)
     answer.headers.update(error.headers or {})
     return answer
 
 
 def _on_not_found(request: Request, error: Exception) -> Response:
-    return page(request, "error.html", 404, title="Not found", message=str(error))
+    return refusal(request, 404, "Not found", str(error))
 
 
 def _on_registry(request: Request, error: Exception) -> Response:
-    title = "The registry refused this"
-    return page(
-        request, "error.html", 409 if request.method == "POST" else 503, title=title, message=str(error)
-    )
+    status = 409 if request.method == "POST" else 503
+    return refusal(request, status, "The registry refused this", str(error))
 
 
 def _on_defect(request: Request, _error: Exception) -> Response:
     message = "This is a defect. The log of `tuneline ui` shows where; please report it."
-    return page(request, "error.html", 500, title="Something broke", message=message)
+    return refusal(request, 500, "Something broke", message)

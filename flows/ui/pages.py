@@ -14,11 +14,12 @@ from urllib.parse import urlencode
 from jinja2 import Environment
 from markupsafe import Markup
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 
 from flows.formatting import VERDICTS, duration, plain, short, size, template_environment
 from flows.ui.static_files import address
 from registry import Registry
+from registry.api.middleware import problem
 
 TEMPLATES = Path(__file__).parent / "templates"
 _DIGEST = re.compile("[0-9a-f]{40,64}")
@@ -54,6 +55,18 @@ def page(request: Request, template: str, status: int = 200, **context: Any) -> 
     }
     html = _environment().get_template(template).render(common | context)
     return HTMLResponse(html, status_code=status, headers={"Cache-Control": "no-store"})
+
+
+def is_script(request: Request) -> bool:
+    """Whether a program asks, with a token, and not a browser with a session."""
+    return "authorization" in request.headers
+
+
+def refusal(request: Request, status: int, title: str, message: str) -> Response:
+    """Why there is no such answer: a page for people, a problem document (RFC 9457) for scripts."""
+    if is_script(request):
+        return problem(status, "http", message)
+    return page(request, "error.html", status, title=title, message=message)
 
 
 def part(template: str, **context: Any) -> Markup:

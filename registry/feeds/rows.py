@@ -68,7 +68,7 @@ def checked(messages: object, where: str) -> Chat:
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise InvalidFeed(f"{where}: expected messages, a list of {{role, content}}")
     if not 2 <= len(messages) <= MOST_TURNS:
-        raise InvalidFeed(f"{where}: {len(messages)} messages; expected from 2 to {MOST_TURNS:,}")
+        raise InvalidFeed(f"{where}: expected from 2 to {MOST_TURNS:,} messages, found {len(messages)}")
     turns = [_turn(message, f"{where}, message {number}") for number, message in enumerate(messages, 1)]
     if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
         raise InvalidFeed(f"{where}: the last message is not an answer from the assistant")

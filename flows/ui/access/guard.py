@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.ui.access.caller import Caller, Callers
 from flows.ui.changes import MOST_BYTES, MOST_FIELDS, read_body
-from flows.ui.pages import page
-from registry.api.middleware import is_loopback
+from flows.ui.pages import is_script, refusal
+from registry.api.middleware import is_loopback, problem
 from registry.errors import RegistryError
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -132,6 +132,9 @@ def _from_elsewhere(request: Request, local: bool) -> Response | None:
 
 def _unknown(request: Request) -> Response:
     path = request.url.path
+    if is_script(request):
+        message = "this token is of no user, or it was revoked; `tuneline users add NAME` makes one"
+        return problem(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
     reads_page = request.method in SAFE and "hx-request" not in request.headers
     if not reads_page or path == "/events" or path.endswith((".json", "/events")):
         message = "sign in first: the session is over, or there was none\n"
@@ -141,9 +144,9 @@ def _unknown(request: Request) -> Response:
 
 
 def _refusal(request: Request, status: int, message: str) -> Response:
-    if "hx-request" in request.headers or "text/html" not in request.headers.get("accept", ""):
+    if "hx-request" in request.headers:
         return PlainTextResponse(f"{message}\n", status)
-    return page(request, "error.html", status, title="Refused", message=message)
+    return refusal(request, status, "Refused", message)
 
 
 def _field(request: Request, body: bytes) -> str:

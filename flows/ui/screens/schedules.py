@@ -54,8 +54,10 @@ def _schedules(request: Request) -> Response:
 
 
 def _night(request: Request) -> Response:
-    registry, zone = registry_of(request), request.query_params.get("zone", "UTC")
-    if zone not in {schedule.definition.zone for schedule in registry.schedules.ls()}:
+    registry = registry_of(request)
+    zones = sorted({schedule.definition.zone for schedule in registry.schedules.ls()}) or ["UTC"]
+    zone = request.query_params.get("zone") or zones[0]
+    if zone not in zones:
         raise HTTPException(404, "no schedule has this time zone")
     try:
         at = datetime.fromisoformat(request.query_params.get("at", datetime.now(UTC).isoformat()))

@@ -40,7 +40,7 @@ def test_rows_come_by_an_operators_token(registry: Registry, browser: TestClient
     body = "".join(json.dumps(row(question)) + "\n" for question in ("a", "<script>", "a")).encode()
     assert browser.post("/feeds/tickets/rows", content=body).status_code == 401
     other = browser.post("/feeds/tickets/rows", content=body, headers={"Authorization": f"Bearer {weak}"})
-    assert other.status_code == 403
+    assert (other.status_code, other.json()["status"]) == (403, 403)
     for new, known in ((2, 1), (0, 3)):
         answer = browser.post("/feeds/tickets/rows", content=body, headers=header)
         assert answer.json() == {
@@ -59,6 +59,8 @@ def test_rows_come_by_an_operators_token(registry: Registry, browser: TestClient
     for content in bad:
         refused = browser.post("/feeds/tickets/rows", content=content, headers=header)
         assert refused.status_code == 422, content[:40]
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["detail"].endswith(("nothing was added", "not UTF-8"))
     assert browser.post("/feeds/Tickets/rows", content=good, headers=header).status_code == 422
     assert (
         browser.post("/feeds/tickets/rows", content=b" " * (MOST_BYTES + 1), headers=header).status_code

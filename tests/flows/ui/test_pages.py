@@ -15,6 +15,7 @@ from flows.ui.headers import POLICY
 from flows.ui.pages import FOR_ADMINS, SCREENS, relative, shown
 from flows.ui.static_files import FOLDER
 from registry import Artifact, Registry
+from registry.schedules.schedules import checked
 from stages.training_record import HISTORY
 from tests.flows.lineages import publish
 from tests.flows.metrics.watched import WAIVER
@@ -41,6 +42,16 @@ def test_each_screen_of_a_full_registry(client: TestClient, made: dict[str, Arti
     answer = client.get(path)
     assert answer.status_code == 200
     assert "empty-title" not in answer.text or path in ("/schedules", "/users", "/webhooks")
+
+
+def test_a_night_is_that_of_the_schedules_time_zone_unless_another_is_named(
+    client: TestClient, registry: Registry
+) -> None:
+    assert client.get("/schedules/night").status_code == 200, "before there is a schedule"
+    definition = checked(recipe_name="r.yaml", recipe={}, channels=("a/b",), zone="Europe/Berlin")
+    registry.schedules.put("nightly", definition, "ada", replace=False)
+    assert "Europe/Berlin" in client.get("/schedules/night").text
+    assert client.get("/schedules/night?zone=UTC").status_code == 404
 
 
 def test_the_fleet_says_what_is_live_and_what_needs_somebody(

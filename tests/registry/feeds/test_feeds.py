@@ -105,8 +105,8 @@ USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content"
     [
         ("text", "expected messages"),
         (None, "expected messages"),
-        ([ANSWER], "1 messages"),
-        ([USER] * 1001, "1001 messages"),
+        ([ANSWER], "found 1"),
+        ([USER] * 1001, "found 1001"),
         ([USER, USER], "not an answer"),
         ([USER, {**ANSWER, "content": " "}], "not an answer"),
         ([{**USER, "role": "system"}, ANSWER], "no message is from the user"),

@@ -140,6 +140,8 @@ def test_scripts_use_the_token_itself(make: Make, registry: Registry) -> None:
     assert browser(app).post("/move/x", data={}, headers=foreign).status_code == 403
     registry.users.revoke("robot", "test")
     assert browser(app).post("/move/x", data={}, headers=header).status_code == 401
+    late = browser(app).get("/", headers=header)
+    assert (late.status_code, "revoked" in late.json()["detail"]) == (401, True), "no page to sign in"
 
 
 def test_the_link_opens_once_and_only_while_there_is_no_account(make: Make, registry: Registry) -> None:
