@@ -145,17 +145,19 @@ def _opened(config: PrepareConfig, feed: Path | None = None) -> Source:
     return open_source(config.source, corpus, config.hub_config, config.hub_split, feed)
 
 
-def first_rows(config: PrepareConfig, count: int = 100) -> tuple[list[Messages], list[str]]:
+def first_rows(
+    config: PrepareConfig, count: int = 100, feed: Path | None = None
+) -> tuple[list[Messages], list[str]]:
     """Of the source's first `count` rows the chats, as `prepare` would make them, and why others are none.
 
-    Nothing is tokenized. Raises what opening the source and telling its format raise: `InvalidInput`,
-    `MissingPackage`.
+    Nothing is tokenized. `feed`: a file with the rows of the feed that the source names.
+    Raises what opening the source and telling its format raise: `InvalidInput`, `MissingPackage`.
     """
     from stages.data.collect import RowCounts
     from stages.data.formats import to_messages
     from stages.data.source_row import RowError
 
-    source = _opened(config)
+    source = _opened(config, feed)
     _, shape, rows = _shaped(source, config, RowCounts(), source.rows())
     chats: list[Messages] = []
     rejected: list[str] = []

@@ -24,6 +24,8 @@ from flows.planning.rates import PUBLISHED, ComputeRates
 from flows.planning.rows import RowFigures, row_figures
 from flows.planning.sources import data_bytes
 from stages import work
+from stages.config.evaluate import LmEvalTask
+from stages.config.feed import FEED, feed_of
 from stages.memory import Frozen, adapter_parameters, evaluation_memory, training_memory
 from stages.model_shape import ModelShape, describe_base
 from stages.quantization import method_of
@@ -62,18 +64,23 @@ class StageEstimate:
 
 
 def estimate(
-    recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock | None = None
+    recipe: Plan,
+    shape: ModelShape,
+    machine: Machine,
+    clock: Clock | None = None,
+    feed: Path | None = None,
 ) -> list[StageEstimate]:
     """One entry per stage in the order they run. Disk is what the stage adds and keeps.
 
     `clock`: this machine's (`flows.planning.clock`); without it times are those of another machine.
+    `feed`: a file with the rows of the feed that the recipe reads, if it does.
     """
     gpu = bool(machine.cuda) or shape.parameters >= BIG_MODEL
     clock = clock or Clock(ComputeRates(cores=machine.cpu_count))
-    figures = row_figures(recipe.prepare)
+    figures = row_figures(recipe.prepare, feed)
     return [
         _resolve(recipe, shape, machine, clock),
-        _prepare(recipe, shape, machine, clock),
+        _prepare(recipe, shape, machine, clock, feed),
         _train(recipe, shape, machine, gpu, clock, figures),
         _evaluate(recipe, shape, machine, clock, figures),
         _merge(recipe, shape, machine, clock),
@@ -108,13 +115,16 @@ def _resolve(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) ->
     return _as_measured(row, clock, "resolve", lambda run: earlier(run) is not None)
 
 
-def _prepare(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -> StageEstimate:
-    config, stage, size = recipe.prepare, "prepare data", data_bytes(recipe.prepare.source)
+def _prepare(
+    recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock, feed: Path | None
+) -> StageEstimate:
+    config, stage, held = recipe.prepare, "prepare data", data_bytes(recipe.prepare.source, feed)
     memory = machine.imports + LIGHT
-    if size is None:
+    if held is None:
         return StageEstimate(stage, memory, 0, None, "size of the data not known before download")
-    needed = work.preparing(size)
-    scheme, _, place = config.source.partition(":")
+    needed = work.preparing(held)
+    named = feed_of(config.source)
+    scheme, _, place = f"{FEED}:{named[0]}".partition(":") if named else config.source.partition(":")
     name = f"{scheme}:{Path(place).name if scheme == 'path' else place}"
 
     def earlier(run: EarlierRun) -> Work | None:
@@ -122,8 +132,8 @@ def _prepare(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) ->
         return needed if same and run.manifest.config["format"] == config.format else None
 
     seconds, basis = clock.on_cpu("prepare", needed, "float32", earlier)
-    note = f"{size / 1e6:.1f} MB of data"
-    row, alike = StageEstimate(stage, memory, 2 * size, seconds, note, basis=basis), Alike(recipe, shape)
+    note = f"{size(held)} of data"
+    row, alike = StageEstimate(stage, memory, 2 * held, seconds, note, basis=basis), Alike(recipe, shape)
     return _as_measured(row, clock, "prepare", lambda run: alike.rows([run.manifest]))
 
 
@@ -205,7 +215,9 @@ def _evaluate(
     seconds, basis = None, ""
     known = [needed for needed in works if needed is not None]
     if len(known) < len(works):
-        note += "; give an lm-eval task a limit to get a time estimate"
+        tasks = any(isinstance(task, LmEvalTask) for task in config.tasks)
+        what = "give an lm-eval task a limit" if tasks else "have the data on this machine"
+        note += f"; {what} to get a time estimate"
     else:
         mean = functools.reduce(Work.plus, known).times(1 / len(known))
         on_cpu = (

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from flows.planning.sources import data_bytes
 from stages.config.prepare import PrepareConfig
@@ -43,15 +44,18 @@ class RowFigures:
         return self.prompt + self.answer
 
 
-def row_figures(config: PrepareConfig) -> RowFigures | None:
-    """Figures of the rows that `config` will leave; None where the data are not here, or cannot be read."""
-    size = data_bytes(config.source)
+def row_figures(config: PrepareConfig, feed: Path | None = None) -> RowFigures | None:
+    """Figures of the rows that `config` will leave; None where the data are not here, or cannot be read.
+
+    `feed`: a file with the rows of the feed that its source names.
+    """
+    size = data_bytes(config.source, feed)
     if size is None:
         return None
     if size > MOST_OPENED:
         return _assumed(size / ROW_BYTES, config)
     try:
-        chats, _ = first_rows(config, 10**9 if size <= WHOLE else SAMPLE)
+        chats, _ = first_rows(config, 10**9 if size <= WHOLE else SAMPLE, feed)
     except StageError:
         return None
     if not chats:

@@ -6,10 +6,15 @@ import importlib.metadata
 from pathlib import Path
 
 
-def data_bytes(source: str) -> int | None:
-    """Size of the data files, uncompressed (gzip counted five-fold); None where it cannot be known yet."""
+def data_bytes(source: str, feed: Path | None = None) -> int | None:
+    """Size of the data files, uncompressed (gzip counted five-fold); None where it cannot be known yet.
+
+    `feed`: a file with the rows of the feed that the source names.
+    """
     scheme, _, place = source.partition(":")
-    if scheme == "path":
+    if feed is not None:
+        files = [feed]
+    elif scheme == "path":
         path = Path(place).expanduser()
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     elif scheme == "package":

@@ -7,6 +7,7 @@ as a file in its own folder.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,17 @@ def require_unchanged(registry: Registry, config: StageConfig) -> None:
     mark = watermark(config, registry)
     if mark is not None and config.source != f"{FEED}:{mark}":
         raise InvalidFeed(f"rows of feed {mark.feed} were forgotten since this run began; run it again")
+
+
+@contextmanager
+def rows_file(registry: Registry, config: StageConfig) -> Iterator[Path | None]:
+    """Within the block, a file with the rows of `config`'s feed; None where it reads none.
+
+    Raises as `watermark` does.
+    """
+    with tempfile.TemporaryDirectory() as name, handed_over(registry, config, Path(name)):
+        path = file_in(Path(name))
+        yield path if path.exists() else None
 
 
 @contextmanager

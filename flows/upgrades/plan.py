@@ -18,7 +18,7 @@ from flows.planning.estimate import StageEstimate, describe_base, estimate
 from flows.planning.machine import machine
 from flows.recipe import Recipe
 from flows.run.arithmetic import settle
-from flows.run.feed_input import at_watermark
+from flows.run.feed_input import at_watermark, rows_file
 from flows.run.find_or_make import stage_inputs
 from flows.run.fingerprint import pin
 from flows.settings import Settings
@@ -198,7 +198,8 @@ class Planner:
     def _seconds(self, recipe: Recipe, known: dict[str, Artifact]) -> float | None:
         """Of what is to be done for this channel alone; what is shared is counted once."""
         shape, clock = self._shape(recipe)
-        rows = estimate(recipe, shape, self._machine, clock)
+        with rows_file(self.registry, recipe.prepare) as feed:
+            rows = estimate(recipe, shape, self._machine, clock, feed)
         done = {
             "prepare data": "prepare",
             "train adapter": "train",

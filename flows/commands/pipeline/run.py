@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 
-from flows.commands.home import made_home
+from flows.commands.home import made_home, open_registry
 from flows.commands.reply import LOG_WIDTH, Reply, print_table
 from flows.errors import not_begun
 from flows.formatting import duration, size
@@ -19,7 +22,10 @@ from flows.planning.shortfalls import shortfalls
 from flows.preflight.preflight import problems
 from flows.recipe import Recipe, load
 from flows.run.arithmetic import Arithmetic, settle, with_compute_dtype
+from flows.run.feed_input import rows_file
 from flows.settings import Settings
+from registry.errors import InvalidFeed
+from stages.config.feed import feed_of
 from stages.errors import StageError
 from stages.model_shape import ModelShape
 
@@ -46,7 +52,8 @@ def check(arguments: argparse.Namespace) -> Reply:
     recipe, settings = load(arguments.recipe, arguments.set), Settings()
     shape, reasons = _shape_of(recipe)
     reasons += problems(recipe, settings, shape)
-    stages, remarks, missing, arithmetic = _estimated(recipe, settings, shape)
+    with _feed_rows(recipe, bool(reasons)) as feed:
+        stages, remarks, missing, arithmetic = _estimated(recipe, settings, shape, feed)
     document = {
         "recipe": recipe.model_dump(mode="json"),
         "problems": reasons,
@@ -69,8 +76,22 @@ def _shape_of(recipe: Recipe) -> tuple[ModelShape | None, list[str]]:
         return None, [f"base.source: {error}"]
 
 
+@contextmanager
+def _feed_rows(recipe: Recipe, wrong: bool) -> Iterator[Path | None]:
+    """A file with the rows of the recipe's feed; None where it reads none, or where its problems are said."""
+    if wrong or feed_of(recipe.prepare.source) is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            feed = stack.enter_context(rows_file(stack.enter_context(open_registry()), recipe.prepare))
+        except InvalidFeed:  # a watched directory has files, and no row of them is in the feed yet
+            feed = None
+        yield feed
+
+
 def _estimated(
-    recipe: Recipe, settings: Settings, shape: ModelShape | None
+    recipe: Recipe, settings: Settings, shape: ModelShape | None, feed: Path | None
 ) -> tuple[list[StageEstimate], list[str], list[str], Arithmetic | None]:
     """What each stage needs, what that rests on, what this machine lacks, and its answer to `auto`."""
     if shape is None:
@@ -80,7 +101,7 @@ def _estimated(
         settled, arithmetic = settle(recipe, shape, settings)
     except StageError:  # without torch: as on a usual machine
         settled, arithmetic = with_compute_dtype(recipe, clock.rates.auto), None
-    stages = estimate(settled, shape, here, clock)
+    stages = estimate(settled, shape, here, clock, feed)
     remarks = said_of_times([(s.stage, s.basis) for s in stages], clock.rates)
     remarks += said_of_memory((s.stage, s.memory_basis) for s in stages)
     if arithmetic is not None:

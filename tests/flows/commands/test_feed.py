@@ -202,6 +202,34 @@ def test_check_names_a_feed_that_is_not_there(
     assert "prepare.source: " in capsys.readouterr().out
 
 
+def test_check_counts_the_rows_of_a_feed(run: Run, tmp_path: Path) -> None:
+    run("feed", "add", "tickets", str(pairs(tmp_path / "a.jsonl", *(f"question {n}" for n in range(40)))))
+    (tmp_path / "in").mkdir()
+    run("feed", "watch", "empty", str(tmp_path / "in"))
+    timed = {}
+    for feed in ("tickets", "empty"):
+        words = [
+            "check",
+            "pico-smoke",
+            "--set",
+            f"prepare.source=feed:{feed}",
+            "--set",
+            "prepare.format=auto",
+        ]
+        code, document = run(*words)
+        assert code == 0
+        timed[feed] = {row["stage"] for row in document["stages"] if row["seconds"] is not None}
+    assert timed["tickets"] - timed["empty"] == {"prepare data"}, "the recipe bounds the steps and the items"
+    unbounded = [
+        "--set",
+        "evaluate.tasks=[{kind: heldout, name: routing}]",
+        "--set",
+        "gate.tasks.0.task=routing",
+    ]
+    rows = run(*words, *unbounded, "--set", "prepare.source=feed:tickets")[1]["stages"]
+    assert all(row["seconds"] is not None for row in rows)
+
+
 def test_what_is_forgotten_is_told_with_what_holds_it(run: Run, home: Path, tmp_path: Path) -> None:
     file = pairs(tmp_path / "a.jsonl", "one", "two")
     with Registry.open(home) as registry:
