@@ -22,6 +22,9 @@ STAGES = ("resolve", "prepare", "train", "evaluate", "merge", "quantize")
 Describe = Callable[[EarlierRun], Work | None]
 
 
+DISTURBED = (
+    "Other work had the cores while this machine was timed: times may be wrong. It is timed again in an hour."
+)
 OTHERWISE = (AttributeError, KeyError, TypeError, ValueError)
 """Of a run of another version, which recorded something else."""
 
@@ -111,7 +114,10 @@ def said_of_times(bases: Iterable[tuple[str, str]], rates: ComputeRates) -> list
         basis: "All times" if len(stages) == 1 else f"Times of {', '.join(names)}"
         for basis, names in stages.items()
     }
-    return [f"{whose[basis]}: {basis}{here if basis == MEASURED else ''}." for basis in stages]
+    said = [f"{whose[basis]}: {basis}{here if basis == MEASURED else ''}." for basis in stages]
+    if MEASURED in stages and any(times.disturbed for times in rates.timed.values()):
+        said.append(DISTURBED)
+    return said
 
 
 def said_of_memory(bases: Iterable[tuple[str, str]]) -> list[str]:

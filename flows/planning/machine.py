@@ -23,37 +23,43 @@ _TREE = Path(__file__).resolve().parents[2]
 @dataclass(frozen=True)
 class Machine:
     """Bytes free now; `cuda`: name and total bytes of each GPU; `imports`: resident bytes of a process with
-    what most stages import."""
+    what most stages import, `imports_measured` here."""
 
     memory_available: int
     disk_free: int
     cpu_count: int
     cuda: tuple[tuple[str, int], ...] = ()
     imports: int = USUAL_IMPORTS
+    imports_measured: bool = True
 
 
-def machine(folder: Path = Path(), cache: Path | None = None) -> Machine:
+def machine(folder: Path = Path(), cache: Path | None = None, measure: bool = True) -> Machine:
     """What is free here: memory within the container's limit, disk under `folder`, GPUs of nvidia-smi.
 
     With `cache` the size of the imports is what `cache` has of this environment; else it is measured there
-    once, which takes as long as they do (6 s).
+    once, which takes as long as they do (6 s). Without `measure` it is the usual one then.
     """
     import psutil
 
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     memory = min(psutil.virtual_memory().available, _container_memory())
-    imports = USUAL_IMPORTS if cache is None else _imports(cache)
-    return Machine(int(memory), shutil.disk_usage(existing).free, usable_cores(), _cuda(), imports)
+    imports = None if cache is None else _imports(cache, measure)
+    measured = cache is None or imports is not None
+    disk = shutil.disk_usage(existing).free
+    return Machine(int(memory), disk, usable_cores(), _cuda(), imports or USUAL_IMPORTS, measured)
 
 
-def _imports(cache: Path) -> int:
-    """Resident bytes of a process with `stages.backends.preload`; the usual ones where it cannot start."""
+def _imports(cache: Path, measure: bool) -> int | None:
+    """Resident bytes of a process with `stages.backends.preload`; the usual ones where it cannot start, None
+    where they would have to be measured and are not to be."""
     tools = toolchain(("torch", "transformers", "peft", "bitsandbytes", "lm-eval"))
     if tools["torch"] == "absent":  # a light installation, which runs nothing
         return USUAL_IMPORTS
     file = cache / f"imports-{digest([sys.version, sys.prefix, tools])[:20]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return int(json.loads(file.read_text())["resident_bytes"])
+    if not measure:
+        return None
     command = [sys.executable, "-m", "stages.backends.preload"]
     done = subprocess.run(command, cwd=_TREE, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     try:

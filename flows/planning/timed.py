@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +22,8 @@ from stages.work import Through
 
 WIDEST, MOST_WORDS = 2048, 65_536
 """Hidden units and vocabulary that are timed; a larger model takes in proportion to its weights."""
+DISTURBED_KEPT = 3600.0
+"""Seconds for which times are kept that other work disturbed; then they are taken again."""
 _TREE = Path(__file__).resolve().parents[2]
 
 
@@ -52,6 +56,8 @@ class PassTimes(BaseModel):
     answered: Fit
     compared: Fit
     learned: Fit
+    disturbed: bool = False
+    """Whether other work had the cores meanwhile."""
 
     def seconds(self, through: Through) -> float:
         """Of what goes through a model."""
@@ -69,14 +75,17 @@ class PassTimes(BaseModel):
 
 
 def pass_times(shape: ModelShape, dtype: str, cache: Path) -> dict[str, PassTimes]:
-    """Times of a block and the head of `shape` under the type; measured unless `cache` has them.
+    """Times of a block and the head of `shape` under the type; measured unless `cache` has them: for good,
+    or for an hour where other work disturbed that.
 
     Empty where that cannot be measured, as without torch.
     """
     widths = _widths(shape)
     file = cache / f"passes-{digest([identity()[0], widths, dtype])[:20]}.json"
     with contextlib.suppress(OSError, ValueError, ValidationError):
-        return _scaled(_read(file.read_text("utf-8")), shape, widths)
+        kept, age = _read(file.read_text("utf-8")), time.time() - file.stat().st_mtime
+        if age < DISTURBED_KEPT or not any(times.disturbed for times in kept.values()):
+            return _scaled(kept, shape, widths)
     command = [sys.executable, "-m", "stages.backends.block"]
     done = subprocess.run(
         [*command, json.dumps({"widths": widths, "dtype": dtype})],
@@ -96,12 +105,14 @@ def pass_times(shape: ModelShape, dtype: str, cache: Path) -> dict[str, PassTime
 
 
 def _read(text: str) -> dict[str, PassTimes]:
+    return {dtype: PassTimes.model_validate(_named(parts)) for dtype, parts in json.loads(text).items()}
+
+
+def _named(parts: Mapping[str, Any]) -> dict[str, Any]:
     names = ("once", "each")
     return {
-        dtype: PassTimes.model_validate(
-            {part: dict(zip(names, pair, strict=True)) for part, pair in parts.items()}
-        )
-        for dtype, parts in json.loads(text).items()
+        part: dict(zip(names, value, strict=True)) if isinstance(value, list) else value
+        for part, value in parts.items()
     }
 
 
@@ -134,6 +145,9 @@ def _scaled(
         **dict.fromkeys(("answered", "compared", "learned"), head),
     }
     return {
-        dtype: PassTimes(**{name: getattr(parts, name).times(ratio) for name, ratio in ratios.items()})
+        dtype: PassTimes(
+            **{name: getattr(parts, name).times(ratio) for name, ratio in ratios.items()},
+            disturbed=parts.disturbed,
+        )
         for dtype, parts in times.items()
     }

@@ -8,18 +8,16 @@ with all threads, on more weights than a cache holds.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from serving.timing import TimeBox
 
 LAYERS, WEIGHTS = 8, 96_000_000
 """At most so many blocks, which hold about so many bytes: more than a core's share of a cache."""
@@ -27,11 +25,9 @@ RANK = 16
 READ_ROWS, TRAINED_ROWS = 16, 8
 READ, TRAINED, HEAD = (1, 24), (4, 32), (16, 128)
 """Tokens a row of a short and a longer pass, and positions that the head is asked for."""
-LEAST_RUNS, ENOUGH_SECONDS, LONGEST_SECONDS = 3, 0.1, 1.0
-"""A pass is repeated so often and for so long, longer only where others disturb it."""
-DISTURBED = 0.05
-"""Of a run's time, for which its threads waited for a core."""
-_TASKS = Path("/proc/self/task")
+PARTS = 6
+SECONDS = 1.5
+"""Of the time box for all of them, without torch's import; two passes of each are timed in any case."""
 
 
 class Linear(nn.Module):
@@ -111,18 +107,20 @@ class Block(nn.Module):
         return functional.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype) @ v
 
 
-def measure(widths: Mapping[str, int], dtype: str) -> dict[str, list[float]]:
+def measure(widths: Mapping[str, int], dtype: str, seconds: float = SECONDS) -> dict[str, Any]:
     """Seconds that do not grow with the tokens, and seconds for each: of a pass of one block (`read`, with
     an adapter `adapted`, forward and back and the optimizer's step `trained`), and of one head (`answered`:
-    the likeliest token; `compared`: all log-probabilities; `learned`: a loss and its gradient)."""
+    the likeliest token; `compared`: all log-probabilities; `learned`: a loss and its gradient). `disturbed`:
+    others had the cores."""
     torch.manual_seed(0)
-    type_ = getattr(torch, dtype)
-    return {
-        "read": _reading(widths, 0, type_),
-        "adapted": _reading(widths, RANK, type_),
-        "trained": _training(widths, type_),
-        **_head(widths, type_),
+    type_, fitter = getattr(torch, dtype), Fitter(seconds)
+    parts = {
+        "read": _reading(fitter, widths, 0, type_),
+        "adapted": _reading(fitter, widths, RANK, type_),
+        "trained": _training(fitter, widths, type_),
+        **_head(fitter, widths, type_),
     }
+    return {**parts, "disturbed": fitter.disturbed}
 
 
 def _blocks(widths: Mapping[str, int], rank: int, dtype: torch.dtype, norms: torch.dtype) -> list[Block]:
@@ -132,7 +130,7 @@ def _blocks(widths: Mapping[str, int], rank: int, dtype: torch.dtype, norms: tor
     return [first, *(Block(widths, rank, dtype, norms) for _ in range(count - 1))]
 
 
-def _reading(widths: Mapping[str, int], rank: int, dtype: torch.dtype) -> list[float]:
+def _reading(fitter: Fitter, widths: Mapping[str, int], rank: int, dtype: torch.dtype) -> list[float]:
     blocks = _blocks(widths, rank, dtype, dtype)
     kept = torch.randn(READ_ROWS, widths["kv_heads"], READ[1], widths["head_size"]).to(dtype)
 
@@ -141,7 +139,7 @@ def _reading(widths: Mapping[str, int], rank: int, dtype: torch.dtype) -> list[f
         return lambda: _through(blocks, x, kept)
 
     with torch.inference_mode():
-        return _fit(passing, READ, READ_ROWS, len(blocks))
+        return fitter.fit(passing, READ, READ_ROWS, len(blocks))
 
 
 def _through(blocks: list[Block], x: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
@@ -150,7 +148,7 @@ def _through(blocks: list[Block], x: torch.Tensor, kept: torch.Tensor | None) ->
     return x
 
 
-def _training(widths: Mapping[str, int], dtype: torch.dtype) -> list[float]:
+def _training(fitter: Fitter, widths: Mapping[str, int], dtype: torch.dtype) -> list[float]:
     """Residuals, norms and adapters in float32, as prepare_model_for_kbit_training and TRL have them."""
     blocks = _blocks(widths, RANK, dtype, torch.float32)
     for block in blocks:
@@ -172,10 +170,10 @@ def _training(widths: Mapping[str, int], dtype: torch.dtype) -> list[float]:
 
         return step
 
-    return _fit(passing, TRAINED, TRAINED_ROWS, len(blocks))
+    return fitter.fit(passing, TRAINED, TRAINED_ROWS, len(blocks))
 
 
-def _head(widths: Mapping[str, int], dtype: torch.dtype) -> dict[str, list[float]]:
+def _head(fitter: Fitter, widths: Mapping[str, int], dtype: torch.dtype) -> dict[str, list[float]]:
     head = Linear(widths["hidden"], widths["vocabulary"], 0, dtype)
 
     def answered(positions: int) -> Callable[[], object]:
@@ -211,51 +209,36 @@ def _head(widths: Mapping[str, int], dtype: torch.dtype) -> dict[str, list[float
 
     with torch.inference_mode():
         read = {
-            "answered": _fit(answered, HEAD, 1, 1),
-            "compared": _fit(compared, HEAD, 1, 1),
+            "answered": fitter.fit(answered, HEAD),
+            "compared": fitter.fit(compared, HEAD),
         }
     # in training it is held in float32, of which autocast makes a copy in each pass
-    return {**read, "learned": _fit(learned, HEAD, 1, 1)}
+    return {**read, "learned": fitter.fit(learned, HEAD)}
 
 
-def _fit(
-    passing: Callable[[int], Callable[[], object]], sizes: tuple[int, int], rows: int, blocks: int
-) -> list[float]:
-    """Of a block: seconds for a pass, whatever it reads, and for each token."""
-    short, longer = (_usual(passing(size)) / blocks for size in sizes)
-    each = max(0.0, (longer - short) / (rows * (sizes[1] - sizes[0])))
-    return [max(0.0, short - each * rows * sizes[0]), each]
+class Fitter:
+    """Times passes of two sizes within a time box; `disturbed`: others had the cores meanwhile."""
 
+    def __init__(self, seconds: float) -> None:
+        self._box = TimeBox(seconds, 2 * PARTS)
+        self.disturbed = False
 
-def _usual(work: Callable[[], object]) -> float:
-    """Seconds of a run after the first, in which kernels are made and memory is got.
+    def fit(
+        self,
+        passing: Callable[[int], Callable[[], object]],
+        sizes: tuple[int, int],
+        rows: int = 1,
+        blocks: int = 1,
+    ) -> list[float]:
+        """Of a block: seconds for a pass, whatever it reads, and for each token."""
+        short, longer = (self._seconds(passing(size)) / blocks for size in sizes)
+        each = max(0.0, (longer - short) / (rows * (sizes[1] - sizes[0])))
+        return [max(0.0, short - each * rows * sizes[0]), each]
 
-    Runs in which others had the core of a thread that was ready do not count, unless all are such.
-    """
-    alone: list[float] = []
-    disturbed: list[float] = []
-    work()
-    ends = time.perf_counter() + LONGEST_SECONDS
-    while len(alone) < LEAST_RUNS or sum(alone) < ENOUGH_SECONDS:
-        waited, own, began = _waited(), time.thread_time(), time.perf_counter()
-        work()
-        seconds, waited = time.perf_counter() - began, _waited() - waited
-        if waited <= DISTURBED * seconds:
-            alone.append(seconds)
-        else:
-            disturbed.append(max(time.thread_time() - own, seconds - waited))
-        if time.perf_counter() > ends:
-            break
-    return statistics.median(alone or disturbed)
-
-
-def _waited() -> float:
-    """Seconds that threads of this process waited for a core; 0 where the system does not say."""
-    total = 0
-    for file in _TASKS.glob("*/schedstat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            total += int(file.read_text().split()[1])
-    return total / 1e9
+    def _seconds(self, work: Callable[[], object]) -> float:
+        timing = self._box.time(work)
+        self.disturbed |= timing.disturbed
+        return timing.seconds
 
 
 if __name__ == "__main__":

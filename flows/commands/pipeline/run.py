@@ -96,7 +96,8 @@ def _estimated(
     """What each stage needs, what that rests on, what this machine lacks, and its answer to `auto`."""
     if shape is None:
         return [], [], [], None
-    here, clock = machine(settings.root, settings.cache_folder), clock_here(shape, settings)
+    here = machine(settings.root, settings.cache_folder, measure=False)
+    clock = clock_here(shape, settings)
     try:
         settled, arithmetic = settle(recipe, shape, settings)
     except StageError:  # without torch: as on a usual machine
@@ -104,6 +105,10 @@ def _estimated(
     stages = estimate(settled, shape, here, clock, feed)
     remarks = said_of_times([(s.stage, s.basis) for s in stages], clock.rates)
     remarks += said_of_memory((s.stage, s.memory_basis) for s in stages)
+    if not here.imports_measured:
+        remarks.append(
+            f"Memory holds {size(here.imports)} of imports, as is usual: the first run measures them here."
+        )
     if arithmetic is not None:
         remarks.insert(0, f"To be {arithmetic.sentence}.")
     return stages, remarks, shortfalls(settled, shape, stages, here, clock), arithmetic

@@ -45,7 +45,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(clocks, "rates_here", lambda *_: ComputeRates())
-    monkeypatch.setattr("flows.planning.machine._imports", lambda _: 592_000_000)
+    monkeypatch.setattr("flows.planning.machine._imports", lambda *_: 592_000_000)
     return tmp_path / "home"
 
 

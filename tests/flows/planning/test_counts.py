@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from stages.model_shape import describe_base
 from stages.work import Through, Work
 
 PICO = describe_base("pico:0")
+PARTS = set(PassTimes.model_fields) - {"disturbed"}
 WIDTHS = {
     "hidden": 32, "intermediate": 64, "heads": 2, "kv_heads": 1, "head_size": 16, "vocabulary": 100,
     "layers": 2,
@@ -134,15 +137,16 @@ def test_works_add_up() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_block_is_timed_in_every_way_that_it_is_computed(dtype: str) -> None:
-    found = block.measure(WIDTHS, dtype)
-    assert set(found) == set(PassTimes.model_fields)
+    found = block.measure(WIDTHS, dtype, seconds=1.0)
+    assert isinstance(found.pop("disturbed"), bool)
+    assert set(found) == PARTS
     assert all(once >= 0 and each >= 0 and once + each > 0 for once, each in found.values())
 
 
 def test_times_are_kept_and_of_a_wider_model_in_proportion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = json.dumps({"float32": {name: [1.0, 0.5] for name in PassTimes.model_fields}})
+    answer = json.dumps({"float32": {name: [1.0, 0.5] for name in PARTS}})
     asked: list[dict[str, Any]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -167,3 +171,23 @@ def test_without_an_answer_nothing_was_timed(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(timed, "identity", lambda: ("0" * 64, "a processor"))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     assert pass_times(PICO, "float32", tmp_path) == {}
+
+
+def test_times_that_other_work_disturbed_are_kept_for_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [
+        json.dumps({"float32": {**{part: [1.0, 0.5] for part in PARTS}, "disturbed": disturbed}})
+        for disturbed in (False, True)
+    ]
+    monkeypatch.setattr(timed, "identity", lambda: ("0" * 64, "a processor"))
+    monkeypatch.setattr(
+        subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=answers.pop())
+    )
+    for _ in range(2):
+        assert pass_times(PICO, "float32", tmp_path)["float32"].disturbed
+    (kept,) = tmp_path.iterdir()
+    os.utime(kept, (time.time() - 3601, time.time() - 3601))
+    assert not pass_times(PICO, "float32", tmp_path)["float32"].disturbed
+    os.utime(kept, (0, 0))
+    assert not pass_times(PICO, "float32", tmp_path)["float32"].disturbed, "kept for good"

@@ -314,8 +314,12 @@ def test_the_size_of_the_imports_is_measured_once(tmp_path: Path, monkeypatch: p
         return subprocess.CompletedProcess(command, 0, stdout=next(answers))
 
     monkeypatch.setattr(subprocess, "run", run)
+    before = machine(tmp_path, tmp_path / "cache", measure=False)
+    assert (before.imports, before.imports_measured) == (machine_module.USUAL_IMPORTS, False)
     for _ in range(2):
         assert machine(tmp_path, tmp_path / "cache").imports == 600_000_000
+    after = machine(tmp_path, tmp_path / "cache", measure=False)
+    assert (after.imports, after.imports_measured) == (600_000_000, True)
     assert machine(tmp_path).imports == machine_module.USUAL_IMPORTS
 
 

@@ -21,6 +21,7 @@ from flows.planning.clock import Clock, clock_here, said_of_times
 from flows.planning.estimate import Machine, StageEstimate, describe_base, estimate
 from flows.planning.rates import MEASURED, PUBLISHED, ComputeRates, rates_here
 from flows.planning.rows import row_figures
+from flows.planning.timed import Fit, PassTimes
 from flows.run import arithmetic
 from flows.settings import Settings
 from registry import Registry, processes
@@ -108,7 +109,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(clocks, "rates_here", lambda *_: of_machine(100e9, 5e9))
-    monkeypatch.setattr("flows.planning.machine._imports", lambda _: 592_000_000)
+    monkeypatch.setattr("flows.planning.machine._imports", lambda *_: 592_000_000)
     return tmp_path / "home"
 
 
@@ -266,6 +267,12 @@ def test_what_times_rest_on_is_said_once_for_each_thing() -> None:
     assert said_of_times([*bases[:1], ("merge", bases[0][1])], of_machine(60e9, 2e9)) == [
         "All times: from 2 earlier runs here."
     ]
+    part = Fit(once=1, each=1)
+    parts = set(PassTimes.model_fields) - {"disturbed"}
+    timed = PassTimes(**dict.fromkeys(parts, part), disturbed=True)
+    disturbed = replace(of_machine(60e9, 2e9), timed={"float32": timed})
+    assert said_of_times(bases, disturbed)[-1] == clocks.DISTURBED
+    assert clocks.DISTURBED not in said_of_times(bases[:1], disturbed), "earlier runs were not timed then"
 
 
 def test_check_says_what_its_times_rest_on(
