@@ -96,6 +96,7 @@ def _add_other_commands(
     from flows.commands.arguments.feed import add_feed_commands
     from flows.commands.arguments.gate import add_gate_commands
     from flows.commands.arguments.overview import add_overview_commands
+    from flows.commands.arguments.planning import add_plan_commands
     from flows.commands.arguments.registry import add_registry_commands
     from flows.commands.arguments.schedule import add_schedule_commands
     from flows.commands.arguments.tenants import add_tenant_commands
@@ -110,6 +111,7 @@ def _add_other_commands(
     add_schedule_commands(add, group)
     add_upgrade_command(add)
     _add_serving_commands(add)
+    add_plan_commands(add, group)
     add_overview_commands(add, group)
 
 

@@ -4,5 +4,5 @@
 for, `stages.work` and `stages.memory` what that is for each stage on any machine; `machine` what this one
 has, `rates` how fast it is and `timed` how long a pass through the model takes; `earlier` what ran here
 before, and `alike` whether that was the same; `clock` puts the times together and `estimate` all of it;
-`shortfalls` says what is missing, and what would do.
+`shortfalls` says what is missing, and what would do; `serving` the same of engines.
 """

@@ -12,6 +12,8 @@ sequences        an answer in the making, its keys and values
 detokenizer      whole characters from tokens
 loaded_adapters  base and adapters by name
 adapter_memory   adapters at little more than their files' size
+step_times       how long its steps take: `python -m serving.llama_cpp.step_times`
+blank_adapter    an adapter to time them with
 model            one GGUF model with several sequences
 bindings         llama.cpp's C interface
 amx_workaround   keeps it off tiles that a compiler breaks

@@ -5,6 +5,7 @@ gate        gate, promote, channels
 registry    artifacts, endpoints, rollback, api
 tenants     tenants, rollouts, outcomes
 overview    runs, recipes, doctor, completion
+planning    plan
 completion  what a shell needs to complete them
 ```
 """

@@ -73,7 +73,7 @@ def _announce(as_json: bool, url: str, operations: str) -> None:
 
 def _refuse_shortfalls(registry: Registry, config: ServeConfig) -> None:
     """Raise `InsufficientResources` if this machine cannot hold the engines."""
-    from flows.planning.serving_estimate import estimate_engines, shortfalls
+    from flows.planning.serving.memory import estimate_engines, shortfalls
 
     here = machine(registry.home)
     missing = shortfalls(estimate_engines(registry, config.engines, here), here)
@@ -83,7 +83,7 @@ def _refuse_shortfalls(registry: Registry, config: ServeConfig) -> None:
 
 def _check(path: Path, config: ServeConfig) -> Reply:
     """What the file describes, and what its engines need, as far as this registry knows their models."""
-    from flows.planning.serving_estimate import EngineEstimate, estimate_engines, shortfalls
+    from flows.planning.serving.memory import EngineEstimate, estimate_engines, shortfalls
 
     engines, missing, unknown = list[EngineEstimate](), list[str](), None
     with open_registry() as registry:

@@ -13,9 +13,9 @@ import pytest
 
 from flows import cli
 from flows.commands.serving import serve
-from flows.planning import serving_estimate
 from flows.planning.machine import Machine
-from flows.planning.serving_estimate import estimate_engines, shortfalls
+from flows.planning.serving import memory
+from flows.planning.serving.memory import EngineEstimate, estimate_engines, shortfalls
 from registry import Registry, Waiver
 from serving.gateway.config import EngineSection
 from serving.llama_cpp import model as llama_model
@@ -37,14 +37,14 @@ def registry(populated: PopulatedRegistry) -> Iterator[Registry]:
         yield opened
 
 
-def one(registry: Registry, machine: Machine = ROOM, **section: Any) -> serving_estimate.EngineEstimate:
+def one(registry: Registry, machine: Machine = ROOM, **section: Any) -> EngineEstimate:
     given = {"engine": "llama.cpp", "model": "pico-base@1", "adapters": 4, "context_length": 300} | section
     (found,) = estimate_engines(registry, [EngineSection.model_validate(given)], machine)
     return found
 
 
 def test_the_batch_is_the_engines() -> None:
-    assert serving_estimate.BATCH_TOKENS == llama_model.BATCH_TOKENS
+    assert memory.BATCH_TOKENS == llama_model.BATCH_TOKENS
 
 
 def test_keys_values_replicas_and_adapters_count(registry: Registry, populated: PopulatedRegistry) -> None:
@@ -122,6 +122,6 @@ def test_the_gateway_loads_no_model_library_for_it(populated: PopulatedRegistry,
     done = subprocess.run(
         [sys.executable, "-c", code, "serve", str(file), "--check"],
         env={"TUNELINE_HOME": str(populated.home), "PATH": ""}, capture_output=True, text=True,
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -93,7 +93,7 @@ def _estimate(
     adapters: list[Artifact],
     machine: Machine,
 ) -> EngineEstimate:
-    weights = sum(file.size for path, file in held.manifest.files.items() if path.endswith(_WEIGHTS))
+    weights = weight_bytes(held)
     gpu = section.engine == "vllm" and bool(machine.cuda)
     device: Literal["cpu", "gpu"] = "gpu" if gpu else "cpu"
     try:
@@ -101,7 +101,17 @@ def _estimate(
     except InvalidInput as error:
         return EngineEstimate(name, None, f"not known: {error}", device)
     slots = 0 if holds_tune(held.manifest) else section.adapters
-    beside = slots * _slot(section, shape, adapters)
+    each, note = engine_bytes(section, shape, weights, slots, _slot(section, shape, adapters), gpu)
+    if section.replicas > 1:
+        note += f"; {section.replicas} times {size(each)}"
+    return EngineEstimate(name, each * section.replicas, note, device)
+
+
+def engine_bytes(
+    section: EngineSection, shape: ModelShape, weights: int, slots: int, slot: int, gpu: bool
+) -> tuple[int, str]:
+    """Bytes of one engine with room for `slots` adapters of `slot` bytes each, and what they are made of."""
+    beside = slots * slot
     cache = 4 * shape.layers * shape.kv_heads * shape.head_size * section.parallel
     if section.engine == "llama.cpp":
         cache *= -(-section.context_length // CELLS) * CELLS
@@ -111,11 +121,18 @@ def _estimate(
     else:
         gigabytes = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "")
         cache, work = int(float(gigabytes) * 2**30) if gigabytes else CPU_CACHE_BYTES, VLLM_RUNTIME
-    each = weights + cache + work + beside
     note = f"{size(weights)} weights, {size(cache)} keys and values, {size(beside)} for {slots} adapters"
-    if section.replicas > 1:
-        note += f"; {section.replicas} times {size(each)}"
-    return EngineEstimate(name, each * section.replicas, note, device)
+    return weights + cache + work + beside, note
+
+
+def weight_bytes(held: Artifact) -> int:
+    """Bytes of an artifact's weights."""
+    return sum(file.size for path, file in held.manifest.files.items() if path.endswith(_WEIGHTS))
+
+
+def adapter_bytes(shape: ModelShape, rank: int) -> int:
+    """Of an adapter of that rank on all linear layers of the blocks, in 16 bits."""
+    return rank * shape.layers * sum(sum(widths) for widths in shape.linear_shapes().values()) * 2
 
 
 _WEIGHTS = (".gguf", ".safetensors")
@@ -132,7 +149,7 @@ def _slot(section: EngineSection, shape: ModelShape, adapters: list[Artifact]) -
     """Bytes of one slot: on llama.cpp the largest adapter that a channel points to, on vLLM what `max_rank`
     takes; where there is none yet, one of rank 16 on all linear layers in 16 bits."""
     rank = section.max_rank if section.engine == "vllm" else USUAL_RANK
-    usual = rank * shape.layers * sum(sum(widths) for widths in shape.linear_shapes().values()) * 2
+    usual = adapter_bytes(shape, rank)
     if section.engine == "vllm":
         return usual
     files = [
