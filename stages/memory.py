@@ -126,12 +126,19 @@ def _optimizer_bytes(config: TrainConfig) -> int:
 
 
 def _kept_on_gpu(shape: ModelShape, config: TrainConfig) -> int:
+    """Per token; with checkpointing logits are gone when the backward pass computes the last layer again."""
+    layer, logits = layer_on_gpu(shape, config), KEPT_PER_LOGIT * shape.vocabulary
+    if config.gradient_checkpointing:
+        return 4 * shape.hidden * shape.layers + max(layer, logits)
+    return layer * shape.layers + logits
+
+
+def layer_on_gpu(shape: ModelShape, config: TrainConfig) -> int:
+    """Bytes per token that a layer keeps for its backward pass on a GPU."""
     wide = 2 if config.nf4.compute_dtype == "float32" else 1
     # the adapter keeps a 16-bit copy of its input, and dropout its mask, a byte
     inputs = sum(widths[0] for widths in adapted(shape, config).values())
-    layer = KEPT_PER_LAYER * wide * shape.hidden + (2 * wide + bool(config.lora.dropout)) * inputs
-    kept = 4 * shape.hidden * shape.layers + layer if config.gradient_checkpointing else layer * shape.layers
-    return kept + KEPT_PER_LOGIT * shape.vocabulary
+    return KEPT_PER_LAYER * wide * shape.hidden + (2 * wide + bool(config.lora.dropout)) * inputs
 
 
 def adapter_parameters(shape: ModelShape, config: TrainConfig) -> int:

@@ -17,6 +17,7 @@ from stages.model_shape import describe_base
 from stages.quantization import method_of
 from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig
+from tests.bench import published
 
 PICO = describe_base("pico:0")
 LINEAR, OTHERS, EMBEDDING = 1_179_648, 12_584_192, 12_582_912
@@ -107,3 +108,25 @@ def test_quantizing() -> None:
     assert method_of(gptq).cost(gptq, PICO, 64).memory_bytes == expected
     gguf = GgufConfig(type="Q8_0")
     assert method_of(gguf).cost(gguf, PICO, 64).memory_bytes == 8 * EMBEDDING - 80_000_000
+
+
+def test_on_a_gpu_logits_and_the_last_layer_are_not_there_together() -> None:
+    given = {"lora": {"rank": 8, "dropout": 0.0}, "nf4": {"compute_dtype": "bfloat16"}, "optimizer": "adamw"}
+    settings = TrainConfig.model_validate({**given, "batch_size": 2, "gradient_checkpointing": True})
+    # 38 bytes for each of 256 hidden units, 2 for each of the adapters' inputs: six of 256, one of 512
+    layer, logits = 38 * 256 + 2 * (6 * 256 + 512), 18 * 49152
+    found = [training_memory(PICO, settings, tokens, "packed", gpu=True) for tokens in (100, 200)]
+    assert found[1] - found[0] == 2 * 100 * (4 * 256 * 2 + max(layer, logits))
+    settings = settings.model_copy(update={"gradient_checkpointing": False})
+    found = [training_memory(PICO, settings, tokens, "packed", gpu=True) for tokens in (100, 200)]
+    assert found[1] - found[0] == 2 * 100 * (2 * layer + logits)
+
+
+@pytest.mark.parametrize("figure", published.FIGURES, ids=published.line)
+def test_published_figures_follow_from_what_their_sources_hold(figure: published.Figure) -> None:
+    if figure.source in (published.PAPER, published.H2O):
+        assert figure.agrees
+    if figure.source is published.WIKI:
+        assert figure.as_they == pytest.approx(figure.published, rel=0.07)
+    if figure.source in (published.WIKI, published.TORCHTUNE, published.QWEN):
+        assert figure.ours > 0.95 * figure.published, "never foretold to fit where it did not"

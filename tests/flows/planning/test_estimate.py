@@ -183,7 +183,8 @@ def test_memory_moves_the_right_way(answer: Any) -> None:
         {"lora": LoraConfig(rank=256)},
     ):
         assert qlora_memory(shape, **worse) > least, worse
-    assert qlora_memory(shape, lora=LoraConfig(rank=64, dropout=0)) < least
+    flat = {"gradient_checkpointing": False}  # with checkpointing logits count in place of a layer
+    assert qlora_memory(shape, lora=LoraConfig(rank=64, dropout=0), **flat) < qlora_memory(shape, **flat)
     narrow = TrainConfig(lora=LoraConfig(rank=64, target_modules=("q_proj", "v_proj")))
     assert adapter_parameters(shape, narrow) == 64 * 32 * (4096 + 4096 + 4096 + 1024)
 
