@@ -93,16 +93,30 @@ def machine_speed(
     A measurement takes a second or two in a process of its own (torch's import is most of it), which gets
     `environment`. Raises `StageError` when it fails, for example because torch is not installed.
     """
-    name, _ = identity()
-    file = None if cache is None else cache / f"speed-{digest([name, inputs, outputs])[:20]}.json"
-    if file is not None:
-        with contextlib.suppress(OSError, ValidationError):
-            return MachineSpeed.model_validate_json(file.read_text("utf-8"))
-    speed = _measure(inputs, outputs, environment)
-    if file is not None:
-        with contextlib.suppress(OSError):  # a read-only home costs a measurement each time, not the run
-            _keep(file, speed.model_dump_json(indent=1))
+    if cache is None:
+        return _measure(inputs, outputs, environment)
+    speed = kept_speed(inputs, outputs, cache)
+    if speed is None:
+        speed = _measure(inputs, outputs, environment)
+        keep_speed(speed, inputs, outputs, cache)
     return speed
+
+
+def kept_speed(inputs: int, outputs: int, cache: Path) -> MachineSpeed | None:
+    """The speed for such layers that `cache` has of this machine."""
+    with contextlib.suppress(OSError, ValidationError):
+        return MachineSpeed.model_validate_json(_file(inputs, outputs, cache).read_text("utf-8"))
+    return None
+
+
+def keep_speed(speed: MachineSpeed, inputs: int, outputs: int, cache: Path) -> None:
+    """Write it to `cache`; where that cannot be written it is measured each time."""
+    with contextlib.suppress(OSError):
+        _keep(_file(inputs, outputs, cache), speed.model_dump_json(indent=1))
+
+
+def _file(inputs: int, outputs: int, cache: Path) -> Path:
+    return cache / f"speed-{digest([identity()[0], inputs, outputs])[:20]}.json"
 
 
 def _measure(inputs: int, outputs: int, environment: Mapping[str, str] | None) -> MachineSpeed:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flows.planning.timed import PassTimes, pass_times
+from flows.planning.timed import PassTimes, pass_times, time_first
 from flows.run.arithmetic import measured_speed
 from flows.settings import Settings
 from registry.artifacts import digest
@@ -83,6 +83,7 @@ def rates_here(shape: ModelShape, settings: Settings) -> ComputeRates:
     """
     disk = _disk(settings)
     usual = replace(ComputeRates(cores=usable_cores()), disk=disk or ComputeRates.disk)
+    time_first(shape, settings.cache_folder)
     try:
         speed = measured_speed(shape, settings)
     except StageError:

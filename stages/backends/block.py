@@ -1,5 +1,5 @@
 """Time decoder blocks and a head of a model's own widths as evaluation and training compute them; `python -m`
-prints the result.
+prints the result, with `product` also the speed of both types in such a layer, in one process.
 
 On a CPU the products are the smaller part of a small model's time: norms, rotations, casts and copies between
 them and what each call costs, however few tokens it has, take most. So a whole block is timed, a Llama's,
@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from serving.timing import TimeBox
+from stages.backends import arithmetic
 
 LAYERS, WEIGHTS = 8, 96_000_000
 """At most so many blocks, which hold about so many bytes: more than a core's share of a cache."""
@@ -243,4 +244,10 @@ class Fitter:
 
 if __name__ == "__main__":
     asked: dict[str, Any] = json.loads(sys.argv[1])
-    print(json.dumps({asked["dtype"]: measure(asked["widths"], asked["dtype"])}))
+    found: dict[str, Any] = {}
+    if "product" in asked:
+        speed = arithmetic.measure(*asked["product"])
+        found["speed"], asked["dtype"] = speed.model_dump(), speed.compute_dtype
+    if found.get("speed", {}).get("device") != "cuda":
+        found[asked["dtype"]] = measure(asked["widths"], asked["dtype"])
+    print(json.dumps(found))

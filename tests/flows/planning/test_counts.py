@@ -17,8 +17,9 @@ from flows.planning.amounts import TrainingAmounts, training_amounts
 from flows.planning.evaluations import evaluation_work, forms, splits
 from flows.planning.rates import ComputeRates
 from flows.planning.rows import RowFigures, row_figures
-from flows.planning.timed import Fit, PassTimes, pass_times
+from flows.planning.timed import Fit, PassTimes, pass_times, time_first
 from stages import work
+from stages.arithmetic import kept_speed
 from stages.backends import block
 from stages.config.prepare import PrepareConfig
 from stages.model_shape import describe_base
@@ -191,3 +192,42 @@ def test_times_that_other_work_disturbed_are_kept_for_an_hour(
     assert not pass_times(PICO, "float32", tmp_path)["float32"].disturbed
     os.utime(kept, (0, 0))
     assert not pass_times(PICO, "float32", tmp_path)["float32"].disturbed, "kept for good"
+
+
+def test_the_first_time_both_types_and_a_block_are_timed_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    rates = {"forward": 2e9, "grad_input": 2e9, "grad_weight": 2e9}
+    speed = {
+        "identity": "0" * 64, "processor": "x", "device": "cpu", "threads": 2, "product": (1, 256, 512),
+        "float32": rates, "bfloat16": rates, "native_bfloat16": False,
+    }  # fmt: skip
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(json.loads(command[-1]))
+        answer = {"speed": speed, "float32": {part: [1.0, 0.5] for part in PARTS}}
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(answer))
+
+    for module in ("flows.planning.timed", "stages.arithmetic"):
+        monkeypatch.setattr(f"{module}.identity", lambda: ("0" * 64, "a processor"))
+    monkeypatch.setattr(subprocess, "run", run)
+    for _ in range(2):
+        time_first(PICO, tmp_path)
+    found = kept_speed(256, 512, tmp_path)
+    assert found is not None
+    assert (found.compute_dtype, found.float32.forward) == ("float32", 2e9)
+    assert pass_times(PICO, "float32", tmp_path)["float32"].read.once > 0
+    (one,) = asked
+    assert one["product"] == [256, 512]
+
+
+def test_where_the_first_measurement_fails_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("flows.planning.timed", "stages.arithmetic"):
+        monkeypatch.setattr(f"{module}.identity", lambda: ("0" * 64, "a processor"))
+    failed: subprocess.CompletedProcess[str] = subprocess.CompletedProcess([], 1, stdout="no torch")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    time_first(PICO, tmp_path)
+    assert list(tmp_path.iterdir()) == []

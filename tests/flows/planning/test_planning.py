@@ -232,6 +232,7 @@ def speed(device: Any = "cpu", float32: float = 50e9, bfloat16: float = 2e9) -> 
 def test_rates_are_those_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(rates, "time_first", lambda *_: None)
     monkeypatch.setattr(rates, "measured_speed", lambda *_: speed())
     monkeypatch.setattr(rates, "pass_times", lambda *_: {})
     found = rates_here(PICO, Settings())
@@ -253,6 +254,7 @@ def test_without_torch_the_usual_figures_say_that_they_are_none_of_here(
         raise StageError("no torch")
 
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path))
+    monkeypatch.setattr(rates, "time_first", lambda *_: None)
     monkeypatch.setattr(rates, "measured_speed", fails)
     assert rates_here(PICO, Settings()).basis == PUBLISHED
 
