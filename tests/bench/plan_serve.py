@@ -5,14 +5,16 @@
 A Llama of two layers of random weights and SmolLM2-135M on llama.cpp, 1, 4 and 16 answers at once, prompts of
 32 and 1,024 tokens that have nothing in common. As many clients as the engine answers at once ask again as
 soon as they have an answer. Steps are timed anew right before each. Prints a line for each as it ends, in
-answered tokens a second, and last how many lie within 15 %. Never asserts. With `--adapters` also 16 adapters
-on 135M.
+answered tokens a second, with the share of the cores that other work had meanwhile, and last how many lie
+within 15 %. Never asserts. With `--adapters` also 16 adapters on 135M; with `--patience` it waits so many
+seconds for idle cores before each, and takes it again where other work had more than a tenth of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import importlib.metadata
 import itertools
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from flows.planning.serving.simulation import Load, at_most
 from flows.planning.serving.steps import LlamaSteps, llama_steps
@@ -63,8 +66,23 @@ def cases(models: dict[str, Path], answer: int, adapter: Path | None) -> Iterato
             yield Case(name, model, Load(16, prompt, answer, slots), adapter)
 
 
-async def measured(case: Case, folder: Path) -> float:
-    """Answered tokens a second, from when each client has had one answer."""
+def others() -> tuple[float, float]:
+    """Seconds of cores that this process and its descendants have had, and all that were to be had."""
+    this = psutil.Process()
+    family = [this, *this.children(recursive=True)]
+    ended = this.cpu_times()
+    own = ended.children_user + ended.children_system
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            used = process.cpu_times()
+            own += used.user + used.system
+    every = psutil.cpu_times()
+    return own, sum(every) - every.idle - every.iowait
+
+
+async def measured(case: Case, folder: Path) -> tuple[float, float]:
+    """Answered tokens a second, from when each client has had one answer, and the share of the cores that
+    other work had."""
     load, draw = case.load, random.Random(0)
     settings = EngineSettings(
         context_length=load.prompt + load.answer, parallel=load.slots, queue=64, adapters=load.tenants
@@ -78,6 +96,7 @@ async def measured(case: Case, folder: Path) -> float:
             digests = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(load.tenants)]
             names = [await engine.load_adapter(digest, case.adapter) for digest in digests]
         ends: list[tuple[float, int]] = []
+        began, (own, every) = time.perf_counter(), others()
         most = 3 * load.slots + (40 if load.prompt < 100 else 4)
 
         async def client() -> None:
@@ -86,9 +105,12 @@ async def measured(case: Case, folder: Path) -> float:
                 ends.append(await ask(http, draw.choice(names), prompt, load.answer))
 
         await asyncio.gather(*(client() for _ in range(load.slots)))
+        after = others()
+        had = (after[1] - every) - (after[0] - own)
+        share = had / (time.perf_counter() - began) / (psutil.cpu_count() or 1)
     ends.sort()
     counted = ends[load.slots : most]
-    return sum(tokens for _, tokens in counted) / (counted[-1][0] - ends[load.slots - 1][0])
+    return sum(tokens for _, tokens in counted) / (counted[-1][0] - ends[load.slots - 1][0]), share
 
 
 async def ask(http: httpx.AsyncClient, model: str, prompt: str, answer: int) -> tuple[float, int]:
@@ -117,14 +139,30 @@ def packaged() -> Path:
     return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
 
 
+def patient(case: Case, folder: Path, patience: float) -> tuple[float, float, bool, float]:
+    """Predicted, measured, whether the timing was disturbed, and the share that others had; the attempt that
+    was disturbed the least."""
+    attempts, ends = [], time.monotonic() + patience
+    while True:
+        while time.monotonic() < ends and psutil.cpu_percent(2.0) > 20:
+            pass
+        rank = RANK if case.adapter else 0
+        steps = llama_steps(case.model, case.load.slots, rank, None, Path(tempfile.mkdtemp(dir=folder)))
+        found, share = asyncio.run(measured(case, folder / "engine"))
+        attempts.append((share + steps.disturbed, predicted(case, steps), found, steps.disturbed, share))
+        if attempts[-1][0] <= 0.1 or time.monotonic() > ends:
+            return min(attempts)[1:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases with this in their line")
     parser.add_argument("--answer", type=int, default=32, help="tokens of an answer")
     parser.add_argument("--adapters", action="store_true", help="also with 16 adapters")
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for idle cores")
     given = parser.parse_args()
     ratios: list[float] = []
-    print(f"{'predicted':>9} {'measured':>9} {'ratio':>6}  tokens/s")
+    print(f"{'predicted':>9} {'measured':>9} {'ratio':>6} {'others':>6}  tokens/s")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "adapter").mkdir()
@@ -132,13 +170,11 @@ def main() -> None:
         for case in cases({"pico": pico(folder), "135M": packaged()}, given.answer, adapter):
             if given.only not in case.label:
                 continue
-            rank = RANK if case.adapter else 0
-            steps = llama_steps(case.model, case.load.slots, rank, None, Path(tempfile.mkdtemp(dir=folder)))
-            foretold = predicted(case, steps)
-            found = asyncio.run(measured(case, folder / "engine"))
+            foretold, found, disturbed, share = patient(case, folder, given.patience)
             ratios.append(foretold / found)
-            beside = " (steps timed beside other work)" if steps.disturbed else ""
-            print(f"{foretold:9.1f} {found:9.1f} {ratios[-1]:6.2f}  {case.label}{beside}", flush=True)
+            beside = " (steps timed beside other work)" if disturbed else ""
+            figures = f"{foretold:9.1f} {found:9.1f} {ratios[-1]:6.2f} {share:6.0%}"
+            print(f"{figures}  {case.label}{beside}", flush=True)
     show(ratios)
 
 

@@ -15,8 +15,8 @@ from flows.planning.serving.steps import Gpu, Steps
 from serving.gateway.config import EngineSection
 from stages.model_shape import ModelShape
 
-LOOKS = 8
-"""Halvings of the span in which the rate is looked for."""
+LOOKS, MOST_LOOKS = 8, 16
+"""Halvings of the span in which the rate is looked for, more until one is found that keeps the promise."""
 MOST_TENANTS = 1024
 """Adapters that an engine may hold at once, as `serve.yaml` has it."""
 REQUESTS = 600
@@ -116,7 +116,9 @@ def highest(steps: Steps, asked: Asked, most: float) -> Outcome | None:
     best: Outcome | None = None
     if not asked.promise.kept(_alone(steps, asked)):
         return None
-    for _ in range(LOOKS):
+    for look in range(MOST_LOOKS):
+        if look >= LOOKS and best is not None:
+            break
         rate = (low + high) / 2
         outcome = at_rate(steps, asked.simulated, rate, REQUESTS)
         if asked.promise.kept(outcome):

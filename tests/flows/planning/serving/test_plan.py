@@ -90,6 +90,13 @@ def test_one_request_that_is_too_slow_names_a_shorter_answer() -> None:
     assert missing.endswith("choose a smaller file, a faster machine, or a longer time")
 
 
+def test_where_a_request_alone_just_keeps_the_promise_few_are_answered() -> None:
+    found = plan(SERVED, replace(ASKED, promise=Promise(10.5)), Fixed(), PLENTY, None)
+    assert found.shortfalls == ()
+    assert found.promised is not None
+    assert found.promised.rate < found.most.rate / 50
+
+
 def test_too_high_a_rate_names_more_slots_or_more_machines() -> None:
     one_queue = replace(ASKED, rank=0, load=replace(ASKED.load, slots=1), promise=Promise(100.0))
     (missing,) = plan(SERVED, replace(one_queue, rate=0.15), Fixed(), PLENTY, None).shortfalls
