@@ -13,6 +13,8 @@ LEAST_RUNS, ENOUGH_SECONDS = 3, 0.1
 """A piece is repeated so often and for so long, longer only where others disturb it."""
 DISTURBED = 0.05
 """Of a run's time, for which its threads waited for a core."""
+LEAST_SECONDS = 0.02
+"""Shorter work is repeated within a run: waking a thread alone takes a share of it."""
 _TASKS = Path("/proc/self/task")
 
 
@@ -58,22 +60,24 @@ def usual(work: Callable[[], object], longest: float) -> Timing:
     first = _timed(work)
     if time.perf_counter() > ends:
         return first
-    while len(alone) < LEAST_RUNS or sum(alone) < ENOUGH_SECONDS:
-        run = _timed(work)
+    times = max(1, round(LEAST_SECONDS / max(first.seconds, 1e-5)))
+    while len(alone) < LEAST_RUNS or times * sum(alone) < ENOUGH_SECONDS:
+        run = _timed(work, times)
         (disturbed if run.disturbed else alone).append(run.seconds)
         if time.perf_counter() > ends:
             break
     return Timing(statistics.median(alone or disturbed), not alone)
 
 
-def _timed(work: Callable[[], object]) -> Timing:
-    """One run; of a disturbed one without the time that its threads waited."""
+def _timed(work: Callable[[], object], times: int = 1) -> Timing:
+    """Of one of so many repetitions; where they were disturbed without the time that threads waited."""
     waited, own, began = _waited(), time.thread_time(), time.perf_counter()
-    work()
+    for _ in range(times):
+        work()
     seconds, waited = time.perf_counter() - began, _waited() - waited
     if waited <= DISTURBED * seconds:
-        return Timing(seconds, False)
-    return Timing(max(time.thread_time() - own, seconds - waited), True)
+        return Timing(seconds / times, False)
+    return Timing(max(time.thread_time() - own, seconds - waited) / times, True)
 
 
 def _waited() -> float:

@@ -23,7 +23,8 @@ Describe = Callable[[EarlierRun], Work | None]
 
 
 DISTURBED = (
-    "Other work had the cores while this machine was timed: times may be wrong. It is timed again in an hour."
+    "Other work had the cores while this machine was timed: times may be wrong, and are longer beside such "
+    "work. It is timed again in an hour."
 )
 OTHERWISE = (AttributeError, KeyError, TypeError, ValueError)
 """Of a run of another version, which recorded something else."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import hashlib
 import importlib.metadata
 import itertools
@@ -66,18 +65,14 @@ def cases(models: dict[str, Path], answer: int, adapter: Path | None) -> Iterato
             yield Case(name, model, Load(16, prompt, answer, slots), adapter)
 
 
-def others() -> tuple[float, float]:
-    """Seconds of cores that this process and its descendants have had, and all that were to be had."""
-    this = psutil.Process()
-    family = [this, *this.children(recursive=True)]
-    ended = this.cpu_times()
-    own = ended.children_user + ended.children_system
-    for process in family:
-        with contextlib.suppress(psutil.Error):
-            used = process.cpu_times()
-            own += used.user + used.system
+def used(engine: int | None) -> tuple[float, float]:
+    """Seconds of cores that this process and the engine have had, and that all processes have had."""
+    own = 0.0
+    for process in (psutil.Process(), psutil.Process(engine)):
+        times = process.cpu_times()
+        own += times.user + times.system
     every = psutil.cpu_times()
-    return own, sum(every) - every.idle - every.iowait
+    return own, every.user + every.nice + every.system + every.irq + every.softirq
 
 
 async def measured(case: Case, folder: Path) -> tuple[float, float]:
@@ -96,8 +91,8 @@ async def measured(case: Case, folder: Path) -> tuple[float, float]:
             digests = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(load.tenants)]
             names = [await engine.load_adapter(digest, case.adapter) for digest in digests]
         ends: list[tuple[float, int]] = []
-        began, (own, every) = time.perf_counter(), others()
-        most = 3 * load.slots + (40 if load.prompt < 100 else 4)
+        began, (own, every) = time.perf_counter(), used(engine.pid)
+        most = 3 * load.slots + (40 if case.name == "pico" else 8 if load.prompt < 100 else 4)
 
         async def client() -> None:
             while len(ends) < most:
@@ -105,7 +100,7 @@ async def measured(case: Case, folder: Path) -> tuple[float, float]:
                 ends.append(await ask(http, draw.choice(names), prompt, load.answer))
 
         await asyncio.gather(*(client() for _ in range(load.slots)))
-        after = others()
+        after = used(engine.pid)
         had = (after[1] - every) - (after[0] - own)
         share = had / (time.perf_counter() - began) / (psutil.cpu_count() or 1)
     ends.sort()

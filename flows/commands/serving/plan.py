@@ -125,7 +125,7 @@ def _basis(arguments: argparse.Namespace, steps: Steps) -> str:
             "on such a GPU"
         )
     disturbed = getattr(steps, "disturbed", False)
-    beside = "; other work disturbed that, so an idle machine may be faster" if disturbed else ""
+    beside = "; other work had the cores meanwhile: beside it the engine is slower" if disturbed else ""
     return f"steps of llama.cpp timed on this machine, {1000 * steps.seconds(1, 1, 0):.3g} ms a token{beside}"
 
 
