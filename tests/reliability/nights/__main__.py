@@ -33,12 +33,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--killed-tenants", type=int, help="of the night of kills; default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--between",
-        type=float,
-        nargs=2,
-        help="seconds between kills; default: as fast as all fall into the night",
-    )
     arguments = parser.parse_args()
     tenants, faults = plan.tenants(arguments.tenants), []
     folder = Path(tempfile.mkdtemp(prefix="tuneline-nights-"))
@@ -145,8 +139,8 @@ def disturbed(
     with running(folder / "killed", database, store) as world:
         due = night.prepare(world, folder / "night.yaml", tenants)
         mean = quiet.seconds / len(quiet.channels) * len(tenants) / arguments.kills
-        least, most = arguments.between or (mean / 3, mean)
-        killer = Killer(world, arguments.kills, random.Random(arguments.seed), (least, most), due)
+        # twice as fast as would fill the night without kills, so that all fall into it
+        killer = Killer(world, arguments.kills, random.Random(arguments.seed), (mean / 4, 3 * mean / 4), due)
         try:
             seconds = night.wait_for(world, len(tenants), due)
         finally:
