@@ -56,7 +56,7 @@ class Origins:
             if recipe is None:
                 continue
             known += 1
-            recipe = _reading_no_further(recipe, family.dataset.manifest)
+            recipe = self._reading_no_further(recipe, family.dataset.manifest)
             if not self._made(recipe.prepare, family.dataset.manifest):
                 changed = "data"
                 continue
@@ -75,6 +75,14 @@ class Origins:
             with suppress(FlowError):
                 yield recipe_for(definition, target)
         yield from self._recipes.get(channel, ())
+
+    def _reading_no_further(self, recipe: Recipe, dataset: Manifest) -> Recipe:
+        """A feed's recipe, up to the dataset's last row: its source, unless rows were forgotten since."""
+        read, asked = feed_of(str(dataset.config.get("source", ""))), feed_of(recipe.prepare.source)
+        if read is None or asked is None or read[0] != asked[0]:
+            return recipe
+        source = f"{FEED}:{self.registry.feeds.watermark(*read)}"
+        return recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"source": source})})
 
     def _made(self, config: BaseModel, made: Manifest) -> bool:
         """Whether this config is the one in the manifest, as far as that was written then."""
@@ -104,15 +112,6 @@ def _on_its_base(recipe: Recipe, base: Manifest) -> Recipe | None:
         return recipe.model_copy(update={"base": recipe.base.model_copy(update={"source": made})})
     name = f"path:{Path(place).name}" if scheme == "path" else recipe.base.source
     return recipe if name in (made, made.rpartition("@")[0]) else None
-
-
-def _reading_no_further(recipe: Recipe, dataset: Manifest) -> Recipe:
-    """A recipe of a feed, up to the watermark of the dataset, so that the rows are the same."""
-    read, asked = feed_of(str(dataset.config.get("source", ""))), feed_of(recipe.prepare.source)
-    if read is None or asked is None or read[0] != asked[0]:
-        return recipe
-    source = f"{FEED}:{read[0]}@{read[1]}"
-    return recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"source": source})})
 
 
 def _as_computed(recipe: Recipe, adapter: Manifest) -> BaseModel:

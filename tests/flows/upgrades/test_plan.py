@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from flows.cli import main
 from flows.planning.clock import Clock
 from flows.run.arithmetic import with_compute_dtype
+from flows.run.feed_input import at_watermark
 from flows.settings import Settings
 from flows.upgrades import plan as planning
 from flows.upgrades.forms import form_of
@@ -19,6 +21,7 @@ from flows.upgrades.origin import Origins
 from flows.upgrades.plan import Planner, UpgradePlan
 from registry import Registry
 from registry.artifacts import QuantSpec
+from registry.feeds.rows import chat
 from registry.schedules.schedules import checked
 from registry.tenancy.tenants import Tenants
 from stages.config.base import BaseConfig
@@ -180,6 +183,22 @@ def test_data_or_a_recipe_that_changed_since_is_refused(registry: Registry, tmp_
     served(registry, recipe_of("t1/prod"), known=False)
     left_behind(registry, recipe_of("t1/prod", "train.seed=3"))
     assert only(planned(registry, "t1/prod"))[1].startswith("its recipe changed")
+
+
+def test_rows_forgotten_before_it_was_made_do_not_refuse_it_and_those_since_do(registry: Registry) -> None:
+    for tenant in ("acme", "other"):
+        registry.tenants.add(tenant, "t0/prod", "ada")
+        turns = [{"role": "user", "content": tenant}, {"role": "assistant", "content": "yes"}]
+        registry.feeds.add("tickets", [replace(chat(turns, "here", "file"), tenant=tenant)], "ada")
+    registry.forgettings.forget("ada", tenant="acme")
+    recipe = recipe_of("t0/prod", "prepare.source=feed:tickets", "prepare.format=auto")
+    served(registry, at_watermark(recipe, registry), known=False)
+    left_behind(registry, recipe)
+    plan = planned(registry, "t0/prod")
+    assert only(plan) == ("replay", "another base: trained again on the same data")
+    assert plan.seconds is not None, "the feed's rows are counted"
+    registry.forgettings.forget("ada", tenant="other")
+    assert only(planned(registry, "t0/prod"))[0] == "refused"
 
 
 def test_who_cannot_be_judged_or_replayed_is_refused_by_name(registry: Registry) -> None:
