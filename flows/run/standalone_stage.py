@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +27,11 @@ from flows.run.progress_view import ProgressView
 from flows.settings import Settings
 from registry import Registry
 from registry.artifacts import JsonObject, Kind
+from registry.drafts import CHECKPOINTS
 from registry.errors import NotFound
 from stages.compatible import require_compatible
 from stages.contract import Parent, StageConfig
+from stages.errors import StageKilled
 from stages.model_shape import describe_base
 from stages.run import config_type
 from stages.untrusted.inspect import inspect
@@ -36,7 +42,8 @@ KINDS: dict[str, Kind] = {"base": "base", "model": "merged", "adapter": "adapter
 def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], out: Path) -> JsonObject:
     """Run `stage` on directories and write its result to the new directory `out`; returns its facts.
 
-    The result appears all at once. Raises `Usage` for a missing input or an `out` that exists already.
+    The result appears all at once. What an attempt that was killed had finished is used again, where the
+    stage keeps such. Raises `Usage` for a missing input or an `out` that exists already.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Usage(
@@ -51,7 +58,8 @@ def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], ou
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     log = Path(tempfile.gettempdir()) / f"tuneline-{stage}-{draft.name.rpartition('-')[2]}.log"
     try:
-        with ProgressView() as view:
+        with ProgressView() as view, _locked(draft):
+            _take_checkpoints(draft, out)
             view.stage(stage)
             execution = run_in_child(stage, inputs, config, draft, log, view.update)
         (draft / "tuneline-facts.json").write_text(json.dumps(execution.facts, indent=1), encoding="utf-8")
@@ -59,11 +67,54 @@ def run_plain(stage: str, parents: dict[str, Path], overrides: Sequence[str], ou
             out.rmdir()
         draft.chmod(0o755)
         draft.rename(out)
+    except StageKilled as error:
+        _clear(draft, keep=CHECKPOINTS)
+        if draft.exists():
+            raise StageKilled(
+                f"{error}; what it had finished is in {draft}, for the same command again"
+            ) from None
+        raise
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        _clear(draft)
         raise
     log.unlink(missing_ok=True)
     return execution.facts
+
+
+def _clear(draft: Path, keep: str | None = None) -> None:
+    """Delete `draft` but for what is called `keep` in it."""
+    for path in draft.iterdir() if draft.is_dir() else ():
+        if path.is_dir() and path.name != keep:
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.is_dir():
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something is kept
+        draft.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock `folder` for as long as this lives; False where another has, or locks cannot be had."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _take_checkpoints(draft: Path, out: Path) -> None:
+    """Move the checkpoints of an earlier draft of `out`, whose process is gone, into `draft`."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}-????????/{CHECKPOINTS}"):
+        with contextlib.suppress(OSError), _locked(left.parent) as free:  # OSError: it is somebody else's
+            if free:
+                left.rename(draft / CHECKPOINTS)
+                left.parent.rmdir()
+                return
 
 
 def _settled(config: BaseModel, parents: Mapping[str, Parent]) -> BaseModel:

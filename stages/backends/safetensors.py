@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,18 @@ class TensorFiles:
                 f"tensor {name} in {place.file} has dtype {place.spec.dtype}; expected one of {set(DTYPES)}"
             )
         tensor = torch.empty(place.spec.shape, dtype=DTYPES[place.spec.dtype])
-        view = memoryview(_bytes(tensor))
+        self.read_into(name, 0, tensor)
+        return tensor
+
+    def read_into(self, name: str, first: int, target: torch.Tensor) -> None:
+        """Fill `target`, contiguous, of the stored dtype, with the tensor's elements from number `first` on.
+
+        Raises `InvalidInput` where the file ends too early.
+        """
+        place = self._places[name]
+        view = memoryview(as_bytes(target))
         with place.file.open("rb", buffering=0) as stream:
-            stream.seek(place.start)
+            stream.seek(place.start + first * target.itemsize)
             while view:
                 # one read call returns at most 2 GiB on Linux
                 count = stream.readinto(view)
@@ -108,7 +118,6 @@ class TensorFiles:
                         f"{place.file} ends inside tensor {name}; the file is cut: fetch it again"
                     )
                 view = view[count:]
-        return tensor
 
 
 def model_files(directory: Path) -> TensorFiles:
@@ -127,64 +136,111 @@ def model_files(directory: Path) -> TensorFiles:
     return tensors
 
 
+@dataclass(frozen=True)
+class FileLayout:
+    """A safetensors file before its tensors are there; `specs` in the file's order."""
+
+    name: str
+    header: bytes
+    specs: tuple[TensorSpec, ...]
+    starts: dict[str, int]
+    """Tensor name → the byte of the file where it begins."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.header) + sum(spec.bytes for spec in self.specs)
+
+
+def lay_out(specs: list[TensorSpec], shard_size: int) -> list[FileLayout]:
+    """`model.safetensors`, or shards of at most `shard_size` bytes of tensors.
+
+    A tensor larger than `shard_size` gets a shard to itself.
+    """
+    shards = _shards(specs, shard_size)
+    if len(shards) == 1:
+        return [_file_layout(SINGLE, shards[0])]
+    return [
+        _file_layout(f"model-{number:05d}-of-{len(shards):05d}.safetensors", shard)
+        for number, shard in enumerate(shards, start=1)
+    ]
+
+
+def write_index(directory: Path, files: list[FileLayout]) -> None:
+    """Write which of several `files` holds which tensor; nothing for a single one."""
+    if len(files) == 1:
+        return
+    specs = [spec for file in files for spec in file.specs]
+    total = {
+        "total_size": sum(spec.bytes for spec in specs),
+        "total_parameters": sum(spec.elements for spec in specs),
+    }
+    weight_map = {spec.name: file.name for file in files for spec in file.specs}
+    index = {"metadata": total, "weight_map": dict(sorted(weight_map.items()))}
+    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
 def write_model(
     directory: Path, specs: list[TensorSpec], shard_size: int, produce: Callable[[str], torch.Tensor]
 ) -> list[str]:
     """Write `specs` as `model.safetensors`, or as shards of at most `shard_size` bytes and their index.
 
-    `produce(name)` is called once per tensor and must return the dtype and shape of its spec. A tensor
-    larger than `shard_size` gets a shard to itself. Returns the file names. The index comes last.
+    `produce(name)` is called once per tensor and must return the dtype and shape of its spec. Returns the
+    file names. The index comes last.
     """
-    shards = _shards(specs, shard_size)
-    if len(shards) == 1:
-        write_file(directory / SINGLE, shards[0], produce)
-        return [SINGLE]
-    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        write_file(directory / name, shard, produce)
-    total = {
-        "total_size": sum(spec.bytes for spec in specs),
-        "total_parameters": sum(spec.elements for spec in specs),
-    }
-    weight_map = {spec.name: name for name, shard in zip(names, shards, strict=True) for spec in shard}
-    index = {"metadata": total, "weight_map": dict(sorted(weight_map.items()))}
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    return names
+    files = lay_out(specs, shard_size)
+    for file in files:
+        _write_in_order(directory / file.name, file, produce)
+    write_index(directory, files)
+    return [file.name for file in files]
 
 
 def write_file(path: Path, specs: list[TensorSpec], produce: Callable[[str], torch.Tensor]) -> None:
     """Write one safetensors file; the header is known beforehand, the bytes follow one tensor at a time."""
+    _write_in_order(path, _file_layout(path.name, specs), produce)
+
+
+def _file_layout(name: str, specs: list[TensorSpec]) -> FileLayout:
     # wide types first, as the library does: every tensor then starts at a multiple of its item size
     ordered = sorted(specs, key=lambda spec: -DTYPES[spec.dtype].itemsize)
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    described: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offsets: dict[str, int] = {}
     offset = 0
     for spec in ordered:
-        header[spec.name] = {
+        offsets[spec.name] = offset
+        described[spec.name] = {
             "dtype": spec.dtype,
             "shape": list(spec.shape),
             "data_offsets": [offset, offset + spec.bytes],
         }
         offset += spec.bytes
-    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
     encoded += b" " * (-len(encoded) % 8)
+    header = len(encoded).to_bytes(8, "little") + encoded
+    starts = {tensor: len(header) + offset for tensor, offset in offsets.items()}
+    return FileLayout(name, header, tuple(ordered), starts)
+
+
+def _write_in_order(path: Path, file: FileLayout, produce: Callable[[str], torch.Tensor]) -> None:
     with path.open("wb", buffering=0) as stream:
-        _write(stream.write, len(encoded).to_bytes(8, "little") + encoded)
-        for spec in ordered:
+        write_all(stream, file.header)
+        for spec in file.specs:
             tensor = produce(spec.name).contiguous()
             if (CODES.get(tensor.dtype), tuple(tensor.shape)) != (spec.dtype, spec.shape):
                 raise ValueError(
                     f"{spec.name}: announced {spec.dtype} {spec.shape}, got {tensor.dtype} {tensor.shape}"
                 )
-            _write(stream.write, _bytes(tensor))
+            write_all(stream, as_bytes(tensor))
 
 
-def _write(write: Callable[[memoryview], int | None], data: Any) -> None:
+def write_all(stream: FileIO, data: Any) -> None:
+    """Write all of `data`, anything with a buffer of bytes; one call writes at most 2 GiB on Linux."""
     view = memoryview(data)
     while view:
-        view = view[write(view) or 0 :]
+        view = view[stream.write(view) or 0 :]
 
 
-def _bytes(tensor: torch.Tensor) -> Any:
+def as_bytes(tensor: torch.Tensor) -> Any:
     """The tensor's memory as a flat uint8 array (numpy knows no bfloat16)."""
     return tensor.reshape(-1).view(torch.uint8).numpy()
 

@@ -1,19 +1,24 @@
-"""Time and memory of a merge, beside PEFT's merge_and_unload + save: `python tests/bench/merge.py`.
+"""Time and memory of a merge beside `cp` and PEFT's merge_and_unload + save: `python -m tests.bench.merge`.
 
-A synthetic Llama-shaped float16 checkpoint and a rank-64 adapter on all linear layers; each merge runs in a
-process of its own, started cold, alternating; the table gives the median of the rounds.
+Random checkpoints of Llama's shape and an adapter on all linear layers. Each merge runs in a process of its
+own, in turns, with the input's pages dropped from memory before; the table gives medians. `--mergekit` and
+`--axolotl` name interpreters that have these, to be measured as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -23,25 +28,44 @@ from rich.table import Table
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+SIZES = {"0.5B": (2048, 9), "1B": (2048, 21), "3B": (3072, 26)}
+"""Width and layers; the MLP is 2.75 times as wide, 32,000 words, heads of 64, nothing tied."""
+VOCABULARY = 32000
 OURS = """
 from stages.contract import Parent
 from stages.merge import MergeConfig, merge
 out.mkdir()
 role = lambda kind, path: Parent(id="0" * 64, kind=kind, path=path)
-merge({"base": role("base", base), "adapter": role("adapter", adapter)}, MergeConfig(), out)
+merge({"base": role("base", base), "adapter": role("adapter", adapter)}, MergeConfig(dtype=dtype), out)
 """
-THEIRS = """
+PEFT = """
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16), adapter)
-model.merge_and_unload().save_pretrained(out, max_shard_size="2GB")
+model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out, max_shard_size="2GB")
+"""
+MERGEKIT = """
+model = {"model": f"{base}+{adapter}"}
+config = MergeConfiguration.model_validate(
+    {"merge_method": "task_arithmetic", "base_model": str(base), "dtype": dtype,
+     "models": [model | {"parameters": {"weight": 1.0}}]}
+)
+cache = str(out) + ".cache"
+options = MergeOptions(lora_merge_cache=cache, copy_tokenizer=False, out_shard_size=2_000_000_000)
+run_merge(config, str(out), options)
+"""
+AXOLOTL = """
+merge_lora_sharded_efficient(
+    base_model_path=base, lora_adapter_path=adapter, output_path=out, safe_tensors=True, device="cpu"
+)
 """
 # VmHWM, since ru_maxrss of a started process begins at the size of the one that started it
 FRAME = """
 import sys, time
 from pathlib import Path
-base, adapter, out = map(Path, sys.argv[1:])
+base, adapter, out = map(Path, sys.argv[1:4])
+dtype = sys.argv[4]
 {imports}
 def peak(): return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 start, imported = time.perf_counter(), peak()
@@ -49,24 +73,72 @@ start, imported = time.perf_counter(), peak()
 print("measured", time.perf_counter() - start, peak(), imported)
 """
 IMPORTS = {
-    "tuneline": "import stages.backends.merge.merge; from transformers import AutoModelForCausalLM",
+    "tuneline": "import stages.backends.merge.merge",
     "peft": "import peft, torch; from transformers import AutoModelForCausalLM",
+    "mergekit": "from mergekit.config import MergeConfiguration\n"
+    "from mergekit.merge import MergeOptions, run_merge",
+    "axolotl": "from axolotl.cli.utils.lora_merge import merge_lora_sharded_efficient",
 }
-BODIES = {"tuneline": OURS, "peft": THEIRS}
+BODIES = {"tuneline": OURS, "peft": PEFT, "mergekit": MERGEKIT, "axolotl": AXOLOTL}
 
 
-def measure(who: str, base: Path, adapter: Path, out: Path) -> tuple[float, float, float]:
-    """Seconds (without imports), peak resident bytes, and those after the imports, of a fresh process."""
-    shutil.rmtree(out, ignore_errors=True)
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of the merge, and of its process with imports; bytes of the peak, and after the imports."""
+
+    seconds: float
+    whole: float
+    peak: float
+    imported: float
+
+
+def drop(folder: Path) -> bool:
+    """Have the system forget the pages of the files in `folder`; whether it did, by a few looks."""
     os.sync()
+    cold = True
+    for file in folder.glob("*.safetensors"):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            size = file.stat().st_size
+            for place in range(0, size, max(size // 8, 1)):
+                try:
+                    os.preadv(descriptor, [bytearray(1)], place, os.RWF_NOWAIT)
+                    cold = False
+                except BlockingIOError:  # it is not in memory
+                    pass
+        except OSError:
+            cold = False
+        finally:
+            os.close(descriptor)
+    return cold
+
+
+def copied(base: Path, out: Path) -> Measured:
+    """What it takes to copy the base's files."""
+    started = time.perf_counter()
+    subprocess.run(["cp", "-r", base, out], check=True)
+    took = time.perf_counter() - started
+    return Measured(took, took, 0, 0)
+
+
+def merged(who: str, python: str, base: Path, adapter: Path, out: Path, dtype: str) -> Measured:
+    """What a merge takes in a fresh process of the interpreter `python`."""
     code = FRAME.format(imports=IMPORTS[who], body=BODIES[who])
-    arguments = [sys.executable, "-W", "ignore", "-c", code, str(base), str(adapter), str(out)]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, check=False)
+    started = time.perf_counter()
+    done = subprocess.run(
+        [python, "-W", "ignore", "-c", code, str(base), str(adapter), str(out), dtype],
+        capture_output=True,
+        text=True,
+        cwd=ROOT if who == "tuneline" else base,
+        check=False,
+    )
+    whole = time.perf_counter() - started
     if done.returncode:
         sys.exit(f"{who} failed:\n{done.stderr[-2000:]}")
     line = next(line for line in done.stdout.splitlines() if line.startswith("measured "))
     seconds, peak, imported = map(float, line.split()[1:])
-    return seconds, peak, imported
+    return Measured(seconds, whole, peak, imported)
 
 
 def differing(ours: Path, theirs: Path) -> tuple[int, int]:
@@ -78,50 +150,97 @@ def differing(ours: Path, theirs: Path) -> tuple[int, int]:
     return sum(not (n in a and n in b and torch.equal(a.read(n), b.read(n))) for n in names), len(names)
 
 
+def compare(size: str, dtype: str, rank: int, options: argparse.Namespace) -> dict[str, object]:
+    """Medians of each of the `options.pythons`, in one run, and how many tensors came out as PEFT's."""
+    from tests.stages.backends.merge.lora_models import save_synthetic
+
+    hidden, layers = SIZES[size]
+    rounds: dict[str, list[Measured]] = {who: [] for who in ("cp", *options.pythons)}
+    cold = True
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        base, adapter = folder / "base", folder / "adapter"
+        save_synthetic(base, adapter, hidden, layers, rank, VOCABULARY, getattr(torch, dtype))
+        nbytes = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+        different: dict[str, str] = {}
+        for number in range(options.rounds):
+            for who in rounds:
+                out = folder / who
+                cold &= drop(base)
+                if who == "cp":
+                    rounds[who].append(copied(base, out))
+                else:
+                    rounds[who].append(merged(who, options.pythons[who], base, adapter, out, dtype))
+                if number == 0 and who not in ("cp", "tuneline"):
+                    wrong, compared = differing(folder / "tuneline", out)
+                    different[who] = f"{compared - wrong} of {compared}"
+                if number or who != "tuneline":  # with which the others are compared
+                    shutil.rmtree(out)
+            shutil.rmtree(folder / "tuneline", ignore_errors=True)
+    medians = {
+        who: Measured(*(statistics.median(values) for values in zip(*map(astuple, rows), strict=True)))
+        for who, rows in rounds.items()
+    }
+    return {
+        "size": size, "dtype": dtype, "rank": rank, "bytes": nbytes, "rounds": options.rounds, "cold": cold,
+        "largest_float32": 4 * VOCABULARY * hidden, "equal_to_tuneline": different,
+        "measured": {who: asdict(found) for who, found in medians.items()},
+    }  # fmt: skip
+
+
+def astuple(found: Measured) -> tuple[float, ...]:
+    return (found.seconds, found.whole, found.peak, found.imported)
+
+
+def show(result: dict[str, object]) -> None:
+    """One table: ours first, then how many times longer each of the others took."""
+    measured, nbytes, cold = result["measured"], result["bytes"], result["cold"]
+    assert isinstance(measured, dict)
+    assert isinstance(nbytes, int)
+    table = Table(
+        title=f"Merge of {nbytes / 1e9:.2f} GB {result['dtype']} ({result['size']}), rank {result['rank']}, "
+        f"median of {result['rounds']}, {os.cpu_count()} cores, input {'not ' if cold else 'maybe '}in memory"
+    )
+    for column in ("", "seconds", "× tuneline", "MB/s", "with imports", "peak GB", "of it imports"):
+        table.add_column(column, justify="right")
+    for who, found in measured.items():
+        figures = (
+            found["seconds"], found["seconds"] / measured["tuneline"]["seconds"],
+            nbytes / 1e6 / found["seconds"], found["whole"], found["peak"] / 1e9, found["imported"] / 1e9,
+        )  # fmt: skip
+        table.add_row(who, *(f"{figure:.3g}" for figure in figures))
+    console = Console(width=110)
+    console.print(table)
+    console.print(f"tensors bitwise equal to tuneline's: {result['equal_to_tuneline']}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the float16 checkpoint")
-    parser.add_argument("--hidden", type=int, default=2048)
-    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=["0.5B"])
+    parser.add_argument("--dtype", nargs="+", choices=["float16", "bfloat16"], default=["float16"])
+    parser.add_argument("--rank", nargs="+", type=int, default=[64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--mergekit", metavar="PYTHON", help="an interpreter that has mergekit")
+    parser.add_argument("--axolotl", metavar="PYTHON", help="an interpreter that has axolotl")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
-    from tests.stages.backends.merge.lora_models import save_synthetic
-
-    vocab = 32000
-    per_layer = 2 * (4 + 3 * 11 / 4) * options.hidden**2
-    layers = max(1, round((options.gigabytes * 1e9 - 4 * vocab * options.hidden) / per_layer))
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
-        base, adapter = folder / "base", folder / "adapter"
-        save_synthetic(base, adapter, options.hidden, layers, options.rank, vocab)
-        started = time.perf_counter()
-        results: dict[str, list[tuple[float, float, float]]] = {who: [] for who in BODIES}
-        for _ in range(options.rounds):
-            for who in BODIES:
-                results[who].append(measure(who, base, adapter, folder / who))
-        different, compared = differing(folder / "tuneline", folder / "peft")
-        size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    seconds, peak, imported = (
-        {who: statistics.median(row[i] for row in rows) for who, rows in results.items()} for i in range(3)
-    )
-    table = Table(
-        title=f"Merge of {size / 1e9:.2f} GB float16 ({layers} layers of {options.hidden}), "
-        f"rank {options.rank}, median of {options.rounds}, {os.cpu_count()} cores"
-    )
-    for column in ("", "seconds", "MB/s", "peak GB", "of which imports"):
-        table.add_column(column, justify="right")
-    for who in BODIES:
-        figures = (seconds[who], size / 1e6 / seconds[who], peak[who] / 1e9, imported[who] / 1e9)
-        table.add_row(who, *(f"{figure:.3g}" for figure in figures))
-    ratios = (seconds["tuneline"] / seconds["peft"], peak["tuneline"] / peak["peft"])
-    table.add_row("tuneline / peft", f"{ratios[0]:.2f}", "", f"{ratios[1]:.2f}", "")
-    Console(width=100).print(table)
-    took = time.perf_counter() - started
-    print(f"{compared - different} of {compared} tensors bitwise equal; {took:.0f} s in all")
-    sys.exit(1 if different else 0)
+    others = {who: python for who in ("mergekit", "axolotl") if (python := getattr(options, who))}
+    options.pythons = {"tuneline": sys.executable, "peft": sys.executable, **others}
+    results = []
+    for size in options.size:
+        for dtype in options.dtype:
+            for rank in options.rank:
+                results.append(compare(size, dtype, rank, options))
+                show(results[-1])
+    if options.json:
+        versions = {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")}
+        machine = {"cores": os.cpu_count(), "machine": platform.machine(), "versions": versions}
+        options.json.write_text(json.dumps({**machine, "results": results}, indent=1) + "\n")
+    equal = [result["equal_to_tuneline"] for result in results]
+    sys.exit(any(len(set(found["peft"].split(" of "))) > 1 for found in equal if isinstance(found, dict)))
 
 
 if __name__ == "__main__":

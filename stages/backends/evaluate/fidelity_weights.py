@@ -13,8 +13,8 @@ import torch
 
 from registry.evaluation_results import MergedWeights, ModuleShare
 from stages.backends.merge.adapter import read_adapter
+from stages.backends.merge.compute import as_trained_on, low_rank_update
 from stages.backends.merge.layout import layout
-from stages.backends.merge.merge import as_trained_on, low_rank_update
 from stages.backends.merge.plan import Ingredients, Output, make_plan
 from stages.backends.safetensors import DTYPES, TensorFiles, model_files
 from stages.config.train import Nf4Config

@@ -1,4 +1,4 @@
-"""What a model is made of, learnt from its config alone (built on torch's meta device: no weights)."""
+"""What a model is made of, learnt from its config alone: of a table, or built on torch's meta device."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from typing import Literal
 import torch
 
 from stages.errors import InvalidInput
+from stages.families.blocks import ATTENTION, LLAMA
+from stages.formats.model_directory import ModelConfig, ModelDirectory
+
+PLAIN = frozenset(["llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "smollm3"])
+"""Families of one and the same modules; a test holds `plain_layout` of each against what is built.
+
+Building one takes transformers, whose import is longer and larger than the merge of a small model.
+"""
 
 ModuleKind = Literal["linear", "conv1d", "embedding"]
 
@@ -50,6 +58,39 @@ def layout(directory: Path) -> Layout:
     Raises `InvalidInput` for an architecture that transformers does not know; code shipped with a
     model is never run.
     """
+    config = ModelDirectory(directory).config
+    return plain_layout(config) or built_layout(directory)
+
+
+def plain_layout(config: ModelConfig) -> Layout | None:
+    """The layout of a model of one of the families in `PLAIN`.
+
+    None for others, and where `config.json` leaves its number of layers, or whether the embeddings are tied,
+    to transformers' defaults.
+    """
+    layers, tied = config.get("num_hidden_layers"), config.get("tie_word_embeddings")
+    if config.get("model_type") not in PLAIN or type(layers) is not int or not isinstance(tied, bool):
+        return None
+    linear = frozenset(
+        f"model.layers.{number}.{'self_attn' if name in ATTENTION else 'mlp'}.{name}"
+        for number in range(layers)
+        for name in LLAMA
+    )
+    kinds: dict[str, ModuleKind] = {"model.embed_tokens": "embedding", "lm_head": "linear"}
+    return Layout(
+        modules=kinds | dict.fromkeys(linear, "linear"),
+        tied={"lm_head.weight": "model.embed_tokens.weight"} if tied else {},
+        quantized=linear,
+        input_embedding="model.embed_tokens",
+        output_embedding="lm_head",
+        prefix="model",
+        keep_float32=(),
+        keep_float32_from_float16=(),
+    )
+
+
+def built_layout(directory: Path) -> Layout:
+    """What transformers builds for `config.json`; raises as `layout`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:

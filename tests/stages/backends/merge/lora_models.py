@@ -115,8 +115,16 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def save_synthetic(base: Path, adapter: Path, hidden: int, layers: int, rank: int, vocab: int = 2048) -> None:
-    """A Llama-shaped float16 checkpoint and an adapter on all linear layers; no model is built."""
+def save_synthetic(
+    base: Path,
+    adapter: Path,
+    hidden: int,
+    layers: int,
+    rank: int,
+    vocab: int = 2048,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """A Llama-shaped 16-bit checkpoint and an adapter on all linear layers; no model is built."""
     config = LlamaConfig(
         vocab_size=vocab,
         hidden_size=hidden,
@@ -125,7 +133,7 @@ def save_synthetic(base: Path, adapter: Path, hidden: int, layers: int, rank: in
         num_attention_heads=hidden // 64,
         num_key_value_heads=hidden // 64,
         architectures=["LlamaForCausalLM"],
-        dtype="float16",
+        dtype=str(dtype).removeprefix("torch."),
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
@@ -137,8 +145,8 @@ def save_synthetic(base: Path, adapter: Path, hidden: int, layers: int, rank: in
     def random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(shape).normal_(0, 0.02, generator=generator).to(dtype)
 
-    specs = [files.TensorSpec(name, "F16", shape) for name, shape in shapes.items()]
-    files.write_model(base, specs, 1_000_000_000, lambda name: random(shapes[name], torch.float16))
+    specs = [files.TensorSpec(name, files.CODES[dtype], shape) for name, shape in shapes.items()]
+    files.write_model(base, specs, 1_000_000_000, lambda name: random(shapes[name], dtype))
     adapter.mkdir(parents=True)
     LoraConfig(
         r=rank,
