@@ -1,4 +1,4 @@
-"""Merge an adapter into 16-bit weights, on the CPU, one tensor at a time."""
+"""Merge an adapter into 16-bit weights, on the CPU, a few tensors at a time."""
 
 from __future__ import annotations
 

@@ -229,10 +229,10 @@ def _evaluate(
 
 
 def _merge(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -> StageEstimate:
-    """One tensor at a time: an embedding is copied or converted, a linear weight has a float32 update."""
-    embedding = shape.vocabulary * shape.hidden * 4
-    linear = max(prod_in * prod_out for prod_in, prod_out in shape.linear_shapes().values()) * 8
+    """Pieces of a tensor; into NF4 a linear weight whole with its float32 update, and another in 16 bits."""
     rank, merges = recipe.train.lora.rank, recipe.merge.candidates
+    linear = max(prod_in * prod_out for prod_in, prod_out in shape.linear_shapes().values())
+    whole = 12 * linear if any(merge.base == "nf4" for merge in merges) else 0
 
     def earlier(run: EarlierRun) -> Work | None:
         if run.parameters != shape.parameters:
@@ -243,8 +243,8 @@ def _merge(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) -> S
         clock.on_cpu("merge", work.merge(shape, rank, merge.base == "nf4"), "float32", earlier)
         for merge in merges
     ]
-    note = "one tensor at a time" + (", into both the 16-bit and the NF4 weights" if len(merges) > 1 else "")
-    memory = machine.imports + max(LIGHT, STREAM + max(embedding, linear))
+    note = "tensors in pieces" + (", into both the 16-bit and the NF4 weights" if len(merges) > 1 else "")
+    memory = machine.imports + max(LIGHT, STREAM + whole)
     disk = len(merges) * shape.parameters * 2
     duration, (_, basis) = sum(seconds for seconds, _ in times), times[-1]
     row = StageEstimate("merge", memory, disk, duration, note, basis=basis)

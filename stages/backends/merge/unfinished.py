@@ -16,8 +16,8 @@ class UnfinishedMerge:
     """`out/checkpoints/merge`: a file there has `.part` behind its name until all of its tensors are written.
 
     Finished files of the same `inputs` are taken over, unless the system was started anew since: a process
-    that is killed loses nothing that it has written, a system that goes down does. Waiting for the disk after
-    each file would make up for that and take longer than the merge.
+    that is killed loses nothing that it has written, a system that goes down does. To wait for the disk after
+    each file would take as long as much of the merge.
     """
 
     def __init__(self, out: Path, inputs: str) -> None:
