@@ -30,7 +30,7 @@ def channels(arguments: argparse.Namespace) -> Reply:
 
 
 def channel_show(arguments: argparse.Namespace) -> Reply:
-    """A channel: where it points, its policies and its moves."""
+    """A channel: where it points, its policies and its moves, in the order of time."""
     with open_registry() as registry:
         current = registry.channels.get(arguments.channel)
         history = registry.channels.history(arguments.channel)
@@ -49,15 +49,19 @@ def channel_show(arguments: argparse.Namespace) -> Reply:
             f"{short(current.artifact_id)} (generation {current.generation})" if current else "nothing yet"
         )
         print(f"{arguments.channel} → {where}")
-        for policy in policies:
-            print(f"{policy.at:%Y-%m-%d %H:%M}  policy {short(policy.digest)}, {policy.who}: {policy.reason}")
+        changes = [
+            (policy.at, f"policy {short(policy.digest)}, {policy.who}: {policy.reason}")
+            for policy in policies
+        ]
         for event in history:
             why = (
                 f"decision {short(event.decision_id)}"
                 if event.decision_id
                 else f"{event.who}: {event.reason}"
             )
-            print(f"{event.at:%Y-%m-%d %H:%M}  {event.action} to {short(event.artifact_id)}, {why}")
+            changes.append((event.at, f"{event.action} to {short(event.artifact_id)}, {why}"))
+        for at, change in sorted(changes, key=lambda change: change[0]):
+            print(f"{at:%Y-%m-%d %H:%M}  {change}")
 
     return Reply(document, text)
 

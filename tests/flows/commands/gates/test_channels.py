@@ -55,6 +55,17 @@ def test_a_printed_policy_can_be_set_again(
     assert run("channels", "policy", "team/none")[0] == 3
 
 
+def test_a_channel_s_policies_and_moves_are_shown_in_the_order_of_time(
+    lineage: Lineage, policy: Callable[..., str], run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("channels", "policy", "team/prod", "--set", policy(max_bytes=10), "--reason", "first")
+    run("promote", lineage.gguf.id, "team/prod", "--waive", "--reason", "by hand", "--who", "ada")
+    run("channels", "policy", "team/prod", "--set", policy(), "--reason", "second")
+    assert cli.main(["channels", "show", "team/prod"]) == 0
+    changes = capsys.readouterr().out.splitlines()[1:]
+    assert [line.rpartition(": ")[2] for line in changes] == ["first", "by hand", "second"]
+
+
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
