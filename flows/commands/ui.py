@@ -16,6 +16,9 @@ from flows.ui.access.access import Access
 from flows.ui.access.oidc import OidcSettings
 from flows.ui.app import application
 
+NICENESS = 10
+"""Pages wait for answers to tenants that are computed on the same cores, and not the other way round."""
+
 
 def ui(arguments: argparse.Namespace) -> Reply:
     """Serve the pages; says where as soon as it listens, and returns after SIGTERM or SIGINT.
@@ -40,6 +43,7 @@ def ui(arguments: argparse.Namespace) -> Reply:
             message = f"tuneline ui: {address}{once}; Ctrl-C ends it"
             print(json.dumps(document) if arguments.json else message, flush=True)
 
+        os.nice(NICENESS)
         app = application(registry, access)
         http.serve(app, arguments.host, arguments.port, listening, app.state.changes.end)
     return Reply(None, lambda: None)
