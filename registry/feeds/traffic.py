@@ -8,7 +8,7 @@ feed; a correction becomes one too, and a preference: the correction rather than
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypedDict
@@ -22,7 +22,7 @@ from registry.db.serving_tables import tenant_keys
 from registry.db.tables import channels
 from registry.errors import AlreadyExists, InvalidFeed, InvalidTenant, NoConsent, NotFound
 from registry.feeds.feeds import append
-from registry.feeds.rows import NewRow, Origin, checked
+from registry.feeds.rows import ControlTokensOf, NewRow, Origin, checked, held
 from registry.tenancy import outcomes, tenant_log
 from registry.tenancy.consents import Consent, in_force
 from registry.tenancy.redaction import redacted
@@ -114,8 +114,10 @@ class Traffic:
             if wanted:
                 connection.execute(insert(receipts), wanted)
 
-    def give(self, key_id: str, remark: Feedback) -> int:
+    def give(self, key_id: str, remark: Feedback, control: ControlTokensOf = lambda _: ()) -> int:
         """Keep what a client says of an answer; returns how many rows came of it.
+
+        A correction with a token of `control` is refused; of a question or answer with one no row comes.
 
         Raises InvalidTenant for a key that ended, NotFound for a request that is not this key's (or whose
         receipt is over), NoConsent where the consent was withdrawn, AlreadyExists for a second time,
@@ -135,7 +137,7 @@ class Traffic:
             row = {name: getattr(receipt, name) for name in _SHARED}
             row |= {"thumbs": remark.thumbs, "score": remark.score, "at": now()}
             connection.execute(insert(feedback), {**row, "corrected": int(remark.correction is not None)})
-            rows = _learned(receipt, consent, remark)
+            rows = _learned(receipt, consent, remark, control(receipt.artifact_id))
             who = f"tenant {receipt.tenant}, key {key_id}"
             new_rows = append(connection, receipt.feed, rows, who).new if rows else 0
             rating = _rating(connection, receipt, remark)
@@ -260,11 +262,15 @@ def _disliked(thumbs: str | None, score: float | None, corrected: bool) -> bool:
     return thumbs == "down" or corrected or (score is not None and score < LIKED)
 
 
-def _learned(receipt: Row[Any], consent: Consent, remark: Feedback) -> list[NewRow]:
+def _learned(receipt: Row[Any], consent: Consent, remark: Feedback, control: Collection[str]) -> list[NewRow]:
     """The rows that come of the feedback: none where no words were kept, or none that can be trained on."""
+    if token := held(control, remark.correction or ""):
+        raise InvalidFeed(f"correction: it holds {token!r}, which the model reads as a part of its template")
     if receipt.messages is None:
         return []
     asked = json.loads(receipt.messages)
+    if held(control, receipt.answer, *(message["content"] for message in asked)):
+        return []
     if remark.correction is None:
         return [_chat(receipt, "answer", asked, receipt.answer)] if remark.thumbs == "up" else []
     corrected = redacted(remark.correction, consent.redact)

@@ -19,6 +19,7 @@ from registry.errors import AlreadyExists, InvalidFeed, InvalidTenant, NoConsent
 from registry.feeds.traffic import Feedback, Receipt
 from registry.tenancy.consents import Consent
 from serving.gateway.feedback.body import read
+from serving.gateway.feedback.control_tokens import ControlTokens
 from serving.gateway.relay import TokenUsage
 from serving.gateway.request_policy import GatewayRequest
 from serving.gateway.rollout.decision import RoutingDecision
@@ -48,6 +49,7 @@ class Receipts:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._control = ControlTokens(registry)
         self._waiting: list[Receipt] = []
         self._words = 0
         self._left_out = 0
@@ -108,7 +110,9 @@ class Receipts:
         feedback = read(body)
         await self.flush()  # the answer may have been given a moment ago
         try:
-            rows = await self._in_thread(lambda: self._registry.traffic.give(key_id, feedback))
+            rows = await self._in_thread(
+                lambda: self._registry.traffic.give(key_id, feedback, self._control.of)
+            )
         except RegistryError as error:
             raise _refused(error) from None
         return _answer(feedback, rows)
