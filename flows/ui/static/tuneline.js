@@ -53,6 +53,12 @@
     });
     addEventListener("pagehide", () => stream.close());
   }
+  // One may have begun to write while the new part was on its way.
+  document.addEventListener("htmx:before:swap", (event) => {
+    if (!event.detail.ctx.sourceElement?.matches(LIVE) || !writing()) return;
+    event.preventDefault();
+    setTimeout(changed, 2000);
+  });
   document.addEventListener("visibilitychange", () => { if (!document.hidden && lamp) changed(); });
 
   // Theme -------------------------------------------------------------------------------------------------

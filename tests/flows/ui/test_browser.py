@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, StorageState, ViewportSize, expect
+from playwright.sync_api import Browser, Page, Route, StorageState, ViewportSize, expect
 
 from flows.ui.access.access import Access
 from flows.ui.app import application
@@ -166,6 +166,30 @@ def test_what_one_is_writing_outlives_a_change(
     page.locator("input[name=reason]").blur()
     page.get_by_text("Start a rollout").click()
     expect(page.get_by_text("Outcomes by artifact")).to_be_visible()
+
+
+def test_what_one_began_to_write_outlives_a_change_that_was_on_its_way(
+    page: Page, made: dict[str, Artifact]
+) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if "hx-request" in route.request.headers and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/channels/support/first", hold)
+    with page.expect_request(lambda request: "hx-request" in request.headers):
+        page.goto("/channels/support/first")
+    page.get_by_text("Start a rollout").click()
+    page.locator("input[name=reason]").fill("half a sent")
+    with page.expect_response(lambda answer: "hx-request" in answer.request.headers) as answer:
+        held[0].continue_()
+    answer.value.finished()
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+    expect(page.locator("input[name=reason]")).to_be_focused()
+    expect(page.locator("input[name=reason]")).to_have_value("half a sent")
 
 
 def test_a_curve_is_drawn(page: Page) -> None:
