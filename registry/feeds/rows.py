@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypedDict
@@ -15,8 +15,6 @@ LARGEST_ROW = 2**20
 MOST_TURNS = 1000
 Kind = Literal["chat", "preference"]
 Origin = Literal["file", "http", "answer", "correction"]
-ControlTokensOf = Callable[[str], Collection[str]]
-"""Artifact → texts that its model reads as a part of its template, such as the end of a turn."""
 _ROLES = ("system", "user", "assistant")
 
 
@@ -99,8 +97,3 @@ def _turn(message: object, where: str) -> dict[str, str]:
     if not isinstance(content, str):
         raise InvalidFeed(f"{where}: its content is a {type(content).__name__}; expected text")
     return {"role": role, "content": content}
-
-
-def held(control: Collection[str], *texts: str) -> str | None:
-    """The first of the control tokens that stands in one of the texts."""
-    return next((token for token in sorted(control) if any(token in text for text in texts)), None)

@@ -21,8 +21,9 @@ from registry.db.feed_tables import feedback, forgettings, receipts
 from registry.db.serving_tables import tenant_keys
 from registry.db.tables import channels
 from registry.errors import AlreadyExists, InvalidFeed, InvalidTenant, NoConsent, NotFound
+from registry.feeds.corrections import ControlTokensOf, check, held
 from registry.feeds.feeds import append
-from registry.feeds.rows import ControlTokensOf, NewRow, Origin, checked, held
+from registry.feeds.rows import NewRow, Origin, checked
 from registry.tenancy import outcomes, tenant_log
 from registry.tenancy.consents import Consent, in_force
 from registry.tenancy.redaction import redacted
@@ -117,11 +118,11 @@ class Traffic:
     def give(self, key_id: str, remark: Feedback, control: ControlTokensOf = lambda _: ()) -> int:
         """Keep what a client says of an answer; returns how many rows came of it.
 
-        A correction with a token of `control` is refused; of a question or answer with one no row comes.
+        Of a question or answer with a token of `control` no row comes.
 
         Raises InvalidTenant for a key that ended, NotFound for a request that is not this key's (or whose
         receipt is over), NoConsent where the consent was withdrawn, AlreadyExists for a second time,
-        InvalidFeed for a correction that makes no row.
+        InvalidFeed for a correction that makes no row, or holds what it may not (`corrections`).
         """
         with self._database.write() as connection:
             _require_live(connection, key_id)
@@ -264,12 +265,10 @@ def _disliked(thumbs: str | None, score: float | None, corrected: bool) -> bool:
 
 def _learned(receipt: Row[Any], consent: Consent, remark: Feedback, control: Collection[str]) -> list[NewRow]:
     """The rows that come of the feedback: none where no words were kept, or none that can be trained on."""
-    if token := held(control, remark.correction or ""):
-        raise InvalidFeed(f"correction: it holds {token!r}, which the model reads as a part of its template")
-    if receipt.messages is None:
-        return []
-    asked = json.loads(receipt.messages)
-    if held(control, receipt.answer, *(message["content"] for message in asked)):
+    asked = json.loads(receipt.messages or "[]")
+    said = [receipt.answer or "", *(message["content"] for message in asked)]
+    check(remark.correction or "", said, control)
+    if receipt.messages is None or held(control, *said):
         return []
     if remark.correction is None:
         return [_chat(receipt, "answer", asked, receipt.answer)] if remark.thumbs == "up" else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 from registry import Registry
@@ -19,7 +20,8 @@ class ControlTokens:
     def of(self, artifact_id: str) -> frozenset[str]:
         """Texts of the special tokens in the tokenizer of the base that the artifact was made from.
 
-        None of an artifact without such a base: preparing the rows refuses them then. Raises RegistryError.
+        None of an artifact without such a base, or with a tokenizer that cannot be read: preparing the rows
+        refuses them then. Raises RegistryError.
         """
         if artifact_id not in self._known:
             self._known[artifact_id] = self._read(artifact_id)
@@ -30,6 +32,7 @@ class ControlTokens:
         for base in filter(lambda artifact: artifact.manifest.kind == "base", map(self._registry.get, ids)):
             if TOKENIZER in base.manifest.files and not self._registry.collected([base.id]):
                 file = self._registry.view(base.id) / TOKENIZER
-                added = json.loads(file.read_text("utf-8")).get("added_tokens", ())
-                return frozenset(token["content"] for token in added if token["special"])
+                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+                    added = json.loads(file.read_text("utf-8")).get("added_tokens", ())
+                    return frozenset(token["content"] for token in added if token["special"])
         return frozenset()

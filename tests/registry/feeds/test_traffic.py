@@ -141,7 +141,7 @@ def test_feedback_becomes_rows(registry: Registry, artifact: Artifact, agreed: t
     registry.traffic.keep([receipt(request, agreed, artifact) for request in "1234"])
     assert registry.traffic.give(key, Feedback(request="1" * 32, thumbs="up")) == 1
     assert registry.traffic.give(key, Feedback(request="2" * 32, thumbs="down", score=0.25)) == 0
-    corrected = Feedback(request="3" * 32, correction="Write to bob@example.org <script>alert(1)</script>")
+    corrected = Feedback(request="3" * 32, correction="Write to bob@example.org `<script>alert(1)</script>`")
     assert registry.traffic.give(key, corrected) == 2
     assert registry.outcomes.read("team/acme") == [], "ratings of a channel that does not exist any more"
     rows = registry.feeds.rows("tickets")
@@ -161,7 +161,7 @@ def test_feedback_becomes_rows(registry: Registry, artifact: Artifact, agreed: t
     }
     assert rows[2].content == {
         "messages": [{"role": "user", "content": "My mail is [email], why is it slow?"}],
-        "chosen": "Write to [email] <script>alert(1)</script>",
+        "chosen": "Write to [email] `<script>alert(1)</script>`",
         "rejected": "Call [phone].",
     }
     assert rows[0].expires is not None

@@ -34,7 +34,7 @@ from tests.serving.gateway.live_gateway import ANSWER, LLAMA, SLOWEST, Gateway, 
 from tests.serving.populated_registry import kept_registry
 
 USER = {"role": "user", "content": "Hello"}
-MARKUP = "<script>alert('x')</script> \u202e '; DROP TABLE feed_rows; --"
+QUOTED = "`<script>alert('x')</script>` \u202e '; DROP TABLE feed_rows; --"
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +79,15 @@ def test_a_correction_becomes_a_row_and_a_preference(gateway: Gateway, stream: b
     key = agree(gateway, name)
     request, answer = asked(gateway, name, "Who is ada@example.org?", stream=stream)
     before = gateway.registry.feeds.get("tickets").rows
-    said = say(gateway, key, {"request_id": request, "thumbs": "down", "correction": MARKUP})
+    said = say(gateway, key, {"request_id": request, "thumbs": "down", "correction": QUOTED})
     assert (said.status_code, said.json()) == (
         200, {"object": "feedback", "request_id": request, "rows": 2},
     )  # fmt: skip
     chat, pair = gateway.registry.feeds.rows("tickets", before)
     assert chat.content is not None
     assert pair.content is not None
-    assert [message["content"] for message in chat.content["messages"]] == ["Who is [email]?", MARKUP]
-    assert pair.content["chosen"] == MARKUP
+    assert [message["content"] for message in chat.content["messages"]] == ["Who is [email]?", QUOTED]
+    assert pair.content["chosen"] == QUOTED
     assert stream or json.loads(answer)["choices"][0]["message"]["content"] == pair.content["rejected"]
     assert (chat.tenant, chat.request) == (name, request)
     assert chat.artifact_id == gateway.populated.adapters[0].gguf
@@ -95,6 +95,25 @@ def test_a_correction_becomes_a_row_and_a_preference(gateway: Gateway, stream: b
     log = gateway.log.read_text()
     assert "DROP TABLE" not in log
     assert "ada@example.org" not in log
+
+
+def test_html_is_refused_where_nobody_spoke_of_any(gateway: Gateway) -> None:
+    name = "marks-up"
+    key = agree(gateway, name)
+    request, _ = asked(gateway, name, "Who are you?")
+    before = gateway.registry.feeds.get("tickets").rows
+    for correction in (
+        "<script>alert('x')</script>",
+        "a <IMG SRC=x onerror=alert(1)> b",
+        "`code` <b>now</b>",
+    ):
+        refused = say(gateway, key, {"request_id": request, "correction": correction})
+        assert code(refused) == (400, "invalid_value")
+        assert "it holds the HTML '<" in refused.json()["error"]["message"]
+    assert gateway.registry.feeds.get("tickets").rows == before
+    assert say(gateway, key, {"request_id": request, "correction": "1 < 2 > 0"}).json()["rows"] == 2
+    request, _ = asked(gateway, name, "How do I end <b>this</b>?")
+    assert say(gateway, key, {"request_id": request, "correction": "With </b>."}).json()["rows"] == 2
 
 
 def test_what_would_be_read_as_another_turn_becomes_no_row(gateway: Gateway) -> None:
