@@ -14,6 +14,7 @@ from typing import Any
 import peft
 import torch
 from datasets import Dataset
+from peft.helpers import disable_input_dtype_casting
 from torch.nn import functional
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
@@ -218,7 +219,9 @@ def fit(trainer: Trainer, resume: Path | None) -> None:
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, _Schedule):
             callback.trainer = trainer
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    # PEFT would cast what a layer reads to the adapter's 32 bits, and autocast those back to the same 16
+    with disable_input_dtype_casting(trainer.model, active=trainer.args.bf16):
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
 
 
 def last_checkpoint(root: Path, fingerprint: str) -> Path | None:
