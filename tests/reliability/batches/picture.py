@@ -13,29 +13,11 @@ from typing import Any
 
 from flows.report.charts import Series, line_chart
 from flows.report.forest_plot import forest_plots
-from flows.report.svg import WIDTH, picture_frame, text_at
+from flows.report.svg import WIDTH, text_at
+from tests.pictures import document, height_of, placed
 
 Day = Mapping[str, Any]
 _GAP, _HEAD, _CHART = 40, 34, 280
-_STYLE = """<style>
-svg { font-family: system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', sans-serif; font-size: 12px;
-  --page: #ffffff; --text: #1b1d22; --muted: #585f6b; --rule: #dcdde0; --good: #12693a; --bad: #a3201d;
-  --even: #765200; --c0: #2f5fd0; --c1: #c2540a; --c2: #0b7a75; }
-@media (prefers-color-scheme: dark) { svg { --page: #0d1117; --text: #e9ebee; --muted: #a6adb9;
-  --rule: #363b44; --good: #7fdca4; --bad: #ff9f98; --even: #f0cb72; --c0: #86a8ff; --c1: #ff9d5c;
-  --c2: #56cfc8; } }
-.page { fill: var(--page); } text { fill: var(--text); } .tick, .axis-label { fill: var(--muted); }
-.head { font-size: 14px; font-weight: 600; } .label { font-weight: 600; }
-.grid { stroke: var(--rule); } .axis { stroke: var(--muted); }
-.zero { stroke: var(--muted); stroke-dasharray: 2 3; }
-.line { fill: none; stroke: var(--series); stroke-width: 2; stroke-linejoin: round; }
-.dot { fill: var(--series); stroke: var(--page); stroke-width: 1.5; }
-.whisker { stroke: var(--series); stroke-width: 5; stroke-opacity: 0.45; stroke-linecap: round; }
-.asked { stroke: var(--text); stroke-width: 1.5; } .asked-side { fill: var(--text); }
-.series-0 { --series: var(--c0); } .series-1 { --series: var(--c1); } .series-2 { --series: var(--c2); }
-.verdict-pass { --series: var(--good); } .verdict-insufficient { --series: var(--even); }
-.verdict-fail, .verdict-invalid { --series: var(--bad); }
-</style>"""
 
 
 def picture(days: Sequence[Day]) -> str:
@@ -53,13 +35,13 @@ def picture(days: Sequence[Day]) -> str:
         right += [(f"{day['name']}: {day['state']}, the gate says {day['verdict']}", plot) for plot in plots]
     columns, height = [_column(left, 0), _column(right, WIDTH + _GAP)], 0.0
     height = max(tall for _, tall in columns)
-    body = f'{_STYLE}<rect class="page" width="100%" height="100%"/>' + "".join(drawn for drawn, _ in columns)
+    body = "".join(drawn for drawn, _ in columns)
     description = "; ".join(
         f"{day['name']} {day['state']}: " + " ".join(rule["sentence"] for rule in day["rules"])
         for day in days
     )
     title = "Three batches: losses of each day's training, and what its gate found"
-    return picture_frame(title, description, 2 * WIDTH + _GAP, height, body) + "\n"
+    return document(title, description, 2 * WIDTH + _GAP, height, body)
 
 
 def _curves(days: Sequence[Day], key: str, where: str, dots: bool) -> tuple[str, str]:
@@ -79,11 +61,8 @@ def _column(plots: Sequence[tuple[str, str]], x: float) -> tuple[str, float]:
     """Pictures under each other, each under its title, and how tall they are together."""
     y, parts = 0.0, []
     for title, plot in plots:
-        tall = float(plot.split('viewBox="0 0 ', 1)[1].split('"', 1)[0].split()[1])
-        parts.append(text_at("head", x + 10, y + 22, title))
-        placed = f'<svg x="{x:g}" y="{y + _HEAD:g}" width="{WIDTH}" height="{tall:g}" '
-        parts.append(plot.replace("<svg ", placed, 1))
-        y += _HEAD + tall
+        parts += [text_at("head", x + 10, y + 22, title), placed(plot, x, y + _HEAD)]
+        y += _HEAD + height_of(plot)
     return "".join(parts), y
 
 
