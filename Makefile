@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-python lint fix bench docs lock wheel vllm test-vllm image test-deploy stack stack-status stack-down clean
+.PHONY: help setup demo test test-python lint fix bench bench-packages docs lock wheel vllm test-vllm image test-deploy stack stack-status stack-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,13 +45,21 @@ fix: setup  ## let ruff repair and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## measure, side by side where there is another tool (about 15 minutes)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps chitchat-dataset==0.9.0
-	@for bench in arithmetic threads prepare train merge api adapters adapter_memory affinity gateway canaries commands; do echo "== $$bench"; $(BIN)/python -m tests.bench.$$bench || exit 1; done
+# A bench by itself: make bench-merge OPTIONS="--size 1B"; BENCHMARKS=/tmp/x writes elsewhere.
+BENCHMARKS := docs/benchmarks
+bench: bench-packages  ## measure everything, beside other tools where there are any (hours; one: make bench-NAME)
+	$(BIN)/python -m tests.bench --folder $(BENCHMARKS)
 
-docs: setup  ## regenerate docs/recipe.md and the JSON Schema from the config classes, and the dashboards
+bench-packages: setup
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps chitchat-dataset==0.9.0
+
+bench-%: bench-packages
+	$(BIN)/python -m tests.bench $* --folder $(BENCHMARKS) -- $(OPTIONS)
+
+docs: setup  ## regenerate docs/recipe.md and the JSON Schema from the config classes, docs/benchmarks.md, and the dashboards
 	$(BIN)/python -m flows.reference --write
 	$(BIN)/python -m tests.deploy.dashboards
+	$(BIN)/python -m tests.bench.page
 
 lock: setup  ## write requirements.lock from what is installed
 	{ echo "# Exact versions that were tested together; regenerate with: make lock"; \

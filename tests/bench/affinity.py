@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
-import os
 import random
 import statistics
 import tempfile
@@ -26,6 +24,7 @@ from pathlib import Path
 import aiohttp
 import uvloop
 
+from tests.bench.results import Report
 from tests.serving.canaries import QUESTIONS
 from tests.serving.gateway.live_gateway import CHECKOUT, LLAMA, SLOWEST, Gateway, running, until
 from tests.serving.populated_registry import PopulatedRegistry, kept_registry
@@ -101,16 +100,16 @@ class Load:
         self.seconds += seconds
         self.took += time.monotonic() - began
 
-    def row(self) -> dict[str, object]:
+    def row(self) -> dict[str, float]:
         """As a table shows it."""
         firsts = [1e3 * one for one in self.firsts]
         return {
-            "asked/s": round(sum(self.counts.values()) / self.seconds, 1),
-            "answered/s": round(self.counts["200"] / self.took, 1),
-            "429/s": round(self.counts["429"] / self.seconds, 1),
-            "TTFT p50 ms": round(statistics.median(firsts)),
-            "TTFT p99 ms": round(statistics.quantiles(firsts, n=100)[98]),
-            "whole p99 ms": round(1e3 * statistics.quantiles(self.wholes, n=100)[98]),
+            "asked/s": sum(self.counts.values()) / self.seconds,
+            "answered/s": self.counts["200"] / self.took,
+            "429/s": self.counts["429"] / self.seconds,
+            "TTFT p50 (ms)": round(statistics.median(firsts)),
+            "TTFT p99 (ms)": round(statistics.quantiles(firsts, n=100)[98]),
+            "whole p99 (ms)": round(1e3 * statistics.quantiles(self.wholes, n=100)[98]),
         }
 
 
@@ -119,7 +118,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
     arguments.add_argument("--slots", type=int, default=1, help="adapters that each of the engines holds")
     given = arguments.parse_args()
-    with contextlib.ExitStack() as stack:
+    with Report("affinity", "llama-cpp-python", "aiohttp") as report, contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         populated = kept_registry(CHECKOUT, folder / "home", 4 * given.slots)
         gateways = {
@@ -128,7 +127,7 @@ def main() -> None:
         }
         keys = _tenants(populated, list(gateways.values()))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_measure(gateways, keys, given.seconds))
+            runner.run(_measure(report, gateways, keys, given.seconds))
 
 
 @contextlib.contextmanager
@@ -158,8 +157,9 @@ def _serves(gateway: Gateway, key: str) -> bool:
     return answer.status_code == 200 and bool(answer.json()["data"])
 
 
-async def _measure(gateways: dict[str, Gateway], keys: dict[str, str], seconds: float) -> None:
-    print(json.dumps({"cores": os.cpu_count(), "load before": os.getloadavg()[0], "adapters": len(keys)}))
+async def _measure(
+    report: Report, gateways: dict[str, Gateway], keys: dict[str, str], seconds: float
+) -> None:
     timeout = aiohttp.ClientTimeout(total=SLOWEST)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as http:
         most = {}
@@ -169,48 +169,43 @@ async def _measure(gateways: dict[str, Gateway], keys: dict[str, str], seconds: 
             load = Load(gateway, keys)
             await load.closed(http, seconds)
             most[name] = load.counts["200"] / load.took
-            print(json.dumps({name: f"{most[name]:.1f} answered/s at most"} | load.row()), flush=True)
-        _table(await _compared(gateways, keys, http, min(most.values()) / 2, seconds))
-        _table(await _overloaded(gateways["affinity"], keys, http, most["affinity"], seconds))
+            report.row(
+                f"{CLIENTS} clients that ask again at once, {len(keys)} adapters",
+                {"replica": name} | load.row(),
+            )
+        await _compared(report, gateways, keys, http, min(most.values()) / 2, seconds)
+        await _overloaded(report, gateways["affinity"], keys, http, most["affinity"], seconds)
 
 
 async def _compared(
-    gateways: dict[str, Gateway], keys: dict[str, str], http: aiohttp.ClientSession, a_second: float,
-    seconds: float,
-) -> list[dict[str, object]]:  # fmt: skip
+    report: Report, gateways: dict[str, Gateway], keys: dict[str, str], http: aiohttp.ClientSession,
+    a_second: float, seconds: float,
+) -> None:  # fmt: skip
     """In four turns each, so that what else the machine does meets both."""
     loads = {name: Load(gateway, keys) for name, gateway in gateways.items()}
     before = {name: _events(gateway) for name, gateway in gateways.items()}
     for turn in range(4):
         for load in loads.values():
             await load.open(http, a_second, seconds / 2, seed=turn)
-    rows: list[dict[str, object]] = []
     for name, load in loads.items():
         events = {event: round(n - before[name][event]) for event, n in _events(load.gateway).items()}
-        rows.append({"replica": name} | load.row() | events)
-    return rows
+        report.row("The same requests, at half of that", {"replica": name} | load.row() | events)
 
 
 async def _overloaded(
-    gateway: Gateway, keys: dict[str, str], http: aiohttp.ClientSession, most: float, seconds: float
-) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+    report: Report, gateway: Gateway, keys: dict[str, str], http: aiohttp.ClientSession, most: float,
+    seconds: float,
+) -> None:  # fmt: skip
+    title = "More and more load, with affinity"
     for step in STEPS:
         load = Load(gateway, keys)
         await load.open(http, step * most, seconds, seed=0)
-        rows.append({"load": f"{step:g} ×"} | load.row())
-    return rows
+        report.row(title, {"gateway": "affinity", "load (of the most)": step} | load.row())
+    report.plot(title, "load (of the most)", "answered/s", "gateway")
 
 
 def _events(gateway: Gateway) -> dict[str, float]:
     return {event: gateway.number("tuneline_engine_adapter_events_total", event=event) for event in EVENTS}
-
-
-def _table(rows: list[dict[str, object]]) -> None:
-    print("\n| " + " | ".join(rows[0]) + " |")
-    print("|" + "---|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(str(value) for value in row.values()) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
 
-from rich.console import Console
-from rich.table import Table
-
 from registry import Registry
+from tests.bench.results import Report
 from tests.reliability.scale import Loader
 
 WARM = 50
@@ -93,8 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=1000, help="requests per question")
     parser.add_argument("--connections", type=int, default=8)
     given = parser.parse_args(arguments)
-    table = Table("question", "p50 ms", "p95 ms", f"answers/s ({given.connections} connections)", box=None)
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        Report("api", "sqlalchemy", "starlette", "uvicorn") as report,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         home = Path(folder) / "home"
         with Registry.open(home) as registry:
             loader = Loader(registry)
@@ -104,9 +104,15 @@ def main(arguments: list[str] | None = None) -> int:
                 ask(port, choose, 0, WARM, {})
                 cuts = quantiles(ask(port, choose, 1, given.count, {}), n=20)
                 per_second = rate(port, choose, given.connections, given.count // given.connections)
-                table.add_row(name, f"{1e3 * cuts[9]:.1f}", f"{1e3 * cuts[18]:.1f}", f"{per_second:.0f}")
-    Console().print(f"{loader.count} artifacts, {given.count} requests each")
-    Console().print(table)
+                report.row(
+                    f"{loader.count:,} artifacts, {given.count:,} requests each",
+                    {
+                        "question": name,
+                        "p50 (ms)": 1e3 * cuts[9],
+                        "p95 (ms)": 1e3 * cuts[18],
+                        f"answers/s, {given.connections} connections": per_second,
+                    },
+                )
     return 0
 
 

@@ -20,12 +20,14 @@ from pathlib import Path
 from flows.run.child import child_environment
 from stages.arithmetic import MachineSpeed, machine_speed
 from stages.model_shape import describe_base
+from tests.bench.results import Report
 from tests.bench.train import SOURCES
 
 SIMULATED = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 MACHINES: dict[str, dict[str, str]] = {"as it is": {}, "AVX2 only": SIMULATED}
 FORMS = ("forward", "grad_input", "grad_weight")
 TYPES = ("float32", "bfloat16")
+PRODUCTS = "Products of SmolLM2-135M's layers, one core"
 
 
 def layers() -> dict[str, tuple[int, int]]:
@@ -35,9 +37,8 @@ def layers() -> dict[str, tuple[int, int]]:
     return {name: widths for name, widths in found.items() if name not in ("v_proj", "o_proj", "up_proj")}
 
 
-def products() -> None:
+def products(report: Report) -> None:
     """A row for each layer, form and machine; of the head as much as a run measures."""
-    print("| layer | product | machine | float32 | bfloat16 | ratio |\n|---|---|---|---|---|---|")
     taken: dict[str, set[str]] = {}
     for name, (inputs, outputs) in layers().items():
         for machine, set_ in MACHINES.items():
@@ -45,10 +46,15 @@ def products() -> None:
             taken.setdefault(machine, set()).add(speed.compute_dtype)
             for form in FORMS:
                 one, two = (getattr(getattr(speed, type_), form) / 1e9 for type_ in TYPES)
-                what = f"{name} {speed.product[1]}→{speed.product[2]} | {form} | {machine}"
-                print(f"| {what} | {one:.0f} | {two:.1f} | {two / one:.2f} |", flush=True)
-    for machine, types in taken.items():
-        print(f"auto, {machine}: {' or '.join(sorted(types))}")
+                what = {
+                    "layer": f"{name} {speed.product[1]}→{speed.product[2]}",
+                    "product": form,
+                    "machine": machine,
+                }
+                rates = {"float32 (GFLOP/s)": one, "bfloat16 (GFLOP/s)": two}
+                report.row(PRODUCTS, {**what, **rates, "bfloat16 / float32": two / one})
+    auto = "; ".join(f"{machine}: {' or '.join(sorted(types))}" for machine, types in taken.items())
+    report.note(PRODUCTS, f"`compute_dtype: auto` takes: {auto}.")
 
 
 def measured(inputs: int, outputs: int, set_: dict[str, str]) -> MachineSpeed:
@@ -56,7 +62,7 @@ def measured(inputs: int, outputs: int, set_: dict[str, str]) -> MachineSpeed:
     return machine_speed(inputs, outputs, None, {**child_environment(), **set_})
 
 
-def stages(recipe: str, minutes: float) -> None:
+def stages(report: Report, recipe: str, minutes: float) -> None:
     """Seconds of each stage under both types on both machines."""
     columns = {
         (machine, type_): run(recipe, type_, set_, minutes)
@@ -64,12 +70,12 @@ def stages(recipe: str, minutes: float) -> None:
         for type_ in TYPES
     }
     names = list(dict.fromkeys(name for found in columns.values() for name in found))
-    print("\n| stage | " + " | ".join(f"{type_}, {machine}" for machine, type_ in columns) + " |")
-    print("|---|" + "---|" * len(columns))
+    title = f"Seconds of the stages of {recipe}"
     for name in names:
-        cells = [f"{found[name]:.1f}" if name in found else "–" for found in columns.values()]
-        print(f"| {name} | {' | '.join(cells)} |")
-    print(f"| whole | {' | '.join(f'{sum(found.values()):.0f}' for found in columns.values())} |")
+        cells = {f"{type_}, {machine}": found.get(name) for (machine, type_), found in columns.items()}
+        report.row(title, {"stage": name, **cells})
+    whole = {f"{type_}, {machine}": sum(found.values()) for (machine, type_), found in columns.items()}
+    report.row(title, {"stage": "whole", **whole})
 
 
 def run(recipe: str, type_: str, set_: dict[str, str], minutes: float) -> dict[str, float]:
@@ -101,10 +107,10 @@ def main() -> None:
     arguments.add_argument("--stages", metavar="RECIPE", help="run it under both types on both machines")
     arguments.add_argument("--minutes", type=float, default=60, help="at most for one run of it")
     given = arguments.parse_args()
-    print(f"load before: {os.getloadavg()[0]:.1f}")
-    products()
-    if given.stages:
-        stages(given.stages, given.minutes)
+    with Report("arithmetic", "torch") as report:
+        products(report)
+        if given.stages:
+            stages(report, given.stages, given.minutes)
 
 
 if __name__ == "__main__":

@@ -14,28 +14,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from flows.formatting import duration, size
+from flows.formatting import size
 from registry import Registry
 from registry.backup import snapshot
 from registry.backup.check import backup_problems
 from registry.backup.make import make
 from registry.backup.place import Place
 from registry.backup.restore import restore
+from tests.bench.results import Report
 from tests.registry.large import large_registry
 
 
-def timed(work: Callable[[], Any]) -> tuple[str, Any]:
-    """How long it took, in words, and what it returned."""
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that it took, and what it returned."""
     began = time.monotonic()
     result = work()
-    return duration(time.monotonic() - began), result
+    return time.monotonic() - began, result
 
 
-def measure(folder: Path, artifacts: int) -> list[tuple[str, str, str]]:
-    """What was done, how long it took, and what that was about."""
+def measure(folder: Path, artifacts: int) -> list[tuple[str, float, str]]:
+    """What was done, the seconds that it took, and what that was about."""
     large_registry(folder / "home", artifacts)
     place = Place(str(folder / "backups"), make=True)
     lines = []
@@ -58,12 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000], help="artifacts")
-    table = Table("artifacts", "what", "time", "of", box=None)
-    for artifacts in parser.parse_args(arguments).sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            for line in measure(Path(folder), artifacts):
-                table.add_row(str(artifacts), *line)
-    Console().print(table)
+    sizes, title = parser.parse_args(arguments).sizes, "Backup of a SQLite registry with tiny files"
+    with Report("backup", "sqlalchemy") as report:
+        for artifacts in sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                for what, seconds, about in measure(Path(folder), artifacts):
+                    report.row(title, {"what": what, "artifacts": artifacts, "seconds": seconds, "of": about})
+        report.plot(title, "artifacts", "seconds", "what")
     return 0
 
 

@@ -13,9 +13,7 @@ dislikes, of a tenth of the answers. The candidate is as good, or worse by a mar
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import time
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -24,6 +22,7 @@ import numpy as np
 
 from stages.statistics.canary import Guardrail, harmed, safe
 from stages.statistics.sequential import Array, Block
+from tests.bench.results import Report
 
 ALPHA = 0.05
 MARGIN = 0.02
@@ -176,32 +175,22 @@ def measure(canaries: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--canaries", type=int, default=10_000)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    began = time.process_time()
-    rows = measure(arguments.canaries)
-    if arguments.json:
-        print(json.dumps(rows, indent=1))
-        return
-
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:,.0f}"
-
-    print(f"{arguments.canaries:,} canaries each; live rate {LIVE:.1%}, margin {MARGIN:.0%}, α {ALPHA:.0%},")
-    print(
-        f"{SHARE:.0%} of requests to the candidate, at most {LOOKS * PER_LOOK:,}, looked at every {PER_LOOK}"
+    canaries = parser.parse_args().canaries
+    title = (
+        f"{canaries:,} canaries each; live rate {100 * LIVE:g} %, margin {100 * MARGIN:g} %, "
+        f"α {100 * ALPHA:g} %, {100 * SHARE:g} % of requests to the candidate, at most {LOOKS * PER_LOOK:,}, "
+        f"looked at every {PER_LOOK}"
     )
-    print(
-        f"{'candidate':<22}{'way':<13}{'promoted':>9}{'stopped':>9}{'given up':>9}"
-        "  stopped after (median, 90 %), promoted after (median)"
-    )
-    for row in rows:
-        shares = "".join(f"{row[key]:>9.2%}" for key in ("promoted", "stopped", "given_up"))
-        after = ", ".join(
-            number(row[key]) for key in ("stopped_after_median", "stopped_after_p90", "promoted_after_median")
-        )
-        print(f"{row['candidate']:<22}{row['way']:<13}{shares}  {after}")
-    print(f"{time.process_time() - began:.0f} s of CPU")
+    with Report("canaries", "numpy", "scipy") as report:
+        for row in measure(canaries):
+            shares = {f"{key} (%)": 100 * row[key] for key in ("promoted", "stopped")}
+            after = {
+                "stopped after (requests)": row["stopped_after_median"],
+                "90 % of them after": row["stopped_after_p90"],
+                "promoted after": row["promoted_after_median"],
+            }
+            words = {"candidate": row["candidate"], "way": row["way"]}
+            report.row(title, {**words, **shares, "given up (%)": 100 * row["given_up"], **after})
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
-from operator import itemgetter
 from pathlib import Path
+
+from tests.bench.results import Report, Row
 
 POLICY = "tasks: [{task: routing, metric: exact_match, role: keep, against: parent, margin: 0.2}]\n"
 
@@ -84,32 +84,38 @@ def finished() -> Iterator[tuple[Path, tuple[float, float]]]:
                     answer(home, "endpoints", "stop", endpoint["id"])
 
 
-def row(command: Command, measured: list[tuple[float, float]]) -> tuple[bool, str]:
-    """Whether its bar is met, and its line of the table."""
+def row(command: Command, measured: list[tuple[float, float]]) -> tuple[Row, bool]:
+    """Its line of the table, and whether its bar is missed."""
     clock, cpus = zip(*measured, strict=True)
-    shown = (statistics.median(clock), min(clock), statistics.median(cpus))
-    met = command.bar is None or shown[0] <= command.bar
-    bar = "–" if command.bar is None else f"{command.bar:g}, {'met' if met else '**missed**'}"
-    return met, f"| `{command.label}` | {' | '.join(f'{value:.2f}' for value in shown)} | {bar} |"
+    found = {
+        "median (s)": statistics.median(clock),
+        "fastest (s)": min(clock),
+        "CPU (s)": statistics.median(cpus),
+    }
+    bar = command.bar
+    over = {"bar (s)": bar, "median / bar": None if bar is None else found["median (s)"] / bar}
+    return {"command": f"`{command.label}`", **found, **over}, bar is not None and found["median (s)"] > bar
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    load = os.getloadavg()[0]
-    with finished() as (home, (seconds, cpu)):
+    packages = ("prefect", "sqlalchemy", "pydantic", "scipy")
+    with Report("commands", *packages) as report, finished() as (home, (seconds, cpu)):
         times: dict[Command, list[tuple[float, float]]] = {command: [] for command in COMMANDS}
         for _ in range(repeats):
             for command in COMMANDS:
                 times[command].append(timed(home, *command.words))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("prefect", "sqlalchemy", "pydantic", "scipy"))
-    print(f"Python {sys.version.split()[0]}, {versions}; {os.cpu_count()} cores, load {load:.1f} before.")
-    print(f"\n| command | seconds, median of {repeats} | fastest | CPU | bar |\n|---|---|---|---|---|")
-    rows = (row(*measured) for measured in times.items())
-    for _, line in sorted(rows, key=itemgetter(0)):
-        print(line)
-    print(f"| `tuneline run pico-smoke`, in a new home, once | {seconds:.1f} | – | {cpu:.1f} | – |")
+        title = f"Commands that have no work to do, {repeats} times"
+        for measured in times.items():
+            report.row(title, *row(*measured))
+        once = {
+            "command": "`tuneline run pico-smoke`, in a new home, once",
+            "median (s)": seconds,
+            "CPU (s)": cpu,
+        }
+        report.row(title, once)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ import numpy as np
 from scipy.stats import ks_2samp
 
 from flows.drift.comparison import DriftComparison
+from tests.bench.results import Report
 
 REFERENCE = 400
 ROWS_A_DAY = 40
@@ -110,17 +110,23 @@ def main() -> None:
     text = "beside Evidently, where that is installed"
     kinds.add_argument("--evidently", action="store_true", help=text)
     arguments = parser.parse_args()
-    began = time.process_time()
+    name = next((kind for kind in ("hidden_states", "evidently") if getattr(arguments, kind)), "")
     changes, judged = _kind(arguments)
-    print(f"{REFERENCE} reference rows, {ROWS_A_DAY} new ones a day, {arguments.days} days, looked at daily")
-    print(f"{'change':<26}{'way':<17}{'ever alarmed':>13}  rows until then (median)")
-    for change in changes:
-        number = arguments.deployments if change == "none" else arguments.changed
-        for row in measure(change, number, partial(judged, change)):
-            rows = "–" if row["median_rows"] is None else f"{row['median_rows']:,.0f}"
-            of = f"of {number}"
-            print(f"{change:<26}{row['way']:<17}{row['alarmed']:>7.1%} {of:<6} {rows}", flush=True)
-    print(f"{time.process_time() - began:.0f} s of CPU")
+    days_of = f"{REFERENCE} reference rows, {ROWS_A_DAY} new ones a day, {arguments.days} days, daily looks"
+    with Report(f"drift_{name}" if name else "drift", "numpy", "scipy") as report:
+        for change in changes:
+            number = arguments.deployments if change == "none" else arguments.changed
+            for row in measure(change, number, partial(judged, change)):
+                report.row(
+                    days_of,
+                    {
+                        "change": change,
+                        "way": row["way"],
+                        "ever alarmed (%)": 100 * row["alarmed"],
+                        "of": number,
+                        "rows until then (median)": row["median_rows"],
+                    },
+                )
 
 
 def _kind(arguments: argparse.Namespace) -> tuple[tuple[str, ...], Callable[[str, int], Firsts]]:

@@ -26,6 +26,7 @@ import uvloop
 
 from registry import Registry
 from registry.tenancy.tenants import TenantLimits
+from tests.bench.results import Report
 from tests.serving.populated_registry import WAIVER, kept_registry
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -43,17 +44,22 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     arguments.add_argument("--without-litellm", action="store_true")
     given = arguments.parse_args()
-    os.sched_setaffinity(0, {1})
-    with contextlib.ExitStack() as stack:
+    with Report("gateway", "aiohttp", "uvloop", "httpx") as report, contextlib.ExitStack() as stack:
+        os.sched_setaffinity(0, {1})
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         targets = _start(stack, folder, not given.without_litellm)
-        rows = []
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            for stream in (False, True):
+            for stream, title in ((False, "Whole answers"), (True, "Streamed answers")):
+                medians: dict[tuple[str, int], float] = {}
                 for name, (url, key) in targets.items():
-                    rows.append(runner.run(_measure(name, url, key, stream, given.seconds)))
-                    print(json.dumps(rows[-1]), flush=True)
-    _table(rows)
+                    for row in runner.run(_measure(url, key, stream, given.seconds)):
+                        clients = int(row["clients"])
+                        medians[name, clients] = row["p50 (ms)"]
+                        slower = "Tuneline" in name and row["p50 (ms)"] > medians.get(
+                            ("LiteLLM", clients), float("inf")
+                        )
+                        report.row(title, {"target": name, **row}, behind=slower)
+                report.plot(title, "clients", "requests/s", "target")
 
 
 def _start(stack: contextlib.ExitStack, folder: Path, litellm: bool) -> dict[str, tuple[str, str]]:
@@ -73,15 +79,14 @@ def _start(stack: contextlib.ExitStack, folder: Path, litellm: bool) -> dict[str
     stack.enter_context(
         _process(0, "-m", "tests.bench.gateway_process", str(populated.home), str(engine), str(port))
     )
-    targets = {
-        "engine alone": (f"http://127.0.0.1:{engine_port}", ""),
-        "Tuneline": (f"http://127.0.0.1:{port}", keys["limited"]),
-        "Tuneline, no limits": (f"http://127.0.0.1:{port}", keys["bare"]),
-    }
+    targets = {"engine alone": (f"http://127.0.0.1:{engine_port}", "")}
     if litellm:
         stack.enter_context(_litellm(folder, engine_port, other))
         targets["LiteLLM"] = (f"http://127.0.0.1:{other}", "sk-bench")
-    return targets
+    return targets | {
+        "Tuneline": (f"http://127.0.0.1:{port}", keys["limited"]),
+        "Tuneline, no limits": (f"http://127.0.0.1:{port}", keys["bare"]),
+    }
 
 
 @contextlib.contextmanager
@@ -150,18 +155,24 @@ def _free() -> int:
         return int(one.getsockname()[1])
 
 
-async def _measure(name: str, url: str, key: str, stream: bool, seconds: float) -> dict[str, object]:
-    row: dict[str, object] = {"target": name, "stream": stream}
+async def _measure(url: str, key: str, stream: bool, seconds: float) -> list[dict[str, float]]:
+    rows = []
     connector = aiohttp.TCPConnector(limit=0)
     headers = {"authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession(url, connector=connector, headers=headers) as http:
         await _load(http, stream, 1, 1.0)
         for clients in (1, 8, 32):
             took = await _load(http, stream, clients, seconds)
-            row[f"p50 ms, {clients}"] = round(statistics.median(took) * 1e3, 2)
-            row[f"p99 ms, {clients}"] = round(statistics.quantiles(took, n=100)[98] * 1e3, 2)
-            row[f"requests/s, {clients}"] = round(len(took) / seconds)
-    return row
+            cuts = statistics.quantiles(took, n=100)
+            rows.append(
+                {
+                    "clients": clients,
+                    "p50 (ms)": statistics.median(took) * 1e3,
+                    "p99 (ms)": cuts[98] * 1e3,
+                    "requests/s": len(took) / seconds,
+                }
+            )
+    return rows
 
 
 async def _load(http: aiohttp.ClientSession, stream: bool, clients: int, seconds: float) -> list[float]:
@@ -182,13 +193,6 @@ async def _load(http: aiohttp.ClientSession, stream: bool, clients: int, seconds
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return took
-
-
-def _table(rows: list[dict[str, object]]) -> None:
-    print("\n| target | streamed | " + " | ".join(list(rows[0])[2:]) + " |")
-    print("|" + "---|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(str(value) for value in row.values()) + " |")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ prediction and 10 %.
 The models and rows of `tests.bench.planner`. Each stage is a process of its own in a group that holds nothing
 else, on version 1 or 2 of control groups; it needs the right to make one, as root has or a container with
 `--cgroupns=private`. What the system keeps of files counts in a group too, and is given up before anything is
-killed. Prints a line per stage: its limit, what the group held at most, how often the limit was reached, and
-whether the stage lived. Never asserts.
+killed. A row per stage: its limit, what the group held at most, how often the limit was reached, and whether
+the stage lived. Never asserts.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from stages.contract import Facts, Parent
 from stages.errors import StageKilled
 from stages.model_shape import describe_base
 from tests.bench.planner import CASES, Bench, recipe_of, write_rows
+from tests.bench.results import Report
 
 VERSIONS = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.failcnt"),
@@ -84,13 +85,14 @@ def _own_group(root: Path) -> Path:
 class LimitedBench(Bench):
     """Runs each stage in a process of its own, within `share` of what is predicted."""
 
-    def __init__(self, folder: Path, share: float) -> None:
-        self.folder, self.share = folder, share
+    def __init__(self, folder: Path, share: float, report: Report) -> None:
+        self.folder, self.share, self.report = folder, share, report
         self.machine = machine(folder, Settings().cache_folder)
         self.predicted: Mapping[str, int] = {}
         self._made: dict[str, tuple[Parent, StageExecution]] = {}
         self._bases: dict[str, Parent] = {}
         self.lived: list[bool] = []
+        self.case = ""
 
     def stage(self, stage: str, config: Any, parents: Mapping[str, Parent]) -> tuple[Parent, StageExecution]:
         ids = {role: parent.id for role, parent in parents.items()}
@@ -126,11 +128,19 @@ class LimitedBench(Bench):
 
     def _tell(self, label: str, predicted: int, group: Group, execution: StageExecution | None) -> None:
         self.lived.append(execution is not None)
-        peak = f"{execution.peak_bytes / 1e6:9.0f}" if execution else "        –"
-        print(
-            f"{label:<22} {predicted / 1e6:9.0f} {self.share * predicted / 1e6:9.0f} {group.most / 1e6:9.0f} "
-            f"{group.reached:8d} {peak}  {'lived' if execution else 'KILLED'}",
-            flush=True,
+        self.report.row(
+            f"Stages in groups that may hold {self.share:g} times what is predicted",
+            {
+                "stage": label,
+                "model, tokens of a row, arithmetic": self.case,
+                "predicted (MB)": predicted / 1e6,
+                "limit (MB)": self.share * predicted / 1e6,
+                "held at most (MB)": group.most / 1e6,
+                "limit reached (times)": group.reached,
+                "resident (MB)": execution.peak_bytes / 1e6 if execution else None,
+                "lived": "yes" if execution else "killed",
+            },
+            behind=execution is None,
         )
 
 
@@ -139,9 +149,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases with this in their line")
     parser.add_argument("--share", type=float, default=1.1, help="of the prediction that a group may hold")
     given = parser.parse_args()
-    print(f"{'stage':<22} {'predicted':>9} {'limit':>9} {'most':>9} {'reached':>8} {'resident':>9}  (MB)")
-    with tempfile.TemporaryDirectory() as name:
-        bench = LimitedBench(Path(name), given.share)
+    with Report("memory_limit", "torch", "transformers") as report, tempfile.TemporaryDirectory() as name:
+        bench = LimitedBench(Path(name), given.share, report)
         for case in (case for case in CASES if given.only in case.label and (case.quick or given.only)):
             data = bench.folder / f"{case.length}.jsonl"
             if not data.exists():
@@ -149,7 +158,7 @@ def main() -> None:
             recipe = recipe_of(case, bench.base(case.model).path, data)
             rows = estimate(recipe, describe_base(recipe.base.source), bench.machine)
             bench.predicted = {row.stage: row.memory_bytes for row in rows}
-            print(case.label)
+            bench.case = case.label
             with contextlib.suppress(StageKilled):
                 for _ in bench.measure(case):
                     pass

@@ -1,32 +1,27 @@
 """Time and memory of a merge beside `cp` and PEFT's merge_and_unload + save: `python -m tests.bench.merge`.
 
 Random checkpoints of Llama's shape and an adapter on all linear layers. Each merge runs in a process of its
-own, in turns, with the input's pages dropped from memory before; the table gives medians. `--mergekit` and
+own, in turns, with the input's pages dropped from memory before; the tables give medians. `--mergekit` and
 `--axolotl` name interpreters that have these, to be measured as well.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from tests.bench.results import ROOT, Report
 
 SIZES = {"0.5B": (2048, 9), "1B": (2048, 21), "3B": (3072, 26)}
 """Width and layers; the MLP is 2.75 times as wide, 32,000 words, heads of 64, nothing tied."""
@@ -150,8 +145,18 @@ def differing(ours: Path, theirs: Path) -> tuple[int, int]:
     return sum(not (n in a and n in b and torch.equal(a.read(n), b.read(n))) for n in names), len(names)
 
 
-def compare(size: str, dtype: str, rank: int, options: argparse.Namespace) -> dict[str, object]:
-    """Medians of each of the `options.pythons`, in one run, and how many tensors came out as PEFT's."""
+@dataclass(frozen=True)
+class Compared:
+    """Medians of each tool in one run, over `nbytes` that were `cold`; tensors equal to Tuneline's."""
+
+    nbytes: int
+    cold: bool
+    medians: Mapping[str, Measured]
+    equal: Mapping[str, str]
+
+
+def compare(size: str, dtype: str, rank: int, options: argparse.Namespace) -> Compared:
+    """Each of the `options.pythons` in turns, and `cp`."""
     from tests.stages.backends.merge.lora_models import save_synthetic
 
     hidden, layers = SIZES[size]
@@ -181,37 +186,35 @@ def compare(size: str, dtype: str, rank: int, options: argparse.Namespace) -> di
         who: Measured(*(statistics.median(values) for values in zip(*map(astuple, rows), strict=True)))
         for who, rows in rounds.items()
     }
-    return {
-        "size": size, "dtype": dtype, "rank": rank, "bytes": nbytes, "rounds": options.rounds, "cold": cold,
-        "largest_float32": 4 * VOCABULARY * hidden, "equal_to_tuneline": different,
-        "measured": {who: asdict(found) for who, found in medians.items()},
-    }  # fmt: skip
+    return Compared(nbytes, cold, medians, different)
 
 
 def astuple(found: Measured) -> tuple[float, ...]:
     return (found.seconds, found.whole, found.peak, found.imported)
 
 
-def show(result: dict[str, object]) -> None:
-    """One table: ours first, then how many times longer each of the others took."""
-    measured, nbytes, cold = result["measured"], result["bytes"], result["cold"]
-    assert isinstance(measured, dict)
-    assert isinstance(nbytes, int)
-    table = Table(
-        title=f"Merge of {nbytes / 1e9:.2f} GB {result['dtype']} ({result['size']}), rank {result['rank']}, "
-        f"median of {result['rounds']}, {os.cpu_count()} cores, input {'not ' if cold else 'maybe '}in memory"
-    )
-    for column in ("", "seconds", "× tuneline", "MB/s", "with imports", "peak GB", "of it imports"):
-        table.add_column(column, justify="right")
-    for who, found in measured.items():
-        figures = (
-            found["seconds"], found["seconds"] / measured["tuneline"]["seconds"],
-            nbytes / 1e6 / found["seconds"], found["whole"], found["peak"] / 1e9, found["imported"] / 1e9,
-        )  # fmt: skip
-        table.add_row(who, *(f"{figure:.3g}" for figure in figures))
-    console = Console(width=110)
-    console.print(table)
-    console.print(f"tensors bitwise equal to tuneline's: {result['equal_to_tuneline']}")
+def show(report: Report, title: str, compared: Compared) -> None:
+    """A row for each tool; behind where another one is faster, or a copy takes under 1 / 1.3 of the time."""
+    ours = compared.medians["tuneline"].seconds
+    for who, found in compared.medians.items():
+        ratio = found.seconds / ours
+        report.row(
+            title,
+            {
+                "tool": who,
+                "size (GB)": compared.nbytes / 1e9,
+                "seconds": found.seconds,
+                "seconds / tuneline's": ratio,
+                "MB/s": compared.nbytes / 1e6 / found.seconds,
+                "with imports (s)": found.whole,
+                "peak memory (GB)": found.peak / 1e9 or None,
+                "of it imports (GB)": found.imported / 1e9 or None,
+                "tensors equal to tuneline's": compared.equal.get(who),
+            },
+            behind=ratio < (1 / 1.3 if who == "cp" else 1),
+        )
+    if not compared.cold:
+        report.note(title, "Some of the input may have been in memory.")
 
 
 def main() -> None:
@@ -225,22 +228,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     parser.add_argument("--mergekit", metavar="PYTHON", help="an interpreter that has mergekit")
     parser.add_argument("--axolotl", metavar="PYTHON", help="an interpreter that has axolotl")
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
     others = {who: python for who in ("mergekit", "axolotl") if (python := getattr(options, who))}
     options.pythons = {"tuneline": sys.executable, "peft": sys.executable, **others}
-    results = []
-    for size in options.size:
+    equal = []
+    with Report("merge", "torch", "transformers", "peft", "safetensors") as report:
         for dtype in options.dtype:
             for rank in options.rank:
-                results.append(compare(size, dtype, rank, options))
-                show(results[-1])
-    if options.json:
-        versions = {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")}
-        machine = {"cores": os.cpu_count(), "machine": platform.machine(), "versions": versions}
-        options.json.write_text(json.dumps({**machine, "results": results}, indent=1) + "\n")
-    equal = [result["equal_to_tuneline"] for result in results]
-    sys.exit(any(len(set(found["peft"].split(" of "))) > 1 for found in equal if isinstance(found, dict)))
+                title = f"Merge in {dtype}, rank {rank}, median of {options.rounds}"
+                for size in options.size:
+                    compared = compare(size, dtype, rank, options)
+                    show(report, title, compared)
+                    equal.append(compared.equal["peft"])
+                if len(options.size) > 1:
+                    report.plot(title, "size (GB)", "seconds", "tool")
+    sys.exit(any(len(set(found.split(" of "))) > 1 for found in equal))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
 
 A Llama of two layers of random weights and SmolLM2-135M on llama.cpp, 1, 4 and 16 answers at once, prompts of
 32 and 1,024 tokens that have nothing in common. As many clients as the engine answers at once ask again as
-soon as they have an answer. Steps are timed anew right before each. Prints a line for each as it ends, in
-answered tokens a second, with the share of the cores that other work had meanwhile, and last how many lie
-within 15 %. Never asserts. With `--adapters` also 16 adapters on 135M; with `--patience` it waits so many
-seconds for idle cores before each, and takes it again where other work had more than a tenth of them.
+soon as they have an answer. Steps are timed anew right before each. A row for each, in answered tokens a
+second, with the share of the cores that other work had meanwhile. Never asserts. With `--adapters` also 16
+adapters on 135M; with `--patience` it waits so many seconds for idle cores before each, and takes it again
+where other work had more than a tenth of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import itertools
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from serving.llama_cpp.engine import LlamaCppEngine
 from stages.backends.gguf.convert import convert
 from tests.bench.adapters import make_adapter
 from tests.bench.planner import make_base
+from tests.bench.results import Report
 from tests.reliability.adapters import connected
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")
@@ -156,9 +157,7 @@ def main() -> None:
     parser.add_argument("--adapters", action="store_true", help="also with 16 adapters")
     parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for idle cores")
     given = parser.parse_args()
-    ratios: list[float] = []
-    print(f"{'predicted':>9} {'measured':>9} {'ratio':>6} {'others':>6}  tokens/s")
-    with tempfile.TemporaryDirectory() as name:
+    with Report("plan_serve", "llama-cpp-python") as report, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "adapter").mkdir()
         adapter = make_adapter(folder / "adapter", RANK) if given.adapters else None
@@ -166,17 +165,19 @@ def main() -> None:
             if given.only not in case.label:
                 continue
             foretold, found, disturbed, share = patient(case, folder, given.patience)
-            ratios.append(foretold / found)
-            beside = " (steps timed beside other work)" if disturbed else ""
-            figures = f"{foretold:9.1f} {found:9.1f} {ratios[-1]:6.2f} {share:6.0%}"
-            print(f"{figures}  {case.label}{beside}", flush=True)
-    show(ratios)
-
-
-def show(ratios: Sequence[float]) -> None:
-    """The last line."""
-    within = sum(abs(ratio - 1) <= 0.15 for ratio in ratios)
-    print(f"{within} of {len(ratios)} within 15 %; from {min(ratios):.2f} to {max(ratios):.2f}")
+            ratio = foretold / found
+            report.row(
+                "Tokens a second, predicted and measured; a limit of 15 %",
+                {
+                    "case": case.label,
+                    "predicted (tokens/s)": foretold,
+                    "measured (tokens/s)": found,
+                    "predicted / measured": ratio,
+                    "cores that others had (%)": 100 * share,
+                    "steps timed": "beside other work" if disturbed else "undisturbed",
+                },
+                behind=abs(ratio - 1) > 0.15,
+            )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 Random weights of several shapes; each stage is a child of a warm worker, as in a run. Rows are as long as the
 recipe allows and their answers are nearly all of them, so that the prediction's upper end is what happens.
-Prints a line per stage as it ends (predicted and measured MB, and the error: negative where the prediction
-was too low), and last how many lie within 10 % and the worst that was too low. Never asserts.
+A row per stage: predicted and measured MB, and the error, which is negative where the prediction was too low.
+Never asserts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import random
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from stages.backends.pico import TOKENIZER_SOURCE
 from stages.contract import Facts, Parent
 from stages.formats.packaged import packaged_gguf
 from stages.model_shape import describe_base
+from tests.bench.results import Report
 
 MODELS = {
     # name: hidden, intermediate, layers, heads, heads of keys
@@ -235,21 +235,22 @@ def main() -> None:
     options = parser.parse_args()
     cases = [case for case in CASES if options.only in case.label and (case.quick or not options.quick)]
     errors: list[float] = []
-    started = time.monotonic()
-    print(f"{'stage':<22} {'predicted':>9} {'measured':>9} {'error':>7} {'seconds':>7}  case (MB)")
-    with tempfile.TemporaryDirectory() as name, WarmWorker(Path(name) / "worker.log") as worker:
+    title = "Memory, predicted and measured; a limit of 10 %"
+    with (
+        Report("planner", "torch", "transformers", "peft") as report,
+        tempfile.TemporaryDirectory() as name,
+        WarmWorker(Path(name) / "worker.log") as worker,
+    ):
         bench = Bench(Path(name), worker, machine(Path(name), Settings().cache_folder))
         for case in cases:
             for stage, predicted, execution in bench.measure(case):
-                measured, error = execution.peak_bytes, predicted / execution.peak_bytes - 1
-                errors.append(error)
-                figures = f"{predicted / 1e6:9.0f} {measured / 1e6:9.0f} {error:+7.0%}"
-                print(f"{stage:<22} {figures} {execution.seconds:7.1f}  {case.label}", flush=True)
-    within = sum(abs(error) <= 0.1 for error in errors)
-    print(
-        f"{within} of {len(errors)} within 10 % ({within / len(errors):.0%}), the lowest {min(errors):+.0%}; "
-        f"{time.monotonic() - started:.0f} s"
-    )
+                errors.append(predicted / execution.peak_bytes - 1)
+                words = {"stage": stage, "model, tokens of a row, arithmetic": case.label}
+                megabytes = {"predicted (MB)": predicted / 1e6, "measured (MB)": execution.peak_bytes / 1e6}
+                off = {"error (%)": 100 * errors[-1], "stage (s)": execution.seconds}
+                report.row(title, {**words, **megabytes, **off}, behind=abs(errors[-1]) > 0.1)
+        within = sum(abs(error) <= 0.1 for error in errors)
+        report.note(title, f"{within} of {len(errors)} within 10 %, the lowest {min(errors):+.0%}.")
 
 
 if __name__ == "__main__":

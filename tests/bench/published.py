@@ -1,5 +1,5 @@
 """What `tuneline check` reckons for QLoRA on a GPU, beside what other projects publish: `python -m
-tests.bench.published` prints a Markdown table.
+tests.bench.published`.
 
 Shapes are those of the models' own configurations, without weights. Where a source names its settings (rows
 of a step, tokens, rank), ours are the same; where it does not, a row of 512 tokens and rank 16. All with
@@ -23,6 +23,7 @@ from stages.memory import (
     training_memory,
 )
 from stages.model_shape import ModelShape, _from_config
+from tests.bench.results import Report, Row
 
 GB, GIB = 1e9, 2**30
 
@@ -184,30 +185,33 @@ def settings(rank: int, rows: int, tokens: int) -> TrainConfig:
     )
 
 
-def line(figure: Figure) -> str:
-    """A row of the table; what is more than 10 % off in bold."""
-    source, ours = figure.source, figure.ours / GB
-    asked = f"{figure.rows} × {figure.tokens:,}, rank {figure.rank}"
+def row(figure: Figure) -> Row:
+    """Of the table."""
+    told, ratio, theirs = None, None, None
     if figure.published:
-        told, ratio = f"{figure.published / GB:.1f} GB", f"{figure.ours / figure.published:.2f}"
+        told, ratio = f"{figure.published / GB:.1f} GB", figure.ours / figure.published
+        theirs = figure.as_they / figure.published if figure.as_they else None
     else:
-        card = f"{abs(figure.card) / GIB:.0f} GB"
-        told = f"runs on {card}" if figure.card > 0 else f"out of memory on {card}"
-        ratio = "agrees" if figure.agrees else "disagrees"
-    ratio = ratio if figure.agrees else f"**{ratio}**"
-    theirs = f"{figure.as_they / figure.published:.2f}" if figure.as_they else "–"
-    return f"| {source.name} | {figure.model} | {asked} | {told} | {ours:.1f} GB | {ratio} | {theirs} |"
+        told = f"{'runs on' if figure.card > 0 else 'out of memory on'} {abs(figure.card) / GIB:.0f} GB"
+    return {
+        "source": figure.source.name,
+        "model": figure.model,
+        "rows × tokens": f"{figure.rows} × {figure.tokens:,}, rank {figure.rank}",
+        "published": told,
+        "ours (GB)": figure.ours / GB,
+        "ours / published": ratio if figure.published else "agrees" if figure.agrees else "disagrees",
+        "as they hold it": theirs,
+    }
 
 
 def main() -> None:
-    print("| source | model | rows × tokens | published | ours | ratio | as they hold it |")
-    print("|---|---|---|---|---|---|---|")
-    for figure in FIGURES:
-        print(line(figure))
-    for source in dict.fromkeys(figure.source for figure in FIGURES):
-        print(f"\n[{source.name}]({source.address})", end="")
-    within = sum(figure.agrees for figure in FIGURES)
-    print(f"\n\n{within} of {len(FIGURES)} within 10 %, or of one opinion")
+    title = "Memory of QLoRA, a limit of 10 %"
+    with Report("published") as report:
+        for figure in FIGURES:
+            report.row(title, row(figure), behind=not figure.agrees)
+        sources = dict.fromkeys(figure.source for figure in FIGURES)
+        links = ", ".join(f"[{source.name}]({source.address})" for source in sources)
+        report.note(title, f"Sources: {links}.")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ question on, or after 1,000 good ones.
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import numpy as np
 
 from serving.gateway.config import ServedSection
 from serving.gateway.served.evidence import CERTAIN, AnswerEvidence
+from tests.bench.results import Report
 
 ASKED = ServedSection()
 SHARES = (0.0, 0.25, 0.5, 0.6)
@@ -59,19 +59,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gateways", type=int, default=10_000)
     parser.add_argument("--questions", type=int, default=10_000)
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rows = measure(arguments.gateways, arguments.questions)
-    if arguments.json:
-        print(json.dumps(rows, indent=1))
-        return
-    print(f"{arguments.gateways:,} gateways; limit {ASKED.least:g}, risk {ASKED.alpha:g}")
-    alarmed, questions = rows[0]["alarmed"], arguments.questions
-    print(f"sound, exactly at the limit, {questions:,} questions: {alarmed:.2%} ever alarmed")
-    print("as recorded  good before  alarm after (median, 95 %)  taken out after")
-    for row in rows[1:]:
-        after = ["{:.0f}, {:.0f}".format(*row[level]) for level in ("alarm", "taken out")]
-        print(f"{row['share']:>11.0%}{row['sound']:>13,}  {after[0]:>26}  {after[1]:>15}")
+    with Report("served_answers", "numpy", "scipy") as report:
+        sound, *faults = measure(arguments.gateways, arguments.questions)
+        title = f"{arguments.gateways:,} gateways; limit {ASKED.least:g}, risk {ASKED.alpha:g}"
+        of = {"answers as recorded (%)": 100 * ASKED.least, "questions": arguments.questions}
+        alarmed = {"ever alarmed (%)": 100 * sound["alarmed"]}
+        report.row(f"Sound, exactly at the limit: {title}", {**of, **alarmed}, sound["alarmed"] > ASKED.alpha)
+        for row in faults:
+            words = {"answers as recorded (%)": 100 * row["share"], "good before": row["sound"]}
+            after = {
+                f"{level} after, {share}": found
+                for level in ("alarm", "taken out")
+                for share, found in zip(("median", "95 %"), row[level], strict=True)
+            }
+            report.row("Questions after which a fault is found", {**words, **after})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from serving.cores import thread_environment, usable_cores
 from stages.config.base import BaseConfig
 from stages.config.train import TrainConfig
 from stages.resolve import resolve
+from tests.bench.results import Report
 
 SPIN = "while True: pass"
 WORK = ("training step", "evaluation, torch", "evaluation, llama.cpp")
@@ -91,12 +92,10 @@ def compute(base: Path, repeats: int) -> list[float]:
     """In the child: the three pieces of work."""
     import torch
 
-    from stages.backends.train.rows import IGNORED, Rows
-    from tests.bench.train import timed_steps
+    from tests.bench.train import random_rows, timed_steps
 
-    ids = torch.randint(10, 40_000, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
-    labels = ids.clone()
-    labels[:, :-8] = IGNORED
+    rows = random_rows(ROWS, TOKENS)
+    ids = torch.tensor(rows.input_ids)
     config = TrainConfig.model_validate(
         {
             "batch_size": ROWS,
@@ -105,9 +104,7 @@ def compute(base: Path, repeats: int) -> list[float]:
             "lora": {"dropout": 0},
         }
     )
-    _, steps, _ = timed_steps(
-        base, config, Rows(ids.tolist(), labels.tolist()), repeats, "dequantized", "sdpa"
-    )
+    _, steps, _ = timed_steps(base, config, rows, repeats, "dequantized", "sdpa")
     return [
         statistics.median(steps), timed(torch_reader(base, ids), repeats), timed(llama_reader(ids), repeats),
     ]  # fmt: skip
@@ -164,15 +161,14 @@ def timed(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(spent)
 
 
-def table(title: str, rows: dict[str, list[float]]) -> None:
+def table(report: Report, title: str, rows: dict[str, list[float]]) -> None:
     """Milliseconds, and how many times those of the first row."""
     first = next(iter(rows.values()))
-    print(f"\n{title}\n\n| threads | {' | '.join(WORK)} |\n|---|---|---|---|")
     for name, found in rows.items():
-        cells = [
-            f"{1000 * value:.0f} ms ({value / start:.2f})" for value, start in zip(found, first, strict=True)
-        ]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        cells: dict[str, float] = {}
+        for work, value, start in zip(WORK, found, first, strict=True):
+            cells |= {f"{work} (ms)": 1000 * value, f"{work} / first": value / start}
+        report.row(title, {"threads": name, **cells})
 
 
 def main() -> None:
@@ -187,15 +183,16 @@ def main() -> None:
         return
     from tests.bench.train import SOURCES
 
-    print(f"{given.model}, {ROWS} rows × {TOKENS} tokens, load before: {os.getloadavg()[0]:.1f}")
-    with tempfile.TemporaryDirectory() as folder:
+    what = f"{given.model}, {ROWS} rows × {TOKENS} tokens"
+    packages = ("torch", "llama-cpp-python")
+    with Report("threads", *packages) as report, tempfile.TemporaryDirectory() as folder:
         resolve({}, BaseConfig(source=SOURCES[given.model]), Path(folder))
         for count in given.neighbours:
             with neighbours(count):
                 found = {
                     name: measure(Path(folder), set_, given.repeats, []) for name, set_ in variants().items()
                 }
-            table(f"{count} busy neighbours", found)
+            table(report, f"{what}, {count} busy neighbours", found)
         with quota_of_one_core() as prefix:
             if prefix is None:
                 return
@@ -205,7 +202,8 @@ def main() -> None:
                 "a thread for the quota": {**asleep, "OMP_NUM_THREADS": "1"},
             }  # fmt: skip
             table(
-                "a quota of one core",
+                report,
+                f"{what}, a quota of one core",
                 {name: measure(Path(folder), set_, given.repeats, prefix) for name, set_ in settings.items()},
             )
 

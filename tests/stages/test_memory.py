@@ -122,7 +122,9 @@ def test_on_a_gpu_logits_and_the_last_layer_are_not_there_together() -> None:
     assert found[1] - found[0] == 2 * 100 * (2 * layer + logits)
 
 
-@pytest.mark.parametrize("figure", published.FIGURES, ids=published.line)
+@pytest.mark.parametrize(
+    "figure", published.FIGURES, ids=lambda figure: f"{figure.source.name}, {figure.model}, {figure.tokens}"
+)
 def test_published_figures_follow_from_what_their_sources_hold(figure: published.Figure) -> None:
     if figure.source in (published.PAPER, published.H2O):
         assert figure.agrees
