@@ -59,7 +59,7 @@ def main() -> None:
                             ("LiteLLM", clients), float("inf")
                         )
                         report.row(title, {"target": name, **row}, behind=slower)
-                report.plot(title, "clients", "requests/s", "target")
+                report.plot(title, "clients", "p50 (ms)", "target")
 
 
 def _start(stack: contextlib.ExitStack, folder: Path, litellm: bool) -> dict[str, tuple[str, str]]:

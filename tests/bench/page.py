@@ -92,7 +92,7 @@ def _line(section: Section) -> str:
     rows = [row for one in found["tables"] for row in one["rows"]]
     behind = sum(row.get("behind", False) for row in rows)
     others = "–" if found["others"] is None else f"{100 * found['others']:.0f} %"
-    on = f"{found['machine']['processor']}, {found['machine']['arithmetic']}"
+    on = ", ".join(filter(None, (found["machine"][key] for key in ("processor", "arithmetic"))))
     count = f"**{behind}** of {len(rows)}" if behind else f"0 of {len(rows)}"
     return f"| {link} | {found['date']} | {on} | {others} | {count} |"
 

@@ -122,7 +122,10 @@ def shown(cell: Cell) -> str:
 
 
 def stamp(found: Mapping[str, Any]) -> str:
-    """In one line when, where and of what the figures of a bench are, and who disturbed them."""
+    """In one line when, where and of what the figures of a bench are, and who disturbed them.
+
+    What is None was not recorded.
+    """
     machine, others = found["machine"], found["others"]
     words = " ".join([f"python -m tests.bench.{found['bench']}", *found["arguments"]])
     parts = [f"`{words}`", found["date"], found["commit"]]
@@ -133,8 +136,9 @@ def stamp(found: Mapping[str, Any]) -> str:
         parts.append(
             "nothing else running" if quiet else f"**other work had {100 * others:.0f} % of the cores**"
         )
-    parts.append(f"{machine['cores']} cores of {machine['processor']} with {machine['arithmetic']}")
-    parts += [f"{machine['memory (GB)']} GB", f"Python {machine['python']}"]
+    able, memory, python = (machine[key] for key in ("arithmetic", "memory (GB)", "python"))
+    parts.append(f"{machine['cores']} cores of {machine['processor']}" + (f" with {able}" if able else ""))
+    parts += [f"{memory} GB"] * bool(memory) + [f"Python {python}"] * bool(python)
     return ", ".join([*parts, *(f"{name} {number}" for name, number in found["versions"].items())]) + "."
 
 
