@@ -59,6 +59,8 @@ def main() -> None:
                             ("LiteLLM", clients), float("inf")
                         )
                         report.row(title, {"target": name, **row}, behind=slower)
+                if not given.without_litellm:
+                    report.note(title, f"`{LITELLM}` with one worker.")
                 report.plot(title, "clients", "p50 (ms)", "target")
 
 

@@ -210,18 +210,23 @@ def show(report: Report, title: str, compared: Compared) -> None:
                 "peak memory (GB)": found.peak / 1e9 or None,
                 "of it imports (GB)": found.imported / 1e9 or None,
                 "tensors equal to tuneline's": compared.equal.get(who),
+                "input": "dropped from memory" if compared.cold else "maybe in memory",
             },
             behind=ratio < (1 / 1.3 if who == "cp" else 1),
         )
-    if not compared.cold:
-        report.note(title, "Some of the input may have been in memory.")
+
+
+def version_of(package: str, python: str) -> str:
+    """In another interpreter."""
+    code = f"import importlib.metadata as m; print('{package}', m.version('{package}'))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", nargs="+", choices=SIZES, default=["0.5B"])
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=["0.5B", "1B"])
     parser.add_argument("--dtype", nargs="+", choices=["float16", "bfloat16"], default=["float16"])
     parser.add_argument("--rank", nargs="+", type=int, default=[64])
     parser.add_argument("--rounds", type=int, default=3)
@@ -240,6 +245,8 @@ def main() -> None:
                     compared = compare(size, dtype, rank, options)
                     show(report, title, compared)
                     equal.append(compared.equal["peft"])
+                if others:
+                    report.note(title, ", ".join(version_of(*other) for other in others.items()))
                 if len(options.size) > 1:
                     report.plot(title, "size (GB)", "seconds", "tool")
     sys.exit(any(len(set(found.split(" of "))) > 1 for found in equal))

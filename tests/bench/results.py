@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -50,7 +51,8 @@ class Report:
         if table not in self._tables:
             self._tables[table] = {"title": table, "rows": []}
             print(f"{table}: {', '.join(cells)}", flush=True)
-        self._tables[table]["rows"].append({**cells, "behind": True} if behind else dict(cells))
+        kept = {key: float(f"{cell:.5g}") if isinstance(cell, float) else cell for key, cell in cells.items()}
+        self._tables[table]["rows"].append({**kept, "behind": True} if behind else kept)
         print("  " + ", ".join(shown(cell) for cell in cells.values()), flush=True)
 
     def plot(self, table: str, x: str, y: str, by: str) -> None:
@@ -71,7 +73,7 @@ class Report:
             return
         found = {
             "bench": self._bench,
-            "arguments": sys.argv[1:],
+            "arguments": [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]],
             "date": date.today().isoformat(),
             "commit": _commit(),
             "machine": self._machine,
@@ -127,7 +129,7 @@ def stamp(found: Mapping[str, Any]) -> str:
     What is None was not recorded.
     """
     machine, others = found["machine"], found["others"]
-    words = " ".join([f"python -m tests.bench.{found['bench']}", *found["arguments"]])
+    words = shlex.join(["python", "-m", f"tests.bench.{found['bench']}", *found["arguments"]])
     parts = [f"`{words}`", found["date"], found["commit"]]
     if found["seconds"]:
         parts.append(f"{found['seconds']:,.0f} s")

@@ -91,18 +91,21 @@ def test_an_unknown_bench_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_what_falls_behind_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["it", "--other", "/home/me/other/python"])
     with Report("it") as report:
-        report.row("Speed", {"tool": "a|b", "rows/s": 12345.6, "ratio": 1.5, "95 %": [1.234, 1.765]})
+        report.row("Speed", {"tool": "a|b", "rows/s": 12345.678, "ratio": 1.5, "95 %": [1.234, 1.766]})
         report.row("Speed", {"tool": "theirs", "rows/s": 3, "ratio": None}, behind=True)
         report.note("Speed", "A sentence.")
-    shown = table(json.loads((tmp_path / "it.json").read_text("utf-8"))["tables"][0]).splitlines()
-    assert shown == [
+    found = json.loads((tmp_path / "it.json").read_text("utf-8"))
+    assert found["arguments"] == ["--other", "python"], "folders of a machine are nobody's business"
+    assert found["tables"][0]["rows"][0]["rows/s"] == 12346
+    assert table(found["tables"][0]).splitlines() == [
         "*Speed*",
         "",
         "| tool | rows/s | ratio | 95 % |",
         "|---|---|---|---|",
         "| **theirs** | 3 | – | – |",
-        "| a\\|b | 12,346 | 1.5 | 1.23–1.76 |",
+        "| a\\|b | 12,346 | 1.5 | 1.23–1.77 |",
         "",
         "A sentence.",
     ]
