@@ -19,6 +19,7 @@ from stages.backends.merge.stream import write_tensors
 from stages.backends.merge.unfinished import UnfinishedMerge
 from stages.backends.safetensors import FileLayout, lay_out, model_files, write_index
 from stages.backends.tokenizer import FILE, require_plain_reading, tokenizer_home
+from stages.backends.unfinished import known_by
 from stages.config.train import Nf4Config
 from stages.errors import InvalidInput
 from stages.formats.model_directory import ModelConfig, ModelDirectory
@@ -85,16 +86,11 @@ def merge_adapter(
 
 
 def _stamp(base: Path, adapter: Path, files: list[FileLayout], dtype: str, nf4: Nf4Config | None) -> str:
-    """Digest of what the files are made of, for a merge that goes on after a kill. Inputs by what the file
-    system knows of them: to read them would take as long as to merge them."""
+    """Digest of what the files are made of, for a merge that goes on after a kill."""
     names = [base / "config.json", *weight_files(base), adapter / peft.CONFIG, adapter / peft.WEIGHTS]
-    inputs = [
-        (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-        for found in (file.stat() for file in names)
-    ]
     headers = [[file.name, file.header.decode("utf-8", "replace")] for file in files]
     how = [dtype, nf4.model_dump(mode="json") if nf4 else None, torch.__version__]
-    return digest([inputs, headers, how])
+    return digest([known_by(names), headers, how])
 
 
 def _remove_weights(out: Path) -> None:

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from uuid import uuid4
 
 from stages.backends.safetensors import FileLayout
+from stages.backends.unfinished import Unfinished
 
-BOOT = Path("/proc/sys/kernel/random/boot_id")
 
-
-class UnfinishedMerge:
-    """`out/checkpoints/merge`: a file there has `.part` behind its name until all of its tensors are written.
-
-    Finished files of the same `inputs` are taken over, unless the system was started anew since: a process
-    that is killed loses nothing that it has written, a system that goes down does. To wait for the disk after
-    each file would take as long as much of the merge.
-    """
+class UnfinishedMerge(Unfinished):
+    """`out/checkpoints/merge`: shards of the merged model."""
 
     def __init__(self, out: Path, inputs: str) -> None:
-        self._out, self.folder = out, out / "checkpoints" / "merge"
-        stamp = f"{inputs} {BOOT.read_text().strip() if BOOT.is_file() else uuid4()}\n"
-        made_of = self.folder / "made-of.txt"
-        if not made_of.is_file() or made_of.read_text() != stamp:
-            self.discard()
-            self.folder.mkdir(parents=True)
-            made_of.write_text(stamp)
+        super().__init__(out, "merge", inputs)
+        self._out = out
 
     def finished(self, file: FileLayout) -> float | None:
         """The largest absolute value in a file that is finished; None for any other."""
@@ -52,10 +39,6 @@ class UnfinishedMerge:
         for file in files:
             (self.folder / file.name).rename(self._out / file.name)
         self.discard()
-
-    def discard(self) -> None:
-        """Delete the folder with all that is in it."""
-        shutil.rmtree(self._out / "checkpoints", ignore_errors=True)
 
     def _figures(self, file: FileLayout) -> Path:
         return self.folder / f"{file.name}.json"

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.backends.merge import compute, stream, unfinished
+from stages.backends import unfinished
+from stages.backends.merge import compute, stream
 from stages.backends.merge.merge import merge_adapter
 from stages.backends.merge.plan import LowRank, Output
 from stages.backends.safetensors import TensorFiles, TensorSpec, write_file
