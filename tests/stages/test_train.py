@@ -26,6 +26,7 @@ from stages.backends.arithmetic import effective
 from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, packing, qlora
 from stages.backends.train import trainer as sft
+from stages.backends.train.checkpoints import COMPLETE, INPUTS, discard, keep_only, last_checkpoint
 from stages.backends.train.rows import IGNORED, Rows, encode_split, training_order
 from stages.config.train import LoraConfig, Nf4Config, TrainConfig
 from stages.contract import Facts, Parent
@@ -185,7 +186,7 @@ def test_a_killed_training_goes_on_from_its_last_complete_checkpoint(
                 break
     assert child.wait() == -9
     checkpoints = tmp_path / "checkpoints"
-    assert (checkpoints / "checkpoint-4" / sft.COMPLETE).exists()
+    assert (checkpoints / "checkpoint-4" / COMPLETE).exists()
     half_written = checkpoints / "checkpoint-5"
     half_written.mkdir()
     caplog.set_level(logging.INFO, "tuneline.stage")
@@ -200,15 +201,41 @@ def test_a_killed_training_goes_on_from_its_last_complete_checkpoint(
 
 def test_checkpoints_of_other_inputs_are_not_used(tmp_path: Path) -> None:
     root = tmp_path / "checkpoints"
-    assert sft.last_checkpoint(root, "one") is None
+    assert last_checkpoint(root, "one") is None
     complete = root / "checkpoint-10"
     complete.mkdir()
-    (complete / sft.COMPLETE).touch()
+    (complete / COMPLETE).touch()
     (root / "checkpoint-12").mkdir()
-    assert sft.last_checkpoint(root, "one") == complete
+    assert last_checkpoint(root, "one") == complete
     assert not (root / "checkpoint-12").exists()
-    assert sft.last_checkpoint(root, "two") is None
+    assert last_checkpoint(root, "two") is None
     assert not complete.exists()
+
+
+def test_checkpoints_that_a_kill_left_half_deleted_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "checkpoints"
+    last_checkpoint(root, "one")
+    newest = root / "checkpoint-10"
+    newest.mkdir()
+    (newest / "optimizer.pt").touch()
+    keep_only(root, newest)
+    assert last_checkpoint(root, "one") == newest
+
+    def killed(folder: Path) -> None:
+        (newest / "optimizer.pt").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            discard(root)
+    assert (newest / COMPLETE).exists()
+    assert last_checkpoint(root, "one") is None
+    assert not newest.exists()
+    (root / INPUTS).write_text("")  # as a kill in the middle of writing it used to leave it
+    assert last_checkpoint(root, "one") is None
 
 
 # Gradients

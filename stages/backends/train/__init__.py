@@ -1,10 +1,11 @@
 """QLoRA training.
 
 ```
-qlora    rows, NF4 base and adapter, trained and written down
-trainer  TRL's trainer, stopped on a bad loss
-lora     the adapter, on exactly the layers that were meant
-rows     token ids, labels and their order
-packing  several rows in one sequence
+qlora        rows, NF4 base and adapter, trained and written down
+trainer      TRL's trainer, stopped on a bad loss
+checkpoints  what outlives a killed process
+lora         the adapter, on exactly the layers that were meant
+rows         token ids, labels and their order
+packing      several rows in one sequence
 ```
 """

@@ -20,6 +20,7 @@ from stages.backends.arithmetic import effective
 from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora
 from stages.backends.train import trainer as sft
+from stages.backends.train.checkpoints import discard, last_checkpoint
 from stages.backends.train.packing import require_rows_apart
 from stages.backends.train.rows import Rows, encode_split
 from stages.config.train import TrainConfig
@@ -54,12 +55,12 @@ def train_adapter(
         model.get_base_model().set_attn_implementation("eager")
     fingerprint = digest([version, base.id, dataset.id, config.model_dump(mode="json"), tools])
     checkpoints = out / "checkpoints"
-    resume = sft.last_checkpoint(checkpoints, fingerprint)
+    resume = last_checkpoint(checkpoints, fingerprint)
     trainer = sft.Trainer(model, tokenizer, rows, validation, config, checkpoints)
     sft.fit(trainer, resume)
     quant = _quant_spec(config, frozen, quantization)
     _write_result(trainer, base, dataset, config, quant, out)
-    shutil.rmtree(checkpoints)
+    discard(checkpoints)
     return Facts(
         kind="adapter",
         base=base.base,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from stages.backends.arithmetic import effective
 from stages.backends.nf4 import require_not_repacked
+from stages.backends.train.checkpoints import keep_only
 from stages.backends.train.lora import trainable
 from stages.backends.train.rows import IGNORED, Rows, training_order
 from stages.config.train import TrainConfig
@@ -29,8 +28,6 @@ from stages.errors import Diverged
 
 log = logging.getLogger("tuneline.train")
 
-COMPLETE = "COMPLETE"
-"""Written into a checkpoint after everything else; a checkpoint without it does not exist for us."""
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -159,11 +156,7 @@ class Trainer(SFTTrainer):
             raise Diverged(self._why_diverged(f"{len(broken)} adapter weights became NaN or infinite"))
         super()._save_checkpoint(model, trial)
         root = Path(self.args.output_dir)
-        newest = root / f"checkpoint-{self.state.global_step}"
-        (newest / COMPLETE).touch()
-        for older in root.glob("checkpoint-*"):
-            if older != newest:
-                shutil.rmtree(older)
+        keep_only(root, root / f"checkpoint-{self.state.global_step}")
 
     def tokens_seen(self, step: int) -> int:
         """Tokens without padding that the first `step` optimizer steps train on."""
@@ -222,24 +215,6 @@ def fit(trainer: Trainer, resume: Path | None) -> None:
     # PEFT would cast what a layer reads to the adapter's 32 bits, and autocast those back to the same 16
     with disable_input_dtype_casting(trainer.model, active=trainer.args.bf16):
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-
-
-def last_checkpoint(root: Path, fingerprint: str) -> Path | None:
-    """The newest complete checkpoint of the same inputs under `root`; anything else there is removed."""
-    inputs = root / "inputs.json"
-    same = inputs.is_file() and json.loads(inputs.read_text()).get("fingerprint") == fingerprint
-    if root.exists() and not same:
-        log.info("checkpoints of other inputs are in the way; starting from step 0")
-        shutil.rmtree(root)
-    root.mkdir(exist_ok=True)
-    inputs.write_text(json.dumps({"fingerprint": fingerprint}))
-    by_step = {int(folder.name.rpartition("-")[2]): folder for folder in root.glob("checkpoint-*")}
-    complete = [step for step, folder in by_step.items() if (folder / COMPLETE).exists()]
-    newest = max(complete, default=None)
-    for step, folder in by_step.items():
-        if step != newest:
-            shutil.rmtree(folder)
-    return None if newest is None else by_step[newest]
 
 
 def _dataset(rows: Rows) -> Dataset:
