@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
 import re
-import shutil
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from registry.artifacts import digest
 from stages.backends.arithmetic import effective
 from stages.backends.gptq import calibration as gptq_calibration
 from stages.backends.gptq.calibration import Calibration
 from stages.backends.gptq.effective_config import EffectiveGptq, Losses, QuantizedModule, Sizes
 from stages.backends.gptq.export import WrittenWeights, export
+from stages.backends.gptq.keep_layers import LayerKeeper, UnusableLayers, kept_by
 from stages.backends.gptq.load import library
+from stages.backends.gptq.messages import quiet
+from stages.backends.gptq.unfinished import UnfinishedLayers
 from stages.backends.merge.layout import layout
-from stages.contract import progress
+from stages.backends.unfinished import CHECKPOINTS, known_by
+from stages.contract import progress, toolchain
 from stages.errors import InvalidInput, StageError
 from stages.families.config_names import text_config
 from stages.families.support import require_quantizable
 from stages.formats.model_directory import ModelDirectory, TensorHeader
-from stages.formats.model_files import need_room
+from stages.formats.model_files import need_room, weight_files
 from stages.quantization.gptq import GptqConfig
 
 LAYERS_FILE = "gptq_layers.json"
 BATCH_ROWS = 8
+STATE = 1
+"""Of the form in which finished layers are kept."""
 log = logging.getLogger("tuneline.quantize")
 
 
@@ -42,7 +44,8 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     Returns the effective config: bits, `bits_per_weight` (all weights, without the head that is stored twice
     for old loaders), `packed_bits_per_weight` (quantized modules only), `dtype`, `calibration` (rows, tokens,
     sha256 of the ids), `loss_by_layer` (squared error per layer), `damping_raised` and `fallbacks` (modules).
-    `gptq_layers.json` has a row per module.
+    `gptq_layers.json` has a row per module. A quantization of the same inputs goes on after the last layer
+    that a killed one finished, to the same bytes.
     Raises `InvalidInput` (group size, calibration), `InsufficientResources`, `MissingPackage`.
     """
     directory = ModelDirectory(model)
@@ -52,16 +55,17 @@ def quantize_gptq(model: Path, dataset: Path, config: GptqConfig, out: Path) -> 
     longest = int(settings.get("max_position_embeddings") or 2048)
     rows, length = config.calibration_rows, min(longest, 2048)
     calibration = gptq_calibration.choose(model, dataset, rows, config.seed, length)
-    _need_room(headers, config, out)
     computed = _compute_dtype(config)
-    scratch = out / ".gptq"
-    scratch.mkdir()
+    _need_room(headers, config, calibration.tokens * int(settings["hidden_size"]), out)
+    unfinished = UnfinishedLayers(out, _stamp(model, calibration, config, computed))
     try:
         layers = int(settings["num_hidden_layers"])
-        modules, rounded = _run(model, calibration, config, computed, layers, scratch)
-        written = export(scratch / "checkpoint", model, config.dtype, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        modules, rounded = _run(model, calibration, config, computed, layers, unfinished)
+        written = export(unfinished.folder / "checkpoint", model, config.dtype, out)
+    except InvalidInput:
+        unfinished.discard()
+        raise
+    unfinished.discard()
     (out / LAYERS_FILE).write_text(json.dumps(modules, indent=1) + "\n")
     return {
         "format": "gptq",
@@ -145,29 +149,64 @@ def summary(modules: list[QuantizedModule], damp: float, rounded: set[str]) -> L
     }
 
 
-def _need_room(headers: dict[str, TensorHeader], config: GptqConfig, out: Path) -> None:
-    """Room for the result twice (saved, then exported) and for the layers that GPTQModel parks on disk."""
+def _stamp(model: Path, calibration: Calibration, config: GptqConfig, computed: str) -> str:
+    """Digest of what the layers are made of, for a quantization that goes on after a kill."""
+    inputs = known_by([model / "config.json", *weight_files(model)])
+    packages = toolchain(("gptqmodel", "torch", "transformers", "safetensors"))
+    settings = config.model_dump(mode="json")
+    return digest([STATE, inputs, calibration.sha256, settings, computed, packages])
+
+
+def _need_room(headers: dict[str, TensorHeader], config: GptqConfig, activations: int, out: Path) -> None:
+    """Room for the result twice (saved, then exported), for the layers that GPTQModel parks on disk, and for
+    the `activations` (numbers) that go into a layer, kept for the old and the next one; less what an earlier
+    attempt left there."""
     inside = sum(header.numel for name, header in headers.items() if re.search(r"\.\d+\.", name))
     outside = sum(header.numel for header in headers.values()) - inside
     result = inside * (config.bits + 1) / 8 + outside * 2 * 2
-    need_room(out, int(3 * result) + 16_000_000, f"quantizing to GPTQ {config.bits} bit")
+    needed = int(3 * result) + 2 * 4 * activations + 16_000_000
+    there = sum(file.stat().st_size for file in (out / CHECKPOINTS).rglob("*") if file.is_file())
+    need_room(out, needed - there, f"quantizing to GPTQ {config.bits} bit")
 
 
 def _run(
-    model: Path, calibration: Calibration, config: GptqConfig, computed: str, layers: int, scratch: Path
+    model: Path,
+    calibration: Calibration,
+    config: GptqConfig,
+    computed: str,
+    layers: int,
+    unfinished: UnfinishedLayers,
 ) -> tuple[list[QuantizedModule], set[str]]:
-    """Save to `scratch/checkpoint`; a row per module, and the names of those only rounded."""
-    with _quiet() as messages:
+    """Save to `checkpoint` beside the layers; a row per module, and the names of those only rounded."""
+    try:
+        return _quantized(model, calibration, config, computed, layers, unfinished)
+    except UnusableLayers as error:
+        log.warning("%s; starting from layer 0", error)
+        unfinished.start_over()
+        return _quantized(model, calibration, config, computed, layers, unfinished)
+
+
+def _quantized(
+    model: Path,
+    calibration: Calibration,
+    config: GptqConfig,
+    computed: str,
+    layers: int,
+    unfinished: UnfinishedLayers,
+) -> tuple[list[QuantizedModule], set[str]]:
+    with quiet() as messages:
         try:
-            gptqmodel = _load_library(scratch)
+            gptqmodel = _load_library(unfinished.folder)
             quantizer = gptqmodel.GPTQModel.load(
                 str(model),
-                _library_config(gptqmodel, config, scratch),
+                _library_config(gptqmodel, config, unfinished.offload),
                 dtype=getattr(torch, computed),
             )
             quantizer.layer_callback = _LayerProgress(layers)
-            logged = quantizer.quantize(calibration.rows, batch_size=min(BATCH_ROWS, len(calibration.rows)))
-            quantizer.save(str(scratch / "checkpoint"))
+            batch = min(BATCH_ROWS, len(calibration.rows))
+            with kept_by(LayerKeeper(unfinished, messages.rounded)):
+                logged = quantizer.quantize(calibration.rows, batch_size=batch)
+            quantizer.save(str(unfinished.folder / "checkpoint"))
         except StageError:
             raise
         except Exception as error:  # the library raises bare ValueError, RuntimeError, NotImplementedError, …
@@ -198,7 +237,7 @@ def _load_library(scratch: Path) -> Any:
     return gptqmodel
 
 
-def _library_config(gptqmodel: Any, config: GptqConfig, scratch: Path) -> Any:
+def _library_config(gptqmodel: Any, config: GptqConfig, offload: Path) -> Any:
     return gptqmodel.QuantizeConfig(
         bits=config.bits,
         group_size=config.group_size,
@@ -209,7 +248,7 @@ def _library_config(gptqmodel: Any, config: GptqConfig, scratch: Path) -> Any:
         format="gptq",
         device="cuda" if torch.cuda.is_available() else "cpu",
         offload_to_disk=True,
-        offload_to_disk_path=str(scratch / "offload"),
+        offload_to_disk_path=str(offload),
     )
 
 
@@ -238,34 +277,3 @@ def _row(entry: dict[str, str]) -> QuantizedModule:
         "samples": int(float(entry["samples"])),
         "damp": float(entry["damp"]),
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[_LogStream]:
-    """Keep the library's banner, bars and messages out of stdout."""
-    sink = _LogStream()
-    with redirect_stdout(sink):
-        yield sink
-
-
-class _LogStream(io.TextIOBase):
-    """A text stream that logs whole lines at debug level, without colours and progress bars."""
-
-    def __init__(self) -> None:
-        self.tail: deque[str] = deque(maxlen=20)
-        self.rounded: set[str] = set()
-        self._open = ""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        *lines, self._open = (self._open + text).replace("\r", "\n").split("\n")
-        for line in lines:
-            plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip()
-            if plain and not re.search("[█░]", plain):
-                self.tail.append(plain)
-                # the only trace of a module that GPTQModel rounds to nearest after a NaN loss
-                self.rounded.update(re.findall("mock quantization retry for `([^`]+)`", plain))
-                log.debug("gptqmodel: %s", plain)
-        return len(text)

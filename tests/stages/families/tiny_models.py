@@ -73,13 +73,13 @@ def config_of(family: str, **more: Any) -> PretrainedConfig:
     return config
 
 
-def save_family(family: str, folder: Path) -> Path:
-    """A model with random 16-bit weights, a tokenizer of words and a chat template.
+def save_family(family: str, folder: Path, **more: Any) -> Path:
+    """A model with random 16-bit weights, a tokenizer of words and a chat template; `more` as in `config_of`.
 
     The weights are as wide as a trained model's, so that each block changes what comes out.
     """
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config_of(family, initializer_range=0.08))
+    model = AutoModelForCausalLM.from_config(config_of(family, initializer_range=0.08, **more))
     model.to(torch.float16).save_pretrained(folder)
     words = Tokenizer(WordLevel({f"w{number}": number for number in range(WORDS)}, unk_token="w0"))
     words.pre_tokenizer = WhitespaceSplit()
