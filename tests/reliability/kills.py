@@ -35,7 +35,7 @@ from tests.stages.families.tiny_models import save_chats, save_family
 LAYERS, STEPS = 6, 40
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
-import json, logging, sys
+import json, logging, os, sys
 from pathlib import Path
 from stages.contract import Parent
 from stages.quantization.gptq import GptqConfig
@@ -61,6 +61,7 @@ else:
 print("begun", file=sys.__stdout__, flush=True)
 facts = work()
 print(facts.model_dump_json(), file=sys.__stdout__, flush=True)
+os._exit(0)  # to end in order takes as long as the work
 """
 
 
@@ -84,11 +85,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one process reported: the steps or layers done, its facts if it came to its end."""
+    """What one process reported: the steps or layers done, its facts if it came to its end; `left`: files of
+    unfinished work."""
 
     done: list[int]
     facts: str | None
     seconds: float
+    left: int
 
 
 def attempt(job: Job, out: Path, kill_after: float | None = None) -> Attempt:
@@ -100,7 +103,7 @@ def attempt(job: Job, out: Path, kill_after: float | None = None) -> Attempt:
     process = job.start(out)
     assert process.stdout is not None
     with process.stdout:
-        if process.stdout.readline() != "begun\n":
+        if "begun\n" not in process.stdout:  # reads until there; libraries may print before it
             raise RuntimeError(f"{job.stage} did not begin: exit status {process.wait()}")
         begun = time.monotonic()
         timer = threading.Timer(kill_after or 0.0, process.kill)
@@ -112,7 +115,9 @@ def attempt(job: Job, out: Path, kill_after: float | None = None) -> Attempt:
     if status not in (0, -signal.SIGKILL) or (status and kill_after is None):
         raise RuntimeError(f"{job.stage} ended with exit status {status} after {lines}")
     done = [int(line) for line in lines if line.isdigit()]
-    return Attempt(done, lines[-1] if status == 0 else None, time.monotonic() - begun)
+    facts = next((line for line in lines if line.startswith("{")), None)
+    left = sum(file.is_file() for file in (out / "checkpoints").rglob("*"))
+    return Attempt(done, facts, time.monotonic() - begun, left)
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -170,8 +175,9 @@ def trial(job: Job, folder: Path, kills: int, draw: random.Random) -> dict[str, 
     while killed < kills or found[-1]["killed"]:
         out = folder / f"broken-{ends}"
         last = attempt(job, out, draw.uniform(0, whole.seconds) if killed < kills else None)
-        found.append({"folder": ends, "done": last.done, "killed": last.facts is None})
-        killed += last.facts is None
+        killed_now = last.facts is None
+        found.append({"folder": ends, "done": last.done, "killed": killed_now, "left": last.left})
+        killed += killed_now
         if last.facts is not None:
             ends += 1
             made = files_of(out)
