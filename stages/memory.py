@@ -9,7 +9,7 @@ from typing import Literal
 
 from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
 from stages.config.train import TrainConfig
-from stages.families.blocks import is_called
+from stages.families.blocks import BLOCKS, is_called
 from stages.model_shape import ModelShape
 
 CUDA = 800_000_000
@@ -27,6 +27,11 @@ gradients."""
 STEP_LOGITS, LOSS_LOGITS = 12, 8
 """On a CPU: log-softmax, its gradient and that of the logits; without a backward pass logits and log-softmax.
 All float32: accelerate widens what a model answers."""
+LOGITS_AT_ONCE, PART_LOGITS = 2**25, 10
+"""How many a training on a CPU holds of a frozen head whose output nothing changes, and their bytes: logits,
+log-softmax that becomes the gradient, and its copy in 16 bits."""
+CHANGED_LOGITS = frozenset({"gemma2"})
+"""Families that change them after the head, so that all of a batch are held."""
 HOLES = {2: 0.4, 4: 0.5}
 """By bytes per number: of what all layers keep without checkpointing, that much lies free in glibc's heap
 during a step, with checkpointing too: measured, 0.3 to 0.45 and 0.4 to 0.75."""
@@ -67,10 +72,13 @@ def training_memory(shape: ModelShape, config: TrainConfig, longest: int, frozen
     # the backward pass needs autocast's 16-bit copy of the head
     head = 2 * shape.vocabulary * shape.hidden if wide == 2 else 0
     # validation reads twice as many rows as a step, and the heap keeps the step's activations meanwhile
-    logits = max(STEP_LOGITS, 2 * LOSS_LOGITS if config.evaluations else 0) * shape.vocabulary
+    logits = tokens * max(STEP_LOGITS, 2 * LOSS_LOGITS if config.evaluations else 0) * shape.vocabulary
+    in_parts = shape.family in BLOCKS and shape.family not in CHANGED_LOGITS
+    if in_parts and not config.lora.modules_to_save:
+        logits = min(logits, PART_LOGITS * LOGITS_AT_ONCE)
     # a single batch has no gradients yet when its logits are there
     moved = adapter * (12 if config.gradient_accumulation == 1 else 16)
-    return int(weights + head + moved + max(loaded, kept) + tokens * max(logits, layer))
+    return int(weights + head + moved + max(loaded, kept) + max(logits, tokens * layer))
 
 
 def kept_per_layer(shape: ModelShape, config: TrainConfig, longest: int) -> int:

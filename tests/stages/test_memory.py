@@ -6,12 +6,13 @@ It has 1,179,648 linear weights in 2 layers (hidden 256, inner 512, 4 heads of 6
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
-from stages.config.train import TrainConfig
+from stages.config.train import LoraConfig, TrainConfig
 from stages.memory import NF4_BYTES, evaluation_memory, kept_per_layer, training_memory
 from stages.model_shape import describe_base
 from stages.quantization import method_of
@@ -70,6 +71,18 @@ def test_validation_reads_twice_the_rows_of_a_step() -> None:
     loss = 2 * 2 * 200 * 8 * 49152
     found = training_memory(PICO, settings, 200, "dequantized", gpu=False)
     assert found == pytest.approx(held + loaded + loss, abs=1)
+
+
+def test_logits_of_many_labels_are_not_all_there_at_once() -> None:
+    settings = config("float32", batch_size=8)
+    gemma2 = replace(PICO, family="gemma2")
+    headed = settings.model_copy(update={"lora": LoraConfig(rank=8, modules_to_save=("lm_head",))})
+    found, changed, trained = (
+        training_memory(shape, settings, 1024, "dequantized", gpu=False)
+        for shape, settings in ((PICO, settings), (gemma2, settings), (PICO, headed))
+    )
+    assert changed - found == 8 * 1024 * 12 * 49152 - 10 * 2**25
+    assert trained - found >= changed - found
 
 
 def test_accumulated_gradients_stand_beside_the_next_batch() -> None:

@@ -24,7 +24,7 @@ from registry.artifacts import digest
 from stages.backends import nf4
 from stages.backends.arithmetic import effective
 from stages.backends.chat import load_tokenizer
-from stages.backends.train import lora, packing, qlora
+from stages.backends.train import lora, loss, packing, qlora
 from stages.backends.train import trainer as sft
 from stages.backends.train.checkpoints import COMPLETE, INPUTS, discard, keep_only, last_checkpoint
 from stages.backends.train.rows import IGNORED, Rows, encode_split, training_order
@@ -331,6 +331,24 @@ def test_slim_loss_equals_trl_loss(pico_base: Parent, dataset: Parent, tmp_path:
         ours = trainer.compute_loss(model, dict(batch)).item()
         trls = super(sft.Trainer, trainer).compute_loss(model, dict(batch)).item()
     assert ours == pytest.approx(trls, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loss_in_parts_trains_the_same(
+    dtype: str, pico_base: Parent, dataset: Parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(pico_base.path)
+    rows = encode_split(dataset.path / "train.parquet", tokenizer, 128)
+    config = settings(nf4={"compute_dtype": dtype}, lora={"rank": 4, "dropout": 0})
+    losses = []
+    for at_once in (sft.LOGITS_AT_ONCE, 3 * 49152):
+        for module in (sft, loss):
+            monkeypatch.setattr(module, "LOGITS_AT_ONCE", at_once)
+        model, _ = qlora.load_for_training(pico_base.path, config, "dequantized")
+        trainer = sft.Trainer(model, tokenizer, rows, Rows([], []), config, tmp_path / str(at_once))
+        sft.fit(trainer, None)
+        losses.append([row["loss"] for row in trainer.history()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5 if dtype == "float32" else 5e-3)
 
 
 # Packing

@@ -4,6 +4,7 @@
 qlora        rows, NF4 base and adapter, trained and written down
 trainer      TRL's trainer, stopped on a bad loss
 checkpoints  what outlives a killed process
+loss         of many labels, without all their logits at once
 lora         the adapter, on exactly the layers that were meant
 rows         token ids, labels and their order
 packing      several rows in one sequence

@@ -21,10 +21,12 @@ from stages.backends.arithmetic import effective
 from stages.backends.nf4 import require_not_repacked
 from stages.backends.train.checkpoints import keep_only
 from stages.backends.train.lora import trainable
+from stages.backends.train.loss import plain_head, summed_loss, without
 from stages.backends.train.rows import IGNORED, Rows, training_order
 from stages.config.train import TrainConfig
 from stages.contract import progress
 from stages.errors import Diverged
+from stages.memory import LOGITS_AT_ONCE
 
 log = logging.getLogger("tuneline.train")
 
@@ -71,6 +73,8 @@ class Trainer(SFTTrainer):
         for _, weight in trainable(model):
             weight.data = weight.data.float()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+        on_cpu = self.args.device.type == "cpu"
+        self._head = plain_head(model, self.args.bf16) if self._keeps_logits and on_cpu else None
 
     def _send_telemetry(self) -> None:
         """Nothing is sent anywhere."""
@@ -88,7 +92,8 @@ class Trainer(SFTTrainer):
         """Mean negative log-likelihood of the assistant's tokens in `inputs` (batch, length), a scalar.
 
         TRL's fused head scores every position unless it runs on Triton; on a CPU that costs more than the
-        rest of a small model, so there only the positions that precede a label are projected.
+        rest of a small model, so there only the positions that precede a label are projected, and of many
+        labels not all at once.
         """
         if self.args.device.type != "cpu" or not self._keeps_logits:
             loss: torch.Tensor = super().compute_loss(model, inputs, False, num_items_in_batch)
@@ -96,12 +101,18 @@ class Trainer(SFTTrainer):
         labels = inputs["labels"][:, 1:]
         kept = (labels != IGNORED).any(dim=0).nonzero().flatten()
         rest = {name: value for name, value in inputs.items() if name != "labels"}
-        logits = model(**rest, use_cache=False, logits_to_keep=kept).logits
         wanted = labels[:, kept].reshape(-1)
-        total = functional.cross_entropy(
-            logits.reshape(-1, logits.size(-1)).float(), wanted, ignore_index=IGNORED, reduction="sum"
-        )
-        return total / ((wanted != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+        taught = wanted != IGNORED
+        if self._head is not None and len(wanted) * self._head.out_features > LOGITS_AT_ONCE:
+            with without(self._head):
+                hidden = model(**rest, use_cache=False, logits_to_keep=kept).logits
+            total = summed_loss(hidden.flatten(0, 1)[taught], wanted[taught], self._head, self.args.bf16)
+        else:
+            logits = model(**rest, use_cache=False, logits_to_keep=kept).logits
+            total = functional.cross_entropy(
+                logits.reshape(-1, logits.size(-1)).float(), wanted, ignore_index=IGNORED, reduction="sum"
+            )
+        return total / (taught.sum() if num_items_in_batch is None else num_items_in_batch)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass; raises `Diverged` before the optimizer can move on a bad loss."""
