@@ -52,7 +52,8 @@ class Case:
     @property
     def label(self) -> str:
         """As the table has it."""
-        return f"{self.clients} at once, prompts of {self.prompt:,}, {self.adapters or 'no'} adapters"
+        adapters = "one adapter" if self.adapters == 1 else f"{self.adapters or 'no'} adapters"
+        return f"{self.clients} at once, prompts of {self.prompt:,}, {adapters}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ async def ask(server: Server, case: Case, draw: random.Random, answer: int) -> t
         "prompt": prompt,
         "max_tokens": answer,
         "stream": True,
+        "stream_options": {"include_usage": True},
         "temperature": 0,
         **draw.choice(server.adapters),
     }
@@ -87,7 +89,7 @@ async def ask(server: Server, case: Case, draw: random.Random, answer: int) -> t
         async for line in reply.aiter_lines():
             if line.startswith("data: {"):
                 first = first or time.perf_counter() - began
-                count += bool(json.loads(line[6:])["choices"][0]["text"])
+                count = (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", count)
     return first, time.perf_counter(), count
 
 
