@@ -22,6 +22,8 @@ from registry.schedules.definition import Definition
 from registry.schedules.runs import ScheduledRun
 from registry.schedules.schedules import Schedule, checked
 
+MOST_RUNS = 10_000
+
 
 def add(arguments: argparse.Namespace) -> Reply:
     """A new schedule; its recipe is checked for its first target, as a run would."""
@@ -147,8 +149,12 @@ def run(arguments: argparse.Namespace) -> Reply:
         deployments.catch_up(registry)
         if arguments.name is not None:
             schedule = registry.schedules.get(arguments.name)
-            registry.occasions.ask(schedule.name, "manual", "asked for by hand")
+            asked = registry.occasions.ask(schedule.name, "manual", "asked for by hand")
             rows += _worked(registry, settings, schedule)
+            # a worker's look may have been faster, and what it decided or ran be over already
+            for one in reversed(registry.scheduled_runs.history(schedule.name, limit=MOST_RUNS)):
+                if one.occasion == asked.id and one.over and one.target not in {row[1] for row in rows}:
+                    rows.append((schedule.name, one.target, one.state, plain(one.note)))
         for schedule in registry.schedules.ls() if arguments.name is None else ():
             try:
                 rows += _worked(registry, settings, schedule)

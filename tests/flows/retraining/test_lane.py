@@ -25,6 +25,7 @@ from flows.retraining import lane as lanes
 from flows.retraining.device import own_device
 from flows.retraining.lane import Lane
 from flows.retraining.learning import Learned
+from flows.retraining.look import look
 from flows.retraining.times import night
 from flows.run.child import KeptWorker
 from flows.settings import Settings
@@ -32,7 +33,7 @@ from registry import Registry
 from registry.errors import Conflict, Corrupt, StoreFailed
 from registry.schedules.occasions import Planned, due_at
 from registry.schedules.runs import Claim, Ended, ScheduledRuns
-from registry.schedules.schedules import checked
+from registry.schedules.schedules import Schedule, checked
 from tests.flows.metrics.watched import populate
 from tests.seconds import seconds
 
@@ -510,3 +511,28 @@ def test_what_waits_for_its_hours_is_not_called_nothing(
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
     assert main(["schedule", "run"]) == 0
     assert "runs that wait, or are done elsewhere: 2" in capsys.readouterr().out
+
+
+def test_what_a_faster_look_decided_is_told_too(
+    registry: Registry,
+    prepared: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    executing(
+        monkeypatch, {"a": lambda: ended(RuntimeError("it ran")), "b": lambda: ended(RuntimeError("it ran"))}
+    )
+    prepared("a", "b")
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
+    assert main(["schedule", "run", "nightly", "--json"]) == 4
+    capsys.readouterr()
+
+    def slower(registry: Registry, schedule: Schedule) -> list[Planned]:
+        look(registry, schedule)
+        return look(registry, schedule)
+
+    monkeypatch.setattr("flows.retraining.look.look", slower)
+    assert main(["schedule", "run", "nightly", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["target"], row["state"]) for row in rows] == [("a/prod", "skipped"), ("b/prod", "skipped")]

@@ -140,9 +140,10 @@ def disturbed(
         due = night.prepare(world, folder / "night.yaml", tenants)
         mean = quiet.seconds / len(quiet.channels) * len(tenants) / arguments.kills
         # twice as fast as would fill the night without kills, so that all fall into it
-        killer = Killer(world, arguments.kills, random.Random(arguments.seed), (mean / 4, 3 * mean / 4), due)
+        between, draw = (mean / 4, 3 * mean / 4), random.Random(arguments.seed)
+        killer = Killer(world, arguments.kills, draw, between, due, len(tenants))
         try:
-            seconds = night.wait_for(world, len(tenants), due)
+            seconds = night.wait_for(world, len(tenants), due, killer.hears)
         finally:
             killer.stop()
         cleared = night.cleared(world)

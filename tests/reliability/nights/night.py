@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,12 +68,14 @@ def add_rows(world: World, registry: Registry, tenant: str, batch: int, poisoned
     add_files(registry, tenant, path, "drill", tenant)
 
 
-def wait_for(world: World, count: int, due: datetime) -> float:
-    """Until `count` runs are over and none is open: seconds since they were due."""
+def wait_for(world: World, count: int, due: datetime, tell: Callable[[int], None] = lambda _: None) -> float:
+    """Until `count` runs are over and none is open: seconds since they were due. `tell` hears meanwhile how
+    many are over."""
     with world.registry() as registry:
         while True:
             history = registry.scheduled_runs.history()
             open_ones = [run for run in history if not run.over]
+            tell(len(history) - len(open_ones))
             if len(history) >= count and not open_ones:
                 return time.time() - due.timestamp()
             if time.time() - due.timestamp() > LONGEST_SECONDS:
