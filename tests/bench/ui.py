@@ -142,8 +142,8 @@ def write_as_a_run(home: Path, ends: float) -> None:
         time.sleep(0.5)
 
 
-def mlflow(count: int, folder: Path) -> list[Opened]:
-    """MLflow's page of models with as many of them, on SQLite, from its own server."""
+def mlflow(count: int, folder: Path, ours: Callable[[], Opened]) -> list[tuple[Opened, Opened]]:
+    """MLflow's page of models with as many of them, on SQLite, from its own server, in turns with `ours`."""
     python = folder / "venv" / "bin" / "python"
     venv.create(folder / "venv", with_pip=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", MLFLOW], check=True)
@@ -154,7 +154,8 @@ def mlflow(count: int, folder: Path) -> list[Opened]:
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait(lambda: httpx.get("http://127.0.0.1:8799/health").status_code == 200)
-            return [opened("http://127.0.0.1:8799/#/models", "text=model-0") for _ in range(TIMES)]
+            models = "http://127.0.0.1:8799/#/models"
+            return [(opened(models, "text=model-0"), ours()) for _ in range(TIMES)]
         finally:
             for child in psutil.Process(server.pid).children(recursive=True):
                 child.terminate()
@@ -206,9 +207,11 @@ def main() -> None:
             requests_per_second(report, url + "/", state, home, arguments.seconds)
             held = psutil.Process(process.pid).memory_info().rss / 1e6
             report.note("The fleet page while a run writes", f"The server held {held:.0f} MB.")
-        if arguments.mlflow:
-            theirs = mlflow(arguments.artifacts, Path(folder))
-            row(report, title, f"models, {MLFLOW}", theirs, ours["artifacts"])
+            if arguments.mlflow:
+                path, ready = pages["artifacts"]
+                pairs = mlflow(arguments.artifacts, Path(folder), lambda: opened(url + path, ready, state))
+                theirs, beside = ([pair[n] for pair in pairs] for n in (0, 1))
+                row(report, title, f"models, {MLFLOW}", theirs, beside)
 
 
 if __name__ == "__main__":
