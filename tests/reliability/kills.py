@@ -55,8 +55,9 @@ if stage == "train":
     import stages.backends.train.qlora
     work = lambda: train(parents, TrainConfig.model_validate_json(config), Path(out))
 else:
+    from stages.backends.gptq.load import library
     import stages.backends.gptq.quantize
-    stages.backends.gptq.quantize.library()
+    library()
     work = lambda: quantize(parents, GptqConfig.model_validate_json(config), Path(out))
 print("begun", file=sys.__stdout__, flush=True)
 facts = work()

@@ -16,6 +16,7 @@ import torch
 from stages.backends import unfinished as any_unfinished
 from stages.backends.gptq import keep_layers, quantize
 from stages.backends.gptq.effective_config import EffectiveGptq
+from stages.backends.gptq.load import library
 from stages.backends.gptq.state import put_together, taken_apart
 from stages.backends.gptq.unfinished import UnfinishedLayers
 from stages.quantization.gptq import GptqConfig
@@ -194,7 +195,7 @@ def test_a_state_that_cannot_be_kept_ends_nothing(
 
 def test_the_library_has_what_this_rests_on() -> None:
     """Where one of these is missing in a newer version, `keep_layers` has to be written anew."""
-    quantize.library()
+    library()
     from gptqmodel.looper.gptq_checkpoint import QuantizationCheckpointAdapter
     from gptqmodel.looper.input_cache import InputCache
     from gptqmodel.looper.module_looper import ModuleLooper
