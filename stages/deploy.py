@@ -15,6 +15,7 @@ from stages.compatible import require_compatible
 from stages.config.deploy import DeployConfig
 from stages.contract import Parent, Parents
 from stages.errors import InvalidInput, MissingPackage, StageError
+from stages.formats.messages import as_request
 
 FALLBACK_QUESTION = "Hello, what can you do?"
 """Asked when the recipe names no question: an engine that was never asked is not proved to work."""
@@ -147,7 +148,11 @@ def _probe(endpoint: RunningEngine, config: DeployConfig, parents: Parents) -> P
     chats = prompts(parents["dataset"].path, parents["base"].path, [row["document"] for row in rows])
     same_prompt = 0
     different: list[ChangedAnswer] = []
-    for row, (messages, _, tokens) in zip(rows, chats, strict=True):
+    asked = 0
+    for row, (chat, _, tokens) in zip(rows, chats, strict=True):
+        if (messages := as_request(chat)) is None:
+            continue
+        asked += 1
         try:
             reply = standalone.ask(endpoint, messages, limit, ANSWER_TIMEOUT)
         except errors.RequestFailed as error:
@@ -156,7 +161,8 @@ def _probe(endpoint: RunningEngine, config: DeployConfig, parents: Parents) -> P
         logged_answer, answer = row["answer"].strip(), reply.text.strip()
         if answer != logged_answer:
             different.append({"document": row["document"], "file": logged_answer, "endpoint": answer})
-    asked = len(rows)
+    if not asked:
+        return None
     return {
         "asked": asked,
         "same": asked - len(different),

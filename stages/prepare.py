@@ -36,7 +36,8 @@ def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
 
     Writes `train.parquet`, `validation.parquet`, `test.parquet` (each shuffled by the seed), `rejects.jsonl`
     (file, line, code and reason of every bad row), `statistics.json` and the data card `README.md`.
-    Each Parquet row: `messages` (list of {role, content}, the last one the assistant's), `prompt_hash`
+    Each Parquet row: `messages` (list of {role, content}, the last one the assistant's; with tools, calls,
+    reasoning or weights in some row the fields of `stages.formats.messages`), `prompt_hash`
     (sha256 of the normalized messages before the last), `tokens` (length of the rendered chat),
     `trainable` (assistant tokens). Uses the tokenizer and chat template of `parents["base"]`.
     Facts of kind `dataset`; metrics (also in `statistics.json`): `rows` (read, accepted, rejected),
@@ -91,7 +92,7 @@ def _prepare(
     _refuse_unusable(counts, len(spool), config)
     split_of_row = _split(spool, config, before, counts)
     names = splits_beside(before, spool.lines)
-    splits = write_splits(spool.path, split_of_row, spool.places, out, names)
+    splits = write_splits(spool.path, split_of_row, spool.places, out, names, spool.schema)
     if feed:
         write_rows(config.source, spool.lines, split_of_row, names, before, out)
     if feed and names is SPLITS:

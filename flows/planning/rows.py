@@ -11,6 +11,7 @@ from pathlib import Path
 from flows.planning.sources import data_bytes
 from stages.config.prepare import PrepareConfig
 from stages.errors import StageError
+from stages.formats.messages import Message, said
 from stages.prepare import first_rows
 
 WHOLE, SAMPLE = 4_000_000, 2000
@@ -79,16 +80,16 @@ def _assumed(tokens: float, config: PrepareConfig) -> RowFigures:
     return assumed(min(rows, config.max_rows or rows), length)
 
 
-def _figures(chats: Sequence[Sequence[dict[str, str]]], config: PrepareConfig) -> RowFigures:
+def _figures(chats: Sequence[Sequence[Message]], config: PrepareConfig) -> RowFigures:
     kept: dict[str, tuple[float, float]] = {}
     answers: set[str] = set()
     for chat in chats:
         text = json.dumps(chat, ensure_ascii=False)
-        *before, last = (len(message["content"].encode()) / BYTES_PER_TOKEN for message in chat)
+        *before, last = (len(said(message).encode()) / BYTES_PER_TOKEN for message in chat)
         prompt, answer = sum(before) + MESSAGE * len(before) + MESSAGE - 2, last + 2
         if prompt + answer <= config.max_length:
             kept[text] = prompt, answer
-            answers.add(chat[-1]["content"])
+            answers.add(said(chat[-1]))
         if len(kept) == config.max_rows:
             break
     rows = sorted(kept.values(), key=sum, reverse=True) or [(config.max_length / 2, config.max_length / 2)]

@@ -12,6 +12,7 @@ from flows.recipe import Recipe
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
 from stages.config.prepare import PrepareConfig
 from stages.errors import StageError
+from stages.formats.messages import said
 from stages.prepare import first_rows
 
 LARGEST = 2_000_000_000
@@ -45,7 +46,7 @@ def look(config: PrepareConfig) -> FirstRows:
     if rejected and not chats:
         why = f"prepare.source: none of the first {len(rejected)} rows can be used; {rejected[0]}"
         return FirstRows((why,))
-    answers = {chat[-1]["content"] for chat in chats}
+    answers = {said(chat[-1]) for chat in chats}
     return FirstRows(json_answers=any(map(_is_json, answers)) if chats else None, answers=len(answers))
 
 

@@ -90,7 +90,9 @@ def checked(messages: object, where: str) -> Chat:
 
 def _turn(message: object, where: str) -> dict[str, str]:
     if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-        raise InvalidFeed(f"{where}: expected role and content, and nothing else")
+        others = sorted(map(str, set(message) - {"role", "content"})) if isinstance(message, Mapping) else []
+        found = f", found {', '.join(name[:40] for name in others[:4])}" if others else ""
+        raise InvalidFeed(f"{where}: expected role and content, and nothing else{found}")
     role, content = message["role"], message["content"]
     if role not in _ROLES:
         raise InvalidFeed(f"{where}: role {str(role)[:40]!r}; expected {', '.join(_ROLES)}")

@@ -23,6 +23,8 @@ TOKENS = 8
 """Of an answer. Two engines round differently, and a long answer would show that."""
 
 Chat = tuple[dict[str, str], ...]
+_NOT_ASKED = ("tools", "tool_calls", "tool_call_id", "reasoning_content")
+"""Fields of a prepared message that a request cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def recorded_answers(
         base_answers = _answers(registry.view(of_base[-1].id)) if of_base else {}
         rows = [row for row, answer in answers.items() if answer != base_answers.get(row)]
         messages = _messages(registry.view(dataset), rows)
-        return [ExpectedAnswer(chat, answers[row]) for chat, row in zip(messages, rows, strict=True)][:most]
+        return [ExpectedAnswer(chat, answers[row]) for row, chat in messages][:most]
     return []
 
 
@@ -84,12 +86,15 @@ def _answers(evaluation: Path) -> dict[int, str]:
     return {item["document"]: answer for item in items if (answer := str(item.get("answer") or "").strip())}
 
 
-def _messages(dataset: Path, rows: Sequence[int]) -> Iterator[Chat]:
+def _messages(dataset: Path, rows: Sequence[int]) -> Iterator[tuple[int, Chat]]:
+    """Each row with what is asked in it, but for those with tools or calls, which engines refuse."""
     import pyarrow.parquet as pq
 
     chats = pq.read_table(dataset / "test.parquet", columns=["messages"])["messages"]
     for row in rows:
-        yield tuple({"role": m["role"], "content": m["content"]} for m in chats[row].as_py()[:-1])
+        asked = chats[row].as_py()[:-1]
+        if not any(m.get(name) is not None for m in asked for name in _NOT_ASKED):
+            yield row, tuple({"role": m["role"], "content": m["content"]} for m in asked)
 
 
 def as_recorded(answer: str, recorded: str) -> bool:

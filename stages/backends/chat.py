@@ -7,12 +7,15 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stages.backends.template import for_template, template_of
+from stages.backends.template import render as render
+from stages.backends.template import require_chat_template as require_chat_template
 from stages.backends.token_offsets import Span, crossed, tokenize, tokenize_apart
 from stages.backends.tokenizer import Tokenizer as Tokenizer
 from stages.backends.tokenizer import load_tokenizer as load_tokenizer
 from stages.errors import InvalidInput
-
-Message = Mapping[str, str]
+from stages.formats.messages import Message as Message
+from stages.formats.messages import beside_content
 
 _FEW = 4  # messages; up to here rendering every prefix is the fastest way
 _MARK = "\N{BLACK SQUARE}"
@@ -39,28 +42,6 @@ class LastTurn:
     apart: bool
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-    """The text of a chat. Tokenize it with `add_special_tokens=False`: the template writes its own.
-
-    `add_generation_prompt` appends the header of an assistant turn. Some templates put a system message
-    of their own before chats that have none.
-    Raises `InvalidInput` without a chat template, or when the template refuses these messages.
-    """
-    require_chat_template(tokenizer)
-    try:
-        text = str(
-            tokenizer.apply_chat_template(
-                [dict(m) for m in messages], tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        )
-        text.encode()  # half a character is no text
-        return text
-    except Exception as error:  # a template is a program: it may divide by zero, call itself for ever, …
-        raise InvalidInput(
-            f"the chat template refuses the roles {[m['role'] for m in messages]}: {_first_line(error)}"
-        ) from error
-
-
 def encode(
     tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False
 ) -> list[int]:
@@ -71,12 +52,13 @@ def encode(
 def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
     """Token ids of a chat, and a mask of the same length: 1 on what the assistant has to learn to write.
 
-    That is the content of every assistant turn and the token that ends the turn, not the turn's header.
+    That is what the template writes of every assistant turn, calls too, and the token that ends the turn, not
+    the turn's header; nothing of a turn of weight 0.
     Template markers ({% generation %}) decide where there are any; otherwise a turn is what its rendering
     adds to the rendering of the turns before it with the assistant's header.
     Raises `InvalidInput` when the template cannot be cut like this, or begins with two BOS tokens.
     """
-    text, turns = _assistant_spans(tokenizer, messages)
+    text, turns = assistant_spans(tokenizer, messages)
     ids, offsets = tokenize_apart(tokenizer, text, [start for start, _ in turns])
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
@@ -100,7 +82,7 @@ def last_turn(tokenizer: Tokenizer, messages: Sequence[Message]) -> LastTurn:
 
     Raises `InvalidInput` where what is taught does not follow the prompt that an engine is given.
     """
-    text, turns = _assistant_spans(tokenizer, messages)
+    text, turns = assistant_spans(tokenizer, messages)
     prompt = render(tokenizer, messages[:-1], add_generation_prompt=True)
     if not turns or not text.startswith(prompt) or turns[-1][0] > len(prompt):
         raise InvalidInput(
@@ -112,15 +94,15 @@ def last_turn(tokenizer: Tokenizer, messages: Sequence[Message]) -> LastTurn:
     taught, content = text[len(prompt) : turns[-1][1]], str(messages[-1]["content"])
     encoding = tokenize(tokenizer, text, return_offsets_mapping=True)
     apart = crossed(tokenizer, encoding, len(prompt), text)
+    if {"tool_calls", "reasoning_content"} & beside_content(messages[-1]).keys():
+        return _whole(tokenizer, prompt, taught, apart)
     marked = render(tokenizer, [*messages[:-1], {**messages[-1], "content": _MARK}])
     opening, _, closing = marked.removeprefix(prompt).partition(_MARK)
     for answer in (content, content.strip()):
         if f"{opening}{answer}{closing}".startswith(taught) and taught.startswith(opening + answer):
             return LastTurn(prompt, opening, answer, taught.removeprefix(opening + answer), apart)
     # the template rewrote the answer: nothing tells its own words from what it put before them
-    ends = (end for end in control_tokens(tokenizer).values() if taught.rstrip().endswith(end))
-    closing = max(ends, key=len, default="")
-    return LastTurn(prompt, "", taught.rstrip().removesuffix(closing), closing, apart)
+    return _whole(tokenizer, prompt, taught, apart)
 
 
 def end_tokens(tokenizer: Tokenizer) -> frozenset[int]:
@@ -143,15 +125,6 @@ def control_tokens(tokenizer: Tokenizer) -> dict[int, str]:
     return texts
 
 
-def require_chat_template(tokenizer: Tokenizer) -> None:
-    """Raise `InvalidInput` where the tokenizer has no chat template."""
-    if not tokenizer.chat_template:
-        raise InvalidInput(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template, so chats cannot be rendered; "
-            "give one in the recipe: base.chat_template: PATH_OF_A_JINJA_FILE"
-        )
-
-
 def require_trainable_template(tokenizer: Tokenizer) -> None:
     """Raise `InvalidInput` where the chat template cannot teach a model to answer and to stop."""
     last_turn(tokenizer, _PROBE)
@@ -165,21 +138,40 @@ def require_trainable_template(tokenizer: Tokenizer) -> None:
         )
 
 
-def _assistant_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+def assistant_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+    """The text of a chat, and of each assistant's turn that is trained the characters it has to learn.
+
+    Raises `InvalidInput` as `encode_with_mask`.
+    """
     text = render(tokenizer, messages)
-    if re.search(r"\{%-?\s*generation\b", str(tokenizer.get_chat_template())):
-        return text, _marked_spans(tokenizer, messages, text)
+    if re.search(r"\{%-?\s*generation\b", template_of(tokenizer, messages)):
+        return text, _weighed(messages, _marked_spans(tokenizer, messages, text))
     if messages[0]["role"] == "assistant":
         raise InvalidInput("the chat begins with the assistant; a user message must come first")
     spans = _framed_spans(tokenizer, messages, text) if len(messages) > _FEW else None
-    return text, spans or _prefix_spans(tokenizer, messages, text)
+    if spans is not None:
+        return text, _weighed(messages, spans)
+    return text, _prefix_spans(tokenizer, messages, text)
+
+
+def _weighed(messages: Sequence[Message], spans: list[Span]) -> list[Span]:
+    """The spans of the turns that are trained, of one span for each assistant's message."""
+    weights = [message.get("weight") for message in messages if message["role"] == "assistant"]
+    if 0 not in weights:
+        return spans
+    if len(spans) != len(weights):
+        raise InvalidInput(
+            f"the chat template marks {len(spans)} answers with {{% generation %}} where the chat has "
+            f"{len(weights)}, so it cannot be told which of them is not to be trained"
+        )
+    return [span for span, weight in zip(spans, weights, strict=True) if weight != 0]
 
 
 def _prefix_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) -> list[Span]:
     """Each turn by rendering the chat up to it: right for any template, quadratic in the number of turns."""
     spans = []
     for index, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or message.get("weight") == 0:
             continue
         header = render(tokenizer, messages[:index], add_generation_prompt=True)
         turn = text if index + 1 == len(messages) else render(tokenizer, messages[: index + 1])
@@ -192,8 +184,9 @@ def _prefix_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) 
         if not text.startswith(turn):
             raise InvalidInput(
                 f"the chat template renders message {index + 1} differently when it is the last one, so "
-                "the assistant's tokens cannot be identified; use single-turn rows, or give a template that "
-                "marks them with {% generation %}…{% endgeneration %} as base.chat_template in the recipe"
+                "the assistant's tokens cannot be identified; use single-turn rows, train the last answer "
+                "only (prepare.train_on: last), or give a template that marks them with {% generation %}…"
+                "{% endgeneration %} as base.chat_template in the recipe"
             )
         spans.append((len(header), len(turn)))
     return spans
@@ -243,9 +236,11 @@ def _frames(tokenizer: Tokenizer) -> tuple[dict[str, tuple[str, str]], int]:
 def _marked_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) -> list[Span]:
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    chat, tools = for_template(tokenizer, messages)
     _, spans = render_jinja_template(
-        conversations=[[dict(m) for m in messages]],
-        chat_template=tokenizer.get_chat_template(),
+        conversations=[chat],
+        tools=tools,
+        chat_template=template_of(tokenizer, messages),
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
@@ -257,6 +252,13 @@ def _marked_spans(tokenizer: Tokenizer, messages: Sequence[Message], text: str) 
     if turns and text.startswith(prompt) and turns[-1][0] < len(prompt) < turns[-1][1]:
         turns[-1] = (len(prompt), turns[-1][1])  # what an engine is given is not for the model to write
     return turns
+
+
+def _whole(tokenizer: Tokenizer, prompt: str, taught: str, apart: bool) -> LastTurn:
+    """All that is taught up to the token that ends the turn, as the answer's content."""
+    ends = (end for end in control_tokens(tokenizer).values() if taught.rstrip().endswith(end))
+    closing = max(ends, key=len, default="")
+    return LastTurn(prompt, "", taught.rstrip().removesuffix(closing), closing, apart)
 
 
 def _within(offset: Span, turn: Span, text: str) -> bool:
@@ -276,7 +278,3 @@ def _through_end_of_turn(
     if last is None or text[offsets[last][1] : offsets[inside[-1]][1]].strip():
         return inside
     return [k for k in inside if k <= last]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from stages.backends.chat import Tokenizer, control_tokens, encode_with_mask, render
+from stages.backends.template_check import NotRendered, TemplateCheck
 from stages.contract import progress
 from stages.data.formats import EXPECTED, Messages, detect, matches, to_messages
 from stages.data.lengths import CHARACTERS, tokens_if_above
 from stages.data.row_spool import Checked, RowSpool
 from stages.data.source_row import Reject, RowError, SourceRow, SourceRows, named
 from stages.errors import InvalidInput
+from stages.formats.messages import is_plain, texts
 
 _LOOKED_AT = 100
 _REPORTED = 1000  # rows between two reports of progress
@@ -40,7 +42,8 @@ class RowCounts:
 class RowCheck:
     """Turns a row into a `Checked` row, counting in `unused` the fields that do not get into it.
 
-    Raises `RowError` with the reason where it cannot.
+    Raises `RowError` with the reason where it cannot, and `InvalidInput` where the chat template has no place
+    for something that the row holds.
     """
 
     def __init__(self, tokenizer: Tokenizer, format: str, system: str | None, max_length: int) -> None:
@@ -48,6 +51,7 @@ class RowCheck:
         self._format = format
         self._system = system
         self._max_length = max_length
+        self._left_out = TemplateCheck(tokenizer)
         control = sorted(control_tokens(tokenizer).values(), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, control)) or r"(?!)")
 
@@ -59,7 +63,10 @@ class RowCheck:
         try:
             self._refuse_far_too_long(messages)
             self._refuse_control_tokens(messages)
+            self._refuse_left_out(messages, source_row)
             ids, mask = encode_with_mask(self._tokenizer, messages)
+        except NotRendered:
+            raise
         except InvalidInput as error:
             raise RowError("chat_template", str(error)) from error
         if len(ids) > self._max_length:
@@ -69,7 +76,7 @@ class RowCheck:
         return Checked(messages, len(ids), sum(mask))
 
     def _refuse_far_too_long(self, messages: Messages) -> None:
-        if sum(len(m["content"]) for m in messages) > CHARACTERS * self._max_length:
+        if sum(len(text) for m in messages for text in texts(m)) > CHARACTERS * self._max_length:
             text = render(self._tokenizer, messages)
             if (tokens := tokens_if_above(self._tokenizer, text, self._max_length)) is not None:
                 raise TooLong(tokens, self._max_length, "about ")
@@ -77,8 +84,28 @@ class RowCheck:
     def _refuse_control_tokens(self, messages: Messages) -> None:
         for number, message in enumerate(messages, 1):
             # It would be tokenized as the real thing: a message could end its turn or open another's.
-            if control := self._control.search(message["content"]):
-                raise RowError("control_token", f"message {number} holds the control token {control[0]!r}")
+            for text in texts(message):
+                if control := self._control.search(text):
+                    raise RowError(
+                        "control_token", f"message {number} holds the control token {control[0]!r}"
+                    )
+
+    def _refuse_left_out(self, messages: Messages, source_row: SourceRow) -> None:
+        """What the template leaves out of a row would be missing from training in silence."""
+        if is_plain(messages):
+            return
+        try:
+            left = self._left_out(messages)
+        except NotRendered as error:
+            raise NotRendered(f"{source_row.file} line {source_row.line}: {error}") from error
+        if left.parts:
+            raise RowError("not_rendered", f"the chat template does not write {', '.join(left.parts[:3])}")
+        for parts, what in (
+            (left.untaught, "does not mark as the assistant's"),
+            (left.taught, "has learned"),
+        ):
+            if parts:
+                raise RowError("not_rendered", f"the chat template {what} {', '.join(parts[:3])}")
 
 
 class TooLong(RowError):

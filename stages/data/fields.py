@@ -14,16 +14,18 @@ from stages.data.source_row import RowError, named
 
 _CHATS, _INSTRUCTIONS = ("messages", "conversations", "turns"), ("instruction", "input", "context", "output")
 _PAIRS = ("prompt", "completion", "response", "question", "answer")
-READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, "system", "history"))
+READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, "system", "history", "parallel_tool_calls"))
 """Fields of a row that some format reads; in another format they may be refused or not be used."""
 
-_TOOLS = "tool calling is not trained"
+_TOOLS = "this format has no tools and no calls"
+_CALL = "a call belongs to an assistant's message, its result to one of role tool"
 _REASONING = "reasoning is not trained apart from the answer"
 _MEDIA = "only text is trained"
 _PREFERENCE = "preferences are not trained"
 _SHARE = "every answer of a chat is trained with the same weight"
 _MEANT = {
-    **dict.fromkeys(("tools", "functions", "tool_calls", "function_call", "tool_call_id"), _TOOLS),
+    **dict.fromkeys(("tools", "functions"), _TOOLS),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), _CALL),
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _REASONING),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
     **dict.fromkeys(("chosen", "rejected", "kto_tag"), _PREFERENCE),

@@ -9,14 +9,18 @@ from typing import Any
 
 from stages.data.fields import REFUSED_IN_ROW, REFUSED_IN_TURN, account, says_nothing
 from stages.data.source_row import RowError, named, shown
+from stages.data.tools import calls as tool_calls
+from stages.data.tools.offered import offered as tools_offered
 
 Row = Mapping[str, Any]
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
+"""As `stages.formats.messages.Message` says."""
 
 _CALLED = {
     "system": ("system",),
     "user": ("user", "human"),
-    "assistant": ("assistant", "gpt", "bot", "model"),
+    "assistant": ("assistant", "gpt", "bot", "model", "function_call"),
+    "tool": ("tool", "function", "observation"),
 }
 _ROLES = {name: role for role, names in _CALLED.items() for name in names}
 _PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("input", "output"))
@@ -57,17 +61,22 @@ def detect(row: Row) -> str | None:
 
 
 def to_messages(name: str, row: Row, system: str | None, unused: Counter[str]) -> Messages:
-    """Messages of a row: roles system, user, assistant; the first may be the system's, the last answers.
+    """Messages of a row (system, user, assistant, tool): the first may be the system's, the last answers.
 
-    `system` is put before rows that have no system message. Fields that are not used are counted in `unused`.
+    `system` is put before rows that have no system message. Tools are the first message's. Fields that are
+    not used are counted in `unused`.
     Raises `RowError` saying what is missing or wrong, or which field cannot be used.
     """
     messages = _READERS[name](row, unused)
+    tools = messages[0].pop("tools", None) if messages else None
     if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
         messages = messages[1:]
     if system is not None and not (messages and messages[0]["role"] == "system"):
         messages = [{"role": "system", "content": system}, *messages]
     _check(messages)
+    tool_calls.link(messages)
+    if tools is not None:
+        messages[0] = {**messages[0], "tools": tools}
     return messages
 
 
@@ -77,10 +86,10 @@ def _check(messages: Messages) -> None:
         raise RowError("unsupported_role", "a system message stands after the first message")
     if not turns or turns[0]["role"] != "user":
         raise RowError("missing_prompt", "the row has no user message before the assistant's")
-    if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
+    if turns[-1]["role"] != "assistant" or not (turns[-1]["content"].strip() or "tool_calls" in turns[-1]):
         raise RowError("missing_answer", "the row has no answer: its last message must be the assistant's")
     for number, message in enumerate(messages, 1):
-        if not message["content"].strip():
+        if not (message["content"].strip() or "tool_calls" in message or message["role"] == "tool"):
             raise RowError("empty_message", f"message {number} ({message['role']}) is empty")
 
 
@@ -105,9 +114,34 @@ def _turns(
         role = turn.get(role_key)
         if not isinstance(role, str) or role not in _ROLES:
             raise RowError("unsupported_role", f"the role {shown(role)} is not one of {', '.join(_ROLES)}")
-        account(turn, (role_key, text_key), REFUSED_IN_TURN, f"{field}[].", f"message {number}", unused)
-        messages.append(_message(_ROLES[role], turn.get(text_key)))
+        message, used = _turn(turn, role, text_key, number, field, unused)
+        account(turn, (role_key, *used), REFUSED_IN_TURN, f"{field}[].", f"message {number}", unused)
+        messages.append(message)
     return messages
+
+
+def _turn(
+    turn: Row, said: str, text_key: str, number: int, field: str, unused: Counter[str]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The message of a turn whose role is `said`, and the fields that it is made of."""
+    role, text = _ROLES[said], turn.get(text_key)
+    if role == "tool":
+        beside = {name: turn[name] for name in tool_calls.OF_RESULT if not _is_blank(turn.get(name))}
+        if wrong := [name for name, value in beside.items() if not isinstance(value, str)]:
+            raise RowError(
+                "wrong_type", f"message {number}: {wrong[0]} is {_kind(turn[wrong[0]])}, expected a text"
+            )
+        return {**_message(role, text), **beside}, (text_key, *tool_calls.OF_RESULT)
+    if role != "assistant":
+        return _message(role, text), (text_key,)
+    if said == "function_call":
+        calls = tool_calls.calls_in_text(text, number, field, unused)
+        return {"role": role, "content": "", "tool_calls": calls}, (text_key,)
+    calls = tool_calls.calls_of(turn, number, field, unused)
+    if not calls:
+        return _message(role, text), (text_key,)
+    content = "" if text is None else _text(text)
+    return {"role": role, "content": content, "tool_calls": calls}, (text_key, *tool_calls.OF_CALLER)
 
 
 def _from_dialogue(row: Row, unused: Counter[str]) -> Messages:
@@ -134,7 +168,7 @@ def _from_dialogue(row: Row, unused: Counter[str]) -> Messages:
     # The first speaker often has the last word: a row ends with the last answer.
     if len(messages) > 1 and messages[-1]["role"] == "user":
         messages.pop()
-    return _with_system(row, field, messages, unused)
+    return _with_system(row, field, messages, unused, tools=False)
 
 
 def _from_instruction(row: Row, unused: Counter[str]) -> Messages:
@@ -174,21 +208,33 @@ def _asked_and_answered(
     return _with_system(row, (*asked, answer, "history"), turns, unused)
 
 
-def _with_system(row: Row, used: str | Sequence[str], messages: Messages, unused: Counter[str]) -> Messages:
-    """The messages after the row's own system text; `used` are the fields that they come from."""
+def _with_system(
+    row: Row, used: str | Sequence[str], messages: Messages, unused: Counter[str], tools: bool = True
+) -> Messages:
+    """The messages after the row's own system text; `used` are the fields that they come from.
+
+    `tools`: the row's tools go into the first of them.
+    """
     names = {used} if isinstance(used, str) else {*used}
-    account(row, names | {"system"}, REFUSED_IN_ROW, "", "the row", unused)
+    names |= {"system", *(tool_calls.OF_ROW if tools else ())}
+    account(row, names, REFUSED_IN_ROW, "", "the row", unused)
     system = row.get("system")
-    return messages if _is_blank(system) else [_message("system", system), *messages]
+    if not _is_blank(system):
+        messages = [_message("system", system), *messages]
+    offered = tools_offered(row) if tools else None
+    tool_calls.require_agreement(row, messages, offered)
+    if offered is not None and messages:
+        messages[0]["tools"] = offered
+    return messages
 
 
-def _answer(value: Any) -> dict[str, str]:
+def _answer(value: Any) -> dict[str, Any]:
     if value is None:
         raise RowError("missing_answer", "the row has no answer")
     return _message("assistant", value)
 
 
-def _message(role: str, content: Any) -> dict[str, str]:
+def _message(role: str, content: Any) -> dict[str, Any]:
     return {"role": role, "content": _text(content)}
 
 

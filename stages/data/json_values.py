@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from registry.artifacts import JsonObject
-from stages.data.source_row import Unreadable, named
+from stages.data.source_row import RowError, Unreadable, named
 
 _DIGITS = 300
 """Python refuses to read integers above 4,300 digits; from here on they are floats, as in other readers."""
@@ -41,6 +41,31 @@ class Decoder:
             keys: set[str] = set()
             self._twice = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
         return row
+
+
+def decoded(value: Any, what: str) -> Any:
+    """The value of a JSON text; anything else as it is. Raises `RowError`, which names `what` it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        read = Decoder().whole(value)
+    except (ValueError, RecursionError) as error:
+        raise RowError(
+            "malformed", f"{what}: not valid JSON ({str(error) or 'nested too deeply'})"
+        ) from error
+    if isinstance(read, Unreadable):
+        raise RowError("malformed", f"{what}: {read.reason}")
+    return read
+
+
+def json_text(value: Any, what: str) -> str:
+    """The JSON of a row's value. Raises `RowError` where it has none: infinity, dates, half a character."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RowError("malformed", f"{what}: {error}") from error
+    return text
 
 
 def _integer(digits: str) -> int | float:

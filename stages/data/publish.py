@@ -12,7 +12,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from stages.contract import progress
-from stages.data.row_spool import SCHEMA
+from stages.data.row_spool import SCHEMA, as_spooled
 from stages.data.split import SPLITS
 
 _BATCH = 1000
@@ -24,12 +24,14 @@ def write_splits(
     places: np.ndarray,
     out: Path,
     names: Sequence[str] = SPLITS,
+    schema: pa.Schema = SCHEMA,
 ) -> dict[str, dict[str, int]]:
     """Write `train.parquet`, `validation.parquet`, …, one of each name, each in the order of `places`.
 
     `split_of_row`: int8 of shape (rows,), an index into `names` or -1 for a row that is left out;
-    `places`: uint64 of the same shape. Sources are sorted by topic or date more often than not, and later
-    stages take first rows for a limit or for calibration; so no split keeps the source's order.
+    `places`: uint64 of the same shape; `schema`: the spool's. Sources are sorted by topic or date more often
+    than not, and later stages take first rows for a limit or for calibration; so no split keeps the source's
+    order.
     Returns rows, distinct prompts, tokens and trainable tokens per split.
     """
     figures = {}
@@ -41,9 +43,9 @@ def write_splits(
             chosen = chosen[np.argsort(places[chosen], kind="stable")]
             count = {"rows": len(chosen), "prompts": 0, "tokens": 0, "trainable": 0}
             prompts: set[bytes] = set()
-            with pyarrow.parquet.ParquetWriter(out / f"{name}.parquet", SCHEMA, compression="zstd") as writer:
+            with pyarrow.parquet.ParquetWriter(out / f"{name}.parquet", schema, compression="zstd") as writer:
                 for low in range(0, len(chosen), _BATCH):
-                    part = _take(table, starts, chosen[low : low + _BATCH])
+                    part = _published(_take(table, starts, chosen[low : low + _BATCH]), schema)
                     writer.write_table(part)
                     for column in ("tokens", "trainable"):
                         count[column] += pa.compute.sum(part.column(column)).as_py()
@@ -67,8 +69,14 @@ def _take(table: Any, starts: np.ndarray, wanted: np.ndarray) -> Any:
     return pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
 
 
-def first_row(out: Path) -> list[dict[str, str]]:
+def _published(rows: Any, schema: pa.Schema) -> Any:
+    if schema is SCHEMA:
+        return rows.select(SCHEMA.names)
+    return pa.Table.from_pylist(as_spooled(rows.to_pylist()), schema)
+
+
+def first_row(out: Path) -> list[dict[str, Any]]:
     """The messages of the first row to train on."""
     with pyarrow.parquet.ParquetFile(out / "train.parquet") as table:
-        messages: list[dict[str, str]] = next(table.iter_batches(1)).column("messages")[0].as_py()
+        messages: list[dict[str, Any]] = next(table.iter_batches(1)).column("messages")[0].as_py()
     return messages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from array import array
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from registry.artifacts import digest
 from stages.data.dedupe import NearDuplicates, normalized
 from stages.data.formats import Messages
 from stages.data.split import bucket
+from stages.formats.messages import Message, beside_content, is_plain, said
 
 _BATCH = 1000  # rows that are held in memory before they are written
 _LINE_END = re.compile(r"\r\n?|\n")
@@ -32,6 +34,37 @@ SCHEMA = pa.schema(
         ("trainable", pa.int32()),
     ]
 )
+BESIDE = "beside"
+"""Column of the spool: JSON of what each message holds beside role and content; null for a plain row."""
+_SPOOLED = SCHEMA.append(pa.field(BESIDE, pa.string()))
+_CALL = pa.struct(
+    [
+        ("id", pa.string()),
+        ("type", pa.string()),
+        ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())])),
+    ]
+)
+WIDE = SCHEMA.set(
+    0,
+    pa.field(
+        "messages",
+        pa.list_(
+            pa.struct(
+                [
+                    ("role", pa.string()),
+                    ("content", pa.string()),
+                    ("reasoning_content", pa.string()),
+                    ("tool_calls", pa.list_(_CALL)),
+                    ("tool_call_id", pa.string()),
+                    ("name", pa.string()),
+                    ("weight", pa.int8()),
+                    ("tools", pa.string()),
+                ]
+            )
+        ),
+    ),
+)
+"""Of a dataset in which some message holds more than role and content, as `stages.formats.messages` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +77,9 @@ class Checked:
 
 
 class RowSpool:
-    """Distinct rows in their order, in an Arrow file of `SCHEMA` at `path`; a context manager.
+    """Distinct rows in their order, in an Arrow file of `SCHEMA` and `BESIDE` at `path`; a context manager.
+
+    `schema` is what the rows are to be published with: `SCHEMA` where all messages are plain, else `WIDE`.
 
     `exact_duplicates` counts the rows that were there already, character by character but for line ends.
     `with_turns`: keep what is asked in each turn, for `asks_again`.
@@ -55,6 +90,7 @@ class RowSpool:
     ) -> None:
         self.path = scratch / "rows"
         self.exact_duplicates = 0
+        self.schema = SCHEMA
         self._seed = seed
         self._near = NearDuplicates(near_duplicates, scratch) if near_duplicates else None
         self._seen: set[bytes] = set()
@@ -68,7 +104,7 @@ class RowSpool:
         self._file_of_row = array("I")
         self._repeated: list[str] = []
         self._waiting: list[dict[str, Any]] = []
-        self._writer = pa.ipc.new_file(self.path, SCHEMA)
+        self._writer = pa.ipc.new_file(self.path, _SPOOLED)
 
     def __enter__(self) -> RowSpool:
         return self
@@ -106,10 +142,14 @@ class RowSpool:
             self._turns.extend(_asked_by_turn(row.messages))
             self._turn_ends.append(len(self._turns))
         if self._near:
-            asked = [message["content"] for message in row.messages if message["role"] != "assistant"]
-            answered = [message["content"] for message in row.messages if message["role"] == "assistant"]
+            asked = [said(message) for message in row.messages if message["role"] != "assistant"]
+            answered = [said(message) for message in row.messages if message["role"] == "assistant"]
             self._near.add(asked, answered)
-        counts = {"tokens": row.tokens, "trainable": row.trainable}
+        beside = None
+        if not is_plain(row.messages):
+            self.schema = WIDE
+            beside = json.dumps([beside_content(message) for message in row.messages], ensure_ascii=False)
+        counts = {"tokens": row.tokens, "trainable": row.trainable, BESIDE: beside}
         self._waiting.append({"messages": row.messages, "prompt_hash": prompt_hash, **counts})
         if len(self._waiting) == _BATCH:
             self._flush()
@@ -165,25 +205,38 @@ class RowSpool:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, SCHEMA))
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, _SPOOLED))
             self._waiting = []
 
 
-def content_hash(messages: Sequence[dict[str, str]]) -> str:
-    """sha256 (hex) of the roles and the normalized contents."""
-    return digest([[m["role"], normalized(m["content"])] for m in messages])
+def as_spooled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the spool's columns as they were added."""
+    for row in rows:
+        beside = row.pop(BESIDE)
+        if beside is not None:
+            row["messages"] = [{**m, **b} for m, b in zip(row["messages"], json.loads(beside), strict=True)]
+    return rows
 
 
-def _exact_hash(messages: Sequence[dict[str, str]]) -> str:
-    """sha256 (hex) of the roles and the contents as they are, but for the kind of line end."""
-    return digest([[m["role"], _LINE_END.sub("\n", m["content"])] for m in messages])
+def content_hash(messages: Sequence[Message]) -> str:
+    """sha256 (hex) of the roles, the normalized contents, and all that stands beside them."""
+    return digest([[m["role"], normalized(m["content"]), *_beside(m)] for m in messages])
 
 
-def _asked_by_turn(messages: Sequence[dict[str, str]]) -> Iterator[int]:
+def _exact_hash(messages: Sequence[Message]) -> str:
+    """sha256 (hex) of all that the messages hold as it is, but for the kind of line end."""
+    return digest([[m["role"], _LINE_END.sub("\n", m["content"]), *_beside(m)] for m in messages])
+
+
+def _beside(message: Message) -> list[dict[str, Any]]:
+    return [beside] if (beside := beside_content(message)) else []
+
+
+def _asked_by_turn(messages: Sequence[Message]) -> Iterator[int]:
     """For each answer a number in [0, 2⁶⁴) that depends on all that the user said before it, normalized."""
     asked = hashlib.sha256()
     for message in messages:
-        if message["role"] == "user":
+        if message["role"] in ("user", "tool"):
             asked.update(digest(normalized(message["content"])).encode())
         elif message["role"] == "assistant":
             yield int.from_bytes(asked.digest()[:8])

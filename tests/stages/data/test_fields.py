@@ -28,7 +28,9 @@ def test_what_becomes_of_every_field_is_said_once(
         metrics = prepare_from(jsonl(tmp_path / "rows.jsonl", rows)).metrics
     assert metrics["unused_fields"] == {"'\\ud800'": 39, "id": 39, "tags": 1}
     assert metrics["rejected"] == {"unsupported_field": 1}
-    assert rejects(out)[0]["reason"] == "the row has tool_calls: tool calling is not trained"
+    assert rejects(out)[0]["reason"] == (
+        "the row has tool_calls: a call belongs to an assistant's message, its result to one of role tool"
+    )
     told = [vars(record)["progress"] for record in caplog.records if hasattr(record, "progress")]
     assert [event["not_used"] for event in told if "not_used" in event] == ["'\\ud800', id, tags"]
     assert "| `id` | 39 |" in (out / "README.md").read_text("utf-8")

@@ -84,7 +84,7 @@ def test_the_system_text_of_a_row_is_used_in_every_format(name: str) -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        {"tools": [{"type": "function"}]}, {"tools": '[{"type": "function"}]'}, {"functions": [{}]},
+        {"tool_calls": [{"id": "1"}]}, {"function_call": {"name": "f"}},
         {"images": ["a.png"]}, {"rejected": "B"}, {"kto_tag": False}, {"weight": 0}, {"weight": "0.5"},
         {"reasoning": "because"}, {"context": "C"}, {"input": "C"}, {"documents": [{"text": "D"}]},
         {"chat_template_kwargs": {"thinking": True}},
@@ -100,7 +100,7 @@ def test_a_field_of_a_row_that_means_something_is_refused_by_name(field: dict[st
 @pytest.mark.parametrize(
     "field",
     [
-        {"tool_calls": [{"id": "1"}]}, {"function_call": {"name": "f"}}, {"reasoning_content": "because"},
+        {"tool_call_id": "1"}, {"reasoning_content": "because"},
         {"thinking": "because"}, {"weight": 0}, {"train": False}, {"loss": 0}, {"name": "Ann"},
         {"prefix": True}, {"images": ["a.png"]},
     ],
@@ -174,7 +174,7 @@ def test_a_dialogue_joins_what_one_says_and_ends_with_the_last_answer() -> None:
         ("messages", {"messages": "Q"}, "wrong_type"),
         ("messages", {}, "wrong_type"),
         ("messages", {"messages": [*CHAT, "more"]}, "wrong_type"),
-        ("messages", {"messages": [{"role": "tool", "content": "x"}, *CHAT]}, "unsupported_role"),
+        ("messages", {"messages": [{"role": "tool", "content": "x"}, *CHAT]}, "missing_prompt"),
         ("messages", {"messages": [{"role": ["user"], "content": "x"}, *CHAT]}, "unsupported_role"),
         ("messages", {"messages": [{"role": nested(3000), "content": "x"}, *CHAT]}, "unsupported_role"),
         ("messages", {"messages": CHAT, "system": 3}, "wrong_type"),
