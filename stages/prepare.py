@@ -83,7 +83,7 @@ def _prepare(
     before = of_dataset(previous) if previous is not None else None
     source = _opened(config, file_in(out))
     format, shape, rows = _shaped(source, config, counts, first_held_out(source, before))
-    check = RowCheck(tokenizer, shape, config.system, config.max_length)
+    check = RowCheck(tokenizer, shape, config.system, config.max_length, config.train_on)
     with (
         (out / "rejects.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as rejects,
         RowSpool(scratch, config.seed, config.near_duplicates, before is not None) as spool,
@@ -166,7 +166,7 @@ def first_rows(
         try:
             if source_row.row is None:
                 raise RowError("malformed", source_row.error or "the row cannot be read")
-            chats.append(to_messages(shape, source_row.row, config.system, Counter()))
+            chats.append(to_messages(shape, source_row.row, config.system, Counter(), config.train_on))
         except RowError as error:
             rejected.append(f"{source_row.file} line {source_row.line}: {error}")
     return chats, rejected

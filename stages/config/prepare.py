@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from stages.config.feed import feed_of
 from stages.contract import StageConfig
 
+TrainOn = Literal["all", "last", "weight"]
+
 
 class SplitConfig(StageConfig):
     """What is held out; the rest is trained on."""
@@ -49,6 +51,12 @@ class PrepareConfig(StageConfig):
     hub_split: str = Field(default="train", description="`hub:`: the split that is read")
     licence: str | None = Field(default=None, description="for the data card; default: as the source states")
     system: str | None = Field(default=None, description="system message put before rows that have none")
+    train_on: TrainOn = Field(
+        default="all",
+        exclude_if=lambda answers: answers == "all",  # datasets from before keep their keys
+        description="the answers of a chat that are learned: `all`; the `last` one, the others being read "
+        "only; or by the `weight` of each message, 0 or 1 (1 where it has none)",
+    )
     split: SplitConfig = Field(default_factory=SplitConfig, description="shares held out")
     max_length: int = Field(default=1024, ge=8, description="tokens; longer rows are counted and rejected")
     max_rows: int | None = Field(default=None, ge=1, description="stop after this many accepted rows")

@@ -12,6 +12,7 @@ from typing import IO
 
 from stages.backends.chat import Tokenizer, control_tokens, encode_with_mask, render
 from stages.backends.template_check import NotRendered, TemplateCheck
+from stages.config.prepare import TrainOn
 from stages.contract import progress
 from stages.data.formats import EXPECTED, Messages, detect, matches, to_messages
 from stages.data.lengths import CHARACTERS, tokens_if_above
@@ -46,8 +47,16 @@ class RowCheck:
     for something that the row holds.
     """
 
-    def __init__(self, tokenizer: Tokenizer, format: str, system: str | None, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        format: str,
+        system: str | None,
+        max_length: int,
+        train_on: TrainOn = "all",
+    ) -> None:
         self._tokenizer = tokenizer
+        self._train_on = train_on
         self._format = format
         self._system = system
         self._max_length = max_length
@@ -59,7 +68,7 @@ class RowCheck:
         if source_row.row is None:
             raise RowError("malformed", source_row.error or "the row cannot be read")
         unused.update(source_row.unread)
-        messages = to_messages(self._format, source_row.row, self._system, unused)
+        messages = to_messages(self._format, source_row.row, self._system, unused, self._train_on)
         try:
             self._refuse_far_too_long(messages)
             self._refuse_control_tokens(messages)

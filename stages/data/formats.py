@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from stages.data.fields import REFUSED_IN_ROW, REFUSED_IN_TURN, account, says_nothing
+from stages.config.prepare import TrainOn
+from stages.data.fields import REFUSED_IN_ROW, REFUSED_IN_TURN, account, says_nothing, weigh, weight_of
 from stages.data.source_row import RowError, named, shown
 from stages.data.tools import calls as tool_calls
 from stages.data.tools.offered import offered as tools_offered
@@ -60,7 +61,9 @@ def detect(row: Row) -> str | None:
     return next((name for name in others if matches(name, row)), None)
 
 
-def to_messages(name: str, row: Row, system: str | None, unused: Counter[str]) -> Messages:
+def to_messages(
+    name: str, row: Row, system: str | None, unused: Counter[str], train_on: TrainOn = "all"
+) -> Messages:
     """Messages of a row (system, user, assistant, tool): the first may be the system's, the last answers.
 
     `system` is put before rows that have no system message. Tools are the first message's. Fields that are
@@ -75,6 +78,7 @@ def to_messages(name: str, row: Row, system: str | None, unused: Counter[str]) -
         messages = [{"role": "system", "content": system}, *messages]
     _check(messages)
     tool_calls.link(messages)
+    weigh(messages, train_on)
     if tools is not None:
         messages[0] = {**messages[0], "tools": tools}
     return messages
@@ -134,14 +138,14 @@ def _turn(
         return {**_message(role, text), **beside}, (text_key, *tool_calls.OF_RESULT)
     if role != "assistant":
         return _message(role, text), (text_key,)
+    beside = weight_of(turn, number)
     if said == "function_call":
         calls = tool_calls.calls_in_text(text, number, field, unused)
-        return {"role": role, "content": "", "tool_calls": calls}, (text_key,)
+        return {"role": role, "content": "", "tool_calls": calls, **beside}, (text_key, "weight")
     calls = tool_calls.calls_of(turn, number, field, unused)
-    if not calls:
-        return _message(role, text), (text_key,)
-    content = "" if text is None else _text(text)
-    return {"role": role, "content": content, "tool_calls": calls}, (text_key, *tool_calls.OF_CALLER)
+    if calls:
+        beside, text = {"tool_calls": calls, **beside}, "" if text is None else text
+    return {**_message(role, text), **beside}, (text_key, "weight", *tool_calls.OF_CALLER)
 
 
 def _from_dialogue(row: Row, unused: Counter[str]) -> Messages:

@@ -219,13 +219,21 @@ def as_spooled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def content_hash(messages: Sequence[Message]) -> str:
-    """sha256 (hex) of the roles, the normalized contents, and all that stands beside them."""
-    return digest([[m["role"], normalized(m["content"]), *_beside(m)] for m in messages])
+    """sha256 (hex) of the roles, the normalized contents, and what stands beside them but ids and weights."""
+    return digest([[m["role"], normalized(m["content"]), *_meant(m)] for m in messages])
 
 
 def _exact_hash(messages: Sequence[Message]) -> str:
     """sha256 (hex) of all that the messages hold as it is, but for the kind of line end."""
     return digest([[m["role"], _LINE_END.sub("\n", m["content"]), *_beside(m)] for m in messages])
+
+
+def _meant(message: Message) -> list[dict[str, Any]]:
+    """What a message says beside its content: the same for calls with other ids."""
+    beside = {k: v for k, v in beside_content(message).items() if k not in ("weight", "tool_call_id")}
+    if "tool_calls" in beside:
+        beside["tool_calls"] = [call["function"] for call in beside["tool_calls"]]
+    return [beside] if beside else []
 
 
 def _beside(message: Message) -> list[dict[str, Any]]:

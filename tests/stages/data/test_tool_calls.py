@@ -14,7 +14,7 @@ import pytest
 from stages.backends import chat
 from stages.contract import Parent
 from stages.data import formats
-from stages.data.row_spool import SCHEMA, WIDE
+from stages.data.row_spool import SCHEMA, WIDE, content_hash
 from stages.data.source_row import RowError
 from stages.errors import InvalidInput
 from tests.stages.backends import templates
@@ -239,6 +239,14 @@ def test_rows_that_differ_only_in_their_calls_are_two(
     metrics = prepare_from(source, near_duplicates=None).metrics
     assert metrics["dropped"]["exact_duplicates"] == 0
     assert sum(split["prompts"] for split in metrics["splits"].values()) == 24
+
+
+def test_the_same_question_is_in_one_split_whatever_the_ids_of_its_calls() -> None:
+    chat, other = read(ROW), read(ROW)
+    other[1]["tool_calls"][0]["id"] = other[2]["tool_call_id"] = "c9"
+    assert content_hash(chat) == content_hash([{**other[0]}, {**other[1], "weight": 0}, *other[2:]])
+    other[1]["tool_calls"][0]["function"]["arguments"] = "{}"
+    assert content_hash(chat) != content_hash(other)
 
 
 def test_a_base_without_tools_refuses_the_run_and_names_the_row(
