@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serving.errors import NotServable
+from serving.llama_cpp.constraints import Constraint, SchemaRefused
 from serving.llama_cpp.model import Sampling
 from serving.llama_cpp.running import RunningAnswer, failure, unexpected
 from serving.llama_cpp.scheduler import Batcher
@@ -27,6 +28,7 @@ from serving.openai_api.answers import model_list, model_object, no_model
 from serving.openai_api.body import collect, require_no_query
 from serving.openai_api.errors import ApiError
 from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, RequestLimits, read
+from serving.openai_api.response_format import schema_of, schema_refused
 
 LIMITS = RequestLimits(lacking=LACKING["llama.cpp"])
 RETRY_SECONDS = 1
@@ -96,8 +98,8 @@ class Requests:
     async def _completed(self, request: Request, chat: bool) -> Response:
         require_no_query(request.url.query)
         wanted = read(await collect(request.stream(), MOST_BYTES), chat, LIMITS)
-        prompt = await asyncio.to_thread(self._prompt, wanted)
-        running = RunningAnswer(self.batcher, wanted, self._answer(wanted, prompt))
+        answer = await asyncio.to_thread(self._answer, wanted)
+        running = RunningAnswer(self.batcher, wanted, answer)
         running.submit()
         try:
             first = await _unless_gone(request, running.next())
@@ -146,12 +148,21 @@ class Requests:
             code="context_length_exceeded",
         )
 
-    def _answer(self, wanted: CompletionRequest, prompt: tuple[int, ...]) -> Answer:
+    def _answer(self, wanted: CompletionRequest) -> Answer:
+        prompt, constraint = self._prompt(wanted), self._constraint(wanted)
         room = self.batcher.model.context_length - len(prompt)
         seed = None if wanted.seed is None else wanted.seed % low.LLAMA_DEFAULT_SEED  # that one draws a seed
         sampling = Sampling(**wanted.numbers, seed=seed)  # type: ignore[arg-type]  # top_k is whole
         name = self._names.get(wanted.model, wanted.model)
-        return Answer(name, prompt, wanted.max_tokens or room, sampling, wanted.salt, lambda _: None)
+        most = wanted.max_tokens or room
+        return Answer(name, prompt, most, sampling, wanted.salt, lambda _: None, constraint=constraint)
+
+    def _constraint(self, wanted: CompletionRequest) -> Constraint | None:
+        schema = schema_of(wanted.more.get("response_format"))
+        try:
+            return None if schema is None else self.batcher.model.constraints.compile(schema)
+        except SchemaRefused as error:
+            raise schema_refused(str(error)) from None
 
 
 def health_of(batcher: Batcher) -> Response:

@@ -23,6 +23,7 @@ from serving.llama_cpp import bindings
 from serving.llama_cpp.adapter_memory import AdapterHost
 from serving.llama_cpp.amx_workaround import avoid_amx
 from serving.llama_cpp.bindings import Adapter, Entry
+from serving.llama_cpp.constraints import Constraint, Constraints
 
 BATCH_TOKENS = 512
 """Read in one call; longer prompts are read in pieces, between which others have their turn."""
@@ -173,16 +174,25 @@ class LlamaModel:
         logits = low.llama_get_logits_ith(self._context, index)
         return np.ctypeslib.as_array(logits, (self.vocabulary,)).copy()
 
-    def sampler(self, how: Sampling) -> Sampler:
+    @cached_property
+    def constraints(self) -> Constraints:
+        """What holds answers to schemas; any thread may compile with it."""
+        return Constraints(self._vocab, [token for token in range(self.vocabulary) if self.ends(token)])
+
+    def sampler(self, how: Sampling, constraint: Constraint | None = None) -> Sampler:
         """A chooser of tokens with a memory of its own, for one answer."""
-        return Sampler(self._context, self.vocabulary, self.context_length, how)
+        return Sampler(self._context, self.vocabulary, self.context_length, how, constraint)
 
 
 class Sampler:
     """llama.cpp's samplers in the usual order: penalties, top-k, top-p, min-p, temperature, draw."""
 
-    def __init__(self, context: Any, vocabulary: int, window: int, how: Sampling) -> None:
-        self._context = context
+    def __init__(
+        self, context: Any, vocabulary: int, window: int, how: Sampling, constraint: Constraint | None
+    ) -> None:
+        self._context, self._vocabulary, self._constraint = context, vocabulary, constraint
+        self.complete = False
+        """Whether a constraint says that nothing can follow."""
         self._chain = low.llama_sampler_chain_init(low.llama_sampler_chain_default_params())
         steps = []
         if (how.repetition_penalty, how.frequency_penalty, how.presence_penalty) != (1.0, 0.0, 0.0):
@@ -207,8 +217,17 @@ class Sampler:
             low.llama_sampler_chain_add(self._chain, step)
 
     def choose(self, index: int) -> int:
-        """The next token, from the logits of entry `index` of the last batch; penalties remember it."""
-        return int(low.llama_sampler_sample(self._chain, self._context, index))
+        """The next token, from the logits of entry `index` of the last batch; penalties remember it.
+
+        Raises `SchemaRefused` when a constraint takes too much.
+        """
+        if self._constraint is None:
+            return int(low.llama_sampler_sample(self._chain, self._context, index))
+        logits = low.llama_get_logits_ith(self._context, index)
+        self._constraint.rule_out(np.ctypeslib.as_array(logits, (self._vocabulary,)))
+        token = int(low.llama_sampler_sample(self._chain, self._context, index))
+        self.complete = self._constraint.accept(token)
+        return token
 
     def close(self) -> None:
         """Free it; once."""

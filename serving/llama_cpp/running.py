@@ -17,6 +17,7 @@ from serving.llama_cpp.sequences import Answer, Event, Failed, Finished
 from serving.openai_api.answers import Choice, CompletionObject, UsageObject
 from serving.openai_api.errors import ApiError, ErrorBody
 from serving.openai_api.request import CompletionRequest
+from serving.openai_api.response_format import schema_refused
 from serving.tracebacks import frames
 
 log = logging.getLogger("tuneline.serving")
@@ -127,9 +128,9 @@ def _hand_over(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], ev
 
 def failure(event: Failed) -> ApiError:
     """An answer that ended, in OpenAI's shape."""
-    if event.overloaded:
-        return ApiError(event.message, None, 429, "overloaded")
-    return ApiError(event.message, None, 503, "unavailable")
+    if event.code == "invalid_schema":
+        return schema_refused(f"while it was followed: {event.message}")
+    return ApiError(event.message, None, 429 if event.code == "overloaded" else 503, event.code)
 
 
 def unexpected(error: Exception) -> ApiError:

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from serving.errors import EngineFailed, Overloaded, ServingError
+from serving.llama_cpp.constraints import SchemaRefused
 from serving.llama_cpp.loaded_adapters import LoadedAdapter, LoadedAdapters
 from serving.llama_cpp.model import LlamaModel
 from serving.llama_cpp.sequences import (
@@ -71,7 +72,9 @@ class Batcher:
                     raise Overloaded(
                         f"{waiting} answers are waiting already, the most that this engine allows"
                     )
-                longest.waiting.pop().tell(Failed("the queue is full, and others wait less long", True))
+                longest.waiting.pop().tell(
+                    Failed("the queue is full, and others wait less long", "overloaded")
+                )
             adapter.waiting.append(answer)
             self._wake.notify()
 
@@ -186,7 +189,7 @@ class Batcher:
         answer.read = answer.cached = cached[best.number]
         self.model.forget(best.number, answer.read)
         best.answer, best.key, answer.sequence = answer, key, best.number
-        answer.sampler = self.model.sampler(answer.sampling)
+        answer.sampler = self.model.sampler(answer.sampling, answer.constraint)
         self.counts.answers += 1
         self.counts.prompt_tokens += len(answer.prompt)
         self.counts.cached_tokens += answer.cached
@@ -220,7 +223,11 @@ class Batcher:
 
     def _grow(self, adapter: LoadedAdapter, answer: Answer, entry: int) -> None:
         assert answer.sampler is not None
-        token = answer.sampler.choose(entry)
+        try:
+            token = answer.sampler.choose(entry)
+        except SchemaRefused as error:
+            self._end(adapter, answer, Failed(str(error), "invalid_schema"))
+            return
         if self.model.ends(token):
             self._end(adapter, answer, Finished("stop"))
             return
@@ -228,7 +235,9 @@ class Batcher:
         self.counts.answer_tokens += 1
         answer.tell(self.model.piece(token))
         length = len(answer.tokens) - len(answer.prompt)
-        if length >= answer.max_tokens or len(answer.tokens) >= self.model.context_length:
+        if answer.sampler.complete:
+            self._end(adapter, answer, Finished("stop"))
+        elif length >= answer.max_tokens or len(answer.tokens) >= self.model.context_length:
             self._end(adapter, answer, Finished("length"))
 
     def _end(self, adapter: LoadedAdapter, answer: Answer, event: Event, keep: bool = True) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from serving.llama_cpp.bindings import Entry
+from serving.llama_cpp.constraints import Constraint
 from serving.llama_cpp.model import BATCH_TOKENS, Sampler, Sampling
 
 
@@ -21,7 +23,7 @@ class Failed:
     """There will be no more of this answer."""
 
     message: str
-    overloaded: bool = False
+    code: Literal["unavailable", "overloaded", "invalid_schema"] = "unavailable"
 
 
 CacheKey = tuple[int, str]
@@ -47,6 +49,8 @@ class Answer:
     read: int = 0
     sequence: int = -1
     sampler: Sampler | None = None
+    constraint: Constraint | None = None
+    """What it has to fit."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from typing import Any, NoReturn
 
@@ -121,7 +122,7 @@ def says_nothing(value: Any) -> bool:
 def refuse(name: str, expected: str, found: Any) -> NoReturn:
     """Raise `ApiError` for the field `name`, such as `messages[3].role`."""
     shown = json.dumps(found, ensure_ascii=True)[:60]
-    raise ApiError(f"{name}: expected {expected}, found {shown}", param=name.partition("[")[0][:60])
+    raise ApiError(f"{name}: expected {expected}, found {shown}", param=re.split(r"[\[.]", name)[0][:60])
 
 
 def _neutral(name: str, value: Any) -> bool:

@@ -11,15 +11,14 @@ from serving.openai_api.body import parse
 from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import Fields, JsonObject, refuse, within
 from serving.openai_api.messages import Message, read_messages, read_prompt
+from serving.openai_api.response_format import read_format
 
 MOST_BYTES = 1 << 20
 MOST_STOPS = 4
 MOST_BIASES = 300
 MOST_LOGPROBS = 20
 LACKING: Mapping[str, frozenset[str]] = {
-    "llama.cpp": frozenset(
-        {"n", "best_of", "logprobs", "top_logprobs", "logit_bias", "response_format", "echo", "suffix"}
-    ),
+    "llama.cpp": frozenset({"n", "best_of", "logprobs", "top_logprobs", "logit_bias", "echo", "suffix"}),
     "vllm": frozenset({"best_of", "echo", "suffix"}),
 }
 """Fields of OpenAI's that an engine does not do."""
@@ -188,7 +187,7 @@ def _more(fields: Fields, chat: bool) -> JsonObject:
         more["top_logprobs"] = fields.whole("top_logprobs", 0, MOST_LOGPROBS)
         if more["top_logprobs"] and not more["logprobs"]:
             raise ApiError("top_logprobs: expected `logprobs: true` with it; or leave it out", "top_logprobs")
-        more["response_format"] = _format(fields.take("response_format"))
+        more["response_format"] = read_format(fields.take("response_format"))
     else:
         more["logprobs"] = fields.whole("logprobs", 0, MOST_LOGPROBS)
         more["echo"] = fields.flag("echo") or None
@@ -203,12 +202,3 @@ def _biases(value: Any) -> dict[str, float]:
         if not _TOKEN.fullmatch(token) or not within(bias, -100, 100):
             refuse("logit_bias", "token ids, each with a number from -100 to 100", {token: bias})
     return value
-
-
-def _format(value: Any) -> dict[str, str] | None:
-    if value is None or value == {"type": "json_object"}:
-        return value
-    message = "response_format: expected {type: text} or {type: json_object}"
-    if isinstance(value, dict) and value.get("type") == "json_schema":
-        message += "; compiling a schema could hold up the engine for others"
-    raise ApiError(message, "response_format", code="unsupported_value")

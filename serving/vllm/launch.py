@@ -27,6 +27,8 @@ INSTALL = (
 )
 ALONE = ROOT / "serving" / "vllm" / "alone"
 """Where vLLM's environment finds `serving`, and nothing else of ours."""
+SCHEMAS = json.dumps({"backend": "guidance", "disable_any_whitespace": True})
+"""The library that the llama.cpp engine holds answers with, which bounds what a schema costs."""
 CPU_CACHE_BYTES = 1 << 30
 """For keys and values, unless `VLLM_CPU_KVCACHE_SPACE` says how many GiB. vLLM by itself would take most of
 the machine's memory, which others live in too."""
@@ -120,6 +122,7 @@ def _launch(
     argv += ["--served-model-name", *names, "--max-model-len", str(context_length)]
     argv += ["--generation-config", "vllm", "--middleware", "serving.vllm.middleware.Dialect"]
     argv += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]  # an address is a client's words
+    argv += ["--structured-outputs-config", SCHEMAS]
     if dtype != "auto" and "quantization_config" not in config:
         argv += ["--dtype", dtype]
     env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}

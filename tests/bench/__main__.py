@@ -25,7 +25,7 @@ SET_CHILD_SUBREAPER = 36
 NAMES = (
     "arithmetic", "threads", "prepare", "train", "merge", "api", "adapters", "adapter_memory", "affinity",
     "gateway", "canaries", "commands", "served_answers", "published", "drift", "backup", "ui",
-    "ui_and_gateway", "train_peers", "llama_server", "plan_serve", "memory_limit", "planner",
+    "ui_and_gateway", "train_peers", "llama_server", "schemas", "plan_serve", "memory_limit", "planner",
 )  # fmt: skip
 
 

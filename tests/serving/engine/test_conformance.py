@@ -18,11 +18,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx2
 import openai
 import psutil
+import pydantic
 import pytest
 
 from registry.processes import ProcessId
@@ -101,6 +102,33 @@ def test_the_official_client(shared: Shared, family: Family) -> None:
             await ask(client, f"tuneline-{second.digest[:12]}")
         with pytest.raises(openai.BadRequestError, match=r"chat.template"):
             await ask(client, name, extra_body={"chat_template": "{{ 1 }}"})
+
+    shared.run(work)
+
+
+def test_an_answer_fits_its_schema(shared: Shared, family: Family) -> None:
+    (first, *_) = family.canaries
+
+    class Order(pydantic.BaseModel, extra="forbid"):
+        city: Literal["Oslo", "Lima"]
+        guests: Annotated[int, pydantic.Field(ge=1, le=9)]
+
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
+        name = await engine.load_adapter(first.digest, shared.adapter(first))
+        asked: Any = {
+            "messages": [{"role": "user", "content": QUESTIONS[0]}],
+            "max_tokens": 40,
+            "temperature": 1,
+        }
+        for model in (name, engine.base):
+            answer = await client.chat.completions.parse(model=model, response_format=Order, **asked)
+            assert isinstance(answer.choices[0].message.parsed, Order)
+        schema = {"name": "a", "schema": {"type": "array", "uniqueItems": True}}
+        with pytest.raises(openai.BadRequestError, match=r"(?i)schema|uniqueItems"):
+            await client.chat.completions.create(
+                model=name, response_format={"type": "json_schema", "json_schema": schema}, **asked
+            )
+        assert await ask(client, name) == first.answer
 
     shared.run(work)
 

@@ -92,7 +92,7 @@ def test_a_prompt_that_is_far_too_long_is_refused_unread(
         ({"stop": ["a"] * 5}, 400, "stop: expected"),
         ({"chat_template": "{{ x }}"}, 400, "'chat_template' is not accepted here: templates come"),
         ({"tools": [{"type": "function"}]}, 400, "'tools' is not accepted here: no engine"),
-        ({"response_format": {"type": "json_object"}}, 400, "'response_format'"),
+        ({"response_format": {"type": "regex"}}, 400, "response_format: expected {type: text}"),
         ({"logprobs": 0}, 400, "'logprobs' is not supported by the engines here"),
         ({"messages": []}, 400, "messages: expected a list"),
         ({"messages": [{"role": "root", "content": "x"}]}, 400, "messages[0].role"),

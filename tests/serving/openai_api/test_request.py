@@ -124,7 +124,7 @@ def test_two_names_of_one_setting() -> None:
 def test_what_one_engine_does_not_do_is_refused_before_its_values_are_judged() -> None:
     """Else a client would be told to lower a number that is refused at any height."""
     for name, value in (
-        ("logprobs", True), ("top_logprobs", 99), ("logit_bias", {"x": 1}), ("response_format", "x"),
+        ("logprobs", True), ("top_logprobs", 99), ("logit_bias", {"x": 1}),
     ):  # fmt: skip
         error = refusal(CHAT | {name: value})
         assert (error.param, error.code) == (name, "unsupported_parameter")
@@ -132,10 +132,21 @@ def test_what_one_engine_does_not_do_is_refused_before_its_values_are_judged() -
         "messages": [HI], "logprobs": True, "top_logprobs": 2, "logit_bias": {"5": 1},
     }  # fmt: skip
     both = limits_of(Bounds(n=4), LACKING["llama.cpp"] & LACKING["vllm"])
-    assert chat(both, n=4, response_format={"type": "json_object"}).body()["n"] == 4
+    assert chat(both, n=4).body()["n"] == 4
     assert "a request gets one answer" in str(
         refusal(CHAT | {"n": 2}, limits_of(Bounds(n=4), LACKING["llama.cpp"]))
     )
+
+
+@pytest.mark.parametrize("limits", [LLAMA, VLLM], ids=["llama.cpp", "vllm"])
+def test_both_engines_get_the_same_form(limits: RequestLimits) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    given = {"name": "a", "description": "of what", "strict": True, "schema": schema}
+    body = chat(limits, response_format={"type": "json_schema", "json_schema": given}).body()
+    assert body["response_format"]["json_schema"] == {"name": "a", "schema": schema}
+    assert chat(limits, response_format={"type": "json_object"}).body()["response_format"] == {
+        "type": "json_object"
+    }
 
 
 MEANT = [

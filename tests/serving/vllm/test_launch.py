@@ -69,6 +69,7 @@ def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
         "--max-model-len": "1024",
         "--generation-config": "vllm",
         "--middleware": "serving.vllm.middleware.Dialect",
+        "--structured-outputs-config": '{"backend": "guidance", "disable_any_whitespace": true}',
     }, "no limit of memory but on a CPU build"
     assert env["OMP_NUM_THREADS"] == "3"
     assert env["HF_HUB_OFFLINE"] == "1"

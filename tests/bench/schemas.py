@@ -1,0 +1,141 @@
+"""What structured answers cost, and what schemas made to do harm cost others: python -m tests.bench.schemas
+
+SmolLM2-135M in Q4_1 on our engine. Two clients ask for answers of 16 tokens, one after the other, while two
+more ask for as many tokens as text, within a usual schema, or within one that is made to hold the engine up
+after another (`tests.serving.schema_bombs`); in turns, so that a noisy machine troubles all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from serving.cores import usable_cores
+from serving.engine.settings import EngineSettings
+from serving.llama_cpp.engine import LlamaCppEngine
+from tests.bench.plan_serve import packaged
+from tests.bench.results import Report
+from tests.reliability.adapters import connected
+from tests.serving.schema_bombs import bombs
+
+OTHERS, CLIENTS, TOKENS = 2, 2, 16
+USUAL = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 20},
+        "guests": {"type": "integer", "minimum": 1, "maximum": 9},
+        "kind": {"enum": ["single", "double", "suite"]},
+        "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 3},
+    },
+    "required": ["city", "guests", "kind", "tags"],
+    "additionalProperties": False,
+}
+Schemas = Iterator[dict[str, Any] | None]
+
+
+async def ask(http: httpx.AsyncClient, model: str, schema: dict[str, Any] | None) -> int:
+    """The status; 200 or 400."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Book a room for two people."}],
+        "max_tokens": TOKENS,
+        "temperature": 1,
+    }
+    if schema is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    answer = await http.post("/v1/chat/completions", json=body)
+    assert answer.status_code in (200, 400), answer.text
+    return answer.status_code
+
+
+async def beside(
+    http: httpx.AsyncClient, model: str, schemas: Schemas, seconds: float
+) -> tuple[list[float], Counter[int]]:
+    """Seconds that each plain answer took while others asked within `schemas`, and what these got."""
+    ends, times, got = time.monotonic() + seconds, list[float](), Counter[int]()
+
+    async def plain() -> None:
+        while time.monotonic() < ends:
+            began = time.perf_counter()
+            await ask(http, model, None)
+            times.append(time.perf_counter() - began)
+
+    async def within() -> None:
+        while time.monotonic() < ends:
+            got[await ask(http, model, next(schemas))] += 1
+
+    await asyncio.gather(*(plain() for _ in range(CLIENTS)), *(within() for _ in range(OTHERS)))
+    return times, got
+
+
+async def measure(report: Report, engine: LlamaCppEngine, rounds: int, seconds: float) -> None:
+    named: dict[str, Callable[[], Schemas]] = {
+        "plain text": lambda: itertools.repeat(None),
+        "a usual schema": lambda: itertools.repeat(USUAL),
+        "schemas made to do harm": lambda: itertools.cycle([schema for _, schema in bombs()]),
+    }
+    schemas = {name: make() for name, make in named.items()}
+    times: dict[str, list[float]] = {name: [] for name in named}
+    got: dict[str, Counter[int]] = {name: Counter() for name in named}
+    async with connected(engine) as http:
+        await ask(http, engine.base, USUAL)
+        for _ in range(rounds):
+            for name in named:
+                more, counted = await beside(http, engine.base, schemas[name], seconds)
+                times[name] += more
+                got[name] += counted
+    first = next(iter(named))
+    for name in named:
+        p50, p99 = _quantiles(times[name])
+        against = _quantiles(times[first])
+        report.row(
+            f"Two clients' plain answers of {TOKENS} tokens while two others ask for",
+            {
+                "the others ask for": name,
+                "plain answers": len(times[name]),
+                "p50 (ms)": 1000 * p50,
+                "p99 (ms)": 1000 * p99,
+                "p50 / beside plain text": p50 / against[0],
+                "p99 / beside plain text": p99 / against[1],
+                "the others' answers": got[name][200],
+                "refused": got[name][400],
+            },
+            behind=p99 / against[1] > 1.2,
+        )
+
+
+def _quantiles(values: list[float]) -> tuple[float, float]:
+    cuts = statistics.quantiles(values, n=100)
+    return cuts[49], cuts[98]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each of the three in a round")
+    given = parser.parse_args()
+    with Report("schemas", "llama-cpp-python", "llguidance") as report:
+        asyncio.run(_run(report, given.rounds, given.seconds))
+
+
+async def _run(report: Report, rounds: int, seconds: float) -> None:
+    settings = EngineSettings(context_length=512, parallel=CLIENTS + OTHERS, queue=64, threads=usable_cores())
+    engine = LlamaCppEngine("b" * 64, packaged(), settings, Path("/dev/null"))
+    await engine.start()
+    try:
+        await measure(report, engine, rounds, seconds)
+    finally:
+        await engine.stop()
+
+
+if __name__ == "__main__":
+    main()
