@@ -25,6 +25,9 @@ _KINDS = {
 }
 
 
+_READ_ONLY = "reasoning that is not learned"
+
+
 class NotRendered(InvalidInput):
     """The chat template has no place for something that the data hold, in any row."""
 
@@ -33,13 +36,15 @@ class NotRendered(InvalidInput):
 class LeftOut:
     """`kinds`: what the template writes nothing of; `parts`: each part of the chat that it does not write.
 
-    `untaught`: parts that the assistant wrote and would not learn, `taught`: the reverse.
+    `untaught`: parts that the assistant wrote and would not learn, `taught`: the reverse. `reasoning`:
+    whether it leaves out how an answer that is only read was reasoned, as it does when the model is asked.
     """
 
     kinds: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     untaught: tuple[str, ...] = ()
     taught: tuple[str, ...] = ()
+    reasoning: bool = False
 
 
 @dataclass
@@ -97,8 +102,14 @@ def _left_out(tokenizer: Tokenizer, marked: Sequence[Message], marks: _Marks) ->
     for mark, (_, part, learned) in marks.known.items():
         if mark not in missing and learned != _inside(text, mark, spans):
             wrong[learned].append(part)
-    parts = tuple(dict.fromkeys(marks.known[mark][1] for mark in marks.known if mark in missing))
-    return LeftOut(tuple(kinds), parts, tuple(dict.fromkeys(wrong[True])), tuple(dict.fromkeys(wrong[False])))
+    left = [known for mark, known in marks.known.items() if mark in missing]
+    return LeftOut(
+        tuple(kinds),
+        tuple(dict.fromkeys(part for kind, part, _ in left if kind != _READ_ONLY)),
+        tuple(dict.fromkeys(wrong[True])),
+        tuple(dict.fromkeys(wrong[False])),
+        any(kind == _READ_ONLY for kind, _, _ in left),
+    )
 
 
 def _inside(text: str, mark: str, spans: Sequence[Span]) -> bool:
@@ -116,7 +127,8 @@ def _marked(messages: Sequence[Message], marks: _Marks) -> list[dict[str, Any]]:
             kind = "results" if message["role"] == "tool" else "content"
             marked["content"] = marks.new(kind, f"the content of {place} ({message['role']})", learned)
         if "reasoning_content" in marked:
-            marked["reasoning_content"] = marks.new("reasoning", f"the reasoning_content of {place}", learned)
+            kind = "reasoning" if learned else _READ_ONLY
+            marked["reasoning_content"] = marks.new(kind, f"the reasoning_content of {place}", learned)
         if "tool_calls" in marked:
             marked["tool_calls"] = [
                 _marked_call(call, f"tool call {k} of {place}", learned, marks)

@@ -25,6 +25,8 @@ _LOOKED_AT = 100
 _REPORTED = 1000  # rows between two reports of progress
 _NAMED = 40  # fields that are named; where names are data, there would be no end to them
 _OTHERS = "(other fields)"
+_EARLIER_REASONING = "reasoning_content before the last question"
+"""Of answers that are not learned. Some templates write none of it, also when the model is asked."""
 
 
 @dataclass
@@ -72,7 +74,7 @@ class RowCheck:
         try:
             self._refuse_far_too_long(messages)
             self._refuse_control_tokens(messages)
-            self._refuse_left_out(messages, source_row)
+            self._refuse_left_out(messages, source_row, unused)
             ids, mask = encode_with_mask(self._tokenizer, messages)
         except NotRendered:
             raise
@@ -99,7 +101,7 @@ class RowCheck:
                         "control_token", f"message {number} holds the control token {control[0]!r}"
                     )
 
-    def _refuse_left_out(self, messages: Messages, source_row: SourceRow) -> None:
+    def _refuse_left_out(self, messages: Messages, source_row: SourceRow, unused: Counter[str]) -> None:
         """What the template leaves out of a row would be missing from training in silence."""
         if is_plain(messages):
             return
@@ -107,6 +109,8 @@ class RowCheck:
             left = self._left_out(messages)
         except NotRendered as error:
             raise NotRendered(f"{source_row.file} line {source_row.line}: {error}") from error
+        if left.reasoning:
+            unused[_EARLIER_REASONING] += 1
         if left.parts:
             raise RowError("not_rendered", f"the chat template does not write {', '.join(left.parts[:3])}")
         for parts, what in (

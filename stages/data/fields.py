@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from stages.config.prepare import TrainOn
-from stages.data.source_row import RowError, named, shown
+from stages.data.source_row import RowError, named
 
 _CHATS, _INSTRUCTIONS = ("messages", "conversations", "turns"), ("instruction", "input", "context", "output")
 _PAIRS = ("prompt", "completion", "response", "question", "answer")
@@ -20,14 +19,16 @@ READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, "system", "history", "parall
 
 _TOOLS = "this format has no tools and no calls"
 _CALL = "a call belongs to an assistant's message, its result to one of role tool"
-_REASONING = "reasoning is not trained apart from the answer"
+_REASONING = "reasoning stands in an assistant's message, of messages or conversations"
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Names of the field of an assistant's message with what it thought before its answer."""
 _MEDIA = "only text is trained"
 _PREFERENCE = "preferences are not trained"
 _SHARE = "which answers are trained is said by weight (0 or 1) and prepare.train_on: weight"
 _MEANT = {
     **dict.fromkeys(("tools", "functions"), _TOOLS),
     **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), _CALL),
-    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _REASONING),
+    **dict.fromkeys(REASONING, _REASONING),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
     **dict.fromkeys(("chosen", "rejected", "kto_tag"), _PREFERENCE),
     "weight": _SHARE,
@@ -58,34 +59,6 @@ def says_nothing(name: str, value: Any) -> bool:
     if isinstance(value, str):  # a cell of a CSV file may hold a list as text
         return value.strip() in ("", "[]", "{}", "null")
     return value is None or value is False or (isinstance(value, list | dict | tuple) and not value)
-
-
-def weight_of(turn: Mapping[str, Any], number: int) -> dict[str, int]:
-    """The weight of an assistant's message, where it has one that says something. Raises `RowError`."""
-    value = turn.get("weight")
-    if says_nothing("weight", value):
-        return {}
-    if value not in (0, "0", "0.0", "false", "False"):
-        raise RowError("unsupported_field", f"message {number} has weight: {shown(value)}, expected 0 or 1")
-    return {"weight": 0}
-
-
-def weigh(messages: list[dict[str, Any]], train_on: TrainOn) -> None:
-    """Give weight 0 to the answers that are not to be trained.
-
-    Raises `RowError` for weights that `train_on` does not ask for, and where the last answer is not learned.
-    """
-    answers = [message for message in messages if message["role"] == "assistant"]
-    if train_on != "weight" and any("weight" in message for message in answers):
-        number = next(n for n, message in enumerate(messages, 1) if "weight" in message)
-        raise RowError("unsupported_field", f"message {number} has weight: prepare.train_on is not weight")
-    if "weight" in answers[-1]:
-        raise RowError(
-            "unsupported_field", "the last message has weight: 0, and a row ends with what is learned"
-        )
-    if train_on == "last":
-        for message in answers[:-1]:
-            message["weight"] = 0
 
 
 def account(

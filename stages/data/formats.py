@@ -8,10 +8,11 @@ from itertools import groupby
 from typing import Any
 
 from stages.config.prepare import TrainOn
-from stages.data.fields import REFUSED_IN_ROW, REFUSED_IN_TURN, account, says_nothing, weigh, weight_of
+from stages.data.chats import calls as tool_calls
+from stages.data.chats.answers import OF_ANSWER, reasoning_of, weigh, weight_of
+from stages.data.chats.offered import offered as tools_offered
+from stages.data.fields import REFUSED_IN_ROW, REFUSED_IN_TURN, account, says_nothing
 from stages.data.source_row import RowError, named, shown
-from stages.data.tools import calls as tool_calls
-from stages.data.tools.offered import offered as tools_offered
 
 Row = Mapping[str, Any]
 Messages = list[dict[str, Any]]
@@ -138,14 +139,16 @@ def _turn(
         return {**_message(role, text), **beside}, (text_key, *tool_calls.OF_RESULT)
     if role != "assistant":
         return _message(role, text), (text_key,)
-    beside = weight_of(turn, number)
+    beside = {**reasoning_of(turn, number), **weight_of(turn, number)}
+    if "reasoning_content" in beside:
+        beside["reasoning_content"] = _text(beside["reasoning_content"])
     if said == "function_call":
         calls = tool_calls.calls_in_text(text, number, field, unused)
-        return {"role": role, "content": "", "tool_calls": calls, **beside}, (text_key, "weight")
+        return {"role": role, "content": "", "tool_calls": calls, **beside}, (text_key, *OF_ANSWER)
     calls = tool_calls.calls_of(turn, number, field, unused)
     if calls:
         beside, text = {"tool_calls": calls, **beside}, "" if text is None else text
-    return {**_message(role, text), **beside}, (text_key, "weight", *tool_calls.OF_CALLER)
+    return {**_message(role, text), **beside}, (text_key, *OF_ANSWER, *tool_calls.OF_CALLER)
 
 
 def _from_dialogue(row: Row, unused: Counter[str]) -> Messages:

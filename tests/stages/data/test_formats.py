@@ -100,8 +100,7 @@ def test_a_field_of_a_row_that_means_something_is_refused_by_name(field: dict[st
 @pytest.mark.parametrize(
     "field",
     [
-        {"tool_call_id": "1"}, {"reasoning_content": "because"},
-        {"thinking": "because"}, {"weight": 0}, {"train": False}, {"loss": 0}, {"name": "Ann"},
+        {"tool_call_id": "1"}, {"weight": 0}, {"train": False}, {"loss": 0}, {"name": "Ann"},
         {"prefix": True}, {"images": ["a.png"]},
     ],
 )  # fmt: skip

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from registry.artifacts import JsonObject
+from stages.data.chats.offered import OFFERED, has_odd_null
 from stages.data.fields import says_nothing
 from stages.data.json_values import decoded, json_text
 from stages.data.source_row import RowError, named, shown
-from stages.data.tools.offered import OFFERED, has_odd_null
 
 OF_ROW = (*OFFERED, "parallel_tool_calls")
 """Fields of a row that say which tools there are."""
