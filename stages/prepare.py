@@ -143,7 +143,7 @@ def _opened(config: PrepareConfig, feed: Path | None = None) -> Source:
     from stages.data.source import open_source
 
     corpus = config.format.startswith("chatterbot")
-    return open_source(config.source, corpus, config.hub_config, config.hub_split, feed)
+    return open_source(config.source, corpus, config.hub_config, config.hub_split, feed, config.columns)
 
 
 def first_rows(

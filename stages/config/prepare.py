@@ -44,6 +44,12 @@ class PrepareConfig(StageConfig):
         "chatterbot-dialogue",
         "chatterbot-topic",
     ] = Field(default="auto", description="shape of a row; `auto` detects it from the first rows")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda names: not names,  # datasets from before keep their keys
+        description="names that the data have for a row's fields: `{ticket: prompt, reply: completion}` "
+        "reads the column `ticket` as the prompt",
+    )
     topics: tuple[str, ...] | None = Field(
         default=None, description="`chatterbot-topic`: only these topics (file names without .yml)"
     )
@@ -89,6 +95,17 @@ class PrepareConfig(StageConfig):
                 "package:DISTRIBUTION/PATH, feed:NAME or feed:NAME@NUMBER"
             )
         return value
+
+    @model_validator(mode="after")
+    def _columns_name_each_field_once(self) -> PrepareConfig:
+        fields = list(self.columns.values())
+        if twice := [field for field in fields if fields.count(field) > 1]:
+            raise ValueError(f"columns names two columns for the field {twice[0]!r}; a field has one")
+        if self.columns and self.format.startswith("chatterbot"):
+            raise ValueError(
+                f"columns has nothing to name in the format {self.format}: a corpus has no columns"
+            )
+        return self
 
     @model_validator(mode="after")
     def _topics_need_their_format(self) -> PrepareConfig:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from stages.data.source_row import RowError, named
+from stages.data.source_row import RowError, SourceRows, named
+from stages.errors import InvalidInput
 
 _CHATS, _INSTRUCTIONS = ("messages", "conversations", "turns"), ("instruction", "input", "context", "output")
 _PAIRS = ("prompt", "completion", "response", "question", "answer")
@@ -59,6 +61,46 @@ def says_nothing(name: str, value: Any) -> bool:
     if isinstance(value, str):  # a cell of a CSV file may hold a list as text
         return value.strip() in ("", "[]", "{}", "null")
     return value is None or value is False or (isinstance(value, list | dict | tuple) and not value)
+
+
+def require_fields(columns: Mapping[str, str]) -> None:
+    """Raise `InvalidInput` where `prepare.columns` names a field that no format reads."""
+    known = READ | {"tools", "functions"}
+    if unknown := [field for field in columns.values() if field not in known]:
+        raise InvalidInput(
+            f"prepare.columns: {named(unknown[0])} is not a field that a format reads; expected one of "
+            f"{', '.join(sorted(known))}"
+        )
+
+
+def renamed(rows: SourceRows, columns: Mapping[str, str], source: str) -> SourceRows:
+    """The rows with the fields' names in place of those that `columns` says the data have.
+
+    A row that has both names, and says something under each, comes with an error. Raises `InvalidInput` after
+    the last row where none had one of the columns.
+    """
+    missing = dict.fromkeys(columns)
+    for source_row in rows:
+        row = source_row.row
+        if row is None:
+            yield source_row
+            continue
+        found = {name: field for name, field in columns.items() if name in row}
+        for name in found:
+            missing.pop(name, None)
+        taken = [f for n, f in found.items() if f not in found and not says_nothing(f, row.get(f))]
+        if taken:
+            name = next(n for n, f in found.items() if f == taken[0])
+            error = f"the row has {named(taken[0])}, and {named(name)}, which prepare.columns reads as that"
+            yield replace(source_row, row=None, error=error)
+            continue
+        kept = {name: value for name, value in row.items() if name not in found.values() or name in found}
+        yield replace(source_row, row={found.get(name, name): value for name, value in kept.items()})
+    if missing:
+        raise InvalidInput(
+            f"{source}: prepare.columns: no row has {', '.join(map(named, missing))}; correct the name, or "
+            "remove it"
+        )
 
 
 def account(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from stages.data.json_stream import read_json
@@ -24,12 +24,14 @@ def data_suffix(name: str) -> str:
     return suffix if suffix in READERS else ""
 
 
-def read_file(path: Path, name: str) -> SourceRows:
+def read_file(path: Path, name: str, columns: Collection[str] = ()) -> SourceRows:
     """Rows of one file, streamed; bad rows come with an error.
 
+    Of a Parquet file only what some format uses is read, and the `columns` that are named.
     Raises `InvalidInput` when the file as a whole cannot be read: encoding, structure, archive.
     """
-    return READERS[data_suffix(path.name)](path, name)
+    suffix = data_suffix(path.name)
+    return read_parquet(path, name, columns) if suffix == ".parquet" else READERS[suffix](path, name)
 
 
 def _read_lines(path: Path, name: str) -> SourceRows:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from stages.data import tables
+from stages.data.fields import renamed, require_fields
 from stages.data.files import READERS, YAML, data_suffix, read_file
 from stages.data.source_row import SourceRows, shown
 from stages.errors import InvalidInput, MissingPackage
@@ -27,25 +29,53 @@ class Source:
 
 
 def open_source(
-    source: str, chatterbot: bool, hub_config: str | None, hub_split: str, feed: Path | None = None
+    source: str,
+    chatterbot: bool,
+    hub_config: str | None,
+    hub_split: str,
+    feed: Path | None = None,
+    columns: Mapping[str, str] = MappingProxyType({}),
 ) -> Source:
     """The source that a recipe names; `chatterbot` asks for the corpus's YAML files, `feed`: a feed's rows.
 
+    `columns`: the data's name → the field that it is read as.
+
     Raises `InvalidInput` when nothing readable is there, `MissingPackage` with the command to install it.
     """
+    if not columns:
+        return _opened(source, chatterbot, hub_config, hub_split, feed)
+    require_fields(columns)
+    opened = _opened(source, chatterbot, hub_config, hub_split, feed, columns)
+    return replace(opened, rows=lambda: renamed(opened.rows(), columns, source))
+
+
+def _opened(
+    source: str,
+    chatterbot: bool,
+    hub_config: str | None,
+    hub_split: str,
+    feed: Path | None,
+    columns: Collection[str] = (),
+) -> Source:
     scheme, _, rest = source.partition(":")
     if scheme == "path":
-        return _from_files(_under(Path(rest).expanduser()), source, chatterbot)
+        return _from_files(_under(Path(rest).expanduser()), source, chatterbot, columns=columns)
     if scheme == "package":
         name, _, pattern = rest.partition("/")
         files, licence = _in_package(name, pattern)
-        return _from_files(files, source, chatterbot, licence)
+        return _from_files(files, source, chatterbot, licence, columns)
     if scheme == "feed":
         return _from_feed(source, feed)
-    return _from_hub(rest, hub_config, hub_split)
+    return _from_hub(rest, hub_config, hub_split, columns)
 
 
-def _from_files(files: dict[str, Path], source: str, chatterbot: bool, licence: str | None = None) -> Source:
+def _from_files(
+    files: dict[str, Path],
+    source: str,
+    chatterbot: bool,
+    licence: str | None = None,
+    columns: Collection[str] = (),
+) -> Source:
     readable = {name: path for name, path in sorted(files.items()) if data_suffix(name)}
     corpora = {name: path for name, path in readable.items() if data_suffix(name) in YAML}
     others = {name: path for name, path in readable.items() if name not in corpora}
@@ -64,7 +94,7 @@ def _from_files(files: dict[str, Path], source: str, chatterbot: bool, licence: 
 
     def rows() -> SourceRows:
         for name, path in chosen.items():
-            yield from read_file(path, name)
+            yield from read_file(path, name, columns)
 
     hashes = {name: _sha256(path) for name, path in chosen.items()}
     return Source(rows, hashes, licence, chatterbot=chosen is corpora)
@@ -114,7 +144,7 @@ def _licence(distribution: importlib.metadata.Distribution) -> str | None:
     return next((c.rsplit(" :: ", 1)[1] for c in classifiers if c.startswith("License :: ")), None)
 
 
-def _from_hub(reference: str, config: str | None, split: str) -> Source:
+def _from_hub(reference: str, config: str | None, split: str, more: Collection[str]) -> Source:
     import datasets
     import huggingface_hub
 
@@ -138,7 +168,7 @@ def _from_hub(reference: str, config: str | None, split: str) -> Source:
             "split and the connection, or download its files elsewhere and use path:DIRECTORY"
         ) from error
 
-    wanted, unread = tables.wanted_columns(table.column_names, name)
+    wanted, unread = tables.wanted_columns(table.column_names, name, more)
     columns = table.select_columns(wanted).with_format("arrow")
 
     def rows() -> SourceRows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,8 +22,11 @@ ROWS = 1024
 _WANTED = READ | REFUSED_IN_ROW.keys()
 
 
-def read_parquet(path: Path, name: str) -> SourceRows:
-    """Rows of a Parquet file. Raises `InvalidInput` when it is not one, or names a wanted column twice."""
+def read_parquet(path: Path, name: str, columns: Collection[str] = ()) -> SourceRows:
+    """Rows of a Parquet file, with these columns beside those that some format uses.
+
+    Raises `InvalidInput` when it is not one, or names a wanted column twice.
+    """
     with opened(path) as stream, tempfile.TemporaryFile() as unpacked:
         source: IO[bytes] = stream
         if path.suffix == ".gz":  # Parquet is read from its end, which a gzip stream cannot do
@@ -33,7 +36,7 @@ def read_parquet(path: Path, name: str) -> SourceRows:
         number = 0
         try:
             with pyarrow.parquet.ParquetFile(source) as table:
-                wanted, unread = wanted_columns(table.schema_arrow.names, name)
+                wanted, unread = wanted_columns(table.schema_arrow.names, name, columns)
                 for source_row in rows(table.iter_batches(ROWS, columns=wanted), name, unread):
                     number = source_row.line
                     yield source_row
@@ -42,15 +45,18 @@ def read_parquet(path: Path, name: str) -> SourceRows:
             raise InvalidInput(f"{name}: not a readable Parquet file after row {number}: {reason}") from error
 
 
-def wanted_columns(names: Sequence[str], file: str) -> tuple[list[str], tuple[str, ...]]:
-    """The columns that some format uses, and the names of the others.
+def wanted_columns(
+    names: Sequence[str], file: str, more: Collection[str] = ()
+) -> tuple[list[str], tuple[str, ...]]:
+    """The columns that some format uses, or that are among `more`, and the names of the others.
 
     Raises `InvalidInput` when a column that may be used is there twice.
     """
-    wanted = [column for column in names if column in _WANTED]
+    used = _WANTED.union(more)
+    wanted = [column for column in names if column in used]
     if twice := sorted({column for column in wanted if wanted.count(column) > 1}):
         raise InvalidInput(f"{file}: duplicate column {', '.join(twice)}; rename one of them")
-    return wanted, tuple(dict.fromkeys(named(column) for column in names if column not in _WANTED))
+    return wanted, tuple(dict.fromkeys(named(column) for column in names if column not in used))
 
 
 def rows(batches: Iterable[Any], name: str, unread: tuple[str, ...]) -> SourceRows:
