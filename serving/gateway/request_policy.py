@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 
 from serving.gateway.config import Bounds
 from serving.openai_api import request as openai_request
 from serving.openai_api.errors import ApiError
+from serving.openai_api.messages import texts_of
 from serving.openai_api.request import CompletionRequest, RequestLimits
 
 
@@ -22,7 +24,8 @@ class GatewayRequest(CompletionRequest):
     @cached_property
     def size(self) -> int:
         """Bytes of text in it, which are at least as many as its tokens but for the template's."""
-        texts = [message["content"] + message.get("name", "") for message in self.messages or ()]
+        texts = [text for message in self.messages or () for text in texts_of(message)]
+        texts += [json.dumps(tool, ensure_ascii=False) for tool in self.tools.offered] if self.tools else []
         return sum(len(text.encode()) for text in (*texts, self.prompt or "", self.more.get("suffix", "")))
 
     @property
@@ -34,7 +37,7 @@ class GatewayRequest(CompletionRequest):
         """Equal for requests of one conversation, as far as they show it."""
         messages = self.messages or ()
         texts = [message["content"] for message in messages if message["role"] == "user"]
-        texts += [message["content"] + message.get("name", "") for message in messages]
+        texts += ["".join(texts_of(message)) for message in messages]
         opening = texts[0] if texts else (self.prompt or "") + self.more.get("suffix", "")
         return hashlib.sha256((self.user or opening).encode()).hexdigest()
 

@@ -6,9 +6,11 @@ engine           it as an `Engine`
 server           the process: `python -m serving.llama_cpp.server`
 api              what clients may ask
 admin_api        what whoever runs it may ask
+chat_template    the file's own template: prompts, and calls as it writes them
 running          one answer on its way to one client
 scheduler        many answers at once over one model
 sequences        an answer in the making, its keys and values
+structured       JSON that fits a schema, calls of functions
 detokenizer      whole characters from tokens
 loaded_adapters  base and adapters by name
 adapter_memory   adapters at little more than their files' size

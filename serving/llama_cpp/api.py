@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from llama_cpp import llama_cpp as low
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -19,11 +18,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serving.errors import NotServable
-from serving.llama_cpp.constraints import Constraint, SchemaRefused
+from serving.llama_cpp.chat_template import ChatTemplate
 from serving.llama_cpp.model import Sampling
 from serving.llama_cpp.running import RunningAnswer, failure, unexpected
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Failed
+from serving.llama_cpp.structured.constraints import Constraint, SchemaRefused
 from serving.openai_api.answers import model_list, model_object, no_model
 from serving.openai_api.body import collect, require_no_query
 from serving.openai_api.errors import ApiError
@@ -49,10 +49,7 @@ class Requests:
         template = batcher.model.metadata("tokenizer.chat_template")
         if not template:
             raise NotServable("the file has no chat template; give one in the recipe: base.chat_template")
-        # its environment is Jinja's immutable sandbox: the template comes with the file
-        self._formatter = Jinja2ChatFormatter(
-            template, eos_token=batcher.model.special("eos"), bos_token=batcher.model.special("bos")
-        )
+        self._template = ChatTemplate(template, batcher.model)
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -99,7 +96,7 @@ class Requests:
         require_no_query(request.url.query)
         wanted = read(await collect(request.stream(), MOST_BYTES), chat, LIMITS)
         answer = await asyncio.to_thread(self._answer, wanted)
-        running = RunningAnswer(self.batcher, wanted, answer)
+        running = RunningAnswer(self.batcher, wanted, answer, self._template.calls if wanted.tools else None)
         running.submit()
         try:
             first = await _unless_gone(request, running.next())
@@ -120,11 +117,7 @@ class Requests:
             assert wanted.prompt is not None
             tokens = self._tokens(wanted.prompt, wanted, add_special=True)
         else:
-            try:
-                rendered = self._formatter(messages=list(wanted.messages)).prompt
-            except Exception as error:  # a template is a program, and may fail in any way
-                message = f"the model's chat template refuses these messages: {error}"
-                raise ApiError(message, "messages") from None
+            rendered = self._template.prompt(wanted.messages, wanted.tools)
             tokens = self._tokens(rendered, wanted, add_special=False)
         if not tokens:
             raise ApiError("the prompt is empty", "prompt")
@@ -149,20 +142,24 @@ class Requests:
         )
 
     def _answer(self, wanted: CompletionRequest) -> Answer:
-        prompt, constraint = self._prompt(wanted), self._constraint(wanted)
+        prompt = self._prompt(wanted)
         room = self.batcher.model.context_length - len(prompt)
         seed = None if wanted.seed is None else wanted.seed % low.LLAMA_DEFAULT_SEED  # that one draws a seed
         sampling = Sampling(**wanted.numbers, seed=seed)  # type: ignore[arg-type]  # top_k is whole
         name = self._names.get(wanted.model, wanted.model)
-        most = wanted.max_tokens or room
-        return Answer(name, prompt, most, sampling, wanted.salt, lambda _: None, constraint=constraint)
+        answer = Answer(name, prompt, wanted.max_tokens or room, sampling, wanted.salt, lambda _: None)
+        answer.constraint = self._constraint(wanted)
+        answer.spoken = self._template.spoken if wanted.tools else frozenset()
+        return answer
 
     def _constraint(self, wanted: CompletionRequest) -> Constraint | None:
         schema = schema_of(wanted.more.get("response_format"))
         try:
-            return None if schema is None else self.batcher.model.constraints.compile(schema)
+            if wanted.tools is not None:
+                return self.batcher.model.constraints.grammar(self._template.grammar(wanted.tools))
+            return None if schema is None else self.batcher.model.constraints.schema(schema)
         except SchemaRefused as error:
-            raise schema_refused(str(error)) from None
+            raise schema_refused(str(error), "tools" if wanted.tools else "response_format") from None
 
 
 def health_of(batcher: Batcher) -> Response:

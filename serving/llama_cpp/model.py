@@ -23,7 +23,7 @@ from serving.llama_cpp import bindings
 from serving.llama_cpp.adapter_memory import AdapterHost
 from serving.llama_cpp.amx_workaround import avoid_amx
 from serving.llama_cpp.bindings import Adapter, Entry
-from serving.llama_cpp.constraints import Constraint, Constraints
+from serving.llama_cpp.structured.constraints import Constraint, Constraints
 
 BATCH_TOKENS = 512
 """Read in one call; longer prompts are read in pieces, between which others have their turn."""
@@ -131,6 +131,19 @@ class LlamaModel:
         attributes = [low.llama_vocab_get_attr(self._vocab, token) for token in range(self.vocabulary)]
         special = {text for text, how in zip(texts, attributes, strict=True) if how & SPECIAL and text}
         return max(map(len, texts)), tuple(special)
+
+    def control_tokens(self) -> dict[str, int]:
+        """Text → token of those that structure a chat."""
+        return {
+            self.name_of(token).decode(errors="replace"): token
+            for token in range(self.vocabulary)
+            if low.llama_vocab_get_attr(self._vocab, token) & low.LLAMA_TOKEN_ATTR_CONTROL
+        }
+
+    def name_of(self, token: int) -> bytes:
+        """The token's text in the vocabulary, also of a special one."""
+        text: bytes = low.llama_vocab_get_text(self._vocab, token)
+        return text
 
     def piece(self, token: int) -> bytes:
         """The token's text, which may end within a character; nothing for a special token."""

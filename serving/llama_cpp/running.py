@@ -14,6 +14,7 @@ from serving.errors import Overloaded, ServingError, UnknownModel
 from serving.llama_cpp.detokenizer import Text
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Event, Failed, Finished
+from serving.llama_cpp.structured.tool_calls import CallFormat
 from serving.openai_api.answers import Choice, CompletionObject, UsageObject
 from serving.openai_api.errors import ApiError, ErrorBody
 from serving.openai_api.request import CompletionRequest
@@ -26,8 +27,11 @@ log = logging.getLogger("tuneline.serving")
 class RunningAnswer:
     """One answer, from the engine's thread to one client."""
 
-    def __init__(self, batcher: Batcher, request: CompletionRequest, answer: Answer) -> None:
-        self._batcher, self._request, self._answer = batcher, request, answer
+    def __init__(
+        self, batcher: Batcher, request: CompletionRequest, answer: Answer, calls: CallFormat | None
+    ) -> None:
+        """`calls`: how the answer calls functions, where it may."""
+        self._batcher, self._request, self._answer, self._calls = batcher, request, answer, calls
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._text = Text(request.stop)
         self._count = 0
@@ -83,11 +87,10 @@ class RunningAnswer:
                 opening = self._object("", None, "delta")
                 opening["choices"][0]["delta"]["role"] = "assistant"
                 yield _sse(opening)
-            async for text, reason in self._pieces(first):
-                if text:
-                    yield _sse(self._object(text, None, "delta"))
-                if reason:
-                    yield _sse(self._object("", reason, "delta"))
+            calls = self._calls
+            parts = self._as_it_comes(first) if calls is None else self._with_calls(calls, first)
+            async for part in parts:
+                yield part
             if self._request.wants_usage:
                 yield _sse({**self._object("", None, "delta"), "choices": [], "usage": self._usage()})
             yield b"data: [DONE]\n\n"
@@ -98,12 +101,40 @@ class RunningAnswer:
         finally:
             self.cancel()  # the client has gone, or there is nothing left to cancel
 
+    async def _as_it_comes(self, first: Event) -> AsyncIterator[bytes]:
+        async for text, reason in self._pieces(first):
+            if text:
+                yield _sse(self._object(text, None, "delta"))
+            if reason:
+                yield _sse(self._object("", reason, "delta"))
+
+    async def _with_calls(self, calls: CallFormat, first: Event) -> AsyncIterator[bytes]:
+        """Text as it comes, as long as it cannot be the beginning of a call; calls when all are there."""
+        text, told, reason = "", 0, None
+        async for piece, end in self._pieces(first):
+            text, reason = text + piece, end or reason
+            if (certain := calls.certain(text)) > told:
+                yield _sse(self._object(text[told:certain], None, "delta"))
+                told = certain
+        whole = self._object(text, reason, "message")["choices"][0]
+        if rest := (whole["message"]["content"] or "")[told:]:
+            yield _sse(self._object(rest, None, "delta"))
+        for index, call in enumerate(whole["message"].get("tool_calls", [])):
+            part = self._object("", None, "delta")
+            part["choices"][0]["delta"] = {"tool_calls": [{"index": index, **call}]}
+            yield _sse(part)
+        yield _sse(self._object("", whole["finish_reason"], "delta"))
+
     def _object(self, text: str, reason: str | None, shape: Literal["message", "delta"]) -> CompletionObject:
         choice: Choice = {"index": 0, "finish_reason": reason, "logprobs": None}
         if not self._request.chat:
             choice["text"] = text
         elif shape == "message":
             choice["message"] = {"role": "assistant", "content": text}
+            said, calls = (text, []) if self._calls is None else self._calls.read(text)
+            if calls:
+                choice["message"] = {"role": "assistant", "content": said or None, "tool_calls": calls}
+                choice["finish_reason"] = "tool_calls" if reason == "stop" else reason
         else:
             choice["delta"] = {} if reason else {"content": text}
         kind = "chat.completion" if self._request.chat else "text_completion"

@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from serving.errors import EngineFailed, Overloaded, ServingError
-from serving.llama_cpp.constraints import SchemaRefused
 from serving.llama_cpp.loaded_adapters import LoadedAdapter, LoadedAdapters
 from serving.llama_cpp.model import LlamaModel
 from serving.llama_cpp.sequences import (
@@ -29,6 +28,7 @@ from serving.llama_cpp.sequences import (
     TokenCounts,
     next_batch,
 )
+from serving.llama_cpp.structured.constraints import SchemaRefused
 
 TURN_STEPS = 4
 """Steps before another adapter has its turn; a switch costs about half a step of a very small model."""
@@ -233,7 +233,7 @@ class Batcher:
             return
         answer.tokens.append(token)
         self.counts.answer_tokens += 1
-        answer.tell(self.model.piece(token))
+        answer.tell(self.model.name_of(token) if token in answer.spoken else self.model.piece(token))
         length = len(answer.tokens) - len(answer.prompt)
         if answer.sampler.complete:
             self._end(adapter, answer, Finished("stop"))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serving.llama_cpp.bindings import Entry
-from serving.llama_cpp.constraints import Constraint
 from serving.llama_cpp.model import BATCH_TOKENS, Sampler, Sampling
+from serving.llama_cpp.structured.constraints import Constraint
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Answer:
     sampler: Sampler | None = None
     constraint: Constraint | None = None
     """What it has to fit."""
+    spoken: frozenset[int] = frozenset()
+    """Special tokens whose text is told all the same."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from serving.openai_api.errors import ApiError
 
@@ -26,9 +26,9 @@ class Choice(TypedDict, total=False):
     logprobs: None
     text: str
     """Of a text completion."""
-    message: dict[str, str]
+    message: dict[str, Any]
     """Of a chat."""
-    delta: dict[str, str]
+    delta: dict[str, Any]
     """Of a chat's stream."""
 
 

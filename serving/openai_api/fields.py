@@ -46,8 +46,8 @@ REASONS = {
     "chat_template": "templates come from the registry",
     "chat_template_kwargs": "templates come from the registry",
     "priority": "every request has its turn",
-    "tools": "no engine here calls functions",
-    "functions": "no engine here calls functions",
+    "functions": "`tools` is its present name",
+    "function_call": "`tool_choice` is its present name",
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 from serving.openai_api.errors import ApiError
-from serving.openai_api.fields import refuse, says_nothing
+from serving.openai_api.fields import JsonObject, refuse, says_nothing
 
 ROLES = ("system", "user", "assistant")
 _CALLS = frozenset({"tool_calls", "function_call", "tool_call_id"})
@@ -13,17 +15,20 @@ _NO_CALLS = (
     "no engine here calls functions, so neither calls nor the roles 'tool' and 'function' are accepted; "
     "write what was called and what came of it as text"
 )
+_LONGEST_ID = 64
 _HINTS = frozenset({"type", "text", "cache_control"})
 """`cache_control` tells a cache what to keep; here every prefix is kept."""
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""`role` and `content`, a text; perhaps `name`; an assistant's `tool_calls`; a result's `tool_call_id`.
+Arguments of calls are JSON text of an object."""
 
 
-def read_messages(value: Any, most: int) -> tuple[Message, ...]:
-    """Each with `role`, `content` and, where it says one, `name`. Raises `ApiError`."""
+def read_messages(value: Any, most: int, calls: bool) -> tuple[Message, ...]:
+    """`calls`: whether calls of functions and their results are taken. Raises `ApiError`."""
     if not isinstance(value, list) or not 0 < len(value) <= most:
         refuse("messages", f"a list of 1 to {most} messages", value)
-    return tuple(_message(message, f"messages[{index}]") for index, message in enumerate(value))
+    return tuple(_message(message, f"messages[{index}]", calls) for index, message in enumerate(value))
 
 
 def read_prompt(value: Any) -> str:
@@ -37,26 +42,71 @@ def read_prompt(value: Any) -> str:
     return text
 
 
-def _message(value: Any, where: str) -> Message:
+def texts_of(message: Message) -> Iterator[str]:
+    """Each text in it that a model reads."""
+    yield message["content"]
+    yield message.get("name", "")
+    for call in message.get("tool_calls", ()):
+        yield from (call["id"], call["function"]["name"], call["function"]["arguments"])
+
+
+def _message(value: Any, where: str, calls: bool) -> Message:
     if not isinstance(value, dict):
         refuse(where, "an object with role and content", value)
     given = {name: part for name, part in value.items() if not says_nothing(part)}
     role = "system" if value.get("role") == "developer" else value.get("role")
-    if role in ("tool", "function") or given.keys() & _CALLS:
+    if not calls and (role in ("tool", "function") or given.keys() & _CALLS):
         named = next(iter(sorted(given.keys() & _CALLS)), "role")
         raise ApiError(f"{where}.{named}: {_NO_CALLS}", "messages", code="unsupported_value")
-    for name in sorted(given.keys() - {"role", "content", "name"}):
+    own = {"assistant": "tool_calls", "tool": "tool_call_id"}.get(str(role), "name")
+    for name in sorted(given.keys() - {"role", "content", "name", own}):
         raise ApiError(f"{where}.{name[:60]} is not accepted here; leave it out", "messages")
-    if role not in ROLES:
-        refuse(f"{where}.role", f"one of {', '.join((*ROLES, 'developer'))}", role)
+    if role not in (*ROLES, "tool"):
+        refuse(f"{where}.role", f"one of {', '.join((*ROLES, 'developer', *(['tool'] * calls)))}", role)
     if value.get("content") is None and role != "assistant":
         refuse(f"{where}.content", "a text, or a list of text parts", None)
-    message = {"role": role, "content": _content(value.get("content"), f"{where}.content")}
-    if "name" in given:
-        if not isinstance(given["name"], str):
-            refuse(f"{where}.name", "a text", given["name"])
-        message["name"] = given["name"]
+    message: Message = {"role": role, "content": _content(value.get("content"), f"{where}.content")}
+    if role == "tool" or "name" in given:
+        for name in ("tool_call_id", "name") if role == "tool" else ("name",):
+            if name in given or name == "tool_call_id":
+                message[name] = _text(given.get(name), f"{where}.{name}")
+    if "tool_calls" in given:
+        message["tool_calls"] = _calls(given["tool_calls"], f"{where}.tool_calls")
     return message
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        refuse(where, "a text", value)
+    return value
+
+
+def _calls(value: Any, where: str) -> list[JsonObject]:
+    if not isinstance(value, list):
+        refuse(where, "a list of calls", value)
+    calls = []
+    for number, call in enumerate(value):
+        place = f"{where}[{number}]"
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or call.get("type") != "function":
+            refuse(place, "{id, type: function, function: {name, arguments}}", call)
+        identity = _text(call.get("id"), f"{place}.id")
+        name = _text(function.get("name"), f"{place}.function.name")
+        if not 0 < len(identity) <= _LONGEST_ID or not 0 < len(name) <= _LONGEST_ID:
+            refuse(place, f"an id and a name of 1 to {_LONGEST_ID} letters", call)
+        arguments = _arguments(function.get("arguments"), f"{place}.function.arguments")
+        calls.append({"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}})
+    return calls
+
+
+def _arguments(value: Any, where: str) -> str:
+    try:
+        found = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        refuse(where, "the JSON text of an object", value)
+    return str(value)
 
 
 def _content(value: Any, where: str) -> str:

@@ -12,6 +12,7 @@ from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import Fields, JsonObject, refuse, within
 from serving.openai_api.messages import Message, read_messages, read_prompt
 from serving.openai_api.response_format import read_format
+from serving.openai_api.tools import Tools, read_tools
 
 MOST_BYTES = 1 << 20
 MOST_STOPS = 4
@@ -19,7 +20,7 @@ MOST_BIASES = 300
 MOST_LOGPROBS = 20
 LACKING: Mapping[str, frozenset[str]] = {
     "llama.cpp": frozenset({"n", "best_of", "logprobs", "top_logprobs", "logit_bias", "echo", "suffix"}),
-    "vllm": frozenset({"best_of", "echo", "suffix"}),
+    "vllm": frozenset({"best_of", "echo", "suffix", "tools"}),
 }
 """Fields of OpenAI's that an engine does not do."""
 NUMBERS = {
@@ -66,8 +67,15 @@ class CompletionRequest:
     user: str | None
     numbers: dict[str, float] = field(default_factory=dict)
     """Sampling settings by name; `repetition_penalty` under either of its names."""
+    tools: Tools | None = None
     more: JsonObject = field(default_factory=dict)
     """What only some engines do, as it was sent."""
+
+    @property
+    def calls(self) -> bool:
+        """Whether its conversation holds calls of functions, or its answer may."""
+        held = any("tool_calls" in message or message["role"] == "tool" for message in self.messages or ())
+        return self.tools is not None or held
 
     @property
     def chat(self) -> bool:
@@ -75,7 +83,7 @@ class CompletionRequest:
 
     def body(self) -> JsonObject:
         """As an engine gets it, without `model`, the salt and the client's own names for itself."""
-        body: JsonObject = dict(self.numbers) | self.more
+        body: JsonObject = dict(self.numbers) | self.more | (self.tools.body() if self.tools else {})
         if self.messages is None:
             body["prompt"] = self.prompt
         else:
@@ -96,7 +104,9 @@ def read(raw: bytes, chat: bool, limits: RequestLimits) -> CompletionRequest:
     model = fields.take("model")
     if not isinstance(model, str) or not model:
         refuse("model", "the name that GET /v1/models lists, as a text", model)
-    messages = read_messages(fields.take("messages"), limits.messages) if chat else None
+    messages = None
+    if chat:
+        messages = read_messages(fields.take("messages"), limits.messages, "tools" not in limits.lacking)
     prompt = None if chat else read_prompt(fields.take("prompt"))
     n = _answers(fields, limits)
     lengths = [_length(fields, name, limits) for name in ("max_completion_tokens", "max_tokens")]
@@ -114,9 +124,13 @@ def read(raw: bytes, chat: bool, limits: RequestLimits) -> CompletionRequest:
         seed=fields.whole("seed", -_LARGEST - 1, _LARGEST),
         user=user if isinstance(user, str) and user else None,
         numbers=_numbers(fields),
+        tools=read_tools(given, fields) if chat else None,
         more=_more(fields, chat),
     )
     fields.require_nothing_left()
+    if request.tools and "response_format" in request.more:
+        message = "response_format: an answer that may call tools has no other form; leave one of them out"
+        raise ApiError(message, "response_format", code="unsupported_value")
     return request
 
 

@@ -1,7 +1,7 @@
 """What form an answer is to have: `response_format`, read within bounds.
 
 The bounds are on the schema as it is sent. What one of this size costs to compile and to follow is bounded
-by whoever does it (`serving.llama_cpp.constraints`).
+by whoever does it (`serving.llama_cpp.structured.constraints`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_format(value: Any) -> JsonObject | None:
         refuse("response_format.json_schema.name", "1 to 64 letters, digits, _ or -", name)
     if not isinstance(schema, dict):
         refuse("response_format.json_schema.schema", "a JSON schema, which is an object", schema)
-    _require_bounded(schema)
+    require_bounded(schema)
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 
@@ -50,27 +50,28 @@ def schema_of(given: JsonObject | None) -> JsonObject | None:
     return schema
 
 
-def schema_refused(why: str) -> ApiError:
+def schema_refused(why: str, field: str = "response_format") -> ApiError:
     """A schema that is too large, or that no engine here follows to the letter."""
-    return ApiError(
-        f"response_format: this JSON schema is refused: {why}", "response_format", code="invalid_schema"
-    )
+    message = f"{field}: this JSON schema is refused: {why}"
+    return ApiError(message, field, code="invalid_schema")
 
 
-def _require_bounded(schema: JsonObject) -> None:
+def require_bounded(schema: Any, field: str = "response_format") -> None:
+    """Raise `ApiError` for a schema, or a list of what has some, that is too large."""
     if len(json.dumps(schema, ensure_ascii=False).encode(errors="replace")) > MOST_SCHEMA_BYTES:
-        raise schema_refused(f"it has more than {MOST_SCHEMA_BYTES} bytes")
-    if "x-guidance" in schema:
-        raise schema_refused("'x-guidance' would change how it is followed; leave it out")
+        raise schema_refused(f"it has more than {MOST_SCHEMA_BYTES} bytes", field)
     count, left = 0, [schema]
     while left:
         value: Any = left.pop()
         count += 1
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            raise schema_refused(f"it has a text of {len(value)} letters; {LONGEST_TEXT} at most are taken")
+            message = f"it has a text of {len(value)} letters; {LONGEST_TEXT} at most are taken"
+            raise schema_refused(message, field)
         if isinstance(value, dict):
+            if "x-guidance" in value:
+                raise schema_refused("'x-guidance' would change how it is followed; leave it out", field)
             left += [*value.values(), *(name for name in value if len(name) > LONGEST_TEXT)]
         elif isinstance(value, list):
             left += value
     if count > MOST_SCHEMA_VALUES:
-        raise schema_refused(f"it has {count} values; {MOST_SCHEMA_VALUES} at most are taken")
+        raise schema_refused(f"it has {count} values; {MOST_SCHEMA_VALUES} at most are taken", field)

@@ -95,6 +95,7 @@ class Receipts:
         answer, messages = "".join(usage.texts), usage.request.messages
         words = len(answer) + usage.request.size
         kept = sampled and messages is not None and self._words + words <= MOST_WORDS
+        kept = kept and not usage.request.calls  # a feed's rows are roles and contents
         self._words += words if kept else 0
         asked = [{"role": m["role"], "content": m["content"]} for m in messages or ()] if kept else None
         receipt = Receipt(

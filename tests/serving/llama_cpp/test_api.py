@@ -91,7 +91,8 @@ def test_a_prompt_that_is_far_too_long_is_refused_unread(
         ({"temperature": "hot"}, 400, "temperature: expected a number"),
         ({"stop": ["a"] * 5}, 400, "stop: expected"),
         ({"chat_template": "{{ x }}"}, 400, "'chat_template' is not accepted here: templates come"),
-        ({"tools": [{"type": "function"}]}, 400, "'tools' is not accepted here: no engine"),
+        ({"tools": [{"type": "function"}]}, 400, "tools[0].function: expected an object with name"),
+        ({"functions": [{"name": "a"}]}, 400, "'functions' is not accepted here: `tools` is its present"),
         ({"response_format": {"type": "regex"}}, 400, "response_format: expected {type: text}"),
         ({"logprobs": 0}, 400, "'logprobs' is not supported by the engines here"),
         ({"messages": []}, 400, "messages: expected a list"),
@@ -118,13 +119,13 @@ def test_bad_bodies(batcher: Batcher, body: Any, status: int, named: str) -> Non
 def test_a_message_is_what_the_template_makes_of_its_texts_and_name(batcher: Batcher) -> None:
     requests = Requests(batcher)
     seen: list[Any] = []
-    rendered = requests._formatter
+    rendered = requests._template._render
 
-    def formatter(messages: Any) -> Any:
+    def render(messages: Any, tools: Any, asking: bool) -> str:
         seen.append(messages)
-        return rendered(messages=messages)
+        return rendered(messages, tools, asking)
 
-    requests._formatter = formatter  # type: ignore[assignment]
+    requests._template._render = render  # type: ignore[method-assign]
 
     async def work(http: httpx.AsyncClient) -> None:
         parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
@@ -133,7 +134,9 @@ def test_a_message_is_what_the_template_makes_of_its_texts_and_name(batcher: Bat
             body = {"model": BASE, "max_tokens": 1, "messages": [message]}
             answer = await http.post("/v1/chat/completions", json=body)
             assert answer.status_code == 200, answer.text
-        assert seen == [[{"role": "user", "content": "a\nb", "name": "x"}]] * 2
+        assert [list(messages) for messages in seen] == [
+            [{"role": "user", "content": "a\nb", "name": "x"}]
+        ] * 2
         drawn = [await say(http, BASE, tokens=8, temperature=1.5, seed=seed) for seed in (1 << 40, 1 << 40)]
         assert drawn[0] == drawn[1], "a seed may have 64 bits"
         neutral = {"seed": -1, "n": 1, "logprobs": False, "repetition_penalty": 1.0, "top_k": -1}

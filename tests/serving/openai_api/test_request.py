@@ -149,6 +149,36 @@ def test_both_engines_get_the_same_form(limits: RequestLimits) -> None:
     }
 
 
+def test_calls_and_their_results_are_messages() -> None:
+    call = {"id": "a1", "type": "function", "function": {"name": "book", "arguments": '{"guests": 2}'}}
+    sent = [
+        HI,
+        {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None},
+        {"role": "tool", "tool_call_id": "a1", "content": [{"type": "text", "text": "Booked"}]},
+    ]
+    assert messages(*sent) == [
+        HI,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "Booked", "tool_call_id": "a1"},
+    ]
+    for arguments in ("[1]", "{", {"guests": 2}, None):
+        wrong = {**call, "function": {"name": "book", "arguments": arguments}}
+        error = refusal(CHAT | {"messages": [HI, {"role": "assistant", "tool_calls": [wrong]}]})
+        assert "arguments: expected the JSON text of an object" in str(error)
+
+
+def test_tools_reach_the_engine_and_are_paid_for() -> None:
+    tools = [{"type": "function", "function": {"name": "book", "description": "Book a room"}}]
+    given = CHAT | {"tools": tools, "tool_choice": "required"}
+    asked = read_at_gateway(json.dumps(given).encode(), True, LLAMA)
+    sent = asked.body()
+    assert (sent["tools"], sent["tool_choice"], sent["parallel_tool_calls"]) == (tools, "required", True)
+    assert read(json.dumps(sent | {"model": "a"}).encode(), True, LLAMA).tools == asked.tools
+    assert asked.size == len("Hi") + len(json.dumps(tools[0]))
+    assert asked.calls
+    assert not read_at_gateway(json.dumps(given | {"tool_choice": "none"}).encode(), True, LLAMA).tools
+
+
 MEANT = [
     *({name: value} for name, value in {
         "tools": [{"type": "function"}], "functions": [{}], "priority": 1, "chat_template": "x", "echo": "x",
@@ -194,7 +224,7 @@ def test_who_does_as_a_refusal_says_is_answered(given: dict[str, Any], limits: R
     ],
 )
 def test_a_message_that_means_more(message: dict[str, Any], named: str) -> None:
-    error = refusal(CHAT | {"messages": [HI, message]})
+    error = refusal(CHAT | {"messages": [HI, message]}, VLLM)
     assert str(error).startswith("messages[1].")
     assert named in str(error)
     assert error.param == "messages"

@@ -10,9 +10,9 @@ import httpx
 import jsonschema
 import pytest
 
-from serving.llama_cpp.constraints import SchemaRefused
 from serving.llama_cpp.model import LlamaModel
 from serving.llama_cpp.scheduler import Batcher
+from serving.llama_cpp.structured.constraints import SchemaRefused
 from tests.serving.canaries import Family
 from tests.serving.llama_cpp.asking import BASE, asked, load, name_of, say
 from tests.serving.schema_bombs import Schema, bombs
@@ -171,6 +171,6 @@ def test_a_contradiction_is_refused_before_it_is_asked(model: LlamaModel) -> Non
     try:
         for schema in ({"allOf": [{"type": "string"}, {"type": "integer"}]}, {"enum": []}):
             with pytest.raises(SchemaRefused):
-                model.constraints.compile(schema)
+                model.constraints.schema(schema)
     finally:
         model.close()

@@ -1,0 +1,76 @@
+"""A GGUF file's own chat template: prompts are written by it, and calls as it writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from serving.llama_cpp.model import LlamaModel
+from serving.llama_cpp.structured.tool_calls import CallFormat, call_format
+from serving.openai_api.errors import ApiError
+from serving.openai_api.fields import JsonObject
+from serving.openai_api.messages import Message
+from serving.openai_api.tools import Tools
+
+
+class ChatTemplate:
+    """Renders chats. Its environment is Jinja's immutable sandbox: the template comes with the file."""
+
+    def __init__(self, template: str, model: LlamaModel) -> None:
+        self._model = model
+        self._written, self._asking = (
+            Jinja2ChatFormatter(
+                template, model.special("eos"), model.special("bos"), add_generation_prompt=asking
+            )
+            for asking in (False, True)
+        )
+
+    def prompt(self, messages: Sequence[Message], tools: Tools | None) -> str:
+        """The chat with the header of an answer. Raises `ApiError` where the template refuses it."""
+        offered = tools.offered if tools else ()
+        called = any("tool_calls" in message for message in messages)
+        if called or offered:
+            messages = self._require_calls("tools" if offered else "messages").messages(messages)
+        try:
+            return self._render(messages, offered, True)
+        except Exception as error:  # a template is a program, and may fail in any way
+            message = f"the model's chat template refuses these messages: {error}"
+            raise ApiError(message, "messages") from None
+
+    def grammar(self, tools: Tools) -> str:
+        """What an answer that may call `tools` is made of, for llguidance. Raises `ApiError`."""
+        return self._require_calls("tools").grammar(tools, self._special)
+
+    @cached_property
+    def spoken(self) -> frozenset[int]:
+        """Tokens that structure a chat and stand in calls: of an answer with calls their text is told."""
+        found = self.calls
+        words = "" if found is None else found.begin + found.middle + (found.between or "") + found.end
+        return frozenset(token for text, token in self._special.items() if text in words)
+
+    def _require_calls(self, param: str) -> CallFormat:
+        if self.calls is not None:
+            return self.calls
+        raise ApiError(
+            f"{param}: this model's chat template has no place for tools and their calls, or writes calls "
+            "in a way that is not read here; ask without them, or serve a model whose template has",
+            param,
+            code="unsupported_value",
+        )
+
+    @cached_property
+    def calls(self) -> CallFormat | None:
+        """How it writes calls; None where it does not."""
+        ends = [text for text, token in self._special.items() if self._model.ends(token)]
+        return call_format(self._render, ends)
+
+    @cached_property
+    def _special(self) -> Mapping[str, int]:
+        return self._model.control_tokens()
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[JsonObject], asking: bool) -> str:
+        formatter: Any = self._asking if asking else self._written
+        return str(formatter(messages=list(messages), tools=list(tools) or None).prompt)
