@@ -14,6 +14,7 @@ from stages.formats.messages import Message, fields, tools_of
 
 _OURS = ("tools", "weight")
 """Fields of a message that are not for the template."""
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 _KEY, _VALUE = "probekey", "probevalue"
 _PROBE_TOOL = {
     "type": "function",
@@ -52,15 +53,18 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
 def for_template(
     tokenizer: Tokenizer, messages: Sequence[Message]
 ) -> tuple[list[dict[str, Any]], list[JsonObject] | None]:
-    """The messages and the tools as the template takes them: arguments of calls as an object, or as text."""
+    """The messages and the tools as the template takes them: arguments of calls as an object or as text, and
+    reasoning under the name that it reads."""
     tools = tools_of(messages)
     chat = [{k: v for k, v in fields(message).items() if k not in _OURS} for message in messages]
-    if any("tool_calls" in message for message in chat):
-        template = tokenizer.get_chat_template(tools=tools)
-        if not _takes_text(tokenizer, template, tools is not None):
-            for message in chat:
-                if "tool_calls" in message:
-                    message["tool_calls"] = [_decoded(call) for call in message["tool_calls"]]
+    template = tokenizer.get_chat_template(tools=tools)
+    calling = [message for message in chat if "tool_calls" in message]
+    if calling and not _takes_text(tokenizer, template, tools is not None):
+        for message in calling:
+            message["tool_calls"] = [_decoded(call) for call in message["tool_calls"]]
+    for message in chat:
+        if "reasoning_content" in message:
+            message[_reasoning_name(tokenizer, template)] = message.pop("reasoning_content")
     return chat, tools
 
 
@@ -103,6 +107,21 @@ def _takes_text(tokenizer: Tokenizer, template: str, with_tools: bool) -> bool:
             if _shows_once(str(text)):
                 return form is not arguments
     return False
+
+
+@lru_cache(maxsize=16)
+def _reasoning_name(tokenizer: Tokenizer, template: str) -> str:
+    """The field in which the template looks for an answer's reasoning; the usual name where it reads none."""
+    for name in _REASONING:
+        answer = {"role": "assistant", "content": "Answer", name: _VALUE}
+        chat = [{"role": "user", "content": "Question"}, answer]
+        try:
+            text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False)
+        except Exception:  # a template raises anything; here it says that it wants another name
+            continue
+        if _VALUE in str(text):
+            return name
+    return _REASONING[0]
 
 
 def _shows_once(text: str) -> bool:

@@ -67,6 +67,15 @@ def test_a_template_without_a_place_for_it_is_refused(prepare_from: Prepare, tmp
         prepare_from(source)
 
 
+@pytest.mark.parametrize("name", ["thinking", "reasoning"])
+def test_a_template_gets_it_under_the_name_that_it_reads(pico_base: Parent, name: str) -> None:
+    tokenizer = chat.load_tokenizer(pico_base.path)
+    tokenizer.chat_template = templates.REASONING.replace("m.reasoning_content", f"m.{name}")
+    messages = formats.to_messages("messages", {"messages": asked(2)}, None, Counter())
+    assert TemplateCheck(tokenizer)(messages) == LeftOut()
+    assert "<think>\n2 over two is 1.0.\n</think>" in chat.render(tokenizer, messages)
+
+
 def test_reasoning_before_a_call_is_written_with_it(pico_base: Parent) -> None:
     tokenizer = chat.load_tokenizer(pico_base.path)
     tokenizer.chat_template = templates.CHATML_TOOLS.replace(
