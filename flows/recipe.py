@@ -200,6 +200,8 @@ def anchor(tree: Tree, folder: Path) -> Tree:
     evaluate = tree.get("evaluate")
     tasks = evaluate.get("tasks") if isinstance(evaluate, dict) else None
     for task in tasks if isinstance(tasks, list) else ():
-        if isinstance(task, dict) and isinstance(task.get("path"), str):
-            task["path"] = str(folder / task["path"])
+        metrics = task.get("metrics") if isinstance(task, dict) else None
+        for part in (task, *(metrics if isinstance(metrics, list) else ())):
+            if isinstance(part, dict) and isinstance(part.get("path"), str):
+                part["path"] = str(folder / part["path"])
     return tree

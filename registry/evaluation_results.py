@@ -21,13 +21,17 @@ Settings = dict[str, Any]
 
 
 class Metric(TypedDict):
-    """A value with its 95 % interval, over `n` items or chats."""
+    """A value with its 95 % interval, over `n` items or chats; `unit`: where it is no share; `figure`: of all
+    items together, from their summed `counts` (`stages.statistics.corpus`)."""
 
     value: float
     low: float
     high: float
     n: int
-    interval: Literal["wilson", "normal", "bootstrap"]
+    interval: Literal["wilson", "normal", "bootstrap", "clustered"]
+    unit: NotRequired[str]
+    figure: NotRequired[Literal["precision", "recall", "f1", "bleu"]]
+    counts: NotRequired[str]
 
 
 class Samples(TypedDict):
@@ -210,6 +214,7 @@ class EvaluationMetrics(TypedDict, total=False):
     weights: MergedWeights | None
     merge_base: MergeChoice
     tasks: dict[str, dict[str, Metric]]
+    main: dict[str, str]  # task on held-out rows → its main metric, where that is not `exact_match`
     measured_on: str
     computed_with: str
     bytes: int
@@ -228,6 +233,7 @@ class Item(TypedDict):
     target: str
     answer: str
     scores: dict[str, float]
+    counts: NotRequired[Mapping[str, Sequence[float]]]
     metric: NotRequired[str]
     score: NotRequired[float]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flows.formatting import size
-from flows.report.rows import Score
+from flows.report.rows import score_of
 
 Figures = Iterator[tuple[str, str]]
 
@@ -64,8 +64,7 @@ def _of_an_adapter(metrics: Mapping[str, Any]) -> Figures:
 def _of_scores(metrics: Mapping[str, Any]) -> Figures:
     for task, scores in metrics.get("tasks", {}).items():
         for metric, figures in scores.items():
-            score = Score(figures["value"], figures["low"], figures["high"], figures["n"])
-            yield task, f"{metric} {score}, n = {figures['n']:,}"
+            yield task, f"{metric} {score_of(figures)}, n = {figures['n']:,}"
     if metrics.get("bytes") is not None:
         yield "size", size(metrics["bytes"])
     if metrics.get("bits_per_weight") is not None:

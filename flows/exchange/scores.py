@@ -25,6 +25,8 @@ class ScoreRow:
     high: float | None
     n: int | None
     interval: str | None
+    unit: str | None
+    """What a figure that is no share counts."""
     measured_on: str
     computed_with: str
     dataset: str | None
@@ -66,4 +68,4 @@ def _rows(evaluation: str, manifest: Manifest) -> Iterator[ScoreRow]:
 
 
 def _figures(score: Mapping[str, Any]) -> JsonObject:
-    return {key: score.get(key) for key in ("value", "low", "high", "n", "interval")}
+    return {key: score.get(key) for key in ("value", "low", "high", "n", "interval", "unit")}

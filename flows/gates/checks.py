@@ -55,11 +55,23 @@ def _binary(pair: Comparison) -> Iterator[str]:
         return
     for whose, evidence in pair.sides:
         task = evidence.tasks.get(pair.rule.task)
-        if task is not None and not set(task.scores.get(pair.rule.metric, {}).values()) <= {0.0, 1.0}:
+        if task is None or pair.rule.metric in task.together:
+            continue
+        if not set(task.scores.get(pair.rule.metric, {}).values()) <= {0.0, 1.0}:
             yield (
                 f"{pair.rule.metric} of {whose} has scores other than 0 and 1: set scores: real in the rule "
                 "if that is right"
             )
+
+
+def _together(pair: Comparison) -> Iterator[str]:
+    if pair.tasks is None:
+        return
+    figures = [task.together.get(pair.rule.metric) for task in pair.tasks]
+    if any(figures) and pair.rule.scores == "binary":
+        yield f"{pair.rule.metric} is a figure of all items together: set scores: real in the rule"
+    if len({figure.figure if figure else None for figure in figures}) > 1:
+        yield f"{pair.rule.metric} is computed from all items together on one side only"
 
 
 def _same(key: str, of_task: bool, pair: Comparison) -> Iterator[str]:
@@ -120,6 +132,7 @@ PAIR_CHECKS: dict[str, Callable[[Comparison], Iterable[str]]] = {
     "both are sound": _sound,
     "both have the metric": _measured,
     "scores are as the rule says": _binary,
+    "figures of all items are taken as such": _together,
     "same harness": partial(_same, "harness", False),
     "same seed": partial(_same, "seed", False),
     "same chat template": partial(_same, "chat_template", False),

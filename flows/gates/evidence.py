@@ -15,7 +15,16 @@ from typing import Any, cast
 from pydantic import Field
 
 from flows.gates.policy import FiniteRecord
-from flows.gates.soundness import READING_CHECKS, TASK_CHECKS, Expected, Log, Reading, is_number
+from flows.gates.soundness import (
+    READING_CHECKS,
+    TASK_CHECKS,
+    Expected,
+    Log,
+    Reading,
+    corpus_metrics,
+    counts_of,
+    is_number,
+)
 from registry.evaluation_results import (
     RESULTS,
     FidelityResult,
@@ -24,14 +33,26 @@ from registry.evaluation_results import (
     parse_results,
     refuse_constant,
 )
+from stages.statistics.corpus import Figure, each_of
+
+
+class Together(FiniteRecord):
+    """A figure of all items together, and what each item adds to it."""
+
+    figure: Figure
+    counts: dict[str, tuple[float, ...]] = Field(description="item → its counts")
 
 
 class TaskEvidence(FiniteRecord):
-    """The logged items of one task: `scores[metric][item]`, the item being a sha256, never a position."""
+    """The logged items of one task: `scores[metric][item]`, the item being a sha256, never a position.
+
+    Of a figure of all items together (`together`), `scores` has each item's own.
+    """
 
     setting: dict[str, Any] = Field(description="what has to be equal: config, few-shot, limit")
     prompts: dict[str, str] = Field(description="item → sha256 of the prompt the model saw")
     scores: dict[str, dict[str, float]]
+    together: dict[str, Together] = Field(default_factory=dict, description="metric → its figure and counts")
     asked: dict[str, str] = Field(default_factory=dict, description="item → its question, no template")
     clusters: dict[str, str] = Field(default_factory=dict, description="item → cluster, where items have one")
     places: dict[str, int] = Field(default_factory=dict, description="item → its place in the split")
@@ -133,7 +154,12 @@ def _task(log: Log) -> TaskEvidence:
         for metric, score in row["scores"].items():
             if is_number(score):
                 scores.setdefault(metric, {})[row["item"]] = float(score)
+    together = {name: _together(log, name) for name in corpus_metrics(log.result)}
+    for name, metric in together.items():
+        own = each_of(metric.figure, list(metric.counts.values())) if metric.counts else []
+        scores[name] = dict(zip(metric.counts, own, strict=True))
     return TaskEvidence(
+        together=together,
         setting={
             "config_digest": log.result["config_digest"],
             "fewshot": log.result["fewshot"],
@@ -145,6 +171,12 @@ def _task(log: Log) -> TaskEvidence:
         clusters={row["item"]: row["cluster"] for row in log.rows if isinstance(row.get("cluster"), str)},
         places={row["item"]: row["document"] for row in log.rows if type(row.get("document")) is int},
     )
+
+
+def _together(log: Log, metric: str) -> Together:
+    figure, key = corpus_metrics(log.result)[metric]
+    counts = {row["item"]: counts_of(row, key, figure) for row in log.rows}
+    return Together(figure=figure, counts={item: found for item, found in counts.items() if found})
 
 
 def _fidelity(result: FidelityResult) -> Fidelity:

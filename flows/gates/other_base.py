@@ -44,6 +44,10 @@ def _renamed(ours: TaskEvidence, theirs: TaskEvidence) -> TaskEvidence:
                 for item, prompt in theirs.prompts.items()
             },
             "scores": {metric: _under(names, scores) for metric, scores in theirs.scores.items()},
+            "together": {
+                metric: figure.model_copy(update={"counts": _under(names, figure.counts)})
+                for metric, figure in theirs.together.items()
+            },
             "asked": _under(names, theirs.asked),
             "clusters": _under(names, theirs.clusters),
             "places": _under(names, theirs.places),

@@ -12,11 +12,12 @@ from flows.gates.checks import Comparison, called, problems
 from flows.gates.evidence import Evidence
 from flows.gates.policy import WORDS, FiniteRecord, TaskRule, Verdict
 from stages.statistics.cluster import FEWEST, Mean, clustered_mean, mean_items_needed
+from stages.statistics.corpus import corpus_difference
 from stages.statistics.exact import paired_interval
 from stages.statistics.intervals import mcnemar
 from stages.statistics.power import items_needed, pass_probability
 
-Method = Literal["tango", "tango-clustered", "clustered-mean"]
+Method = Literal["tango", "tango-clustered", "clustered-mean", "bootstrap"]
 FLIPS_SUMMED = 400
 """Flips up to which the power is summed exactly; beyond, the approximation is as good and much faster."""
 
@@ -97,7 +98,7 @@ def judge_rule(
     result = (
         _binary(rule, differences, risk)
         if rule.scores == "binary"
-        else _real(rule, differences, risk, candidate)
+        else _real(rule, differences, risk, candidate, reference)
     )
     if result.sentence:
         return result
@@ -154,13 +155,20 @@ def _binary(rule: TaskRule, differences: Differences, alpha: float) -> RuleResul
     )  # fmt: skip
 
 
-def _real(rule: TaskRule, differences: Differences, alpha: float, candidate: Evidence) -> RuleResult:
+def _real(
+    rule: TaskRule, differences: Differences, alpha: float, candidate: Evidence, reference: Evidence
+) -> RuleResult:
     n = len(differences.values)
     if len(set(differences.clusters)) < 2:
         unit = "cluster" if differences.clustered else "item"
         message = f"{rule.name}: has a single {unit}; no spread can be known"
         return RuleResult(rule=rule.name, verdict="invalid", sentence=message, group=rule.any_of)
-    mean = clustered_mean(differences.values, differences.clusters, alpha)
+    together = rule.metric in candidate.tasks[rule.task].together
+    mean = (
+        _together(rule, candidate, reference, alpha)
+        if together
+        else clustered_mean(differences.values, differences.clusters, alpha)
+    )
     verdict = _verdict(mean.low, mean.high, rule.threshold)
     if mean.moved < FEWEST:
         verdict = "insufficient"
@@ -170,13 +178,24 @@ def _real(rule: TaskRule, differences: Differences, alpha: float, candidate: Evi
     if total is not None and fewest is not None:
         total = max(total, fewest)
     return RuleResult(
-        rule=rule.name, verdict=verdict, sentence="", method="clustered-mean",
+        rule=rule.name, verdict=verdict, sentence="", method="bootstrap" if together else "clustered-mean",
         effect=mean.value, low=mean.low, high=mean.high, threshold=rule.threshold, alpha=alpha, n=n,
         clusters=mean.clusters if differences.clustered else None,
         gained=sum(d > 0 for d in differences.values), lost=sum(d < 0 for d in differences.values),
-        discordant=sum(d != 0 for d in differences.values), power=_mean_power(rule, mean, alpha),
+        discordant=mean.moved if together else sum(d != 0 for d in differences.values),
+        power=_mean_power(rule, mean, alpha),
         more_items=_more(verdict, total, n), group=rule.any_of,
     )  # fmt: skip
+
+
+def _together(rule: TaskRule, candidate: Evidence, reference: Evidence, alpha: float) -> Mean:
+    """The difference of a figure of all items, whose interval is bootstrapped over items or clusters."""
+    ours, theirs = candidate.tasks[rule.task], reference.tasks[rule.task]
+    mine, other = ours.together[rule.metric], theirs.together[rule.metric]
+    items = sorted(mine.counts.keys() & other.counts.keys())
+    clusters = [ours.clusters.get(item, item) for item in items]
+    counts = ([mine.counts[item] for item in items], [other.counts[item] for item in items])
+    return corpus_difference(mine.figure, *counts, clusters, alpha)
 
 
 def _verdict(low: float, high: float, threshold: float) -> Verdict:

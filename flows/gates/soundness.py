@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.evaluation_results import EvaluationResults, FidelityResult, ScoredResult, is_fidelity
+from stages.statistics.corpus import COUNTS, Figure, value_of
 
 Rows = list[dict[str, Any]]
 
@@ -103,12 +104,44 @@ def _every_metric(log: Log) -> Iterator[str]:
         yield "some items have no score for some metric"
 
 
+def corpus_metrics(result: ScoredResult | FidelityResult) -> dict[str, tuple[Figure, str]]:
+    """Metric → figure and name of the counts, of what is computed from all items together."""
+    if is_fidelity(result):
+        return {}
+    return {
+        name: (metric["figure"], str(metric.get("counts")))
+        for name, metric in result.get("metrics", {}).items()
+        if metric.get("figure") in COUNTS
+    }
+
+
+def counts_of(row: Mapping[str, Any], key: str, figure: Figure) -> tuple[float, ...] | None:
+    """What an item adds to a figure; None where that is not as many numbers of at least 0 as it needs."""
+    counts = (row.get("counts") or {}).get(key)
+    if not isinstance(counts, list) or len(counts) != COUNTS[figure]:
+        return None
+    return tuple(map(float, counts)) if all(is_number(n) and n >= 0 for n in counts) else None
+
+
+def _every_count(log: Log) -> Iterator[str]:
+    for metric, (figure, key) in corpus_metrics(log.result).items():
+        missing = sum(counts_of(row, key, figure) is None for row in log.rows)
+        if missing:
+            yield f"{missing} items lack the {COUNTS[figure]} counts that {metric} is computed from"
+
+
 def _summary_agrees(log: Log) -> Iterator[str]:
     if is_fidelity(log.result) or log.raw is None:
         return
+    together = corpus_metrics(log.result)
     for metric, summary in log.result.get("metrics", {}).items():
-        scores = [row["scores"][metric] for row in log.rows if is_number(row["scores"].get(metric))]
-        mean = math.fsum(scores) / len(scores) if scores else math.nan
+        if metric in together:
+            figure, key = together[metric]
+            counts = [found for row in log.rows if (found := counts_of(row, key, figure)) is not None]
+            mean = value_of(figure, counts) if counts else math.nan
+        else:
+            scores = [row["scores"][metric] for row in log.rows if is_number(row["scores"].get(metric))]
+            mean = math.fsum(scores) / len(scores) if scores else math.nan
         if not math.isclose(mean, summary["value"], rel_tol=1e-9, abs_tol=1e-12):
             yield f"results.json says {metric} is {summary['value']}, its samples say {mean:.6g}"
 
@@ -122,6 +155,7 @@ TASK_CHECKS: dict[str, Callable[[Log], Iterable[str]]] = {
     "no item is twice": _distinct,
     "scores are finite": _finite,
     "every item has every metric": _every_metric,
+    "every item has the counts of figures of all": _every_count,
     "the summary agrees with the samples": _summary_agrees,
 }
 """What makes one task's log unfit to be believed. Each yields its reasons."""

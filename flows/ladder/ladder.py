@@ -82,7 +82,8 @@ def _score(evidence: RungEvidence) -> tuple[Figure | None, str | None]:
     """That of the first task, and what it is called."""
     for task, scores in evidence.metrics.get("tasks", {}).items():
         # a manifest sorts its keys, so the first metric is not the main one
-        metric = "exact_match" if "exact_match" in scores else next(iter(scores))
+        first = "exact_match" if "exact_match" in scores else next(iter(scores))
+        metric = evidence.metrics.get("main", {}).get(task, first)
         return _figure(scores[metric]), f"{task} {metric}"
     return None, None
 

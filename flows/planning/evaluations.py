@@ -123,7 +123,8 @@ def evaluation_work(shape: ModelShape, form: Form, held: Splits, longest_row: in
 def _rows(task: Task, held: Splits) -> float:
     """Items of a task; infinite where they are not known."""
     if isinstance(task, HeldoutTask):
-        return min(held.test, task.max_items or math.inf)
+        known = held.test if task.turns == "last" else math.inf
+        return min(known, task.max_items or math.inf)
     if isinstance(task, LmEvalTask):
         return math.inf if task.limit is None else task.limit
     return 0.0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.recipe import Recipe
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
+from stages.config.metrics import FieldsMetric, MetricConfig, NumberMetric
 from stages.config.prepare import PrepareConfig
 from stages.errors import StageError
 from stages.formats.messages import said
 from stages.prepare import first_rows
+from stages.scoring.scorer import Scorer
 
 LARGEST = 2_000_000_000
 """Bytes of data files that are opened: opening takes their digest, at about 1 GB a second."""
@@ -23,12 +25,13 @@ LARGEST = 2_000_000_000
 class FirstRows:
     """What the first rows told. `json_answers`: whether any of their answers is JSON; None: not known.
 
-    `answers`: how many distinct ones they have.
+    `answers`: how many distinct ones they have; `targets`: those themselves.
     """
 
     problems: tuple[str, ...] = ()
     json_answers: bool | None = None
     answers: int = 0
+    targets: tuple[str, ...] = ()
 
 
 def look(config: PrepareConfig) -> FirstRows:
@@ -47,7 +50,8 @@ def look(config: PrepareConfig) -> FirstRows:
         why = f"prepare.source: none of the first {len(rejected)} rows can be used; {rejected[0]}"
         return FirstRows((why,))
     answers = {said(chat[-1]) for chat in chats}
-    return FirstRows(json_answers=any(map(_is_json, answers)) if chats else None, answers=len(answers))
+    parse = any(map(_is_json, answers)) if chats else None
+    return FirstRows(json_answers=parse, answers=len(answers), targets=tuple(sorted(answers)))
 
 
 def choices(recipe: Recipe, rows: FirstRows) -> Iterator[str]:
@@ -61,6 +65,33 @@ def choices(recipe: Recipe, rows: FirstRows) -> Iterator[str]:
                 f"evaluate.tasks.{number}.choice: compares at most {MOST_CHOICES} distinct answers, and the "
                 f"first rows alone have {rows.answers}; set it to false"
             )
+
+
+def metrics(recipe: Recipe, rows: FirstRows) -> Iterator[str]:
+    """Metrics that cannot score any answer of the first rows, and schemas that are not schemas."""
+    for number, task in enumerate(recipe.evaluate.tasks):
+        if isinstance(task, HeldoutTask):
+            for place, metric in enumerate(task.metrics):
+                if (problem := _unscorable(metric, rows.targets)) is not None:
+                    yield f"evaluate.tasks.{number}.metrics.{place}: {problem}"
+
+
+def _unscorable(metric: MetricConfig, targets: Sequence[str]) -> str | None:
+    """Why the metric can be used with none of the expected answers; None where it can, or none is known."""
+    problems = []
+    if isinstance(metric, NumberMetric | FieldsMetric):
+        if isinstance(metric, FieldsMetric):
+            metric = metric.model_copy(update={"fields": None})
+        choices = [[[target]] for target in targets]
+    else:
+        choices = [[list(targets)]]
+    for choice in choices:
+        try:
+            Scorer([metric], choice)
+            return None
+        except StageError as error:
+            problems.append(str(error))
+    return problems[0] if problems else None
 
 
 def _is_json(text: str) -> bool:

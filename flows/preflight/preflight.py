@@ -15,6 +15,7 @@ def problems(recipe: Recipe, settings: Settings, shape: ModelShape | None) -> li
     rows = data.look(recipe.prepare)
     metrics = sections.task_metrics(recipe, answer.metrics, rows.json_answers)
     lines = [*sections.problems(recipe, metrics), *rows.problems, *data.choices(recipe, rows)]
+    lines += data.metrics(recipe, rows)
     lines += lengths.problems(recipe, shape.positions if shape is not None else None)
     if shape is not None:
         lines += base.problems(recipe, shape)

@@ -11,6 +11,7 @@ from flows.recipe import Recipe
 from registry.quantization import STORED
 from serving.engine.capabilities import VLLM_RANKS, limits
 from stages.config.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
+from stages.config.metrics import real_scores
 from stages.quantization import method_of
 
 Metrics = Mapping[str, Collection[str] | None]
@@ -23,6 +24,7 @@ def problems(recipe: Recipe, metrics: Metrics) -> Iterator[str]:
     yield from _splits(recipe)
     if recipe.gate is not None:
         yield from _rules(recipe.gate, metrics)
+        yield from _kinds(recipe, recipe.gate)
         yield from _evidence(recipe, recipe.gate, metrics)
         yield from _fidelity(recipe, recipe.gate)
     yield from _engine(recipe)
@@ -41,7 +43,8 @@ def task_metrics(
     metrics: dict[str, Collection[str] | None] = {}
     for task in recipe.evaluate.tasks:
         if isinstance(task, HeldoutTask):
-            metrics[task.name] = ("exact_match", *parse, *(["choice_acc"] if task.choice else []))
+            listed = [score for metric in task.metrics for score in metric.scores]
+            metrics[task.name] = (*listed, *parse, *(["choice_acc"] if task.choice else []))
         elif isinstance(task, LmEvalTask):
             metrics[task.name] = of_lm_eval.get(task.name)
     return metrics
@@ -89,12 +92,29 @@ def _rules(gate: GatePolicy, metrics: Metrics) -> Iterator[str]:
             yield f"{where}.task: {_absent(rule.task, 'a task of evaluate.tasks', metrics)}"
             continue
         known = metrics[rule.task]
+        if known is not None and _of_a_field(rule.metric, known):
+            continue
         if rule.metric == "choice_acc" and known is not None and rule.metric not in known:
             yield f"{where}.metric: choice_acc is measured where the task has choice: true; set it there"
         elif rule.metric == "json_valid" and known is not None and rule.metric not in known:
             yield f"{where}.metric: json_valid is measured where answers are JSON; no first row has one"
         elif known is not None and rule.metric not in known:
             yield f"{where}.metric: {_absent(rule.metric, f'a metric of the task {rule.task}', known)}"
+
+
+def _of_a_field(metric: str, known: Collection[str]) -> bool:
+    """Whether it is the figure of one field, which only the data name."""
+    figure, bracket, _ = metric.partition("[")
+    return bool(bracket) and metric.endswith("]") and figure in known
+
+
+def _kinds(recipe: Recipe, gate: GatePolicy) -> Iterator[str]:
+    """Rules that take a metric's scores for 0 and 1, which they are not."""
+    real = {t.name: real_scores(t.metrics) for t in recipe.evaluate.tasks if isinstance(t, HeldoutTask)}
+    for number, rule in enumerate(gate.tasks):
+        name = rule.metric.partition("[")[0]
+        if rule.scores == "binary" and name in real.get(rule.task, ()):
+            yield f"gate.tasks.{number}.scores: {rule.metric} is not 0 or 1 for each item; set scores: real"
 
 
 def _evidence(recipe: Recipe, gate: GatePolicy, metrics: Metrics) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from flows.formatting import VERDICTS
 from flows.report.lineage_picture import LineageEdge, LineageNode
@@ -14,13 +14,16 @@ from flows.run.stage_row import StageRow, State
 
 @dataclass(frozen=True)
 class Score:
-    """A measured value with its 95% interval over `n` items; a share is written in per cent."""
+    """A measured value with its 95% interval over `n` items; a share is written in per cent.
+
+    `unit`: `share`, `number`, or the words that follow the figure: `of 100`, `words`.
+    """
 
     value: float
     low: float
     high: float
     n: int
-    unit: Literal["share", "number"] = "share"
+    unit: str = "share"
 
     @property
     def is_share(self) -> bool:
@@ -30,7 +33,14 @@ class Score:
     def __str__(self) -> str:
         if self.is_share:
             return f"{self.value:.1%} ({100 * self.low:.1f}–{100 * self.high:.1f})"
-        return f"{self.value:.4g} ({self.low:.4g}–{self.high:.4g})"
+        unit = f" {self.unit}" if self.unit not in ("share", "number") else ""
+        return f"{self.value:.4g}{unit} ({self.low:.4g}–{self.high:.4g})"
+
+
+def score_of(metric: Mapping[str, Any]) -> Score:
+    """A metric of an evaluation, with its unit."""
+    unit = str(metric.get("unit", "share"))
+    return Score(metric["value"], metric["low"], metric["high"], metric["n"], unit)
 
 
 @dataclass(frozen=True)

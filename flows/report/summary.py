@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from flows.candidate import Candidate
 from flows.ladder.evidence import ladder_of
 from flows.outcome import RunOutcome
 from flows.report.lineage_picture import LineageEdge, LineageNode
-from flows.report.report import AnswerRow, ModelRow, RunReport, Score
+from flows.report.report import AnswerRow, ModelRow, RunReport
+from flows.report.rows import score_of
 from flows.run.step import Run
 from flows.unmerged import ServingBase
 from registry import Artifact
@@ -59,9 +61,9 @@ def model_row(candidate: Candidate) -> ModelRow:
     """The model with the scores, the size and the words of its evaluation."""
     metrics = candidate.evaluation.manifest.metrics
     scores = {
-        f"{task} {metric}": Score(s["value"], s["low"], s["high"], s["n"])
+        f"{task} {metric}": score_of(scored[metric])
         for task, scored in metrics["tasks"].items()
-        for metric, s in scored.items()
+        for metric in _shown(scored, metrics.get("main", {}).get(task))
     }
     return ModelRow(
         label=candidate.label,
@@ -71,6 +73,12 @@ def model_row(candidate: Candidate) -> ModelRow:
         measured_on=metrics["measured_on"],
         artifact_id=candidate.model.id,
     )
+
+
+def _shown(scored: Mapping[str, Any], main: str | None) -> list[str]:
+    """The main metric first, and of each field its F1 alone: the artifact's page has them all."""
+    of_fields = {name for name in scored if "[" in name and scored[name].get("figure") != "f1"}
+    return [name for name in sorted(scored, key=lambda name: name != main) if name not in of_fields]
 
 
 def _lineage(run: Run, outcome: RunOutcome) -> tuple[list[LineageNode], list[LineageEdge]]:

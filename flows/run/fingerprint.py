@@ -27,8 +27,9 @@ def pinned(config: BaseModel) -> JsonObject:
         tree["chat_template"] = _pin_path(Path(config.chat_template))
     if isinstance(config, EvaluateConfig):
         for task in tree["tasks"]:
-            if task.get("path"):
-                task["path"] = _pin_path(Path(task["path"]))
+            for part in (task, *task.get("metrics", ())):
+                if part.get("path"):
+                    part["path"] = _pin_path(Path(part["path"]))
     return tree
 
 

@@ -142,11 +142,12 @@ def shown(value: Any) -> Markup:
 
 
 def interval(metric: Mapping[str, Any], share: bool = True) -> str:
-    """`68.4 % (61.2–74.8), n = 228`."""
+    """`68.4 % (61.2–74.8), n = 228`, or `31.2 of 100 (29.4–33.1), n = 228`."""
     value, low, high, n = (metric[key] for key in ("value", "low", "high", "n"))
-    if share and 0 <= low <= high <= 1:
+    unit = f" {metric['unit']}" if metric.get("unit") else ""
+    if share and not unit and 0 <= low <= high <= 1:
         return f"{value:.1%} ({100 * low:.1f}–{100 * high:.1f}), n = {n:,}"
-    return f"{value:.4g} ({low:.4g}–{high:.4g}), n = {n:,}"
+    return f"{value:.4g}{unit} ({low:.4g}–{high:.4g}), n = {n:,}"
 
 
 def link_to(path: str, **parameters: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from stages.config.metrics import DEFAULT, Metric, repeated
 from stages.config.train import Nf4Config
 from stages.contract import StageConfig
 
@@ -15,11 +16,11 @@ MOST_CHOICES = 64
 
 
 class HeldoutTask(StageConfig):
-    """The test split of the prepared dataset, or of a feed's the fresh one: generate the answer, compare it
-    exactly.
+    """The test split of the prepared dataset, or of a feed's the fresh one: generate the answer, score it.
 
-    Where the distinct answers are few, the likelihood of each is compared too (`choice`), which is fair
-    to a model that does not know the answer's form.
+    Where all expected answers are JSON, `json_valid` is scored beside the metrics. Where the distinct answers
+    are few, the likelihood of each is compared too (`choice`), which is fair to a model that does not know
+    the answer's form.
     """
 
     kind: Literal["heldout"] = "heldout"
@@ -33,6 +34,25 @@ class HeldoutTask(StageConfig):
     max_items: int | None = Field(default=None, ge=1, description="first items of the split, in its order")
     max_new_tokens: int = Field(default=32, ge=1, description="length of an answer, in tokens")
     choice: bool = Field(default=False, description="also score by the likelihood of each distinct answer")
+    metrics: tuple[Metric, ...] = Field(
+        default=DEFAULT,
+        min_length=1,
+        exclude_if=lambda metrics: metrics == DEFAULT,  # evaluations from before there were others
+        description="what of an answer is scored, the main one first; one with its defaults may be written "
+        "as its kind alone: `[exact, rouge_l]`. docs/metrics.md has them all",
+    )
+    turns: Literal["last", "all"] = Field(
+        default="last",
+        exclude_if=lambda turns: turns == "last",
+        description="`all`: each answer of a chat is an item, after the chat as it stands in the data; items "
+        "of one chat do not count as independent",
+    )
+
+    @model_validator(mode="after")
+    def _distinct_scores(self) -> HeldoutTask:
+        if (score := repeated(self.metrics)) is not None:
+            raise ValueError(f"two metrics give the score {score!r}: give one of them another name")
+        return self
 
 
 class LmEvalTask(StageConfig):

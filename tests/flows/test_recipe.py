@@ -139,3 +139,9 @@ def test_bad_override(override: str, expected: str) -> None:
     with pytest.raises(InvalidRecipe) as caught:
         load("demo", [override])
     assert expected in str(caught.value)
+
+
+def test_a_file_of_a_metric_is_seen_from_the_recipe_s_folder(tmp_path: Path) -> None:
+    metrics = ["exact", {"kind": "json_schema", "path": "order.json"}]
+    (task,) = load(written(tmp_path, evaluate={"tasks": [{"metrics": metrics}]})).evaluate.tasks
+    assert task.metrics[1].path == str(tmp_path / "order.json")  # type: ignore[union-attr]

@@ -48,6 +48,15 @@ def test_the_schema_accepts_every_shipped_recipe(name: str) -> None:
         jsonschema.Draft202012Validator(json.loads(json_schema())).validate(tree)
 
 
+def test_a_metric_may_be_written_as_its_kind() -> None:
+    schema = jsonschema.Draft202012Validator(json.loads(json_schema()))
+    tree = yaml.safe_load(shipped()["demo"].read_text("utf-8"))
+    tree["evaluate"]["tasks"][0]["metrics"] = ["exact", {"kind": "regex", "pattern": "a"}]
+    schema.validate(tree)
+    tree["evaluate"]["tasks"][0]["metrics"] = ["exakt"]
+    assert not schema.is_valid(tree)
+
+
 class Left(BaseModel):
     """Goes left.
 

@@ -124,9 +124,11 @@ def score_charts(evaluations: Sequence[tuple[str, EvaluationMetrics]]) -> list[s
             for metric, score in scored.items():
                 name = f"{task} {metric}"
                 value, low, high, n = score["value"], score["low"], score["high"], score["n"]
-                share = 0 <= low <= high <= 1
+                unit = score.get("unit", "share")
+                share = unit == "share" and 0 <= low <= high <= 1
                 shares[name] = shares.get(name, True) and share
-                text = f"{value:.1%} (n = {n:,})" if share else f"{value:.4g} (n = {n:,})"
+                number = f"{value:.4g}" if unit == "share" else f"{value:.4g} {unit}"
+                text = f"{value:.1%} (n = {n:,})" if share else f"{number} (n = {n:,})"
                 by_metric.setdefault(name, []).append(ErrorBar(evaluation[:12], value, low, high, text))
     return [
         interval_chart(

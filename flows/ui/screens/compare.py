@@ -156,8 +156,11 @@ def _results(reference: Side, side: Side, scored: Mapping[str, list[str]]) -> li
     results = []
     for task, metrics in scored.items():
         for metric in metrics:
-            values = side.evidence.tasks[task].scores[metric].values()
-            binary = "binary" if set(values) <= {0.0, 1.0} else "real"
+            if "[" in metric and "_f1[" not in metric:
+                continue  # of each field its F1 is enough
+            items = side.evidence.tasks[task]
+            shares = set(items.scores[metric].values()) <= {0.0, 1.0} and metric not in items.together
+            binary = "binary" if shares else "real"
             rule = TaskRule(task=task, metric=metric, role="improve", against="live", scores=binary)
             result = judge_rule(rule, side.evidence, named, min_items=1)
             results.append(result.model_copy(update={"rule": f"{task} {metric}"}))
@@ -223,8 +226,8 @@ def _items(registry: Registry, side: Side, task: str) -> dict[str, Item]:
 def _answer(item: Item | None) -> LoggedAnswer | None:
     if item is None:
         return None
-    metric = item.get("metric")
-    score = item["scores"].get(metric) if metric else next(iter(item["scores"].values()), None)
+    scores, metric = item["scores"], item.get("metric")
+    score = scores.get(metric, item.get("score")) if metric else next(iter(scores.values()), None)
     return LoggedAnswer(Markup.escape(item.get("answer", "")), score)
 
 

@@ -5,7 +5,7 @@ measure             one evaluation from beginning to end
 open_model          16-bit, NF4 with an adapter, GPTQ, GGUF
 lm_eval_tasks       tasks through lm-eval, item by item
 heldout             the test split as a task
-prompts             held-out chats and how long they are
+prompts             held-out chats, as items and by place
 continuations       the continuations of one context
 token_lm            what every model under lm-eval has in common
 torch_lm            a transformers model

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.parquet as pq
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
+from registry.artifacts import digest
 from stages.backends.chat import LastTurn, last_turn
+from stages.backends.evaluate.prompts import FRESH, Chat, items_of, read_split, references
 from stages.backends.evaluate.token_lm import EDGE, TokenLM
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
+from stages.config.metrics import ExactMetric
 from stages.errors import InvalidInput
+from stages.scoring.documents import parses
+from stages.scoring.item import Counts
+from stages.scoring.scorer import Scorer
 
-FRESH = "fresh"
-PREPARED = "what the prepare stage writes"
+EXACT = "exact_match"
 
 
 @dataclass(frozen=True)
@@ -36,34 +40,32 @@ class Answers:
 class HeldoutItems(ConfigurableTask):
     """Generate each row's last message; with `choice`, also weigh every answer that the dataset knows.
 
-    Metrics, each 0 or 1 per item: `exact_match` (white space at the ends aside, and the fixed text that a
-    template puts before an answer); `json_valid` where all targets are JSON (the answer parses);
-    `choice_acc` (the target is the likeliest of all answers). Prompt and answer are rendered here by the
-    same function as in training, so lm-eval must not apply a chat template again.
+    Besides what the task's metrics say of the answer, each 0 or 1 per item: `exact_match` (white space at the
+    ends aside, and the fixed text that a template puts before an answer); `json_valid` where all targets are
+    JSON (the answer parses); `choice_acc` (the target is the likeliest of all answers). Prompt and answer are
+    rendered here by the same function as in training, so lm-eval must not apply a chat template again.
     """
 
     def __init__(self, task: HeldoutTask, dataset: Path, lm: TokenLM) -> None:
-        rows = _read(dataset / f"{task.split}.parquet", task.max_items)
+        chats = items_of(task, dataset)
+        rows = [row for row, _ in chats]
         turns = [last_turn(lm.tokenizer, row) for row in rows]
-        documents = [
-            {
-                "prompt": turn.prompt,
-                "target": row[-1]["content"],
-                "messages": json.dumps(row, ensure_ascii=False),
-            }
-            for row, turn in zip(rows, turns, strict=True)
-        ]
-        self.contexts = {
-            document["messages"]: _context(turn) for document, turn in zip(documents, turns, strict=True)
-        }
+        documents = [_document(row, turn) for row, turn in zip(rows, turns, strict=True)]
+        keys = [document["messages"] for document in documents]
+        self.contexts = dict(zip(keys, map(_context, turns), strict=True))
         # as the engine reads its own tokens back: what the template begins an answer with, and all of it
         self.taught = {
-            document["messages"]: (_read_back(turn.opening, lm), _read_back(turn.opening + turn.content, lm))
-            for document, turn in zip(documents, turns, strict=True)
+            key: (_read_back(turn.opening, lm), _read_back(turn.opening + turn.content, lm))
+            for key, turn in zip(keys, turns, strict=True)
         }
-        self.json_targets = all(_parses(document["target"]) for document in documents)
+        self._clusters = (
+            dict(zip(keys, (chat for _, chat in chats), strict=True)) if task.turns == "all" else {}
+        )
+        self.exact = any(isinstance(metric, ExactMetric) for metric in task.metrics)
+        self.scorer = Scorer(task.metrics, [references(row) for row in rows])
+        self.counts: dict[str, Counts] = {}
+        self.json_targets = all(parses(document["target"]) for document in documents)
         self._answers = _distinct_answers(dataset, rows[0], lm) if task.choice else None
-        metrics = ["exact_match", *["json_valid"] * self.json_targets, *["choice_acc"] * task.choice]
         super().__init__(
             config={
                 "task": task.name,
@@ -75,17 +77,29 @@ class HeldoutItems(ConfigurableTask):
                 "generation_kwargs": {"until": [], "max_gen_toks": task.max_new_tokens, "do_sample": False},
                 "process_results": self.process_results,
                 "metric_list": [
-                    {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics
+                    {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+                    for metric in self._each_item(task.choice)
                 ],
                 "num_fewshot": 0,
             }
         )
+
+    def _each_item(self, choice: bool) -> dict[str, None]:
+        """The scores that every item has."""
+        own = [name for name in self.scorer.units if name not in self.scorer.corpus]
+        known = [EXACT, *["json_valid"] * self.json_targets, *["choice_acc"] * choice]
+        return dict.fromkeys([*known, *own])
 
     @property
     def choice(self) -> dict[str, object] | None:
         """What `results.json` says of the answers that are compared."""
         shown = ("answers", "prefix", "suffix")
         return {name: getattr(self._answers, name) for name in shown} if self._answers else None
+
+    def cluster(self, document: Mapping[str, str]) -> str | None:
+        """A digest that the items of one chat share; None where each chat is one item."""
+        chat = self._clusters.get(document["messages"])
+        return None if chat is None else digest(chat)
 
     def doc_to_text(self, doc: Mapping[str, str], _: object = None) -> str:
         return doc["prompt"]
@@ -113,36 +127,23 @@ class HeldoutItems(ConfigurableTask):
         generated, target = str(results[0]).strip(), doc["target"].strip()
         opening, taught = self.taught[doc["messages"]]
         answer = generated.removeprefix(opening).strip()
-        scores = {"exact_match": float(answer == target or generated == taught)}
+        scores = {EXACT: float(answer == target or generated == taught)}
         if self.json_targets:
-            scores["json_valid"] = float(_parses(answer))
+            scores["json_valid"] = float(parses(answer))
         if self._answers is not None:
             likelihoods = [likelihood for likelihood, _ in results[1:]]
             best = self._answers.answers[likelihoods.index(max(likelihoods))]
             scores["choice_acc"] = float(best.strip() == target)
-        return scores
+        found = self.scorer.score(answer, references(json.loads(doc["messages"])))
+        if found.counts:
+            self.counts[doc["messages"]] = found.counts
+        return scores | dict(found.scores)
 
 
-def system_message(dataset: Path) -> str | None:
-    """The system message that every row of the test split begins with, if there is one."""
-    messages = {
-        row[0]["content"] if row[0]["role"] == "system" else None for row in _read(dataset / "test.parquet")
-    }
-    return messages.pop() if len(messages) == 1 else None
-
-
-def _read(file: Path, limit: int | None = None) -> list[list[dict[str, str]]]:
-    if not file.is_file():
-        expected = "a feed, the only source with a split of its new rows" if file.stem == FRESH else PREPARED
-        raise InvalidInput(f"{file.name} is not in the dataset; expected {expected}")
-    rows: list[list[dict[str, str]]] = pq.read_table(file, columns=["messages"])["messages"].to_pylist()
-    if file.stem == FRESH and not rows:
-        raise InvalidInput(
-            "no row that came since the live model's data is held out: add rows to the feed, then run again"
-        )
-    if file.stem == "test" and not rows:
-        raise InvalidInput("the dataset's test split is empty; prepare it with split.test above 0")
-    return rows[:limit]
+def _document(row: Chat, turn: LastTurn) -> dict[str, str]:
+    """What lm-eval gets of an item; of calls the target is as the template writes them."""
+    target = turn.content.strip() if row[-1].get("tool_calls") else row[-1]["content"]
+    return {"prompt": turn.prompt, "target": target, "messages": json.dumps(row, ensure_ascii=False)}
 
 
 def _context(turn: LastTurn) -> str:
@@ -154,14 +155,6 @@ def _read_back(text: str, lm: TokenLM) -> str:
     return lm.tok_decode(lm.tok_encode(text)).strip() if text else ""
 
 
-def _parses(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _distinct_answers(dataset: Path, row: Sequence[Mapping[str, str]], lm: TokenLM) -> Answers:
     """The dataset's distinct answers, and what of them has to be compared after a shared beginning.
 
@@ -170,7 +163,7 @@ def _distinct_answers(dataset: Path, row: Sequence[Mapping[str, str]], lm: Token
     """
     fresh = dataset / f"{FRESH}.parquet"
     files = [dataset / "train.parquet", dataset / "test.parquet", *([fresh] if fresh.is_file() else [])]
-    answers = sorted({chat[-1]["content"] for file in files for chat in _read(file)})
+    answers = sorted({chat[-1]["content"] for file in files for chat in read_split(file)})
     if not 2 <= len(answers) <= MOST_CHOICES:
         raise InvalidInput(
             f"choice: true needs 2 to {MOST_CHOICES} distinct answers in the dataset, found {len(answers)}; "

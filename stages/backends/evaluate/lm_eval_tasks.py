@@ -11,11 +11,10 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,14 @@ from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from registry.artifacts import digest
-from registry.evaluation_results import Item, Metric, ScoredResult, write_samples
-from stages.backends.evaluate.heldout import HeldoutItems
+from registry.evaluation_results import Item, ScoredResult, write_samples
+from stages.backends.evaluate.heldout import EXACT, HeldoutItems
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.config.evaluate import HeldoutTask, LmEvalTask
 from stages.contract import Parent
 from stages.errors import InvalidInput, StageError
-from stages.statistics.intervals import wilson
+from stages.scoring.scorer import recorded
+from stages.scoring.summary import sum_up
 
 Document = dict[str, Any]
 """A row of a task's own data, whatever its fields."""
@@ -63,14 +63,17 @@ def run_task(
 def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, out: Path) -> ScoredResult:
     heldout = HeldoutItems(task, dataset.path, lm)
     items = _evaluate(lm, heldout, task, None, rendered=False)
-    config, choice = task.model_dump(mode="json"), heldout.choice
-    metrics = _metrics(items, task.name, "exact_match")
+    if not heldout.exact:
+        for item in items:
+            del item["scores"][EXACT]  # lm-eval wants a score of every item
+    config, choice, main = recorded(task), heldout.choice, task.metrics[0].scores[0]
+    metrics = sum_up(items, task.name, main, heldout.scorer)
     return {
         "config": config,
         "choice": choice,
         "fewshot": 0,
         "limit": task.max_items,
-        "metric": "exact_match",
+        "metric": main,
         "dataset": dataset.id,
         "words": f"{len(items)} items of the {task.split} split of dataset {dataset.id[:12]}",
         "chat_template_applied_by": "tuneline",
@@ -92,7 +95,7 @@ def _run_lm_eval(lm: TokenLM, task: LmEvalTask, seed: int, out: Path) -> ScoredR
         )
     config = json.loads(json.dumps(loaded.dump_config(), default=str))
     config.pop("metadata", None)
-    metrics = _metrics(items, task.name, task.metric)
+    metrics = sum_up(items, task.name, task.metric)
     return {
         "config": config,
         "fewshot": task.fewshot,
@@ -179,16 +182,20 @@ def _item(task: Task, config: HeldoutTask | LmEvalTask, sample: Document) -> Ite
     if not isinstance(answer, str):
         likelihoods = [r[0] if isinstance(r, tuple | list) else r for r in sample["filtered_resps"]]
         answer = str(sample["arguments"][likelihoods.index(max(likelihoods))][-1])
-    return {
+    heldout = task if isinstance(task, HeldoutItems) else None
+    row: Item = {
         "item": digest([config.name, sample["doc_hash"], prompt]),
         "prompt_hash": prompt,
         "document": sample["doc_id"],
         "asked": _asked(task, sample["doc"]),
-        "cluster": _cluster(config, sample["doc"]),
+        "cluster": heldout.cluster(sample["doc"]) if heldout else _cluster(config, sample["doc"]),
         "target": str(sample["target"]),
         "answer": answer,
         "scores": {},
     }
+    if heldout and (counts := heldout.counts.get(sample["doc"]["messages"])):
+        row["counts"] = counts
+    return row
 
 
 def _asked(task: Task, document: Document) -> str:
@@ -212,28 +219,6 @@ def _cluster(config: HeldoutTask | LmEvalTask, document: Document) -> str | None
             f"task {config.name}: cluster is {field!r}, but its documents have {', '.join(document)}"
         )
     return digest(json.loads(json.dumps(document[field], default=str)))
-
-
-def _metrics(items: Sequence[Item], task: str, main: str) -> dict[str, Metric]:
-    """Sum the scores up, `main` first, and mark each item with its own; each has to be a finite number."""
-    for item in items:
-        bad = [metric for metric, score in item["scores"].items() if not math.isfinite(score)]
-        if bad:
-            raise StageError(f"task {task}, item {item['item'][:12]}: {bad[0]} is not a finite number")
-        item["metric"], item["score"] = main, item["scores"][main]
-    names = dict.fromkeys([main, *items[0]["scores"]])
-    return {metric: summarize([item["scores"][metric] for item in items]) for metric in names}
-
-
-def summarize(scores: Sequence[float]) -> Metric:
-    """Mean and 95 % interval: Wilson's for scores of 0 and 1, else ± 1.96 standard errors."""
-    n, total = len(scores), math.fsum(scores)
-    mean = total / n
-    if set(scores) <= {0.0, 1.0}:
-        low, high = wilson(total, n)
-        return {"value": mean, "low": low, "high": high, "n": n, "interval": "wilson"}
-    error = 1.96 * math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(n - 1, 1) / n)
-    return {"value": mean, "low": mean - error, "high": mean + error, "n": n, "interval": "normal"}
 
 
 @contextlib.contextmanager

@@ -19,10 +19,11 @@ from registry.evaluation_results import (
 from stages.backends.chat import render
 from stages.backends.evaluate.fidelity_tasks import run_fidelity
 from stages.backends.evaluate.fidelity_weights import nonfinite_tensors
-from stages.backends.evaluate.heldout import system_message
+from stages.backends.evaluate.heldout import EXACT
 from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.merge_choice import compare_merges
 from stages.backends.evaluate.open_model import OpenedModel, open_model
+from stages.backends.evaluate.prompts import check_metrics, system_message
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
 from stages.contract import Parent, Parents, toolchain
@@ -37,6 +38,7 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
         only = config.tasks[0]
         if isinstance(only, MergeBaseTask):
             return compare_merges(parents, config, only, out)
+        check_metrics(config, parents)
         measured = open_model(parents, config)
         scored: dict[str, ScoredResult] = {}
         with _naming_the_damage(parents["model"]):
@@ -55,6 +57,8 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
         results["parity"], results["weights"] = compared.parity, compared.weights
         metrics |= {"fidelity": compared.tasks, "parity": compared.parity, "weights": compared.weights}
     write_results(out, results)
+    if main := _main_metrics(config):
+        metrics["main"] = main
     return metrics | {
         "tasks": {name: task["metrics"] for name, task in scored.items()},
         "measured_on": "; ".join(f"{name}: {task['words']}" for name, task in scored.items()),
@@ -77,6 +81,12 @@ def _naming_the_damage(model: Parent) -> Iterator[None]:
         raise Diverged(
             f"{error}; NaN or infinite values are in {len(damaged)} of its tensors: {', '.join(damaged[:3])}"
         ) from None
+
+
+def _main_metrics(config: EvaluateConfig) -> dict[str, str]:
+    """Task → its main metric, of held-out tasks where that is another than `exact_match`."""
+    mains = {task.name: task.metrics[0].scores[0] for task in config.tasks if isinstance(task, HeldoutTask)}
+    return {task: metric for task, metric in mains.items() if metric != EXACT}
 
 
 def _results(parents: Parents, config: EvaluateConfig, measured: OpenedModel) -> EvaluationResults:

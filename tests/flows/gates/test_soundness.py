@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,19 @@ def _set(*path: str, value: Any) -> Change:
         for key in path[:-1]:
             place = place[key]
         place[path[-1]] = value
+
+    return change
+
+
+def _figure(metric: str, damage: Callable[[list[Row]], object] = lambda _: None) -> Change:
+    """A metric that is computed from all items together."""
+
+    def change(results: Results, rows: list[Row]) -> None:
+        summary = {"value": 1.0, "low": 0.9, "high": 1.0, "n": len(rows), "figure": "f1", "counts": "c"}
+        results["tasks"]["heldout"]["metrics"][metric] = summary
+        for row in rows:
+            row["counts"] = {"c": [1, 1, 1]}
+        damage(rows)
 
     return change
 
@@ -73,6 +87,26 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         "scores are as the rule says",
         _damaged(rows_changed(lambda rows: rows[3]["scores"].update(exact_match=0.5))),
         "other than 0 and 1",
+    ),
+    "counts missing": (
+        "every item has the counts of figures of all",
+        _damaged(_figure("f1", lambda rows: rows[3].pop("counts"))),
+        "1 items lack the 3 counts that f1 is computed from",
+    ),
+    "counts below 0": (
+        "every item has the counts of figures of all",
+        _damaged(_figure("f1", lambda rows: rows[3].update(counts={"c": [1, 1, -1]}))),
+        "1 items lack the 3 counts",
+    ),
+    "counts edited": (
+        "the summary agrees with the samples",
+        _damaged(_figure("f1", lambda rows: rows[3].update(counts={"c": [0, 1, 1]}))),
+        "results.json says f1 is 1.0, its samples say 0.99",
+    ),
+    "a figure as a share": (
+        "figures of all items are taken as such",
+        _damaged(_figure("exact_match")),
+        "exact_match is a figure of all items together: set scores: real",
     ),
     "no score": ("rows can be read", _damaged(rows_changed(lambda rows: rows[3].pop("scores"))), "KeyError"),
     "some without": (

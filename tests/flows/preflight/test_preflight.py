@@ -53,6 +53,10 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("demo", ["gate.tasks.1.metric=rouge"], "gate.tasks.1.metric: 'rouge' is not a metric of the task rout"),
     ("demo", ["evaluate.tasks.0.choice=false", "gate.tasks.0.metric=choice_acc"],
      "gate.tasks.0.metric: choice_acc is measured where the task has choice: true"),
+    ("demo", ["evaluate.tasks.0.metrics=[exact, rouge_l]", "gate.tasks.0.metric=rouge_l"],
+     "gate.tasks.0.scores: rouge_l is not 0 or 1 for each item; set scores: real"),
+    ("demo", ["evaluate.tasks.0.metrics=[exact, fields]", "gate.tasks.0.metric=fields_f1[topic]"],
+     "gate.tasks.0.scores: fields_f1[topic] is not 0 or 1"),
     ("demo", ["gate.evidence={tasks: [routin]}"], "'routin' is not measured of the candidate; did you mean"),
     ("demo", ["gate.evidence={min_items: 300}", "evaluate.tasks.0.max_items=299"],
      "gate.evidence.min_items: asks for 300 items of each task, and routing measures at most 299"),
@@ -139,6 +143,22 @@ def test_json_valid_is_a_metric_where_answers_are_json(
     assert line.startswith("gate.tasks.0.metric: json_valid is measured where answers are JSON")
     file.write_text(json.dumps({"prompt": "a", "completion": "{}"}) + "\n")
     assert problems(recipe, settings, shape) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("number", "metric number: the expected answer of row 0 of the split has no number"),
+        ("{kind: json_schema, path: /nowhere.json}", "metric json_schema, /nowhere.json: cannot be read"),
+        ("{kind: json_schema, inline: {type: objekt}}", "inline is not a JSON Schema: type: 'objekt'"),
+    ],
+)
+def test_a_metric_that_can_score_nothing(
+    settings: Settings, shape: ModelShape, metric: str, expected: str
+) -> None:
+    (line,) = problems(load("demo", [f"evaluate.tasks.0.metrics=[exact, fields, {metric}]"]), settings, shape)
+    assert line.startswith("evaluate.tasks.0.metrics.2: ")
+    assert expected in line
 
 
 def test_a_topic_that_no_file_has(settings: Settings, shape: ModelShape) -> None:

@@ -28,6 +28,7 @@ from flows.report.report import (
     verdict,
     write_html,
 )
+from flows.report.rows import score_of
 
 EVIL = '<script>alert("1")</script>\x1b[31m'
 SPLIT = "the test split"
@@ -290,6 +291,9 @@ def test_a_perplexity_is_not_written_in_per_cent() -> None:
     assert str(Score(12.041, 11.5, 12.6, 5, unit="number")) == "12.04 (11.5–12.6)"
     assert str(Score(12.041, 11.5, 12.6, 5)) == "12.04 (11.5–12.6)"
     assert str(Score(0.5, 0.25, 0.75, 5)) == "50.0% (25.0–75.0)"
+    bleu = {"value": 31.24, "low": 29.0, "high": 33.5, "n": 5, "unit": "of 100"}
+    assert str(score_of(bleu)) == "31.24 of 100 (29–33.5)"
+    assert str(score_of({**bleu, "value": 0.3, "low": 0.2, "high": 0.4})) == "0.3 of 100 (0.2–0.4)"
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from flows.run.fingerprint import commit_of, pin, pinned
 from stages.config.base import BaseConfig
-from stages.config.evaluate import EvaluateConfig, LmEvalTask
+from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
 from stages.config.prepare import PrepareConfig
 from stages.errors import InvalidInput, MissingPackage
 
@@ -51,8 +51,13 @@ def test_no_absolute_path_gets_into_a_key(tmp_path: Path) -> None:
     template.write_text("{{ messages }}")
     (tmp_path / "task.yaml").write_text("task: x")
     base = BaseConfig(source=f"path:{tmp_path}", chat_template=str(template))
-    evaluate = EvaluateConfig(tasks=(LmEvalTask(name="x", path=str(tmp_path)),))
+    schema = {"kind": "json_schema", "path": str(tmp_path / "task.yaml")}
+    heldout = HeldoutTask.model_validate({"metrics": ["exact", schema]})
+    evaluate = EvaluateConfig(tasks=(LmEvalTask(name="x", path=str(tmp_path)), heldout))
     assert str(tmp_path) not in str([pinned(base), pinned(evaluate)])
+    before = pinned(evaluate)
+    (tmp_path / "task.yaml").write_text("task: y")
+    assert pinned(evaluate)["tasks"][1] != before["tasks"][1]
 
 
 def test_package_is_version_and_content() -> None:

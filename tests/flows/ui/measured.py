@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from registry import Artifact, Registry
+from stages.statistics.corpus import value_of
 from tests.flows.evaluation_files import Row, evaluation
 from tests.flows.lineages import publish
 
@@ -27,4 +28,35 @@ def measure(registry: Registry, model: Artifact, scores: Sequence[float], answer
         (("evaluation_of", model),),
         base=model.manifest.base,
         metrics={"tasks": {"heldout": {"exact_match": figure}}, "measured_on": "heldout"},
+    )
+
+
+def measure_fields(registry: Registry, model: Artifact, matched: Sequence[float]) -> Artifact:
+    """An evaluation whose main metric is F1 of all items: how many of two fields each item has right."""
+    counts = [[right, 2, 2] for right in matched]
+    figure = {"value": value_of("f1", counts), "low": 0.4, "high": 0.9, "n": len(counts)}
+    f1 = {**figure, "interval": "bootstrap", "figure": "f1", "counts": "fields"}
+    bleu = {
+        "value": 31.2,
+        "low": 29.0,
+        "high": 33.0,
+        "n": len(counts),
+        "interval": "normal",
+        "unit": "of 100",
+    }
+
+    def answered(results: dict[str, Any], rows: list[Row]) -> None:
+        results["tasks"]["heldout"]["metrics"] = {"fields_f1": f1}
+        for row, own in zip(rows, counts, strict=True):
+            row |= {"answer": "said", "target": "expected", "metric": "fields_f1", "score": own[0] / 2}
+            row |= {"scores": {}, "counts": {"fields": own}, "document": 0}
+
+    return publish(
+        registry,
+        "evaluation",
+        "evaluate",
+        evaluation([0.0] * len(counts), answered, subject=model.id),
+        (("evaluation_of", model),),
+        base=model.manifest.base,
+        metrics={"tasks": {"heldout": {"fields_f1": f1, "bleu": bleu}}, "measured_on": "heldout"},
     )

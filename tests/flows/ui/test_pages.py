@@ -19,7 +19,7 @@ from registry.schedules.schedules import checked
 from stages.training_record import HISTORY
 from tests.flows.lineages import publish
 from tests.flows.metrics.watched import WAIVER
-from tests.flows.ui.measured import measure
+from tests.flows.ui.measured import measure, measure_fields
 
 VENDORED = {
     "htmx.min.js": "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130",
@@ -213,6 +213,19 @@ def test_equal_curves_of_a_comparison_are_one(
         {"name": f"adapter {one.id[:7]} and adapter {same.id[:7]} (the same curve)", "values": [2.0, 1.0]},
         {"name": f"adapter {other.id[:7]}", "values": [2.0, 1.5]},
     ]
+
+
+def test_figures_of_all_items_and_units_are_shown(
+    client: TestClient, registry: Registry, made: dict[str, Artifact]
+) -> None:
+    measured = measure_fields(registry, made["gguf"], [2, 1, 2, 2])
+    measure_fields(registry, made["gptq"], [2, 1, 0, 2])
+    page = client.get(f"/artifacts/{measured.id}").text
+    assert "87.5% (40.0–90.0), n = 4" in page
+    assert "31.2 of 100 (29–33), n = 4" in page
+    text = client.get("/compare", params={"id": [made["gguf"].id, made["gptq"].id]}).text
+    assert "heldout/fields_f1: -0.25 against" in text
+    assert "1 of 4 items" in text
 
 
 def test_a_comparison_is_paired_and_shows_the_flips(

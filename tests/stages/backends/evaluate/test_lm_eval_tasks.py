@@ -14,11 +14,12 @@ import torch
 from flows.gates.gate import load_evidence
 from stages.backends.chat import load_tokenizer, render
 from stages.backends.evaluate import heldout
-from stages.backends.evaluate.lm_eval_tasks import run_task, summarize
+from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.token_lm import Row, TokenLM
 from stages.config.evaluate import HeldoutTask, LmEvalTask
 from stages.contract import Parent
 from stages.errors import InvalidInput, StageError
+from stages.scoring.summary import summarize
 from tests.stages.backends.evaluate.asking import (
     TOPICS,
     answer,

@@ -1,0 +1,103 @@
+"""The metrics of a task, ready to score: one function of an answer and its references."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.config.bounded import linear_pattern
+from stages.config.evaluate import HeldoutTask
+from stages.config.metrics import (
+    BleuMetric,
+    ChrfMetric,
+    ContainsMetric,
+    ExactMetric,
+    FieldsMetric,
+    JsonMetric,
+    JsonSchemaMetric,
+    LengthMetric,
+    MetricConfig,
+    NormalizedMetric,
+    NumberMetric,
+    RefusalMetric,
+    RegexMetric,
+    RougeMetric,
+)
+from stages.scoring import similarity, text
+from stages.scoring.documents import json_valid, schema_valid
+from stages.scoring.fields import fields
+from stages.scoring.item import CorpusMetric, ItemScore, ReadyMetric, single
+from stages.scoring.refusal import refusal
+
+Targets = Sequence[Sequence[str]]
+"""The references of each item of the split, in its order."""
+
+
+class Scorer:
+    """Every metric of a task but `exact`, which needs the chat template.
+
+    Raises `InvalidInput` where a metric cannot score these `targets`, or its schema is not one.
+    """
+
+    def __init__(self, metrics: Sequence[MetricConfig], targets: Targets) -> None:
+        self._ready = [_ready(metric, targets) for metric in metrics if not isinstance(metric, ExactMetric)]
+        self.units: dict[str, str] = {}
+        """Score → its unit: `share`, `of 1`, `of 100`, `words`, `characters`."""
+        self.corpus: dict[str, CorpusMetric] = {}
+        """Figures of all items together, by name."""
+        for ready in self._ready:
+            self.units |= ready.units
+            self.corpus |= ready.corpus
+
+    def score(self, answer: str, references: Sequence[str]) -> ItemScore:
+        """What the answer to one item scores, by every metric."""
+        scores: dict[str, float] = {}
+        counts: dict[str, Sequence[float]] = {}
+        for ready in self._ready:
+            found = ready.score(answer, references)
+            scores |= found.scores
+            counts |= found.counts
+        return ItemScore(scores, counts)
+
+
+def _ready(metric: MetricConfig, targets: Targets) -> ReadyMetric:
+    match metric:
+        case NormalizedMetric():
+            return text.normalized_match(metric)
+        case ContainsMetric():
+            return text.contained(metric)
+        case RegexMetric():
+            pattern = linear_pattern(metric.pattern)
+            return single(metric.name, lambda answer, _: float(pattern.found_in(answer)))
+        case NumberMetric():
+            return text.number_match(metric, targets)
+        case JsonMetric():
+            return json_valid()
+        case JsonSchemaMetric():
+            return schema_valid(metric)
+        case FieldsMetric():
+            return fields(metric, targets)
+        case RougeMetric():
+            return similarity.rouge_l(metric)
+        case ChrfMetric():
+            return similarity.chrf(metric)
+        case BleuMetric():
+            return similarity.bleu(metric)
+        case LengthMetric():
+            return text.length(metric)
+        case RefusalMetric():
+            return refusal(metric)
+    raise AssertionError(metric)
+
+
+def recorded(task: HeldoutTask) -> dict[str, Any]:
+    """The task's settings as an evaluation records them: of a file its name and digest, not its place."""
+    settings = task.model_dump(mode="json")
+    for metric in settings.get("metrics", ()):
+        if metric.get("path"):
+            file = Path(metric["path"]).expanduser()
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            metric["path"] = f"{file.name}@{digest}"
+    return settings
