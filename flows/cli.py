@@ -93,6 +93,7 @@ def _add_other_commands(
     """Imported here, so that Ctrl-C shows no trace meanwhile."""
     from flows.commands.arguments.access import add_access_commands
     from flows.commands.arguments.backup import add_backup_commands
+    from flows.commands.arguments.data import add_data_commands
     from flows.commands.arguments.feed import add_feed_commands
     from flows.commands.arguments.gate import add_gate_commands
     from flows.commands.arguments.overview import add_overview_commands
@@ -106,6 +107,7 @@ def _add_other_commands(
     add_gate_commands(add, verbs)
     add_tenant_commands(add, verbs)
     add_access_commands(add, group)
+    add_data_commands(add, group)
     add_feed_commands(add, group)
     add_backup_commands(add, verbs)
     add_schedule_commands(add, group)

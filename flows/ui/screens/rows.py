@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.compute
-import pyarrow.parquet
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from flows.run.child import child_environment
+from flows.run.dataset_rows import SPLITS, matching, rendered
 from flows.ui.pages import link_to, page, registry_of
 from registry import Artifact, Registry
-from registry.errors import InvalidArtifact, NotFound
+from registry.errors import NotFound
 from stages.data.source_row import Reject
 
 ROWS = 20
-SECONDS = 120.0
-"""For rendering one page; most of it is the tokenizer's library being loaded."""
-SPLITS = ("train", "validation", "test", "fresh")
 
 
 def _rows(request: Request) -> Response:
@@ -38,10 +29,10 @@ def _rows(request: Request) -> Response:
         rejects = _rejects(registry, artifact, text)
         context = {**context, "rejects": rejects[start : start + ROWS], "total": len(rejects)}
     else:
-        matching = _matching(registry.view(artifact.id) / f"{split}.parquet", text)
-        context = {**context, "chats": matching.slice(start, ROWS).to_pylist(), "total": matching.num_rows}
+        found = matching(registry.view(artifact.id) / f"{split}.parquet", text)
+        context = {**context, "chats": found.slice(start, ROWS).to_pylist(), "total": found.num_rows}
     parameters = {"split": split, "q": text}
-    rendered = link_to(f"/artifacts/{artifact.id}/rows/rendered", **parameters, **{"from": start})
+    link = link_to(f"/artifacts/{artifact.id}/rows/rendered", **parameters, **{"from": start})
     older = link_to(f"/artifacts/{artifact.id}/rows", **parameters, **{"from": start + ROWS})
     return page(
         request,
@@ -52,7 +43,7 @@ def _rows(request: Request) -> Response:
         splits=[name for name in SPLITS if f"{name}.parquet" in artifact.manifest.files],
         text=text,
         start=start,
-        rendered=rendered,
+        rendered=link,
         older=older if start + ROWS < context["total"] else None,
         **context,
     )
@@ -66,25 +57,9 @@ def _rendered(request: Request) -> Response:
     base = next((p.id for p in artifact.manifest.parents if p.relation == "tokenized_for"), None)
     if base is None or split == "rejected":
         raise NotFound("these rows have no tokenizer to be rendered with")
-    rows = _matching(registry.view(artifact.id) / f"{split}.parquet", text).slice(start, ROWS).to_pylist()
-    chats = _render(registry.view(base), [row["messages"] for row in rows])
+    rows = matching(registry.view(artifact.id) / f"{split}.parquet", text).slice(start, ROWS).to_pylist()
+    chats = rendered(registry.view(base), [row["messages"] for row in rows])
     return page(request, "rendered.html", artifact=artifact, chats=chats, start=start)
-
-
-def _render(tokenizer: Path, chats: list[Any]) -> list[Any]:
-    job = json.dumps({"tokenizer": str(tokenizer), "chats": chats})
-    command = [sys.executable, "-m", "stages.backends.rendering"]
-    try:
-        done = subprocess.run(
-            command, input=job, capture_output=True, text=True, timeout=SECONDS, env=child_environment()
-        )
-        answer: list[Any] = json.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        raise InvalidArtifact(f"the tokenizer did not answer within {SECONDS:.0f} s") from None
-    except ValueError:
-        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise InvalidArtifact(f"the rows cannot be rendered: {last}") from None
-    return answer
 
 
 def _dataset(registry: Registry, ref: str) -> Artifact:
@@ -106,18 +81,6 @@ def _start(request: Request) -> int:
     if not start.isascii() or not start.isdigit() or len(start) > 9:
         raise HTTPException(404, "there are no such rows; start at the first")
     return int(start)
-
-
-def _matching(path: Path, text: str) -> pyarrow.Table:
-    """The rows in which some message holds the text, in any case of its letters."""
-    table = pyarrow.parquet.read_table(path, columns=["messages", "tokens", "trainable"])
-    if not text:
-        return table
-    lists = table.column("messages").combine_chunks()
-    contents = lists.flatten().field("content")
-    hits = pyarrow.compute.match_substring(contents, text, ignore_case=True)
-    rows = pyarrow.compute.list_parent_indices(lists).filter(hits).unique()
-    return table.take(rows)
 
 
 def _rejects(registry: Registry, artifact: Artifact, text: str) -> list[Reject]:

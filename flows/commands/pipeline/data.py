@@ -1,0 +1,96 @@
+"""`tuneline data`: the rows of a prepared dataset, for somebody to look at."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows.commands.home import open_registry
+from flows.commands.reply import Reply
+from flows.errors import Usage
+from flows.formatting import plain
+
+MARKS = ("⟦", "⟧")
+"""Around what is trained, where there are no colours."""
+_TRAINED, _END = "\x1b[7m", "\x1b[0m"
+
+
+def view(arguments: argparse.Namespace) -> Reply:
+    """Some rows of a split as the model sees them, or of what was rejected."""
+    if arguments.start < 1 or arguments.rows < 1:
+        raise Usage("--from and --rows count from 1")
+    folder, base = _folders(arguments)
+    if arguments.split == "rejected":
+        return _rejected(folder, arguments)
+    from flows.run.dataset_rows import SPLITS, matching, rendered
+
+    file = folder / f"{arguments.split}.parquet"
+    if not file.is_file():
+        there = ", ".join([name for name in SPLITS if (folder / f"{name}.parquet").is_file()])
+        raise Usage(f"{arguments.dataset} has no split {arguments.split}; expected {there or 'a dataset'}")
+    found = matching(file, arguments.search)
+    some = found.slice(arguments.start - 1, arguments.rows).to_pylist()
+    chats = rendered(base, [row["messages"] for row in some]) if some else []
+    rows = [
+        {"row": number, "tokens": row["tokens"], "trainable": row["trainable"], **_shown(chat)}
+        for number, (row, chat) in enumerate(zip(some, chats, strict=True), arguments.start)
+    ]
+
+    def show() -> None:
+        print(plain(f"{arguments.dataset}, {arguments.split}: {_counted(found.num_rows, 'row')}"))
+        for row in rows:
+            print(f"\nrow {row['row']}, {row['tokens']:,} tokens, {row['trainable']:,} of them trained")
+            print(_text(row))
+
+    return Reply({"split": arguments.split, "total": found.num_rows, "rows": rows}, show)
+
+
+def _folders(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """The dataset's directory, and that of the tokenizer that renders it."""
+    if (folder := Path(arguments.dataset)).is_dir():
+        if arguments.base is None and arguments.split != "rejected":
+            raise Usage(f"{folder} does not say which base it is for: give the base's directory as --base")
+        return folder, arguments.base
+    with open_registry() as registry:
+        artifact = registry.get(arguments.dataset)
+        if artifact.manifest.kind != "dataset":
+            raise Usage(f"{arguments.dataset} is a {artifact.manifest.kind}: only datasets have rows")
+        base = next(p.id for p in artifact.manifest.parents if p.relation == "tokenized_for")
+        return registry.view(artifact.id), arguments.base or registry.view(base)
+
+
+def _rejected(folder: Path, arguments: argparse.Namespace) -> Reply:
+    file = folder / "rejects.jsonl"
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    found = [line for line in lines if arguments.search.lower() in line.lower()]
+    rows = [json.loads(line) for line in found[arguments.start - 1 :][: arguments.rows]]
+
+    def show() -> None:
+        print(plain(f"{arguments.dataset}: {_counted(len(found), 'rejected row')}"))
+        for row in rows:
+            print(plain(f"{row['file']} line {row['line']}: {row['reason']}"))
+
+    return Reply({"split": "rejected", "total": len(found), "rows": rows}, show)
+
+
+def _shown(chat: Any) -> dict[str, Any]:
+    if isinstance(chat, str):
+        return {"refused": chat}
+    return {"pieces": [{"text": text, "trained": trained} for text, trained in chat]}
+
+
+def _text(row: dict[str, Any]) -> str:
+    if "refused" in row:
+        return plain(f"refused: {row['refused']}")
+    start, end = (_TRAINED, _END) if sys.stdout.isatty() else MARKS
+    return "".join(
+        f"{start}{plain(piece['text'])}{end}" if piece["trained"] else plain(piece["text"])
+        for piece in row["pieces"]
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,72 @@
+"""Rows of a prepared dataset: those that hold a text, and as the model sees them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+
+from flows.run.child import child_environment
+from registry.errors import InvalidArtifact
+
+SECONDS = 120.0
+"""For rendering some rows; most of it is the tokenizer's library being loaded."""
+SPLITS = ("train", "validation", "test", "fresh")
+
+
+def matching(path: Path, text: str) -> pyarrow.Table:
+    """The rows in which some message holds the text, in any case of its letters.
+
+    Looked for in contents, reasoning, calls and tools.
+    """
+    table = pyarrow.parquet.read_table(path, columns=["messages", "tokens", "trainable"])
+    if not text:
+        return table
+    rows = [
+        row_of_text.filter(pyarrow.compute.match_substring(texts, text, ignore_case=True))
+        for texts, row_of_text in _texts(table.column("messages").combine_chunks())
+    ]
+    found = pyarrow.concat_arrays([part.cast(pyarrow.int64()) for part in rows]).unique()
+    return table.take(found.take(pyarrow.compute.sort_indices(found)))
+
+
+def _texts(lists: Any) -> Iterator[tuple[Any, Any]]:
+    """Each text of the messages but their roles, with the row that each stands in: arrays of one length."""
+    messages, rows = lists.flatten(), pyarrow.compute.list_parent_indices(lists)
+    for name in [field.name for field in messages.type if field.type == pyarrow.string()]:
+        if name != "role":
+            yield messages.field(name), rows
+    if messages.type.get_field_index("tool_calls") >= 0:
+        calls = messages.field("tool_calls")
+        of_call = rows.take(pyarrow.compute.list_parent_indices(calls))
+        function = calls.flatten().field("function")
+        yield function.field("name"), of_call
+        yield function.field("arguments"), of_call
+
+
+def rendered(tokenizer: Path, chats: list[Any]) -> list[Any]:
+    """Each chat through the chat template in the directory `tokenizer`, by the code that trains.
+
+    A list of pieces [text, whether it is trained]; or a text, why the chat cannot be rendered.
+    Raises `InvalidArtifact` where the tokenizer cannot be used.
+    """
+    job = json.dumps({"tokenizer": str(tokenizer), "chats": chats})
+    command = [sys.executable, "-m", "stages.backends.rendering"]
+    try:
+        done = subprocess.run(
+            command, input=job, capture_output=True, text=True, timeout=SECONDS, env=child_environment()
+        )
+        answer: list[Any] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise InvalidArtifact(f"the tokenizer did not answer within {SECONDS:.0f} s") from None
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise InvalidArtifact(f"the rows cannot be rendered: {last}") from None
+    return answer

@@ -1,0 +1,78 @@
+"""`tuneline data view`: rows as the model sees them, without anything that could drive a terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from flows import cli
+from flows.run.dataset_rows import matching
+from stages.contract import Parent
+from stages.data.row_spool import WIDE
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "warmth", "arguments": '{"town": "Bo"}'}}
+CHATS: list[list[dict[str, Any]]] = [
+    [{"role": "user", "content": "Is it on?"}, {"role": "assistant", "content": "Yes.\x1b[31m"}],
+    [{"role": "user", "content": "And off?", "tools": "[]"}, {"role": "assistant", "content": "No, Bo."}],
+    [{"role": "user", "content": "Warm?"}, {"role": "assistant", "content": "", "tool_calls": [CALL]}],
+]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [
+        {"messages": chat, "prompt_hash": "0", "tokens": 20, "trainable": 4 + n}
+        for n, chat in enumerate(CHATS)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, WIDE), folder / "train.parquet")
+    reject = {"file": "rows.jsonl", "line": 7, "code": "too_long", "reason": "2000 tokens\x1b[31m"}
+    (folder / "rejects.jsonl").write_text(json.dumps(reject) + "\n")
+    return folder
+
+
+def test_trained_parts_are_marked(
+    dataset: Path, pico_base: Parent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = ["data", "view", str(dataset), "--base", str(pico_base.path)]
+    assert cli.main([*view, "--rows", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "train: 3 rows" in shown
+    assert "row 1, 20 tokens, 4 of them trained\n" in shown
+    assert "<|im_start|>assistant\n⟦Yes.[31m<|im_end|>⟧" in shown
+    assert "\x1b" not in shown
+    assert cli.main([*view, "--from", "2", "--rows", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["total"], document["rows"][0]["row"]) == (3, 2)
+    assert [p["text"] for p in document["rows"][0]["pieces"] if p["trained"]] == ["No, Bo.<|im_end|>"]
+
+
+def test_rejected_rows_need_no_base(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "view", str(dataset), "--split", "rejected"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "rows.jsonl line 7: 2000 tokens[31m"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "give the base's directory as --base"),
+        (["--base", "x", "--split", "test"], "has no split test; expected train"),
+        (["--base", "x", "--from", "0"], "count from 1"),
+    ],
+)
+def test_what_is_missing_is_said(
+    dataset: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert cli.main(["data", "view", str(dataset), *options]) == 3
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "rows"), [("IS IT", [4]), ("bo", [5, 6]), ("warmth", [6]), ("none", [])])
+def test_a_text_is_looked_for_in_contents_and_calls(dataset: Path, text: str, rows: list[int]) -> None:
+    assert matching(dataset / "train.parquet", text).column("trainable").to_pylist() == rows
