@@ -11,7 +11,7 @@ from flows.recipe import Recipe
 from registry.quantization import STORED
 from serving.engine.capabilities import VLLM_RANKS, limits
 from stages.config.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
-from stages.config.metrics import real_scores
+from stages.config.scores import real_scores
 from stages.quantization import method_of
 
 Metrics = Mapping[str, Collection[str] | None]

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from stages.config.metrics import DEFAULT, Metric, repeated
+from stages.config.metrics import DEFAULT, Metric
+from stages.config.scores import repeated
 from stages.config.train import Nf4Config
 from stages.contract import StageConfig
 

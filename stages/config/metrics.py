@@ -230,6 +230,20 @@ class RefusalMetric(StageConfig):
         return (self.name, f"{self.name}_none")
 
 
+class ToolCallMetric(StageConfig):
+    """The calls of tools in the answer: all of them right, their names, and how many of their arguments."""
+
+    kind: Literal["tool_call"] = "tool_call"
+    name: str = Field(default="tool_call", pattern=NAME, description="what the scores' names begin with")
+    text: Literal["exact", "normalized"] = Field(default="exact", description="as in `fields`, of arguments")
+    tolerance: float = Field(default=0.0, ge=0, description="as in `fields`, of arguments")
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        arguments = (f"{self.name}_arguments_{figure}" for figure in FIGURES)
+        return (self.name, f"{self.name}_name", *arguments)
+
+
 MetricConfig = Annotated[
     ExactMetric
     | NormalizedMetric
@@ -243,7 +257,8 @@ MetricConfig = Annotated[
     | ChrfMetric
     | BleuMetric
     | LengthMetric
-    | RefusalMetric,
+    | RefusalMetric
+    | ToolCallMetric,
     Field(discriminator="kind"),
 ]
 KINDS: tuple[str, ...] = tuple(
@@ -268,25 +283,3 @@ def _written_out(metric: Any) -> Any:
 
 Metric = Annotated[MetricConfig, BeforeValidator(_written_out), _OrItsKind()]
 """A metric of a recipe: its kind, or a mapping with its kind and keys."""
-
-
-def real_scores(metrics: tuple[MetricConfig, ...]) -> set[str]:
-    """The scores that are other numbers than 0 and 1, or of all items together: `scores: real` in a rule."""
-    real = (FieldsMetric, RougeMetric, ChrfMetric, BleuMetric)
-    every = {score for metric in metrics if isinstance(metric, real) for score in metric.scores}
-    return every | {metric.name for metric in metrics if isinstance(metric, LengthMetric)}
-
-
-OTHERS = {"exact_match": "exact", "json_valid": "json", "choice_acc": "choice"}
-"""Scores with a name of their own, and whose they are."""
-
-
-def repeated(metrics: tuple[MetricConfig, ...]) -> str | None:
-    """A score that two of them give, or one of them and the task itself; None where all differ."""
-    seen: set[str] = set()
-    for metric in metrics:
-        for score in metric.scores:
-            if score in seen or OTHERS.get(score, metric.kind) != metric.kind:
-                return score
-            seen.add(score)
-    return None

@@ -7,6 +7,7 @@ documents   JSON: whether it parses, whether a schema accepts it
 fields      values in JSON, matched field by field
 similarity  ROUGE-L, chrF, BLEU
 refusal     whether an answer refuses
+tool_calls  calls of tools in an answer
 item        what one answer scores
 ```
 """

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from stages.config.metrics import FIGURES, MOST_FIELDS, FieldsMetric
 from stages.errors import InvalidInput
@@ -35,7 +35,7 @@ def fields(metric: FieldsMetric, targets: Sequence[Sequence[str]]) -> ReadyMetri
     }
     known = list(dict.fromkeys(path for value in wanted.values() for path in values(value)))
     reported = _reported(metric, known)
-    same = _sameness(metric)
+    same = sameness(metric.text, metric.tolerance)
 
     def score(answer: str, references: Sequence[str]) -> ItemScore:
         found = document(answer)
@@ -148,8 +148,9 @@ def _total(parts: Any) -> Counter[str]:
     return whole
 
 
-def _sameness(metric: FieldsMetric) -> Same:
-    prepared = normalized if metric.text == "normalized" else str.strip
+def sameness(text: Literal["exact", "normalized"], tolerance: float) -> Same:
+    """When two values are equal: texts as `text` says, numbers by value up to `tolerance`."""
+    prepared = normalized if text == "normalized" else str.strip
 
     def same(expected: Any, predicted: Any) -> bool:
         if isinstance(expected, str) and isinstance(predicted, str):
@@ -158,7 +159,7 @@ def _sameness(metric: FieldsMetric) -> Same:
             return expected is predicted
         if isinstance(expected, str) or isinstance(predicted, str):
             return False
-        return _near(expected, predicted, metric.tolerance)
+        return _near(expected, predicted, tolerance)
 
     return same
 

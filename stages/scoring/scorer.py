@@ -24,12 +24,14 @@ from stages.config.metrics import (
     RefusalMetric,
     RegexMetric,
     RougeMetric,
+    ToolCallMetric,
 )
 from stages.scoring import similarity, text
 from stages.scoring.documents import json_valid, schema_valid
 from stages.scoring.fields import fields
 from stages.scoring.item import CorpusMetric, ItemScore, ReadyMetric, single
 from stages.scoring.refusal import refusal
+from stages.scoring.tool_calls import tool_call
 
 Targets = Sequence[Sequence[str]]
 """The references of each item of the split, in its order."""
@@ -89,6 +91,8 @@ def _ready(metric: MetricConfig, targets: Targets) -> ReadyMetric:
             return text.length(metric)
         case RefusalMetric():
             return refusal(metric)
+        case ToolCallMetric():
+            return tool_call(metric)
     raise AssertionError(metric)
 
 

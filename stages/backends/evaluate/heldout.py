@@ -50,6 +50,7 @@ class HeldoutItems(ConfigurableTask):
         chats = items_of(task, dataset)
         rows = [row for row, _ in chats]
         turns = [last_turn(lm.tokenizer, row) for row in rows]
+        _let_calls_be_written(lm, rows, turns)
         documents = [_document(row, turn) for row, turn in zip(rows, turns, strict=True)]
         keys = [document["messages"] for document in documents]
         self.contexts = dict(zip(keys, map(_context, turns), strict=True))
@@ -138,6 +139,12 @@ class HeldoutItems(ConfigurableTask):
         if found.counts:
             self.counts[doc["messages"]] = found.counts
         return scores | dict(found.scores)
+
+
+def _let_calls_be_written(lm: TokenLM, rows: Sequence[Chat], turns: Sequence[LastTurn]) -> None:
+    """Have special tokens that stand within an expected call, such as its mark, not end the answer."""
+    calls = [turn.content for row, turn in zip(rows, turns, strict=True) if row[-1].get("tool_calls")]
+    lm.stop_ids -= {token for content in calls for token in lm.tok_encode(content)}
 
 
 def _document(row: Chat, turn: LastTurn) -> dict[str, str]:

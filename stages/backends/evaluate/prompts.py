@@ -16,6 +16,7 @@ from stages.config.metrics import DEFAULT
 from stages.contract import Parents
 from stages.errors import InvalidInput
 from stages.scoring.scorer import Scorer
+from stages.scoring.tool_calls import as_text
 
 FRESH = "fresh"
 PREPARED = "what the prepare stage writes"
@@ -39,8 +40,8 @@ def items_of(task: HeldoutTask, dataset: Path) -> list[tuple[Chat, Chat]]:
 
 
 def references(chat: Chat) -> list[str]:
-    """The expected answers of an item."""
-    return [str(chat[-1]["content"])]
+    """The expected answers of an item; calls in the form that `stages.scoring.tool_calls` reads."""
+    return [as_text(chat[-1])]
 
 
 def check_metrics(config: EvaluateConfig, parents: Parents) -> None:

@@ -14,15 +14,17 @@ import pytest
 from flows.gates.evidence import load_evidence
 from registry.evaluation_results import ScoredResult, read_items
 from stages.backends import chat
+from stages.backends.evaluate.heldout import HeldoutItems
 from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.prompts import check_metrics
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
 from stages.contract import Parent
 from stages.errors import InvalidInput
 from stages.evaluate import evaluate
-from tests.stages.backends.evaluate.test_heldout import Parrot
+from tests.stages.backends import templates
+from tests.stages.backends.evaluate.test_heldout import Parrot, speaking
 
-Chat = list[dict[str, str]]
+Chat = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,53 @@ def test_a_schema_is_recorded_by_its_digest_wherever_it_lies(plain: Any, tmp_pat
     digest = hashlib.sha256(b'{"required": ["sku"]}').hexdigest()
     assert results[0]["config"]["metrics"][0]["path"] == f"order.json@{digest}"
     assert results[0]["config_digest"] == results[1]["config_digest"]
+
+
+TOOLS = json.dumps(
+    [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("warmth", "time")]
+)
+TAGGED_BY_SPECIAL_TOKENS = templates.CHATML_TOOLS.replace("tool_call>", "|tool_call|>").replace("</|", "<|/")
+
+
+def calling(*calls: tuple[str, Any], content: str = "") -> list[Any]:
+    functions = [{"name": name, "arguments": json.dumps(arguments)} for name, arguments in calls]
+    made = [{"id": f"call{k:05d}", "type": "function", "function": f} for k, f in enumerate(functions)]
+    asked = {"role": "user", "content": f"How is {len(calls)}?", "tools": TOOLS}
+    return [asked, {"role": "assistant", "content": content, **({"tool_calls": made} if made else {})}]
+
+
+@pytest.mark.parametrize(
+    "template", [templates.CHATML_TOOLS, templates.SINGLE_CALL, TAGGED_BY_SPECIAL_TOKENS], ids=range(3)
+)
+def test_calls_are_scored_as_the_template_writes_them(template: str, plain: Any, tmp_path: Path) -> None:
+    tokenizer = speaking(plain, template)
+    expected = [calling(("warmth", {"town": "Bo"})), calling(content="No idea.")]
+    found = measured(tmp_path, tokenizer, expected, expected, metrics=["tool_call", "exact"])
+    values = {name: metric["value"] for name, metric in found["metrics"].items()}
+    assert values == {
+        "tool_call": 1.0, "tool_call_name": 1.0, "exact_match": 1.0, "tool_call_arguments_f1": 1.0,
+        "tool_call_arguments_precision": 1.0, "tool_call_arguments_recall": 1.0,
+    }  # fmt: skip
+    assert '"Bo"' in read_items(tmp_path, found)[0]["target"]
+
+
+def test_wrong_and_parallel_calls(plain: Any, tmp_path: Path) -> None:
+    tokenizer = speaking(plain, templates.CHATML_TOOLS)
+    warmth, elsewhere, time = ("warmth", {"town": "Bo"}), ("warmth", {"town": "Lima"}), ("time", {"zone": 1})
+    expected, said = [calling(warmth, time), calling(warmth)], [calling(time, warmth), calling(elsewhere)]
+    found = measured(tmp_path, tokenizer, expected, said, metrics=["tool_call", "exact"])
+    values = {name: metric["value"] for name, metric in found["metrics"].items()}
+    assert (values["tool_call"], values["tool_call_name"], values["exact_match"]) == (0.5, 1.0, 0.0)
+    assert values["tool_call_arguments_f1"] == pytest.approx(2 / 3)
+
+
+def test_an_answer_of_nothing_is_no_call(plain: Any, tmp_path: Path) -> None:
+    tokenizer = speaking(plain, templates.CHATML_TOOLS)
+    task = HeldoutTask.model_validate({"metrics": ["exact", "tool_call"]})
+    data = dataset(tmp_path / "data", [calling(("time", {}))])
+    items = HeldoutItems(task, data.path, Parrot(tokenizer, []))
+    scores = items.process_results(items.dataset["test"][0], [""])
+    assert scores == {"exact_match": 0.0, "tool_call": 0.0, "tool_call_name": 0.0}
 
 
 @pytest.mark.parametrize(
