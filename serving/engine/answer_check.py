@@ -24,7 +24,7 @@ TOKENS = 8
 
 Chat = tuple[dict[str, str], ...]
 _NOT_ASKED = ("tools", "tool_calls", "tool_call_id", "reasoning_content")
-"""Fields of a prepared message that a request cannot hold."""
+"""Rows whose messages have one of these are not asked: not every engine takes them."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _answers(evaluation: Path) -> dict[int, str]:
 
 
 def _messages(dataset: Path, rows: Sequence[int]) -> Iterator[tuple[int, Chat]]:
-    """Each row with what is asked in it, but for those with tools or calls, which engines refuse."""
+    """Each row with what is asked in it, but for those with tools, calls or reasoning."""
     import pyarrow.parquet as pq
 
     chats = pq.read_table(dataset / "test.parquet", columns=["messages"])["messages"]

@@ -38,7 +38,7 @@ def is_plain(messages: Sequence[Message]) -> bool:
 
 
 def as_request(messages: Sequence[Message]) -> list[dict[str, str]] | None:
-    """Roles and contents, as engines take them; None where the chat holds what they refuse as yet."""
+    """Roles and contents, as engines take them; None where the chat holds more."""
     if any(m["role"] == "tool" or beside_content(m).keys() - {"weight"} for m in messages):
         return None
     return [{"role": m["role"], "content": m["content"]} for m in messages]
