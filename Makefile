@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-python lint fix bench bench-packages docs lock wheel vllm test-vllm image test-deploy stack stack-status stack-down clean
+.PHONY: help setup demo test test-python lint fix bench bench-packages docs lock wheel vllm test-vllm test-clients image test-deploy stack stack-status stack-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test: setup lint  ## everything that CI checks, in under half an hour on 2 cores
 	  echo "NOT TRIED: the pages in a browser; there is no Chromium here (Debian: apt install chromium)" >&2; \
 	  export TUNELINE_WITHOUT_BROWSER=1; \
 	fi; \
-	$(BIN)/python -m pytest -n 3 -m "not vllm and not deploy"
+	$(BIN)/python -m pytest -n 3 -m "not vllm and not deploy and not clients"
 
 # Modules that need every heavy library, beside .ci/smoke.py, in a few minutes.
 SMOKE := tests/flows/test_recipe.py tests/flows/gates tests/registry/channels/test_channels.py tests/stages/test_merge.py tests/stages/backends/merge tests/stages/backends/test_safetensors.py
@@ -87,6 +87,14 @@ vllm: .venv-vllm/.ready  ## create .venv-vllm with vLLM for this CPU (CONTRIBUTI
 test-vllm: setup vllm  ## the engines' conformance suite on it, and its known faults
 	$(BIN)/python -m pytest -m vllm tests/serving tests/e2e tests/reliability
 
+.venv-clients/.ready: tests/clients/requirements.lock
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/clients/requirements.lock
+	@touch $@
+
+test-clients: setup .venv-clients/.ready  ## client libraries that others wrote, each asking a gateway
+	$(BIN)/python -m pytest -m clients tests/clients
+
 stack: setup  ## the whole system on this machine, without containers: database, store, Prefect, gateway, pages, alerts
 	$(BIN)/python -m flows.stack up
 
@@ -107,5 +115,5 @@ test-deploy: setup  ## start what deploy/ declares, and kill it; needs Debian pa
 	$(BIN)/python -m pytest -m deploy --durations=0 tests/deploy
 
 clean:  ## remove the environments; the registry in .tuneline and its signing key stay
-	rm -rf .venv .venv-3.* .venv-vllm build
+	rm -rf .venv .venv-3.* .venv-vllm .venv-clients build
 	@if [ -e .tuneline ]; then echo "kept .tuneline: the registry, its artifacts and its signing key"; fi

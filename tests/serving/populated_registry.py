@@ -113,6 +113,11 @@ def populate(home: Path, family: Family) -> None:
     (home / "populated.json").write_text(json.dumps(ids, indent=1))
 
 
+def quantized(registry: Registry, parents: Mapping[str, Artifact]) -> Artifact:
+    """A model, or an adapter with its base, as GGUF, published."""
+    return _made(registry, "quantize", parents)
+
+
 def _made(registry: Registry, stage: str, parents: Mapping[str, Artifact]) -> Artifact:
     """What the stage makes of the parents, published."""
     config = F16 if stage == "quantize" else MERGE
