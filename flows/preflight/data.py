@@ -12,10 +12,12 @@ from flows.recipe import Recipe
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
 from stages.config.metrics import FieldsMetric, MetricConfig, NumberMetric
 from stages.config.prepare import PrepareConfig
+from stages.config.user_metric import PythonMetric
 from stages.errors import StageError
 from stages.formats.messages import said
 from stages.prepare import first_rows
 from stages.scoring.scorer import Scorer
+from stages.scoring.user_function import user_scores
 
 LARGEST = 2_000_000_000
 """Bytes of data files that are opened: opening takes their digest, at about 1 GB a second."""
@@ -88,6 +90,8 @@ def _unscorable(metric: MetricConfig, targets: Sequence[str]) -> str | None:
     for choice in choices:
         try:
             Scorer([metric], choice)
+            if isinstance(metric, PythonMetric):
+                user_scores(metric, [])
             return None
         except StageError as error:
             problems.append(str(error))

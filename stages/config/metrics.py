@@ -12,6 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from stages.config.bounded import linear_pattern
+from stages.config.user_metric import PythonMetric
 from stages.contract import StageConfig
 
 NAME = r"^[a-z][a-z0-9_]*$"
@@ -258,7 +259,8 @@ MetricConfig = Annotated[
     | BleuMetric
     | LengthMetric
     | RefusalMetric
-    | ToolCallMetric,
+    | ToolCallMetric
+    | PythonMetric,
     Field(discriminator="kind"),
 ]
 KINDS: tuple[str, ...] = tuple(

@@ -11,6 +11,7 @@ from stages.config.metrics import (
     RougeMetric,
     ToolCallMetric,
 )
+from stages.config.user_metric import PythonMetric
 
 
 def real_scores(metrics: tuple[MetricConfig, ...]) -> set[str]:
@@ -20,7 +21,9 @@ def real_scores(metrics: tuple[MetricConfig, ...]) -> set[str]:
     for metric in metrics:
         if isinstance(metric, LengthMetric):
             every.add(metric.name)
-        elif isinstance(metric, ToolCallMetric):
+        if isinstance(metric, PythonMetric) and metric.scores_are == "real":
+            every.add(metric.name)
+        if isinstance(metric, ToolCallMetric):
             every |= set(metric.scores[2:])
     return every
 

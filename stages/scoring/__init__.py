@@ -8,6 +8,7 @@ fields      values in JSON, matched field by field
 similarity  ROUGE-L, chrF, BLEU
 refusal     whether an answer refuses
 tool_calls  calls of tools in an answer
+user_function  a Python function of the user's
 item        what one answer scores
 ```
 """

@@ -26,6 +26,7 @@ from stages.config.metrics import (
     RougeMetric,
     ToolCallMetric,
 )
+from stages.config.user_metric import PythonMetric
 from stages.scoring import similarity, text
 from stages.scoring.documents import json_valid, schema_valid
 from stages.scoring.fields import fields
@@ -37,18 +38,25 @@ Targets = Sequence[Sequence[str]]
 """The references of each item of the split, in its order."""
 
 
+_APART = (ExactMetric, PythonMetric)
+
+
 class Scorer:
-    """Every metric of a task but `exact`, which needs the chat template.
+    """Every metric of a task but `exact`, which needs the chat template, and `python`, which scores all items
+    in one child.
 
     Raises `InvalidInput` where a metric cannot score these `targets`, or its schema is not one.
     """
 
     def __init__(self, metrics: Sequence[MetricConfig], targets: Targets) -> None:
-        self._ready = [_ready(metric, targets) for metric in metrics if not isinstance(metric, ExactMetric)]
+        self._ready = [_ready(metric, targets) for metric in metrics if not isinstance(metric, _APART)]
         self.units: dict[str, str] = {}
         """Score → its unit: `share`, `of 1`, `of 100`, `words`, `characters`."""
         self.corpus: dict[str, CorpusMetric] = {}
         """Figures of all items together, by name."""
+        for metric in metrics:
+            if isinstance(metric, PythonMetric):
+                self.units[metric.name] = metric.unit if metric.scores_are == "real" else "share"
         for ready in self._ready:
             self.units |= ready.units
             self.corpus |= ready.corpus

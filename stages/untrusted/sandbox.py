@@ -29,6 +29,7 @@ MEBIBYTE = 1 << 20
 SCAN_RATE = 50_000_000
 """Bytes of tensors per second of CPU that a scan may take at the slowest; measured: above 500 MB/s."""
 _PR_SET_PDEATHSIG = 1
+_ADVICE = "it is damaged or hostile: fetch it anew from a source you trust"
 _KEPT = 4000
 """Bytes of the child's standard error that are looked at."""
 
@@ -57,11 +58,14 @@ def limits_for(scanned_bytes: int = 0, mapped_bytes: int = 0) -> SandboxLimits:
     )
 
 
-def in_sandbox(function: str, argument: Any, what: str, limits: SandboxLimits | None = None) -> Any:
+def in_sandbox(
+    function: str, argument: Any, what: str, limits: SandboxLimits | None = None, advice: str = _ADVICE
+) -> Any:
     """Call `MODULE:FUNCTION` with the JSON value `argument` in a sandbox; returns its JSON result.
 
-    `what` names the file in messages. Raises `InvalidInput` when the function refuses the file, fails on it,
-    or goes over a limit. The child and all that it started are killed then.
+    `what` names the file in messages, `advice` what to do about a limit. Raises `InvalidInput` when the
+    function refuses the file, fails on it, or goes over a limit. The child and all that it started are
+    killed then.
     """
     limits = limits or SandboxLimits()
     job = json.dumps({"function": function, "argument": argument, "limits": asdict(limits)}).encode()
@@ -78,17 +82,18 @@ def in_sandbox(function: str, argument: Any, what: str, limits: SandboxLimits | 
             child.communicate(job + b"\n", limits.wall_seconds)
         except subprocess.TimeoutExpired:
             raise InvalidInput(
-                f"{what}: not read after {limits.wall_seconds:g} s, so its reader was stopped; "
-                "a file that takes so long is damaged or hostile: fetch it anew from a source you trust"
+                f"{what}: not read after {limits.wall_seconds:g} s, so its reader was stopped; {advice}"
             ) from None
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-        return _answer(child.returncode, output, errors, what, limits)
+        return _answer(child.returncode, output, errors, what, limits, advice)
 
 
-def _answer(status: int, output: IO[bytes], errors: IO[bytes], what: str, limits: SandboxLimits) -> Any:
+def _answer(
+    status: int, output: IO[bytes], errors: IO[bytes], what: str, limits: SandboxLimits, advice: str
+) -> Any:
     output.seek(0)
     try:
         answer = json.loads(output.read())
@@ -108,7 +113,7 @@ def _answer(status: int, output: IO[bytes], errors: IO[bytes], what: str, limits
     reason = reasons.get(
         status, f"its reader ended with status {status} ({lines[-1] if lines else 'no message'})"
     )
-    raise InvalidInput(f"{what}: {reason}; it is damaged or hostile: fetch it anew from a source you trust")
+    raise InvalidInput(f"{what}: {reason}; {advice}")
 
 
 def _tree() -> str:

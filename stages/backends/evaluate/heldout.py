@@ -23,6 +23,7 @@ from stages.errors import InvalidInput
 from stages.scoring.documents import parses
 from stages.scoring.item import Counts
 from stages.scoring.scorer import Scorer
+from stages.scoring.user_function import Answered
 
 EXACT = "exact_match"
 
@@ -52,7 +53,7 @@ class HeldoutItems(ConfigurableTask):
         turns = [last_turn(lm.tokenizer, row) for row in rows]
         _let_calls_be_written(lm, rows, turns)
         documents = [_document(row, turn) for row, turn in zip(rows, turns, strict=True)]
-        keys = [document["messages"] for document in documents]
+        self.keys = keys = [document["messages"] for document in documents]
         self.contexts = dict(zip(keys, map(_context, turns), strict=True))
         # as the engine reads its own tokens back: what the template begins an answer with, and all of it
         self.taught = {
@@ -65,6 +66,7 @@ class HeldoutItems(ConfigurableTask):
         self.exact = any(isinstance(metric, ExactMetric) for metric in task.metrics)
         self.scorer = Scorer(task.metrics, [references(row) for row in rows])
         self.counts: dict[str, Counts] = {}
+        self.answered: dict[str, Answered] = {}
         self.json_targets = all(parses(document["target"]) for document in documents)
         self._answers = _distinct_answers(dataset, rows[0], lm) if task.choice else None
         super().__init__(
@@ -135,7 +137,9 @@ class HeldoutItems(ConfigurableTask):
             likelihoods = [likelihood for likelihood, _ in results[1:]]
             best = self._answers.answers[likelihoods.index(max(likelihoods))]
             scores["choice_acc"] = float(best.strip() == target)
-        found = self.scorer.score(answer, references(json.loads(doc["messages"])))
+        chat = json.loads(doc["messages"])
+        found = self.scorer.score(answer, references(chat))
+        self.answered[doc["messages"]] = Answered(answer, references(chat), chat[:-1])
         if found.counts:
             self.counts[doc["messages"]] = found.counts
         return scores | dict(found.scores)

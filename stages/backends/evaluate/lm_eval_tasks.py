@@ -31,10 +31,12 @@ from registry.evaluation_results import Item, ScoredResult, write_samples
 from stages.backends.evaluate.heldout import EXACT, HeldoutItems
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.config.evaluate import HeldoutTask, LmEvalTask
+from stages.config.user_metric import PythonMetric
 from stages.contract import Parent
 from stages.errors import InvalidInput, StageError
 from stages.scoring.scorer import recorded
 from stages.scoring.summary import sum_up
+from stages.scoring.user_function import user_scores
 
 Document = dict[str, Any]
 """A row of a task's own data, whatever its fields."""
@@ -63,6 +65,11 @@ def run_task(
 def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, out: Path) -> ScoredResult:
     heldout = HeldoutItems(task, dataset.path, lm)
     items = _evaluate(lm, heldout, task, None, rendered=False)
+    for metric in task.metrics:
+        if isinstance(metric, PythonMetric):
+            answered = [heldout.answered[heldout.keys[item["document"]]] for item in items]
+            for item, score in zip(items, user_scores(metric, answered), strict=True):
+                item["scores"][metric.name] = score
     if not heldout.exact:
         for item in items:
             del item["scores"][EXACT]  # lm-eval wants a score of every item

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 from stages.backends.chat import Message, encode, load_tokenizer
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
 from stages.config.metrics import DEFAULT
+from stages.config.user_metric import PythonMetric
 from stages.contract import Parents
 from stages.errors import InvalidInput
 from stages.scoring.scorer import Scorer
 from stages.scoring.tool_calls import as_text
+from stages.scoring.user_function import Answered, user_scores
 
 FRESH = "fresh"
 PREPARED = "what the prepare stage writes"
@@ -51,6 +53,10 @@ def check_metrics(config: EvaluateConfig, parents: Parents) -> None:
             rows = [row for row, _ in items_of(task, parents["dataset"].path)]
             try:
                 Scorer(task.metrics, [references(row) for row in rows])
+                for metric in task.metrics:
+                    if isinstance(metric, PythonMetric):
+                        first = [Answered(references(row)[0], references(row), row[:-1]) for row in rows[:3]]
+                        user_scores(metric, first)
             except InvalidInput as error:
                 raise InvalidInput(f"task {task.name}: {error}") from None
 

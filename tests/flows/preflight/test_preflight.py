@@ -149,6 +149,7 @@ def test_json_valid_is_a_metric_where_answers_are_json(
     ("metric", "expected"),
     [
         ("number", "metric number: the expected answer of row 0 of the split has no number"),
+        ("{kind: python, path: /nowhere.py}", "metric python: /nowhere.py is not a file"),
         ("{kind: json_schema, path: /nowhere.json}", "metric json_schema, /nowhere.json: cannot be read"),
         ("{kind: json_schema, inline: {type: objekt}}", "inline is not a JSON Schema: type: 'objekt'"),
     ],

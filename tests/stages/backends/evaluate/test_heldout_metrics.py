@@ -123,6 +123,20 @@ def test_a_schema_is_recorded_by_its_digest_wherever_it_lies(plain: Any, tmp_pat
     assert results[0]["config_digest"] == results[1]["config_digest"]
 
 
+def test_a_function_of_the_user_s_scores_answers(plain: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import json\n\n\ndef score(answer, references, messages):\n"
+        "    assert messages[-1]['content'].startswith('order')\n"
+        "    return json.loads(answer)['n'] - json.loads(references[0])['n']\n"
+    )
+    metric = {"kind": "python", "path": str(file), "name": "excess", "unit": "pieces"}
+    found = measured(tmp_path, plain, ORDERS, WRONG, metrics=[metric, "exact"])
+    assert [row["score"] for row in read_items(tmp_path, found)] == [2.0, 1.0, 0.0]
+    assert (found["metric"], found["metrics"]["excess"]["unit"]) == ("excess", "pieces")
+    assert found["config"]["metrics"][0]["path"].startswith("mine.py@")
+
+
 TOOLS = json.dumps(
     [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("warmth", "time")]
 )
@@ -175,6 +189,7 @@ def test_an_answer_of_nothing_is_no_call(plain: Any, tmp_path: Path) -> None:
     [
         ("fields", r"task heldout: metric fields: .* row 0 of the split is not JSON: 'yes'"),
         ("number", r"metric number: the expected answer of row 0 .* has no number: 'yes'"),
+        ({"kind": "python", "path": "nowhere.py"}, r"nowhere.py is not a file"),
         ({"kind": "json_schema", "path": "nowhere.json"}, r"nowhere.json: cannot be read"),
     ],
 )
