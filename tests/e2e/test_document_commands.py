@@ -95,6 +95,25 @@ def own_models_and_data(folder: Path, tuneline: Callable[..., None]) -> None:
     )
 
 
+def rows_with_calls(folder: Path, tuneline: Callable[..., None]) -> None:
+    """A base whose template has no tools, and the page's row for ten towns."""
+    tuneline("artifacts", "export", "{base}", str(folder / "models/pico"))
+    page = (ROOT / "docs/bring-your-own.md").read_text("utf-8")
+    row = json.dumps(json.loads(re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0]))
+    towns = ("Bo", "Ho", "Ur", "Pau", "Ulm", "Bari", "Oslo", "Lima", "Kyiv", "Bonn")
+    (folder / "calls.jsonl").write_text("".join(row.replace("Bo", town) + "\n" for town in towns), "utf-8")
+
+
+def template_with_tools(folder: Path, tuneline: Callable[..., None]) -> None:
+    """The page's template in the base, and the rows prepared with it."""
+    page = (ROOT / "docs/bring-your-own.md").read_text("utf-8")
+    template = re.findall(r"^```jinja\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0]
+    (folder / "models/pico/chat_template.jinja").write_text(template, "utf-8")
+    few = ("--set", "split.test=0", "--set", "split.validation=0", "--set", "near_duplicates=null")
+    source = "source=path:calls.jsonl"
+    tuneline("prepare", "--base", "models/pico", "--out", "data/calls", "--set", source, *few)
+
+
 def policy(folder: Path, tuneline: Callable[..., None]) -> None:
     """The policy on docs/gates.md."""
     page = (ROOT / "docs/gates.md").read_text("utf-8")
@@ -256,7 +275,12 @@ PAGES = {
             "quantize": "test_plain.py",
             "evaluate": "test_plain.py",
         },
-        before={"check": own_models_and_data},
+        codes={"prepare --base models/pico --out data/calls --set source=path:calls.jsonl": 3},
+        before={
+            "check": own_models_and_data,
+            "prepare --base models/pico": rows_with_calls,
+            "data view": template_with_tools,
+        },
     ),
 }  # fmt: skip
 
