@@ -10,6 +10,7 @@ config         what a recipe can say
 quantization   the methods, each an object
 families       what is known of architectures
 data, formats, untrusted   datasets, model files, files from strangers
+scoring        what an answer is worth, from its text
 statistics     of gates and comparisons
 work, memory, arithmetic, model_shape   what a stage will take
 outline, training_record
