@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any, NoReturn
 
+import jsonschema
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import ValidationError
@@ -67,6 +68,9 @@ def streamed(drawn: Drawn, raw: bytes) -> Usage | None:
     said = [_json(one.encode()) for one in data[:-1]]
     for one in said:
         _chunk(drawn, one)
+        if "error" in one:  # a schema that became too much
+            _error(one)
+            return None
     if len({one["id"] for one in said}) != 1:
         raise Wrong("a stream with several ids")
     options = drawn.given.get("stream_options") or {}
@@ -92,7 +96,7 @@ def streamed(drawn: Drawn, raw: bytes) -> Usage | None:
 
 
 def _chunk(drawn: Drawn, said: dict[str, Any]) -> None:
-    if "error" in said:
+    if "error" in said and (drawn.tame or said["error"].get("code") != "invalid_schema"):
         raise Wrong(f"an error in mid-stream: {_shown(json.dumps(said).encode())}")
     try:
         if drawn.route == CHAT:
@@ -128,6 +132,22 @@ def finish(drawn: Drawn, words: str, reason: str, tokens: int | None) -> None:
         raise Wrong(f"text of no tokens: {words!r}")
     if reason not in ("stop", "length"):
         raise Wrong(f"ended because of {reason!r}")
+    if reason == "stop" and not stops:
+        _fits(drawn, words)
+
+
+def _fits(drawn: Drawn, words: str) -> None:
+    """A whole answer fits the schema that it was asked within. Raises `Wrong`."""
+    wanted = drawn.given.get("response_format")
+    if drawn.route != CHAT or not isinstance(wanted, dict) or wanted.get("type") in (None, "text"):
+        return
+    schema = wanted.get("json_schema", {}).get("schema", {"type": "object"})
+    try:
+        said = json.loads(words)
+        if drawn.tame:  # of the others Python's patterns and numbers are not JSON Schema's
+            jsonschema.validate(said, schema)
+    except (ValueError, jsonschema.ValidationError) as error:
+        raise Wrong(f"{words[:100]!r} does not fit {ascii(schema)[:200]}: {str(error)[:200]}") from None
 
 
 def _logprobs(drawn: Drawn, choices: list[dict[str, Any]], tokens: int) -> None:

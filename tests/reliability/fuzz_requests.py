@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from tests.serving.schema_bombs import bombs
+
 CHAT, TEXT = "/chat/completions", "/completions"
 CONTEXT = 256
 """Tokens of the engine's context in this trial."""
@@ -31,6 +33,14 @@ REPEATED = (
 )  # fmt: skip
 SIZES = (2, 60, 200, 225, 230, 235, 240, 245, 250, 254, 255, 256, 257, 300, 2000, 20_000)
 
+SCHEMAS: tuple[dict[str, Any], ...] = (
+    {"enum": ["yes", "no", None]},
+    {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+    {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 2},
+)  # fmt: skip
+_BOMBS = tuple({"name": "b", "schema": schema} for _, schema in bombs())
+_TOOL = {"type": "function", "function": {"name": "a", "parameters": {"type": "object"}}}
+
 FINE: dict[str, tuple[Any, ...]] = {
     "max_tokens": (1, 2, 8, 16), "temperature": (0, 0.0, 0.01, 0.7, 1, 2, 2.0), "top_p": (1, 1.0, 0.5, 0.01),
     "top_k": (0, 1, 40, 49_152), "min_p": (0, 0.1, 1), "presence_penalty": (-2, 0, 0.5, 2),
@@ -43,7 +53,11 @@ FINE: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 FINE_CHAT: dict[str, tuple[Any, ...]] = {
     "max_completion_tokens": (1, 8, 20),
-    "response_format": ({"type": "text"},),
+    "response_format": (
+        {"type": "text"},
+        {"type": "json_object"},
+        *({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}} for schema in SCHEMAS),
+    ),
     "logprobs": (False, None),
 }
 FINE_TEXT: dict[str, tuple[Any, ...]] = {"echo": (False, None), "best_of": (1, None), "suffix": (None,)}
@@ -82,9 +96,13 @@ ODD: dict[str, tuple[Any, ...]] = {
     "echo": (True, False, 0, 1, "x", []), "suffix": ("", "x", 5, "a" * 500),
     "best_of": (0, 1, 2, 17, HUGE, True), "metadata": ([], "x", {"a": {"b": [1]}}),
     "response_format": (
-        {"type": "json_object"}, {"type": "text"}, {"type": "json_schema"}, "text", {}, {"type": None},
+        {"type": "json_schema"}, "text", {}, {"type": None}, {"type": "json_schema", "json_schema": {}},
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": [], "strict": 1}},
+        *({"type": "json_schema", "json_schema": bomb} for bomb in _BOMBS),
     ),
-    "tools": ([], [{}]), "functions": ([],), "cache_salt": ("x",), "priority": (1,), "prompt_logprobs": (1,),
+    "tools": ([], [{}], [_TOOL], [_TOOL] * 2, [_TOOL] * 65), "parallel_tool_calls": (True, False, 1),
+    "tool_choice": ("required", "auto", "none", 5, _TOOL), "functions": ([],),
+    "cache_salt": ("x",), "priority": (1,), "prompt_logprobs": (1,),
     "min_tokens": (5,), "ignore_eos": (True,), "chat_template": ("x",), "": (1,),
 }  # fmt: skip
 ROLES = ("user", "user", "user", "system", "assistant", "developer")
@@ -177,6 +195,8 @@ def _message(draw: Random, wild: bool) -> Any:
             "image_url": {"url": "file:///x"}}]},
             {"content": 5}, {"content": {}}, {"name": "Ann"}, {"name": ""}, {"name": "x" * 3000},
             {"role": "tool"},
+            {"role": "tool", "tool_call_id": "a"}, {"role": "assistant", "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "a", "arguments": "{}"}}]},
             {"role": None}, {"tool_calls": []}, {"tool_calls": [{}]}, {"refusal": None}, {"weight": 1},
             {"": 1},
         )  # fmt: skip
