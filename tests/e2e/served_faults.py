@@ -25,7 +25,7 @@ PENALTY = """
 from dataclasses import replace
 from serving.llama_cpp import model, server
 plain = model.LlamaModel.sampler
-model.LlamaModel.sampler = lambda self, how: plain(self, replace(how, repetition_penalty=2.0))
+model.LlamaModel.sampler = lambda self, how, *more: plain(self, replace(how, repetition_penalty=2.0), *more)
 server.main()
 """
 
