@@ -1,6 +1,6 @@
 """Ask a server through one client library, in the environment that has it; prints what was answered as JSON.
 
-    python tests/clients/ask.py LIBRARY URL KEY MODEL [--stream] [--tools] [--schema]
+    python tests/clients/ask.py CLIENT URL KEY MODEL [--stream] [--tools] [--schema]
 
 Nothing of Tuneline is imported: the libraries are used as their documentation says.
 """
@@ -44,6 +44,7 @@ def book(city: Literal["Oslo", "Lima"], guests: Literal[1, 2, 3]) -> str:
 
 
 class Given(argparse.Namespace):
+    client: str
     url: str
     key: str
     model: str
@@ -246,13 +247,13 @@ LIBRARIES: dict[str, Callable[[Given], Answer]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("library", choices=sorted(LIBRARIES))
+    parser.add_argument("client", choices=sorted(LIBRARIES))
     for name in ("url", "key", "model"):
         parser.add_argument(name)
     for name in ("--stream", "--tools", "--schema"):
         parser.add_argument(name, action="store_true")
     given = parser.parse_args(namespace=Given())
-    json.dump(LIBRARIES[given.library](given), sys.stdout)
+    json.dump(LIBRARIES[given.client](given), sys.stdout)
 
 
 if __name__ == "__main__":
