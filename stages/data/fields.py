@@ -26,17 +26,20 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 """Names of the field of an assistant's message with what it thought before its answer."""
 _MEDIA = "only text is trained"
 _PREFERENCE = "preferences are not trained"
+_LABEL = "whether an answer is a good one (KTO's label) is not trained"
 _SHARE = "which answers are trained is said by weight (0 or 1) and prepare.train_on: weight"
 _MEANT = {
     **dict.fromkeys(("tools", "functions"), _TOOLS),
     **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), _CALL),
     **dict.fromkeys(REASONING, _REASONING),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
-    **dict.fromkeys(("chosen", "rejected", "kto_tag"), _PREFERENCE),
+    **dict.fromkeys(("chosen", "rejected"), _PREFERENCE),
+    "kto_tag": _LABEL,
     "weight": _SHARE,
 }
 REFUSED_IN_ROW = {
     **_MEANT,
+    "label": _LABEL,
     "history": "this format has no earlier turns beside the messages",
     **dict.fromkeys(("context", "input"), "this format does not say where in the prompt it belongs"),
     **dict.fromkeys(("chat_template_kwargs", "documents"), "chats are rendered from their messages alone"),
@@ -56,8 +59,8 @@ def says_nothing(name: str, value: Any) -> bool:
     """Whether leaving the field out changes nothing: blank, empty, or what holds for every row anyway."""
     if name in _SHARES:
         return value in (None, "", 1, "1", "1.0", "true", "True")
-    if name == "kto_tag":  # false: a bad answer
-        return value in (None, "")
+    if name in ("kto_tag", "label") and value is False:  # a bad answer
+        return False
     if isinstance(value, str):  # a cell of a CSV file may hold a list as text
         return value.strip() in ("", "[]", "{}", "null")
     return value is None or value is False or (isinstance(value, list | dict | tuple) and not value)
@@ -118,6 +121,11 @@ def account(
     for name, value in fields.items():
         if name in used or says_nothing(name, value):
             continue
-        if name in refused:
+        if name in refused and not _is_class(name, value):
             raise RowError("unsupported_field", f"{place} has {name}: {refused[name]}")
         unused[prefix + named(name)] += 1
+
+
+def _is_class(name: str, value: Any) -> bool:
+    """Whether it is the label of a class, and not one that calls the answer good or bad."""
+    return name == "label" and str(value).strip().lower() not in ("true", "false")

@@ -85,7 +85,8 @@ def test_the_system_text_of_a_row_is_used_in_every_format(name: str) -> None:
     "field",
     [
         {"tool_calls": [{"id": "1"}]}, {"function_call": {"name": "f"}},
-        {"images": ["a.png"]}, {"rejected": "B"}, {"kto_tag": False}, {"weight": 0}, {"weight": "0.5"},
+        {"images": ["a.png"]}, {"rejected": "B"}, {"kto_tag": False}, {"kto_tag": True},
+        {"label": False}, {"label": True}, {"label": "False"}, {"weight": 0}, {"weight": "0.5"},
         {"reasoning": "because"}, {"context": "C"}, {"input": "C"}, {"documents": [{"text": "D"}]},
         {"chat_template_kwargs": {"thinking": True}},
     ],
@@ -117,6 +118,13 @@ def test_a_field_of_a_message_that_means_something_is_refused_by_name(
     with pytest.raises(RowError, match=f" has {next(iter(field))}: ") as caught:
         to_messages(name, row, None)
     assert caught.value.code == "unsupported_field"
+
+
+@pytest.mark.parametrize("label", [0, 1, "positive", 2.5, [True]])
+def test_the_label_of_a_class_is_not_used(label: Any) -> None:
+    unused: Counter[str] = Counter()
+    assert formats.to_messages("prompt-completion", {**PAIR, "label": label}, None, unused) == CHAT
+    assert unused == {"label": 1}
 
 
 def test_a_field_that_says_nothing_does_no_harm() -> None:
