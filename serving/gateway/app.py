@@ -13,7 +13,7 @@ from aiohttp import web
 from registry.tenancy.rollouts import Rollout
 from registry.tenancy.tenants import Tenant
 from serving.gateway import upstream
-from serving.gateway.admission import Concurrency, RateLimiter, TooMany
+from serving.gateway.admission import Concurrency, RateLimiter
 from serving.gateway.config import Bounds
 from serving.gateway.directory import Directory
 from serving.gateway.feedback.receipts import Receipts
@@ -190,7 +190,7 @@ def _refusal(context: RequestContext, error: ApiError) -> web.StreamResponse:
     context.status = error.status
     headers = context.headers
     if error.status in (429, 503):
-        headers["retry-after"] = str(error.retry_after if isinstance(error, TooMany) else 1)
+        headers["retry-after"] = str(error.retry_after)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.status == 405:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from serving.llama_cpp.model import Sampling
 from serving.llama_cpp.running import RunningAnswer, failure, unexpected
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Failed
+from serving.llama_cpp.structured.compiling import Compiler, CompileTimeSpent
 from serving.llama_cpp.structured.constraints import Constraint, SchemaRefused
 from serving.openai_api.answers import model_list, model_object, no_model
 from serving.openai_api.body import collect, require_no_query
@@ -31,7 +33,6 @@ from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, R
 from serving.openai_api.response_format import schema_of, schema_refused
 
 LIMITS = RequestLimits(lacking=LACKING["llama.cpp"])
-RETRY_SECONDS = 1
 STUCK_SECONDS = 60.0
 """Without a step of the engine's thread for so long, the engine is not healthy."""
 
@@ -50,6 +51,7 @@ class Requests:
         if not template:
             raise NotServable("the file has no chat template; give one in the recipe: base.chat_template")
         self._template = ChatTemplate(template, batcher.model)
+        self._compiler = Compiler()
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -96,6 +98,7 @@ class Requests:
         require_no_query(request.url.query)
         wanted = read(await collect(request.stream(), MOST_BYTES), chat, LIMITS)
         answer = await asyncio.to_thread(self._answer, wanted)
+        answer.constraint = await self._constraint(wanted)
         running = RunningAnswer(self.batcher, wanted, answer, self._template.calls if wanted.tools else None)
         running.submit()
         try:
@@ -148,18 +151,29 @@ class Requests:
         sampling = Sampling(**wanted.numbers, seed=seed)  # type: ignore[arg-type]  # top_k is whole
         name = self._names.get(wanted.model, wanted.model)
         answer = Answer(name, prompt, wanted.max_tokens or room, sampling, wanted.salt, lambda _: None)
-        answer.constraint = self._constraint(wanted)
         answer.spoken = self._template.spoken if wanted.tools else frozenset()
         return answer
 
-    def _constraint(self, wanted: CompletionRequest) -> Constraint | None:
-        schema = schema_of(wanted.more.get("response_format"))
+    async def _constraint(self, wanted: CompletionRequest) -> Constraint | None:
+        tools, schema = wanted.tools, schema_of(wanted.more.get("response_format"))
+        if tools is None and schema is None:
+            return None
+        constraints = await asyncio.to_thread(getattr, self.batcher.model, "constraints")
+
+        def compiled() -> Constraint:
+            if tools is not None:
+                return constraints.grammar(self._template.grammar(tools))
+            return constraints.schema(schema or {})
+
+        source = json.dumps(schema if tools is None else tools.body())
         try:
-            if wanted.tools is not None:
-                return self.batcher.model.constraints.grammar(self._template.grammar(wanted.tools))
-            return None if schema is None else self.batcher.model.constraints.schema(schema)
+            return (await self._compiler.compiled(wanted.salt or "", source, compiled))[0]
         except SchemaRefused as error:
-            raise schema_refused(str(error), "tools" if wanted.tools else "response_format") from None
+            raise schema_refused(str(error), "tools" if tools else "response_format") from None
+        except CompileTimeSpent as error:
+            spent = ApiError(str(error), None, 429, "compile_time_spent")
+            spent.retry_after = error.retry_after
+            raise spent from None
 
 
 def health_of(batcher: Batcher) -> Response:
@@ -195,7 +209,7 @@ async def _gone(request: Request) -> None:
 async def refused(_: Request, error: Exception) -> Response:
     """The error in OpenAI's shape."""
     assert isinstance(error, ApiError)
-    headers = {"retry-after": str(RETRY_SECONDS)} if error.status in (429, 503) else None
+    headers = {"retry-after": str(error.retry_after)} if error.status in (429, 503) else None
     return JSONResponse(error.body, error.status, headers)
 
 

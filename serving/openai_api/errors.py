@@ -26,6 +26,8 @@ class ApiError(Exception):
         self.status = status
         self.param = param
         self.code = code
+        self.retry_after = 1
+        """Seconds after which it is worth trying again, where it ever is."""
 
     @property
     def body(self) -> ErrorBody:
