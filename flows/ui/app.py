@@ -87,9 +87,10 @@ def application(registry: Registry, access: Access) -> Starlette:
     )
     app.state.registry = registry
     app.state.alerts = alerts.UnderWay(registry.home)
-    app.state.fleet = fleet.Rendered()
     app.state.verifications = verification.BackgroundVerifications(registry)
-    app.state.changes = live.Changes(registry, app.state.verifications.progress)
+    look = live.Look(registry)
+    app.state.changes = live.Changes(look, app.state.verifications.progress)
+    app.state.fleet = fleet.Rendered(look)
     app.state.examination = health.Examination()
     app.state.csrf_token, app.state.may = access.csrf_token, access.may
     return app

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from registry import Registry
 from registry.db.access_tables import webhook_deliveries
+from registry.db.remembered import Remembered
 from registry.db.serving_tables import outcomes, serving_version
 from registry.db.tables import artifacts, endpoints, gate_decisions
 
@@ -33,12 +34,13 @@ KEEP_ALIVE = 4.0
 class Changes:
     """What the registry looked like last, and who waits for it to change. An async context manager."""
 
-    def __init__(self, registry: Registry, more: Callable[[], object] = tuple) -> None:
+    def __init__(self, look: Look, more: Callable[[], object] = tuple) -> None:
         """`more`: what else the pages show, of this process."""
-        self._registry, self._more = registry, more
+        self._fingerprint, self._more = look.fingerprint, more
         self._changed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
-        self._last: object = None
+        self.last: object = None
+        """What was seen when last looked, once somebody waits."""
         self.listeners = 0
         self.over = False
         """Whether the server ends, which waits for the end of what it streams."""
@@ -71,11 +73,11 @@ class Changes:
     async def look(self) -> None:
         """Look once; whoever waits hears it where it looks different from the last time."""
         with contextlib.suppress(Exception):  # the pages themselves say what is wrong with a database
-            state = await anyio.to_thread.run_sync(fingerprint, self._registry), self._more()
-            if self._last is not None and state != self._last:
+            state = await anyio.to_thread.run_sync(self._fingerprint), self._more()
+            before, self.last = self.last, state
+            if before is not None and state != before:
                 event, self._changed = self._changed, asyncio.Event()
                 event.set()
-            self._last = state
 
     async def _look(self) -> None:
         while True:
@@ -84,24 +86,43 @@ class Changes:
             await asyncio.sleep(INTERVAL)
 
 
-def fingerprint(registry: Registry) -> str:
-    """Differs once an artifact, decision, move, tenant, engine, outcome or alert is new, a run goes on, or a
-    webhook is told.
-    """
-    with registry.database.read() as connection:
-        parts: list[object] = list(connection.execute(_LOOK).one())
-    parts += [*_runs(registry.home / "runs"), _modified(registry.home / "alerts.json")]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+class Look:
+    """What the registry looks like, in short; for several threads."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._remembered = Remembered(registry.database)
+
+    def acts(self) -> object:
+        """Differs once an artifact, decision, move, tenant or engine is new, or an engine stopped."""
+        return self._read()[: len(_ACTS)]
+
+    def fingerprint(self) -> str:
+        """Differs also once an outcome or alert is new, a run goes on, or a webhook is told."""
+        home = self._registry.home
+        parts = [*self._read(), *_runs(home / "runs"), _modified(home / "alerts.json")]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _read(self) -> Sequence[object]:
+        return self._remembered.get("look", self._query)
+
+    def _query(self) -> Sequence[object]:
+        with self._registry.database.read() as connection:
+            return connection.execute(_LOOK).one()
 
 
 _WAITING = webhook_deliveries.c.state == "waiting"
-_LOOK = select(
+_ACTS = (
     *(
         select(func.max(table.c.sequence)).scalar_subquery()
-        for table in (artifacts, gate_decisions, endpoints, outcomes, webhook_deliveries)
+        for table in (artifacts, gate_decisions, endpoints)
     ),
     select(serving_version.c.version).scalar_subquery(),
     select(func.max(endpoints.c.stopped)).scalar_subquery(),
+)
+_LOOK = select(
+    *_ACTS,
+    *(select(func.max(table.c.sequence)).scalar_subquery() for table in (outcomes, webhook_deliveries)),
     select(func.count()).where(_WAITING).scalar_subquery(),
     select(func.sum(webhook_deliveries.c.attempts)).where(_WAITING).scalar_subquery(),
 )

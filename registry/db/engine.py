@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +21,20 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
+class _Commits(Protocol):
+    """Tells whether anybody committed."""
+
+    def number(self) -> int | None: ...
+    def close(self) -> None: ...
+
+
 class _System(Protocol):
     """What a database system's module offers."""
 
     READING: dict[str, Any]
 
+    @property
+    def Commits(self) -> Callable[[Engine], _Commits]: ...
     def connect(self, address: URL) -> Engine: ...
     def counting(self, engine: Engine) -> Engine: ...
     def count_within(self, connection: Connection) -> None: ...
@@ -108,6 +118,14 @@ class Database:
         with self._translated(), self._counting.begin() as connection:
             yield connection
 
+    def commits(self) -> int | None:
+        """Another number once any process has committed; None where the database does not tell."""
+        return self._commits.number()
+
+    @cached_property
+    def _commits(self) -> _Commits:
+        return self._system.Commits(self.engine)
+
     def scrub(self) -> None:
         """Have SQLite's log hold nothing any more of what was overwritten; readers of now may delay that."""
         if self.engine.dialect.name == "sqlite":
@@ -117,6 +135,9 @@ class Database:
                 driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
     def close(self) -> None:
+        if "_commits" in self.__dict__:
+            self._commits.close()
+            del self._commits
         self._counting.dispose()
         self.engine.dispose()
 

@@ -41,6 +41,17 @@ _BEFORE_WRITING = (
 _BEFORE_COUNTING = f"{_WAITING}'off', true)"
 
 
+class Commits:
+    """PostgreSQL keeps no number of commits that is cheaper to ask for than a reading."""
+
+    def __init__(self, _engine: Engine) -> None: ...
+
+    def number(self) -> int | None:
+        return None
+
+    def close(self) -> None: ...
+
+
 def connect(address: URL) -> Engine:
     """An engine for the database that the URL names; what it leaves out, libpq takes from PGHOST and so on.
 

@@ -17,6 +17,7 @@ from flows.ui.access.guard import Guard
 from flows.ui.access.sign_in import SignIn
 from registry import Registry
 from registry.access.users import ROLES, Role
+from registry.db.remembered import Remembered
 
 if TYPE_CHECKING:
     from flows.ui.access.oidc import OidcSettings
@@ -40,6 +41,7 @@ class Access:
         self._registry = registry
         self._link = link_token is not None and oidc is None
         self._callers = Callers(registry, secure_cookies)
+        self._remembered = Remembered(registry.database)
         provider = None
         if oidc is not None:
             from flows.ui.access.oidc import Provider  # brings Authlib, which most do without
@@ -62,4 +64,4 @@ class Access:
         return caller is not None and ROLES.index(caller.role) >= ROLES.index(role)
 
     def _local(self) -> bool:
-        return self._link and not self._registry.users.exist()
+        return self._link and not self._remembered.get("accounts", self._registry.users.exist)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from registry import Registry
 from registry.access.sessions import LONGEST_SECONDS
 from registry.access.users import Role
+from registry.db.remembered import Remembered
 
 Purpose = Literal["session", "seed", "oidc"]
 BEFORE_SECONDS = 600
@@ -35,6 +36,7 @@ class Callers:
     def __init__(self, registry: Registry, secure: bool) -> None:
         self._registry = registry
         self._secure = secure
+        self._remembered = Remembered(registry.database)
         # Cookies of one host are shared by its ports: two registries on one machine must not disturb another.
         self._suffix = registry.sessions.signature("name", "")[:8]
 
@@ -47,7 +49,7 @@ class Callers:
         session = self.read(request, "session")
         if session is None:
             return None, None
-        in_force, user = self._registry.sessions.user(session)
+        in_force, user = self._remembered.get(session, lambda: self._registry.sessions.user(session))
         if not in_force:
             return None, None
         if user is None:

@@ -44,8 +44,7 @@ class Guard:
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            local = await anyio.to_thread.run_sync(self._local)
-            caller, session = await anyio.to_thread.run_sync(self._callers.ask, request)
+            local, (caller, session) = await anyio.to_thread.run_sync(self._who, request)
         except RegistryError as error:
             await PlainTextResponse(f"{error}\n", 503, {"Retry-After": "5"})(scope, receive, send)
             return
@@ -59,6 +58,9 @@ class Guard:
             await refused(scope, receive, send)
             return
         await self._app(scope, receive, self._while_allowed(request, send) if caller else send)
+
+    def _who(self, request: Request) -> tuple[bool, tuple[Caller | None, str | None]]:
+        return self._local(), self._callers.ask(request)
 
     async def _form(
         self, request: Request, caller: Caller | None, session: str | None

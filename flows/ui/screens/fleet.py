@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from flows.run.runs import PastRun, past_runs
 from flows.ui.alerts import Alert
-from flows.ui.live import fingerprint
+from flows.ui.live import Look
 from flows.ui.pages import page, part, registry_of
 from registry import Registry
 from registry.db.serving_tables import outcomes
@@ -35,7 +35,7 @@ WAIVED = timedelta(days=7)
 NEWEST_RUNS = 20
 MOST_CHANNELS = 1000
 OLDEST = 1.0
-"""Seconds for which a fleet may be shown again; not all that it shows is part of the registry's look."""
+"""Seconds for which a fleet may be shown again: traffic and progress need not be newer, acts are."""
 
 
 class ChannelTraffic(NamedTuple):
@@ -95,18 +95,22 @@ class Attention(NamedTuple):
 
 
 class Rendered:
-    """The fleet as it was rendered last, for everybody who looks while the registry looks the same."""
+    """The fleet as it was rendered last, for everybody who looks until somebody acts."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Look) -> None:
+        self._look = look
         self._lock = threading.Lock()
         self._of: object = None
         self._at = -OLDEST
         self._main = Markup("")
 
-    def main(self, registry: Registry, alerts: list[Alert]) -> Markup:
-        """The page without what is around it; at most `OLDEST` seconds old."""
+    def main(self, registry: Registry, alerts: list[Alert], told: object) -> Markup:
+        """The page without what is around it; at most `OLDEST` seconds old.
+
+        `told`: what open pages were last told of, so that they see that when they ask.
+        """
         with self._lock:
-            now, state = time.monotonic(), (fingerprint(registry), alerts)
+            now, state = time.monotonic(), (self._look.acts(), alerts, told)
             if now - self._at >= OLDEST or state != self._of:
                 self._main, self._of, self._at = _render(registry, alerts), state, now
             return self._main
@@ -114,7 +118,7 @@ class Rendered:
 
 def _fleet(request: Request) -> Response:
     state = request.app.state
-    main = state.fleet.main(registry_of(request), state.alerts.ls())
+    main = state.fleet.main(registry_of(request), state.alerts.ls(), state.changes.last)
     return page(request, "fleet.html", main=main)
 
 

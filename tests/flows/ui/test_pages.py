@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from registry import Artifact, Registry
 from registry.schedules.schedules import checked
 from stages.training_record import HISTORY
 from tests.flows.lineages import publish
-from tests.flows.metrics.watched import WAIVER
+from tests.flows.metrics.watched import WAIVER, answered
 from tests.flows.ui.measured import measure, measure_fields
 
 VENDORED = {
@@ -88,6 +88,21 @@ def test_the_fleet_is_rendered_once_for_all_who_look_until_something_changes(
     text = client.get("/").text
     assert "support/another" in text
     assert "a-name-of-its-own" in text
+
+
+def test_an_open_page_that_is_told_of_traffic_finds_it(
+    client: TestClient, registry: Registry, made: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.ui.screens.fleet.OLDEST", 1000.0)
+    changes = client.app.state.changes  # type: ignore[attr-defined]
+    assert client.portal is not None
+    client.portal.call(changes.look)
+    first = client.get("/").text
+    assert "10 requests" in first
+    registry.outcomes.add([answered("support/prod", made["gguf"].id, datetime.now(UTC))])
+    assert client.get("/").text == first, "traffic may be a second old"
+    client.portal.call(changes.look)
+    assert "20 requests" in client.get("/").text
 
 
 def test_each_artifact_has_a_page_with_its_lineage(client: TestClient, made: dict[str, Artifact]) -> None:
