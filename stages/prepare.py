@@ -39,7 +39,9 @@ def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
     Each Parquet row: `messages` (list of {role, content}, the last one the assistant's; with tools, calls,
     reasoning or weights in some row the fields of `stages.formats.messages`), `prompt_hash`
     (sha256 of the normalized messages before the last), `tokens` (length of the rendered chat),
-    `trainable` (assistant tokens). Uses the tokenizer and chat template of `parents["base"]`.
+    `trainable` (assistant tokens); of preferences also `rejected`, the answer that the last message is
+    preferred to, and `rejected_tokens`, the length with that one. Uses the tokenizer and chat template of
+    `parents["base"]`.
     Facts of kind `dataset`; metrics (also in `statistics.json`): `rows` (read, accepted, rejected),
     `rejected` by code, `dropped` (duplicates, …), `unused_fields` (field → accepted rows that have it),
     `splits` (rows, distinct prompts, tokens), `tokens` (length quantiles and histogram), `format`, `licence`,
@@ -75,7 +77,7 @@ def _prepare(
     from stages.data.card import card
     from stages.data.collect import RowCheck, RowCounts, collect
     from stages.data.held_out import first_held_out, of_dataset, splits_beside, write_rows
-    from stages.data.publish import first_row, write_splits
+    from stages.data.publish import first_chats, write_splits
     from stages.data.row_spool import RowSpool
     from stages.data.split import SPLITS
 
@@ -104,7 +106,7 @@ def _prepare(
         **_figures(counts, spool.lengths[split_of_row >= 0], splits, config.max_length),
     }
     (out / "statistics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", "utf-8")
-    example = render(tokenizer, first_row(out))
+    example = "\n\nrejected:\n\n".join(render(tokenizer, chat) for chat in first_chats(out))
     (out / "README.md").write_text(card(metrics, config.model_dump(exclude_none=True), example), "utf-8")
     return metrics
 
@@ -151,11 +153,12 @@ def first_rows(
 ) -> tuple[list[Messages], list[str]]:
     """Of the source's first `count` rows the chats, as `prepare` would make them, and why others are none.
 
-    Nothing is tokenized. `feed`: a file with the rows of the feed that the source names.
+    Nothing is tokenized. Of preferences these are the chats with the chosen answers. `feed`: a file with the
+    rows of the feed that the source names.
     Raises what opening the source and telling its format raise: `InvalidInput`, `MissingPackage`.
     """
     from stages.data.collect import RowCounts
-    from stages.data.formats import to_messages
+    from stages.data.preferences import read_row
     from stages.data.source_row import RowError
 
     source = _opened(config, feed)
@@ -166,7 +169,8 @@ def first_rows(
         try:
             if source_row.row is None:
                 raise RowError("malformed", source_row.error or "the row cannot be read")
-            chats.append(to_messages(shape, source_row.row, config.system, Counter(), config.train_on))
+            chat, _ = read_row(shape, source_row.row, config.system, Counter(), config.train_on)
+            chats.append(chat)
         except RowError as error:
             rejected.append(f"{source_row.file} line {source_row.line}: {error}")
     return chats, rejected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ SPLITS = ("train", "validation", "test", "fresh")
 def matching(path: Path, text: str) -> pyarrow.Table:
     """The rows in which some message holds the text, in any case of its letters.
 
-    Looked for in contents, reasoning, calls and tools.
+    Looked for in contents, reasoning, calls and tools. Of preferences also the column `rejected`.
     """
-    table = pyarrow.parquet.read_table(path, columns=["messages", "tokens", "trainable"])
+    there = pyarrow.parquet.read_schema(path).names
+    columns = [name for name in ("messages", "tokens", "trainable", "rejected") if name in there]
+    table = pyarrow.parquet.read_table(path, columns=columns)
     if not text:
         return table
     rows = [
@@ -49,6 +51,12 @@ def _texts(lists: Any) -> Iterator[tuple[Any, Any]]:
         function = calls.flatten().field("function")
         yield function.field("name"), of_call
         yield function.field("arguments"), of_call
+
+
+def chats_of(row: Mapping[str, Any]) -> list[Any]:
+    """The chat of a row; of preferences also the one with the other answer."""
+    chat = row["messages"]
+    return [chat] if row.get("rejected") is None else [chat, [*chat[:-1], row["rejected"]]]
 
 
 def rendered(tokenizer: Path, chats: list[Any]) -> list[Any]:

@@ -43,7 +43,12 @@ class PrepareConfig(StageConfig):
         "dialogue",
         "chatterbot-dialogue",
         "chatterbot-topic",
-    ] = Field(default="auto", description="shape of a row; `auto` detects it from the first rows")
+        "preferences",
+    ] = Field(
+        default="auto",
+        description="shape of a row; `auto` detects it from the first rows. `preferences`: two answers to "
+        "each prompt, `chosen` and `rejected`, for `train.method: dpo`",
+    )
     columns: dict[str, str] = Field(
         default_factory=dict,
         exclude_if=lambda names: not names,  # datasets from before keep their keys
@@ -104,6 +109,15 @@ class PrepareConfig(StageConfig):
         if self.columns and self.format.startswith("chatterbot"):
             raise ValueError(
                 f"columns has nothing to name in the format {self.format}: a corpus has no columns"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_in_files(self) -> PrepareConfig:
+        if self.format == "preferences" and feed_of(self.source) is not None:
+            raise ValueError(
+                "format preferences is not read from a feed: write its pairs to a file with `tuneline feed "
+                "export NAME FILE --preferences`, and read that (path:FILE)"
             )
         return self
 

@@ -14,8 +14,8 @@ from stages.backends.chat import Tokenizer, control_tokens, encode_with_mask, re
 from stages.backends.template_check import NotRendered, TemplateCheck
 from stages.config.prepare import TrainOn
 from stages.contract import progress
-from stages.data.formats import EXPECTED, Messages, detect, matches, to_messages
-from stages.data.lengths import CHARACTERS, tokens_if_above
+from stages.data.formats import Messages, detect
+from stages.data.preferences import EXPECTED, matches, read_row
 from stages.data.row_spool import Checked, RowSpool
 from stages.data.source_row import Reject, RowError, SourceRow, SourceRows, named
 from stages.errors import InvalidInput
@@ -27,6 +27,9 @@ _NAMED = 40  # fields that are named; where names are data, there would be no en
 _OTHERS = "(other fields)"
 _EARLIER_REASONING = "reasoning_content before the last question"
 """Of answers that are not learned. Some templates write none of it, also when the model is asked."""
+CHARACTERS = 8
+"""A text with fewer characters per allowed token than this is tokenized whole: ordinary text has 2 to 5."""
+_CUT = 128  # tokens that cutting a text may make more of it than there would be: in its last word only
 
 
 @dataclass
@@ -70,7 +73,24 @@ class RowCheck:
         if source_row.row is None:
             raise RowError("malformed", source_row.error or "the row cannot be read")
         unused.update(source_row.unread)
-        messages = to_messages(self._format, source_row.row, self._system, unused, self._train_on)
+        messages, other = read_row(self._format, source_row.row, self._system, unused, self._train_on)
+        ids, mask = self._rendered(messages, source_row, unused)
+        if other is None:
+            return Checked(messages, len(ids), sum(mask))
+        try:
+            other_ids, _ = self._rendered([*messages[:-1], other], source_row, unused)
+        except TooLong:
+            raise
+        except RowError as error:
+            raise RowError(error.code, f"rejected: {error}") from error
+        if other_ids == ids:
+            raise RowError("no_preference", "the chat template writes the same of chosen and rejected")
+        return Checked(messages, len(ids), sum(mask), other, len(other_ids))
+
+    def _rendered(
+        self, messages: Messages, source_row: SourceRow, unused: Counter[str]
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of a chat and the mask of what is trained, as `encode_with_mask` has them."""
         try:
             self._refuse_far_too_long(messages)
             self._refuse_control_tokens(messages)
@@ -84,7 +104,7 @@ class RowCheck:
             raise TooLong(len(ids), self._max_length)
         if not sum(mask):
             raise RowError("nothing_trainable", "no token of the rendered chat is the assistant's")
-        return Checked(messages, len(ids), sum(mask))
+        return ids, mask
 
     def _refuse_far_too_long(self, messages: Messages) -> None:
         if sum(len(text) for m in messages for text in texts(m)) > CHARACTERS * self._max_length:
@@ -125,6 +145,22 @@ class TooLong(RowError):
     def __init__(self, tokens: int, limit: int, about: str = "") -> None:
         super().__init__("too_long", f"{about}{tokens} tokens, more than max_length {limit}")
         self.tokens = tokens
+
+
+def tokens_if_above(tokenizer: Tokenizer, text: str, limit: int) -> int | None:
+    """An estimate of the tokens of a text that has more than `limit`; None where it may have fewer.
+
+    A tokenizer works from left to right, so a text has at least as many tokens as its beginning has, but
+    for a few at the cut. The beginning is doubled until it has too many: a row of 15 MB costs as much as one
+    of a few thousand characters, with any tokenizer, also one that makes one token of a whole line.
+    """
+    size = limit * CHARACTERS
+    while size < len(text):
+        tokens = len(tokenizer(text[:size], add_special_tokens=False, verbose=False)["input_ids"])
+        if tokens - _CUT > limit:
+            return round(tokens * len(text) / size)
+        size *= 2
+    return None
 
 
 def pick_format(rows: SourceRows, format: str, source: str) -> tuple[str, SourceRows]:

@@ -16,7 +16,8 @@ from stages.errors import InvalidInput
 
 _CHATS, _INSTRUCTIONS = ("messages", "conversations", "turns"), ("instruction", "input", "context", "output")
 _PAIRS = ("prompt", "completion", "response", "question", "answer")
-READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, "system", "history", "parallel_tool_calls"))
+_COMPARED = ("chosen", "rejected", "preferred_output", "non_preferred_output")
+READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, *_COMPARED, "system", "history", "parallel_tool_calls"))
 """Fields of a row that some format reads; in another format they may be refused or not be used."""
 
 _TOOLS = "this format has no tools and no calls"
@@ -25,15 +26,15 @@ _REASONING = "reasoning stands in an assistant's message, of messages or convers
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Names of the field of an assistant's message with what it thought before its answer."""
 _MEDIA = "only text is trained"
-_PREFERENCE = "preferences are not trained"
-_LABEL = "whether an answer is a good one (KTO's label) is not trained"
+_PREFERENCE = "pairs of answers are read with prepare.format: preferences"
+_LABEL = "labels of single answers (KTO) are not trained; pairs are, with prepare.format: preferences"
 _SHARE = "which answers are trained is said by weight (0 or 1) and prepare.train_on: weight"
 _MEANT = {
     **dict.fromkeys(("tools", "functions"), _TOOLS),
     **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), _CALL),
     **dict.fromkeys(REASONING, _REASONING),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
-    **dict.fromkeys(("chosen", "rejected"), _PREFERENCE),
+    **dict.fromkeys(_COMPARED, _PREFERENCE),
     "kto_tag": _LABEL,
     "weight": _SHARE,
 }

@@ -32,22 +32,24 @@ def write_splits(
     `places`: uint64 of the same shape; `schema`: the spool's. Sources are sorted by topic or date more often
     than not, and later stages take first rows for a limit or for calibration; so no split keeps the source's
     order.
-    Returns rows, distinct prompts, tokens and trainable tokens per split.
+    Returns rows, distinct prompts, tokens and trainable tokens per split; of preferences also the tokens of
+    the chats with the other answer.
     """
     figures = {}
+    counted = [name for name in ("tokens", "trainable", "rejected_tokens") if name in schema.names]
     done = 0
     with pa.memory_map(str(rows)) as file, pa.ipc.open_file(file) as table:
         starts = np.cumsum([0] + [table.get_batch(k).num_rows for k in range(table.num_record_batches)])
         for index, name in enumerate(names):
             chosen = np.flatnonzero(split_of_row == index)
             chosen = chosen[np.argsort(places[chosen], kind="stable")]
-            count = {"rows": len(chosen), "prompts": 0, "tokens": 0, "trainable": 0}
+            count = {"rows": len(chosen), "prompts": 0, **dict.fromkeys(counted, 0)}
             prompts: set[bytes] = set()
             with pyarrow.parquet.ParquetWriter(out / f"{name}.parquet", schema, compression="zstd") as writer:
                 for low in range(0, len(chosen), _BATCH):
                     part = _published(_take(table, starts, chosen[low : low + _BATCH]), schema)
                     writer.write_table(part)
-                    for column in ("tokens", "trainable"):
+                    for column in counted:
                         count[column] += pa.compute.sum(part.column(column)).as_py()
                     prompts.update(bytes.fromhex(h)[:16] for h in part.column("prompt_hash").to_pylist())
                     done += len(part)
@@ -75,8 +77,11 @@ def _published(rows: Any, schema: pa.Schema) -> Any:
     return pa.Table.from_pylist(as_spooled(rows.to_pylist()), schema)
 
 
-def first_row(out: Path) -> list[dict[str, Any]]:
-    """The messages of the first row to train on."""
+def first_chats(out: Path) -> list[list[dict[str, Any]]]:
+    """The chat of the first row to train on; of preferences also the one with the other answer."""
     with pyarrow.parquet.ParquetFile(out / "train.parquet") as table:
-        messages: list[dict[str, Any]] = next(table.iter_batches(1)).column("messages")[0].as_py()
-    return messages
+        (row,) = next(table.iter_batches(1)).to_pylist()
+    chats = [row["messages"]]
+    if "rejected" in row:
+        chats.append([*row["messages"][:-1], row["rejected"]])
+    return chats

@@ -36,7 +36,10 @@ SCHEMA = pa.schema(
 )
 BESIDE = "beside"
 """Column of the spool: JSON of what each message holds beside role and content; null for a plain row."""
-_SPOOLED = SCHEMA.append(pa.field(BESIDE, pa.string()))
+_SPOOLED = pa.schema(
+    [*SCHEMA, (BESIDE, pa.string()), ("rejected", pa.string()), ("rejected_tokens", pa.int32())]
+)
+"""`rejected`: JSON of the answer that is not preferred; null where a row has one answer."""
 _CALL = pa.struct(
     [
         ("id", pa.string()),
@@ -67,19 +70,36 @@ WIDE = SCHEMA.set(
 """Of a dataset in which some message holds more than role and content, as `stages.formats.messages` says."""
 
 
+def paired(schema: pa.Schema) -> pa.Schema:
+    """Of a dataset of pairs: each row also has the answer that its last message is preferred to."""
+    answer = pa.field("rejected", schema.field("messages").type.value_type)
+    return schema.append(answer).append(pa.field("rejected_tokens", pa.int32()))
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A row that can be trained on, with its length and its assistant's share of it in tokens."""
+    """A row that can be trained on, with its length and its assistant's share of it in tokens.
+
+    Of preferences also the answer that is not preferred to the last message, and the length with that one.
+    """
 
     messages: Messages
     tokens: int
     trainable: int
+    rejected: Message | None = None
+    rejected_tokens: int = 0
+
+    @property
+    def all_messages(self) -> list[Message]:
+        """Those of the chat, and the other answer."""
+        return [*self.messages, *([self.rejected] if self.rejected is not None else [])]
 
 
 class RowSpool:
     """Distinct rows in their order, in an Arrow file of `SCHEMA` and `BESIDE` at `path`; a context manager.
 
-    `schema` is what the rows are to be published with: `SCHEMA` where all messages are plain, else `WIDE`.
+    `schema` is what the rows are to be published with: `SCHEMA` where all messages are plain, else `WIDE`; of
+    preferences `paired` of either.
 
     `exact_duplicates` counts the rows that were there already, character by character but for line ends.
     `with_turns`: keep what is asked in each turn, for `asks_again`.
@@ -90,7 +110,7 @@ class RowSpool:
     ) -> None:
         self.path = scratch / "rows"
         self.exact_duplicates = 0
-        self.schema = SCHEMA
+        self._plain, self._pairs = True, False
         self._seed = seed
         self._near = NearDuplicates(near_duplicates, scratch) if near_duplicates else None
         self._seen: set[bytes] = set()
@@ -122,7 +142,7 @@ class RowSpool:
 
     def add(self, row: Checked, file: str, line: int) -> None:
         """Keep the row, which stands at `line` of `file`, unless the same one is there."""
-        exact = _exact_hash(row.messages)
+        exact = _exact_hash(row.all_messages)
         key = bytes.fromhex(exact)[:16]
         if key in self._seen:
             self.exact_duplicates += 1
@@ -143,16 +163,19 @@ class RowSpool:
             self._turn_ends.append(len(self._turns))
         if self._near:
             asked = [said(message) for message in row.messages if message["role"] != "assistant"]
-            answered = [said(message) for message in row.messages if message["role"] == "assistant"]
+            answered = [said(message) for message in row.all_messages if message["role"] == "assistant"]
             self._near.add(asked, answered)
-        beside = None
-        if not is_plain(row.messages):
-            self.schema = WIDE
-            beside = json.dumps([beside_content(message) for message in row.messages], ensure_ascii=False)
-        counts = {"tokens": row.tokens, "trainable": row.trainable, BESIDE: beside}
-        self._waiting.append({"messages": row.messages, "prompt_hash": prompt_hash, **counts})
+        self._plain &= is_plain(row.all_messages)
+        self._waiting.append({"prompt_hash": prompt_hash, **_spooled(row)})
+        self._pairs |= row.rejected is not None
         if len(self._waiting) == _BATCH:
             self._flush()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows as they are to be published."""
+        schema = SCHEMA if self._plain else WIDE
+        return paired(schema) if self._pairs else schema
 
     @property
     def lengths(self) -> np.ndarray:
@@ -209,9 +232,22 @@ class RowSpool:
             self._waiting = []
 
 
+def _spooled(row: Checked) -> dict[str, Any]:
+    """The row in the spool's columns, but for the hash of its prompt."""
+    beside, rejected = None, None
+    if not is_plain(row.messages):
+        beside = json.dumps([beside_content(message) for message in row.messages], ensure_ascii=False)
+    if row.rejected is not None:
+        rejected = json.dumps(row.rejected, ensure_ascii=False)
+    counts = {"tokens": row.tokens, "trainable": row.trainable, "rejected_tokens": row.rejected_tokens}
+    return {"messages": row.messages, BESIDE: beside, "rejected": rejected, **counts}
+
+
 def as_spooled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the spool's columns as they were added."""
     for row in rows:
+        if row["rejected"] is not None:
+            row["rejected"] = json.loads(row["rejected"])
         beside = row.pop(BESIDE)
         if beside is not None:
             row["messages"] = [{**m, **b} for m, b in zip(row["messages"], json.loads(beside), strict=True)]

@@ -44,6 +44,15 @@ def as_request(messages: Sequence[Message]) -> list[dict[str, str]] | None:
     return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
+def last_answer_only(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The chat with weight 0 on each answer but the last, so that only that one is learned or scored."""
+    chat = [fields(message) for message in messages]
+    for message in chat[:-1]:
+        if message["role"] == "assistant":
+            message["weight"] = 0
+    return chat
+
+
 def tools_of(messages: Sequence[Message]) -> list[JsonObject] | None:
     """The tools that the chat offers, as `apply_chat_template` takes them; None where it offers none."""
     text = messages[0].get("tools") if messages else None

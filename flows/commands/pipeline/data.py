@@ -25,7 +25,7 @@ def view(arguments: argparse.Namespace) -> Reply:
     folder, base = _folders(arguments)
     if arguments.split == "rejected":
         return _rejected(folder, arguments)
-    from flows.run.dataset_rows import SPLITS, matching, rendered
+    from flows.run.dataset_rows import SPLITS, chats_of, matching, rendered
 
     file = folder / f"{arguments.split}.parquet"
     if not file.is_file():
@@ -33,10 +33,12 @@ def view(arguments: argparse.Namespace) -> Reply:
         raise Usage(f"{arguments.dataset} has no split {arguments.split}; expected {there or 'a dataset'}")
     found = matching(file, arguments.search)
     some = found.slice(arguments.start - 1, arguments.rows).to_pylist()
-    chats = rendered(base, [row["messages"] for row in some]) if some else []
+    chats = [chats_of(row) for row in some]
+    texts = iter(rendered(base, [chat for both in chats for chat in both]) if some else [])
     rows = [
-        {"row": number, "tokens": row["tokens"], "trainable": row["trainable"], **_shown(chat)}
-        for number, (row, chat) in enumerate(zip(some, chats, strict=True), arguments.start)
+        {"row": number, "tokens": row["tokens"], "trainable": row["trainable"], **_shown(next(texts))}
+        | ({"rejected": _shown(next(texts))} if len(both) > 1 else {})
+        for number, (row, both) in enumerate(zip(some, chats, strict=True), arguments.start)
     ]
 
     def show() -> None:
@@ -44,6 +46,8 @@ def view(arguments: argparse.Namespace) -> Reply:
         for row in rows:
             print(f"\nrow {row['row']}, {row['tokens']:,} tokens, {row['trainable']:,} of them trained")
             print(_text(row))
+            if "rejected" in row:
+                print(f"rejected:\n{_text(row['rejected'])}")
 
     return Reply({"split": arguments.split, "total": found.num_rows, "rows": rows}, show)
 
