@@ -21,7 +21,7 @@ def require_compatible(stage: str, config: Any, parents: Mapping[str, Described]
     A parent without a base reference is a plain directory of somebody else's: the stage looks at its files.
     """
     model, base, adapter = parents.get("model"), parents.get("base"), parents.get("adapter")
-    host = base if stage == "merge" else model
+    host = base if stage in ("merge", "train") else model
     if adapter is not None and host is not None:
         recipe = getattr(config, "nf4", None)
         trained = None if recipe is None else Nf4Recipe.model_validate(recipe.model_dump())

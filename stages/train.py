@@ -1,4 +1,4 @@
-"""Train a QLoRA adapter on NF4 weights."""
+"""Train a QLoRA adapter on NF4 weights: on answers, or on which of two answers is preferred."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from stages.contract import Facts, Parents, toolchain
 
 VERSION = 4
 TOOLS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
-RELATIONS: dict[str, Relation] = {"base": "adapter", "dataset": "trained_on"}
+RELATIONS: dict[str, Relation] = {"base": "adapter", "dataset": "trained_on", "adapter": "finetune"}
 
 
 def train(parents: Parents, config: TrainConfig, out: Path) -> Facts:
     """Train an adapter for `parents["base"]` on `parents["dataset"]`; write a PEFT directory under `out`.
 
+    With `method: dpo` the dataset holds pairs, and `parents["adapter"]`, where `dpo.start` asks for one, is
+    trained further; it is the reference too, read once, before the first step.
+
     Files: `adapter_model.safetensors`, `adapter_config.json`, `tuneline.json` (base reference, quant
     config, LoRA settings), `history.jsonl` (a row per logged step: step, loss, learning_rate,
-    tokens; and per evaluation: step, validation_loss), tokenizer files. Resumes from
+    tokens; and per evaluation: step, validation_loss; of DPO also the share of pairs whose margin is above 0,
+    `preferred`, and the mean `margin`), tokenizer files. Resumes from
     `out/checkpoints` when it was left by the same inputs; removes it at the end.
     Facts of kind `adapter`; metrics: steps, tokens, train loss, validation losses, trainable parameters.
     Raises `Diverged` on a NaN or infinite loss, `InvalidInput` for rows or layer names that do not fit,

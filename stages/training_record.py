@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -23,6 +23,8 @@ class TrainingRecord(TypedDict, total=False):
     quant: dict[str, Any]
     lora: dict[str, Any]
     tokenizer: dict[str, Any]
+    dpo: dict[str, Any]
+    start: dict[str, str]
 
 
 def training_record(adapter: Parent) -> TrainingRecord:
@@ -36,6 +38,11 @@ def read_history(adapter: Path) -> list[LoggedStep]:
     """What was logged of a training, from the adapter's directory. Raises OSError where nothing was."""
     lines = (adapter / HISTORY).read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def of_pairs(history: Sequence[LoggedStep]) -> bool:
+    """Whether pairs of answers were trained on, so that a loss is a pair's and not a token's."""
+    return any("margin" in row for row in history)
 
 
 def recorded_nf4(adapter: Parent) -> Nf4Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.contract import StageConfig
 
@@ -55,9 +55,37 @@ class Nf4Config(StageConfig):
         return value
 
 
+class DpoConfig(StageConfig):
+    """Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290): the chosen answer of each pair
+    becomes likelier, the rejected one less, without going far from the model that it starts from. Keys that
+    are not here are those of `train`. Dropout is off, and pairs are never packed."""
+
+    start: str = Field(
+        default="sft",
+        min_length=1,
+        description="the adapter that is trained further, whose probabilities are the reference: `sft`, this "
+        "recipe's own, which is first trained on the chosen answers; `base`, a fresh one; or an adapter of "
+        "the registry by its id or name, of the same base and `train.lora`",
+    )
+    beta: float = Field(
+        default=0.1, gt=0, description="β of the paper: the higher, the nearer to the reference it stays"
+    )
+    epochs: float = Field(default=1.0, gt=0, description="passes over the pairs")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after this many optimizer steps")
+    batch_size: int = Field(default=2, ge=1, description="pairs per device and step; each is two sequences")
+    gradient_accumulation: int = Field(default=8, ge=1, description="steps before the optimizer moves")
+    learning_rate: float = Field(default=1e-5, gt=0, description="peak, after the warm-up")
+
+
 class TrainConfig(StageConfig):
     """QLoRA training. The effective batch is batch_size × gradient_accumulation sequences."""
 
+    method: Literal["sft", "dpo"] = Field(
+        default="sft",
+        exclude_if=lambda method: method == "sft",  # adapters from before keep their keys
+        description="`sft`: supervised, on the answers of the data; `dpo`: then on which of two answers is "
+        "preferred, of data in `prepare.format: preferences`",
+    )
     lora: LoraConfig = Field(default_factory=LoraConfig)
     nf4: Nf4Config = Field(default_factory=Nf4Config)
     frozen_weights: Literal["auto", "packed", "dequantized"] = Field(
@@ -91,3 +119,51 @@ class TrainConfig(StageConfig):
     evaluations: int = Field(default=4, ge=0, description="validation losses during training, evenly spaced")
     checkpoint_every: int = Field(default=50, ge=1, description="optimizer steps; at most this much is lost")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of initialization, dropout and order")
+    dpo: DpoConfig = Field(
+        default_factory=DpoConfig,
+        exclude_if=lambda dpo: dpo == DpoConfig(),
+        description="how `method: dpo` trains",
+    )
+
+    @model_validator(mode="after")
+    def _dpo_is_asked_for(self) -> TrainConfig:
+        if self.method != "dpo" and self.dpo != DpoConfig():
+            raise ValueError(
+                "dpo is how pairs are trained on, and method is sft: set method: dpo, or take it out"
+            )
+        return self
+
+    @property
+    def trainings(self) -> tuple[TrainConfig, ...]:
+        """What a run trains, one after the other; each goes on from the adapter of the one before."""
+        if self.method == "dpo" and self.dpo.start == "sft":
+            return self.model_copy(update={"method": "sft", "dpo": DpoConfig()}), self
+        return (self,)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it trains an adapter further, rather than a fresh one."""
+        return self.method == "dpo" and self.dpo.start != "base"
+
+    @property
+    def named_start(self) -> str | None:
+        """What it calls an adapter of the registry to go on from; None where it names none."""
+        return self.dpo.start if self.goes_on and self.dpo.start != "sft" else None
+
+    @property
+    def label(self) -> str:
+        """What a run calls this step."""
+        return "train adapter" if self.method == "sft" else "train on preferences"
+
+    @property
+    def as_run(self) -> TrainConfig:
+        """The same with the settings of its method under their usual names: a row of DPO is a pair."""
+        if self.method == "sft":
+            return self
+        own = {name: value for name, value in self.dpo if name in TrainConfig.model_fields}
+        return self.model_copy(update={**own, "packing": False})
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that a step reads at once."""
+        return 2 * self.dpo.batch_size if self.method == "dpo" else self.batch_size

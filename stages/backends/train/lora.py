@@ -20,6 +20,9 @@ from registry.compat.peft import CONFIG
 from stages.config.train import LoraConfig
 from stages.errors import InvalidInput, StageError
 
+_PLAIN = ("use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "trainable_token_indices")
+"""Settings of PEFT that no adapter trained here has."""
+
 
 def target_layers(model: PreTrainedModel, target_modules: str | tuple[str, ...]) -> list[str]:
     """Full names of the linear layers that get an adapter: all but the output head, or those that end so.
@@ -89,6 +92,53 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftMo
             f"PEFT put adapters on other layers than asked for: {', '.join(odd[:5])}; please report this"
         )
     return wrapped
+
+
+def attach_trained(model: PreTrainedModel, adapter: Path, config: LoraConfig) -> peft.PeftModel:
+    """Wrap `model` with the PEFT adapter in `adapter`, to be trained further, in float32.
+
+    Raises `InvalidInput` where it is not a LoRA adapter of the shape that `config` asks for, on those layers.
+    """
+    file = adapter / CONFIG
+    if not file.is_file():
+        raise InvalidInput(
+            f"train.dpo.start: the adapter has no {CONFIG}, so it is not in PEFT's format, the only one "
+            "that can be trained further; give one that was trained"
+        )
+    settings: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    if differing := _differing(settings, config):
+        raise InvalidInput(
+            f"train.dpo.start: the adapter has {', '.join(differing)}; make train.lora the same, or give "
+            "another adapter"
+        )
+    layers = target_layers(model, config.target_modules)
+    wrapped = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    # where the base lies, as for a fresh adapter: checkpoints look there for its vocabulary
+    wrapped.peft_config["default"].base_model_name_or_path = model.name_or_path
+    wrapped_layers = [name for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    if odd := sorted(set(wrapped_layers) ^ set(layers)):
+        raise InvalidInput(
+            f"train.dpo.start: the adapter is on other layers than train.lora.target_modules names: "
+            f"{', '.join(odd[:5])}; make them the same, or give another adapter"
+        )
+    return wrapped
+
+
+def _differing(settings: dict[str, Any], config: LoraConfig) -> list[str]:
+    """What of an adapter's settings is not as `config` says, in words."""
+    asked = {
+        "peft_type": "LORA",
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "use_rslora": config.rslora,
+        "modules_to_save": sorted(config.modules_to_save),
+        **dict.fromkeys(_PLAIN),
+    }
+    found = {name: settings.get(name) or None for name in asked}
+    found["modules_to_save"] = sorted(settings.get("modules_to_save") or ())
+    found["use_rslora"] = bool(settings.get("use_rslora"))
+    wrong = {name: value for name, value in asked.items() if found[name] != value}
+    return [f"{name} {found[name]!r} and not {value!r}" for name, value in wrong.items()]
 
 
 def _short_names(model: PreTrainedModel, layers: list[str]) -> list[str]:

@@ -53,6 +53,17 @@ def summed_loss(hidden: torch.Tensor, labels: torch.Tensor, head: nn.Linear, bf1
     return loss
 
 
+def token_losses(hidden: torch.Tensor, labels: torch.Tensor, head: nn.Linear, bf16: bool) -> torch.Tensor:
+    """The negative log-likelihood of each of `labels` (count, int64): float32 (count,).
+
+    `hidden` and `bf16` as in `summed_loss`; as few logits are in memory at once.
+    """
+    dtype = torch.bfloat16 if bf16 else head.weight.dtype
+    bias = None if head.bias is None else head.bias.to(dtype)
+    losses: torch.Tensor = _TokenLosses.apply(hidden, labels, head.weight.to(dtype), bias)
+    return losses
+
+
 class _SummedLoss(torch.autograd.Function):
     """The gradient is computed beside the loss: its logits are there then."""
 
@@ -71,7 +82,7 @@ class _SummedLoss(torch.autograd.Function):
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
             slopes = None if gradient is None else gradient[part]
-            total += _part(hidden[part], labels[part, None], weight, bias, slopes)
+            total += _part(hidden[part], labels[part, None], weight, bias, slopes).sum()
         if gradient is not None:
             context.save_for_backward(gradient)
         return total
@@ -82,6 +93,34 @@ class _SummedLoss(torch.autograd.Function):
         return gradient * slopes[0], None, None, None
 
 
+class _TokenLosses(torch.autograd.Function):
+    """Likewise; each loss depends on its own row of `hidden` alone, so its gradient is kept as a row."""
+
+    @staticmethod
+    def forward(
+        context: Any,
+        hidden: torch.Tensor,
+        labels: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        rows = max(1, LOGITS_AT_ONCE // len(weight))
+        gradient = torch.empty_like(hidden) if context.needs_input_grad[0] else None
+        losses = torch.empty(len(labels), device=hidden.device)
+        for start in range(0, len(labels), rows):
+            part = slice(start, start + rows)
+            slopes = None if gradient is None else gradient[part]
+            losses[part] = _part(hidden[part], labels[part, None], weight, bias, slopes)[:, 0]
+        if gradient is not None:
+            context.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    def backward(context: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = context.saved_tensors
+        return (gradient * slopes[0][:, None]).to(gradient.dtype), None, None, None
+
+
 def _part(
     hidden: torch.Tensor,
     targets: torch.Tensor,
@@ -89,14 +128,14 @@ def _part(
     bias: torch.Tensor | None,
     gradient: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The loss of a part, whose logits are gone when it returns; fills in the gradient with respect to
-    `hidden`."""
+    """The losses of a part, (count, 1), whose logits are gone when it returns; fills in the gradient with
+    respect to `hidden`."""
     logits = functional.linear(hidden.to(weight.dtype), weight, bias).float()
     likelihoods = functional.log_softmax(logits, dim=-1)
     del logits
-    loss = -likelihoods.gather(-1, targets).sum()
+    losses = -likelihoods.gather(-1, targets)
     if gradient is not None:
         slopes = likelihoods.exp_()
         slopes.scatter_add_(-1, targets, slopes.new_full(targets.shape, -1.0))
         gradient.copy_(slopes.to(weight.dtype) @ weight)
-    return loss
+    return losses

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import peft
 import psutil
@@ -17,12 +18,15 @@ from registry.artifacts import BaseReference, QuantSpec, digest
 from registry.compat.shapes import KEY
 from stages.backends import nf4
 from stages.backends.arithmetic import effective
-from stages.backends.chat import load_tokenizer
+from stages.backends.chat import Tokenizer, load_tokenizer
+from stages.backends.tokenizer import tokenizer_home
 from stages.backends.train import lora
 from stages.backends.train import trainer as sft
 from stages.backends.train.checkpoints import discard, last_checkpoint
+from stages.backends.train.dpo import DpoTrainer
 from stages.backends.train.packing import require_rows_apart
-from stages.backends.train.rows import Rows, encode_split
+from stages.backends.train.pairs import encode_pairs
+from stages.backends.train.rows import encode_split
 from stages.config.train import TrainConfig
 from stages.contract import Facts, Parent, Parents, toolchain
 from stages.errors import InsufficientResources, InvalidInput
@@ -38,28 +42,32 @@ def train_adapter(
 ) -> Facts:
     """See `stages.train.train`; `version` and `tools`: of the stage, so that no other one goes on from its
     checkpoints."""
-    base, dataset = parents["base"], parents["dataset"]
+    base, dataset, start = parents["base"], parents["dataset"], _start(parents, config)
+    asked, config = config, config.as_run
     if base.base is None:
         raise InvalidInput("the base artifact carries no base reference; resolve the base again")
     tokenizer = load_tokenizer(base.path)
-    rows = encode_split(dataset.path / "train.parquet", tokenizer, config.max_length)
-    validation = encode_split(dataset.path / "validation.parquet", tokenizer, config.max_length)
+    if start is not None:
+        _require_same_reading(tokenizer, base.path, start)
+    rows, validation = _encoded(dataset.path, tokenizer, config)
     if not len(rows):
         raise InvalidInput("the dataset's training split is empty; prepare more rows or hold out fewer")
     longest = config.max_length if config.packing else max(rows.lengths + validation.lengths)
     frozen = choose_frozen(base.path, config, longest)
-    model, quantization = load_for_training(base.path, config, frozen)
+    model, quantization = load_for_training(base.path, config, frozen, start.path if start else None)
     if config.packing:
         require_rows_apart(model)
     elif not torch.cuda.is_available() and longest <= SHORT_ROWS:
         model.get_base_model().set_attn_implementation("eager")
-    fingerprint = digest([version, base.id, dataset.id, config.model_dump(mode="json"), tools])
+    inputs = [base.id, dataset.id, *([start.id] if start else [])]
+    fingerprint = digest([version, *inputs, asked.model_dump(mode="json"), tools])
     checkpoints = out / "checkpoints"
     resume = last_checkpoint(checkpoints, fingerprint)
-    trainer = sft.Trainer(model, tokenizer, rows, validation, config, checkpoints)
+    of_method = sft.Trainer if config.method == "sft" else DpoTrainer
+    trainer = of_method(model, tokenizer, rows, validation, config, checkpoints)
     sft.fit(trainer, resume)
     quant = _quant_spec(config, frozen, quantization)
-    _write_result(trainer, base, dataset, config, quant, out)
+    _write_result(trainer, base, dataset, asked, quant, out, start)
     discard(checkpoints)
     return Facts(
         kind="adapter",
@@ -67,6 +75,38 @@ def train_adapter(
         quant=quant,
         metrics={**_metrics(trainer, rows, validation), KEY: outline_of_adapter(out)},
     )
+
+
+def _start(parents: Parents, config: TrainConfig) -> Parent | None:
+    """The adapter that is trained further, None for a fresh one. Raises `InvalidInput` where it misses."""
+    start = parents.get("adapter")
+    if config.goes_on and start is None:
+        raise InvalidInput(
+            f"train.dpo.start is {config.dpo.start}, and no adapter was given to go on from; give one as "
+            "adapter, or set train.dpo.start: base"
+        )
+    return start if config.goes_on else None
+
+
+def _encoded(dataset: Path, tokenizer: Tokenizer, config: TrainConfig) -> tuple[Any, Any]:
+    """The training and the validation split: `Rows`, or for DPO `Pairs`."""
+    encode = encode_split if config.method == "sft" else encode_pairs
+    files = (dataset / "train.parquet", dataset / "validation.parquet")
+    train, validation = (encode(file, tokenizer, config.max_length) for file in files)
+    return train, validation
+
+
+def _require_same_reading(tokenizer: Tokenizer, base: Path, start: Parent) -> None:
+    """Raise `InvalidInput` where an adapter has another tokenizer or chat template than its base."""
+    home = tokenizer_home(base, start.path)
+    if home == base:
+        return
+    other = load_tokenizer(home)
+    if (other.get_vocab(), other.chat_template) != (tokenizer.get_vocab(), tokenizer.chat_template):
+        raise InvalidInput(
+            f"train.dpo.start: adapter {start.id[:12]} brings a tokenizer or a chat template of its own, by "
+            "which the pairs were not prepared; give an adapter that reads as its base does"
+        )
 
 
 def _quant_spec(config: TrainConfig, frozen: nf4.Frozen, measured: nf4.PackedLayers) -> QuantSpec:
@@ -85,9 +125,10 @@ def _quant_spec(config: TrainConfig, frozen: nf4.Frozen, measured: nf4.PackedLay
 
 
 def load_for_training(
-    base: Path, config: TrainConfig, frozen: nf4.Frozen
+    base: Path, config: TrainConfig, frozen: nf4.Frozen, adapter: Path | None = None
 ) -> tuple[peft.PeftModel, nf4.PackedLayers]:
-    """The base in NF4 with a fresh adapter, ready to train, and what its quantized layers really hold."""
+    """The base in NF4 with a fresh adapter or the given one, ready to train, and what its quantized layers
+    really hold."""
     model: PreTrainedModel = nf4.load_nf4(base, config.nf4)
     quantization = nf4.effective_quantization(model)
     lora.target_layers(model, config.lora.target_modules)
@@ -98,6 +139,8 @@ def load_for_training(
     )
     if frozen == "dequantized":
         nf4.dequantize_in_place(model)
+    if adapter is not None:
+        return lora.attach_trained(model, adapter, config.lora), quantization
     return lora.attach(model, config.lora, config.seed), quantization
 
 
@@ -125,7 +168,13 @@ def choose_frozen(base: Path, config: TrainConfig, longest: int) -> nf4.Frozen:
 
 
 def _write_result(
-    trainer: sft.Trainer, base: Parent, dataset: Parent, config: TrainConfig, quant: QuantSpec, out: Path
+    trainer: sft.Trainer,
+    base: Parent,
+    dataset: Parent,
+    config: TrainConfig,
+    quant: QuantSpec,
+    out: Path,
+    start: Parent | None,
 ) -> None:
     reference: BaseReference = base.base  # type: ignore[assignment]
     lora.save_adapter(trainer.model, reference, out)
@@ -143,12 +192,16 @@ def _write_result(
             "embedding_resized": False,
         },
     }
+    if config.method == "dpo":
+        record["dpo"] = config.dpo.model_dump(mode="json")
+    if start is not None:
+        record["start"] = {"id": start.id}
     (out / "tuneline.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     with (out / HISTORY).open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in trainer.history())
 
 
-def _metrics(trainer: sft.Trainer, rows: Rows, validation: Rows) -> dict[str, object]:
+def _metrics(trainer: sft.Trainer, rows: Any, validation: Any) -> dict[str, object]:
     history = trainer.history()
     losses = [row["loss"] for row in history if "loss" in row]
     validations = [row for row in history if "validation_loss" in row]
@@ -163,5 +216,5 @@ def _metrics(trainer: sft.Trainer, rows: Rows, validation: Rows) -> dict[str, ob
         "trainable_parameters": sum(weight.numel() for _, weight in lora.trainable(trainer.model)),
     }
     if validations:
-        metrics["validation_loss"] = validations[-1]["validation_loss"]
+        metrics |= {name: validations[-1][name] for name in trainer.validation_figures}
     return metrics

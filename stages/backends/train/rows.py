@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from stages.backends.chat import Tokenizer, encode_with_mask
+from stages.backends.chat import Message, Tokenizer, encode_with_mask
 from stages.errors import InvalidInput
 
 IGNORED = -100
@@ -42,20 +42,27 @@ def encode_split(file: Path, tokenizer: Tokenizer, max_length: int) -> Rows:
     rows = Rows([], [])
     messages = pq.read_table(file, columns=["messages"])["messages"].to_pylist() if file.is_file() else []
     for number, row in enumerate(messages):
-        ids, mask = encode_with_mask(tokenizer, row)
-        if len(ids) > max_length:
-            raise InvalidInput(
-                f"{file.name} row {number} has {len(ids)} tokens, more than train.max_length {max_length}; "
-                "raise it, or prepare the dataset with prepare.max_length as low"
-            )
-        if not any(mask[1:]):
-            raise InvalidInput(
-                f"{file.name} row {number} has no token of the assistant to learn from; "
-                "prepare the dataset again with this base's chat template"
-            )
-        rows.input_ids.append(ids)
-        rows.labels.append([token if on else IGNORED for token, on in zip(ids, mask, strict=True)])
+        append_encoded(rows, row, tokenizer, max_length, f"{file.name} row {number}")
     return rows
+
+
+def append_encoded(
+    rows: Rows, messages: Sequence[Message], tokenizer: Tokenizer, max_length: int, place: str
+) -> None:
+    """Add a chat to `rows`. Raises as `encode_split` does, in words that begin with its `place`."""
+    ids, mask = encode_with_mask(tokenizer, messages)
+    if len(ids) > max_length:
+        raise InvalidInput(
+            f"{place} has {len(ids)} tokens, more than train.max_length {max_length}; raise it, or prepare "
+            "the dataset with prepare.max_length as low"
+        )
+    if not any(mask[1:]):
+        raise InvalidInput(
+            f"{place} has no token of the assistant to learn from; prepare the dataset again with this "
+            "base's chat template"
+        )
+    rows.input_ids.append(ids)
+    rows.labels.append([token if on else IGNORED for token, on in zip(ids, mask, strict=True)])
 
 
 def training_order(lengths: Sequence[int], rows: int, batch: int, seed: int) -> list[int]:

@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from stages.backends.nf4 import require_not_repacked
 from stages.backends.train.checkpoints import keep_only
 from stages.backends.train.lora import trainable
 from stages.backends.train.loss import plain_head, summed_loss, without
-from stages.backends.train.rows import IGNORED, Rows, training_order
+from stages.backends.train.rows import IGNORED, training_order
 from stages.config.train import TrainConfig
 from stages.contract import progress
 from stages.errors import Diverged
@@ -40,26 +41,35 @@ def total_steps(rows: int, config: TrainConfig) -> int:
 
 
 class Trainer(SFTTrainer):
-    """TRL's trainer on rows that are ready: order, checkpoints, validation and failure are ours."""
+    """TRL's trainer on rows that are ready: order, checkpoints, validation and failure are ours.
+
+    `config` has the settings under their usual names (`TrainConfig.as_run`).
+    """
+
+    step_figures: tuple[str, ...] = ()
+    """Logged with each step beside its loss."""
+    validation_figures: tuple[str, ...] = ("validation_loss",)
+    rate = ("train.learning_rate", "2e-4")
+    """What the peak of the learning rate is called, and what is usual."""
 
     def __init__(
         self,
         model: peft.PeftModel,
         tokenizer: Any,
-        train_rows: Rows,
-        validation_rows: Rows,
+        train_rows: Any,
+        validation_rows: Any,
         config: TrainConfig,
         checkpoints: Path,
     ) -> None:
         self.recipe = config
-        data = _dataset(train_rows)
+        data = self._table(train_rows)
         if config.packing:
             data = pack_dataset(data, config.max_length, "bfd")
-        lengths = [len(ids) for ids in data["input_ids"]]
+        lengths, tokens = self._sizes(data)
         steps = total_steps(len(data), config)
         per_step = config.batch_size * config.gradient_accumulation
         order = training_order(lengths, steps * per_step, config.batch_size, config.seed)
-        self.tokens_per_row = [lengths[row] for row in order]
+        self.tokens_per_row = [tokens[row] for row in order]
         self.validation_rows = validation_rows
         super().__init__(
             model=model,
@@ -75,6 +85,20 @@ class Trainer(SFTTrainer):
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
         on_cpu = self.args.device.type == "cpu"
         self._head = plain_head(model, self.args.bf16) if self._keeps_logits and on_cpu else None
+
+    @staticmethod
+    def _table(rows: Any) -> Dataset:
+        """The rows as the collator takes them."""
+        return Dataset.from_dict({"input_ids": rows.input_ids, "labels": rows.labels})
+
+    @staticmethod
+    def _sizes(data: Dataset) -> tuple[list[int], list[int]]:
+        """Of each row the length by which it is ordered, and its tokens."""
+        lengths = [len(ids) for ids in data["input_ids"]]
+        return lengths, lengths
+
+    def before_training(self) -> None:
+        """What has to be known before the first step, computed as the steps will be."""
 
     def _send_telemetry(self) -> None:
         """Nothing is sent anywhere."""
@@ -122,7 +146,7 @@ class Trainer(SFTTrainer):
         return loss
 
     def _why_diverged(self, what: str) -> str:
-        step, rate = self.state.global_step + 1, self.recipe.learning_rate
+        step, rate, (called, usual) = self.state.global_step + 1, self.recipe.learning_rate, self.rate
         where = f"{what} at step {step} of {self.state.max_steps}"
         broken = [
             n for n, w in self.model.named_parameters() if not w.requires_grad and not w.isfinite().all()
@@ -130,7 +154,7 @@ class Trainer(SFTTrainer):
         if broken:
             return f"{where}: the base's own weights hold NaN or infinity ({broken[0]}); use another base"
         if rate > 1e-3 and step > 1:
-            return f"{where}: train.learning_rate is {rate:g}, usual is 2e-4; lower it"
+            return f"{where}: {called} is {rate:g}, usual is {usual}; lower it"
         if self.args.bf16:
             return (
                 f"{where}, computed in bfloat16 on finite weights: try train.nf4.compute_dtype: float32, "
@@ -139,27 +163,33 @@ class Trainer(SFTTrainer):
         return f"{where}, on finite weights: look for rows of one repeated token in the training split"
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Mean loss per assistant token over all validation rows, logged as `validation_loss`."""
-        model, batch = self.model, self.args.per_device_eval_batch_size
-        rows = sorted(
-            range(len(self.validation_rows)), key=lambda row: len(self.validation_rows.input_ids[row])
-        )
-        data = _dataset(self.validation_rows)
-        total, count = 0.0, 0
+        """Compute and log `validation_figures` over all validation rows."""
+        model = self.model
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
-            for start in range(0, len(rows), batch):
-                inputs = self.data_collator([data[row] for row in rows[start : start + batch]])
-                inputs = self._prepare_inputs(inputs)
-                tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
-                total += self.compute_loss(model, inputs, num_items_in_batch=1).item()
-                count += tokens
+            figures = self._validate()
         model.train()
         require_not_repacked(model)
         self._metrics["eval"].clear()
-        self.log({"validation_loss": total / count})
+        self.log(figures)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
         return {}
+
+    def _validate(self) -> dict[str, float]:
+        """Mean loss per assistant token, `validation_loss`."""
+        data, total, count = self._table(self.validation_rows), 0.0, 0
+        for places in self._batches(self.validation_rows):
+            inputs = self._prepare_inputs(self.data_collator([data[place] for place in places]))
+            tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
+            total += self.compute_loss(self.model, inputs, num_items_in_batch=1).item()
+            count += tokens
+        return {"validation_loss": total / count}
+
+    def _batches(self, rows: Any) -> Iterator[list[int]]:
+        """Places of rows that are read together, without gradients: the shortest first."""
+        order, size = sorted(range(len(rows)), key=rows.lengths.__getitem__), 2 * self.recipe.batch_size
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         broken = [name for name, weight in trainable(self.model) if not weight.isfinite().all()]
@@ -178,10 +208,10 @@ class Trainer(SFTTrainer):
         rows = []
         for entry in self.state.log_history:
             if "loss" in entry:
-                kept = {key: entry[key] for key in ("step", "loss", "learning_rate")}
+                kept = {key: entry[key] for key in ("step", "loss", "learning_rate", *self.step_figures)}
                 rows.append({**kept, "tokens": self.tokens_seen(entry["step"])})
             elif "validation_loss" in entry:
-                rows.append({key: entry[key] for key in ("step", "validation_loss")})
+                rows.append({key: entry[key] for key in ("step", *self.validation_figures)})
         return rows
 
 
@@ -209,7 +239,7 @@ class _Schedule(TrainerCallback):
             return
         step, (then, before), self.last = state.global_step, self.last, (time.monotonic(), state.global_step)
         if "validation_loss" in logs:
-            self.validation = {"validation_loss": logs["validation_loss"]}
+            self.validation = {name: logs[name] for name in self.trainer.validation_figures}
         if "loss" in logs:
             tokens = self.trainer.tokens_seen(step) - self.trainer.tokens_seen(before)
             rate = tokens / max(self.last[0] - then, 1e-9)
@@ -225,11 +255,8 @@ def fit(trainer: Trainer, resume: Path | None) -> None:
             callback.trainer = trainer
     # PEFT would cast what a layer reads to the adapter's 32 bits, and autocast those back to the same 16
     with disable_input_dtype_casting(trainer.model, active=trainer.args.bf16):
+        trainer.before_training()
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-
-
-def _dataset(rows: Rows) -> Dataset:
-    return Dataset.from_dict({"input_ids": rows.input_ids, "labels": rows.labels})
 
 
 def _settings(config: TrainConfig, steps: int, checkpoints: Path) -> SFTConfig:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from stages.backends.train import loss
-from stages.backends.train.loss import plain_head, summed_loss, without
+from stages.backends.train.loss import plain_head, summed_loss, token_losses, without
 from stages.memory import CHANGED_LOGITS
 from tests.stages.families.tiny_models import SETTINGS, config_of
 
@@ -78,3 +78,19 @@ def test_a_head_is_plain_unless_its_logits_are_changed(family: str) -> None:
 def test_a_head_that_is_trained_is_not_plain() -> None:
     model = AutoModelForCausalLM.from_config(config_of("llama"))
     assert plain_head(model, bf16=False) is None
+
+
+@pytest.mark.parametrize("at_once", [1, 7 * WORDS, 10**6])
+@pytest.mark.parametrize("bias", [False, True])
+def test_each_loss_has_its_own_gradient(at_once: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once)
+    hidden, labels, head = drawn(bias)
+    head.requires_grad_(False)
+    weights = torch.linspace(-1, 2, COUNT)
+    found = token_losses(hidden, labels, head, bf16=False)
+    expected = functional.cross_entropy(head(hidden), labels, reduction="none")
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad((weights * found).sum(), hidden)
+    torch.testing.assert_close(gradient, torch.autograd.grad((weights * expected).sum(), hidden)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(token_losses(hidden, labels, head, bf16=False), expected)
