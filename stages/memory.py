@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask
+from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask, PreferenceTask
 from stages.config.train import TrainConfig
 from stages.families.blocks import BLOCKS, is_called
 from stages.model_shape import ModelShape
@@ -55,13 +55,15 @@ def training_memory(shape: ModelShape, config: TrainConfig, longest: int, frozen
 
     Frozen linear weights in NF4 or the type that is computed in; embedding, head and norms in float32, as
     prepare_model_for_kbit_training holds them. Per adapter parameter 4 bytes each for weight, gradient and
-    two Adam moments; with a paged optimizer on a GPU the moments move to main memory when the GPU is full.
+    two Adam moments; with a paged optimizer on a GPU the moments move to main memory when the GPU is full. A
+    pair of DPO is two sequences; what the reference says of it is two numbers.
     """
+    config = config.as_run
     wide = 4 if config.nf4.compute_dtype == "float32" else 2
     nf4 = NF4_BYTES if config.nf4.double_quant else NF4_SINGLE_BYTES
     outside = (shape.parameters - shape.linear_parameters) * 4
     weights = outside + shape.linear_parameters * (nf4 if frozen == "packed" else wide)
-    adapter, tokens = adapter_parameters(shape, config), config.batch_size * longest
+    adapter, tokens = adapter_parameters(shape, config), config.sequences * longest
     if gpu:
         return int(CUDA + weights + adapter * _optimizer_bytes(config) + tokens * _kept_on_gpu(shape, config))
     # glibc keeps what loading frees, the pages of a file's copy and of NF4, until activations take its place
@@ -117,7 +119,8 @@ def evaluation_memory(shape: ModelShape, config: EvaluateConfig, length: int, la
     # a model is read from its file, whose pages are resident until it is
     weights = (wide + STORED) * shape.parameters
     branches = min(BRANCH_TOKENS, min(config.batch_size, chats) * (compared - 1)) if chats else 0
-    if any(isinstance(t, LmEvalTask) or (isinstance(t, HeldoutTask) and t.choice) for t in config.tasks):
+    likelihoods = (LmEvalTask, PreferenceTask)
+    if any(isinstance(t, likelihoods) or (isinstance(t, HeldoutTask) and t.choice) for t in config.tasks):
         branches = BRANCH_TOKENS
     # of a batch with as many lengths as rows each row's end is projected for all
     logits = shape.vocabulary * max(branches, config.batch_size**2) * LOGIT_COPIES

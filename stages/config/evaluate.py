@@ -56,6 +56,22 @@ class HeldoutTask(StageConfig):
         return self
 
 
+class PreferenceTask(StageConfig):
+    """Held-out pairs of answers (`prepare.format: preferences`): is the chosen one likelier than the other?
+
+    Scores, 0 or 1 per pair: `preferred`, by the likelihood of each whole answer; `preferred_per_token`, by
+    its mean over the tokens, which does not favour the shorter one. Equally likely answers score 0.
+    """
+
+    kind: Literal["preference"] = "preference"
+    name: str = Field(default="preference", description="how the task is called in reports and gates")
+    max_items: int | None = Field(default=None, ge=1, description="first pairs of the test split")
+
+    @property
+    def scores(self) -> tuple[str, str]:
+        return ("preferred", "preferred_per_token")
+
+
 class LmEvalTask(StageConfig):
     """A task of lm-eval: one of its own by name, or a local YAML file."""
 
@@ -110,6 +126,7 @@ def _kind(task: Any) -> str:
 
 Task = Annotated[
     Annotated[HeldoutTask, Tag("heldout")]
+    | Annotated[PreferenceTask, Tag("preference")]
     | Annotated[LmEvalTask, Tag("lm-eval")]
     | Annotated[FidelityTask, Tag("fidelity")]
     | Annotated[MergeBaseTask, Tag("merge-base")],

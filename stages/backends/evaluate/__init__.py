@@ -11,6 +11,7 @@ token_lm            what every model under lm-eval has in common
 torch_lm            a transformers model
 llama_cpp_lm        a GGUF file
 merge_choice        two merges, compared
+preference          which of two answers is likelier
 fidelity            how near one model is to another
 fidelity_tasks      its tasks
 fidelity_intervals  its intervals

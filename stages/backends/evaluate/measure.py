@@ -23,9 +23,17 @@ from stages.backends.evaluate.heldout import EXACT
 from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.merge_choice import compare_merges
 from stages.backends.evaluate.open_model import OpenedModel, open_model
+from stages.backends.evaluate.preference import run_preference
 from stages.backends.evaluate.prompts import check_metrics, system_message
 from stages.backends.evaluate.token_lm import TokenLM
-from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
+from stages.config.evaluate import (
+    EvaluateConfig,
+    FidelityTask,
+    HeldoutTask,
+    LmEvalTask,
+    MergeBaseTask,
+    PreferenceTask,
+)
 from stages.contract import Parent, Parents, toolchain
 from stages.errors import Diverged
 
@@ -45,6 +53,8 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
             for task in config.tasks:
                 if isinstance(task, HeldoutTask | LmEvalTask):
                     scored[task.name] = run_task(measured.lm, task, parents.get("dataset"), config.seed, out)
+                elif isinstance(task, PreferenceTask):
+                    scored[task.name] = run_preference(measured.lm, task, parents.get("dataset"), out)
             answers = _ask(measured.lm, parents, config)
             asked = any(isinstance(task, FidelityTask) for task in config.tasks)
             compared = run_fidelity(measured, parents, config, out) if asked else None
@@ -84,8 +94,9 @@ def _naming_the_damage(model: Parent) -> Iterator[None]:
 
 
 def _main_metrics(config: EvaluateConfig) -> dict[str, str]:
-    """Task → its main metric, of held-out tasks where that is another than `exact_match`."""
+    """Task → its main metric, of tasks on held-out rows where that is another than `exact_match`."""
     mains = {task.name: task.metrics[0].scores[0] for task in config.tasks if isinstance(task, HeldoutTask)}
+    mains |= {task.name: task.scores[0] for task in config.tasks if isinstance(task, PreferenceTask)}
     return {task: metric for task, metric in mains.items() if metric != EXACT}
 
 
