@@ -9,6 +9,7 @@ execute              a recipe from beginning to report
 lifecycle            the whole product on one page
 promote, deployment  a verdict, a channel that moves, an engine that starts
 canaries             a candidate on live traffic
+training             an adapter, on answers and on preferences
 merge_choice         into which weights an adapter is merged
 unmerged             the adapter for one tenant, beside a base that all share
 held_out             what a growing dataset goes on from

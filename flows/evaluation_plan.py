@@ -13,6 +13,8 @@ from stages.quantization import QuantizeConfig
 
 AGAINST_PARENT, AGAINST_BASE, AGAINST_UNMERGED = "fidelity", "fidelity-base", "fidelity-fold"
 """Tasks: against the form before, against the quantized base, against the same sum unmerged."""
+AGAINST_START = "fidelity-start"
+"""Task: of an adapter trained on preferences, against the one that this began with."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,23 @@ class EvaluationPlan:
         return Measurement("base", "evaluate base NF4", "base NF4", self._on_nf4)
 
     @property
+    def started(self) -> Measurement:
+        """The adapter that training on preferences began with, measured as any trained one."""
+        config = self._with(self._on_nf4, self._base(AGAINST_PARENT))
+        return Measurement("started", "evaluate before preferences", "tuned NF4 + first adapter", config)
+
+    @property
     def tuned(self) -> Measurement:
         """Base and adapter as trained, against the quantized base: the tune's own effect."""
-        config = self._with(self._on_nf4, self._base(AGAINST_PARENT))
+        tasks = [self._base(AGAINST_PARENT)]
+        if self.recipe.train.goes_on:
+            tasks.append(self._as_trained.model_copy(update={"name": AGAINST_START}))
+        config = self._with(self._on_nf4, *tasks)
         return Measurement("tuned", "evaluate tuned NF4", "tuned NF4 + adapter", config)
+
+    def against_start(self, start: Artifact | None) -> dict[str, Artifact]:
+        """What `tuned` is compared with beside the base, by role."""
+        return {"reference_adapter": start} if start is not None and self.recipe.ladder is not None else {}
 
     def merged(self, merged: Artifact) -> Measurement:
         """A merge, against base and adapter as trained, and against the very sum that was merged."""

@@ -15,6 +15,7 @@ from flows.outcome import RunOutcome
 from flows.promote import judge, promote, try_out
 from flows.recipe import Recipe
 from flows.run.step import Run
+from flows.training import train, train_before
 from flows.unmerged import measure_live, measure_unmerged
 from registry import Artifact
 from stages.quantization import QuantizeConfig, method_of
@@ -23,8 +24,8 @@ from stages.quantization import QuantizeConfig, method_of
 def lifecycle(recipe: Recipe, run: Run, outcome: RunOutcome) -> None:
     """One run. `outcome` fills as it goes: a run that failed half-way is reported too."""
     base = outcome.base = run.step("resolve", recipe.base, "resolve base")
-    before = previous_dataset(run.registry, recipe)
-    data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base, **before)
+    previous = previous_dataset(run.registry, recipe)
+    data = outcome.dataset = run.step("prepare", recipe.prepare, "prepare data", base=base, **previous)
     sources = {"base": base, "dataset": data}
 
     # Before anything is trained: what the base can do, quantized as it will be trained on. On tasks that have
@@ -33,8 +34,12 @@ def lifecycle(recipe: Recipe, run: Run, outcome: RunOutcome) -> None:
     asked = {"dataset": data} if recipe.evaluate.reads_dataset else {}
     untuned = outcome.add(measure(run, plan.untuned, base, model=base, **asked))
 
-    adapter = outcome.adapter = run.step("train", recipe.train, "train adapter", **sources)
-    tuned = outcome.add(measure(run, plan.tuned, adapter, model=base, adapter=adapter, **sources))
+    start = train_before(run, recipe.train, **sources)
+    if start is not None:  # training on preferences goes on from it
+        outcome.add(measure(run, plan.started, start, model=base, adapter=start, **sources))
+    adapter = outcome.adapter = train(run, recipe.train, start, **sources)
+    before = plan.against_start(start)
+    tuned = outcome.add(measure(run, plan.tuned, adapter, model=base, adapter=adapter, **before, **sources))
 
     # One model for engines that know no adapters, and what is quantized below.
     model, outcome.merge_choice = choose_merge(run, recipe.merge, plan, adapter, **sources)

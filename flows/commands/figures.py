@@ -59,6 +59,8 @@ def _of_an_adapter(metrics: Mapping[str, Any]) -> Figures:
         yield "trained", f"{metrics['steps']:,} steps, {metrics['rows']:,} rows, {metrics['tokens']:,} tokens"
     if metrics.get("validation_loss") is not None:
         yield "loss", f"{metrics['validation_loss']:.4g} on {metrics['validation_rows']:,} validation rows"
+    if metrics.get("validation_preferred") is not None:
+        yield "preferred", f"{metrics['validation_preferred']:.1%} of the validation pairs"
 
 
 def _of_scores(metrics: Mapping[str, Any]) -> Figures:

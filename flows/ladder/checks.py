@@ -170,9 +170,10 @@ def provenance(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEviden
 
 
 def effect(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
-    """The adapter changes the base, and makes the right answers likelier."""
+    """The adapter changes the base, and makes the right answers likelier; preferences only make them likelier
+    than others, and may lower both."""
     ratio, kl = rung.figures.get("answer_perplexity_ratio"), rung.figures.get("kl_mean")
-    if rung.kind != "tuned" or kl is None:
+    if rung.kind not in ("started", "tuned") or kl is None:
         return None
     if kl.high < 1e-4:
         words = f"KL {kl.value:.2g} to the base"
@@ -181,7 +182,7 @@ def effect(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence])
             f"the adapter changes nothing: {words}",
             "see the training's losses, steps and learning rate",
         )
-    if ratio is not None and ratio.low > 1:
+    if ratio is not None and ratio.low > 1 and not evidence.by_preference:
         words = f"held-out answers are {ratio.value:.3g} times less likely per token than from the base"
         return Said(
             words,
@@ -211,7 +212,7 @@ def answers(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]
     if net < LOST_ANSWERS or tango(rung.gained, rung.lost, rung.compared, alpha=0.01).high >= 0:
         return None
     words = f"{rung.lost} answers lost and {rung.gained} gained of {rung.compared} against {rung.parent}"
-    if rung.kind == "tuned":
+    if rung.kind in ("started", "tuned"):
         return Said(words, f"training cost the task more than it gave: {words}")
     follows = "see the answers in its samples, the tokens that end a turn, template and engine"
     return Said(words, f"it generates worse than {rung.parent}: {words}", follows)

@@ -20,7 +20,7 @@ def distance(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence
     ones."""
     figures = rung.fold if rung.kind == "apart" else rung.figures
     kl = figures.get("kl_mean")
-    if kl is None or rung.kind == "tuned" or (rung.kind == "merged" and rung.fold):
+    if kl is None or rung.kind in ("started", "tuned") or (rung.kind == "merged" and rung.fold):
         return None
     limit = LIMITS.get(evidence.quant, UNKNOWN)
     rounded = _looked_into(evidence).get("rounding")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
+from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_START, AGAINST_UNMERGED
 from flows.ladder.checks import CHECKS
 from flows.ladder.model import FailedCheck, Figure, Ladder, Rung, RungEvidence
 from flows.run.stage_row import Form
@@ -18,7 +18,13 @@ from registry.artifacts import Manifest
 from registry.evaluation_results import RESULTS, is_fidelity, read_items, read_results
 from stages.quantization.distance import quantization_name
 
-PARENTS: Mapping[Form, Form] = {"tuned": "base", "merged": "tuned", "quantized": "merged", "apart": "tuned"}
+PARENTS: Mapping[Form, Form] = {
+    "started": "base",
+    "tuned": "base",
+    "merged": "tuned",
+    "quantized": "merged",
+    "apart": "tuned",
+}
 
 
 def read_ladder(evidence: Sequence[RungEvidence], merge_base: Mapping[str, Any] | None = None) -> Ladder:
@@ -58,6 +64,7 @@ def _rung(evidence: RungEvidence, parent: RungEvidence | None, seen: Mapping[For
         figures=_figures(evidence, AGAINST_PARENT),
         to_base=_figures(evidence, AGAINST_BASE),
         fold=_figures(evidence, AGAINST_UNMERGED),
+        to_start=_figures(evidence, AGAINST_START),
         score=score,
         metric=metric,
         **(_paired(evidence, parent) if parent else {}),

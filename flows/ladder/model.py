@@ -28,6 +28,8 @@ class RungEvidence:
     """`gptq-4`, a GGUF type such as `Q4_K_M` (of the base, for an adapter apart), or `none`."""
     calibrated_on: str | None = None
     trained_on: str | None = None
+    by_preference: bool = False
+    """Whether it was trained on which of two answers is preferred, not on what is likely."""
     probe: Mapping[str, Any] | None = None
     stopped: str | None = None
     lose_less: str = ""
@@ -56,7 +58,8 @@ class Rung(FiniteRecord):
     """One form of the model against the one before. `figures`: metric → value, against `parent`.
 
     `to_base`: a file against the quantized base; `fold`: a merge, or an adapter apart, against the same sum
-    unmerged, in the base's own weights.
+    unmerged, in the base's own weights; `to_start`: an adapter trained on preferences against the one that it
+    began with.
     """
 
     label: str
@@ -66,6 +69,7 @@ class Rung(FiniteRecord):
     figures: dict[str, Figure] = Field(default_factory=dict)
     to_base: dict[str, Figure] = Field(default_factory=dict)
     fold: dict[str, Figure] = Field(default_factory=dict)
+    to_start: dict[str, Figure] = Field(default_factory=dict)
     score: Figure | None = None
     metric: str | None = None
     gained: int | None = None

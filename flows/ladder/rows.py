@@ -43,3 +43,13 @@ def _answers(rung: Rung) -> tuple[str, str]:
         return "–", ""
     won = f"+{rung.gained} −{rung.lost} right" if rung.gained is not None else ""
     return f"{rung.changed} of {rung.compared}", won
+
+
+def moved_from_start(ladder: Ladder) -> list[str]:
+    """Of a model trained on preferences how far it went from what that began with, a sentence each."""
+    found = [(rung.label, *_cell(rung.to_start.get("kl_mean"), "{:.3g}")) for rung in ladder.rungs]
+    return [
+        f"{label}: mean KL {value} ({interval}) nats per token to what training on preferences began with."
+        for label, value, interval in found
+        if interval
+    ]

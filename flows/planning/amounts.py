@@ -62,7 +62,8 @@ class TrainingAmounts:
 def training_amounts(recipe: Plan, figures: RowFigures | None) -> TrainingAmounts | None:
     """Of the rows that the recipe trains on; without `figures` of the longest that it allows, for
     `max_steps`, or None where that is not given."""
-    config, split = recipe.train, recipe.prepare.split
+    config, split = recipe.train.as_run, recipe.prepare.split
+    chats = config.sequences // config.batch_size  # of a row: a pair is two
     if figures is None and config.max_steps is None:
         return None
     per_step = config.batch_size * config.gradient_accumulation
@@ -74,13 +75,14 @@ def training_amounts(recipe: Plan, figures: RowFigures | None) -> TrainingAmount
     seen = rows * config.epochs
     if config.max_steps is not None:
         seen = min(seen, float(config.max_steps * per_step))
-    tokens = seen * figures.length
+    length = chats * figures.length
+    tokens = seen * length
     passes = tokens / config.max_length if config.packing else seen
+    checked = config.evaluations * validated
+    if config.method == "dpo":  # the reference reads every pair once
+        checked += min(rows, seen) + validated
     return TrainingAmounts(
-        tokens,
-        passes / config.batch_size,
-        seen * figures.answer,
-        config.evaluations * validated * figures.length,
+        tokens, passes / config.batch_size, chats * seen * figures.answer, checked * length
     )
 
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from flows.formatting import size
 from flows.planning.alike import Alike
@@ -23,6 +23,7 @@ from flows.planning.machine import Machine, machine
 from flows.planning.rates import PUBLISHED, ComputeRates
 from flows.planning.rows import RowFigures, row_figures
 from flows.planning.sources import data_bytes
+from flows.recipe import Recipe
 from stages import work
 from stages.config.evaluate import LmEvalTask
 from stages.config.feed import FEED, feed_of
@@ -81,7 +82,7 @@ def estimate(
     return [
         _resolve(recipe, shape, machine, clock),
         _prepare(recipe, shape, machine, clock, feed),
-        _train(recipe, shape, machine, gpu, clock, figures),
+        *(_train(plan, shape, machine, gpu, clock, figures) for plan in _trainings(recipe)),
         _evaluate(recipe, shape, machine, clock, figures),
         _merge(recipe, shape, machine, clock),
         *(_quantize(config, recipe, shape, machine, gpu, clock) for config in recipe.quantize),
@@ -137,6 +138,13 @@ def _prepare(
     return _as_measured(row, clock, "prepare", lambda run: alike.rows([run.manifest]))
 
 
+def _trainings(recipe: Plan) -> list[Plan]:
+    """The recipe with each of its trainings, one after the other, as the only one."""
+    whole = cast(Recipe, recipe)
+    many = recipe.train.method != "sft"
+    return [whole.model_copy(update={"train": one}) for one in recipe.train.trainings] if many else [recipe]
+
+
 def _train(
     recipe: Plan,
     shape: ModelShape,
@@ -155,9 +163,10 @@ def _train(
     alike = Alike(recipe, shape)
 
     def earlier(run: EarlierRun) -> Work | None:
-        if run.parameters != shape.parameters or amounts is None:
-            return None
         made, trained = run.manifest.metrics, run.manifest.config
+        same = run.parameters == shape.parameters and trained.get("method", "sft") == config.method
+        if not same or amounts is None:
+            return None
         return amounts.with_tokens(made["tokens"]).work(shape, trained["gradient_checkpointing"])
 
     if amounts is not None:
@@ -170,7 +179,7 @@ def _train(
         seconds, basis = on_cpu or clock.on_gpu(needed)
     # one finished adapter and at most two checkpoints with gradients' moments
     device: Device = "gpu" if gpu else "cpu"
-    row = StageEstimate("train adapter", memory, adapter * 28, seconds, note, device, basis)
+    row = StageEstimate(config.label, memory, adapter * 28, seconds, note, device, basis)
     return _as_measured(row, clock, "train", lambda run: alike.trained(run, frozen))
 
 
@@ -191,7 +200,7 @@ def _training_memory(recipe: Plan, shape: ModelShape, machine: Machine, gpu: boo
 def _longest_trained(recipe: Plan) -> int:
     """Tokens of the longest sequence of a step."""
     longest_row = min(recipe.train.max_length, recipe.prepare.max_length)
-    return recipe.train.max_length if recipe.train.packing else longest_row
+    return recipe.train.max_length if recipe.train.as_run.packing else longest_row
 
 
 def _evaluate(
@@ -202,7 +211,7 @@ def _evaluate(
     ladder = (recipe.ladder.chats, recipe.ladder.tokens) if recipe.ladder else (0, 0)
     memory = machine.imports + EVALUATION + evaluation_memory(shape, config, length, ladder)
     fits = any(memory <= held for _, held in machine.cuda)
-    models = 3 + len(recipe.quantize) + (recipe.adapter is not None)
+    models = 3 + len(recipe.quantize) + (recipe.adapter is not None) + recipe.train.goes_on
     held, asked = splits(recipe, figures), forms(recipe)
     works = [evaluation_work(shape, form, held, length) for form in asked]
     note = f"{models} models, one after the other; the merged one is the largest"

@@ -18,6 +18,7 @@ from stages.config.evaluate import (
     HeldoutTask,
     LmEvalTask,
     MergeBaseTask,
+    PreferenceTask,
     Task,
 )
 from stages.model_shape import ModelShape
@@ -57,6 +58,7 @@ def forms(recipe: Plan) -> list[Form]:
     into = "16bit" if recipe.merge.base == "16bit" else "nf4"
     found = [
         Form(plan.untuned.config, untuned=True),
+        *([Form(plan.started.config, adapted=True)] if recipe.train.goes_on else []),
         Form(plan.tuned.config, adapted=True),
         Form(plan.merged_into(into).config, merged=recipe.ladder is not None),
         *(Form(plan.quantized(method).config) for method in recipe.quantize),
@@ -108,6 +110,9 @@ def evaluation_work(shape: ModelShape, form: Form, held: Splits, longest_row: in
         if isinstance(task, HeldoutTask):
             through = through.plus(_held_out(shape, task, form, held.figures, rows))
             asked += rows * len(held.figures.choices) * task.choice
+        elif isinstance(task, PreferenceTask):
+            through = through.plus(_preferred(shape, form, held.figures, rows))
+            asked += 2 * rows
         elif isinstance(task, LmEvalTask):
             passes, tokens = rows / config.batch_size, rows * longest_row
             through = through.plus(_read(shape, form.adapted, passes, tokens, compared=rows))
@@ -125,6 +130,8 @@ def _rows(task: Task, held: Splits) -> float:
     if isinstance(task, HeldoutTask):
         known = held.test if task.turns == "last" else math.inf
         return min(known, task.max_items or math.inf)
+    if isinstance(task, PreferenceTask):
+        return min(held.test, task.max_items or math.inf)
     if isinstance(task, LmEvalTask):
         return math.inf if task.limit is None else task.limit
     return 0.0
@@ -147,6 +154,14 @@ def _held_out(shape: ModelShape, task: HeldoutTask, form: Form, figures: RowFigu
     branches = sum(max(0.0, tokens - 1) for tokens in figures.choices)
     tokens, compared = rows * (prompt + branches), rows * (1 + branches)
     return through.plus(_read(shape, form.adapted, batches * (1 + BRANCHES), tokens, compared=compared))
+
+
+def _preferred(shape: ModelShape, form: Form, figures: RowFigures, rows: float) -> Through:
+    """Each prompt, without what all begin with, and both of its answers."""
+    passes = math.ceil(rows / form.config.batch_size) * (1 + BRANCHES)
+    answers = 2 * figures.answer
+    tokens = rows * (max(1.0, figures.prompt - figures.shared) + answers)
+    return _read(shape, form.adapted, passes, tokens, compared=rows * answers)
 
 
 def _questions(shape: ModelShape, form: Form, figures: RowFigures) -> Through:

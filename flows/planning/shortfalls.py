@@ -10,6 +10,7 @@ from flows.planning.clock import Clock
 from flows.planning.estimate import StageEstimate, estimate
 from flows.planning.machine import Machine
 from flows.recipe import Recipe
+from stages.config.train import TrainConfig
 from stages.model_shape import ModelShape
 
 Change = Mapping[str, Any]
@@ -71,7 +72,8 @@ def _changes(recipe: Recipe, row: StageEstimate) -> Iterator[Change]:
     """What makes a stage smaller, from what costs least to what changes the result most."""
     stage = row.stage
     if stage.startswith("train"):
-        yield from _of_training(recipe, row.device == "gpu")
+        training = next(training for training in recipe.train.trainings if training.label == stage)
+        yield from _of_training(recipe, training, row.device == "gpu")
     elif stage == "evaluate":
         for batch in _halves(recipe.evaluate.batch_size):
             yield {"evaluate.batch_size": batch}
@@ -86,13 +88,13 @@ def _changes(recipe: Recipe, row: StageEstimate) -> Iterator[Change]:
                     yield {f"quantize.{place}.calibration_rows": rows}
 
 
-def _of_training(recipe: Recipe, gpu: bool) -> Iterator[Change]:
+def _of_training(recipe: Recipe, training: TrainConfig, gpu: bool) -> Iterator[Change]:
     """Smaller batches with as many rows per step cost nothing of the result, recomputing and packed weights
     time; shorter rows leave data out, and a lower rank is another adapter."""
-    config = recipe.train
+    config, section = training.as_run, "train" if training.method == "sft" else "train.dpo"
     rows = config.batch_size * config.gradient_accumulation
     batches: list[Change] = [
-        {"train.batch_size": batch, "train.gradient_accumulation": rows // batch}
+        {f"{section}.batch_size": batch, f"{section}.gradient_accumulation": rows // batch}
         for batch in _halves(config.batch_size)
         if rows % batch == 0
     ]
@@ -130,6 +132,6 @@ def _changed(recipe: Recipe, change: Change) -> Recipe:
         *sections, last = key.split(".")
         part = tree
         for section in sections:
-            part = part[int(section)] if isinstance(part, list) else part[section]
+            part = part[int(section)] if isinstance(part, list) else part.setdefault(section, {})
         part[last] = None if value == "null" else value
     return Recipe.model_validate(tree)

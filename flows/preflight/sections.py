@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Mapping
 
-from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
+from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_START, AGAINST_UNMERGED
 from flows.gates.gate import GatePolicy
 from flows.recipe import Recipe
 from registry.quantization import STORED
 from serving.engine.capabilities import VLLM_RANKS, limits
-from stages.config.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask
+from stages.config.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask, PreferenceTask
 from stages.config.scores import real_scores
 from stages.quantization import method_of
 
@@ -22,6 +22,7 @@ def problems(recipe: Recipe, metrics: Metrics) -> Iterator[str]:
     """Every problem of the recipe itself; `metrics` of its tasks: see `task_metrics`."""
     yield from _tasks(recipe)
     yield from _splits(recipe)
+    yield from _preferences(recipe)
     if recipe.gate is not None:
         yield from _rules(recipe.gate, metrics)
         yield from _kinds(recipe, recipe.gate)
@@ -45,13 +46,16 @@ def task_metrics(
         if isinstance(task, HeldoutTask):
             listed = [score for metric in task.metrics for score in metric.scores]
             metrics[task.name] = (*listed, *parse, *(["choice_acc"] if task.choice else []))
+        elif isinstance(task, PreferenceTask):
+            metrics[task.name] = task.scores
         elif isinstance(task, LmEvalTask):
             metrics[task.name] = of_lm_eval.get(task.name)
     return metrics
 
 
 def _tasks(recipe: Recipe) -> Iterator[str]:
-    taken = {AGAINST_PARENT, AGAINST_BASE, AGAINST_UNMERGED} if recipe.ladder is not None else set()
+    compared = {AGAINST_PARENT, AGAINST_BASE, AGAINST_UNMERGED, AGAINST_START}
+    taken = compared if recipe.ladder is not None else set()
     for number, task in enumerate(recipe.evaluate.tasks):
         where = f"evaluate.tasks.{number}"
         if isinstance(task, FidelityTask):
@@ -67,7 +71,8 @@ def _tasks(recipe: Recipe) -> Iterator[str]:
 def _splits(recipe: Recipe) -> Iterator[str]:
     split = recipe.prepare.split
     if split.test == 0:
-        asking = [task.name for task in recipe.evaluate.tasks if isinstance(task, HeldoutTask)]
+        held_out = (HeldoutTask, PreferenceTask)
+        asking = [task.name for task in recipe.evaluate.tasks if isinstance(task, held_out)]
         if asking:
             yield (
                 f"prepare.split.test: 0 leaves no rows for the held-out task {asking[0]!r}; "
@@ -82,6 +87,22 @@ def _splits(recipe: Recipe) -> Iterator[str]:
         yield (
             "prepare.split.validation: 0, and merge.base: auto chooses the merge on the validation split; "
             "set it above 0, or merge.base to 16bit or nf4"
+        )
+
+
+def _preferences(recipe: Recipe) -> Iterator[str]:
+    """What reads pairs of answers where the data have none, and pairs that nothing reads."""
+    pairs, trained = recipe.prepare.format == "preferences", recipe.train.method == "dpo"
+    numbers = [n for n, task in enumerate(recipe.evaluate.tasks) if isinstance(task, PreferenceTask)]
+    prepare = "set prepare.format: preferences, for data with chosen and rejected"
+    if trained and not pairs:
+        yield f"train.method: dpo compares two answers to each prompt; {prepare}"
+    if numbers and not pairs:
+        yield f"evaluate.tasks.{numbers[0]}: a preference task compares two answers to each prompt; {prepare}"
+    if pairs and not (trained or numbers):
+        yield (
+            "prepare.format: preferences, and nothing reads the rejected answers: set train.method: dpo, or "
+            "add a task of kind preference to evaluate.tasks"
         )
 
 
@@ -123,9 +144,9 @@ def _evidence(recipe: Recipe, gate: GatePolicy, metrics: Metrics) -> Iterator[st
         if name not in compared:
             yield f"gate.evidence.tasks: {_absent(name, 'measured of the candidate', compared)}"
     for task in recipe.evaluate.tasks:
-        if not isinstance(task, HeldoutTask | LmEvalTask) or task.name not in {r.task for r in gate.tasks}:
+        if isinstance(task, FidelityTask | MergeBaseTask) or task.name not in {r.task for r in gate.tasks}:
             continue
-        most = task.max_items if isinstance(task, HeldoutTask) else task.limit
+        most = task.limit if isinstance(task, LmEvalTask) else task.max_items
         if most is not None and most < gate.evidence.min_items:
             yield (
                 f"gate.evidence.min_items: asks for {gate.evidence.min_items:,} items of each task, and "

@@ -12,6 +12,7 @@ from flows.gates.ancestry import host_of, is_gguf_adapter
 from flows.gates.channel import refuse_other_policy
 from flows.recipe import Recipe
 from flows.settings import Settings
+from flows.training import named_start
 from registry import Registry
 from registry.errors import RegistryError
 from registry.tenancy.endpoints import Endpoint
@@ -58,6 +59,8 @@ def _registry(recipe: Recipe, settings: Settings) -> Iterator[str]:
             yield f"TUNELINE_HOME: {settings.root} cannot be made, since {home} is not a writable folder"
         if feed_of(recipe.prepare.source) is not None:
             yield f"prepare.source: {recipe.prepare.source}: no registry, so no feed, in {settings.root}"
+        if recipe.train.named_start is not None:
+            yield f"train.dpo.start: {recipe.train.named_start}: no registry is in {settings.root}"
         yield from _port(recipe, [])
         return
     try:
@@ -67,6 +70,7 @@ def _registry(recipe: Recipe, settings: Settings) -> Iterator[str]:
         with registry:
             registry.reach()
             yield from _feed(recipe, registry)
+            yield from _start(recipe, registry)
             yield from _channel(recipe, registry)
             yield from _port(recipe, registry.endpoints.ls(running_only=True))
     except (RegistryError, OSError) as error:
@@ -83,6 +87,16 @@ def _feed(recipe: Recipe, registry: Registry) -> Iterator[str]:
             registry.feeds.watermark(*named)
     except RegistryError as error:
         yield f"prepare.source: {error}"
+
+
+def _start(recipe: Recipe, registry: Registry) -> Iterator[str]:
+    """An adapter to go on from that is not there, or is something else."""
+    try:
+        named_start(registry, recipe.train)
+    except RegistryError as error:
+        yield f"train.dpo.start: {error}"
+    except Usage as error:
+        yield str(error)
 
 
 def _channel(recipe: Recipe, registry: Registry) -> Iterator[str]:

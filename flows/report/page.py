@@ -13,12 +13,13 @@ from markupsafe import Markup
 
 from flows.formatting import duration, short, size, template_environment
 from flows.ladder.model import Ladder
-from flows.ladder.rows import ladder_cells
+from flows.ladder.rows import ladder_cells, moved_from_start
 from flows.report.charts import ErrorBar, Series, interval_chart, length_chart, line_chart
 from flows.report.forest_plot import forest_plots
 from flows.report.ladder_chart import ladder_chart
 from flows.report.lineage_picture import lineage_picture, reads_rows
 from flows.report.rows import RunReport, measured_on, tasks_of, verdict
+from stages.training_record import of_pairs
 
 
 def write_html(report: RunReport, path: Path) -> None:
@@ -61,6 +62,7 @@ def html_page(report: RunReport) -> str:
         measured_on=measured_on(report),
         unseen=sum(reads_rows(edge, {node.id: node for node in report.nodes}) for edge in report.edges),
         ladder=ladder,
+        moved=moved_from_start(ladder) if ladder else [],
         ladder_picture=Markup(ladder_chart(ladder)) if ladder else None,
         forest_plots=[Markup(plot) for plot in forest_plots(report.gate["rules"])] if report.gate else [],
         lineage=Markup(lineage_picture(report.nodes, report.edges)) if report.nodes else None,
@@ -104,5 +106,5 @@ def _loss_chart(history: Sequence[Mapping[str, Any]]) -> str:
         title="Loss during training",
         description="; ".join(ends) or "no finite loss was recorded",
         x_label="optimizer step",
-        y_label="loss (nats per trained token)",
+        y_label="loss (nats per pair)" if of_pairs(history) else "loss (nats per trained token)",
     )

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from flows.formatting import as_typed, duration, plain, short, size
 from flows.ladder.model import Ladder
-from flows.ladder.rows import HEAD, terminal_rows
+from flows.ladder.rows import HEAD, moved_from_start, terminal_rows
 from flows.report.lineage_picture import LineageEdge, LineageNode
 from flows.report.page import write_html
 from flows.report.rows import AnswerRow, ModelRow, RunReport, Score, measured_on, tasks_of, verdict
@@ -109,6 +109,8 @@ def _print_ladder(report: RunReport, console: Console) -> None:
     _say(console, ladder.sentence, "bold red" if ladder.breaks_at else "")
     if ladder.merge_base is not None:
         _say(console, f"The merge was {ladder.merge_base['reason']}.", "dim")
+    for line in moved_from_start(ladder):
+        _say(console, line, "dim")
 
 
 def _print_gate(report: RunReport, console: Console) -> None:

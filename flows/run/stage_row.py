@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Form = Literal["base", "tuned", "merged", "quantized", "apart", "endpoint"]
-"""A form of the model, as reports call it; `apart`: the adapter over the base that it is served on."""
+Form = Literal["base", "started", "tuned", "merged", "quantized", "apart", "endpoint"]
+"""A form of the model, as reports call it; `started`: what training on preferences began with; `apart`: the
+adapter over the base that it is served on."""
 State = Literal["ran", "reused", "failed", "interrupted", "skipped"]
 
 

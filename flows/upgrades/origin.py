@@ -60,7 +60,9 @@ class Origins:
             if not self._made(recipe.prepare, family.dataset.manifest):
                 changed = "data"
                 continue
-            if self._made(_as_computed(recipe, family.adapter.manifest), family.adapter.manifest):
+            made = family.adapter.manifest
+            same = recipe.train.method == made.config.get("method", "sft")
+            if same and self._made(_as_computed(recipe, made), made):
                 return recipe
         if not known:
             return "no recipe for it is known here: neither a schedule nor a run of this home has the channel"

@@ -22,6 +22,7 @@ from flows.run.feed_input import at_watermark, rows_file
 from flows.run.find_or_make import stage_inputs
 from flows.run.fingerprint import pin
 from flows.settings import Settings
+from flows.training import named_start
 from flows.unmerged import rank_for_vllm
 from flows.upgrades.forms import STORED, Form, beside_adapters, in_form, is_apart, served_as
 from flows.upgrades.origin import Origins
@@ -184,7 +185,12 @@ class Planner:
         find("resolve", settled.base)
         base = known.get("resolve")
         find("prepare", settled.prepare, base=base, **previous_dataset(self.registry, settled))
-        find("train", settled.train, base=base, dataset=known.get("prepare"))
+        start = named_start(self.registry, settled.train)
+        for training in settled.train.trainings:
+            further = {"adapter": start} if training.goes_on else {}
+            known.pop("train", None)
+            find("train", training, base=base, dataset=known.get("prepare"), **further)
+            start = known.get("train")
         find("merge", settled.merge.candidates[0], base=base, adapter=known.get("train"))
         return known
 
@@ -203,6 +209,7 @@ class Planner:
         done = {
             "prepare data": "prepare",
             "train adapter": "train",
+            "train on preferences": "train",
             "merge": "merge",
             "resolve base": "resolve",
         }

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
+from flows.errors import Usage
 from flows.lifecycle import lifecycle
 from flows.outcome import RunOutcome
 from flows.recipe import load
@@ -33,7 +35,7 @@ class Told:
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, Form | None, list[str]]] = []
-        self.registry = SimpleNamespace(name=lambda id_, name: 1)
+        self.registry: Any = SimpleNamespace(name=lambda id_, name: 1)
 
     def step(
         self, stage: str, config: BaseModel, label: str, form: Form | None = None, /, **parents: Any
@@ -73,6 +75,60 @@ def test_the_steps_of_a_run() -> None:
     assert {candidate.name for candidate in outcome.candidates} >= set(recipe.made)
     assert outcome.resident is not None
     assert outcome.resident.name == "tiny-1b-q8_0@1"
+
+
+PAIRS = ("prepare.format=preferences", "train.method=dpo", "gate=null", "promote=null", "deploy=null")
+
+
+def trained(tmp_path: Path, *overrides: str, registry: Any = None) -> tuple[Told, RunOutcome]:
+    """What a run of pairs was told until it had measured what it trained."""
+    file = tmp_path / "recipe.yaml"
+    prepare = {"source": "path:pairs.jsonl"}
+    tree = {"name": "pairs", "base": {"source": "pico:0"}, "prepare": prepare, "merge": {"base": "16bit"}}
+    file.write_text(yaml.safe_dump(tree))
+    run, outcome = Told(), RunOutcome()
+    if registry is not None:
+        run.registry = registry
+    lifecycle(load(str(file), [*PAIRS, *overrides]), cast(Run, run), outcome)
+    return run, outcome
+
+
+def test_training_on_preferences_goes_on_from_the_first_training(tmp_path: Path) -> None:
+    run, outcome = trained(tmp_path)
+    sources = ["base", "dataset"]
+    assert run.steps[3:8] == [
+        ("train adapter", None, sources),
+        ("evaluate before preferences", "started", ["model", "adapter", *sources]),
+        ("train on preferences", None, [*sources, "adapter"]),
+        ("evaluate tuned NF4", "tuned", ["model", "adapter", "reference_adapter", *sources]),
+        ("merge", "merged", ["base", "adapter"]),
+    ]
+    assert [candidate.model.id for candidate in outcome.candidates[1:3]] == [
+        "train adapter", "train on preferences",
+    ]  # fmt: skip
+    assert outcome.adapter is not None
+    assert outcome.adapter.id == "train on preferences"
+    run, _ = trained(tmp_path, "ladder=null")
+    assert ("evaluate tuned NF4", "tuned", ["model", "adapter", *sources]) in run.steps
+
+
+def test_or_from_a_fresh_or_a_named_adapter(tmp_path: Path) -> None:
+    run, _ = trained(tmp_path, "train.dpo.start=base")
+    sources = ["base", "dataset"]
+    assert run.steps[3:5] == [
+        ("train on preferences", None, sources),
+        ("evaluate tuned NF4", "tuned", ["model", "adapter", *sources]),
+    ]
+    kinds = {"support@3": "adapter", "rows": "dataset"}
+    there = {ref: SimpleNamespace(id=ref, manifest=SimpleNamespace(kind=kind)) for ref, kind in kinds.items()}
+    registry = SimpleNamespace(get=there.__getitem__)
+    run, _ = trained(tmp_path, "train.dpo.start=support@3", registry=registry)
+    assert run.steps[3:5] == [
+        ("evaluate before preferences", "started", ["model", "adapter", *sources]),
+        ("train on preferences", None, [*sources, "adapter"]),
+    ]
+    with pytest.raises(Usage, match=r"train\.dpo\.start: rows is a dataset; expected an adapter"):
+        trained(tmp_path, "train.dpo.start=rows", registry=registry)
 
 
 def test_the_base_is_measured_once_for_all_who_ask_it_the_same() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_UNMERGED
+from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_START, AGAINST_UNMERGED
 from flows.ladder import checks as ladder_checks
 from flows.ladder.ladder import logged_answers, read_ladder
 from flows.ladder.model import Ladder, RungEvidence
-from flows.ladder.rows import HEAD, terminal_rows
+from flows.ladder.rows import HEAD, moved_from_start, terminal_rows
 from flows.report.ladder_chart import ladder_chart
 from flows.report.svg import WIDTH
 from registry.artifacts import QuantSpec
@@ -329,3 +329,24 @@ def test_answers_are_read_from_an_evaluation(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "results.json").write_text(json.dumps({"tasks": tasks}))
     assert logged_answers(tmp_path) == {"a": ("yes", 1.0), "b": ("no", 0.0)}
+
+
+def test_preferences_may_make_both_answers_less_likely() -> None:
+    evidence = lineage()
+    far_from_base = far(parent=fidelity(4, 1.9))(evidence["tuned"])
+    assert read_ladder([evidence["base"], far_from_base]).breaks_at == "tuned NF4 + adapter"
+    assert read_ladder([evidence["base"], replace(far_from_base, by_preference=True)]).breaks_at is None
+
+
+def test_a_model_trained_on_preferences_says_how_far_it_went() -> None:
+    evidence = lineage()
+    started = replace(evidence["tuned"], kind="started", label="first")
+    tuned = changed(evidence["tuned"], "fidelity", **{AGAINST_START: fidelity(0.2)})
+    ladder = read_ladder([evidence["base"], started, tuned, evidence["merged"]])
+    assert ladder.breaks_at is None
+    assert [rung.parent for rung in ladder.rungs] == [None, "base NF4", "base NF4", "tuned NF4 + adapter"]
+    (line,) = moved_from_start(ladder)
+    assert line.startswith("tuned NF4 + adapter: mean KL 0.2 (0.18–0.22) nats per token to what training on")
+    assert moved_from_start(judge(None)) == []
+    worse = far(parent=fidelity(4, 1.9))(started)
+    assert "made the model worse" in str(read_ladder([evidence["base"], worse]).cause)

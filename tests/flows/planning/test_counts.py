@@ -231,3 +231,35 @@ def test_where_the_first_measurement_fails_nothing_is_kept(
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     time_first(PICO, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+PAIRS = ("prepare.format=preferences", "train.method=dpo", "train.dpo.epochs=2", "train.dpo.batch_size=4")
+
+
+def test_a_pair_is_two_rows_and_the_reference_reads_each_once() -> None:
+    recipe, figures = recipes.load("demo", [*PAIRS]), RowFigures(rows=1000, prompt=30, answer=10)
+    first, pairs = (recipe.model_copy(update={"train": one}) for one in recipe.train.trainings)
+    amounts = training_amounts(pairs, figures)
+    # 800 pairs of 80 tokens twice; 50 are checked three times, and all 850 are read by the reference
+    assert amounts is not None
+    assert vars(amounts) == pytest.approx(
+        {"tokens": 128_000, "passes": 400, "learned": 32_000, "checks": 80_000}
+    )
+    assert training_amounts(first, figures) == training_amounts(recipes.load("demo"), figures)
+
+
+def test_each_pair_s_prompt_is_read_once_with_both_answers() -> None:
+    tasks = "evaluate.tasks=[{kind: preference}]"
+    without = ("evaluate.questions=[]", "gate=null", "promote=null", "deploy=null")
+    recipe = recipes.load("demo", [*PAIRS, *without, tasks])
+    held = splits(recipe, RowFigures(320, 30, 8, longest_answer=9, shared=12))
+    asked = forms(recipe)
+    assert len(asked) == 8, "what the training on preferences began with, too"
+    base, started, tuned = (evaluation_work(PICO, form, held, 128) for form in asked[:3])
+    assert base is not None
+    assert base.through == Through(layers=2, read_passes=3 * 3, read_tokens=48 * (18 + 16), compared=48 * 16)
+    assert started is not None
+    assert tuned is not None
+    assert started.through is not None
+    assert tuned.through is not None
+    assert tuned.through.compared - started.through.compared == 40 * 37 * 2, "and held against that"

@@ -77,3 +77,11 @@ def test_where_nothing_is_enough_it_says_so() -> None:
     rest = "free memory, choose a smaller base, or use a larger machine"
     assert said(demo(), 10_000_000, "train adapter").endswith(f"no smaller setting is enough; {rest}")
     assert said(demo(), 10_000_000, "merge").endswith(f"10.0 MB free: {rest}")
+
+
+def test_pairs_have_a_batch_of_their_own() -> None:
+    recipe = demo("prepare.format=preferences", "train.method=dpo", "train.dpo.batch_size=16")
+    pairs, first = (row(recipe, stage).memory_bytes for stage in ("train on preferences", "train adapter"))
+    assert pairs > first == row(demo(), "train adapter").memory_bytes
+    changes = asked(said(recipe, pairs - 1, "train on preferences"))
+    assert changes == ["train.dpo.batch_size=8", "train.dpo.gradient_accumulation=16"]

@@ -48,6 +48,8 @@ def test_what_is_shipped_has_no_problem(name: str, settings: Settings, shape: Mo
     assert not settings.root.exists(), "looking makes no registry"
 
 
+ALONE = ("gate=null", "promote=null", "deploy=null")
+PAIRS = ("prepare.format=preferences", "train.method=dpo")
 RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("demo", ["gate.tasks.0.task=rouge"], "gate.tasks.0.task: 'rouge' is not a task of evaluate.tasks"),
     ("demo", ["gate.tasks.1.metric=rouge"], "gate.tasks.1.metric: 'rouge' is not a metric of the task rout"),
@@ -82,6 +84,15 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("pico-tenant", ["train.lora.modules_to_save=[lm_head]"], "llama.cpp applies no modules stored whole"),
     ("pico-tenant", ["adapter.base=16bit", "train.lora.modules_to_save=[lm_head]"], "vllm applies no"),
     ("pico-tenant", ["adapter.base=16bit", "train.lora.rank=513"], "train.lora.rank: 513, and vllm applies"),
+    ("demo", ["train.method=dpo"], "train.method: dpo compares two answers to each prompt; set prepare"),
+    ("demo", ["prepare.format=preferences"],
+     "prepare.format: preferences, and nothing reads the rejected answers: set train.method: dpo, or add"),
+    ("demo", [*ALONE, "evaluate.tasks=[{kind: preference}]"],
+     "evaluate.tasks.0: a preference task compares two answers to each prompt; set prepare.format"),
+    ("demo", [*ALONE, *PAIRS, "evaluate.tasks=[{kind: preference}]", "prepare.split.test=0"],
+     "prepare.split.test: 0 leaves no rows for the held-out task 'preference'"),
+    ("demo", [*ALONE, *PAIRS, "evaluate.tasks=[{kind: preference, name: fidelity-start}]"],
+     "evaluate.tasks.0.name: 'fidelity-start' is what the ladder calls a comparison"),
 ]  # fmt: skip
 
 
@@ -103,6 +114,8 @@ def test_sound_variants_are_not_refused() -> None:
         ("pico-tenant", ["adapter.base=16bit", "gate.fidelity=[{quant: none, kl_mean: 1}]"]),
         ("pico-tenant", ["adapter.base=16bit", "train.lora.rslora=true"]),
         ("demo", ["gate.evidence={min_items: 299}", "evaluate.tasks.0.max_items=299"]),
+        ("demo", [*ALONE, *PAIRS, "evaluate.tasks=[{kind: preference}]"]),
+        ("demo", [*ALONE, PAIRS[0], "evaluate.tasks=[{kind: preference}]"]),
     ):
         recipe = load(name, overrides)
         assert list(sections.problems(recipe, sections.task_metrics(recipe, {}))) == []
@@ -402,6 +415,18 @@ def test_a_channel_with_another_policy_and_a_registry_out_of_reach(
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "file" / "home"))
     (line,) = problems(load("demo"), Settings(), shape)
     assert line.startswith("TUNELINE_HOME: ")
+
+
+def test_an_adapter_to_go_on_from_that_is_not_there(settings: Settings, shape: ModelShape) -> None:
+    recipe = load("demo", [*ALONE, "train.method=dpo", "train.dpo.start=support"])
+    assert "train.dpo.start: support: no registry is in" in "\n".join(problems(recipe, settings, shape))
+    with Registry.open(settings.root) as registry:
+        lineage = Lineage(registry)
+        dataset = lineage.dataset
+    assert "train.dpo.start: " in "\n".join(problems(recipe, settings, shape))
+    recipe = load("demo", [*ALONE, "train.method=dpo", f"train.dpo.start={dataset.id}"])
+    lines = problems(recipe, settings, shape)
+    assert any(line.endswith("is a dataset; expected an adapter, `sft` or `base`") for line in lines), lines
 
 
 def test_a_package_that_is_not_installed(
