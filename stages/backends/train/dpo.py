@@ -148,7 +148,8 @@ class DpoTrainer(Trainer):
 
     def _validate(self) -> dict[str, float]:
         """Mean loss of the pairs, and the share of them with a margin above 0."""
-        data, found = self._table(self.validation_rows), []
+        data = self._table(self.validation_rows)
+        found: list[torch.Tensor] = []
         for places in self._batches(self.validation_rows):
             found.append(self._margins(self.model, self._together(data, places), len(self.pairs)))
         margins = torch.cat(found)

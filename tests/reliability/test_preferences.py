@@ -1,0 +1,54 @@
+"""The trial of preferences without its minutes: its pairs, its recipe, and what it makes of a report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from flows.recipe import load
+from tests.reliability import preferences
+
+
+def test_the_middle_answer_is_chosen_and_rejected() -> None:
+    rows = preferences.pairs(300, 0)
+    assert len({row["prompt"] for row in rows}) == 300
+    sides = {side: Counter(row[side][:7] for row in rows) for side in ("chosen", "rejected")}
+    assert sides["chosen"] == {"I am so": 200, "We send": 100}
+    assert sides["rejected"] == {"We send": 100, "Read th": 200}
+
+
+def test_the_recipe_is_valid(tmp_path: Path) -> None:
+    preferences.write(tmp_path, preferences.pairs(30, 0), 0.2)
+    recipe = load(str(tmp_path / "preferences.yaml"))
+    assert [training.method for training in recipe.train.trainings] == ["sft", "dpo"]
+    assert len((tmp_path / "pairs.jsonl").read_text().splitlines()) == 30
+
+
+def report(tmp_path: Path, first: list[float], after: list[float], verdict: str) -> dict[str, Any]:
+    for name, scores in (("first", first), ("dpo", after)):
+        (tmp_path / name).mkdir(parents=True)
+        lines = [json.dumps({"item": str(k), "scores": {"preferred": s}}) for k, s in enumerate(scores)]
+        (tmp_path / name / "samples_pairs.jsonl").write_text("\n".join(lines))
+    score = {"value": 0.5, "low": 0.4, "high": 0.6, "n": len(first)}
+    moved = {"kl_mean": {"value": 0.1, "low": 0.05, "high": 0.2, "n": 40}}
+    return {
+        "models": [
+            {"label": label, "scores": {"pairs preferred": score}} for label in preferences.LABELS.values()
+        ],
+        "stages": [{"label": preferences.STEPS[name], "artifact_id": name} for name in ("first", "dpo")],
+        "ladder": {"rungs": [{"label": preferences.LABELS["dpo"], "to_start": moved}]},
+        "gate": {"verdict": verdict, "rules": [{"verdict": verdict, "sentence": "so it is"}]},
+    }
+
+
+def test_dpo_has_to_be_better_beyond_chance(tmp_path: Path) -> None:
+    clear = report(tmp_path / "clear", [0.0] * 20 + [1.0] * 20, [1.0] * 40, "pass")
+    figures, faults = preferences.found(clear, tmp_path / "clear")
+    assert faults == []
+    assert (figures["against_first"]["gained"], figures["against_first"]["lost"]) == (20, 0)
+    unclear = report(tmp_path / "unclear", [0.0, 1.0] * 20, [1.0, 0.0] * 20, "fail")
+    _, faults = preferences.found(unclear, tmp_path / "unclear")
+    assert faults[0] == "expected the gate's verdict pass, found fail"
+    assert faults[1].startswith("DPO is not better than what it began with beyond chance")
