@@ -54,7 +54,10 @@ def served(registry: Registry, recipe: Recipe, *, known: bool = True) -> Artifac
     dataset = made(registry, "prepare", recipe.prepare, Facts(kind="dataset"), base=base)
     nf4 = recipe.train.nf4.model_dump(mode="json")
     trained = Facts(kind="adapter", base=reference, quant=QuantSpec(method="bnb", requested=nf4))
-    adapter = made(registry, "train", recipe.train, trained, base=base, dataset=dataset)
+    sources = {"base": base, "dataset": dataset}
+    for training in recipe.train.trainings:
+        adapter = made(registry, "train", training, trained, **sources)
+        sources["adapter"] = adapter
     assert recipe.promote is not None
     if recipe.promote.candidate == "adapter":
         assert recipe.adapter is not None

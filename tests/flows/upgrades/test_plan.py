@@ -94,6 +94,25 @@ def test_another_quantization_of_the_same_base_keeps_the_adapter(registry: Regis
     assert only(planned(registry, "whole/prod", to="pico:0")) == ("nothing", "it is on it already")
 
 
+PAIRS = ("prepare.format=preferences", "train.method=dpo")
+
+
+def test_an_adapter_trained_on_preferences_is_kept_too(registry: Registry) -> None:
+    served(registry, recipe_of("whole/prod", *PAIRS, name="pico-smoke"))
+    assert only(planned(registry, "whole/prod", to=None, quant="q5_0")) == (
+        "keep", "the same base, and the same adapter",
+    )  # fmt: skip
+    assert only(planned(registry, "whole/prod"))[0] == "replay"
+
+
+def test_a_recipe_that_trains_on_preferences_since_is_another_one(registry: Registry) -> None:
+    served(registry, recipe_of("whole/prod", PAIRS[0], name="pico-smoke"), known=False)
+    left_behind(registry, recipe_of("whole/prod", *PAIRS, name="pico-smoke"))
+    does, why = only(planned(registry, "whole/prod", to=None, quant="q5_0"))
+    assert does == "refused"
+    assert "its recipe changed since it was made" in why
+
+
 def test_a_form_that_the_channel_has_is_nothing_to_do(registry: Registry) -> None:
     """Whatever else its recipe makes, and however it deploys."""
     recipe = recipe_of("whole/prod", name="pico-smoke")
