@@ -13,7 +13,7 @@ import pytest
 from flows import cli
 from flows.run.dataset_rows import matching
 from stages.contract import Parent
-from stages.data.row_spool import WIDE
+from stages.data.row_spool import WIDE, paired
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "warmth", "arguments": '{"town": "Bo"}'}}
 CHATS: list[list[dict[str, Any]]] = [
@@ -76,3 +76,20 @@ def test_what_is_missing_is_said(
 @pytest.mark.parametrize(("text", "rows"), [("IS IT", [4]), ("bo", [5, 6]), ("warmth", [6]), ("none", [])])
 def test_a_text_is_looked_for_in_contents_and_calls(dataset: Path, text: str, rows: list[int]) -> None:
     assert matching(dataset / "train.parquet", text).column("trainable").to_pylist() == rows
+
+
+def test_a_pair_is_shown_with_both_answers(
+    tmp_path: Path, pico_base: Parent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"messages": CHATS[0], "prompt_hash": "0", "tokens": 20, "trainable": 4}
+    other = {"rejected": {"role": "assistant", "content": "Guess."}, "rejected_tokens": 21}
+    table = pyarrow.Table.from_pylist([{**row, **other}], paired(WIDE))
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    view = ["data", "view", str(tmp_path), "--base", str(pico_base.path)]
+    assert cli.main(view) == 0
+    assert "rejected:\n" in (shown := capsys.readouterr().out)
+    assert shown.index("⟦Yes.") < shown.index("rejected:") < shown.index("⟦Guess.<|im_end|>⟧")
+    assert cli.main([*view, "--json"]) == 0
+    (document,) = json.loads(capsys.readouterr().out)["rows"]
+    learned = [p["text"] for p in document["rejected"]["pieces"] if p["trained"]]
+    assert learned == ["Guess.<|im_end|>"]
