@@ -119,6 +119,20 @@ class TrainConfig(StageConfig):
     evaluations: int = Field(default=4, ge=0, description="validation losses during training, evenly spaced")
     checkpoint_every: int = Field(default=50, ge=1, description="optimizer steps; at most this much is lost")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of initialization, dropout and order")
+    loraplus_lr_ratio: float | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda ratio: ratio is None,  # adapters from before keep their keys
+        description="LoRA+ (Hayou et al. 2024, arXiv:2402.12354): the learning rate of B over that of A, "
+        "such as 16; `learning_rate` is that of A and wants to be lower",
+    )
+    neftune_noise_alpha: float | None = Field(
+        default=None,
+        gt=0,
+        exclude_if=lambda alpha: alpha is None,
+        description="NEFTune (Jain et al. 2023, arXiv:2310.05914): in supervised training each "
+        "number of the token embeddings gets uniform noise of up to alpha / sqrt(tokens · width), such as 5",
+    )
     dpo: DpoConfig = Field(
         default_factory=DpoConfig,
         exclude_if=lambda dpo: dpo == DpoConfig(),
@@ -126,10 +140,15 @@ class TrainConfig(StageConfig):
     )
 
     @model_validator(mode="after")
-    def _dpo_is_asked_for(self) -> TrainConfig:
+    def _nothing_is_left_out(self) -> TrainConfig:
         if self.method != "dpo" and self.dpo != DpoConfig():
             raise ValueError(
                 "dpo is how pairs are trained on, and method is sft: set method: dpo, or take it out"
+            )
+        if self.neftune_noise_alpha is not None and self.method == "dpo" and self.dpo.start != "sft":
+            raise ValueError(
+                "neftune_noise_alpha is for supervised training, which dpo.start leaves out: take it "
+                "out (DPO has none, or the model would differ from its reference)"
             )
         return self
 
@@ -161,7 +180,7 @@ class TrainConfig(StageConfig):
         if self.method == "sft":
             return self
         own = {name: value for name, value in self.dpo if name in TrainConfig.model_fields}
-        return self.model_copy(update={**own, "packing": False})
+        return self.model_copy(update={**own, "packing": False, "neftune_noise_alpha": None})
 
     @property
     def sequences(self) -> int:

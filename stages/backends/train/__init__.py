@@ -3,6 +3,7 @@
 ```
 qlora        rows, NF4 base and adapter, trained and written down
 trainer      TRL's trainer, stopped on a bad loss
+arguments    what TRL's trainer is told
 checkpoints  what outlives a killed process
 loss         of many labels, without all their logits at once
 lora         the adapter, on exactly the layers that were meant

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,13 @@ import peft
 import torch
 from datasets import Dataset
 from peft.helpers import disable_input_dtype_casting
+from peft.optimizers import create_loraplus_optimizer
 from torch.nn import functional
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer, pack_dataset
+from trl import SFTTrainer, pack_dataset
 
-from stages.backends.arithmetic import effective
 from stages.backends.nf4 import require_not_repacked
+from stages.backends.train.arguments import arguments, total_steps
 from stages.backends.train.checkpoints import keep_only
 from stages.backends.train.lora import trainable
 from stages.backends.train.loss import plain_head, summed_loss, without
@@ -31,14 +31,6 @@ from stages.memory import LOGITS_AT_ONCE
 
 log = logging.getLogger("tuneline.train")
 
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-
-
-def total_steps(rows: int, config: TrainConfig) -> int:
-    """Optimizer steps for `config.epochs` passes over `rows` rows, at most `config.max_steps`."""
-    steps = math.ceil(rows * config.epochs / (config.batch_size * config.gradient_accumulation))
-    return min(steps, config.max_steps or steps)
-
 
 class Trainer(SFTTrainer):
     """TRL's trainer on rows that are ready: order, checkpoints, validation and failure are ours.
@@ -46,6 +38,7 @@ class Trainer(SFTTrainer):
     `config` has the settings under their usual names (`TrainConfig.as_run`).
     """
 
+    optimizer: Any
     step_figures: tuple[str, ...] = ()
     """Logged with each step beside its loss."""
     validation_figures: tuple[str, ...] = ("validation_loss",)
@@ -73,7 +66,7 @@ class Trainer(SFTTrainer):
         self.validation_rows = validation_rows
         super().__init__(
             model=model,
-            args=_settings(config, steps, checkpoints),
+            args=arguments(config, steps, checkpoints),
             train_dataset=data.select(order),
             processing_class=tokenizer,
             callbacks=[_Schedule(config, steps)],
@@ -102,6 +95,19 @@ class Trainer(SFTTrainer):
 
     def _send_telemetry(self) -> None:
         """Nothing is sent anywhere."""
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The usual one; with `loraplus_lr_ratio` that of PEFT, in which B has a rate of its own."""
+        ratio = self.recipe.loraplus_lr_ratio
+        if ratio is None or self.optimizer is not None:
+            optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+            return optimizer
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        decay = {"loraplus_weight_decay": self.args.weight_decay}
+        self.optimizer = create_loraplus_optimizer(
+            self.model, kind, loraplus_lr_ratio=ratio, **decay, **settings
+        )
+        return self.optimizer
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """A checkpoint needs no card."""
@@ -257,41 +263,3 @@ def fit(trainer: Trainer, resume: Path | None) -> None:
     with disable_input_dtype_casting(trainer.model, active=trainer.args.bf16):
         trainer.before_training()
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-
-
-def _settings(config: TrainConfig, steps: int, checkpoints: Path) -> SFTConfig:
-    on_gpu = torch.cuda.is_available()
-    optimizer = "adamw_torch" if config.optimizer == "adamw" or not on_gpu else config.optimizer
-    if optimizer != config.optimizer and config.optimizer != "adamw":
-        log.info(
-            "optimizer %s needs CUDA; using AdamW in 32 bits, which does the same unpaged", config.optimizer
-        )
-    return SFTConfig(
-        output_dir=str(checkpoints),
-        use_cpu=not on_gpu,
-        bf16=effective(config.nf4.compute_dtype) == torch.bfloat16,
-        max_steps=steps,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=2 * config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=SCHEDULES[config.schedule],
-        warmup_steps=math.ceil(config.warmup_ratio * steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optim=optimizer,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
-        train_sampling_strategy="sequential",
-        packing=config.packing,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=config.max_length if config.packing else None,
-        dataloader_pin_memory=on_gpu,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=config.seed,
-    )

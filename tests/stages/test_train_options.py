@@ -1,0 +1,98 @@
+"""Options of training that leave an ordinary adapter: what they change while it trains, and its merge."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from stages.backends.chat import load_tokenizer
+from stages.backends.train import lora, qlora
+from stages.backends.train.rows import encode_split
+from stages.backends.train.trainer import Trainer, fit
+from stages.contract import Parent
+from stages.merge import MergeConfig, merge
+from stages.train import train
+from tests.conftest import as_parent
+from tests.stages.test_train import chat, settings, write_dataset
+
+OPTIONS: dict[str, Any] = {"loraplus_lr_ratio": 16, "neftune_noise_alpha": 5}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Parent:
+    draw = random.Random(0)
+    return write_dataset(tmp_path_factory.mktemp("dataset"), [chat(draw) for _ in range(24)])
+
+
+def trainer_with(base: Parent, dataset: Parent, out: Path, **options: Any) -> Trainer:
+    tokenizer, config = load_tokenizer(base.path), settings(nf4={"compute_dtype": "float32"}, **options)
+    files = (dataset.path / "train.parquet", dataset.path / "validation.parquet")
+    train_rows, validation = (encode_split(file, tokenizer, 128) for file in files)
+    model, _ = qlora.load_for_training(base.path, config, "dequantized")
+    return Trainer(model, tokenizer, train_rows, validation, config, out)
+
+
+def test_b_learns_faster_than_a_with_lora_plus(pico_base: Parent, dataset: Parent, tmp_path: Path) -> None:
+    trainer = trainer_with(pico_base, dataset, tmp_path, loraplus_lr_ratio=16, weight_decay=0.1)
+    groups = trainer.create_optimizer().param_groups
+    named = {id(weight): name for name, weight in lora.trainable(trainer.model)}
+    rates = {named[id(weight)]: group["lr"] for group in groups for weight in group["params"]}
+    assert len(rates) == len(named)
+    for name, rate in rates.items():
+        assert rate == pytest.approx(16e-3 if "lora_B" in name else 1e-3), name
+    assert {group["weight_decay"] for group in groups if group["params"]} == {0.1}
+    assert trainer.create_optimizer() is trainer.optimizer
+    plain = trainer_with(pico_base, dataset, tmp_path, weight_decay=0.1).create_optimizer().param_groups
+    assert {group["lr"] for group in plain} == {1e-3}
+
+
+def test_embeddings_have_noise_while_it_trains_only(
+    pico_base: Parent, dataset: Parent, tmp_path: Path
+) -> None:
+    trainer = trainer_with(pico_base, dataset, tmp_path, neftune_noise_alpha=5, max_steps=2)
+    table = trainer.model.get_base_model().get_input_embeddings()
+    heard: list[tuple[bool, float, float]] = []
+
+    def listen(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        noise = (output - module.weight[inputs[0]]).abs().max().item()
+        heard.append((module.training, noise, 5 / math.sqrt(output[0].numel())))
+
+    class Listening(TrainerCallback):  # once the noise is there
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            table.register_forward_hook(listen)
+
+    trainer.add_callback(Listening())
+    fit(trainer, None)
+    assert {training for training, _, _ in heard} == {True, False}
+    for training, noise, most in heard:
+        assert (0.5 * most < noise <= most * 1.01) if training else noise == 0
+    assert not hasattr(table, "neftune_noise_alpha")
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+def test_the_merge_is_base_and_adapter(pico_base: Parent, dataset: Parent, tmp_path: Path) -> None:
+    parents = {"base": pico_base, "dataset": dataset}
+    plain, other, merged = (tmp_path / name for name in ("plain", "other", "merged"))
+    for out in (plain, other, merged):
+        out.mkdir()
+    train(parents, settings(), plain)
+    adapter = as_parent(train(parents, settings(**OPTIONS), other), other)
+    merge({"base": pico_base, "adapter": adapter}, MergeConfig(base="16bit"), merged)
+    ids = torch.tensor([load_tokenizer(pico_base.path)("what is a good way to the printer")["input_ids"]])
+
+    def logits(path: Path, on: Path | None = None) -> torch.Tensor:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        model = model if on is None else PeftModel.from_pretrained(model, str(on))
+        with torch.no_grad():
+            return model(input_ids=ids).logits
+
+    expected = logits(pico_base.path, other)
+    assert (logits(merged) - expected).abs().max() < 2e-2
+    assert (logits(pico_base.path, plain) - expected).abs().max() > 5e-2, "the options must matter"
