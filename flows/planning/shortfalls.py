@@ -91,7 +91,7 @@ def _changes(recipe: Recipe, row: StageEstimate) -> Iterator[Change]:
 def _of_training(recipe: Recipe, training: TrainConfig, gpu: bool) -> Iterator[Change]:
     """Smaller batches with as many rows per step cost nothing of the result, recomputing and packed weights
     time; shorter rows leave data out, and a lower rank is another adapter."""
-    config, section = training.as_run, "train" if training.method == "sft" else "train.dpo"
+    config, section = training.as_run, "train.dpo" if training.method == "dpo" else "train"
     rows = config.batch_size * config.gradient_accumulation
     batches: list[Change] = [
         {f"{section}.batch_size": batch, f"{section}.gradient_accumulation": rows // batch}

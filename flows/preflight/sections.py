@@ -92,11 +92,11 @@ def _splits(recipe: Recipe) -> Iterator[str]:
 
 def _preferences(recipe: Recipe) -> Iterator[str]:
     """What reads pairs of answers where the data have none, and pairs that nothing reads."""
-    pairs, trained = recipe.prepare.format == "preferences", recipe.train.method == "dpo"
+    pairs, trained = recipe.prepare.format == "preferences", recipe.train.method != "sft"
     numbers = [n for n, task in enumerate(recipe.evaluate.tasks) if isinstance(task, PreferenceTask)]
     prepare = "set prepare.format: preferences, for data with chosen and rejected"
     if trained and not pairs:
-        yield f"train.method: dpo compares two answers to each prompt; {prepare}"
+        yield f"train.method: {recipe.train.method} compares two answers to each prompt; {prepare}"
     if numbers and not pairs:
         yield f"evaluate.tasks.{numbers[0]}: a preference task compares two answers to each prompt; {prepare}"
     if pairs and not (trained or numbers):

@@ -77,14 +77,22 @@ class DpoConfig(StageConfig):
     learning_rate: float = Field(default=1e-5, gt=0, description="peak, after the warm-up")
 
 
+class OrpoConfig(StageConfig):
+    """Odds ratio preference optimization (Hong et al. 2024, arXiv:2403.07691): one training, of a fresh
+    adapter, that learns the chosen answer of each pair and makes it likelier than the rejected one. There is
+    no reference. `train.batch_size` counts pairs, each of which is two sequences."""
+
+    weight: float = Field(default=0.1, ge=0, description="λ of the paper: how much the odds ratio counts")
+
+
 class TrainConfig(StageConfig):
     """QLoRA training. The effective batch is batch_size × gradient_accumulation sequences."""
 
-    method: Literal["sft", "dpo"] = Field(
+    method: Literal["sft", "dpo", "orpo"] = Field(
         default="sft",
         exclude_if=lambda method: method == "sft",  # adapters from before keep their keys
         description="`sft`: supervised, on the answers of the data; `dpo`: then on which of two answers is "
-        "preferred, of data in `prepare.format: preferences`",
+        "preferred, of data in `prepare.format: preferences`; `orpo`: both at once, of the same data",
     )
     lora: LoraConfig = Field(default_factory=LoraConfig)
     nf4: Nf4Config = Field(default_factory=Nf4Config)
@@ -130,7 +138,7 @@ class TrainConfig(StageConfig):
         default=None,
         gt=0,
         exclude_if=lambda alpha: alpha is None,
-        description="NEFTune (Jain et al. 2023, arXiv:2310.05914): in supervised training each "
+        description="NEFTune (Jain et al. 2023, arXiv:2310.05914): in supervised training and ORPO each "
         "number of the token embeddings gets uniform noise of up to alpha / sqrt(tokens · width), such as 5",
     )
     dpo: DpoConfig = Field(
@@ -138,13 +146,22 @@ class TrainConfig(StageConfig):
         exclude_if=lambda dpo: dpo == DpoConfig(),
         description="how `method: dpo` trains",
     )
+    orpo: OrpoConfig = Field(
+        default_factory=OrpoConfig,
+        exclude_if=lambda orpo: orpo == OrpoConfig(),
+        description="how `method: orpo` trains",
+    )
 
     @model_validator(mode="after")
     def _nothing_is_left_out(self) -> TrainConfig:
-        if self.method != "dpo" and self.dpo != DpoConfig():
-            raise ValueError(
-                "dpo is how pairs are trained on, and method is sft: set method: dpo, or take it out"
-            )
+        for name, default in (("dpo", DpoConfig()), ("orpo", OrpoConfig())):
+            if self.method != name and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} is how pairs are trained on by that method, and method is {self.method}: set "
+                    f"method: {name}, or take it out"
+                )
+        if self.method == "orpo" and self.packing:
+            raise ValueError("packing is true, and method: orpo packs no pairs: take packing out")
         if self.neftune_noise_alpha is not None and self.method == "dpo" and self.dpo.start != "sft":
             raise ValueError(
                 "neftune_noise_alpha is for supervised training, which dpo.start leaves out: take it "
@@ -176,13 +193,15 @@ class TrainConfig(StageConfig):
 
     @property
     def as_run(self) -> TrainConfig:
-        """The same with the settings of its method under their usual names: a row of DPO is a pair."""
+        """The same with the settings of its method under their usual names; rows are pairs, but for `sft`."""
         if self.method == "sft":
             return self
-        own = {name: value for name, value in self.dpo if name in TrainConfig.model_fields}
-        return self.model_copy(update={**own, "packing": False, "neftune_noise_alpha": None})
+        own = self.dpo if self.method == "dpo" else ()
+        known = {name: value for name, value in own if name in TrainConfig.model_fields}
+        noise = self.neftune_noise_alpha if self.method == "orpo" else None
+        return self.model_copy(update={**known, "packing": False, "neftune_noise_alpha": noise})
 
     @property
     def sequences(self) -> int:
         """Sequences that a step reads at once."""
-        return 2 * self.dpo.batch_size if self.method == "dpo" else self.batch_size
+        return (1 if self.method == "sft" else 2) * self.as_run.batch_size

@@ -35,10 +35,10 @@ NAME, SCORE, CHANNEL = "pairs", "preferred", "preferences/prod"
 LABELS = {
     "base": "base NF4",
     "first": "tuned NF4 + first adapter",
-    "dpo": "tuned NF4 + adapter",
+    "after": "tuned NF4 + adapter",
     "file": "gguf-q8_0",
 }
-STEPS = {"first": "evaluate before preferences", "dpo": "evaluate tuned NF4", "file": "evaluate gguf-q8_0"}
+STEPS = {"first": "evaluate before preferences", "after": "evaluate tuned NF4"}
 GOODS = (
     "kettle", "lamp", "chair", "radio", "blender", "scarf", "clock", "printer", "tent", "drill", "mirror",
     "stove",
@@ -79,7 +79,13 @@ def pairs(count: int, seed: int) -> list[Row]:
     return rows
 
 
-def recipe(test: float) -> dict[str, Any]:
+METHODS: Mapping[str, dict[str, Any]] = {
+    "dpo": {"dpo": {"batch_size": 4, "gradient_accumulation": 1, "learning_rate": 1.0e-4}},
+    "orpo": {"orpo": {"weight": 0.5}, "batch_size": 4},
+}
+
+
+def recipe(test: float, method: str = "dpo") -> dict[str, Any]:
     rule = {"task": NAME, "metric": SCORE, "role": "improve", "against": "baseline", "margin": 0.1}
     return {
         "name": "preferences",
@@ -92,7 +98,7 @@ def recipe(test: float) -> dict[str, Any]:
             "near_duplicates": None,
         },
         "train": {
-            "method": "dpo",
+            "method": method,
             "lora": {"rank": 16, "alpha": 32, "dropout": 0},
             "batch_size": 8,
             "gradient_accumulation": 1,
@@ -100,7 +106,7 @@ def recipe(test: float) -> dict[str, Any]:
             "max_length": 128,
             "gradient_checkpointing": False,
             "evaluations": 2,
-            "dpo": {"batch_size": 4, "gradient_accumulation": 1, "learning_rate": 1.0e-4},
+            **METHODS[method],
         },
         "evaluate": {"tasks": [{"kind": "preference", "name": NAME}]},
         "merge": {"base": "16bit"},
@@ -111,15 +117,16 @@ def recipe(test: float) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, rows: list[Row], test: float) -> None:
+def write(folder: Path, rows: list[Row], test: float, method: str = "dpo") -> None:
     """The recipe, and its rows as JSON lines."""
-    (folder / "preferences.yaml").write_text(yaml.safe_dump(recipe(test), sort_keys=False))
+    (folder / "preferences.yaml").write_text(yaml.safe_dump(recipe(test, method), sort_keys=False))
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, help="a new file for the figures, as JSON")
+    parser.add_argument("--method", choices=list(METHODS), default="dpo")
     parser.add_argument("--rows", type=int, default=900)
     parser.add_argument("--test", type=float, default=0.2, help="share of the rows that is held out")
     parser.add_argument("--seed", type=int, default=0, help="of the rows")
@@ -128,7 +135,7 @@ def main() -> int:
     folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="tuneline-preferences-"))).resolve()
     print(f"in {folder}", file=sys.stderr, flush=True)
     began = time.monotonic()
-    write(folder, pairs(arguments.rows, arguments.seed), arguments.test)
+    write(folder, pairs(arguments.rows, arguments.seed), arguments.test, arguments.method)
     terminal = Terminal(folder)
     terminal.type("run", "preferences.yaml")
     report = json.loads(sorted(terminal.home.glob("runs/*/report.json"))[-1].read_text())
@@ -147,25 +154,31 @@ def main() -> int:
 def found(report: Mapping[str, Any], views: Path) -> tuple[dict[str, Any], list[str]]:
     """The figures of a run, and what of them is not as it has to be."""
     models = {model["label"]: model["scores"] for model in report["models"]}
-    scores = {name: models[label][f"{NAME} {SCORE}"] for name, label in LABELS.items()}
+    scores = {name: models[label][f"{NAME} {SCORE}"] for name, label in LABELS.items() if label in models}
     for name, score in scores.items():
         print(f"{name}: {score['value']:.3f} ({score['low']:.3f}–{score['high']:.3f}), n = {score['n']}")
-    ids = {stage["label"]: stage["artifact_id"] for stage in report["stages"]}
-    first, after = (_scored(views / ids[STEPS[name]]) for name in ("first", "dpo"))
-    gained, lost = (sum(a > b for a, b in both) for both in (_paired(after, first), _paired(first, after)))
-    low, high = tango(gained, lost, len(first))
-    print(f"DPO against what it began with: +{gained} −{lost} of {len(first)}, {low:+.3f} to {high:+.3f}")
-    rungs = {rung["label"]: rung for rung in report["ladder"]["rungs"]}
-    moved = rungs[LABELS["dpo"]]["to_start"]["kl_mean"]
-    print(f"mean KL to it: {moved['value']:.3g} ({moved['low']:.3g}–{moved['high']:.3g})")
     for rule in report["gate"]["rules"]:
         print(f"{rule['verdict']}: {rule['sentence']}")
     verdict = report["gate"]["verdict"]
     faults = [] if verdict == "pass" else [f"expected the gate's verdict pass, found {verdict}"]
+    figures = {"scores": scores, "gate": report["gate"]}
+    return (figures | _against_first(report, views, faults) if "first" in scores else figures), faults
+
+
+def _against_first(report: Mapping[str, Any], views: Path, faults: list[str]) -> dict[str, Any]:
+    """DPO beside the adapter that it began with; adds to `faults` where it is not better beyond chance."""
+    ids = {stage["label"]: stage["artifact_id"] for stage in report["stages"]}
+    first, after = (_scored(views / ids[STEPS[name]]) for name in ("first", "after"))
+    gained, lost = (sum(a > b for a, b in both) for both in (_paired(after, first), _paired(first, after)))
+    low, high = tango(gained, lost, len(first))
+    print(f"DPO against what it began with: +{gained} −{lost} of {len(first)}, {low:+.3f} to {high:+.3f}")
+    rungs = {rung["label"]: rung for rung in report["ladder"]["rungs"]}
+    moved = rungs[LABELS["after"]]["to_start"]["kl_mean"]
+    print(f"mean KL to it: {moved['value']:.3g} ({moved['low']:.3g}–{moved['high']:.3g})")
     if low <= 0:
         faults.append(f"DPO is not better than what it began with beyond chance: {low:+.3f} to {high:+.3f}")
     against = {"gained": gained, "lost": lost, "n": len(first), "low": low, "high": high}
-    return {"scores": scores, "against_first": against, "kl_to_first": moved, "gate": report["gate"]}, faults
+    return {"against_first": against, "kl_to_first": moved}
 
 
 def _scored(evaluation: Path) -> dict[str, float]:

@@ -26,8 +26,18 @@ def test_the_recipe_is_valid(tmp_path: Path) -> None:
     assert len((tmp_path / "pairs.jsonl").read_text().splitlines()) == 30
 
 
+def test_orpo_is_one_training(tmp_path: Path) -> None:
+    preferences.write(tmp_path, preferences.pairs(30, 0), 0.2, "orpo")
+    recipe = load(str(tmp_path / "preferences.yaml"))
+    assert [training.method for training in recipe.train.trainings] == ["orpo"]
+    alone = report(tmp_path / "alone", [0.0] * 4, [1.0] * 4, "pass")
+    alone["models"] = [model for model in alone["models"] if model["label"] != preferences.LABELS["first"]]
+    figures, faults = preferences.found(alone, tmp_path / "alone")
+    assert (sorted(figures), faults) == (["gate", "scores"], [])
+
+
 def report(tmp_path: Path, first: list[float], after: list[float], verdict: str) -> dict[str, Any]:
-    for name, scores in (("first", first), ("dpo", after)):
+    for name, scores in (("first", first), ("after", after)):
         (tmp_path / name).mkdir(parents=True)
         lines = [json.dumps({"item": str(k), "scores": {"preferred": s}}) for k, s in enumerate(scores)]
         (tmp_path / name / "samples_pairs.jsonl").write_text("\n".join(lines))
@@ -37,8 +47,8 @@ def report(tmp_path: Path, first: list[float], after: list[float], verdict: str)
         "models": [
             {"label": label, "scores": {"pairs preferred": score}} for label in preferences.LABELS.values()
         ],
-        "stages": [{"label": preferences.STEPS[name], "artifact_id": name} for name in ("first", "dpo")],
-        "ladder": {"rungs": [{"label": preferences.LABELS["dpo"], "to_start": moved}]},
+        "stages": [{"label": preferences.STEPS[name], "artifact_id": name} for name in ("first", "after")],
+        "ladder": {"rungs": [{"label": preferences.LABELS["after"], "to_start": moved}]},
         "gate": {"verdict": verdict, "rules": [{"verdict": verdict, "sentence": "so it is"}]},
     }
 

@@ -9,7 +9,8 @@ loss         of many labels, without all their logits at once
 lora         the adapter, on exactly the layers that were meant
 rows         token ids, labels and their order
 pairs        the same of two answers to each prompt
-dpo          a trainer that prefers one answer to the other
+pair_trainer what training on them has in common
+dpo, orpo    trainers that prefer one answer to the other
 packing      several rows in one sequence
 ```
 """

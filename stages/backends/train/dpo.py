@@ -12,17 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import nn
 from torch.nn import functional
 
 from registry.store.files import sync_file
 from stages.backends.nf4 import require_not_repacked
 from stages.backends.train.lora import trainable
-from stages.backends.train.loss import token_losses, without
+from stages.backends.train.pair_trainer import PairTrainer
 from stages.backends.train.pairs import Pairs
-from stages.backends.train.rows import IGNORED
-from stages.backends.train.trainer import Trainer
 from stages.config.train import TrainConfig
 from stages.contract import progress
 
@@ -30,12 +27,9 @@ REFERENCE = "reference.npy"
 """Beside the checkpoints: log π₀ of both answers of each pair, float32 (pairs, 2); validation comes last."""
 
 
-class DpoTrainer(Trainer):
-    """Trains on `Pairs`. A batch holds all chosen chats, then the rejected ones, and the pairs' places."""
+class DpoTrainer(PairTrainer):
+    """Margins are 0 in the first step: it begins at its reference."""
 
-    step_figures = ("preferred", "margin")
-    """Share of the step's pairs with a margin above 0, and the mean margin; 0 and 0 in the first step."""
-    validation_figures = ("validation_loss", "validation_preferred")
     rate = ("train.dpo.learning_rate", "1e-5")
 
     def __init__(
@@ -52,28 +46,7 @@ class DpoTrainer(Trainer):
         super().__init__(model, tokenizer, train_rows, validation_rows, config, checkpoints)
         for name, weight in trainable(model):  # which TRL rounded to bfloat16: another model than the start
             weight.data = exact[name]
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs, not over tokens
-        self.data_collator: Any = _BothAnswers(self.data_collator)
-        self.pairs = train_rows
         self.reference = torch.empty(0, 2)
-
-    @staticmethod
-    def _table(rows: Any) -> Dataset:
-        sides = (rows.chosen, rows.rejected)
-        columns = {
-            "input_ids": [list(both) for both in zip(*(side.input_ids for side in sides), strict=True)],
-            "labels": [list(both) for both in zip(*(side.labels for side in sides), strict=True)],
-            "place": list(range(len(rows))),
-        }
-        return Dataset.from_dict(columns)
-
-    @staticmethod
-    def _sizes(data: Dataset) -> tuple[list[int], list[int]]:
-        both = [[len(ids) for ids in pair] for pair in data["input_ids"]]
-        return [max(lengths) for lengths in both], [sum(lengths) for lengths in both]
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "labels", "place"]
 
     def before_training(self) -> None:
         """Have log π₀ of all pairs: from the file that an earlier attempt left, else computed, once."""
@@ -102,75 +75,13 @@ class DpoTrainer(Trainer):
         require_not_repacked(self.model)
         return np.concatenate(found)
 
-    def _together(self, data: Dataset, places: Sequence[int]) -> dict[str, torch.Tensor]:
-        batch: dict[str, torch.Tensor] = self._prepare_inputs(self.data_collator([data[k] for k in places]))
-        return batch
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> torch.Tensor:
-        """Mean loss of the pairs in `inputs`: `input_ids`, `labels` and `attention_mask` (2 · pairs, length),
-        `place` (pairs,)."""
-        margins = self._margins(model, inputs, 0)
-        self._metrics["train"]["preferred"].append((margins > 0).float().mean().item())
-        self._metrics["train"]["margin"].append(margins.mean().item())
-        return -functional.logsigmoid(margins).mean()
-
-    def _margins(self, model: Any, inputs: Mapping[str, torch.Tensor], first: int) -> torch.Tensor:
-        """m of each pair: float32 (pairs,). `first`: where the pairs of this split begin in the reference."""
+    def _losses(
+        self, model: Any, inputs: Mapping[str, torch.Tensor], first: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         both = self._log_probabilities(model, inputs)
         gained = both - self.reference[first + inputs["place"].cpu()].to(both.device)
-        return self.recipe.dpo.beta * (gained[:, 0] - gained[:, 1])
-
-    def _log_probabilities(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The sum over each answer's tokens: float32 (pairs, 2), the chosen ones first."""
-        labels = inputs["labels"][:, 1:]
-        kept = (labels != IGNORED).any(dim=0).nonzero().flatten()
-        read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        wanted = labels[:, kept]
-        taught = wanted != IGNORED
-        if self._head is not None:
-            with without(self._head):
-                hidden = model(**read, use_cache=False, logits_to_keep=kept).logits
-            losses = token_losses(hidden[taught], wanted[taught], self._head, self.args.bf16)
-        else:
-            some = {"logits_to_keep": kept} if self._keeps_logits else {}
-            logits = model(**read, use_cache=False, **some).logits
-            logits = logits if self._keeps_logits else logits[:, kept]
-            losses = functional.cross_entropy(logits[taught].float(), wanted[taught], reduction="none")
-        answer = taught.nonzero()[:, 0]
-        sums = torch.zeros(len(labels), device=losses.device).index_add(0, answer, -losses)
-        return sums.view(2, -1).T
-
-    def _validate(self) -> dict[str, float]:
-        """Mean loss of the pairs, and the share of them with a margin above 0."""
-        data = self._table(self.validation_rows)
-        found: list[torch.Tensor] = []
-        for places in self._batches(self.validation_rows):
-            found.append(self._margins(self.model, self._together(data, places), len(self.pairs)))
-        margins = torch.cat(found)
-        return {
-            "validation_loss": -functional.logsigmoid(margins).mean().item(),
-            "validation_preferred": (margins > 0).float().mean().item(),
-        }
-
-
-class _BothAnswers:
-    """Collates pairs: by TRL's collator of chats, the chosen ones before the rejected ones."""
-
-    def __init__(self, of_chats: Any) -> None:
-        self._of_chats = of_chats
-
-    def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        chats = [
-            {name: pair[name][side] for name in ("input_ids", "labels")} for side in (0, 1) for pair in pairs
-        ]
-        batch: dict[str, torch.Tensor] = self._of_chats(chats)
-        return {**batch, "place": torch.tensor([pair["place"] for pair in pairs])}
+        margins = self.recipe.dpo.beta * (gained[:, 0] - gained[:, 1])
+        return -functional.logsigmoid(margins), margins
 
 
 def without_dropout(model: nn.Module) -> None:

@@ -44,8 +44,8 @@ def encode_pairs(file: Path, tokenizer: Tokenizer, max_length: int) -> Pairs:
         return pairs
     if "rejected" not in pq.read_schema(file).names:
         raise InvalidInput(
-            f"{file.name} has one answer to each prompt, and train.method: dpo compares two; prepare pairs "
-            "of them with prepare.format: preferences"
+            f"{file.name} has one answer to each prompt, and train.method compares two; prepare pairs of "
+            "them with prepare.format: preferences, or set train.method: sft"
         )
     rows = pq.read_table(file, columns=["messages", "rejected"]).to_pylist()
     for number, row in enumerate(rows):

@@ -24,6 +24,7 @@ from stages.backends.train import lora
 from stages.backends.train import trainer as sft
 from stages.backends.train.checkpoints import discard, last_checkpoint
 from stages.backends.train.dpo import DpoTrainer
+from stages.backends.train.orpo import OrpoTrainer
 from stages.backends.train.packing import require_rows_apart
 from stages.backends.train.pairs import encode_pairs
 from stages.backends.train.rows import encode_split
@@ -35,6 +36,9 @@ from stages.memory import SHORT_ROWS, training_memory
 from stages.model_shape import describe_base
 from stages.outline import outline_of_adapter
 from stages.training_record import HISTORY
+
+TRAINERS: Mapping[str, Any] = {"sft": sft.Trainer, "dpo": DpoTrainer, "orpo": OrpoTrainer}
+"""`train.method` → what trains so."""
 
 
 def train_adapter(
@@ -63,8 +67,7 @@ def train_adapter(
     fingerprint = digest([version, *inputs, asked.model_dump(mode="json"), tools])
     checkpoints = out / "checkpoints"
     resume = last_checkpoint(checkpoints, fingerprint)
-    of_method = sft.Trainer if config.method == "sft" else DpoTrainer
-    trainer = of_method(model, tokenizer, rows, validation, config, checkpoints)
+    trainer = TRAINERS[config.method](model, tokenizer, rows, validation, config, checkpoints)
     sft.fit(trainer, resume)
     quant = _quant_spec(config, frozen, quantization)
     _write_result(trainer, base, dataset, asked, quant, out, start)
@@ -89,7 +92,7 @@ def _start(parents: Parents, config: TrainConfig) -> Parent | None:
 
 
 def _encoded(dataset: Path, tokenizer: Tokenizer, config: TrainConfig) -> tuple[Any, Any]:
-    """The training and the validation split: `Rows`, or for DPO `Pairs`."""
+    """The training and the validation split: `Rows`, or `Pairs` where two answers are compared."""
     encode = encode_split if config.method == "sft" else encode_pairs
     files = (dataset / "train.parquet", dataset / "validation.parquet")
     train, validation = (encode(file, tokenizer, config.max_length) for file in files)
@@ -192,8 +195,8 @@ def _write_result(
             "embedding_resized": False,
         },
     }
-    if config.method == "dpo":
-        record["dpo"] = config.dpo.model_dump(mode="json")
+    if config.method != "sft":
+        record |= {config.method: getattr(config, config.method).model_dump(mode="json")}
     if start is not None:
         record["start"] = {"id": start.id}
     (out / "tuneline.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")

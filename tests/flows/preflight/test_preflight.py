@@ -85,6 +85,7 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("pico-tenant", ["adapter.base=16bit", "train.lora.modules_to_save=[lm_head]"], "vllm applies no"),
     ("pico-tenant", ["adapter.base=16bit", "train.lora.rank=513"], "train.lora.rank: 513, and vllm applies"),
     ("demo", ["train.method=dpo"], "train.method: dpo compares two answers to each prompt; set prepare"),
+    ("demo", ["train.method=orpo"], "train.method: orpo compares two answers to each prompt; set prepare"),
     ("demo", ["prepare.format=preferences"],
      "prepare.format: preferences, and nothing reads the rejected answers: set train.method: dpo, or add"),
     ("demo", [*ALONE, "evaluate.tasks=[{kind: preference}]"],

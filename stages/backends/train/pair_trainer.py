@@ -1,0 +1,129 @@
+"""What trainers on pairs of answers have in common: batches of both, and how likely the model finds each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn import functional
+
+from stages.backends.train.loss import token_losses, without
+from stages.backends.train.pairs import Pairs
+from stages.backends.train.rows import IGNORED
+from stages.backends.train.trainer import Trainer
+from stages.config.train import TrainConfig
+
+
+class PairTrainer(Trainer):
+    """Trains on `Pairs`. A batch holds all chosen chats, then the rejected ones, and the pairs' places."""
+
+    step_figures = ("preferred", "margin")
+    """Share of the step's pairs with a margin above 0, and the mean margin, as its loss has it."""
+    validation_figures = ("validation_loss", "validation_preferred")
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        train_rows: Pairs,
+        validation_rows: Pairs,
+        config: TrainConfig,
+        checkpoints: Path,
+    ) -> None:
+        super().__init__(model, tokenizer, train_rows, validation_rows, config, checkpoints)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs, not over tokens
+        self.data_collator: Any = _BothAnswers(self.data_collator)
+        self.pairs = train_rows
+
+    @staticmethod
+    def _table(rows: Any) -> Dataset:
+        sides = (rows.chosen, rows.rejected)
+        columns = {
+            "input_ids": [list(both) for both in zip(*(side.input_ids for side in sides), strict=True)],
+            "labels": [list(both) for both in zip(*(side.labels for side in sides), strict=True)],
+            "place": list(range(len(rows))),
+        }
+        return Dataset.from_dict(columns)
+
+    @staticmethod
+    def _sizes(data: Dataset) -> tuple[list[int], list[int]]:
+        both = [[len(ids) for ids in pair] for pair in data["input_ids"]]
+        return [max(lengths) for lengths in both], [sum(lengths) for lengths in both]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["input_ids", "labels", "place"]
+
+    def _together(self, data: Dataset, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        batch: dict[str, torch.Tensor] = self._prepare_inputs(self.data_collator([data[k] for k in places]))
+        return batch
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Mean loss of the pairs in `inputs`: `input_ids`, `labels` and `attention_mask` (2 · pairs, length),
+        `place` (pairs,)."""
+        losses, margins = self._losses(model, inputs, 0)
+        self._metrics["train"]["preferred"].append((margins > 0).float().mean().item())
+        self._metrics["train"]["margin"].append(margins.mean().item())
+        return losses.mean()
+
+    def _losses(
+        self, model: Any, inputs: Mapping[str, torch.Tensor], first: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and margin of each pair: float32 (pairs,). `first`: where the pairs of this split begin among
+        those of all splits."""
+        raise NotImplementedError
+
+    def _log_probabilities(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The sum over each answer's tokens: float32 (pairs, 2), the chosen ones first."""
+        labels = inputs["labels"][:, 1:]
+        kept = (labels != IGNORED).any(dim=0).nonzero().flatten()
+        read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        wanted = labels[:, kept]
+        taught = wanted != IGNORED
+        if self._head is not None:
+            with without(self._head):
+                hidden = model(**read, use_cache=False, logits_to_keep=kept).logits
+            losses = token_losses(hidden[taught], wanted[taught], self._head, self.args.bf16)
+        else:
+            some = {"logits_to_keep": kept} if self._keeps_logits else {}
+            logits = model(**read, use_cache=False, **some).logits
+            logits = logits if self._keeps_logits else logits[:, kept]
+            losses = functional.cross_entropy(logits[taught].float(), wanted[taught], reduction="none")
+        answer = taught.nonzero()[:, 0]
+        sums = torch.zeros(len(labels), device=losses.device).index_add(0, answer, -losses)
+        return sums.view(2, -1).T
+
+    def _validate(self) -> dict[str, float]:
+        """Mean loss of the pairs, and the share of them with a margin above 0."""
+        data = self._table(self.validation_rows)
+        found = [
+            self._losses(self.model, self._together(data, places), len(self.pairs))
+            for places in self._batches(self.validation_rows)
+        ]
+        losses, margins = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return {
+            "validation_loss": losses.mean().item(),
+            "validation_preferred": (margins > 0).float().mean().item(),
+        }
+
+
+class _BothAnswers:
+    """Collates pairs: by TRL's collator of chats, the chosen ones before the rejected ones."""
+
+    def __init__(self, of_chats: Any) -> None:
+        self._of_chats = of_chats
+
+    def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        chats = [
+            {name: pair[name][side] for name in ("input_ids", "labels")} for side in (0, 1) for pair in pairs
+        ]
+        batch: dict[str, torch.Tensor] = self._of_chats(chats)
+        return {**batch, "place": torch.tensor([pair["place"] for pair in pairs])}
