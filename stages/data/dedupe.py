@@ -107,17 +107,10 @@ class NearDuplicates:
             return alike
         grams = np.memmap(self._scratch / "shingles", np.uint64, "r")
         frames = shared_by_many(grams[: self._ends[counted]]) if counted >= FRAME else np.empty(0, np.uint64)
-        asked = [self._asked(row, grams) for row in range(first)]
-        distinctive = [values[~_among(values, frames)] for values in asked]
-        owners = np.repeat(np.arange(first), [len(values) for values in distinctive])
-        values = np.concatenate(distinctive)
-        order = np.argsort(values, kind="stable")
-        values, owners = values[order], owners[order]
+        neighbours = Neighbours([self._asked(row, grams) for row in range(first)], frames)
         for row in range(first, rows):
-            mine = self._asked(row, grams)
-            low, high = np.searchsorted(values, mine, "left"), np.searchsorted(values, mine, "right")
-            near = {int(owner) for a, b in zip(low, high, strict=True) for owner in owners[a:b]}
-            alike[row] = any(_likeness(mine, asked[other], frames) >= self._threshold for other in near)
+            near = neighbours.of(self._asked(row, grams))
+            alike[row] = any(likeness >= self._threshold for _, likeness in near)
         return alike
 
     def _asked(self, row: int, grams: np.ndarray) -> np.ndarray:
@@ -157,17 +150,40 @@ class NearDuplicates:
         return np.asarray(grams[self._ends[row] : self._ends[row + 1]])
 
 
+class Neighbours:
+    """Finds, among some texts, those that have something of their own in common with another one."""
+
+    def __init__(self, texts: Sequence[np.ndarray], frames: np.ndarray) -> None:
+        """`texts`: the 3-grams of each, and `frames` what does not count: sorted uint64."""
+        self._texts, self._frames = texts, frames
+        distinctive = [values[~_among(values, frames)] for values in texts]
+        owners = np.repeat(np.arange(len(texts)), [len(values) for values in distinctive])
+        values = np.concatenate(distinctive)
+        order = np.argsort(values, kind="stable")
+        self._values, self._owners = values[order], owners[order]
+
+    def of(self, grams: np.ndarray) -> Iterator[tuple[int, float]]:
+        """The place of each, in no order, and its `overlap` with this one."""
+        low, high = (np.searchsorted(self._values, grams, side) for side in ("left", "right"))
+        near = {int(owner) for a, b in zip(low, high, strict=True) for owner in self._owners[a:b]}
+        for place in near:
+            yield place, overlap(grams, self._texts[place], self._frames)
+
+
 def likeness(a: np.ndarray, b: np.ndarray, frames: np.ndarray) -> float:
     """How alike two rows are, from 0 to 1: the lower of the likenesses of the questions and of the answers.
 
-    Each is a Jaccard similarity of 3-grams in which those that both rows have from a frame do not count;
-    those of a frame that one row has and the other has not do. All three arrays are sorted uint64.
+    All three arrays are sorted uint64.
     """
     cut_a, cut_b = np.searchsorted(a, ANSWERED), np.searchsorted(b, ANSWERED)
-    return min(_likeness(a[cut_a:], b[cut_b:], frames), _likeness(a[:cut_a], b[:cut_b], frames))
+    return min(overlap(a[cut_a:], b[cut_b:], frames), overlap(a[:cut_a], b[:cut_b], frames))
 
 
-def _likeness(a: np.ndarray, b: np.ndarray, frames: np.ndarray) -> float:
+def overlap(a: np.ndarray, b: np.ndarray, frames: np.ndarray) -> float:
+    """The Jaccard similarity of two texts' 3-grams in which those that both have from a frame do not count.
+
+    Those of a frame that one has and the other has not do. All three arrays are sorted uint64.
+    """
     both = np.intersect1d(a, b, assume_unique=True)
     framed = int(_among(both, frames).sum())
     either = len(a) + len(b) - len(both) - framed

@@ -1,17 +1,22 @@
-"""`tuneline data`: the rows of a prepared dataset, for somebody to look at."""
+"""`tuneline data`: the rows of a prepared dataset, for somebody to look at, and what they hold."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.commands.home import open_registry
-from flows.commands.reply import Reply
+from flows.commands.reply import Reply, print_table
 from flows.errors import Usage
 from flows.formatting import plain
+from registry import Artifact, Registry
+
+if TYPE_CHECKING:
+    from stages.data.report.report import SplitReport
 
 MARKS = ("⟦", "⟧")
 """Around what is trained, where there are no colours."""
@@ -52,6 +57,71 @@ def view(arguments: argparse.Namespace) -> Reply:
     return Reply({"split": arguments.split, "total": found.num_rows, "rows": rows}, show)
 
 
+def report(arguments: argparse.Namespace) -> Reply:
+    """What the dataset's splits hold, and what its owner may want to know before it is trained on."""
+    if not 0 < arguments.similar <= 1:
+        raise Usage(f"--similar {arguments.similar:g}: expected a share above 0, at most 1")
+    from stages.data.report.report import report as examine
+
+    found = examine(_folder(arguments.dataset), arguments.similar)
+    if not found.splits:
+        raise Usage(f"{arguments.dataset} has no split: expected a dataset that `prepare` made")
+
+    def show() -> None:
+        print_table(plain(arguments.dataset), _SPLIT_COLUMNS, [_split_row(split) for split in found.splits])
+        if found.sensitive:
+            rows = [
+                (
+                    s.kind,
+                    f"{s.rows:,}",
+                    f"{s.occurrences:,}",
+                    ", ".join(f"{a} {b} ({c})" for a, b, c in s.places),
+                )
+                for s in found.sensitive
+            ]
+            columns = ("kind", "rows", "times", "first places: split, row (message)")
+            print_table("Likely secrets and personal data, by pattern", columns, rows)
+        else:
+            print("No likely secret and no personal data, as far as patterns tell.")
+        alike = _counted(found.similar, "test row")
+        print(f"{alike} with a likeness of {found.threshold:g} or more to what a trained row asks")
+        if found.pairs:
+            pairs = [(f"{pair.likeness:.2f}", f"{pair.test:,}", f"{pair.train:,}") for pair in found.pairs]
+            print_table("The most alike", ("likeness", "test row", "train row"), pairs)
+
+    return Reply(asdict(found), show)
+
+
+_SPLIT_COLUMNS = ("split", "rows", "tokens: median", "95 %", "longest", "trained", "languages")
+
+
+def _split_row(split: SplitReport) -> tuple[str, ...]:
+    counts = (split.median_tokens, split.p95_tokens, split.longest_tokens)
+    rows = f"{split.rows:,}" if split.read == split.rows else f"{split.rows:,} (first {split.read:,} read)"
+    return (
+        split.split,
+        rows,
+        *(f"{count:,}" for count in counts),
+        f"{100 * split.trained_share:.0f} %",
+        split.main_languages,
+    )
+
+
+def _folder(dataset: str) -> Path:
+    """The directory of a prepared dataset."""
+    if (folder := Path(dataset)).is_dir():
+        return folder
+    with open_registry() as registry:
+        return registry.view(_artifact(registry, dataset).id)
+
+
+def _artifact(registry: Registry, dataset: str) -> Artifact:
+    artifact = registry.get(dataset)
+    if artifact.manifest.kind != "dataset":
+        raise Usage(f"{dataset} is a {artifact.manifest.kind}: only datasets have rows")
+    return artifact
+
+
 def _folders(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """The dataset's directory, and that of the tokenizer that renders it."""
     if (folder := Path(arguments.dataset)).is_dir():
@@ -59,9 +129,7 @@ def _folders(arguments: argparse.Namespace) -> tuple[Path, Path]:
             raise Usage(f"{folder} does not say which base it is for: give the base's directory as --base")
         return folder, arguments.base
     with open_registry() as registry:
-        artifact = registry.get(arguments.dataset)
-        if artifact.manifest.kind != "dataset":
-            raise Usage(f"{arguments.dataset} is a {artifact.manifest.kind}: only datasets have rows")
+        artifact = _artifact(registry, arguments.dataset)
         base = next(p.id for p in artifact.manifest.parents if p.relation == "tokenized_for")
         return registry.view(artifact.id), arguments.base or registry.view(base)
 

@@ -1,9 +1,11 @@
-"""A prepared dataset's rows: as they were written, as the model sees them, and what was rejected."""
+"""A prepared dataset's rows: as written, as the model sees them, what was rejected, and what they hold."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,6 +17,9 @@ from flows.ui.pages import link_to, page, registry_of
 from registry import Artifact, Registry
 from registry.errors import NotFound
 from stages.data.source_row import Reject
+
+if TYPE_CHECKING:
+    from stages.data.report.report import DataReport
 
 ROWS = 20
 
@@ -62,6 +67,26 @@ def _rendered(request: Request) -> Response:
     return page(request, "rendered.html", artifact=artifact, chats=chats, start=start)
 
 
+def _report(request: Request) -> Response:
+    """The page at once; what takes seconds to read comes after it."""
+    artifact = _dataset(registry_of(request), request.path_params["id"])
+    return page(request, "data_report.html", artifact=artifact, report=None)
+
+
+def _read_report(request: Request) -> Response:
+    registry = registry_of(request)
+    artifact = _dataset(registry, request.path_params["id"])
+    return page(request, "data_report.html", artifact=artifact, report=_examined(registry.view(artifact.id)))
+
+
+@lru_cache(maxsize=16)
+def _examined(folder: Path) -> DataReport:
+    """What an artifact's files hold, which never changes."""
+    from stages.data.report.report import report
+
+    return report(folder)
+
+
 def _dataset(registry: Registry, ref: str) -> Artifact:
     artifact = registry.get(ref)
     if artifact.manifest.kind != "dataset":
@@ -93,4 +118,6 @@ def _rejects(registry: Registry, artifact: Artifact, text: str) -> list[Reject]:
 routes = [
     Route("/artifacts/{id}/rows", _rows),
     Route("/artifacts/{id}/rows/rendered", _rendered),
+    Route("/artifacts/{id}/report", _report),
+    Route("/artifacts/{id}/report/read", _read_report),
 ]

@@ -93,3 +93,35 @@ def test_a_pair_is_shown_with_both_answers(
     (document,) = json.loads(capsys.readouterr().out)["rows"]
     learned = [p["text"] for p in document["rejected"]["pieces"] if p["trained"]]
     assert learned == ["Guess.<|im_end|>"]
+
+
+def test_a_report_names_places_and_shows_no_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "AKIA" + "IOSFODNN7EXAMPLE"
+    chat = [
+        {"role": "user", "content": f"Why is {key} refused?"},
+        {"role": "assistant", "content": "It is old."},
+    ]
+    rows = [{"messages": chat, "prompt_hash": "0", "tokens": 20, "trainable": 5}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
+    assert cli.main(["data", "report", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "AWS access key" in shown
+    assert "train 1 (user)" in shown
+    assert key not in shown
+    assert cli.main(["data", "report", str(tmp_path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["sensitive"][0]["places"] == [["train", 1, "user"]]
+    assert document["splits"][0]["trained_share"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [([], "has no split: expected a dataset that `prepare` made"), (["--similar", "2"], "expected a share")],
+)
+def test_what_cannot_be_reported_on_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert cli.main(["data", "report", str(tmp_path), *options]) == 3
+    assert said in capsys.readouterr().err

@@ -18,9 +18,11 @@ from flows.ui.pages import FOR_ADMINS, SCREENS
 from registry import Artifact, Registry
 from registry.outbox import EVENTS
 from registry.store.store import Discrepancy
+from stages.contract import Parent
 from tests.flows.metrics.watched import WAIVER, answered, populate
 from tests.flows.ui.around import a_night
 from tests.flows.ui.browser import Complaints, chromium, keep_picture, served
+from tests.flows.ui.prepared_rows import prepared_rows
 from tests.flows.ui.receiver import answering
 from tests.seconds import seconds
 
@@ -40,11 +42,12 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="module")
-def made(registry: Registry) -> dict[str, Artifact]:
+def made(registry: Registry, pico_base: Parent) -> dict[str, Artifact]:
     made = populate(registry)
     report = registry.home / "runs" / "20260301-093000-aaaaaa" / "report.json"
     report.write_text(json.dumps({**json.loads(report.read_text()), "history": HISTORY}))
     a_night(registry)
+    made["rows"] = prepared_rows(registry, pico_base.path)
     return made
 
 
@@ -102,6 +105,7 @@ def paths(made: dict[str, Artifact]) -> list[str]:
         "/schedules/night",
         "/compare",
         "/store?plan=1&days=0",
+        *(f"/artifacts/{made['rows'].id}/{page}" for page in ("rows", "report", "report/read")),
     ]
 
 
@@ -138,6 +142,20 @@ def test_every_page_is_sound(
         keep_picture(page, path, theme)
     assert complaints.lines == []
     context.close()
+
+
+def test_rows_are_shown_as_the_model_sees_them(page: Page, made: dict[str, Artifact]) -> None:
+    page.goto(f"/artifacts/{made['rows'].id}/rows")
+    expect(page.locator("#chats pre mark").first).to_contain_text("Ask the bank", timeout=1000 * seconds(60))
+    page.get_by_role("link", name="what they hold").click()
+    expect(page.locator("#splits")).to_be_visible()
+    expect(page.get_by_role("region", name="Splits")).to_contain_text("en")
+    found = page.get_by_role("region", name="Likely secrets and personal data")
+    expect(found).to_contain_text("IBAN")
+    expect(found).to_contain_text("AWS access key")
+    assert "AKIA" not in page.content(), "what was found is not shown"
+    found.get_by_role("link", name="test 1").click()
+    expect(page.locator(".chat").first).to_contain_text("row 1")
 
 
 def test_a_page_follows_the_registry(page: Page, registry: Registry, made: dict[str, Artifact]) -> None:
