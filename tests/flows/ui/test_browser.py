@@ -149,8 +149,8 @@ def test_rows_are_shown_as_the_model_sees_them(page: Page, made: dict[str, Artif
     expect(page.locator("#chats pre mark").first).to_contain_text("Ask the bank", timeout=1000 * seconds(60))
     page.get_by_role("link", name="what they hold").click()
     expect(page.locator("#splits")).to_be_visible()
-    expect(page.get_by_role("region", name="Splits")).to_contain_text("en")
-    found = page.get_by_role("region", name="Likely secrets and personal data")
+    expect(page.get_by_role("region", name="Rows, tokens and languages")).to_contain_text("en 100 %")
+    found = page.get_by_role("region", name="Kinds that were found")
     expect(found).to_contain_text("IBAN")
     expect(found).to_contain_text("AWS access key")
     assert "AKIA" not in page.content(), "what was found is not shown"
