@@ -87,7 +87,7 @@ def report(folder: Path, threshold: float = 0.6) -> DataReport:
                 hits.add(split, row, texts)
                 languages[language("\n".join(text for role, text in texts if role != "system"))] += 1
                 if split in ("train", "test"):
-                    questions[split].append("\n".join(text for _, text in texts[:-1]))
+                    questions[split].append("\n".join(t for role, t in texts if role != "assistant"))
             splits.append(_split(split, file, dict(languages.most_common())))
     alike, pairs = similar(questions["train"], questions["test"], threshold, PAIRS)
     return DataReport(splits, hits.told(), threshold, alike, pairs)
@@ -123,10 +123,14 @@ class _Hits:
 
 
 def _chats(file: Path) -> Iterator[list[dict[str, Any]]]:
+    """Each row's messages, with the answer that is not preferred at the end where it has one."""
     left = MOST_ROWS
     with pyarrow.parquet.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(_BATCH, columns=["messages"]):
-            yield from batch.column(0).slice(0, left).to_pylist()
+        columns = [name for name in ("messages", "rejected") if name in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(_BATCH, columns=columns):
+            for row in batch.slice(0, left).to_pylist():
+                answer = row.get("rejected")
+                yield row["messages"] + ([] if answer is None else [answer])
             left -= len(batch)
             if left <= 0:
                 return

@@ -124,6 +124,17 @@ def test_a_report_says_where_and_not_what(tmp_path: Path) -> None:
     assert (told.similar, [(p.train, p.test) for p in told.pairs]) == (1, [(1, 2)])
 
 
+def test_the_answer_that_is_not_preferred_is_read_too(tmp_path: Path) -> None:
+    answers = [
+        {"role": "assistant", "content": text} for text in ("Four.", f"Ask {PLACED['AWS access key']}")
+    ]
+    row = {"messages": [{"role": "user", "content": "Two and two?"}, answers[0]], "rejected": answers[1]}
+    table = pyarrow.Table.from_pylist([{**row, "tokens": 10, "trainable": 3}])
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    (key,) = report(tmp_path).sensitive
+    assert key.places == [("train", 1, "assistant")]
+
+
 def test_an_empty_split_and_no_split_are_reported(tmp_path: Path) -> None:
     assert report(tmp_path).splits == []
     _write(tmp_path / "train.parquet", [("Is it on?", "Yes.")])
