@@ -7,6 +7,8 @@ FlowError                anything below
 
 import contextlib
 import errno
+import signal
+import threading
 from collections.abc import Iterator
 
 from flows.formatting import plain
@@ -61,9 +63,19 @@ def of_a_path(error: BaseException) -> Usage | None:
 
 @contextlib.contextmanager
 def not_begun(what: str) -> Iterator[None]:
-    """Within the block KeyboardInterrupt says that `what` did not begin."""
+    """Within the block Ctrl-C and SIGTERM raise a KeyboardInterrupt that says that `what` did not begin.
+
+    SIGTERM does so in the main thread, where nobody else handles it.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    ours = main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt as interrupt:
         words = str(interrupt) or f"interrupted before {what} began; nothing is recorded"
         raise KeyboardInterrupt(words) from None
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -107,12 +107,17 @@ def interrupted(*_: Any, **__: Any) -> Any:
 @pytest.mark.parametrize(
     "place", ["flows.execute.describe_base", "flows.commands.pipeline.run.load", "flows.cli._command"]
 )
+@pytest.mark.parametrize("number", BOTH)
 def test_a_run_that_did_not_begin_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    number: int,
 ) -> None:
     prepared(monkeypatch)
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(place, interrupted)
+    monkeypatch.setattr(place, lambda *_, **__: signal.raise_signal(number))
     assert cli.main(["run", "pico-smoke"]) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "tuneline: interrupted before the run began; nothing is recorded"
