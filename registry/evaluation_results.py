@@ -258,7 +258,7 @@ def first_heldout(evaluation: Path) -> ScoredResult | None:
 
 def read_items(evaluation: Path, task: Samples, most: int | None = None) -> list[Item]:
     """The rows of a scored task, or the first `most` of them."""
-    lines = (evaluation / task["samples"]).read_text("utf-8").splitlines()
+    lines = (evaluation / task["samples"]).read_bytes().splitlines()
     return [json.loads(line) for line in lines[:most]]
 
 

@@ -35,6 +35,12 @@ def test_bytes_of_samples(tmp_path: Path) -> None:
     assert len(read_items(tmp_path, logged, 1)) == 1
 
 
+def test_an_answer_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
+    answer = "one\u2028two\x85three\x0cfour\nfive\r\nsix"
+    logged = write_samples(tmp_path, "task", [{"item": "a", "answer": answer}])
+    assert [item["answer"] for item in read_items(tmp_path, logged)] == [answer]
+
+
 def test_bytes_of_results(tmp_path: Path) -> None:
     """Keys stand in the order in which they were given."""
     write_results(tmp_path, results())

@@ -136,8 +136,8 @@ def _folders(arguments: argparse.Namespace) -> tuple[Path, Path]:
 
 def _rejected(folder: Path, arguments: argparse.Namespace) -> Reply:
     file = folder / "rejects.jsonl"
-    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
-    found = [line for line in lines if arguments.search.lower() in line.lower()]
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    found = [line for line in lines if arguments.search.lower() in line.decode().lower()]
     rows = [json.loads(line) for line in found[arguments.start - 1 :][: arguments.rows]]
 
     def show() -> None:

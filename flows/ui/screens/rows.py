@@ -111,8 +111,8 @@ def _start(request: Request) -> int:
 def _rejects(registry: Registry, artifact: Artifact, text: str) -> list[Reject]:
     if "rejects.jsonl" not in artifact.manifest.files:
         return []
-    lines = (registry.view(artifact.id) / "rejects.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines if text.lower() in line.lower()]
+    lines = (registry.view(artifact.id) / "rejects.jsonl").read_bytes().splitlines()
+    return [json.loads(line) for line in lines if text.lower() in line.decode().lower()]
 
 
 routes = [

@@ -32,8 +32,8 @@ def dataset(tmp_path: Path) -> Path:
         for n, chat in enumerate(CHATS)
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, WIDE), folder / "train.parquet")
-    reject = {"file": "rows.jsonl", "line": 7, "code": "too_long", "reason": "2000 tokens\x1b[31m"}
-    (folder / "rejects.jsonl").write_text(json.dumps(reject) + "\n")
+    reject = {"file": "rows.jsonl", "line": 7, "code": "too_long", "reason": "2000 tokens\x1b[31m\u2028"}
+    (folder / "rejects.jsonl").write_text(json.dumps(reject, ensure_ascii=False) + "\n")
     return folder
 
 
