@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -123,7 +124,8 @@ async def require_recorded(socket: Path, model: str, expected: Sequence[Expected
 
 
 async def _ask(client: httpx.AsyncClient, model: str, messages: Chat) -> str:
-    body = {"model": model, "messages": messages, "max_tokens": TOKENS, "temperature": 0}
+    body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": TOKENS, "temperature": 0}
+    body["reasoning_format"] = "none"  # as it was recorded
     try:
         answer = await client.post("/v1/chat/completions", json=body)
         return str(answer.json()["choices"][0]["message"]["content"] or "").strip()

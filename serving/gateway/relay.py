@@ -40,6 +40,8 @@ class TokenUsage:
     last: float | None = None
     reason: str | None = None
     """Why the answer ended; None until it has."""
+    thought: bool = False
+    """Whether it came with a thought."""
     failed: bool = False
     texts: list[str] = field(default_factory=list)
     """With `keep_text`, the answer."""
@@ -100,7 +102,8 @@ class TokenUsage:
 
     def _note(self, choice: JsonObject, holder: JsonObject) -> None:
         text = holder.get("content") or holder.get("text") or ""
-        if text or holder.get("tool_calls"):
+        self.thought = self.thought or bool(holder.get("reasoning_content"))
+        if text or holder.get("tool_calls") or holder.get("reasoning_content"):
             self.pieces += 1
             self.last = time.monotonic()
             self.first = self.first or self.last

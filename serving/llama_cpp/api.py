@@ -20,10 +20,11 @@ from starlette.routing import Route
 
 from serving.errors import NotServable
 from serving.llama_cpp.chat_template import ChatTemplate
-from serving.llama_cpp.model import Sampling
-from serving.llama_cpp.running import RunningAnswer, failure, unexpected
+from serving.llama_cpp.completions.parts import Parts
+from serving.llama_cpp.completions.running import RunningCompletion, unexpected
+from serving.llama_cpp.sampling import Sampling
 from serving.llama_cpp.scheduler import Batcher
-from serving.llama_cpp.sequences import Answer, Failed
+from serving.llama_cpp.sequences import Answer
 from serving.llama_cpp.structured.compiling import Compiler, CompileTimeSpent
 from serving.llama_cpp.structured.constraints import Constraint, SchemaRefused
 from serving.openai_api.answers import model_list, model_object, no_model
@@ -32,7 +33,11 @@ from serving.openai_api.errors import ApiError
 from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, RequestLimits, read
 from serving.openai_api.response_format import schema_of, schema_refused
 
-LIMITS = RequestLimits(lacking=LACKING["llama.cpp"])
+MOST_ANSWERS = 16
+"""To one request."""
+LIMITS = RequestLimits(n=MOST_ANSWERS, lacking=LACKING["llama.cpp"])
+SEED_STEP = 0x9E3779B1
+"""From one answer's seed to the next one's; the largest seed of llama.cpp draws one, and is left out."""
 STUCK_SECONDS = 60.0
 """Without a step of the engine's thread for so long, the engine is not healthy."""
 
@@ -97,21 +102,21 @@ class Requests:
     async def _completed(self, request: Request, chat: bool) -> Response:
         require_no_query(request.url.query)
         wanted = read(await collect(request.stream(), MOST_BYTES), chat, LIMITS)
-        answer = await asyncio.to_thread(self._answer, wanted)
-        answer.constraint = await self._constraint(wanted)
-        running = RunningAnswer(self.batcher, wanted, answer, self._template.calls if wanted.tools else None)
+        parts = await asyncio.to_thread(self._template.parts, wanted)
+        answers = await asyncio.to_thread(self._answers, wanted, parts)
+        for answer, constraint in zip(answers, await self._constraints(wanted), strict=True):
+            answer.constraint = constraint
+        running = RunningCompletion(self.batcher, wanted, answers, parts)
         running.submit()
         try:
-            first = await _unless_gone(request, running.next())
+            await _unless_gone(request, running.begun())
         except BaseException:
             running.cancel()
             raise
-        if isinstance(first, Failed):
-            raise failure(first)
         if wanted.stream:
             headers = {"cache-control": "no-store", **self._receipt}
-            return StreamingResponse(running.stream(first), 200, headers, media_type="text/event-stream")
-        whole = await _unless_gone(request, running.whole(first), running.cancel)
+            return StreamingResponse(running.stream(), 200, headers, media_type="text/event-stream")
+        whole = await _unless_gone(request, running.whole(), running.cancel)
         return JSONResponse(whole, headers=self._receipt)
 
     def _prompt(self, wanted: CompletionRequest) -> tuple[int, ...]:
@@ -144,20 +149,29 @@ class Requests:
             code="context_length_exceeded",
         )
 
-    def _answer(self, wanted: CompletionRequest) -> Answer:
+    def _answers(self, wanted: CompletionRequest, parts: Parts) -> list[Answer]:
         prompt = self._prompt(wanted)
         room = self.batcher.model.context_length - len(prompt)
-        seed = None if wanted.seed is None else wanted.seed % low.LLAMA_DEFAULT_SEED  # that one draws a seed
-        sampling = Sampling(**wanted.numbers, seed=seed)  # type: ignore[arg-type]  # top_k is whole
         name = self._names.get(wanted.model, wanted.model)
-        answer = Answer(name, prompt, wanted.max_tokens or room, sampling, wanted.salt, lambda _: None)
-        answer.spoken = self._template.spoken if wanted.tools else frozenset()
-        return answer
+        spoken = self._template.spoken(parts)
+        return [
+            Answer(
+                name,
+                prompt,
+                wanted.max_tokens or room,
+                sampling_of(wanted, index),
+                wanted.salt,
+                lambda _: None,
+                spoken=spoken,
+            )
+            for index in range(wanted.n)
+        ]
 
-    async def _constraint(self, wanted: CompletionRequest) -> Constraint | None:
+    async def _constraints(self, wanted: CompletionRequest) -> list[Constraint] | list[None]:
+        """What each answer has to fit. Raises `ApiError`."""
         tools, schema = wanted.tools, schema_of(wanted.more.get("response_format"))
         if tools is None and schema is None:
-            return None
+            return [None] * wanted.n
         constraints = await asyncio.to_thread(getattr, self.batcher.model, "constraints")
 
         def compiled() -> Constraint:
@@ -167,13 +181,20 @@ class Requests:
 
         source = json.dumps(schema if tools is None else tools.body())
         try:
-            return (await self._compiler.compiled(wanted.salt or "", source, compiled))[0]
+            return await self._compiler.compiled(wanted.salt or "", source, compiled, wanted.n)
         except SchemaRefused as error:
             raise schema_refused(str(error), "tools" if tools else "response_format") from None
         except CompileTimeSpent as error:
             spent = ApiError(str(error), None, 429, "compile_time_spent")
             spent.retry_after = error.retry_after
             raise spent from None
+
+
+def sampling_of(wanted: CompletionRequest, index: int) -> Sampling:
+    """How the answer of that index is drawn. With a seed, the first is as it would be alone."""
+    seed = None if wanted.seed is None else (wanted.seed + index * SEED_STEP) % low.LLAMA_DEFAULT_SEED
+    likeliest = wanted.likeliest
+    return Sampling(**wanted.numbers, seed=seed, likeliest=likeliest)  # type: ignore[arg-type]  # top_k is whole
 
 
 def health_of(batcher: Batcher) -> Response:

@@ -8,11 +8,14 @@ from typing import Any
 
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from serving.llama_cpp.completions.parts import Parts
 from serving.llama_cpp.model import LlamaModel
+from serving.llama_cpp.structured.reasoning import ReasoningFormat, reasoning_format
 from serving.llama_cpp.structured.tool_calls import CallFormat, call_format
 from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import JsonObject
 from serving.openai_api.messages import Message
+from serving.openai_api.request import CompletionRequest
 from serving.openai_api.tools import Tools
 
 
@@ -34,6 +37,11 @@ class ChatTemplate:
         called = any("tool_calls" in message for message in messages)
         if called or offered:
             messages = self._require_calls("tools" if offered else "messages").messages(messages)
+        if self.reasoning is None and any("reasoning_content" in message for message in messages):
+            message = (
+                "messages: this model's chat template has no place for `reasoning_content`; leave it out"
+            )
+            raise ApiError(message, "messages", code="unsupported_value")
         try:
             return self._render(messages, offered, True)
         except Exception as error:  # a template is a program, and may fail in any way
@@ -44,11 +52,16 @@ class ChatTemplate:
         """What an answer that may call `tools` is made of, for llguidance. Raises `ApiError`."""
         return self._require_calls("tools").grammar(tools, self._special)
 
-    @cached_property
-    def spoken(self) -> frozenset[int]:
-        """Tokens that structure a chat and stand in calls: of an answer with calls their text is told."""
-        found = self.calls
-        words = "" if found is None else found.begin + found.middle + (found.between or "") + found.end
+    def parts(self, request: CompletionRequest) -> Parts:
+        """How answers to the request are taken apart; one that has to fit a schema holds no thought."""
+        as_text = not request.chat or request.more.keys() & {"response_format", "reasoning_format"}
+        return Parts(self.calls if request.tools else None, None if as_text else self.reasoning)
+
+    def spoken(self, parts: Parts) -> frozenset[int]:
+        """Tokens that structure a chat and stand in calls and thoughts: their text is told all the same."""
+        calls, thought = parts.calls, parts.reasoning
+        words = "" if calls is None else calls.begin + calls.middle + (calls.between or "") + calls.end
+        words += "" if thought is None else thought.begin + thought.end
         return frozenset(token for text, token in self._special.items() if text in words)
 
     def _require_calls(self, param: str) -> CallFormat:
@@ -64,8 +77,16 @@ class ChatTemplate:
     @cached_property
     def calls(self) -> CallFormat | None:
         """How it writes calls; None where it does not."""
-        ends = [text for text, token in self._special.items() if self._model.ends(token)]
-        return call_format(self._render, ends)
+        return call_format(self._render, self._ends)
+
+    @cached_property
+    def reasoning(self) -> ReasoningFormat | None:
+        """How it writes a thought before an answer; None where it has no place for one."""
+        return reasoning_format(self._render, self._ends)
+
+    @cached_property
+    def _ends(self) -> list[str]:
+        return [text for text, token in self._special.items() if self._model.ends(token)]
 
     @cached_property
     def _special(self) -> Mapping[str, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from serving.llama_cpp import bindings
 from serving.llama_cpp.adapter_memory import AdapterHost
 from serving.llama_cpp.amx_workaround import avoid_amx
 from serving.llama_cpp.bindings import Adapter, Entry
+from serving.llama_cpp.sampling import Sampler, Sampling
 from serving.llama_cpp.structured.constraints import Constraint, Constraints
 
 BATCH_TOKENS = 512
@@ -33,25 +33,8 @@ SHORT_BYTES = 16_384
 
 SPECIAL = low.LLAMA_TOKEN_ATTR_CONTROL | low.LLAMA_TOKEN_ATTR_USER_DEFINED | low.LLAMA_TOKEN_ATTR_UNKNOWN
 
-COLDEST = 1e-5
-"""Below it the likeliest token is taken; a logit divided by less may be more than a float can hold."""
-
 _log_callback: Any = None
 """C holds it without a reference."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. Temperature 0: the likeliest. Penalties count the answer's tokens."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    seed: int | None = None
 
 
 class LlamaModel:
@@ -195,56 +178,6 @@ class LlamaModel:
     def sampler(self, how: Sampling, constraint: Constraint | None = None) -> Sampler:
         """A chooser of tokens with a memory of its own, for one answer."""
         return Sampler(self._context, self.vocabulary, self.context_length, how, constraint)
-
-
-class Sampler:
-    """llama.cpp's samplers in the usual order: penalties, top-k, top-p, min-p, temperature, draw."""
-
-    def __init__(
-        self, context: Any, vocabulary: int, window: int, how: Sampling, constraint: Constraint | None
-    ) -> None:
-        self._context, self._vocabulary, self._constraint = context, vocabulary, constraint
-        self.complete = False
-        """Whether a constraint says that nothing can follow."""
-        self._chain = low.llama_sampler_chain_init(low.llama_sampler_chain_default_params())
-        steps = []
-        if (how.repetition_penalty, how.frequency_penalty, how.presence_penalty) != (1.0, 0.0, 0.0):
-            steps.append(
-                low.llama_sampler_init_penalties(
-                    vocabulary, window, how.repetition_penalty, how.frequency_penalty, how.presence_penalty
-                )
-            )
-        if how.temperature < COLDEST:
-            steps.append(low.llama_sampler_init_greedy())
-        else:
-            if how.top_k:
-                steps.append(low.llama_sampler_init_top_k(how.top_k))
-            if how.top_p < 1:
-                steps.append(low.llama_sampler_init_top_p(how.top_p, 1))
-            if how.min_p:
-                steps.append(low.llama_sampler_init_min_p(how.min_p, 1))
-            steps.append(low.llama_sampler_init_temp(how.temperature))
-            seed = low.LLAMA_DEFAULT_SEED if how.seed is None else how.seed
-            steps.append(low.llama_sampler_init_dist(seed))
-        for step in steps:
-            low.llama_sampler_chain_add(self._chain, step)
-
-    def choose(self, index: int) -> int:
-        """The next token, from the logits of entry `index` of the last batch; penalties remember it.
-
-        Raises `SchemaRefused` when a constraint takes too much.
-        """
-        if self._constraint is None:
-            return int(low.llama_sampler_sample(self._chain, self._context, index))
-        logits = low.llama_get_logits_ith(self._context, index)
-        self._constraint.rule_out(np.ctypeslib.as_array(logits, (self._vocabulary,)))
-        token = int(low.llama_sampler_sample(self._chain, self._context, index))
-        self.complete = self._constraint.accept(token)
-        return token
-
-    def close(self) -> None:
-        """Free it; once."""
-        low.llama_sampler_free(self._chain)
 
 
 def log_warnings_only() -> None:

@@ -25,6 +25,7 @@ from serving.llama_cpp.sequences import (
     Failed,
     Finished,
     Sequence,
+    Token,
     TokenCounts,
     next_batch,
 )
@@ -184,7 +185,7 @@ class Batcher:
     def _seat(self, adapter: LoadedAdapter, answer: Answer, free: Sequence) -> None:
         """Give it the sequence that holds the most of its prompt, or one that holds the least."""
         key = cache_key(adapter, answer)
-        cached = {sequence.number: self._cached(sequence, key, answer) for sequence in self._idle()}
+        cached = {idle.number: idle.holds(key, answer.prompt) for idle in self._idle()}
         best = max(self._idle(), key=lambda idle: (cached[idle.number], -len(idle.tokens), -idle.used))
         answer.read = answer.cached = cached[best.number]
         self.model.forget(best.number, answer.read)
@@ -193,14 +194,6 @@ class Batcher:
         self.counts.answers += 1
         self.counts.prompt_tokens += len(answer.prompt)
         self.counts.cached_tokens += answer.cached
-
-    def _cached(self, sequence: Sequence, key: CacheKey | None, answer: Answer) -> int:
-        """How many tokens of the prompt the sequence holds; the last has to be read in any case."""
-        if key is None or sequence.key != key:
-            return 0
-        pairs = zip(sequence.tokens, answer.prompt[:-1], strict=False)
-        whole = min(len(sequence.tokens), len(answer.prompt) - 1)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), whole)
 
     def _turn(self, adapter: LoadedAdapter) -> None:
         """A few steps for every answer of one adapter."""
@@ -233,7 +226,8 @@ class Batcher:
             return
         answer.tokens.append(token)
         self.counts.answer_tokens += 1
-        answer.tell(self.model.name_of(token) if token in answer.spoken else self.model.piece(token))
+        piece = self.model.name_of(token) if token in answer.spoken else self.model.piece(token)
+        answer.tell(Token(piece, answer.sampler.score))
         length = len(answer.tokens) - len(answer.prompt)
         if answer.sampler.complete:
             self._end(adapter, answer, Finished("stop"))

@@ -7,8 +7,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serving.llama_cpp.bindings import Entry
-from serving.llama_cpp.model import BATCH_TOKENS, Sampler, Sampling
+from serving.llama_cpp.model import BATCH_TOKENS
+from serving.llama_cpp.sampling import Sampler, Sampling, TokenScore
 from serving.llama_cpp.structured.constraints import Constraint
+
+
+@dataclass(frozen=True)
+class Token:
+    """One more of an answer."""
+
+    piece: bytes
+    """Its text, which may end within a character."""
+    score: TokenScore | None = None
+    """How likely it was, where that was asked."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +39,7 @@ class Failed:
 
 CacheKey = tuple[int, str]
 """The serial number of an adapter's load, and a salt."""
-Event = bytes | Finished | Failed
-"""A token's text (which may end within a character), or the end."""
+Event = Token | Finished | Failed
 
 
 @dataclass(eq=False)
@@ -67,6 +77,14 @@ class Sequence:
     key: CacheKey | None = None
     tokens: list[int] = field(default_factory=list)
     used: float = 0.0
+
+    def holds(self, key: CacheKey | None, prompt: tuple[int, ...]) -> int:
+        """How many tokens of the prompt are in it; the last has to be read in any case."""
+        if key is None or self.key != key:
+            return 0
+        pairs = zip(self.tokens, prompt[:-1], strict=False)
+        whole = min(len(self.tokens), len(prompt) - 1)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), whole)
 
 
 @dataclass

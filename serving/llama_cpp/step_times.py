@@ -18,7 +18,8 @@ from typing import Any
 import llama_cpp as low
 
 from serving.llama_cpp.blank_adapter import write_blank_adapter
-from serving.llama_cpp.model import BATCH_TOKENS, LlamaModel, Sampling
+from serving.llama_cpp.model import BATCH_TOKENS, LlamaModel
+from serving.llama_cpp.sampling import Sampling
 from serving.timing import TimeBox
 
 ROWS = (1, 2, 4, 8, 16)

@@ -23,7 +23,7 @@ class ModelList(TypedDict):
 class Choice(TypedDict, total=False):
     index: int
     finish_reason: str | None
-    logprobs: None
+    logprobs: dict[str, Any] | None
     text: str
     """Of a text completion."""
     message: dict[str, Any]

@@ -28,6 +28,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "verbosity": ("medium",),
+    "reasoning_format": ("auto",),
     "suffix": ("",),
     **dict.fromkeys(("n", "best_of", "top_p"), (1,)),
     **dict.fromkeys(("repeat_penalty", "repetition_penalty", "length_penalty"), (1,)),

@@ -20,12 +20,12 @@ _HINTS = frozenset({"type", "text", "cache_control"})
 """`cache_control` tells a cache what to keep; here every prefix is kept."""
 
 Message = dict[str, Any]
-"""`role` and `content`, a text; perhaps `name`; an assistant's `tool_calls`; a result's `tool_call_id`.
-Arguments of calls are JSON text of an object."""
+"""`role` and `content`, a text; perhaps `name`; an assistant's `tool_calls` and `reasoning_content`; a
+result's `tool_call_id`. Arguments of calls are JSON text of an object."""
 
 
 def read_messages(value: Any, most: int, calls: bool) -> tuple[Message, ...]:
-    """`calls`: whether calls of functions and their results are taken. Raises `ApiError`."""
+    """`calls`: whether calls of functions, their results and thoughts are taken. Raises `ApiError`."""
     if not isinstance(value, list) or not 0 < len(value) <= most:
         refuse("messages", f"a list of 1 to {most} messages", value)
     return tuple(_message(message, f"messages[{index}]", calls) for index, message in enumerate(value))
@@ -46,6 +46,7 @@ def texts_of(message: Message) -> Iterator[str]:
     """Each text in it that a model reads."""
     yield message["content"]
     yield message.get("name", "")
+    yield message.get("reasoning_content", "")
     for call in message.get("tool_calls", ()):
         yield from (call["id"], call["function"]["name"], call["function"]["arguments"])
 
@@ -58,8 +59,8 @@ def _message(value: Any, where: str, calls: bool) -> Message:
     if not calls and (role in ("tool", "function") or given.keys() & _CALLS):
         named = next(iter(sorted(given.keys() & _CALLS)), "role")
         raise ApiError(f"{where}.{named}: {_NO_CALLS}", "messages", code="unsupported_value")
-    own = {"assistant": "tool_calls", "tool": "tool_call_id"}.get(str(role), "name")
-    for name in sorted(given.keys() - {"role", "content", "name", own}):
+    own = {"assistant": {"tool_calls", "reasoning_content"} if calls else set(), "tool": {"tool_call_id"}}
+    for name in sorted(given.keys() - {"role", "content", "name"} - own.get(str(role), set())):
         raise ApiError(f"{where}.{name[:60]} is not accepted here; leave it out", "messages")
     if role not in (*ROLES, "tool"):
         refuse(f"{where}.role", f"one of {', '.join((*ROLES, 'developer', *(['tool'] * calls)))}", role)
@@ -70,6 +71,8 @@ def _message(value: Any, where: str, calls: bool) -> Message:
         for name in ("tool_call_id", "name") if role == "tool" else ("name",):
             if name in given or name == "tool_call_id":
                 message[name] = _text(given.get(name), f"{where}.{name}")
+    if "reasoning_content" in given:
+        message["reasoning_content"] = _text(given["reasoning_content"], f"{where}.reasoning_content")
     if "tool_calls" in given:
         message["tool_calls"] = _calls(given["tool_calls"], f"{where}.tool_calls")
     return message

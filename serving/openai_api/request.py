@@ -19,7 +19,7 @@ MOST_STOPS = 4
 MOST_BIASES = 300
 MOST_LOGPROBS = 20
 LACKING: Mapping[str, frozenset[str]] = {
-    "llama.cpp": frozenset({"n", "best_of", "logprobs", "top_logprobs", "logit_bias", "echo", "suffix"}),
+    "llama.cpp": frozenset({"best_of", "logit_bias", "echo", "suffix"}),
     "vllm": frozenset({"best_of", "echo", "suffix", "tools"}),
 }
 """Fields of OpenAI's that an engine does not do."""
@@ -80,6 +80,14 @@ class CompletionRequest:
     @property
     def chat(self) -> bool:
         return self.messages is not None
+
+    @property
+    def likeliest(self) -> int | None:
+        """Of how many tokens, beside the chosen one, log-probabilities are asked for; None: of none."""
+        asked = self.more.get("logprobs")
+        if not self.chat:
+            return asked
+        return self.more.get("top_logprobs", 0) if asked else None
 
     def body(self) -> JsonObject:
         """As an engine gets it, without `model`, the salt and the client's own names for itself."""
@@ -202,6 +210,13 @@ def _more(fields: Fields, chat: bool) -> JsonObject:
         if more["top_logprobs"] and not more["logprobs"]:
             raise ApiError("top_logprobs: expected `logprobs: true` with it; or leave it out", "top_logprobs")
         more["response_format"] = read_format(fields.take("response_format"))
+        more["reasoning_format"] = fields.take("reasoning_format")
+        if more["reasoning_format"] not in (None, "none"):
+            refuse(
+                "reasoning_format",
+                "auto, or none for a thought as part of the text",
+                more["reasoning_format"],
+            )
     else:
         more["logprobs"] = fields.whole("logprobs", 0, MOST_LOGPROBS)
         more["echo"] = fields.flag("echo") or None

@@ -174,6 +174,7 @@ class Dialect:
             request |= {name: given[name] for name in OF_TOOLS if name in given}
         if not request.get("stream"):
             request.pop("stream_options", None)
+        request.pop("reasoning_format", None)  # a thought is part of its text anyway
         if given:
             body = json.dumps({RENAMED.get(name, name): value for name, value in request.items()}).encode()
         await self._app(scope, _again(body, receive), send)

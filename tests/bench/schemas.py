@@ -32,7 +32,7 @@ from tests.serving.schema_bombs import bombs
 
 OTHERS, CLIENTS, TOKENS = 2, 2, 16
 DRAWS = 1000
-IMPATIENCE = 0.05
+IMPATIENCE = 0.5
 """Seconds after which who has to wait asks again all the same."""
 USUAL = {
     "type": "object",
@@ -51,7 +51,7 @@ Schemas = Iterator[dict[str, Any] | None]
 def large() -> Schemas:
     """Schemas that take 200 ms to compile, none of them twice."""
     for number in itertools.count():
-        yield {"type": "object", "properties": {f"p{number}x{index}": True for index in range(1900)}}
+        yield {"type": "object", "properties": {f"{number:x}x{index:x}": True for index in range(1900)}}
 
 
 async def ask(http: httpx.AsyncClient, model: str, schema: dict[str, Any] | None, salt: str = "") -> int:
@@ -72,9 +72,11 @@ async def ask(http: httpx.AsyncClient, model: str, schema: dict[str, Any] | None
 
 
 async def beside(
-    http: httpx.AsyncClient, model: str, schemas: Schemas, seconds: float
+    http: httpx.AsyncClient, model: str, name: str, schemas: Schemas, seconds: float
 ) -> tuple[list[float], Counter[int]]:
-    """Seconds that each plain answer took while others asked within `schemas`, and what these got."""
+    """Seconds that each plain answer took while others asked within `schemas`, and what these got.
+
+    `name`: the tenant that the others are."""
     ends, times, got = time.monotonic() + seconds, list[float](), Counter[int]()
 
     async def plain() -> None:
@@ -85,7 +87,7 @@ async def beside(
 
     async def within() -> None:
         while time.monotonic() < ends:
-            got[await ask(http, model, next(schemas), "others")] += 1
+            got[await ask(http, model, next(schemas), name)] += 1
 
     await asyncio.gather(*(plain() for _ in range(CLIENTS)), *(within() for _ in range(OTHERS)))
     return times, got
@@ -107,7 +109,7 @@ async def measure(report: Report, engine: LlamaCppEngine, rounds: int, seconds: 
         for number in range(rounds):
             order = list(named)
             for name in order[number % len(order) :] + order[: number % len(order)]:
-                more, counted = await beside(http, engine.base, schemas[name], seconds)
+                more, counted = await beside(http, engine.base, name, schemas[name], seconds)
                 times[name].append(more)
                 got[name] += counted
     first = next(iter(named))

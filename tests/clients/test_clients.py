@@ -5,22 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from flows.exchange.artifact_import import adopt
-from flows.exchange.bring_base import resolved
-from registry import Registry
-from stages.config.base import BaseConfig
 from tests.seconds import seconds
-from tests.serving.canaries import kept_family
-from tests.serving.gateway.live_gateway import LLAMA, Gateway, running
-from tests.serving.populated_registry import PopulatedRegistry, quantized
-from tests.stages.backends.templates import CHATML_TOOLS
+from tests.serving.gateway.live_gateway import Gateway
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = CHECKOUT / ".venv-clients" / "bin" / "python"
@@ -46,29 +38,9 @@ BOOKING = {
 pytestmark = pytest.mark.clients
 
 
-@pytest.fixture(scope="module")
-def gateway(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A tenant's adapter over a base whose chat template has tools."""
+def asked(gateway: Gateway, library: str, *options: str) -> dict[str, Any]:
     if not PYTHON.exists():
         pytest.skip("make test-clients")
-    folder = tmp_path_factory.mktemp("clients")
-    home, template = folder / "home", folder / "tools.jinja"
-    template.write_text(CHATML_TOOLS)
-    canary = kept_family(pytestconfig.rootpath, 3).canaries[0]
-    with Registry.open(home) as registry:
-        config = BaseConfig(source="pico:0", chat_template=str(template))
-        base = resolved(registry, config, home / "resolve.log")
-        gguf = quantized(registry, {"model": base})
-        registry.name(gguf.id, "pico-tools")
-        peft = adopt(registry, canary.peft, base=base.id).artifact
-        adapter = quantized(registry, {"model": peft, "base": base})
-    populated = PopulatedRegistry(home, base.id, gguf.id, (), "")
-    with running(populated, folder, [LLAMA | {"model": "pico-tools@1", "context_length": 1024}]) as found:
-        found.tenant("mine", adapter.id)
-        yield found
-
-
-def asked(gateway: Gateway, library: str, *options: str) -> dict[str, Any]:
     command = [PYTHON, CHECKOUT / "tests" / "clients" / "ask.py", library, gateway.url, gateway.keys["mine"]]
     quiet = {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",

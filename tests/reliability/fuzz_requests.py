@@ -58,9 +58,14 @@ FINE_CHAT: dict[str, tuple[Any, ...]] = {
         {"type": "json_object"},
         *({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}} for schema in SCHEMAS),
     ),
-    "logprobs": (False, None),
+    "logprobs": (False, None, True),
 }
-FINE_TEXT: dict[str, tuple[Any, ...]] = {"echo": (False, None), "best_of": (1, None), "suffix": (None,)}
+FINE_TEXT: dict[str, tuple[Any, ...]] = {
+    "echo": (False, None),
+    "best_of": (1, None),
+    "suffix": (None,),
+    "logprobs": (None, 0, 3),
+}
 FINE_VLLM: dict[str, tuple[Any, ...]] = {
     "logit_bias": (
         {"5": 1, "100": -100}, {"0": 100}, {"2": 100}, {"2": -100.0}, {str(i): -1 for i in range(300)},

@@ -38,6 +38,8 @@ MOST = 10_000
 MOST_WORDS = 64 * 2**20
 """Characters that wait; a receipt beyond them comes without its words."""
 _ROLES = frozenset({"system", "user", "assistant"})
+_BESIDE = frozenset({"name", "reasoning_content"})
+"""What a message may have beside role and content, and no feed's row has."""
 _NO_CONSENT = (
     "this tenant's requests are not recorded, so feedback on them is not accepted; the operator records its "
     "consent with `tuneline tenants consent`"
@@ -72,7 +74,8 @@ class Receipts:
     def sampled(self, consent: Consent | None, request: GatewayRequest) -> bool:
         """Whether the words of this request are to be kept: of chats in plain words, with one answer."""
         messages = request.messages or ()
-        plain = {message["role"] for message in messages} <= _ROLES and not any("name" in m for m in messages)
+        roles = {message["role"] for message in messages}
+        plain = roles <= _ROLES and not any(message.keys() & _BESIDE for message in messages)
         asks = any(message["role"] == "user" for message in messages)
         if consent is None or not asks or not plain or request.n != 1:
             return False
@@ -95,7 +98,7 @@ class Receipts:
         answer, messages = "".join(usage.texts), usage.request.messages
         words = len(answer) + usage.request.size
         kept = sampled and messages is not None and self._words + words <= MOST_WORDS
-        kept = kept and not usage.request.calls  # a feed's rows are roles and contents
+        kept = kept and not usage.request.calls and not usage.thought  # a feed's rows are roles and contents
         self._words += words if kept else 0
         asked = [{"role": m["role"], "content": m["content"]} for m in messages or ()] if kept else None
         receipt = Receipt(

@@ -180,6 +180,7 @@ class AnswerWatch:
     async def _result(self, model: WatchedModel, question: ExpectedAnswer) -> Result:
         most = min(TOKENS, self._limits.max_tokens)
         body = {"model": "recorded", "messages": question.messages, "max_tokens": most, "temperature": 0}
+        body["reasoning_format"] = "none"  # as it was recorded
         replica = model.replica
         try:
             request = read(json.dumps(body).encode(), True, self._limits)

@@ -40,7 +40,7 @@ def gateway(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("gateway")
     populated = kept_registry(pytestconfig.rootpath, folder / "home", 3)
     engines = [LLAMA | {"adapters": 2}]
-    with running(populated, folder, engines, shadows=8) as found:
+    with running(populated, folder, engines, shadows=8, bounds={"n": 4}) as found:
         yield found
 
 
@@ -304,6 +304,25 @@ def exhaust(client: openai.OpenAI, body: dict[str, Any]) -> None:
     """Ask until it is refused."""
     for _ in range(100):
         client.chat.completions.create(**body)
+
+
+def test_several_answers_are_paid_together(gateway: Gateway) -> None:
+    key = gateway.tenant("several", gateway.populated.adapters[0].gguf, tokens_per_day=120)
+    client = gateway.client(key).chat.completions
+    body: dict[str, Any] = {"model": "team/several", "messages": [{"role": "user", "content": "Hi"}]}
+    said = client.create(**body, n=3, max_tokens=2, logprobs=True, top_logprobs=2)
+    assert [choice.index for choice in said.choices] == [0, 1, 2]
+    for choice in said.choices:
+        assert choice.logprobs is not None
+        assert 1 <= len(choice.logprobs.content or ()) <= 2
+    assert said.usage is not None
+    assert gateway.settled("several") == said.usage.total_tokens
+    client.create(**body, max_tokens=20)
+    with pytest.raises(openai.RateLimitError) as refused:
+        client.create(**body, n=4, max_tokens=20)
+    assert refused.value.code == "insufficient_quota"
+    with pytest.raises(openai.BadRequestError, match=r"n: expected a whole number from 1 to 4"):
+        client.create(**body, n=5)
 
 
 def test_a_budget_is_settled_with_what_the_engine_counted(gateway: Gateway) -> None:

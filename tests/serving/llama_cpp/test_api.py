@@ -84,7 +84,7 @@ def test_a_prompt_that_is_far_too_long_is_refused_unread(
         ({"model": 7}, 400, "model: expected the name"),
         ({"model": "gpt-4"}, 404, "'gpt-4' is not served"),
         ({"model": "../x"}, 404, "not served"),
-        ({"n": 10**9}, 400, "n: a request gets one answer"),
+        ({"n": 10**9}, 400, "n: expected a whole number from 1 to 16"),
         ({"max_tokens": -1}, 400, "max_tokens: expected"),
         ({"max_tokens": 10**30}, 400, "max_tokens: an answer may have 1048576 tokens at most; leave it out"),
         ({"max_tokens": 255}, 400, "at most, or leave max_tokens out"),
@@ -94,7 +94,11 @@ def test_a_prompt_that_is_far_too_long_is_refused_unread(
         ({"tools": [{"type": "function"}]}, 400, "tools[0].function: expected an object with name"),
         ({"functions": [{"name": "a"}]}, 400, "'functions' is not accepted here: `tools` is its present"),
         ({"response_format": {"type": "regex"}}, 400, "response_format: expected {type: text}"),
-        ({"logprobs": 0}, 400, "'logprobs' is not supported by the engines here"),
+        ({"logprobs": 0}, 400, "logprobs: expected true or false"),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs: expected a whole number from 0 to 20"),
+        ({"top_logprobs": 2}, 400, "top_logprobs: expected `logprobs: true` with it"),
+        ({"logit_bias": {"1": 5}}, 400, "'logit_bias' is not supported by the engines here"),
+        ({"reasoning_format": "deepseek"}, 400, "reasoning_format: expected auto, or none"),
         ({"messages": []}, 400, "messages: expected a list"),
         ({"messages": [{"role": "root", "content": "x"}]}, 400, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "text parts only"),
@@ -119,6 +123,7 @@ def test_bad_bodies(batcher: Batcher, body: Any, status: int, named: str) -> Non
 def test_a_message_is_what_the_template_makes_of_its_texts_and_name(batcher: Batcher) -> None:
     requests = Requests(batcher)
     seen: list[Any] = []
+    assert requests._template.reasoning is None
     rendered = requests._template._render
 
     def render(messages: Any, tools: Any, asking: bool) -> str:

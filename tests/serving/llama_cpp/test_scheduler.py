@@ -15,7 +15,8 @@ import pytest
 from serving.errors import Overloaded
 from serving.llama_cpp import scheduler
 from serving.llama_cpp.loaded_adapters import LoadedAdapter
-from serving.llama_cpp.model import LlamaModel, Sampling
+from serving.llama_cpp.model import LlamaModel
+from serving.llama_cpp.sampling import Sampling
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, next_batch
 from tests.seconds import seconds
