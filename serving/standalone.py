@@ -178,6 +178,7 @@ def ask(
     """
     chat = [dict(message) for message in messages]
     body = {"model": endpoint.alias, "messages": chat, "max_tokens": max_tokens, "temperature": 0}
+    body["reasoning_format"] = "none"  # as evaluations record answers
     answer = _call(endpoint, "/v1/chat/completions", body, timeout)
     try:
         usage, choice = answer["usage"], answer["choices"][0]

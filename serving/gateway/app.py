@@ -14,7 +14,7 @@ from registry.tenancy.rollouts import Rollout
 from registry.tenancy.tenants import Tenant
 from serving.gateway import upstream
 from serving.gateway.admission import Concurrency, RateLimiter
-from serving.gateway.config import Bounds
+from serving.gateway.config import Bounds, EngineSection
 from serving.gateway.directory import Directory
 from serving.gateway.feedback.receipts import Receipts
 from serving.gateway.incoming import authorization, body_of
@@ -52,7 +52,7 @@ class App:
     """Rollouts whose candidate no engine takes."""
 
     def __post_init__(self) -> None:
-        lacking = (LACKING[replica.section.engine] for replica in self.router.replicas)
+        lacking = (lacking_of(replica.section) for replica in self.router.replicas)
         self.limits = limits_of(self.bounds, frozenset.intersection(*lacking))
 
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
@@ -175,6 +175,12 @@ class App:
                 self.ledger.settle(reservation, usage.used(replica.prompt_bound(usage.request), bound))
         finally:
             replica.queue.leave(answered=usage.first is not None)
+
+
+def lacking_of(section: EngineSection) -> frozenset[str]:
+    """Fields that the engine does not do."""
+    parser = section.engine == "vllm" and section.tool_call_parser is not None
+    return LACKING[section.engine] - ({"tools"} if parser else set())
 
 
 def _no_model(name: str) -> ApiError:

@@ -28,6 +28,12 @@ class EngineSection(_Section):
         description="vllm: in which type it computes; auto: the model's own, or float32 on a machine that "
         "has no bfloat16. A GPTQ model's kernels compute in 16 bits whatever this says",
     )
+    tool_call_parser: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9_]{1,40}$",
+        description="vllm: which of its parsers reads the calls that the model writes (`hermes`, "
+        "`llama3_json`, `mistral`, …); without one, requests with tools are refused. llama.cpp finds it out",
+    )
     context_length: int = Field(default=2048, ge=16, description="tokens of prompt and answer together")
     parallel: int = Field(default=4, ge=1, le=1024, description="answers decoded at once")
     queue: int = Field(default=64, ge=1, le=65536, description="answers that may wait")

@@ -158,5 +158,6 @@ def engine_of(
     )
     if section.engine == "llama.cpp":
         return LlamaCppEngine(artifact_id, path, EngineSettings(**shared), log, recorded)
-    settings = VllmSettings(max_rank=section.max_rank, dtype=section.dtype, **shared)
+    own: dict[str, Any] = section.model_dump(include={"max_rank", "dtype", "tool_call_parser"})
+    settings = VllmSettings(**own, **shared)
     return VllmEngine(artifact_id, path, settings, log, recorded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from serving.openai_api.errors import ApiError
@@ -24,11 +24,12 @@ Message = dict[str, Any]
 result's `tool_call_id`. Arguments of calls are JSON text of an object."""
 
 
-def read_messages(value: Any, most: int, calls: bool) -> tuple[Message, ...]:
-    """`calls`: whether calls of functions, their results and thoughts are taken. Raises `ApiError`."""
+def read_messages(value: Any, most: int, lacking: Collection[str]) -> tuple[Message, ...]:
+    """`lacking`: not done are calls of functions and their results (`tools`), or thoughts
+    (`reasoning_content`). Raises `ApiError`."""
     if not isinstance(value, list) or not 0 < len(value) <= most:
         refuse("messages", f"a list of 1 to {most} messages", value)
-    return tuple(_message(message, f"messages[{index}]", calls) for index, message in enumerate(value))
+    return tuple(_message(message, f"messages[{index}]", lacking) for index, message in enumerate(value))
 
 
 def read_prompt(value: Any) -> str:
@@ -51,15 +52,16 @@ def texts_of(message: Message) -> Iterator[str]:
         yield from (call["id"], call["function"]["name"], call["function"]["arguments"])
 
 
-def _message(value: Any, where: str, calls: bool) -> Message:
+def _message(value: Any, where: str, lacking: Collection[str]) -> Message:
     if not isinstance(value, dict):
         refuse(where, "an object with role and content", value)
     given = {name: part for name, part in value.items() if not says_nothing(part)}
     role = "system" if value.get("role") == "developer" else value.get("role")
+    calls = "tools" not in lacking
     if not calls and (role in ("tool", "function") or given.keys() & _CALLS):
         named = next(iter(sorted(given.keys() & _CALLS)), "role")
         raise ApiError(f"{where}.{named}: {_NO_CALLS}", "messages", code="unsupported_value")
-    own = {"assistant": {"tool_calls", "reasoning_content"} if calls else set(), "tool": {"tool_call_id"}}
+    own = {"assistant": {"tool_calls", "reasoning_content"} - set(lacking), "tool": {"tool_call_id"}}
     for name in sorted(given.keys() - {"role", "content", "name"} - own.get(str(role), set())):
         raise ApiError(f"{where}.{name[:60]} is not accepted here; leave it out", "messages")
     if role not in (*ROLES, "tool"):

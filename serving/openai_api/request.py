@@ -20,9 +20,9 @@ MOST_BIASES = 300
 MOST_LOGPROBS = 20
 LACKING: Mapping[str, frozenset[str]] = {
     "llama.cpp": frozenset({"best_of", "logit_bias", "echo", "suffix"}),
-    "vllm": frozenset({"best_of", "echo", "suffix", "tools"}),
+    "vllm": frozenset({"best_of", "echo", "suffix", "tools", "reasoning_content"}),
 }
-"""Fields of OpenAI's that an engine does not do."""
+"""Fields of OpenAI's that an engine does not do, and of messages."""
 NUMBERS = {
     "temperature": (0.0, 2.0),
     "top_p": (1e-6, 1.0),
@@ -114,7 +114,7 @@ def read(raw: bytes, chat: bool, limits: RequestLimits) -> CompletionRequest:
         refuse("model", "the name that GET /v1/models lists, as a text", model)
     messages = None
     if chat:
-        messages = read_messages(fields.take("messages"), limits.messages, "tools" not in limits.lacking)
+        messages = read_messages(fields.take("messages"), limits.messages, limits.lacking)
     prompt = None if chat else read_prompt(fields.take("prompt"))
     n = _answers(fields, limits)
     lengths = [_length(fields, name, limits) for name in ("max_completion_tokens", "max_tokens")]

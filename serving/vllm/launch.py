@@ -42,6 +42,8 @@ class VllmSettings(EngineSettings):
     """Of an adapter, one of `serving.engine.capabilities.VLLM_RANKS`; larger takes memory in each slot."""
     dtype: str = "auto"
     """In which it is computed; `auto`: as the files are."""
+    tool_call_parser: str | None = None
+    """The name of vLLM's that reads the calls which this model writes; None: no tools."""
     options: tuple[str, ...] = ()
     """More of vLLM's own, such as `--tensor-parallel-size=2`."""
 
@@ -97,11 +99,14 @@ def launch_with_adapters(
         more += ["--max-lora-rank", str(settings.max_rank)]
         if is_cpu_build(python):
             more += ["--worker-extension-cls", "serving.vllm.cpu_lora_patch.Mended"]
+    if settings.tool_call_parser is not None:
+        more += ["--enable-auto-tool-choice", "--tool-call-parser", settings.tool_call_parser]
     env = {
         **plain.env,
         "TUNELINE_CONTROL_KEY": control_key,
         "TUNELINE_MOST_REQUESTS": str(settings.parallel + settings.queue),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",  # it would hold calls by tags that only xgrammar knows
         "VLLM_RPC_BASE_PATH": folder,
         "TMPDIR": folder,
     }

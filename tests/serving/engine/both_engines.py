@@ -79,12 +79,14 @@ class Shared:
 
 
 @contextlib.contextmanager
-def shared_engine(kind: str, family: Family, folder: Path, options: tuple[str, ...] = ()) -> Iterator[Shared]:
+def shared_engine(
+    kind: str, family: Family, folder: Path, options: tuple[str, ...] = (), **more: Any
+) -> Iterator[Shared]:
     """Start an engine; at the end nothing of it may be left."""
     if kind == "vllm":
         require_vllm()
     log = folder / "engine.log"
-    shared = Shared(kind, engine_of(kind, family, log, options=options), log)
+    shared = Shared(kind, engine_of(kind, family, log, options=options, **more), log)
     with shared.runner:
         shared.runner.run(shared.engine.start())
         try:
