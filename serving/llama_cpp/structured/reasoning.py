@@ -6,6 +6,7 @@ an answer's thought; and where the prompt already ends with its beginning, an an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from serving.llama_cpp.detokenizer import overlap
 from serving.openai_api.fields import JsonObject
 from serving.openai_api.messages import Message
 
+_CUT = re.compile(r"[<\[][^<>\[\]\s]*$")
+_LAST = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])\s*$")
 _THOUGHT, _SAID = "probethought1", "probeanswer1"
 
 Render = Callable[[Sequence[Message], Sequence[JsonObject], bool], str]
@@ -56,11 +59,27 @@ def reasoning_format(render: Render, ends: Sequence[str]) -> ReasoningFormat | N
         return None
     before, _, rest = whole.partition(_THOUGHT)
     end = rest.partition(_SAID)[0].strip()
-    header = _common(before, prompt, *without)  # some write an empty thought into a last answer
-    begin = before[len(header) :].strip()
+    begin = _begin(before, prompt, without, end)
     if not begin or not end or any(word in begin + end for word in ends):
         return None
     return ReasoningFormat(begin, end, prompt.rstrip().endswith(begin))
+
+
+def _begin(before: str, prompt: str, without: Sequence[str], end: str) -> str:
+    """What stands between an answer's header and its thought, of what stands before the thought.
+
+    `without`: what stands before answers that have none. The header is what all have in common, but for a tag
+    of which only the beginning is. Where each answer has at least an empty thought, it is the last tag.
+    """
+    header = _common(before, prompt, *without)
+    if (cut := _CUT.search(header)) is not None:
+        header = header[: cut.start()]
+    if begin := before[len(header) :].strip():
+        return begin
+    found = _LAST.search(header)
+    if found is None or any("".join(text[found.start() :].split()) != found[1] + end for text in without):
+        return ""
+    return found[1]
 
 
 def _common(*texts: str) -> str:

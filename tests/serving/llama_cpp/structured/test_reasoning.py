@@ -15,6 +15,7 @@ from serving.llama_cpp.model import LlamaModel
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.structured.reasoning import ReasoningFormat, reasoning_format
 from serving.llama_cpp.structured.tool_calls import CallFormat
+from stages.formats.converter_source import home
 from tests.serving.llama_cpp.asking import BASE, asked
 from tests.stages.backends import templates
 
@@ -39,6 +40,34 @@ def test_how_a_template_writes_a_thought_is_found_out() -> None:
     assert found(OPENED) == BEGUN
     plain = templates.REASONING.replace("<think>", "[THINK]").replace("</think>", "[/THINK]")
     assert found(plain) == ReasoningFormat("[THINK]", "[/THINK]", opened=False)
+
+
+REAL = {
+    "Qwen-Qwen3-0.6B": THINK,
+    "GLM-4.6": THINK,
+    "openbmb-MiniCPM5-1B": THINK,
+    "Bielik-11B-v3.0-Instruct": THINK,
+    "ByteDance-Seed-OSS": ReasoningFormat("<seed:think>", "</seed:think>", opened=False),
+    "poolside-Laguna-XS.2": THINK,  # its prompt ends the thought
+    "Qwen3.5-4B": BEGUN,
+    "GLM-4.7-Flash": BEGUN,
+    "MiniMax-M2": BEGUN,
+    "StepFun3.5-Flash": BEGUN,
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": BEGUN,
+    "Cohere2MoE": ReasoningFormat("<|START_THINKING|>", "<|END_THINKING|><|START_TEXT|>", opened=True),
+    "Qwen-Qwen2.5-7B-Instruct": None,
+    "meta-llama-Llama-3.1-8B-Instruct": None,
+    "google-gemma-2-2b-it": None,
+    "HuggingFaceTB-SmolLM3-3B": None,  # has no place for an earlier thought
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": None,  # likewise
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_thoughts_of_real_models(name: str) -> None:
+    """Templates that llama.cpp's own tests have, of the source that the converter comes from."""
+    template = home() / "models" / "templates" / f"{name}.jinja"
+    assert found(template.read_text("utf-8")) == REAL[name]
 
 
 @pytest.mark.parametrize("name", ["CHATML", "CHATML_TOOLS", "UNMARKED_CALLS", "SINGLE_CALL"])
