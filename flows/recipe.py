@@ -190,11 +190,12 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def anchor(tree: Tree, folder: Path) -> Tree:
     """Make relative `path:` sources and file names absolute, seen from the recipe's folder."""
-    for section, key in (("base", "source"), ("prepare", "source")):
-        part = tree.get(section)
-        if isinstance(part, dict) and isinstance(source := part.get(key), str) and source.startswith("path:"):
-            part[key] = f"path:{folder / source.removeprefix('path:')}"
-    base = tree.get("base")
+    base, prepare = tree.get("base"), tree.get("prepare")
+    mix = prepare.get("mix") if isinstance(prepare, dict) else None
+    for part in (base, prepare, *(mix if isinstance(mix, list) else ())):
+        source = part.get("source") if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(source, str) and source.startswith("path:"):
+            part["source"] = f"path:{folder / source.removeprefix('path:')}"
     if isinstance(base, dict) and isinstance(base.get("chat_template"), str):
         base["chat_template"] = str(folder / base["chat_template"])
     evaluate = tree.get("evaluate")

@@ -8,7 +8,7 @@ import math
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from registry.artifacts import Relation
 from stages.config.feed import feed_of, file_in
@@ -91,6 +91,7 @@ def _prepare(
         RowSpool(scratch, config.seed, config.near_duplicates, before is not None) as spool,
     ):
         collect(rows, check, spool, rejects, counts, config.max_rows)
+        mixed = _mix(config, tokenizer, spool, rejects, counts)
     _refuse_unusable(counts, len(spool), config)
     split_of_row = _split(spool, config, before, counts)
     names = splits_beside(before, spool.lines)
@@ -103,6 +104,7 @@ def _prepare(
         "format": format,
         "licence": config.licence or source.licence,
         "source_hashes": source.hashes,
+        **({"mixed": mixed} if mixed else {}),
         **_figures(counts, spool.lengths[split_of_row >= 0], splits, config.max_length),
     }
     (out / "statistics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -139,6 +141,35 @@ def _split(spool: RowSpool, config: PrepareConfig, before: HeldOut | None, count
             "add rows to the feed, then run again"
         )
     return split_of_row
+
+
+def _mix(
+    config: PrepareConfig, tokenizer: Any, spool: RowSpool, rejects: IO[str], counts: RowCounts
+) -> list[dict[str, object]]:
+    """Collect the further sources' rows; what became of them, a mapping for each."""
+    from stages.data.collect import RowCheck, collect
+    from stages.data.source import drawn, placeless, within
+
+    told: list[dict[str, object]] = []
+    for place, (mixed, alone) in enumerate(zip(config.mix, config.sources[1:], strict=True), 1):
+        source, name = _opened(alone), f"mix {place}, {placeless(mixed.source)}"
+        format, shape, rows = _shaped(source, alone, counts, source.rows())
+        read, good, refused = counts.read, len(spool), counts.rejected.total()
+        check = RowCheck(tokenizer, shape, config.system, config.max_length, config.train_on)
+        most = None if mixed.max_rows is None else good + mixed.max_rows
+        collect(drawn(within(rows, name), mixed.share, config.seed), check, spool, rejects, counts, most)
+        told.append(
+            {
+                "source": name,
+                "format": format,
+                "licence": source.licence,
+                "source_hashes": source.hashes,
+                "read": counts.read - read,
+                "kept": len(spool) - good,
+                "rejected": counts.rejected.total() - refused,
+            }
+        )
+    return told
 
 
 def _opened(config: PrepareConfig, feed: Path | None = None) -> Source:

@@ -50,7 +50,7 @@ class Alike:
 
     def rows(self, datasets: Sequence[Manifest]) -> bool:
         """Whether the one dataset is what the recipe will prepare."""
-        if len(datasets) != 1 or self._source is None:
+        if len(datasets) != 1 or self._source is None or self.recipe.prepare.mix:
             return False
         config, made = self.recipe.prepare, datasets[0].config
         return made["source"] == self._source and config == PrepareConfig.model_validate(

@@ -22,7 +22,7 @@ from flows.planning.evaluations import evaluation_work, form_of, forms, measured
 from flows.planning.machine import Machine, machine
 from flows.planning.rates import PUBLISHED, ComputeRates
 from flows.planning.rows import RowFigures, row_figures
-from flows.planning.sources import data_bytes
+from flows.planning.sources import all_data_bytes
 from flows.recipe import Recipe
 from stages import work
 from stages.config.evaluate import LmEvalTask
@@ -119,7 +119,7 @@ def _resolve(recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock) ->
 def _prepare(
     recipe: Plan, shape: ModelShape, machine: Machine, clock: Clock, feed: Path | None
 ) -> StageEstimate:
-    config, stage, held = recipe.prepare, "prepare data", data_bytes(recipe.prepare.source, feed)
+    config, stage, held = recipe.prepare, "prepare data", all_data_bytes(recipe.prepare, feed)
     memory = machine.imports + LIGHT
     if held is None:
         return StageEstimate(stage, memory, 0, None, "size of the data not known before download")

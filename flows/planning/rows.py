@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.planning.sources import data_bytes
@@ -50,6 +50,26 @@ def row_figures(config: PrepareConfig, feed: Path | None = None) -> RowFigures |
 
     `feed`: a file with the rows of the feed that its source names.
     """
+    each = [figures for alone in config.sources if (figures := _of_one(alone, feed)) is not None]
+    if len(each) <= len(config.mix):
+        return None
+    if not config.mix:
+        return each[0]
+    shares = (1.0, *(mixed.share for mixed in config.mix))
+    return _together([replace(one, rows=s * one.rows) for one, s in zip(each, shares, strict=True)])
+
+
+def _together(parts: Sequence[RowFigures]) -> RowFigures:
+    """Of rows of several sources; which answers a task compares is not reckoned for them."""
+    rows = sum(part.rows for part in parts)
+
+    def mean(name: str) -> float:
+        return float(sum(part.rows * getattr(part, name) for part in parts) / rows)
+
+    return RowFigures(rows, mean("prompt"), mean("answer"), mean("longest_answer"))
+
+
+def _of_one(config: PrepareConfig, feed: Path | None) -> RowFigures | None:
     size = data_bytes(config.source, feed)
     if size is None:
         return None

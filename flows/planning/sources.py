@@ -5,6 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
+from stages.config.prepare import PrepareConfig
+
+
+def all_data_bytes(config: PrepareConfig, feed: Path | None = None) -> int | None:
+    """Size of all of a recipe's data, as `data_bytes` counts it; None where that of one cannot be known."""
+    sizes = [data_bytes(alone.source, feed) for alone in config.sources]
+    return None if None in sizes else sum(filter(None, sizes))
+
 
 def data_bytes(source: str, feed: Path | None = None) -> int | None:
     """Size of the data files, uncompressed (gzip counted five-fold); None where it cannot be known yet.

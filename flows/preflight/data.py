@@ -37,19 +37,31 @@ class FirstRows:
 
 
 def look(config: PrepareConfig) -> FirstRows:
-    """Why no row can be had from the source, as far as its files and its first rows tell.
+    """Why no row can be had from a source, as far as its files and its first rows tell.
 
     A dataset of the hub is asked for by the run itself, in its second step; rows of a feed were looked at
     when they came.
     """
+    names = ("prepare", *(f"prepare.mix.{place}" for place in range(len(config.mix))))
+    found = [_look(alone, name) for alone, name in zip(config.sources, names, strict=True)]
+    json_answers = [one.json_answers for one in found]
+    return FirstRows(
+        tuple(problem for one in found for problem in one.problems),
+        None if None in json_answers else any(json_answers),
+        sum(one.answers for one in found),
+        tuple(sorted({target for one in found for target in one.targets})),
+    )
+
+
+def _look(config: PrepareConfig, name: str) -> FirstRows:
     if config.source.startswith(("hub:", "feed:")) or _size(config.source) > LARGEST:
         return FirstRows()
     try:
         chats, rejected = first_rows(config)
     except StageError as error:
-        return FirstRows((f"prepare.source: {error}",))
+        return FirstRows((f"{name}.source: {error}",))
     if rejected and not chats:
-        why = f"prepare.source: none of the first {len(rejected)} rows can be used; {rejected[0]}"
+        why = f"{name}.source: none of the first {len(rejected)} rows can be used; {rejected[0]}"
         return FirstRows((why,))
     answers = {said(chat[-1]) for chat in chats}
     parse = any(map(_is_json, answers)) if chats else None

@@ -23,6 +23,8 @@ def pinned(config: BaseModel) -> JsonObject:
     tree: JsonObject = config.model_dump(mode="json")
     if isinstance(config, BaseConfig | PrepareConfig):
         tree["source"] = pin(config.source, "dataset" if isinstance(config, PrepareConfig) else "model")
+    for mixed in tree.get("mix", ()):
+        mixed["source"] = pin(mixed["source"], "dataset")
     if isinstance(config, BaseConfig) and config.chat_template:
         tree["chat_template"] = _pin_path(Path(config.chat_template))
     if isinstance(config, EvaluateConfig):

@@ -10,6 +10,17 @@ from stages.config.feed import feed_of
 from stages.contract import StageConfig
 
 TrainOn = Literal["all", "last", "weight"]
+Format = Literal[
+    "auto",
+    "messages",
+    "prompt-completion",
+    "instruction",
+    "sharegpt",
+    "dialogue",
+    "chatterbot-dialogue",
+    "chatterbot-topic",
+    "preferences",
+]
 
 
 class SplitConfig(StageConfig):
@@ -25,6 +36,43 @@ class SplitConfig(StageConfig):
         return self
 
 
+_SCHEMES = (
+    "expected path:FILE_OR_DIRECTORY, hub:ORG/NAME@REVISION, package:DISTRIBUTION/PATH"  # of other sources
+)
+
+
+class MixedSource(StageConfig):
+    """A further source, whose rows are mixed with those of `prepare.source`."""
+
+    source: str = Field(description="as `prepare.source`, but no feed")
+    format: Format = Field(default="auto", description="shape of its rows, as `prepare.format`")
+    columns: dict[str, str] = Field(default_factory=dict, description="as `prepare.columns`, of its rows")
+    hub_config: str | None = Field(default=None, description="`hub:`: the dataset's configuration (subset)")
+    hub_split: str = Field(default="train", description="`hub:`: the split that is read")
+    share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of its rows that are read, drawn by `prepare.seed`; which rows these are depends "
+        "on their place in the source alone",
+    )
+    max_rows: int | None = Field(default=None, ge=1, description="stop after this many accepted rows of it")
+
+    @field_validator("source")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        if not _is_outside(value):
+            raise ValueError(f"{value!r} is not a data source that can be mixed in; {_SCHEMES}")
+        return value
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> MixedSource:
+        _check_columns(self.columns, self.format)
+        if self.format == "chatterbot-topic":
+            raise ValueError("the format chatterbot-topic is for prepare.source only")
+        return self
+
+
 class PrepareConfig(StageConfig):
     """What to read and how to turn it into train, validation and test rows."""
 
@@ -34,17 +82,7 @@ class PrepareConfig(StageConfig):
         "an installed package; PATH may have wildcards), or `feed:NAME` (rows that grow; `feed:NAME@NUMBER` "
         "stops at that row)"
     )
-    format: Literal[
-        "auto",
-        "messages",
-        "prompt-completion",
-        "instruction",
-        "sharegpt",
-        "dialogue",
-        "chatterbot-dialogue",
-        "chatterbot-topic",
-        "preferences",
-    ] = Field(
+    format: Format = Field(
         default="auto",
         description="shape of a row; `auto` detects it from the first rows. `preferences`: two answers to "
         "each prompt, `chosen` and `rejected`, for `train.method: dpo`",
@@ -54,6 +92,12 @@ class PrepareConfig(StageConfig):
         exclude_if=lambda names: not names,  # datasets from before keep their keys
         description="names that the data have for a row's fields: `{ticket: prompt, reply: completion}` "
         "reads the column `ticket` as the prompt",
+    )
+    mix: tuple[MixedSource, ...] = Field(
+        default=(),
+        exclude_if=lambda sources: not sources,  # datasets from before keep their keys
+        description="further sources, read after this one; duplicates, splits and limits are those of all "
+        "rows together",
     )
     topics: tuple[str, ...] | None = Field(
         default=None, description="`chatterbot-topic`: only these topics (file names without .yml)"
@@ -89,27 +133,37 @@ class PrepareConfig(StageConfig):
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the split")
 
+    @property
+    def sources(self) -> tuple[PrepareConfig, ...]:
+        """The settings of each source, as if it were the only one."""
+        first = self.model_copy(update={"mix": ()})
+        others = [dict(mixed) for mixed in self.mix]
+        for other in others:
+            other.pop("share")
+        return first, *(first.model_copy(update={"topics": None, "licence": None, **o}) for o in others)
+
     @field_validator("source")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        scheme, _, rest = value.partition(":")
-        named = scheme in {"path", "hub", "package"} and rest
-        if not named and feed_of(value) is None:
-            raise ValueError(
-                f"{value!r} is not a data source; expected path:FILE_OR_DIRECTORY, hub:ORG/NAME@REVISION, "
-                "package:DISTRIBUTION/PATH, feed:NAME or feed:NAME@NUMBER"
-            )
+        if not _is_outside(value) and feed_of(value) is None:
+            raise ValueError(f"{value!r} is not a data source; {_SCHEMES}, feed:NAME or feed:NAME@NUMBER")
         return value
 
     @model_validator(mode="after")
     def _columns_name_each_field_once(self) -> PrepareConfig:
-        fields = list(self.columns.values())
-        if twice := [field for field in fields if fields.count(field) > 1]:
-            raise ValueError(f"columns names two columns for the field {twice[0]!r}; a field has one")
-        if self.columns and self.format.startswith("chatterbot"):
+        _check_columns(self.columns, self.format)
+        return self
+
+    @model_validator(mode="after")
+    def _mixed_sources_are_all_there(self) -> PrepareConfig:
+        if self.mix and feed_of(self.source) is not None:
             raise ValueError(
-                f"columns has nothing to name in the format {self.format}: a corpus has no columns"
+                "mix goes with sources that do not grow: export the feed to a file (`tuneline feed export`), "
+                "and read that (path:FILE)"
             )
+        pairs = {self.format == "preferences", *(mixed.format == "preferences" for mixed in self.mix)}
+        if len(pairs) > 1:
+            raise ValueError("mix: sources with pairs (format preferences) and with answers do not mix")
         return self
 
     @model_validator(mode="after")
@@ -126,3 +180,17 @@ class PrepareConfig(StageConfig):
         if self.topics is not None and self.format != "chatterbot-topic":
             raise ValueError(f"topics belongs to the format chatterbot-topic, not to {self.format}")
         return self
+
+
+def _is_outside(source: str) -> bool:
+    """Whether it names files, a package or a repository."""
+    scheme, _, rest = source.partition(":")
+    return scheme in {"path", "hub", "package"} and bool(rest)
+
+
+def _check_columns(columns: dict[str, str], format: Format) -> None:
+    fields = list(columns.values())
+    if twice := [field for field in fields if fields.count(field) > 1]:
+        raise ValueError(f"columns names two columns for the field {twice[0]!r}; a field has one")
+    if columns and format.startswith("chatterbot"):
+        raise ValueError(f"columns has nothing to name in the format {format}: a corpus has no columns")

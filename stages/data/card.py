@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import PurePath
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from stages.data.source import placeless
 
 _BINS = 20
 _QUANTILES = {"p05": 0.05, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -34,13 +35,15 @@ def card(facts: Mapping[str, Any], settings: Mapping[str, Any], example: str) ->
 
     The source is named without its folder: the card belongs to the data, whose id no place may change.
     """
-    source = _placeless(settings["source"])
-    settings = {**settings, "source": source}
+    source = placeless(settings["source"])
+    mix = [{**mixed, "source": placeless(mixed["source"])} for mixed in settings.get("mix", ())]
+    settings = {**settings, "source": source, **({"mix": mix} if mix else {})}
     lengths = {name: value for name, value in facts["tokens"].items() if name != "histogram"}
     parts = [
         _front_matter(facts["licence"], facts["splits"]),
         "# Prepared dataset",
         f"Source: `{source}`, read as `{facts['format']}`. Licence: {facts['licence'] or 'not stated'}.",
+        *_mixed(facts.get("mixed", ())),
         "## Rows",
         _table(("", "rows"), _row_counts(facts)),
         "Rejected rows stand in `rejects.jsonl` with their line and the reason. "
@@ -58,7 +61,7 @@ def card(facts: Mapping[str, Any], settings: Mapping[str, Any], example: str) ->
         "## Settings",
         _table(("key", "value"), _quoted(settings)),
         "## Source files",
-        _table(("file", "sha256, or commit"), _quoted(facts["source_hashes"])),
+        _table(("file", "sha256, or commit"), _quoted(_files(facts))),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -74,13 +77,27 @@ def _splits(splits: Mapping[str, Mapping[str, int]]) -> list[tuple[Any, ...]]:
     return [(name, *(split[figure] for figure in figures)) for name, split in splits.items()]
 
 
+def _files(facts: Mapping[str, Any]) -> dict[str, str]:
+    others = [
+        (f"{one['source']}: {file}", digest)
+        for one in facts.get("mixed", ())
+        for file, digest in one["source_hashes"].items()
+    ]
+    return {**facts["source_hashes"], **dict(others)}
+
+
 def _quoted(values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     return [(f"`{name}`", f"`{value}`") for name, value in values.items()]
 
 
-def _placeless(source: str) -> str:
-    scheme, _, rest = source.partition(":")
-    return f"path:{PurePath(rest).name}" if scheme == "path" else source
+def _mixed(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not sources:
+        return []
+    rows = [
+        (f"`{one['source']}`", one["format"], one["licence"] or "not stated", one["read"], one["kept"])
+        for one in sources
+    ]
+    return [_table(("mixed with it", "read as", "licence", "rows read", "kept"), rows)]
 
 
 def _unused(fields: Mapping[str, int]) -> list[str]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 from stages.data import tables
@@ -180,3 +180,24 @@ def _from_hub(reference: str, config: str | None, split: str, more: Collection[s
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def placeless(source: str) -> str:
+    """The source without its folder: what is made of it may not change with its place."""
+    scheme, _, rest = source.partition(":")
+    return f"path:{PurePath(rest).name}" if scheme == "path" else source
+
+
+def within(rows: SourceRows, name: str) -> SourceRows:
+    """The rows with `name` before their file, since two sources may have files of one name."""
+    for row in rows:
+        yield replace(row, file=f"{name}: {row.file}")
+
+
+def drawn(rows: SourceRows, share: float, seed: int) -> SourceRows:
+    """The share of the rows that `seed` draws: of each row by its file and line, whatever else there is."""
+    for row in rows:
+        place = f"{seed}:{row.file}:{row.line}".encode(errors="surrogateescape")
+        uniform = int.from_bytes(hashlib.blake2b(place, digest_size=7).digest()) / 2**56
+        if uniform < share:
+            yield row
