@@ -6,9 +6,12 @@ A step asks the registry first; only what it does not know yet is done.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from flows.candidate import Candidate, measure
 from flows.deployment import deploy
 from flows.evaluation_plan import EvaluationPlan
+from flows.gates.judged.labels import read_labels
 from flows.held_out import previous_dataset
 from flows.merge_choice import choose_merge
 from flows.outcome import RunOutcome
@@ -94,10 +97,11 @@ def _promote(
     assert recipe.promote is not None
     assert outcome.dataset is not None
     channel, sources = recipe.promote.channel, {"base": untuned.model, "dataset": outcome.dataset}
+    labels = read_labels(Path(recipe.promote.labels)) if recipe.promote.labels else None
     while outcome.channel is None:  # again where somebody else moved the channel in between
         seen = run.registry.channels.get(channel)
         live = measure_live(run, plan, candidate, seen, **sources) if seen is not None else None
-        verdict = outcome.verdict = judge(run, recipe.gate, channel, candidate, untuned, parent, live)
+        verdict = outcome.verdict = judge(run, recipe.gate, channel, candidate, untuned, parent, live, labels)
         if not verdict.passed:
             return
         if recipe.gate.canary is not None and seen is not None and seen.artifact_id != candidate.model.id:

@@ -6,6 +6,7 @@ from flows.canaries.start import start
 from flows.candidate import Candidate
 from flows.gates.channel import RecordedDecision, record, refuse_other_policy
 from flows.gates.gate import GatePolicy, decide
+from flows.gates.judged.labels import Labels
 from flows.gates.sources import from_registry
 from flows.run.stage_row import StageRow, State
 from flows.run.step import Run
@@ -21,12 +22,13 @@ def judge(
     baseline: Candidate,
     parent: Candidate,
     live: Candidate | None,
+    labels: Labels | None = None,
 ) -> RecordedDecision:
     """Compare `candidate` with the quantized base, what it was made of and what is live; record the decision.
 
     The decision names what is live as its baseline (the base model while the channel is empty): that is what
     it may replace. A channel without a policy takes over that of the first decision that moves it, whatever
-    was decided about it before. Raises `Usage` if it has another one.
+    was decided about it before. Raises `Usage` if it has another one. `labels`: what people said of answers.
     """
     compared = {"candidate": candidate, "baseline": baseline, "parent": parent, "live": live}
     evaluations = {role: measured.evaluation for role, measured in compared.items() if measured is not None}
@@ -35,7 +37,7 @@ def judge(
         refuse_other_policy(run.registry, channel, policy)
         current = live.model if live else None
         case = from_registry(run.registry, policy, candidate.model, current, baseline.model, evaluations)
-        decision = decide(policy, case.evidence, case.references, case.facts)
+        decision = decide(policy, case.evidence, case.references, case.facts, labels=labels)
         verdict = record(run.registry, policy, case, decision)
         return verdict, StageRow("gate", "gate", None, "ran", 0.0, None, decision.verdict)
 

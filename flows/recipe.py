@@ -18,6 +18,7 @@ from flows.gates.gate import GatePolicy
 from stages.config.base import BaseConfig
 from stages.config.deploy import DeployConfig
 from stages.config.evaluate import EvaluateConfig
+from stages.config.judge_metric import FILES
 from stages.config.merge import MergeConfig
 from stages.config.prepare import PrepareConfig
 from stages.config.train import TrainConfig
@@ -38,6 +39,11 @@ class PromoteConfig(StageConfig):
     candidate: str = Field(
         default="gguf-q4_k_m",
         description="label of a quantize entry (`gptq-4bit`, `gguf-q4_k_m`, …), `merged`, or `adapter`",
+    )
+    labels: str | None = Field(
+        default=None,
+        exclude_if=lambda labels: labels is None,
+        description="file of people's labels of answers, which a judge is held against; docs/judge.md",
     )
 
 
@@ -203,6 +209,11 @@ def anchor(tree: Tree, folder: Path) -> Tree:
     for task in tasks if isinstance(tasks, list) else ():
         metrics = task.get("metrics") if isinstance(task, dict) else None
         for part in (task, *(metrics if isinstance(metrics, list) else ())):
-            if isinstance(part, dict) and isinstance(part.get("path"), str):
-                part["path"] = str(folder / part["path"])
+            if isinstance(part, dict):
+                for key in ("path", *FILES):
+                    if isinstance(name := part.get(key), str) and not name.startswith("builtin:"):
+                        part[key] = str(folder / name)
+    promote = tree.get("promote")
+    if isinstance(promote, dict) and isinstance(promote.get("labels"), str):
+        promote["labels"] = str(folder / promote["labels"])
     return tree

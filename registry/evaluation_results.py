@@ -52,6 +52,7 @@ class ScoredResult(Samples):
     metric: str
     dataset: NotRequired[str]
     words: str
+    judges: NotRequired[Mapping[str, Mapping[str, Any]]]
     chat_template_applied_by: str
     config_digest: str
     metrics: dict[str, Metric]
@@ -166,11 +167,9 @@ class ModuleShare(TypedDict):
 
 
 class MergedWeights(TypedDict):
-    """What arrived in a merge of its adapter.
-
-    `modules` that the adapter changes, `wrong`: those whose update did not arrive once; `foreign`: tensors
-    that should be the base's and are not; `tied`: the settings tie a head that has weights of its own.
-    """
+    """What arrived in a merge: `modules` that the adapter changes, `wrong`: those whose update did not arrive
+    once; `foreign`: tensors that should be the base's and are not; `tied`: the settings tie a head that has
+    weights of its own."""
 
     modules: int
     wrong: list[ModuleShare]
@@ -234,6 +233,7 @@ class Item(TypedDict):
     answer: str
     scores: dict[str, float]
     counts: NotRequired[Mapping[str, Sequence[float]]]
+    judged: NotRequired[Mapping[str, Mapping[str, Any]]]
     metric: NotRequired[str]
     score: NotRequired[float]
 

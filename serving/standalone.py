@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -102,6 +103,21 @@ def start(
 
 
 def _start(artifact_id: str, path: Path, config: EngineConfig, log: Path) -> RunningEngine:
+    with _started(artifact_id, path, config, log, keep=True) as endpoint:
+        return endpoint
+
+
+@contextlib.contextmanager
+def while_used(artifact_id: str, path: Path, config: EngineConfig, log: Path) -> Iterator[RunningEngine]:
+    """An engine as of `start` that ends with the block, or with this process. Raises as `start` does."""
+    with _started(artifact_id, path.resolve(), config, log.resolve(), keep=False) as endpoint:
+        yield endpoint
+
+
+@contextlib.contextmanager
+def _started(
+    artifact_id: str, path: Path, config: EngineConfig, log: Path, keep: bool
+) -> Iterator[RunningEngine]:
     alias = model_alias(artifact_id)
     began = log.stat().st_size if log.exists() else 0
     with process.listen(config.host, config.port) as listener:
@@ -118,11 +134,11 @@ def _start(artifact_id: str, path: Path, config: EngineConfig, log: Path) -> Run
             dtype=config.dtype,
         )
         ttl = None if config.ttl_minutes is None else config.ttl_minutes * 60
-        with process.running(launch, log, ttl, GRACE_SECONDS) as engine:
+        with process.running(launch, log, ttl, GRACE_SECONDS, keep) as engine:
             listener.close()  # the engine has it; with ours open, requests to a dead engine would hang
             endpoint = RunningEngine(config.engine, url, engine, log, config.name or alias, artifact_id)
             _wait_ready(endpoint, config.ready_timeout, began)
-    return endpoint
+            yield endpoint
 
 
 def _wait_ready(endpoint: RunningEngine, timeout: float, began: int) -> None:

@@ -3,7 +3,8 @@
 ```
 policy         what can be demanded
 evidence       an evaluation as it was logged; soundness, measured, ancestry
-rules          one claim, judged by paired statistics; checks
+rules          one claim, judged by paired statistics; checks, result
+judged         claims on what a judge scored, and people labelled
 thresholds     limits of size, latency and nearness; latency
 contamination  test items in the training data
 gate           the verdict

@@ -43,6 +43,23 @@ class Together(FiniteRecord):
     counts: dict[str, tuple[float, ...]] = Field(description="item → its counts")
 
 
+TIE = 0.5
+"""What two equal answers score as a pair, whoever judges."""
+
+
+class Scale(FiniteRecord):
+    """What a judge's scores can be. `others`: of pairs, item → digest of the answer compared with."""
+
+    lowest: float
+    highest: float
+    pairwise: bool
+    others: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def span(self) -> float:
+        return self.highest - self.lowest
+
+
 class TaskEvidence(FiniteRecord):
     """The logged items of one task: `scores[metric][item]`, the item being a sha256, never a position.
 
@@ -56,6 +73,11 @@ class TaskEvidence(FiniteRecord):
     asked: dict[str, str] = Field(default_factory=dict, description="item → its question, no template")
     clusters: dict[str, str] = Field(default_factory=dict, description="item → cluster, where items have one")
     places: dict[str, int] = Field(default_factory=dict, description="item → its place in the split")
+    answers: dict[str, str] = Field(default_factory=dict, description="item → digest of the answer's text")
+    scales: dict[str, Scale] = Field(default_factory=dict, description="metric → scale, where a judge scored")
+    labels: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="metric that a judge scored → item → what people say on its scale"
+    )
 
 
 class Fidelity(FiniteRecord):
@@ -170,6 +192,10 @@ def _task(log: Log) -> TaskEvidence:
         asked={row["item"]: row["asked"] for row in log.rows if isinstance(row.get("asked"), str)},
         clusters={row["item"]: row["cluster"] for row in log.rows if isinstance(row.get("cluster"), str)},
         places={row["item"]: row["document"] for row in log.rows if type(row.get("document")) is int},
+        answers={
+            row["item"]: text_digest(row["answer"]) for row in log.rows if isinstance(row.get("answer"), str)
+        },
+        scales=_scales(log),
     )
 
 
@@ -191,3 +217,26 @@ def _fidelity(result: FidelityResult) -> Fidelity:
     }
     reference = (result.get("reference") or {}).get("subject")
     return Fidelity(reference=reference, finite=result["finite"] is True, metrics=metrics)
+
+
+def text_digest(text: str) -> str:
+    """sha256 of an answer, white space at both ends aside: by it a label finds its answer."""
+    return hashlib.sha256(text.strip().encode(errors="surrogatepass")).hexdigest()
+
+
+def _scales(log: Log) -> dict[str, Scale]:
+    """The scale of each metric that a judge scored, as the task's settings say."""
+    found = {}
+    for metric in log.result.get("config", {}).get("metrics") or ():
+        if isinstance(metric, dict) and metric.get("kind") == "judge":
+            name, levels = str(metric["name"]), int(metric["levels"])
+            low, high = (0.0, 1.0) if levels == 2 else (1.0, float(levels))
+            pairwise = metric["compare"] == "pairwise"
+            others = _compared_with(log, name) if pairwise else {}
+            found[name] = Scale(lowest=low, highest=high, pairwise=pairwise, others=others)
+    return found
+
+
+def _compared_with(log: Log, metric: str) -> dict[str, str]:
+    notes = {row["item"]: (row.get("judged") or {}).get(metric) or {} for row in log.rows}
+    return {item: note["other"] for item, note in notes.items() if isinstance(note.get("other"), str)}

@@ -14,8 +14,10 @@ from pydantic import Field
 
 from flows.gates.contamination import Seen
 from flows.gates.evidence import Evidence, load_evidence
+from flows.gates.judged.labels import Labels, with_labels
 from flows.gates.policy import FiniteRecord, GatePolicy, TaskRule, Verdict, without_live
-from flows.gates.rules import RuleResult, judge_tasks
+from flows.gates.result import RuleResult
+from flows.gates.rules import judge_tasks
 from flows.gates.thresholds import judge_ceilings, judge_fidelity, judge_required
 
 __all__ = [
@@ -70,7 +72,9 @@ class Waived:
 class Decision(FiniteRecord):
     verdict: Verdict
     rules: tuple[RuleResult, ...]
-    evidence: dict[str, str] = Field(description="role → digest of the evaluation that was read")
+    evidence: dict[str, str] = Field(
+        description="role → digest of the evaluation that was read; `labels` → sha256 of the file of labels"
+    )
     evaluations: dict[str, str] = Field(
         default_factory=dict, description="role → id or path of the evaluation that was read"
     )
@@ -89,14 +93,19 @@ def decide(
     references: Mapping[str, Evidence],
     facts: CandidateFacts | None = None,
     waived: Sequence[Waived] = (),
+    labels: Labels | None = None,
 ) -> Decision:
     """Judge `candidate` by `policy` against `references` (role → evidence).
 
     The verdict is the worst of the rules': invalid, then fail, then insufficient. All rules must pass, so
     no correction for several claims is needed (an intersection-union test, Berger 1982); of an any_of group,
     Holm-corrected, the best counts. Rules against `live` are judged against the base while nothing is live.
+    `labels`: what people said of answers, for metrics that a judge scores. Raises `Usage` for a label that is
+    not on its metric's scale.
     """
     facts = facts or CandidateFacts()
+    candidate = with_labels(candidate, labels)
+    references = {role: with_labels(evidence, labels) for role, evidence in references.items()}
     applied = policy if "live" in references else without_live(policy)
     results = judge_tasks(applied.tasks, candidate, references, policy.evidence.min_items)
     results += judge_required(policy.evidence, candidate, facts.missing)
@@ -112,7 +121,8 @@ def decide(
     return Decision(
         verdict=max(_counted(results), key=SEVERITY.index),
         rules=tuple(results),
-        evidence={role: evidence.digest for role, evidence in read.items()},
+        evidence={role: evidence.digest for role, evidence in read.items()}
+        | ({"labels": labels.digest} if labels else {}),
         evaluations={role: evidence.artifact_id for role, evidence in read.items()},
         applied=None if applied == policy else applied.model_dump(mode="json"),
     )

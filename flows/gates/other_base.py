@@ -51,6 +51,12 @@ def _renamed(ours: TaskEvidence, theirs: TaskEvidence) -> TaskEvidence:
             "asked": _under(names, theirs.asked),
             "clusters": _under(names, theirs.clusters),
             "places": _under(names, theirs.places),
+            "answers": _under(names, theirs.answers),
+            "scales": {
+                metric: scale.model_copy(update={"others": _under(names, scale.others)})
+                for metric, scale in theirs.scales.items()
+            },
+            "labels": {metric: _under(names, labels) for metric, labels in theirs.labels.items()},
         }
     )
 

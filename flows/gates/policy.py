@@ -53,6 +53,12 @@ class TaskRule(FiniteRecord):
         description="binary: each item scores 0 or 1 (Tango's interval); real: any numbers (a cluster-robust "
         "interval of the mean difference)",
     )
+    trust_judge: bool = Field(
+        default=False,
+        exclude_if=lambda trust: not trust,  # a policy of before there were judges has the same digest
+        description="of a metric that a judge scores: believe the judge where people labelled too few; "
+        "without it such a rule ends `insufficient`",
+    )
     any_of: str | None = Field(
         default=None,
         description="name of a group of improve rules of which one is enough; Holm's correction applies",

@@ -4,62 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
-
-from pydantic import Field
 
 from flows.gates.checks import Comparison, called, problems
 from flows.gates.evidence import Evidence
-from flows.gates.policy import WORDS, FiniteRecord, TaskRule, Verdict
+from flows.gates.judged.claim import from_labels, people_said, without_labels
+from flows.gates.policy import WORDS, TaskRule, Verdict
+from flows.gates.result import Differences, RuleResult, sentence, verdict_between
 from stages.statistics.cluster import FEWEST, Mean, clustered_mean, mean_items_needed
 from stages.statistics.corpus import corpus_difference
 from stages.statistics.exact import paired_interval
 from stages.statistics.intervals import mcnemar
 from stages.statistics.power import items_needed, pass_probability
 
-Method = Literal["tango", "tango-clustered", "clustered-mean", "bootstrap"]
 FLIPS_SUMMED = 400
 """Flips up to which the power is summed exactly; beyond, the approximation is as good and much faster."""
-
-
-class RuleResult(FiniteRecord):
-    """One rule's outcome. `effect` is candidate minus reference, `low`/`high` its one-sided bounds."""
-
-    rule: str
-    verdict: Verdict
-    sentence: str
-    kind: Literal["task", "ceiling", "fidelity", "evidence", "contamination"] = "task"
-    method: Method | None = None
-    effect: float | None = None
-    low: float | None = None
-    high: float | None = None
-    threshold: float | None = Field(default=None, description="the difference or limit that is asked for")
-    alpha: float | None = Field(default=None, description="one-sided, after Holm's correction in a group")
-    n: int = 0
-    clusters: int | None = None
-    gained: int | None = None
-    lost: int | None = None
-    discordant: int = Field(default=0, description="items on which the two disagree")
-    mcnemar: float | None = Field(default=None, description="two-sided mid-p, for information")
-    power: float | None = Field(
-        default=None,
-        description="chance to pass with these items and flips if the true difference is the one planned for",
-    )
-    more_items: int | None = Field(default=None, description="about how many more would decide")
-    group: str | None = None
-    listed: tuple[str, ...] = Field(default=(), description="items that stand in the training data")
-    waived: dict[str, str] | None = Field(default=None, description="reason and who")
-
-
-class Differences(FiniteRecord):
-    """Candidate minus reference, item by item, in the order of the items' digests."""
-
-    values: tuple[float, ...]
-    clusters: tuple[str, ...]
-
-    @property
-    def clustered(self) -> bool:
-        return len(set(self.clusters)) < len(self.clusters)
 
 
 def judge_tasks(
@@ -94,7 +52,10 @@ def judge_rule(
         message = f"{rule.name}: " + "; ".join(reasons)
         return RuleResult(rule=rule.name, verdict="invalid", sentence=message, group=rule.any_of)
     differences = paired(rule, candidate, reference)
-    risk = alpha or rule.alpha
+    risk, other = alpha or rule.alpha, called(rule, reference)
+    said = people_said(rule, candidate, reference)
+    if said is not None and (result := from_labels(rule, differences, said, risk, other)) is not None:
+        return result
     result = (
         _binary(rule, differences, risk)
         if rule.scores == "binary"
@@ -102,7 +63,8 @@ def judge_rule(
     )
     if result.sentence:
         return result
-    return result.model_copy(update={"sentence": sentence(rule, result, called(rule, reference))})
+    result = result.model_copy(update={"sentence": sentence(rule, result, other)})
+    return result if said is None else without_labels(rule, result, said, other)
 
 
 def _judge_group(
@@ -141,7 +103,7 @@ def _binary(rule: TaskRule, differences: Differences, alpha: float) -> RuleResul
     mean = clustered_mean(differences.values, differences.clusters, alpha) if differences.clustered else None
     design, clusters = (mean.design, mean.clusters) if mean else (1.0, 0)
     bounds = paired_interval(gained, lost, n, rule.threshold, alpha, design, clusters)
-    verdict = _verdict(bounds.low, bounds.high, rule.threshold)
+    verdict = verdict_between(bounds.low, bounds.high, rule.threshold)
     share = max(gained + lost, 1) / n  # models that agreed on all items so far need not agree on the next
     effect = (gained - lost) / n
     total = items_needed(share, effect, rule.threshold, alpha, rule.power)
@@ -169,7 +131,7 @@ def _real(
         if together
         else clustered_mean(differences.values, differences.clusters, alpha)
     )
-    verdict = _verdict(mean.low, mean.high, rule.threshold)
+    verdict = verdict_between(mean.low, mean.high, rule.threshold)
     if mean.moved < FEWEST:
         verdict = "insufficient"
     spread = mean.error * math.sqrt(n)
@@ -198,10 +160,6 @@ def _together(rule: TaskRule, candidate: Evidence, reference: Evidence, alpha: f
     return corpus_difference(mine.figure, *counts, clusters, alpha)
 
 
-def _verdict(low: float, high: float, threshold: float) -> Verdict:
-    return "pass" if low > threshold else "fail" if high < threshold else "insufficient"
-
-
 def _more(verdict: Verdict, total: int | None, n: int) -> int | None:
     return None if verdict != "insufficient" or total is None else max(1, total - n)
 
@@ -226,36 +184,3 @@ def _normal_power(distance: float, alpha: float) -> float:
     from statistics import NormalDist
 
     return NormalDist().cdf(distance - NormalDist().inv_cdf(1 - alpha))
-
-
-def sentence(rule: TaskRule, result: RuleResult, other: str) -> str:
-    """What was found, for people: every figure with what it was measured on; `other`: the other side."""
-    unit, scale = ("points", 100.0) if rule.scores == "binary" else ("", 1.0)
-
-    def number(value: Any, sign: str = "+") -> str:
-        shown = f"{scale * value:{sign}.1f}" if scale == 100 else f"{value:{sign}.4g}"
-        return f"{shown} {unit}".rstrip()
-
-    margin = f"{scale * rule.margin:g} {unit}".rstrip()
-    asked = f"better by more than {margin}" if rule.role == "improve" else f"worse by less than {margin}"
-    grouped = f" in {result.clusters} clusters" if result.clusters else ""
-    figures = (
-        f"{rule.task}/{rule.metric}: {number(result.effect)} against {other} on {result.n} paired"
-        f" items{grouped} ({result.gained} gained, {result.lost} lost; with "
-        f"{100 * (1 - (result.alpha or 0)):g} % confidence at least "
-        f"{number(result.low).removesuffix(' points')}, at most "
-        f"{number(result.high).removesuffix(' points')})"
-    )
-    if result.verdict == "pass":
-        return f"{figures}: shown to be {asked}."
-    if result.verdict == "fail":
-        return f"{figures}: shown not to be {asked}."
-    if rule.scores == "real" and result.discordant < FEWEST:
-        few = f"only {result.discordant} items differ, at least {FEWEST} must for an interval of a mean"
-        return f"{figures}: too few differences to tell whether it is {asked}; {few}."
-    wanted = (
-        f"about {result.more_items:,} more items would decide if the difference stays as it is"
-        if result.more_items is not None
-        else "the difference lies at the margin, where no number of items decides"
-    )
-    return f"{figures}: too few items to tell whether it is {asked}; {wanted}."

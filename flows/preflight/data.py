@@ -10,12 +10,14 @@ from pathlib import Path
 
 from flows.recipe import Recipe
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
+from stages.config.judge_metric import JudgeMetric
 from stages.config.metrics import FieldsMetric, MetricConfig, NumberMetric
 from stages.config.prepare import PrepareConfig
 from stages.config.user_metric import PythonMetric
 from stages.errors import StageError
 from stages.formats.messages import said
 from stages.prepare import first_rows
+from stages.scoring.judge.verdicts import require_usable
 from stages.scoring.scorer import Scorer
 from stages.scoring.user_function import user_scores
 
@@ -104,6 +106,8 @@ def _unscorable(metric: MetricConfig, targets: Sequence[str]) -> str | None:
             Scorer([metric], choice)
             if isinstance(metric, PythonMetric):
                 user_scores(metric, [])
+            if isinstance(metric, JudgeMetric):
+                require_usable(metric)
             return None
         except StageError as error:
             problems.append(str(error))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 
+from flows.errors import Usage
 from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_START, AGAINST_UNMERGED
 from flows.gates.gate import GatePolicy
+from flows.gates.judged.labels import read_labels
 from flows.recipe import Recipe
 from registry.quantization import STORED
 from serving.engine.capabilities import VLLM_RANKS, limits
@@ -28,6 +31,7 @@ def problems(recipe: Recipe, metrics: Metrics) -> Iterator[str]:
         yield from _kinds(recipe, recipe.gate)
         yield from _evidence(recipe, recipe.gate, metrics)
         yield from _fidelity(recipe, recipe.gate)
+    yield from _labels(recipe)
     yield from _engine(recipe)
     yield from _unmerged(recipe)
 
@@ -190,6 +194,15 @@ def _form(recipe: Recipe) -> str:
         return "none" if recipe.adapter.on_16bit else recipe.adapter.base
     method = next((q for q in recipe.quantize if q.label == recipe.promote.candidate), None)
     return "none" if method is None else method.form
+
+
+def _labels(recipe: Recipe) -> Iterator[str]:
+    """Whether people's labels can be read, before anything is trained."""
+    if recipe.promote is not None and recipe.promote.labels is not None:
+        try:
+            read_labels(Path(recipe.promote.labels))
+        except Usage as error:
+            yield f"promote.labels: {error}"
 
 
 def _engine(recipe: Recipe) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from registry.artifacts import JsonObject
 from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig
+from stages.config.judge_metric import BUILT_IN, FILES
 from stages.config.prepare import PrepareConfig
 from stages.errors import InvalidInput, MissingPackage
 
@@ -30,8 +31,9 @@ def pinned(config: BaseModel) -> JsonObject:
     if isinstance(config, EvaluateConfig):
         for task in tree["tasks"]:
             for part in (task, *task.get("metrics", ())):
-                if part.get("path"):
-                    part["path"] = _pin_path(Path(part["path"]))
+                for key in ("path", *FILES):
+                    if part.get(key) and part[key] != BUILT_IN:
+                        part[key] = _pin_path(Path(part[key]))
     return tree
 
 

@@ -12,6 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from stages.config.bounded import linear_pattern
+from stages.config.judge_metric import JudgeMetric
 from stages.config.user_metric import PythonMetric
 from stages.contract import StageConfig
 
@@ -260,7 +261,8 @@ MetricConfig = Annotated[
     | LengthMetric
     | RefusalMetric
     | ToolCallMetric
-    | PythonMetric,
+    | PythonMetric
+    | JudgeMetric,
     Field(discriminator="kind"),
 ]
 KINDS: tuple[str, ...] = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stages.config.judge_metric import JudgeMetric
 from stages.config.metrics import (
     BleuMetric,
     ChrfMetric,
@@ -22,6 +23,8 @@ def real_scores(metrics: tuple[MetricConfig, ...]) -> set[str]:
         if isinstance(metric, LengthMetric):
             every.add(metric.name)
         if isinstance(metric, PythonMetric) and metric.scores_are == "real":
+            every.add(metric.name)
+        if isinstance(metric, JudgeMetric) and not metric.binary:
             every.add(metric.name)
         if isinstance(metric, ToolCallMetric):
             every |= set(metric.scores[2:])

@@ -75,3 +75,8 @@ def said(message: Message) -> str:
     return (
         "\n".join(text for text in texts(message) if text) if beside_content(message) else message["content"]
     )
+
+
+def asked(messages: Sequence[Message]) -> str:
+    """What a chat asks: its contents without those of system messages."""
+    return "\n".join(str(message["content"]) for message in messages if message["role"] != "system")

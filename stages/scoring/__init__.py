@@ -9,6 +9,7 @@ similarity  ROUGE-L, chrF, BLEU
 refusal     whether an answer refuses
 tool_calls  calls of tools in an answer
 user_function  a Python function of the user's
+judge       another model that judges
 item        what one answer scores
 ```
 """

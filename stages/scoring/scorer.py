@@ -9,6 +9,7 @@ from typing import Any
 
 from stages.config.bounded import linear_pattern
 from stages.config.evaluate import HeldoutTask
+from stages.config.judge_metric import BUILT_IN, FILES, JudgeMetric
 from stages.config.metrics import (
     BleuMetric,
     ChrfMetric,
@@ -38,12 +39,12 @@ Targets = Sequence[Sequence[str]]
 """The references of each item of the split, in its order."""
 
 
-_APART = (ExactMetric, PythonMetric)
+_APART = (ExactMetric, PythonMetric, JudgeMetric)
 
 
 class Scorer:
-    """Every metric of a task but `exact`, which needs the chat template, and `python`, which scores all items
-    in one child.
+    """Every metric of a task but `exact`, which needs the chat template, and `python` and `judge`, which take
+    all items at once.
 
     Raises `InvalidInput` where a metric cannot score these `targets`, or its schema is not one.
     """
@@ -57,6 +58,8 @@ class Scorer:
         for metric in metrics:
             if isinstance(metric, PythonMetric):
                 self.units[metric.name] = metric.unit if metric.scores_are == "real" else "share"
+            elif isinstance(metric, JudgeMetric):
+                self.units[metric.name] = "share" if metric.levels == 2 else f"of {metric.levels}"
         for ready in self._ready:
             self.units |= ready.units
             self.corpus |= ready.corpus
@@ -108,8 +111,13 @@ def recorded(task: HeldoutTask) -> dict[str, Any]:
     """The task's settings as an evaluation records them: of a file its name and digest, not its place."""
     settings = task.model_dump(mode="json")
     for metric in settings.get("metrics", ()):
-        if metric.get("path"):
-            file = Path(metric["path"]).expanduser()
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            metric["path"] = f"{file.name}@{digest}"
+        for key in ("path", *FILES):
+            if metric.get(key) and metric[key] != BUILT_IN:
+                metric[key] = _by_digest(Path(metric[key]).expanduser())
     return settings
+
+
+def _by_digest(file: Path) -> str:
+    file = file / "model.gguf" if file.is_dir() else file
+    with file.open("rb") as opened:
+        return f"{file.name}@{hashlib.file_digest(opened, 'sha256').hexdigest()}"

@@ -54,11 +54,11 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable], alpha:
     cubes = math.fsum(total**3 for total in sums.values())
     lean = cubes / squares**1.5  # the skewness of the cluster sums divided by the square root of their number
     t = student_quantile(1 - alpha, groups - 1)
-    low, high = (mean - error * _hall_inverse(edge, lean) for edge in (t, -t))
+    low, high = (mean - error * hall_inverse(edge, lean) for edge in (t, -t))
     return Mean(mean, low, high, error, n, groups, moved, max(1.0, squares / alone))
 
 
-def _hall_inverse(edge: float, lean: float) -> float:
+def hall_inverse(edge: float, lean: float) -> float:
     """Where T + lean·T²/3 + lean²·T³/27 + lean/6, which rises with T, equals `edge`."""
     if abs(lean) < 1e-9:
         return edge

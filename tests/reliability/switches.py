@@ -31,9 +31,9 @@ import pytest
 from tests.seconds import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
-GATE, SOUNDNESS, THRESHOLDS, CONTAMINATION, POLICY = (
+GATE, SOUNDNESS, THRESHOLDS, CONTAMINATION, POLICY, JUDGED = (
     f"tests/flows/gates/test_{name}.py"
-    for name in ("gate", "soundness", "thresholds", "contamination", "policy")
+    for name in ("gate", "soundness", "thresholds", "contamination", "policy", "judged")
 )
 COMMAND, READ, MOVES, ADAPTERS, DIRECTORIES, REPORTS = (
     f"tests/flows/commands/gates/test_{name}.py"
@@ -44,6 +44,7 @@ CHANNELS, GATES, SIGNING = (
     f"tests/registry/channels/test_{name}.py" for name in ("channels", "decisions", "signing")
 )
 INTERVALS, CLUSTERS = "tests/stages/statistics/test_intervals.py", "tests/stages/statistics/test_cluster.py"
+POWERED = "tests/stages/statistics/test_prediction_powered.py"
 HEAVY = "tests/stages/backends/evaluate/test_fidelity"
 """These load torch, so only the tests that matter are run."""
 PARITY = f"{HEAVY}.py::test_parity_tells_a_changed_tokenizer"
@@ -136,9 +137,8 @@ GATE_SWITCHES = [
             'return RuleResult(rule=rule.name, verdict="pass", sentence=message, group=rule.any_of)\n'
             "    differences = paired",
         ),
-        too_few_to_tell_is_insufficient=('< threshold else "insufficient"', '< threshold else "pass"'),
-        the_margin=("verdict = _verdict(bounds.low, bounds.high, rule.threshold)",
-                    "verdict = _verdict(bounds.low, bounds.high, 0.0)"),
+        the_margin=("verdict = verdict_between(bounds.low, bounds.high, rule.threshold)",
+                    "verdict = verdict_between(bounds.low, bounds.high, 0.0)"),
         items_of_a_cluster_depend_on_each_other=(
             "mean = clustered_mean(differences.values, differences.clusters, alpha) "
             "if differences.clustered else None",
@@ -148,6 +148,22 @@ GATE_SWITCHES = [
                           "share = rules[0].alpha"),
         few_differences_prove_nothing=("if mean.moved < FEWEST:", "if False:"),
         one_item_has_no_spread=("if len(set(differences.clusters)) < 2:", "if False:"),
+    ),
+    *_in(
+        "flows/gates/result.py", GATE,
+        too_few_to_tell_is_insufficient=('< threshold else "insufficient"', '< threshold else "pass"'),
+    ),
+    *_in(
+        "flows/gates/judged/claim.py", JUDGED,
+        a_judge_alone_shows_nothing=('nothing = {"verdict": "insufficient", ', "nothing = {"),
+        labels_are_drawn_at_random=("> CHOSEN:", "> 1e9:"),
+        few_labels_show_nothing=("if len(groups) < FEWEST_LABELS:", "if len(groups) < 2:"),
+    ),
+    *_in(
+        "stages/statistics/prediction_powered.py", POWERED, "tests/reliability/test_judge.py",
+        the_judges_error_counts=("_Split(said - weight * seen, ", "_Split(seen - weight * seen, "),
+        a_judge_that_agrees_is_not_taken_for_perfect=("errors=np.append(split.errors, worst)",
+                                                     "errors=np.append(split.errors, 0.0)"),
     ),
     *_in(
         "flows/gates/gate.py", GATE, CONTAMINATION, SOUNDNESS,
@@ -331,7 +347,7 @@ GATE_SWITCHES = [
     ),
     *_in(
         "stages/statistics/cluster.py", CLUSTERS,
-        skewness_of_rare_losses=("low, high = (mean - error * _hall_inverse(edge, lean) for edge in (t, -t))",
+        skewness_of_rare_losses=("low, high = (mean - error * hall_inverse(edge, lean) for edge in (t, -t))",
                                  "low, high = mean - error * t, mean + error * t"),
     ),
 ]  # fmt: skip

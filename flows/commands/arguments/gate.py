@@ -77,6 +77,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--latency", type=Path, metavar="FILE", help='JSON: {"subject": ID, "milliseconds": [durations]}'
     )
+    text = "people's labels of answers, which a judge is held against; docs/judge.md"
+    run.add_argument("--labels", type=Path, metavar="FILE", help=text)
     run.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit XML report")
     run.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary in Markdown")
     text = "let this finding through; needs --reason and --who"

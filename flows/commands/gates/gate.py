@@ -17,6 +17,7 @@ from flows.gates.ancestry import nf4_only
 from flows.gates.channel import record, refuse_other_policy
 from flows.gates.directories import from_directories
 from flows.gates.gate import GatePolicy, Waived, decide
+from flows.gates.judged.labels import read_labels
 from flows.gates.latency import read_latency
 from flows.gates.plan import RulePlan, plan_rules
 from flows.gates.reports import junit, junit_error, lines, markdown, markdown_error
@@ -41,12 +42,12 @@ def run(arguments: argparse.Namespace) -> Reply:
 
 
 def _judge(arguments: argparse.Namespace, title: str) -> Reply:
-    waived = _waivers(arguments)
+    waived, labels = _waivers(arguments), read_labels(arguments.labels)
     directories = [Path(ref).is_dir() for ref in (arguments.candidate, arguments.baseline) if ref]
     if all(directories) and len(directories) == 2:
         policy = load_policy(arguments.policy, None)
         case, verdict_id = _of_directories(policy, arguments), None
-        decision = decide(policy, case.evidence, case.references, case.facts, waived)
+        decision = decide(policy, case.evidence, case.references, case.facts, waived, labels)
     elif any(directories):
         raise Usage(
             f"--candidate {arguments.candidate} and --baseline {arguments.baseline}: expected two "
@@ -56,7 +57,7 @@ def _judge(arguments: argparse.Namespace, title: str) -> Reply:
         with open_registry() as registry:
             policy = load_policy(arguments.policy, registry)
             case = _of_registry(registry, policy, arguments)
-            decision = decide(policy, case.evidence, case.references, case.facts, waived)
+            decision = decide(policy, case.evidence, case.references, case.facts, waived, labels)
             _tell(case.notes)
             verdict_id = record(registry, policy, case, decision).id
     _report(arguments, junit(title, decision, verdict_id), markdown(title, decision, verdict_id))

@@ -31,9 +31,12 @@ from registry.evaluation_results import Item, ScoredResult, write_samples
 from stages.backends.evaluate.heldout import EXACT, HeldoutItems
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.config.evaluate import HeldoutTask, LmEvalTask
+from stages.config.judge_metric import JudgeMetric
 from stages.config.user_metric import PythonMetric
 from stages.contract import Parent
 from stages.errors import InvalidInput, StageError
+from stages.formats.messages import asked
+from stages.scoring.judge.verdicts import JudgeReport, judge, words
 from stages.scoring.scorer import recorded
 from stages.scoring.summary import sum_up
 from stages.scoring.user_function import user_scores
@@ -65,29 +68,46 @@ def run_task(
 def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, out: Path) -> ScoredResult:
     heldout = HeldoutItems(task, dataset.path, lm)
     items = _evaluate(lm, heldout, task, None, rendered=False)
-    for metric in task.metrics:
-        if isinstance(metric, PythonMetric):
-            answered = [heldout.answered[heldout.keys[item["document"]]] for item in items]
-            for item, score in zip(items, user_scores(metric, answered), strict=True):
-                item["scores"][metric.name] = score
+    judges = _scored_together(heldout, task, items)
     if not heldout.exact:
         for item in items:
             del item["scores"][EXACT]  # lm-eval wants a score of every item
     config, choice, main = recorded(task), heldout.choice, task.metrics[0].scores[0]
     metrics = sum_up(items, task.name, main, heldout.scorer)
-    return {
+    measured = f"{len(items)} items of the {task.split} split of dataset {dataset.id[:12]}"
+    result: ScoredResult = {
         "config": config,
         "choice": choice,
         "fewshot": 0,
         "limit": task.max_items,
         "metric": main,
         "dataset": dataset.id,
-        "words": f"{len(items)} items of the {task.split} split of dataset {dataset.id[:12]}",
+        "words": "; ".join([measured, *(words(name, report) for name, report in judges.items())]),
         "chat_template_applied_by": "tuneline",
         "config_digest": digest([config, choice]),
         **write_samples(out, task.name, items),
         "metrics": metrics,
     }
+    if judges:
+        result["judges"] = judges
+    return result
+
+
+def _scored_together(heldout: HeldoutItems, task: HeldoutTask, items: list[Item]) -> dict[str, JudgeReport]:
+    """Add the scores of metrics that take all items at once; what judges found, by their metrics' names."""
+    judges: dict[str, JudgeReport] = {}
+    answered = [heldout.answered[heldout.keys[item["document"]]] for item in items]
+    for metric in task.metrics:
+        if isinstance(metric, PythonMetric):
+            for item, score in zip(items, user_scores(metric, answered), strict=True):
+                item["scores"][metric.name] = score
+        if isinstance(metric, JudgeMetric):
+            found = judge(metric, answered)
+            judges[metric.name] = found.report
+            for item, score, note in zip(items, found.scores, found.notes, strict=True):
+                item["scores"][metric.name] = score
+                item["judged"] = {**item.get("judged", {}), metric.name: note}
+    return judges
 
 
 def _run_lm_eval(lm: TokenLM, task: LmEvalTask, seed: int, out: Path) -> ScoredResult:
@@ -209,7 +229,7 @@ def _asked(task: Task, document: Document) -> str:
     """What the item asks, without the chat template, few-shot examples or a shared system message."""
     if isinstance(task, HeldoutItems):
         chat = json.loads(document["messages"])[:-1]
-        return "\n".join(message["content"] for message in chat if message["role"] != "system")
+        return asked(chat)
     text = task.doc_to_text(document)
     if isinstance(text, str):
         return text

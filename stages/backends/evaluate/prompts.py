@@ -12,10 +12,13 @@ import pyarrow.parquet as pq
 
 from stages.backends.chat import Message, encode, load_tokenizer
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
+from stages.config.judge_metric import JudgeMetric
 from stages.config.metrics import DEFAULT
 from stages.config.user_metric import PythonMetric
 from stages.contract import Parents
 from stages.errors import InvalidInput
+from stages.scoring.judge.opponent import opponents
+from stages.scoring.judge.verdicts import require_usable
 from stages.scoring.scorer import Scorer
 from stages.scoring.tool_calls import as_text
 from stages.scoring.user_function import Answered, user_scores
@@ -57,6 +60,9 @@ def check_metrics(config: EvaluateConfig, parents: Parents) -> None:
                     if isinstance(metric, PythonMetric):
                         first = [Answered(references(row)[0], references(row), row[:-1]) for row in rows[:3]]
                         user_scores(metric, first)
+                    if isinstance(metric, JudgeMetric):
+                        require_usable(metric)
+                        opponents(metric, [row[:-1] for row in rows], [references(row)[0] for row in rows])
             except InvalidInput as error:
                 raise InvalidInput(f"task {task.name}: {error}") from None
 

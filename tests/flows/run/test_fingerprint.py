@@ -91,3 +91,19 @@ def test_branch_that_cannot_be_resolved_says_what_to_do(monkeypatch: pytest.Monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InvalidInput, match="work offline from a downloaded copy: path:DIRECTORY"):
         commit_of("org/name@main", "model")
+
+
+def test_a_judges_files_count_by_their_digests_and_its_own_prompt_by_its_version(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("{question} {answer}")
+    judge = {"kind": "judge", "url": "http://127.0.0.1:1/v1", "model": "m"}
+
+    def recorded(**settings: object) -> str:
+        task = HeldoutTask.model_validate({"metrics": [{**judge, **settings}]})
+        metric = pinned(EvaluateConfig(tasks=(task,)))["tasks"][0]["metrics"][0]
+        return str(metric["prompt"])
+
+    assert recorded() == "builtin:1"
+    first = recorded(prompt=str(tmp_path / "prompt.txt"))
+    assert first.startswith("prompt.txt@")
+    (tmp_path / "prompt.txt").write_text("{answer} {question}")
+    assert recorded(prompt=str(tmp_path / "prompt.txt")) != first

@@ -23,6 +23,7 @@ from stages.errors import InvalidInput
 from stages.evaluate import evaluate
 from tests.stages.backends import templates
 from tests.stages.backends.evaluate.test_heldout import Parrot, speaking
+from tests.stages.scoring.fake_judge import fake_judge, shown
 
 Chat = list[dict[str, Any]]
 
@@ -245,3 +246,32 @@ def test_a_gate_reads_what_was_written(plain: Any, tmp_path: Path) -> None:
     assert set(task.together) == {"bleu", *(m for m in found["metrics"] if m.startswith("fields_"))}
     assert sorted(task.scores["fields_f1"].values()) == [0.5, 0.5, 1.0]
     assert set(task.scores) == set(found["metrics"])
+
+
+def test_a_judge_scores_all_items_and_its_report_stands_beside(
+    plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
+    rows = [spoken(f"capital {k}", "Paris") for k in range(3)]
+    said = [spoken(f"capital {k}", text) for k, text in enumerate(("Paris", "in Paris", "Rome"))]
+    with fake_judge(lambda message: int("Paris" in shown(message, "answer"))) as endpoint:
+        judge = {"kind": "judge", "url": endpoint.url, "model": "judge-1"}
+        found = measured(tmp_path, plain, rows, said, metrics=[judge, "exact"])
+    assert {name: round(metric["value"], 2) for name, metric in found["metrics"].items()} == {
+        "judge": 0.67,
+        "exact_match": 0.33,
+    }
+    assert found["judges"]["judge"]["prompt"] == "builtin:1"
+    assert found["words"].endswith("; judge judged by judge-1, prompt builtin:1")
+    assert found["config"]["metrics"][0]["prompt"] == "builtin:1"
+    items = read_items(tmp_path, found)
+    assert [row["judged"]["judge"] for row in items] == [{"verdict": 1}, {"verdict": 1}, {"verdict": 0}]
+    assert [row["score"] for row in items] == [1.0, 1.0, 0.0]
+
+
+def test_a_judge_that_cannot_be_asked_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
+    given = dataset(tmp_path / "data", [spoken("q", "a")])
+    judge = {"kind": "judge", "gguf": str(tmp_path / "none.gguf")}
+    config = EvaluateConfig(tasks=(HeldoutTask(metrics=(judge,)),))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"task heldout: metric judge: .*none.gguf is not a GGUF file"):
+        check_metrics(config, {"dataset": given})
