@@ -137,7 +137,7 @@ def _numbered(clusters: Sequence[Hashable]) -> Numbers:
 
 
 def _weight(said: Array, seen: Array, scores: Array, rest: int) -> float:
-    """What the judge counts so that the variance is least: example 6.1 of PPI++, kept within 0 and 1."""
+    """What the judge counts so that the variance is least, as PPI++ has it for means, within 0 and 1."""
     spread = float(scores.var(ddof=1))
     if not rest or spread < 1e-15:
         return 0.0

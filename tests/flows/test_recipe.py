@@ -145,3 +145,11 @@ def test_a_file_of_a_metric_is_seen_from_the_recipe_s_folder(tmp_path: Path) -> 
     metrics = ["exact", {"kind": "json_schema", "path": "order.json"}]
     (task,) = load(written(tmp_path, evaluate={"tasks": [{"metrics": metrics}]})).evaluate.tasks
     assert task.metrics[1].path == str(tmp_path / "order.json")  # type: ignore[union-attr]
+
+
+def test_files_of_a_judge_and_of_labels_are_seen_from_the_recipe_s_folder(tmp_path: Path) -> None:
+    judge = {"kind": "judge", "compare": "pairwise", "answers": "old.jsonl", "gguf": "judge.gguf"}
+    tree = {"evaluate": {"tasks": [{"metrics": ["exact", judge]}]}}
+    metric = load(written(tmp_path, **tree)).evaluate.tasks[0].metrics[1]  # type: ignore[union-attr]
+    assert (metric.answers, metric.gguf) == (str(tmp_path / "old.jsonl"), str(tmp_path / "judge.gguf"))  # type: ignore[union-attr]
+    assert metric.prompt == "builtin:1"  # type: ignore[union-attr]

@@ -24,10 +24,10 @@ _KEYS = {"label", "answer", "asked", "item", "other", "metric", "task", "who"}
 
 
 class Label(NamedTuple):
-    """One line of the file. `about`: the item's digest, or its question; digests of the answers' texts."""
+    """One line of the file. `abouts`: the item's digest, its question; of the answers their texts' digests."""
 
     line: int
-    about: str
+    abouts: frozenset[str]
     answer: str
     other: str | None
     metric: str | None
@@ -71,7 +71,7 @@ def _label(path: Path, number: int, line: bytes) -> Label:
     other = row.get("other")
     return Label(
         line=number,
-        about=row["item"] if "item" in row else row["asked"],
+        abouts=frozenset(row[key] for key in ("item", "asked") if key in row),
         answer=text_digest(row["answer"]),
         other=None if other is None else text_digest(other),
         metric=row.get("metric"),
@@ -89,8 +89,8 @@ def _problem(row: Any) -> str | None:
         return f"label is {row.get('label')!r}"
     if not isinstance(row.get("answer"), str):
         return "has no answer, so nobody knows what was labelled"
-    if ("item" in row) == ("asked" in row):
-        return "has item and asked, of which one is enough" if "item" in row else "has neither asked nor item"
+    if not row.keys() & {"item", "asked"}:
+        return "has neither asked nor item"
     texts = ("item", "asked", "other", "metric", "task")
     wrong = next((key for key in texts if key in row and not isinstance(row[key], str)), None)
     return None if wrong is None else f"{wrong} is {row[wrong]!r}, no text"
@@ -114,7 +114,8 @@ def _of_task(name: str, task: TaskEvidence, labels: Labels) -> dict[str, dict[st
     said: dict[tuple[str, str], list[Label]] = {}
     for label in labels.lines:
         if label.task in {None, name}:
-            said.setdefault((label.about, label.answer), []).append(label)
+            for about in label.abouts:
+                said.setdefault((about, label.answer), []).append(label)
     found: dict[str, dict[str, float]] = {}
     for metric, scale in task.scales.items():
         found[metric] = {}
@@ -134,14 +135,14 @@ def _values(
     scale: Scale,
     item: str,
 ) -> Iterator[float]:
-    """What people said of this answer to this item, by this metric."""
-    for about in abouts:
-        for label in said.get((about, answer), ()) if about is not None else ():
-            if label.metric not in {None, metric} or label.other != scale.others.get(item):
-                continue
-            if not scale.lowest <= label.value <= scale.highest:
-                raise Usage(
-                    f"labels {labels.name} line {label.line}: {label.value:g} is not on the scale of "
-                    f"{metric}, {scale.lowest:g} to {scale.highest:g}"
-                )
-            yield label.value
+    """What people said of this answer to this item, by this metric; a line counts once."""
+    found = {label.line: label for about in abouts if about for label in said.get((about, answer), ())}
+    for label in found.values():
+        if label.metric not in {None, metric} or label.other != scale.others.get(item):
+            continue
+        if not scale.lowest <= label.value <= scale.highest:
+            raise Usage(
+                f"labels {labels.name} line {label.line}: {label.value:g} is not on the scale of "
+                f"{metric}, {scale.lowest:g} to {scale.highest:g}"
+            )
+        yield label.value

@@ -89,10 +89,11 @@ def words(name: str, report: JudgeReport) -> str:
     """What a reader of the figures has to know of the judge."""
     judge = report["judge"]
     called = judge.get("model") or f"GGUF {judge['gguf'][:12]}"
-    text = f"{name} judged by {called}, prompt {report['prompt'].partition('@')[0]}"
-    if "pairs" in report and report["pairs"]:
-        text += f", {report['same_in_both_orders']} of {report['pairs']} pairs alike in both orders"
-    return text
+    prompt = report["prompt"].partition("@")[0]
+    orders = ""
+    if report.get("pairs"):
+        orders = f"; {report['same_in_both_orders']} of {report['pairs']} pairs alike in both orders"
+    return f"{name} by {called} (prompt {prompt}{orders})"
 
 
 def _graded(

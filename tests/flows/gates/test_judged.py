@@ -241,7 +241,6 @@ def test_what_is_known_of_answers_moves_with_the_items_of_another_base(tmp_path:
         ('{"asked": "q", "answer": "a", "label": NaN}', r"line 2: label is nan"),
         ('{"asked": "q", "label": 1}', r"line 2: has no answer, so nobody knows what was labelled"),
         ('{"answer": "a", "label": 1}', r"line 2: has neither asked nor item"),
-        ('{"asked": "q", "item": "i", "answer": "a", "label": 1}', r"line 2: has item and asked"),
         ('{"asked": "q", "answer": "a", "label": 1, "lable": 2}', r"line 2: has the key 'lable'"),
         ('{"asked": "q", "answer": "a", "label": 1, "other": 3}', r"line 2: other is 3, no text"),
     ],

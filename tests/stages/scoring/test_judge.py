@@ -63,7 +63,7 @@ def test_each_answer_is_judged_by_itself() -> None:
     assert schema["additionalProperties"] is False
     assert shown(endpoint.messages[0], "expected answer") == "Paris"
     assert "What is the capital of France (" in shown(endpoint.messages[0], "question")
-    assert "judged by judge-1, prompt builtin:1" in words("judge", found.report)
+    assert words("judge", found.report) == "judge by judge-1 (prompt builtin:1)"
 
 
 def test_grades_go_from_1_to_as_many_as_are_asked_for() -> None:
@@ -99,7 +99,7 @@ def test_orders_that_disagree_are_a_tie_and_are_reported() -> None:
     assert found.scores == [0.5, 0.5, 0.5]
     report = found.report
     assert (report["pairs"], report["same_in_both_orders"], report["first_preferred"]) == (3, 0, 3)
-    assert words("judge", report).endswith("0 of 3 pairs alike in both orders")
+    assert words("judge", report).endswith("(prompt builtin:1; 0 of 3 pairs alike in both orders)")
 
 
 def test_equal_answers_are_a_tie_that_nobody_is_asked_about() -> None:

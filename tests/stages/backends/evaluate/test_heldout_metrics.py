@@ -262,7 +262,7 @@ def test_a_judge_scores_all_items_and_its_report_stands_beside(
         "exact_match": 0.33,
     }
     assert found["judges"]["judge"]["prompt"] == "builtin:1"
-    assert found["words"].endswith("; judge judged by judge-1, prompt builtin:1")
+    assert found["words"].endswith("; judge by judge-1 (prompt builtin:1)")
     assert found["config"]["metrics"][0]["prompt"] == "builtin:1"
     items = read_items(tmp_path, found)
     assert [row["judged"]["judge"] for row in items] == [{"verdict": 1}, {"verdict": 1}, {"verdict": 0}]
