@@ -20,6 +20,13 @@ LOADING = 900.0
 ENGINE = "llama-cpp-python"
 
 
+def require_there(metric: JudgeMetric) -> None:
+    """Raise `InvalidInput` where there is no such file, or the key is not in the environment."""
+    if metric.url is None:
+        _file(metric)
+    _key(metric)
+
+
 def identity(metric: JudgeMetric) -> dict[str, str]:
     """What of the judge decides its replies: address and model, or the file's digest and the engine.
 

@@ -14,7 +14,7 @@ from stages.scoring.judge.endpoint import ask
 from stages.scoring.judge.opponent import opponents, recorded_answers
 from stages.scoring.judge.prompt import Prompt, Verdict, load_prompt, message_of, schema_of, verdict_of
 from stages.scoring.judge.replies import Replies, Request
-from stages.scoring.judge.running import identity, running
+from stages.scoring.judge.running import identity, require_there, running
 from stages.scoring.user_function import Answered
 
 AT_ONCE = 4
@@ -51,7 +51,7 @@ class JudgedItems(NamedTuple):
 def require_usable(metric: JudgeMetric) -> None:
     """Raise `InvalidInput` where the metric's files cannot be read or its key is not there; asks nothing."""
     load_prompt(metric)
-    identity(metric)
+    require_there(metric)
     if metric.answers is not None:
         recorded_answers(metric)
 
