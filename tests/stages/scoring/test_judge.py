@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.config.judge_metric import JudgeMetric
+from stages.contract import Parent
 from stages.errors import InvalidInput, StageError
 from stages.scoring.judge.endpoint import Endpoint, ask
 from stages.scoring.judge.prompt import mark_of, taken_apart
@@ -362,3 +363,15 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_bytes(b"nothing")
     with pytest.raises(InvalidInput, match=r"metric judge: .*no.gguf is not a GGUF file"):
         judge(JudgeMetric(gguf=str(tmp_path / "no.gguf")), answered("Paris"))
+
+
+@pytest.mark.timeout(seconds(180))
+def test_a_local_file_judges_with_llama_cpp(pico_gguf: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights, whose reply fits the schema all the same."""
+    local = JudgeMetric(gguf=str(pico_gguf.path), context_length=1024, levels=5)
+    found = judge(local, answered("Paris", "Rome"))
+    assert set(found.scores) <= {1.0, 2.0, 3.0, 4.0, 5.0}
+    assert found.report["judge"]["engine"].startswith("llama-cpp-python ")
+    assert words("judge", found.report).startswith(f"judge by GGUF {found.report['judge']['gguf'][:12]} (prompt")
+    monkeypatch.setattr("serving.standalone.while_used", None)
+    assert judge(local, answered("Paris", "Rome")) == found, "no engine is started for what is known"

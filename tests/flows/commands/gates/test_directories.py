@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.flows.commands.conftest import Run
 from tests.flows.evaluation_files import BAD, GOOD, evaluation, parquet, question, write
+from tests.flows.gates.test_judged import drawn, judgements, of, write_labels
 
 
 def test_plain_directories_need_no_registry(
@@ -55,3 +58,23 @@ def test_a_directory_is_called_what_its_evaluation_recorded(
     code, said = run(*gate, "--quant", "Q4_K_M")
     assert (code, "evaluation says bfloat16 weights, with a LoRA adapter" in said["error"]) == (3, True)
     assert run(*gate, "--quant", "none")[0] == 0
+
+
+def test_labels_are_given_beside_what_a_judge_scored(
+    policy: Callable[..., str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path / "never"))
+    scores, said = judgements(bias=0.1, better=0.3)
+    for side, own in scores.items():
+        of(tmp_path, side, own)
+    claim = {"task": "heldout", "metric": "judge", "role": "improve", "against": "baseline"}
+    gate = ("gate", policy(tasks=[claim]), "--candidate", str(tmp_path / "new"))
+    gate = (*gate, "--baseline", str(tmp_path / "old"))
+    code, without = run(*gate)
+    assert (code, without["verdict"], without["rules"][0]["more_labels"]) == (2, "insufficient", 50)
+    file = write_labels(tmp_path, said, drawn(200))
+    code, with_labels = run(*gate, "--labels", str(file))
+    assert (code, with_labels["verdict"], with_labels["rules"][0]["labels"]) == (0, "pass", 200)
+    assert with_labels["evidence"].keys() - without["evidence"].keys() == {"labels"}
+    code, refused = run(*gate, "--labels", str(tmp_path / "none.jsonl"))
+    assert (code, "none.jsonl: cannot be read" in refused["error"]) == (3, True)
