@@ -59,7 +59,7 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
      "gate.tasks.0.scores: rouge_l is not 0 or 1 for each item; set scores: real"),
     ("demo", ["evaluate.tasks.0.metrics=[exact, fields]", "gate.tasks.0.metric=fields_f1[topic]"],
      "gate.tasks.0.scores: fields_f1[topic] is not 0 or 1"),
-    ("demo", ["evaluate.tasks.0.metrics=[exact, {kind: judge, gguf: x, levels: 5}]", "gate.tasks.0.metric=judge"],
+    ("demo", ["evaluate.tasks.0.metrics=[{kind: judge, gguf: x, levels: 5}]", "gate.tasks.0.metric=judge"],
      "gate.tasks.0.scores: judge is not 0 or 1"),
     ("demo", ["promote.labels=none.jsonl"], "none.jsonl: cannot be read"),
     ("demo", ["gate.evidence={tasks: [routin]}"], "'routin' is not measured of the candidate; did you mean"),

@@ -372,6 +372,6 @@ def test_a_local_file_judges_with_llama_cpp(pico_gguf: Parent, monkeypatch: pyte
     found = judge(local, answered("Paris", "Rome"))
     assert set(found.scores) <= {1.0, 2.0, 3.0, 4.0, 5.0}
     assert found.report["judge"]["engine"].startswith("llama-cpp-python ")
-    assert words("judge", found.report).startswith(f"judge by GGUF {found.report['judge']['gguf'][:12]} (prompt")
+    assert words("judge", found.report).startswith("judge by GGUF ")
     monkeypatch.setattr("serving.standalone.while_used", None)
     assert judge(local, answered("Paris", "Rome")) == found, "no engine is started for what is known"
