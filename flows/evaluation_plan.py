@@ -7,8 +7,10 @@ from typing import Any
 
 from flows.recipe import AdapterConfig, LadderConfig, Recipe
 from flows.run.stage_row import Form
-from registry import Artifact
-from stages.config.evaluate import EvaluateConfig, FidelityTask, MergeBaseTask
+from registry import Artifact, Registry
+from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, MergeBaseTask
+from stages.config.judge_metric import ARTIFACT, FILES, JudgeMetric
+from stages.config.metrics import MetricConfig
 from stages.quantization import QuantizeConfig
 
 AGAINST_PARENT, AGAINST_BASE, AGAINST_UNMERGED = "fidelity", "fidelity-base", "fidelity-fold"
@@ -119,3 +121,29 @@ class EvaluationPlan:
         if self.recipe.ladder is None:
             return config
         return EvaluateConfig.model_validate({**dict(config), "tasks": (*config.tasks, *tasks)})
+
+
+def with_artifacts(recipe: Recipe, registry: Registry) -> Recipe:
+    """The recipe with the registry's own files where its judges name artifacts: `artifact:REF` or
+    `artifact:REF/FILE`. Raises NotFound or Corrupt where there are none."""
+    tasks = tuple(
+        task.model_copy(update={"metrics": tuple(_looked_up(metric, registry) for metric in task.metrics)})
+        if isinstance(task, HeldoutTask)
+        else task
+        for task in recipe.evaluate.tasks
+    )
+    if tasks == recipe.evaluate.tasks:
+        return recipe
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"tasks": tasks})})
+
+
+def _looked_up(metric: MetricConfig, registry: Registry) -> MetricConfig:
+    if not isinstance(metric, JudgeMetric):
+        return metric
+    found = {}
+    for key in FILES:
+        name = getattr(metric, key)
+        if name is not None and name.startswith(ARTIFACT):
+            ref, _, file = name.removeprefix(ARTIFACT).partition("/")
+            found[key] = str(registry.view(registry.get(ref).id) / file)
+    return metric.model_copy(update=found)

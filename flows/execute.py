@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import FlowError, not_begun
+from flows.evaluation_plan import with_artifacts
 from flows.gates.gate import EXIT_CODES
 from flows.outcome import RunOutcome
 from flows.preflight.preflight import refuse_problems
@@ -77,7 +78,7 @@ def execute(
             registry = Registry.open(
                 settings.root, settings.database_url, settings.store_url, signing_key=settings.signing_key
             )
-            recipe = at_watermark(recipe, registry)
+            recipe = with_artifacts(at_watermark(recipe, registry), registry)
         with Interruptions() as interruptions:
             return _run(asked, recipe, registry, view, arithmetic, parent, stand_by, interruptions)
 

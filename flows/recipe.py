@@ -18,7 +18,7 @@ from flows.gates.gate import GatePolicy
 from stages.config.base import BaseConfig
 from stages.config.deploy import DeployConfig
 from stages.config.evaluate import EvaluateConfig
-from stages.config.judge_metric import FILES
+from stages.config.judge_metric import FILES, names_file
 from stages.config.merge import MergeConfig
 from stages.config.prepare import PrepareConfig
 from stages.config.train import TrainConfig
@@ -211,7 +211,7 @@ def anchor(tree: Tree, folder: Path) -> Tree:
         for part in (task, *(metrics if isinstance(metrics, list) else ())):
             if isinstance(part, dict):
                 for key in ("path", *FILES):
-                    if isinstance(name := part.get(key), str) and not name.startswith("builtin:"):
+                    if isinstance(name := part.get(key), str) and names_file(name):
                         part[key] = str(folder / name)
     promote = tree.get("promote")
     if isinstance(promote, dict) and isinstance(promote.get("labels"), str):

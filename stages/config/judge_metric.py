@@ -15,6 +15,8 @@ BUILT_IN = "builtin:1"
 """The prompt that comes with Tuneline, with its version: another wording gets another number."""
 FILES = ("prompt", "answers", "gguf")
 """Keys that name files, which count by their digests."""
+ARTIFACT = "artifact:"
+"""How a name begins that a run looks up in the registry: `artifact:REF`, or `artifact:REF/FILE`."""
 _URL = re.compile(r"https?://[^\s/?#@\\]+(/[^\s?#@\\]*)?")
 _GOOD = "The answer is correct, complete, and answers what was asked; it says nothing that is not so."
 
@@ -46,7 +48,7 @@ class JudgeMetric(StageConfig):
     reference: bool = Field(default=True, description="rubric: show the judge the expected answer too")
     answers: str | None = Field(
         default=None,
-        description="pairwise: the samples file of another evaluation, whose answers are compared with; "
+        description="pairwise: the samples file of another evaluation, or `artifact:REF/samples_TASK.jsonl`; "
         "default: the expected answers",
     )
     prompt: str = Field(
@@ -68,7 +70,8 @@ class JudgeMetric(StageConfig):
         description="the endpoint may be on another machine, which gets the questions and answers to read",
     )
     gguf: str | None = Field(
-        default=None, description="a GGUF file, or a folder with model.gguf, that llama.cpp answers with here"
+        default=None,
+        description="a GGUF file, a folder with model.gguf, or `artifact:REF`: llama.cpp answers with it here",
     )
     context_length: int = Field(default=4096, ge=256, description="gguf: tokens of question and verdict")
     reasons: bool = Field(default=False, description="have it give a reason first; raise max_tokens with it")
@@ -119,6 +122,11 @@ class JudgeMetric(StageConfig):
     @property
     def highest(self) -> float:
         return 1.0 if self.levels == 2 else float(self.levels)
+
+
+def names_file(value: str) -> bool:
+    """Whether a value of `FILES` is the name of a file here, no prompt of ours and no artifact."""
+    return not value.startswith(("builtin:", ARTIFACT))
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.config.bounded import linear_pattern
 from stages.config.evaluate import HeldoutTask
-from stages.config.judge_metric import BUILT_IN, FILES, JudgeMetric
+from stages.config.judge_metric import FILES, JudgeMetric, names_file
 from stages.config.metrics import (
     BleuMetric,
     ChrfMetric,
@@ -112,7 +112,7 @@ def recorded(task: HeldoutTask) -> dict[str, Any]:
     settings = task.model_dump(mode="json")
     for metric in settings.get("metrics", ()):
         for key in ("path", *FILES):
-            if metric.get(key) and metric[key] != BUILT_IN:
+            if metric.get(key) and names_file(metric[key]):
                 metric[key] = _by_digest(Path(metric[key]).expanduser())
     return settings
 

@@ -24,7 +24,7 @@ _KEYS = {"label", "answer", "asked", "item", "other", "metric", "task", "who"}
 
 
 class Label(NamedTuple):
-    """One line of the file. `abouts`: the item's digest, its question; of the answers: digests of the texts."""
+    """One line of the file. `abouts`: the item's digest, its question; of answers: digests of their text."""
 
     line: int
     abouts: frozenset[str]

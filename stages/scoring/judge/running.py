@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stages.config.deploy import DeployConfig
-from stages.config.judge_metric import JudgeMetric
+from stages.config.judge_metric import JudgeMetric, names_file
 from stages.contract import toolchain
 from stages.errors import InvalidInput, MissingPackage, StageError
 from stages.scoring.judge.endpoint import Endpoint
@@ -21,8 +21,11 @@ ENGINE = "llama-cpp-python"
 
 
 def require_there(metric: JudgeMetric) -> None:
-    """Raise `InvalidInput` where there is no such file, or the key is not in the environment."""
-    if metric.url is None:
+    """Raise `InvalidInput` where there is no such file, or the key is not in the environment.
+
+    A run looks for an artifact when it has its registry.
+    """
+    if metric.gguf is not None and names_file(metric.gguf):
         _file(metric)
     _key(metric)
 

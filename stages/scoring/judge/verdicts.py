@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
-from stages.config.judge_metric import JudgeMetric
+from stages.config.judge_metric import JudgeMetric, names_file
 from stages.contract import progress
 from stages.errors import StageError
 from stages.scoring.judge.endpoint import ask
@@ -52,7 +52,7 @@ def require_usable(metric: JudgeMetric) -> None:
     """Raise `InvalidInput` where the metric's files cannot be read or its key is not there; asks nothing."""
     load_prompt(metric)
     require_there(metric)
-    if metric.answers is not None:
+    if metric.answers is not None and names_file(metric.answers):
         recorded_answers(metric)
 
 
