@@ -71,7 +71,7 @@ class JudgeMetric(StageConfig):
     )
     gguf: str | None = Field(
         default=None,
-        description="a GGUF file, a folder with model.gguf, or `artifact:REF`: llama.cpp answers with it here",
+        description="a GGUF file, a folder with model.gguf, or `artifact:REF`; llama.cpp answers with it",
     )
     context_length: int = Field(default=4096, ge=256, description="gguf: tokens of question and verdict")
     reasons: bool = Field(default=False, description="have it give a reason first; raise max_tokens with it")
