@@ -239,4 +239,6 @@ def _scales(log: Log) -> dict[str, Scale]:
 
 def _compared_with(log: Log, metric: str) -> dict[str, str]:
     notes = {row["item"]: (row.get("judged") or {}).get(metric) or {} for row in log.rows}
-    return {item: note["other"] for item, note in notes.items() if isinstance(note.get("other"), str)}
+    return {
+        item: text_digest(note["other"]) for item, note in notes.items() if isinstance(note.get("other"), str)
+    }

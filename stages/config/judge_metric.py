@@ -17,6 +17,8 @@ FILES = ("prompt", "answers", "gguf")
 """Keys that name files, which count by their digests."""
 ARTIFACT = "artifact:"
 """How a name begins that a run looks up in the registry: `artifact:REF`, or `artifact:REF/FILE`."""
+ROOM_FOR_REASONS = 128
+"""Tokens below which a reason leaves no room for the verdict after it."""
 _URL = re.compile(r"https?://[^\s/?#@\\]+(/[^\s?#@\\]*)?")
 _GOOD = "The answer is correct, complete, and answers what was asked; it says nothing that is not so."
 
@@ -74,7 +76,9 @@ class JudgeMetric(StageConfig):
         description="a GGUF file, a folder with model.gguf, or `artifact:REF`; llama.cpp answers with it",
     )
     context_length: int = Field(default=4096, ge=256, description="gguf: tokens of question and verdict")
-    reasons: bool = Field(default=False, description="have it give a reason first; raise max_tokens with it")
+    reasons: bool = Field(
+        default=False, description="have it give a reason first; needs max_tokens of 128 or more"
+    )
     max_tokens: int = Field(default=64, ge=16, le=8192, description="length of a verdict, in tokens")
     seed: int = Field(default=0, ge=0, lt=2**31, description="sent with each request, at temperature 0")
     seconds: float = Field(default=120.0, gt=0, le=3600, description="that one verdict may take")
@@ -90,6 +94,14 @@ class JudgeMetric(StageConfig):
             raise ValueError("url needs model, the model's name at the endpoint")
         else:
             _require_allowed(self.url, self.network, self.key is not None)
+        return self
+
+    @model_validator(mode="after")
+    def _has_room(self) -> JudgeMetric:
+        if self.reasons and self.max_tokens < ROOM_FOR_REASONS:
+            raise ValueError(
+                f"reasons needs max_tokens of at least {ROOM_FOR_REASONS}, or a reply ends before its verdict"
+            )
         return self
 
     @model_validator(mode="after")

@@ -156,7 +156,11 @@ GATE_SWITCHES = [
     *_in(
         "flows/gates/judged/claim.py", JUDGED,
         a_judge_alone_shows_nothing=('nothing = {"verdict": "insufficient", ', "nothing = {"),
-        labels_are_drawn_at_random=("> CHOSEN:", "> 1e9:"),
+        labels_are_drawn_at_random=("(differences.values, labels, clusters) > CHOSEN",
+                                    "(differences.values, labels, clusters) > 1e9"),
+        equal_answers_are_labelled_too=("(said.alike, labels, clusters) > CHOSEN",
+                                        "(said.alike, labels, clusters) > 1e9"),
+        a_label_on_one_side_only_is_none=(" and not said.half", ""),
         few_labels_show_nothing=("if len(groups) < FEWEST_LABELS:", "if len(groups) < 2:"),
     ),
     *_in(

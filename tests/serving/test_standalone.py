@@ -65,9 +65,7 @@ def test_an_engine_answers_until_it_is_stopped(started: RunningEngine) -> None:
         standalone.ask(started, FRANCE, max_tokens=8, timeout=seconds(5))
 
 
-def test_an_engine_for_a_block_ends_with_it(
-    smollm2_gguf: Path, config: DeployConfig, tmp_path: Path
-) -> None:
+def test_an_engine_for_a_block_ends_with_it(smollm2_gguf: Path, config: DeployConfig, tmp_path: Path) -> None:
     with standalone.while_used(ID, smollm2_gguf, config, tmp_path / "engine.log") as endpoint:
         assert standalone.ask(endpoint, FRANCE, max_tokens=1, timeout=seconds(60)).completion_tokens == 1
     assert not endpoint.process.is_alive()

@@ -86,14 +86,14 @@ def _problem(row: Any) -> str | None:
     if strange := sorted(row.keys() - _KEYS):
         return f"has the key {strange[0]!r}, which means nothing here"
     if not is_number(row.get("label")):
-        return f"label is {row.get('label')!r}"
+        return f"label is {json.dumps(row.get('label'))}, no number"
     if not isinstance(row.get("answer"), str):
         return "has no answer, so nobody knows what was labelled"
     if not row.keys() & {"item", "asked"}:
         return "has neither asked nor item"
     texts = ("item", "asked", "other", "metric", "task")
     wrong = next((key for key in texts if key in row and not isinstance(row[key], str)), None)
-    return None if wrong is None else f"{wrong} is {row[wrong]!r}, no text"
+    return None if wrong is None else f"{wrong} is {json.dumps(row[wrong])}, no text"
 
 
 def with_labels(evidence: Evidence, labels: Labels | None) -> Evidence:

@@ -57,7 +57,10 @@ def ask(
         try:
             answer = client.post(f"{endpoint.url}/chat/completions", json={"model": endpoint.model, **body})
         except httpx.HTTPError as error:
-            problem = f"gave no answer ({type(error).__name__}: {error})"
+            problem = (
+                f"gave no answer ({type(error).__name__}: {error}); see whether it runs, and ask again: "
+            )
+            problem += "what it said so far is kept"
             again = not isinstance(error, httpx.ConnectError)
         else:
             if answer.is_success:

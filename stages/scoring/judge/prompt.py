@@ -178,7 +178,10 @@ def schema_of(metric: JudgeMetric) -> dict[str, Any]:
     """The JSON schema of a reply."""
     verdicts = list(allowed(metric))
     verdict = {"type": "string" if metric.compare == "pairwise" else "integer", "enum": verdicts}
-    properties: dict[str, Any] = {"reason": {"type": "string"}} if metric.reasons else {}
+    reason: dict[str, Any] = {"type": "string"}
+    if metric.gguf is not None:  # small models do not come to an end; not every endpoint knows the keyword
+        reason["maxLength"] = 2 * max(16, metric.max_tokens - 32)
+    properties: dict[str, Any] = {"reason": reason} if metric.reasons else {}
     properties["verdict"] = verdict
     return {
         "type": "object",

@@ -40,7 +40,7 @@ def identity(metric: JudgeMetric) -> dict[str, str]:
         return {"url": metric.url.rstrip("/"), "model": str(metric.model)}
     with _file(metric).open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return {"gguf": digest, "engine": f"{ENGINE} {toolchain([ENGINE])[ENGINE]}"}
+    return {"file": digest, "engine": f"{ENGINE} {toolchain([ENGINE])[ENGINE]}"}
 
 
 @contextlib.contextmanager
@@ -50,9 +50,7 @@ def running(metric: JudgeMetric, judge: Mapping[str, str]) -> Iterator[Endpoint]
     Raises `InvalidInput`, `MissingPackage` or `StageError` where it cannot be started.
     """
     if metric.url is not None:
-        yield Endpoint(
-            metric.url.rstrip("/"), str(metric.model), metric.seconds, _key(metric), metric.remote
-        )
+        yield Endpoint(metric.url.rstrip("/"), str(metric.model), metric.seconds, _key(metric), metric.remote)
         return
     from serving import errors, standalone
 
@@ -62,7 +60,7 @@ def running(metric: JudgeMetric, judge: Mapping[str, str]) -> Iterator[Endpoint]
         folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         log = Path(folder) / "judge.log"
         try:
-            engine = stack.enter_context(standalone.while_used(judge["gguf"], _file(metric), config, log))
+            engine = stack.enter_context(standalone.while_used(judge["file"], _file(metric), config, log))
         except errors.EngineMissing as error:
             raise MissingPackage(str(error)) from error
         except (errors.NotServable, errors.PortTaken) as error:
@@ -87,8 +85,16 @@ def _key(metric: JudgeMetric) -> str | None:
 def _file(metric: JudgeMetric) -> Path:
     path = Path(str(metric.gguf)).expanduser()
     file = path / "model.gguf" if path.is_dir() else path
-    if not file.is_file():
+    if not _begins_as_gguf(file):
         raise InvalidInput(
             f"metric {metric.name}: {metric.gguf} is not a GGUF file, nor a folder with model.gguf"
         )
     return file
+
+
+def _begins_as_gguf(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(4) == b"GGUF"
+    except OSError:
+        return False

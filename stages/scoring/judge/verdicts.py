@@ -88,7 +88,7 @@ def judge(metric: JudgeMetric, items: Sequence[Answered], replies: Replies | Non
 def words(name: str, report: JudgeReport) -> str:
     """What a reader of the figures has to know of the judge."""
     judge = report["judge"]
-    called = judge.get("model") or f"GGUF {judge['gguf'][:12]}"
+    called = judge.get("model") or f"GGUF {judge['file'][:12]}"
     prompt = report["prompt"].partition("@")[0]
     orders = ""
     if report.get("pairs"):
@@ -126,8 +126,7 @@ def _compared(
     for item, other in zip(items, others, strict=True):
         pair = None if item.answer.strip() == other.strip() else next(left)
         scores.append(0.5 if pair is None else _WON.get((str(pair[0]), str(pair[1])), 0.5))
-        digest = hashlib.sha256(other.strip().encode()).hexdigest()
-        notes.append({"other": digest, "verdicts": list(pair or ())})
+        notes.append({"other": other, "verdicts": list(pair or ())})
     return found, scores, notes, pairs
 
 
@@ -136,11 +135,12 @@ def _ask_all(
 ) -> tuple[dict[str, str], list[Verdict]]:
     """The judge's identity, and its verdict on each message; the same message is asked once."""
     judge, schema = identity(metric), schema_of(metric)
+    answer_form = {"name": "verdict", "strict": True, "schema": schema}
     body = {
         "temperature": 0,
         "seed": metric.seed,
         "max_tokens": metric.max_tokens,
-        "response_format": {"type": "json_schema", "json_schema": {"name": "verdict", "schema": schema}},
+        "response_format": {"type": "json_schema", "json_schema": answer_form},
     }
     judge_as_run: dict[str, Any] = dict(judge)
     if metric.gguf is not None:

@@ -41,8 +41,7 @@ def of(folder: Path, side: str, scores: Scores, others: str | None = None, **set
             row["answer"] = text_of(side, place) + "\n"
             row["document"] = place
             if others is not None:
-                other = hashlib.sha256(text_of(others, place).encode()).hexdigest()
-                row["judged"] = {"judge": {"other": other, "verdicts": []}}
+                row["judged"] = {"judge": {"other": text_of(others, place), "verdicts": []}}
 
     return evidence(folder / side, {"judge": scores}, change)
 
@@ -156,7 +155,41 @@ def test_a_label_is_about_an_answer_and_not_about_an_item(tmp_path: Path) -> Non
     elsewhere = {"another": said["new"], "old": said["old"]}
     decision = judged(tmp_path, scores, write_labels(tmp_path, elsewhere, drawn(200)))
     assert decision.verdict == "insufficient"
-    assert "nobody labelled" in decision.rules[0].sentence
+    assert "only 0 items are labelled on both sides (200 more on one side only)" in decision.rules[0].sentence
+
+
+def test_labels_of_nothing_that_was_measured_are_told_from_none(tmp_path: Path) -> None:
+    scores, said = judgements(bias=0.1)
+    file = write_labels(tmp_path, {"another": said["new"]}, drawn(200))
+    sentence = judged(tmp_path, scores, file).rules[0].sentence
+    assert "none of the given labels is about one of these answers" in sentence
+
+
+def test_items_with_a_label_on_one_side_only_keep_the_rule_from_deciding(tmp_path: Path) -> None:
+    """Labels of an earlier candidate hold where the new one answers the same: no random items."""
+    scores, said = judgements(bias=0.1, better=0.3)
+    file = write_labels(tmp_path, said, drawn(200))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[40:]))
+    found = judged(tmp_path, scores, file).rules[0]
+    assert (found.verdict, found.labels, found.more_labels) == ("insufficient", 160, 40)
+    assert "40 more items are labelled on one side only" in found.sentence
+
+
+def test_leaving_out_equal_answers_is_noticed(tmp_path: Path) -> None:
+    """To people and judge they differ by nothing, so the others' error would be taken for theirs."""
+    scores, said = judgements(bias=0.1, better=0.3)
+    scores["new"][::2], said["new"][::2] = scores["old"][::2], said["old"][::2]
+    ours, theirs = (of(tmp_path, side, scores[side]) for side in ("new", "old"))
+    task = theirs.tasks["heldout"]
+    same = {item(place): ours.tasks["heldout"].answers[item(place)] for place in range(0, ITEMS, 2)}
+    alike = task.model_copy(update={"answers": task.answers | same})
+    theirs = theirs.model_copy(update={"tasks": {"heldout": alike}})
+    places = [place for place in drawn(300) if place % 2]
+    labels = read_labels(write_labels(tmp_path, said, places))
+    found = decide(rule("improve", 0.0, metric="judge"), ours, {"baseline": theirs}, labels=labels).rules[0]
+    assert found.verdict == "invalid"
+    assert "gave the same answer more or less often on the" in found.sentence
 
 
 def test_an_item_may_be_named_by_its_digest_and_several_people_are_averaged(tmp_path: Path) -> None:
@@ -236,9 +269,9 @@ def test_what_is_known_of_answers_moves_with_the_items_of_another_base(tmp_path:
     ("line", "message"),
     [
         ("no json", r"line 2: is not a JSON object; expected a JSON object with `label`"),
-        ('{"asked": "q", "answer": "a"}', r"line 2: label is None"),
-        ('{"asked": "q", "answer": "a", "label": true}', r"line 2: label is True"),
-        ('{"asked": "q", "answer": "a", "label": NaN}', r"line 2: label is nan"),
+        ('{"asked": "q", "answer": "a"}', r"line 2: label is null, no number"),
+        ('{"asked": "q", "answer": "a", "label": true}', r"line 2: label is true"),
+        ('{"asked": "q", "answer": "a", "label": NaN}', r"line 2: label is NaN"),
         ('{"asked": "q", "label": 1}', r"line 2: has no answer, so nobody knows what was labelled"),
         ('{"answer": "a", "label": 1}', r"line 2: has neither asked nor item"),
         ('{"asked": "q", "answer": "a", "label": 1, "lable": 2}', r"line 2: has the key 'lable'"),

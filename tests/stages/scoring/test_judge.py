@@ -77,7 +77,7 @@ def test_grades_go_from_1_to_as_many_as_are_asked_for() -> None:
 
 def test_a_reason_comes_before_the_verdict() -> None:
     with fake_judge(lambda _: '{"reason": "It is right.", "verdict": 1}') as endpoint:
-        assert judge(metric(endpoint, reasons=True), answered("Paris")).scores == [1.0]
+        assert judge(metric(endpoint, reasons=True, max_tokens=128), answered("Paris")).scores == [1.0]
     properties = endpoint.bodies[0]["response_format"]["json_schema"]["schema"]["properties"]
     assert list(properties) == ["reason", "verdict"]
 
@@ -203,7 +203,10 @@ def test_a_text_that_knows_other_marks_does_not_know_its_own() -> None:
     assert known not in mark_of(["question", f"answer {known}"])
 
 
-@pytest.mark.parametrize("said", ["Text <|x|> and a < b", "<s>", "<think>", "<<SYS>>", "<｜end▁of▁sentence｜>"])
+TOKENS = ["Text <|x|> and a < b", "<s>", "<think>", "<<SYS>>", "<｜end▁of▁sentence｜>"]
+
+
+@pytest.mark.parametrize("said", TOKENS)
 def test_control_tokens_are_taken_apart(said: str) -> None:
     apart = taken_apart(said)
     assert apart != said
@@ -254,6 +257,7 @@ def test_a_reply_is_a_verdict_and_nothing_else(reply: str) -> None:
         ({**LOCAL, "compare": "pairwise", "levels": 5}, r"levels belongs to compare: rubric"),
         ({**LOCAL, "answers": "x"}, r"answers belongs to compare: pairwise"),
         ({**LOCAL, "key": "sk-a secret"}, r"should match pattern"),
+        ({**LOCAL, "reasons": True}, r"reasons needs max_tokens of at least 128"),
     ],
 )
 def test_what_a_metric_may_not_say(settings: dict[str, Any], message: str) -> None:
@@ -368,7 +372,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.timeout(seconds(180))
 def test_a_local_file_judges_with_llama_cpp(pico_gguf: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights, whose reply fits the schema all the same."""
-    local = JudgeMetric(gguf=str(pico_gguf.path), context_length=1024, levels=5)
+    local = JudgeMetric(gguf=str(pico_gguf.path), context_length=1024, levels=5, reasons=True, max_tokens=400)
     found = judge(local, answered("Paris", "Rome"))
     assert set(found.scores) <= {1.0, 2.0, 3.0, 4.0, 5.0}
     assert found.report["judge"]["engine"].startswith("llama-cpp-python ")
