@@ -65,7 +65,8 @@ def training_memory(shape: ModelShape, config: TrainConfig, longest: int, frozen
     weights = outside + shape.linear_parameters * (nf4 if frozen == "packed" else wide)
     adapter, tokens = adapter_parameters(shape, config), config.sequences * longest
     if gpu:
-        return int(CUDA + weights + adapter * _optimizer_bytes(config) + tokens * _kept_on_gpu(shape, config))
+        moved = adapter * _optimizer_bytes(config) + _dora_moment(shape, config)
+        return int(CUDA + weights + moved + tokens * _kept_on_gpu(shape, config))
     # glibc keeps what loading frees, the pages of a file's copy and of NF4, until activations take its place
     loaded = STORED * shape.parameters + shape.linear_parameters * nf4 * (frozen != "packed")
     layer = kept_per_layer(shape, config, longest)
@@ -80,7 +81,8 @@ def training_memory(shape: ModelShape, config: TrainConfig, longest: int, frozen
         logits = min(logits, PART_LOGITS * LOGITS_AT_ONCE)
     # a single batch has no gradients yet when its logits are there
     moved = adapter * (12 if config.gradient_accumulation == 1 else 16)
-    return int(weights + head + moved + max(loaded, kept) + max(logits, tokens * layer))
+    moment = max(logits, tokens * layer, _dora_moment(shape, config))
+    return int(weights + head + moved + max(loaded, kept) + moment)
 
 
 def kept_per_layer(shape: ModelShape, config: TrainConfig, longest: int) -> int:
@@ -101,6 +103,8 @@ def kept_per_layer(shape: ModelShape, config: TrainConfig, longest: int) -> int:
     else:
         lora += wide * min(sum(inputs), 3 * shape.hidden + shape.intermediate)
     queries = shape.heads * shape.head_size
+    if config.lora.dora:  # what base and factors answer, whose sum has a length of its own
+        lora += (wide + 4) * sum(widths[1] for widths in adapted(shape, config).values())
     plain = longest <= SHORT_ROWS and not config.packing
     matrix = shape.heads * longest * (4 if wide == 4 else 6) if plain else wide * queries
     mlp = (3 if shape.gated else 2) * shape.intermediate
@@ -148,14 +152,22 @@ def layer_on_gpu(shape: ModelShape, config: TrainConfig) -> int:
     """Bytes per token that a layer keeps for its backward pass on a GPU."""
     wide = 2 if config.nf4.compute_dtype == "float32" else 1
     # the adapter keeps a 16-bit copy of its input, and dropout its mask, a byte
-    inputs = sum(widths[0] for widths in adapted(shape, config).values())
-    return KEPT_PER_LAYER * wide * shape.hidden + (2 * wide + bool(config.lora.dropout)) * inputs
+    inputs, outputs = (sum(widths[side] for widths in adapted(shape, config).values()) for side in (0, 1))
+    lora = (2 * wide + bool(config.lora.dropout)) * inputs + (2 * wide + 4) * outputs * config.lora.dora
+    return KEPT_PER_LAYER * wide * shape.hidden + lora
 
 
 def adapter_parameters(shape: ModelShape, config: TrainConfig) -> int:
-    """rank × (inputs + outputs) of every adapted layer."""
-    widths = adapted(shape, config).values()
-    return config.lora.rank * shape.layers * sum(inputs + outputs for inputs, outputs in widths)
+    """rank × (inputs + outputs) of every adapted layer, with DoRA a length of each output's weights."""
+    widths, rank = adapted(shape, config).values(), config.lora.rank
+    lengths = sum(outputs for _, outputs in widths) * config.lora.dora
+    return shape.layers * (rank * sum(inputs + outputs for inputs, outputs in widths) + lengths)
+
+
+def _dora_moment(shape: ModelShape, config: TrainConfig) -> int:
+    """Bytes while DoRA finds the lengths of a module's weights: identity, B · A, the weights, their sum."""
+    widths = adapted(shape, config).values() if config.lora.dora else ()
+    return max((4 * inputs * (inputs + 3 * outputs) for inputs, outputs in widths), default=0)
 
 
 def adapted(shape: ModelShape, config: TrainConfig) -> dict[str, tuple[int, int]]:

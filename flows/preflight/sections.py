@@ -242,6 +242,11 @@ def _unmerged(recipe: Recipe) -> Iterator[str]:
             f"train.lora.rslora: {engine.name} does not apply rank-stabilized scaling to an adapter; set it "
             "to false and alpha to alpha · sqrt(rank), or set adapter.base: 16bit"
         )
+    if lora.dora and "dora" in engine.refused_lora:
+        yield (
+            f"train.lora.dora: {engine.name} does not apply DoRA to an adapter beside a shared base; set it "
+            "to false, or take the adapter section out and serve the merged model"
+        )
     if recipe.adapter.on_16bit and lora.rank > VLLM_RANKS[-1]:
         yield f"train.lora.rank: {lora.rank}, and {engine.name} applies ranks up to {VLLM_RANKS[-1]}"
 

@@ -19,6 +19,12 @@ class LoraConfig(StageConfig):
         default="all-linear", description='"all-linear" (attention and MLP), or module name endings'
     )
     rslora: bool = Field(default=False, description="scale by alpha / sqrt(r) instead")
+    dora: bool = Field(
+        default=False,
+        exclude_if=lambda dora: not dora,  # adapters from before keep their keys
+        description="DoRA (Liu et al. 2024, arXiv:2402.09353): the length of each output's weights is "
+        "trained beside their direction; for merged models, since no engine applies it beside a base",
+    )
     modules_to_save: tuple[str, ...] = Field(default=(), description="modules trained and stored whole")
 
 

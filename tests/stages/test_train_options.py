@@ -1,4 +1,4 @@
-"""Options of training that leave an ordinary adapter: what they change while it trains, and its merge."""
+"""Options of training: what they change while an adapter trains, and that its merge is base and adapter."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from stages.backends.chat import load_tokenizer
@@ -17,12 +18,19 @@ from stages.backends.train import lora, qlora
 from stages.backends.train.rows import encode_split
 from stages.backends.train.trainer import Trainer, fit
 from stages.contract import Parent
+from stages.memory import adapter_parameters
 from stages.merge import MergeConfig, merge
+from stages.model_shape import describe_base
 from stages.train import train
 from tests.conftest import as_parent
 from tests.stages.test_train import chat, settings, write_dataset
 
-OPTIONS: dict[str, Any] = {"loraplus_lr_ratio": 16, "neftune_noise_alpha": 5}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "LoRA+ and NEFTune": {"loraplus_lr_ratio": 16, "neftune_noise_alpha": 5},
+    "DoRA": {"lora": {"rank": 4, "dora": True}, "learning_rate": 5e-3},
+    "rsLoRA": {"lora": {"rank": 4, "rslora": True}},
+}
+"""What leaves an adapter that a merge takes, and changes it."""
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +85,16 @@ def test_embeddings_have_noise_while_it_trains_only(
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
-def test_the_merge_is_base_and_adapter(pico_base: Parent, dataset: Parent, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_merge_is_base_and_adapter(
+    options: dict[str, Any], pico_base: Parent, dataset: Parent, tmp_path: Path
+) -> None:
     parents = {"base": pico_base, "dataset": dataset}
     plain, other, merged = (tmp_path / name for name in ("plain", "other", "merged"))
     for out in (plain, other, merged):
         out.mkdir()
     train(parents, settings(), plain)
-    adapter = as_parent(train(parents, settings(**OPTIONS), other), other)
+    adapter = as_parent(train(parents, settings(**options), other), other)
     merge({"base": pico_base, "adapter": adapter}, MergeConfig(base="16bit"), merged)
     ids = torch.tensor([load_tokenizer(pico_base.path)("what is a good way to the printer")["input_ids"]])
 
@@ -96,3 +107,26 @@ def test_the_merge_is_base_and_adapter(pico_base: Parent, dataset: Parent, tmp_p
     expected = logits(pico_base.path, other)
     assert (logits(merged) - expected).abs().max() < 2e-2
     assert (logits(pico_base.path, plain) - expected).abs().max() > 5e-2, "the options must matter"
+
+
+@pytest.mark.parametrize("frozen", ["packed", "dequantized"])
+def test_dora_moves_the_lengths_of_weights(
+    frozen: str, pico_base: Parent, dataset: Parent, tmp_path: Path
+) -> None:
+    config = settings(lora={"rank": 4, "dora": True, "dropout": 0}, frozen_weights=frozen, max_steps=2)
+    facts = train({"base": pico_base, "dataset": dataset}, config, tmp_path)
+    kept = load_file(tmp_path / "adapter_model.safetensors")
+    lengths = {name: tensor for name, tensor in kept.items() if "lora_magnitude_vector" in name}
+    assert len(lengths) == 14
+    shape = describe_base(f"path:{pico_base.path}")
+    assert sum(tensor.numel() for tensor in kept.values()) == adapter_parameters(shape, config)
+    assert facts.metrics["outline"]["dora"] is True
+    model, _ = qlora.load_for_training(pico_base.path, config, "dequantized")
+    fresh = {name.replace(".default.weight", ""): w for name, w in lora.trainable(model)}
+    moved = [not torch.equal(tensor, fresh[name]) for name, tensor in lengths.items()]
+    assert all(moved), "a rounded length would stay where it was"
+
+
+def test_adapters_from_before_keep_their_keys() -> None:
+    assert "dora" not in settings().model_dump(mode="json")["lora"]
+    assert settings(lora={"dora": True}).model_dump(mode="json")["lora"]["dora"] is True

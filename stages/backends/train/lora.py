@@ -20,7 +20,7 @@ from registry.compat.peft import CONFIG
 from stages.config.train import LoraConfig
 from stages.errors import InvalidInput, StageError
 
-_PLAIN = ("use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "trainable_token_indices")
+_PLAIN = ("rank_pattern", "alpha_pattern", "layers_to_transform", "trainable_token_indices")
 """Settings of PEFT that no adapter trained here has."""
 
 
@@ -81,6 +81,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftMo
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             use_rslora=config.rslora,
+            use_dora=config.dora,
             target_modules=_short_names(model, layers),
             modules_to_save=list(config.modules_to_save) or None,
         ),
@@ -131,12 +132,13 @@ def _differing(settings: dict[str, Any], config: LoraConfig) -> list[str]:
         "r": config.rank,
         "lora_alpha": config.alpha,
         "use_rslora": config.rslora,
+        "use_dora": config.dora,
         "modules_to_save": sorted(config.modules_to_save),
         **dict.fromkeys(_PLAIN),
     }
     found = {name: settings.get(name) or None for name in asked}
     found["modules_to_save"] = sorted(settings.get("modules_to_save") or ())
-    found["use_rslora"] = bool(settings.get("use_rslora"))
+    found |= {name: bool(settings.get(name)) for name in ("use_rslora", "use_dora")}
     wrong = {name: value for name, value in asked.items() if found[name] != value}
     return [f"{name} {found[name]!r} and not {value!r}" for name, value in wrong.items()]
 

@@ -85,6 +85,8 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("demo", ["deploy.engine=vllm"], "deploy.engine: vllm does not serve gguf-q8_0; set it to llama.cpp"),
     ("demo", ["deploy.max_new_tokens=2048"], "leave no room for a question"),
     ("pico-tenant", ["train.lora.rslora=true"], "train.lora.rslora: llama.cpp does not apply"),
+    ("pico-tenant", ["train.lora.dora=true"], "train.lora.dora: llama.cpp does not apply DoRA"),
+    ("pico-tenant", ["adapter.base=16bit", "train.lora.dora=true"], "train.lora.dora: vllm does not apply"),
     ("pico-tenant", ["train.lora.modules_to_save=[lm_head]"], "llama.cpp applies no modules stored whole"),
     ("pico-tenant", ["adapter.base=16bit", "train.lora.modules_to_save=[lm_head]"], "vllm applies no"),
     ("pico-tenant", ["adapter.base=16bit", "train.lora.rank=513"], "train.lora.rank: 513, and vllm applies"),
