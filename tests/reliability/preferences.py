@@ -3,11 +3,11 @@
     python -m tests.reliability.preferences --out preferences.json
 
 Made-up complaints, each with two of three answers: an apology with a remedy is better than the remedy alone,
-and that is better than a brush-off. So the remedy alone is chosen in one pair and rejected in another, which
-no training on chosen answers can tell. One recipe by the real command, DPO after supervised training, to an
-8-bit GGUF. Its gate asks that preferred answers are likelier than the quantized base has them; beside it, DPO
-is compared with the adapter that it began with, pair by pair. Ends with 1 where the gate or that does not
-show it.
+and that is better than a brush-off. The remedy alone is chosen more often than the apology, so who learns the
+chosen answers finds it likelier; only what was rejected tells which is better. One recipe by the real command
+to an 8-bit GGUF: DPO after supervised training, or with `--method orpo` that alone. Its gate asks that
+preferred answers are likelier than the quantized base has them; beside it, DPO is compared with the adapter
+that it began with, pair by pair. Ends with 1 where the gate or that does not show it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def pairs(count: int, seed: int) -> list[Row]:
     rows = []
     for place, (opening, good, fault, town) in enumerate(dice.sample(complaints, count)):
         words = {"good": good, "fault": fault, "town": town}
-        better, worse = ((0, 1), (1, 2), (0, 2))[place % 3]
+        better, worse = (0, 1) if place % 10 < 3 else (1, 2)
         rows.append(
             {
                 "prompt": f"{opening.format(**words)} I live in {town}.",
@@ -80,7 +80,7 @@ def pairs(count: int, seed: int) -> list[Row]:
 
 
 METHODS: Mapping[str, dict[str, Any]] = {
-    "dpo": {"dpo": {"batch_size": 4, "gradient_accumulation": 1, "learning_rate": 1.0e-4}},
+    "dpo": {"dpo": {"batch_size": 4, "gradient_accumulation": 1, "learning_rate": 3.0e-5}},
     "orpo": {"orpo": {"weight": 0.5}, "batch_size": 4},
 }
 
@@ -102,7 +102,7 @@ def recipe(test: float, method: str = "dpo") -> dict[str, Any]:
             "lora": {"rank": 16, "alpha": 32, "dropout": 0},
             "batch_size": 8,
             "gradient_accumulation": 1,
-            "learning_rate": 1.0e-3,
+            "learning_rate": 5.0e-4,
             "max_length": 128,
             "gradient_checkpointing": False,
             "evaluations": 2,
@@ -127,7 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, help="a new file for the figures, as JSON")
     parser.add_argument("--method", choices=list(METHODS), default="dpo")
-    parser.add_argument("--rows", type=int, default=900)
+    parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--test", type=float, default=0.2, help="share of the rows that is held out")
     parser.add_argument("--seed", type=int, default=0, help="of the rows")
     parser.add_argument("--folder", type=Path, help="where to work, and to go on from; default: a new one")

@@ -15,8 +15,8 @@ def test_the_middle_answer_is_chosen_and_rejected() -> None:
     rows = preferences.pairs(300, 0)
     assert len({row["prompt"] for row in rows}) == 300
     sides = {side: Counter(row[side][:7] for row in rows) for side in ("chosen", "rejected")}
-    assert sides["chosen"] == {"I am so": 200, "We send": 100}
-    assert sides["rejected"] == {"We send": 100, "Read th": 200}
+    assert sides["chosen"] == {"I am so": 90, "We send": 210}
+    assert sides["rejected"] == {"We send": 90, "Read th": 210}
 
 
 def test_the_recipe_is_valid(tmp_path: Path) -> None:
