@@ -92,6 +92,11 @@ def _splits(recipe: Recipe) -> Iterator[str]:
             "prepare.split.validation: 0, and merge.base: auto chooses the merge on the validation split; "
             "set it above 0, or merge.base to 16bit or nf4"
         )
+    if split.validation == 0 and recipe.train.early_stopping is not None:
+        yield (
+            "prepare.split.validation: 0, and train.early_stopping stops by the validation loss; set it "
+            "above 0, or take early_stopping out"
+        )
 
 
 def _preferences(recipe: Recipe) -> Iterator[str]:

@@ -131,6 +131,13 @@ class TrainConfig(StageConfig):
     )
     gradient_checkpointing: bool = Field(default=True, description="recompute activations (non-reentrant)")
     evaluations: int = Field(default=4, ge=0, description="validation losses during training, evenly spaced")
+    early_stopping: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda patience: patience is None,  # adapters from before keep their keys
+        description="stop after so many validation losses in a row that are not below the best one, and keep "
+        "the adapter of the best; without it the last one is kept. Of both trainings of `method: dpo`",
+    )
     checkpoint_every: int = Field(default=50, ge=1, description="optimizer steps; at most this much is lost")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of initialization, dropout and order")
     loraplus_lr_ratio: float | None = Field(
@@ -166,6 +173,11 @@ class TrainConfig(StageConfig):
                     f"{name} is how pairs are trained on by that method, and method is {self.method}: set "
                     f"method: {name}, or take it out"
                 )
+        if self.early_stopping is not None and self.early_stopping > self.evaluations:
+            raise ValueError(
+                f"early_stopping is {self.early_stopping}, but {self.evaluations} validation losses "
+                "come before the last: nothing could be stopped; set evaluations higher, or take it out"
+            )
         if self.method == "orpo" and self.packing:
             raise ValueError("packing is true, and method: orpo packs no pairs: take packing out")
         if self.neftune_noise_alpha is not None and self.method == "dpo" and self.dpo.start != "sft":

@@ -5,6 +5,7 @@ qlora        rows, NF4 base and adapter, trained and written down
 trainer      TRL's trainer, stopped on a bad loss
 arguments    what TRL's trainer is told
 checkpoints  what outlives a killed process
+early_stopping  the adapter of the best validation loss
 loss         of many labels, without all their logits at once
 lora         the adapter, on exactly the layers that were meant
 rows         token ids, labels and their order

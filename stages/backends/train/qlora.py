@@ -24,6 +24,7 @@ from stages.backends.train import lora
 from stages.backends.train import trainer as sft
 from stages.backends.train.checkpoints import discard, last_checkpoint
 from stages.backends.train.dpo import DpoTrainer
+from stages.backends.train.early_stopping import best_step
 from stages.backends.train.orpo import OrpoTrainer
 from stages.backends.train.packing import require_rows_apart
 from stages.backends.train.pairs import encode_pairs
@@ -56,6 +57,11 @@ def train_adapter(
     rows, validation = _encoded(dataset.path, tokenizer, config)
     if not len(rows):
         raise InvalidInput("the dataset's training split is empty; prepare more rows or hold out fewer")
+    if config.early_stopping is not None and not len(validation):
+        raise InvalidInput(
+            "train.early_stopping stops by the validation loss, and the validation split is empty; hold rows "
+            "out (prepare.split.validation), or take early_stopping out"
+        )
     longest = config.max_length if config.packing else max(rows.lengths + validation.lengths)
     frozen = choose_frozen(base.path, config, longest)
     model, quantization = load_for_training(base.path, config, frozen, start.path if start else None)
@@ -219,5 +225,9 @@ def _metrics(trainer: sft.Trainer, rows: Any, validation: Any) -> dict[str, obje
         "trainable_parameters": sum(weight.numel() for _, weight in lora.trainable(trainer.model)),
     }
     if validations:
-        metrics |= {name: validations[-1][name] for name in trainer.validation_figures}
+        kept = validations[-1]
+        if trainer.best is not None:
+            metrics["kept_step"] = best_step(history)
+            kept = next(row for row in validations if row["step"] == metrics["kept_step"])
+        metrics |= {name: kept[name] for name in trainer.validation_figures}
     return metrics

@@ -21,6 +21,7 @@ from trl import SFTTrainer, pack_dataset
 from stages.backends.nf4 import require_not_repacked
 from stages.backends.train.arguments import arguments, total_steps
 from stages.backends.train.checkpoints import keep_only
+from stages.backends.train.early_stopping import BestAdapter
 from stages.backends.train.lora import trainable
 from stages.backends.train.loss import plain_head, summed_loss, without
 from stages.backends.train.rows import IGNORED, training_order
@@ -64,6 +65,8 @@ class Trainer(SFTTrainer):
         order = training_order(lengths, steps * per_step, config.batch_size, config.seed)
         self.tokens_per_row = [tokens[row] for row in order]
         self.validation_rows = validation_rows
+        patience = config.early_stopping
+        self.best = None if patience is None else BestAdapter(checkpoints, patience)
         super().__init__(
             model=model,
             args=arguments(config, steps, checkpoints),
@@ -179,6 +182,8 @@ class Trainer(SFTTrainer):
         self._metrics["eval"].clear()
         self.log(figures)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
+        if self.best is not None and self.best.look(model, self.state.log_history):
+            self.control.should_training_stop = True
         return {}
 
     def _validate(self) -> dict[str, float]:
@@ -204,6 +209,8 @@ class Trainer(SFTTrainer):
         super()._save_checkpoint(model, trial)
         root = Path(self.args.output_dir)
         keep_only(root, root / f"checkpoint-{self.state.global_step}")
+        if self.best is not None:
+            self.best.forget_others(self.state.log_history)
 
     def tokens_seen(self, step: int) -> int:
         """Tokens without padding that the first `step` optimizer steps train on."""
@@ -255,7 +262,10 @@ class _Schedule(TrainerCallback):
 
 
 def fit(trainer: Trainer, resume: Path | None) -> None:
-    """Train to the end, from the checkpoint `resume` if there is one."""
+    """Train to the end, from the checkpoint `resume` if there is one.
+
+    With `early_stopping` the model has the weights of the best validation loss then.
+    """
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, _Schedule):
             callback.trainer = trainer
@@ -263,3 +273,5 @@ def fit(trainer: Trainer, resume: Path | None) -> None:
     with disable_input_dtype_casting(trainer.model, active=trainer.args.bf16):
         trainer.before_training()
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    if trainer.best is not None:
+        trainer.best.restore(trainer.model, trainer.state.log_history)
