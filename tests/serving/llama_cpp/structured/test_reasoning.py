@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from serving.engine import answer_check
 from serving.llama_cpp.api import Requests
 from serving.llama_cpp.completions.parts import Deltas, Parts
 from serving.llama_cpp.model import LlamaModel
@@ -203,3 +207,21 @@ def test_an_answer_within_a_schema_holds_no_thought(
         assert answer.json()["choices"][0]["message"] == {"role": "assistant", "content": '"yes"'}
 
     asked(batcher, work, Requests(batcher))
+
+
+def test_an_answer_on_record_is_compared_with_its_thought(
+    batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluations record what the model wrote; a content without its thought would be another answer."""
+    requests = engine(batcher, monkeypatch, templates.REASONING, ANSWER[: answer_check.TOKENS])
+
+    async def work(http: httpx.AsyncClient) -> None:
+        @contextlib.asynccontextmanager
+        async def there(_: Path) -> AsyncIterator[httpx.AsyncClient]:
+            yield http
+
+        monkeypatch.setattr(answer_check, "over_socket", there)
+        question = answer_check.ExpectedAnswer(({"role": "user", "content": "Hi"},), ANSWER)
+        await answer_check.require_recorded(Path(), BASE, [question])
+
+    asked(batcher, work, requests)
