@@ -68,7 +68,7 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
      "gate.evidence.min_items: asks for 300 items of each task, and routing measures at most 299"),
     ("demo", ["prepare.split.test=0"], "prepare.split.test: 0 leaves no rows for the held-out task"),
     ("demo", ["prepare.split.validation=0"], "merge.base: auto chooses the merge on the validation split"),
-    ("demo", ["prepare.split.validation=0", "train.early_stopping=1"],
+    ("demo", ["prepare.split.validation=0", "merge.base=nf4", "train.early_stopping=1"],
      "train.early_stopping stops by the validation loss; set it above 0"),
     ("demo", ["evaluate.tasks=[{name: fidelity}]", "gate=null", "promote=null", "deploy=null"],
      "evaluate.tasks.0.name: 'fidelity' is what the ladder calls a comparison"),
