@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,6 +79,27 @@ class TaskEvidence(FiniteRecord):
     labels: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="metric that a judge scored → item → what people say on its scale"
     )
+
+    parts: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="item → field → value of its expected answer, where that is JSON"
+    )
+
+    def of(self, part: str) -> TaskEvidence:
+        """The items of a slice, `FIELD=VALUE`."""
+        name, _, value = part.partition("=")
+        kept = {item for item, fields in self.parts.items() if fields.get(name) == value}
+
+        def some(known: Mapping[str, Any]) -> dict[str, Any]:
+            return {item: what for item, what in known.items() if item in kept}
+
+        names = ("prompts", "asked", "clusters", "places", "answers", "parts")
+        found: dict[str, Any] = {name: some(getattr(self, name)) for name in names}
+        found |= {name: {m: some(v) for m, v in getattr(self, name).items()} for name in ("scores", "labels")}
+        found["together"] = {
+            metric: figure.model_copy(update={"counts": some(figure.counts)})
+            for metric, figure in self.together.items()
+        }
+        return self.model_copy(update=found)
 
 
 class Fidelity(FiniteRecord):
@@ -196,7 +218,18 @@ def _task(log: Log) -> TaskEvidence:
             row["item"]: text_digest(row["answer"]) for row in log.rows if isinstance(row.get("answer"), str)
         },
         scales=_scales(log),
+        parts={row["item"]: fields for row in log.rows if (fields := _fields(row.get("target")))},
     )
+
+
+def _fields(target: Any) -> dict[str, str]:
+    """The plain values of an expected answer that is a JSON object, each as JSON, a text as it is."""
+    try:
+        found = json.loads(target) if isinstance(target, str) and target.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        return {}
+    plain = {k: v for k, v in found.items() if v is None or isinstance(v, str | int | float)} if found else {}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in plain.items()}
 
 
 def _together(log: Log, metric: str) -> Together:

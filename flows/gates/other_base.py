@@ -56,6 +56,7 @@ def _renamed(ours: TaskEvidence, theirs: TaskEvidence) -> TaskEvidence:
                 metric: scale.model_copy(update={"others": _under(names, scale.others)})
                 for metric, scale in theirs.scales.items()
             },
+            "parts": _under(names, theirs.parts),
             "labels": {metric: _under(names, labels) for metric, labels in theirs.labels.items()},
         }
     )

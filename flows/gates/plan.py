@@ -28,10 +28,11 @@ class RulePlan(FiniteRecord):
 def plan_rules(
     policy: GatePolicy, flip_rates: Sequence[float], items: int | None, spread: float | None
 ) -> list[RulePlan]:
-    """A row per rule and flip rate. In an any_of group each rule is planned at alpha over the rules in it."""
+    """A row per rule and flip rate. Of any_of groups and slices: at alpha over their number."""
     rows: list[RulePlan] = []
     for rule in policy.tasks:
-        group = sum(other.any_of == rule.any_of for other in policy.tasks) if rule.any_of else 1
+        together = rule.any_of or rule.family
+        group = sum((other.any_of or other.family) == together for other in policy.tasks) if together else 1
         alpha = rule.alpha / group
         if rule.scores == "binary":
             rows += [_binary(rule, rate, alpha, items) for rate in flip_rates]

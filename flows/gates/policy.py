@@ -53,6 +53,13 @@ class TaskRule(FiniteRecord):
         description="binary: each item scores 0 or 1 (Tango's interval); real: any numbers (a cluster-robust "
         "interval of the mean difference)",
     )
+    slice: str | None = Field(
+        default=None,
+        pattern=r"^[^=]+=.*$",
+        exclude_if=lambda part: part is None,  # a policy of before there were slices has the same digest
+        description="`FIELD=VALUE`: only the items whose expected answer is a JSON object with this value; "
+        "of rules on several slices that differ in nothing else, Holm's correction applies",
+    )
     trust_judge: bool = Field(
         default=False,
         exclude_if=lambda trust: not trust,  # a policy of before there were judges has the same digest
@@ -82,7 +89,17 @@ class TaskRule(FiniteRecord):
 
     @property
     def name(self) -> str:
-        return f"{self.task}/{self.metric} {self.role} against {self.against}"
+        return f"{self.measured} {self.role} against {self.against}"
+
+    @property
+    def measured(self) -> str:
+        """What is measured, on which items."""
+        return f"{self.task}/{self.metric}" + (f"[{self.slice}]" if self.slice else "")
+
+    @property
+    def family(self) -> tuple[str, str, str, str] | None:
+        """What rules on slices have in common that are corrected together; None for a rule on all items."""
+        return (self.task, self.metric, self.role, self.against) if self.slice else None
 
     @property
     def threshold(self) -> float:
@@ -251,6 +268,12 @@ class GatePolicy(FiniteRecord):
             alphas = {rule.alpha for rule in self.tasks if rule.any_of == group}
             if len(alphas) > 1:
                 raise ValueError(f"the rules of any_of {group!r} share one alpha, found {sorted(alphas)}")
+        for family in {rule.family for rule in self.tasks if rule.family and rule.any_of is None}:
+            alphas = {rule.alpha for rule in self.tasks if rule.family == family and rule.any_of is None}
+            if len(alphas) > 1:
+                raise ValueError(
+                    f"the rules on slices of {family[0]}/{family[1]} share one alpha, found {sorted(alphas)}"
+                )
         quants = [limits.quant for limits in self.fidelity]
         if len(set(quants)) != len(quants):
             raise ValueError(f"fidelity names a quantization type twice: {', '.join(quants)}")

@@ -100,7 +100,7 @@ def figures(rule: TaskRule, result: RuleResult, other: str) -> str:
     """What was measured, every figure with what it was measured on; `other`: the other side."""
     grouped = f" in {result.clusters} clusters" if result.clusters else ""
     return (
-        f"{rule.task}/{rule.metric}: {figure(rule, result.effect)} against {other} on {result.n} paired"
+        f"{rule.measured}: {figure(rule, result.effect)} against {other} on {result.n} paired"
         f" items{grouped} ({result.gained} gained, {result.lost} lost; {bounds(rule, result)})"
     )
 

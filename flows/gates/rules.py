@@ -23,14 +23,16 @@ FLIPS_SUMMED = 400
 def judge_tasks(
     rules: Iterable[TaskRule], candidate: Evidence, references: Mapping[str, Evidence], min_items: int
 ) -> list[RuleResult]:
-    """The outcome of each rule; an any_of group of several adds one of its own."""
+    """The outcome of each rule. Those of an any_of group are corrected together, and those on slices that
+    differ in nothing else."""
     results: list[RuleResult] = []
-    groups: dict[str, list[TaskRule]] = {}
+    groups: dict[object, list[TaskRule]] = {}
     for rule in rules:
-        if rule.any_of is None:
+        together = rule.any_of or rule.family
+        if together is None:
             results.append(judge_rule(rule, candidate, references.get(rule.against), min_items))
         else:
-            groups.setdefault(rule.any_of, []).append(rule)
+            groups.setdefault(together, []).append(rule)
     for group in groups.values():
         results += _judge_group(group, candidate, references, min_items)
     return results
@@ -44,6 +46,9 @@ def judge_rule(
     alpha: float | None = None,
 ) -> RuleResult:
     """The outcome of one rule at `alpha` (default: its own). Invalid where the two cannot be compared."""
+    if rule.slice is not None:
+        candidate = _part(rule, candidate)
+        reference = None if reference is None else _part(rule, reference)
     if reference is None:
         reasons = [f"there is no evaluation of {WORDS[rule.against]}; evaluate it on the same tasks"]
     else:
@@ -70,8 +75,8 @@ def judge_rule(
 def _judge_group(
     rules: list[TaskRule], candidate: Evidence, references: Mapping[str, Evidence], min_items: int
 ) -> list[RuleResult]:
-    """Holm 1979 (Scandinavian Journal of Statistics 6:65): one of the claims is enough, so each is tested at
-    alpha over the number of claims that are still open."""
+    """Holm 1979 (Scandinavian Journal of Statistics 6:65): one of the claims is enough, or each is read by
+    itself, so each is tested at alpha over the number of claims that are still open."""
     shown: dict[TaskRule, RuleResult] = {}
     while True:
         share = rules[0].alpha / max(1, len(rules) - len(shown))
@@ -84,6 +89,14 @@ def _judge_group(
         if not new:
             return list(results.values())
         shown |= new
+
+
+def _part(rule: TaskRule, evidence: Evidence) -> Evidence:
+    """The evidence with the items of the rule's slice only."""
+    task = evidence.tasks.get(rule.task)
+    if task is None or rule.slice is None:
+        return evidence
+    return evidence.model_copy(update={"tasks": {**evidence.tasks, rule.task: task.of(rule.slice)}})
 
 
 def paired(rule: TaskRule, candidate: Evidence, reference: Evidence) -> Differences:

@@ -154,6 +154,11 @@ GATE_SWITCHES = [
         too_few_to_tell_is_insufficient=('< threshold else "insufficient"', '< threshold else "pass"'),
     ),
     *_in(
+        "flows/gates/rules.py", "tests/flows/gates/test_slices.py",
+        slices_are_corrected_together=("together = rule.any_of or rule.family", "together = rule.any_of"),
+        a_slice_has_its_own_items_only=("candidate = _part(rule, candidate)", "pass"),
+    ),
+    *_in(
         "flows/gates/judged/claim.py", JUDGED,
         a_judge_alone_shows_nothing=('nothing = {"verdict": "insufficient", ', "nothing = {"),
         labels_are_drawn_at_random=("(differences.values, labels, clusters) > CHOSEN",

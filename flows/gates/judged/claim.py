@@ -154,7 +154,7 @@ def _more(verdict: Verdict, moved: int, rule: TaskRule, mean: PoweredMean, alpha
 def _sentence(rule: TaskRule, result: RuleResult, other: str, half: int) -> str:
     asked = asked_of(rule)
     found = (
-        f"{rule.task}/{rule.metric}: {figure(rule, result.effect)} against {other} on {result.n} paired"
+        f"{rule.measured}: {figure(rule, result.effect)} against {other} on {result.n} paired"
         f" items, {result.labels} of them labelled by people ({bounds(rule, result)}; the judge alone says "
         f"{figure(rule, result.judged)}, and is off by {figure(rule, result.bias)} where labels are)"
     )
