@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -265,15 +265,10 @@ class GatePolicy(FiniteRecord):
     @model_validator(mode="after")
     def _groups_share_their_risk(self) -> GatePolicy:
         for group in {rule.any_of for rule in self.tasks} - {None}:
-            alphas = {rule.alpha for rule in self.tasks if rule.any_of == group}
-            if len(alphas) > 1:
-                raise ValueError(f"the rules of any_of {group!r} share one alpha, found {sorted(alphas)}")
+            _require_one_alpha(f"any_of {group!r}", [rule for rule in self.tasks if rule.any_of == group])
         for family in {rule.family for rule in self.tasks if rule.family and rule.any_of is None}:
-            alphas = {rule.alpha for rule in self.tasks if rule.family == family and rule.any_of is None}
-            if len(alphas) > 1:
-                raise ValueError(
-                    f"the rules on slices of {family[0]}/{family[1]} share one alpha, found {sorted(alphas)}"
-                )
+            sliced = [rule for rule in self.tasks if rule.family == family and rule.any_of is None]
+            _require_one_alpha(f"slices of {family[0]}/{family[1]}", sliced)
         quants = [limits.quant for limits in self.fidelity]
         if len(set(quants)) != len(quants):
             raise ValueError(f"fidelity names a quantization type twice: {', '.join(quants)}")
@@ -292,3 +287,10 @@ def without_live(policy: GatePolicy) -> GatePolicy:
         for rule in policy.tasks
     )
     return policy.model_copy(update={"tasks": tuple(rules)})
+
+
+def _require_one_alpha(together: str, rules: Sequence[TaskRule]) -> None:
+    """Raise ValueError where rules whose risk is one do not name one `alpha`."""
+    alphas = {rule.alpha for rule in rules}
+    if len(alphas) > 1:
+        raise ValueError(f"the rules of {together} share one alpha, found {sorted(alphas)}")
