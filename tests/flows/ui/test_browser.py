@@ -90,7 +90,7 @@ def page(browser: Browser, url: str, signed_in: StorageState, complaints: Compla
     assert complaints.lines == []
 
 
-def paths(made: dict[str, Artifact]) -> list[str]:
+def paths(made: dict[str, Artifact], registry: Registry) -> list[str]:
     """Every kind of page."""
     several = "&id=".join([made["gguf"].id, made["gptq"].id])
     return [
@@ -106,6 +106,8 @@ def paths(made: dict[str, Artifact]) -> list[str]:
         "/compare",
         "/store?plan=1&days=0",
         *(f"/artifacts/{made['rows'].id}/{page}" for page in ("rows", "report", "report/read")),
+        f"/gates/{registry.gates.about(made['gguf'].id)[0].id}",
+        f"/engines/{registry.endpoints.ls()[0].id}",
     ]
 
 
@@ -128,6 +130,7 @@ def assert_sound(page: Page) -> None:
 def test_every_page_is_sound(
     browser: Browser,
     url: str,
+    registry: Registry,
     made: dict[str, Artifact],
     theme: str,
     signed_in: StorageState,
@@ -136,7 +139,7 @@ def test_every_page_is_sound(
     context = browser.new_context(base_url=url, color_scheme=theme, storage_state=signed_in)  # type: ignore[arg-type]
     page = context.new_page()
     complaints.listen(page)
-    for path in paths(made):
+    for path in paths(made, registry):
         page.goto(path)
         assert_sound(page)
         keep_picture(page, path, theme)
