@@ -56,33 +56,44 @@ class Batcher:
 
     # What other threads call
 
-    def submit(self, answer: Answer) -> None:
-        """Queue it. Raises `UnknownModel`, or `Overloaded` when too many wait already.
+    def submit(self, *answers: Answer) -> None:
+        """Queue the answers to one request, all or none.
 
-        When the queue is full, the newest answer of the adapter with the most waiting gives way to another
-        adapter's: one tenant cannot fill it for the others.
+        Raises `UnknownModel`, or `Overloaded` when too many wait already. When the queue is full, the newest
+        answers of the adapter with the most waiting give way to another adapter's: one tenant cannot fill it
+        for the others.
         """
         with self._wake:
             self._require_running()
-            adapter = self.loaded.serving(answer.model)
-            waiting = sum(len(other.waiting) for other in self.loaded)
-            if waiting >= self._limit:
-                longest = max(self.loaded, key=lambda other: len(other.waiting))
-                self.counts.rejected += 1
-                if len(longest.waiting) <= len(adapter.waiting) + 1:
+            adapter = self.loaded.serving(answers[0].model)
+            waiting = {other: len(other.waiting) for other in self.loaded}
+            total, then = sum(waiting.values()), waiting[adapter] + len(answers)
+            for _ in range(total + len(answers) - self._limit):
+                longest = max(waiting, key=lambda other: waiting[other])
+                if waiting[longest] <= then:
+                    self.counts.rejected += 1
                     raise Overloaded(
-                        f"{waiting} answers are waiting already, the most that this engine allows"
+                        f"{total} answers are waiting, {len(answers)} more are asked for, and this engine "
+                        f"lets {self._limit} wait"
                     )
-                longest.waiting.pop().tell(
-                    Failed("the queue is full, and others wait less long", "overloaded")
-                )
-            adapter.waiting.append(answer)
+                waiting[longest] -= 1
+            for other, left in waiting.items():
+                while len(other.waiting) > left:
+                    self.counts.rejected += 1
+                    other.waiting.pop().tell(
+                        Failed("the queue is full, and others wait less long", "overloaded")
+                    )
+            adapter.waiting.extend(answers)
             self._wake.notify()
 
     def cancel(self, answer: Answer) -> None:
-        """Nobody wants it any more; safe at any time."""
+        """Nobody wants it any more; safe at any time. Its place in the queue is free at once."""
         with self._wake:
             answer.cancelled = True
+            for adapter in self.loaded:
+                if answer in adapter.waiting:
+                    adapter.waiting.remove(answer)
+                    self.counts.cancelled += 1
             self._wake.notify()
 
     def load(self, name: str, digest: str, path: Path) -> Future[LoadedAdapter]:
@@ -249,10 +260,6 @@ class Batcher:
 
     def _drop_cancelled(self) -> None:
         for adapter in list(self.loaded):
-            with self._wake:
-                before = len(adapter.waiting)
-                adapter.waiting = deque(answer for answer in adapter.waiting if not answer.cancelled)
-            self.counts.cancelled += before - len(adapter.waiting)
             for answer in [answer for answer in adapter.active if answer.cancelled]:
                 self.counts.cancelled += 1
                 self._end(adapter, answer, Failed("cancelled"))

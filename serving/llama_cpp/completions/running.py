@@ -51,17 +51,13 @@ class RunningCompletion:
     def submit(self) -> None:
         """Queue all answers, or none. Raises `ApiError`."""
         try:
-            for choice in self._choices:
-                self._batcher.submit(choice.answer)
-        except BaseException as error:
-            self.cancel()
-            if isinstance(error, UnknownModel):
-                raise ApiError(str(error), "model", 404, "model_not_found") from None
-            if isinstance(error, Overloaded):
-                raise ApiError(str(error), None, 429, "overloaded") from None
-            if isinstance(error, ServingError):
-                raise ApiError(str(error), None, 503, "unavailable") from None
-            raise
+            self._batcher.submit(*(choice.answer for choice in self._choices))
+        except UnknownModel as error:
+            raise ApiError(str(error), "model", 404, "model_not_found") from None
+        except Overloaded as error:
+            raise ApiError(str(error), None, 429, "overloaded") from None
+        except ServingError as error:
+            raise ApiError(str(error), None, 503, "unavailable") from None
 
     def cancel(self) -> None:
         for choice in self._choices:

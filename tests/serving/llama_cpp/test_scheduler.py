@@ -6,7 +6,6 @@ Each engine defect that others had is put into this engine on purpose, and the i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 import httpx
@@ -15,7 +14,6 @@ import pytest
 from serving.errors import Overloaded
 from serving.llama_cpp import scheduler
 from serving.llama_cpp.loaded_adapters import LoadedAdapter
-from serving.llama_cpp.model import LlamaModel
 from serving.llama_cpp.sampling import Sampling
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, next_batch
@@ -103,28 +101,35 @@ def test_an_adapter_that_is_not_switched_would_be_noticed(
     assert asked(batcher, lambda http: _crossfire(http, [first, second])), "the check found nothing"
 
 
-def test_a_full_queue_turns_away_and_one_line_cannot_fill_it(family: Family) -> None:
-    model = LlamaModel(family.gguf, context_length=256, sequences=1, threads=1)
-    batcher = Batcher(model, BASE, parallel=1, queue=4, adapters=2)
+def test_a_full_queue_turns_away_and_one_line_cannot_fill_it(
+    batcher: Batcher, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "_limit", 4)
+    monkeypatch.setattr(batcher, "_admit", lambda: None)
     load(batcher, family.canaries[0])
 
     def answer(name: str) -> tuple[Answer, list[Any]]:
         heard: list[Any] = []
         return Answer(name, (5, 6, 7), 200, Sampling(temperature=0), None, heard.append), heard
 
-    try:
-        crowd = []
-        with contextlib.suppress(Overloaded):
-            for _ in range(9):
-                crowd.append(answer(BASE))
-                batcher.submit(crowd[-1][0])
-        assert 4 <= len(crowd) <= 6, "one under way, four wait, the next is turned away"
-        mine, _ = answer(name_of(family.canaries[0]))
-        batcher.submit(mine)
-        gave_way = [heard for _, heard in crowd if heard and getattr(heard[-1], "code", "") == "overloaded"]
-        assert len(gave_way) == 1, "the newest of the long line"
-    finally:
-        batcher.stop()
+    crowd = [answer(BASE) for _ in range(4)]
+    batcher.submit(*(one for one, _ in crowd[:3]))
+    with pytest.raises(Overloaded, match=r"3 answers are waiting, 2 more are asked for, and .* lets 4 wait"):
+        batcher.submit(answer(BASE)[0], answer(BASE)[0])
+    batcher.submit(crowd[3][0])
+    name = name_of(family.canaries[0])
+    with pytest.raises(Overloaded):
+        batcher.submit(*(answer(name)[0] for _ in range(3)))
+    assert not any(heard for _, heard in crowd), "who is refused puts nobody out"
+    mine = [answer(name)[0] for _ in range(2)]
+    batcher.submit(*mine)
+    assert [len(heard) for _, heard in crowd] == [0, 0, 1, 1], "the newest of the long line"
+    assert batcher.queued() == {BASE: (2, 0), name: (2, 0)}
+    with pytest.raises(Overloaded):
+        batcher.submit(answer(BASE)[0])
+    batcher.cancel(mine[0])
+    batcher.submit(answer(BASE)[0])
+    assert batcher.queued() == {BASE: (3, 0), name: (1, 0)}, "a place is free as soon as nobody wants it"
 
 
 def test_temperature_zero_repeats_itself(batcher: Batcher) -> None:
