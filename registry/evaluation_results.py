@@ -250,9 +250,9 @@ def read_results(evaluation: Path) -> EvaluationResults:
 
 
 def first_heldout(evaluation: Path) -> ScoredResult | None:
-    """The first task on held-out rows of a dataset."""
-    tasks = read_results(evaluation)["tasks"].values()
-    heldout = (task for task in tasks if task["config"].get("kind") == "heldout")
+    """The first task on held-out rows of a dataset that settings were not chosen by."""
+    tasks = ((task, task["config"]) for task in read_results(evaluation)["tasks"].values())
+    heldout = (t for t, c in tasks if c.get("kind") == "heldout" and c.get("split") != "validation")
     return cast(ScoredResult | None, next(heldout, None))
 
 

@@ -17,7 +17,7 @@ MOST_CHOICES = 64
 
 
 class HeldoutTask(StageConfig):
-    """The test split of the prepared dataset, or of a feed's the fresh one: generate the answer, score it.
+    """Held-out rows of the prepared dataset: generate the answer, score it.
 
     Where all expected answers are JSON, `json_valid` is scored beside the metrics. Where the distinct answers
     are few, the likelihood of each is compared too (`choice`), which is fair to a model that does not know
@@ -26,11 +26,12 @@ class HeldoutTask(StageConfig):
 
     kind: Literal["heldout"] = "heldout"
     name: str = Field(default="heldout", description="how the task is called in reports and gates")
-    split: Literal["test", "fresh"] = Field(
+    split: Literal["test", "fresh", "validation"] = Field(
         default="test",
-        exclude_if=lambda split: split == "test",  # evaluations from before there was `fresh` keep their keys
+        exclude_if=lambda split: split == "test",  # evaluations from before there were others keep their keys
         description="`fresh`: of a dataset of a feed, what is held out of the rows that came since the live "
-        "model's; `test`: what was held out before, which only grows",
+        "model's; `test`: what was held out before, which only grows; `validation`: what settings are chosen "
+        "by, for the evaluate stage alone",
     )
     max_items: int | None = Field(default=None, ge=1, description="first items of the split, in its order")
     max_new_tokens: int = Field(default=32, ge=1, description="length of an answer, in tokens")
@@ -65,7 +66,12 @@ class PreferenceTask(StageConfig):
 
     kind: Literal["preference"] = "preference"
     name: str = Field(default="preference", description="how the task is called in reports and gates")
-    max_items: int | None = Field(default=None, ge=1, description="first pairs of the test split")
+    split: Literal["test", "validation"] = Field(
+        default="test",
+        exclude_if=lambda split: split == "test",  # evaluations from before there were others keep their keys
+        description="`validation`: as of a held-out task",
+    )
+    max_items: int | None = Field(default=None, ge=1, description="first pairs of the split, in its order")
 
     @property
     def scores(self) -> tuple[str, str]:

@@ -204,6 +204,12 @@ class TrainConfig(StageConfig):
         """What it calls an adapter of the registry to go on from; None where it names none."""
         return self.dpo.start if self.goes_on and self.dpo.start != "sft" else None
 
+    def validated_at(self, steps: int) -> list[int]:
+        """Of so many optimizer steps those after which the validation loss is taken; the last one is among
+        them."""
+        parts = self.evaluations + 1
+        return sorted({max(1, round(steps * k / parts)) for k in range(1, parts)} | {steps})
+
     @property
     def label(self) -> str:
         """What a run calls this step."""

@@ -1,4 +1,4 @@
-"""The test split of a prepared dataset as an lm-eval task, rendered exactly as in training."""
+"""Held-out rows of a prepared dataset as an lm-eval task, rendered exactly as in training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from registry.artifacts import digest
 from stages.backends.chat import LastTurn, last_turn
-from stages.backends.evaluate.prompts import FRESH, Chat, items_of, read_split, references
+from stages.backends.evaluate.prompts import FRESH, VALIDATION, Chat, items_of, read_split, references
 from stages.backends.evaluate.token_lm import EDGE, TokenLM
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
 from stages.config.metrics import ExactMetric
@@ -68,7 +68,7 @@ class HeldoutItems(ConfigurableTask):
         self.counts: dict[str, Counts] = {}
         self.answered: dict[str, Answered] = {}
         self.json_targets = all(parses(document["target"]) for document in documents)
-        self._answers = _distinct_answers(dataset, rows[0], lm) if task.choice else None
+        self._answers = _distinct_answers(dataset, rows[0], lm, task.split) if task.choice else None
         super().__init__(
             config={
                 "task": task.name,
@@ -166,15 +166,24 @@ def _read_back(text: str, lm: TokenLM) -> str:
     return lm.tok_decode(lm.tok_encode(text)).strip() if text else ""
 
 
-def _distinct_answers(dataset: Path, row: Sequence[Mapping[str, str]], lm: TokenLM) -> Answers:
+def _known_answers(dataset: Path, split: str) -> list[str]:
+    """The distinct answers of the dataset. Whoever asks the validation split sees nothing of the others that
+    are held out: not even which answers they have."""
+    fresh = [FRESH] if (dataset / f"{FRESH}.parquet").is_file() else []
+    splits = ["train", VALIDATION] if split == VALIDATION else ["train", "test", *fresh]
+    rows = (read_split(dataset / f"{name}.parquet") for name in splits)
+    return sorted({chat[-1]["content"] for chats in rows for chat in chats})
+
+
+def _distinct_answers(
+    dataset: Path, row: Sequence[Mapping[str, str]], lm: TokenLM, split: str = "test"
+) -> Answers:
     """The dataset's distinct answers, and what of them has to be compared after a shared beginning.
 
     A shared end is left out where the answers differ without it; where one answer begins another, the end
     of the turn is compared too, or the shorter one would always win.
     """
-    fresh = dataset / f"{FRESH}.parquet"
-    files = [dataset / "train.parquet", dataset / "test.parquet", *([fresh] if fresh.is_file() else [])]
-    answers = sorted({chat[-1]["content"] for file in files for chat in read_split(file)})
+    answers = _known_answers(dataset, split)
     if not 2 <= len(answers) <= MOST_CHOICES:
         raise InvalidInput(
             f"choice: true needs 2 to {MOST_CHOICES} distinct answers in the dataset, found {len(answers)}; "

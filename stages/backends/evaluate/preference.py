@@ -21,7 +21,6 @@ from stages.errors import InvalidInput
 from stages.formats.messages import fields, last_answer_only, said
 from stages.scoring.summary import summarize
 
-SPLIT = "test"
 Pair = tuple[Chat, Chat]
 """The chats with the chosen and with the rejected answer."""
 
@@ -33,7 +32,7 @@ def run_preference(lm: TokenLM, task: PreferenceTask, dataset: Parent | None, ou
     """
     if dataset is None:
         raise InvalidInput(f"task {task.name} asks for held-out pairs, but no prepared dataset was given")
-    items = _scored(lm, task, read_pairs(dataset.path / f"{SPLIT}.parquet", task))
+    items = _scored(lm, task, read_pairs(dataset.path / f"{task.split}.parquet", task))
     settings, clusters = task.model_dump(mode="json"), [item["cluster"] or item["item"] for item in items]
     return {
         "config": settings,
@@ -41,7 +40,7 @@ def run_preference(lm: TokenLM, task: PreferenceTask, dataset: Parent | None, ou
         "limit": task.max_items,
         "metric": task.scores[0],
         "dataset": dataset.id,
-        "words": f"{len(items)} pairs of the {SPLIT} split of dataset {dataset.id[:12]}",
+        "words": f"{len(items)} pairs of the {task.split} split of dataset {dataset.id[:12]}",
         "chat_template_applied_by": "tuneline",
         "config_digest": digest([settings, None]),
         **write_samples(out, task.name, items),

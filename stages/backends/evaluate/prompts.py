@@ -1,4 +1,4 @@
-"""Held-out chats: as items of a task, and by their place in the test split."""
+"""Held-out chats: as items of a task, and by their place in their split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stages.scoring.scorer import Scorer
 from stages.scoring.tool_calls import as_text
 from stages.scoring.user_function import Answered, user_scores
 
-FRESH = "fresh"
+FRESH, VALIDATION = "fresh", "validation"
 PREPARED = "what the prepare stage writes"
 Chat = list[dict[str, Any]]
 
@@ -84,8 +84,10 @@ def read_split(file: Path, limit: int | None = None) -> list[Chat]:
         raise InvalidInput(
             "no row that came since the live model's data is held out: add rows to the feed, then run again"
         )
-    if file.stem == "test" and not rows:
-        raise InvalidInput("the dataset's test split is empty; prepare it with split.test above 0")
+    if file.stem in ("test", VALIDATION) and not rows:
+        raise InvalidInput(
+            f"the dataset's {file.stem} split is empty; prepare it with split.{file.stem} above 0"
+        )
     return rows[:limit]
 
 

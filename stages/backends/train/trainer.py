@@ -232,8 +232,7 @@ class _Schedule(TrainerCallback):
     """When to evaluate and to save, and telling whoever watches."""
 
     def __init__(self, config: TrainConfig, steps: int) -> None:
-        parts = config.evaluations + 1
-        self.evaluate_at = {max(1, round(steps * k / parts)) for k in range(1, parts)} | {steps}
+        self.evaluate_at = set(config.validated_at(steps))
         self.save_every = config.checkpoint_every
         self.trainer: Trainer | None = None
         self.last = (time.monotonic(), 0)
