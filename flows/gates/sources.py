@@ -178,9 +178,10 @@ def _subject(registry: Registry, evaluation: Artifact) -> str | None:
 
 
 def _tasks(evaluation: Artifact) -> dict[str, JsonObject | None]:
-    """Name → config of the tasks that were scored item by item."""
+    """Name → config of the tasks that were scored item by item, on rows that no sweep chose by."""
     configs = {task.get("name"): task for task in evaluation.manifest.config.get("tasks", ())}
-    return {name: configs.get(name) for name in evaluation.manifest.metrics.get("tasks", ())}
+    scored = {name: configs.get(name) for name in evaluation.manifest.metrics.get("tasks", ())}
+    return {name: task for name, task in scored.items() if (task or {}).get("split") != "validation"}
 
 
 def _likeness(evaluation: Artifact, tasks: set[str]) -> str:

@@ -68,6 +68,11 @@ def _tasks(recipe: Recipe) -> Iterator[str]:
             yield f"{where}: a run chooses its merge as `merge.base` says; take the merge-base task out"
         elif task.name in taken:
             yield f"{where}.name: {task.name!r} is what the ladder calls a comparison; rename it"
+        elif getattr(task, "split", "test") == "validation":
+            yield (
+                f"{where}.split: validation rows are what early stopping, merges and sweeps choose by, so a "
+                "run does not judge by them; take split out"
+            )
     if recipe.evaluate.nf4 is not None and recipe.evaluate.nf4 != recipe.train.nf4:
         yield "evaluate.nf4: a run measures NF4 as it trains; take it out, or set train.nf4"
 

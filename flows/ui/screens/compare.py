@@ -128,8 +128,12 @@ def _model(registry: Registry, artifact: Artifact) -> tuple[Artifact, Artifact |
 
 
 def _latest(registry: Registry, model: Artifact) -> Artifact | None:
-    """The newest evaluation on tasks that is of the model itself; a base's own, not an adapter's on it."""
+    """The newest evaluation on tasks that is of the model itself; a base's own, not an adapter's on it, and
+    none by which a sweep chose."""
     for evaluation in reversed(registry.evaluations(model.id)):
+        splits = {task.get("split") for task in evaluation.manifest.config.get("tasks", ())}
+        if splits == {"validation"}:
+            continue
         if evaluation.manifest.metrics.get("tasks") and _model(registry, evaluation)[0].id == model.id:
             return evaluation
     return None

@@ -74,6 +74,8 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
      "evaluate.tasks.0.name: 'fidelity' is what the ladder calls a comparison"),
     ("demo", ["evaluate.tasks=[{name: routing}, {kind: fidelity, name: near}]"],
      "evaluate.tasks.1: a run compares its models as its `ladder` says"),
+    ("demo", ["evaluate.tasks.0.split=validation"],
+     "evaluate.tasks.0.split: validation rows are what early stopping, merges and sweeps choose by"),
     ("demo", ["evaluate.tasks=[{kind: merge-base}]", "gate=null", "promote=null", "deploy=null"],
      "evaluate.tasks.0: a run chooses its merge as `merge.base` says"),
     ("demo", ["evaluate.nf4={double_quant: false}"], "evaluate.nf4: a run measures NF4 as it trains"),
