@@ -15,12 +15,13 @@ from flows.gates.soundness import nf4_values
 
 @dataclass(frozen=True)
 class Comparison:
-    """A rule with the two evaluations that it compares."""
+    """A rule with the two evaluations that it compares; `choosing`: on rows that settings are chosen by."""
 
     rule: TaskRule
     candidate: Evidence
     reference: Evidence
     min_items: int = 1
+    choosing: bool = False
 
     @property
     def sides(self) -> tuple[tuple[str, Evidence], ...]:
@@ -48,6 +49,13 @@ def _measured(pair: Comparison) -> Iterator[str]:
         task = evidence.tasks.get(pair.rule.task)
         if task is None or pair.rule.metric not in task.scores:
             yield f"{whose} was not measured on {pair.rule.task} with {pair.rule.metric}"
+
+
+def _not_chosen_by(pair: Comparison) -> Iterator[str]:
+    for whose, evidence in pair.sides:
+        task = evidence.tasks.get(pair.rule.task)
+        if task is not None and task.split == "validation" and not pair.choosing:
+            yield f"{whose} was asked validation rows, by which settings are chosen; evaluate it on test rows"
 
 
 def _binary(pair: Comparison) -> Iterator[str]:
@@ -135,6 +143,7 @@ def _different(ours: dict[str, str], theirs: dict[str, str]) -> int:
 PAIR_CHECKS: dict[str, Callable[[Comparison], Iterable[str]]] = {
     "both are sound": _sound,
     "both have the metric": _measured,
+    "no settings were chosen by the rows": _not_chosen_by,
     "scores are as the rule says": _binary,
     "figures of all items are taken as such": _together,
     "same harness": partial(_same, "harness", False),

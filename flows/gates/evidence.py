@@ -83,6 +83,7 @@ class TaskEvidence(FiniteRecord):
     parts: dict[str, dict[str, str]] = Field(
         default_factory=dict, description="item → field → value of its expected answer, where that is JSON"
     )
+    split: str | None = Field(default=None, description="of a dataset's rows the part that was asked")
 
     def of(self, part: str) -> TaskEvidence:
         """The items of a slice, `FIELD=VALUE`."""
@@ -219,6 +220,7 @@ def _task(log: Log) -> TaskEvidence:
         },
         scales=_scales(log),
         parts={row["item"]: fields for row in log.rows if (fields := _fields(row.get("target")))},
+        split=log.result.get("config", {}).get("split"),
     )
 
 

@@ -44,15 +44,19 @@ def judge_rule(
     reference: Evidence | None,
     min_items: int,
     alpha: float | None = None,
+    choosing: bool = False,
 ) -> RuleResult:
-    """The outcome of one rule at `alpha` (default: its own). Invalid where the two cannot be compared."""
+    """The outcome of one rule at `alpha` (default: its own). Invalid where the two cannot be compared.
+
+    `choosing`: by rows of the validation split, which no decision rests on.
+    """
     if rule.slice is not None:
         candidate = _part(rule, candidate)
         reference = None if reference is None else _part(rule, reference)
     if reference is None:
         reasons = [f"there is no evaluation of {WORDS[rule.against]}; evaluate it on the same tasks"]
     else:
-        reasons = problems(Comparison(rule, candidate, reference, min_items))
+        reasons = problems(Comparison(rule, candidate, reference, min_items, choosing))
     if reasons or reference is None:
         message = f"{rule.name}: " + "; ".join(reasons)
         return RuleResult(rule=rule.name, verdict="invalid", sentence=message, group=rule.any_of)

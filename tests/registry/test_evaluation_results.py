@@ -56,6 +56,9 @@ def test_the_first_task_on_held_out_rows(tmp_path: Path) -> None:
     lm_eval, heldout = {"config": {"task": "sums"}}, {"config": {"kind": "heldout", "name": "h"}}
     write_results(tmp_path, results(sums=lm_eval, h=heldout, later=heldout))
     assert first_heldout(tmp_path) == heldout
+    chosen_by = {"config": {"kind": "heldout", "name": "v", "split": "validation"}}
+    write_results(tmp_path, results(v=chosen_by, h=heldout))
+    assert first_heldout(tmp_path) == heldout, "rows of another split have other places"
     write_results(tmp_path, results(sums=lm_eval))
     assert first_heldout(tmp_path) is None
 

@@ -88,6 +88,11 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         _damaged(rows_changed(lambda rows: rows[3]["scores"].update(exact_match=0.5))),
         "other than 0 and 1",
     ),
+    "rows that settings were chosen by": (
+        "no settings were chosen by the rows",
+        _damaged(lambda results, _: results["tasks"]["heldout"].update(config={"split": "validation"})),
+        "was asked validation rows, by which settings are chosen",
+    ),
     "counts missing": (
         "every item has the counts of figures of all",
         _damaged(_figure("f1", lambda rows: rows[3].pop("counts"))),

@@ -214,3 +214,31 @@ def test_the_fresh_split_is_judged_by_itself(plain: Any, dataset: Parent, tmp_pa
             assert "surely" in found["choice"]["answers"]
     with pytest.raises(InvalidInput, match="add rows to the feed"):
         HeldoutItems(task, grown, lm)
+
+
+def test_whoever_asks_the_validation_split_sees_no_other_held_out_row(
+    plain: Any, dataset: Parent, tmp_path: Path
+) -> None:
+    task, whole = HeldoutTask(name="chosen", split="validation", choice=True), tmp_path / "whole"
+    lm = Parrot(plain, [])
+    with pytest.raises(InvalidInput, match=r"validation\.parquet is not in the dataset"):
+        HeldoutItems(task, dataset.path, lm)
+    shutil.copytree(dataset.path, whole)
+    kind = pq.read_schema(whole / "test.parquet").field(0).type
+    asked = {
+        "train": [("Is 2 odd?", "no"), ("Is 3 odd?", "yes")],
+        "validation": [("Is 5 odd?", "surely")],
+        "test": [("Is 7 odd?", "a test answer")],
+    }
+    for name, rows in asked.items():
+        chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in rows]
+        pq.write_table(pa.table({"messages": pa.array(chats, kind)}), whole / f"{name}.parquet")
+    found = run_task(lm, task, dataset.model_copy(update={"path": whole}), 0, tmp_path)
+    assert found["words"] == f"1 items of the validation split of dataset {dataset.id[:12]}"
+    assert found["config"]["split"] == "validation"
+    assert found["choice"] is not None
+    assert found["choice"]["answers"] == ["no", "surely", "yes"]
+    empty = pa.table({"messages": pa.array([], kind)})
+    pq.write_table(empty, whole / "validation.parquet")
+    with pytest.raises(InvalidInput, match=r"the dataset.s validation split is empty; prepare it"):
+        HeldoutItems(task, whole, lm)

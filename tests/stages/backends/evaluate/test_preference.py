@@ -140,3 +140,13 @@ def test_what_has_no_pairs_is_refused(torch_lm: TorchLM, pico_base: Parent, tmp_
     pq.write_table(pa.Table.from_pylist([], schema), empty / "test.parquet")
     with pytest.raises(InvalidInput, match=r"test split is empty"):
         run_preference(torch_lm, PreferenceTask(), Parent(id="0" * 64, kind="dataset", path=empty), tmp_path)
+
+
+def test_pairs_of_the_validation_split(torch_lm: TorchLM, tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data", ROWS)
+    pq.write_table(pa.Table.from_pylist(ROWS[:2]), data.path / "validation.parquet")
+    task = PreferenceTask(name="chosen by", split="validation")
+    found = run_preference(torch_lm, task, data, tmp_path)
+    assert found["words"] == f"2 pairs of the validation split of dataset {'0' * 12}"
+    assert (found["n"], found["config"]["split"]) == (2, "validation")
+    assert "split" not in PreferenceTask().model_dump(mode="json"), "or earlier evaluations are made again"
