@@ -56,10 +56,11 @@ bench-packages: setup
 bench-%: bench-packages
 	$(BIN)/python -m tests.bench $* --folder $(BENCHMARKS) -- $(OPTIONS)
 
-docs: setup  ## regenerate docs/recipe.md and the JSON Schema from the config classes, docs/benchmarks.md, and the dashboards
+docs: setup  ## regenerate docs/recipe.md and the JSON Schema from the config classes, docs/benchmarks.md, docs/data.md, and the dashboards
 	$(BIN)/python -m flows.reference --write
 	$(BIN)/python -m tests.deploy.dashboards
 	$(BIN)/python -m tests.bench.page
+	$(BIN)/python -m tests.stages.data.odd.page
 
 lock: setup  ## write requirements.lock from what is installed
 	{ echo "# Exact versions that were tested together; regenerate with: make lock"; \

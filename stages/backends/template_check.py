@@ -91,6 +91,7 @@ class TemplateCheck:
 
 def _left_out(tokenizer: Tokenizer, marked: Sequence[Message], marks: _Marks) -> LeftOut:
     text, spans = assistant_spans(tokenizer, marked)
+    text = text.lower()  # some templates write contents in capitals
     missing = {mark for mark in marks.known if mark not in text}
     kinds = [
         kind

@@ -19,7 +19,7 @@ from stages.data.preferences import EXPECTED, matches, read_row
 from stages.data.row_spool import Checked, RowSpool
 from stages.data.source_row import Reject, RowError, SourceRow, SourceRows, named
 from stages.errors import InvalidInput
-from stages.formats.messages import is_plain, texts
+from stages.formats.messages import texts
 
 _LOOKED_AT = 100
 _REPORTED = 1000  # rows between two reports of progress
@@ -123,8 +123,6 @@ class RowCheck:
 
     def _refuse_left_out(self, messages: Messages, source_row: SourceRow, unused: Counter[str]) -> None:
         """What the template leaves out of a row would be missing from training in silence."""
-        if is_plain(messages):
-            return
         try:
             left = self._left_out(messages)
         except NotRendered as error:
@@ -187,7 +185,8 @@ def pick_format(rows: SourceRows, format: str, source: str) -> tuple[str, Source
         expected = "; ".join(EXPECTED.values()) if format == "auto" else EXPECTED[format]
         raise InvalidInput(
             f"{source}: the rows have the fields {', '.join(fields[:_NAMED]) or '(none)'}, which is not the "
-            f"format {format!r}; expected {expected}: rename the fields, or declare another prepare.format"
+            f"format {format!r}; expected {expected}: name them in prepare.columns, or declare another "
+            "prepare.format"
         )
     return detected or "messages", itertools.chain(first, rows)
 

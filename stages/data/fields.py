@@ -16,13 +16,14 @@ from stages.errors import InvalidInput
 
 _CHATS, _INSTRUCTIONS = ("messages", "conversations", "turns"), ("instruction", "input", "context", "output")
 _PAIRS = ("prompt", "completion", "response", "question", "answer")
-_COMPARED = ("chosen", "rejected", "preferred_output", "non_preferred_output")
-READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, *_COMPARED, "system", "history", "parallel_tool_calls"))
+COMPARED = ("chosen", "rejected", "preferred_output", "non_preferred_output")
+READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, *COMPARED, "system", "history", "parallel_tool_calls"))
 """Fields of a row that some format reads; in another format they may be refused or not be used."""
 
 _TOOLS = "this format has no tools and no calls"
 _CALL = "a call belongs to an assistant's message, its result to one of role tool"
 _REASONING = "reasoning stands in an assistant's message, of messages or conversations"
+_QUESTIONS, _ANSWERS = ("prompt", "question", "instruction"), ("completion", "response", "output", "answer")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Names of the field of an assistant's message with what it thought before its answer."""
 _MEDIA = "only text is trained"
@@ -34,7 +35,7 @@ _MEANT = {
     **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), _CALL),
     **dict.fromkeys(REASONING, _REASONING),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
-    **dict.fromkeys(_COMPARED, _PREFERENCE),
+    **dict.fromkeys(COMPARED, _PREFERENCE),
     "kto_tag": _LABEL,
     "weight": _SHARE,
 }
@@ -105,6 +106,16 @@ def renamed(rows: SourceRows, columns: Mapping[str, str], source: str) -> Source
             f"{source}: prepare.columns: no row has {', '.join(map(named, missing))}; correct the name, or "
             "remove it"
         )
+
+
+def require_one(row: Mapping[str, Any], asked: Collection[str], answer: str) -> None:
+    """Raise `RowError` where a row has another question or another answer beside those that are read."""
+    for names, used, what in ((_QUESTIONS, asked, "question"), (_ANSWERS, (answer,), "answer")):
+        for name in names:
+            value = row.get(name)
+            if name not in used and not says_nothing(name, value) and all(value != row.get(u) for u in used):
+                both = f"{next(iter(used))} and {name}"
+                raise RowError("unsupported_field", f"the row has {both}; keep one as the {what}")
 
 
 def account(

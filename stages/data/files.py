@@ -41,7 +41,9 @@ def _read_lines(path: Path, name: str) -> SourceRows:
             continue
         try:
             yield as_source_row(name, number, decoder.whole(line))
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            yield SourceRow(name, number, None, "malformed JSON: the row is nested too deeply")
+        except ValueError as error:
             yield SourceRow(name, number, None, f"malformed JSON: {error}")
 
 

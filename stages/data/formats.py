@@ -10,9 +10,10 @@ from typing import Any
 from stages.config.prepare import TrainOn
 from stages.data.chats import calls as tool_calls
 from stages.data.chats.answers import OF_ANSWER, reasoning_of, weigh, weight_of
+from stages.data.chats.contents import require_answer, text_of
 from stages.data.chats.offered import offered as tools_offered
-from stages.data.fields import REFUSED_IN_ROW, REFUSED_IN_TURN, account, says_nothing
-from stages.data.source_row import RowError, named, shown
+from stages.data.fields import COMPARED, REFUSED_IN_ROW, REFUSED_IN_TURN, account, require_one, says_nothing
+from stages.data.source_row import RowError, kind, named, shown
 
 Row = Mapping[str, Any]
 Messages = list[dict[str, Any]]
@@ -71,6 +72,7 @@ def to_messages(
     not used are counted in `unused`.
     Raises `RowError` saying what is missing or wrong, or which field cannot be used.
     """
+    _require_format(name, row)
     messages = _READERS[name](row, unused)
     tools = messages[0].pop("tools", None) if messages else None
     if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
@@ -85,6 +87,20 @@ def to_messages(
     return messages
 
 
+def _require_format(name: str, row: Row) -> None:
+    """Raise `RowError` for a row of another format, which the rows before it are not."""
+    if matches(name, row):
+        return
+    if compared := [field for field in COMPARED if not says_nothing(field, row.get(field))]:
+        raise RowError("unsupported_field", f"the row has {compared[0]}: {REFUSED_IN_ROW[compared[0]]}")
+    if (other := detect(row)) is not None:
+        raise RowError(
+            "other_format",
+            f"the row is of the format {other}, and the first rows are of {name}; put rows of another format "
+            "into a file of their own, which prepare.mix reads",
+        )
+
+
 def _check(messages: Messages) -> None:
     turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
     if any(m["role"] == "system" for m in turns):
@@ -96,6 +112,8 @@ def _check(messages: Messages) -> None:
     for number, message in enumerate(messages, 1):
         if not (message["content"].strip() or "tool_calls" in message or message["role"] == "tool"):
             raise RowError("empty_message", f"message {number} ({message['role']}) is empty")
+        if message["role"] == "assistant":
+            require_answer(message["content"], number, "tool_calls" in message)
 
 
 def _from_messages(row: Row, unused: Counter[str]) -> Messages:
@@ -114,7 +132,7 @@ def _turns(
     messages = []
     for number, turn in enumerate(_list(value, field), 1):
         if not isinstance(turn, Mapping):
-            raise RowError("wrong_type", f"{field} holds a {_kind(turn)}, expected {EXPECTED['messages']}")
+            raise RowError("wrong_type", f"{field} holds {kind(turn)}, expected {EXPECTED['messages']}")
         role_key, text_key = _first_key(turn, roles) or roles[0], _first_key(turn, texts) or texts[0]
         role = turn.get(role_key)
         if not isinstance(role, str) or role not in _ROLES:
@@ -129,26 +147,28 @@ def _turn(
     turn: Row, said: str, text_key: str, number: int, field: str, unused: Counter[str]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The message of a turn whose role is `said`, and the fields that it is made of."""
-    role, text = _ROLES[said], turn.get(text_key)
+    role, text, what = _ROLES[said], turn.get(text_key), f"message {number} ({said})"
     if role == "tool":
         beside = {name: turn[name] for name in tool_calls.OF_RESULT if not _is_blank(turn.get(name))}
         if wrong := [name for name, value in beside.items() if not isinstance(value, str)]:
             raise RowError(
-                "wrong_type", f"message {number}: {wrong[0]} is {_kind(turn[wrong[0]])}, expected a text"
+                "wrong_type", f"message {number}: {wrong[0]} is {kind(turn[wrong[0]])}, expected a text"
             )
-        return {**_message(role, text), **beside}, (text_key, *tool_calls.OF_RESULT)
+        return {**_message(role, text, what), **beside}, (text_key, *tool_calls.OF_RESULT)
     if role != "assistant":
-        return _message(role, text), (text_key,)
+        return _message(role, text, what), (text_key,)
     beside = {**reasoning_of(turn, number), **weight_of(turn, number)}
     if "reasoning_content" in beside:
-        beside["reasoning_content"] = _text(beside["reasoning_content"])
+        beside["reasoning_content"] = text_of(
+            beside["reasoning_content"], f"the reasoning of message {number}"
+        )
     if said == "function_call":
         calls = tool_calls.calls_in_text(text, number, field, unused)
         return {"role": role, "content": "", "tool_calls": calls, **beside}, (text_key, *OF_ANSWER)
     calls = tool_calls.calls_of(turn, number, field, unused)
     if calls:
         beside, text = {"tool_calls": calls, **beside}, "" if text is None else text
-    return {**_message(role, text), **beside}, (text_key, *OF_ANSWER, *tool_calls.OF_CALLER)
+    return {**_message(role, text, what), **beside}, (text_key, *OF_ANSWER, *tool_calls.OF_CALLER)
 
 
 def _from_dialogue(row: Row, unused: Counter[str]) -> Messages:
@@ -159,17 +179,17 @@ def _from_dialogue(row: Row, unused: Counter[str]) -> Messages:
         for utterance in turn if isinstance(turn, list) else [turn]:
             sender = _first_key(utterance, _SENDERS) if isinstance(utterance, Mapping) else None
             if sender is None or not isinstance(utterance[sender], str | int):
-                raise RowError("wrong_type", f"expected {EXPECTED['dialogue']}, found a {_kind(utterance)}")
+                raise RowError("wrong_type", f"expected {EXPECTED['dialogue']}, found {kind(utterance)}")
             text = _first_key(utterance, _TEXTS) or _TEXTS[0]
             account(
                 utterance, (sender, text), REFUSED_IN_TURN, f"{field}[].", f"line {len(spoken) + 1}", unused
             )
-            spoken.append((utterance[sender], _text(utterance.get(text))))
+            spoken.append((utterance[sender], text_of(utterance.get(text), f"line {len(spoken) + 1}")))
     if len(people := dict.fromkeys(sender for sender, _ in spoken)) > 2:
         raise RowError("unsupported_role", f"{len(people)} people speak; expected two")
     roles = dict(zip(people, ("user", "assistant"), strict=False))
     messages = [
-        _message(roles[sender], "\n".join(text for _, text in utterances if text.strip()))
+        {"role": roles[sender], "content": "\n".join(text for _, text in utterances if text.strip())}
         for sender, utterances in groupby(spoken, key=lambda turn: turn[0])
     ]
     # The first speaker often has the last word: a row ends with the last answer.
@@ -183,7 +203,7 @@ def _from_instruction(row: Row, unused: Counter[str]) -> Messages:
     extras = [key for key in _INPUTS if not _is_blank(row.get(key))]
     if len(extras) > 1:
         raise RowError("unsupported_field", "the row has input and context; one can follow the instruction")
-    prompt = "\n\n".join(_text(row.get(key)) for key in ("instruction", *extras))
+    prompt = "\n\n".join(text_of(row.get(key), key) for key in ("instruction", *extras))
     return _asked_and_answered(row, ("instruction", *extras), prompt, output, unused)
 
 
@@ -203,6 +223,7 @@ def _asked_and_answered(
     row: Row, asked: Sequence[str], prompt: Any, answer: str, unused: Counter[str]
 ) -> Messages:
     """A prompt after the turns of the row's `history` ([question, answer] pairs), and its answer."""
+    require_one(row, asked, answer)
     earlier = row.get("history")
     if says_nothing("history", earlier):
         earlier = []
@@ -210,8 +231,10 @@ def _asked_and_answered(
         raise RowError("unsupported_field", "history is expected as a list of [question, answer] pairs")
     turns = []
     for question, reply in earlier:
-        turns += [_message("user", question), _message("assistant", reply)]
-    turns += [_message("user", prompt), _answer(row.get(answer))]
+        turns += [_message("user", question, "history"), _message("assistant", reply, "history")]
+    if row.get(answer) is None:
+        raise RowError("missing_answer", f"the row has no answer: {answer} is null or missing")
+    turns += [_message("user", prompt, asked[0]), _message("assistant", row[answer], answer)]
     return _with_system(row, (*asked, answer, "history"), turns, unused)
 
 
@@ -227,7 +250,7 @@ def _with_system(
     account(row, names, REFUSED_IN_ROW, "", "the row", unused)
     system = row.get("system")
     if not _is_blank(system):
-        messages = [_message("system", system), *messages]
+        messages = [_message("system", system, "system"), *messages]
     offered = tools_offered(row) if tools else None
     tool_calls.require_agreement(row, messages, offered)
     if offered is not None and messages:
@@ -235,34 +258,13 @@ def _with_system(
     return messages
 
 
-def _answer(value: Any) -> dict[str, Any]:
-    if value is None:
-        raise RowError("missing_answer", "the row has no answer")
-    return _message("assistant", value)
-
-
-def _message(role: str, content: Any) -> dict[str, Any]:
-    return {"role": role, "content": _text(content)}
-
-
-def _text(value: Any) -> str:
-    """A text; or the texts of a list of parts, as multi-part chats hold them."""
-    if isinstance(value, list) and all(isinstance(part, Mapping) and "type" in part for part in value):
-        if other := [part["type"] for part in value if part["type"] != "text"]:
-            raise RowError("unsupported_field", f"a part of type {shown(other[0])}: only text is trained")
-        value = "".join(_text(part.get("text")) for part in value)
-    if not isinstance(value, str):
-        raise RowError("wrong_type", f"a text is expected where the row has {_kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RowError("malformed", f"half a surrogate pair stands at character {error.start + 1}") from error
-    return value
+def _message(role: str, content: Any, what: str) -> dict[str, Any]:
+    return {"role": role, "content": text_of(content, what)}
 
 
 def _list(value: Any, field: str) -> Sequence[Any]:
     if not isinstance(value, list):
-        raise RowError("wrong_type", f"{field} is {_kind(value)}, expected a list")
+        raise RowError("wrong_type", f"{field} is {kind(value)}, expected a list")
     return value
 
 
@@ -282,10 +284,6 @@ def _first_key(row: Row, keys: Sequence[str]) -> str | None:
 
 def _is_blank(text: Any) -> bool:
     return text is None or (isinstance(text, str) and not text.strip())
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__
 
 
 _READERS: dict[str, Callable[[Row, Counter[str]], Messages]] = {

@@ -128,7 +128,7 @@ class _Cursor:
                 into = error.pos - self._at  # reading on moves the window
                 if not self._cut_off(error) or not self._read_more():
                     self._at = min(self._at + into, len(self._window))
-                    raise self.wrong(f"malformed JSON: {error.msg}") from error
+                    raise self.wrong(f"malformed JSON: {error.msg.removesuffix(' starting at')}") from error
             except RecursionError as error:
                 raise self.wrong("the row is nested too deeply") from error
             else:

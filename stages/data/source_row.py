@@ -58,9 +58,22 @@ def as_source_row(file: str, line: int, value: Any) -> SourceRow:
         return SourceRow(file, line, value)
     if isinstance(value, Unreadable):
         return SourceRow(file, line, None, value.reason)
-    return SourceRow(
-        file, line, None, f"the row is a {type(value).__name__}, expected an object with named fields"
-    )
+    return SourceRow(file, line, None, f"the row is {kind(value)}, expected an object with named fields")
+
+
+def kind(value: Any) -> str:
+    """What a value of the data is, in the words of JSON."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    words = {
+        str: "a text",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        tuple: "a list",
+        dict: "an object",
+    }
+    return "null" if value is None else words.get(type(value), f"a {type(value).__name__}")
 
 
 def shown(value: Any) -> str:
