@@ -20,7 +20,6 @@ from starlette.routing import Route
 
 from serving.errors import NotServable
 from serving.llama_cpp.chat_template import ChatTemplate
-from serving.llama_cpp.completions.parts import Parts
 from serving.llama_cpp.completions.running import RunningCompletion, unexpected
 from serving.llama_cpp.sampling import Sampling
 from serving.llama_cpp.scheduler import Batcher
@@ -30,6 +29,7 @@ from serving.llama_cpp.structured.constraints import Constraint, SchemaRefused
 from serving.openai_api.answers import model_list, model_object, no_model
 from serving.openai_api.body import collect, require_no_query
 from serving.openai_api.errors import ApiError
+from serving.openai_api.parts import Parts
 from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, RequestLimits, read
 from serving.openai_api.response_format import schema_of, schema_refused
 

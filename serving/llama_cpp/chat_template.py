@@ -8,13 +8,13 @@ from typing import Any
 
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from serving.llama_cpp.completions.parts import Parts
 from serving.llama_cpp.model import LlamaModel
-from serving.llama_cpp.structured.reasoning import ReasoningFormat, reasoning_format
 from serving.llama_cpp.structured.tool_calls import CallFormat, call_format
 from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import JsonObject
 from serving.openai_api.messages import Message
+from serving.openai_api.parts import Parts
+from serving.openai_api.reasoning import NO_PLACE, ReasoningFormat, reasoning_format
 from serving.openai_api.request import CompletionRequest
 from serving.openai_api.tools import Tools
 
@@ -38,10 +38,7 @@ class ChatTemplate:
         if called or offered:
             messages = self._require_calls("tools" if offered else "messages").messages(messages)
         if self.reasoning is None and any("reasoning_content" in message for message in messages):
-            message = (
-                "messages: this model's chat template has no place for `reasoning_content`; leave it out"
-            )
-            raise ApiError(message, "messages", code="unsupported_value")
+            raise ApiError(NO_PLACE, "messages", code="unsupported_value")
         try:
             return self._render(messages, offered, True)
         except Exception as error:  # a template is a program, and may fail in any way
@@ -59,7 +56,7 @@ class ChatTemplate:
 
     def spoken(self, parts: Parts) -> frozenset[int]:
         """Tokens that structure a chat and stand in calls and thoughts: their text is told all the same."""
-        calls, thought = parts.calls, parts.reasoning
+        calls, thought = self.calls if parts.calls else None, parts.reasoning
         words = "" if calls is None else calls.begin + calls.middle + (calls.between or "") + calls.end
         words += "" if thought is None else thought.begin + thought.end
         return frozenset(token for text, token in self._special.items() if text in words)

@@ -9,6 +9,7 @@ response_format  the form that an answer is to have
 tools            the functions that it may call
 request          the request as a whole, and as an engine gets it
 answers          what is answered
+parts            thought, content and calls in the text of an answer; reasoning, pieces
 ```
 
 What says nothing is accepted wherever it stands. What means something is honoured, or refused by name; what

@@ -25,8 +25,7 @@ result's `tool_call_id`. Arguments of calls are JSON text of an object."""
 
 
 def read_messages(value: Any, most: int, lacking: Collection[str]) -> tuple[Message, ...]:
-    """`lacking`: not done are calls of functions and their results (`tools`), or thoughts
-    (`reasoning_content`). Raises `ApiError`."""
+    """`lacking`: whether calls of functions and their results (`tools`) are not done. Raises `ApiError`."""
     if not isinstance(value, list) or not 0 < len(value) <= most:
         refuse("messages", f"a list of 1 to {most} messages", value)
     return tuple(_message(message, f"messages[{index}]", lacking) for index, message in enumerate(value))
@@ -61,7 +60,7 @@ def _message(value: Any, where: str, lacking: Collection[str]) -> Message:
     if not calls and (role in ("tool", "function") or given.keys() & _CALLS):
         named = next(iter(sorted(given.keys() & _CALLS)), "role")
         raise ApiError(f"{where}.{named}: {_NO_CALLS}", "messages", code="unsupported_value")
-    own = {"assistant": {"tool_calls", "reasoning_content"} - set(lacking), "tool": {"tool_call_id"}}
+    own = {"assistant": {"tool_calls", "reasoning_content"}, "tool": {"tool_call_id"}}
     for name in sorted(given.keys() - {"role", "content", "name"} - own.get(str(role), set())):
         raise ApiError(f"{where}.{name[:60]} is not accepted here; leave it out", "messages")
     if role not in (*ROLES, "tool"):

@@ -20,7 +20,7 @@ MOST_BIASES = 300
 MOST_LOGPROBS = 20
 LACKING: Mapping[str, frozenset[str]] = {
     "llama.cpp": frozenset({"best_of", "logit_bias", "echo", "suffix"}),
-    "vllm": frozenset({"best_of", "echo", "suffix", "tools", "reasoning_content"}),
+    "vllm": frozenset({"best_of", "echo", "suffix", "tools"}),
 }
 """Fields of OpenAI's that an engine does not do, and of messages."""
 NUMBERS = {

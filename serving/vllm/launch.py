@@ -18,6 +18,7 @@ from serving.engine.capabilities import VLLM_RANKS
 from serving.engine.settings import EngineSettings
 from serving.errors import EngineMissing, NotServable
 from serving.process.process import ROOT, Launch
+from serving.vllm.thoughts import found_in
 
 VARIABLE = "TUNELINE_VLLM_PYTHON"
 BESIDE = ROOT / ".venv-vllm" / "bin" / "python"
@@ -126,11 +127,13 @@ def _launch(
     argv = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path.resolve())]
     argv += ["--served-model-name", *names, "--max-model-len", str(context_length)]
     argv += ["--generation-config", "vllm", "--middleware", "serving.vllm.middleware.Dialect"]
+    argv += ["--middleware", "serving.vllm.thoughts.Thoughts"]
     argv += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]  # an address is a client's words
     argv += ["--structured-outputs-config", SCHEMAS]
     if dtype != "auto" and "quantization_config" not in config:
         argv += ["--dtype", dtype]
     env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    env |= found_in(path)
     env["PYTHONPATH"] = str(ALONE)  # and not what the starter has there
     env["VLLM_HOST_IP"] = "127.0.0.1"  # its processes talk to each other on loopback only
     if is_cpu_build(python):

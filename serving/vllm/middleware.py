@@ -66,11 +66,11 @@ class AdmissionMiddleware:
         elif (route := (scope["method"], scope["path"])) in COMPLETIONS:
             await self._ask(scope, receive, send)
         elif (name := _model_asked_for(scope)) in self._leaving:
-            await _refuse(send, no_model(str(name)))
+            await refuse(send, no_model(str(name)))
         elif name is not None:
             await self._app(scope, receive, send)
         elif not self._has_key(scope):
-            await _refuse(send, _no_route(route))
+            await refuse(send, _no_route(route))
         else:
             await self._control(route, scope, receive, send)
 
@@ -85,30 +85,30 @@ class AdmissionMiddleware:
         elif route in CONTROL:
             await self._app(scope, receive, send)
         else:
-            await _refuse(send, _no_route(route))
+            await refuse(send, _no_route(route))
 
     def _has_key(self, scope: Scope) -> bool:
         keys = [value for name, value in scope["headers"] if name == KEY_HEADER]
         return len(keys) == 1 and hmac.compare_digest(keys[0], self._key)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _whole(receive)
+        body = await whole(receive)
         if body is None:
             return
-        request = _object(body)
+        request = object_in(body)
         name = request.get("model")
         if not name or not isinstance(name, str):
-            await _refuse(send, _invalid("the body has to be a JSON object that names a `model`"))
+            await refuse(send, _invalid("the body has to be a JSON object that names a `model`"))
         elif deadly := [key for key in DEADLY if not (request.get(key) is None or request[key] is False)]:
-            await _refuse(send, _invalid(f"{deadly[0]} is not supported here"))
+            await refuse(send, _invalid(f"{deadly[0]} is not supported here"))
         elif name in self._leaving:
-            await _refuse(send, no_model(name))
+            await refuse(send, no_model(name))
         elif sum(self._active.values()) >= self._most and not self._has_key(scope):  # a probe has it
             message = f"{self._most} answers are under way or wait; try again later"
-            await _refuse(send, ApiError(message, None, 429, "overloaded"))
+            await refuse(send, ApiError(message, None, 429, "overloaded"))
         else:
             with self._counted(name):
-                await self._app(scope, _again(body, receive), send)
+                await self._app(scope, again(body, receive), send)
 
     @contextlib.contextmanager
     def _counted(self, name: str) -> Iterator[None]:
@@ -123,14 +123,14 @@ class AdmissionMiddleware:
                     self._leaving[name].set()
 
     async def _unload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _whole(receive)
-        name = str(_object(body or b"").get("lora_name"))
+        body = await whole(receive)
+        name = str(object_in(body or b"").get("lora_name"))
         empty = self._leaving.setdefault(name, asyncio.Event())
         if not self._active[name]:
             empty.set()
         await empty.wait()
         try:
-            await self._app(scope, _again(body or b"", receive), send)
+            await self._app(scope, again(body or b"", receive), send)
         finally:
             self._leaving.pop(name, None)
 
@@ -157,47 +157,47 @@ class Dialect:
             await self._app(scope, receive, send)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _whole(receive)
+        body = await whole(receive)
         if body is None:
             return
-        given = _object(body)
+        given = object_in(body)
         if not await self._knows(given.get("model"), scope, receive):
-            await _refuse(send, no_model(str(given["model"])))
+            await refuse(send, no_model(str(given["model"])))
             return
         request = meant(given)
         pairs = ((old, new) for old, new in RENAMED.items() if old in request)
         if differing := [old for old, new in pairs if request.get(new, request[old]) != request[old]]:
             old = differing[0]
-            await _refuse(send, _invalid(f"{old} and {RENAMED[old]} are names of one setting"))
+            await refuse(send, _invalid(f"{old} and {RENAMED[old]} are names of one setting"))
             return
         if "tools" in request:
             request |= {name: given[name] for name in OF_TOOLS if name in given}
         if not request.get("stream"):
             request.pop("stream_options", None)
-        request.pop("reasoning_format", None)  # a thought is part of its text anyway
+        request.pop("reasoning_format", None)  # which `Thoughts` has read
         if given:
             body = json.dumps({RENAMED.get(name, name): value for name, value in request.items()}).encode()
-        await self._app(scope, _again(body, receive), send)
+        await self._app(scope, again(body, receive), send)
 
     async def _knows(self, name: Any, scope: Scope, receive: Receive) -> bool:
         """Whether `name` is a model's; what is not a name at all is vLLM's to judge."""
         if not isinstance(name, str) or name in self._known:
             return True
         status, body = await self._listed(scope, receive)
-        self._known |= {model["id"] for model in _object(body).get("data", ())}
+        self._known |= {model["id"] for model in object_in(body).get("data", ())}
         return status != 200 or name in self._known
 
     async def _models(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         status, body = await self._listed(scope, receive)
-        models = [model_object(model["id"]) for model in _object(body).get("data", ())]
+        models = [model_object(model["id"]) for model in object_in(body).get("data", ())]
         if status != 200:
-            await _answer(send, status, _object(body))
+            await _answer(send, status, object_in(body))
         elif not name:
             await _answer(send, 200, model_list(models))
         elif named := [model for model in models if model["id"] == name]:
             await _answer(send, 200, named[0])
         else:
-            await _refuse(send, no_model(name))
+            await refuse(send, no_model(name))
 
     async def _listed(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
         """vLLM's own answer."""
@@ -241,7 +241,7 @@ def _model_asked_for(scope: Scope) -> str | None:
     return path.removeprefix(f"{MODELS}/") or None if path.startswith(f"{MODELS}/") else None
 
 
-def _object(body: bytes) -> JsonObject:
+def object_in(body: bytes) -> JsonObject:
     """The JSON object in it; an empty one where there is none."""
     try:
         value = json.loads(body)
@@ -250,7 +250,7 @@ def _object(body: bytes) -> JsonObject:
     return value if isinstance(value, dict) else {}
 
 
-async def _whole(receive: Receive) -> bytes | None:
+async def whole(receive: Receive) -> bytes | None:
     """The body; None when the client has hung up before its end."""
     parts = []
     while True:
@@ -262,7 +262,7 @@ async def _whole(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def again(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives the body once more, and then what comes after it: the client's hanging up."""
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -280,7 +280,7 @@ def _no_route(route: tuple[str, str]) -> ApiError:
     return ApiError(f"{' '.join(route)}: not found", None, 404, "not_found")
 
 
-async def _refuse(send: Send, error: ApiError) -> None:
+async def refuse(send: Send, error: ApiError) -> None:
     await _answer(send, error.status, error.body)
 
 

@@ -1,5 +1,4 @@
 """From the engine's thread to a client: a request's answers in OpenAI's shapes.
 
-`running`: all answers to a request · `choice`: one of them · `parts`: thought, text and calls in an answer
-`logprobs`: how likely its tokens were
+`running`: all answers to a request · `choice`: one of them · `logprobs`: how likely its tokens were
 """

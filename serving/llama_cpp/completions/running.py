@@ -13,13 +13,13 @@ from functools import partial
 from serving.errors import Overloaded, ServingError, UnknownModel
 from serving.llama_cpp.completions import logprobs
 from serving.llama_cpp.completions.choice import Choice, Piece, failure
-from serving.llama_cpp.completions.parts import Deltas, Parts
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Event, Failed, Token
 from serving.openai_api import answers as shapes
 from serving.openai_api.answers import CompletionObject, UsageObject
 from serving.openai_api.errors import ApiError, ErrorBody
 from serving.openai_api.fields import JsonObject
+from serving.openai_api.parts import Deltas, Parts
 from serving.openai_api.request import CompletionRequest
 from serving.tracebacks import frames
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.llama_cpp.detokenizer import overlap
 from serving.llama_cpp.structured.constraints import SPACED
 from serving.openai_api.fields import JsonObject
 from serving.openai_api.messages import Message
+from serving.openai_api.pieces import overlap
 from serving.openai_api.tools import Tools
 
 ID = "\0"

@@ -60,6 +60,10 @@ def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
     flags = {"--disable-uvicorn-access-log", "--disable-fastapi-docs"}  # an address is a client's words
     assert flags <= set(argv)
     pairs = [word for word in argv[3:] if word not in flags]
+    middleware = [
+        value for name, value in zip(pairs[::2], pairs[1::2], strict=True) if name == "--middleware"
+    ]
+    assert middleware == ["serving.vllm.middleware.Dialect", "serving.vllm.thoughts.Thoughts"]
     options = dict(zip(pairs[::2], pairs[1::2], strict=True))
     assert options == {
         "--model": str(model),
@@ -68,7 +72,7 @@ def test_the_command_line(python_with_vllm: Path, model: Path) -> None:
         "--port": str(port),
         "--max-model-len": "1024",
         "--generation-config": "vllm",
-        "--middleware": "serving.vllm.middleware.Dialect",
+        "--middleware": "serving.vllm.thoughts.Thoughts",
         "--structured-outputs-config": '{"backend": "guidance", "disable_any_whitespace": true}',
     }, "no limit of memory but on a CPU build"
     assert env["OMP_NUM_THREADS"] == "3"

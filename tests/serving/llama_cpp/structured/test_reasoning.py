@@ -14,11 +14,11 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from serving.engine import answer_check
 from serving.llama_cpp.api import Requests
-from serving.llama_cpp.completions.parts import Deltas, Parts
 from serving.llama_cpp.model import LlamaModel
 from serving.llama_cpp.scheduler import Batcher
-from serving.llama_cpp.structured.reasoning import ReasoningFormat, reasoning_format
 from serving.llama_cpp.structured.tool_calls import CallFormat
+from serving.openai_api.parts import Deltas, Parts
+from serving.openai_api.reasoning import ReasoningFormat, reasoning_format
 from stages.formats.converter_source import home
 from tests.serving.llama_cpp.asking import BASE, asked
 from tests.stages.backends import templates

@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from serving.llama_cpp.detokenizer import overlap
 from serving.openai_api.fields import JsonObject
 from serving.openai_api.messages import Message
+from serving.openai_api.pieces import overlap
 
 _CUT = re.compile(r"[<\[][^<>\[\]\s]*$")
 _LAST = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])\s*$")
+NO_PLACE = "messages: this model's chat template has no place for `reasoning_content`; leave it out"
+"""Told where a message has a thought."""
 _THOUGHT, _SAID = "probethought1", "probeanswer1"
 
 Render = Callable[[Sequence[Message], Sequence[JsonObject], bool], str]

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from serving.llama_cpp.structured.reasoning import ReasoningFormat
-from serving.llama_cpp.structured.tool_calls import CallFormat
 from serving.openai_api.fields import JsonObject
+from serving.openai_api.reasoning import ReasoningFormat
+
+
+class Calls(Protocol):
+    """How an answer calls functions."""
+
+    def read(self, text: str) -> tuple[str, list[JsonObject]]:
+        """Content and calls of an answer that has ended."""
+
+    def certain(self, text: str) -> int:
+        """Letters of it that no call can begin in, however the answer goes on."""
 
 
 @dataclass(frozen=True)
 class Parts:
     """How an answer is taken apart: by the forms of calls and thoughts that it may have."""
 
-    calls: CallFormat | None = None
+    calls: Calls | None = None
     reasoning: ReasoningFormat | None = None
 
     def whole(self, text: str) -> tuple[str, str, list[JsonObject]]:
