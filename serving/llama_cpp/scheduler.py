@@ -31,6 +31,7 @@ from serving.llama_cpp.sequences import (
 )
 from serving.llama_cpp.structured.constraints import SchemaRefused
 
+GAVE_WAY = Failed("the queue is full, and others wait less long", "overloaded")
 TURN_STEPS = 4
 """Steps before another adapter has its turn; a switch costs about half a step of a very small model."""
 
@@ -80,9 +81,7 @@ class Batcher:
             for other, left in waiting.items():
                 while len(other.waiting) > left:
                     self.counts.rejected += 1
-                    other.waiting.pop().tell(
-                        Failed("the queue is full, and others wait less long", "overloaded")
-                    )
+                    other.waiting.pop().tell(GAVE_WAY)
             adapter.waiting.extend(answers)
             self._wake.notify()
 
