@@ -2,7 +2,8 @@
 
 FlowError                anything below
 ├── InvalidRecipe        a recipe, a key or a setting is wrong (exit code 3)
-└── Usage                a command's arguments do not fit together (exit code 3)
+├── Usage                a command's arguments do not fit together (exit code 3)
+└── Pruned               a sweep ended a training that was behind the others; nothing failed
 """
 
 import contextlib
@@ -26,6 +27,10 @@ class InvalidRecipe(FlowError):
 
 class Usage(FlowError):
     exit_code = 3
+
+
+class Pruned(FlowError):
+    """Raised by who watches a step's progress: the step is ended, and shown as pruned."""
 
 
 _LONGEST_PATH = 200

@@ -8,10 +8,11 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.errors import FlowError, not_begun
 from flows.evaluation_plan import with_artifacts
@@ -37,6 +38,9 @@ from serving.errors import ServingError
 from stages.errors import InsufficientResources, MissingPackage, StageError
 from stages.model_shape import ModelShape, describe_base
 from stages.quantization import method_of
+
+if TYPE_CHECKING:
+    from flows.run.step import Run
 
 log = logging.getLogger("tuneline")
 
@@ -80,29 +84,48 @@ def execute(
             )
             recipe = with_artifacts(at_watermark(recipe, registry), registry)
         with Interruptions() as interruptions:
-            return _run(asked, recipe, registry, view, arithmetic, parent, stand_by, interruptions)
+            work = _lifecycle_of(recipe)
+            return record_run(
+                recipe.name, work, registry, view, interruptions, arithmetic, parent, stand_by, asked
+            )
 
 
-def _run(
-    asked: Recipe,
-    recipe: Recipe,
+def _lifecycle_of(recipe: Recipe) -> Callable[[Run, RunOutcome], None]:
+    """What a run of the recipe does."""
+
+    def work(run: Run, outcome: RunOutcome) -> None:
+        from flows.lifecycle import lifecycle
+
+        lifecycle(recipe, run, outcome)
+
+    return work
+
+
+def record_run(
+    name: str,
+    work: Callable[[Run, RunOutcome], None],
     registry: Registry,
     view: ProgressView,
-    arithmetic: Arithmetic | None,
-    parent: ParentFlow | None,
-    stand_by: WarmWorker | None,
     interruptions: Interruptions,
+    arithmetic: Arithmetic | None,
+    parent: ParentFlow | None = None,
+    stand_by: WarmWorker | None = None,
+    asked: Recipe | None = None,
 ) -> Result:
+    """Do `work`, shown in Prefect and recorded as a run of `name`, with its report however it ends.
+
+    `asked`: the recipe that a page starts again; `parent`, `stand_by`: as of `execute`.
+    """
     started, clock = datetime.now(UTC), time.monotonic()
     run_id = f"{started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder = registry.home / "runs" / run_id
-    lock = begin(folder, recipe.name, started)
-    with contextlib.suppress(OSError):  # without it the run cannot be started again from a page; no more
-        (folder / RECIPE).write_text(asked.model_dump_json(indent=1), encoding="utf-8")
+    lock = begin(folder, name, started)
+    if asked is not None:
+        with contextlib.suppress(OSError):  # without it the run cannot be started again from a page; no more
+            (folder / RECIPE).write_text(asked.model_dump_json(indent=1), encoding="utf-8")
     prefect = PrefectView(folder / "logs" / "prefect.log", parent)
-    prefect.run(recipe.name, run_id)
+    prefect.run(name, run_id)
     # What follows is imported while Prefect's companion process, the slowest of a run without work, starts.
-    from flows.lifecycle import lifecycle
     from flows.report.summary import report
     from flows.run.step import Run, failed_row
 
@@ -110,18 +133,18 @@ def _run(
         run, outcome, error = Run(registry, view, folder, worker, arithmetic, prefect), RunOutcome(), None
         try:
             with interruptions.allowed():
-                lifecycle(recipe, run, outcome)
+                work(run, outcome)
         except (Exception, KeyboardInterrupt) as caught:
             error = caught
             if not any(row.state in ("failed", "interrupted") for row in run.rows):
                 run.rows.append(failed_row("run", "run", 0.0, caught))
-    finished = report(run, outcome, recipe.name, run_id, started, time.monotonic() - clock)
+    finished = report(run, outcome, name, run_id, started, time.monotonic() - clock)
     html, code = folder / PAGE, _exit_code(error, outcome.verdict)
     write_html(finished, html)
     document = {**as_json(finished), "exit_code": code}
     (folder / REPORT).write_text(json.dumps(document, indent=1), encoding="utf-8")
     os.close(lock)
-    _tell_of_failure(registry, run_id, recipe.name, run.rows)
+    _tell_of_failure(registry, run_id, name, run.rows)
     prefect.close(ending(finished, html))
     return Result(finished, html, code, error, outcome)
 

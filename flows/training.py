@@ -12,24 +12,33 @@ if TYPE_CHECKING:
     from flows.run.step import Run
 
 
-def train_before(run: Run, config: TrainConfig, base: Artifact, dataset: Artifact) -> Artifact | None:
+def train_before(
+    run: Run, config: TrainConfig, prefix: str = "", /, *, base: Artifact, dataset: Artifact
+) -> Artifact | None:
     """The adapter that training on preferences goes on from; None where it begins with a fresh one, or where
-    nothing is trained on preferences.
+    nothing is trained on preferences. `prefix`: what the names of its steps begin with.
 
     Raises `Usage` where `train.dpo.start` names what is not an adapter, and NotFound where it names nothing.
     """
     start = named_start(run.registry, config)
     for training in config.trainings[:-1]:
-        start = run.step("train", training, training.label, base=base, dataset=dataset)
+        start = run.step("train", training, f"{prefix}{training.label}", base=base, dataset=dataset)
     return start
 
 
 def train(
-    run: Run, config: TrainConfig, start: Artifact | None, base: Artifact, dataset: Artifact
+    run: Run,
+    config: TrainConfig,
+    start: Artifact | None,
+    prefix: str = "",
+    /,
+    *,
+    base: Artifact,
+    dataset: Artifact,
 ) -> Artifact:
-    """The adapter; trained further from `start`, if there is one."""
+    """The adapter; trained further from `start`, if there is one. `prefix`: as of `train_before`."""
     further = {"adapter": start} if start is not None else {}
-    return run.step("train", config, config.label, base=base, dataset=dataset, **further)
+    return run.step("train", config, f"{prefix}{config.label}", base=base, dataset=dataset, **further)
 
 
 def named_start(registry: Registry, config: TrainConfig) -> Artifact | None:

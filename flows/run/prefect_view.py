@@ -32,6 +32,7 @@ _STATES = {
     "ran": ("COMPLETED", "Completed"),
     "reused": ("COMPLETED", "Reused"),
     "skipped": ("COMPLETED", "Skipped"),
+    "pruned": ("COMPLETED", "Pruned"),
     "failed": ("FAILED", "Failed"),
     "interrupted": ("CANCELLED", "Interrupted"),
 }

@@ -164,7 +164,8 @@ class ProgressView:
                 self._plain_update(", ".join(filter(None, [counted, *named, left])))
 
     def finished(self, label: str, seconds: float, peak_bytes: int | None, state: str) -> None:
-        """`label` came to its end: state `ran`, `reused`, `failed`, `interrupted` or `skipped`."""
+        """`label` came to its end: state `ran`, `reused`, `failed`, `interrupted`, `skipped` or
+        `pruned`."""
         with self._lock:
             self._close()
             self._line(f"{plain(label)}: {_ending(seconds, peak_bytes, state)}")
@@ -221,6 +222,6 @@ def _ending(seconds: float, peak_bytes: int | None, state: str) -> str:
         return "reused from the registry"
     if state == "failed":
         return f"FAILED after {duration(seconds)}"
-    if state == "interrupted":
-        return f"interrupted after {duration(seconds)}"
+    if state in ("interrupted", "pruned"):
+        return f"{state} after {duration(seconds)}"
     return state

@@ -8,7 +8,7 @@ from typing import Literal
 Form = Literal["base", "started", "tuned", "merged", "quantized", "apart", "endpoint"]
 """A form of the model, as reports call it; `started`: what training on preferences began with; `apart`: the
 adapter over the base that it is served on."""
-State = Literal["ran", "reused", "failed", "interrupted", "skipped"]
+State = Literal["ran", "reused", "failed", "interrupted", "skipped", "pruned"]
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ Each step is a task in Prefect, which is told of it and decides nothing.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from flows.errors import Pruned
 from flows.formatting import duration
 from flows.run.arithmetic import Arithmetic, as_asked
 from flows.run.child import WarmWorker
@@ -19,12 +21,13 @@ from flows.run.find_or_make import find_or_make, make_in_child, stage_inputs
 from flows.run.journal import Journal
 from flows.run.prefect_view import PrefectView
 from flows.run.progress_view import ProgressView
-from flows.run.stage_row import Form, StageRow, StoppedStep
+from flows.run.stage_row import Form, StageRow, State, StoppedStep
 from flows.settings import Settings
 from registry import Artifact, Registry
 from registry.catalog import ResourceUse
-from registry.drafts import Draft
+from registry.drafts import CHECKPOINTS, Draft
 from registry.errors import Held
+from registry.store.files import remove_tree
 from stages.compatible import require_compatible
 from stages.contract import Facts, ProgressEvent, StageConfig
 
@@ -46,6 +49,19 @@ class Run:
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.folder)
+        self._looks: Callable[[ProgressEvent], None] | None = None
+
+    @contextlib.contextmanager
+    def watched(self, look: Callable[[ProgressEvent], None]) -> Iterator[None]:
+        """Within the block `look` gets the progress of stages; what it raises ends the stage.
+
+        One that is ended by `Pruned` is never gone on with: it leaves no checkpoints.
+        """
+        self._looks = look
+        try:
+            yield
+        finally:
+            self._looks = None
 
     def step(
         self, stage: str, config: StageConfig, label: str, form: Form | None = None, /, **parents: Artifact
@@ -90,8 +106,8 @@ class Run:
 
         def make(draft: Draft) -> tuple[Facts, ResourceUse]:
             self.view.stage(label)
-            watch = _Watch(self.view, self.journal, self.prefect, draft.touch)
-            with handed_over(self.registry, config, draft.path):
+            watch = _Watch(self.view, self.journal, self.prefect, draft.touch, self._looks)
+            with handed_over(self.registry, config, draft.path), _forgotten_if_pruned(draft):
                 facts, use = make_in_child(
                     self.registry, inputs, config, draft, self.log(label), watch, self.stand_by
                 )
@@ -118,10 +134,11 @@ class _Watch:
         journal: Journal,
         prefect: PrefectView | None,
         touch: Callable[[], None],
+        look: Callable[[ProgressEvent], None] | None = None,
         every: float = 5.0,
     ) -> None:
         self.view, self.journal, self.prefect = view, journal, prefect
-        self.touch, self.every = touch, every
+        self.touch, self.look, self.every = touch, look, every
         self.touched = time.monotonic()
 
     def __call__(self, event: ProgressEvent) -> None:
@@ -132,6 +149,19 @@ class _Watch:
         if time.monotonic() - self.touched >= self.every:
             self.touched = time.monotonic()
             self.touch()
+        if self.look is not None:
+            self.look(event)
+
+
+@contextlib.contextmanager
+def _forgotten_if_pruned(draft: Draft) -> Iterator[None]:
+    """Remove the checkpoints of a stage that `Pruned` ends; after any other end it goes on from them."""
+    try:
+        yield
+    except Pruned:
+        with contextlib.suppress(OSError):
+            remove_tree(draft.path / CHECKPOINTS)
+        raise
 
 
 class _Others:
@@ -153,4 +183,5 @@ def failed_row(label: str, stage: str, seconds: float, error: BaseException) -> 
     if isinstance(error, KeyboardInterrupt):
         why = "interrupted; the same command again goes on from here"
         return StageRow(label, stage, None, "interrupted", seconds, None, why)
-    return StageRow(label, stage, None, "failed", seconds, None, str(error) or type(error).__name__)
+    state: State = "pruned" if isinstance(error, Pruned) else "failed"
+    return StageRow(label, stage, None, state, seconds, None, str(error) or type(error).__name__)
