@@ -5,6 +5,7 @@ cli, commands        the command `tuneline`
 ui                   the web interface
 upgrades             channels to another base, or another quantization
 retraining           schedules: what runs by itself
+sweep                settings of a training that are tried, and the best judged once
 execute              a recipe from beginning to report
 lifecycle            the whole product on one page
 promote, deployment  a verdict, a channel that moves, an engine that starts

@@ -100,6 +100,7 @@ def _add_other_commands(
     from flows.commands.arguments.planning import add_plan_commands
     from flows.commands.arguments.registry import add_registry_commands
     from flows.commands.arguments.schedule import add_schedule_commands
+    from flows.commands.arguments.sweep import add_sweep_command
     from flows.commands.arguments.tenants import add_tenant_commands
     from flows.commands.arguments.upgrade import add_upgrade_command
 
@@ -111,6 +112,7 @@ def _add_other_commands(
     add_feed_commands(add, group)
     add_backup_commands(add, verbs)
     add_schedule_commands(add, group)
+    add_sweep_command(add)
     add_upgrade_command(add)
     _add_serving_commands(add)
     add_plan_commands(add, group)

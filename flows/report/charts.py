@@ -14,11 +14,12 @@ _NOTHING = 1e-90
 
 @dataclass(frozen=True)
 class Series:
-    """A named line through (x, y) points; `dots` marks each point."""
+    """A named line through (x, y) points; `dots` marks each point, without `line` only those are drawn."""
 
     name: str
     points: Sequence[tuple[float, float]]
     dots: bool = False
+    line: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def line_chart(
     parts += [_y_axis(y_ticks, y_of, left, right, y_label, top), _x_axis(low, high, x_of, bottom, x_label)]
     for index, plotted in enumerate(series):
         drawn = [(x_of(x), y_of(y)) for x, y in plotted.points]
-        if len(drawn) > 1:
+        if len(drawn) > 1 and plotted.line:
             line = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
             parts.append(f'<polyline class="line series-{index}" points="{line}"/>')
         if plotted.dots or len(drawn) == 1:

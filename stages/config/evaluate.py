@@ -31,7 +31,7 @@ class HeldoutTask(StageConfig):
         exclude_if=lambda split: split == "test",  # evaluations from before there were others keep their keys
         description="`fresh`: of a dataset of a feed, what is held out of the rows that came since the live "
         "model's; `test`: what was held out before, which only grows; `validation`: what settings are chosen "
-        "by, for the evaluate stage alone",
+        "by, for `tuneline sweep` and the evaluate stage alone",
     )
     max_items: int | None = Field(default=None, ge=1, description="first items of the split, in its order")
     max_new_tokens: int = Field(default=32, ge=1, description="length of an answer, in tokens")

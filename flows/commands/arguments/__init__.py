@@ -6,6 +6,7 @@ registry    artifacts, endpoints, rollback, api
 tenants     tenants, rollouts, outcomes
 overview    runs, recipes, doctor, completion
 planning    plan
+sweep       sweep
 completion  what a shell needs to complete them
 ```
 """
