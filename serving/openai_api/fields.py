@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from serving.openai_api.errors import ApiError
@@ -64,10 +64,10 @@ class Fields:
             message = f"{name!r} is not supported by the engines here; leave it out"
             raise ApiError(message, name, code="unsupported_parameter")
 
-    def require_nothing_left(self) -> None:
-        """Refuse what nobody has taken."""
+    def require_nothing_left(self, reasons: Mapping[str, str] = REASONS) -> None:
+        """Refuse what nobody has taken; `reasons`: why not, by name."""
         for name in sorted(self._left):
-            why = f": {REASONS[name]}" if name in REASONS else ""
+            why = f": {reasons[name]}" if name in reasons else ""
             message = f"{name[:60]!r} is not accepted here{why}; leave it out"
             raise ApiError(message, name[:60], code="unsupported_parameter")
 
@@ -123,7 +123,12 @@ def says_nothing(value: Any) -> bool:
 def refuse(name: str, expected: str, found: Any) -> NoReturn:
     """Raise `ApiError` for the field `name`, such as `messages[3].role`."""
     shown = json.dumps(found, ensure_ascii=True)[:60]
-    raise ApiError(f"{name}: expected {expected}, found {shown}", param=re.split(r"[\[.]", name)[0][:60])
+    raise ApiError(f"{name}: expected {expected}, found {shown}", param=param_of(name))
+
+
+def param_of(name: str) -> str:
+    """Of `messages[3].role` the field of the request, `messages`."""
+    return re.split(r"[\[.]", name)[0][:60]
 
 
 def _neutral(name: str, value: Any) -> bool:

@@ -11,11 +11,11 @@ from serving.openai_api.fields import JsonObject, refuse, says_nothing
 
 ROLES = ("system", "user", "assistant")
 _CALLS = frozenset({"tool_calls", "function_call", "tool_call_id"})
-_NO_CALLS = (
+NO_CALLS = (
     "no engine here calls functions, so neither calls nor the roles 'tool' and 'function' are accepted; "
     "write what was called and what came of it as text"
 )
-_LONGEST_ID = 64
+LONGEST_ID = 64
 _HINTS = frozenset({"type", "text", "cache_control"})
 """`cache_control` tells a cache what to keep; here every prefix is kept."""
 
@@ -59,7 +59,7 @@ def _message(value: Any, where: str, lacking: Collection[str]) -> Message:
     calls = "tools" not in lacking
     if not calls and (role in ("tool", "function") or given.keys() & _CALLS):
         named = next(iter(sorted(given.keys() & _CALLS)), "role")
-        raise ApiError(f"{where}.{named}: {_NO_CALLS}", "messages", code="unsupported_value")
+        raise ApiError(f"{where}.{named}: {NO_CALLS}", "messages", code="unsupported_value")
     own = {"assistant": {"tool_calls", "reasoning_content"}, "tool": {"tool_call_id"}}
     for name in sorted(given.keys() - {"role", "content", "name"} - own.get(str(role), set())):
         raise ApiError(f"{where}.{name[:60]} is not accepted here; leave it out", "messages")
@@ -67,19 +67,20 @@ def _message(value: Any, where: str, lacking: Collection[str]) -> Message:
         refuse(f"{where}.role", f"one of {', '.join((*ROLES, 'developer', *(['tool'] * calls)))}", role)
     if value.get("content") is None and role != "assistant":
         refuse(f"{where}.content", "a text, or a list of text parts", None)
-    message: Message = {"role": role, "content": _content(value.get("content"), f"{where}.content")}
+    message: Message = {"role": role, "content": read_content(value.get("content"), f"{where}.content")}
     if role == "tool" or "name" in given:
         for name in ("tool_call_id", "name") if role == "tool" else ("name",):
             if name in given or name == "tool_call_id":
-                message[name] = _text(given.get(name), f"{where}.{name}")
+                message[name] = read_text(given.get(name), f"{where}.{name}")
     if "reasoning_content" in given:
-        message["reasoning_content"] = _text(given["reasoning_content"], f"{where}.reasoning_content")
+        message["reasoning_content"] = read_text(given["reasoning_content"], f"{where}.reasoning_content")
     if "tool_calls" in given:
         message["tool_calls"] = _calls(given["tool_calls"], f"{where}.tool_calls")
     return message
 
 
-def _text(value: Any, where: str) -> str:
+def read_text(value: Any, where: str) -> str:
+    """What stands at `where`. Raises `ApiError`."""
     if not isinstance(value, str):
         refuse(where, "a text", value)
     return value
@@ -94,16 +95,17 @@ def _calls(value: Any, where: str) -> list[JsonObject]:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or call.get("type") != "function":
             refuse(place, "{id, type: function, function: {name, arguments}}", call)
-        identity = _text(call.get("id"), f"{place}.id")
-        name = _text(function.get("name"), f"{place}.function.name")
-        if not 0 < len(identity) <= _LONGEST_ID or not 0 < len(name) <= _LONGEST_ID:
-            refuse(place, f"an id and a name of 1 to {_LONGEST_ID} letters", call)
-        arguments = _arguments(function.get("arguments"), f"{place}.function.arguments")
+        identity = read_text(call.get("id"), f"{place}.id")
+        name = read_text(function.get("name"), f"{place}.function.name")
+        if not 0 < len(identity) <= LONGEST_ID or not 0 < len(name) <= LONGEST_ID:
+            refuse(place, f"an id and a name of 1 to {LONGEST_ID} letters", call)
+        arguments = read_arguments(function.get("arguments"), f"{place}.function.arguments")
         calls.append({"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}})
     return calls
 
 
-def _arguments(value: Any, where: str) -> str:
+def read_arguments(value: Any, where: str) -> str:
+    """A call's arguments, as JSON text. Raises `ApiError`."""
     try:
         found = json.loads(value) if isinstance(value, str) else None
     except (ValueError, RecursionError):
@@ -113,8 +115,11 @@ def _arguments(value: Any, where: str) -> str:
     return str(value)
 
 
-def _content(value: Any, where: str) -> str:
-    """The text of one message; anything that would have to be fetched or decoded is refused."""
+def read_content(value: Any, where: str) -> str:
+    """The text of one message; anything that would have to be fetched or decoded is refused.
+
+    Raises `ApiError`.
+    """
     if value is None or isinstance(value, str):
         return value or ""
     if not isinstance(value, list):

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from serving.openai_api.body import parse
 from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import Fields, JsonObject, refuse, within
 from serving.openai_api.messages import Message, read_messages, read_prompt
 from serving.openai_api.response_format import read_format
+from serving.openai_api.settings import (
+    MOST_LOGPROBS,
+    read_biases,
+    read_length,
+    read_numbers,
+    read_seed,
+    read_stops,
+    read_stream_options,
+)
 from serving.openai_api.tools import Tools, read_tools
 
 MOST_BYTES = 1 << 20
-MOST_STOPS = 4
-MOST_BIASES = 300
-MOST_LOGPROBS = 20
 LACKING: Mapping[str, frozenset[str]] = {
     "llama.cpp": frozenset({"best_of", "logit_bias", "echo", "suffix"}),
     "vllm": frozenset({"best_of", "echo", "suffix", "tools"}),
 }
 """Fields of OpenAI's that an engine does not do, and of messages."""
-NUMBERS = {
-    "temperature": (0.0, 2.0),
-    "top_p": (1e-6, 1.0),
-    "min_p": (0.0, 1.0),
-    **dict.fromkeys(("frequency_penalty", "presence_penalty"), (-2.0, 2.0)),
-    **dict.fromkeys(("repetition_penalty", "repeat_penalty"), (0.1, 2.0)),
-}
-_LARGEST = (1 << 63) - 1
-_TOKEN = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -41,10 +36,13 @@ class RequestLimits:
     depth: int | None = None
     """Nesting of its JSON."""
     messages: int = 1024
+    """Of a chat; items of a response's input."""
     max_tokens: int = 1 << 20
     n: int = 1
     lacking: frozenset[str] = frozenset()
     """Fields that are refused unless they say nothing."""
+    inputs: int = 2048
+    """Texts of a request for embeddings."""
 
 
 @dataclass(frozen=True)
@@ -109,37 +107,54 @@ def read(raw: bytes, chat: bool, limits: RequestLimits) -> CompletionRequest:
     given = parse(raw, limits.depth)
     fields = Fields(given)
     fields.refuse_any(limits.lacking - {"n"})  # an `n` has a message of its own
-    model = fields.take("model")
-    if not isinstance(model, str) or not model:
-        refuse("model", "the name that GET /v1/models lists, as a text", model)
+    model = read_model(fields)
     messages = None
     if chat:
         messages = read_messages(fields.take("messages"), limits.messages, limits.lacking)
     prompt = None if chat else read_prompt(fields.take("prompt"))
     n = _answers(fields, limits)
-    lengths = [_length(fields, name, limits) for name in ("max_completion_tokens", "max_tokens")]
-    user = given.get("user")
+    names = ("max_completion_tokens", "max_tokens")
+    lengths = [read_length(fields, name, limits.max_tokens) for name in names]
     request = CompletionRequest(
         model=model,
         messages=messages,
         prompt=prompt,
         max_tokens=next((length for length in lengths if length is not None), None),
         n=n,
-        stop=_stops(fields.take("stop")),
+        stop=read_stops(fields.take("stop")),
         stream=fields.flag("stream"),
-        wants_usage=_wants_usage(fields),
+        wants_usage=read_stream_options(fields),
         salt=fields.text("cache_salt"),
-        seed=fields.whole("seed", -_LARGEST - 1, _LARGEST),
-        user=user if isinstance(user, str) and user else None,
-        numbers=_numbers(fields),
+        seed=read_seed(fields),
+        user=user_of(given),
+        numbers=read_numbers(fields),
         tools=read_tools(given, fields) if chat else None,
         more=_more(fields, chat),
     )
     fields.require_nothing_left()
-    if request.tools and "response_format" in request.more:
-        message = "response_format: an answer that may call tools has no other form; leave one of them out"
-        raise ApiError(message, "response_format", code="unsupported_value")
+    require_one_form(request, "response_format")
     return request
+
+
+def read_model(fields: Fields) -> str:
+    """The name of the model that is asked. Raises `ApiError`."""
+    model = fields.take("model")
+    if not isinstance(model, str) or not model:
+        refuse("model", "the name that GET /v1/models lists, as a text", model)
+    return model
+
+
+def user_of(given: JsonObject) -> str | None:
+    """Who asks, as far as the client says."""
+    user = given.get("user")
+    return user if isinstance(user, str) and user else None
+
+
+def require_one_form(request: CompletionRequest, param: str) -> None:
+    """Raise `ApiError` where an answer may call tools and has to fit a form, which `param` asks for."""
+    if request.tools and "response_format" in request.more:
+        message = f"{param}: an answer that may call tools has no other form; leave one of them out"
+        raise ApiError(message, param, code="unsupported_value")
 
 
 def _answers(fields: Fields, limits: RequestLimits) -> int:
@@ -157,53 +172,9 @@ def _answers(fields: Fields, limits: RequestLimits) -> int:
     return n or 1
 
 
-def _length(fields: Fields, name: str, limits: RequestLimits) -> int | None:
-    length = fields.take(name)
-    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-        refuse(name, "a whole number of tokens, at least 1, or nothing for as many as fit", length)
-    if length is not None and length > limits.max_tokens:
-        message = f"an answer may have {limits.max_tokens} tokens at most; leave it out for as many as fit"
-        raise ApiError(f"{name}: {message}", name)
-    return length
-
-
-def _numbers(fields: Fields) -> dict[str, float]:
-    numbers = {
-        name: value for name, span in NUMBERS.items() if (value := fields.number(name, *span)) is not None
-    }
-    repeat = numbers.pop("repeat_penalty", None)  # llama.cpp's name for it
-    if repeat is not None and numbers.setdefault("repetition_penalty", repeat) != repeat:
-        message = "repeat_penalty and repetition_penalty are names of one setting; leave one of them out"
-        raise ApiError(message, "repeat_penalty")
-    if (top_k := fields.whole("top_k", -1, 1 << 20)) is not None:
-        numbers["top_k"] = top_k
-    return numbers
-
-
-def _wants_usage(fields: Fields) -> bool:
-    options = fields.take("stream_options") or {}
-    wanted = {"include_usage", "include_obfuscation"}  # the latter pads events, for who listens on the way
-    if isinstance(options, dict):
-        options = {name: value for name, value in options.items() if value is not None and value is not False}
-    if not isinstance(options, dict) or any(options[n] is not True or n not in wanted for n in options):
-        refuse("stream_options", "an object with include_usage, true or false", options)
-    return "include_usage" in options
-
-
-def _stops(value: Any) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value
-    if texts is None:
-        return ()
-    if not isinstance(texts, list) or len(texts) > MOST_STOPS:
-        refuse("stop", f"a text, or a list of up to {MOST_STOPS}", value)
-    if not all(isinstance(text, str) and text for text in texts):
-        refuse("stop", "texts that are not empty", value)
-    return tuple(texts)
-
-
 def _more(fields: Fields, chat: bool) -> JsonObject:
     """What costs an engine more than a token for every token, or that only some engines do."""
-    more: JsonObject = {"logit_bias": _biases(fields.take("logit_bias") or {})}
+    more: JsonObject = {"logit_bias": read_biases(fields.take("logit_bias") or {})}
     if chat:
         more["logprobs"] = fields.flag("logprobs") or None
         more["top_logprobs"] = fields.whole("top_logprobs", 0, MOST_LOGPROBS)
@@ -223,11 +194,3 @@ def _more(fields: Fields, chat: bool) -> JsonObject:
         more["suffix"] = fields.text("suffix")
     return {name: value for name, value in more.items() if value not in (None, {})}
 
-
-def _biases(value: Any) -> dict[str, float]:
-    if not isinstance(value, dict) or len(value) > MOST_BIASES:
-        refuse("logit_bias", f"an object with up to {MOST_BIASES} token ids", value)
-    for token, bias in value.items():
-        if not _TOKEN.fullmatch(token) or not within(bias, -100, 100):
-            refuse("logit_bias", "token ids, each with a number from -100 to 100", {token: bias})
-    return value

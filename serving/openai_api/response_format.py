@@ -29,16 +29,24 @@ def read_format(value: Any) -> JsonObject | None:
     if not isinstance(value, dict) or value.get("type") != "json_schema" or len(value) > 2:
         message = "response_format: expected {type: text}, {type: json_object} or {type: json_schema}"
         raise ApiError(message, "response_format", code="unsupported_value")
-    wanted = value.get("json_schema")
+    return read_schema(value.get("json_schema"), "response_format.json_schema", "response_format")
+
+
+def read_schema(wanted: Any, where: str, field: str) -> JsonObject:
+    """The format that a schema asks for, as an engine gets it.
+
+    `wanted`: an object with the schema and its name, which stands at `where` in its request; `field`: what a
+    refusal of the schema itself names. Raises `ApiError`.
+    """
     if not isinstance(wanted, dict) or not wanted.keys() <= _FIELDS:
         expected = "an object with name and schema, and perhaps description and strict"
-        refuse("response_format.json_schema", expected, wanted)
+        refuse(where, expected, wanted)
     name, schema = wanted.get("name"), wanted.get("schema")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        refuse("response_format.json_schema.name", "1 to 64 letters, digits, _ or -", name)
+        refuse(f"{where}.name", "1 to 64 letters, digits, _ or -", name)
     if not isinstance(schema, dict):
-        refuse("response_format.json_schema.schema", "a JSON schema, which is an object", schema)
-    require_bounded(schema)
+        refuse(f"{where}.schema", "a JSON schema, which is an object", schema)
+    require_bounded(schema, field)
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 

@@ -11,6 +11,7 @@ from serving.openai_api.fields import Fields, JsonObject, refuse
 from serving.openai_api.response_format import require_bounded
 
 MOST_TOOLS = 64
+FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -71,16 +72,20 @@ def read_tools(given: JsonObject, fields: Fields) -> Tools | None:
 def _name_of(tool: Any, where: str) -> str:
     if not isinstance(tool, dict) or tool.get("type") != "function" or len(tool) > 2:
         refuse(where, "{type: function, function: {name, description, parameters}}", tool)
-    function = tool.get("function")
-    if not isinstance(function, dict) or function.keys() - {"name", "description", "parameters", "strict"}:
-        refuse(f"{where}.function", "an object with name, description, parameters and strict", function)
+    return function_name(tool.get("function"), f"{where}.function")
+
+
+def function_name(function: Any, where: str) -> str:
+    """The name of a function that is offered, once what stands at `where` is one. Raises `ApiError`."""
+    if not isinstance(function, dict) or function.keys() - FUNCTION_FIELDS:
+        refuse(where, "an object with name, description, parameters and strict", function)
     name, description = function.get("name"), function.get("description")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        refuse(f"{where}.function.name", "1 to 64 letters, digits, _ or -", name)
+        refuse(f"{where}.name", "1 to 64 letters, digits, _ or -", name)
     if not isinstance(description, str | None):
-        refuse(f"{where}.function.description", "a text", description)
+        refuse(f"{where}.description", "a text", description)
     if not isinstance(function.get("parameters"), dict | None):
-        refuse(f"{where}.function.parameters", "a JSON schema, which is an object", function["parameters"])
+        refuse(f"{where}.parameters", "a JSON schema, which is an object", function["parameters"])
     return name
 
 
