@@ -155,13 +155,12 @@ class ResponseStream:
         else:
             where["content_index"] = 0
             if item.kind == "message":
-                item.scores += self._scores
+                item.scores, self._scores = item.scores + self._scores, []
                 told = {**where, "text": item.text, "logprobs": item.scores}
                 yield {"type": "response.output_text.done", **told}
             else:
                 yield {"type": "response.reasoning_text.done", **where, "text": item.text}
             yield {"type": "response.content_part.done", **self._part(item)}
-        self._scores = []
         self._output.append(self._written(item, status))
         yield {
             "type": "response.output_item.done",
