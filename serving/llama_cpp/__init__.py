@@ -10,6 +10,7 @@ chat_template    the file's own template: prompts, and calls as it writes them
 completions      answers on their way to a client
 scheduler        many answers at once over one model
 sequences        an answer in the making, its keys and values
+states           texts whose mean state is asked for
 structured       JSON that fits a schema, calls of functions, thoughts
 detokenizer      whole characters from tokens
 loaded_adapters  base and adapters by name

@@ -1,17 +1,17 @@
 """What clients may ask of the engine, as an ASGI application.
 
-`/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/health`; anything else is 404.
+`/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/embeddings`, `/v1/models`, `/health`, no more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from llama_cpp import llama_cpp as low
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -20,24 +20,27 @@ from starlette.routing import Route
 
 from serving.errors import NotServable
 from serving.llama_cpp.chat_template import ChatTemplate
+from serving.llama_cpp.completions.embeddings import RunningEmbeddings, tokens_of
 from serving.llama_cpp.completions.running import RunningCompletion, unexpected
-from serving.llama_cpp.sampling import Sampling
+from serving.llama_cpp.sampling import sampling_of
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer
 from serving.llama_cpp.structured.compiling import Compiler, CompileTimeSpent
 from serving.llama_cpp.structured.constraints import Constraint, SchemaRefused
 from serving.openai_api.answers import model_list, model_object, no_model
 from serving.openai_api.body import collect, require_no_query
+from serving.openai_api.embeddings import read_embeddings
 from serving.openai_api.errors import ApiError
 from serving.openai_api.parts import Parts
 from serving.openai_api.request import LACKING, MOST_BYTES, CompletionRequest, RequestLimits, read
 from serving.openai_api.response_format import schema_of, schema_refused
+from serving.openai_api.responses.answer import ResponseWriter
+from serving.openai_api.responses.request import in_its_words, read_response
+from serving.openai_api.responses.stream import ResponseStream
 
 MOST_ANSWERS = 16
 """To one request."""
 LIMITS = RequestLimits(n=MOST_ANSWERS, lacking=LACKING["llama.cpp"])
-SEED_STEP = 0x9E3779B1
-"""From one answer's seed to the next one's; the largest seed of llama.cpp draws one, and is left out."""
 STUCK_SECONDS = 60.0
 """Without a step of the engine's thread for so long, the engine is not healthy."""
 
@@ -63,6 +66,8 @@ class Requests:
         routes = [
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/completions", self.text, methods=["POST"]),
+            Route("/v1/responses", self.responses, methods=["POST"]),
+            Route("/v1/embeddings", self.embeddings, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
@@ -86,22 +91,48 @@ class Requests:
         return [*self._names, *(model.name for model in self.batcher.loaded if not model.leaving)]
 
     async def chat(self, request: Request) -> Response:
-        return await self._complete(request, chat=True)
+        return await _told(self._completed(request, chat=True))
 
     async def text(self, request: Request) -> Response:
-        return await self._complete(request, chat=False)
+        return await _told(self._completed(request, chat=False))
 
-    async def _complete(self, request: Request, chat: bool) -> Response:
-        try:
-            return await self._completed(request, chat)
-        except (ApiError, ClientDisconnect):
-            raise
-        except Exception as error:
-            raise unexpected(error) from None
+    async def responses(self, request: Request) -> Response:
+        return await _told(self._responded(request))
+
+    async def embeddings(self, request: Request) -> Response:
+        return await _told(self._embedded(request))
 
     async def _completed(self, request: Request, chat: bool) -> Response:
-        require_no_query(request.url.query)
-        wanted = read(await collect(request.stream(), MOST_BYTES), chat, LIMITS)
+        wanted = read(await _body(request), chat, LIMITS)
+        running = await self._begun(request, wanted)
+        if wanted.stream:
+            return self._streamed(running.stream())
+        whole = await _unless_gone(request, running.whole(), running.cancel)
+        return JSONResponse(whole, headers=self._receipt)
+
+    async def _responded(self, request: Request) -> Response:
+        wanted = read_response(await _body(request), LIMITS)
+        writer = ResponseWriter(wanted.completion.model, wanted.echo)
+        try:
+            running = await self._begun(request, wanted.completion)
+            if wanted.completion.stream:
+                return self._streamed(_events(running.stream(), ResponseStream(writer)))
+            whole = await _unless_gone(request, running.whole(), running.cancel)
+        except ApiError as error:
+            raise in_its_words(error) from None
+        return JSONResponse(writer.whole(dict(whole)), headers=self._receipt)
+
+    async def _embedded(self, request: Request) -> Response:
+        wanted = read_embeddings(await _body(request), LIMITS)
+        tokens = await asyncio.to_thread(tokens_of, self.batcher.model, wanted)
+        name = self._names.get(wanted.model, wanted.model)
+        running = RunningEmbeddings(self.batcher, wanted, name, tokens)
+        running.submit()
+        whole = await _unless_gone(request, running.whole(), running.cancel)
+        return Response(whole, headers=self._receipt, media_type="application/json")
+
+    async def _begun(self, request: Request, wanted: CompletionRequest) -> RunningCompletion:
+        """The answers to a request, once the first of their tokens has come."""
         parts = await asyncio.to_thread(self._template.parts, wanted)
         answers = await asyncio.to_thread(self._answers, wanted, parts)
         for answer, constraint in zip(answers, await self._constraints(wanted), strict=True):
@@ -113,11 +144,11 @@ class Requests:
         except BaseException:
             running.cancel()
             raise
-        if wanted.stream:
-            headers = {"cache-control": "no-store", **self._receipt}
-            return StreamingResponse(running.stream(), 200, headers, media_type="text/event-stream")
-        whole = await _unless_gone(request, running.whole(), running.cancel)
-        return JSONResponse(whole, headers=self._receipt)
+        return running
+
+    def _streamed(self, events: AsyncIterator[bytes]) -> Response:
+        headers = {"cache-control": "no-store", **self._receipt}
+        return StreamingResponse(events, 200, headers, media_type="text/event-stream")
 
     def _prompt(self, wanted: CompletionRequest) -> tuple[int, ...]:
         model = self.batcher.model
@@ -190,11 +221,27 @@ class Requests:
             raise spent from None
 
 
-def sampling_of(wanted: CompletionRequest, index: int) -> Sampling:
-    """How the answer of that index is drawn. With a seed, the first is as it would be alone."""
-    seed = None if wanted.seed is None else (wanted.seed + index * SEED_STEP) % low.LLAMA_DEFAULT_SEED
-    likeliest = wanted.likeliest
-    return Sampling(**wanted.numbers, seed=seed, likeliest=likeliest)  # type: ignore[arg-type]  # top_k is whole
+async def _body(request: Request) -> bytes:
+    require_no_query(request.url.query)
+    return await collect(request.stream(), MOST_BYTES)
+
+
+async def _told(work: Coroutine[Any, Any, Response]) -> Response:
+    """The answer; of a defect, only that there was one."""
+    try:
+        return await work
+    except (ApiError, ClientDisconnect):
+        raise
+    except Exception as error:
+        raise unexpected(error) from None
+
+
+async def _events(stream: AsyncGenerator[bytes, None], response: ResponseStream) -> AsyncIterator[bytes]:
+    """A chat's stream in the events of a response."""
+    async with contextlib.aclosing(stream):
+        async for event in stream:
+            if told := response.event(event.removeprefix(b"data: ").strip()):
+                yield told
 
 
 def health_of(batcher: Batcher) -> Response:

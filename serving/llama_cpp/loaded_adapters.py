@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from serving.errors import AdapterRefused, NotServable, Overloaded, UnknownModel
 from serving.llama_cpp.bindings import Adapter
 from serving.llama_cpp.model import LlamaModel
-from serving.llama_cpp.sequences import Answer
+from serving.llama_cpp.sequences import Answer, CacheKey
 
 PROBE = "Who are you, and what can you do for me today?"
 LEAST_EFFECT = 1e-5
@@ -52,15 +52,21 @@ class LoadedAdapters:
         self._serials = itertools.count(1)
         self._base = LoadedAdapter(base_name, "", None, 0, 0.0)
         self._all = {base_name: self._base}
+        self.texts = LoadedAdapter("", "", None, -1, 0.0)
+        """The line of texts whose mean state is asked for, the base's for all: it has turns of its own."""
         self._in_use: LoadedAdapter | None = self._base
         self._bytes: dict[str, str] = {}
         self._base_logits: NDArray[np.float32] | None = None
-        self._decoding: deque[LoadedAdapter] = deque([self._base])
-        self._starting: deque[LoadedAdapter] = deque([self._base])
+        self._decoding: deque[LoadedAdapter] = deque([self._base, self.texts])
+        self._starting: deque[LoadedAdapter] = deque([self._base, self.texts])
         """In the order of their next turn to decode, and to begin an answer."""
 
     def __iter__(self) -> Iterator[LoadedAdapter]:
         return iter(list(self._all.values()))
+
+    def lines(self) -> list[LoadedAdapter]:
+        """All of them, and the line of texts."""
+        return [*self, self.texts]
 
     def serving(self, name: str) -> LoadedAdapter:
         """Raises `UnknownModel`; nothing else ever answers in its place."""
@@ -171,7 +177,14 @@ class LoadedAdapters:
 
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return any(adapter.waiting or adapter.active or adapter.leaving for adapter in self)
+        return any(line.waiting or line.active or line.leaving for line in self.lines())
+
+    def queued(self) -> dict[str, tuple[int, int]]:
+        """Served name → answers waiting and answers under way; texts count as the base's."""
+        counts = {line.name: (len(line.waiting), len(line.active)) for line in self}
+        waiting, active = counts[self._base.name]
+        counts[self._base.name] = waiting + len(self.texts.waiting), active + len(self.texts.active)
+        return counts
 
     def next_active(self) -> LoadedAdapter | None:
         """Whose turn it is to decode."""
@@ -181,6 +194,11 @@ class LoadedAdapters:
         """Whose turn it is to begin, and with which answer."""
         adapter = _next(self._starting, lambda adapter: bool(adapter.waiting))
         return None if adapter is None else (adapter, adapter.waiting.popleft())
+
+
+def cache_key(adapter: LoadedAdapter, answer: Answer) -> CacheKey | None:
+    """What must be equal for one answer to use keys and values that another left; None: nothing is left."""
+    return None if answer.salt is None else (adapter.serial, answer.salt)
 
 
 def _next(order: deque[LoadedAdapter], wanted: Callable[[LoadedAdapter], bool]) -> LoadedAdapter | None:

@@ -28,6 +28,10 @@ from serving.llama_cpp.structured.constraints import Constraint, Constraints
 BATCH_TOKENS = 512
 """Read in one call; longer prompts are read in pieces, between which others have their turn."""
 
+STATES_TOKENS = 64
+"""Read in one call where states are wanted: llama.cpp then makes the logits of each token too, and keeps the
+room for them (4 bytes for each of the vocabulary) from the first such call on."""
+
 SHORT_BYTES = 16_384
 """Of a prompt that is read into tokens at once."""
 
@@ -52,12 +56,14 @@ class LlamaModel:
         self._host: AdapterHost | None = None
         self._vocab = low.llama_model_get_vocab(self._model)
         self.vocabulary = int(low.llama_vocab_n_tokens(self._vocab))
+        self.width = int(low.llama_model_n_embd_out(self._model))
         self.context_length = context_length
         setting = low.llama_context_default_params()
         setting.n_ctx = sequences * (-(-context_length // 256) * 256)
         setting.n_batch = setting.n_ubatch = BATCH_TOKENS
         setting.n_seq_max = sequences
         setting.kv_unified = False  # each sequence has cells of its own
+        setting.pooling_type = low.LLAMA_POOLING_TYPE_NONE  # states of tokens, whatever the file says
         setting.swa_full = True
         setting.no_perf = True
         if threads is not None:
@@ -164,6 +170,21 @@ class LlamaModel:
         code = low.llama_decode(self._context, self._batch)
         if code != 0:
             raise EngineFailed(f"llama.cpp could not read {len(entries)} tokens (code {code})")
+
+    def states(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
+        """Read at most `STATES_TOKENS` entries: their states after the last norm, [entries, width].
+
+        Raises `EngineFailed`.
+        """
+        low.llama_set_embeddings(self._context, True)
+        try:
+            self.decode([(token, position, sequence, True) for token, position, sequence, _ in entries])
+            states = low.llama_get_embeddings(self._context)
+            if not states:
+                raise EngineFailed("llama.cpp has no states of the tokens that it has read")
+            return np.ctypeslib.as_array(states, (len(entries), self.width)).copy()
+        finally:
+            low.llama_set_embeddings(self._context, False)
 
     def logits(self, index: int) -> NDArray[np.float32]:
         """A copy of the logits [vocabulary] of entry `index` of the last call of `decode`."""

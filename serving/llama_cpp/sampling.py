@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.llama_cpp.structured.constraints import Constraint
+from serving.openai_api.request import CompletionRequest
 
+SEED_STEP = 0x9E3779B1
+"""From one answer's seed to the next one's; the largest seed of llama.cpp draws one, and is left out."""
 COLDEST = 1e-5
 """Below it the likeliest token is taken; a logit divided by less may be more than a float can hold."""
 
@@ -29,6 +32,13 @@ class Sampling:
     seed: int | None = None
     likeliest: int | None = None
     """Of so many tokens, the likeliest, and of the chosen one the probability is told; None: of none."""
+
+
+def sampling_of(wanted: CompletionRequest, index: int) -> Sampling:
+    """How the answer of that index is drawn. With a seed, the first is as it would be alone."""
+    seed = None if wanted.seed is None else (wanted.seed + index * SEED_STEP) % low.LLAMA_DEFAULT_SEED
+    likeliest = wanted.likeliest
+    return Sampling(**wanted.numbers, seed=seed, likeliest=likeliest)  # type: ignore[arg-type]  # top_k is whole
 
 
 @dataclass(frozen=True)

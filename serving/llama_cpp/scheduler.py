@@ -16,11 +16,10 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from serving.errors import EngineFailed, Overloaded, ServingError
-from serving.llama_cpp.loaded_adapters import LoadedAdapter, LoadedAdapters
+from serving.llama_cpp.loaded_adapters import LoadedAdapter, LoadedAdapters, cache_key
 from serving.llama_cpp.model import LlamaModel
 from serving.llama_cpp.sequences import (
     Answer,
-    CacheKey,
     Event,
     Failed,
     Finished,
@@ -29,6 +28,7 @@ from serving.llama_cpp.sequences import (
     TokenCounts,
     next_batch,
 )
+from serving.llama_cpp.states import Texts, read_states
 from serving.llama_cpp.structured.constraints import SchemaRefused
 
 GAVE_WAY = Failed("the queue is full, and others wait less long", "overloaded")
@@ -66,9 +66,11 @@ class Batcher:
         """
         with self._wake:
             self._require_running()
-            adapter = self.loaded.serving(answers[0].model)
-            waiting = {other: len(other.waiting) for other in self.loaded}
-            total, then = sum(waiting.values()), waiting[adapter] + len(answers)
+            line = self.loaded.serving(answers[0].model)
+            if isinstance(answers[0], Texts):
+                line = self.loaded.texts
+            waiting = {other: len(other.waiting) for other in self.loaded.lines()}
+            total, then = sum(waiting.values()), waiting[line] + len(answers)
             for _ in range(total + len(answers) - self._limit):
                 longest = max(waiting, key=lambda other: waiting[other])
                 if waiting[longest] <= then:
@@ -82,16 +84,16 @@ class Batcher:
                 while len(other.waiting) > left:
                     self.counts.rejected += 1
                     other.waiting.pop().tell(GAVE_WAY)
-            adapter.waiting.extend(answers)
+            line.waiting.extend(answers)
             self._wake.notify()
 
     def cancel(self, answer: Answer) -> None:
         """Nobody wants it any more; safe at any time. Its place in the queue is free at once."""
         with self._wake:
             answer.cancelled = True
-            for adapter in self.loaded:
-                if answer in adapter.waiting:
-                    adapter.waiting.remove(answer)
+            for line in self.loaded.lines():
+                if answer in line.waiting:
+                    line.waiting.remove(answer)
                     self.counts.cancelled += 1
             self._wake.notify()
 
@@ -127,7 +129,7 @@ class Batcher:
     def queued(self) -> dict[str, tuple[int, int]]:
         """Served name → answers waiting and answers under way."""
         with self._wake:
-            return {adapter.name: (len(adapter.waiting), len(adapter.active)) for adapter in self.loaded}
+            return self.loaded.queued()
 
     def stop(self) -> None:
         """End the thread and free the model; answers under way fail."""
@@ -212,15 +214,21 @@ class Batcher:
         for step in range(TURN_STEPS):
             if not adapter.active or (step and self._commands):
                 return
-            entries, ready = next_batch(adapter.active)
+            ready, done = list[tuple[Answer, int]](), list[Texts]()
             try:
-                self.model.decode(entries)
+                if adapter is self.loaded.texts:
+                    done = read_states(self.model, adapter.active, self.counts)
+                else:
+                    entries, ready = next_batch(adapter.active)
+                    self.model.decode(entries)
             except EngineFailed as error:
                 for answer in list(adapter.active):
                     self._end(adapter, answer, Failed(str(error)), keep=False)
                 return
             for answer, entry in ready:
                 self._grow(adapter, answer, entry)
+            for text in done:
+                self._end(adapter, text, Finished("stop"))
             self._beat = time.monotonic()
             self._drop_cancelled()
 
@@ -258,7 +266,7 @@ class Batcher:
         answer.tell(event)
 
     def _drop_cancelled(self) -> None:
-        for adapter in list(self.loaded):
+        for adapter in self.loaded.lines():
             for answer in [answer for answer in adapter.active if answer.cancelled]:
                 self.counts.cancelled += 1
                 self._end(adapter, answer, Failed("cancelled"))
@@ -283,7 +291,7 @@ class Batcher:
         return max(self._idle(), key=lambda idle: (not idle.tokens, -idle.used), default=None)
 
     def _fail_all(self, why: str) -> None:
-        for adapter in list(self.loaded):
+        for adapter in self.loaded.lines():
             for answer in list(adapter.active):
                 self._end(adapter, answer, Failed(why))
             with self._wake:
@@ -293,8 +301,3 @@ class Batcher:
                 adapter.gone.set_exception(EngineFailed(why))
         for _, future in self._commands:
             future.set_exception(EngineFailed(why))
-
-
-def cache_key(adapter: LoadedAdapter, answer: Answer) -> CacheKey | None:
-    """What must be equal for one answer to use keys and values that another left; None: nothing is left."""
-    return None if answer.salt is None else (adapter.serial, answer.salt)

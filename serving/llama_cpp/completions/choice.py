@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from serving.errors import Overloaded, ServingError, UnknownModel
 from serving.llama_cpp.detokenizer import Text
 from serving.llama_cpp.sequences import Answer, Event, Failed, Finished, Token
 from serving.openai_api.errors import ApiError
@@ -68,3 +69,12 @@ def failure(event: Failed) -> ApiError:
     if event.code == "invalid_schema":
         return schema_refused(f"while it was followed: {event.message}")
     return ApiError(event.message, None, 429 if event.code == "overloaded" else 503, event.code)
+
+
+def not_queued(error: ServingError) -> ApiError:
+    """Why the engine takes no answer, in OpenAI's shape."""
+    if isinstance(error, UnknownModel):
+        return ApiError(str(error), "model", 404, "model_not_found")
+    if isinstance(error, Overloaded):
+        return ApiError(str(error), None, 429, "overloaded")
+    return ApiError(str(error), None, 503, "unavailable")

@@ -7,12 +7,12 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
 
-from serving.errors import Overloaded, ServingError, UnknownModel
+from serving.errors import ServingError
 from serving.llama_cpp.completions import logprobs
-from serving.llama_cpp.completions.choice import Choice, Piece, failure
+from serving.llama_cpp.completions.choice import Choice, Piece, failure, not_queued
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Answer, Event, Failed, Token
 from serving.openai_api import answers as shapes
@@ -52,12 +52,8 @@ class RunningCompletion:
         """Queue all answers, or none. Raises `ApiError`."""
         try:
             self._batcher.submit(*(choice.answer for choice in self._choices))
-        except UnknownModel as error:
-            raise ApiError(str(error), "model", 404, "model_not_found") from None
-        except Overloaded as error:
-            raise ApiError(str(error), None, 429, "overloaded") from None
         except ServingError as error:
-            raise ApiError(str(error), None, 503, "unavailable") from None
+            raise not_queued(error) from None
 
     def cancel(self) -> None:
         for choice in self._choices:
@@ -77,7 +73,7 @@ class RunningCompletion:
         choices = [self._choice(index, made) for index, made in enumerate(pieces)]
         return {**self._object(choices), "usage": self._usage()}
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes, None]:
         try:
             parts = self._chat() if self._request.chat else self._text()
             async for choice in parts:

@@ -57,7 +57,7 @@ class ResponseRequest:
     """What the response says again of it, by its own fields."""
 
 
-def read(raw: bytes, limits: RequestLimits) -> ResponseRequest:
+def read_response(raw: bytes, limits: RequestLimits) -> ResponseRequest:
     """The request in `raw`. Raises `ApiError`, in OpenAI's words."""
     given = {
         name: value
