@@ -44,6 +44,11 @@ ENGINES = {
 }
 
 
+EMBEDDING_ENGINES = frozenset({"llama.cpp"})
+"""Which give embeddings beside answers. A process of vLLM's does one of the two (its `--runner`): embeddings
+would need the weights in memory a second time."""
+
+
 def limits(engine: str, max_rank: int | None = None) -> EngineLimits:
     """The limits of an engine; `max_rank` where it is started for larger adapters than by default."""
     known = ENGINES[engine]

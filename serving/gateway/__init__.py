@@ -6,6 +6,7 @@ connections      how many there may be, and how long one may take
 app              one request: who asks, for what, may they, which artifact, where
 request_context  what is known of it on the way
 upstream         an engine's answer to it, passed on
+embedding        an engine's embeddings, passed on
 routes           the few addresses that there are
 incoming         the key's header and the body
 request_policy   what a tenant may ask for

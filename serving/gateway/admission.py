@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from serving.openai_api.errors import ApiError
 
@@ -46,25 +47,28 @@ class RateLimiter:
 
 
 class Concurrency:
-    """Requests of each tenant that are under way in this gateway process."""
+    """Answers to each tenant that are under way in this gateway process."""
 
     def __init__(self) -> None:
         self._now: Counter[str] = Counter()
 
-    def enter(self, tenant: str, most: int | None) -> None:
-        """Raises `TooMany`. Each one that entered has to leave."""
-        if most is not None and self._now[tenant] >= most:
-            raise TooMany(f"{most} requests are under way already", "concurrency_limit_exceeded", 1)
-        self._now[tenant] += 1
-
-    def leave(self, tenant: str) -> None:
-        self._now[tenant] -= 1
-        if not self._now[tenant]:
-            del self._now[tenant]
+    @contextlib.contextmanager
+    def hold(self, tenant: str, most: int | None, places: int = 1) -> Iterator[None]:
+        """So many answers more are under way inside the block. Raises `TooMany`."""
+        if most is not None and self._now[tenant] + places > most:
+            message = f"{self._now[tenant]} requests are under way already, and {most} may be"
+            raise TooMany(message, "concurrency_limit_exceeded", 1)
+        self._now[tenant] += places
+        try:
+            yield
+        finally:
+            self._now[tenant] -= places
+            if not self._now[tenant]:
+                del self._now[tenant]
 
 
 class AdmissionQueue:
-    """The requests that an engine was given, and how long the next would wait for its turn.
+    """The answers that an engine was asked for, and how long the next would wait for its turn.
 
     Little's law: a request has its turn once enough of those before it have ended, and they end as fast as
     they did while the engine was full. So nobody has to know how long an answer takes by itself, or how those
@@ -75,7 +79,10 @@ class AdmissionQueue:
     def __init__(
         self, parallel: int, queue: int, longest: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`parallel` answers at once, `queue` more that wait, none for more than `longest` seconds."""
+        """`parallel` answers at once, `queue` more that wait, none for more than `longest` seconds.
+
+        A request takes as many places as it asks for answers; its turn is that of the first.
+        """
         self._parallel, self._queue, self._longest, self._clock = parallel, queue, longest, clock
         self._seconds, self._ended = 0.0, float(parallel)
         """Seconds in which it was full, and answers that ended in them; older ones weigh less.
@@ -94,23 +101,27 @@ class AdmissionQueue:
         """Whether somebody could be served at once."""
         return self.inside < self._parallel
 
-    def enter(self) -> None:
-        """Raises `TooMany` where there is no room, or too little hope of a turn in time."""
+    def enter(self, places: int = 1) -> None:
+        """Raises `TooMany` where there is no room, or too little hope of a turn in time.
+
+        Where there is never that much room, `ApiError`.
+        """
+        most = self._parallel + self._queue
+        if places > most:
+            raise ApiError(f"n: this engine has room for {most} answers; ask for no more", "n")
         wait = (self._ahead + _UNLUCKY * math.sqrt(self._ahead)) * self._each()
-        if self.inside >= self._parallel + self._queue or wait > self._longest:
-            message = (
-                f"the engine is busy: {self.inside} requests are before this one, for {self.wait():.1f} s"
-            )
+        if self.inside + places > most or wait > self._longest:
+            message = f"the engine is busy: {self.inside} answers are before it, for {self.wait():.1f} s"
             raise TooMany(message, "overloaded", min(wait - self._longest, self._longest))
         self._pass()
-        self.inside += 1
+        self.inside += places
 
-    def leave(self, answered: bool) -> None:
+    def leave(self, answered: bool, places: int = 1) -> None:
         """`answered`: whether the engine worked for it; else its end says nothing of the next one's."""
         self._pass()
         if answered and not self.idle:
-            self._ended += 1
-        self.inside -= 1
+            self._ended += places
+        self.inside -= places
 
     @property
     def _ahead(self) -> int:

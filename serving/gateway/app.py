@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
 
+from registry.channels.channels import Channel
 from registry.tenancy.rollouts import Rollout
 from registry.tenancy.tenants import Tenant
-from serving.gateway import upstream
+from serving.gateway import embedding, upstream
 from serving.gateway.admission import Concurrency, RateLimiter
 from serving.gateway.config import Bounds, EngineSection
 from serving.gateway.directory import Directory
@@ -21,13 +24,20 @@ from serving.gateway.incoming import authorization, body_of
 from serving.gateway.ledger import Ledger
 from serving.gateway.relay import TokenUsage
 from serving.gateway.replica import Replica
-from serving.gateway.request_context import Completion, Recorder, RequestContext
-from serving.gateway.request_policy import GatewayRequest, limits_of, read
+from serving.gateway.request_context import Completion, Embedding, Recorder, RequestContext
+from serving.gateway.request_policy import (
+    GatewayRequest,
+    limits_of,
+    read,
+    read_embeddings,
+    read_response,
+)
 from serving.gateway.rollout.decision import choose
 from serving.gateway.rollout.shadow import Shadows
 from serving.gateway.router import Router
-from serving.gateway.routes import COMPLETIONS, FEEDBACK, METHODS, MODEL, MODELS
+from serving.gateway.routes import COMPLETIONS, EMBEDDINGS, FEEDBACK, METHODS, MODEL, MODELS, RESPONSES
 from serving.openai_api.answers import ModelList, ModelObject, model_list, model_object
+from serving.openai_api.embeddings import EmbeddingsRequest
 from serving.openai_api.errors import ApiError
 from serving.openai_api.request import LACKING
 from serving.tracebacks import frames
@@ -88,17 +98,15 @@ class App:
             context.status = 200
             return web.json_response(models, headers=context.headers)
         self._rates.take(tenant.name, tenant.limits.requests_per_minute)
-        self._concurrency.enter(tenant.name, tenant.limits.concurrency)
-        try:
+        with self._concurrency.hold(tenant.name, tenant.limits.concurrency):
             body = await body_of(context.http, self.bounds)
             if route.path == FEEDBACK:
                 return await self._feedback(context, tenant, body)
-            request = read(body, COMPLETIONS[route.path], self.limits)
-            if request.model != tenant.channel:
-                raise _no_model(request.model)
-            return await self._complete(context, tenant, request)
-        finally:
-            self._concurrency.leave(tenant.name)
+            if route.path == EMBEDDINGS:
+                return await self._embed(context, tenant, read_embeddings(body, self.limits))
+            if route.path == RESPONSES:
+                return await self._complete(context, tenant, read_response(body, self.limits))
+            return await self._complete(context, tenant, read(body, COMPLETIONS[route.path], self.limits))
 
     async def _feedback(self, context: RequestContext, tenant: Tenant, body: bytes) -> web.Response:
         consent = self.directory.state.consents.get(tenant.name)
@@ -116,10 +124,43 @@ class App:
             raise _no_model(wanted)
         return models[0]
 
+    async def _embed(
+        self, context: RequestContext, tenant: Tenant, request: EmbeddingsRequest
+    ) -> web.StreamResponse:
+        """States of the model behind the channel's own artifact; of a rollout's candidate none.
+
+        Vectors of two models cannot be compared, and a tenant keeps what it got.
+        """
+        if request.model != tenant.channel:
+            raise _no_model(request.model)
+        _, live = self._live(tenant)
+        replica, _ = await self.router.replica_for(live)
+        replica.require_embeddings()
+        context.engine = replica.name
+        found = context.embedding = Embedding(tenant, replica.artifact.id)
+        bound = replica.embeddings_bound(request)
+        async with self._turn(
+            tenant, replica, bound, lambda: found.used(bound), lambda: found.prompt_tokens is not None
+        ):
+            return await embedding.answer(context, found, request, replica, self.recorder)
+
     async def _complete(
         self, context: RequestContext, tenant: Tenant, request: GatewayRequest
     ) -> web.StreamResponse:
-        """Answer with the channel's artifact; with a rollout's candidate as long as an engine takes that."""
+        """Answer, with as many answers under way as are asked for."""
+        if request.model != tenant.channel:
+            raise _no_model(request.model)
+        most = tenant.limits.concurrency
+        if most is not None and request.n > most:
+            message = f"n: {most} answers to this key may be under way at once; ask for no more"
+            raise ApiError(message, "n")
+        with self._concurrency.hold(tenant.name, most, request.n - 1):
+            return await self._answered(context, tenant, request)
+
+    async def _answered(
+        self, context: RequestContext, tenant: Tenant, request: GatewayRequest
+    ) -> web.StreamResponse:
+        """By the channel's artifact; by a rollout's candidate as long as an engine takes that."""
         while True:
             completion, rollout = self._decide(context, tenant, request)
             decision = completion.decision
@@ -137,19 +178,23 @@ class App:
                 self.shadows.ask(decision.shadow, request, tenant, completion.generation, live)
             return response
 
+    def _live(self, tenant: Tenant) -> tuple[Channel, str]:
+        """The tenant's channel, and the artifact that answers for it."""
+        channel = self.directory.state.channels.get(tenant.channel)
+        if channel is None:
+            message = f"{tenant.channel} has no model yet: nothing was promoted to it"
+            raise ApiError(message, "model", 404, "model_not_found")
+        return channel, self.router.serving_artifact(channel.name, channel.artifact_id)
+
     def _decide(
         self, context: RequestContext, tenant: Tenant, request: GatewayRequest
     ) -> tuple[Completion, Rollout | None]:
         """Which artifact answers, and the rollout that this is due to."""
         state = self.directory.state
-        channel = state.channels.get(tenant.channel)
-        if channel is None:
-            message = f"{tenant.channel} has no model yet: nothing was promoted to it"
-            raise ApiError(message, "model", 404, "model_not_found")
+        channel, live = self._live(tenant)
         rollout = state.rollouts.get(tenant.channel)
         if rollout is not None and rollout.sequence in self._broken:
             rollout = None
-        live = self.router.serving_artifact(channel.name, channel.artifact_id)
         conversation = context.http.headers.get("x-conversation-id") or request.conversation
         decision = choose(live, rollout, f"{tenant.name} {conversation}")
         consent = state.consents.get(tenant.name)
@@ -163,18 +208,41 @@ class App:
     async def _charged(
         self, context: RequestContext, completion: Completion, replica: Replica, path: Path
     ) -> web.StreamResponse:
-        """The replica's answer, once it is the request's turn; its tokens are settled however it ends."""
+        """The replica's answer, once it is the request's turn."""
         tenant, usage = completion.tenant, completion.usage
         bound, context.engine = replica.token_bound(usage.request), replica.name
-        replica.queue.enter()
+
+        def used() -> int:
+            return usage.used(replica.prompt_bound(usage.request), bound)
+
+        answered, places = (lambda: usage.first is not None), usage.request.n
+        async with self._turn(tenant, replica, bound, used, answered, places):
+            return await upstream.answer(context, completion, replica, path, self.recorder)
+
+    @contextlib.asynccontextmanager
+    async def _turn(
+        self,
+        tenant: Tenant,
+        replica: Replica,
+        bound: int,
+        used: Callable[[], int],
+        answered: Callable[[], bool],
+        places: int = 1,
+    ) -> AsyncIterator[None]:
+        """Inside the block it is the request's turn; its tokens are settled however that ends.
+
+        `bound`: tokens that it can use at most; `used`: those to charge; `answered`: whether the engine
+        worked for it; `places`: answers that it asks for.
+        """
+        replica.queue.enter(places)
         try:
             reservation = await self.ledger.reserve(tenant.name, bound, tenant.limits.tokens_per_day)
             try:
-                return await upstream.answer(context, completion, replica, path, self.recorder)
+                yield
             finally:
-                self.ledger.settle(reservation, usage.used(replica.prompt_bound(usage.request), bound))
+                self.ledger.settle(reservation, used())
         finally:
-            replica.queue.leave(answered=usage.first is not None)
+            replica.queue.leave(answered(), places)
 
 
 def lacking_of(section: EngineSection) -> frozenset[str]:

@@ -15,6 +15,7 @@ import aiohttp
 from serving.gateway.request_policy import GatewayRequest
 from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import JsonObject
+from serving.openai_api.responses.stream import ResponseStream
 
 _END = b"\n\n"
 LONGEST_REASON = 500
@@ -113,29 +114,45 @@ class TokenUsage:
 
 
 class Events:
-    """Cuts a stream into its events; what the client did not ask for is left out."""
+    """Cuts a stream into its events; what the client did not ask for is left out.
 
-    def __init__(self, usage: TokenUsage) -> None:
-        self._usage = usage
+    With `response`, the client gets that one's events in their place.
+    """
+
+    def __init__(self, usage: TokenUsage, response: ResponseStream | None = None) -> None:
+        self._usage, self._response = usage, response
         self._rest = b""
         self.done = False
 
     def feed(self, chunk: bytes) -> bytes:
         """What of the stream so far, and not yet passed on, is for the client."""
         *events, self._rest = (self._rest + chunk).split(_END)
-        return b"".join(event + _END for event in events if self._wanted(event))
+        return b"".join(map(self._passed, events))
 
     def end(self) -> bytes:
         """What is left when the engine closed the stream."""
         self._usage.failed = self._usage.failed or not self.done
-        return self._rest
+        if self._response is None:
+            return self._rest
+        return b"" if self.done else self.broken()
 
-    def _wanted(self, event: bytes) -> bool:
+    def broken(self) -> bytes:
+        """What tells the client that there will be no more."""
+        body = ApiError("the engine ended in the middle of the answer", None, 503, "unavailable").body
+        if self._response is not None:
+            return self._response.failed(body["error"])
+        return b"data: " + json.dumps(body).encode() + _END
+
+    def _passed(self, event: bytes) -> bytes:
+        """What the client gets of one event."""
         if not event.startswith(b"data:"):
-            return True
+            return event + _END if self._response is None else b""
         data = event[5:].strip()
         self.done = self.done or data == b"[DONE]"
-        return self._usage.event(data)
+        wanted = self._usage.event(data)
+        if self._response is not None:
+            return self._response.event(data)
+        return event + _END if wanted else b""
 
 
 async def opening(answer: aiohttp.ClientResponse, stream: bool) -> tuple[int, bytes]:

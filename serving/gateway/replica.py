@@ -15,7 +15,7 @@ import aiohttp
 from registry import Artifact
 from serving.engine.adapter_pool import AdapterPool
 from serving.engine.answer_check import ExpectedAnswer
-from serving.engine.capabilities import limits
+from serving.engine.capabilities import EMBEDDING_ENGINES, limits
 from serving.engine.protocol import Engine
 from serving.engine.settings import EngineSettings
 from serving.errors import RequestFailed
@@ -23,11 +23,16 @@ from serving.gateway.admission import AdmissionQueue
 from serving.gateway.config import EngineSection
 from serving.gateway.request_policy import GatewayRequest
 from serving.llama_cpp.engine import LlamaCppEngine
+from serving.openai_api.embeddings import EmbeddingsRequest
+from serving.openai_api.errors import ApiError
+from serving.openai_api.fields import JsonObject
 from serving.vllm.engine import VllmEngine
 from serving.vllm.launch import VllmSettings
 
 SLOT_SHARE = 0.85
 """Of the longest wait for a first token, what the wait for a slot may take: the prompt is read after it."""
+AROUND_A_TEXT = 4
+"""Tokens that a tokenizer may put around a text by itself."""
 READ_SECONDS = 300.0
 """Between two pieces of an answer; a stuck engine is started again long before."""
 
@@ -127,12 +132,38 @@ class Replica:
 
         Nothing of the client's request reaches it but the checked body.
         """
-        body = request.body() | {"model": name, "cache_salt": salt}
+        body = request.body() | {"model": name}
         if (most := self.answer_bound(request)) is not None:
             body["max_tokens"] = most
+        route = "/v1/chat/completions" if request.chat else "/v1/completions"
+        return self._post(route, body, salt, request_id)
+
+    def require_embeddings(self) -> None:
+        """Raise `ApiError` where the engine has none to give."""
+        if self.section.engine not in EMBEDDING_ENGINES:
+            message = (
+                f"this key's model is on {self.section.engine}, which gives answers only; embeddings come from "
+                "llama.cpp's engine"
+            )
+            raise ApiError(message, "model", code="unsupported_value")
+
+    def embeddings_bound(self, request: EmbeddingsRequest) -> int:
+        """At least as many tokens as its texts have together."""
+        room = self.section.context_length
+        return sum(min(room, len(text.encode()) + AROUND_A_TEXT) for text in request.texts)
+
+    def embed(
+        self, request: EmbeddingsRequest, salt: str, request_id: str
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """The engine's embeddings of the texts: states of the model that it holds, without an adapter."""
+        return self._post("/v1/embeddings", request.body() | {"model": self.engine.base}, salt, request_id)
+
+    def _post(
+        self, route: str, body: JsonObject, salt: str, request_id: str
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         return self.http.post(
-            f"http://engine{'/v1/chat/completions' if request.chat else '/v1/completions'}",
-            data=json.dumps(body, ensure_ascii=False).encode(),
+            f"http://engine{route}",
+            data=json.dumps(body | {"cache_salt": salt}, ensure_ascii=False).encode(),
             headers={"content-type": "application/json", "x-request-id": request_id},
         )
 

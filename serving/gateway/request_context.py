@@ -43,6 +43,24 @@ class Completion:
 
 
 @dataclass
+class Embedding:
+    """Embeddings on their way: whose they are, which model's states, and what is known of their tokens."""
+
+    tenant: Tenant
+    artifact_id: str
+    """Of the model that the engine holds."""
+    begun: bool = False
+    """Whether an engine was given the texts, and neither refused them nor died before it answered."""
+    prompt_tokens: int | None = None
+
+    def used(self, reserved: int) -> int:
+        """The tokens to charge: as the engine counted them, else all that it could take."""
+        if self.prompt_tokens is not None:
+            return self.prompt_tokens
+        return reserved if self.begun else 0
+
+
+@dataclass
 class RequestContext:
     """What is known of a request so far."""
 
@@ -53,6 +71,8 @@ class RequestContext:
     key_id: str = ""
     completion: Completion | None = None
     """Set once it is known which artifact answers."""
+    embedding: Embedding | None = None
+    """Set in its place where embeddings are asked for."""
     engine: str = ""
     """The engine that it was given to, by the gateway's name for it."""
     status: int = 0
@@ -106,6 +126,8 @@ class Recorder:
             self._metrics.rejections.labels(label, context.reason).inc()
         if completion is not None and completion.usage.begun:
             self._answered(context, completion, label, seconds)
+        elif context.embedding is not None and context.embedding.begun:
+            self._embedded(context.embedding, label, seconds)
         elif completion is not None and context.status >= 500:
             self._outcomes.add(RequestOutcome(*_of(completion), True, context.reason, 0, 0, seconds, None))
         entry = self._entry(context, seconds)
@@ -141,9 +163,17 @@ class Recorder:
                 RequestOutcome(*of, failed, usage.reason, prompt, answer, seconds, first, None, is_json)
             )
 
+    def _embedded(self, embedding: Embedding, label: str, seconds: float) -> None:
+        """No outcome of the channel: a candidate gets none, and the two are compared by what both get."""
+        self._metrics.seconds.labels(label).observe(seconds)
+        self._metrics.tokens.labels(label, "prompt").inc(embedding.prompt_tokens or 0)
+
     def _entry(self, context: RequestContext, seconds: float) -> dict[str, object]:
         """A line of the log."""
-        completion = context.completion
+        completion, embedding = context.completion, context.embedding
+        usage = completion.usage if completion else None
+        artifact = completion.decision.artifact_id if completion else None
+        read = usage.prompt_tokens if usage else None
         return {
             "id": context.id,
             "tenant": context.tenant.name if context.tenant else None,
@@ -153,9 +183,9 @@ class Recorder:
             "reason": context.reason,
             "arm": completion.decision.arm if completion else None,
             "seconds": round(seconds, 4),
-            "artifact": completion.decision.artifact_id if completion else None,
-            "prompt_tokens": completion.usage.prompt_tokens if completion else None,
-            "completion_tokens": completion.usage.completion_tokens if completion else None,
+            "artifact": embedding.artifact_id if embedding else artifact,
+            "prompt_tokens": embedding.prompt_tokens if embedding else read,
+            "completion_tokens": usage.completion_tokens if usage else None,
         }
 
 

@@ -11,8 +11,12 @@ from serving.openai_api.errors import ApiError
 COMPLETIONS = {"/v1/chat/completions": True, "/v1/completions": False}
 """Address → whether it is a chat."""
 MODELS, MODEL = "/v1/models", "/v1/models/{id}"
-FEEDBACK = "/v1/feedback"
-METHODS = {MODELS: "GET", MODEL: "GET", **dict.fromkeys((*COMPLETIONS, FEEDBACK), "POST")}
+RESPONSES, EMBEDDINGS, FEEDBACK = "/v1/responses", "/v1/embeddings", "/v1/feedback"
+METHODS = {
+    MODELS: "GET",
+    MODEL: "GET",
+    **dict.fromkeys((*COMPLETIONS, RESPONSES, EMBEDDINGS, FEEDBACK), "POST"),
+}
 OTHER = "other"
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 

@@ -17,6 +17,9 @@ from serving.gateway.relay import Events, TokenUsage, opening, refusal, to_clien
 from serving.gateway.replica import Replica
 from serving.gateway.request_context import Completion, Recorder, RequestContext
 from serving.openai_api.errors import ApiError
+from serving.openai_api.responses.answer import ResponseWriter
+from serving.openai_api.responses.request import in_its_words
+from serving.openai_api.responses.stream import ResponseStream
 from serving.tracebacks import frames
 
 log = logging.getLogger("tuneline.gateway")
@@ -44,7 +47,7 @@ async def answer(
             except aiohttp.ClientConnectionError as error:
                 usage.begun = False
                 if attempt == ATTEMPTS:
-                    raise _unavailable(error) from None
+                    raise unavailable(error) from None
     raise AssertionError("unreachable")
 
 
@@ -52,37 +55,52 @@ async def _pass_on(
     context: RequestContext, completion: Completion, reply: aiohttp.ClientResponse
 ) -> web.StreamResponse:
     usage = completion.usage
-    stream = usage.request.stream
+    stream, echo = usage.request.stream, usage.request.echo
+    writer = None if echo is None else ResponseWriter(usage.request.model, echo)
     usage.begun = reply.status == 200
     try:
         context.status, body = await opening(reply, stream)
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise _unavailable(error) from None
+        raise unavailable(error) from None
     usage.begun = context.status == 200
     if context.status >= 500:
-        raise _unavailable(ServingError(f"it answered {context.status}"))
+        raise unavailable(ServingError(f"it answered {context.status}"))
     headers = context.headers | {"x-tuneline-artifact": completion.decision.artifact_id}
     headers["content-type"] = reply.headers.get("content-type", "application/json")
     if "retry-after" in reply.headers:
         headers["retry-after"] = reply.headers["retry-after"]
     if not usage.begun:
         refused = refusal(body, context.status)
+        refused = refused if writer is None else in_its_words(refused)
         context.reason, body = refused.code, json.dumps(refused.body).encode()
         headers["content-type"] = "application/json"
     elif not stream:
         usage.whole(body)
+        body = body if writer is None else _as_response(writer, body, usage)
     if not usage.begun or not stream:
         return web.Response(body=body, status=context.status, headers=headers)
     response = context.response = web.StreamResponse(headers=headers | {"cache-control": "no-store"})
     await response.prepare(context.http)
-    await _stream(response, body, reply, usage)
+    await _stream(response, body, reply, usage, writer)
     return response
 
 
+def _as_response(writer: ResponseWriter, body: bytes, usage: TokenUsage) -> bytes:
+    try:
+        return json.dumps(writer.whole(json.loads(body)), ensure_ascii=False).encode()
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        usage.failed = True
+        raise unavailable(ServingError("its answer is not that to a chat")) from None
+
+
 async def _stream(
-    response: web.StreamResponse, first: bytes, reply: aiohttp.ClientResponse, usage: TokenUsage
+    response: web.StreamResponse,
+    first: bytes,
+    reply: aiohttp.ClientResponse,
+    usage: TokenUsage,
+    writer: ResponseWriter | None,
 ) -> None:
-    events = Events(usage)
+    events = Events(usage, None if writer is None else ResponseStream(writer))
     try:
         await _write(response, events.feed(first))
         async for chunk in reply.content.iter_any():
@@ -90,8 +108,7 @@ async def _stream(
         await _write(response, events.end())
     except (aiohttp.ClientError, TimeoutError):
         usage.failed = True
-        body = ApiError("the engine ended in the middle of the answer", None, 503, "unavailable").body
-        await _write(response, b"data: " + json.dumps(body).encode() + b"\n\n")
+        await _write(response, events.broken())
     with to_client():
         await response.write_eof()
 
@@ -115,11 +132,12 @@ async def _acquired(replica: Replica, artifact_id: str, path: Path) -> AsyncIter
             message = f"the engine does not take artifact {artifact_id[:12]}; the gateway's log says why"
             raise ApiError(message, None, 409, "incompatible_artifact") from None
         except ServingError as error:
-            raise _unavailable(error) from None
+            raise unavailable(error) from None
         yield name
 
 
-def _unavailable(error: Exception) -> ApiError:
+def unavailable(error: Exception) -> ApiError:
+    """What a client is told of an engine that gave no answer; the log gets why."""
     log.warning("no answer from an engine: %s", error if isinstance(error, ServingError) else frames(error))
     message = "the engine gave no answer, it may be starting again; try again"
     return ApiError(message, None, 503, "unavailable")

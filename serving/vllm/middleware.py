@@ -103,20 +103,21 @@ class AdmissionMiddleware:
             await refuse(send, _invalid(f"{deadly[0]} is not supported here"))
         elif name in self._leaving:
             await refuse(send, no_model(name))
-        elif sum(self._active.values()) >= self._most and not self._has_key(scope):  # a probe has it
-            message = f"{self._most} answers are under way or wait; try again later"
+        elif sum(self._active.values()) + _answers(request) > self._most and not self._has_key(scope):
+            # a probe has the key
+            message = f"{sum(self._active.values())} of {self._most} answers are under way; try again later"
             await refuse(send, ApiError(message, None, 429, "overloaded"))
         else:
-            with self._counted(name):
+            with self._counted(name, _answers(request)):
                 await self._app(scope, again(body, receive), send)
 
     @contextlib.contextmanager
-    def _counted(self, name: str) -> Iterator[None]:
-        self._active[name] += 1
+    def _counted(self, name: str, answers: int = 1) -> Iterator[None]:
+        self._active[name] += answers
         try:
             yield
         finally:
-            self._active[name] -= 1
+            self._active[name] -= answers
             if not self._active[name]:
                 del self._active[name]
                 if name in self._leaving:
@@ -239,6 +240,12 @@ def _model_asked_for(scope: Scope) -> str | None:
     if path == MODELS:
         return ""
     return path.removeprefix(f"{MODELS}/") or None if path.startswith(f"{MODELS}/") else None
+
+
+def _answers(request: JsonObject) -> int:
+    """How many a request asks for; what is no number of them is vLLM's to judge."""
+    n = request.get("n")
+    return n if isinstance(n, int) and n > 1 else 1
 
 
 def object_in(body: bytes) -> JsonObject:

@@ -60,7 +60,11 @@ class Shadows:
             return
         began = time.monotonic()
         usage = TokenUsage(replace(request, stream=False), keep_text=True)
-        replica.queue.enter()
+        try:
+            replica.queue.enter(request.n)
+        except ApiError:  # so many answers have no room now
+            self._metrics.shadows.labels("left out").inc()
+            return
         try:
             async with (
                 replica.acquire(candidate, path) as name,
@@ -71,7 +75,7 @@ class Shadows:
             usage.failed = True
             log.warning("shadow to %s: %s", candidate[:12], frames(error))
         finally:
-            replica.queue.leave(usage.first is not None)
+            replica.queue.leave(usage.first is not None, request.n)
         self._metrics.shadows.labels("failed" if usage.failed else "answered").inc()
         tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
         of, seconds = (tenant.channel, generation, candidate), time.monotonic() - began
