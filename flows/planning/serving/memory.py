@@ -1,7 +1,7 @@
 """What the engines of a `serve.yaml` will need, and whether this machine has it: from metadata, no weights.
 
-Upper ends of what to expect. SmolLM2-135M with 16 adapters on llama.cpp: 470 MB foretold, 390 measured; on
-vLLM's CPU build 3.3 GB and 3.2.
+Upper ends of what to expect. SmolLM2-135M with 16 adapters on llama.cpp: 480 MB foretold, 390 measured (before
+anybody asked for embeddings); on vLLM's CPU build 3.3 GB and 3.2.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from stages.errors import InvalidInput
 from stages.model_shape import ModelShape, describe_base, describe_gguf
 
 LLAMA_RUNTIME = 80_000_000
-BATCH_TOKENS = 512
-"""As `serving.llama_cpp.model` has it, which would load llama.cpp."""
+BATCH_TOKENS, STATES_TOKENS = 512, 64
+"""As `serving.llama_cpp.model` has them, which would load llama.cpp."""
 VLLM_RUNTIME = 1_850_000_000
 """Its three processes without a model, on a CPU."""
 CELLS = 256
@@ -111,18 +111,21 @@ def engine_bytes(
     section: EngineSection, shape: ModelShape, weights: int, slots: int, slot: int, gpu: bool
 ) -> tuple[int, str]:
     """Bytes of one engine with room for `slots` adapters of `slot` bytes each, and what they are made of."""
-    beside = slots * slot
+    beside, states = slots * slot, 0
     cache = 4 * shape.layers * shape.kv_heads * shape.head_size * section.parallel
     if section.engine == "llama.cpp":
         cache *= -(-section.context_length // CELLS) * CELLS
         work = LLAMA_RUNTIME + BATCH_TOKENS * 4 * (shape.vocabulary + shape.hidden + shape.intermediate)
+        states = STATES_TOKENS * 4 * (shape.vocabulary + shape.hidden)
     elif gpu:
         cache, work = cache * section.context_length, 0  # the rest of its share gets more of the cache
     else:
         gigabytes = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "")
         cache, work = int(float(gigabytes) * 2**30) if gigabytes else CPU_CACHE_BYTES, VLLM_RUNTIME
-    note = f"{size(weights)} weights, {size(cache)} keys and values, {size(beside)} for {slots} adapters"
-    return weights + cache + work + beside, note
+    parts = [f"{size(weights)} weights", f"{size(cache)} keys and values"]
+    parts += [f"{size(states)} once embeddings are asked for"] if states else []
+    parts.append(f"{size(beside)} for {slots} adapters")
+    return weights + cache + work + states + beside, ", ".join(parts)
 
 
 def weight_bytes(held: Artifact) -> int:

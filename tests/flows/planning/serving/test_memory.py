@@ -45,6 +45,7 @@ def one(registry: Registry, machine: Machine = ROOM, **section: Any) -> EngineEs
 
 def test_the_batch_is_the_engines() -> None:
     assert memory.BATCH_TOKENS == llama_model.BATCH_TOKENS
+    assert memory.STATES_TOKENS == llama_model.STATES_TOKENS
 
 
 def test_keys_values_replicas_and_adapters_count(registry: Registry, populated: PopulatedRegistry) -> None:
