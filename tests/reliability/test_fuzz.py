@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.openai_api.request import NUMBERS
+from serving.openai_api.settings import NUMBERS
 from tests.reliability.fuzz_answers import Wrong, refusal, streamed, whole
 from tests.reliability.fuzz_requests import CHAT, FINE, ODD, TEXT, Drawn, request
 from tests.seconds import seconds
