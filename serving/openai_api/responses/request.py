@@ -143,7 +143,7 @@ def _function(tool: Any, where: str) -> JsonObject:
         if not says_nothing(tool[name]) and tool[name] is not False:
             message = f"{where}.{name[:60]} is not accepted here; leave it out"
             raise ApiError(message, "tools", code="unsupported_parameter")
-    function = {name: tool[name] for name in FUNCTION_FIELDS if tool.get(name) is not None}
+    function = {name: value for name, value in tool.items() if name in FUNCTION_FIELDS and value is not None}
     function_name(function, where)
     return {"type": "function", "function": function}
 
