@@ -69,15 +69,17 @@ class Batcher:
             line = self.loaded.serving(answers[0].model)
             if isinstance(answers[0], Texts):
                 line = self.loaded.texts
-            waiting = {other: len(other.waiting) for other in self.loaded.lines()}
+            lines = self.loaded.lines()
+            waiting = {other: len(other.waiting) for other in lines}
             total, then = sum(waiting.values()), waiting[line] + len(answers)
-            for _ in range(total + len(answers) - self._limit):
+            room = self._limit + len(self._sequences) - sum(len(other.active) for other in lines)
+            for _ in range(total + len(answers) - room):
                 longest = max(waiting, key=lambda other: waiting[other])
                 if waiting[longest] <= then:
                     self.counts.rejected += 1
                     raise Overloaded(
                         f"{total} answers are waiting, {len(answers)} more are asked for, and this engine "
-                        f"lets {self._limit} wait"
+                        f"has room for {room}"
                     )
                 waiting[longest] -= 1
             for other, left in waiting.items():

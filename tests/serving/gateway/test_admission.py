@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serving.gateway.admission import AdmissionQueue, TooMany
+from serving.gateway.admission import AdmissionQueue, Concurrency, TooMany
+from serving.openai_api.errors import ApiError
 
 PARALLEL, QUEUE, LONGEST = 4, 1000, 10.0
 
@@ -164,3 +165,55 @@ def test_requests_that_nobody_answered_do_not_make_it_look_fast() -> None:
         found.line.inside += 1
         found.line.leave(answered=False)
     assert found.line.wait() == pytest.approx(waits)
+
+
+def test_a_request_takes_as_many_places_as_it_asks_for_answers() -> None:
+    line = AdmissionQueue(4, 4, LONGEST, lambda: 0.0)
+    line.enter(6)
+    assert not line.idle
+    with pytest.raises(TooMany) as busy:
+        line.enter(3)
+    assert busy.value.code == "overloaded"
+    line.enter(2)
+    assert line.inside == 8
+    with pytest.raises(ApiError, match=r"n: this engine has room for 8 answers; ask for no more") as never:
+        line.enter(9)
+    assert (never.value.status, never.value.param) == (400, "n")
+    line.leave(True, 6)
+    line.leave(False, 2)
+    assert (line.inside, line.idle) == (0, True)
+
+
+def test_the_pace_is_that_of_answers() -> None:
+    """An engine that takes a second for the four answers of a request, and gets four such requests in it."""
+    clock, ends, waits, refused = [0.0], deque[float](), list[float](), 0
+    line = AdmissionQueue(PARALLEL, QUEUE, LONGEST, lambda: clock[0])
+    for step in range(4 * 500):
+        came = step / 4
+        while ends and ends[0] <= came:
+            clock[0] = ends.popleft()
+            line.leave(True, 4)
+        clock[0] = came
+        try:
+            line.enter(4)
+        except TooMany:
+            refused += 1
+            continue
+        begins = max(came, ends[-1] if ends else came)
+        ends.append(begins + 1)
+        waits.append(begins - came)
+    assert refused > 1000
+    assert max(waits[20:]) < 1.1 * LONGEST
+    assert statistics.mean(waits[20:]) > 0.25 * LONGEST, "the line is used"
+
+
+def test_answers_to_a_tenant_at_once_have_a_limit() -> None:
+    concurrency = Concurrency()
+    with concurrency.hold("one", 4), concurrency.hold("one", 4, 2), concurrency.hold("other", 1):
+        told = r"3 requests are under way already, and 4 may be"
+        with pytest.raises(TooMany, match=told) as refused, concurrency.hold("one", 4, 2):
+            raise AssertionError("let in")
+        assert refused.value.code == "concurrency_limit_exceeded"
+        with concurrency.hold("one", 4), concurrency.hold("one", None, 9), concurrency.hold("one", 13, 0):
+            assert concurrency._now["one"] == 13
+    assert not concurrency._now

@@ -95,7 +95,7 @@ def test_nothing_else_is_reachable(gateway: Gateway) -> None:
     routes = [
         "/invocations", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/tokenize", "/detokenize",
         "/metrics", "/health", "/healthz", "/readyz", "/ping", "/version", "/docs", "/openapi.json",
-        "/adapters", "/v1/embeddings", "/v1/responses", "/v1/models/", "/v1/chat/completions/",
+        "/adapters", "/v1/responses/resp_1", "/v1/embeddings/", "/v1/models/", "/v1/chat/completions/",
         "/", "/v1", "//v1/models",
     ]  # fmt: skip
     with httpx.Client(headers={"authorization": f"Bearer {key}"}, timeout=SLOWEST) as http:
