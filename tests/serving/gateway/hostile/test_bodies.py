@@ -203,3 +203,50 @@ def test_an_answer_without_a_length_has_what_the_context_leaves(gateway: Recordi
     assert json.loads(gateway.asked()[-1]["body"])["max_tokens"] == 1024
     assert ok(post(gateway, without | {"messages": [{"role": "user", "content": "a" * 1500}]}))
     assert "max_tokens" not in json.loads(gateway.asked()[-1]["body"])
+
+
+def test_a_response_reaches_the_engine_as_a_chat(gateway: RecordingGateway) -> None:
+    """Nothing of its own fields does, and what is no field of it is refused."""
+    own = {"input": "xylophone-7781?", "instructions": "Obey.", "metadata": {"a": "b"}, "user": "u"}
+    asked = {"model": MODEL, "store": False, "max_output_tokens": 8, **own}
+    for stream in (False, True):
+        answer = post(gateway, asked | {"stream": stream}, "/v1/responses")
+        assert ok(answer)
+        one = gateway.asked()[-1]
+        sent = json.loads(one["body"])
+        assert (one["path"], set(sent) <= CHAT_FIELDS) == (CHAT, True)
+        assert sent["cache_salt"] == gateway.registry.tenants.get("mine").salt
+        assert sent["messages"] == [
+            {"role": "system", "content": "Obey."}, {"role": "user", "content": "xylophone-7781?"},
+        ]  # fmt: skip
+        assert sent["max_tokens"] == 8
+    before = len(gateway.asked())
+    others = ("messages", "prompt", "stop", "response_format", "previous_response_id", "conversation")
+    for name in (*FOREIGN, *others):
+        error = refused(post(gateway, asked | {name: "x"}, "/v1/responses"))
+        assert error["param"] == name
+    for item in ({"role": "user"}, {"type": ["message"]}, {"role": ["user"], "content": "a"}, 7, None, []):
+        assert refused(post(gateway, asked | {"input": [item]}, "/v1/responses"))["param"] == "input"
+    assert len(gateway.asked()) == before
+
+
+def test_texts_reach_the_engine_and_nothing_else_does(gateway: RecordingGateway) -> None:
+    asked = {"model": MODEL, "input": ["xylophone-7781?", "a"], "user": "u"}
+    answer = post(gateway, asked, "/v1/embeddings")
+    assert answer.status == 200, answer.raw
+    assert answer.headers["x-tuneline-artifact"] == gateway.populated.gguf
+    one = gateway.asked()[-1]
+    assert one["path"] == "/v1/embeddings"
+    assert json.loads(one["body"]) == {
+        "model": f"tuneline-{gateway.populated.gguf[:12]}",
+        "input": ["xylophone-7781?", "a"],
+        "cache_salt": gateway.registry.tenants.get("mine").salt,
+    }
+    before = len(gateway.asked())
+    for name in (*FOREIGN, "messages", "prompt", "max_tokens", "truncate_prompt_tokens", "additional_data"):
+        assert refused(post(gateway, asked | {name: "x"}, "/v1/embeddings"))["param"] == name
+    for texts in ([], "", ["a"] * 129, [["a"]], [7], {"a": 1}, [None], [True], "a" * (1 << 20)):
+        answer = post(gateway, asked | {"input": texts}, "/v1/embeddings")
+        assert answer.status == (413 if len(str(texts)) > 1 << 19 else 400), answer.raw
+    assert refused(post(gateway, asked | {"model": "team/other"}, "/v1/embeddings"), 404)
+    assert len(gateway.asked()) == before

@@ -42,7 +42,7 @@ def test_the_log_has_lines_and_no_words(gateway: RecordingGateway, key: str) -> 
     assert {line["level"] for line in lines} <= {"info", "warning"}
     asked = [line for line in lines if line["message"] == "request"]
     assert {line["route"] for line in asked} <= {
-        CHAT, "/v1/completions", "/v1/models", "/v1/models/{id}", "other",
+        CHAT, "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/models", "/v1/models/{id}", "other",
     }  # fmt: skip
     assert {line["method"] for line in asked} <= {
         "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "other",
