@@ -135,6 +135,24 @@ def test_no_more_than_fit(key: None) -> None:
     through(work)
 
 
+def test_a_request_takes_as_many_places_as_it_asks_for_answers(key: None) -> None:
+    async def work(client: httpx.AsyncClient, behind: Behind) -> None:
+        for n in (3, 2**70):
+            refused = await client.post(CHAT, json={"model": "ada", "n": n})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+        both = asyncio.create_task(client.post(CHAT, json={"model": "ada", "n": 2}))
+        await until(client, 2)
+        assert (await asking(client, "bob")).status_code == 429
+        behind.end.set()
+        assert (await both).status_code == 200
+        await until(client, 0)
+        for odd in (0, -1, "2", None, True, 1.5, [2]):  # vLLM's to judge
+            assert (await client.post(CHAT, json={"model": "ada", "n": odd})).status_code == 200
+        await until(client, 0)
+
+    through(work)
+
+
 def test_a_request_names_its_model(key: None) -> None:
     async def work(client: httpx.AsyncClient, behind: Behind) -> None:
         for model in ("", None, 7, ["ada"], {"a": 1}):
