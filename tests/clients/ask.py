@@ -84,6 +84,60 @@ def ask_openai(given: Given) -> Answer:
     return answer(message.content, calls_of(message))
 
 
+def ask_openai_responses(given: Given) -> Answer:
+    import openai
+
+    client = openai.OpenAI(base_url=given.url, api_key=given.key, max_retries=0)
+    body: dict[str, Any] = {"model": given.model, "input": QUESTION, "max_output_tokens": TOKENS}
+    body["extra_body"] = {"seed": SEED}
+    if given.tools:
+        body |= {"tools": [{"type": "function", **TOOL["function"]}], "tool_choice": "required"}
+    if given.schema:
+        parsed = client.responses.parse(text_format=Booking, **body)
+        return answer(parsed.output_parsed.model_dump_json())  # type: ignore[union-attr]
+    if given.stream:
+        response, said = None, ""
+        for event in client.responses.create(stream=True, **body):
+            if event.type == "response.output_text.delta":
+                said += event.delta
+            if event.type in ("response.completed", "response.incomplete"):
+                response = event.response
+        assert response is not None
+        assert response.output_text == said
+    else:
+        response = client.responses.create(**body)
+    calls = [item for item in response.output if item.type == "function_call"]
+    return answer(response.output_text, [(call.name, call.arguments) for call in calls])
+
+
+def ask_embeddings(given: Given) -> Answer:
+    """The lengths of two vectors, and how far they are apart, as the library of that name gives them."""
+    texts = [QUESTION, "The sea is wide."]
+    if given.client == "openai-embeddings":
+        import openai
+
+        client = openai.OpenAI(base_url=given.url, api_key=given.key, max_retries=0)
+        found = [one.embedding for one in client.embeddings.create(model=given.model, input=texts).data]
+    elif given.client == "langchain-embeddings":
+        from langchain_openai import OpenAIEmbeddings
+
+        made: Any = OpenAIEmbeddings(
+            base_url=given.url, api_key=given.key, model=given.model, check_embedding_ctx_length=False,
+            max_retries=0,
+        )  # fmt: skip
+        found = made.embed_documents(texts)
+    else:
+        import litellm
+
+        told: Any = litellm.embedding(
+            model=f"openai/{given.model}", input=texts, api_base=given.url, api_key=given.key
+        )
+        found = [one["embedding"] for one in told.data]
+    lengths = [sum(number * number for number in vector) ** 0.5 for vector in found]
+    apart = sum((a - b) ** 2 for a, b in zip(*found, strict=True)) ** 0.5
+    return answer(json.dumps({"lengths": lengths, "apart": apart}))
+
+
 def ask_openai_async(given: Given) -> Answer:
     import openai
 
@@ -110,11 +164,12 @@ def ask_openai_async(given: Given) -> Answer:
     return asyncio.run(work())
 
 
-def ask_langchain(given: Given) -> Answer:
+def ask_langchain(given: Given, responses: bool = False) -> Answer:
     from langchain_openai import ChatOpenAI
 
     chat: Any = ChatOpenAI(
-        base_url=given.url, api_key=given.key, model=given.model, max_tokens=TOKENS, max_retries=0
+        base_url=given.url, api_key=given.key, model=given.model, max_tokens=TOKENS, max_retries=0,
+        use_responses_api=responses,
     )
     if given.schema:
         return answer(
@@ -128,7 +183,8 @@ def ask_langchain(given: Given) -> Answer:
         message = None
         for chunk in chat.stream(QUESTION):
             message = chunk if message is None else message + chunk
-    return answer(str(message.content), [(call["name"], call["args"]) for call in message.tool_calls])
+    text = str(message.text if responses else message.content)
+    return answer(text, [(call["name"], call["args"]) for call in message.tool_calls])
 
 
 def ask_llama_index(given: Given) -> Answer:
@@ -210,12 +266,14 @@ def ask_llm(given: Given) -> Answer:
     return answer(response.text(), [(call.name, call.arguments) for call in response.tool_calls()])
 
 
-def ask_pydantic_ai(given: Given) -> Answer:
+def ask_pydantic_ai(given: Given, responses: bool = False) -> Answer:
     from pydantic_ai import Agent, NativeOutput, ToolOutput
-    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    model = OpenAIChatModel(given.model, provider=OpenAIProvider(base_url=given.url, api_key=given.key))
+    provider = OpenAIProvider(base_url=given.url, api_key=given.key)
+    kind: Any = OpenAIResponsesModel if responses else OpenAIChatModel
+    model = kind(given.model, provider=provider)
     wanted: Any = str
     if given.tools:
         wanted = ToolOutput(Booking, name="book")
@@ -236,12 +294,16 @@ def ask_pydantic_ai(given: Given) -> Answer:
 LIBRARIES: dict[str, Callable[[Given], Answer]] = {
     "openai": ask_openai,
     "openai-async": ask_openai_async,
+    "openai-responses": ask_openai_responses,
     "langchain": ask_langchain,
+    "langchain-responses": lambda given: ask_langchain(given, responses=True),
     "llama-index": ask_llama_index,
     "instructor": ask_instructor,
     "litellm": ask_litellm,
     "llm": ask_llm,
     "pydantic-ai": ask_pydantic_ai,
+    "pydantic-ai-responses": lambda given: ask_pydantic_ai(given, responses=True),
+    **dict.fromkeys(("openai-embeddings", "langchain-embeddings", "litellm-embeddings"), ask_embeddings),
 }
 
 

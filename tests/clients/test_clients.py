@@ -19,12 +19,15 @@ PYTHON = CHECKOUT / ".venv-clients" / "bin" / "python"
 LIBRARIES = (
     "openai",
     "openai-async",
+    "openai-responses",
     "langchain",
+    "langchain-responses",
     "llama-index",
     "instructor",
     "litellm",
     "llm",
     "pydantic-ai",
+    "pydantic-ai-responses",
 )
 NO_PLAIN_TEXT = ("instructor",)
 NO_SCHEMA = ("openai-async", "llama-index", "instructor")
@@ -84,3 +87,10 @@ def test_tools(gateway: Gateway, library: str, options: tuple[str, ...]) -> None
 def test_an_answer_that_fits_a_schema(gateway: Gateway, library: str) -> None:
     options = () if library == "instructor" else ("--schema",)
     jsonschema.validate(json.loads(asked(gateway, library, *options)["text"]), BOOKING)
+
+
+@pytest.mark.parametrize("library", ["openai-embeddings", "langchain-embeddings", "litellm-embeddings"])
+def test_embeddings(gateway: Gateway, library: str) -> None:
+    found = json.loads(asked(gateway, library)["text"])
+    assert found["lengths"] == pytest.approx([1, 1], abs=1e-4)
+    assert found["apart"] > 0.01
