@@ -28,6 +28,7 @@ import pytest
 
 from registry.processes import ProcessId
 from serving.engine.adapter_pool import AdapterPool
+from serving.engine.capabilities import EMBEDDING_ENGINES
 from serving.errors import AdapterRefused, EngineFailed, NotServable, Overloaded
 from serving.openai_api.fields import NEUTRAL
 from tests.reliability import adapters
@@ -128,6 +129,27 @@ def test_an_answer_fits_its_schema(shared: Shared, family: Family) -> None:
             await client.chat.completions.create(
                 model=name, response_format={"type": "json_schema", "json_schema": schema}, **asked
             )
+        assert await ask(client, name) == first.answer
+
+    shared.run(work)
+
+
+def test_embeddings_where_the_engine_has_them(shared: Shared, family: Family) -> None:
+    (first, *_) = family.canaries
+
+    async def work(engine: AnyEngine, client: openai.AsyncOpenAI) -> None:
+        if shared.kind not in EMBEDDING_ENGINES:
+            with pytest.raises(openai.NotFoundError):
+                await client.embeddings.create(model=engine.base, input="Hi")
+            return
+        name = await engine.load_adapter(first.digest, shared.adapter(first))
+        found = [
+            (await client.embeddings.create(model=model, input=["Hi", "The sea is wide."])).data
+            for model in (engine.base, name)
+        ]
+        for base, adapter in zip(*found, strict=True):
+            assert base.embedding == pytest.approx(adapter.embedding, abs=1e-3), "the base's, whoever asks"
+        assert found[0][0].embedding != pytest.approx(found[0][1].embedding, abs=1e-3)
         assert await ask(client, name) == first.answer
 
     shared.run(work)
