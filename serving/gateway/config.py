@@ -57,7 +57,9 @@ class Bounds(_Section):
         description="tokens of an answer; where a request does not say, so many or what the context leaves",
     )
     n: int = Field(default=1, ge=1, le=16, description="answers to one request")
-    inputs: int = Field(default=128, ge=1, le=2048, description="texts of one request for embeddings")
+    inputs: int = Field(
+        default=128, ge=0, le=2048, description="texts of one request for embeddings; 0: none are given"
+    )
     header_seconds: float = Field(default=10.0, gt=0, description="until a request's headers have come")
     body_seconds: float = Field(default=10.0, gt=0, description="until its body has come")
     write_seconds: float = Field(default=30.0, gt=0, description="a client may take to read what was sent")

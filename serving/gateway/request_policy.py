@@ -66,6 +66,8 @@ def read_response(raw: bytes, limits: RequestLimits) -> GatewayRequest:
 
 def read_embeddings(raw: bytes, limits: RequestLimits) -> EmbeddingsRequest:
     """The request for embeddings in `raw`. Raises `ApiError`, in OpenAI's words."""
+    if not limits.inputs:
+        raise ApiError("no embeddings are given here (`bounds.inputs` is 0)", None, 404, "not_found")
     request = embeddings.read_embeddings(raw, limits)
     _require_no_salt(request.salt)
     return request
