@@ -10,10 +10,11 @@ from aiohttp import web
 
 from serving.errors import ServingError
 from serving.gateway.relay import refusal
-from serving.gateway.replica import Replica
+from serving.gateway.replica import READ_SECONDS, Replica
 from serving.gateway.request_context import Embedding, Recorder, RequestContext
 from serving.gateway.upstream import ATTEMPTS, unavailable
 from serving.openai_api.embeddings import EmbeddingsRequest
+from serving.openai_api.errors import ApiError
 
 _TOKENS = re.compile(rb'"usage":\s*\{"prompt_tokens":\s*([0-9]{1,15})\b')
 _END_BYTES = 256
@@ -34,6 +35,9 @@ async def answer(
         try:
             async with replica.embed(request, embedding.tenant.salt, context.id) as reply:
                 return await _pass_on(context, embedding, reply)
+        except TimeoutError:  # one of aiohttp's is a lost connection too; the texts would take as long again
+            message = f"the texts took longer than {READ_SECONDS:g} s; send fewer in a request"
+            raise ApiError(message, "input", 503, "unavailable") from None
         except aiohttp.ClientConnectionError as error:  # the engine died, and nobody has had anything of it
             embedding.begun = False
             if attempt == ATTEMPTS:

@@ -36,6 +36,8 @@ def read_input(value: Any, most: int, lacking: Collection[str]) -> list[Message]
     chat = _Chat(lacking)
     for index, item in enumerate(value):
         chat.add(item, f"input[{index}]")
+    if not chat.messages:
+        refuse("input", "an item that says something", value)
     return chat.messages
 
 

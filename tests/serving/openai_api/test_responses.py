@@ -156,6 +156,7 @@ MEANT: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]: nothing is kept that could be"),
     ({"input": [{"type": "computer_call_output"}]}, "input[0].type: expected one of message, function_call"),
     ({"input": ["Hi"]}, "input[0]: expected an object"),
+    ({"input": [{"type": "reasoning", "summary": []}]}, "input: expected an item that says something"),
     ({"input": [{"role": "tool", "content": "a"}]}, "input[0].role: expected one of user, assistant"),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
      "input[0].content: expected a text, or parts of type input_text or output_text"),
