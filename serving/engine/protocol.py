@@ -16,9 +16,9 @@ Health = dict[str, str | int]
 class Engine(Protocol):
     """An engine process of our own, which ends with this one and is started again when it dies.
 
-    It answers `/v1/chat/completions`, `/v1/completions` and `/v1/models` of OpenAI's protocol on `socket`, and
-    `/v1/embeddings` if it is one of `serving.engine.capabilities.EMBEDDING_ENGINES`. A request names the served
-    model; an unknown name is a 404. All methods belong to one event loop.
+    It answers `/v1/chat/completions`, `/v1/completions` and `/v1/models` of OpenAI's protocol on `socket`,
+    and `/v1/embeddings` if it is one of `serving.engine.capabilities.EMBEDDING_ENGINES`. A request names the
+    served model; an unknown name is a 404. All methods belong to one event loop.
     """
 
     @property

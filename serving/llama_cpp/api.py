@@ -1,6 +1,7 @@
 """What clients may ask of the engine, as an ASGI application.
 
-`/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/embeddings`, `/v1/models`, `/health`, no more.
+`/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/embeddings`, `/v1/models`, `/health`; no
+more.
 """
 
 from __future__ import annotations

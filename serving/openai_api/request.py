@@ -193,4 +193,3 @@ def _more(fields: Fields, chat: bool) -> JsonObject:
         more["echo"] = fields.flag("echo") or None
         more["suffix"] = fields.text("suffix")
     return {name: value for name, value in more.items() if value not in (None, {})}
-

@@ -168,7 +168,11 @@ def ask_langchain(given: Given, responses: bool = False) -> Answer:
     from langchain_openai import ChatOpenAI
 
     chat: Any = ChatOpenAI(
-        base_url=given.url, api_key=given.key, model=given.model, max_tokens=TOKENS, max_retries=0,
+        base_url=given.url,
+        api_key=given.key,
+        model=given.model,
+        max_tokens=TOKENS,
+        max_retries=0,
         use_responses_api=responses,
     )
     if given.schema:

@@ -1,7 +1,7 @@
 """What the engines of a `serve.yaml` will need, and whether this machine has it: from metadata, no weights.
 
-Upper ends of what to expect. SmolLM2-135M with 16 adapters on llama.cpp: 480 MB foretold, 390 measured (before
-anybody asked for embeddings); on vLLM's CPU build 3.3 GB and 3.2.
+Upper ends of what to expect. SmolLM2-135M with 16 adapters on llama.cpp: 480 MB foretold, 390 measured
+(before anybody asked for embeddings); on vLLM's CPU build 3.3 GB and 3.2.
 """
 
 from __future__ import annotations
