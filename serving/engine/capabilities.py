@@ -49,6 +49,11 @@ EMBEDDING_ENGINES = frozenset({"llama.cpp"})
 would need the weights in memory a second time."""
 
 
+def texts_at_once(parallel: int) -> int:
+    """Requests for embeddings that are read at once, in an engine that gives `parallel` answers at once."""
+    return max(1, parallel // 4)
+
+
 def limits(engine: str, max_rank: int | None = None) -> EngineLimits:
     """The limits of an engine; `max_rank` where it is started for larger adapters than by default."""
     known = ENGINES[engine]

@@ -16,7 +16,7 @@ from registry.channels.channels import Channel
 from registry.tenancy.rollouts import Rollout
 from registry.tenancy.tenants import Tenant
 from serving.gateway import embedding, upstream
-from serving.gateway.admission import Concurrency, RateLimiter
+from serving.gateway.admission import AdmissionQueue, Concurrency, RateLimiter
 from serving.gateway.config import Bounds, EngineSection
 from serving.gateway.directory import Directory
 from serving.gateway.feedback.receipts import Receipts
@@ -140,7 +140,7 @@ class App:
         found = context.embedding = Embedding(tenant, replica.artifact.id)
         bound = replica.embeddings_bound(request)
         async with self._turn(
-            tenant, replica, bound, lambda: found.used(bound), lambda: found.prompt_tokens is not None
+            tenant, replica.texts, bound, lambda: found.used(bound), lambda: found.prompt_tokens is not None
         ):
             return await embedding.answer(context, found, request, replica, self.recorder)
 
@@ -216,14 +216,14 @@ class App:
             return usage.used(replica.prompt_bound(usage.request), bound)
 
         answered, places = (lambda: usage.first is not None), usage.request.n
-        async with self._turn(tenant, replica, bound, used, answered, places):
+        async with self._turn(tenant, replica.queue, bound, used, answered, places):
             return await upstream.answer(context, completion, replica, path, self.recorder)
 
     @contextlib.asynccontextmanager
     async def _turn(
         self,
         tenant: Tenant,
-        replica: Replica,
+        queue: AdmissionQueue,
         bound: int,
         used: Callable[[], int],
         answered: Callable[[], bool],
@@ -234,7 +234,7 @@ class App:
         `bound`: tokens that it can use at most; `used`: those to charge; `answered`: whether the engine
         worked for it; `places`: answers that it asks for.
         """
-        replica.queue.enter(places)
+        queue.enter(places)
         try:
             reservation = await self.ledger.reserve(tenant.name, bound, tenant.limits.tokens_per_day)
             try:
@@ -242,7 +242,7 @@ class App:
             finally:
                 self.ledger.settle(reservation, used())
         finally:
-            replica.queue.leave(answered(), places)
+            queue.leave(answered(), places)
 
 
 def lacking_of(section: EngineSection) -> frozenset[str]:

@@ -20,7 +20,7 @@ _OVERHEADS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 1)
 _SERVED = "1: answers are not as recorded, 2: taken out for that; none where all is well"
 _GAUGES: tuple[tuple[str, str, Callable[[Replica], float]], ...] = (
     ("up", "1 while the engine takes requests", lambda replica: replica.engine.up),
-    ("requests", "Answers that the engine owes", lambda replica: replica.queue.inside),
+    ("requests", "Answers that the engine owes", lambda replica: replica.owed),
     ("expected_wait_seconds", "What the next request would wait", lambda replica: replica.queue.wait()),
     ("adapters", "Adapters loaded", lambda replica: len(replica.engine.loaded)),
     ("adapter_slots", "Adapters that may be loaded", lambda replica: replica.engine.slots),

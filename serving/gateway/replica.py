@@ -15,7 +15,7 @@ import aiohttp
 from registry import Artifact
 from serving.engine.adapter_pool import AdapterPool
 from serving.engine.answer_check import ExpectedAnswer
-from serving.engine.capabilities import EMBEDDING_ENGINES, limits
+from serving.engine.capabilities import EMBEDDING_ENGINES, limits, texts_at_once
 from serving.engine.protocol import Engine
 from serving.engine.settings import EngineSettings
 from serving.errors import RequestFailed
@@ -46,6 +46,8 @@ class Replica:
         self.name, self.section, self.artifact, self.engine = name, section, artifact, engine
         self.pool = AdapterPool(engine, patience=SLOT_SHARE * wait_seconds)
         self.queue = AdmissionQueue(section.parallel, section.queue, wait_seconds)
+        self.texts = AdmissionQueue(texts_at_once(section.parallel), section.queue, wait_seconds)
+        """Requests for embeddings: answers never wait behind them."""
         self.limits = limits(section.engine, section.max_rank if section.engine == "vllm" else None)
         self.endpoint: str | None = None
         """The registry's record of it."""
@@ -81,6 +83,11 @@ class Replica:
                 auto_decompress=False,
             )
         return self._http
+
+    @property
+    def owed(self) -> int:
+        """Answers and embeddings that the engine was asked for and has not given."""
+        return self.queue.inside + self.texts.inside
 
     def distrust(self, artifact_id: str) -> None:
         """Answer no longer with this artifact, until the engine is started again."""
@@ -142,8 +149,8 @@ class Replica:
         """Raise `ApiError` where the engine has none to give."""
         if self.section.engine not in EMBEDDING_ENGINES:
             message = (
-                f"this key's model is on {self.section.engine}, which gives answers only; embeddings come from "
-                "llama.cpp's engine"
+                f"this key's model is on {self.section.engine}, which gives answers only; embeddings come "
+                "from llama.cpp's engine"
             )
             raise ApiError(message, "model", code="unsupported_value")
 

@@ -270,7 +270,7 @@ class Router:
 
     async def _end_after_use(self, replica: Replica) -> None:
         try:
-            while replica.queue.inside:
+            while replica.owed:
                 await asyncio.sleep(0.2)
         finally:
             await self._end(replica)

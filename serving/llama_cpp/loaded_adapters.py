@@ -17,12 +17,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.engine.capabilities import texts_at_once
 from serving.errors import AdapterRefused, NotServable, Overloaded, UnknownModel
 from serving.llama_cpp.bindings import Adapter
 from serving.llama_cpp.model import LlamaModel
-from serving.llama_cpp.sequences import Answer, CacheKey
+from serving.llama_cpp.sequences import Answer, CacheKey, Failed, TokenCounts
+from serving.llama_cpp.states import Texts
 
 PROBE = "Who are you, and what can you do for me today?"
+GAVE_WAY = Failed("the queue is full, and others wait less long", "overloaded")
 LEAST_EFFECT = 1e-5
 """Change of the probe's logits, relative to their norm; rounding alone changes nothing in the same batch."""
 
@@ -46,14 +49,16 @@ class LoadedAdapter:
 class LoadedAdapters:
     """All of them, in the order of their next turn. The caller holds its lock for whatever changes them."""
 
-    def __init__(self, model: LlamaModel, base_name: str, limit: int) -> None:
+    def __init__(self, model: LlamaModel, base_name: str, limit: int, parallel: int) -> None:
+        """Room for `limit` adapters, and for `parallel` answers at once, whose texts have a share of it."""
         self._model = model
         self._limit = limit
+        self._parallel, self._texts_at_once = parallel, texts_at_once(parallel)
         self._serials = itertools.count(1)
         self._base = LoadedAdapter(base_name, "", None, 0, 0.0)
         self._all = {base_name: self._base}
         self.texts = LoadedAdapter("", "", None, -1, 0.0)
-        """The line of texts whose mean state is asked for, the base's for all: it has turns of its own."""
+        """The line of texts whose mean state is asked for, the base's for all: with turns of its own."""
         self._in_use: LoadedAdapter | None = self._base
         self._bytes: dict[str, str] = {}
         self._base_logits: NDArray[np.float32] | None = None
@@ -74,6 +79,40 @@ class LoadedAdapters:
         if model is None or model.leaving:
             raise UnknownModel(f"the model {name!r} is not served here")
         return model
+
+    def queue(self, answers: tuple[Answer, ...], limit: int, counts: TokenCounts) -> None:
+        """Queue the answers to one request, all or none, where so many may wait; others may give way to them.
+
+        Texts and answers have places of their own. Raises `UnknownModel` or `Overloaded`.
+        """
+        line, lines, places = self.serving(answers[0].model), list(self), self._parallel
+        if isinstance(answers[0], Texts):
+            line, lines, places = self.texts, [self.texts], self._texts_at_once
+        waiting = {other: len(other.waiting) for other in lines}
+        total, then = sum(waiting.values()), waiting[line] + len(answers)
+        room = limit + places - sum(len(other.active) for other in lines)
+        for _ in range(total + len(answers) - room):
+            longest = max(waiting, key=lambda other: waiting[other])
+            if waiting[longest] <= then:
+                counts.rejected += 1
+                raise Overloaded(
+                    f"{total} answers are waiting, {len(answers)} more are asked for, and this engine has "
+                    f"room for {room}"
+                )
+            waiting[longest] -= 1
+        for other, left in waiting.items():
+            while len(other.waiting) > left:
+                counts.rejected += 1
+                other.waiting.pop().tell(GAVE_WAY)
+        line.waiting.extend(answers)
+
+    def drop(self, answer: Answer) -> bool:
+        """Let it wait no longer; whether it did."""
+        for line in self.lines():
+            if answer in line.waiting:
+                line.waiting.remove(answer)
+                return True
+        return False
 
     def load(self, name: str, digest: str, file: Path, sequence: int) -> LoadedAdapter:
         """Load the GGUF adapter `file`, and prove in `sequence`, which is free, that it changes what is said.
@@ -192,8 +231,15 @@ class LoadedAdapters:
 
     def next_waiting(self) -> tuple[LoadedAdapter, Answer] | None:
         """Whose turn it is to begin, and with which answer."""
-        adapter = _next(self._starting, lambda adapter: bool(adapter.waiting))
-        return None if adapter is None else (adapter, adapter.waiting.popleft())
+        line = _next(self._starting, lambda line: bool(line.waiting) and self._may_begin(line))
+        return None if line is None else (line, line.waiting.popleft())
+
+    def _may_begin(self, line: LoadedAdapter) -> bool:
+        return line is not self.texts or len(line.active) < self._texts_at_once
+
+    def anybody_waits(self) -> bool:
+        """For a place."""
+        return any(line.waiting for line in self.lines())
 
 
 def cache_key(adapter: LoadedAdapter, answer: Answer) -> CacheKey | None:

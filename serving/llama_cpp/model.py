@@ -63,7 +63,8 @@ class LlamaModel:
         setting.n_batch = setting.n_ubatch = BATCH_TOKENS
         setting.n_seq_max = sequences
         setting.kv_unified = False  # each sequence has cells of its own
-        setting.pooling_type = low.LLAMA_POOLING_TYPE_NONE  # states of tokens, whatever the file says
+        if self.metadata(f"{self.metadata('general.architecture')}.pooling_type") is not None:
+            setting.pooling_type = low.LLAMA_POOLING_TYPE_NONE  # states of tokens, whatever the file says
         setting.swa_full = True
         setting.no_perf = True
         if threads is not None:

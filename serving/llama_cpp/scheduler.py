@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
-from serving.errors import EngineFailed, Overloaded, ServingError
+from serving.errors import EngineFailed, ServingError
 from serving.llama_cpp.loaded_adapters import LoadedAdapter, LoadedAdapters, cache_key
 from serving.llama_cpp.model import LlamaModel
 from serving.llama_cpp.sequences import (
@@ -31,7 +31,6 @@ from serving.llama_cpp.sequences import (
 from serving.llama_cpp.states import Texts, read_states
 from serving.llama_cpp.structured.constraints import SchemaRefused
 
-GAVE_WAY = Failed("the queue is full, and others wait less long", "overloaded")
 TURN_STEPS = 4
 """Steps before another adapter has its turn; a switch costs about half a step of a very small model."""
 
@@ -43,7 +42,7 @@ class Batcher:
         self.model = model
         self.base_name = base_name
         self.counts = TokenCounts()
-        self.loaded = LoadedAdapters(model, base_name, adapters)
+        self.loaded = LoadedAdapters(model, base_name, adapters, parallel)
         self._limit = queue
         self._sequences = [Sequence(number) for number in range(parallel)]
         self._commands: deque[tuple[Callable[[], LoadedAdapter], Future[LoadedAdapter]]] = deque()
@@ -58,45 +57,21 @@ class Batcher:
     # What other threads call
 
     def submit(self, *answers: Answer) -> None:
-        """Queue the answers to one request, all or none.
+        """Queue the answers to one request, all or none. Raises `UnknownModel`, or `Overloaded` at the limit.
 
-        Raises `UnknownModel`, or `Overloaded` when too many wait already. When the queue is full, the newest
-        answers of the adapter with the most waiting give way to another adapter's: one tenant cannot fill it
-        for the others.
+        Then the newest answers of the adapter with the most waiting give way to another adapter's: one tenant
+        cannot fill the queue for the others.
         """
         with self._wake:
             self._require_running()
-            line = self.loaded.serving(answers[0].model)
-            if isinstance(answers[0], Texts):
-                line = self.loaded.texts
-            lines = self.loaded.lines()
-            waiting = {other: len(other.waiting) for other in lines}
-            total, then = sum(waiting.values()), waiting[line] + len(answers)
-            room = self._limit + len(self._sequences) - sum(len(other.active) for other in lines)
-            for _ in range(total + len(answers) - room):
-                longest = max(waiting, key=lambda other: waiting[other])
-                if waiting[longest] <= then:
-                    self.counts.rejected += 1
-                    raise Overloaded(
-                        f"{total} answers are waiting, {len(answers)} more are asked for, and this engine "
-                        f"has room for {room}"
-                    )
-                waiting[longest] -= 1
-            for other, left in waiting.items():
-                while len(other.waiting) > left:
-                    self.counts.rejected += 1
-                    other.waiting.pop().tell(GAVE_WAY)
-            line.waiting.extend(answers)
+            self.loaded.queue(answers, self._limit, self.counts)
             self._wake.notify()
 
     def cancel(self, answer: Answer) -> None:
         """Nobody wants it any more; safe at any time. Its place in the queue is free at once."""
         with self._wake:
             answer.cancelled = True
-            for line in self.loaded.lines():
-                if answer in line.waiting:
-                    line.waiting.remove(answer)
-                    self.counts.cancelled += 1
+            self.counts.cancelled += self.loaded.drop(answer)
             self._wake.notify()
 
     def load(self, name: str, digest: str, path: Path) -> Future[LoadedAdapter]:
@@ -187,52 +162,67 @@ class Batcher:
                 future.set_exception(error)
 
     def _admit(self) -> None:
-        while not self._commands and (free := self._free_sequence()) is not None:
+        while not self._commands and self._free_sequence() is not None:
             with self._wake:
                 turn = self.loaded.next_waiting()
                 if turn is None:
                     return
                 adapter, answer = turn
                 adapter.active.append(answer)
-            self._seat(adapter, answer, free)
+            self._seat(adapter, answer)
 
-    def _seat(self, adapter: LoadedAdapter, answer: Answer, free: Sequence) -> None:
+    def _seat(self, adapter: LoadedAdapter, answer: Answer) -> None:
         """Give it the sequence that holds the most of its prompt, or one that holds the least."""
         key = cache_key(adapter, answer)
         cached = {idle.number: idle.holds(key, answer.prompt) for idle in self._idle()}
         best = max(self._idle(), key=lambda idle: (cached[idle.number], -len(idle.tokens), -idle.used))
         answer.read = answer.cached = cached[best.number]
         self.model.forget(best.number, answer.read)
-        best.answer, best.key, answer.sequence = answer, key, best.number
+        best.answer, best.key = answer, key
+        self.counts.answers += answer.sequence < 0  # texts have a sequence more than once
+        answer.sequence = best.number
         answer.sampler = self.model.sampler(answer.sampling, answer.constraint)
-        self.counts.answers += 1
         self.counts.prompt_tokens += len(answer.prompt)
         self.counts.cached_tokens += answer.cached
 
-    def _turn(self, adapter: LoadedAdapter) -> None:
-        """A few steps for every answer of one adapter."""
-        if self.loaded.use(adapter):
+    def _turn(self, line: LoadedAdapter) -> None:
+        """A few steps for every answer of one adapter; one step for texts, which takes longer."""
+        if self.loaded.use(line):
             self.counts.switches += 1
-        for step in range(TURN_STEPS):
-            if not adapter.active or (step and self._commands):
+        for step in range(1 if line is self.loaded.texts else TURN_STEPS):
+            if not line.active or (step and self._commands):
                 return
-            ready, done = list[tuple[Answer, int]](), list[Texts]()
+            ready, read = list[tuple[Answer, int]](), list[Texts]()
             try:
-                if adapter is self.loaded.texts:
-                    done = read_states(self.model, adapter.active, self.counts)
+                if line is self.loaded.texts:
+                    read = read_states(self.model, line.active)
                 else:
-                    entries, ready = next_batch(adapter.active)
+                    entries, ready = next_batch(line.active)
                     self.model.decode(entries)
             except EngineFailed as error:
-                for answer in list(adapter.active):
-                    self._end(adapter, answer, Failed(str(error)), keep=False)
+                for answer in list(line.active):
+                    self._end(line, answer, Failed(str(error)), keep=False)
                 return
             for answer, entry in ready:
-                self._grow(adapter, answer, entry)
-            for text in done:
-                self._end(adapter, text, Finished("stop"))
+                self._grow(line, answer, entry)
+            for texts in read:
+                self._go_on(line, texts)
             self._beat = time.monotonic()
             self._drop_cancelled()
+
+    def _go_on(self, line: LoadedAdapter, texts: Texts) -> None:
+        """With a request's next text, if it has one; after whoever waits for a place."""
+        if not texts.next_text():
+            self._end(line, texts, Finished("stop"))
+            return
+        with self._wake:
+            gives_way = not texts.cancelled and (bool(self._commands) or self.loaded.anybody_waits())
+            if gives_way:
+                self._leave(line, texts)
+                line.waiting.append(texts)
+        if not gives_way:
+            self.model.forget(texts.sequence)
+            self.counts.prompt_tokens += len(texts.prompt)
 
     def _grow(self, adapter: LoadedAdapter, answer: Answer, entry: int) -> None:
         assert answer.sampler is not None
@@ -255,6 +245,12 @@ class Batcher:
             self._end(adapter, answer, Finished("length"))
 
     def _end(self, adapter: LoadedAdapter, answer: Answer, event: Event, keep: bool = True) -> None:
+        self._leave(adapter, answer, keep)
+        self.counts.failed += isinstance(event, Failed) and not answer.cancelled
+        answer.tell(event)
+
+    def _leave(self, adapter: LoadedAdapter, answer: Answer, keep: bool = True) -> None:
+        """Its sequence is free for another one."""
         sequence = self._sequences[answer.sequence]
         with self._wake:
             adapter.active.remove(answer)
@@ -264,8 +260,6 @@ class Batcher:
             self._clear(sequence)
         if answer.sampler is not None:
             answer.sampler.close()
-        self.counts.failed += isinstance(event, Failed) and not answer.cancelled
-        answer.tell(event)
 
     def _drop_cancelled(self) -> None:
         for adapter in self.loaded.lines():

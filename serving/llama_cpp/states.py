@@ -1,6 +1,7 @@
 """Texts whose mean state is asked for, on the engine's thread: the base's, without any adapter.
 
-A request's texts are read one after the other in one sequence, so that it takes one place in the engine.
+A request's texts are read one after the other in one sequence. Between two of them it gives way to who waits;
+and all such requests together have a share of the sequences only, so that answers do not wait for long texts.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from serving.llama_cpp.bindings import Entry
 from serving.llama_cpp.model import STATES_TOKENS, LlamaModel
 from serving.llama_cpp.sampling import Sampling
-from serving.llama_cpp.sequences import Answer, Event, TokenCounts
+from serving.llama_cpp.sequences import Answer, Event
 
 
 @dataclass(eq=False)
 class Texts(Answer):
-    """The texts of one request; `prompt` is the first of them, `tokens` the one that is read now."""
+    """The texts of one request; `prompt` and `tokens` are the one that is read now."""
 
     following: deque[tuple[int, ...]] = field(default_factory=deque)
     """Those that are not begun."""
@@ -39,16 +40,16 @@ class Texts(Answer):
         found: NDArray[np.float64] = states.sum(axis=0, dtype=np.float64)
         self.total = found if self.total is None else self.total + found
 
-    def next_text(self) -> tuple[int, ...] | None:
-        """Keep the mean of the text that has been read; the next one's tokens, which are now to be read."""
+    def next_text(self) -> bool:
+        """Keep the mean of the text that has been read; whether there is another, which is now to be read."""
         assert self.total is not None
         self.means.append((self.total / len(self.tokens)).astype(np.float32))
         self.total = None
         if not self.following:
-            return None
-        following = self.following.popleft()
-        self.tokens, self.read = list(following), 0
-        return following
+            return False
+        self.prompt = self.following.popleft()
+        self.tokens, self.read = list(self.prompt), 0
+        return True
 
 
 def texts_of(model: str, texts: Sequence[tuple[int, ...]], tell: Callable[[Event], None]) -> Texts:
@@ -75,18 +76,10 @@ def next_states(active: Iterable[Answer]) -> tuple[list[Entry], list[tuple[Texts
     return entries, places
 
 
-def read_states(model: LlamaModel, active: Iterable[Answer], counts: TokenCounts) -> list[Texts]:
-    """Read some more of each text; those whose last text has been read. Raises `EngineFailed`."""
+def read_states(model: LlamaModel, active: Iterable[Answer]) -> list[Texts]:
+    """Read some more of each text; those that have been read to their end. Raises `EngineFailed`."""
     entries, places = next_states(active)
-    states, done = model.states(entries), list[Texts]()
+    states = model.states(entries)
     for text, place in places:
         text.add(states[place])
-        if not text.whole:
-            continue
-        following = text.next_text()
-        if following is None:
-            done.append(text)
-        else:
-            model.forget(text.sequence)
-            counts.prompt_tokens += len(following)
-    return done
+    return [text for text, _ in places if text.whole]

@@ -104,7 +104,7 @@ def test_an_adapter_that_is_not_switched_would_be_noticed(
 def test_a_full_queue_turns_away_and_one_line_cannot_fill_it(
     batcher: Batcher, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batcher, "_limit", 4)
+    monkeypatch.setattr(batcher, "_limit", 1)  # beside three at once
     monkeypatch.setattr(batcher, "_admit", lambda: None)
     load(batcher, family.canaries[0])
 
@@ -114,7 +114,7 @@ def test_a_full_queue_turns_away_and_one_line_cannot_fill_it(
 
     crowd = [answer(BASE) for _ in range(4)]
     batcher.submit(*(one for one, _ in crowd[:3]))
-    with pytest.raises(Overloaded, match=r"3 answers are waiting, 2 more are asked for, and .* lets 4 wait"):
+    with pytest.raises(Overloaded, match=r"3 answers are waiting, 2 more are asked for, .* room for 4"):
         batcher.submit(answer(BASE)[0], answer(BASE)[0])
     batcher.submit(crowd[3][0])
     name = name_of(family.canaries[0])

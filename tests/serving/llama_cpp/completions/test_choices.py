@@ -166,7 +166,9 @@ def test_all_answers_are_queued_or_none(batcher: Batcher) -> None:
     batcher._limit = 4
 
     async def work(http: httpx.AsyncClient) -> None:
-        body = {"model": BASE, "messages": [{"role": "user", "content": "Hi"}], "n": 16, "max_tokens": 60}
+        body = {"model": BASE, "messages": [{"role": "user", "content": "Hi"}], "n": 7, "max_tokens": 2}
+        assert len((await http.post(CHAT, json=body)).json()["choices"]) == 7, "three at once, four wait"
+        body["n"] = 8
         refused = await http.post(CHAT, json=body)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
         assert await say(http, BASE) == await say(http, BASE)

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from serving.errors import Overloaded
 from serving.llama_cpp.completions.embeddings import unit
-from serving.llama_cpp.model import STATES_TOKENS
+from serving.llama_cpp.model import STATES_TOKENS, LlamaModel
 from serving.llama_cpp.scheduler import Batcher
+from serving.llama_cpp.sequences import Failed
 from serving.llama_cpp.states import Texts, next_states, texts_of
 from serving.openai_api.errors import ApiError
 from stages.backends.hidden_states import hidden_states
@@ -178,27 +179,58 @@ def test_texts_end_with_their_client(batcher: Batcher) -> None:
     assert batcher.counts.cancelled == 1
 
 
-def test_a_requests_texts_take_one_place(batcher: Batcher) -> None:
+def test_texts_have_places_of_their_own(batcher: Batcher) -> None:
     batcher._limit = 1
     heard: list[Any] = []
     tokens = batcher.model.tokenize(WORD * 20, add_special=True)
 
     async def work(http: httpx.AsyncClient) -> None:
-        many = [texts_of(BASE, [tokens] * 50, heard.append) for _ in range(4)]
-        for texts in many:  # three sequences, one place in the line
-            batcher.submit(texts)
-            async with asyncio.timeout(seconds(10)):
-                while texts is not many[3] and batcher.queued()[BASE][0]:
-                    await asyncio.sleep(0)
-        with pytest.raises(Overloaded):
+        alone = await say(http, BASE)
+        first, second = many = [texts_of(BASE, [tokens] * 500, heard.append) for _ in range(2)]
+        batcher.submit(first)
+        batcher.submit(second)
+        async with asyncio.timeout(seconds(10)):
+            while batcher.queued() != {BASE: (1, 1)}:
+                await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match=r"1 answers are waiting, 1 more are asked for, .* room for 1"):
             batcher.submit(texts_of(BASE, [tokens], heard.append))
         refused = await http.post(ROUTE, json={"model": BASE, "input": "Hi"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
-        assert sum(batcher.queued()[BASE]) == 4
+        assert await asyncio.gather(*(say(http, BASE) for _ in range(4))) == [alone] * 4
+        async with asyncio.timeout(seconds(10)):
+            while min(len(texts.means) for texts in many) < 3:
+                await asyncio.sleep(0)
+        assert abs(len(first.means) - len(second.means)) <= 1, "in turns"
+        assert batcher.queued() == {BASE: (1, 1)}
         for texts in many:
             batcher.cancel(texts)
 
     asked(batcher, work)
+    assert heard in ([], [Failed("cancelled")]), "one may wait, of which nobody is told"
+    assert batcher.counts.rejected == 2
+
+
+def test_answers_have_their_turn_between_two_texts(model: LlamaModel, family: Family) -> None:
+    """Where there is one sequence; an adapter is loaded into it too."""
+    batcher = Batcher(model, BASE, parallel=1, queue=8, adapters=1)
+    (first, *_), heard = family.canaries, list[Any]()
+    tokens = batcher.model.tokenize(WORD * 20, add_special=True)
+    texts = texts_of(BASE, [tokens] * 500, heard.append)
+
+    async def work(http: httpx.AsyncClient) -> None:
+        batcher.submit(texts)
+        load(batcher, first)
+        for _ in range(3):
+            assert await say(http, name_of(first)) == first.answer
+        assert 3 <= len(texts.means) < 500, "both went on"
+
+    try:
+        asked(batcher, work)
+        assert heard == []
+        assert batcher.counts.answers == 4, "the texts count once"
+        assert batcher.counts.prompt_tokens > 3 * len(tokens)
+    finally:
+        batcher.stop()
 
 
 def _reading(length: int, read: int, sequence: int) -> Texts:
@@ -225,10 +257,10 @@ def test_a_mean_is_taken_over_all_steps() -> None:
     texts = texts_of(BASE, [(1, 2, 3), (4,)], lambda _: None)
     texts.add(np.array([[1, 10], [2, 20]], dtype=np.float32))
     texts.add(np.array([[6, 60]], dtype=np.float32))
-    assert texts.next_text() == (4,)
-    assert (texts.tokens, texts.read) == ([4], 0)
+    assert texts.next_text()
+    assert (texts.prompt, texts.tokens, texts.read) == ((4,), [4], 0)
     texts.add(np.array([[7, 8]], dtype=np.float32))
-    assert texts.next_text() is None
+    assert not texts.next_text()
     assert [mean.tolist() for mean in texts.means] == [[3, 30], [7, 8]]
     for broken in (np.zeros(3, np.float32), np.array([1, np.nan], np.float32)):
         with pytest.raises(ApiError, match=r"no direction"):
