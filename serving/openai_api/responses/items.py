@@ -26,8 +26,8 @@ _MARKS = frozenset({"type", "id", "status"})
 def read_input(value: Any, most: int, lacking: Collection[str]) -> list[Message]:
     """The messages that a text or a list of up to `most` items stands for.
 
-    An assistant's thought, text and calls that follow each other are one message. `lacking`: not done are
-    calls of functions and their results (`tools`), or thoughts (`reasoning_content`). Raises `ApiError`.
+    An assistant's thought, text and calls that follow each other are one message. `lacking`: `tools`
+    where calls of functions and their results are not done. Raises `ApiError`.
     """
     if isinstance(value, str) and value:
         return [{"role": "user", "content": value}]
@@ -104,9 +104,6 @@ class _Chat:
         self.messages.append({"role": "tool", "content": content, "tool_call_id": identity})
 
     def _thought(self, item: JsonObject, where: str) -> None:
-        if "reasoning_content" in self._lacking:
-            message = f"{where}: no engine here takes thoughts (`reasoning`); leave the item out"
-            raise ApiError(message, "input", code="unsupported_value")
         _require_only(item, {"content"}, where)  # a summary is another model's, and no thought of this one
         parts = item.get("content") or []
         if not isinstance(parts, list):

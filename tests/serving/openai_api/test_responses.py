@@ -182,8 +182,6 @@ def test_what_one_engine_does_not_do() -> None:
     assert "'tools' is not supported by the engines here" in str(refusal(VLLM, tools=[TOOL]))
     call = {"type": "function_call", "call_id": "a", "name": "book", "arguments": "{}"}
     assert "input[0]: no engine here calls functions" in str(refusal(VLLM, input=[call]))
-    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}], "summary": []}
-    assert "input[0]: no engine here takes thoughts" in str(refusal(VLLM, input=[thought]))
     both = refusal(tools=[TOOL], text={"format": {"type": "json_object"}})
     assert str(both).startswith("text.format: an answer that may call tools has no other form")
 
