@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -88,6 +91,34 @@ def test_embeddings_are_refused_and_paid_for_as_chats_are(gateway: Gateway) -> N
     rich = gateway.client(gateway.tenant("rich", adapter.gguf))
     with pytest.raises(openai.BadRequestError, match=r"input\[1\]: this model's maximum context length"):
         rich.embeddings.create(model="team/rich", input=["a", "one two " * 200])
+    until(lambda: gateway.number("tuneline_engine_requests") == 0, "all places are free")
+
+
+def test_a_flood_of_embeddings_keeps_nobody_from_an_answer(gateway: Gateway) -> None:
+    """Twelve clients where two answers and one request for embeddings are under way at once."""
+    adapter = gateway.populated.adapters[1]
+    gateway.tenant("quiet", adapter.gguf)
+    client = gateway.client(gateway.tenant("flood", gateway.populated.adapters[0].gguf))
+    got, enough = Counter[str](), threading.Event()
+
+    def flood() -> None:
+        while not enough.is_set():
+            try:
+                client.embeddings.create(model="team/flood", input=["one two " * 60] * 4)
+                got["answered"] += 1
+            except openai.RateLimitError as error:
+                got[str(error.code)] += 1
+
+    with ThreadPoolExecutor(12) as pool:
+        flooding = [pool.submit(flood) for _ in range(12)]
+        try:
+            until(lambda: got["overloaded"] and got["answered"], "a full line, which moves on")
+            answers = [gateway.ask("quiet")[0] for _ in range(5)]
+        finally:
+            enough.set()
+        for one in flooding:
+            one.result()
+    assert answers == [adapter.answer] * 5
     until(lambda: gateway.number("tuneline_engine_requests") == 0, "all places are free")
 
 

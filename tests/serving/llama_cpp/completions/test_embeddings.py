@@ -201,7 +201,7 @@ def test_texts_have_places_of_their_own(batcher: Batcher) -> None:
             while min(len(texts.means) for texts in many) < 3:
                 await asyncio.sleep(0)
         assert abs(len(first.means) - len(second.means)) <= 1, "in turns"
-        assert batcher.queued() == {BASE: (1, 1)}
+        assert sum(batcher.queued()[BASE]) == 2
         for texts in many:
             batcher.cancel(texts)
 
