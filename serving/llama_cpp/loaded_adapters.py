@@ -237,6 +237,10 @@ class LoadedAdapters:
     def _may_begin(self, line: LoadedAdapter) -> bool:
         return line is not self.texts or len(line.active) < self._texts_at_once
 
+    def answering(self) -> bool:
+        """Whether answers are under way, of the base or an adapter."""
+        return any(adapter.active for adapter in self)
+
     def anybody_waits(self) -> bool:
         """For a place."""
         return any(line.waiting for line in self.lines())

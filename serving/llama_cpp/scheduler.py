@@ -195,7 +195,7 @@ class Batcher:
             ready, read = list[tuple[Answer, int]](), list[Texts]()
             try:
                 if line is self.loaded.texts:
-                    read = read_states(self.model, line.active)
+                    read = read_states(self.model, line.active, self.loaded.answering())
                 else:
                     entries, ready = next_batch(line.active)
                     self.model.decode(entries)

@@ -18,6 +18,9 @@ from serving.llama_cpp.model import STATES_TOKENS, LlamaModel
 from serving.llama_cpp.sampling import Sampling
 from serving.llama_cpp.sequences import Answer, Event
 
+BESIDE_ANSWERS = 16
+"""Tokens read in one step while answers are under way: texts then take about as long as one more adapter."""
+
 
 @dataclass(eq=False)
 class Texts(Answer):
@@ -57,15 +60,18 @@ def texts_of(model: str, texts: Sequence[tuple[int, ...]], tell: Callable[[Event
     return Texts(model, texts[0], 0, Sampling(), None, tell, following=deque(texts[1:]))
 
 
-def next_states(active: Iterable[Answer]) -> tuple[list[Entry], list[tuple[Texts, slice]]]:
+def next_states(
+    active: Iterable[Answer], beside_answers: bool = False
+) -> tuple[list[Entry], list[tuple[Texts, slice]]]:
     """An equal share of a step for each text, in the order of their sequences; and whose entries are where.
 
     llama.cpp computes together as many tokens of each sequence. Of more texts than fit, those come first of
     which the least has been read.
     """
     texts = [answer for answer in active if isinstance(answer, Texts)]
-    texts = sorted(texts, key=lambda text: text.read)[:STATES_TOKENS]
-    share = STATES_TOKENS // len(texts)
+    room = BESIDE_ANSWERS if beside_answers else STATES_TOKENS
+    texts = sorted(texts, key=lambda text: text.read)[:room]
+    share = room // len(texts)
     entries: list[Entry] = []
     places: list[tuple[Texts, slice]] = []
     for text in sorted(texts, key=lambda text: text.sequence):
@@ -76,9 +82,9 @@ def next_states(active: Iterable[Answer]) -> tuple[list[Entry], list[tuple[Texts
     return entries, places
 
 
-def read_states(model: LlamaModel, active: Iterable[Answer]) -> list[Texts]:
+def read_states(model: LlamaModel, active: Iterable[Answer], beside_answers: bool) -> list[Texts]:
     """Read some more of each text; those that have been read to their end. Raises `EngineFailed`."""
-    entries, places = next_states(active)
+    entries, places = next_states(active, beside_answers)
     states = model.states(entries)
     for text, place in places:
         text.add(states[place])

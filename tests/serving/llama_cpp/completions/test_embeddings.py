@@ -19,7 +19,7 @@ from serving.llama_cpp.completions.embeddings import unit
 from serving.llama_cpp.model import STATES_TOKENS, LlamaModel
 from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.sequences import Failed
-from serving.llama_cpp.states import Texts, next_states, texts_of
+from serving.llama_cpp.states import BESIDE_ANSWERS, Texts, next_states, texts_of
 from serving.openai_api.errors import ApiError
 from stages.backends.hidden_states import hidden_states
 from stages.backends.tokenizer import load_tokenizer
@@ -247,6 +247,9 @@ def test_each_text_has_an_equal_share_of_a_step() -> None:
     assert all(entry[3] for entry in entries)
     assert places == [(long, slice(0, 32)), (short, slice(32, 42))]
     assert (short.whole, long.whole, long.read) == (True, False, 96)
+    long.read = 64
+    entries, _ = next_states([long], beside_answers=True)
+    assert len(entries) == BESIDE_ANSWERS, "so that answers have their next turn soon"
     crowd = [_reading(10, number % 3, number) for number in range(100)]
     entries, places = next_states(crowd)
     assert len(entries) == len(places) == STATES_TOKENS
