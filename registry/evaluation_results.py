@@ -221,6 +221,14 @@ class EvaluationMetrics(TypedDict, total=False):
     parameters: int
 
 
+class Drawn(TypedDict):
+    """An answer that was drawn, and whether it is right by each metric that is 0 or 1."""
+
+    seed: int
+    answer: str
+    scores: Mapping[str, float]
+
+
 class Item(TypedDict):
     """A row of a scored task's samples."""
 
@@ -234,6 +242,7 @@ class Item(TypedDict):
     scores: dict[str, float]
     counts: NotRequired[Mapping[str, Sequence[float]]]
     judged: NotRequired[Mapping[str, Mapping[str, Any]]]
+    drawn: NotRequired[Sequence[Drawn]]
     metric: NotRequired[str]
     score: NotRequired[float]
 

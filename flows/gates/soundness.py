@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from registry.evaluation_results import EvaluationResults, FidelityResult, ScoredResult, is_fidelity
 from stages.statistics.corpus import COUNTS, Figure, value_of
+from stages.statistics.pass_at import pass_at_k
 
 Rows = list[dict[str, Any]]
+_PASS = re.compile(r"pass@(\d+)\[(.+)\]")
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,22 @@ def _summary_agrees(log: Log) -> Iterator[str]:
             yield f"results.json says {metric} is {summary['value']}, its samples say {mean:.6g}"
 
 
+def _drawn_agree(log: Log) -> Iterator[str]:
+    for row in log.rows:
+        drawn = row.get("drawn") or ()
+        for name, score in row["scores"].items():
+            if (found := _PASS.fullmatch(name)) is None or not is_number(score):
+                continue
+            right = [one["scores"].get(found[2]) == 1 for one in drawn]
+            k, what = int(found[1]), f"item {row['item'][:12]}: {name}"
+            if not 1 <= k <= len(right):
+                yield f"{what} is computed from {k} or more drawn answers, {len(right)} are recorded"
+            elif not math.isclose(pass_at_k(len(right), sum(right), k), score, abs_tol=1e-12):
+                yield f"{what} is {score}, its {len(right)} drawn answers say otherwise"
+        if len({one["seed"] for one in drawn}) != len(drawn):
+            yield f"item {row['item'][:12]}: two answers were drawn with one seed"
+
+
 TASK_CHECKS: dict[str, Callable[[Log], Iterable[str]]] = {
     "samples are there": _present,
     "samples are those measured": _as_measured,
@@ -157,6 +176,7 @@ TASK_CHECKS: dict[str, Callable[[Log], Iterable[str]]] = {
     "every item has every metric": _every_metric,
     "every item has the counts of figures of all": _every_count,
     "the summary agrees with the samples": _summary_agrees,
+    "pass@k is that of the drawn answers": _drawn_agree,
 }
 """What makes one task's log unfit to be believed. Each yields its reasons."""
 

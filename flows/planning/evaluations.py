@@ -109,6 +109,10 @@ def evaluation_work(shape: ModelShape, form: Form, held: Splits, longest_row: in
             return None
         if isinstance(task, HeldoutTask):
             through = through.plus(_held_out(shape, task, form, held.figures, rows))
+            if task.sample is not None:
+                drawn = task.model_copy(update={"choice": False})
+                more = rows * task.sample.answers
+                through = through.plus(_held_out(shape, drawn, form, held.figures, more))
             asked += rows * len(held.figures.choices) * task.choice
         elif isinstance(task, PreferenceTask):
             through = through.plus(_preferred(shape, form, held.figures, rows))

@@ -14,6 +14,7 @@ from flows.recipe import Recipe
 from registry.quantization import STORED
 from serving.engine.capabilities import VLLM_RANKS, limits
 from stages.config.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask, PreferenceTask
+from stages.config.sample import pass_scores
 from stages.config.scores import real_scores
 from stages.quantization import method_of
 
@@ -49,7 +50,8 @@ def task_metrics(
     for task in recipe.evaluate.tasks:
         if isinstance(task, HeldoutTask):
             listed = [score for metric in task.metrics for score in metric.scores]
-            metrics[task.name] = (*listed, *parse, *(["choice_acc"] if task.choice else []))
+            drawn = pass_scores(task.sample, task.metrics)
+            metrics[task.name] = (*listed, *parse, *(["choice_acc"] if task.choice else []), *drawn)
         elif isinstance(task, PreferenceTask):
             metrics[task.name] = task.scores
         elif isinstance(task, LmEvalTask):
@@ -145,10 +147,11 @@ def _of_a_field(metric: str, known: Collection[str]) -> bool:
 
 def _kinds(recipe: Recipe, gate: GatePolicy) -> Iterator[str]:
     """Rules that take a metric's scores for 0 and 1, which they are not."""
-    real = {t.name: real_scores(t.metrics) for t in recipe.evaluate.tasks if isinstance(t, HeldoutTask)}
+    held_out = [task for task in recipe.evaluate.tasks if isinstance(task, HeldoutTask)]
+    real = {t.name: real_scores(t.metrics) | pass_scores(t.sample, t.metrics).keys() for t in held_out}
     for number, rule in enumerate(gate.tasks):
-        name = rule.metric.partition("[")[0]
-        if rule.scores == "binary" and name in real.get(rule.task, ()):
+        names = {rule.metric, rule.metric.partition("[")[0]}
+        if rule.scores == "binary" and names & real.get(rule.task, set()):
             yield f"gate.tasks.{number}.scores: {rule.metric} is not 0 or 1 for each item; set scores: real"
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.config.metrics import DEFAULT, Metric
+from stages.config.sample import SampleConfig, passable
 from stages.config.scores import repeated
 from stages.config.train import Nf4Config
 from stages.contract import StageConfig
@@ -49,11 +50,21 @@ class HeldoutTask(StageConfig):
         description="`all`: each answer of a chat is an item, after the chat as it stands in the data; items "
         "of one chat do not count as independent",
     )
+    sample: SampleConfig | None = Field(
+        default=None,
+        exclude_if=lambda sample: sample is None,
+        description="draw several answers to each item too, for pass@k of each metric that is 0 or 1",
+    )
 
     @model_validator(mode="after")
     def _distinct_scores(self) -> HeldoutTask:
         if (score := repeated(self.metrics)) is not None:
             raise ValueError(f"two metrics give the score {score!r}: give one of them another name")
+        if self.sample is not None and not passable(self.metrics):
+            raise ValueError(
+                "sample: pass@k counts right answers, and no metric of the task says 0 or 1 of an answer by "
+                "itself (a judge's does not count): add one, for example exact or number"
+            )
         return self
 
 

@@ -12,6 +12,7 @@ from stages.scoring.scorer import Scorer
 from stages.statistics.cluster import clustered_mean
 from stages.statistics.corpus import corpus_interval, each_of, value_of
 from stages.statistics.intervals import wilson
+from stages.statistics.pass_at import PREFIX, pass_interval
 
 TAIL = 0.025
 """Of a 95 % interval, to each side."""
@@ -37,7 +38,7 @@ def sum_up(items: Sequence[Item], task: str, main: str, scorer: Scorer | None = 
         if name in corpus:
             metrics[name] = _together(items, corpus[name])
         else:
-            metrics[name] = summarize([item["scores"][name] for item in items], clusters)
+            metrics[name] = _mean(name, [item["scores"][name] for item in items], clusters)
         if units.get(name, "share") != "share":
             metrics[name]["unit"] = units[name]
     return metrics
@@ -62,6 +63,14 @@ def summarize(scores: Sequence[float], clusters: Sequence[str] | None = None) ->
         return {"value": mean, "low": low, "high": high, "n": n, "interval": "wilson"}
     error = 1.96 * math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(n - 1, 1) / n)
     return {"value": mean, "low": mean - error, "high": mean + error, "n": n, "interval": "normal"}
+
+
+def _mean(name: str, scores: Sequence[float], clusters: Sequence[str] | None) -> Metric:
+    if clusters is None or not name.startswith(PREFIX):
+        return summarize(scores, clusters)
+    low, high, interval = pass_interval(scores, clusters, TAIL)
+    mean = math.fsum(scores) / len(scores)
+    return {"value": mean, "low": low, "high": high, "n": len(scores), "interval": interval}
 
 
 def _clusters(items: Sequence[Item]) -> list[str]:

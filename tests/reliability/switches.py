@@ -412,7 +412,7 @@ LADDER_SWITCHES = [
         a_rung_has_its_own_parent=('"quantized": "merged"', '"quantized": "tuned"'),
     ),
     *_in(
-        "stages/backends/evaluate/fidelity_parity.py", PARITY,
+        "stages/backends/evaluate/fidelity/parity.py", PARITY,
         vocabularies_id_by_id=(
             "wrong = sum(word is not None and _word(found, id_) != word for id_, word in "
             "enumerate(expected.words))",
@@ -425,7 +425,7 @@ LADDER_SWITCHES = [
         where_an_answer_ends=('"stop": _stop(folder, ids["eos"])', '"stop": None'),
     ),
     *_in(
-        "stages/backends/evaluate/fidelity_weights.py", WEIGHTS,
+        "stages/backends/evaluate/fidelity/weights.py", WEIGHTS,
         updates_that_did_not_arrive=("if share is not None and abs(share - 1) > TOLERANCE:", "if False:"),
         tensors_of_another_base=("foreign.append(name)", "pass"),
         tensors_that_are_missing=('"missing": sorted(planned - set(merged_files))', '"missing": []'),

@@ -1,22 +1,19 @@
 """Evaluation: open a model as it is, run tasks, write `results.json`.
 
 ```
-measure             one evaluation from beginning to end
-open_model          16-bit, NF4 with an adapter, GPTQ, GGUF
-lm_eval_tasks       tasks through lm-eval, item by item
-heldout             the test split as a task
-prompts             held-out chats, as items and by place
-continuations       the continuations of one context
-token_lm            what every model under lm-eval has in common
-torch_lm            a transformers model
-llama_cpp_lm        a GGUF file
-merge_choice        two merges, compared
-preference          which of two answers is likelier
-fidelity            how near one model is to another
-fidelity_tasks      its tasks
-fidelity_intervals  its intervals
-fidelity_parity     its tokenizer and template
-fidelity_weights    its tensors
-rounding            what rounding to nearest costs
+measure        one evaluation from beginning to end
+open_model     16-bit, NF4 with an adapter, GPTQ, GGUF
+lm_eval_tasks  tasks through lm-eval, item by item
+heldout        the test split as a task
+prompts        held-out chats, as items and by place
+choosing       the next token: the likeliest, or one that is drawn
+continuations  the continuations of one context
+token_lm       what every model under lm-eval has in common
+torch_lm       a transformers model
+llama_cpp_lm   a GGUF file
+merge_choice   two merges, compared
+preference     which of two answers is likelier
+sampling       several answers to an item, drawn
+fidelity/      how near one model is to another
 ```
 """

@@ -21,7 +21,7 @@ from stages.config.evaluate import MOST_CHOICES, HeldoutTask
 from stages.config.metrics import ExactMetric
 from stages.errors import InvalidInput
 from stages.scoring.documents import parses
-from stages.scoring.item import Counts
+from stages.scoring.item import Counts, ItemScore
 from stages.scoring.scorer import Scorer
 from stages.scoring.user_function import Answered
 
@@ -54,6 +54,8 @@ class HeldoutItems(ConfigurableTask):
         _let_calls_be_written(lm, rows, turns)
         documents = [_document(row, turn) for row, turn in zip(rows, turns, strict=True)]
         self.keys = keys = [document["messages"] for document in documents]
+        self.targets = {document["messages"]: document["target"].strip() for document in documents}
+        self.prompts = dict(zip(keys, (turn.prompt for turn in turns), strict=True))
         self.contexts = dict(zip(keys, map(_context, turns), strict=True))
         # as the engine reads its own tokens back: what the template begins an answer with, and all of it
         self.taught = {
@@ -127,22 +129,32 @@ class HeldoutItems(ConfigurableTask):
         ]
 
     def process_results(self, doc: Mapping[str, str], results: Sequence[Any]) -> dict[str, float]:
-        generated, target = str(results[0]).strip(), doc["target"].strip()
-        opening, taught = self.taught[doc["messages"]]
-        answer = generated.removeprefix(opening).strip()
-        scores = {EXACT: float(answer == target or generated == taught)}
-        if self.json_targets:
-            scores["json_valid"] = float(parses(answer))
+        key, generated = doc["messages"], str(results[0])
+        found = self.scored(key, generated)
+        scores = dict(found.scores)
         if self._answers is not None:
             likelihoods = [likelihood for likelihood, _ in results[1:]]
             best = self._answers.answers[likelihoods.index(max(likelihoods))]
-            scores["choice_acc"] = float(best.strip() == target)
-        chat = json.loads(doc["messages"])
-        found = self.scorer.score(answer, references(chat))
-        self.answered[doc["messages"]] = Answered(answer, references(chat), chat[:-1])
+            scores["choice_acc"] = float(best.strip() == doc["target"].strip())
+        chat = json.loads(key)
+        self.answered[key] = Answered(self.answer_of(key, generated), references(chat), chat[:-1])
         if found.counts:
-            self.counts[doc["messages"]] = found.counts
-        return scores | dict(found.scores)
+            self.counts[key] = found.counts
+        return scores
+
+    def answer_of(self, key: str, generated: str) -> str:
+        """What was generated without the fixed text that the template puts before an answer."""
+        return generated.strip().removeprefix(self.taught[key][0]).strip()
+
+    def scored(self, key: str, generated: str) -> ItemScore:
+        """What a generated text scores as the answer to the item of `key`, by all metrics that need no other
+        item."""
+        answer, target = self.answer_of(key, generated), self.targets[key]
+        scores = {EXACT: float(answer == target or generated.strip() == self.taught[key][1])}
+        if self.json_targets:
+            scores["json_valid"] = float(parses(answer))
+        found = self.scorer.score(answer, references(json.loads(key)))
+        return ItemScore(scores | dict(found.scores), found.counts)
 
 
 def _let_calls_be_written(lm: TokenLM, rows: Sequence[Chat], turns: Sequence[LastTurn]) -> None:

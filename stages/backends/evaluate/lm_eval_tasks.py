@@ -29,6 +29,7 @@ from lm_eval.tasks import TaskManager
 from registry.artifacts import digest
 from registry.evaluation_results import Item, ScoredResult, write_samples
 from stages.backends.evaluate.heldout import EXACT, HeldoutItems
+from stages.backends.evaluate.sampling import add_drawn
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.config.evaluate import HeldoutTask, LmEvalTask
 from stages.config.judge_metric import JudgeMetric
@@ -61,14 +62,15 @@ def run_task(
                 raise InvalidInput(
                     f"task {task.name} asks for held-out rows, but no prepared dataset was given"
                 )
-            return _run_heldout(lm, task, dataset, out)
+            return _run_heldout(lm, task, dataset, seed, out)
         return _run_lm_eval(lm, task, seed, out)
 
 
-def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, out: Path) -> ScoredResult:
+def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, seed: int, out: Path) -> ScoredResult:
     heldout = HeldoutItems(task, dataset.path, lm)
     items = _evaluate(lm, heldout, task, None, rendered=False)
     judges = _scored_together(heldout, task, items)
+    add_drawn(lm, heldout, task, seed, items)
     if not heldout.exact:
         for item in items:
             del item["scores"][EXACT]  # lm-eval wants a score of every item

@@ -17,8 +17,8 @@ from registry.evaluation_results import (
     write_results,
 )
 from stages.backends.chat import render
-from stages.backends.evaluate.fidelity_tasks import run_fidelity
-from stages.backends.evaluate.fidelity_weights import nonfinite_tensors
+from stages.backends.evaluate.fidelity.tasks import run_fidelity
+from stages.backends.evaluate.fidelity.weights import nonfinite_tensors
 from stages.backends.evaluate.heldout import EXACT
 from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.merge_choice import compare_merges

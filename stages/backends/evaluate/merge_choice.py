@@ -20,14 +20,14 @@ from registry.evaluation_results import (
     write_samples,
 )
 from stages.backends.chat import load_tokenizer
-from stages.backends.evaluate.fidelity import (
+from stages.backends.evaluate.fidelity.distances import (
     LogProbabilities,
     TokenComparison,
     compare,
     read_chats,
     summarize,
 )
-from stages.backends.evaluate.fidelity_intervals import ByChat
+from stages.backends.evaluate.fidelity.intervals import ByChat
 from stages.backends.evaluate.open_model import open_model
 from stages.backends.tokenizer import tokenizer_home
 from stages.config.evaluate import EvaluateConfig, MergeBaseTask

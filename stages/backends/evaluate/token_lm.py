@@ -20,6 +20,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 
 from stages.backends.chat import opening_of
+from stages.backends.evaluate.choosing import Choose, likeliest
 from stages.backends.evaluate.continuations import Row, Score, Tree
 from stages.contract import progress
 from stages.errors import Diverged, InvalidInput
@@ -33,7 +34,7 @@ EDGE = "\ufdd0"
 
 
 class TokenLM(TemplateLM):
-    """An lm-eval model over an engine. Greedy only; nothing is ever truncated.
+    """An lm-eval model over an engine. Greedy to lm-eval; nothing is ever truncated.
 
     `tokenizer` renders chats; whether contexts are rendered chats (`rendered`) decides if special tokens
     are added: a chat template writes its own. `stop_ids` end a generation.
@@ -101,11 +102,11 @@ class TokenLM(TemplateLM):
     def _in_order(self, rows: Sequence[Row], last: Sequence[int]) -> Iterator[list[int]]:
         """Places of consecutive rows that can be read together."""
         for row in rows:
-            self._check_length(str(row), len(row))
+            self.check_length(str(row), len(row))
         sizes = [(len(row), n) for row, n in zip(rows, last, strict=True)]
-        return self._batched(range(len(rows)), sizes, BRANCH_TOKENS)
+        return self.batched(range(len(rows)), sizes, BRANCH_TOKENS)
 
-    def _batched(
+    def batched(
         self, items: Sequence[Item], sizes: Sequence[tuple[int, int]], most: int
     ) -> Iterator[list[Item]]:
         """Consecutive items that fit together; `sizes`: tokens that each takes, and those it is asked for."""
@@ -191,7 +192,7 @@ class TokenLM(TemplateLM):
         """
         groups: dict[Row, list[int]] = {}
         for index, (texts, ids, continuation) in enumerate(requests):
-            self._check_length(texts[0], len(ids) + len(continuation) - 1)
+            self.check_length(texts[0], len(ids) + len(continuation) - 1)
             groups.setdefault(tuple(ids), []).append(index)
         scores: dict[int, Score] = {}
         trees = {
@@ -221,12 +222,12 @@ class TokenLM(TemplateLM):
         for index, request in enumerate(requests):
             until, limit = self._greedy(request.args[1])
             prompt = tuple(self.tok_encode(request.args[0]))
-            self._check_length(request.args[0], len(prompt) + limit)
+            self.check_length(request.args[0], len(prompt) + limit)
             groups.setdefault((until, limit), {}).setdefault(prompt, []).append(index)
         answers: dict[int, str] = {}
         for (until, limit), prompts in groups.items():
             for _, batch in self._batches(prompts, dict.fromkeys(prompts, limit)):
-                for prompt, answer in zip(batch, self._answer(batch, until, limit), strict=True):
+                for prompt, answer in zip(batch, self.answer(batch, until, limit), strict=True):
                     answers.update(dict.fromkeys(prompts[prompt], answer))
                 progress(len(answers), len(requests), "items answered")
         return [answers[index] for index in range(len(requests))]
@@ -240,14 +241,17 @@ class TokenLM(TemplateLM):
             )
         return tuple(kwargs["until"]), kwargs["max_gen_toks"]
 
-    def _answer(self, prompts: Sequence[Row], until: Sequence[str], limit: int) -> list[str]:
+    def answer(
+        self, prompts: Sequence[Row], until: Sequence[str], limit: int, choose: Choose = likeliest
+    ) -> list[str]:
+        """The answer to each prompt, of at most `limit` tokens, read together."""
         written: list[list[int]] = [[] for _ in prompts]
         texts = [""] * len(prompts)
         alive = list(range(len(prompts)))
         logits = _finite(self._read(prompts))
         while True:
             kept = []
-            for place, token in enumerate(logits.argmax(dim=-1).tolist()):
+            for place, token in enumerate(choose(logits, alive)):
                 row = alive[place]
                 if token in self.stop_ids:
                     continue
@@ -269,11 +273,11 @@ class TokenLM(TemplateLM):
         """
         ordered = sorted(rows, key=lambda row: (-len(row), row))
         done = 0
-        for batch in self._batched(ordered, [(len(row) + growth[row], growth[row]) for row in ordered], most):
+        for batch in self.batched(ordered, [(len(row) + growth[row], growth[row]) for row in ordered], most):
             done += len(batch)
             yield done, batch
 
-    def _check_length(self, context: str, tokens: int) -> None:
+    def check_length(self, context: str, tokens: int) -> None:
         if tokens > self.max_length:
             key = hashlib.sha256(context.encode()).hexdigest()[:12]
             raise InvalidInput(

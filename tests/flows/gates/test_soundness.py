@@ -40,6 +40,20 @@ def _figure(metric: str, damage: Callable[[list[Row]], object] = lambda _: None)
     return change
 
 
+def _drawn(damage: Callable[[list[Row]], object] = lambda _: None) -> Change:
+    """Two drawn answers of each item, one of them right."""
+
+    def change(results: Results, rows: list[Row]) -> None:
+        summary = {"value": 0.5, "low": 0.4, "high": 0.6, "n": len(rows)}
+        results["tasks"]["heldout"]["metrics"]["pass@1[m]"] = summary
+        for row in rows:
+            row["drawn"] = [{"seed": k, "answer": "a", "scores": {"m": k}} for k in (0, 1)]
+            row["scores"]["pass@1[m]"] = 0.5
+        damage(rows)
+
+    return change
+
+
 def _damaged(change: Change | None = None, late: Change | None = None, **given: Any) -> dict[str, Any]:
     return {"change": change, "late": late, **given}
 
@@ -107,6 +121,21 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         "the summary agrees with the samples",
         _damaged(_figure("f1", lambda rows: rows[3].update(counts={"c": [0, 1, 1]}))),
         "results.json says f1 is 1.0, its samples say 0.99",
+    ),
+    "a right answer more than counted": (
+        "pass@k is that of the drawn answers",
+        _damaged(_drawn(lambda rows: rows[3]["drawn"][0]["scores"].update(m=1))),
+        "pass@1[m] is 0.5, its 2 drawn answers say otherwise",
+    ),
+    "drawn answers are gone": (
+        "pass@k is that of the drawn answers",
+        _damaged(_drawn(lambda rows: rows[3].pop("drawn"))),
+        "pass@1[m] is computed from 1 or more drawn answers, 0 are recorded",
+    ),
+    "an answer is drawn twice": (
+        "pass@k is that of the drawn answers",
+        _damaged(_drawn(lambda rows: rows[3]["drawn"][1].update(seed=0))),
+        "two answers were drawn with one seed",
     ),
     "a figure as a share": (
         "figures of all items are taken as such",

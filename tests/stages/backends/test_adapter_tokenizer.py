@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from serving import standalone
 from stages.backends.chat import encode, load_tokenizer
-from stages.backends.evaluate.fidelity_parity import compare_readers
+from stages.backends.evaluate.fidelity.parity import compare_readers
 from stages.backends.evaluate.open_model import open_model
 from stages.config.deploy import DeployConfig
 from stages.config.evaluate import EvaluateConfig

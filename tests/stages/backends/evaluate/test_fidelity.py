@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from stages.backends.chat import encode_with_mask, load_tokenizer
-from stages.backends.evaluate.fidelity import SCRATCH
-from stages.backends.evaluate.fidelity_intervals import ByChat
-from stages.backends.evaluate.fidelity_parity import compare_readers
+from stages.backends.evaluate.fidelity.distances import SCRATCH
+from stages.backends.evaluate.fidelity.intervals import ByChat
+from stages.backends.evaluate.fidelity.parity import compare_readers
 from stages.backends.gptq.groups import require_group_size
 from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask, MergeBaseTask

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.backends.evaluate.fidelity_weights import compare_weights
+from stages.backends.evaluate.fidelity.weights import compare_weights
 from stages.config.merge import MergeConfig
 from stages.contract import Parent
 from stages.merge import merge

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from flows.ladder.model import FailedCheck, RungEvidence
 from registry.artifacts import QuantSpec
-from stages.backends.evaluate.layers import compare_layers
+from stages.backends.evaluate.fidelity.layers import compare_layers
 from stages.config.base import BaseConfig
 from stages.contract import Parent
 from stages.formats.model_directory import ModelDirectory

@@ -10,8 +10,8 @@ import torch
 
 from registry.artifacts import QuantSpec
 from stages.backends.chat import load_tokenizer
-from stages.backends.evaluate.fidelity import Chats
-from stages.backends.evaluate.rounding import round_to_nearest, rounding_cost
+from stages.backends.evaluate.fidelity.distances import Chats
+from stages.backends.evaluate.fidelity.rounding import round_to_nearest, rounding_cost
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.backends.pico import pico_model
 from stages.contract import Parent

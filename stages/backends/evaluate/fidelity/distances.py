@@ -20,7 +20,7 @@ import torch
 
 from registry.evaluation_results import Distances, Metric
 from stages.backends.chat import Message, Tokenizer, encode_with_mask
-from stages.backends.evaluate.fidelity_intervals import ByChat
+from stages.backends.evaluate.fidelity.intervals import ByChat
 from stages.backends.evaluate.token_lm import Row, TokenLM
 from stages.contract import progress
 from stages.errors import InvalidInput

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from registry.evaluation_results import LayerComparison, MatrixDifference
-from stages.backends.evaluate.rounding import rounded
+from stages.backends.evaluate.fidelity.rounding import rounded
 from stages.backends.gptq.load import dequantized, packed_gptq
 from stages.backends.merge.layout import Layout, layout
 from stages.backends.safetensors import model_files

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from registry.evaluation_results import RoundingCost
-from stages.backends.evaluate.fidelity import Chats, LogProbabilities, compare, summarize
+from stages.backends.evaluate.fidelity.distances import Chats, LogProbabilities, compare, summarize
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.quantization.method import Grid
 

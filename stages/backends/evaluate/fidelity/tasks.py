@@ -9,12 +9,18 @@ from pathlib import Path
 from registry.artifacts import digest
 from registry.evaluation_results import FidelityResult, MergedWeights, Parity, write_samples
 from stages.backends.chat import load_tokenizer
-from stages.backends.evaluate.fidelity import LogProbabilities, compare, read_chats, samples, summarize
-from stages.backends.evaluate.fidelity_parity import compare_readers
-from stages.backends.evaluate.fidelity_weights import compare_weights
-from stages.backends.evaluate.layers import compare_layers
+from stages.backends.evaluate.fidelity.distances import (
+    LogProbabilities,
+    compare,
+    read_chats,
+    samples,
+    summarize,
+)
+from stages.backends.evaluate.fidelity.layers import compare_layers
+from stages.backends.evaluate.fidelity.parity import compare_readers
+from stages.backends.evaluate.fidelity.rounding import rounding_cost
+from stages.backends.evaluate.fidelity.weights import compare_weights
 from stages.backends.evaluate.open_model import OpenedModel, open_model
-from stages.backends.evaluate.rounding import rounding_cost
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.backends.tokenizer import tokenizer_home
 from stages.config.evaluate import EvaluateConfig, FidelityTask
