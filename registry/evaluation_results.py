@@ -230,7 +230,8 @@ class Drawn(TypedDict):
 
 
 class Item(TypedDict):
-    """A row of a scored task's samples."""
+    """A row of a scored task's samples. `references`: where there are several right answers, all of them;
+    `slices`: column of the data → value."""
 
     item: str
     prompt_hash: str
@@ -243,6 +244,8 @@ class Item(TypedDict):
     counts: NotRequired[Mapping[str, Sequence[float]]]
     judged: NotRequired[Mapping[str, Mapping[str, Any]]]
     drawn: NotRequired[Sequence[Drawn]]
+    references: NotRequired[Sequence[str]]
+    slices: NotRequired[Mapping[str, str]]
     metric: NotRequired[str]
     score: NotRequired[float]
 

@@ -105,6 +105,7 @@ def _prepare(
         "licence": config.licence or source.licence,
         "source_hashes": source.hashes,
         **({"mixed": mixed} if mixed else {}),
+        **spool.kept,
         **_figures(counts, spool.lengths[split_of_row >= 0], splits, config.max_length),
     }
     (out / "statistics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -176,7 +177,8 @@ def _opened(config: PrepareConfig, feed: Path | None = None) -> Source:
     from stages.data.source import open_source
 
     corpus = config.format.startswith("chatterbot")
-    return open_source(config.source, corpus, config.hub_config, config.hub_split, feed, config.columns)
+    hub, names = (config.hub_config, config.hub_split), (config.columns, config.slices)
+    return open_source(config.source, corpus, *hub, feed, *names)
 
 
 def first_rows(
@@ -211,6 +213,7 @@ def _shaped(
     source: Source, config: PrepareConfig, counts: RowCounts, rows: SourceRows
 ) -> tuple[str, str, SourceRows]:
     """The format as people call it, the shape of the rows that come, and the rows."""
+    from stages.data.chats.kept import with_kept
     from stages.data.chatterbot import replies, topics
     from stages.data.collect import pick_format
 
@@ -222,7 +225,7 @@ def _shaped(
     elif format == "chatterbot-dialogue":
         rows = replies(rows, counts.dropped)
     else:
-        shape, rows = pick_format(rows, format, config.source)
+        shape, rows = pick_format(with_kept(rows, config.slices, config.source), format, config.source)
         return shape, shape, rows
     return format, *pick_format(rows, "prompt-completion", config.source)
 

@@ -130,7 +130,10 @@ def _same_clusters(pair: Comparison) -> Iterator[str]:
 def _enough(pair: Comparison) -> Iterator[str]:
     if pair.tasks is not None and pair.rule.slice and not pair.tasks[0].prompts:
         name, _, value = pair.rule.slice.partition("=")
-        yield f"no expected answer is a JSON object whose {name} is {value!r}; take a value of the data"
+        yield (
+            f"no item has {name}: {value!r}, in a column that prepare.slices keeps or in an expected answer "
+            "that is a JSON object; take a value of the data"
+        )
         return
     if pair.tasks is not None and len(pair.tasks[0].prompts) < pair.min_items:
         yield f"has {len(pair.tasks[0].prompts)} items, the policy asks for at least {pair.min_items}"

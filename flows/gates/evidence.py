@@ -81,7 +81,8 @@ class TaskEvidence(FiniteRecord):
     )
 
     parts: dict[str, dict[str, str]] = Field(
-        default_factory=dict, description="item → field → value of its expected answer, where that is JSON"
+        default_factory=dict,
+        description="item → field → value: of its expected answer, where that is JSON, and of columns",
     )
     split: str | None = Field(default=None, description="of a dataset's rows the part that was asked")
 
@@ -219,9 +220,15 @@ def _task(log: Log) -> TaskEvidence:
             row["item"]: text_digest(row["answer"]) for row in log.rows if isinstance(row.get("answer"), str)
         },
         scales=_scales(log),
-        parts={row["item"]: fields for row in log.rows if (fields := _fields(row.get("target")))},
+        parts={row["item"]: fields for row in log.rows if (fields := _parts(row))},
         split=log.result.get("config", {}).get("split"),
     )
+
+
+def _parts(row: Mapping[str, Any]) -> dict[str, str]:
+    """Field → value of a row's expected answer, and of the columns that its dataset keeps, which go first."""
+    slices = row.get("slices")
+    return {**_fields(row.get("target")), **(slices if isinstance(slices, dict) else {})}
 
 
 def _fields(target: Any) -> dict[str, str]:

@@ -57,7 +57,8 @@ class TaskRule(FiniteRecord):
         default=None,
         pattern=r"^[^=]+=.*$",
         exclude_if=lambda part: part is None,  # a policy of before there were slices has the same digest
-        description="`FIELD=VALUE`: only the items whose expected answer is a JSON object with this value; "
+        description="`FIELD=VALUE`: only the items that have this value, in a column that `prepare.slices` "
+        "keeps, or in an expected answer that is a JSON object; "
         "of rules on several slices that differ in nothing else, Holm's correction applies",
     )
     trust_judge: bool = Field(

@@ -28,7 +28,8 @@ def problems(recipe: Recipe, metrics: Metrics) -> Iterator[str]:
     yield from _splits(recipe)
     yield from _preferences(recipe)
     if recipe.gate is not None:
-        yield from _rules(recipe.gate, metrics)
+        kept = {name for source in recipe.prepare.sources for name in source.slices}
+        yield from _rules(recipe.gate, metrics, kept)
         yield from _kinds(recipe, recipe.gate)
         yield from _evidence(recipe, recipe.gate, metrics)
         yield from _fidelity(recipe, recipe.gate)
@@ -122,13 +123,19 @@ def _preferences(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _rules(gate: GatePolicy, metrics: Metrics) -> Iterator[str]:
+def _rules(gate: GatePolicy, metrics: Metrics, kept: Collection[str]) -> Iterator[str]:
     for number, rule in enumerate(gate.tasks):
         where = f"gate.tasks.{number}"
         if rule.task not in metrics:
             yield f"{where}.task: {_absent(rule.task, 'a task of evaluate.tasks', metrics)}"
             continue
         known = metrics[rule.task]
+        column = (rule.slice or "").partition("=")[0]
+        if column and column not in kept and known is not None and "json_valid" not in known:
+            yield (
+                f"{where}.slice: prepare.slices does not keep the column {column!r}, and no expected answer "
+                "is JSON; name it there"
+            )
         if known is not None and _of_a_field(rule.metric, known):
             continue
         if rule.metric == "choice_acc" and known is not None and rule.metric not in known:

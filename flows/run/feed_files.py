@@ -13,6 +13,7 @@ from registry import Registry
 from registry.errors import InvalidFeed
 from registry.feeds.feeds import Added
 from registry.feeds.rows import NewRow, chat
+from stages.data.chats.kept import refuse_several, with_kept
 from stages.data.collect import pick_format
 from stages.data.files import READERS, YAML, data_suffix, read_file
 from stages.data.formats import to_messages
@@ -87,12 +88,14 @@ def _rows(files: Sequence[Path]) -> list[NewRow]:
     for path in files:
         if data_suffix(path.name) not in _suffixes():
             raise Usage(f"{path} is not a file of rows; expected {' '.join(_suffixes())} (also .gz)")
-        shape, records = pick_format(read_file(path, path.name), "auto", str(path))
+        records = with_kept(read_file(path, path.name), (), str(path))
+        shape, records = pick_format(records, "auto", str(path))
         for source_row in records:
             place = f"{source_row.file} line {source_row.line}"
             try:
                 if source_row.row is None:
                     raise RowError("malformed", source_row.error or "the row cannot be read")
+                refuse_several(source_row.kept)
                 rows.append(chat(to_messages(shape, source_row.row, None, Counter()), place, "file", place))
             except RowError as error:
                 wrong.append(f"{place}: {error}")

@@ -47,6 +47,11 @@ class MixedSource(StageConfig):
     source: str = Field(description="as `prepare.source`, but no feed")
     format: Format = Field(default="auto", description="shape of its rows, as `prepare.format`")
     columns: dict[str, str] = Field(default_factory=dict, description="as `prepare.columns`, of its rows")
+    slices: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=lambda names: not names,  # datasets from before keep their keys
+        description="as `prepare.slices`, of its rows",
+    )
     hub_config: str | None = Field(default=None, description="`hub:`: the dataset's configuration (subset)")
     hub_split: str = Field(default="train", description="`hub:`: the split that is read")
     share: float = Field(
@@ -68,6 +73,7 @@ class MixedSource(StageConfig):
     @model_validator(mode="after")
     def _columns_fit(self) -> MixedSource:
         _check_columns(self.columns, self.format)
+        _check_slices(self.slices, self.columns, self.format)
         if self.format == "chatterbot-topic":
             raise ValueError("the format chatterbot-topic is for prepare.source only")
         return self
@@ -92,6 +98,13 @@ class PrepareConfig(StageConfig):
         exclude_if=lambda names: not names,  # datasets from before keep their keys
         description="names that the data have for a row's fields: `{ticket: prompt, reply: completion}` "
         "reads the column `ticket` as the prompt",
+    )
+    slices: tuple[str, ...] = Field(
+        default=(),
+        max_length=16,
+        exclude_if=lambda names: not names,  # datasets from before keep their keys
+        description="columns of the data, such as `topic` or `customer`, whose values are kept beside each "
+        "row: a gate's `slice: topic=billing` takes the items that have it",
     )
     mix: tuple[MixedSource, ...] = Field(
         default=(),
@@ -152,6 +165,9 @@ class PrepareConfig(StageConfig):
     @model_validator(mode="after")
     def _columns_name_each_field_once(self) -> PrepareConfig:
         _check_columns(self.columns, self.format)
+        _check_slices(self.slices, self.columns, self.format)
+        if self.slices and feed_of(self.source) is not None:
+            raise ValueError("slices names columns, and a row of a feed has none beside its messages")
         return self
 
     @model_validator(mode="after")
@@ -194,3 +210,16 @@ def _check_columns(columns: dict[str, str], format: Format) -> None:
         raise ValueError(f"columns names two columns for the field {twice[0]!r}; a field has one")
     if columns and format.startswith("chatterbot"):
         raise ValueError(f"columns has nothing to name in the format {format}: a corpus has no columns")
+
+
+def _check_slices(slices: tuple[str, ...], columns: dict[str, str], format: Format) -> None:
+    if twice := [name for name in slices if slices.count(name) > 1]:
+        raise ValueError(f"slices names {twice[0]!r} twice")
+    if renamed := [name for name in slices if name in columns]:
+        raise ValueError(
+            f"slices and columns both name {renamed[0]!r}, and columns reads it as a row's field"
+        )
+    if wrong := [name for name in slices if not name or "=" in name]:
+        raise ValueError(f"slices: a rule could not name {wrong[0]!r} in FIELD=VALUE; rename the column")
+    if slices and format.startswith("chatterbot"):
+        raise ValueError(f"slices has nothing to name in the format {format}: a corpus has no columns")

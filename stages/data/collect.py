@@ -207,7 +207,7 @@ def collect(
         counts.read += 1
         unused: Counter[str] = Counter()
         try:
-            spool.add(check(source_row, unused), source_row.file, source_row.line)
+            spool.add(check(source_row, unused), source_row.file, source_row.line, source_row.kept)
         except RowError as error:
             _reject(source_row, error, rejects, counts)
         else:

@@ -13,17 +13,20 @@ from typing import Any
 
 from stages.data.source_row import RowError, SourceRows, named
 from stages.errors import InvalidInput
+from stages.formats.dataset_rows import REFERENCES
 
 _CHATS, _INSTRUCTIONS = ("messages", "conversations", "turns"), ("instruction", "input", "context", "output")
 _PAIRS = ("prompt", "completion", "response", "question", "answer")
 COMPARED = ("chosen", "rejected", "preferred_output", "non_preferred_output")
-READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, *COMPARED, "system", "history", "parallel_tool_calls"))
+_FURTHER = (REFERENCES, "answers")
+_BESIDE = ("system", "history", "parallel_tool_calls", *_FURTHER)
+READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, *COMPARED, *_BESIDE))
 """Fields of a row that some format reads; in another format they may be refused or not be used."""
 
 _TOOLS = "this format has no tools and no calls"
 _CALL = "a call belongs to an assistant's message, its result to one of role tool"
 _REASONING = "reasoning stands in an assistant's message, of messages or conversations"
-_QUESTIONS, _ANSWERS = ("prompt", "question", "instruction"), ("completion", "response", "output", "answer")
+_QUESTIONS, ANSWERS = ("prompt", "question", "instruction"), ("completion", "response", "output", "answer")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Names of the field of an assistant's message with what it thought before its answer."""
 _MEDIA = "only text is trained"
@@ -110,7 +113,7 @@ def renamed(rows: SourceRows, columns: Mapping[str, str], source: str) -> Source
 
 def require_one(row: Mapping[str, Any], asked: Collection[str], answer: str) -> None:
     """Raise `RowError` where a row has another question or another answer beside those that are read."""
-    for names, used, what in ((_QUESTIONS, asked, "question"), (_ANSWERS, (answer,), "answer")):
+    for names, used, what in ((_QUESTIONS, asked, "question"), (ANSWERS, (answer,), "answer")):
         for name in names:
             value = row.get(name)
             if name not in used and not says_nothing(name, value) and all(value != row.get(u) for u in used):

@@ -12,8 +12,9 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from stages.contract import progress
-from stages.data.row_spool import SCHEMA, as_spooled
+from stages.data.row_spool import as_spooled
 from stages.data.split import SPLITS
+from stages.formats.dataset_rows import SCHEMA
 
 _BATCH = 1000
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,62 +19,30 @@ import pyarrow as pa
 from registry.artifacts import digest
 from stages.data.dedupe import NearDuplicates, normalized
 from stages.data.formats import Messages
+from stages.data.source_row import Kept
 from stages.data.split import bucket
+from stages.formats.dataset_rows import REFERENCES, SCHEMA, SLICES, WIDE, paired
 from stages.formats.messages import Message, beside_content, is_plain, said
 
 _BATCH = 1000  # rows that are held in memory before they are written
 _LINE_END = re.compile(r"\r\n?|\n")
 _TIE = 0xFFFF  # the bits of a place that decide between rows of the same words
+MOST_VALUES = 20
 EXAMPLES = 3
 """Duplicates whose places are told."""
-SCHEMA = pa.schema(
-    [
-        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("prompt_hash", pa.string()),
-        ("tokens", pa.int32()),
-        ("trainable", pa.int32()),
-    ]
-)
 BESIDE = "beside"
 """Column of the spool: JSON of what each message holds beside role and content; null for a plain row."""
 _SPOOLED = pa.schema(
-    [*SCHEMA, (BESIDE, pa.string()), ("rejected", pa.string()), ("rejected_tokens", pa.int32())]
-)
-"""`rejected`: JSON of the answer that is not preferred; null where a row has one answer."""
-_CALL = pa.struct(
     [
-        ("id", pa.string()),
-        ("type", pa.string()),
-        ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())])),
+        *SCHEMA,
+        (BESIDE, pa.string()),
+        ("rejected", pa.string()),
+        ("rejected_tokens", pa.int32()),
+        (REFERENCES, pa.list_(pa.string())),
+        (SLICES, pa.string()),
     ]
 )
-WIDE = SCHEMA.set(
-    0,
-    pa.field(
-        "messages",
-        pa.list_(
-            pa.struct(
-                [
-                    ("role", pa.string()),
-                    ("content", pa.string()),
-                    ("reasoning_content", pa.string()),
-                    ("tool_calls", pa.list_(_CALL)),
-                    ("tool_call_id", pa.string()),
-                    ("name", pa.string()),
-                    ("weight", pa.int8()),
-                    ("tools", pa.string()),
-                ]
-            )
-        ),
-    ),
-)
-"""Of a dataset in which some message holds more than role and content, as `stages.formats.messages` says."""
-
-
-def paired(schema: pa.Schema) -> pa.Schema:
-    """Of a dataset of pairs: each row also has the answer that its last message is preferred to."""
-    answer = pa.field("rejected", schema.field("messages").type.value_type)
-    return schema.append(answer).append(pa.field("rejected_tokens", pa.int32()))
+"""`rejected`: JSON of the answer that is not preferred; null where a row has one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +80,7 @@ class RowSpool:
         self.path = scratch / "rows"
         self.exact_duplicates = 0
         self._plain, self._pairs = True, False
+        self._referenced, self._slices = 0, dict[str, Counter[str]]()
         self._seed = seed
         self._near = NearDuplicates(near_duplicates, scratch) if near_duplicates else None
         self._seen: set[bytes] = set()
@@ -140,7 +110,7 @@ class RowSpool:
     def __len__(self) -> int:
         return len(self._lengths)
 
-    def add(self, row: Checked, file: str, line: int) -> None:
+    def add(self, row: Checked, file: str, line: int, kept: Kept | None = None) -> None:
         """Keep the row, which stands at `line` of `file`, unless the same one is there."""
         exact = _exact_hash(row.all_messages)
         key = bytes.fromhex(exact)[:16]
@@ -166,7 +136,7 @@ class RowSpool:
             answered = [said(message) for message in row.all_messages if message["role"] == "assistant"]
             self._near.add(asked, answered)
         self._plain &= is_plain(row.all_messages)
-        self._waiting.append({"prompt_hash": prompt_hash, **_spooled(row)})
+        self._waiting.append({"prompt_hash": prompt_hash, **_spooled(row), **self._counted(kept or Kept())})
         self._pairs |= row.rejected is not None
         if len(self._waiting) == _BATCH:
             self._flush()
@@ -175,7 +145,26 @@ class RowSpool:
     def schema(self) -> pa.Schema:
         """Of the rows as they are to be published."""
         schema = SCHEMA if self._plain else WIDE
-        return paired(schema) if self._pairs else schema
+        if self._pairs:
+            schema = paired(schema)
+        for name in self.kept:
+            schema = schema.append(_SPOOLED.field(name))
+        return schema
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What rows have beside their messages, in the columns' names: how many have `REFERENCES`, and of
+        `SLICES` how many have each value, of each column its `MOST_VALUES` most frequent."""
+        slices = {name: dict(values.most_common(MOST_VALUES)) for name, values in self._slices.items()}
+        given = {REFERENCES: self._referenced, SLICES: slices}
+        return {name: found for name, found in given.items() if found}
+
+    def _counted(self, kept: Kept) -> dict[str, Any]:
+        self._referenced += bool(kept.references)
+        for name, value in kept.slices.items():
+            self._slices.setdefault(name, Counter())[value] += 1
+        slices = json.dumps(kept.slices, ensure_ascii=False, sort_keys=True) if kept.slices else None
+        return {REFERENCES: kept.references or None, SLICES: slices}
 
     @property
     def lengths(self) -> np.ndarray:

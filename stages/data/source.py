@@ -35,17 +35,18 @@ def open_source(
     hub_split: str,
     feed: Path | None = None,
     columns: Mapping[str, str] = MappingProxyType({}),
+    slices: Collection[str] = (),
 ) -> Source:
     """The source that a recipe names; `chatterbot` asks for the corpus's YAML files, `feed`: a feed's rows.
 
-    `columns`: the data's name → the field that it is read as.
+    `columns`: the data's name → the field that it is read as; `slices`: columns that are read beside these.
 
     Raises `InvalidInput` when nothing readable is there, `MissingPackage` with the command to install it.
     """
     if not columns:
-        return _opened(source, chatterbot, hub_config, hub_split, feed)
+        return _opened(source, chatterbot, hub_config, hub_split, feed, slices)
     require_fields(columns)
-    opened = _opened(source, chatterbot, hub_config, hub_split, feed, columns)
+    opened = _opened(source, chatterbot, hub_config, hub_split, feed, {*columns, *slices})
     return replace(opened, rows=lambda: renamed(opened.rows(), columns, source))
 
 

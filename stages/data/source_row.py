@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypedDict
 
 MAX_ROW_BYTES = 64 * 2**20
 """A single row above this is taken for a damaged file: reading stays within bounded memory."""
@@ -28,6 +29,13 @@ class Reject(TypedDict):
     reason: str
 
 
+class Kept(NamedTuple):
+    """Of a row beside its messages: right answers beside its own, and column → value that slices it."""
+
+    references: tuple[str, ...] = ()
+    slices: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class SourceRow:
     """A row of `file`; `line` counts from 1 (the row's number where a format has no lines).
@@ -40,6 +48,7 @@ class SourceRow:
     row: dict[str, Any] | None
     error: str | None = None
     unread: tuple[str, ...] = ()
+    kept: Kept | None = None
 
 
 SourceRows = Iterator[SourceRow]

@@ -14,8 +14,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from registry.artifacts import digest
+from registry.evaluation_results import Item
 from stages.backends.chat import LastTurn, last_turn
-from stages.backends.evaluate.prompts import FRESH, VALIDATION, Chat, items_of, read_split, references
+from stages.backends.evaluate.prompts import FRESH, VALIDATION, Chat, HeldoutItem, items_of, read_split
 from stages.backends.evaluate.token_lm import EDGE, TokenLM
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
 from stages.config.metrics import ExactMetric
@@ -48,13 +49,18 @@ class HeldoutItems(ConfigurableTask):
     """
 
     def __init__(self, task: HeldoutTask, dataset: Path, lm: TokenLM) -> None:
-        chats = items_of(task, dataset)
-        rows = [row for row, _ in chats]
+        items = items_of(task, dataset)
+        rows = [item.messages for item in items]
         turns = [last_turn(lm.tokenizer, row) for row in rows]
         _let_calls_be_written(lm, rows, turns)
-        documents = [_document(row, turn) for row, turn in zip(rows, turns, strict=True)]
+        several = any(len(item.references) > 1 for item in items)
+        documents = [_document(item, turn, several) for item, turn in zip(items, turns, strict=True)]
         self.keys = keys = [document["messages"] for document in documents]
-        self.targets = {document["messages"]: document["target"].strip() for document in documents}
+        self.items = dict(zip(keys, items, strict=True))
+        self.targets = {
+            document["messages"]: [document["target"].strip(), *(r.strip() for r in item.references[1:])]
+            for document, item in zip(documents, items, strict=True)
+        }
         self.prompts = dict(zip(keys, (turn.prompt for turn in turns), strict=True))
         self.contexts = dict(zip(keys, map(_context, turns), strict=True))
         # as the engine reads its own tokens back: what the template begins an answer with, and all of it
@@ -62,11 +68,9 @@ class HeldoutItems(ConfigurableTask):
             key: (_read_back(turn.opening, lm), _read_back(turn.opening + turn.content, lm))
             for key, turn in zip(keys, turns, strict=True)
         }
-        self._clusters = (
-            dict(zip(keys, (chat for _, chat in chats), strict=True)) if task.turns == "all" else {}
-        )
+        self._clusters = task.turns == "all"
         self.exact = any(isinstance(metric, ExactMetric) for metric in task.metrics)
-        self.scorer = Scorer(task.metrics, [references(row) for row in rows])
+        self.scorer = Scorer(task.metrics, [item.references for item in items])
         self.counts: dict[str, Counts] = {}
         self.answered: dict[str, Answered] = {}
         self.json_targets = all(parses(document["target"]) for document in documents)
@@ -103,8 +107,17 @@ class HeldoutItems(ConfigurableTask):
 
     def cluster(self, document: Mapping[str, str]) -> str | None:
         """A digest that the items of one chat share; None where each chat is one item."""
-        chat = self._clusters.get(document["messages"])
-        return None if chat is None else digest(chat)
+        return digest(self.items[document["messages"]].chat) if self._clusters else None
+
+    def add_own(self, row: Item, key: str) -> None:
+        """Add what only held-out rows have: counts, several right answers, slices."""
+        item = self.items[key]
+        if counts := self.counts.get(key):
+            row["counts"] = counts
+        if len(item.references) > 1:
+            row["references"] = item.references
+        if item.slices:
+            row["slices"] = item.slices
 
     def doc_to_text(self, doc: Mapping[str, str], _: object = None) -> str:
         return doc["prompt"]
@@ -135,9 +148,9 @@ class HeldoutItems(ConfigurableTask):
         if self._answers is not None:
             likelihoods = [likelihood for likelihood, _ in results[1:]]
             best = self._answers.answers[likelihoods.index(max(likelihoods))]
-            scores["choice_acc"] = float(best.strip() == doc["target"].strip())
-        chat = json.loads(key)
-        self.answered[key] = Answered(self.answer_of(key, generated), references(chat), chat[:-1])
+            scores["choice_acc"] = float(best.strip() in self.targets[key])
+        right, chat = self.items[key].references, self.items[key].messages
+        self.answered[key] = Answered(self.answer_of(key, generated), right, chat[:-1])
         if found.counts:
             self.counts[key] = found.counts
         return scores
@@ -149,11 +162,11 @@ class HeldoutItems(ConfigurableTask):
     def scored(self, key: str, generated: str) -> ItemScore:
         """What a generated text scores as the answer to the item of `key`, by all metrics that need no other
         item."""
-        answer, target = self.answer_of(key, generated), self.targets[key]
-        scores = {EXACT: float(answer == target or generated.strip() == self.taught[key][1])}
+        answer = self.answer_of(key, generated)
+        scores = {EXACT: float(answer in self.targets[key] or generated.strip() == self.taught[key][1])}
         if self.json_targets:
             scores["json_valid"] = float(parses(answer))
-        found = self.scorer.score(answer, references(json.loads(key)))
+        found = self.scorer.score(answer, self.items[key].references)
         return ItemScore(scores | dict(found.scores), found.counts)
 
 
@@ -163,10 +176,17 @@ def _let_calls_be_written(lm: TokenLM, rows: Sequence[Chat], turns: Sequence[Las
     lm.stop_ids -= {token for content in calls for token in lm.tok_encode(content)}
 
 
-def _document(row: Chat, turn: LastTurn) -> dict[str, str]:
-    """What lm-eval gets of an item; of calls the target is as the template writes them."""
+def _document(item: HeldoutItem, turn: LastTurn, several: bool) -> dict[str, str]:
+    """What lm-eval gets of an item; of calls the target is as the template writes them.
+
+    `several`: with the further right answers, which then are part of what the item is.
+    """
+    row = item.messages
     target = turn.content.strip() if row[-1].get("tool_calls") else row[-1]["content"]
-    return {"prompt": turn.prompt, "target": target, "messages": json.dumps(row, ensure_ascii=False)}
+    document = {"prompt": turn.prompt, "target": target, "messages": json.dumps(row, ensure_ascii=False)}
+    if several:
+        document["references"] = json.dumps(item.references[1:], ensure_ascii=False)
+    return document
 
 
 def _context(turn: LastTurn) -> str:

@@ -222,8 +222,8 @@ def _item(task: Task, config: HeldoutTask | LmEvalTask, sample: Document) -> Ite
         "answer": answer,
         "scores": {},
     }
-    if heldout and (counts := heldout.counts.get(sample["doc"]["messages"])):
-        row["counts"] = counts
+    if heldout:
+        heldout.add_own(row, sample["doc"]["messages"])
     return row
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -17,6 +17,7 @@ from stages.config.metrics import DEFAULT
 from stages.config.user_metric import PythonMetric
 from stages.contract import Parents
 from stages.errors import InvalidInput
+from stages.formats.dataset_rows import REFERENCES, SLICES
 from stages.scoring.judge.opponent import opponents
 from stages.scoring.judge.verdicts import require_usable
 from stages.scoring.scorer import Scorer
@@ -28,41 +29,54 @@ PREPARED = "what the prepare stage writes"
 Chat = list[dict[str, Any]]
 
 
-def items_of(task: HeldoutTask, dataset: Path) -> list[tuple[Chat, Chat]]:
-    """Each item as a chat that ends with the expected answer, and the chat of the split that it is of.
+class HeldoutItem(NamedTuple):
+    """`messages` end with the expected answer; `chat`: the row of the split that they are of.
 
-    With `turns: all` every answer but those of weight 0, which nobody was to learn.
+    `references`: all right answers, the expected one first; calls in the form that
+    `stages.scoring.tool_calls` reads. `slices`: column of the data → value.
+    """
+
+    messages: Chat
+    chat: Chat
+    references: Sequence[str]
+    slices: Mapping[str, str]
+
+
+def items_of(task: HeldoutTask, dataset: Path) -> list[HeldoutItem]:
+    """The items of a task, in their order.
+
+    With `turns: all` every answer but those of weight 0, which nobody was to learn; a row's further right
+    answers are its last answer's.
     """
     file = dataset / f"{task.split}.parquet"
-    if task.turns == "last":
-        return [(row, row) for row in read_split(file, task.max_items)]
-    items: dict[str, tuple[Chat, Chat]] = {}  # chats that begin alike have those turns once
-    for row in read_split(file):
-        for k, message in enumerate(row):
-            if message["role"] == "assistant" and k and message.get("weight") != 0:
-                items.setdefault(json.dumps(row[: k + 1]), (row[: k + 1], row))
+    items: dict[str, HeldoutItem] = {}  # chats that begin alike have those turns once
+    for row, others, slices in read_rows(file, task.max_items if task.turns == "last" else None):
+        ends = [len(row) - 1]
+        if task.turns == "all":
+            answers = (k for k, message in enumerate(row) if message["role"] == "assistant" and k)
+            ends = [k for k in answers if row[k].get("weight") != 0]
+        for k in ends:
+            messages, further = row[: k + 1], others if k == len(row) - 1 else ()
+            item = HeldoutItem(messages, row, [as_text(messages[-1]), *further], slices)
+            items.setdefault(json.dumps(messages if task.turns == "all" else len(items)), item)
     return list(itertools.islice(items.values(), task.max_items))
-
-
-def references(chat: Chat) -> list[str]:
-    """The expected answers of an item; calls in the form that `stages.scoring.tool_calls` reads."""
-    return [as_text(chat[-1])]
 
 
 def check_metrics(config: EvaluateConfig, parents: Parents) -> None:
     """Raise `InvalidInput` where a metric cannot score the held-out rows, before a model is opened."""
     for task in config.tasks:
         if isinstance(task, HeldoutTask) and task.metrics != DEFAULT and "dataset" in parents:
-            rows = [row for row, _ in items_of(task, parents["dataset"].path)]
+            items = items_of(task, parents["dataset"].path)
+            asked = [item.messages[:-1] for item in items]
             try:
-                Scorer(task.metrics, [references(row) for row in rows])
+                Scorer(task.metrics, [item.references for item in items])
                 for metric in task.metrics:
                     if isinstance(metric, PythonMetric):
-                        first = [Answered(references(row)[0], references(row), row[:-1]) for row in rows[:3]]
+                        first = [Answered(i.references[0], i.references, i.messages[:-1]) for i in items[:3]]
                         user_scores(metric, first)
                     if isinstance(metric, JudgeMetric):
                         require_usable(metric)
-                        opponents(metric, [row[:-1] for row in rows], [references(row)[0] for row in rows])
+                        opponents(metric, asked, [item.references[0] for item in items])
             except InvalidInput as error:
                 raise InvalidInput(f"task {task.name}: {error}") from None
 
@@ -76,10 +90,17 @@ def system_message(dataset: Path) -> str | None:
 
 def read_split(file: Path, limit: int | None = None) -> list[Chat]:
     """The chats of a split, in its order. Raises `InvalidInput` where there is none."""
+    return [chat for chat, _, _ in read_rows(file, limit)]
+
+
+def read_rows(file: Path, limit: int | None = None) -> list[tuple[Chat, Sequence[str], Mapping[str, str]]]:
+    """Each chat of a split with its further right answers and its slices; raises as `read_split` does."""
     if not file.is_file():
         expected = "a feed, the only source with a split of its new rows" if file.stem == FRESH else PREPARED
         raise InvalidInput(f"{file.name} is not in the dataset; expected {expected}")
-    rows: list[Chat] = pq.read_table(file, columns=["messages"])["messages"].to_pylist()
+    with pq.ParquetFile(file) as opened:
+        columns = {"messages", REFERENCES, SLICES} & set(opened.schema_arrow.names)
+        rows = opened.read(sorted(columns)).to_pylist()
     if file.stem == FRESH and not rows:
         raise InvalidInput(
             "no row that came since the live model's data is held out: add rows to the feed, then run again"
@@ -88,7 +109,10 @@ def read_split(file: Path, limit: int | None = None) -> list[Chat]:
         raise InvalidInput(
             f"the dataset's {file.stem} split is empty; prepare it with split.{file.stem} above 0"
         )
-    return rows[:limit]
+    return [
+        (row["messages"], row.get(REFERENCES) or (), json.loads(row.get(SLICES) or "{}"))
+        for row in rows[:limit]
+    ]
 
 
 def prompts(dataset: Path, base: Path, places: Sequence[int]) -> list[tuple[list[Message], str, int]]:

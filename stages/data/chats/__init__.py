@@ -1,1 +1,1 @@
-"""What messages hold beside role and content: tools, calls and results, reasoning, weights."""
+"""What messages hold beside role and content: tools, calls and results, reasoning, weights; what rows do."""

@@ -101,7 +101,8 @@ def _graded(
 ) -> tuple[dict[str, str], list[float], list[dict[str, Any]]]:
     messages = []
     for item in items:
-        shown = {"reference": item.references[0]} if metric.reference and item.references else {}
+        right = "\n\nor:\n\n".join(item.references)
+        shown = {"reference": right} if metric.reference and right else {}
         messages.append(message_of(metric, prompt, item.messages, {**shown, "answer": item.answer}))
     found, verdicts = _ask_all(metric, messages, replies)
     return found, [float(verdict) for verdict in verdicts], [{"verdict": verdict} for verdict in verdicts]

@@ -13,7 +13,7 @@ import pytest
 from flows import cli
 from flows.run.dataset_rows import matching
 from stages.contract import Parent
-from stages.data.row_spool import WIDE, paired
+from stages.formats.dataset_rows import WIDE, paired
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "warmth", "arguments": '{"town": "Bo"}'}}
 CHATS: list[list[dict[str, Any]]] = [

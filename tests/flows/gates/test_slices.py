@@ -82,7 +82,24 @@ def test_a_slice_without_items_is_invalid(tmp_path: Path, part: str) -> None:
     decision = judged(tmp_path, on(part), scores(0.5, 0.5), scores(0.5, 0.5))
     name, value = part.split("=")
     assert decision.verdict == "invalid"
-    assert f"no expected answer is a JSON object whose {name} is '{value}'" in decision.rules[0].sentence
+    assert f"no item has {name}: '{value}', in a column that prepare.slices" in decision.rules[0].sentence
+
+
+def test_a_column_of_the_data_is_a_slice_whatever_the_answers_are(tmp_path: Path) -> None:
+    def columns(_: Results, rows: list[Row]) -> None:
+        for place, row in enumerate(rows):
+            row["slices"] = {"topic": "travel" if place % 4 == 0 else "food", "lang": "de"}
+            row["target"] = '{"topic": "billing"}' if place % 2 else "a text"
+
+    parts = evidence(tmp_path / "a", [1.0] * 40, columns).tasks["heldout"]
+    assert len(parts.of("topic=travel").prompts) == 10
+    assert len(parts.of("topic=billing").prompts) == 0, "the column goes before the answer"
+    assert len(parts.of("lang=de").prompts) == 40
+
+    def damaged(_: Results, rows: list[Row]) -> None:
+        rows[0]["slices"] = ["topic"]
+
+    assert evidence(tmp_path / "b", [1.0] * 4, damaged).tasks["heldout"].of("topic=x").prompts == {}
 
 
 def test_answers_that_are_no_objects_have_no_slices(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from stages.backends import chat
 from stages.config.prepare import PrepareConfig
 from stages.contract import Parent
 from stages.data.preferences import read_row
-from stages.data.row_spool import SCHEMA, WIDE, paired
 from stages.data.source_row import RowError
 from stages.errors import InvalidInput
+from stages.formats.dataset_rows import SCHEMA, WIDE, paired
 from stages.prepare import first_rows
 from tests.stages.backends import templates
 from tests.stages.data.prepared import Prepare, Row, jsonl, rejects, splits

@@ -14,9 +14,10 @@ import pytest
 from stages.backends import chat
 from stages.contract import Parent
 from stages.data import formats
-from stages.data.row_spool import SCHEMA, WIDE, content_hash
+from stages.data.row_spool import content_hash
 from stages.data.source_row import RowError
 from stages.errors import InvalidInput
+from stages.formats.dataset_rows import SCHEMA, WIDE
 from tests.stages.backends import templates
 from tests.stages.data.prepared import Prepare, Row, jsonl, pairs, rejects, splits
 

@@ -69,6 +69,10 @@ def shown(row: dict[str, Any]) -> str:
     parts = [_message(message) for message in row["messages"]]
     if row.get("rejected"):
         parts.append("not " + _message(row["rejected"]).replace("**", ""))
+    if row.get("references"):
+        parts.append(f"also right: {', '.join(map(json.dumps, row['references']))};")
+    if row.get("slices"):
+        parts.append(f"slices: {row['slices']};")
     return " ".join(parts)
 
 

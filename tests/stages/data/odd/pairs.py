@@ -57,7 +57,28 @@ PAIRS = [
     Case(
         "several answers in a list",
         [{"prompt": "Warm in Bo?", "completion": ["Yes.", "Very."]}],
-        "row refused: wrong_type: completion is a list, expected a text",
+        'used: user: "Warm in Bo?"; **assistant: "Yes.";** also right: "Very.";',
+    ),
+    Case(
+        "`references` beside the answer",
+        [{"prompt": "Warm in Bo?", "completion": "Yes.", "references": ["Yes.", "It is."]}],
+        'used: user: "Warm in Bo?"; **assistant: "Yes.";** also right: "It is.";',
+    ),
+    Case(
+        "SQuAD's answers",
+        [{"question": "Warm in Bo?", "answers": {"text": ["Yes.", "It is."], "answer_start": [0, 4]}}],
+        'used: user: "Warm in Bo?"; **assistant: "Yes.";** also right: "It is.";',
+    ),
+    Case(
+        "a reference that is a number",
+        [{"prompt": "Warm in Bo?", "completion": "Yes.", "references": [21]}],
+        "row refused: malformed: references is [21], expected a list of texts",
+    ),
+    Case(
+        "a column that is kept",
+        [{"prompt": "Warm in Bo?", "completion": "Yes.", "town": "Bo"}],
+        'used: user: "Warm in Bo?"; **assistant: "Yes.";** slices: {"town": "Bo"};',
+        settings={"slices": ["town"]},
     ),
     Case(
         "two answers, `completion` and `answer`",
