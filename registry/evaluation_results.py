@@ -14,24 +14,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, TypeGuard, cast
 
+from registry.evaluation_figures import LayerComparison, Metric, RoundingCost
+
 RESULTS, ANSWERS = "results.json", "answers.json"
 
 Settings = dict[str, Any]
 """The configuration of a task as its owner dumps it: this repository's, or lm-eval's."""
-
-
-class Metric(TypedDict):
-    """A value with its 95 % interval, over `n` items or chats; `unit`: where it is no share; `figure`: of all
-    items together, from their summed `counts` (`stages.statistics.corpus`)."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    interval: Literal["wilson", "normal", "bootstrap", "clustered"]
-    unit: NotRequired[str]
-    figure: NotRequired[Literal["precision", "recall", "f1", "bleu"]]
-    counts: NotRequired[str]
 
 
 class Samples(TypedDict):
@@ -66,33 +54,6 @@ class FidelityReference(TypedDict):
     subject: str
     digest: str
     words: str
-
-
-class RoundingCost(TypedDict):
-    """What rounding the reference to nearest costs, with as many bits."""
-
-    bits: int
-    group_size: int
-    ends: bool
-    kl_mean: Metric
-
-
-class MatrixDifference(TypedDict):
-    """How much of a matrix of the parent a file holds (`share`), and its error beside that of rounding."""
-
-    module: str
-    share: float
-    error: float
-    rounding: float
-
-
-class LayerComparison(TypedDict):
-    """The matrices of a quantized file against those of its parent; `wrong`: the worst first."""
-
-    compared: int
-    error: float
-    rounding: float
-    wrong: list[MatrixDifference]
 
 
 class Distances(TypedDict):

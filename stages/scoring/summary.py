@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from registry.evaluation_results import Item, Metric
+from registry.evaluation_figures import Metric
+from registry.evaluation_results import Item
 from stages.errors import StageError
 from stages.scoring.item import CorpusMetric
 from stages.scoring.scorer import Scorer

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from registry.evaluation_results import Distances, Metric
+from registry.evaluation_figures import Metric
+from registry.evaluation_results import Distances
 from stages.backends.chat import Message, Tokenizer, encode_with_mask
 from stages.backends.evaluate.fidelity.intervals import ByChat
 from stages.backends.evaluate.token_lm import Row, TokenLM

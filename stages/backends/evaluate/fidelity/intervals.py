@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from registry.evaluation_results import Metric
+from registry.evaluation_figures import Metric
 from stages.statistics.intervals import wilson
 
 Figures = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from registry.evaluation_results import LayerComparison, MatrixDifference
+from registry.evaluation_figures import LayerComparison, MatrixDifference
 from stages.backends.evaluate.fidelity.rounding import rounded
 from stages.backends.gptq.load import dequantized, packed_gptq
 from stages.backends.merge.layout import Layout, layout

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from registry.evaluation_results import RoundingCost
+from registry.evaluation_figures import RoundingCost
 from stages.backends.evaluate.fidelity.distances import Chats, LogProbabilities, compare, summarize
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.quantization.method import Grid
