@@ -57,10 +57,7 @@ class HeldoutItems(ConfigurableTask):
         documents = [_document(item, turn, several) for item, turn in zip(items, turns, strict=True)]
         self.keys = keys = [document["messages"] for document in documents]
         self.items = dict(zip(keys, items, strict=True))
-        self.targets = {
-            document["messages"]: [document["target"].strip(), *(r.strip() for r in item.references[1:])]
-            for document, item in zip(documents, items, strict=True)
-        }
+        self.targets = _targets(documents, items)
         self.prompts = dict(zip(keys, (turn.prompt for turn in turns), strict=True))
         self.contexts = dict(zip(keys, map(_context, turns), strict=True))
         # as the engine reads its own tokens back: what the template begins an answer with, and all of it
@@ -187,6 +184,14 @@ def _document(item: HeldoutItem, turn: LastTurn, several: bool) -> dict[str, str
     if several:
         document["references"] = json.dumps(item.references[1:], ensure_ascii=False)
     return document
+
+
+def _targets(documents: Sequence[Mapping[str, str]], items: Sequence[HeldoutItem]) -> dict[str, list[str]]:
+    """Messages of each item → its right answers, white space at their ends aside."""
+    return {
+        document["messages"]: [document["target"].strip(), *(r.strip() for r in item.references[1:])]
+        for document, item in zip(documents, items, strict=True)
+    }
 
 
 def _context(turn: LastTurn) -> str:
