@@ -18,7 +18,7 @@ def train_before(
     """The adapter that training on preferences goes on from; None where it begins with a fresh one, or where
     nothing is trained on preferences. `prefix`: what the names of its steps begin with.
 
-    Raises `Usage` where `train.dpo.start` names what is not an adapter, and NotFound where it names nothing.
+    Raises `Usage` where a `start` names what is not an adapter, and NotFound where it names nothing.
     """
     start = named_start(run.registry, config)
     for training in config.trainings[:-1]:
@@ -42,7 +42,7 @@ def train(
 
 
 def named_start(registry: Registry, config: TrainConfig) -> Artifact | None:
-    """The adapter that `train.dpo.start` names by its id or name; None where it names none.
+    """The adapter that `train.dpo.start` or `train.kto.start` names by its id or name; None where none does.
 
     Raises as `train_before` does.
     """
@@ -51,6 +51,6 @@ def named_start(registry: Registry, config: TrainConfig) -> Artifact | None:
     start = registry.get(name)
     if start.manifest.kind != "adapter":
         raise Usage(
-            f"train.dpo.start: {name} is a {start.manifest.kind}; expected an adapter, `sft` or `base`"
+            f"{config.section}.start: {name} is a {start.manifest.kind}; expected an adapter, `sft` or `base`"
         )
     return start

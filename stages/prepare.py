@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -40,8 +41,9 @@ def prepare(parents: Parents, config: PrepareConfig, out: Path) -> Facts:
     reasoning or weights in some row the fields of `stages.formats.messages`), `prompt_hash`
     (sha256 of the normalized messages before the last), `tokens` (length of the rendered chat),
     `trainable` (assistant tokens); of preferences also `rejected`, the answer that the last message is
-    preferred to, and `rejected_tokens`, the length with that one. Uses the tokenizer and chat template of
-    `parents["base"]`.
+    preferred to, and `rejected_tokens`, the length with that one. Of labelled answers these files hold the
+    good ones, and `train_undesirable.parquet`, … those that were called bad. Uses the tokenizer and chat
+    template of `parents["base"]`.
     Facts of kind `dataset`; metrics (also in `statistics.json`): `rows` (read, accepted, rejected),
     `rejected` by code, `dropped` (duplicates, …), `unused_fields` (field → accepted rows that have it),
     `splits` (rows, distinct prompts, tokens), `tokens` (length quantiles and histogram), `format`, `licence`,
@@ -76,8 +78,8 @@ def _prepare(
     from stages.backends.chat import render
     from stages.data.card import card
     from stages.data.collect import RowCheck, RowCounts, collect
-    from stages.data.held_out import first_held_out, of_dataset, splits_beside, write_rows
-    from stages.data.publish import first_chats, write_splits
+    from stages.data.held_out import first_held_out, of_dataset, write_rows
+    from stages.data.publish import first_row, write_splits
     from stages.data.row_spool import RowSpool
     from stages.data.split import SPLITS
 
@@ -93,8 +95,7 @@ def _prepare(
         collect(rows, check, spool, rejects, counts, config.max_rows)
         mixed = _mix(config, tokenizer, spool, rejects, counts)
     _refuse_unusable(counts, len(spool), config)
-    split_of_row = _split(spool, config, before, counts)
-    names = splits_beside(before, spool.lines)
+    names, split_of_row = _apart(spool, format, config, before, counts)
     splits = write_splits(spool.path, split_of_row, spool.places, out, names, spool.schema)
     if feed:
         write_rows(config.source, spool.lines, split_of_row, names, before, out)
@@ -109,9 +110,22 @@ def _prepare(
         **_figures(counts, spool.lengths[split_of_row >= 0], splits, config.max_length),
     }
     (out / "statistics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", "utf-8")
-    example = "\n\nrejected:\n\n".join(render(tokenizer, chat) for chat in first_chats(out))
+    example = first_row(out, lambda chat: render(tokenizer, chat))
     (out / "README.md").write_text(card(metrics, config.model_dump(exclude_none=True), example), "utf-8")
     return metrics
+
+
+def _apart(
+    spool: RowSpool, format: str, config: PrepareConfig, before: HeldOut | None, counts: RowCounts
+) -> tuple[Sequence[str], np.ndarray]:
+    """The splits, and that of each row as `_split` has it; bad answers have splits of their own."""
+    from stages.data.held_out import splits_beside
+    from stages.data.split import by_label
+
+    names, split_of_row = splits_beside(before, spool.lines), _split(spool, config, before, counts)
+    if format != "unpaired-preferences":
+        return names, split_of_row
+    return by_label(names, split_of_row, spool.undesirable, config.source)
 
 
 def _split(spool: RowSpool, config: PrepareConfig, before: HeldOut | None, counts: RowCounts) -> np.ndarray:
@@ -182,12 +196,13 @@ def _opened(config: PrepareConfig, feed: Path | None = None) -> Source:
 
 
 def first_rows(
-    config: PrepareConfig, count: int = 100, feed: Path | None = None
+    config: PrepareConfig, count: int = 100, feed: Path | None = None, desirable: bool = True
 ) -> tuple[list[Messages], list[str]]:
     """Of the source's first `count` rows the chats, as `prepare` would make them, and why others are none.
 
-    Nothing is tokenized. Of preferences these are the chats with the chosen answers. `feed`: a file with the
-    rows of the feed that the source names.
+    Nothing is tokenized. Of preferences these are the chats with the chosen answers, of labelled answers
+    those that are called good, or bad where not `desirable`. `feed`: a file with the rows of the feed that
+    the source names.
     Raises what opening the source and telling its format raise: `InvalidInput`, `MissingPackage`.
     """
     from stages.data.collect import RowCounts
@@ -202,8 +217,9 @@ def first_rows(
         try:
             if source_row.row is None:
                 raise RowError("malformed", source_row.error or "the row cannot be read")
-            chat, _ = read_row(shape, source_row.row, config.system, Counter(), config.train_on)
-            chats.append(chat)
+            read = read_row(shape, source_row.row, config.system, Counter(), config.train_on)
+            if read.desirable == desirable:
+                chats.append(read.messages)
         except RowError as error:
             rejected.append(f"{source_row.file} line {source_row.line}: {error}")
     return chats, rejected

@@ -11,6 +11,8 @@ from stages.config.train import Nf4Config
 from stages.contract import Parent
 
 HISTORY = "history.jsonl"
+LOSSES = {"token": "nats per trained token", "pair": "nats per pair", "answer": "mean over answers"}
+"""What a loss is the mean over → its unit, in words."""
 LoggedStep = Mapping[str, float]
 """`step`, and `loss` with the other figures of the training or `validation_loss`."""
 
@@ -24,6 +26,8 @@ class TrainingRecord(TypedDict, total=False):
     lora: dict[str, Any]
     tokenizer: dict[str, Any]
     dpo: dict[str, Any]
+    kto: dict[str, Any]
+    orpo: dict[str, Any]
     start: dict[str, str]
 
 
@@ -40,9 +44,10 @@ def read_history(adapter: Path) -> list[LoggedStep]:
     return [json.loads(line) for line in lines]
 
 
-def of_pairs(history: Sequence[LoggedStep]) -> bool:
-    """Whether pairs of answers were trained on, so that a loss is a pair's and not a token's."""
-    return any("margin" in row for row in history)
+def loss_of(history: Sequence[LoggedStep]) -> str:
+    """What a loss is the mean over: `token`, `pair` of answers, or `answer`."""
+    figures = {name for row in history for name in row}
+    return "pair" if "margin" in figures else "answer" if "kl" in figures else "token"
 
 
 def recorded_nf4(adapter: Parent) -> Nf4Config:

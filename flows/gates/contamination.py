@@ -13,6 +13,7 @@ from pathlib import Path
 from flows.errors import Usage
 from flows.gates.evidence import Evidence
 from flows.gates.policy import Contamination, FiniteRecord
+from stages.formats.splits import undesirable
 
 _WORD = re.compile(r"\w+")
 _BATCH = 4096
@@ -94,11 +95,13 @@ def training_texts(dataset: Path) -> Iterator[list[str]]:
     import pyarrow.parquet as pq
 
     file = dataset / "train.parquet" if dataset.is_dir() else dataset
+    files = [file, *([undesirable(file)] if undesirable(file).is_file() else [])]
     try:
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(batch_size=_BATCH, columns=["messages"]):
-                for row in batch.column("messages").to_pylist():
-                    yield [_content(message) for message in row if message.get("role") != "system"]
+        for each in files:
+            with pq.ParquetFile(each) as opened:
+                for batch in opened.iter_batches(batch_size=_BATCH, columns=["messages"]):
+                    for row in batch.column("messages").to_pylist():
+                        yield [_content(message) for message in row if message.get("role") != "system"]
     except (OSError, pyarrow.ArrowException, KeyError, AttributeError, TypeError) as error:
         raise Usage(
             f"training data {file}: expected the train.parquet of a prepared dataset, with a column messages "

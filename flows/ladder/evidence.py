@@ -39,7 +39,7 @@ def _measured(registry: Registry, outcome: RunOutcome) -> Iterator[RungEvidence]
             lose_less=method.lose_less(quant) if method is not None and quant is not None else "",
             calibrated_on=quant.calibration_dataset if quant else None,
             trained_on=trained_on,
-            by_preference=candidate.model.manifest.config.get("method") in ("dpo", "orpo"),
+            by_preference=candidate.model.manifest.config.get("method") in ("dpo", "kto", "orpo"),
         )
     if (endpoint := outcome.endpoint) is not None and endpoint.config.get("probe"):
         probe = endpoint.config["probe"]

@@ -71,7 +71,8 @@ def training_amounts(recipe: Plan, figures: RowFigures | None) -> TrainingAmount
         rows, validated = float("inf"), 0.0
         figures = assumed(rows, min(config.max_length, recipe.prepare.max_length))
     else:
-        rows, validated = figures.rows * (1 - split.validation - split.test), figures.rows * split.validation
+        read = figures.rows + figures.undesirable * (config.method == "kto")
+        rows, validated = read * (1 - split.validation - split.test), read * split.validation
     seen = rows * config.epochs
     if config.max_steps is not None:
         seen = min(seen, float(config.max_steps * per_step))
@@ -79,8 +80,10 @@ def training_amounts(recipe: Plan, figures: RowFigures | None) -> TrainingAmount
     tokens = seen * length
     passes = tokens / config.max_length if config.packing else seen
     checked = config.evaluations * validated
-    if config.method == "dpo":  # the reference reads every pair once
+    if config.method in ("dpo", "kto"):  # the reference reads every row once
         checked += min(rows, seen) + validated
+    if config.method == "kto":  # answers after other prompts: by the reference, in each step and validation
+        checked += 2 * seen + (1 + config.evaluations) * validated
     return TrainingAmounts(
         tokens, passes / config.batch_size, chats * seen * figures.answer, checked * length
     )

@@ -30,7 +30,8 @@ ROW_BYTES = 3
 class RowFigures:
     """`rows` that are kept, of all splits together. In tokens, on average: the `prompt` before an answer with
     the header of the answer, and the `answer` with the end of its turn; `longest_answer`: of a batch of 16;
-    `shared`: what all begin with; `choices`: each distinct answer's, without what all of them share."""
+    `shared`: what all begin with; `choices`: each distinct answer's, without what all of them share.
+    `undesirable`: rows beside these whose answers are called bad."""
 
     rows: float
     prompt: float
@@ -38,6 +39,7 @@ class RowFigures:
     longest_answer: float = 0.0
     shared: float = 0.0
     choices: tuple[float, ...] = ()
+    undesirable: float = 0.0
 
     @property
     def length(self) -> float:
@@ -56,7 +58,11 @@ def row_figures(config: PrepareConfig, feed: Path | None = None) -> RowFigures |
     if not config.mix:
         return each[0]
     shares = (1.0, *(mixed.share for mixed in config.mix))
-    return _together([replace(one, rows=s * one.rows) for one, s in zip(each, shares, strict=True)])
+    return _together([_share(one, s) for one, s in zip(each, shares, strict=True)])
+
+
+def _share(figures: RowFigures, share: float) -> RowFigures:
+    return replace(figures, rows=share * figures.rows, undesirable=share * figures.undesirable)
 
 
 def _together(parts: Sequence[RowFigures]) -> RowFigures:
@@ -66,7 +72,8 @@ def _together(parts: Sequence[RowFigures]) -> RowFigures:
     def mean(name: str) -> float:
         return float(sum(part.rows * getattr(part, name) for part in parts) / rows)
 
-    return RowFigures(rows, mean("prompt"), mean("answer"), mean("longest_answer"))
+    undesirable = sum(part.undesirable for part in parts)
+    return RowFigures(rows, mean("prompt"), mean("answer"), mean("longest_answer"), undesirable=undesirable)
 
 
 def _of_one(config: PrepareConfig, feed: Path | None) -> RowFigures | None:
@@ -76,17 +83,21 @@ def _of_one(config: PrepareConfig, feed: Path | None) -> RowFigures | None:
     if size > MOST_OPENED:
         return _assumed(size / ROW_BYTES, config)
     try:
-        chats, _ = first_rows(config, 10**9 if size <= WHOLE else SAMPLE, feed)
+        most = 10**9 if size <= WHOLE else SAMPLE
+        chats, _ = first_rows(config, most, feed)
+        labelled = config.format == "unpaired-preferences"
+        others = first_rows(config, most, feed, desirable=False)[0] if labelled else []
     except StageError:
         return None
     if not chats:
         return None
-    figures = _figures(chats, config)
-    if size <= WHOLE or len(chats) < SAMPLE:
+    figures = replace(_figures(chats, config), undesirable=float(len(others)))
+    if size <= WHOLE or len(chats) + len(others) < SAMPLE:
         return figures
-    read = sum(len(json.dumps(chat, ensure_ascii=False).encode()) for chat in chats)
-    rows = figures.rows * max(1.0, size / read)
-    return RowFigures(**{**vars(figures), "rows": min(rows, config.max_rows or rows)})
+    read = sum(len(json.dumps(chat, ensure_ascii=False).encode()) for chat in (*chats, *others))
+    more = max(1.0, size / read)
+    rows = min(figures.rows * more, config.max_rows or figures.rows * more)
+    return replace(figures, rows=rows, undesirable=figures.undesirable * more)
 
 
 def assumed(rows: float, length: float) -> RowFigures:

@@ -91,11 +91,11 @@ def _changes(recipe: Recipe, row: StageEstimate) -> Iterator[Change]:
 def _of_training(recipe: Recipe, training: TrainConfig, gpu: bool) -> Iterator[Change]:
     """Smaller batches with as many rows per step cost nothing of the result, recomputing and packed weights
     time; shorter rows leave data out, and a lower rank is another adapter."""
-    config, section = training.as_run, "train.dpo" if training.method == "dpo" else "train"
+    config, section = training.as_run, training.section
     rows = config.batch_size * config.gradient_accumulation
     batches: list[Change] = [
         {f"{section}.batch_size": batch, f"{section}.gradient_accumulation": rows // batch}
-        for batch in _halves(config.batch_size)
+        for batch in _halves(config.batch_size, least=2 if training.method == "kto" else 1)
         if rows % batch == 0
     ]
     yield from batches

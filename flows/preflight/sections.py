@@ -108,12 +108,22 @@ def _splits(recipe: Recipe) -> Iterator[str]:
 
 
 def _preferences(recipe: Recipe) -> Iterator[str]:
-    """What reads pairs of answers where the data have none, and pairs that nothing reads."""
-    pairs, trained = recipe.prepare.format == "preferences", recipe.train.method != "sft"
+    """What reads pairs of answers, or labels, where the data have none, and those that nothing reads."""
+    pairs, trained = recipe.prepare.format == "preferences", recipe.train.compares
+    labelled, rated = recipe.prepare.format == "unpaired-preferences", recipe.train.method == "kto"
     numbers = [n for n, task in enumerate(recipe.evaluate.tasks) if isinstance(task, PreferenceTask)]
     prepare = "set prepare.format: preferences, for data with chosen and rejected"
     if trained and not pairs:
         yield f"train.method: {recipe.train.method} compares two answers to each prompt; {prepare}"
+    if rated and not labelled:
+        yield (
+            "train.method: kto learns from answers that are each called good or bad; set prepare.format: "
+            "unpaired-preferences, for data with label or kto_tag"
+        )
+    if labelled and not rated:
+        yield (
+            "prepare.format: unpaired-preferences, and nothing reads the bad answers: set train.method: kto"
+        )
     if numbers and not pairs:
         yield f"evaluate.tasks.{numbers[0]}: a preference task compares two answers to each prompt; {prepare}"
     if pairs and not (trained or numbers):

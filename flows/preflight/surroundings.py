@@ -60,7 +60,8 @@ def _registry(recipe: Recipe, settings: Settings) -> Iterator[str]:
         if feed_of(recipe.prepare.source) is not None:
             yield f"prepare.source: {recipe.prepare.source}: no registry, so no feed, in {settings.root}"
         if recipe.train.named_start is not None:
-            yield f"train.dpo.start: {recipe.train.named_start}: no registry is in {settings.root}"
+            named = f"{recipe.train.section}.start: {recipe.train.named_start}"
+            yield f"{named}: no registry is in {settings.root}"
         yield from _port(recipe, [])
         return
     try:
@@ -94,7 +95,7 @@ def _start(recipe: Recipe, registry: Registry) -> Iterator[str]:
     try:
         named_start(registry, recipe.train)
     except RegistryError as error:
-        yield f"train.dpo.start: {error}"
+        yield f"{recipe.train.section}.start: {error}"
     except Usage as error:
         yield str(error)
 

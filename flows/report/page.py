@@ -19,7 +19,7 @@ from flows.report.forest_plot import forest_plots
 from flows.report.ladder_chart import ladder_chart
 from flows.report.lineage_picture import lineage_picture, reads_rows
 from flows.report.rows import RunReport, measured_on, tasks_of, verdict
-from stages.training_record import of_pairs
+from stages.training_record import LOSSES, loss_of
 
 
 def write_html(report: RunReport, path: Path) -> None:
@@ -106,5 +106,5 @@ def _loss_chart(history: Sequence[Mapping[str, Any]]) -> str:
         title="Loss during training",
         description="; ".join(ends) or "no finite loss was recorded",
         x_label="optimizer step",
-        y_label="loss (nats per pair)" if of_pairs(history) else "loss (nats per trained token)",
+        y_label=f"loss ({LOSSES[loss_of(history)]})",
     )

@@ -15,10 +15,11 @@ import pyarrow.parquet
 
 from flows.run.child import child_environment
 from registry.errors import InvalidArtifact
+from stages.formats.splits import ALL_SPLITS
 
+SPLITS = ALL_SPLITS
 SECONDS = 120.0
 """For rendering some rows; most of it is the tokenizer's library being loaded."""
-SPLITS = ("train", "validation", "test", "fresh")
 
 
 def matching(path: Path, text: str) -> pyarrow.Table:

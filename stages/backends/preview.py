@@ -14,7 +14,7 @@ from typing import Any
 
 from registry.artifacts import JsonObject
 from stages.config.evaluate import LmEvalTask
-from stages.config.train import LoraConfig
+from stages.config.lora import LoraConfig
 from stages.errors import StageError
 
 

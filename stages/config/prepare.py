@@ -20,7 +20,12 @@ Format = Literal[
     "chatterbot-dialogue",
     "chatterbot-topic",
     "preferences",
+    "unpaired-preferences",
 ]
+
+
+RATED = ("preferences", "unpaired-preferences")
+"""Formats of answers that somebody judged."""
 
 
 class SplitConfig(StageConfig):
@@ -91,7 +96,8 @@ class PrepareConfig(StageConfig):
     format: Format = Field(
         default="auto",
         description="shape of a row; `auto` detects it from the first rows. `preferences`: two answers to "
-        "each prompt, `chosen` and `rejected`, for `train.method: dpo`",
+        "each prompt, `chosen` and `rejected`, for `train.method: dpo`; `unpaired-preferences`: chats in any "
+        "of the other shapes with a `label` (or `kto_tag`), true or false, for `train.method: kto`",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
@@ -177,17 +183,20 @@ class PrepareConfig(StageConfig):
                 "mix goes with sources that do not grow: export the feed to a file (`tuneline feed export`), "
                 "and read that (path:FILE)"
             )
-        pairs = {self.format == "preferences", *(mixed.format == "preferences" for mixed in self.mix)}
-        if len(pairs) > 1:
-            raise ValueError("mix: sources with pairs (format preferences) and with answers do not mix")
+        kinds = {one if one in RATED else "" for one in (self.format, *(m.format for m in self.mix))}
+        if len(kinds) > 1:
+            raise ValueError(
+                "mix: sources with pairs (format preferences), with labels (unpaired-preferences) and with "
+                "answers do not mix"
+            )
         return self
 
     @model_validator(mode="after")
     def _pairs_are_in_files(self) -> PrepareConfig:
-        if self.format == "preferences" and feed_of(self.source) is not None:
+        if self.format in RATED and feed_of(self.source) is not None:
             raise ValueError(
-                "format preferences is not read from a feed: write its pairs to a file with `tuneline feed "
-                "export NAME FILE --preferences`, and read that (path:FILE)"
+                f"format {self.format} is not read from a feed: write its pairs to a file with `tuneline "
+                "feed export NAME FILE --preferences`, and read that (path:FILE, format preferences)"
             )
         return self
 

@@ -6,26 +6,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from stages.config.lora import LoraConfig
+from stages.config.train_preferences import DpoConfig, KtoConfig, OrpoConfig
 from stages.contract import StageConfig
-
-
-class LoraConfig(StageConfig):
-    """The adapter's shape."""
-
-    rank: int = Field(default=16, ge=1, le=1024, description="LoRA rank r")
-    alpha: int = Field(default=32, ge=1, description="LoRA alpha; the update is scaled by alpha / r")
-    dropout: float = Field(default=0.05, ge=0, lt=1, description="dropout on the adapter's input")
-    target_modules: str | tuple[str, ...] = Field(
-        default="all-linear", description='"all-linear" (attention and MLP), or module name endings'
-    )
-    rslora: bool = Field(default=False, description="scale by alpha / sqrt(r) instead")
-    dora: bool = Field(
-        default=False,
-        exclude_if=lambda dora: not dora,  # adapters from before keep their keys
-        description="DoRA (Liu et al. 2024, arXiv:2402.09353): the length of each output's weights is "
-        "trained beside their direction; for merged models, since no engine applies it beside a base",
-    )
-    modules_to_save: tuple[str, ...] = Field(default=(), description="modules trained and stored whole")
 
 
 class Nf4Config(StageConfig):
@@ -61,44 +44,15 @@ class Nf4Config(StageConfig):
         return value
 
 
-class DpoConfig(StageConfig):
-    """Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290): the chosen answer of each pair
-    becomes likelier, the rejected one less, without going far from the model that it starts from. Keys that
-    are not here are those of `train`. Dropout is off, and pairs are never packed."""
-
-    start: str = Field(
-        default="sft",
-        min_length=1,
-        description="the adapter that is trained further, whose probabilities are the reference: `sft`, this "
-        "recipe's own, which is first trained on the chosen answers; `base`, a fresh one; or an adapter of "
-        "the registry by its id or name, of the same base and `train.lora`",
-    )
-    beta: float = Field(
-        default=0.1, gt=0, description="β of the paper: the higher, the nearer to the reference it stays"
-    )
-    epochs: float = Field(default=1.0, gt=0, description="passes over the pairs")
-    max_steps: int | None = Field(default=None, ge=1, description="stop after this many optimizer steps")
-    batch_size: int = Field(default=2, ge=1, description="pairs per device and step; each is two sequences")
-    gradient_accumulation: int = Field(default=8, ge=1, description="steps before the optimizer moves")
-    learning_rate: float = Field(default=1e-5, gt=0, description="peak, after the warm-up")
-
-
-class OrpoConfig(StageConfig):
-    """Odds ratio preference optimization (Hong et al. 2024, arXiv:2403.07691): one training, of a fresh
-    adapter, that learns the chosen answer of each pair and makes it likelier than the rejected one. There is
-    no reference. `train.batch_size` counts pairs, each of which is two sequences."""
-
-    weight: float = Field(default=0.1, ge=0, description="λ of the paper: how much the odds ratio counts")
-
-
 class TrainConfig(StageConfig):
     """QLoRA training. The effective batch is batch_size × gradient_accumulation sequences."""
 
-    method: Literal["sft", "dpo", "orpo"] = Field(
+    method: Literal["sft", "dpo", "kto", "orpo"] = Field(
         default="sft",
         exclude_if=lambda method: method == "sft",  # adapters from before keep their keys
         description="`sft`: supervised, on the answers of the data; `dpo`: then on which of two answers is "
-        "preferred, of data in `prepare.format: preferences`; `orpo`: both at once, of the same data",
+        "preferred, of data in `prepare.format: preferences`; `orpo`: both at once, of the same data; `kto`: "
+        "supervised, then on answers that are each called good or bad, of `format: unpaired-preferences`",
     )
     lora: LoraConfig = Field(default_factory=LoraConfig)
     nf4: Nf4Config = Field(default_factory=Nf4Config)
@@ -136,7 +90,7 @@ class TrainConfig(StageConfig):
         ge=1,
         exclude_if=lambda patience: patience is None,  # adapters from before keep their keys
         description="stop after so many validation losses in a row that are not below the best one, and keep "
-        "the adapter of the best; without it the last one is kept. Of both trainings of `method: dpo`",
+        "the adapter of the best; without it the last one is kept. Of both trainings of `dpo` and `kto`",
     )
     checkpoint_every: int = Field(default=50, ge=1, description="optimizer steps; at most this much is lost")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of initialization, dropout and order")
@@ -159,6 +113,11 @@ class TrainConfig(StageConfig):
         exclude_if=lambda dpo: dpo == DpoConfig(),
         description="how `method: dpo` trains",
     )
+    kto: KtoConfig = Field(
+        default_factory=KtoConfig,
+        exclude_if=lambda kto: kto == KtoConfig(),
+        description="how `method: kto` trains",
+    )
     orpo: OrpoConfig = Field(
         default_factory=OrpoConfig,
         exclude_if=lambda orpo: orpo == OrpoConfig(),
@@ -167,11 +126,11 @@ class TrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _nothing_is_left_out(self) -> TrainConfig:
-        for name, default in (("dpo", DpoConfig()), ("orpo", OrpoConfig())):
-            if self.method != name and getattr(self, name) != default:
+        for name in ("dpo", "kto", "orpo"):
+            if self.method != name and getattr(self, name) != type(getattr(self, name))():
                 raise ValueError(
-                    f"{name} is how pairs are trained on by that method, and method is {self.method}: set "
-                    f"method: {name}, or take it out"
+                    f"{name} is how that method trains, and method is {self.method}: set method: {name}, or "
+                    "take it out"
                 )
         if self.early_stopping is not None and self.early_stopping > self.evaluations:
             raise ValueError(
@@ -180,29 +139,44 @@ class TrainConfig(StageConfig):
             )
         if self.method == "orpo" and self.packing:
             raise ValueError("packing is true, and method: orpo packs no pairs: take packing out")
-        if self.neftune_noise_alpha is not None and self.method == "dpo" and self.dpo.start != "sft":
+        held = self.held_to_start
+        if self.neftune_noise_alpha is not None and held is not None and held.start != "sft":
             raise ValueError(
-                "neftune_noise_alpha is for supervised training, which dpo.start leaves out: take it "
-                "out (DPO has none, or the model would differ from its reference)"
+                f"neftune_noise_alpha is for supervised training, which {self.method}.start leaves out: take "
+                f"it out ({self.method} has none, or the model would differ from its reference)"
             )
         return self
 
     @property
+    def held_to_start(self) -> DpoConfig | KtoConfig | None:
+        """The settings of a method that trains an adapter further, and holds it against what it was."""
+        if self.method == "dpo":
+            return self.dpo
+        return self.kto if self.method == "kto" else None
+
+    @property
     def trainings(self) -> tuple[TrainConfig, ...]:
         """What a run trains, one after the other; each goes on from the adapter of the one before."""
-        if self.method == "dpo" and self.dpo.start == "sft":
-            return self.model_copy(update={"method": "sft", "dpo": DpoConfig()}), self
+        if self.held_to_start is not None and self.held_to_start.start == "sft":
+            supervised = {"method": "sft", "dpo": DpoConfig(), "kto": KtoConfig()}
+            return self.model_copy(update=supervised), self
         return (self,)
 
     @property
     def goes_on(self) -> bool:
         """Whether it trains an adapter further, rather than a fresh one."""
-        return self.method == "dpo" and self.dpo.start != "base"
+        return self.held_to_start is not None and self.held_to_start.start != "base"
 
     @property
     def named_start(self) -> str | None:
         """What it calls an adapter of the registry to go on from; None where it names none."""
-        return self.dpo.start if self.goes_on and self.dpo.start != "sft" else None
+        start = self.held_to_start.start if self.held_to_start is not None else "base"
+        return None if start in ("sft", "base") else start
+
+    @property
+    def section(self) -> str:
+        """Where a recipe says how many rows a step has, and how fast it moves."""
+        return "train" if self.held_to_start is None else f"train.{self.method}"
 
     def validated_at(self, steps: int) -> list[int]:
         """Of so many optimizer steps those after which the validation loss is taken; the last one is among
@@ -217,15 +191,20 @@ class TrainConfig(StageConfig):
 
     @property
     def as_run(self) -> TrainConfig:
-        """The same with the settings of its method under their usual names; rows are pairs, but for `sft`."""
+        """The same with the settings of its method under their usual names; rows are pairs, but for `sft` and
+        `kto`."""
         if self.method == "sft":
             return self
-        own = self.dpo if self.method == "dpo" else ()
-        known = {name: value for name, value in own if name in TrainConfig.model_fields}
+        known = {name: value for name, value in self.held_to_start or () if name in TrainConfig.model_fields}
         noise = self.neftune_noise_alpha if self.method == "orpo" else None
         return self.model_copy(update={**known, "packing": False, "neftune_noise_alpha": noise})
 
     @property
+    def compares(self) -> bool:
+        """Whether a row that it trains on is two answers to one prompt."""
+        return self.method in ("dpo", "orpo")
+
+    @property
     def sequences(self) -> int:
         """Sequences that a step reads at once."""
-        return (1 if self.method == "sft" else 2) * self.as_run.batch_size
+        return (2 if self.compares else 1) * self.as_run.batch_size

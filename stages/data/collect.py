@@ -73,10 +73,11 @@ class RowCheck:
         if source_row.row is None:
             raise RowError("malformed", source_row.error or "the row cannot be read")
         unused.update(source_row.unread)
-        messages, other = read_row(self._format, source_row.row, self._system, unused, self._train_on)
+        read = read_row(self._format, source_row.row, self._system, unused, self._train_on)
+        messages, other = read.messages, read.rejected
         ids, mask = self._rendered(messages, source_row, unused)
         if other is None:
-            return Checked(messages, len(ids), sum(mask))
+            return Checked(messages, len(ids), sum(mask), desirable=read.desirable)
         try:
             other_ids, _ = self._rendered([*messages[:-1], other], source_row, unused)
         except TooLong:

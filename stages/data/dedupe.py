@@ -70,9 +70,13 @@ class NearDuplicates:
         """No row comes any more."""
         self._shingles.close()
 
-    def add(self, asked: Sequence[str], answered: Sequence[str]) -> None:
-        """Add the next row: what was said to the model, and what it says."""
-        sides = (shingles(asked) & ~ANSWERED, shingles(answered) | ANSWERED)
+    def add(self, asked: Sequence[str], answered: Sequence[str], apart: bool = False) -> None:
+        """Add the next row: what was said to the model, and what it says.
+
+        `apart`: its answer is like those of rows that were added so, and of no others.
+        """
+        answer = shingles(answered)
+        sides = (shingles(asked) & ~ANSWERED, (_mixed(answer) if apart else answer) | ANSWERED)
         grams = np.concatenate([np.unique(side) for side in sides])
         self._shingles.write(grams.tobytes())
         self._ends.append(self._ends[-1] + len(grams))

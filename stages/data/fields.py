@@ -18,8 +18,10 @@ from stages.formats.dataset_rows import REFERENCES
 _CHATS, _INSTRUCTIONS = ("messages", "conversations", "turns"), ("instruction", "input", "context", "output")
 _PAIRS = ("prompt", "completion", "response", "question", "answer")
 COMPARED = ("chosen", "rejected", "preferred_output", "non_preferred_output")
+LABELS = ("label", "kto_tag")
+"""Names of the field that calls an answer good or bad."""
 _FURTHER = (REFERENCES, "answers")
-_BESIDE = ("system", "history", "parallel_tool_calls", *_FURTHER)
+_BESIDE = ("system", "history", "parallel_tool_calls", *_FURTHER, *LABELS)
 READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, *COMPARED, *_BESIDE))
 """Fields of a row that some format reads; in another format they may be refused or not be used."""
 
@@ -31,7 +33,7 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 """Names of the field of an assistant's message with what it thought before its answer."""
 _MEDIA = "only text is trained"
 _PREFERENCE = "pairs of answers are read with prepare.format: preferences"
-_LABEL = "labels of single answers (KTO) are not trained; pairs are, with prepare.format: preferences"
+_LABEL = "labels of single answers (KTO) are read with prepare.format: unpaired-preferences"
 _SHARE = "which answers are trained is said by weight (0 or 1) and prepare.train_on: weight"
 _MEANT = {
     **dict.fromkeys(("tools", "functions"), _TOOLS),

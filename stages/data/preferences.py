@@ -3,6 +3,8 @@
 Read are `chosen` and `rejected` as texts or lists of messages, with a `prompt` beside them or the whole chat
 in each (TRL); dialogues that are one text of Human and Assistant (Anthropic's HH); one message each after
 `conversations` (LLaMA-Factory) or `messages`; and OpenAI's `preferred_output` and `non_preferred_output`.
+
+Also chats of any shape with a label each, as KTO takes them: `label` (TRL) or `kto_tag` (LLaMA-Factory).
 """
 
 from __future__ import annotations
@@ -10,21 +12,23 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.config.prepare import TrainOn
 from stages.data import formats
-from stages.data.fields import says_nothing
+from stages.data.fields import LABELS, says_nothing
 from stages.data.formats import Messages, Row, to_messages
 from stages.data.source_row import RowError, shown
 from stages.formats.messages import said
 
-FORMAT = "preferences"
+FORMAT, LABELLED = "preferences", "unpaired-preferences"
 CHOSEN, REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")
 EXPECTED = {
     **formats.EXPECTED,
     FORMAT: "chosen and rejected: two texts or two lists of messages, with a prompt beside them or the whole "
     "chat in each",
+    LABELLED: "a chat in any of the shapes before, and label (or kto_tag): true where its answer is good, "
+    "else false",
 }
 """format → the fields that a row needs, for messages to the user."""
 _PROMPTS = ("prompt", "question", "messages", "conversations", "instruction")
@@ -32,25 +36,43 @@ _ANSWERS = ("completion", "response", "answer", "output")
 _ROLES = ("assistant", "gpt", "bot", "model", "function_call")
 _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _CALLED = {"Human": "user", "Assistant": "assistant"}
+_GOOD = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+"""What a label may be, as a text in lower case."""
+
+
+class Read(NamedTuple):
+    """The chat of a row, the answer that its last message is preferred to, and whether it is called good."""
+
+    messages: Messages
+    rejected: dict[str, Any] | None = None
+    desirable: bool = True
 
 
 def matches(name: str, row: Row) -> bool:
     """Whether the row has the fields of the format called `name`, whatever they hold."""
     if name == FORMAT:
         return _first(row, CHOSEN) is not None and _first(row, REJECTED) is not None
+    if name == LABELLED:
+        return any(label in row for label in LABELS) and formats.detect(row) is not None
     return formats.matches(name, row)
 
 
 def read_row(
     name: str, row: Row, system: str | None, unused: Counter[str], train_on: TrainOn = "all"
-) -> tuple[Messages, dict[str, Any] | None]:
-    """The chat that a row holds, and of preferences the answer that its last message is preferred to.
+) -> Read:
+    """What a row holds.
 
     Raises `RowError` as `to_messages` does; of preferences also where the prompts differ, or the answers do
-    not.
+    not, and of labelled answers where the label is missing or says neither good nor bad.
     """
+    if name == LABELLED:
+        good, rest = _label(row)
+        shape = formats.detect(rest)
+        if shape is None:
+            raise RowError("missing_field", f"expected {EXPECTED[LABELLED]}")
+        return Read(to_messages(shape, rest, system, unused, train_on), desirable=good)
     if name != FORMAT:
-        return to_messages(name, row, system, unused, train_on), None
+        return Read(to_messages(name, row, system, unused, train_on))
     chosen, rejected = _first(row, CHOSEN), _first(row, REJECTED)
     if chosen is None or rejected is None:
         raise RowError("missing_field", f"expected {EXPECTED[FORMAT]}")
@@ -62,7 +84,21 @@ def read_row(
             chats.append(to_messages(shape, chat, system, unused, train_on))
         except RowError as error:
             raise RowError(error.code, f"{key}: {error}") from None
-    return _compared(*chats)
+    return Read(*_compared(*chats))
+
+
+def _label(row: Row) -> tuple[bool, dict[str, Any]]:
+    """Whether the row's answer is called good, and the row without what says so."""
+    given = {name: row[name] for name in LABELS if row.get(name) not in (None, "")}
+    if not given:
+        raise RowError("missing_label", "the row has no label: expected label or kto_tag, true or false")
+    found = {name: _GOOD.get(str(value).strip().lower()) for name, value in given.items()}
+    if unknown := [name for name, good in found.items() if good is None]:
+        value = shown(given[unknown[0]])
+        raise RowError("wrong_label", f"{unknown[0]} is {value}, expected true (a good answer) or false")
+    if len(set(found.values())) > 1:
+        raise RowError("wrong_label", "label says one thing and kto_tag the other")
+    return bool(found[next(iter(found))]), {k: v for k, v in row.items() if k not in LABELS}
 
 
 def _compared(chosen: Messages, rejected: Messages) -> tuple[Messages, dict[str, Any]]:

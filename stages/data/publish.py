@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from stages.contract import progress
 from stages.data.row_spool import as_spooled
 from stages.data.split import SPLITS
 from stages.formats.dataset_rows import SCHEMA
+from stages.formats.splits import undesirable
 
 _BATCH = 1000
 
@@ -78,11 +79,15 @@ def _published(rows: Any, schema: pa.Schema) -> Any:
     return pa.Table.from_pylist(as_spooled(rows.to_pylist()), schema)
 
 
-def first_chats(out: Path) -> list[list[dict[str, Any]]]:
-    """The chat of the first row to train on; of preferences also the one with the other answer."""
-    with pyarrow.parquet.ParquetFile(out / "train.parquet") as table:
-        (row,) = next(table.iter_batches(1)).to_pylist()
-    chats = [row["messages"]]
-    if "rejected" in row:
-        chats.append([*row["messages"][:-1], row["rejected"]])
-    return chats
+def first_row(out: Path, rendered: Callable[[list[dict[str, Any]]], str]) -> str:
+    """The first row to train on, as a model sees it; of preferences also with the other answer, of labelled
+    answers also the first bad one."""
+    texts = []
+    for file, before in ((out / "train.parquet", ""), (undesirable(out / "train.parquet"), "bad:\n\n")):
+        if file.is_file():
+            with pyarrow.parquet.ParquetFile(file) as table:
+                row = next(row for batch in table.iter_batches(1) for row in batch.to_pylist())
+            texts.append(before + rendered(row["messages"]))
+            if "rejected" in row:
+                texts.append("rejected:\n\n" + rendered([*row["messages"][:-1], row["rejected"]]))
+    return "\n\n".join(texts)

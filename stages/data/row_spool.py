@@ -19,7 +19,7 @@ import pyarrow as pa
 from registry.artifacts import digest
 from stages.data.dedupe import NearDuplicates, normalized
 from stages.data.formats import Messages
-from stages.data.source_row import Kept
+from stages.data.source_row import Kept, RowError
 from stages.data.split import bucket
 from stages.formats.dataset_rows import REFERENCES, SCHEMA, SLICES, WIDE, paired
 from stages.formats.messages import Message, beside_content, is_plain, said
@@ -57,6 +57,7 @@ class Checked:
     trainable: int
     rejected: Message | None = None
     rejected_tokens: int = 0
+    desirable: bool = True
 
     @property
     def all_messages(self) -> list[Message]:
@@ -88,6 +89,7 @@ class RowSpool:
         self._prompts = array("Q")
         self._places = array("Q")
         self._lines = array("Q")
+        self._undesirable = array("B")
         self._turns = array("Q") if with_turns else None
         self._turn_ends = array("Q", [0])
         self._files: dict[str, int] = {}
@@ -111,9 +113,14 @@ class RowSpool:
         return len(self._lengths)
 
     def add(self, row: Checked, file: str, line: int, kept: Kept | None = None) -> None:
-        """Keep the row, which stands at `line` of `file`, unless the same one is there."""
+        """Keep the row, which stands at `line` of `file`, unless the same one is there.
+
+        Raises `RowError` where that one has the other label."""
         exact = _exact_hash(row.all_messages)
-        key = bytes.fromhex(exact)[:16]
+        halves = bytes.fromhex(exact)[:16], bytes.fromhex(exact)[16:]
+        key, opposite = halves if row.desirable else halves[::-1]
+        if opposite in self._seen:
+            raise RowError("contradicting_labels", "an earlier row calls the same answer the opposite")
         if key in self._seen:
             self.exact_duplicates += 1
             if len(self._repeated) < EXAMPLES:
@@ -127,6 +134,7 @@ class RowSpool:
         tie = bucket(self._seed, exact) & _TIE
         self._places.append(bucket(self._seed, content_hash(row.messages)) & ~_TIE | tie)
         self._lines.append(line)
+        self._undesirable.append(not row.desirable)
         self._file_of_row.append(self._files.setdefault(file, len(self._files)))
         if self._turns is not None:
             self._turns.extend(_asked_by_turn(row.messages))
@@ -134,7 +142,7 @@ class RowSpool:
         if self._near:
             asked = [said(message) for message in row.messages if message["role"] != "assistant"]
             answered = [said(message) for message in row.all_messages if message["role"] == "assistant"]
-            self._near.add(asked, answered)
+            self._near.add(asked, answered, apart=not row.desirable)
         self._plain &= is_plain(row.all_messages)
         self._waiting.append({"prompt_hash": prompt_hash, **_spooled(row), **self._counted(kept or Kept())})
         self._pairs |= row.rejected is not None
@@ -185,6 +193,11 @@ class RowSpool:
     def lines(self) -> np.ndarray:
         """Where each row stands in its file: uint64 of shape (rows,)."""
         return np.array(self._lines, dtype=np.uint64)
+
+    @property
+    def undesirable(self) -> np.ndarray:
+        """Whether each row's answer was called bad: bool of shape (rows,)."""
+        return np.array(self._undesirable, dtype=bool)
 
     def like_first(self, first: int, counted: int) -> np.ndarray:
         """`NearDuplicates.like_first`; nothing is alike where near duplicates are kept."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from stages.errors import InvalidInput
+from stages.formats.splits import UNDESIRABLE
 
 SPLITS = ("train", "validation", "test")
 
@@ -39,3 +41,22 @@ def assign(buckets: np.ndarray, validation: float, test: float) -> np.ndarray:
             donor = int(np.bincount(splits, minlength=len(SPLITS)).argmax())
             splits[np.flatnonzero(splits == donor)[0]] = index
     return np.asarray(splits[prompt_of_row])
+
+
+def by_label(
+    names: Sequence[str], split_of_row: np.ndarray, undesirable: np.ndarray, source: str
+) -> tuple[Sequence[str], np.ndarray]:
+    """The splits and that of each row, where bad answers have splits of their own after the other ones.
+
+    `split_of_row` as in `assign`, -1 for a row that is left out; `undesirable`: bool of its shape. Raises
+    `InvalidInput` where those to train on are not of both kinds.
+    """
+    for called, which in (("good", ~undesirable), ("bad", undesirable)):
+        if not (which & (split_of_row == 0)).any():
+            raise InvalidInput(
+                f"{source}: no answer of the training split is called {called}, so there is nothing to tell "
+                "the others from; add rows of both labels, or prepare those with good answers without their "
+                "label, as an ordinary format"
+            )
+    apart = np.where(undesirable & (split_of_row >= 0), split_of_row + len(names), split_of_row)
+    return (*names, *(f"{name}{UNDESIRABLE}" for name in names)), apart

@@ -22,9 +22,10 @@ from registry.drafts import Draft
 from registry.leases import NO_WAIT
 from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
+from stages.config.lora import LoraConfig
 from stages.config.merge import MergeConfig
 from stages.config.prepare import PrepareConfig, SplitConfig
-from stages.config.train import LoraConfig, Nf4Config, TrainConfig
+from stages.config.train import Nf4Config, TrainConfig
 from stages.contract import Facts
 from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig

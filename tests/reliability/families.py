@@ -23,8 +23,9 @@ from typing import Any
 from stages.compatible import require_compatible
 from stages.config.base import BaseConfig
 from stages.config.evaluate import EvaluateConfig, FidelityTask, HeldoutTask
+from stages.config.lora import LoraConfig
 from stages.config.merge import MergeConfig
-from stages.config.train import LoraConfig, Nf4Config, TrainConfig
+from stages.config.train import Nf4Config, TrainConfig
 from stages.contract import Facts, Parent
 from stages.evaluate import evaluate
 from stages.families.support import gptq_refusal, training_refusal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,15 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Parent:
 
     rows = [chat(k, answer(TOPICS[k % len(TOPICS)])) for k in range(20)]
     return write_dataset(tmp_path_factory.mktemp("data") / "routing", rows)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Parent:
+    """A dataset of 48 chats with two answers each, the chosen one JSON."""
+    from tests.stages.preferring import pair, write_pairs
+
+    draw = random.Random(0)
+    return write_pairs(tmp_path_factory.mktemp("pairs"), [pair(draw) for _ in range(48)])
 
 
 def _quantized(

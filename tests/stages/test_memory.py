@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
-from stages.config.train import LoraConfig, TrainConfig
+from stages.config.lora import LoraConfig
+from stages.config.train import TrainConfig
 from stages.memory import NF4_BYTES, evaluation_memory, kept_per_layer, training_memory
 from stages.model_shape import describe_base
 from stages.quantization import method_of

@@ -28,7 +28,8 @@ from stages.backends.train import lora, loss, packing, qlora
 from stages.backends.train import trainer as sft
 from stages.backends.train.checkpoints import COMPLETE, INPUTS, discard, keep_only, last_checkpoint
 from stages.backends.train.rows import IGNORED, Rows, encode_split, training_order
-from stages.config.train import LoraConfig, Nf4Config, TrainConfig
+from stages.config.lora import LoraConfig
+from stages.config.train import Nf4Config, TrainConfig
 from stages.contract import Facts, Parent
 from stages.errors import Diverged, InsufficientResources, InvalidInput, StageError
 from stages.memory import training_memory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,13 @@ from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, qlora
 from stages.backends.train.orpo import OrpoTrainer, odds_ratio_losses
 from stages.backends.train.pairs import encode_pairs
-from stages.config.train import OrpoConfig, TrainConfig
+from stages.config.train import TrainConfig
+from stages.config.train_preferences import OrpoConfig
 from stages.contract import Parent
 from stages.memory import training_memory
 from stages.model_shape import describe_base
 from stages.train import train
-from tests.stages.test_train_preferences import likelihood, pair, write_pairs
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Parent:
-    draw = random.Random(0)
-    return write_pairs(tmp_path_factory.mktemp("pairs"), [pair(draw) for _ in range(48)])
+from tests.stages.preferring import likelihood, move
 
 
 def settings(**changes: Any) -> TrainConfig:
@@ -71,24 +65,22 @@ def test_answers_without_any_doubt_have_a_loss_too() -> None:
     assert slopes.isfinite().all()
 
 
-def test_a_batch_has_the_mean_of_its_pairs(pico_base: Parent, dataset: Parent, tmp_path: Path) -> None:
+def test_a_batch_has_the_mean_of_its_pairs(pico_base: Parent, pairs: Parent, tmp_path: Path) -> None:
     tokenizer, config = load_tokenizer(pico_base.path), settings().as_run
-    files = (dataset.path / "train.parquet", dataset.path / "validation.parquet")
-    pairs, validation = (encode_pairs(file, tokenizer, 128) for file in files)
+    files = (pairs.path / "train.parquet", pairs.path / "validation.parquet")
+    rows, validation = (encode_pairs(file, tokenizer, 128) for file in files)
     model, _ = qlora.load_for_training(pico_base.path, config, "dequantized")
-    trainer = OrpoTrainer(model, tokenizer, pairs, validation, config, tmp_path)
-    draw = torch.Generator().manual_seed(3)
-    for _, weight in lora.trainable(model):
-        weight.data += torch.randn(weight.shape, generator=draw) * 0.02
+    trainer = OrpoTrainer(model, tokenizer, rows, validation, config, tmp_path)
+    move(model)
     model.eval()
     places = [3, 0, 7]
     means = []
     for place in places:
-        for side in (pairs.chosen, pairs.rejected):
+        for side in (rows.chosen, rows.rejected):
             answer = sum(label >= 0 for label in side.labels[place][1:])
             means.append(likelihood(model, side.input_ids[place], side.labels[place]).double() / answer)
     expected = by_the_paper(torch.stack(means).view(-1, 2), 0.5).mean().float()
-    found = trainer.compute_loss(model, trainer._together(trainer._table(pairs), places))
+    found = trainer.compute_loss(model, trainer._together(trainer._table(rows), places))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     weights = [weight for _, weight in lora.trainable(model)]
     wanted = torch.autograd.grad(expected, weights)
@@ -97,9 +89,9 @@ def test_a_batch_has_the_mean_of_its_pairs(pico_base: Parent, dataset: Parent, t
 
 
 def test_the_chosen_answers_are_learned_and_preferred(
-    pico_base: Parent, dataset: Parent, tmp_path: Path
+    pico_base: Parent, pairs: Parent, tmp_path: Path
 ) -> None:
-    facts = train({"base": pico_base, "dataset": dataset}, settings(), tmp_path)
+    facts = train({"base": pico_base, "dataset": pairs}, settings(), tmp_path)
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     steps = [row for row in history if "loss" in row]
     assert steps[-1]["loss"] < steps[0]["loss"]

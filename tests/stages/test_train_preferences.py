@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,54 +22,23 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from registry.artifacts import digest
 from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, qlora
-from stages.backends.train.dpo import REFERENCE, DpoTrainer, without_dropout
+from stages.backends.train.dpo import DpoTrainer
 from stages.backends.train.pairs import Pairs, encode_pairs
+from stages.backends.train.reference import REFERENCE, without_dropout
 from stages.backends.train.rows import IGNORED
 from stages.backends.train.trainer import fit
 from stages.compatible import require_compatible
-from stages.config.train import DpoConfig, TrainConfig
+from stages.config.train import TrainConfig
+from stages.config.train_preferences import DpoConfig
 from stages.contract import Facts, Parent
 from stages.errors import InvalidInput
 from stages.memory import training_memory
 from stages.model_shape import describe_base
 from stages.train import train
 from tests.conftest import as_parent
-
-TOPICS = ("network", "printer", "movie", "planet", "music", "money", "sport", "food")
-ROW = pa.schema(
-    {
-        "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-        "rejected": pa.struct({"role": pa.string(), "content": pa.string()}),
-    }
-)
-
-
-def pair(draw: random.Random) -> dict[str, Any]:
-    topic = draw.choice(TOPICS)
-    words = " ".join(draw.choice(["what", "is", "a", "good", "way"]) for _ in range(draw.randint(2, 12)))
-    asked = {"role": "user", "content": f"{words} {topic}"}
-    other = " ".join(draw.choice(["well", "who", "knows"]) for _ in range(draw.randint(1, 6)))
-    return {
-        "messages": [asked, {"role": "assistant", "content": json.dumps({"topic": topic})}],
-        "rejected": {"role": "assistant", "content": other},
-    }
-
-
-def write_pairs(folder: Path, rows: list[dict[str, Any]], validation: int = 8) -> Parent:
-    folder.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(1)
-    for split, some in (("train", rows), ("validation", [pair(draw) for _ in range(validation)])):
-        pq.write_table(pa.Table.from_pylist(some, ROW), folder / f"{split}.parquet")
-    return Parent(id=digest(rows), kind="dataset", path=folder)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Parent:
-    draw = random.Random(0)
-    return write_pairs(tmp_path_factory.mktemp("pairs"), [pair(draw) for _ in range(48)])
+from tests.stages.preferring import likelihood, move, pair, write_pairs
 
 
 def settings(**changes: Any) -> TrainConfig:
@@ -91,18 +59,18 @@ def settings(**changes: Any) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def first(pico_base: Parent, dataset: Parent, tmp_path_factory: pytest.TempPathFactory) -> Parent:
+def first(pico_base: Parent, pairs: Parent, tmp_path_factory: pytest.TempPathFactory) -> Parent:
     """The adapter of the recipe's first training."""
     out = tmp_path_factory.mktemp("first")
-    return as_parent(train({"base": pico_base, "dataset": dataset}, settings().trainings[0], out), out)
+    return as_parent(train({"base": pico_base, "dataset": pairs}, settings().trainings[0], out), out)
 
 
 @pytest.fixture(scope="module")
 def preferring(
-    pico_base: Parent, dataset: Parent, first: Parent, tmp_path_factory: pytest.TempPathFactory
+    pico_base: Parent, pairs: Parent, first: Parent, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Facts, Path]:
     out = tmp_path_factory.mktemp("preferring")
-    return train({"base": pico_base, "dataset": dataset, "adapter": first}, settings(), out), out
+    return train({"base": pico_base, "dataset": pairs, "adapter": first}, settings(), out), out
 
 
 # What comes out
@@ -149,34 +117,22 @@ def test_it_goes_on_from_the_first_adapter_and_says_so(
 # The loss
 
 
-def trainer_on(base: Parent, dataset: Parent, out: Path, adapter: Path | None, **changes: Any) -> DpoTrainer:
+def trainer_on(base: Parent, pairs: Parent, out: Path, adapter: Path | None, **changes: Any) -> DpoTrainer:
     tokenizer, config = load_tokenizer(base.path), settings(**changes).as_run
-    files = (dataset.path / "train.parquet", dataset.path / "validation.parquet")
+    files = (pairs.path / "train.parquet", pairs.path / "validation.parquet")
     splits = (encode_pairs(file, tokenizer, 128) for file in files)
     model, _ = qlora.load_for_training(base.path, config, "dequantized", adapter)
     return DpoTrainer(model, tokenizer, *splits, config, out)
 
 
-def likelihood(model: Any, ids: list[int], labels: list[int]) -> torch.Tensor:
-    """Of one chat's answer, from all of its logits."""
-    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
-    found = functional.log_softmax(logits[:-1], dim=-1)
-    wanted = torch.tensor(labels[1:])
-    places = (wanted != IGNORED).nonzero().flatten()
-    return found[places, wanted[places]].sum()
-
-
 @pytest.fixture(scope="module")
 def moved(
-    pico_base: Parent, dataset: Parent, first: Parent, tmp_path_factory: pytest.TempPathFactory
+    pico_base: Parent, pairs: Parent, first: Parent, tmp_path_factory: pytest.TempPathFactory
 ) -> DpoTrainer:
     """A trainer whose reference is the first adapter, and whose adapter is another one by now."""
-    trainer = trainer_on(pico_base, dataset, tmp_path_factory.mktemp("moved"), first.path)
+    trainer = trainer_on(pico_base, pairs, tmp_path_factory.mktemp("moved"), first.path)
     trainer.before_training()
-    draw = torch.Generator().manual_seed(3)
-    for name, weight in lora.trainable(trainer.model):
-        if "lora_B" in name:
-            weight.data += torch.randn(weight.shape, generator=draw) * 0.02
+    move(trainer.model)
     return trainer
 
 
@@ -238,17 +194,17 @@ def test_the_loss_is_trl_s(moved: DpoTrainer, pico_base: Parent, first: Parent, 
 
 
 def test_it_begins_with_the_very_weights_of_its_start(
-    pico_base: Parent, dataset: Parent, first: Parent, tmp_path: Path
+    pico_base: Parent, pairs: Parent, first: Parent, tmp_path: Path
 ) -> None:
     """TRL would round them to bfloat16, and the reference would be another model than the first adapter."""
-    trainer = trainer_on(pico_base, dataset, tmp_path, first.path)
+    trainer = trainer_on(pico_base, pairs, tmp_path, first.path)
     kept = load_file(first.path / "adapter_model.safetensors")
     for name, weight in lora.trainable(trainer.model):
         assert torch.equal(weight, kept[name.replace(".default", "")]), name
 
 
-def test_a_fresh_adapter_is_held_against_the_base(pico_base: Parent, dataset: Parent, tmp_path: Path) -> None:
-    trainer = trainer_on(pico_base, dataset, tmp_path, None, dpo={"start": "base", "batch_size": 2})
+def test_a_fresh_adapter_is_held_against_the_base(pico_base: Parent, pairs: Parent, tmp_path: Path) -> None:
+    trainer = trainer_on(pico_base, pairs, tmp_path, None, dpo={"start": "base", "batch_size": 2})
     trainer.before_training()
     assert trainer.reference.shape == (48 + 8, 2)
     with torch.no_grad(), trainer.model.disable_adapter():
@@ -259,10 +215,10 @@ def test_a_fresh_adapter_is_held_against_the_base(pico_base: Parent, dataset: Pa
 
 
 def test_the_reference_is_computed_once(
-    pico_base: Parent, dataset: Parent, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    pico_base: Parent, pairs: Parent, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "tuneline.stage")
-    trainer = trainer_on(pico_base, dataset, tmp_path, None, dpo={"start": "base"})
+    trainer = trainer_on(pico_base, pairs, tmp_path, None, dpo={"start": "base"})
     trainer.before_training()
     known = np.load(tmp_path / REFERENCE)
     assert [r.progress["done"] for r in caplog.records if hasattr(r, "progress")][-1] == 56
@@ -285,10 +241,10 @@ def test_dropout_is_off() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_begins_at_its_reference_in_either_arithmetic(
-    dtype: str, pico_base: Parent, dataset: Parent, first: Parent, tmp_path: Path
+    dtype: str, pico_base: Parent, pairs: Parent, first: Parent, tmp_path: Path
 ) -> None:
     changes = {"nf4": {"compute_dtype": dtype}, "dpo": {"max_steps": 1, "batch_size": 4}}
-    trainer = trainer_on(pico_base, dataset, tmp_path, first.path, **changes)
+    trainer = trainer_on(pico_base, pairs, tmp_path, first.path, **changes)
     fit(trainer, None)
     assert trainer.history()[0]["loss"] == pytest.approx(
         math.log(2), abs=1e-4 if dtype == "float32" else 0.05
@@ -312,13 +268,13 @@ train(parents, TrainConfig.model_validate_json(config), Path(out))
 
 def test_a_killed_training_goes_on_to_the_same_bytes(
     pico_base: Parent,
-    dataset: Parent,
+    pairs: Parent,
     first: Parent,
     preferring: tuple[Facts, Path],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    arguments = [parent.model_dump_json() for parent in (pico_base, dataset, first)]
+    arguments = [parent.model_dump_json() for parent in (pico_base, pairs, first)]
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, *arguments, settings().model_dump_json(), str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -335,7 +291,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     assert child.wait() == -9
     assert (tmp_path / "checkpoints" / REFERENCE).is_file()
     caplog.set_level(logging.INFO, "tuneline.stage")
-    facts = train({"base": pico_base, "dataset": dataset, "adapter": first}, settings(), tmp_path)
+    facts = train({"base": pico_base, "dataset": pairs, "adapter": first}, settings(), tmp_path)
     told = [record.progress for record in caplog.records if hasattr(record, "progress")]
     assert [(event["unit"], event["done"]) for event in told] == [("steps", 5), ("steps", 6)]
     assert facts == preferring[0]
@@ -363,17 +319,17 @@ def test_only_the_last_answers_are_compared(pico_base: Parent, tmp_path: Path) -
 
 
 def test_what_cannot_be_trained_on_is_said(
-    pico_base: Parent, dataset: Parent, first: Parent, tmp_path: Path
+    pico_base: Parent, pairs: Parent, first: Parent, tmp_path: Path
 ) -> None:
     chats = tmp_path / "chats"
     chats.mkdir()
-    rows = pq.read_table(dataset.path / "train.parquet", columns=["messages"])
+    rows = pq.read_table(pairs.path / "train.parquet", columns=["messages"])
     pq.write_table(rows, chats / "train.parquet")
-    parents = {"base": pico_base, "dataset": dataset, "adapter": first}
+    parents = {"base": pico_base, "dataset": pairs, "adapter": first}
     with pytest.raises(InvalidInput, match=r"has one answer to each prompt.*prepare\.format: preferences"):
-        train({**parents, "dataset": dataset.model_copy(update={"path": chats})}, settings(), tmp_path)
+        train({**parents, "dataset": pairs.model_copy(update={"path": chats})}, settings(), tmp_path)
     with pytest.raises(InvalidInput, match=r"train\.dpo\.start is sft, and no adapter was given"):
-        train({"base": pico_base, "dataset": dataset}, settings(), tmp_path)
+        train({"base": pico_base, "dataset": pairs}, settings(), tmp_path)
     with pytest.raises(InvalidInput, match=r"the adapter has r 4 and not 8, .*make train\.lora the same"):
         train(parents, settings(lora={"rank": 8, "alpha": 16}), tmp_path)
     with pytest.raises(InvalidInput, match=r"on other layers than train\.lora\.target_modules names: model"):
@@ -385,14 +341,14 @@ def test_what_cannot_be_trained_on_is_said(
 
 
 def test_an_adapter_with_a_template_of_its_own_is_refused(
-    pico_base: Parent, dataset: Parent, first: Parent, tmp_path: Path
+    pico_base: Parent, pairs: Parent, first: Parent, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
     for file in first.path.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     (other / "chat_template.jinja").write_text("{{ messages }}")
-    parents = {"base": pico_base, "dataset": dataset}
+    parents = {"base": pico_base, "dataset": pairs}
     with pytest.raises(InvalidInput, match=r"brings a tokenizer or a chat template of its own"):
         train({**parents, "adapter": first.model_copy(update={"path": other})}, settings(), tmp_path)
 

@@ -26,7 +26,7 @@ from registry.api import queries
 from registry.artifacts import MODEL_KINDS
 from registry.db.tables import channels, endpoints, gate_decisions
 from registry.evaluation_results import EvaluationMetrics
-from stages.training_record import HISTORY, LoggedStep, of_pairs, read_history
+from stages.training_record import HISTORY, LOSSES, LoggedStep, loss_of, read_history
 
 EVALUATIONS = 20
 DECISIONS = 20
@@ -179,7 +179,7 @@ def curves(history: Sequence[LoggedStep]) -> Curves:
         values = {row["step"]: row[key] for row in history if row.get(key) is not None}
         if values:
             series.append({"name": name, "values": [values.get(step) for step in steps]})
-    loss = f"loss (nats per {'pair' if of_pairs(history) else 'token'})"
+    loss = f"loss ({LOSSES[loss_of(history)]})"
     return {"x": steps, "series": series, "x_label": "optimizer step", "y_label": loss}
 
 

@@ -10,8 +10,12 @@ loss         of many labels, without all their logits at once
 lora         the adapter, on exactly the layers that were meant
 rows         token ids, labels and their order
 pairs        the same of two answers to each prompt
-pair_trainer what training on them has in common
+labelled     the same of answers that are called good or bad
+answer_trainer  how likely a model finds whole answers
+pair_trainer what training on pairs has in common
+reference    what a model said of answers before it was trained on them
 dpo, orpo    trainers that prefer one answer to the other
+kto          a trainer that prefers good answers to bad ones
 packing      several rows in one sequence
 ```
 """

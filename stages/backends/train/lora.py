@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from registry.artifacts import BaseReference
 from registry.compat.peft import CONFIG
-from stages.config.train import LoraConfig
+from stages.config.lora import LoraConfig
 from stages.errors import InvalidInput, StageError
 
 _PLAIN = ("rank_pattern", "alpha_pattern", "layers_to_transform", "trainable_token_indices")
@@ -95,21 +95,22 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftMo
     return wrapped
 
 
-def attach_trained(model: PreTrainedModel, adapter: Path, config: LoraConfig) -> peft.PeftModel:
+def attach_trained(model: PreTrainedModel, adapter: Path, config: LoraConfig, key: str) -> peft.PeftModel:
     """Wrap `model` with the PEFT adapter in `adapter`, to be trained further, in float32.
 
+    `key`: what of a recipe names the adapter.
     Raises `InvalidInput` where it is not a LoRA adapter of the shape that `config` asks for, on those layers.
     """
     file = adapter / CONFIG
     if not file.is_file():
         raise InvalidInput(
-            f"train.dpo.start: the adapter has no {CONFIG}, so it is not in PEFT's format, the only one "
+            f"{key}: the adapter has no {CONFIG}, so it is not in PEFT's format, the only one "
             "that can be trained further; give one that was trained"
         )
     settings: dict[str, Any] = json.loads(file.read_text("utf-8"))
     if differing := _differing(settings, config):
         raise InvalidInput(
-            f"train.dpo.start: the adapter has {', '.join(differing)}; make train.lora the same, or give "
+            f"{key}: the adapter has {', '.join(differing)}; make train.lora the same, or give "
             "another adapter"
         )
     layers = target_layers(model, config.target_modules)
@@ -119,7 +120,7 @@ def attach_trained(model: PreTrainedModel, adapter: Path, config: LoraConfig) ->
     wrapped_layers = [name for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
     if odd := sorted(set(wrapped_layers) ^ set(layers)):
         raise InvalidInput(
-            f"train.dpo.start: the adapter is on other layers than train.lora.target_modules names: "
+            f"{key}: the adapter is on other layers than train.lora.target_modules names: "
             f"{', '.join(odd[:5])}; make them the same, or give another adapter"
         )
     return wrapped

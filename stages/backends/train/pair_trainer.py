@@ -1,4 +1,4 @@
-"""What trainers on pairs of answers have in common: batches of both, and how likely the model finds each."""
+"""What trainers on pairs of answers have in common: batches of both, and which one the model prefers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.nn import functional
 
-from stages.backends.train.loss import token_losses, without
+from stages.backends.train.answer_trainer import AnswerTrainer
 from stages.backends.train.pairs import Pairs
-from stages.backends.train.rows import IGNORED
-from stages.backends.train.trainer import Trainer
 from stages.config.train import TrainConfig
 
 
-class PairTrainer(Trainer):
+class PairTrainer(AnswerTrainer):
     """Trains on `Pairs`. A batch holds all chosen chats, then the rejected ones, and the pairs' places."""
 
     step_figures = ("preferred", "margin")
@@ -34,7 +31,6 @@ class PairTrainer(Trainer):
         checkpoints: Path,
     ) -> None:
         super().__init__(model, tokenizer, train_rows, validation_rows, config, checkpoints)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs, not over tokens
         self.data_collator: Any = _BothAnswers(self.data_collator)
         self.pairs = train_rows
 
@@ -55,10 +51,6 @@ class PairTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["input_ids", "labels", "place"]
-
-    def _together(self, data: Dataset, places: Sequence[int]) -> dict[str, torch.Tensor]:
-        batch: dict[str, torch.Tensor] = self._prepare_inputs(self.data_collator([data[k] for k in places]))
-        return batch
 
     def compute_loss(
         self,
@@ -83,23 +75,7 @@ class PairTrainer(Trainer):
 
     def _log_probabilities(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The sum over each answer's tokens: float32 (pairs, 2), the chosen ones first."""
-        labels = inputs["labels"][:, 1:]
-        kept = (labels != IGNORED).any(dim=0).nonzero().flatten()
-        read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        wanted = labels[:, kept]
-        taught = wanted != IGNORED
-        if self._head is not None:
-            with without(self._head):
-                hidden = model(**read, use_cache=False, logits_to_keep=kept).logits
-            losses = token_losses(hidden[taught], wanted[taught], self._head, self.args.bf16)
-        else:
-            some = {"logits_to_keep": kept} if self._keeps_logits else {}
-            logits = model(**read, use_cache=False, **some).logits
-            logits = logits if self._keeps_logits else logits[:, kept]
-            losses = functional.cross_entropy(logits[taught].float(), wanted[taught], reduction="none")
-        answer = taught.nonzero()[:, 0]
-        sums = torch.zeros(len(labels), device=losses.device).index_add(0, answer, -losses)
-        return sums.view(2, -1).T
+        return super()._log_probabilities(model, inputs).view(2, -1).T
 
     def _validate(self) -> dict[str, float]:
         """Mean loss of the pairs, and the share of them with a margin above 0."""

@@ -25,6 +25,8 @@ from stages.backends.train import trainer as sft
 from stages.backends.train.checkpoints import discard, last_checkpoint
 from stages.backends.train.dpo import DpoTrainer
 from stages.backends.train.early_stopping import best_step
+from stages.backends.train.kto import KtoTrainer
+from stages.backends.train.labelled import encode_labelled
 from stages.backends.train.orpo import OrpoTrainer
 from stages.backends.train.packing import require_rows_apart
 from stages.backends.train.pairs import encode_pairs
@@ -38,7 +40,7 @@ from stages.model_shape import describe_base
 from stages.outline import outline_of_adapter
 from stages.training_record import HISTORY
 
-TRAINERS: Mapping[str, Any] = {"sft": sft.Trainer, "dpo": DpoTrainer, "orpo": OrpoTrainer}
+TRAINERS: Mapping[str, Any] = {"sft": sft.Trainer, "dpo": DpoTrainer, "kto": KtoTrainer, "orpo": OrpoTrainer}
 """`train.method` → what trains so."""
 
 
@@ -53,7 +55,7 @@ def train_adapter(
         raise InvalidInput("the base artifact carries no base reference; resolve the base again")
     tokenizer = load_tokenizer(base.path)
     if start is not None:
-        _require_same_reading(tokenizer, base.path, start)
+        _require_same_reading(tokenizer, base.path, start, config)
     rows, validation = _encoded(dataset.path, tokenizer, config)
     if not len(rows):
         raise InvalidInput("the dataset's training split is empty; prepare more rows or hold out fewer")
@@ -90,22 +92,29 @@ def _start(parents: Parents, config: TrainConfig) -> Parent | None:
     """The adapter that is trained further, None for a fresh one. Raises `InvalidInput` where it misses."""
     start = parents.get("adapter")
     if config.goes_on and start is None:
+        key, named = f"{config.section}.start", getattr(config, config.method).start
         raise InvalidInput(
-            f"train.dpo.start is {config.dpo.start}, and no adapter was given to go on from; give one as "
-            "adapter, or set train.dpo.start: base"
+            f"{key} is {named}, and no adapter was given to go on from; give one as adapter, or set "
+            f"{key}: base"
         )
     return start if config.goes_on else None
 
 
 def _encoded(dataset: Path, tokenizer: Tokenizer, config: TrainConfig) -> tuple[Any, Any]:
-    """The training and the validation split: `Rows`, or `Pairs` where two answers are compared."""
-    encode = encode_split if config.method == "sft" else encode_pairs
+    """The training and the validation split: `Rows`, `Labelled`, or `Pairs` where answers are compared."""
+    encode: Any = {"sft": encode_split, "kto": encode_labelled}.get(config.method, encode_pairs)
     files = (dataset / "train.parquet", dataset / "validation.parquet")
     train, validation = (encode(file, tokenizer, config.max_length) for file in files)
+    if config.method == "kto" and len(set(train.desirable)) == 1:
+        called = "good" if train.desirable[0] else "bad"
+        raise InvalidInput(
+            f"every answer of the training split is called {called}, so there is nothing to tell it from; "
+            f"prepare rows of both labels{', or set train.method: sft' if called == 'good' else ''}"
+        )
     return train, validation
 
 
-def _require_same_reading(tokenizer: Tokenizer, base: Path, start: Parent) -> None:
+def _require_same_reading(tokenizer: Tokenizer, base: Path, start: Parent, config: TrainConfig) -> None:
     """Raise `InvalidInput` where an adapter has another tokenizer or chat template than its base."""
     home = tokenizer_home(base, start.path)
     if home == base:
@@ -113,8 +122,8 @@ def _require_same_reading(tokenizer: Tokenizer, base: Path, start: Parent) -> No
     other = load_tokenizer(home)
     if (other.get_vocab(), other.chat_template) != (tokenizer.get_vocab(), tokenizer.chat_template):
         raise InvalidInput(
-            f"train.dpo.start: adapter {start.id[:12]} brings a tokenizer or a chat template of its own, by "
-            "which the pairs were not prepared; give an adapter that reads as its base does"
+            f"{config.section}.start: adapter {start.id[:12]} brings a tokenizer or a chat template of its "
+            "own, by which the rows were not prepared; give an adapter that reads as its base does"
         )
 
 
@@ -149,7 +158,7 @@ def load_for_training(
     if frozen == "dequantized":
         nf4.dequantize_in_place(model)
     if adapter is not None:
-        return lora.attach_trained(model, adapter, config.lora), quantization
+        return lora.attach_trained(model, adapter, config.lora, f"{config.section}.start"), quantization
     return lora.attach(model, config.lora, config.seed), quantization
 
 

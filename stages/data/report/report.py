@@ -17,8 +17,8 @@ import pyarrow.parquet
 from stages.data.report.language import UNTOLD, identifier
 from stages.data.report.sensitive import KINDS, found
 from stages.data.report.similar import Pair, similar
+from stages.formats.splits import ALL_SPLITS, UNDESIRABLE
 
-SPLITS = ("train", "validation", "test", "fresh")
 MOST_ROWS = 50_000
 """Rows of a split that are read; the report says so where there are more."""
 PLACES = 5
@@ -79,15 +79,15 @@ def report(folder: Path, threshold: float = 0.6) -> DataReport:
     """
     language, hits = identifier(), _Hits()
     splits, questions = [], defaultdict[str, list[str]](list)
-    for split in SPLITS:
+    for split in ALL_SPLITS:
         if (file := folder / f"{split}.parquet").is_file():
             languages = Counter[str]()
             for row, messages in enumerate(_chats(file), 1):
                 texts = [(str(message["role"]), _text(message)) for message in messages]
                 hits.add(split, row, texts)
                 languages[language("\n".join(text for role, text in texts if role != "system"))] += 1
-                if split in ("train", "test"):
-                    questions[split].append("\n".join(t for role, t in texts if role != "assistant"))
+                if (asked := split.removesuffix(UNDESIRABLE)) in ("train", "test"):
+                    questions[asked].append("\n".join(t for role, t in texts if role != "assistant"))
             splits.append(_split(split, file, dict(languages.most_common())))
     alike, pairs = similar(questions["train"], questions["test"], threshold, PAIRS)
     return DataReport(splits, hits.told(), threshold, alike, pairs)

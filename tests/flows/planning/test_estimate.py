@@ -20,7 +20,8 @@ from flows.planning.shortfalls import shortfalls
 from flows.run.child import WarmWorker
 from flows.settings import Settings
 from stages.config.evaluate import HeldoutTask, LmEvalTask
-from stages.config.train import LoraConfig, TrainConfig
+from stages.config.lora import LoraConfig
+from stages.config.train import TrainConfig
 from stages.contract import Parent
 from stages.errors import InvalidInput, MissingPackage
 from stages.memory import NF4_BYTES, adapter_parameters, training_memory

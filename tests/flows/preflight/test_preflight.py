@@ -20,7 +20,7 @@ from flows.recipe import Recipe, load
 from flows.settings import Settings
 from registry import Registry
 from stages.backends.preview import layers_amiss, rows_mixed
-from stages.config.train import LoraConfig
+from stages.config.lora import LoraConfig
 from stages.model_shape import ModelShape, describe_base
 from tests.flows.evaluation_files import Lineage
 from tests.flows.test_promote import policy
@@ -100,6 +100,8 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("pico-tenant", ["adapter.base=16bit", "train.lora.rank=513"], "train.lora.rank: 513, and vllm applies"),
     ("demo", ["train.method=dpo"], "train.method: dpo compares two answers to each prompt; set prepare"),
     ("demo", ["train.method=orpo"], "train.method: orpo compares two answers to each prompt; set prepare"),
+    ("demo", ["train.method=kto"], "train.method: kto learns from answers that are each called good or bad"),
+    ("demo", ["prepare.format=unpaired-preferences"], "and nothing reads the bad answers: set train.method"),
     ("demo", ["prepare.format=preferences"],
      "prepare.format: preferences, and nothing reads the rejected answers: set train.method: dpo, or add"),
     ("demo", [*ALONE, "evaluate.tasks=[{kind: preference}]"],

@@ -10,10 +10,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from flows.gates.contamination import training_texts
+from flows.planning.amounts import training_amounts
+from flows.planning.rows import row_figures
+from flows.recipe import load
 from stages.backends import chat
 from stages.config.prepare import PrepareConfig
 from stages.contract import Parent
 from stages.data.preferences import read_row
+from stages.data.report.report import report
 from stages.data.source_row import RowError
 from stages.errors import InvalidInput
 from stages.formats.dataset_rows import SCHEMA, WIDE, paired
@@ -39,7 +44,7 @@ WHOLE = {"chosen": [*EARLIER, USER, GOOD], "rejected": [*EARLIER, USER, BAD]}
 
 
 def read(row: Row, system: str | None = None) -> tuple[Any, Any]:
-    return read_row("preferences", row, system, Counter())
+    return read_row("preferences", row, system, Counter())[:2]
 
 
 @pytest.mark.parametrize(
@@ -247,3 +252,112 @@ def test_the_first_rows_are_the_chosen_chats(tmp_path: Path) -> None:
 def test_a_feed_s_pairs_are_read_from_a_file() -> None:
     with pytest.raises(ValueError, match=r"tuneline feed export NAME FILE --preferences"):
         PrepareConfig(source="feed:support", format="preferences")
+
+
+# Answers that are each called good or bad
+
+
+@pytest.mark.parametrize(
+    ("row", "good"),
+    [
+        ({"prompt": "Warm in Bo?", "completion": "Yes, 21.", "label": True}, True),
+        ({"prompt": [USER], "completion": [GOOD], "label": False}, False),
+        ({"messages": [USER, GOOD], "kto_tag": "false"}, False),
+        ({"conversations": [TURNS[2], {"from": "gpt", "value": "Yes, 21."}], "kto_tag": True}, True),
+        ({"instruction": "Warm in Bo?", "input": "", "output": "Yes, 21.", "kto_tag": 1}, True),
+        ({"prompt": "Warm in Bo?", "response": "Yes, 21.", "label": "0", "kto_tag": None}, False),
+    ],
+    ids=range(6),
+)
+def test_a_labelled_answer_in_each_shape(row: Row, good: bool) -> None:
+    assert read_row("unpaired-preferences", row, None, Counter()) == ([USER, GOOD], None, good)
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "said"),
+    [
+        ({"label": None}, "missing_label", "no label: expected label or kto_tag, true or false"),
+        ({"label": 2}, "wrong_label", "label is 2, expected true"),
+        ({"label": "good"}, "wrong_label", "label is 'good', expected true"),
+        ({"label": True, "kto_tag": False}, "wrong_label", "label says one thing and kto_tag the other"),
+        ({"label": True, "chosen": "Yes"}, "unsupported_field", "chosen: pairs of answers are read with"),
+        ({"label": True, "completion": " "}, "missing_answer", "no answer"),
+    ],
+    ids=range(6),
+)
+def test_what_is_wrong_with_a_label_is_said_by_name(row: Row, code: str, said: str) -> None:
+    with pytest.raises(RowError, match=said) as caught:
+        read_row("unpaired-preferences", {"prompt": "Hi", "completion": "Yes", **row}, None, Counter())
+    assert caught.value.code == code
+    with pytest.raises(RowError, match="expected a chat in any of the shapes before, and label"):
+        read_row("unpaired-preferences", {"prompt": "Hi", "label": True}, None, Counter())
+
+
+def labelled(count: int) -> list[Row]:
+    """Two answers to each prompt: one that is called good, and one that is not."""
+    return [
+        {"prompt": row["prompt"], "completion": row[side], "kto_tag": side == "chosen"}
+        for row in pairs(count)
+        for side in ("chosen", "rejected")
+    ]
+
+
+def test_bad_answers_lie_apart_from_good_ones(prepare_from: Prepare, out: Path, tmp_path: Path) -> None:
+    rows = labelled(40)
+    rows.append({**rows[0], "kto_tag": False})
+    rows.append(rows[2])
+    long = {"prompt": "Tell me of Bo.", "completion": " ".join(f"word{n}" for n in range(40))}
+    rows += [{**long, "kto_tag": True}, {**long, "completion": f"{long['completion']} not", "kto_tag": False}]
+    rows.append({**long, "completion": f"{long['completion']} indeed", "kto_tag": True})
+    source = jsonl(tmp_path / "rows.jsonl", rows)
+    metrics = prepare_from(source, format="unpaired-preferences").metrics
+    assert metrics["rejected"] == {"contradicting_labels": 1}
+    assert metrics["dropped"] == {"exact_duplicates": 1, "near_duplicates": 1}
+    assert rejects(out)[0]["reason"] == "an earlier row calls the same answer the opposite"
+    names = ("train", "validation", "test")
+    good = splits(out)
+    bad = {name: pq.read_table(out / f"{name}_undesirable.parquet").to_pylist() for name in names}
+    for name in names:
+        assert {row["prompt_hash"] for row in good[name]} == {row["prompt_hash"] for row in bad[name]}
+        assert all(row["messages"][-1]["content"].split()[0] in ("not", "word0") for row in bad[name])
+        assert not any(row["messages"][-1]["content"].startswith("not") for row in good[name])
+        for kind, some in ((name, good[name]), (f"{name}_undesirable", bad[name])):
+            assert metrics["splits"][kind]["rows"] == len(some)
+    assert sum(map(len, good.values())) == sum(map(len, bad.values())) == 41
+    assert "bad:\n\n<|im_start|>" in (out / "README.md").read_text("utf-8")
+    assert [split.split for split in report(out).splits] == [*names, *bad_names(names)]
+    trained = {text for row in training_texts(out) for text in row}
+    assert all(row["messages"][-1]["content"] in trained for row in (good | bad)["train"] + bad["train"])
+
+
+def bad_names(names: tuple[str, ...]) -> list[str]:
+    return [f"{name}_undesirable" for name in names]
+
+
+def test_labels_of_one_kind_teach_nothing(prepare_from: Prepare, tmp_path: Path) -> None:
+    rows = [row for row in labelled(40) if row["kto_tag"]]
+    with pytest.raises(InvalidInput, match="no answer of the training split is called bad"):
+        prepare_from(jsonl(tmp_path / "rows.jsonl", rows), format="unpaired-preferences")
+    with pytest.raises(InvalidInput, match=r"kto_tag: labels of single answers.*unpaired-preferences"):
+        prepare_from(jsonl(tmp_path / "rows.jsonl", rows))
+
+
+def test_a_plan_counts_both_kinds_where_both_are_trained_on(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "rows.jsonl", labelled(40) + labelled(60)[81::2])
+    config = PrepareConfig(source=f"path:{source}", format="unpaired-preferences", max_length=128)
+    figures = row_figures(config)
+    assert figures is not None
+    assert (figures.rows, figures.undesirable) == (40, 60)
+    recipe = load("demo", [f"prepare={config.model_dump_json()}", "train.method=kto", "train.max_steps=null"])
+    supervised, kto = (
+        training_amounts(recipe.model_copy(update={"train": one}), figures) for one in recipe.train.trainings
+    )
+    assert supervised is not None
+    assert kto is not None
+    assert kto.tokens == pytest.approx(0.85 * 100 * figures.length)
+    assert supervised.tokens == pytest.approx(0.85 * 40 * recipe.train.epochs * figures.length)
+    evaluations = recipe.train.evaluations
+    read = 3 * 85 + 2 * 5 + 2 * evaluations * 5
+    assert kto.checks == pytest.approx(read * figures.length), (
+        "the reference, and answers after other prompts"
+    )
