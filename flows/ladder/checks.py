@@ -205,7 +205,7 @@ def survival(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence
 
 
 def answers(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:
-    """The engine's own answers are not significantly worse than the parent's."""
+    """It is not right significantly less often than the parent: in what it answers, or finds likelier."""
     if rung.kind in ("base", "endpoint") or not rung.compared or rung.gained is None or rung.lost is None:
         return None
     net = (rung.lost - rung.gained) / rung.compared
@@ -214,8 +214,8 @@ def answers(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]
     words = f"{rung.lost} answers lost and {rung.gained} gained of {rung.compared} against {rung.parent}"
     if rung.kind in ("started", "tuned"):
         return Said(words, f"training cost the task more than it gave: {words}")
-    follows = "see the answers in its samples, the tokens that end a turn, template and engine"
-    return Said(words, f"it generates worse than {rung.parent}: {words}", follows)
+    follows = "see the items in its samples, the tokens that end a turn, template and engine"
+    return Said(words, f"it is right less often than {rung.parent}: {words}", follows)
 
 
 def endpoint(rung: Rung, evidence: RungEvidence, seen: Mapping[Any, RungEvidence]) -> Said | None:

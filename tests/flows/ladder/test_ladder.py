@@ -174,8 +174,8 @@ FAULTS = (
     Fault("effect", "tuned", far(parent=fidelity(1e-7)), "changes nothing"),
     Fault("effect", "tuned", far(parent=fidelity(4, 1.9)), "made the model worse"),
     Fault("survival", "gptq", far(to_base=fidelity(4, 1.5)), "did not survive"),
-    Fault("answers", "gptq", lambda e: replace(e, answers=answers(40)), "generates worse"),
-    Fault("answers", "merged", lambda e: replace(e, answers=answers(40)), "generates worse"),
+    Fault("answers", "gptq", lambda e: replace(e, answers=answers(40)), "right less often"),
+    Fault("answers", "merged", lambda e: replace(e, answers=answers(40)), "right less often"),
     Fault(
         "endpoint", "endpoint",
         lambda e: replace(e, probe={"asked": 4, "same": 4, "same_prompt": 3}), "renders chats differently",
