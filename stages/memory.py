@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask, PreferenceTask
+from stages.config.lora import LoraConfig
 from stages.config.train import TrainConfig
 from stages.families.blocks import BLOCKS, is_called
 from stages.model_shape import ModelShape
@@ -158,10 +159,10 @@ def layer_on_gpu(shape: ModelShape, config: TrainConfig) -> int:
 
 
 def adapter_parameters(shape: ModelShape, config: TrainConfig) -> int:
-    """rank × (inputs + outputs) of every adapted layer, with DoRA a length of each output's weights."""
-    widths, rank = adapted(shape, config).values(), config.lora.rank
-    lengths = sum(outputs for _, outputs in widths) * config.lora.dora
-    return shape.layers * (rank * sum(inputs + outputs for inputs, outputs in widths) + lengths)
+    """rank × (inputs + outputs) of every adapted module, with DoRA a length of each output's weights."""
+    widths, blocks, rank = adapted(shape, config), _blocks(shape, config), config.lora.rank
+    each = {name: rank * sum(both) + both[1] * config.lora.dora for name, both in widths.items()}
+    return sum(blocks[name] * each[name] for name in widths)
 
 
 def _dora_moment(shape: ModelShape, config: TrainConfig) -> int:
@@ -171,11 +172,29 @@ def _dora_moment(shape: ModelShape, config: TrainConfig) -> int:
 
 
 def adapted(shape: ModelShape, config: TrainConfig) -> dict[str, tuple[int, int]]:
-    """Input and output width of the linear layers of a block that get an adapter, by name."""
-    endings = config.lora.target_modules
-    named = (endings,) if isinstance(endings, str) else endings
-    return {
-        name: widths
-        for name, widths in shape.linear_shapes().items()
-        if endings == "all-linear" or any(is_called(name, ending) for ending in named)
-    }
+    """Input and output width of the linear layers that get an adapter in some block, by name."""
+    return {name: shape.linear_shapes()[name] for name in _blocks(shape, config)}
+
+
+def _blocks(shape: ModelShape, config: TrainConfig) -> dict[str, int]:
+    """In how many blocks each of the linear layers gets an adapter, of those that do in some.
+
+    A pattern is held against the names that most models have; one that matches none is taken to match all.
+    """
+    lora, layers = config.lora, range(shape.layers)
+    named = (lora.target_modules,) if isinstance(lora.target_modules, str) else lora.target_modules
+    found = [
+        name
+        for name in shape.linear_shapes()
+        if lora.target_modules == "all-linear" or any(is_called(name, ending) for ending in named)
+    ]
+    for given in (lora, lora.model_copy(update={"pattern": None})):
+        counts = {name: sum(_meant(given, n, name) for n in layers) for name in found}
+        if any(counts.values()):
+            break
+    return {name: count for name, count in counts.items() if count}
+
+
+def _meant(lora: LoraConfig, layer: int, name: str) -> bool:
+    """Whether a block's module gets an adapter, as far as names tell that most models have."""
+    return any(lora.meant(f"model.layers.{layer}.{part}{name}") for part in ("self_attn.", "mlp.", ""))

@@ -64,7 +64,8 @@ def ask(recipe: Recipe, family: str) -> LibraryAnswer:
     Nothing is asked where there is none of these.
     """
     lora = recipe.train.lora
-    named = lora.target_modules != "all-linear" or lora.modules_to_save or lora.rank > 256
+    chosen = lora.target_modules != "all-linear" or lora.layers is not None or lora.pattern is not None
+    named = chosen or lora.modules_to_save or lora.rank > 256
     named = named or (family != "" and family not in BLOCKS)
     tasks = {
         number: task.model_dump(mode="json")

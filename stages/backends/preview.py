@@ -52,7 +52,7 @@ def _tasks(asked: Mapping[str, JsonObject], metrics: dict[str, list[str]]) -> It
 
 def layers_amiss(source: str, lora: LoraConfig) -> Iterator[str]:
     """Names in the adapter's settings that the base has no module of, and a rank beyond every layer."""
-    from stages.backends.train.lora import check_saved_modules, target_layers
+    from stages.backends.train.lora import adapted_layers, check_saved_modules, target_layers
 
     model = _without_weights(source)
     for name in lora.modules_to_save:
@@ -65,6 +65,12 @@ def layers_amiss(source: str, lora: LoraConfig) -> Iterator[str]:
     for ending in endings:
         try:
             chosen += target_layers(model, ending if ending == "all-linear" else (ending,))
+        except StageError as error:
+            yield str(error)
+    if chosen:
+        try:
+            kept = set(adapted_layers(model, lora))
+            chosen = [name for name in chosen if name in kept]
         except StageError as error:
             yield str(error)
     if not chosen and lora.target_modules == "all-linear":

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from stages.backends.chat import load_tokenizer
+from stages.backends.preview import layers_amiss
 from stages.backends.train import lora, qlora
 from stages.backends.train.rows import encode_split
 from stages.backends.train.trainer import Trainer, fit
+from stages.config.lora import LoraConfig
 from stages.contract import Parent
 from stages.memory import adapter_parameters
 from stages.merge import MergeConfig, merge
@@ -29,6 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "LoRA+ and NEFTune": {"loraplus_lr_ratio": 16, "neftune_noise_alpha": 5},
     "DoRA": {"lora": {"rank": 4, "dora": True}, "learning_rate": 5e-3},
     "rsLoRA": {"lora": {"rank": 4, "rslora": True}},
+    "some modules": {"lora": {"rank": 4, "layers": [1], "pattern": r".*(q_proj|mlp\..*)"}},
 }
 """What leaves an adapter that a merge takes, and changes it."""
 
@@ -130,3 +135,54 @@ def test_dora_moves_the_lengths_of_weights(
 def test_adapters_from_before_keep_their_keys() -> None:
     assert "dora" not in settings().model_dump(mode="json")["lora"]
     assert settings(lora={"dora": True}).model_dump(mode="json")["lora"]["dora"] is True
+
+
+@pytest.mark.parametrize(
+    ("lora_settings", "names"),
+    [
+        ({"layers": [1], "target_modules": ["q_proj"]}, ["1.self_attn.q_proj"]),
+        ({"layers": ["0-1"], "pattern": r".*\.v_proj"}, ["0.self_attn.v_proj", "1.self_attn.v_proj"]),
+        ({"pattern": r"model\.layers\.0\.mlp\.(up|down)_proj"}, ["0.mlp.down_proj", "0.mlp.up_proj"]),
+    ],
+)
+def test_an_adapter_is_on_the_modules_that_were_meant(
+    lora_settings: dict[str, Any], names: list[str], pico_base: Parent
+) -> None:
+    config = settings(lora={"rank": 4, **lora_settings})
+    model, _ = qlora.load_for_training(pico_base.path, config, "dequantized")
+    trained = {name.partition(".lora_")[0].partition("layers.")[2] for name, _ in lora.trainable(model)}
+    assert sorted(trained) == names
+    count = sum(weight.numel() for _, weight in lora.trainable(model))
+    assert count == adapter_parameters(describe_base(f"path:{pico_base.path}"), config)
+
+
+def test_modules_that_are_not_there_are_named(pico_base: Parent) -> None:
+    for given, said in (
+        ({"layers": [0, "2-3"]}, r"layers: 3 is beyond the last block of LlamaForCausalLM, which has 2"),
+        ({"pattern": "q_proj"}, r"pattern: leaves no module .* whole name of one is model\.layers\.0\."),
+        ({"layers": [0], "target_modules": ["layers.1.mlp.up_proj"]}, r"layers: leaves no module"),
+    ):
+        told = list(layers_amiss(f"path:{pico_base.path}", settings(lora=given).lora))
+        assert len(told) == 1
+        assert re.search(f"train.lora.{said}", told[0])
+    shape = describe_base(f"path:{pico_base.path}")
+    unknown, every = (settings(lora=some) for some in ({"pattern": r"h\.\d+\..*"}, {}))
+    assert adapter_parameters(shape, unknown) == adapter_parameters(shape, every), "an upper end"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"layers": ["3-1"]}, "'3-1' is not a block or a range"),
+        ({"layers": [-1]}, "-1 is not a block or a range"),
+        ({"layers": []}, "leaves no block; name some"),
+        ({"pattern": "(q"}, "pattern: not a regular expression"),
+        ({"init_lora_weights": "pissa"}, "PiSSA and LoftQ take a product of factors out of the base's"),
+        ({"loftq_config": {}}, "another NF4 base than the one that the registry has"),
+        ({"trainable_token_indices": [1]}, "single rows of the embedding are not trained"),
+        ({"layers_to_transform": [1]}, r"said by train\.lora\.layers"),
+    ],
+)
+def test_what_an_adapter_cannot_be_is_said_by_name(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        LoraConfig.model_validate(given)

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from registry.artifacts import BaseReference
 from registry.compat.peft import CONFIG
-from stages.config.lora import LoraConfig
+from stages.config.lora import LoraConfig, block_of
 from stages.errors import InvalidInput, StageError
 
 _PLAIN = ("rank_pattern", "alpha_pattern", "layers_to_transform", "trainable_token_indices")
@@ -41,6 +41,26 @@ def target_layers(model: PreTrainedModel, target_modules: str | tuple[str, ...])
             raise InvalidInput(_no_such_layer(model, ending, linear))
         chosen |= matches
     return [name for name in linear if name in chosen]
+
+
+def adapted_layers(model: PreTrainedModel, config: LoraConfig) -> list[str]:
+    """Full names of the linear layers that get an adapter: those that all of `target_modules`, `layers` and
+    `pattern` name. Raises `InvalidInput` as `target_layers` does, and where a block is beyond the last one or
+    nothing is left."""
+    linear = target_layers(model, config.target_modules)
+    last = max((number for name in linear if (number := block_of(name)) is not None), default=-1)
+    if config.blocks is not None and max(config.blocks) > last:
+        raise InvalidInput(
+            f"train.lora.layers: {max(config.blocks)} is beyond the last block of {type(model).__name__}, "
+            f"which has {last + 1}, counted from 0; name others"
+        )
+    chosen = [name for name in linear if config.meant(name)]
+    if linear and not chosen:
+        key = "layers" if config.pattern is None else "pattern"
+        raise InvalidInput(
+            f"train.lora.{key}: leaves no module to put an adapter on; the whole name of one is {linear[0]}"
+        )
+    return chosen
 
 
 def is_linear(layer: nn.Module) -> bool:
@@ -70,7 +90,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftMo
     Raises `InvalidInput` when a name in the configuration matches nothing, `StageError` when PEFT chose
     other layers than those.
     """
-    layers = target_layers(model, config.target_modules)
+    layers = adapted_layers(model, config)
     check_saved_modules(model, config.modules_to_save)
     torch.manual_seed(seed)
     wrapped = peft.get_peft_model(
@@ -113,14 +133,14 @@ def attach_trained(model: PreTrainedModel, adapter: Path, config: LoraConfig, ke
             f"{key}: the adapter has {', '.join(differing)}; make train.lora the same, or give "
             "another adapter"
         )
-    layers = target_layers(model, config.target_modules)
+    layers = adapted_layers(model, config)
     wrapped = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     # where the base lies, as for a fresh adapter: checkpoints look there for its vocabulary
     wrapped.peft_config["default"].base_model_name_or_path = model.name_or_path
     wrapped_layers = [name for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
     if odd := sorted(set(wrapped_layers) ^ set(layers)):
         raise InvalidInput(
-            f"{key}: the adapter is on other layers than train.lora.target_modules names: "
+            f"{key}: the adapter is on other layers than train.lora.target_modules, layers and pattern name: "
             f"{', '.join(odd[:5])}; make them the same, or give another adapter"
         )
     return wrapped

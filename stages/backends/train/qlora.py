@@ -149,7 +149,7 @@ def load_for_training(
     really hold."""
     model: PreTrainedModel = nf4.load_nf4(base, config.nf4)
     quantization = nf4.effective_quantization(model)
-    lora.target_layers(model, config.lora.target_modules)
+    lora.adapted_layers(model, config.lora)
     model = peft.prepare_model_for_kbit_training(
         model,
         use_gradient_checkpointing=config.gradient_checkpointing,
