@@ -18,6 +18,7 @@ evaluation_plan      on what each form of the model is measured
 candidate, outcome   a measured form; all that a run has made so far
 ladder, report       what the forms are worth, and the page that says it
 run                  steps, and the children that do their work
+tracking             a run's figures for TensorBoard, MLflow and W&B
 preflight, planning  what cannot work, and how much it will take
 exchange             artifacts out to others, and theirs in
 drift                new inputs beside those of the training

@@ -28,6 +28,7 @@ from flows.run.feed_input import at_watermark
 from flows.run.interruptions import Interruptions
 from flows.run.prefect_view import ParentFlow, PrefectView
 from flows.run.progress_view import ProgressView
+from flows.run.readers import remark
 from flows.run.runs import PAGE, RECIPE, REPORT, begin
 from flows.run.stage_row import StageRow
 from flows.settings import Settings, quiet_libraries
@@ -146,7 +147,18 @@ def record_run(
     os.close(lock)
     _tell_of_failure(registry, run_id, name, run.rows)
     prefect.close(ending(finished, html))
+    _tell_trackers(registry.home, document, asked, html)
     return Result(finished, html, code, error, outcome)
+
+
+def _tell_trackers(home: Path, report: JsonObject, asked: Recipe | None, page: Path) -> None:
+    """Tell those that the settings name. The run is over: Ctrl-C ends the telling and nothing else."""
+    if names := Settings().asked_trackers:
+        from flows.tracking.trackers import track
+
+        recipe = asked.model_dump(mode="json") if asked is not None else None
+        with contextlib.suppress(KeyboardInterrupt):
+            track(names, home, report, recipe, page, remark)
 
 
 def _tell_of_failure(registry: Registry, run_id: str, recipe: str, rows: list[StageRow]) -> None:

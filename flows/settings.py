@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     rates: Path | None = Field(
         default=None, description="YAML file of prices, from which `tuneline metrics` computes costs"
     )
+    trackers: Literal["mlflow", "wandb", "mlflow,wandb", "wandb,mlflow"] | None = Field(
+        default=None,
+        description="`mlflow`, `wandb` or `mlflow,wandb`: what is told of each run that is over; W&B offline",
+    )
 
     def __init__(self, **values: Any) -> None:
         """Raises `Usage` naming each variable that does not hold what it should."""
@@ -100,6 +104,11 @@ class Settings(BaseSettings):
     def found_above(self) -> bool:
         """Whether the home is that of a folder above this one."""
         return not self.named and self.root.parent != Path.cwd()
+
+    @property
+    def asked_trackers(self) -> tuple[str, ...]:
+        """The trackers that are told of runs."""
+        return tuple(self.trackers.split(",")) if self.trackers else ()
 
     @property
     def cache_folder(self) -> Path:

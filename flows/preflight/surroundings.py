@@ -12,6 +12,7 @@ from flows.gates.ancestry import host_of, is_gguf_adapter
 from flows.gates.channel import refuse_other_policy
 from flows.recipe import Recipe
 from flows.settings import Settings
+from flows.tracking.trackers import PACKAGES, missing
 from flows.training import named_start
 from registry import Registry
 from registry.errors import RegistryError
@@ -28,6 +29,8 @@ NEEDED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "p
 def problems(recipe: Recipe, settings: Settings) -> Iterator[str]:
     """Everything around the recipe that would end its run."""
     yield from _packages(recipe)
+    for name in missing(settings.asked_trackers):
+        yield f"TUNELINE_TRACKERS: {name} is not installed; run: pip install {PACKAGES[name]}"
     yield from _engine(recipe)
     yield from _registry(recipe, settings)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -23,13 +23,17 @@ from flows.run.prefect_view import PrefectView
 from flows.run.progress_view import ProgressView
 from flows.run.stage_row import Form, StageRow, State, StoppedStep
 from flows.settings import Settings
+from flows.tracking.curves import FOLDER as CURVES
+from flows.tracking.curves import Curves
 from registry import Artifact, Registry
 from registry.catalog import ResourceUse
 from registry.drafts import CHECKPOINTS, Draft
-from registry.errors import Held
+from registry.errors import Held, RegistryError
 from registry.store.files import remove_tree
 from stages.compatible import require_compatible
+from stages.config.train import TrainConfig
 from stages.contract import Facts, ProgressEvent, StageConfig
+from stages.training_record import read_history
 
 T = TypeVar("T")
 
@@ -102,18 +106,24 @@ class Run:
         require_compatible(stage, config, {role: p.manifest for role, p in parents.items()})
         require_unchanged(self.registry, config)
         started, inputs = time.monotonic(), stage_inputs(stage, config, parents)
-        others = _Others(self.view, label)
+        others, curves = _Others(self.view, label), self._curves(config, label)
 
         def make(draft: Draft) -> tuple[Facts, ResourceUse]:
             self.view.stage(label)
-            watch = _Watch(self.view, self.journal, self.prefect, draft.touch, self._looks)
+            watch = _Watch(self._listeners(curves), draft.touch, self._looks)
             with handed_over(self.registry, config, draft.path), _forgotten_if_pruned(draft):
                 facts, use = make_in_child(
                     self.registry, inputs, config, draft, self.log(label), watch, self.stand_by
                 )
             return facts.model_copy(update={"quant": as_asked(facts.quant, stage, self.arithmetic)}), use
 
-        artifact, use = find_or_make(self.registry, inputs, make, others.patience)
+        with contextlib.ExitStack() as stack:
+            if curves is not None:
+                stack.callback(curves.close)
+            artifact, use = find_or_make(self.registry, inputs, make, others.patience)
+        if curves is not None:
+            with contextlib.suppress(OSError, RegistryError):  # of an adapter whose files are gone
+                curves.whole(read_history(self.registry.view(artifact.id)))
         if use is None:
             seconds = time.monotonic() - started
             return artifact, StageRow(label, stage, artifact.id, "reused", seconds, None, others.note)
@@ -121,31 +131,40 @@ class Run:
 
     def log(self, label: str) -> Path:
         """Where the output of the stage with this label goes."""
-        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in label.lower())
-        return self.folder / "logs" / f"{name}.log"
+        return self.folder / "logs" / f"{_file_name(label)}.log"
+
+    def _curves(self, config: StageConfig, label: str) -> Curves | None:
+        """Where the curves of a training go; None of any other stage."""
+        if not isinstance(config, TrainConfig):
+            return None
+        return Curves(self.folder / CURVES / _file_name(label), config)
+
+    def _listeners(self, curves: Curves | None) -> list[Callable[[ProgressEvent], None]]:
+        """Who hears of a stage's progress."""
+        heard: list[Callable[[ProgressEvent], None]] = [self.view.update, self.journal.progress]
+        if self.prefect is not None:
+            heard.append(self.prefect.progress)
+        if curves is not None:
+            heard.append(curves.heard)
+        return heard
 
 
 class _Watch:
-    """Passes progress on to terminal, journal and Prefect and, every few seconds, renews the lease."""
+    """Passes progress on to its listeners, renews the lease every few seconds; `look` may end the stage."""
 
     def __init__(
         self,
-        view: ProgressView,
-        journal: Journal,
-        prefect: PrefectView | None,
+        listeners: Sequence[Callable[[ProgressEvent], None]],
         touch: Callable[[], None],
-        look: Callable[[ProgressEvent], None] | None = None,
+        look: Callable[[ProgressEvent], None] | None,
         every: float = 5.0,
     ) -> None:
-        self.view, self.journal, self.prefect = view, journal, prefect
-        self.touch, self.look, self.every = touch, look, every
+        self.listeners, self.touch, self.look, self.every = listeners, touch, look, every
         self.touched = time.monotonic()
 
     def __call__(self, event: ProgressEvent) -> None:
-        self.view.update(event)
-        self.journal.progress(event)
-        if self.prefect is not None:
-            self.prefect.progress(event)
+        for listen in self.listeners:
+            listen(event)
         if time.monotonic() - self.touched >= self.every:
             self.touched = time.monotonic()
             self.touch()
@@ -185,3 +204,7 @@ def failed_row(label: str, stage: str, seconds: float, error: BaseException) -> 
         return StageRow(label, stage, None, "interrupted", seconds, None, why)
     state: State = "pruned" if isinstance(error, Pruned) else "failed"
     return StageRow(label, stage, None, state, seconds, None, str(error) or type(error).__name__)
+
+
+def _file_name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in label.lower())

@@ -121,7 +121,8 @@ def _search(asked: Sweep, settings: Settings) -> tuple[Result, SweepOutcome, Rec
 
         with Interruptions() as interruptions:
             search = record_run(name, work, registry, view, interruptions, arithmetic)
-    registry.close()
+            with interruptions.allowed():  # raises for a Ctrl-C that came while the search was reported
+                registry.close()
     return search, found, marked
 
 

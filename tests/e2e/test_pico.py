@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Tuneline, states
+from tests.flows.tracking.reading import curves
 from tests.seconds import seconds
 
 Pico = tuple[Tuneline, dict[str, Any]]
@@ -50,6 +51,18 @@ def test_the_report_is_one_page(pico: Pico) -> None:
     page = Path(document["html"]).read_text("utf-8")
     assert page.count("<svg") >= 3
     assert 'src="http' not in page
+
+
+def test_curves_lie_beside_the_report_for_tensorboard(pico: Pico) -> None:
+    _, document = pico
+    (folder,) = (Path(document["html"]).parent / "tensorboard").iterdir()
+    (file,) = folder.iterdir()
+    assert folder.name == "train-adapter"
+    drawn, history = curves(file), document["history"]
+    for tag, key in (("train/loss", "loss"), ("validation/loss", "validation_loss")):
+        expected = {row["step"]: row[key] for row in history if key in row}
+        assert drawn[tag] == pytest.approx(expected, rel=1e-6)
+    assert set(drawn["train/tokens_per_second"]) == set(drawn["train/loss"])
 
 
 def test_the_ladder_holds(pico: Pico) -> None:

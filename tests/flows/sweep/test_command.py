@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import yaml
 from flows import cli
 from flows.execute import Result
 from flows.outcome import RunOutcome
+from flows.settings import Settings
 from flows.sweep import execute
 from flows.sweep.execute import Sweep, SweepResult
 from flows.sweep.outcome import SweepOutcome
@@ -112,3 +115,13 @@ def test_keys_that_no_recipe_has_begin_nothing(file: Path, capsys: pytest.Captur
     assert cli.main(["sweep", str(file)]) == 3
     assert "train.learning_rat" in capsys.readouterr().err
     assert not (file.parent / "home").exists()
+
+
+def test_ctrl_c_while_the_search_is_reported_keeps_the_best_from_being_run(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "_checked", lambda asked, *_: (asked.recipe, None))
+    monkeypatch.setattr(execute, "record_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(execute, "execute", lambda *_: pytest.fail("the best was run"))
+    with pytest.raises(KeyboardInterrupt):
+        execute.search_and_judge(execute.load_sweep(file), Settings(home=file.parent / "home"))
