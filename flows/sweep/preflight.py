@@ -18,7 +18,10 @@ from stages.errors import InsufficientResources
 from stages.memory import Frozen, training_memory
 from stages.model_shape import ModelShape
 
-OF_MODULES = ("train.lora", "train.lora.target_modules", "train.lora.modules_to_save", "train.packing")
+OF_MODULES = (
+    "train.lora", "train.lora.target_modules", "train.lora.layers", "train.lora.pattern",
+    "train.lora.modules_to_save", "train.packing",
+)  # fmt: skip
 """Keys whose values only the libraries can judge."""
 
 

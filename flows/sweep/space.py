@@ -20,11 +20,18 @@ _UNSEARCHED = {
     "train.method": "trials of two methods have losses that cannot be compared: one sweep for each",
     "train.evaluations": "trials are compared after each of their validation losses: set it in the recipe",
     "train.dpo.start": "all trials go on from one start: set it in the recipe",
+    "train.kto.start": "all trials go on from one start: set it in the recipe",
     "train.nf4": "trials are compared over one base, quantized alike: set it in the recipe",
 }
 """Key, or section of keys, that is not searched, and why."""
-OF_THE_LOSS = ("train.dpo.beta", "train.orpo.weight")
-"""Keys by which the validation loss itself is another: what they give cannot be told by it."""
+OF_THE_LOSS = (
+    "train.dpo.beta", "train.orpo.weight", "train.kto.beta", "train.kto.desirable_weight",
+    "train.kto.undesirable_weight", "train.kto.batch_size",
+)  # fmt: skip
+"""Keys by which the validation loss itself is another: what they give cannot be told by it.
+
+KTO takes its loss against a mean over the batch.
+"""
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,15 @@ def test_a_section_that_is_not_written_out_gets_values_too() -> None:
         ({"train.nf4.double_quant": (True,)}, "train.nf4.double_quant is not searched, because trials are"),
         ({"train.evaluations": (1, 2)}, "train.evaluations is not searched"),
         ({"train.dpo": ({"start": "base"},)}, "train.dpo has a value for train.dpo.start, which is not"),
+        ({"train.kto.start": ("base",)}, "train.kto.start is not searched, because all trials go on"),
         (
             {"train.lora": ({"rank": 8},), "train.lora.alpha": (8, 16)},
             "train.lora holds train.lora.alpha, which is searched too; take one of them out",
         ),
-        ({"train.dpo.beta": (0.1, 0.2)}, "train.dpo.beta=0.2: train: dpo is how pairs are trained on"),
+        (
+            {"train.dpo.beta": (0.1, 0.2)},
+            "train.dpo.beta=0.2: train: dpo is how that method trains",
+        ),
         (
             {"train.early_stopping": (1, 3), "train.max_length": (64,)},
             "train.max_length=64: train.max_length (64) is less than prepare.max_length (128)",

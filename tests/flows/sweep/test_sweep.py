@@ -233,13 +233,22 @@ def test_table_and_json(tmp_path: Path) -> None:
     assert command(nothing, "demo") is None
 
 
-def test_losses_are_not_compared_where_a_key_changes_what_they_are() -> None:
-    recipe = load("demo", ["prepare.format=preferences", "train.method=dpo"])
-    for key, values, comparable in (
-        ("train.dpo.beta", (0.1, 0.3), False),
-        ("train.dpo", ({"beta": 0.3}, {"epochs": 2}), False),
-        ("train.dpo.learning_rate", (1e-5, 1e-6), True),
-    ):
-        config = SweepConfig(recipe="demo", search={key: values})
-        plan = Plan(config, recipe, parameters(config.values, recipe), target(recipe, None))
-        assert plan.comparable is comparable, key
+@pytest.mark.parametrize(
+    ("method", "key", "values", "comparable"),
+    [
+        ("dpo", "train.dpo.beta", (0.1, 0.3), False),
+        ("dpo", "train.dpo", ({"beta": 0.3}, {"epochs": 2}), False),
+        ("dpo", "train.dpo.learning_rate", (1e-5, 1e-6), True),
+        ("kto", "train.kto.desirable_weight", (1.0, 1.3), False),
+        ("kto", "train.kto.epochs", (1, 2), True),
+        ("orpo", "train.orpo.weight", (0.1, 0.3), False),
+    ],
+)
+def test_losses_are_not_compared_where_a_key_changes_what_they_are(
+    method: str, key: str, values: tuple[Any, ...], comparable: bool
+) -> None:
+    form = "unpaired-preferences" if method == "kto" else "preferences"
+    recipe = load("demo", [f"prepare.format={form}", f"train.method={method}"])
+    config = SweepConfig(recipe="demo", search={key: values})
+    plan = Plan(config, recipe, parameters(config.values, recipe), target(recipe, None))
+    assert plan.comparable is comparable
