@@ -41,6 +41,7 @@ class ScoredResult(Samples):
     dataset: NotRequired[str]
     words: str
     judges: NotRequired[Mapping[str, Mapping[str, Any]]]
+    embedded_with: NotRequired[Mapping[str, str]]
     chat_template_applied_by: str
     config_digest: str
     metrics: dict[str, Metric]

@@ -12,6 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from stages.config.bounded import linear_pattern
+from stages.config.embedding_metric import EmbeddingMetric
 from stages.config.judge_metric import JudgeMetric
 from stages.config.user_metric import PythonMetric
 from stages.contract import StageConfig
@@ -262,6 +263,7 @@ MetricConfig = Annotated[
     | RefusalMetric
     | ToolCallMetric
     | PythonMetric
+    | EmbeddingMetric
     | JudgeMetric,
     Field(discriminator="kind"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stages.config.embedding_metric import EmbeddingMetric
 from stages.config.judge_metric import JudgeMetric
 from stages.config.metrics import (
     BleuMetric,
@@ -17,7 +18,7 @@ from stages.config.user_metric import PythonMetric
 
 def real_scores(metrics: tuple[MetricConfig, ...]) -> set[str]:
     """The scores that are other numbers than 0 and 1, or of all items together: `scores: real` in a rule."""
-    real = (FieldsMetric, RougeMetric, ChrfMetric, BleuMetric)
+    real = (FieldsMetric, RougeMetric, ChrfMetric, BleuMetric, EmbeddingMetric)
     every = {score for metric in metrics if isinstance(metric, real) for score in metric.scores}
     for metric in metrics:
         if isinstance(metric, LengthMetric):

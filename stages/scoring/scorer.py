@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.bounded import linear_pattern
+from stages.config.embedding_metric import EmbeddingMetric
 from stages.config.evaluate import HeldoutTask
 from stages.config.judge_metric import FILES, JudgeMetric, names_file
 from stages.config.metrics import (
@@ -39,12 +40,12 @@ Targets = Sequence[Sequence[str]]
 """The references of each item of the split, in its order."""
 
 
-_APART = (ExactMetric, PythonMetric, JudgeMetric)
+_APART = (ExactMetric, PythonMetric, EmbeddingMetric, JudgeMetric)
 
 
 class Scorer:
-    """Every metric of a task but `exact`, which needs the chat template, and `python` and `judge`, which take
-    all items at once.
+    """Every metric of a task but `exact`, which needs the chat template, and `python`, `embedding` and
+    `judge`, which take all items at once.
 
     Raises `InvalidInput` where a metric cannot score these `targets`, or its schema is not one.
     """
@@ -58,6 +59,8 @@ class Scorer:
         for metric in metrics:
             if isinstance(metric, PythonMetric):
                 self.units[metric.name] = metric.unit if metric.scores_are == "real" else "share"
+            elif isinstance(metric, EmbeddingMetric):
+                self.units[metric.name] = "of 1"
             elif isinstance(metric, JudgeMetric):
                 self.units[metric.name] = "share" if metric.levels == 2 else f"of {metric.levels}"
         for ready in self._ready:

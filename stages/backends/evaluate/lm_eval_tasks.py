@@ -5,32 +5,27 @@ lm-eval's own saving is not used: it swallows exceptions, and a missing file mus
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import itertools
 import json
-import logging
-import os
 import random
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from lm_eval import evaluator
-from lm_eval.api import task as lm_eval_task
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from registry.artifacts import digest
 from registry.evaluation_results import Item, ScoredResult, write_samples
+from stages.backends.evaluate.embedding import Embedder, similarities
 from stages.backends.evaluate.heldout import EXACT, HeldoutItems
 from stages.backends.evaluate.sampling import add_drawn
+from stages.backends.evaluate.surroundings import beside, offline, quiet
 from stages.backends.evaluate.token_lm import TokenLM
+from stages.config.embedding_metric import EmbeddingMetric
 from stages.config.evaluate import HeldoutTask, LmEvalTask
 from stages.config.judge_metric import JudgeMetric
 from stages.config.user_metric import PythonMetric
@@ -47,34 +42,45 @@ Document = dict[str, Any]
 
 
 def run_task(
-    lm: TokenLM, task: HeldoutTask | LmEvalTask, dataset: Parent | None, seed: int, out: Path
+    lm: TokenLM,
+    task: HeldoutTask | LmEvalTask,
+    dataset: Parent | None,
+    seed: int,
+    out: Path,
+    embedder: Embedder | None = None,
 ) -> ScoredResult:
     """Measure one task, write its samples under `out`, and return what `results.json` says of it.
+
+    `embedder`: for a metric of kind embedding.
 
     Raises `InvalidInput` for a task that cannot be run here, `StageError` when samples are missing.
     """
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    with _quiet(), _offline():
+    with quiet(), offline():
         if isinstance(task, HeldoutTask):
             if dataset is None:
                 raise InvalidInput(
                     f"task {task.name} asks for held-out rows, but no prepared dataset was given"
                 )
-            return _run_heldout(lm, task, dataset, seed, out)
+            return _run_heldout(lm, task, dataset, seed, out, embedder)
         return _run_lm_eval(lm, task, seed, out)
 
 
-def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, seed: int, out: Path) -> ScoredResult:
+def _run_heldout(
+    lm: TokenLM, task: HeldoutTask, dataset: Parent, seed: int, out: Path, embedder: Embedder | None
+) -> ScoredResult:
     heldout = HeldoutItems(task, dataset.path, lm)
     items = _evaluate(lm, heldout, task, None, rendered=False)
-    judges = _scored_together(heldout, task, items)
+    judges = _scored_together(heldout, task, items, embedder)
     add_drawn(lm, heldout, task, seed, items)
     if not heldout.exact:
         for item in items:
             del item["scores"][EXACT]  # lm-eval wants a score of every item
     config, choice, main = recorded(task), heldout.choice, task.metrics[0].scores[0]
+    asked = any(isinstance(metric, EmbeddingMetric) for metric in task.metrics)
+    embedded = embedder.recorded if embedder is not None and asked else None
     metrics = sum_up(items, task.name, main, heldout.scorer)
     measured = f"{len(items)} items of the {task.split} split of dataset {dataset.id[:12]}"
     result: ScoredResult = {
@@ -86,22 +92,29 @@ def _run_heldout(lm: TokenLM, task: HeldoutTask, dataset: Parent, seed: int, out
         "dataset": dataset.id,
         "words": "; ".join([measured, *(words(name, report) for name, report in judges.items())]),
         "chat_template_applied_by": "tuneline",
-        "config_digest": digest([config, choice]),
+        "config_digest": digest([config, choice, *([embedded] if embedded else [])]),
         **write_samples(out, task.name, items),
         "metrics": metrics,
     }
+    if embedded:
+        result["embedded_with"] = embedded
     if judges:
         result["judges"] = judges
     return result
 
 
-def _scored_together(heldout: HeldoutItems, task: HeldoutTask, items: list[Item]) -> dict[str, JudgeReport]:
+def _scored_together(
+    heldout: HeldoutItems, task: HeldoutTask, items: list[Item], embedder: Embedder | None
+) -> dict[str, JudgeReport]:
     """Add the scores of metrics that take all items at once; what judges found, by their metrics' names."""
     judges: dict[str, JudgeReport] = {}
     answered = [heldout.answered[heldout.keys[item["document"]]] for item in items]
     for metric in task.metrics:
         if isinstance(metric, PythonMetric):
             for item, score in zip(items, user_scores(metric, answered), strict=True):
+                item["scores"][metric.name] = score
+        if isinstance(metric, EmbeddingMetric) and embedder is not None:
+            for item, score in zip(items, similarities(embedder, answered), strict=True):
                 item["scores"][metric.name] = score
         if isinstance(metric, JudgeMetric):
             found = judge(metric, answered)
@@ -140,7 +153,7 @@ def _run_lm_eval(lm: TokenLM, task: LmEvalTask, seed: int, out: Path) -> ScoredR
 
 def load_task(task: LmEvalTask) -> Task:
     """The task with its documents, from what is on this machine. Raises `InvalidInput`."""
-    with _quiet(), _offline():
+    with quiet(), offline():
         return _load(task)
 
 
@@ -155,7 +168,7 @@ def _load(task: LmEvalTask) -> Task:
         if task.path is None:
             loaded = TaskManager().load([task.name])["tasks"]
         else:
-            with _beside(Path(task.path)):
+            with beside(Path(task.path)):
                 loaded = TaskManager(include_path=".", include_defaults=False).load([task.name])["tasks"]
     except Exception as error:  # datasets and lm-eval raise OSError, ValueError, KeyError, ConnectionError
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -248,44 +261,3 @@ def _cluster(config: HeldoutTask | LmEvalTask, document: Document) -> str | None
             f"task {config.name}: cluster is {field!r}, but its documents have {', '.join(document)}"
         )
     return digest(json.loads(json.dumps(document[field], default=str)))
-
-
-@contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[None]:
-    """Data files are named relative to the YAML file; what datasets makes of them is thrown away."""
-    if not folder.is_dir():
-        raise InvalidInput(f"{folder} is not a directory; expected one that holds the task's YAML file")
-    kept = datasets.config.HF_DATASETS_CACHE
-    with tempfile.TemporaryDirectory() as cache, contextlib.chdir(folder):
-        datasets.config.HF_DATASETS_CACHE = cache
-        try:
-            yield
-        finally:
-            datasets.config.HF_DATASETS_CACHE = kept
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    kept = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")}
-    os.environ.update(dict.fromkeys(kept, "1"))
-    was_offline, datasets.config.HF_DATASETS_OFFLINE = datasets.config.HF_DATASETS_OFFLINE, True
-    try:
-        yield
-    finally:
-        datasets.config.HF_DATASETS_OFFLINE = was_offline
-        for name, value in kept.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """lm-eval logs its bookkeeping and draws progress bars; ours is in `TokenLM`."""
-    logger = logging.getLogger("lm_eval")
-    level, bars = logger.level, lm_eval_task.tqdm
-    logger.setLevel(logging.ERROR)
-    lm_eval_task.tqdm = functools.partial(bars, disable=True)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        lm_eval_task.tqdm = bars

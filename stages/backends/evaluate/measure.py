@@ -17,6 +17,7 @@ from registry.evaluation_results import (
     write_results,
 )
 from stages.backends.chat import render
+from stages.backends.evaluate.embedding import embedder_of
 from stages.backends.evaluate.fidelity.tasks import run_fidelity
 from stages.backends.evaluate.fidelity.weights import nonfinite_tensors
 from stages.backends.evaluate.heldout import EXACT
@@ -47,12 +48,14 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
         if isinstance(only, MergeBaseTask):
             return compare_merges(parents, config, only, out)
         check_metrics(config, parents)
+        embedder = embedder_of(config, parents)
         measured = open_model(parents, config)
         scored: dict[str, ScoredResult] = {}
         with _naming_the_damage(parents["model"]):
             for task in config.tasks:
                 if isinstance(task, HeldoutTask | LmEvalTask):
-                    scored[task.name] = run_task(measured.lm, task, parents.get("dataset"), config.seed, out)
+                    dataset = parents.get("dataset")
+                    scored[task.name] = run_task(measured.lm, task, dataset, config.seed, out, embedder)
                 elif isinstance(task, PreferenceTask):
                     scored[task.name] = run_preference(measured.lm, task, parents.get("dataset"), out)
             answers = _ask(measured.lm, parents, config)

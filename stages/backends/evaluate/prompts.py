@@ -16,10 +16,10 @@ from stages.config.judge_metric import JudgeMetric
 from stages.config.metrics import DEFAULT
 from stages.config.user_metric import PythonMetric
 from stages.contract import Parents
-from stages.errors import InvalidInput
+from stages.errors import InvalidInput, StageError
 from stages.formats.dataset_rows import REFERENCES, SLICES
 from stages.scoring.judge.opponent import opponents
-from stages.scoring.judge.verdicts import require_usable
+from stages.scoring.judge.verdicts import require_answering, require_usable
 from stages.scoring.scorer import Scorer
 from stages.scoring.tool_calls import as_text
 from stages.scoring.user_function import Answered, user_scores
@@ -63,7 +63,8 @@ def items_of(task: HeldoutTask, dataset: Path) -> list[HeldoutItem]:
 
 
 def check_metrics(config: EvaluateConfig, parents: Parents) -> None:
-    """Raise `InvalidInput` where a metric cannot score the held-out rows, before a model is opened."""
+    """Raise `InvalidInput` where a metric cannot score the held-out rows, before a model is opened, and
+    `StageError` where a judge's endpoint gives no verdict."""
     for task in config.tasks:
         if isinstance(task, HeldoutTask) and task.metrics != DEFAULT and "dataset" in parents:
             items = items_of(task, parents["dataset"].path)
@@ -77,8 +78,9 @@ def check_metrics(config: EvaluateConfig, parents: Parents) -> None:
                     if isinstance(metric, JudgeMetric):
                         require_usable(metric)
                         opponents(metric, asked, [item.references[0] for item in items])
-            except InvalidInput as error:
-                raise InvalidInput(f"task {task.name}: {error}") from None
+                        require_answering(metric)
+            except (InvalidInput, StageError) as error:
+                raise type(error)(f"task {task.name}: {error}") from None
 
 
 def system_message(dataset: Path) -> str | None:

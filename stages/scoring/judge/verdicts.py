@@ -17,6 +17,7 @@ from stages.scoring.judge.replies import Replies, Request
 from stages.scoring.judge.running import identity, require_there, running
 from stages.scoring.user_function import Answered
 
+_TRIED = "Four."
 AT_ONCE = 4
 """Questions that are under way to the judge at one time."""
 _WON = {("first", "second"): 1.0, ("second", "first"): 0.0}
@@ -54,6 +55,23 @@ def require_usable(metric: JudgeMetric) -> None:
     require_there(metric)
     if metric.answers is not None and names_file(metric.answers):
         recorded_answers(metric)
+
+
+def require_answering(metric: JudgeMetric) -> None:
+    """Ask an endpoint one question of the metric's kind, whose reply is thrown away; a file is not tried.
+
+    Raises `InvalidInput` as `require_usable` does, `StageError` where there is no answer or no verdict.
+    """
+    if metric.url is None:
+        return
+    texts = {"answer": _TRIED} if metric.compare == "rubric" else {"first": _TRIED, "second": _TRIED}
+    chat = [{"role": "user", "content": "What is two and two?"}]
+    with running(metric, identity(metric)) as endpoint, endpoint.client() as client:
+        try:
+            message = message_of(metric, load_prompt(metric), chat, texts)
+            _verdict(metric, ask(client, endpoint, _body(metric, message)))
+        except StageError as error:
+            raise StageError(f"asked before anything is generated: {error}") from None
 
 
 def judge(metric: JudgeMetric, items: Sequence[Answered], replies: Replies | None = None) -> JudgedItems:
@@ -135,29 +153,30 @@ def _ask_all(
     metric: JudgeMetric, messages: Sequence[str], replies: Replies
 ) -> tuple[dict[str, str], list[Verdict]]:
     """The judge's identity, and its verdict on each message; the same message is asked once."""
-    judge, schema = identity(metric), schema_of(metric)
-    answer_form = {"name": "verdict", "strict": True, "schema": schema}
-    body = {
-        "temperature": 0,
-        "seed": metric.seed,
-        "max_tokens": metric.max_tokens,
-        "response_format": {"type": "json_schema", "json_schema": answer_form},
-    }
+    judge = identity(metric)
     judge_as_run: dict[str, Any] = dict(judge)
     if metric.gguf is not None:
         judge_as_run["context_length"] = metric.context_length
     requests: dict[str, Request] = {
-        message: {
-            "judge": judge_as_run,
-            "body": {**body, "messages": [{"role": "user", "content": message}]},
-        }
-        for message in messages
+        message: {"judge": judge_as_run, "body": _body(metric, message)} for message in messages
     }
     found = {message: replies.find(request) for message, request in requests.items()}
     missing = [message for message, reply in found.items() if reply is None]
     if missing:
         found.update(_asked(metric, judge, {message: requests[message] for message in missing}, replies))
     return judge, [_verdict(metric, found[message] or "") for message in messages]
+
+
+def _body(metric: JudgeMetric, message: str) -> dict[str, Any]:
+    """The request for a verdict, without the model's name."""
+    answer_form = {"name": "verdict", "strict": True, "schema": schema_of(metric)}
+    return {
+        "temperature": 0,
+        "seed": metric.seed,
+        "max_tokens": metric.max_tokens,
+        "response_format": {"type": "json_schema", "json_schema": answer_form},
+        "messages": [{"role": "user", "content": message}],
+    }
 
 
 def _asked(

@@ -19,7 +19,7 @@ from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.prompts import check_metrics
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
 from stages.contract import Parent
-from stages.errors import InvalidInput
+from stages.errors import InvalidInput, StageError
 from stages.evaluate import evaluate
 from tests.stages.backends import templates
 from tests.stages.backends.evaluate.test_heldout import Parrot, speaking
@@ -275,3 +275,28 @@ def test_a_judge_that_cannot_be_asked_is_refused_before_a_model_is_opened(tmp_pa
     config = EvaluateConfig(tasks=(HeldoutTask(metrics=(judge,)),))  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match=r"task heldout: metric judge: .*none.gguf is not a GGUF file"):
         check_metrics(config, {"dataset": given})
+
+
+@pytest.mark.parametrize("compare", ["rubric", "pairwise"])
+def test_an_endpoint_is_asked_one_question_before_anything_is_generated(tmp_path: Path, compare: str) -> None:
+    given = dataset(tmp_path / "data", [spoken("q", "a")])
+
+    def check(url: str) -> None:
+        judge = {"kind": "judge", "url": url, "model": "judge-1", "compare": compare}
+        config = EvaluateConfig(tasks=(HeldoutTask(metrics=(judge,)),))  # type: ignore[arg-type]
+        check_metrics(config, {"dataset": given})
+
+    with fake_judge(lambda _: 1 if compare == "rubric" else "tie") as endpoint:
+        check(endpoint.url)
+    assert len(endpoint.messages) == 1
+    assert "two and two" in shown(endpoint.messages[0], "question")
+    refused = r"task heldout: asked before anything is generated: "
+    with pytest.raises(StageError, match=refused + r"the judge at http\S+ gave no answer \(ConnectError"):
+        check(endpoint.url)
+    with (
+        fake_judge(lambda _: "{}") as endpoint,
+        pytest.raises(
+            StageError, match=refused + r"metric judge: the judge replied '{}', expected a JSON object"
+        ),
+    ):
+        check(endpoint.url)
