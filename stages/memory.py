@@ -5,8 +5,10 @@ On a CPU each term is what the code holds at its peak, in bytes; on a GPU it is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+from registry.compat.shapes import is_end
 from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask, PreferenceTask
 from stages.config.lora import LoraConfig
 from stages.config.train import TrainConfig
@@ -81,9 +83,9 @@ def training_memory(shape: ModelShape, config: TrainConfig, longest: int, frozen
     if in_parts and not config.lora.modules_to_save:
         logits = min(logits, PART_LOGITS * LOGITS_AT_ONCE)
     # a single batch has no gradients yet when its logits are there
-    moved = adapter * (12 if config.gradient_accumulation == 1 else 16)
+    with_logits = adapter * (12 if config.gradient_accumulation == 1 else 16)
     moment = max(logits, tokens * layer, _dora_moment(shape, config))
-    return int(weights + head + moved + max(loaded, kept) + moment)
+    return int(weights + head + max(loaded, kept) + max(with_logits + moment, 16 * adapter))
 
 
 def kept_per_layer(shape: ModelShape, config: TrainConfig, longest: int) -> int:
@@ -159,10 +161,22 @@ def layer_on_gpu(shape: ModelShape, config: TrainConfig) -> int:
 
 
 def adapter_parameters(shape: ModelShape, config: TrainConfig) -> int:
-    """rank × (inputs + outputs) of every adapted module, with DoRA a length of each output's weights."""
+    """rank × (inputs + outputs) of every adapted module, with DoRA a length of each output's weights, and all
+    of what is trained whole."""
     widths, blocks, rank = adapted(shape, config), _blocks(shape, config), config.lora.rank
     each = {name: rank * sum(both) + both[1] * config.lora.dora for name, both in widths.items()}
-    return sum(blocks[name] * each[name] for name in widths)
+    return sum(blocks[name] * each[name] for name in widths) + _whole(shape, config.lora.modules_to_save)
+
+
+def _whole(shape: ModelShape, names: Sequence[str]) -> int:
+    """Parameters of embedding, head and linear layers that are trained whole; those of norms are few."""
+    ends = sum(shape.vocabulary * shape.hidden for name in names if is_end(name))
+    return ends + shape.layers * sum(
+        inputs * outputs
+        for name in names
+        for layer, (inputs, outputs) in shape.linear_shapes().items()
+        if not is_end(name) and is_called(layer, name)
+    )
 
 
 def _dora_moment(shape: ModelShape, config: TrainConfig) -> int:

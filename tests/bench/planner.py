@@ -39,6 +39,7 @@ from tests.bench.results import Report
 MODELS = {
     # name: hidden, intermediate, layers, heads, heads of keys
     "pico": (256, 512, 2, 4, 2),
+    "pico untied": (256, 512, 2, 4, 2),
     "49M": (512, 1408, 8, 8, 4),
     "135M": (576, 1536, 30, 9, 3),
     "286M": (1024, 2816, 20, 16, 8),
@@ -68,6 +69,7 @@ class Case:
 
 
 FLAT = {"gradient_checkpointing": False}
+WHOLE = {"lora": {"modules_to_save": ["embed_tokens", "lm_head"]}}
 ALL = "train evaluate merge gguf gptq"
 CASES = (
     Case("pico", 64, {"batch_size": 8, **FLAT}, stages=f"resolve prepare {ALL}", quick=True),
@@ -75,6 +77,12 @@ CASES = (
     Case("pico", 256, {"batch_size": 8}, "float32", quick=True),
     Case("pico", 1024, {"batch_size": 4, **FLAT}, stages="train evaluate"),
     Case("pico", 512, {"batch_size": 2, "packing": True}, stages="train"),
+    Case(
+        "pico untied",
+        256,
+        {"batch_size": 2, **FLAT, "lora": {"modules_to_save": ["embed_tokens", "lm_head"]}},
+    ),
+    Case("pico untied", 256, {"batch_size": 2, **FLAT, "lora": {"modules_to_save": ["lm_head"]}}, "float32"),
     Case("49M", 128, {"batch_size": 8, **FLAT}, stages=ALL, quick=True),
     Case("49M", 128, {"batch_size": 8, **FLAT}, "float32", stages=ALL),
     Case("49M", 512, {"batch_size": 4, **FLAT, "lora": {"dropout": 0.0}}, "float32"),
@@ -109,7 +117,7 @@ def make_base(name: str, folder: Path) -> Parent:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=2048,
-        tie_word_embeddings=True,
+        tie_word_embeddings=not name.endswith("untied"),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -14,7 +14,7 @@ import pytest
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
 from stages.config.lora import LoraConfig
 from stages.config.train import TrainConfig
-from stages.memory import NF4_BYTES, evaluation_memory, kept_per_layer, training_memory
+from stages.memory import NF4_BYTES, adapter_parameters, evaluation_memory, kept_per_layer, training_memory
 from stages.model_shape import describe_base
 from stages.quantization import method_of
 from stages.quantization.gguf import GgufConfig
@@ -146,3 +146,15 @@ def test_published_figures_follow_from_what_their_sources_hold(figure: published
         assert figure.as_they == pytest.approx(figure.published, rel=0.07)
     if figure.source in (published.WIKI, published.TORCHTUNE, published.QWEN):
         assert figure.ours > 0.95 * figure.published, "never foretold to fit where it did not"
+
+
+def test_what_is_trained_whole_has_gradients_and_moments_too() -> None:
+    ends = {"embed_tokens": EMBEDDING, "lm_head": EMBEDDING}
+    for name, parameters in {**ends, "mlp.up_proj": 2 * 256 * 512, "norm": 0}.items():
+        more = config("bfloat16", lora={"rank": 8, "modules_to_save": [name]})
+        assert adapter_parameters(PICO, more) == ADAPTER + parameters
+    plain, whole = (
+        training_memory(PICO, config("bfloat16", batch_size=1, lora=lora), 8, "packed", False)
+        for lora in ({"rank": 8}, {"rank": 8, "modules_to_save": list(ends)})
+    )
+    assert whole - plain == pytest.approx(16 * 2 * EMBEDDING, rel=0.03), "copy, gradient and two moments"
