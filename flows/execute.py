@@ -18,6 +18,7 @@ from flows.errors import FlowError, not_begun
 from flows.evaluation_plan import with_artifacts
 from flows.gates.gate import EXIT_CODES
 from flows.outcome import RunOutcome
+from flows.preflight.documents import remarks
 from flows.preflight.preflight import refuse_problems
 from flows.recipe import Recipe
 from flows.report.markdown import ending
@@ -75,6 +76,8 @@ def execute(
             bring_model(recipe, view)
             shape = describe_base(recipe.base.source)
             refuse_problems(recipe, settings, shape)
+            for remark in remarks(recipe):
+                view.note(remark)
             asked = recipe
             recipe, arithmetic = settle(recipe, shape, settings)
             refuse_shortfalls(recipe, shape, settings)

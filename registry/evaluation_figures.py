@@ -15,7 +15,7 @@ class Metric(TypedDict):
     n: int
     interval: Literal["wilson", "normal", "bootstrap", "clustered"]
     unit: NotRequired[str]
-    figure: NotRequired[Literal["precision", "recall", "f1", "bleu"]]
+    figure: NotRequired[Literal["precision", "recall", "f1", "bleu", "log_likelihood", "perplexity"]]
     counts: NotRequired[str]
 
 

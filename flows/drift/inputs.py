@@ -26,10 +26,17 @@ _ANSWERS = 1000
 
 
 def trained_on(dataset: Path) -> Iterator[str]:
-    """The inputs of a prepared dataset's train split. Raises `Usage`."""
+    """The inputs of a prepared dataset's train split. Raises `Usage`, also where it has none: documents."""
+    none = True
     for messages in _chats(dataset):
         if text := _users({"messages": messages}):
+            none = False
             yield text
+    if none:
+        raise Usage(
+            "nobody asks anything in the rows that were trained on, as in documents (prepare.format: text); "
+            "what is asked now cannot be compared with them"
+        )
 
 
 def answers_json(dataset: Path) -> bool:

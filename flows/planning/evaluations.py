@@ -18,6 +18,7 @@ from stages.config.evaluate import (
     HeldoutTask,
     LmEvalTask,
     MergeBaseTask,
+    PerplexityTask,
     PreferenceTask,
     Task,
 )
@@ -117,6 +118,9 @@ def evaluation_work(shape: ModelShape, form: Form, held: Splits, longest_row: in
         elif isinstance(task, PreferenceTask):
             through = through.plus(_preferred(shape, form, held.figures, rows))
             asked += 2 * rows
+        elif isinstance(task, PerplexityTask):
+            through = through.plus(_documents(shape, form, held.figures, rows))
+            asked += rows
         elif isinstance(task, LmEvalTask):
             passes, tokens = rows / config.batch_size, rows * longest_row
             through = through.plus(_read(shape, form.adapted, passes, tokens, compared=rows))
@@ -134,7 +138,7 @@ def _rows(task: Task, held: Splits) -> float:
     if isinstance(task, HeldoutTask):
         known = held.test if task.turns == "last" else math.inf
         return min(known, task.max_items or math.inf)
-    if isinstance(task, PreferenceTask):
+    if isinstance(task, PreferenceTask | PerplexityTask):
         return min(held.test, task.max_items or math.inf)
     if isinstance(task, LmEvalTask):
         return math.inf if task.limit is None else task.limit
@@ -166,6 +170,12 @@ def _preferred(shape: ModelShape, form: Form, figures: RowFigures, rows: float) 
     answers = 2 * figures.answer
     tokens = rows * (max(1.0, figures.prompt - figures.shared) + answers)
     return _read(shape, form.adapted, passes, tokens, compared=rows * answers)
+
+
+def _documents(shape: ModelShape, form: Form, figures: RowFigures, rows: float) -> Through:
+    """Each piece from its first token on."""
+    passes, tokens = math.ceil(rows / form.config.batch_size) * (1 + BRANCHES), rows * figures.length
+    return _read(shape, form.adapted, passes, tokens, compared=tokens)
 
 
 def _questions(shape: ModelShape, form: Form, figures: RowFigures) -> Through:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from flows.planning.sources import data_bytes
 from stages.config.prepare import PrepareConfig
 from stages.errors import StageError
-from stages.formats.messages import Message, said
+from stages.formats.messages import Message, is_document, said
 from stages.prepare import first_rows
 
 WHOLE, SAMPLE = 4_000_000, 2000
@@ -116,6 +117,11 @@ def _figures(chats: Sequence[Sequence[Message]], config: PrepareConfig) -> RowFi
     answers: set[str] = set()
     for chat in chats:
         text = json.dumps(chat, ensure_ascii=False)
+        if is_document(chat):
+            tokens = max(1.0, len(chat[0]["content"].encode()) / BYTES_PER_TOKEN)
+            cut = math.ceil(tokens / config.max_length)
+            kept.update({f"{number} {text}": (1.0, tokens / cut) for number in range(cut)})
+            continue
         *before, last = (len(said(message).encode()) / BYTES_PER_TOKEN for message in chat)
         prompt, answer = sum(before) + MESSAGE * len(before) + MESSAGE - 2, last + 2
         if prompt + answer <= config.max_length:

@@ -15,7 +15,7 @@ from stages.config.metrics import FieldsMetric, MetricConfig, NumberMetric
 from stages.config.prepare import PrepareConfig
 from stages.config.user_metric import PythonMetric
 from stages.errors import StageError
-from stages.formats.messages import said
+from stages.formats.messages import is_document, said
 from stages.prepare import first_rows
 from stages.scoring.judge.verdicts import require_usable
 from stages.scoring.scorer import Scorer
@@ -65,7 +65,7 @@ def _look(config: PrepareConfig, name: str) -> FirstRows:
     if rejected and not chats:
         why = f"{name}.source: none of the first {len(rejected)} rows can be used; {rejected[0]}"
         return FirstRows((why,))
-    answers = {said(chat[-1]) for chat in chats}
+    answers = {said(chat[-1]) for chat in chats if not is_document(chat)}
     parse = any(map(_is_json, answers)) if chats else None
     return FirstRows(json_answers=parse, answers=len(answers), targets=tuple(sorted(answers)))
 

@@ -10,10 +10,18 @@ from flows.errors import Usage
 from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_START, AGAINST_UNMERGED
 from flows.gates.gate import GatePolicy
 from flows.gates.judged.labels import read_labels
+from flows.preflight import documents
 from flows.recipe import Recipe
 from registry.quantization import STORED
 from serving.engine.capabilities import VLLM_RANKS, limits
-from stages.config.evaluate import FidelityTask, HeldoutTask, LmEvalTask, MergeBaseTask, PreferenceTask
+from stages.config.evaluate import (
+    FidelityTask,
+    HeldoutTask,
+    LmEvalTask,
+    MergeBaseTask,
+    PerplexityTask,
+    PreferenceTask,
+)
 from stages.config.sample import pass_scores
 from stages.config.scores import real_scores
 from stages.quantization import method_of
@@ -27,6 +35,7 @@ def problems(recipe: Recipe, metrics: Metrics) -> Iterator[str]:
     yield from _tasks(recipe)
     yield from _splits(recipe)
     yield from _preferences(recipe)
+    yield from documents.problems(recipe)
     if recipe.gate is not None:
         kept = {name for source in recipe.prepare.sources for name in source.slices}
         yield from _rules(recipe.gate, metrics, kept)
@@ -53,7 +62,7 @@ def task_metrics(
             listed = [score for metric in task.metrics for score in metric.scores]
             drawn = pass_scores(task.sample, task.metrics)
             metrics[task.name] = (*listed, *parse, *(["choice_acc"] if task.choice else []), *drawn)
-        elif isinstance(task, PreferenceTask):
+        elif isinstance(task, PreferenceTask | PerplexityTask):
             metrics[task.name] = task.scores
         elif isinstance(task, LmEvalTask):
             metrics[task.name] = of_lm_eval.get(task.name)
@@ -83,7 +92,7 @@ def _tasks(recipe: Recipe) -> Iterator[str]:
 def _splits(recipe: Recipe) -> Iterator[str]:
     split = recipe.prepare.split
     if split.test == 0:
-        held_out = (HeldoutTask, PreferenceTask)
+        held_out = (HeldoutTask, PreferenceTask, PerplexityTask)
         asking = [task.name for task in recipe.evaluate.tasks if isinstance(task, held_out)]
         if asking:
             yield (
@@ -166,6 +175,7 @@ def _kinds(recipe: Recipe, gate: GatePolicy) -> Iterator[str]:
     """Rules that take a metric's scores for 0 and 1, which they are not."""
     held_out = [task for task in recipe.evaluate.tasks if isinstance(task, HeldoutTask)]
     real = {t.name: real_scores(t.metrics) | pass_scores(t.sample, t.metrics).keys() for t in held_out}
+    real |= {t.name: {*t.scores} for t in recipe.evaluate.tasks if isinstance(t, PerplexityTask)}
     for number, rule in enumerate(gate.tasks):
         names = {rule.metric, rule.metric.partition("[")[0]}
         if rule.scores == "binary" and names & real.get(rule.task, set()):

@@ -39,7 +39,7 @@ Values = Choices | Range
 class Objective(StageConfig):
     """What trials are compared by; more is better."""
 
-    task: str = Field(description="name of a task of `evaluate.tasks`, heldout or preference")
+    task: str = Field(description="name of a task of `evaluate.tasks`, heldout, preference or perplexity")
     metric: str = Field(description="a score of that task, as a gate's rule names it")
 
 

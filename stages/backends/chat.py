@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stages.backends.template import for_template, template_of
+from stages.backends.template import for_template, template_of, text_opening
 from stages.backends.template import render as render
 from stages.backends.template import require_chat_template as require_chat_template
 from stages.backends.token_offsets import Span, crossed, tokenize, tokenize_apart
@@ -15,7 +15,7 @@ from stages.backends.tokenizer import Tokenizer as Tokenizer
 from stages.backends.tokenizer import load_tokenizer as load_tokenizer
 from stages.errors import InvalidInput
 from stages.formats.messages import Message as Message
-from stages.formats.messages import beside_content
+from stages.formats.messages import beside_content, is_document
 
 _FEW = 4  # messages; up to here rendering every prefix is the fastest way
 _MARK = "\N{BLACK SQUARE}"
@@ -53,7 +53,7 @@ def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple
     """Token ids of a chat, and a mask of the same length: 1 on what the assistant has to learn to write.
 
     That is what the template writes of every assistant turn, calls too, and the token that ends the turn, not
-    the turn's header; nothing of a turn of weight 0.
+    the turn's header; nothing of a turn of weight 0. Of a document it is all but the token before it.
     Template markers ({% generation %}) decide where there are any; otherwise a turn is what its rendering
     adds to the rendering of the turns before it with the assistant's header.
     Raises `InvalidInput` when the template cannot be cut like this, or begins with two BOS tokens.
@@ -144,6 +144,8 @@ def assistant_spans(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[
     Raises `InvalidInput` as `encode_with_mask`.
     """
     text = render(tokenizer, messages)
+    if is_document(messages):
+        return text, [(len(text_opening(tokenizer)), len(text))]
     if re.search(r"\{%-?\s*generation\b", template_of(tokenizer, messages)):
         return text, _weighed(messages, _marked_spans(tokenizer, messages, text))
     if messages[0]["role"] == "assistant":

@@ -10,7 +10,7 @@ from typing import Any
 from registry.artifacts import JsonObject
 from stages.backends.tokenizer import Tokenizer
 from stages.errors import InvalidInput
-from stages.formats.messages import Message, fields, tools_of
+from stages.formats.messages import DOCUMENT, Message, fields, is_document, tools_of
 
 _OURS = ("tools", "weight")
 """Fields of a message that are not for the template."""
@@ -31,8 +31,11 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
 
     `add_generation_prompt` appends the header of an assistant turn. Some templates put a system message
     of their own before chats that have none. Tools are those of the first message.
+    A document is its text as it is, between the tokens that the tokenizer begins and ends texts with.
     Raises `InvalidInput` without a chat template, or when the template refuses these messages.
     """
+    if is_document(messages):
+        return _document(tokenizer, messages[0], ended=not add_generation_prompt)
     require_chat_template(tokenizer)
     try:
         chat, tools = for_template(tokenizer, messages)
@@ -48,6 +51,22 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
         raise InvalidInput(
             f"the chat template refuses the roles {[m['role'] for m in messages]}: {_first_line(error)}"
         ) from error
+
+
+def text_opening(tokenizer: Tokenizer) -> str:
+    """What the tokenizer puts before a text: its BOS token, or nothing."""
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return str(tokenizer.bos_token) if begins else ""
+
+
+def _document(tokenizer: Tokenizer, message: Message, ended: bool) -> str:
+    if tokenizer.eos_token is None:
+        raise InvalidInput(
+            f"the tokenizer of {tokenizer.name_or_path} has no token that ends a text (eos_token), so "
+            "documents cannot be told apart; name one in its tokenizer_config.json"
+        )
+    end = tokenizer.eos_token if ended and message["role"] == DOCUMENT else ""
+    return f"{text_opening(tokenizer)}{message['content']}{end}"
 
 
 def for_template(

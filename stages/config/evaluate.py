@@ -89,6 +89,28 @@ class PreferenceTask(StageConfig):
         return ("preferred", "preferred_per_token")
 
 
+class PerplexityTask(StageConfig):
+    """Held-out documents (`prepare.format: text`): how likely does the model find them, token by token?
+
+    Two figures of all tokens together: `log_likelihood`, nats per token, the nearer to 0 the better, by which
+    rules judge; and `perplexity`, its exponential with the sign turned, for people. Pieces of one document do
+    not count as independent.
+    """
+
+    kind: Literal["perplexity"] = "perplexity"
+    name: str = Field(default="perplexity", description="how the task is called in reports and gates")
+    split: Literal["test", "validation"] = Field(
+        default="test",
+        exclude_if=lambda split: split == "test",  # as of the other tasks
+        description="`validation`: as of a held-out task",
+    )
+    max_items: int | None = Field(default=None, ge=1, description="first pieces of the split, in its order")
+
+    @property
+    def scores(self) -> tuple[str, str]:
+        return ("log_likelihood", "perplexity")
+
+
 class LmEvalTask(StageConfig):
     """A task of lm-eval: one of its own by name, or a local YAML file."""
 
@@ -144,6 +166,7 @@ def _kind(task: Any) -> str:
 Task = Annotated[
     Annotated[HeldoutTask, Tag("heldout")]
     | Annotated[PreferenceTask, Tag("preference")]
+    | Annotated[PerplexityTask, Tag("perplexity")]
     | Annotated[LmEvalTask, Tag("lm-eval")]
     | Annotated[FidelityTask, Tag("fidelity")]
     | Annotated[MergeBaseTask, Tag("merge-base")],

@@ -21,6 +21,7 @@ Format = Literal[
     "chatterbot-topic",
     "preferences",
     "unpaired-preferences",
+    "text",
 ]
 
 
@@ -97,7 +98,8 @@ class PrepareConfig(StageConfig):
         default="auto",
         description="shape of a row; `auto` detects it from the first rows. `preferences`: two answers to "
         "each prompt, `chosen` and `rejected`, for `train.method: dpo`; `unpaired-preferences`: chats in any "
-        "of the other shapes with a `label` (or `kto_tag`), true or false, for `train.method: kto`",
+        "of the other shapes with a `label` (or `kto_tag`), true or false, for `train.method: kto`; `text`: "
+        "documents, learned whole, for continued pretraining, cut into pieces where longer than `max_length`",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
@@ -198,6 +200,22 @@ class PrepareConfig(StageConfig):
                 f"format {self.format} is not read from a feed: write its pairs to a file with `tuneline "
                 "feed export NAME FILE --preferences`, and read that (path:FILE, format preferences)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _documents_are_no_chats(self) -> PrepareConfig:
+        formats = [self.format, *(mixed.format for mixed in self.mix)]
+        if "text" in formats and feed_of(self.source) is not None:
+            raise ValueError(
+                "format text is not read from a feed, whose rows are chats: read a file (path:FILE)"
+            )
+        if set(formats) == {"text"}:
+            if self.system is not None:
+                raise ValueError("system belongs to chats, and format text reads documents: take system out")
+            if self.train_on != "all":
+                raise ValueError(
+                    f"train_on is {self.train_on}, and documents (format text) are learned whole: take it out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -14,12 +14,13 @@ from stages.backends.chat import Tokenizer, control_tokens, encode_with_mask, re
 from stages.backends.template_check import NotRendered, TemplateCheck
 from stages.config.prepare import TrainOn
 from stages.contract import progress
+from stages.data.chats.documents import pieces
 from stages.data.formats import Messages, detect
 from stages.data.preferences import EXPECTED, matches, read_row
-from stages.data.row_spool import Checked, RowSpool
+from stages.data.row_spool import Checked, RowSpool, content_hash
 from stages.data.source_row import Reject, RowError, SourceRow, SourceRows, named
 from stages.errors import InvalidInput
-from stages.formats.messages import texts
+from stages.formats.messages import is_document, texts
 
 _LOOKED_AT = 100
 _REPORTED = 1000  # rows between two reports of progress
@@ -46,10 +47,10 @@ class RowCounts:
 
 
 class RowCheck:
-    """Turns a row into a `Checked` row, counting in `unused` the fields that do not get into it.
+    """Turns a row into `Checked` rows: a document into its pieces, anything else into one.
 
-    Raises `RowError` with the reason where it cannot, and `InvalidInput` where the chat template has no place
-    for something that the row holds.
+    Counts in `unused` the fields that do not get into them. Raises `RowError` with the reason where it
+    cannot, and `InvalidInput` where the chat template has no place for something that the row holds.
     """
 
     def __init__(
@@ -69,15 +70,17 @@ class RowCheck:
         control = sorted(control_tokens(tokenizer).values(), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, control)) or r"(?!)")
 
-    def __call__(self, source_row: SourceRow, unused: Counter[str]) -> Checked:
+    def __call__(self, source_row: SourceRow, unused: Counter[str]) -> list[Checked]:
         if source_row.row is None:
             raise RowError("malformed", source_row.error or "the row cannot be read")
         unused.update(source_row.unread)
         read = read_row(self._format, source_row.row, self._system, unused, self._train_on)
         messages, other = read.messages, read.rejected
+        if is_document(messages):
+            return self._pieces(messages)
         ids, mask = self._rendered(messages, source_row, unused)
         if other is None:
-            return Checked(messages, len(ids), sum(mask), desirable=read.desirable)
+            return [Checked(messages, len(ids), sum(mask), desirable=read.desirable)]
         try:
             other_ids, _ = self._rendered([*messages[:-1], other], source_row, unused)
         except TooLong:
@@ -86,7 +89,15 @@ class RowCheck:
             raise RowError(error.code, f"rejected: {error}") from error
         if other_ids == ids:
             raise RowError("no_preference", "the chat template writes the same of chosen and rejected")
-        return Checked(messages, len(ids), sum(mask), other, len(other_ids))
+        return [Checked(messages, len(ids), sum(mask), other, len(other_ids))]
+
+    def _pieces(self, document: Messages) -> list[Checked]:
+        self._refuse_control_tokens(document)
+        group, rows = content_hash(document), []
+        for piece in pieces(self._tokenizer, document[0]["content"], self._max_length):
+            ids, mask = encode_with_mask(self._tokenizer, [piece])
+            rows.append(Checked([piece], len(ids), sum(mask), group=group))
+        return rows
 
     def _rendered(
         self, messages: Messages, source_row: SourceRow, unused: Counter[str]
@@ -208,7 +219,9 @@ def collect(
         counts.read += 1
         unused: Counter[str] = Counter()
         try:
-            spool.add(check(source_row, unused), source_row.file, source_row.line, source_row.kept)
+            for checked in check(source_row, unused):
+                if len(spool) != max_rows:
+                    spool.add(checked, source_row.file, source_row.line, source_row.kept)
         except RowError as error:
             _reject(source_row, error, rejects, counts)
         else:

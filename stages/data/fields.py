@@ -21,7 +21,7 @@ COMPARED = ("chosen", "rejected", "preferred_output", "non_preferred_output")
 LABELS = ("label", "kto_tag")
 """Names of the field that calls an answer good or bad."""
 _FURTHER = (REFERENCES, "answers")
-_BESIDE = ("system", "history", "parallel_tool_calls", *_FURTHER, *LABELS)
+_BESIDE = ("text", "system", "history", "parallel_tool_calls", *_FURTHER, *LABELS)
 READ = frozenset((*_CHATS, *_INSTRUCTIONS, *_PAIRS, *COMPARED, *_BESIDE))
 """Fields of a row that some format reads; in another format they may be refused or not be used."""
 

@@ -10,10 +10,11 @@ from typing import Any
 from stages.config.prepare import TrainOn
 from stages.data.chats import calls as tool_calls
 from stages.data.chats.answers import OF_ANSWER, reasoning_of, weigh, weight_of
-from stages.data.chats.contents import require_answer, text_of
+from stages.data.chats.contents import document_of, require_answer, text_of
 from stages.data.chats.offered import offered as tools_offered
 from stages.data.fields import COMPARED, REFUSED_IN_ROW, REFUSED_IN_TURN, account, require_one, says_nothing
 from stages.data.source_row import RowError, kind, named, shown
+from stages.formats.messages import is_document
 
 Row = Mapping[str, Any]
 Messages = list[dict[str, Any]]
@@ -38,14 +39,15 @@ EXPECTED = {
     "dialogue": "messages (or turns): a list of {sender, text}, or of lists of them",
     "instruction": "instruction and output or response (input or context, system and history are optional)",
     "prompt-completion": " or ".join(" and ".join(pair) for pair in _PAIRS),
+    "text": "text: a document, for prepare.format: text",
 }
 """format → the fields that a row needs, for messages to the user."""
 
 
 def matches(name: str, row: Row) -> bool:
     """Whether the row has the fields of the format called `name`, whatever they hold."""
-    if name == "messages":
-        return "messages" in row
+    if name in ("messages", "text"):
+        return name in row
     if name == "sharegpt":
         return "conversations" in row
     if name == "dialogue":
@@ -74,6 +76,8 @@ def to_messages(
     """
     _require_format(name, row)
     messages = _READERS[name](row, unused)
+    if is_document(messages):
+        return messages
     tools = messages[0].pop("tools", None) if messages else None
     if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
         messages = messages[1:]
@@ -292,4 +296,5 @@ _READERS: dict[str, Callable[[Row, Counter[str]], Messages]] = {
     "dialogue": _from_dialogue,
     "instruction": _from_instruction,
     "prompt-completion": _from_pair,
+    "text": document_of,
 }

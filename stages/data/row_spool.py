@@ -50,6 +50,7 @@ class Checked:
     """A row that can be trained on, with its length and its assistant's share of it in tokens.
 
     Of preferences also the answer that is not preferred to the last message, and the length with that one.
+    `group`: of a piece of a document what all its pieces share, in place of the hash of a prompt.
     """
 
     messages: Messages
@@ -58,6 +59,7 @@ class Checked:
     rejected: Message | None = None
     rejected_tokens: int = 0
     desirable: bool = True
+    group: str | None = None
 
     @property
     def all_messages(self) -> list[Message]:
@@ -127,7 +129,7 @@ class RowSpool:
                 self._repeated.append(f"{file} line {line}")
             return
         self._seen.add(key)
-        prompt_hash = content_hash(row.messages[:-1])
+        prompt_hash = row.group or content_hash(row.messages[:-1])
         self._lengths.append(row.tokens)
         self._prompts.append(bucket(self._seed, prompt_hash))
         # Rows that differ in case or white space would otherwise stand in the order in which they came.

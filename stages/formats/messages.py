@@ -13,13 +13,15 @@ from typing import Any
 from registry.artifacts import JsonObject
 
 Message = Mapping[str, Any]
-"""`role` (system, user, assistant or tool) and `content` (a text, empty where a message only calls). Where
-there are any: `reasoning_content`; `tool_calls`, of {id, type, function: {name, arguments}} with `arguments`
-as the JSON text of an object; of a result `tool_call_id` and `name`; `weight`, 0 where it is not trained; and
-in the first message `tools`, the JSON text of a list of {type, function}. Parquet has null where there is
-none."""
+"""`role` (system, user, assistant or tool, or that of raw text: `is_document`) and `content` (a text, empty
+where a message only calls). Where there are any: `reasoning_content`; `tool_calls`, of {id, type, function:
+{name, arguments}} with `arguments` as the JSON text of an object; of a result `tool_call_id` and `name`;
+`weight`, 0 where it is not trained; and in the first message `tools`, the JSON text of a list of {type,
+function}. Parquet has null where there is none."""
 
 _PLAIN = frozenset(("role", "content"))
+DOCUMENT, PART = "document", "part"
+"""Roles of raw text: a document or the end of one, and a piece of one that goes on in another row."""
 
 
 def fields(message: Message) -> dict[str, Any]:
@@ -37,9 +39,16 @@ def is_plain(messages: Sequence[Message]) -> bool:
     return not any(beside_content(m) or m["role"] == "tool" for m in messages)
 
 
+def is_document(messages: Sequence[Message]) -> bool:
+    """Whether the row is raw text, whole or a piece: a single message, which no chat template writes."""
+    return len(messages) == 1 and messages[0]["role"] in (DOCUMENT, PART)
+
+
 def as_request(messages: Sequence[Message]) -> list[dict[str, str]] | None:
-    """Roles and contents, as engines take them; None where the chat holds more."""
+    """Roles and contents, as engines take them; None where the chat holds more, or is none."""
     if any(m["role"] == "tool" or beside_content(m).keys() - {"weight"} for m in messages):
+        return None
+    if is_document(messages):
         return None
     return [{"role": m["role"], "content": m["content"]} for m in messages]
 

@@ -37,7 +37,7 @@ def sum_up(items: Sequence[Item], task: str, main: str, scorer: Scorer | None = 
     metrics: dict[str, Metric] = {}
     for name in dict.fromkeys([main, *items[0]["scores"], *corpus]):
         if name in corpus:
-            metrics[name] = _together(items, corpus[name])
+            metrics[name] = together(items, corpus[name])
         else:
             metrics[name] = _mean(name, [item["scores"][name] for item in items], clusters)
         if units.get(name, "share") != "share":
@@ -82,7 +82,8 @@ def _own(items: Sequence[Item], metric: CorpusMetric) -> list[float]:
     return each_of(metric.figure, [item["counts"][metric.counts] for item in items])
 
 
-def _together(items: Sequence[Item], metric: CorpusMetric) -> Metric:
+def together(items: Sequence[Item], metric: CorpusMetric) -> Metric:
+    """A figure of all items and its 95 % interval, over clusters where items share them."""
     counts = [item["counts"][metric.counts] for item in items]
     low, high, interval = corpus_interval(metric.figure, counts, _clusters(items), TAIL)
     return {

@@ -1,7 +1,8 @@
 """Figures of all items together, from counts that each item keeps, and their intervals by a bootstrap.
 
 A figure is computed from the items' summed counts: precision, recall and F1 from (matched, predicted,
-expected), BLEU from (length, reference length, n-grams matched of 1 to 4 words, n-grams of 1 to 4 words).
+expected), log-likelihood and perplexity from (log-loss of all tokens in nats, tokens), BLEU from (length,
+reference length, n-grams matched of 1 to 4 words, n-grams of 1 to 4 words).
 There is no formula for its interval that holds with few items, so items, or whole clusters, are drawn again
 with a fixed seed (Field and Welsh 2007, JRSS B 69:369, the cluster bootstrap). The bounds are corrected for
 bias and skewness: BCa, Efron 1987, JASA 82:171.
@@ -9,6 +10,7 @@ bias and skewness: BCa, Efron 1987, JASA 82:171.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -22,11 +24,19 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float64]
 
-Figure = Literal["precision", "recall", "f1", "bleu"]
+Figure = Literal["precision", "recall", "f1", "bleu", "log_likelihood", "perplexity"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
-COUNTS = {"precision": 3, "recall": 3, "f1": 3, "bleu": 10}
+COUNTS = {"precision": 3, "recall": 3, "f1": 3, "bleu": 10, "log_likelihood": 2, "perplexity": 2}
 """Figure → how many counts it is computed from."""
-_LARGEST = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "bleu": 100.0}
+_SHARES = ("precision", "recall", "f1")
+_UNSURE = 12.0
+"""Nats that a token costs where each of 160,000 is as likely as the others: more than any usable model."""
+_POSSIBLE = {
+    **dict.fromkeys(_SHARES, (0.0, 1.0)),
+    "bleu": (0.0, 100.0),
+    "log_likelihood": (-_UNSURE, 0.0),
+    "perplexity": (1.0, math.exp(_UNSURE)),
+}
 RESAMPLES = 4000
 _AT_ONCE = 100_000
 """Draws at one time: what counts them stays in the processor's cache."""
@@ -36,7 +46,8 @@ _ORDERS = 4
 def figure_of(figure: Figure, counts: Array) -> Array:
     """`figure` of each row of `counts` [..., COUNTS[figure]]; 0 where there is nothing to divide by.
 
-    Precision, recall and F1 are shares; BLEU is 0 to 100, smoothed as NIST's mteval-v13a does ("exp" in
+    Precision, recall and F1 are shares; log-likelihood is in nats per token, perplexity its exponential with
+    the sign turned; BLEU is 0 to 100, smoothed as NIST's mteval-v13a does ("exp" in
     sacrebleu: Chen and Cherry 2014, W14-3346, method 3). ValueError for another number of counts.
     """
     import numpy as np
@@ -46,6 +57,9 @@ def figure_of(figure: Figure, counts: Array) -> Array:
         raise ValueError(f"{figure} needs {COUNTS[figure]} counts, found {counts.shape[-1]}")
     if figure == "bleu":
         return _bleu(counts)
+    if figure in ("log_likelihood", "perplexity"):
+        loss = _ratio(counts[..., 0], counts[..., 1])
+        return np.asarray(-loss if figure == "log_likelihood" else np.exp(np.minimum(loss, 700.0)))
     matched, predicted, expected = np.moveaxis(counts, -1, 0)
     if figure == "f1":
         return _ratio(2 * matched, predicted + expected)
@@ -76,10 +90,10 @@ def corpus_interval(
     """
     sums = _by_cluster(items, clusters)
     value = float(figure_of(figure, sums.sum(axis=0)))
-    if figure != "bleu" and value in (0.0, 1.0):
+    if figure in _SHARES and value in (0.0, 1.0):
         low, high = wilson(value * len(sums), len(sums), 1 - 2 * alpha)
         return low, high, "wilson"
-    mean = _bounds(sums, lambda rows: figure_of(figure, rows), alpha, len(items), (0.0, _LARGEST[figure]))
+    mean = _bounds(sums, lambda rows: figure_of(figure, rows), alpha, len(items), _POSSIBLE[figure])
     return min(mean.low, value), max(mean.high, value), "bootstrap"
 
 
@@ -107,7 +121,8 @@ def corpus_difference(
         return figure_of(figure, rows[..., :k]) - figure_of(figure, rows[..., k:])
 
     moved = int((mine != other).any(axis=1).sum())
-    possible = (-_LARGEST[figure], _LARGEST[figure])
+    least, most = _POSSIBLE[figure]
+    possible = (least - most, most - least)
     return _bounds(np.hstack([mine, other]), difference, alpha, len(ours), possible, moved)
 
 

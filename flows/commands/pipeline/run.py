@@ -19,6 +19,7 @@ from flows.installation import is_light, needs_all
 from flows.planning.clock import clock_here, said_of_memory, said_of_times
 from flows.planning.estimate import StageEstimate, describe_base, estimate, machine
 from flows.planning.shortfalls import shortfalls
+from flows.preflight.documents import remarks as practised
 from flows.preflight.preflight import problems
 from flows.recipe import Recipe, load
 from flows.run.arithmetic import Arithmetic, settle, with_compute_dtype
@@ -53,11 +54,13 @@ def check(arguments: argparse.Namespace) -> Reply:
     shape, reasons = _shape_of(recipe)
     reasons += problems(recipe, settings, shape)
     with _feed_rows(recipe, bool(reasons)) as feed:
-        stages, remarks, missing, arithmetic = _estimated(recipe, settings, shape, feed)
+        stages, said, missing, arithmetic = _estimated(recipe, settings, shape, feed)
+    remarks = [*said, *practised(recipe)]
     document = {
         "recipe": recipe.model_dump(mode="json"),
         "problems": reasons,
         "stages": [asdict(s) for s in stages],
+        "remarks": remarks,
         "shortfalls": missing,
         "arithmetic": arithmetic and {**arithmetic.record(), "sentence": arithmetic.sentence},
     }

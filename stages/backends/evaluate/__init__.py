@@ -13,8 +13,8 @@ token_lm       what every model under lm-eval has in common
 torch_lm       a transformers model
 llama_cpp_lm   a GGUF file
 merge_choice   two merges, compared
-preference     which of two answers is likelier
 embedding      nearness in the base's hidden states
+likelihood/    which of two answers is likelier, how likely documents are
 sampling       several answers to an item, drawn
 fidelity/      how near one model is to another
 ```

@@ -21,10 +21,11 @@ from stages.backends.evaluate.embedding import embedder_of
 from stages.backends.evaluate.fidelity.tasks import run_fidelity
 from stages.backends.evaluate.fidelity.weights import nonfinite_tensors
 from stages.backends.evaluate.heldout import EXACT
+from stages.backends.evaluate.likelihood.perplexity import run_perplexity
+from stages.backends.evaluate.likelihood.preference import run_preference
 from stages.backends.evaluate.lm_eval_tasks import run_task
 from stages.backends.evaluate.merge_choice import compare_merges
 from stages.backends.evaluate.open_model import OpenedModel, open_model
-from stages.backends.evaluate.preference import run_preference
 from stages.backends.evaluate.prompts import check_metrics, system_message
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.config.evaluate import (
@@ -33,6 +34,7 @@ from stages.config.evaluate import (
     HeldoutTask,
     LmEvalTask,
     MergeBaseTask,
+    PerplexityTask,
     PreferenceTask,
 )
 from stages.contract import Parent, Parents, toolchain
@@ -58,6 +60,8 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
                     scored[task.name] = run_task(measured.lm, task, dataset, config.seed, out, embedder)
                 elif isinstance(task, PreferenceTask):
                     scored[task.name] = run_preference(measured.lm, task, parents.get("dataset"), out)
+                elif isinstance(task, PerplexityTask):
+                    scored[task.name] = run_perplexity(measured.lm, task, parents.get("dataset"), out)
             answers = _ask(measured.lm, parents, config)
             asked = any(isinstance(task, FidelityTask) for task in config.tasks)
             compared = run_fidelity(measured, parents, config, out) if asked else None
@@ -99,7 +103,11 @@ def _naming_the_damage(model: Parent) -> Iterator[None]:
 def _main_metrics(config: EvaluateConfig) -> dict[str, str]:
     """Task → its main metric, of tasks on held-out rows where that is another than `exact_match`."""
     mains = {task.name: task.metrics[0].scores[0] for task in config.tasks if isinstance(task, HeldoutTask)}
-    mains |= {task.name: task.scores[0] for task in config.tasks if isinstance(task, PreferenceTask)}
+    mains |= {
+        task.name: task.scores[0]
+        for task in config.tasks
+        if isinstance(task, PreferenceTask | PerplexityTask)
+    }
     return {task: metric for task, metric in mains.items() if metric != EXACT}
 
 

@@ -18,6 +18,7 @@ from stages.config.user_metric import PythonMetric
 from stages.contract import Parents
 from stages.errors import InvalidInput, StageError
 from stages.formats.dataset_rows import REFERENCES, SLICES
+from stages.formats.messages import is_document
 from stages.scoring.judge.opponent import opponents
 from stages.scoring.judge.verdicts import require_answering, require_usable
 from stages.scoring.scorer import Scorer
@@ -91,7 +92,7 @@ def system_message(dataset: Path) -> str | None:
 
 
 def read_split(file: Path, limit: int | None = None) -> list[Chat]:
-    """The chats of a split, in its order. Raises `InvalidInput` where there is none."""
+    """The chats of a split, in its order, without documents. Raises `InvalidInput` where there is none."""
     return [chat for chat, _, _ in read_rows(file, limit)]
 
 
@@ -111,19 +112,26 @@ def read_rows(file: Path, limit: int | None = None) -> list[tuple[Chat, Sequence
         raise InvalidInput(
             f"the dataset's {file.stem} split is empty; prepare it with split.{file.stem} above 0"
         )
+    chats = [row for row in rows if not is_document(row["messages"])]
+    if rows and not chats:
+        raise InvalidInput(
+            f"{file.name} holds documents (prepare.format: text), and no chats whose answers can be scored; "
+            "measure documents by a task of kind perplexity"
+        )
     return [
         (row["messages"], row.get(REFERENCES) or (), json.loads(row.get(SLICES) or "{}"))
-        for row in rows[:limit]
+        for row in chats[:limit]
     ]
 
 
 def prompts(dataset: Path, base: Path, places: Sequence[int]) -> list[tuple[list[Message], str, int]]:
     """(messages before the answer, the answer, tokens of the prompt as `base` renders it) of each place."""
-    rows = pq.read_table(dataset / "test.parquet", columns=["messages"])["messages"]
+    chats = read_split(dataset / "test.parquet")
     tokenizer = load_tokenizer(base)
-    rendered = []
-    for row in places:
-        *messages, answer = rows[row].as_py()
+    rendered: list[tuple[list[Message], str, int]] = []
+    for place in places:
+        answer = chats[place][-1]
+        messages: list[Message] = [*chats[place][:-1]]
         tokens = len(encode(tokenizer, messages, add_generation_prompt=True))
         rendered.append((messages, str(answer["content"]), tokens))
     return rendered

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from stages.data.fields import REFUSED_IN_ROW, account
 from stages.data.source_row import RowError, kind, shown
+from stages.formats.messages import DOCUMENT
 
 _OPENS, _CLOSES = "<think>", "</think>"
 
@@ -30,6 +33,15 @@ def text_of(value: Any, what: str) -> str:
             "malformed", f"{what}: half a surrogate pair stands at character {error.start + 1}"
         ) from error
     return value
+
+
+def document_of(row: Mapping[str, Any], unused: Counter[str]) -> list[dict[str, Any]]:
+    """The row's `text` as a document; other fields are counted in `unused`. Raises `RowError`."""
+    account(row, ("text",), REFUSED_IN_ROW, "", "the row", unused)
+    text = text_of(row.get("text"), "text")
+    if not text.strip():
+        raise RowError("empty_message", "text is empty")
+    return [{"role": DOCUMENT, "content": text}]
 
 
 def require_answer(text: str, number: int, calls: bool) -> None:

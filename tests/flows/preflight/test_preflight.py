@@ -15,6 +15,7 @@ from flows import cli
 from flows.errors import InvalidRecipe
 from flows.execute import execute
 from flows.preflight import base, lengths, sections
+from flows.preflight.documents import remarks
 from flows.preflight.preflight import problems
 from flows.recipe import Recipe, load
 from flows.settings import Settings
@@ -50,6 +51,11 @@ def test_what_is_shipped_has_no_problem(name: str, settings: Settings, shape: Mo
 
 ALONE = ("gate=null", "promote=null", "deploy=null")
 PAIRS = ("prepare.format=preferences", "train.method=dpo")
+TEXT = (
+    "prepare={source: 'path:a.jsonl', format: text, max_length: 128}",
+    "evaluate.tasks=[{kind: perplexity}]",
+)
+RULE = "task: perplexity, role: improve, against: baseline, margin: 0.1"
 RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("demo", ["gate.tasks.0.task=rouge"], "gate.tasks.0.task: 'rouge' is not a task of evaluate.tasks"),
     ("demo", ["gate.tasks.1.metric=rouge"], "gate.tasks.1.metric: 'rouge' is not a metric of the task rout"),
@@ -110,6 +116,12 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
      "prepare.split.test: 0 leaves no rows for the held-out task 'preference'"),
     ("demo", [*ALONE, *PAIRS, "evaluate.tasks=[{kind: preference, name: fidelity-start}]"],
      "evaluate.tasks.0.name: 'fidelity-start' is what the ladder calls a comparison"),
+    ("demo", [*ALONE, TEXT[0]], "evaluate.tasks.0: a heldout task asks for answers, and documents"),
+    ("demo", [*ALONE, TEXT[1]], "evaluate.tasks.0: a perplexity task reads held-out documents; set prepare"),
+    ("demo", [*TEXT, "deploy=null", f"gate.tasks=[{{metric: perplexity, scores: real, {RULE}}}]"],
+     "gate.tasks.0.metric: of perplexity less is better, and a rule asks for more; set log_likelihood"),
+    ("demo", [*TEXT, "deploy=null", f"gate.tasks=[{{metric: log_likelihood, {RULE}}}]"],
+     "gate.tasks.0.scores: log_likelihood is not 0 or 1 for each item; set scores: real"),
 ]  # fmt: skip
 
 
@@ -487,3 +499,15 @@ def test_a_base_that_is_not_there_is_one_problem_among_others(
     assert [line.split(" ")[1] for line in said if line.startswith("Problem: ")] == [
         "base.source:", "gate.tasks.0.task:",
     ]  # fmt: skip
+
+
+def test_what_practice_says_of_documents_stops_nothing() -> None:
+    text = [*ALONE, *TEXT]
+    told = list(remarks(load("demo", text)))
+    assert [line.split(":")[0].split(" ")[0] for line in told] == [
+        "Documents", "train.learning_rate", "train.packing", "Embeddings",
+    ]  # fmt: skip
+    calm = ["train.learning_rate=5e-5", "train.packing=true", "train.lora.modules_to_save=[lm_head]"]
+    mixed = [*calm, "prepare.mix=[{source: 'path:b.jsonl'}]"]
+    assert list(remarks(load("demo", [*text, *mixed]))) == []
+    assert list(remarks(load("demo", []))) == []

@@ -49,5 +49,5 @@ def test_names_that_cannot_be_printed_are_told_all_the_same(
 ) -> None:
     with pytest.raises(InvalidInput, match="the rows have the fields") as caught:
         prepare_from(jsonl(tmp_path / "rows.jsonl", [{name: "x", "a\nb": 2, "c" * 10_000: 3}]))
-    assert len(str(caught.value)) < 700
+    assert len(str(caught.value)) < 900
     assert str(caught.value).isprintable()

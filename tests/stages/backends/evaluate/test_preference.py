@@ -14,8 +14,8 @@ import torch
 from flows.gates.evidence import load_evidence
 from registry.evaluation_results import read_items
 from stages.backends.chat import encode_with_mask
+from stages.backends.evaluate.likelihood.preference import run_preference
 from stages.backends.evaluate.llama_cpp_lm import LlamaCppLM
-from stages.backends.evaluate.preference import run_preference
 from stages.backends.evaluate.torch_lm import TorchLM
 from stages.config.evaluate import EvaluateConfig, HeldoutTask, PreferenceTask
 from stages.contract import Parent

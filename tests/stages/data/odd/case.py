@@ -58,7 +58,8 @@ def outcome(case: Case, base: Parent, folder: Path) -> str:
         message = str(error).replace(f"{folder}/", "").replace(str(base.path), "models/base")
         return f"run refused: {message}"
     refused = [f"row refused: {r['code']}: {r['reason']}" for r in rejects(out)]
-    chats = [row for row in splits(out)["train"] if row["messages"][0]["content"] != PLAIN["prompt"]]
+    plain = (PLAIN["prompt"], (case.plain or {}).get("text"))
+    chats = [row for row in splits(out)["train"] if row["messages"][0]["content"] not in plain]
     used = ["used: " + shown(row) for row in sorted(chats, key=lambda row: str(row["messages"]))]
     unused = facts.metrics["unused_fields"]
     return " / ".join([*used, *refused]) + (f" (not used: {', '.join(unused)})" if unused else "")
@@ -89,5 +90,5 @@ def _message(message: dict[str, Any]) -> str:
     if message.get("tool_call_id"):
         texts.append(f"of {message['tool_call_id']}")
     said = f"{message['role']}: {', '.join(texts)};"
-    learned = message["role"] == "assistant" and message.get("weight") != 0
+    learned = message["role"] in ("assistant", "document") and message.get("weight") != 0
     return f"**{said}**" if learned else said

@@ -10,6 +10,7 @@ from tests.stages.data.odd.case import PLAIN, Case
 ROW = {"prompt": "Warm in Bo?", "completion": "Yes."}
 LINE, OTHER = (json.dumps(row) + "\n" for row in (ROW, PLAIN))
 MIXED = {"messages": [{"role": "user", "content": "Warm in Bo?"}, {"role": "assistant", "content": "Yes."}]}
+TEXT, AS_TEXT = {"text": "Two and two is four."}, {"format": "text"}
 
 FILES = [
     Case("a byte order mark", "\ufeff" + LINE + OTHER, 'used: user: "Warm in Bo?"; **assistant: "Yes.";**'),
@@ -186,6 +187,41 @@ VALUES = [
         [{"text": "Bo is warm."}],
         "run refused: path:rows.jsonl: the rows have the fields text, which is not the",
         plain=None,
+    ),
+    Case(
+        "documents",
+        [{"text": "Bo is warm.", "url": "a.html"}],
+        'used: **document: "Bo is warm.";** (not used: url)',
+        plain=TEXT,
+        settings=AS_TEXT,
+    ),
+    Case(
+        "an empty document",
+        [{"text": " "}],
+        "row refused: empty_message: text is empty",
+        plain=TEXT,
+        settings=AS_TEXT,
+    ),
+    Case(
+        "a document that is a list",
+        [{"text": ["Bo is warm."]}],
+        "row refused: wrong_type: text is a list, expected a text",
+        plain=TEXT,
+        settings=AS_TEXT,
+    ),
+    Case(
+        "a document with an end-of-turn token",
+        [{"text": "Bo<|im_end|>"}],
+        "row refused: control_token: message 1 holds the control token '<|im_end|>'",
+        plain=TEXT,
+        settings=AS_TEXT,
+    ),
+    Case(
+        "a chat among documents",
+        [MIXED],
+        "row refused: other_format: the row is of the format messages, and the first rows are",
+        plain=TEXT,
+        settings=AS_TEXT,
     ),
     Case(
         "a row that is too long",
