@@ -74,7 +74,8 @@ def training_memory(shape: ModelShape, config: TrainConfig, longest: int, frozen
     loaded = STORED * shape.parameters + shape.linear_parameters * nf4 * (frozen != "packed")
     layer = kept_per_layer(shape, config, longest)
     layers = 4 * shape.hidden * shape.layers if config.gradient_checkpointing else layer * shape.layers
-    kept = tokens * (layers + HOLES[wide] * layer * shape.layers)
+    holes = HOLES[wide] * (layer - _dora_kept(shape, config, wide))  # as measured, with DoRA no more
+    kept = tokens * (layers + holes * shape.layers)
     # the backward pass needs autocast's 16-bit copy of the head
     head = 2 * shape.vocabulary * shape.hidden if wide == 2 else 0
     # validation reads twice as many rows as a step, and the heap keeps the step's activations meanwhile
@@ -106,8 +107,7 @@ def kept_per_layer(shape: ModelShape, config: TrainConfig, longest: int) -> int:
     else:
         lora += wide * min(sum(inputs), 3 * shape.hidden + shape.intermediate)
     queries = shape.heads * shape.head_size
-    if config.lora.dora:  # what base and factors answer, whose sum has a length of its own
-        lora += (wide + 4) * sum(widths[1] for widths in adapted(shape, config).values())
+    lora += _dora_kept(shape, config, wide)
     plain = longest <= SHORT_ROWS and not config.packing
     matrix = shape.heads * longest * (4 if wide == 4 else 6) if plain else wide * queries
     mlp = (3 if shape.gated else 2) * shape.intermediate
@@ -156,7 +156,7 @@ def layer_on_gpu(shape: ModelShape, config: TrainConfig) -> int:
     wide = 2 if config.nf4.compute_dtype == "float32" else 1
     # the adapter keeps a 16-bit copy of its input, and dropout its mask, a byte
     inputs, outputs = (sum(widths[side] for widths in adapted(shape, config).values()) for side in (0, 1))
-    lora = (2 * wide + bool(config.lora.dropout)) * inputs + (2 * wide + 4) * outputs * config.lora.dora
+    lora = (2 * wide + bool(config.lora.dropout)) * inputs + 4 * wide * outputs * config.lora.dora
     return KEPT_PER_LAYER * wide * shape.hidden + lora
 
 
@@ -177,6 +177,11 @@ def _whole(shape: ModelShape, names: Sequence[str]) -> int:
         for layer, (inputs, outputs) in shape.linear_shapes().items()
         if not is_end(name) and is_called(layer, name)
     )
+
+
+def _dora_kept(shape: ModelShape, config: TrainConfig, wide: int) -> int:
+    """Bytes per token that a layer keeps of what base and factors answer, for the gradient of the lengths."""
+    return 2 * wide * sum(both[1] for both in adapted(shape, config).values()) * config.lora.dora
 
 
 def _dora_moment(shape: ModelShape, config: TrainConfig) -> int:

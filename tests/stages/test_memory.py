@@ -158,3 +158,18 @@ def test_what_is_trained_whole_has_gradients_and_moments_too() -> None:
         for lora in ({"rank": 8}, {"rank": 8, "modules_to_save": list(ends)})
     )
     assert whole - plain == pytest.approx(16 * 2 * EMBEDDING, rel=0.03), "copy, gradient and two moments"
+
+
+def test_dora_keeps_what_base_and_factors_answer() -> None:
+    """And makes no more holes: so measured (`python -m tests.bench.planner --only dora`)."""
+    outputs, rows = 2 * (256 + 2 * 128 + 256 + 2 * 512 + 256), 2 * 64
+    for dtype, wide in (("bfloat16", 2), ("float32", 4)):
+        flat = {"gradient_checkpointing": False}
+        plain, dora = (
+            training_memory(PICO, config(dtype, lora=lora, **flat), 64, "packed", False)
+            for lora in ({"rank": 8, "dropout": 0}, {"rank": 8, "dropout": 0, "dora": True})
+        )
+        with_lengths = kept_per_layer(PICO, config(dtype, lora={"rank": 8, "dropout": 0, "dora": True}), 64)
+        assert with_lengths - kept_per_layer(PICO, config(dtype), 64) == 2 * wide * outputs // 2
+        lengths = 16 * outputs
+        assert 0 <= dora - plain <= 2 * wide * outputs * rows + lengths + 4 * 512 * (512 + 3 * 512)
