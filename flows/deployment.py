@@ -53,6 +53,7 @@ def deploy(
 def _serves(endpoint: Endpoint, artifact: Artifact, config: DeployConfig) -> bool:
     """Whether this endpoint already serves the artifact as configured."""
     asked = {key: value for key, value in endpoint.config.items() if key != "probe"}
+    asked = DeployConfig().model_dump(mode="json") | asked  # it may be older than a key
     same = endpoint.artifact_id == artifact.id and asked == config.model_dump(mode="json")
     return same and endpoint.process.is_alive()
 

@@ -38,6 +38,8 @@ class EngineConfig(Protocol):
     @property
     def dtype(self) -> Literal["auto", "bfloat16", "float32"]: ...
     @property
+    def tool_call_parser(self) -> str | None: ...
+    @property
     def host(self) -> str: ...
     @property
     def port(self) -> int: ...
@@ -132,6 +134,7 @@ def _started(
             name=config.name,
             artifact=artifact_id,
             dtype=config.dtype,
+            tool_call_parser=config.tool_call_parser,
         )
         ttl = None if config.ttl_minutes is None else config.ttl_minutes * 60
         with process.running(launch, log, ttl, GRACE_SECONDS, keep) as engine:

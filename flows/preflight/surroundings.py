@@ -17,8 +17,9 @@ from flows.training import named_start
 from registry import Registry
 from registry.errors import RegistryError
 from registry.tenancy.endpoints import Endpoint
-from serving.errors import EngineMissing
+from serving.errors import EngineMissing, NotServable
 from serving.vllm.launch import python_with_vllm
+from serving.vllm.tool_parsers import require_parser
 from stages.config.feed import feed_of
 from stages.quantization import method_of
 
@@ -48,9 +49,13 @@ def _packages(recipe: Recipe) -> Iterator[str]:
 def _engine(recipe: Recipe) -> Iterator[str]:
     if recipe.deploy is not None and recipe.deploy.engine == "vllm":
         try:
-            python_with_vllm()
+            python = python_with_vllm()
+            if recipe.deploy.tool_call_parser is not None:
+                require_parser(python, recipe.deploy.tool_call_parser)
         except EngineMissing as error:
             yield f"deploy.engine: {error}"
+        except NotServable as error:
+            yield f"deploy.{error}"
 
 
 def _registry(recipe: Recipe, settings: Settings) -> Iterator[str]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.vllm.tool_parsers import NAME
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,7 +32,7 @@ class EngineSection(_Section):
     )
     tool_call_parser: str | None = Field(
         default=None,
-        pattern=r"^[a-z0-9_]{1,40}$",
+        pattern=NAME,
         description="vllm: which of its parsers reads the calls that the model writes (`hermes`, "
         "`llama3_json`, `mistral`, …); without one, requests with tools are refused. llama.cpp finds it out",
     )

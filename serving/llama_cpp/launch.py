@@ -26,13 +26,19 @@ def launch(
     name: str | None = None,
     artifact: str | None = None,
     dtype: str = "auto",
+    tool_call_parser: str | None = None,
 ) -> Launch:
     """How to serve the GGUF file `path` (or `path/model.gguf`) under the name `alias` on `listener`.
 
     `name`: one more, which people know; `artifact`: an id that each answer's headers tell. A GGUF file says
     in which types it is computed, whatever `dtype` is. Raises `EngineMissing` or `NotServable` before
-    anything is started.
+    anything is started; the latter for a `tool_call_parser`, which is vLLM's.
     """
+    if tool_call_parser is not None:
+        raise NotServable(
+            f"tool_call_parser is {tool_call_parser!r}, which is one of vLLM's; llama.cpp's engine finds out "
+            "from the chat template how calls are written: leave it out"
+        )
     file = path / "model.gguf" if path.is_dir() else path
     _require_package()
     _require_gguf(file)

@@ -19,6 +19,7 @@ from serving.engine.settings import EngineSettings
 from serving.errors import EngineMissing, NotServable
 from serving.process.process import ROOT, Launch
 from serving.vllm.thoughts import found_in
+from serving.vllm.tool_parsers import tool_options
 
 VARIABLE = "TUNELINE_VLLM_PYTHON"
 BESIDE = ROOT / ".venv-vllm" / "bin" / "python"
@@ -59,11 +60,13 @@ def launch(
     name: str | None = None,
     artifact: str | None = None,
     dtype: str = "auto",
+    tool_call_parser: str | None = None,
 ) -> Launch:
     """How to serve the Hugging Face directory `path` under the name `alias`.
 
     `name`: one more, which people know; `artifact`: an id that each answer's headers tell; `dtype`: in which
-    it is computed, `auto` for that of the file (a GPTQ model's kernels know only that).
+    it is computed, `auto` for that of the file (a GPTQ model's kernels know only that); `tool_call_parser`:
+    the name of vLLM's that reads the calls which the model writes.
     vLLM takes a port number, not a socket: `listener` says which one and is closed, so between that and
     vLLM's own bind somebody else may take it; `serving.standalone` then tries another.
     Raises `EngineMissing` or `NotServable` before anything is started.
@@ -72,8 +75,9 @@ def launch(
     host, port = listener.getsockname()[:2]
     names = (alias,) if name is None else (name, alias)
     plain = _launch(python, path, names, context_length, threads, dtype)
+    tools, more_env = tool_options(python, tool_call_parser)
     listener.close()
-    argv, env = (*plain.argv, "--host", host, "--port", str(port)), dict(plain.env)
+    argv, env = (*plain.argv, *tools, "--host", host, "--port", str(port)), {**plain.env, **more_env}
     if artifact is not None:
         argv += ("--middleware", "serving.vllm.middleware.ArtifactHeaderMiddleware")
         env["TUNELINE_ARTIFACT"] = artifact
@@ -100,18 +104,17 @@ def launch_with_adapters(
         more += ["--max-lora-rank", str(settings.max_rank)]
         if is_cpu_build(python):
             more += ["--worker-extension-cls", "serving.vllm.cpu_lora_patch.Mended"]
-    if settings.tool_call_parser is not None:
-        more += ["--enable-auto-tool-choice", "--tool-call-parser", settings.tool_call_parser]
+    tools, more_env = tool_options(python, settings.tool_call_parser)
     env = {
         **plain.env,
+        **more_env,
         "TUNELINE_CONTROL_KEY": control_key,
         "TUNELINE_MOST_REQUESTS": str(settings.parallel + settings.queue),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",  # it would hold calls by tags that only xgrammar knows
         "VLLM_RPC_BASE_PATH": folder,
         "TMPDIR": folder,
     }
-    return Launch((*plain.argv, *more, *settings.options), env, folder=ALONE)
+    return Launch((*plain.argv, *more, *tools, *settings.options), env, folder=ALONE)
 
 
 def _launch(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from serving.vllm.tool_parsers import NAME
 from stages.contract import StageConfig
 
 
@@ -26,6 +27,12 @@ class DeployConfig(StageConfig):
         description="vllm: in which type it computes; auto: the model's own, or float32 where the run found "
         "that the machine has no bfloat16. A GPTQ model's kernels compute in 16 bits whatever this says",
     )
+    tool_call_parser: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="vllm: which of its parsers reads the calls that the model writes (`hermes`, "
+        "`llama3_json`, `mistral`, …); without one, requests with tools are refused. llama.cpp finds it out",
+    )
     host: Literal["127.0.0.1", "::1"] = Field(default="127.0.0.1", description="loopback only")
     port: int = Field(default=0, ge=0, le=65535, description="0: a free one")
     context_length: int = Field(default=2048, ge=64, description="tokens")
@@ -40,3 +47,12 @@ class DeployConfig(StageConfig):
     probes: int = Field(
         default=4, ge=0, description="held-out items asked over HTTP; the answers must be those of the file"
     )
+
+    @model_validator(mode="after")
+    def _parses_on_vllm(self) -> Self:
+        if self.tool_call_parser is not None and self.engine != "vllm":
+            raise ValueError(
+                f"tool_call_parser: {self.tool_call_parser} is one of vLLM's, and engine is {self.engine}, "
+                "which finds out how calls are written: leave it out, or set engine: vllm"
+            )
+        return self

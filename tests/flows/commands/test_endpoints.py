@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -14,7 +15,7 @@ import pytest
 
 from flows import cli
 from flows.commands.serving.serve import with_arithmetic
-from flows.deployment import settled
+from flows.deployment import _serves, settled
 from flows.settings import Settings
 from registry import Registry
 from registry.processes import ProcessId
@@ -117,6 +118,16 @@ def test_an_endpoint_is_called_what_its_channel_is_and_computes_as_the_run_did()
         assert settled(plain, "demo/prod", arithmetic).dtype == "auto"
     own = DeployConfig(name="mine", dtype="bfloat16")
     assert settled(own, "demo/prod", slow) == own
+
+
+def test_an_endpoint_that_is_older_than_a_key_is_used_again() -> None:
+    config = DeployConfig(engine="vllm", name="demo/prod")
+    recorded = config.model_dump(mode="json") | {"probe": None}
+    del recorded["tool_call_parser"]
+    endpoint: Any = SimpleNamespace(artifact_id="a", config=recorded, process=ProcessId.of())
+    artifact: Any = SimpleNamespace(id="a")
+    assert _serves(endpoint, artifact, config)
+    assert not _serves(endpoint, artifact, config.model_copy(update={"tool_call_parser": "hermes"}))
 
 
 def test_a_gateways_engines_compute_as_the_machine_does_best(

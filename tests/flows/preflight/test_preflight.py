@@ -14,12 +14,13 @@ import yaml
 from flows import cli
 from flows.errors import InvalidRecipe
 from flows.execute import execute
-from flows.preflight import base, lengths, sections
+from flows.preflight import base, lengths, sections, surroundings
 from flows.preflight.documents import remarks
 from flows.preflight.preflight import problems
 from flows.recipe import Recipe, load
 from flows.settings import Settings
 from registry import Registry
+from serving.vllm import tool_parsers
 from stages.backends.preview import layers_amiss, rows_mixed
 from stages.config.lora import LoraConfig
 from stages.model_shape import ModelShape, describe_base
@@ -403,6 +404,11 @@ def test_an_engine_that_is_not_there_and_a_port_that_is_taken(
     overrides = ["promote.candidate=gptq-4bit", "deploy.engine=vllm"]
     (line,) = problems(load("demo", overrides), settings, shape)
     assert line.startswith("deploy.engine: engine vllm: there is no ")
+    monkeypatch.setattr(surroundings, "python_with_vllm", lambda: "python")
+    monkeypatch.setattr(tool_parsers, "parsers_of", lambda python: frozenset({"hermes"}))
+    (line,) = problems(load("demo", [*overrides, "deploy.tool_call_parser=hermse"]), settings, shape)
+    assert line == "deploy.tool_call_parser: vLLM has no 'hermse' there; set one of hermes"
+    assert problems(load("demo", [*overrides, "deploy.tool_call_parser=hermes"]), settings, shape) == []
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         (line,) = problems(load("demo", [f"deploy.port={port}"]), settings, shape)

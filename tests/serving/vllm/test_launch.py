@@ -14,6 +14,7 @@ from serving import standalone
 from serving.engine.capabilities import limits
 from serving.errors import EngineMissing, NotServable
 from serving.vllm import launch as vllm
+from serving.vllm.tool_parsers import parsers_of
 from stages.config.deploy import DeployConfig
 from tests.seconds import seconds
 
@@ -105,18 +106,42 @@ def test_a_name_that_people_know_and_the_runs_arithmetic(python_with_vllm: Path,
     assert argv.endswith(" --middleware serving.vllm.middleware.ArtifactHeaderMiddleware")
     assert env["TUNELINE_ARTIFACT"] == ID
     assert "--dtype" not in words(dtype="auto")[0]
+    assert "--enable-auto-tool-choice" not in argv
+    argv, env = words(tool_call_parser="hermes")
+    assert " --enable-auto-tool-choice --tool-call-parser hermes " in argv
+    assert env["VLLM_ENFORCE_STRICT_TOOL_CALLING"] == "0"
     (model / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
     assert "--dtype" not in words(dtype="float32")[0], "its kernels compute in 16 bits"
 
 
+def test_a_parser_that_vllm_does_not_have(
+    python_with_vllm: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its table is read where the environment has one."""
+    (tmp_path / "bin").mkdir()
+    python = python_with_vllm.rename(tmp_path / "bin" / "python")
+    monkeypatch.setenv(vllm.VARIABLE, str(python))
+    assert parsers_of(str(python)) == frozenset()
+    package = tmp_path / "lib" / "python3.11" / "site-packages" / "vllm" / "tool_parsers"
+    package.mkdir(parents=True)
+    table = "_TOOL_PARSERS_TO_REGISTER = {'hermes': (1,), 'xlam': (2,)}"
+    (package / "__init__.py").write_text(f"import nothing\n{table}")
+    config = DeployConfig(engine="vllm", tool_call_parser="hermse")
+    with pytest.raises(NotServable, match=r"vLLM has no 'hermse' there; set one of hermes, xlam"):
+        standalone.start(ID, model, config, tmp_path / "log")
+    assert not (tmp_path / "argv").exists(), "nothing was started"
+    with pytest.raises(ValueError, match=r"hermes is one of vLLM's, and engine is llama\.cpp"):
+        DeployConfig(tool_call_parser="hermes")
+
+
 def test_a_lost_port_is_tried_again(python_with_vllm: Path, model: Path, tmp_path: Path) -> None:
-    endpoint = standalone.start(
-        ID, model, DeployConfig(engine="vllm", ready_timeout=seconds(20)), tmp_path / "log"
-    )
+    config = DeployConfig(engine="vllm", ready_timeout=seconds(20), tool_call_parser="hermes")
+    endpoint = standalone.start(ID, model, config, tmp_path / "log")
     try:
         messages = [{"role": "user", "content": "Hi"}]
         assert standalone.ask(endpoint, messages, 4, timeout=seconds(10)).text == "Hello!"
-        assert len((tmp_path / "argv").read_text().splitlines()) == 2
+        lines = (tmp_path / "argv").read_text().splitlines()
+        assert [" --tool-call-parser hermes " in line for line in lines] == [True, True]
     finally:
         standalone.stop(endpoint)
 
