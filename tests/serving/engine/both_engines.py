@@ -24,6 +24,9 @@ from tests.serving.canaries import QUESTIONS, RANK, Canary, Family
 BASE_ID = "b" * 64
 VLLM = ("--dtype=float32", "--block-size=32", f"--kv-cache-memory-bytes={1 << 26}")
 """Small blocks, so that the beginnings of short prompts are cached; no rounding that decides an answer."""
+LARGE: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
+"""Makes the stream of an answer of 200 tokens larger than what a socket holds: the engine cannot have written
+all of it before its client reads on, however late the client is."""
 KINDS = ["llama.cpp", pytest.param("vllm", marks=pytest.mark.vllm)]
 
 AnyEngine = LlamaCppEngine | VllmEngine

@@ -36,6 +36,7 @@ from tests.seconds import seconds
 from tests.serving.canaries import QUESTIONS, Canary, Family
 from tests.serving.engine.both_engines import (
     KINDS,
+    LARGE,
     AnyEngine,
     Shared,
     another_life,
@@ -339,7 +340,7 @@ def test_killed_in_the_middle_of_a_stream(shared: Shared, family: Family) -> Non
         below = tree(engine)
         stream = await client.chat.completions.create(
             model=engine.base, messages=[{"role": "user", "content": "Go on"}], max_tokens=200, stream=True,
-            temperature=0,
+            temperature=0, **LARGE,
         )  # fmt: skip
 
         async def read_and_kill() -> None:
@@ -351,7 +352,7 @@ def test_killed_in_the_middle_of_a_stream(shared: Shared, family: Family) -> Non
             await read_and_kill()
         await another_life(engine, old)
         assert engine.restarts == restarts + 1
-        assert not [one for one in below if one.is_running()], "nothing of its first life is left"
+        assert not psutil.wait_procs(below, timeout=seconds(10))[1], "nothing of its first life is left"
         assert engine.loaded == {}, "nothing is taken for loaded that is not"
         async with official(engine) as again:
             with pytest.raises(openai.NotFoundError):
