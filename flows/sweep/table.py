@@ -127,7 +127,7 @@ def _ahead(found: SweepOutcome) -> list[str]:
         count, told = len(lead.others), lead.told_apart
         shown_worse = f"{told} of the {count} others {'is' if told == 1 else 'are'} shown to be worse"
         if count == 1:
-            shown_worse = f"which is {'' if told else 'not '}shown to be worse"
+            shown_worse = f"trial {second} is {'' if told else 'not '}shown to be worse"
         elif not told:
             shown_worse = f"none of the {count} others is shown to be worse: among them the choice is chance"
         said.append(f"It is ahead of the next, trial {second}, by {_bounds(difference)}; {shown_worse}.")

@@ -11,7 +11,7 @@ import pytest
 
 from flows.recipe import load
 from flows.sweep.config import Pruning, Range, SweepConfig
-from flows.sweep.outcome import SweepOutcome
+from flows.sweep.outcome import Lead, SweepOutcome
 from flows.sweep.record import TRIALS
 from flows.sweep.space import parameters
 from flows.sweep.sweep import FOLDER, Plan
@@ -179,6 +179,10 @@ def test_the_lead_is_said_with_what_chance_may_be_of_it(tmp_path: Path) -> None:
     assert f"It is ahead of the next, trial {ranked[0].number}, by +" in words
     assert f"{lead.told_apart} of the {len(ranked)} others " in words
     assert f"The best of {len(found.whole)} scores looks better than it is." in words
+    found.lead = Lead({ranked[0].number: near}, lead.base)
+    assert f"; trial {ranked[0].number} is not shown to be worse." in " ".join(sentences(found))
+    found.lead = Lead(dict.fromkeys((ranked[0].number, 99), near), lead.base)
+    assert "; none of the 2 others is shown to be worse: among them" in " ".join(sentences(found))
 
 
 def test_each_setting_is_tried_once(tmp_path: Path) -> None:
