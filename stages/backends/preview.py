@@ -61,15 +61,18 @@ def layers_amiss(source: str, lora: LoraConfig) -> Iterator[str]:
         except StageError as error:
             yield str(error)
     endings = (lora.target_modules,) if isinstance(lora.target_modules, str) else lora.target_modules
+    there: list[str] = []
     chosen: list[str] = []
     for ending in endings:
         try:
             chosen += target_layers(model, ending if ending == "all-linear" else (ending,))
+            there.append(ending)
         except StageError as error:
             yield str(error)
     if chosen:
+        named = lora.target_modules if isinstance(lora.target_modules, str) else tuple(there)
         try:
-            kept = set(adapted_layers(model, lora))
+            kept = set(adapted_layers(model, lora.model_copy(update={"target_modules": named})))
             chosen = [name for name in chosen if name in kept]
         except StageError as error:
             yield str(error)
