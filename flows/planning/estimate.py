@@ -21,7 +21,7 @@ from flows.planning.earlier import EarlierRun
 from flows.planning.evaluations import evaluation_work, form_of, forms, measured_rows, splits
 from flows.planning.machine import Machine, machine
 from flows.planning.rates import PUBLISHED, ComputeRates
-from flows.planning.rows import RowFigures, row_figures
+from flows.planning.rows import RowFigures, held_bytes, row_figures
 from flows.planning.sources import all_data_bytes
 from flows.recipe import Recipe
 from stages import work
@@ -158,6 +158,9 @@ def _train(
     adapter = adapter_parameters(shape, config)
     rows = f"rows of up to {_longest_trained(recipe)} tokens"
     note = f"{frozen} NF4, {adapter / 1e6:.1f}M adapter parameters, {rows}"
+    if (held := held_bytes(figures)) > 0:
+        memory += 0 if gpu else held
+        note += f"; all rows are in main memory: {size(held)}"
     if gpu and config.optimizer.startswith("paged"):
         note += f"; {size(adapter * 8)} of optimizer state may move to main memory"
     alike = Alike(recipe, shape)

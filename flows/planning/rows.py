@@ -26,6 +26,12 @@ MESSAGE = 5
 ROW_BYTES = 3
 """Of a data file, for each token of its rows once rendered, where none was read."""
 
+TOKEN_BYTES = 110
+"""Of each token of a training's rows at the peak: ids and labels as Python's numbers, then as Arrow's, and
+once more while lengths are taken; measured."""
+TOLD = 100_000_000
+"""From so many bytes on rows count: fewer are less than an estimate is off."""
+
 
 @dataclass(frozen=True)
 class RowFigures:
@@ -46,6 +52,12 @@ class RowFigures:
     def length(self) -> float:
         """Tokens of a row, on average."""
         return self.prompt + self.answer
+
+
+def held_bytes(figures: RowFigures | None) -> int:
+    """Main memory that a training's rows take, all of which it holds; 0 where it is little or not known."""
+    held = 0 if figures is None else int(figures.rows * figures.length * TOKEN_BYTES)
+    return held if held >= TOLD else 0
 
 
 def row_figures(config: PrepareConfig, feed: Path | None = None) -> RowFigures | None:

@@ -16,6 +16,8 @@ MOST_TURNS = 1000
 Kind = Literal["chat", "preference"]
 Origin = Literal["file", "http", "answer", "correction"]
 _ROLES = ("system", "user", "assistant")
+_MORE = {"tools", "tool_calls", "tool_call_id", "tool", "reasoning_content", "weight"}
+"""What a row of a file may have in its messages, and no feed keeps."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,21 @@ def _turn(message: object, where: str) -> dict[str, str]:
     if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
         others = sorted(map(str, set(message) - {"role", "content"})) if isinstance(message, Mapping) else []
         found = f", found {', '.join(name[:40] for name in others[:4])}" if others else ""
-        raise InvalidFeed(f"{where}: expected role and content, and nothing else{found}")
+        raise InvalidFeed(f"{where}: expected role and content, and nothing else{found}{_elsewhere(others)}")
     role, content = message["role"], message["content"]
     if role not in _ROLES:
-        raise InvalidFeed(f"{where}: role {str(role)[:40]!r}; expected {', '.join(_ROLES)}")
+        roles = ", ".join(_ROLES)
+        raise InvalidFeed(f"{where}: role {str(role)[:40]!r}; expected {roles}{_elsewhere([str(role)])}")
     if not isinstance(content, str):
         raise InvalidFeed(f"{where}: its content is a {type(content).__name__}; expected text")
     return {"role": role, "content": content}
+
+
+def _elsewhere(found: Sequence[str]) -> str:
+    """What to do with rows that a feed does not keep, and a recipe reads from a file."""
+    if not _MORE.intersection(found):
+        return ""
+    return (
+        "; a feed keeps plain chats: have recipes read rows with tools, calls or thoughts from a file "
+        "(path:FILE)"
+    )

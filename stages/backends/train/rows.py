@@ -15,6 +15,8 @@ from stages.errors import InvalidInput
 
 IGNORED = -100
 """Label of a token that carries no loss."""
+_BATCH = 1000
+"""Rows whose texts are in memory at once."""
 WINDOW = 32
 """Batches that are sorted by length together: enough to pad little, few enough to stay shuffled."""
 
@@ -40,10 +42,17 @@ def encode_split(file: Path, tokenizer: Tokenizer, max_length: int) -> Rows:
     Raises `InvalidInput` for a row that is longer than `max_length` tokens or trains on none.
     """
     rows = Rows([], [])
-    messages = pq.read_table(file, columns=["messages"])["messages"].to_pylist() if file.is_file() else []
-    for number, row in enumerate(messages):
-        append_encoded(rows, row, tokenizer, max_length, f"{file.name} row {number}")
+    for number, messages in enumerate(chats_of(file)):
+        append_encoded(rows, messages, tokenizer, max_length, f"{file.name} row {number}")
     return rows
+
+
+def chats_of(file: Path) -> Iterator[Sequence[Message]]:
+    """Each row's messages, some rows in memory at a time. A file that is not there has none."""
+    if file.is_file():
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(_BATCH, columns=["messages"]):
+                yield from batch.column("messages").to_pylist()
 
 
 def append_encoded(

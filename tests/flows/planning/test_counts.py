@@ -16,7 +16,7 @@ from flows.planning import timed
 from flows.planning.amounts import TrainingAmounts, training_amounts
 from flows.planning.evaluations import evaluation_work, forms, splits
 from flows.planning.rates import ComputeRates
-from flows.planning.rows import RowFigures, row_figures
+from flows.planning.rows import RowFigures, held_bytes, row_figures
 from flows.planning.timed import Fit, PassTimes, pass_times, time_first
 from stages import work
 from stages.arithmetic import kept_speed
@@ -263,3 +263,8 @@ def test_each_pair_s_prompt_is_read_once_with_both_answers() -> None:
     assert started.through is not None
     assert tuned.through is not None
     assert tuned.through.compared - started.through.compared == 40 * 37 * 2, "and held against that"
+
+
+def test_rows_that_training_holds_count_where_they_are_many() -> None:
+    assert held_bytes(None) == held_bytes(RowFigures(1000, 50, 50)) == 0
+    assert held_bytes(RowFigures(100_000, 50, 50)) == 1_100_000_000
