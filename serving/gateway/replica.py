@@ -148,10 +148,7 @@ class Replica:
     def require_embeddings(self) -> None:
         """Raise `ApiError` where the engine has none to give."""
         if self.section.engine not in EMBEDDING_ENGINES:
-            message = (
-                f"this key's model is on {self.section.engine}, which gives answers only; embeddings come "
-                "from llama.cpp's engine"
-            )
+            message = "the engine of this key's model gives answers and no embeddings; ask for answers only"
             raise ApiError(message, "model", code="unsupported_value")
 
     def embeddings_bound(self, request: EmbeddingsRequest) -> int:

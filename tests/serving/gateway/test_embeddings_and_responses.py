@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ import pydantic
 import pytest
 
 from serving.llama_cpp.model import LlamaModel
-from tests.serving.canaries import kept_family
+from tests.serving.canaries import RANK, kept_family
+from tests.serving.engine.both_engines import require_vllm
 from tests.serving.gateway.live_gateway import LLAMA, Gateway, running, until
 from tests.serving.populated_registry import kept_registry
 
@@ -236,3 +238,21 @@ def test_the_log_has_both_addresses_and_no_words(gateway: Gateway) -> None:
     text = gateway.log.read_text()
     for word in (SECRET, gateway.populated.adapters[0].answer, *gateway.keys.values()):
         assert word not in text
+
+
+@pytest.mark.vllm
+def test_vllm_gives_responses_and_no_embeddings(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    require_vllm()
+    populated = kept_registry(pytestconfig.rootpath, tmp_path / "home", 3)
+    engine = {"engine": "vllm", "dtype": "float32", "max_rank": RANK, "model": populated.base, "adapters": 2}
+    with running(populated, tmp_path, [LLAMA | engine]) as gateway:
+        adapter = populated.adapters[0]
+        client = gateway.client(gateway.tenant("mine", adapter.peft))
+        asked: dict[str, Any] = {"model": "team/mine", "input": "Who are you?", "max_output_tokens": 8}
+        said = client.responses.create(**asked, temperature=0)
+        assert (said.output_text, said.status) == (adapter.answer, "completed")
+        with client.responses.stream(**asked, temperature=0) as stream:
+            assert stream.get_final_response().output_text == adapter.answer
+        with pytest.raises(openai.BadRequestError, match=r"gives answers and no embeddings") as refused:
+            client.embeddings.create(model="team/mine", input="Hi")
+        assert (refused.value.code, refused.value.param) == ("unsupported_value", "model")
