@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -111,12 +112,24 @@ class PerplexityTask(StageConfig):
         return ("log_likelihood", "perplexity")
 
 
+SHIPPED = "shipped:general"
+
+
+def task_folder(path: str) -> Path:
+    """The directory that an lm-eval task's `path` names."""
+    return Path(__file__).parents[1] / "tasks" / "general" if path == SHIPPED else Path(path)
+
+
 class LmEvalTask(StageConfig):
     """A task of lm-eval: one of its own by name, or a local YAML file."""
 
     kind: Literal["lm-eval"] = "lm-eval"
     name: str = Field(description="task name")
-    path: str | None = Field(default=None, description="directory that holds the task's YAML file")
+    path: str | None = Field(
+        default=None,
+        description=f"directory that holds the task's YAML file; `{SHIPPED}`: the one that comes with "
+        "Tuneline (`general_knowledge`)",
+    )
     metric: str = Field(default="acc", description="the metric that is reported first")
     fewshot: int = Field(default=0, ge=0, description="examples put before each item")
     limit: int | None = Field(default=None, ge=1, description="first documents only; recorded")

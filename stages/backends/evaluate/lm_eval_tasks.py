@@ -26,7 +26,7 @@ from stages.backends.evaluate.sampling import add_drawn
 from stages.backends.evaluate.surroundings import beside, offline, quiet
 from stages.backends.evaluate.token_lm import TokenLM
 from stages.config.embedding_metric import EmbeddingMetric
-from stages.config.evaluate import HeldoutTask, LmEvalTask
+from stages.config.evaluate import HeldoutTask, LmEvalTask, task_folder
 from stages.config.judge_metric import JudgeMetric
 from stages.config.user_metric import PythonMetric
 from stages.contract import Parent
@@ -168,7 +168,7 @@ def _load(task: LmEvalTask) -> Task:
         if task.path is None:
             loaded = TaskManager().load([task.name])["tasks"]
         else:
-            with beside(Path(task.path)):
+            with beside(task_folder(task.path)):
                 loaded = TaskManager(include_path=".", include_defaults=False).load([task.name])["tasks"]
     except Exception as error:  # datasets and lm-eval raise OSError, ValueError, KeyError, ConnectionError
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
