@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from registry.artifacts import JsonObject
 from stages.config.base import BaseConfig
-from stages.config.evaluate import EvaluateConfig, task_folder
+from stages.config.evaluate import SHIPPED, EvaluateConfig, task_folder
 from stages.config.judge_metric import FILES, names_file
 from stages.config.prepare import PrepareConfig
 from stages.errors import InvalidInput, MissingPackage
@@ -32,7 +32,7 @@ def pinned(config: BaseModel) -> JsonObject:
         for task in tree["tasks"]:
             for part in (task, *task.get("metrics", ())):
                 for key in ("path", *FILES):
-                    if part.get(key) and names_file(part[key]):
+                    if part.get(key) and (names_file(part[key]) or part[key] == SHIPPED):
                         part[key] = _pin_path(task_folder(part[key]))
     return tree
 

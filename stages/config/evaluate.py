@@ -112,7 +112,7 @@ class PerplexityTask(StageConfig):
         return ("log_likelihood", "perplexity")
 
 
-SHIPPED = "shipped:general"
+SHIPPED = "builtin:general"
 
 
 def task_folder(path: str) -> Path:

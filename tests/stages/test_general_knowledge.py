@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.recipe import anchor
 from flows.run.fingerprint import pinned
 from registry.evaluation_results import read_items, read_results
 from stages.config.evaluate import SHIPPED, EvaluateConfig, LmEvalTask
@@ -34,5 +35,7 @@ def test_it_runs_and_counts_by_its_content(tmp_path: Path, pico_base: Parent) ->
     assert facts.metrics["tasks"]["general_knowledge"]["acc"]["n"] == 6
     found = read_items(out, read_results(out)["tasks"]["general_knowledge"])  # type: ignore[arg-type]
     assert found[0]["asked"] == json.loads(FILE.read_text("utf-8").splitlines()[0])["question"]
+    written = {"evaluate": {"tasks": [TASK.model_dump()]}}
+    assert anchor(written, tmp_path)["evaluate"]["tasks"][0]["path"] == SHIPPED, "no file beside the recipe"
     path = pinned(EvaluateConfig(tasks=(TASK,)))["tasks"][0]["path"]
     assert path.startswith("general@")
