@@ -117,7 +117,7 @@ def _paired(evidence: RungEvidence, parent: RungEvidence) -> dict[str, int]:
 def logged_answers(evaluation: Path) -> dict[str, tuple[str, float]]:
     """item → (answer, score) of the first task with answers in an evaluation's directory; empty without."""
     tasks = read_results(evaluation)["tasks"].values() if (evaluation / RESULTS).is_file() else ()
-    answered = (t for t in tasks if not is_fidelity(t) and t["config"].get("kind") != "perplexity")
+    answered = (t for t in tasks if not is_fidelity(t) and t.get("config", {}).get("kind") != "perplexity")
     first = next(answered, None)
     items = read_items(evaluation, first) if first else []
     return {item["item"]: (item["answer"].strip(), float(item["score"])) for item in items}
