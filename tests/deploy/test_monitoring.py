@@ -68,7 +68,11 @@ def of_gateway() -> dict[str, set[str]]:
             metric.labels(*metric._labelnames)
     engine = SimpleNamespace(up=True, loaded={}, slots=1, restarts=0)
     replica = SimpleNamespace(
-        name="0-0", engine=engine, queue=AdmissionQueue(1, 1, 1.0), pool=SimpleNamespace(counts=PoolCounts())
+        name="0-0",
+        engine=engine,
+        queue=AdmissionQueue(1, 1, 1.0),
+        pool=SimpleNamespace(counts=PoolCounts()),
+        owed=0,
     )
     metrics.watch(
         cast(Router, SimpleNamespace(replicas=[replica])), cast(Directory, SimpleNamespace(age=0.0))

@@ -266,6 +266,8 @@ PAGES = {
             "gate support": "tests/flows/commands/gates/test_gate.py: needs a registry of made-up answers",
             "gate plan": "tests/flows/commands/gates/test_gate.py: takes a while",
             "promote": "tests/flows/commands/gates/test_channels.py",
+            "evaluate": "tests/stages/test_general_knowledge.py: needs two forms of SmolLM2",
+            "gate general.yaml": "tests/flows/commands/gates/test_gate.py: of directories",
         },
         before={"channels policy support/prod --set": policy},
     ),

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.backends.arithmetic import effective
-from stages.backends.hidden_states import LONGER, hidden_states
 from stages.config.embedding_metric import EmbeddingMetric
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
 from stages.contract import Parents
@@ -56,6 +55,8 @@ def similarities(embedder: Embedder, items: Sequence[Answered]) -> list[float]:
     States are taken less the mean of the distinct references' (where there are several), which any two texts
     of a language model have in common (Mu and Viswanath 2018, arXiv 1702.01417).
     """
+    from stages.backends.hidden_states import LONGER, hidden_states  # seconds, which most evaluations save
+
     references = sorted({reference.strip() for item in items for reference in item.references})
     texts = sorted({*references, *(item.answer.strip() for item in items)})
     states = hidden_states(embedder.path, embedder.dtype, texts, LONGER).astype(np.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +120,11 @@ def test_ctrl_c_while_the_search_is_reported_keeps_the_best_from_being_run(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execute, "_checked", lambda asked, *_: (asked.recipe, None))
-    monkeypatch.setattr(execute, "record_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(execute, "record_run", lambda *_: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr(execute, "execute", lambda *_: pytest.fail("the best was run"))
-    with pytest.raises(KeyboardInterrupt):
-        execute.search_and_judge(execute.load_sweep(file), Settings(home=file.parent / "home"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            execute.search_and_judge(execute.load_sweep(file), Settings(home=file.parent / "home"))
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from registry.evaluation_results import read_items, read_results
-from stages.backends.evaluate import embedding
+from stages.backends import hidden_states as states_of
 from stages.backends.evaluate.embedding import Embedder, embedder_of, similarities
 from stages.backends.hidden_states import LENGTHS, LONGER, hidden_states
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
@@ -29,7 +29,7 @@ def answered(answer: str, *references: str) -> Answered:
 def test_the_cosine_is_of_states_less_the_mean_of_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
     states = {"a": [1.0, 0.0], "b": [0.0, 1.0], "near a": [2.0, 0.0], "middle": [0.5, 0.5]}
     monkeypatch.setattr(
-        embedding, "hidden_states", lambda _, __, texts, ___: np.array([states[text] for text in texts])
+        states_of, "hidden_states", lambda _, __, texts, ___: np.array([states[text] for text in texts])
     )
     items = [
         answered("near a", "a"), answered("b", "b"), answered("a", "b"), answered("a", "b", "a"),
