@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serving.vllm.tool_parsers import NAME
+from serving.vllm.tool_parsers import NAME, foreign_parser
 
 
 class _Section(BaseModel):
@@ -45,6 +45,12 @@ class EngineSection(_Section):
         default=True, description="ask the replica first that had the adapter before; false: any in turn"
     )
     ready_timeout: float = Field(default=300.0, gt=0, description="seconds a start may take")
+
+    @model_validator(mode="after")
+    def _parses_on_vllm(self) -> Self:
+        if self.tool_call_parser is not None and self.engine != "vllm":
+            raise ValueError(foreign_parser(self.tool_call_parser, self.engine))
+        return self
 
 
 class Bounds(_Section):

@@ -23,6 +23,14 @@ def tool_options(python: str, parser: str | None) -> tuple[tuple[str, ...], dict
     return ("--enable-auto-tool-choice", "--tool-call-parser", parser), strict
 
 
+def foreign_parser(parser: str, engine: str) -> str:
+    """Why another engine than vLLM takes no parser's name, and what to do."""
+    return (
+        f"tool_call_parser: {parser} is one of vLLM's parsers, and engine is {engine}, which finds out from "
+        "the chat template how the model writes calls: leave it out, or set engine: vllm"
+    )
+
+
 def require_parser(python: str, parser: str) -> None:
     """Raise `NotServable` for a parser that the vLLM of this interpreter does not have."""
     known = parsers_of(python)

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from serving.vllm.tool_parsers import NAME
+from serving.vllm.tool_parsers import NAME, foreign_parser
 from stages.contract import StageConfig
 
 
@@ -51,8 +51,5 @@ class DeployConfig(StageConfig):
     @model_validator(mode="after")
     def _parses_on_vllm(self) -> Self:
         if self.tool_call_parser is not None and self.engine != "vllm":
-            raise ValueError(
-                f"tool_call_parser: {self.tool_call_parser} is one of vLLM's, and engine is {self.engine}, "
-                "which finds out how calls are written: leave it out, or set engine: vllm"
-            )
+            raise ValueError(foreign_parser(self.tool_call_parser, self.engine))
         return self

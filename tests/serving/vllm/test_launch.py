@@ -13,6 +13,7 @@ import pytest
 from serving import standalone
 from serving.engine.capabilities import limits
 from serving.errors import EngineMissing, NotServable
+from serving.gateway.config import EngineSection
 from serving.vllm import launch as vllm
 from serving.vllm.tool_parsers import parsers_of
 from stages.config.deploy import DeployConfig
@@ -130,8 +131,13 @@ def test_a_parser_that_vllm_does_not_have(
     with pytest.raises(NotServable, match=r"vLLM has no 'hermse' there; set one of hermes, xlam"):
         standalone.start(ID, model, config, tmp_path / "log")
     assert not (tmp_path / "argv").exists(), "nothing was started"
-    with pytest.raises(ValueError, match=r"hermes is one of vLLM's, and engine is llama\.cpp"):
+    foreign = (
+        r"hermes is one of vLLM's parsers, and engine is llama\.cpp, which finds out .*: leave it out, or"
+    )
+    with pytest.raises(ValueError, match=foreign):
         DeployConfig(tool_call_parser="hermes")
+    with pytest.raises(ValueError, match=foreign):
+        EngineSection(engine="llama.cpp", model="base@1", tool_call_parser="hermes")
 
 
 def test_a_lost_port_is_tried_again(python_with_vllm: Path, model: Path, tmp_path: Path) -> None:
