@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, qlora
 from stages.backends.train.orpo import OrpoTrainer, odds_ratio_losses
+from stages.backends.train.pair_trainer import PairTrainer
 from stages.backends.train.pairs import encode_pairs
 from stages.config.train import TrainConfig
 from stages.config.train_preferences import OrpoConfig
@@ -110,6 +111,7 @@ def test_it_is_one_training_of_pairs(pico_base: Parent) -> None:
         {**config.model_dump(mode="json"), "method": "sft", "orpo": {}, "batch_size": 4}
     )
     shape = describe_base(f"path:{pico_base.path}")
+    assert PairTrainer.__abstractmethods__ == {"_losses"}, "all else is the same of every method on pairs"
     for gpu in (True, False):
         ours, theirs = (training_memory(shape, some, 64, "packed", gpu) for some in (config, supervised))
         assert ours == theirs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from stages.backends.train.pairs import Pairs
 from stages.config.train import TrainConfig
 
 
-class PairTrainer(AnswerTrainer):
-    """Trains on `Pairs`. A batch holds all chosen chats, then the rejected ones, and the pairs' places."""
+class PairTrainer(AnswerTrainer, ABC):
+    """Trains on `Pairs`. A batch holds all chosen chats, then the rejected ones, and the pairs' places.
+
+    A method of training is a subclass that says in `_losses` what a pair costs.
+    """
 
     step_figures = ("preferred", "margin")
     """Share of the step's pairs with a margin above 0, and the mean margin, as its loss has it."""
@@ -66,12 +70,12 @@ class PairTrainer(AnswerTrainer):
         self._metrics["train"]["margin"].append(margins.mean().item())
         return losses.mean()
 
+    @abstractmethod
     def _losses(
         self, model: Any, inputs: Mapping[str, torch.Tensor], first: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and margin of each pair: float32 (pairs,). `first`: where the pairs of this split begin among
         those of all splits."""
-        raise NotImplementedError
 
     def _log_probabilities(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The sum over each answer's tokens: float32 (pairs, 2), the chosen ones first."""
