@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,16 +112,18 @@ def held(folder: Path, wait_seconds: float, waiting: Callable[[str], None]) -> I
         while not _taken(lock):
             holder = os.pread(lock, 200, 0).decode(errors="replace") or "another process"
             if not told:
-                waiting(f"{holder} works on this sweep; waiting for it")
+                waiting(f"this sweep is being worked on by {holder}; waiting for it")
                 told = True
             if time.monotonic() >= until:
                 raise Usage(
-                    f"{holder} works on this sweep ({folder}); wait for it, or set TUNELINE_WAIT_SECONDS "
-                    "higher"
+                    f"the sweep in {folder} is still being worked on by {holder} after {wait_seconds:.0f} s "
+                    "of waiting (TUNELINE_WAIT_SECONDS sets the limit); wait for it or stop that process, "
+                    "then run the same command again"
                 )
             time.sleep(LOOK_SECONDS)
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"pid {os.getpid()} on host {this_host()}".encode(), 0)
+        host, since = this_host().split(" ")[0], f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        os.pwrite(lock, f"pid {os.getpid()} on host {host} since {since}".encode(), 0)
         yield
     finally:
         os.close(lock)

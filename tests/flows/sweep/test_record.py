@@ -76,10 +76,14 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         told: list[str] = []
-        busy = pytest.raises(Usage, match=rf"pid {other.pid} on host .* works on this sweep")
+        holder = rf"pid {other.pid} on host \S+ since 20\d\d-[-\d: ]+ UTC"
+        busy = pytest.raises(
+            Usage, match=f"is still being worked on by {holder} after 0 s .* stop that process"
+        )
         with busy, held(tmp_path / "sweep", 0, told.append):
             raise AssertionError("two at once")
-        assert told == [f"{(tmp_path / 'sweep' / LOCK).read_text()} works on this sweep; waiting for it"]
+        said = (tmp_path / "sweep" / LOCK).read_text()
+        assert told == [f"this sweep is being worked on by {said}; waiting for it"]
         other.kill()
         other.wait(seconds(20))
     with held(tmp_path / "sweep", seconds(20), told.append):
