@@ -96,6 +96,7 @@ def _turn(message: object, where: str) -> dict[str, str]:
         found = f", found {', '.join(name[:40] for name in others[:4])}" if others else ""
         raise InvalidFeed(f"{where}: expected role and content, and nothing else{found}{_elsewhere(others)}")
     role, content = message["role"], message["content"]
+    role = "system" if role == "developer" else role  # OpenAI's newer name
     if role not in _ROLES:
         roles = ", ".join(_ROLES)
         raise InvalidFeed(f"{where}: role {str(role)[:40]!r}; expected {roles}{_elsewhere([str(role)])}")

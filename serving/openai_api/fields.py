@@ -108,6 +108,17 @@ def meant(given: JsonObject) -> JsonObject:
     }
 
 
+def in_known_role(message: Any) -> Any:
+    """The message, of the system where it is a developer's: OpenAI's newer name, which no template knows."""
+    is_developer = isinstance(message, dict) and message.get("role") == "developer"
+    return {**message, "role": "system"} if is_developer else message
+
+
+def in_known_roles(messages: Any) -> JsonObject:
+    """The field `messages` with each as `in_known_role` has it; nothing where they are no list."""
+    return {"messages": list(map(in_known_role, messages))} if isinstance(messages, list) else {}
+
+
 def within(value: Any, low: float, high: float) -> bool:
     """Whether it is a number, and from `low` to `high`."""
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from serving.openai_api.errors import ApiError
-from serving.openai_api.fields import JsonObject, refuse, says_nothing
+from serving.openai_api.fields import JsonObject, in_known_role, refuse, says_nothing
 
 ROLES = ("system", "user", "assistant")
 _CALLS = frozenset({"tool_calls", "function_call", "tool_call_id"})
@@ -55,7 +55,7 @@ def _message(value: Any, where: str, lacking: Collection[str]) -> Message:
     if not isinstance(value, dict):
         refuse(where, "an object with role and content", value)
     given = {name: part for name, part in value.items() if not says_nothing(part)}
-    role = "system" if value.get("role") == "developer" else value.get("role")
+    role = in_known_role(value).get("role")
     calls = "tools" not in lacking
     if not calls and (role in ("tool", "function") or given.keys() & _CALLS):
         named = next(iter(sorted(given.keys() & _CALLS)), "role")

@@ -19,7 +19,7 @@ from typing import Any
 
 from serving.openai_api.answers import ModelList, ModelObject, model_list, model_object, no_model
 from serving.openai_api.errors import ApiError, ErrorBody
-from serving.openai_api.fields import JsonObject, meant
+from serving.openai_api.fields import JsonObject, in_known_roles, meant
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -139,9 +139,9 @@ class AdmissionMiddleware:
 class Dialect:
     """What vLLM takes and says otherwise than the gateway and llama.cpp do.
 
-    It refuses some of what says nothing (`tools: []`, `min_tokens: null`), has no `/v1/models/{id}`, tells in
-    its list of models where their files are, and logs the name of a model that it does not have, which may
-    be a key in the wrong place.
+    It refuses some of what says nothing (`tools: []`, `min_tokens: null`), gives templates the role
+    `developer`, has no `/v1/models/{id}`, tells in its list of models where their files are, and logs the
+    name of a model that it does not have, which may be a key in the wrong place.
     """
 
     def __init__(self, app: App) -> None:
@@ -176,6 +176,7 @@ class Dialect:
         if not request.get("stream"):
             request.pop("stream_options", None)
         request.pop("reasoning_format", None)  # which `Thoughts` has read
+        request |= in_known_roles(request.get("messages"))
         if given:
             body = json.dumps({RENAMED.get(name, name): value for name, value in request.items()}).encode()
         await self._app(scope, again(body, receive), send)

@@ -21,7 +21,7 @@ Messages = list[dict[str, Any]]
 """As `stages.formats.messages.Message` says."""
 
 _CALLED = {
-    "system": ("system",),
+    "system": ("system", "developer"),
     "user": ("user", "human"),
     "assistant": ("assistant", "gpt", "bot", "model", "function_call"),
     "tool": ("tool", "function", "observation"),

@@ -97,6 +97,11 @@ def test_the_database_refuses_to_change_or_delete_a_row(registry: Registry) -> N
     assert len(registry.feeds.rows("tickets")) == 2
 
 
+def test_a_developer_is_the_system() -> None:
+    system, developer = ({"role": role, "content": "Obey."} for role in ("system", "developer"))
+    assert chat([developer, USER, ANSWER], "here", "http") == chat([system, USER, ANSWER], "here", "http")
+
+
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
 

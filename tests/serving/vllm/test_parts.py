@@ -196,6 +196,8 @@ def test_what_says_nothing_does_not_reach_vllm(key: None) -> None:
         assert await heard(TEXT, max_tokens=3) == {"model": "ada", "max_tokens": 3}
         assert await heard(CHAT, repeat_penalty=1.1) == {"model": "ada"} | penalty
         assert await heard(CHAT, repeat_penalty=1.1, **penalty) == {"model": "ada"} | penalty
+        said = [{"role": "developer", "content": "Obey."}, {"role": "user", "content": "Hi"}]
+        assert (await heard(CHAT, messages=said))["messages"] == [{**said[0], "role": "system"}, said[1]]
         usage = {"stream_options": {"include_usage": True}}
         assert await heard(CHAT, **usage) == {"model": "ada"}
         assert await heard(CHAT, stream=True, **usage) == {"model": "ada", "stream": True} | usage

@@ -68,17 +68,17 @@ OPENAI = [
     messages_case(
         "the role `developer`",
         chat({"role": "developer", "content": "Be brief."}, user(), answer()),
-        "row refused: unsupported_role: the role 'developer' is not one of system, user,",
+        'used: system: "Be brief."; user: "Warm in Bo?"; **assistant: "Yes.";**',
     ),
     messages_case(
         "an unknown role",
         chat(user(), {"role": "critic", "content": "No."}, answer()),
-        "row refused: unsupported_role: the role 'critic' is not one of system, user, human,",
+        "row refused: unsupported_role: the role 'critic' is not one of system, developer, user,",
     ),
     messages_case(
         "a role in capitals",
         chat({"role": "User", "content": "Warm in Bo?"}, answer()),
-        "row refused: unsupported_role: the role 'User' is not one of system, user, human,",
+        "row refused: unsupported_role: the role 'User' is not one of system, developer, user,",
     ),
     messages_case(
         "a system message between others",
