@@ -14,7 +14,7 @@ from registry.errors import InvalidFeed
 from registry.feeds.feeds import Added
 from registry.feeds.rows import NewRow, chat
 from stages.data.chats.kept import refuse_several, with_kept
-from stages.data.collect import pick_format
+from stages.data.collect import note, pick_format
 from stages.data.files import READERS, YAML, data_suffix, read_file
 from stages.data.formats import to_messages
 from stages.data.source_row import RowError
@@ -24,7 +24,13 @@ SETTLED = 10.0
 _TOLD = 3
 
 
-def add_files(registry: Registry, name: str, path: Path, who: str, tenant: str | None = None) -> Added:
+class AddedFiles(Added):
+    """What adding files came to. `unused_fields`: field that nothing of a feed is made of → rows with it."""
+
+    unused_fields: dict[str, int]
+
+
+def add_files(registry: Registry, name: str, path: Path, who: str, tenant: str | None = None) -> AddedFiles:
     """Add the rows of a file, or of all data files of a directory; rows that came before do not come again.
 
     `tenant`: whose they are, if anybody's; it has to be one of the registry's, or NotFound is raised.
@@ -42,10 +48,10 @@ def add_files(registry: Registry, name: str, path: Path, who: str, tenant: str |
         raise Usage(f"{path} does not exist; give a file of rows ({' '.join(_suffixes())}), or a directory")
     if not files:
         raise Usage(f"{path} holds no file of rows; expected {' '.join(_suffixes())} (also .gz)")
-    return registry.feeds.add(name, [replace(row, tenant=tenant) for row in _rows(files)], who)
+    return _add(registry, name, files, who, tenant)
 
 
-def read_directory(registry: Registry, name: str) -> Added | None:
+def read_directory(registry: Registry, name: str) -> AddedFiles | None:
     """Add what is new in the directory that the feed watches, if it watches one.
 
     Files that somebody wrote to a moment ago wait for the next time. Raises as `add_files` does.
@@ -62,7 +68,16 @@ def read_directory(registry: Registry, name: str) -> Added | None:
         )
     now = time.time()
     files = [file for file in _of_directory(directory) if now - _written(file) >= SETTLED]
-    return registry.feeds.add(name, _rows(files), feed.who)
+    return _add(registry, name, files, feed.who)
+
+
+def _add(
+    registry: Registry, name: str, files: Sequence[Path], who: str, tenant: str | None = None
+) -> AddedFiles:
+    unused: Counter[str] = Counter()
+    rows = [replace(row, tenant=tenant) for row in _rows(files, unused)]
+    added = registry.feeds.add(name, rows, who)
+    return AddedFiles(**added.model_dump(), unused_fields=dict(sorted(unused.items())))
 
 
 def _written(file: Path) -> float:
@@ -82,7 +97,8 @@ def _suffixes() -> list[str]:
     return [suffix for suffix in READERS if suffix not in YAML]
 
 
-def _rows(files: Sequence[Path]) -> list[NewRow]:
+def _rows(files: Sequence[Path], all_unused: Counter[str]) -> list[NewRow]:
+    """All rows of the files, whose unused fields are counted. Raises InvalidFeed naming what is wrong."""
     rows: list[NewRow] = []
     wrong: list[str] = []
     for path in files:
@@ -91,12 +107,13 @@ def _rows(files: Sequence[Path]) -> list[NewRow]:
         records = with_kept(read_file(path, path.name), (), str(path))
         shape, records = pick_format(records, "auto", str(path))
         for source_row in records:
-            place = f"{source_row.file} line {source_row.line}"
+            place, unused = f"{source_row.file} line {source_row.line}", Counter(source_row.unread)
             try:
                 if source_row.row is None:
                     raise RowError("malformed", source_row.error or "the row cannot be read")
                 refuse_several(source_row.kept)
-                rows.append(chat(to_messages(shape, source_row.row, None, Counter()), place, "file", place))
+                rows.append(chat(to_messages(shape, source_row.row, None, unused), place, "file", place))
+                note(unused, all_unused)
             except RowError as error:
                 wrong.append(f"{place}: {error}")
             except InvalidFeed as error:

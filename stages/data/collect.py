@@ -225,7 +225,7 @@ def collect(
         except RowError as error:
             _reject(source_row, error, rejects, counts)
         else:
-            _note(unused, counts.unused)
+            note(unused, counts.unused)
         if counts.read % _REPORTED == 0:
             progress(counts.read, None, "rows", accepted=len(spool), rejected=counts.rejected.total())
         if len(spool) == max_rows:
@@ -236,7 +236,8 @@ def collect(
     )
 
 
-def _note(unused: Counter[str], all_unused: Counter[str]) -> None:
+def note(unused: Counter[str], all_unused: Counter[str]) -> None:
+    """Count the fields of one more row that are not used; beyond the first 40 they are counted together."""
     for name in unused:
         all_unused[name if name in all_unused or len(all_unused) < _NAMED else _OTHERS] += 1
 

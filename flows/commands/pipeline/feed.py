@@ -14,8 +14,8 @@ from flows.commands.reply import Reply, print_table
 from flows.commands.serving.tenants import who
 from flows.errors import Usage
 from flows.formatting import plain
-from flows.run.feed_files import add_files, read_directory
-from registry.feeds.feeds import Added, Feed
+from flows.run.feed_files import AddedFiles, add_files, read_directory
+from registry.feeds.feeds import Feed
 from registry.feeds.forgetting import Holder
 from registry.feeds.rows import FeedRow
 
@@ -204,10 +204,13 @@ def watch(arguments: argparse.Namespace) -> Reply:
     return Reply(document, lambda: print(plain("\n".join(lines))))
 
 
-def _added(added: Added) -> str:
+def _added(added: AddedFiles) -> str:
     known = f", {added.known:,} there already" if added.known else ""
     gone = f", {added.forgotten:,} left out as forgotten before" if added.forgotten else ""
-    return f"feed {added.feed}: {_rows(added.new, 'new ')}{known}{gone}; its watermark is {added.watermark:,}"
+    fields = ", ".join(f"{name} ({_rows(count)})" for name, count in added.unused_fields.items())
+    unused = plain(f"\nnot used: {fields}") if fields else ""
+    mark = f"its watermark is {added.watermark:,}"
+    return f"feed {added.feed}: {_rows(added.new, 'new ')}{known}{gone}; {mark}{unused}"
 
 
 def _rows(count: int, kind: str = "") -> str:

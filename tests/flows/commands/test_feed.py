@@ -69,13 +69,25 @@ def test_where_there_is_nothing_yet_it_says_what_makes_some(
 def test_a_feed_from_its_first_row_on(run: Run, tmp_path: Path) -> None:
     file = pairs(tmp_path / "a.jsonl", "one", "two")
     assert run("feed", "add", "tickets", str(file))[1] == {
-        "feed": "tickets", "new": 0, "known": 2, "forgotten": 0, "watermark": 2,
+        "feed": "tickets", "new": 0, "known": 2, "forgotten": 0, "watermark": 2, "unused_fields": {},
     }  # fmt: skip
     file.write_text(file.read_text() + pairs(tmp_path / "b.jsonl", "three").read_text())
     run("feed", "add", "tickets", str(tmp_path))
     assert [(feed["name"], feed["rows"]) for feed in run("feed")[1]] == [("tickets", 3)]
     shown = run("feed", "show", "tickets", "--limit", "1")[1]
     assert shown["latest_rows"][0]["content"]["messages"][0] == {"role": "user", "content": "three"}
+
+
+def test_fields_that_are_not_used_are_listed(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": "user", "content": "a", "at": 3}, {"role": "assistant", "content": "b", "at": 4}]
+    rows = [{"messages": turns, "id": 7, "source": ""}, {"messages": [*turns, *turns], "id": 8}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert cli.main(["feed", "add", "tickets", "a.jsonl"]) == 0
+    assert capsys.readouterr().out == (
+        "feed tickets: 2 new rows; its watermark is 2\nnot used: id (2 rows), messages[].at (2 rows)\n"
+    )
 
 
 @pytest.mark.parametrize(
