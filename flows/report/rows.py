@@ -106,7 +106,7 @@ def verdict(report: RunReport) -> tuple[str, str]:
         if labels := [row.label for row in report.stages if row.state == state]:
             return state, f"{word} at {', '.join(labels)}" if labels != ["run"] else word
     if report.gate is None:
-        return "done", "Finished, without a gate"
+        return "done", "Finished; the gate was not asked"
     name = str(report.gate["verdict"])
     return name, VERDICTS.get(name, name)
 

@@ -42,6 +42,11 @@ class PastRun:
     report: JsonObject | None
 
     @property
+    def gate(self) -> str:
+        """The verdict; that it was not asked for, of a run that came to its end without one."""
+        return self.verdict or ("not asked" if self.state == "done" else "–")
+
+    @property
     def page(self) -> Path | None:
         """The HTML report."""
         return self.folder / PAGE if (self.folder / PAGE).is_file() else None

@@ -36,7 +36,7 @@ def ls(arguments: argparse.Namespace) -> Reply:
                 f"{run.state} at {run.stage}" if run.stage else run.state,
                 f"{run.started:%Y-%m-%d %H:%M}",
                 "–" if run.seconds is None else duration(run.seconds),
-                run.verdict or "–",
+                run.gate,
                 "yes" if run.page else "–",
             )
             for run in shown

@@ -278,7 +278,8 @@ def test_a_run_that_only_began_has_a_page_too() -> None:
     report = RunReport("demo", "r", datetime(2026, 1, 1, tzinfo=UTC), 0.1, stages=[])
     page = Page(html_page(report))
     assert page.text["h2"] == ["Stages"]
-    assert "Finished, without a gate" in shown(report)
+    assert "Finished; the gate was not asked" in shown(report)
+    assert page.text["title"] == ["demo: Finished; the gate was not asked"]
 
 
 def test_a_loss_that_is_no_number_is_left_out_and_told() -> None:

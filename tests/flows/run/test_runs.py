@@ -17,7 +17,7 @@ import pytest
 from flows import cli
 from flows.execute import as_json
 from flows.report.report import RunReport, StageRow
-from flows.run.runs import begin
+from flows.run.runs import begin, past_runs
 from registry import Registry
 
 Tell = Callable[..., tuple[int, Any, str]]
@@ -75,7 +75,10 @@ def test_states_of_runs_that_ended(home: Path, tell: Tell) -> None:
         "seconds": 83.0, "stage": None, "verdict": "pass",
         "report": str(home / "runs" / "20260301-093000-aaaaaa" / "report.html"),
     }  # fmt: skip
-    assert [run["id"] for run in tell("runs", "--limit", "1")[1]] == ["20260304-093000-dddddd"]
+    finished(home, "20260305-093000-eeeeee", 0, None)
+    assert [run["id"] for run in tell("runs", "--limit", "1")[1]] == ["20260305-093000-eeeeee"]
+    gates = [run.gate for run in past_runs(home)]
+    assert gates == ["not asked", "–", "–", "fail", "pass"], "a failed run did not come to its gate"
 
 
 def test_a_run_under_way_and_then_killed(home: Path, tell: Tell) -> None:

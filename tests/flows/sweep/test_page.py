@@ -23,6 +23,9 @@ def test_a_page_of_a_whole_sweep(tmp_path: Path) -> None:
     assert page.count("<svg") == 3, "the scores, and one picture for each key"
     assert "src=" not in page
     assert "Gate passed" in page
+    assert "has not been asked" not in page
+    assert write_page(found) == path
+    assert "The gate has not been asked about the best trial." in path.read_text("utf-8")
     assert "a=&lt;b&gt;" in page
     assert page.count('<tr><th scope="row">') == 16
     assert page.count('<span class="pill pass">best</span>') == 1

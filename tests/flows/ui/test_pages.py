@@ -271,6 +271,8 @@ def test_a_run_shows_its_stages(client: TestClient, made: dict[str, Artifact]) -
     assert "failed at train adapter" in text
     assert '<div id="run">' in text, "what the page of the run that went on takes over"
     assert "no room" in text
+    assert "gate not asked" not in text, "it did not come to its gate"
+    assert "gate not asked" in client.get("/runs/20260301-093000-aaaaaa").text
 
 
 def test_the_report_of_a_run_is_kept_in_a_sandbox(
