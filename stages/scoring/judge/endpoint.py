@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 LONGEST_PAUSE = 60.0
 """Seconds between two attempts, whatever the endpoint asks for."""
+CONNECTING = 10.0
+"""Seconds that a connection may take, however long an answer may."""
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""
 
@@ -37,7 +39,8 @@ class Endpoint:
         import httpx  # a gate is installed without it
 
         headers = {} if self.key is None else {"authorization": f"Bearer {self.key}"}
-        return httpx.Client(headers=headers, timeout=self.seconds, trust_env=self.through_proxy)
+        timeout = httpx.Timeout(self.seconds, connect=min(self.seconds, CONNECTING))
+        return httpx.Client(headers=headers, timeout=timeout, trust_env=self.through_proxy)
 
 
 def ask(
@@ -57,18 +60,19 @@ def ask(
         try:
             answer = client.post(f"{endpoint.url}/chat/completions", json={"model": endpoint.model, **body})
         except httpx.HTTPError as error:
-            problem = (
-                f"gave no answer ({type(error).__name__}: {error}); see whether it runs, and ask again: "
-            )
-            problem += "what it said so far is kept"
+            problem = f"gave no answer: {type(error).__name__}: {error}"
+            remedy = "see that it runs there, or correct the metric's url"
             again = not isinstance(error, httpx.ConnectError)
         else:
             if answer.is_success:
                 return _content(endpoint, answer)
             problem = f"answered {answer.status_code}: {answer.text[:300]}"
             again, pause = answer.status_code in _AGAIN, _asked_for(answer) or pause
+            remedy = "see why it is busy" if again else "correct the metric's url, model or key"
         if not again or attempt == ATTEMPTS:
-            raise StageError(_without_key(f"the judge at {endpoint.url} {problem}", endpoint))
+            tried = f"model {endpoint.model}, {attempt} attempt{'s' if attempt > 1 else ''}"
+            told = f"the judge at {endpoint.url} {problem} ({tried}); {remedy}, and run it again: "
+            raise StageError(_without_key(f"{told}its replies so far are kept", endpoint))
         wait(min(LONGEST_PAUSE, pause))
     raise AssertionError("unreachable")
 

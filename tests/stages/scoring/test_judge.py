@@ -316,8 +316,12 @@ def test_a_busy_endpoint_is_asked_again() -> None:
 @pytest.mark.parametrize(
     ("answer", "requests", "message"),
     [
-        (Answer(503, "busy"), 5, r"answered 503: busy"),
-        (Answer(400, "no such model"), 1, r"answered 400: no such model"),
+        (Answer(503, "busy"), 5, r"answered 503: busy \(model \w+, 5 attempts\); see why it is busy"),
+        (
+            Answer(400, "no such model"),
+            1,
+            r"answered 400: no such model .* correct the metric's url,",
+        ),
         (Answer(302, headers={"location": "http://127.0.0.1:1/"}), 1, r"answered 302"),
         (Answer(200, {"error": "none"}), 1, r"another shape than a chat completion's"),
         (Answer(200, "no json"), 1, r"another shape than a chat completion's"),
@@ -332,7 +336,11 @@ def test_an_endpoint_that_does_not_answer(answer: Answer, requests: int, message
 def test_an_endpoint_that_is_not_there() -> None:
     with fake_judge(is_right) as endpoint:
         pass
-    with pytest.raises(StageError, match=r"the judge at http://127.0.0.1:\d+/v1 gave no answer \(Connect"):
+    message = (
+        rf"the judge at {endpoint.url} gave no answer: ConnectError: .* \(model \w+, 1 attempt\); see that "
+        r"it runs there, or correct the metric's url, and run it again: its replies so far are kept$"
+    )
+    with pytest.raises(StageError, match=message):
         asked(endpoint)
 
 

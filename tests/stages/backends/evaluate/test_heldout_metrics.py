@@ -291,7 +291,7 @@ def test_an_endpoint_is_asked_one_question_before_anything_is_generated(tmp_path
     assert len(endpoint.messages) == 1
     assert "two and two" in shown(endpoint.messages[0], "question")
     refused = r"task heldout: asked before anything is generated: "
-    with pytest.raises(StageError, match=refused + r"the judge at http\S+ gave no answer \(ConnectError"):
+    with pytest.raises(StageError, match=refused + r"the judge at http\S+ gave no answer: ConnectError"):
         check(endpoint.url)
     with (
         fake_judge(lambda _: "{}") as endpoint,
