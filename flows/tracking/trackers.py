@@ -19,7 +19,9 @@ pyarrow than the one here."""
 _TREE = Path(__file__).resolve().parents[2]
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # its own 7 take minutes to say that no server is there
+    # its own 7 retries of 120 s each take minutes to say that no server is there
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "WANDB_ERROR_REPORTING": "false",
     "WANDB_SILENT": "true",
 }
@@ -47,7 +49,7 @@ def track(
     for name in names:
         problem = _told(name, job)
         if problem is not None:
-            remark(f"{name} does not have run {report['run_id']}: {problem}")
+            remark(f"{name} does not have run {report['run_id']}: {problem}; all of it is in {page.parent}")
 
 
 def _told(name: str, job: str) -> str | None:
