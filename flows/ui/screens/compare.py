@@ -159,12 +159,12 @@ def _results(reference: Side, side: Side, scored: Mapping[str, list[str]]) -> li
     named = reference.evidence.model_copy(update={"called": reference.label})
     results = []
     for task, metrics in scored.items():
+        both = (side.evidence.tasks[task], reference.evidence.tasks[task])
         for metric in metrics:
-            if "[" in metric and "_f1[" not in metric:
+            if "_precision[" in metric or "_recall[" in metric:
                 continue  # of each field its F1 is enough
-            items = side.evidence.tasks[task]
-            shares = set(items.scores[metric].values()) <= {0.0, 1.0} and metric not in items.together
-            binary = "binary" if shares else "real"
+            shares = all(set(items.scores[metric].values()) <= {0.0, 1.0} for items in both)
+            binary = "binary" if shares and metric not in both[0].together else "real"
             rule = TaskRule(task=task, metric=metric, role="improve", against="live", scores=binary)
             result = judge_rule(rule, side.evidence, named, min_items=1)
             results.append(result.model_copy(update={"rule": f"{task} {metric}"}))

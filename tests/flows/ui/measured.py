@@ -31,6 +31,31 @@ def measure(registry: Registry, model: Artifact, scores: Sequence[float], answer
     )
 
 
+def measure_drawn(registry: Registry, model: Artifact, right: Sequence[int]) -> Artifact:
+    """An evaluation with pass@1: how many of four drawn answers to each item are right."""
+    name = "pass@1[exact_match]"
+
+    def drawn(results: dict[str, Any], rows: list[Row]) -> None:
+        figure = {"value": sum(right) / len(right) / 4, "low": 0.0, "high": 1.0, "n": len(right)}
+        results["tasks"]["heldout"]["metrics"][name] = {**figure, "interval": "mean"}
+        for row, count in zip(rows, right, strict=True):
+            row |= {"answer": "said", "target": "expected", "metric": "exact_match", "document": 0}
+            row["scores"][name] = count / 4
+            row["drawn"] = [
+                {"seed": n, "answer": "said", "scores": {"exact_match": float(n < count)}} for n in range(4)
+            ]
+
+    return publish(
+        registry,
+        "evaluation",
+        "evaluate",
+        evaluation([0.0] * len(right), drawn, subject=model.id),
+        (("evaluation_of", model),),
+        base=model.manifest.base,
+        metrics={"tasks": {"heldout": {name: {"value": 0.0, "low": 0.0, "high": 1.0, "n": len(right)}}}},
+    )
+
+
 def measure_fields(registry: Registry, model: Artifact, matched: Sequence[float]) -> Artifact:
     """An evaluation whose main metric is F1 of all items: how many of two fields each item has right."""
     counts = [[right, 2, 2] for right in matched]

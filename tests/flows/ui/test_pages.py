@@ -19,7 +19,7 @@ from registry.schedules.schedules import checked
 from stages.training_record import HISTORY
 from tests.flows.lineages import publish
 from tests.flows.metrics.watched import WAIVER, answered
-from tests.flows.ui.measured import measure, measure_fields
+from tests.flows.ui.measured import measure, measure_drawn, measure_fields
 
 VENDORED = {
     "htmx.min.js": "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130",
@@ -256,6 +256,15 @@ def test_a_comparison_is_paired_and_shows_the_flips(
     every = client.get("/compare", params={"id": ids, "flips": "0"}).text
     assert "4 of 4 items" in every
     assert client.get("/compare", params={"id": ids, "task": "none"}).status_code == 404
+
+
+def test_a_comparison_has_pass_at_k_also_where_one_side_is_always_right(
+    client: TestClient, registry: Registry, made: dict[str, Artifact]
+) -> None:
+    measure_drawn(registry, made["gguf"], [4, 4, 4, 4])
+    measure_drawn(registry, made["gptq"], [1, 2, 4, 4])
+    text = client.get("/compare", params={"id": [made["gptq"].id, made["gguf"].id]}).text
+    assert "heldout/pass@1[exact_match]: +0.3125 against" in text
 
 
 def test_a_decision_shows_its_rules_and_signature(
