@@ -13,6 +13,7 @@ from flows.planning.earlier import EarlierRun
 from flows.planning.rows import RowFigures, assumed
 from flows.recipe import Recipe
 from stages.config.evaluate import (
+    SHIPPED,
     EvaluateConfig,
     FidelityTask,
     HeldoutTask,
@@ -21,6 +22,7 @@ from stages.config.evaluate import (
     PerplexityTask,
     PreferenceTask,
     Task,
+    task_folder,
 )
 from stages.model_shape import ModelShape
 from stages.work import Through, Work, evaluation
@@ -141,8 +143,16 @@ def _rows(task: Task, held: Splits) -> float:
     if isinstance(task, PreferenceTask | PerplexityTask):
         return min(held.test, task.max_items or math.inf)
     if isinstance(task, LmEvalTask):
-        return math.inf if task.limit is None else task.limit
+        return min(_known_documents(task), task.limit or math.inf)
     return 0.0
+
+
+def _known_documents(task: LmEvalTask) -> float:
+    """Documents of the task that comes with Tuneline; infinite of others, which lm-eval alone knows."""
+    if task.path != SHIPPED:
+        return math.inf
+    files = task_folder(SHIPPED).glob("*.jsonl")
+    return sum(len(file.read_text("utf-8").splitlines()) for file in files)
 
 
 def _held_out(shape: ModelShape, task: HeldoutTask, form: Form, figures: RowFigures, rows: float) -> Through:

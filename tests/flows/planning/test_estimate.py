@@ -19,7 +19,7 @@ from flows.planning.machine import machine
 from flows.planning.shortfalls import shortfalls
 from flows.run.child import WarmWorker
 from flows.settings import Settings
-from stages.config.evaluate import HeldoutTask, LmEvalTask
+from stages.config.evaluate import SHIPPED, HeldoutTask, LmEvalTask
 from stages.config.lora import LoraConfig
 from stages.config.train import TrainConfig
 from stages.contract import Parent
@@ -263,6 +263,7 @@ def test_time_of_an_evaluation_follows_what_is_asked() -> None:
     assert few < all_ < choice
     assert seconds(LmEvalTask(name="hellaswag")) is None
     assert seconds(LmEvalTask(name="hellaswag", limit=100))
+    assert seconds(LmEvalTask(name="general_knowledge", path=SHIPPED)), "its documents are known"
 
 
 def test_disk_follows_the_quantization(answer: Any) -> None:
