@@ -221,7 +221,7 @@ def first_rows(
             if read.desirable == desirable:
                 chats.append(read.messages)
         except RowError as error:
-            rejected.append(f"{source_row.file} line {source_row.line}: {error}")
+            rejected.append(f"{source_row.place}: {error}")
     return chats, rejected
 
 

@@ -107,7 +107,7 @@ def _rows(files: Sequence[Path], all_unused: Counter[str]) -> list[NewRow]:
         records = with_kept(read_file(path, path.name), (), str(path))
         shape, records = pick_format(records, "auto", str(path))
         for source_row in records:
-            place, unused = f"{source_row.file} line {source_row.line}", Counter(source_row.unread)
+            place, unused = source_row.place, Counter(source_row.unread)
             try:
                 if source_row.row is None:
                     raise RowError("malformed", source_row.error or "the row cannot be read")

@@ -138,7 +138,7 @@ class RowCheck:
         try:
             left = self._left_out(messages)
         except NotRendered as error:
-            raise NotRendered(f"{source_row.file} line {source_row.line}: {error}") from error
+            raise NotRendered(f"{source_row.place}: {error}") from error
         if left.reasoning:
             unused[_EARLIER_REASONING] += 1
         if left.parts:
@@ -247,10 +247,11 @@ def _reject(source_row: SourceRow, error: RowError, rejects: IO[str], counts: Ro
     if isinstance(error, TooLong):
         counts.too_long.append(error.tokens)
     if len(counts.first_rejects) < 3:
-        counts.first_rejects.append(f"{source_row.file} line {source_row.line}: {error}")
+        counts.first_rejects.append(f"{source_row.place}: {error}")
     entry: Reject = {
         "file": source_row.file,
         "line": source_row.line,
+        **({"row": source_row.number} if source_row.number else {}),
         "code": error.code,
         "reason": str(error),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +23,13 @@ def read_json(path: Path, name: str) -> SourceRows:
 
     Raises `InvalidInput` with the line when the document is malformed or holds something else.
     """
+    before = 0
+    for number, row in enumerate(_rows(path, name), 1):
+        yield replace(row, number=number) if row.line == before else row
+        before = row.line
+
+
+def _rows(path: Path, name: str) -> SourceRows:
     with text(path) as stream:
         cursor = _Cursor(stream, name)
         opening = cursor.peek()

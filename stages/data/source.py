@@ -196,9 +196,10 @@ def within(rows: SourceRows, name: str) -> SourceRows:
 
 
 def drawn(rows: SourceRows, share: float, seed: int) -> SourceRows:
-    """The share of the rows that `seed` draws: of each row by its file and line, whatever else there is."""
+    """The share of the rows that `seed` draws: of each row by its place, whatever else there is."""
     for row in rows:
-        place = f"{seed}:{row.file}:{row.line}".encode(errors="surrogateescape")
+        number = f":{row.number}" if row.number else ""
+        place = f"{seed}:{row.file}:{row.line}{number}".encode(errors="surrogateescape")
         uniform = int.from_bytes(hashlib.blake2b(place, digest_size=7).digest()) / 2**56
         if uniform < share:
             yield row

@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 MAX_ROW_BYTES = 64 * 2**20
 """A single row above this is taken for a damaged file: reading stays within bounded memory."""
@@ -25,6 +25,7 @@ class Reject(TypedDict):
 
     file: str
     line: int
+    row: NotRequired[int]
     code: str
     reason: str
 
@@ -40,6 +41,7 @@ class Kept(NamedTuple):
 class SourceRow:
     """A row of `file`; `line` counts from 1 (the row's number where a format has no lines).
 
+    `number`: of the row in its document, where another one begins in the same line; 0 elsewhere.
     `unread` names the fields that the file has and that were not even read, since no format uses them.
     """
 
@@ -49,6 +51,12 @@ class SourceRow:
     error: str | None = None
     unread: tuple[str, ...] = ()
     kept: Kept | None = None
+    number: int = 0
+
+    @property
+    def place(self) -> str:
+        """Where the row stands, for messages."""
+        return f"{self.file} line {self.line}" + (f", row {self.number}" if self.number else "")
 
 
 SourceRows = Iterator[SourceRow]

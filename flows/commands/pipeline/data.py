@@ -143,7 +143,8 @@ def _rejected(folder: Path, arguments: argparse.Namespace) -> Reply:
     def show() -> None:
         print(plain(f"{arguments.dataset}: {_counted(len(found), 'rejected row')}"))
         for row in rows:
-            print(plain(f"{row['file']} line {row['line']}: {row['reason']}"))
+            within = f", row {row['row']}" if "row" in row else ""
+            print(plain(f"{row['file']} line {row['line']}{within}: {row['reason']}"))
 
     return Reply({"split": "rejected", "total": len(found), "rows": rows}, show)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stages.data import json_stream
 from stages.data.files import read_file
+from stages.data.source import drawn
 from stages.data.source_row import SourceRow
 from stages.errors import InvalidInput
 
@@ -144,6 +145,14 @@ def test_bad_lines_come_with_their_number_and_the_others_stay(tmp_path: Path) ->
     assert [(r.line, r.row) for r in found] == [(1, {"a": 1}), (3, None), (4, None), (5, {"a": 2})]
     assert str(found[1].error).startswith("malformed JSON")
     assert "is a list, expected an object" in str(found[2].error)
+
+
+def test_rows_of_one_line_have_a_place_each_and_are_drawn_each(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Is {n} odd?", "completion": "?"} for n in range(200)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    read = list(read_file(tmp_path / "rows.json", "rows.json"))
+    assert [row.place for row in read[:2]] == ["rows.json line 1", "rows.json line 1, row 2"]
+    assert 70 <= len(list(drawn(iter(read), 0.5, seed=0))) <= 130
 
 
 def test_csv_rows_with_other_fields_than_the_header_come_as_errors(tmp_path: Path) -> None:
