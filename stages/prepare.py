@@ -190,9 +190,8 @@ def _mix(
 def _opened(config: PrepareConfig, feed: Path | None = None) -> Source:
     from stages.data.source import open_source
 
-    corpus = config.format.startswith("chatterbot")
     hub, names = (config.hub_config, config.hub_split), (config.columns, config.slices)
-    return open_source(config.source, corpus, *hub, feed, *names)
+    return open_source(config.source, config.format, *hub, feed, *names)
 
 
 def first_rows(

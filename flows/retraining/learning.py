@@ -73,7 +73,5 @@ def rows_of(config: PrepareConfig, registry: Registry) -> int:
     mark = watermark(config, registry)
     if mark is not None:
         return mark.number
-    source = open_source(
-        config.source, config.format.startswith("chatterbot"), config.hub_config, config.hub_split
-    )
+    source = open_source(config.source, config.format, config.hub_config, config.hub_split)
     return sum(1 for _ in source.rows())

@@ -89,10 +89,10 @@ class PrepareConfig(StageConfig):
     """What to read and how to turn it into train, validation and test rows."""
 
     source: str = Field(
-        description="`path:FILE_OR_DIRECTORY` (.jsonl .json .csv .parquet, also .gz), "
-        "`hub:ORG/NAME@REVISION` (a Hugging Face dataset), `package:DISTRIBUTION/PATH` (data shipped in "
-        "an installed package; PATH may have wildcards), or `feed:NAME` (rows that grow; `feed:NAME@NUMBER` "
-        "stops at that row)"
+        description="`path:FILE_OR_DIRECTORY` (.jsonl .json .csv .parquet, for `format: text` also .txt .md; "
+        "each also as .gz), `hub:ORG/NAME@REVISION` (a Hugging Face dataset), `package:DISTRIBUTION/PATH` "
+        "(data shipped in an installed package; PATH may have wildcards), or `feed:NAME` (rows that grow; "
+        "`feed:NAME@NUMBER` stops at that row)"
     )
     format: Format = Field(
         default="auto",

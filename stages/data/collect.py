@@ -7,6 +7,7 @@ import json
 import re
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -15,6 +16,7 @@ from stages.backends.template_check import NotRendered, TemplateCheck
 from stages.config.prepare import TrainOn
 from stages.contract import progress
 from stages.data.chats.documents import pieces
+from stages.data.fields import COMPARED, READ
 from stages.data.formats import Messages, detect
 from stages.data.preferences import EXPECTED, matches, read_row
 from stages.data.row_spool import Checked, RowSpool, content_hash
@@ -195,12 +197,29 @@ def pick_format(rows: SourceRows, format: str, source: str) -> tuple[str, Source
     fields = next(([*map(named, r.row), *r.unread] for r in first if r.row is not None), None)
     if fields is not None and detected is None:
         expected = "; ".join(EXPECTED.values()) if format == "auto" else EXPECTED[format]
+        which = (
+            "by which no format is detected" if format == "auto" else f"which is not the format {format!r}"
+        )
         raise InvalidInput(
-            f"{source}: the rows have the fields {', '.join(fields[:_NAMED]) or '(none)'}, which is not the "
-            f"format {format!r}; expected {expected}: name them in prepare.columns, or declare another "
+            f"{source}: the rows have the fields {', '.join(fields[:_NAMED]) or '(none)'}, {which}; "
+            f"{_likely(fields, format)}expected {expected}: name them in prepare.columns, or declare another "
             "prepare.format"
         )
     return detected or "messages", itertools.chain(first, rows)
+
+
+def _likely(fields: Sequence[str], format: str) -> str:
+    """What to set for fields that are nearly those of some format; empty where nothing is likely."""
+    if renamed := {name: name.lower() for name in fields if name not in READ and name.lower() in READ}:
+        names = ", ".join(f"{name}: {field}" for name, field in renamed.items())
+        return f"set prepare.columns: {{{names}}} if that is what they are; "
+    if format != "auto":
+        return ""
+    if not set(COMPARED).isdisjoint(fields):
+        return "set prepare.format: preferences if each row has two answers, a better and a worse; "
+    if {"text", "label"} <= set(fields):
+        return "set prepare.columns: {text: prompt, label: completion} if the label is to be answered; "
+    return "set prepare.format: text if they are documents; " if "text" in fields else ""
 
 
 def collect(

@@ -1,4 +1,4 @@
-"""Rows of files: JSON lines, JSON, CSV, Parquet and chatterbot YAML, each also as .gz."""
+"""Rows of files: JSON lines, JSON, CSV, Parquet and chatterbot YAML; texts; each also as .gz."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stages.data.json_stream import read_json
 from stages.data.json_values import Decoder
 from stages.data.source_row import MAX_ROW_BYTES, SourceRow, SourceRows, as_source_row
 from stages.data.tables import read_parquet, wanted_columns
-from stages.data.text import lines, opened
+from stages.data.text import lines, opened, text
 from stages.errors import InvalidInput
 
 _MAX_DEPTH = 100
@@ -34,11 +34,36 @@ def read_file(path: Path, name: str, columns: Collection[str] = ()) -> SourceRow
     return read_parquet(path, name, columns) if suffix == ".parquet" else READERS[suffix](path, name)
 
 
+def is_document(name: str) -> bool:
+    """Whether a file is a text, by its name (without .gz): one document and no rows."""
+    return Path(name.removesuffix(".gz")).suffix in DOCUMENTS
+
+
+def read_document(path: Path, name: str) -> SourceRows:
+    """A text file as the one row {text} that it is, its line ends as \\n.
+
+    Raises `InvalidInput` where it is not UTF-8, or damaged, or larger than a row may be.
+    """
+    with text(path, newline=None) as stream:
+        content = stream.read(MAX_ROW_BYTES + 1)
+    if len(content) > MAX_ROW_BYTES:
+        raise InvalidInput(
+            f"{name}: exceeds {MAX_ROW_BYTES >> 20} MiB, and is one document; split it into several files"
+        )
+    yield SourceRow(name, 1, {"text": content})
+
+
 def _read_lines(path: Path, name: str) -> SourceRows:
-    decoder = Decoder()
+    decoder, begun = Decoder(), False
     for number, line in enumerate(lines(path), 1):
-        if not line.strip():
+        if not (whole := line.strip()):
             continue
+        if not begun and (whole in ("[", "{") or whole.startswith("[{")):
+            raise InvalidInput(
+                f"{name}: line {number} begins a JSON document, and .jsonl has one object in each line; "
+                f"name the file {name.replace('.jsonl', '.json')}"
+            )
+        begun = True
         try:
             yield as_source_row(name, number, decoder.whole(line))
         except RecursionError:
@@ -138,6 +163,7 @@ def _refuse_depth(content: bytes) -> None:
 
 
 YAML = (".yml", ".yaml")
+DOCUMENTS = (".txt", ".md")
 READERS: dict[str, Callable[[Path, str], SourceRows]] = {
     ".jsonl": _read_lines,
     ".json": _read_json,

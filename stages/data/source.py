@@ -12,7 +12,15 @@ from types import MappingProxyType
 
 from stages.data import tables
 from stages.data.fields import renamed, require_fields
-from stages.data.files import READERS, YAML, data_suffix, read_file
+from stages.data.files import (
+    DOCUMENTS,
+    READERS,
+    YAML,
+    data_suffix,
+    is_document,
+    read_document,
+    read_file,
+)
 from stages.data.source_row import SourceRows, shown
 from stages.errors import InvalidInput, MissingPackage
 
@@ -30,29 +38,32 @@ class Source:
 
 def open_source(
     source: str,
-    chatterbot: bool,
+    format: str,
     hub_config: str | None,
     hub_split: str,
     feed: Path | None = None,
     columns: Mapping[str, str] = MappingProxyType({}),
     slices: Collection[str] = (),
 ) -> Source:
-    """The source that a recipe names; `chatterbot` asks for the corpus's YAML files, `feed`: a feed's rows.
+    """The source that a recipe names; `feed`: a feed's rows.
+
+    `format`, as `prepare.format` has it: chatterbot's ask for the corpus's YAML files, `text` for text files
+    too, where the source has no files of rows.
 
     `columns`: the data's name → the field that it is read as; `slices`: columns that are read beside these.
 
     Raises `InvalidInput` when nothing readable is there, `MissingPackage` with the command to install it.
     """
     if not columns:
-        return _opened(source, chatterbot, hub_config, hub_split, feed, slices)
+        return _opened(source, format, hub_config, hub_split, feed, slices)
     require_fields(columns)
-    opened = _opened(source, chatterbot, hub_config, hub_split, feed, {*columns, *slices})
+    opened = _opened(source, format, hub_config, hub_split, feed, {*columns, *slices})
     return replace(opened, rows=lambda: renamed(opened.rows(), columns, source))
 
 
 def _opened(
     source: str,
-    chatterbot: bool,
+    format: str,
     hub_config: str | None,
     hub_split: str,
     feed: Path | None,
@@ -60,11 +71,11 @@ def _opened(
 ) -> Source:
     scheme, _, rest = source.partition(":")
     if scheme == "path":
-        return _from_files(_under(Path(rest).expanduser()), source, chatterbot, columns=columns)
+        return _from_files(_under(Path(rest).expanduser()), source, format, columns=columns)
     if scheme == "package":
         name, _, pattern = rest.partition("/")
         files, licence = _in_package(name, pattern)
-        return _from_files(files, source, chatterbot, licence, columns)
+        return _from_files(files, source, format, licence, columns)
     if scheme == "feed":
         return _from_feed(source, feed)
     return _from_hub(rest, hub_config, hub_split, columns)
@@ -73,20 +84,25 @@ def _opened(
 def _from_files(
     files: dict[str, Path],
     source: str,
-    chatterbot: bool,
+    format: str,
     licence: str | None = None,
     columns: Collection[str] = (),
 ) -> Source:
-    readable = {name: path for name, path in sorted(files.items()) if data_suffix(name)}
-    corpora = {name: path for name, path in readable.items() if data_suffix(name) in YAML}
-    others = {name: path for name, path in readable.items() if name not in corpora}
-    # YAML beside data is usually its description; by itself it can only be a corpus.
-    chosen = corpora if chatterbot or not others else others
+    corpora = {name: path for name, path in sorted(files.items()) if data_suffix(name) in YAML}
+    rowed = {name: path for name, path in sorted(files.items()) if data_suffix(name) and name not in corpora}
+    texts = {name: path for name, path in sorted(files.items()) if is_document(name)}
+    # YAML and texts beside rows are usually their description; YAML by itself can only be a corpus.
+    if format == "text":
+        chosen, expected = rowed or texts, tuple(s for s in READERS if s not in YAML) + DOCUMENTS
+    elif format.startswith("chatterbot"):
+        chosen, expected = corpora, YAML
+    else:
+        chosen, expected = rowed or corpora, tuple(READERS)
     if not chosen:
-        expected = YAML if chatterbot else READERS
+        documents = f"; {next(iter(texts))} is a document: prepare.format: text reads it" if texts else ""
         raise InvalidInput(
             f"{source}: no data file found; expected {' '.join(expected)} (also .gz), "
-            f"found {', '.join(sorted(files)[:8]) or 'nothing'}"
+            f"found {', '.join(sorted(files)[:8]) or 'nothing'}{documents}"
         )
 
     for name in chosen:
@@ -95,7 +111,7 @@ def _from_files(
 
     def rows() -> SourceRows:
         for name, path in chosen.items():
-            yield from read_file(path, name, columns)
+            yield from read_document(path, name) if chosen is texts else read_file(path, name, columns)
 
     hashes = {name: _sha256(path) for name, path in chosen.items()}
     return Source(rows, hashes, licence, chatterbot=chosen is corpora)

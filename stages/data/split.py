@@ -31,8 +31,9 @@ def assign(buckets: np.ndarray, validation: float, test: float) -> np.ndarray:
     if len(prompts) < len(wanted):
         names = " + ".join(SPLITS[index] for index in wanted)
         raise InvalidInput(
-            f"the data have {len(prompts)} distinct prompt(s), too few for {names} without one prompt in "
-            "two of them; add data, or set prepare.split.validation or prepare.split.test to 0"
+            f"the data have {len(prompts)} distinct prompt(s) or document(s), too few for {names} without "
+            "one in two of them; add data (a long document as several rows or files), or set "
+            "prepare.split.validation or prepare.split.test to 0"
         )
     place = prompts / 2.0**64
     splits = np.where(place < test, 2, np.where(place < test + validation, 1, 0)).astype(np.uint8)

@@ -47,8 +47,8 @@ def lines(path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def text(path: Path, newline: str = "\n") -> Iterator[io.TextIOWrapper]:
-    """The file as a UTF-8 text stream, its line ends as they are. Raises `InvalidInput` like `lines`."""
+def text(path: Path, newline: str | None = "\n") -> Iterator[io.TextIOWrapper]:
+    """The file as a UTF-8 text stream; `newline` as for `open`. Raises `InvalidInput` like `lines`."""
     with opened(path) as stream:
         try:
             yield io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline)

@@ -13,7 +13,7 @@ from tests.stages.data.prepared import Prepare, jsonl, pairs, rejects
 
 def test_missing_columns_are_named_with_those_found(prepare_from: Prepare, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\na,b\n")
-    with pytest.raises(InvalidInput, match=r"fields text, label.*'auto'"):
+    with pytest.raises(InvalidInput, match=r"fields text, label.*\{text: prompt, label: completion\}"):
         prepare_from(tmp_path / "rows.csv")
     with pytest.raises(InvalidInput, match=r"fields text, label.*'instruction'.*instruction and output"):
         prepare_from(tmp_path / "rows.csv", format="instruction")

@@ -50,14 +50,42 @@ FILES = [
     Case(
         "a file of another kind",
         LINE,
-        "run refused: path:rows.txt: no data file found; expected .jsonl .json .csv .parquet",
-        file="rows.txt",
+        "run refused: path:rows.xlsx: no data file found; expected .jsonl .json .csv .parquet",
+        file="rows.xlsx",
+    ),
+    Case(
+        "a text file",
+        "Bo is warm.\n",
+        "run refused: path:bo.txt: no data file found; expected .jsonl .json .csv .parquet .yml .yaml "
+        "(also .gz), found bo.txt; bo.txt is a document: prepare.format: text reads it",
+        file="bo.txt",
+    ),
+    Case(
+        "a text file, to be learned whole",
+        "\ufeffBo is warm.\r\n\r\nAnd dry.\r\n",
+        'used: **document: "Bo is warm.\\n\\nAnd dry.\\n";**',
+        file="bo.txt",
+        settings=AS_TEXT,
+        plain=None,
+    ),
+    Case(
+        "a text file in UTF-16",
+        "Bo is warm.\n".encode("utf-16"),
+        "run refused: bo.txt: line 1, byte 1 of the line (0xff) is not UTF-8; convert the file",
+        file="bo.txt",
+        settings=AS_TEXT,
     ),
     Case(
         "JSON lines named .json",
         LINE + OTHER,
         'used: user: "Warm in Bo?"; **assistant: "Yes.";**',
         file="rows.json",
+    ),
+    Case(
+        "JSON named .jsonl",
+        json.dumps([ROW, PLAIN], indent=1),
+        "run refused: rows.jsonl: line 1 begins a JSON document, and .jsonl has one object in each line; "
+        "name the file rows.json",
     ),
     Case(
         "rows under `data`",
@@ -92,7 +120,7 @@ FILES = [
     Case(
         "a CSV file without a header",
         "Warm in Bo?,Yes.\nWhat is two and two?,Four.\n",
-        "run refused: path:rows.csv: the rows have the fields Warm in Bo?, Yes., which is",
+        "run refused: path:rows.csv: the rows have the fields Warm in Bo?, Yes., by which",
         file="rows.csv",
     ),
     Case(
@@ -172,7 +200,9 @@ VALUES = [
     Case(
         "names of columns in capitals",
         [{"Prompt": "Warm in Bo?", "Completion": "Yes."}],
-        "run refused: path:rows.jsonl: the rows have the fields Prompt, Completion, which is",
+        "run refused: path:rows.jsonl: the rows have the fields Prompt, Completion, by which no format is "
+        "detected; set prepare.columns: {Prompt: prompt, Completion: completion} if that is what they are; "
+        "expected",
         plain=None,
     ),
     Case(
@@ -183,9 +213,17 @@ VALUES = [
         settings={"columns": {"Prompt": "prompt", "Completion": "completion"}},
     ),
     Case(
+        "texts and labels, named",
+        [{"text": "Warm in Bo?", "label": "Yes."}, {"text": PLAIN["prompt"], "label": "Four."}],
+        'used: user: "Warm in Bo?"; **assistant: "Yes.";**',
+        plain=None,
+        settings={"columns": {"text": "prompt", "label": "completion"}},
+    ),
+    Case(
         "rows of text alone",
         [{"text": "Bo is warm."}],
-        "run refused: path:rows.jsonl: the rows have the fields text, which is not the",
+        "run refused: path:rows.jsonl: the rows have the fields text, by which no format is detected; set "
+        "prepare.format: text if they are documents; expected",
         plain=None,
     ),
     Case(
