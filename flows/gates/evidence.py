@@ -214,7 +214,7 @@ def _task(log: Log) -> TaskEvidence:
         prompts={row["item"]: row["prompt_hash"] for row in log.rows},
         scores=scores,
         asked={row["item"]: row["asked"] for row in log.rows if isinstance(row.get("asked"), str)},
-        clusters={row["item"]: row["cluster"] for row in log.rows if isinstance(row.get("cluster"), str)},
+        clusters=_clusters(log),
         places={row["item"]: row["document"] for row in log.rows if type(row.get("document")) is int},
         answers={
             row["item"]: text_digest(row["answer"]) for row in log.rows if isinstance(row.get("answer"), str)
@@ -277,6 +277,13 @@ def _scales(log: Log) -> dict[str, Scale]:
             others = _compared_with(log, name) if pairwise else {}
             found[name] = Scale(lowest=low, highest=high, pairwise=pairwise, others=others)
     return found
+
+
+def _clusters(log: Log) -> dict[str, str]:
+    """Item → cluster. Of answers by prompt only those to one prompt have it noted: the others are alone."""
+    noted = {row["item"]: row["cluster"] for row in log.rows if isinstance(row.get("cluster"), str)}
+    by_prompt = log.result.get("config", {}).get("kind") in ("preference", "labelled")
+    return {row["item"]: row["prompt_hash"] for row in log.rows} if noted and by_prompt else noted
 
 
 def _compared_with(log: Log, metric: str) -> dict[str, str]:

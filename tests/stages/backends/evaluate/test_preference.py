@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from flows.gates.evidence import load_evidence
+from flows.gates.policy import TaskRule
+from flows.gates.rules import judge_rule
 from registry.evaluation_results import read_items
 from stages.backends.chat import encode_with_mask
 from stages.backends.evaluate.likelihood.preference import run_preference
@@ -123,7 +125,11 @@ def test_an_evaluation_of_pairs_is_a_gate_s_evidence(pico_base: Parent, tmp_path
     assert evidence.problems == ()
     task = evidence.tasks["pairs"]
     assert set(task.scores) == {"preferred", "preferred_per_token"}
-    assert len(task.clusters) == 2
+    assert (len(task.clusters), len(set(task.clusters.values()))) == (4, 3), (
+        "a prompt of its own is a cluster"
+    )
+    rule = {"task": "pairs", "metric": "preferred", "role": "keep", "against": "baseline", "margin": 0.5}
+    assert judge_rule(TaskRule.model_validate(rule), evidence, evidence, 1).verdict == "insufficient"
     results = json.loads((out / "results.json").read_text())
     assert results["tasks"]["pairs"]["config"]["kind"] == "preference"
 
