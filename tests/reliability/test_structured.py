@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from flows.recipe import load
+from tests.reliability.structured import __main__ as trial
 from tests.reliability.structured import plan, rows, served
 
 
@@ -79,3 +80,16 @@ def test_a_call_of_a_tool_that_the_row_does_not_offer_is_not_allowed() -> None:
     seen = [served.ask_calls(_client("", (pair,)), [item], made)[0] for pair in tried]
     assert all(one.recorded_fits for one in seen)
     assert [(one.fits, one.same) for one in seen] == [(True, True), (False, False), (False, False)]
+
+
+def test_few_comparable_answers_are_a_fault() -> None:
+    asked = served.Served(
+        "q", "recorded", "recorded", recorded_fits=True, fits=True, same=True, cut_off=False
+    )
+    other = asked._replace(recorded="{}", recorded_fits=False, same=False)
+    report = {"gate": {"verdict": "pass"}}
+    assert trial._unlike(report, [asked] * 8 + [other] * 2) == []
+    found = trial._unlike(report, [asked] * 7 + [other] * 3)
+    assert found == ["only 7 of 10 recorded answers are allowed, and so compared"]
+    changed = trial._unlike(report, [asked] * 9 + [asked._replace(answer="else", same=False)])
+    assert changed == ["'q': recorded 'recorded', served 'else'"]

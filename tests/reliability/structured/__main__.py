@@ -33,6 +33,8 @@ TASKS = {"calls": (rows.call, served.ask_calls), "orders": (rows.order, served.a
 Report = dict[str, Any]
 MOST_KNOWN = 0.5
 """Share of the held-out rows whose values all stand in training rows too: the split is honest below it."""
+LEAST_COMPARED = 0.8
+"""Share of the held-out rows whose recorded answer is allowed, so that the served one has to be the same."""
 
 
 def main() -> int:
@@ -148,6 +150,9 @@ def _unlike(report: Report, answers: list[served.Served]) -> list[str]:
             faults.append(f"{one.question!r}: the answer {one.answer!r} is not allowed")
         elif one.recorded_fits and not one.same:
             faults.append(f"{one.question!r}: recorded {one.recorded!r}, served {one.answer!r}")
+    compared = sum(one.recorded_fits for one in answers)
+    if compared < LEAST_COMPARED * len(answers):
+        faults.append(f"only {compared} of {len(answers)} recorded answers are allowed, and so compared")
     return faults
 
 
