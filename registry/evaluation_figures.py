@@ -13,7 +13,7 @@ class Metric(TypedDict):
     low: float
     high: float
     n: int
-    interval: Literal["wilson", "normal", "bootstrap", "clustered"]
+    interval: Literal["wilson", "normal", "bootstrap", "clustered", "logit"]
     unit: NotRequired[str]
     figure: NotRequired[Literal["precision", "recall", "f1", "bleu", "log_likelihood", "perplexity"]]
     counts: NotRequired[str]

@@ -17,6 +17,8 @@ from typing import Any, Literal, NotRequired, TypedDict, TypeGuard, cast
 from registry.evaluation_figures import LayerComparison, Metric, RoundingCost
 
 RESULTS, ANSWERS = "results.json", "answers.json"
+GOOD, BAD = "good", "bad"
+"""What a task of kind `labelled` has for an item's target: what its answer was called."""
 
 Settings = dict[str, Any]
 """The configuration of a task as its owner dumps it: this repository's, or lm-eval's."""

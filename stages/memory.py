@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from registry.compat.shapes import is_end
-from stages.config.evaluate import EvaluateConfig, HeldoutTask, LmEvalTask, PerplexityTask, PreferenceTask
+from stages.config.evaluate import (
+    EvaluateConfig,
+    HeldoutTask,
+    LabelledTask,
+    LmEvalTask,
+    PerplexityTask,
+    PreferenceTask,
+)
 from stages.config.lora import LoraConfig
 from stages.config.train import TrainConfig
 from stages.families.blocks import BLOCKS, is_called
@@ -126,7 +133,7 @@ def evaluation_memory(shape: ModelShape, config: EvaluateConfig, length: int, la
     # a model is read from its file, whose pages are resident until it is
     weights = (wide + STORED) * shape.parameters
     branches = min(BRANCH_TOKENS, min(config.batch_size, chats) * (compared - 1)) if chats else 0
-    likelihoods = (LmEvalTask, PreferenceTask, PerplexityTask)
+    likelihoods = (LmEvalTask, PreferenceTask, LabelledTask, PerplexityTask)
     if any(isinstance(t, likelihoods) or (isinstance(t, HeldoutTask) and t.choice) for t in config.tasks):
         branches = BRANCH_TOKENS
     # of a batch with as many lengths as rows each row's end is projected for all

@@ -27,6 +27,7 @@ from flows.gates.soundness import (
     is_number,
 )
 from registry.evaluation_results import (
+    GOOD,
     RESULTS,
     FidelityResult,
     ScoredResult,
@@ -80,6 +81,9 @@ class TaskEvidence(FiniteRecord):
         default_factory=dict, description="metric that a judge scored → item → what people say on its scale"
     )
 
+    good: dict[str, bool] = Field(
+        default_factory=dict, description="item → whether its answer is called good, where a task compares"
+    )
     parts: dict[str, dict[str, str]] = Field(
         default_factory=dict,
         description="item → field → value: of its expected answer, where that is JSON, and of columns",
@@ -94,7 +98,7 @@ class TaskEvidence(FiniteRecord):
         def some(known: Mapping[str, Any]) -> dict[str, Any]:
             return {item: what for item, what in known.items() if item in kept}
 
-        names = ("prompts", "asked", "clusters", "places", "answers", "parts")
+        names = ("prompts", "asked", "clusters", "places", "answers", "good", "parts")
         found: dict[str, Any] = {name: some(getattr(self, name)) for name in names}
         found |= {name: {m: some(v) for m, v in getattr(self, name).items()} for name in ("scores", "labels")}
         found["together"] = {
@@ -220,6 +224,7 @@ def _task(log: Log) -> TaskEvidence:
             row["item"]: text_digest(row["answer"]) for row in log.rows if isinstance(row.get("answer"), str)
         },
         scales=_scales(log),
+        good=_good(log),
         parts={row["item"]: fields for row in log.rows if (fields := _parts(row))},
         split=log.result.get("config", {}).get("split"),
     )
@@ -284,6 +289,11 @@ def _clusters(log: Log) -> dict[str, str]:
     noted = {row["item"]: row["cluster"] for row in log.rows if isinstance(row.get("cluster"), str)}
     by_prompt = log.result.get("config", {}).get("kind") in ("preference", "labelled")
     return {row["item"]: row["prompt_hash"] for row in log.rows} if noted and by_prompt else noted
+
+
+def _good(log: Log) -> dict[str, bool]:
+    labelled = log.result.get("config", {}).get("kind") == "labelled"
+    return {row["item"]: row.get("target") == GOOD for row in log.rows} if labelled else {}
 
 
 def _compared_with(log: Log, metric: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pydantic import Field
 from flows.gates.policy import FiniteRecord, TaskRule, Verdict
 from stages.statistics.cluster import FEWEST
 
-Method = Literal["tango", "tango-clustered", "clustered-mean", "bootstrap", "prediction-powered"]
+Method = Literal["tango", "tango-clustered", "clustered-mean", "bootstrap", "area", "prediction-powered"]
 
 
 class RuleResult(FiniteRecord):
@@ -99,9 +99,10 @@ def asked_of(rule: TaskRule) -> str:
 def figures(rule: TaskRule, result: RuleResult, other: str) -> str:
     """What was measured, every figure with what it was measured on; `other`: the other side."""
     grouped = f" in {result.clusters} clusters" if result.clusters else ""
+    changed = "" if result.gained is None else f"{result.gained} gained, {result.lost} lost; "
     return (
         f"{rule.measured}: {figure(rule, result.effect)} against {other} on {result.n} paired"
-        f" items{grouped} ({result.gained} gained, {result.lost} lost; {bounds(rule, result)})"
+        f" items{grouped} ({changed}{bounds(rule, result)})"
     )
 
 

@@ -9,12 +9,13 @@ from flows.gates.checks import Comparison, called, problems
 from flows.gates.evidence import Evidence
 from flows.gates.judged.claim import from_labels, people_said, without_labels
 from flows.gates.policy import WORDS, TaskRule, Verdict
-from flows.gates.result import Differences, RuleResult, sentence, verdict_between
+from flows.gates.result import Differences, Method, RuleResult, sentence, verdict_between
 from stages.statistics.cluster import FEWEST, Mean, clustered_mean, mean_items_needed
 from stages.statistics.corpus import corpus_difference
 from stages.statistics.exact import paired_interval
 from stages.statistics.intervals import mcnemar
 from stages.statistics.power import items_needed, pass_probability
+from stages.statistics.roc import area_difference
 
 FLIPS_SUMMED = 400
 """Flips up to which the power is summed exactly; beyond, the approximation is as good and much faster."""
@@ -142,29 +143,48 @@ def _real(
         unit = "cluster" if differences.clustered else "item"
         message = f"{rule.name}: has a single {unit}; no spread can be known"
         return RuleResult(rule=rule.name, verdict="invalid", sentence=message, group=rule.any_of)
-    together = rule.metric in candidate.tasks[rule.task].together
-    mean = (
-        _together(rule, candidate, reference, alpha)
-        if together
-        else clustered_mean(differences.values, differences.clusters, alpha)
-    )
+    try:
+        mean, method = _mean(rule, differences, candidate, reference, alpha)
+    except ValueError as error:
+        return RuleResult(
+            rule=rule.name, verdict="invalid", sentence=f"{rule.name}: {error}", group=rule.any_of
+        )
+    good = candidate.tasks[rule.task].good.values()
+    telling = min([mean.moved, *([sum(good), len(good) - sum(good)] if good else [])])
     verdict = verdict_between(mean.low, mean.high, rule.threshold)
-    if mean.moved < FEWEST:
+    if telling < FEWEST:
         verdict = "insufficient"
     spread = mean.error * math.sqrt(n)
     total = mean_items_needed(spread, mean.value, rule.threshold, alpha, rule.power) if spread else None
-    fewest = math.ceil(n * FEWEST / mean.moved) if mean.moved else None
+    fewest = math.ceil(n * FEWEST / telling) if telling else None
     if total is not None and fewest is not None:
         total = max(total, fewest)
+    each = method == "clustered-mean"
     return RuleResult(
-        rule=rule.name, verdict=verdict, sentence="", method="bootstrap" if together else "clustered-mean",
+        rule=rule.name, verdict=verdict, sentence="", method=method,
         effect=mean.value, low=mean.low, high=mean.high, threshold=rule.threshold, alpha=alpha, n=n,
         clusters=mean.clusters if differences.clustered else None,
-        gained=sum(d > 0 for d in differences.values), lost=sum(d < 0 for d in differences.values),
-        discordant=mean.moved if together else sum(d != 0 for d in differences.values),
+        gained=None if good else sum(d > 0 for d in differences.values),
+        lost=None if good else sum(d < 0 for d in differences.values),
+        discordant=sum(d != 0 for d in differences.values) if each else mean.moved,
         power=_mean_power(rule, mean, alpha),
         more_items=_more(verdict, total, n), group=rule.any_of,
     )  # fmt: skip
+
+
+def _mean(
+    rule: TaskRule, differences: Differences, candidate: Evidence, reference: Evidence, alpha: float
+) -> tuple[Mean, Method]:
+    """The difference with its bounds, and how they were found."""
+    ours, theirs = candidate.tasks[rule.task], reference.tasks[rule.task]
+    if ours.good:
+        items = sorted(ours.good)
+        mine, other = ([task.scores[rule.metric][item] for item in items] for task in (ours, theirs))
+        good = [ours.good[item] for item in items]
+        return area_difference(mine, other, good, differences.clusters, alpha), "area"
+    if rule.metric in ours.together:
+        return _together(rule, candidate, reference, alpha), "bootstrap"
+    return clustered_mean(differences.values, differences.clusters, alpha), "clustered-mean"
 
 
 def _together(rule: TaskRule, candidate: Evidence, reference: Evidence, alpha: float) -> Mean:

@@ -17,6 +17,7 @@ from stages.config.evaluate import (
     EvaluateConfig,
     FidelityTask,
     HeldoutTask,
+    LabelledTask,
     LmEvalTask,
     MergeBaseTask,
     PerplexityTask,
@@ -117,9 +118,10 @@ def evaluation_work(shape: ModelShape, form: Form, held: Splits, longest_row: in
                 more = rows * task.sample.answers
                 through = through.plus(_held_out(shape, drawn, form, held.figures, more))
             asked += rows * len(held.figures.choices) * task.choice
-        elif isinstance(task, PreferenceTask):
-            through = through.plus(_preferred(shape, form, held.figures, rows))
-            asked += 2 * rows
+        elif isinstance(task, PreferenceTask | LabelledTask):
+            answers = 2 if isinstance(task, PreferenceTask) else 1
+            through = through.plus(_preferred(shape, form, held.figures, rows, answers))
+            asked += answers * rows
         elif isinstance(task, PerplexityTask):
             through = through.plus(_documents(shape, form, held.figures, rows))
             asked += rows
@@ -142,6 +144,9 @@ def _rows(task: Task, held: Splits) -> float:
         return min(known, task.max_items or math.inf)
     if isinstance(task, PreferenceTask | PerplexityTask):
         return min(held.test, task.max_items or math.inf)
+    if isinstance(task, LabelledTask):
+        bad = held.test * held.figures.undesirable / held.figures.rows if held.figures.rows else 0.0
+        return sum(min(rows, task.max_items or math.inf) for rows in (held.test, bad))
     if isinstance(task, LmEvalTask):
         return min(_known_documents(task), task.limit or math.inf)
     return 0.0
@@ -174,10 +179,10 @@ def _held_out(shape: ModelShape, task: HeldoutTask, form: Form, figures: RowFigu
     return through.plus(_read(shape, form.adapted, batches * (1 + BRANCHES), tokens, compared=compared))
 
 
-def _preferred(shape: ModelShape, form: Form, figures: RowFigures, rows: float) -> Through:
-    """Each prompt, without what all begin with, and both of its answers."""
+def _preferred(shape: ModelShape, form: Form, figures: RowFigures, rows: float, count: int) -> Through:
+    """Each prompt, without what all begin with, and its one answer, or both."""
     passes = math.ceil(rows / form.config.batch_size) * (1 + BRANCHES)
-    answers = 2 * figures.answer
+    answers = count * figures.answer
     tokens = rows * (max(1.0, figures.prompt - figures.shared) + answers)
     return _read(shape, form.adapted, passes, tokens, compared=rows * answers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flows.recipe import Recipe
-from stages.config.evaluate import HeldoutTask, PerplexityTask, PreferenceTask
+from stages.config.evaluate import HeldoutTask, LabelledTask, PerplexityTask, PreferenceTask
 
 _HIGH_RATE = 1e-4
 
@@ -20,7 +20,7 @@ def problems(recipe: Recipe) -> Iterator[str]:
                 f"{where}: a perplexity task reads held-out documents; set prepare.format: text, for data "
                 "with documents, or take the task out"
             )
-        elif isinstance(task, HeldoutTask | PreferenceTask) and formats == {"text"}:
+        elif isinstance(task, HeldoutTask | PreferenceTask | LabelledTask) and formats == {"text"}:
             yield (
                 f"{where}: a {task.kind} task asks for answers, and documents (prepare.format: text) have "
                 "none; set kind: perplexity"

@@ -10,13 +10,14 @@ from flows.errors import Usage
 from flows.evaluation_plan import AGAINST_BASE, AGAINST_PARENT, AGAINST_START, AGAINST_UNMERGED
 from flows.gates.gate import GatePolicy
 from flows.gates.judged.labels import read_labels
-from flows.preflight import documents
+from flows.preflight import documents, preferences
 from flows.recipe import Recipe
 from registry.quantization import STORED
 from serving.engine.capabilities import VLLM_RANKS, limits
 from stages.config.evaluate import (
     FidelityTask,
     HeldoutTask,
+    LabelledTask,
     LmEvalTask,
     MergeBaseTask,
     PerplexityTask,
@@ -34,7 +35,7 @@ def problems(recipe: Recipe, metrics: Metrics) -> Iterator[str]:
     """Every problem of the recipe itself; `metrics` of its tasks: see `task_metrics`."""
     yield from _tasks(recipe)
     yield from _splits(recipe)
-    yield from _preferences(recipe)
+    yield from preferences.problems(recipe)
     yield from documents.problems(recipe)
     if recipe.gate is not None:
         kept = {name for source in recipe.prepare.sources for name in source.slices}
@@ -62,7 +63,7 @@ def task_metrics(
             listed = [score for metric in task.metrics for score in metric.scores]
             drawn = pass_scores(task.sample, task.metrics)
             metrics[task.name] = (*listed, *parse, *(["choice_acc"] if task.choice else []), *drawn)
-        elif isinstance(task, PreferenceTask | PerplexityTask):
+        elif isinstance(task, PreferenceTask | LabelledTask | PerplexityTask):
             metrics[task.name] = task.scores
         elif isinstance(task, LmEvalTask):
             metrics[task.name] = of_lm_eval.get(task.name)
@@ -92,7 +93,7 @@ def _tasks(recipe: Recipe) -> Iterator[str]:
 def _splits(recipe: Recipe) -> Iterator[str]:
     split = recipe.prepare.split
     if split.test == 0:
-        held_out = (HeldoutTask, PreferenceTask, PerplexityTask)
+        held_out = (HeldoutTask, PreferenceTask, LabelledTask, PerplexityTask)
         asking = [task.name for task in recipe.evaluate.tasks if isinstance(task, held_out)]
         if asking:
             yield (
@@ -113,32 +114,6 @@ def _splits(recipe: Recipe) -> Iterator[str]:
         yield (
             "prepare.split.validation: 0, and train.early_stopping stops by the validation loss; set it "
             "above 0, or take early_stopping out"
-        )
-
-
-def _preferences(recipe: Recipe) -> Iterator[str]:
-    """What reads pairs of answers, or labels, where the data have none, and those that nothing reads."""
-    pairs, trained = recipe.prepare.format == "preferences", recipe.train.compares
-    labelled, rated = recipe.prepare.format == "unpaired-preferences", recipe.train.method == "kto"
-    numbers = [n for n, task in enumerate(recipe.evaluate.tasks) if isinstance(task, PreferenceTask)]
-    prepare = "set prepare.format: preferences, for data with chosen and rejected"
-    if trained and not pairs:
-        yield f"train.method: {recipe.train.method} compares two answers to each prompt; {prepare}"
-    if rated and not labelled:
-        yield (
-            "train.method: kto learns from answers that are each called good or bad; set prepare.format: "
-            "unpaired-preferences, for data with label or kto_tag"
-        )
-    if labelled and not rated:
-        yield (
-            "prepare.format: unpaired-preferences, and nothing reads the bad answers: set train.method: kto"
-        )
-    if numbers and not pairs:
-        yield f"evaluate.tasks.{numbers[0]}: a preference task compares two answers to each prompt; {prepare}"
-    if pairs and not (trained or numbers):
-        yield (
-            "prepare.format: preferences, and nothing reads the rejected answers: set train.method: dpo, or "
-            "add a task of kind preference to evaluate.tasks"
         )
 
 
@@ -175,7 +150,9 @@ def _kinds(recipe: Recipe, gate: GatePolicy) -> Iterator[str]:
     """Rules that take a metric's scores for 0 and 1, which they are not."""
     held_out = [task for task in recipe.evaluate.tasks if isinstance(task, HeldoutTask)]
     real = {t.name: real_scores(t.metrics) | pass_scores(t.sample, t.metrics).keys() for t in held_out}
-    real |= {t.name: {*t.scores} for t in recipe.evaluate.tasks if isinstance(t, PerplexityTask)}
+    real |= {
+        t.name: {*t.scores} for t in recipe.evaluate.tasks if isinstance(t, LabelledTask | PerplexityTask)
+    }
     for number, rule in enumerate(gate.tasks):
         names = {rule.metric, rule.metric.partition("[")[0]}
         if rule.scores == "binary" and names & real.get(rule.task, set()):

@@ -39,7 +39,9 @@ Values = Choices | Range
 class Objective(StageConfig):
     """What trials are compared by; more is better."""
 
-    task: str = Field(description="name of a task of `evaluate.tasks`, heldout, preference or perplexity")
+    task: str = Field(
+        description="name of a task of `evaluate.tasks`, heldout, preference, labelled or perplexity"
+    )
     metric: str = Field(description="a score of that task, as a gate's rule names it")
 
 

@@ -12,12 +12,12 @@ from flows.recipe import Recipe
 from flows.sweep.config import Objective
 from registry import Artifact
 from registry.evaluation_results import Metric
-from stages.config.evaluate import EvaluateConfig, HeldoutTask, PerplexityTask, PreferenceTask
+from stages.config.evaluate import EvaluateConfig, HeldoutTask, LabelledTask, PerplexityTask, PreferenceTask
 from stages.config.judge_metric import JudgeMetric
 from stages.config.metrics import DEFAULT
 from stages.errors import InvalidInput
 
-HeldOut = HeldoutTask | PreferenceTask | PerplexityTask
+HeldOut = HeldoutTask | PreferenceTask | LabelledTask | PerplexityTask
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def target(recipe: Recipe, objective: Objective | None) -> Target:
     found = objective or _of_the_gate(recipe) or _first(recipe)
     if found is None:
         raise InvalidRecipe(
-            "objective: the recipe has no task on held-out rows (kind heldout, preference or perplexity); "
-            "add one to evaluate.tasks"
+            "objective: the recipe has no task on held-out rows (kind heldout, preference, labelled or "
+            "perplexity); add one to evaluate.tasks"
         )
     scores = task_metrics(recipe, {})
     task = next((task for task in recipe.evaluate.tasks if task.name == found.task), None)
@@ -60,7 +60,7 @@ def target(recipe: Recipe, objective: Objective | None) -> Target:
     if not isinstance(task, HeldOut):
         raise InvalidRecipe(
             f"objective.task: {found.task} is of kind {task.kind}, which has no validation rows; name a task "
-            "of kind heldout, preference or perplexity"
+            "of kind heldout, preference, labelled or perplexity"
         )
     known = scores[task.name] or ()
     if found.metric.partition("[")[0] not in known:
@@ -74,8 +74,7 @@ def target(recipe: Recipe, objective: Objective | None) -> Target:
 
 
 def _of_the_gate(recipe: Recipe) -> Objective | None:
-    kinds = (HeldoutTask, PreferenceTask, PerplexityTask)
-    held_out = {task.name for task in recipe.evaluate.tasks if isinstance(task, kinds)}
+    held_out = {task.name for task in recipe.evaluate.tasks if isinstance(task, HeldOut)}
     every = recipe.gate.tasks if recipe.gate is not None else ()
     rules = [rule for rule in every if rule.slice is None and rule.task in held_out]
     first = min(rules, key=lambda rule: rule.role != "improve", default=None)
@@ -86,7 +85,7 @@ def _first(recipe: Recipe) -> Objective | None:
     for task in recipe.evaluate.tasks:
         if isinstance(task, HeldoutTask):
             return Objective(task=task.name, metric=task.metrics[0].scores[0])
-        if isinstance(task, PreferenceTask | PerplexityTask):
+        if isinstance(task, PreferenceTask | LabelledTask | PerplexityTask):
             return Objective(task=task.name, metric=task.scores[0])
     return None
 
@@ -94,7 +93,7 @@ def _first(recipe: Recipe) -> Objective | None:
 def _on_validation(task: HeldOut, metric: str) -> HeldOut:
     """The task on validation rows, under a name of its own: nobody takes it for the one that judges."""
     changes: dict[str, object] = {"name": f"{task.name} on validation", "split": "validation"}
-    if isinstance(task, PreferenceTask | PerplexityTask):
+    if isinstance(task, PreferenceTask | LabelledTask | PerplexityTask):
         return task.model_copy(update=changes)
     figure = metric.partition("[")[0]
     metrics = tuple(one for one in task.metrics if figure in one.scores) or DEFAULT

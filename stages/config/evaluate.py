@@ -90,6 +90,31 @@ class PreferenceTask(StageConfig):
         return ("preferred", "preferred_per_token")
 
 
+class LabelledTask(StageConfig):
+    """Held-out answers that are called good or bad (`prepare.format: unpaired-preferences`): does the model
+    find the good ones likelier?
+
+    Score: `roc_auc`, the area under the ROC curve of the answers' log-likelihood per token: the share of all
+    pairs of a good and a bad answer in which the good one is likelier, equal ones as half. 0.5 is chance.
+    Answers to one prompt do not count as independent.
+    """
+
+    kind: Literal["labelled"] = "labelled"
+    name: str = Field(default="labelled", description="how the task is called in reports and gates")
+    split: Literal["test", "validation"] = Field(
+        default="test",
+        exclude_if=lambda split: split == "test",  # as of the other tasks
+        description="`validation`: as of a held-out task",
+    )
+    max_items: int | None = Field(
+        default=None, ge=2, description="first good and first bad answers of the split, so many of each"
+    )
+
+    @property
+    def scores(self) -> tuple[str]:
+        return ("roc_auc",)
+
+
 class PerplexityTask(StageConfig):
     """Held-out documents (`prepare.format: text`): how likely does the model find them, token by token?
 
@@ -179,6 +204,7 @@ def _kind(task: Any) -> str:
 Task = Annotated[
     Annotated[HeldoutTask, Tag("heldout")]
     | Annotated[PreferenceTask, Tag("preference")]
+    | Annotated[LabelledTask, Tag("labelled")]
     | Annotated[PerplexityTask, Tag("perplexity")]
     | Annotated[LmEvalTask, Tag("lm-eval")]
     | Annotated[FidelityTask, Tag("fidelity")]

@@ -14,7 +14,7 @@ torch_lm       a transformers model
 llama_cpp_lm   a GGUF file
 merge_choice   two merges, compared
 embedding      nearness in the base's hidden states
-likelihood/    which of two answers is likelier, how likely documents are
+likelihood/    which of two answers is likelier, whether good ones are, how likely documents are
 sampling       several answers to an item, drawn
 fidelity/      how near one model is to another
 ```

@@ -21,6 +21,7 @@ from stages.backends.evaluate.embedding import embedder_of
 from stages.backends.evaluate.fidelity.tasks import run_fidelity
 from stages.backends.evaluate.fidelity.weights import nonfinite_tensors
 from stages.backends.evaluate.heldout import EXACT
+from stages.backends.evaluate.likelihood.labelled import run_labelled
 from stages.backends.evaluate.likelihood.perplexity import run_perplexity
 from stages.backends.evaluate.likelihood.preference import run_preference
 from stages.backends.evaluate.lm_eval_tasks import run_task
@@ -32,6 +33,7 @@ from stages.config.evaluate import (
     EvaluateConfig,
     FidelityTask,
     HeldoutTask,
+    LabelledTask,
     LmEvalTask,
     MergeBaseTask,
     PerplexityTask,
@@ -60,6 +62,8 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
                     scored[task.name] = run_task(measured.lm, task, dataset, config.seed, out, embedder)
                 elif isinstance(task, PreferenceTask):
                     scored[task.name] = run_preference(measured.lm, task, parents.get("dataset"), out)
+                elif isinstance(task, LabelledTask):
+                    scored[task.name] = run_labelled(measured.lm, task, parents.get("dataset"), out)
                 elif isinstance(task, PerplexityTask):
                     scored[task.name] = run_perplexity(measured.lm, task, parents.get("dataset"), out)
             answers = _ask(measured.lm, parents, config)
@@ -106,7 +110,7 @@ def _main_metrics(config: EvaluateConfig) -> dict[str, str]:
     mains |= {
         task.name: task.scores[0]
         for task in config.tasks
-        if isinstance(task, PreferenceTask | PerplexityTask)
+        if isinstance(task, PreferenceTask | LabelledTask | PerplexityTask)
     }
     return {task: metric for task, metric in mains.items() if metric != EXACT}
 

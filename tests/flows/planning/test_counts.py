@@ -265,6 +265,18 @@ def test_each_pair_s_prompt_is_read_once_with_both_answers() -> None:
     assert tuned.through.compared - started.through.compared == 40 * 37 * 2, "and held against that"
 
 
+def test_good_and_bad_answers_are_each_read_once_after_their_prompt() -> None:
+    labels = ("prepare.format=unpaired-preferences", "evaluate.tasks=[{kind: labelled, max_items: 20}]")
+    recipe = recipes.load(
+        "demo", [*labels, "evaluate.questions=[]", "gate=null", "promote=null", "deploy=null"]
+    )
+    held = splits(recipe, RowFigures(320, 30, 8, longest_answer=9, shared=12, undesirable=80))
+    base = evaluation_work(PICO, forms(recipe)[0], held, 128)
+    assert base is not None
+    # 20 of the 48 good ones that are held out, and all 12 bad ones
+    assert base.through == Through(layers=2, read_passes=2 * 3, read_tokens=32 * (18 + 8), compared=32 * 8)
+
+
 def test_rows_that_training_holds_count_where_they_are_many() -> None:
     assert held_bytes(None) == held_bytes(RowFigures(1000, 50, 50)) == 0
     assert held_bytes(RowFigures(100_000, 50, 50)) == 1_100_000_000

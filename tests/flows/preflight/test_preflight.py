@@ -56,6 +56,8 @@ TEXT = (
     "prepare={source: 'path:a.jsonl', format: text, max_length: 128}",
     "evaluate.tasks=[{kind: perplexity}]",
 )
+LABELS = ("prepare.format=unpaired-preferences", "evaluate.tasks=[{kind: labelled}]", "deploy=null")
+AREA = "task: labelled, metric: roc_auc, role: improve, against: baseline, margin: 0.1"
 RULE = "task: perplexity, role: improve, against: baseline, margin: 0.1"
 RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("demo", ["gate.tasks.0.task=rouge"], "gate.tasks.0.task: 'rouge' is not a task of evaluate.tasks"),
@@ -109,6 +111,12 @@ RECIPE_ALONE: list[tuple[str, list[str], str]] = [
     ("demo", ["train.method=orpo"], "train.method: orpo compares two answers to each prompt; set prepare"),
     ("demo", ["train.method=kto"], "train.method: kto learns from answers that are each called good or bad"),
     ("demo", ["prepare.format=unpaired-preferences"], "and nothing reads the bad answers: set train.method"),
+    ("demo", [*ALONE, "evaluate.tasks=[{kind: labelled}]"],
+     "evaluate.tasks.0: a labelled task compares good answers with bad ones; set prepare.format"),
+    ("demo", [*LABELS, f"gate.tasks=[{{slice: a=b, scores: real, {AREA}}}]", "prepare.slices=[a]"],
+     "gate.tasks.0.slice: roc_auc compares all good answers with all bad ones"),
+    ("demo", [*LABELS, f"gate.tasks=[{{{AREA}}}]"],
+     "gate.tasks.0.scores: roc_auc is not 0 or 1 for each item; set scores: real"),
     ("demo", ["prepare.format=preferences"],
      "prepare.format: preferences, and nothing reads the rejected answers: set train.method: dpo, or add"),
     ("demo", [*ALONE, "evaluate.tasks=[{kind: preference}]"],
@@ -146,6 +154,7 @@ def test_sound_variants_are_not_refused() -> None:
         ("demo", ["gate.evidence={min_items: 299}", "evaluate.tasks.0.max_items=299"]),
         ("demo", [*ALONE, *PAIRS, "evaluate.tasks=[{kind: preference}]"]),
         ("demo", [*ALONE, PAIRS[0], "evaluate.tasks=[{kind: preference}]"]),
+        ("demo", [*LABELS, f"gate.tasks=[{{scores: real, {AREA}}}]"]),
     ):
         recipe = load(name, overrides)
         assert list(sections.problems(recipe, sections.task_metrics(recipe, {}))) == []

@@ -31,6 +31,8 @@ def test_by_default_it_is_what_the_gate_asks_to_improve() -> None:
     metrics = "evaluate.tasks.0.metrics=[rouge_l, exact]"
     assert target(load("demo", [metrics, *ALONE]), None).metric == "rouge_l"
     assert target(load("demo", [*PAIRS, "evaluate.tasks=[{kind: preference}]"]), None).metric == "preferred"
+    labels = ("prepare.format=unpaired-preferences", *ALONE, "evaluate.tasks=[{kind: labelled}]")
+    assert target(load("demo", labels), None).metric == "roc_auc"
 
 
 def test_only_what_gives_the_score_is_measured() -> None:

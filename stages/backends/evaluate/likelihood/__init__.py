@@ -2,6 +2,7 @@
 
 ```
 preference   which of two answers is likelier
+labelled     whether good answers are likelier than bad ones
 perplexity   how likely documents are
 ```
 """

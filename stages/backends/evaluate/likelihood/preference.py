@@ -67,7 +67,7 @@ def read_pairs(file: Path, task: PreferenceTask) -> list[Pair]:
 
 
 def _scored(lm: TokenLM, task: PreferenceTask, pairs: Sequence[Pair]) -> list[Item]:
-    requests = [[_request(lm, chat) for chat in pair] for pair in pairs]
+    requests = [[answer_request(lm, chat) for chat in pair] for pair in pairs]
     found = iter(lm._loglikelihood_tokens([request for both in requests for request in both]))
     items = []
     for place, (pair, both) in enumerate(zip(pairs, requests, strict=True)):
@@ -80,7 +80,7 @@ def _scored(lm: TokenLM, task: PreferenceTask, pairs: Sequence[Pair]) -> list[It
     return items
 
 
-def _request(lm: TokenLM, chat: Chat) -> Request:
+def answer_request(lm: TokenLM, chat: Chat) -> Request:
     """The chat's token ids in two parts: up to its last answer, and that with its end of turn, as taught."""
     ids, mask = encode_with_mask(lm.tokenizer, chat)
     taught = [place for place, on in enumerate(mask) if on]
