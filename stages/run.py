@@ -30,6 +30,7 @@ from typing import Any, TextIO, get_type_hints
 from pydantic import BaseModel, TypeAdapter
 
 from registry.artifacts import JsonObject
+from stages.backends.tokenizer import without_torch
 from stages.contract import Parent, StageFunction
 from stages.errors import StageError
 
@@ -105,6 +106,8 @@ def _settle(log: Path, out: Path) -> None:
 def _result(job: JsonObject) -> JsonObject:
     config = TypeAdapter(config_type(job["stage"])).validate_python(job["config"])
     parents = TypeAdapter(dict[str, Parent]).validate_python(job["parents"])
+    if "torch" not in getattr(stage_module(job["stage"]), "TOOLS", ("torch",)):
+        without_torch()
     facts = run_stage(job["stage"], parents, config, Path(job["out"]))
     return facts.model_dump(mode="json")
 

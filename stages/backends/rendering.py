@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from stages.backends.chat import Message, Tokenizer, encode_with_mask, load_tokenizer
+from stages.backends.tokenizer import without_torch
 from stages.errors import StageError
 
 Pieces = list[tuple[str, bool]]
@@ -20,6 +21,7 @@ Pieces = list[tuple[str, bool]]
 def main() -> int:
     job = json.load(sys.stdin)
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    without_torch()
     tokenizer = load_tokenizer(Path(job["tokenizer"]))
     rendered: list[Pieces | str] = []
     for chat in job["chats"]:

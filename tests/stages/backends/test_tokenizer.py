@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from stages.backends.chat import load_tokenizer
+from stages.backends.chat import encode_with_mask, load_tokenizer
 from stages.backends.gptq.export import _copy_tokenizer
 from stages.backends.tokenizer import FILE, PLAIN_CLASS, PROBE, SETTINGS, linked, tokenizer_home
 from stages.config.base import BaseConfig
@@ -118,3 +120,25 @@ def test_what_fails_only_when_it_is_used_is_refused_too(
     (folder / name).write_text(json.dumps({"version": "1.0", **content}))
     with pytest.raises(InvalidInput, match="no tokenizer could be read"):
         load_tokenizer(folder)
+
+
+WITHOUT_TORCH = """
+import json, sys
+from pathlib import Path
+from stages.backends.chat import encode_with_mask, load_tokenizer
+from stages.backends.tokenizer import without_torch
+
+without_torch()
+chat = json.loads(sys.argv[2])
+found = encode_with_mask(load_tokenizer(Path(sys.argv[1])), chat)
+print(json.dumps([found, "torch" in sys.modules]))
+"""
+
+
+def test_a_process_that_computes_nothing_reads_alike_and_imports_no_torch(pico_base: Parent) -> None:
+    chat = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": "Yes.  No"}]
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(pico_base.path), json.dumps(chat)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert (done.returncode, done.stderr) == (0, "")
+    ids, mask = encode_with_mask(load_tokenizer(pico_base.path), chat)
+    assert json.loads(done.stdout) == [[ids, mask], False]
