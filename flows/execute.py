@@ -127,8 +127,7 @@ def record_run(
     if asked is not None:
         with contextlib.suppress(OSError):  # without it the run cannot be started again from a page; no more
             (folder / RECIPE).write_text(asked.model_dump_json(indent=1), encoding="utf-8")
-    prefect = PrefectView(folder / "logs" / "prefect.log", parent)
-    prefect.run(name, run_id)
+    prefect = _shown_in_prefect(folder, name, run_id, parent)
     # What follows is imported while Prefect's companion process, the slowest of a run without work, starts.
     from flows.report.summary import report
     from flows.run.step import Run, failed_row
@@ -149,9 +148,19 @@ def record_run(
     (folder / REPORT).write_text(json.dumps(document, indent=1), encoding="utf-8")
     os.close(lock)
     _tell_of_failure(registry, run_id, name, run.rows)
-    prefect.close(ending(finished, html))
+    if prefect is not None:
+        prefect.close(ending(finished, html))
     _tell_trackers(registry.home, document, asked, html)
     return Result(finished, html, code, error, outcome)
+
+
+def _shown_in_prefect(folder: Path, name: str, run_id: str, parent: ParentFlow | None) -> PrefectView | None:
+    """What tells Prefect of the run; None where the settings say so, and the run is no part of a flow."""
+    if parent is None and not Settings().prefect:
+        return None
+    prefect = PrefectView(folder / "logs" / "prefect.log", parent)
+    prefect.run(name, run_id)
+    return prefect
 
 
 def _tell_trackers(home: Path, report: JsonObject, asked: Recipe | None, page: Path) -> None:

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     rates: Path | None = Field(
         default=None, description="YAML file of prices, from which `tuneline metrics` computes costs"
     )
+    prefect: bool = Field(
+        default=True, description="true or false: whether Prefect is told of runs that it did not start"
+    )
     trackers: Literal["mlflow", "wandb", "mlflow,wandb", "wandb,mlflow"] | None = Field(
         default=None,
         description="`mlflow`, `wandb` or `mlflow,wandb`: what is told of each run that is over; W&B offline",

@@ -18,24 +18,32 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Tuneline:
-    """The command with a home of its own, as a user has it."""
+    """The command with a home of its own, as a user has it.
+
+    Prefect is told of a run only where that is asked for: it costs as much as the rest of a short run.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    def __call__(self, *arguments: str, timeout: float = seconds(1500)) -> subprocess.CompletedProcess[str]:
+    def environment(self, prefect: bool = False) -> dict[str, str]:
+        return {**os.environ, "TUNELINE_HOME": str(self.home), "TUNELINE_PREFECT": str(prefect)}
+
+    def __call__(
+        self, *arguments: str, timeout: float = seconds(1500), prefect: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [Path(sys.executable).with_name("tuneline"), *arguments],
-            env={**os.environ, "TUNELINE_HOME": str(self.home)},
+            env=self.environment(prefect),
             cwd=self.home.parent,
             capture_output=True,
             text=True,
             timeout=timeout,
         )
 
-    def json(self, *arguments: str, timeout: float = seconds(1500)) -> Any:
+    def json(self, *arguments: str, timeout: float = seconds(1500), prefect: bool = False) -> Any:
         """The one JSON document that a command prints; its exit code as `exit_code` where it is a mapping."""
-        done = self(*arguments, "--json", timeout=timeout)
+        done = self(*arguments, "--json", timeout=timeout, prefect=prefect)
         assert done.stdout, f"exit code {done.returncode}: {done.stderr[-3000:]}"
         document = json.loads(done.stdout)
         if isinstance(document, dict):
@@ -63,7 +71,7 @@ def tuneline_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 def pico(tuneline_home: Callable[[str], Tuneline]) -> tuple[Tuneline, dict[str, Any]]:
     """A finished run of the recipe `pico-smoke`."""
     tuneline = tuneline_home("pico")
-    return tuneline, tuneline.json("run", "pico-smoke")
+    return tuneline, tuneline.json("run", "pico-smoke", prefect=True)
 
 
 @pytest.fixture(scope="session")

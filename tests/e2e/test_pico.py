@@ -98,7 +98,7 @@ def test_the_endpoint_answers(pico: Pico) -> None:
 def test_second_run_executes_no_stage(pico: Pico) -> None:
     tuneline, document = pico
     for _ in range(3):  # what one run on a machine busy with other tests takes says little
-        again = tuneline.json("run", "pico-smoke")
+        again = tuneline.json("run", "pico-smoke", prefect=True)
         assert again["exit_code"] == 0
         ran = {label for label, state in states(again).items() if state == "ran"}
         assert ran <= {"gate"}
@@ -109,7 +109,7 @@ def test_second_run_executes_no_stage(pico: Pico) -> None:
 
 
 def test_a_changed_key_reruns_exactly_what_depends_on_it(pico: Pico) -> None:
-    tuneline, _ = pico
+    tuneline, first = pico
     changes = ("merge.dtype=bfloat16", "merge.base=auto", "gate=null", "promote=null", "deploy=null")
     merge = tuneline.json("run", "pico-smoke", *(word for change in changes for word in ("--set", change)))
     reused = {label for label, state in states(merge).items() if state == "reused"}
@@ -120,6 +120,8 @@ def test_a_changed_key_reruns_exactly_what_depends_on_it(pico: Pico) -> None:
         "merge into 16bit", "merge into nf4", "choose the merge",
         "evaluate merged", "quantize gguf-q8_0", "evaluate gguf-q8_0",
     }  # fmt: skip
+    logs = [Path(run["html"]).parent / "logs/prefect.log" for run in (first, merge)]
+    assert [log.exists() for log in logs] == [True, False], "Prefect is told where that is asked for"
     made = {row["label"]: row["artifact_id"] for row in merge["stages"]}
     choice = tuneline.json("artifacts", "show", made["choose the merge"])
     chosen = choice["metrics"]["merge_base"]
@@ -185,7 +187,7 @@ def test_a_schedule_runs_what_is_new_and_says_how_it_ended(pico: Pico) -> None:
     def schedule(*arguments: str) -> tuple[int, Any]:
         done = subprocess.run(
             [Path(sys.executable).with_name("tuneline"), "schedule", *arguments, "--json"],
-            env={**os.environ, "TUNELINE_HOME": str(tuneline.home)},
+            env=tuneline.environment(),
             cwd=tuneline.home.parent,
             capture_output=True,
             text=True,
@@ -214,7 +216,7 @@ def test_an_interruption_ends_the_run_with_a_report(pico: Pico, how: signal.Sign
     tuneline, _ = pico
     run = subprocess.Popen(
         [Path(sys.executable).with_name("tuneline"), "run", "pico-smoke", "--set", "train.seed=7"],
-        env={**os.environ, "TUNELINE_HOME": str(tuneline.home)},
+        env=tuneline.environment(prefect=how == signal.SIGINT),
         cwd=tuneline.home.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -47,7 +47,7 @@ def alike(text: str) -> str:
 def shell(tenant: tuple[Tuneline, dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
     """Where a reader types: an empty folder, with the command on the path and the registry of the run."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "TUNELINE_HOME": str(tenant[0].home)}
+    environment = {**tenant[0].environment(), "PATH": path}
     return {"cwd": tmp_path, "env": environment, "text": True, "shell": True, "executable": "/bin/bash"}
 
 

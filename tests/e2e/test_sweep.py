@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +43,7 @@ def sweep(pico: tuple[Tuneline, dict[str, Any]], tmp_path_factory: pytest.TempPa
 def started(tuneline: Tuneline, file: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [Path(sys.executable).with_name("tuneline"), "sweep", str(file), *QUICK, "--json"],
-        env={**os.environ, "TUNELINE_HOME": str(tuneline.home)},
+        env=tuneline.environment(),
         cwd=tuneline.home.parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
