@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,19 +87,60 @@ def test_every_export_is_verified_where_there_is_no_registry(pico: Pico, exporte
 
 
 RUN = """
-import json, sys
+import json, os, sys
 from serving.llama_cpp.amx_workaround import avoid_amx
 
 avoid_amx()  # some builds of llama.cpp die on some machines
-names = {"print": lambda answer: print("ANSWER " + json.dumps(answer), flush=True)}
-exec(compile(sys.stdin.read(), "the card", "exec"), names)
-print("CLASS " + json.dumps(type(names["model"]).__name__), flush=True)
+import peft, transformers
+for line in sys.stdin:
+    if child := os.fork():
+        print("STATUS", os.waitpid(child, 0)[1], flush=True)
+        continue
+    folder, code = json.loads(line)
+    os.chdir(folder)
+    names = {"print": lambda answer: print("ANSWER " + json.dumps(answer), flush=True)}
+    exec(compile(code, "the card", "exec"), names)
+    print("CLASS " + json.dumps(type(names["model"]).__name__), flush=True)
+    break
 """
+"""Each snippet runs in a fork: what most of them import, which takes longest, is imported once."""
+Run = Callable[[Path, str], str]
 
 
-def run_the_card(export: Path, folder: Path, base: Path | None = None) -> str:
-    """Run each Python snippet of an export's card where nothing is but the export (and its base), without a
-    network. Returns the name of the class that the last one loaded."""
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs a snippet in a folder, without a network; returns what it said."""
+    folder = tmp_path_factory.mktemp("cards")
+    log = folder / "errors"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "nothing-cached"),
+                 "PYTHONPATH": str(Path(__file__).parents[2]), "GPTQMODEL_CPU_WORKERS": "2"},
+            cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+        )  # fmt: skip
+
+    def snippet(where: Path, code: str) -> str:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps([str(where), code]) + "\n")
+        process.stdin.flush()
+        said = []
+        for line in process.stdout:
+            if line.startswith("STATUS "):
+                assert line == "STATUS 0\n", code + log.read_text()[-3000:]
+                return "".join(said)
+            said.append(line)
+        raise AssertionError(log.read_text()[-3000:])
+
+    yield snippet
+    process.communicate(timeout=seconds(60))
+    assert process.returncode == 0
+
+
+def run_the_card(run: Run, export: Path, folder: Path, base: Path | None = None) -> str:
+    """Run each Python snippet of an export's card where nothing is but the export (and its base). Returns the
+    name of the class that the last one loaded."""
     shutil.copytree(export, folder / "export", copy_function=os.link)
     if base is not None:
         shutil.copytree(base, folder / "base", copy_function=os.link)
@@ -108,17 +150,11 @@ def run_the_card(export: Path, folder: Path, base: Path | None = None) -> str:
     loaded = ""
     for code in found:
         assert ("path/to/the/base" in code) == (base is not None), code
-        done = subprocess.run(
-            [sys.executable, "-c", RUN],
-            input=code.replace("path/to/this/directory", "export").replace("path/to/the/base", "base"),
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "nothing-cached"),
-                 "PYTHONPATH": str(Path(__file__).parents[2]), "GPTQMODEL_CPU_WORKERS": "2"},
-            cwd=folder, capture_output=True, text=True, timeout=seconds(200),
-        )  # fmt: skip
-        assert done.returncode == 0, code + done.stdout[-2000:] + done.stderr[-3000:]
-        (answer,) = re.findall("^ANSWER (.*)$", done.stdout, re.MULTILINE)
+        code = code.replace("path/to/this/directory", "export").replace("path/to/the/base", "base")
+        said = run(folder, code)
+        (answer,) = re.findall("^ANSWER (.*)$", said, re.MULTILINE)
         assert json.loads(answer).strip()
-        loaded = json.loads(re.findall("^CLASS (.*)$", done.stdout, re.MULTILINE)[0])
+        loaded = json.loads(re.findall("^CLASS (.*)$", said, re.MULTILINE)[0])
     return loaded
 
 
@@ -133,14 +169,14 @@ def run_the_card(export: Path, folder: Path, base: Path | None = None) -> str:
     ],
 )
 def test_the_code_of_each_card_needs_only_the_export(
-    exported: Path, tmp_path: Path, kind: str, classes: str
+    exported: Path, run: Run, tmp_path: Path, kind: str, classes: str
 ) -> None:
     base = exported / "base" if kind == "adapter" else None
-    assert re.search(classes, run_the_card(exported / kind, tmp_path, base))
+    assert re.search(classes, run_the_card(run, exported / kind, tmp_path, base))
 
 
 def test_the_card_of_an_adapter_that_came_without_a_tokenizer(
-    pico: Pico, ids: dict[str, str], exported: Path, tmp_path: Path
+    pico: Pico, ids: dict[str, str], exported: Path, run: Run, tmp_path: Path
 ) -> None:
     tuneline, bare = pico[0], tmp_path / "bare"
     bare.mkdir()
@@ -152,7 +188,7 @@ def test_the_card_of_an_adapter_that_came_without_a_tokenizer(
     assert not (tmp_path / "again/tokenizer.json").exists()
     alone = tmp_path / "alone"
     alone.mkdir()
-    assert run_the_card(tmp_path / "again", alone, exported / "base") == "PeftModelForCausalLM"
+    assert run_the_card(run, tmp_path / "again", alone, exported / "base") == "PeftModelForCausalLM"
 
 
 def test_an_export_can_be_imported_again(pico: Pico, ids: dict[str, str], exported: Path) -> None:

@@ -80,33 +80,21 @@ def test_quantize_then_evaluate(pico: Pico, merged: Path, foreign: dict[str, Pat
     assert logged == measured["facts"]["metrics"]["tasks"]["heldout"]["exact_match"]["n"]
 
 
-def test_prepare_reads_a_file(pico: Pico, foreign: dict[str, Path], tmp_path: Path) -> None:
-    data = tmp_path / "mine.jsonl"
-    rows = ({"prompt": f"Question {i}?", "completion": f"Answer {i * i}."} for i in range(40))
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    out = tmp_path / "prepared"
-    made = pico[0].json(
-        "prepare", "--base", str(foreign["base"]), "--out", str(out),
-        "--set", f"source=path:{data}", "--set", "near_duplicates=null",
-    )  # fmt: skip
-    assert made["exit_code"] == 0, made
-    assert made["facts"]["metrics"]["rows"]["accepted"] == 40
-    assert {"train.parquet", "validation.parquet", "test.parquet"} <= {p.name for p in out.iterdir()}
-
-
-def test_relative_paths_are_seen_from_where_the_command_runs(
-    pico: Pico, foreign: dict[str, Path], tmp_path: Path
+def test_prepare_reads_a_file_at_a_path_from_where_the_command_runs(
+    foreign: dict[str, Path], tmp_path: Path
 ) -> None:
     rows = ({"prompt": f"Question {i}?", "completion": f"Answer {i * i}."} for i in range(40))
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "base").symlink_to(foreign["base"])
     done = subprocess.run(
         [Path(sys.executable).with_name("tuneline"), "prepare", "--base", "base", "--out", "sub/prepared",
-         "--set", "source=path:mine.jsonl", "--set", "near_duplicates=null"],
+         "--set", "source=path:mine.jsonl", "--set", "near_duplicates=null", "--json"],
         cwd=tmp_path, capture_output=True, text=True, timeout=seconds(120),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "sub/prepared/train.parquet").is_file()
+    assert json.loads(done.stdout)["facts"]["metrics"]["rows"]["accepted"] == 40
+    made = {path.name for path in (tmp_path / "sub/prepared").iterdir()}
+    assert {"train.parquet", "validation.parquet", "test.parquet"} <= made
 
 
 @pytest.mark.parametrize(

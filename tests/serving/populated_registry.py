@@ -12,7 +12,6 @@ import contextlib
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from stages.config.merge import MergeConfig
 from stages.contract import Facts, toolchain
 from stages.quantization.gguf import GgufConfig
 from stages.run import run_stage
+from tests.kept import kept
 from tests.serving.canaries import Family, kept_family
 
 WAIVER = Waiver("made for a test", "tests")
@@ -67,14 +67,12 @@ def kept_registry(checkout: Path, home: Path, adapters: int) -> PopulatedRegistr
     made_by = [Path(__file__).read_text("utf-8"), Path(__file__).with_name("canaries.py").read_text("utf-8")]
     made_by += [toolchain(quantize.TOOLS), quantize.VERSION, merge.VERSION]
     folder = checkout / ".cache" / f"populated-{digest(made_by)[:16]}-{adapters}"
-    if not folder.exists():
+
+    def make(draft: Path) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # libraries say things; trials print one document
-            family = kept_family(checkout, adapters)
-            draft = Path(tempfile.mkdtemp(prefix=".populated-", dir=folder.parent))
-            populate(draft / "home", family)
-        with contextlib.suppress(OSError):  # another run was faster
-            (draft / "home").rename(folder)
-        shutil.rmtree(draft)
+            populate(draft, kept_family(checkout, adapters))
+
+    kept(folder, make)
     shutil.copytree(folder, home, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns("views"))
     return read_populated(home)
 

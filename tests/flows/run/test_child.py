@@ -52,6 +52,15 @@ STAGE = """
         return Facts(kind="dataset", metrics={"what": config.what, "pid": os.getpid()})
 """
 
+CUSTOMIZE = """
+import sys, types
+import stages
+stages.__path__.append({folder!r})
+sys.modules["stages.backends.preload"] = types.SimpleNamespace(CAN_FORK={can_fork})
+"""
+"""Of each process: the stage is found, and no library is imported ahead, which takes longer than all else;
+the runs of tests/e2e do so."""
+
 
 class Probe(StageConfig):
     what: str
@@ -63,7 +72,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
     folder = tmp_path / "more"
     folder.mkdir()
     (folder / "probe.py").write_text(textwrap.dedent(STAGE))
-    (folder / "sitecustomize.py").write_text(f"import stages\nstages.__path__.append({str(folder)!r})\n")
+    (folder / "sitecustomize.py").write_text(CUSTOMIZE.format(folder=str(folder), can_fork=True))
     monkeypatch.setenv("PYTHONPATH", str(folder))
     out = tmp_path / "out"
     out.mkdir()
@@ -251,11 +260,8 @@ def test_a_warm_process_that_dies_before_it_hears_of_a_stage(
 
 
 def test_with_a_gpu_each_stage_has_a_process_that_stood_by(probe: Callable[..., Any], tmp_path: Path) -> None:
-    customize = tmp_path / "more" / "sitecustomize.py"
-    customize.write_text(
-        customize.read_text() + "import sys, types\n"
-        "sys.modules['stages.backends.preload'] = types.SimpleNamespace(CAN_FORK=False)\n"
-    )
+    folder = tmp_path / "more"
+    (folder / "sitecustomize.py").write_text(CUSTOMIZE.format(folder=str(folder), can_fork=False))
     with WarmWorker(tmp_path / "stand-by") as stand_by:
         for _ in range(2):
             waiting = stand_by.living().process.pid
@@ -264,6 +270,7 @@ def test_with_a_gpu_each_stage_has_a_process_that_stood_by(probe: Callable[..., 
             probe("die", stand_by)
 
 
+@pytest.mark.usefixtures("probe")
 def test_what_stands_by_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     code = (
         "import signal, sys; from pathlib import Path; from flows.run.child import WarmWorker\n"
