@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM
 
+from stages.backends.imports import quickly
 from stages.backends.tokenizer import load_tokenizer
+
+with quickly():
+    import torch
+    from transformers import AutoModelForCausalLM
 
 LENGTHS = (8, 16, 24, 32, 48, 64)
 """Tokens of a batch's rows, of which a row gets the fewest that hold it; beyond the last it is cut."""

@@ -2,18 +2,14 @@
 
 import contextlib
 import gc
-import sys
 from pathlib import Path
-from typing import Any, cast
+
+from stages.backends.imports import quickly
 
 CAN_FORK = True
 """Whether a fork of this process can do all that a new one could: CUDA cannot be used in a fork."""
 
-gc.disable()  # imports make no garbage, and looking for some takes a fifth of their time
-# transformers imports scikit-learn for assisted generation alone, and that takes half as long as torch.
-cast(Any, sys.modules)["sklearn"] = None
-
-with contextlib.suppress(ImportError):  # the stage that needs it will say so
+with quickly(), contextlib.suppress(ImportError):  # the stage that needs it will say so
     import bitsandbytes  # noqa: F401
     import peft  # noqa: F401
     import torch
@@ -24,8 +20,6 @@ with contextlib.suppress(ImportError):  # the stage that needs it will say so
 
     CAN_FORK = not torch.cuda.is_available()
 
-del sys.modules["sklearn"]  # a task of lm-eval may need it
-gc.enable()
 gc.freeze()  # forks share this memory as long as their collections do not touch it
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.artifacts import JsonObject
+from stages.backends.imports import quickly
 from stages.config.evaluate import LmEvalTask
 from stages.config.lora import LoraConfig
 from stages.errors import StageError
@@ -21,6 +22,8 @@ from stages.errors import StageError
 def main() -> int:
     job = json.load(sys.stdin)
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    with quickly():
+        import transformers.models.auto.modeling_auto  # noqa: F401
     problems: list[str] = []
     metrics: dict[str, list[str]] = {}
     if job["lora"] is not None:
