@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 from registry.artifacts import digest
+from stages.backends.imports import quickly
 from stages.config.base import BaseConfig
 from stages.contract import Facts, Parent, toolchain
 from stages.resolve import TOOLS, VERSION, resolve
@@ -65,6 +68,15 @@ class ByFixture(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixture:
     config.option.loadscopereorder = False  # it would begin with the files that have the most tests
     return ByFixture(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Nearly all of its time are the imports of the test modules, which each worker does for itself."""
+    with quickly():
+        found = yield
+    gc.freeze()  # what is there now stays, and is not looked through again and again
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ named as in a recipe, and lie in FOLDER.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from datetime import UTC, datetime
@@ -30,6 +31,8 @@ from stages.contract import Facts
 from stages.quantization.gguf import GgufConfig
 from stages.quantization.gptq import GptqConfig
 from stages.run import run_stage
+
+importlib.import_module("stages.backends.preload")  # as a run does, which is the faster way
 
 NF4 = Nf4Config(compute_dtype="float32")
 

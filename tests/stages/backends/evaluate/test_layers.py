@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from flows.ladder.model import FailedCheck, RungEvidence
 from registry.artifacts import QuantSpec
 from stages.backends.evaluate.fidelity.layers import compare_layers
 from stages.config.base import BaseConfig
+from stages.config.evaluate import HeldoutTask
 from stages.contract import Parent
 from stages.formats.model_directory import ModelDirectory
 from stages.quantization.distance import grid_of
@@ -23,6 +24,7 @@ from stages.quantization.gptq import GptqConfig
 from stages.quantization.method import Grid
 from stages.resolve import resolve
 from tests.conftest import as_parent
+from tests.reliability import lineages
 from tests.reliability.lineages import TOPICS, Lineage, copied, dataset
 
 POOR = GptqConfig(bits=4, group_size=-1, calibration_rows=2)
@@ -48,7 +50,17 @@ def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
+def few_chats() -> Iterator[None]:
+    """What is far is so in a few chats too; the answers of a random model say nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lineages, "CHATS", 10)
+        patch.setattr(lineages, "TOKENS", 16)
+        patch.setattr(lineages, "HELDOUT", HeldoutTask(name="routing", max_items=4, max_new_tokens=4))
+        yield
+
+
+@pytest.fixture(scope="module")
+def line(few_chats: None, tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     root = tmp_path_factory.mktemp("far")
     (root / "parent").mkdir()
     base = sharp(root / "parent", 0)
