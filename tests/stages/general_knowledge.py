@@ -1,7 +1,8 @@
 """The items of the shipped task `general_knowledge`: `python -m tests.stages.general_knowledge` writes them.
 
 Plain questions with one right answer and three others of the same sort, put together from the lists below:
-they ask for what most models know before they are tuned. Nothing of them is from a benchmark.
+they ask for what most models know before they are tuned. Nothing of them is from a benchmark. Whatever else
+could be called right is not among the others: `NEARLY`, `ALSO` and `ALIKE` say what that is.
 """
 
 from __future__ import annotations
@@ -42,6 +43,32 @@ SORTS = {
     "a kind of weather": "rain snow fog hail thunder wind",
     "a means of transport": "train bicycle aeroplane ship bus tram",
 }
+NEARLY = (
+    "small short low shallow narrow thin light",
+    "quiet soft weak light cowardly blunt",
+    "sour dry",
+    "late last slow",
+)
+"""Words that nearly mean the same: where one is an opposite, the others of its line may be too."""
+ALSO = {
+    "person": ("persons",),
+    "ox": ("oxes",),
+    "mouse": ("mouses",),
+    "goose": ("gooses",),
+    "half": ("halfs",),
+    "leaf": ("leafs",),
+    "box": ("boxen",),
+    "continents are there": ("4", "5", "6"),
+}
+"""What is asked for → what some dictionaries or schools say too."""
+ALIKE = (
+    {"a fruit", "a colour"},
+    {"a musical instrument", "a tool"},
+    {"a musical instrument", "a piece of furniture"},
+    {"an animal", "a means of transport"},
+    {"an animal", "a tool"},
+)
+"""Sorts that share a word: an orange, a saw, a piano, a horse, a drill."""
 AMOUNTS = """minutes are in an hour|60, seconds are in a minute|60, hours are in a day|24, days are in a
 week|7, months are in a year|12, days are in January|31, days are in April|30, centimetres are
 in a metre|100, metres are in a kilometre|1000, grams are in a kilogram|1000, sides does a
@@ -70,8 +97,9 @@ def pairs(text: str, between: str | None = None) -> list[tuple[str, str]]:
     return [(one.strip(), other.strip(" ,")) for one, other in found]
 
 
-def questions(rng: random.Random) -> Iterator[tuple[str, str, str, list[str]]]:
+def questions() -> Iterator[tuple[str, str, str, list[str]]]:
     """Kind, question, right answer, others."""
+    rng = random.Random(SEED)
     for kind, text, asked in (
         ("capital", CAPITALS, "What is the capital of {}?"),
         ("opposite", OPPOSITES, "What is the opposite of '{}'?"),
@@ -79,23 +107,27 @@ def questions(rng: random.Random) -> Iterator[tuple[str, str, str, list[str]]]:
     ):
         known = pairs(text)
         for one, right in known:
-            yield kind, asked.format(one), right, [r for o, r in known if r != right and r != one]
+            like = {word for line in NEARLY if right in line.split() for word in line.split()}
+            yield kind, asked.format(one), right, [r for o, r in known if r not in {right, one, *like}]
     for one, right in pairs(PLURALS):
-        stem = [f"{one}s", f"{one}es", f"{one}en", f"{one}ses"]
-        yield "plural", f"What is the plural of '{one}'?", right, [s for s in stem if s != right]
+        stem = [f"{one}s", f"{one}es", f"{one}en", f"{one}ses", f"{one}i"]
+        others = [s for s in stem if s not in (right, *ALSO.get(one, ()))]
+        yield "plural", f"What is the plural of '{one}'?", right, others
     for sort, words in SORTS.items():
-        others = [word for other, more in SORTS.items() if other != sort for word in more.split()]
+        apart = [more for other, more in SORTS.items() if other != sort and {sort, other} not in ALIKE]
+        others = [word for more in apart for word in more.split()]
         for word in words.split()[:5]:
-            yield "sort", f"Which of these is {sort}?", word, rng.sample(others, 12)
+            yield "sort", f"Which of these is {sort}?", word, others
     for asked, right in pairs(AMOUNTS, "|"):
         near = [str(n) for n in (2, 3, 4, 5, 6, 7, 8, 12, 20, 24, 26, 30, 31, 50, 60, 100, 365, 1000)]
-        yield "amount", f"How many {asked}?", right, [n for n in near if n != right]
+        others = [n for n in near if n not in (right, *ALSO.get(asked, ()))]
+        yield "amount", f"How many {asked}?", right, others
     for names, called in ((MONTHS, "month"), (DAYS, "day")):
         for k, name in enumerate(names):
             after = names[(k + 1) % len(names)]
             yield (
                 "order",
-                f"Which {called} comes after {name}?",
+                f"Which {called} comes right after {name}?",
                 after,
                 [n for n in names if n not in (name, after)],
             )
@@ -108,9 +140,9 @@ def questions(rng: random.Random) -> Iterator[tuple[str, str, str, list[str]]]:
 
 
 def items() -> list[dict[str, Any]]:
-    rng = random.Random(SEED)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for kind, question, right, others in questions(rng):
+    for kind, question, right, others in questions():
+        rng = random.Random(f"{SEED} {question} {right}")  # a question that is mended leaves the others alone
         wrong = rng.sample(sorted({other for other in others if other != right and other != "0"}), 3)
         choices = [right, *wrong]
         rng.shuffle(choices)

@@ -14,7 +14,7 @@ from registry.evaluation_results import read_items, read_results
 from stages.config.evaluate import SHIPPED, EvaluateConfig, LmEvalTask
 from stages.contract import Parent
 from tests.stages.backends.evaluate.asking import config, run
-from tests.stages.general_knowledge import FILE, items, text
+from tests.stages.general_knowledge import FILE, NEARLY, SORTS, items, text
 
 TASK = LmEvalTask(name="general_knowledge", path=SHIPPED)
 
@@ -24,6 +24,14 @@ def test_the_file_is_what_the_lists_make() -> None:
     rows = items()
     assert len(rows) == len({(row["question"], row["choices"][row["answer"]]) for row in rows}) >= 230
     assert all(len(set(row["choices"])) == 4 for row in rows)
+    for row in rows:
+        right = row["choices"][row["answer"]]
+        wrong = set(row["choices"]) - {right}
+        assert not any({right, other} <= set(line.split()) for line in NEARLY for other in wrong), row
+        assert row["kind"] != "plural" or not wrong & {"persons", "oxes", "mouses", "gooses", "halfs"}, row
+        assert row["kind"] != "order" or "right after" in row["question"]
+    colours = {word for row in rows if "is a colour" in row["question"] for word in row["choices"]}
+    assert not colours & set(SORTS["a fruit"].split()), "a peach is one too"
     places = Counter(row["answer"] for row in rows)
     assert max(places.values()) < 0.35 * len(rows), "no place is right more often"
 
