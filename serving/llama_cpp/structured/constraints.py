@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ BETWEEN = r"(\n[ \t]{0,32}| )?"
 """Space that an answer may have between its parts: models without more to say fill an answer with it."""
 SPACED: Any = {"whitespace_pattern": BETWEEN, "lenient": False}
 """llguidance's settings of a JSON schema."""
+_PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+"""Line and column of a grammar that the client has not written."""
 
 
 class SchemaRefused(ValueError):
@@ -104,7 +107,8 @@ class Constraint:
 
     def _require_fine(self) -> None:
         if self._matcher.is_error():
-            raise SchemaRefused(self._matcher.get_error().partition("\n")[0][:200])
+            why = self._matcher.get_error().partition("\n")[0]
+            raise SchemaRefused(_PLACE.sub("", why)[:200])
 
 
 def _spelling(vocabulary: Any, token: int) -> bytes:

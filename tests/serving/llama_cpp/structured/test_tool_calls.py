@@ -199,7 +199,7 @@ def test_the_prompt_has_the_tools_and_what_was_called(
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "true or false"),
         ({"response_format": {"type": "json_object"}}, "response_format", "leave one of them out"),
         ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"not": {}}}}]},
-         "tools", "refused"),
+         "tools", 'is refused: Unimplemented keys: ["not"]'),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "letters, digits"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"id": "a"}]}]},
          "messages", "{id, type: function"),
