@@ -270,8 +270,9 @@ def _reject(source_row: SourceRow, error: RowError, rejects: IO[str], counts: Ro
     entry: Reject = {
         "file": source_row.file,
         "line": source_row.line,
-        **({"row": source_row.number} if source_row.number else {}),
         "code": error.code,
         "reason": str(error),
     }
+    if source_row.number:
+        entry["row"] = source_row.number
     rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")
