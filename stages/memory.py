@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from registry.compat.shapes import is_end
+from stages.config.embedding_metric import EmbeddingMetric
 from stages.config.evaluate import (
     EvaluateConfig,
     HeldoutTask,
@@ -142,6 +143,18 @@ def evaluation_memory(shape: ModelShape, config: EvaluateConfig, length: int, la
     table = chats * compared * shape.vocabulary * 4
     cache = 2 * wide * shape.layers * shape.kv_heads * shape.head_size * length * config.batch_size
     return int(weights + table + logits + cache)
+
+
+def embedding_memory(shape: ModelShape, config: EvaluateConfig, exact: bool) -> int:
+    """Bytes while the base is read for the metric `embedding`, on the CPU in any case; 0 where none asks.
+
+    It stands beside the model whose answers are scored, which is held in float32 where it is `exact`.
+    """
+    tasks = (task for task in config.tasks if isinstance(task, HeldoutTask))
+    if not any(isinstance(metric, EmbeddingMetric) for task in tasks for metric in task.metrics):
+        return 0
+    wide = 4 if config.compute_dtype == "float32" else 2
+    return ((4 if exact else wide) + wide + STORED) * shape.parameters
 
 
 def _optimizer_bytes(config: TrainConfig) -> int:

@@ -27,7 +27,7 @@ from flows.recipe import Recipe
 from stages import work
 from stages.config.evaluate import LmEvalTask
 from stages.config.feed import FEED, feed_of
-from stages.memory import Frozen, adapter_parameters, evaluation_memory, training_memory
+from stages.memory import Frozen, adapter_parameters, embedding_memory, evaluation_memory, training_memory
 from stages.model_shape import ModelShape, describe_base
 from stages.quantization import method_of
 from stages.quantization.method import QuantizationConfig
@@ -181,8 +181,7 @@ def _train(
         on_cpu = clock.on_cpu("train", needed, config.nf4.compute_dtype, earlier) if not gpu else None
         seconds, basis = on_cpu or clock.on_gpu(needed)
     # one finished adapter and at most two checkpoints with gradients' moments
-    device: Device = "gpu" if gpu else "cpu"
-    row = StageEstimate(config.label, memory, adapter * 28, seconds, note, device, basis)
+    row = StageEstimate(config.label, memory, adapter * 28, seconds, note, "gpu" if gpu else "cpu", basis)
     return _as_measured(row, clock, "train", lambda run: alike.trained(run, frozen))
 
 
@@ -212,12 +211,15 @@ def _evaluate(
     """The merged model is the largest one measured."""
     config, length = recipe.evaluate, longest(recipe)
     ladder = (recipe.ladder.chats, recipe.ladder.tokens) if recipe.ladder else (0, 0)
-    memory = machine.imports + EVALUATION + evaluation_memory(shape, config, length, ladder)
+    beside = machine.imports + EVALUATION
+    memory = beside + evaluation_memory(shape, config, length, ladder)
     fits = any(memory <= held for _, held in machine.cuda)
+    embedding = 0 if fits else embedding_memory(shape, config, recipe.ladder is not None)
     models = 3 + len(recipe.quantize) + (recipe.adapter is not None) + recipe.train.goes_on
-    held, asked = splits(recipe, figures), forms(recipe)
-    works = [evaluation_work(shape, form, held, length) for form in asked]
+    held = splits(recipe, figures)
+    works = [evaluation_work(shape, form, held, length) for form in forms(recipe)]
     note = f"{models} models, one after the other; the merged one is the largest"
+    note += ", with the base beside it for the metric embedding" if embedding else ""
 
     def earlier(run: EarlierRun) -> Work | None:
         if run.parameters != shape.parameters:
@@ -236,6 +238,7 @@ def _evaluate(
             clock.on_cpu("evaluate", mean, config.compute_dtype, earlier, len(known)) if not fits else None
         )
         seconds, basis = on_cpu or clock.on_gpu(mean, len(known))
+    memory = max(memory, beside + embedding)
     row = StageEstimate("evaluate", memory, 0, seconds, note, "gpu" if fits else "cpu", basis)
     return _as_measured(row, clock, "evaluate", Alike(recipe, shape).evaluated)
 

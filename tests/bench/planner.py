@@ -71,6 +71,11 @@ class Case:
 FLAT = {"gradient_checkpointing": False}
 WHOLE = {"lora": {"modules_to_save": ["embed_tokens", "lm_head"]}}
 ALL = "train evaluate merge gguf gptq"
+EMBEDDING = {
+    "tasks": [
+        {"kind": "heldout", "name": "near", "max_items": 16, "max_new_tokens": 8, "metrics": ["embedding"]}
+    ]
+}
 CASES = (
     Case("pico", 64, {"batch_size": 8, **FLAT}, stages=f"resolve prepare {ALL}", quick=True),
     Case("pico", 64, {"batch_size": 8, **FLAT}, "float32", stages="train evaluate gptq"),
@@ -99,6 +104,7 @@ CASES = (
     Case("135M", 512, {"batch_size": 2, "lora": {"dora": True}}, "float32"),
     Case("135M", 128, {"batch_size": 8, **FLAT, "lora": {"layers": ["20-29"]}}),
     Case("286M", 128, {"batch_size": 4, **FLAT}, stages=ALL),
+    Case("286M", 128, {"batch_size": 4, **FLAT}, evaluate=EMBEDDING, stages="evaluate"),
     Case("286M", 256, {"batch_size": 2}, "float32", stages="train merge"),
     Case("286M", 256, {"batch_size": 2, "frozen_weights": "packed"}),
 )

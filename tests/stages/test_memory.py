@@ -14,7 +14,14 @@ import pytest
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
 from stages.config.lora import LoraConfig
 from stages.config.train import TrainConfig
-from stages.memory import NF4_BYTES, adapter_parameters, evaluation_memory, kept_per_layer, training_memory
+from stages.memory import (
+    NF4_BYTES,
+    adapter_parameters,
+    embedding_memory,
+    evaluation_memory,
+    kept_per_layer,
+    training_memory,
+)
 from stages.model_shape import describe_base
 from stages.quantization import method_of
 from stages.quantization.gguf import GgufConfig
@@ -111,6 +118,16 @@ def test_an_evaluation_with_and_without_a_ladder() -> None:
     assert evaluation_memory(PICO, rounded, 128, (0, 0)) == expected
     choice = EvaluateConfig(compute_dtype="bfloat16", tasks=(HeldoutTask(choice=True),))
     assert evaluation_memory(PICO, choice, 128, (0, 0)) == expected + (1024 - 256) * 49152 * 12
+
+
+def test_an_evaluation_whose_answers_the_base_embeds() -> None:
+    """The model that answered, the base in the type that is computed in, and the pages of its file."""
+    config = EvaluateConfig(compute_dtype="bfloat16", tasks=(HeldoutTask(metrics=("embedding",)),))  # type: ignore[arg-type]
+    assert embedding_memory(PICO, config, False) == (2 + 2 + 2) * (LINEAR + OTHERS)
+    assert embedding_memory(PICO, config, True) == (4 + 2 + 2) * (LINEAR + OTHERS)
+    exact = config.model_copy(update={"compute_dtype": "float32"})
+    assert embedding_memory(PICO, exact, False) == (4 + 4 + 2) * (LINEAR + OTHERS)
+    assert embedding_memory(PICO, EvaluateConfig(tasks=(HeldoutTask(),)), True) == 0
 
 
 def test_quantizing() -> None:

@@ -14,11 +14,12 @@ import pytest
 
 from flows import recipe as recipes
 from flows.planning import machine as machine_module
-from flows.planning.estimate import Machine, describe_base, estimate
+from flows.planning.estimate import Machine, StageEstimate, describe_base, estimate
 from flows.planning.machine import machine
 from flows.planning.shortfalls import shortfalls
 from flows.run.child import WarmWorker
 from flows.settings import Settings
+from stages.config.embedding_metric import EmbeddingMetric
 from stages.config.evaluate import SHIPPED, HeldoutTask, LmEvalTask
 from stages.config.lora import LoraConfig
 from stages.config.train import TrainConfig
@@ -264,6 +265,23 @@ def test_time_of_an_evaluation_follows_what_is_asked() -> None:
     assert seconds(LmEvalTask(name="hellaswag")) is None
     assert seconds(LmEvalTask(name="hellaswag", limit=100))
     assert seconds(LmEvalTask(name="general_knowledge", path=SHIPPED)), "its documents are known"
+
+
+def test_the_base_that_embeds_answers_is_counted(answer: Any) -> None:
+    recipe, shape = recipes.load("demo"), shape_of("Llama-3.1-8B", answer)
+    near = HeldoutTask(metrics=(EmbeddingMetric(),))
+    server = Machine(400 * GIB, 10**13, 32, (("A 48 GB card", 48 * GIB),))
+
+    def evaluated(tasks: tuple[HeldoutTask, ...], here: Machine) -> StageEstimate:
+        changed = {"evaluate": recipe.evaluate.model_copy(update={"tasks": tasks}), "ladder": None}
+        stages = estimate(recipe.model_copy(update=changed), shape, here)
+        return next(stage for stage in stages if stage.stage == "evaluate")
+
+    plain, embedded = (evaluated(tasks, LAPTOP) for tasks in ((HeldoutTask(),), (near,)))
+    wide = 4 if recipe.evaluate.compute_dtype == "float32" else 2
+    assert embedded.memory_bytes - plain.memory_bytes > (wide - 0.5) * shape.parameters
+    assert embedded.note.endswith("with the base beside it for the metric embedding")
+    assert evaluated((near,), server) == evaluated((HeldoutTask(),), server), "it is read into main memory"
 
 
 def test_disk_follows_the_quantization(answer: Any) -> None:
