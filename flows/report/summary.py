@@ -77,7 +77,8 @@ def model_row(candidate: Candidate) -> ModelRow:
 
 def _shown(scored: Mapping[str, Any], main: str | None) -> list[str]:
     """The main metric first, and of each field its F1 alone: the artifact's page has them all."""
-    of_fields = {name for name in scored if "[" in name and scored[name].get("figure") != "f1"}
+    figures = ("precision", "recall")
+    of_fields = {name for name in scored if "[" in name and scored[name].get("figure") in figures}
     return [name for name in sorted(scored, key=lambda name: name != main) if name not in of_fields]
 
 

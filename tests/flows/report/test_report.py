@@ -8,7 +8,8 @@ import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import pytest
 import yaml
@@ -29,6 +30,7 @@ from flows.report.report import (
     write_html,
 )
 from flows.report.rows import score_of
+from flows.report.summary import model_row
 
 EVIL = '<script>alert("1")</script>\x1b[31m'
 SPLIT = "the test split"
@@ -295,6 +297,17 @@ def test_a_perplexity_is_not_written_in_per_cent() -> None:
     bleu = {"value": 31.24, "low": 29.0, "high": 33.5, "n": 5, "unit": "of 100"}
     assert str(score_of(bleu)) == "31.24 of 100 (29–33.5)"
     assert str(score_of({**bleu, "value": 0.3, "low": 0.2, "high": 0.4})) == "0.3 of 100 (0.2–0.4)"
+
+
+def test_of_single_fields_the_f1_is_shown_and_pass_at_k_of_all_it_was_asked_for() -> None:
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "interval": "bootstrap"}
+    fields = {f"fields_{name}[town]": {**figure, "figure": name} for name in ("f1", "precision", "recall")}
+    tasks = {"orders": {**fields, "pass@1[exact_match]": figure, "exact_match": figure}}
+    metrics = {"tasks": tasks, "main": {"orders": "exact_match"}, "measured_on": "orders"}
+    evaluation = SimpleNamespace(manifest=SimpleNamespace(metrics=metrics))
+    measured = SimpleNamespace(label="m", evaluation=evaluation, model=SimpleNamespace(id="1"))
+    shown = ["orders exact_match", "orders fields_f1[town]", "orders pass@1[exact_match]"]
+    assert list(model_row(cast(Any, measured)).scores) == shown
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
