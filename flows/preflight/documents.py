@@ -56,5 +56,5 @@ def remarks(recipe: Recipe) -> Iterator[str]:
         yield (
             "Embeddings and head stay as they are: words of another language or field are learned in "
             "the layers only. train.lora.modules_to_save: [embed_tokens, lm_head] trains them, at much more "
-            "memory."
+            "memory, on a base whose embedding and head do not share their weights."
         )
