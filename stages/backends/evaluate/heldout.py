@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 from registry.artifacts import digest
 from registry.evaluation_results import Item
 from stages.backends.chat import LastTurn, last_turn
-from stages.backends.evaluate.prompts import FRESH, VALIDATION, Chat, HeldoutItem, items_of, read_split
+from stages.backends.evaluate.prompts import FRESH, VALIDATION, Chat, HeldoutItem, each_row, items_of
 from stages.backends.evaluate.token_lm import EDGE, TokenLM
 from stages.config.evaluate import MOST_CHOICES, HeldoutTask
 from stages.config.metrics import ExactMetric
@@ -208,8 +208,8 @@ def _known_answers(dataset: Path, split: str) -> list[str]:
     are held out: not even which answers they have."""
     fresh = [FRESH] if (dataset / f"{FRESH}.parquet").is_file() else []
     splits = ["train", VALIDATION] if split == VALIDATION else ["train", "test", *fresh]
-    rows = (read_split(dataset / f"{name}.parquet") for name in splits)
-    return sorted({chat[-1]["content"] for chats in rows for chat in chats})
+    rows = itertools.chain.from_iterable(each_row(dataset / f"{name}.parquet") for name in splits)
+    return sorted({chat[-1]["content"] for chat, _, _ in rows})
 
 
 def _distinct_answers(

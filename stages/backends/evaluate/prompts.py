@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import pyarrow.parquet as pq
 
 from stages.backends.chat import Message, encode, load_tokenizer
 from stages.config.evaluate import EvaluateConfig, HeldoutTask
@@ -17,7 +15,7 @@ from stages.config.metrics import DEFAULT
 from stages.config.user_metric import PythonMetric
 from stages.contract import Parents
 from stages.errors import InvalidInput, StageError
-from stages.formats.dataset_rows import REFERENCES, SLICES
+from stages.formats.dataset_rows import REFERENCES, SLICES, read_in_parts
 from stages.formats.messages import is_document
 from stages.scoring.judge.opponent import opponents
 from stages.scoring.judge.verdicts import require_answering, require_usable
@@ -86,8 +84,8 @@ def check_metrics(config: EvaluateConfig, parents: Parents) -> None:
 
 def system_message(dataset: Path) -> str | None:
     """The system message that every row of the test split begins with, if there is one."""
-    rows = read_split(dataset / "test.parquet")
-    messages = {row[0]["content"] if row[0]["role"] == "system" else None for row in rows}
+    rows = each_row(dataset / "test.parquet")
+    messages = {row[0]["content"] if row[0]["role"] == "system" else None for row, _, _ in rows}
     return messages.pop() if len(messages) == 1 else None
 
 
@@ -98,35 +96,39 @@ def read_split(file: Path, limit: int | None = None) -> list[Chat]:
 
 def read_rows(file: Path, limit: int | None = None) -> list[tuple[Chat, Sequence[str], Mapping[str, str]]]:
     """Each chat of a split with its further right answers and its slices; raises as `read_split` does."""
+    return list(itertools.islice(each_row(file), limit))
+
+
+def each_row(file: Path) -> Iterator[tuple[Chat, Sequence[str], Mapping[str, str]]]:
+    """The same, of which few are in memory at once."""
     if not file.is_file():
         expected = "a feed, the only source with a split of its new rows" if file.stem == FRESH else PREPARED
         raise InvalidInput(f"{file.name} is not in the dataset; expected {expected}")
-    with pq.ParquetFile(file) as opened:
-        columns = {"messages", REFERENCES, SLICES} & set(opened.schema_arrow.names)
-        rows = opened.read(sorted(columns)).to_pylist()
-    if file.stem == FRESH and not rows:
+    count, chats = 0, 0
+    for row in read_in_parts(file, ["messages", REFERENCES, SLICES]):
+        count += 1
+        if not is_document(row["messages"]):
+            chats += 1
+            yield row["messages"], row.get(REFERENCES) or (), json.loads(row.get(SLICES) or "{}")
+    if file.stem == FRESH and not count:
         raise InvalidInput(
             "no row that came since the live model's data is held out: add rows to the feed, then run again"
         )
-    if file.stem in ("test", VALIDATION) and not rows:
+    if file.stem in ("test", VALIDATION) and not count:
         raise InvalidInput(
             f"the dataset's {file.stem} split is empty; prepare it with split.{file.stem} above 0"
         )
-    chats = [row for row in rows if not is_document(row["messages"])]
-    if rows and not chats:
+    if count and not chats:
         raise InvalidInput(
             f"{file.name} holds documents (prepare.format: text), and no chats whose answers can be scored; "
             "measure documents by a task of kind perplexity"
         )
-    return [
-        (row["messages"], row.get(REFERENCES) or (), json.loads(row.get(SLICES) or "{}"))
-        for row in chats[:limit]
-    ]
 
 
 def prompts(dataset: Path, base: Path, places: Sequence[int]) -> list[tuple[list[Message], str, int]]:
     """(messages before the answer, the answer, tokens of the prompt as `base` renders it) of each place."""
-    chats = read_split(dataset / "test.parquet")
+    wanted, rows = set(places), enumerate(each_row(dataset / "test.parquet"))
+    chats = {place: chat for place, (chat, _, _) in rows if place in wanted}
     tokenizer = load_tokenizer(base)
     rendered: list[tuple[list[Message], str, int]] = []
     for place in places:

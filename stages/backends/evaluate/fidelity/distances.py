@@ -7,6 +7,7 @@ tokens × vocabulary × 4 bytes, bounded by the task's `chats` and `tokens`, and
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from registry.evaluation_figures import Metric
@@ -25,6 +25,7 @@ from stages.backends.evaluate.fidelity.intervals import ByChat
 from stages.backends.evaluate.token_lm import Row, TokenLM
 from stages.contract import progress
 from stages.errors import InvalidInput
+from stages.formats.dataset_rows import read_in_parts
 from stages.formats.model_files import need_room
 from stages.statistics.intervals import wilson
 
@@ -54,7 +55,7 @@ def read_chats(file: Path, tokenizer: Tokenizer, chats: int, tokens: int) -> Cha
 
     Raises `InvalidInput` without the file or with fewer than 2 rows.
     """
-    rows = pq.read_table(file, columns=["messages"])["messages"].to_pylist()[:chats] if file.is_file() else []
+    rows = [row["messages"] for row in itertools.islice(read_in_parts(file, ["messages"]), chats)]
     if len(rows) < 2:
         raise InvalidInput(
             f"{file.name} has {len(rows)} chats, but a comparison needs at least 2; prepare the dataset with "

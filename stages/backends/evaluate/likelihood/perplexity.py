@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 
 from registry.artifacts import digest
@@ -17,6 +17,7 @@ from stages.backends.evaluate.token_lm import BRANCH_TOKENS, Row, TokenLM
 from stages.config.evaluate import PerplexityTask
 from stages.contract import Parent, progress
 from stages.errors import InvalidInput
+from stages.formats.dataset_rows import read_in_parts
 from stages.formats.messages import is_document
 from stages.scoring.item import CorpusMetric
 from stages.scoring.summary import together
@@ -65,15 +66,15 @@ def read_documents(file: Path, task: PerplexityTask) -> list[tuple[Message, str]
 
     Raises `InvalidInput` where there are none.
     """
-    table = pq.read_table(file, columns=["messages", "prompt_hash"]) if file.is_file() else None
-    rows = table.to_pylist() if table is not None else []
-    found = [(row["messages"][0], row["prompt_hash"]) for row in rows if is_document(row["messages"])]
+    rows = read_in_parts(file, ["messages", "prompt_hash"])
+    documents = ((row["messages"][0], row["prompt_hash"]) for row in rows if is_document(row["messages"]))
+    found = list(itertools.islice(documents, task.max_items))
     if not found:
         raise InvalidInput(
             f"task {task.name} reads held-out documents, and {file.name} has none; prepare documents with "
             f"prepare.format: text, and hold some out (split.{file.stem})"
         )
-    return found[: task.max_items]
+    return found
 
 
 def _scored(lm: TokenLM, task: PerplexityTask, documents: Sequence[tuple[Message, str]]) -> list[Item]:

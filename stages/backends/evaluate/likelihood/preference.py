@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from stages.backends.evaluate.token_lm import Request, TokenLM
 from stages.config.evaluate import PreferenceTask
 from stages.contract import Parent
 from stages.errors import InvalidInput
+from stages.formats.dataset_rows import read_in_parts
 from stages.formats.messages import fields, last_answer_only, said
 from stages.scoring.summary import summarize
 
@@ -61,9 +63,9 @@ def read_pairs(file: Path, task: PreferenceTask) -> list[Pair]:
             f"task {task.name} compares two answers to each prompt, and the dataset has one; prepare pairs "
             "with prepare.format: preferences"
         )
-    others = pq.read_table(file, columns=["rejected"])["rejected"].to_pylist()[: len(chats)]
+    rows = itertools.islice(read_in_parts(file, ["rejected"]), len(chats))
     chosen = [last_answer_only(chat) for chat in chats]
-    return [(chat, [*chat[:-1], fields(other)]) for chat, other in zip(chosen, others, strict=True)]
+    return [(c, [*c[:-1], fields(row["rejected"])]) for c, row in zip(chosen, rows, strict=True)]
 
 
 def _scored(lm: TokenLM, task: PreferenceTask, pairs: Sequence[Pair]) -> list[Item]:
