@@ -22,14 +22,28 @@ SECONDS = 120.0
 """For rendering some rows; most of it is the tokenizer's library being loaded."""
 
 
-def matching(path: Path, text: str) -> pyarrow.Table:
-    """The rows in which some message holds the text, in any case of its letters.
+def matching(path: Path, text: str, start: int, most: int) -> tuple[list[dict[str, Any]], int]:
+    """Of the rows in which some message holds the text, in any case of its letters, `most` from `start` on;
+    and how many there are.
 
     Looked for in contents, reasoning, calls and tools. Of preferences also the column `rejected`.
     """
-    there = pyarrow.parquet.read_schema(path).names
-    columns = [name for name in ("messages", "tokens", "trainable", "rejected") if name in there]
-    table = pyarrow.parquet.read_table(path, columns=columns)
+    found: list[dict[str, Any]] = []
+    total = 0
+    with pyarrow.parquet.ParquetFile(path) as opened:
+        there = opened.schema_arrow.names
+        columns = [name for name in ("messages", "tokens", "trainable", "rejected") if name in there]
+        for group in range(opened.num_row_groups):
+            rows, wanted = opened.metadata.row_group(group).num_rows, start + most - total
+            if text or (start < total + rows and wanted > 0):
+                table = _holding(opened.read_row_group(group, columns), text)
+                rows, first = table.num_rows, min(max(0, start - total), table.num_rows)
+                found += table.slice(first, max(0, wanted - first)).to_pylist()
+            total += rows
+    return found, total
+
+
+def _holding(table: pyarrow.Table, text: str) -> pyarrow.Table:
     if not text:
         return table
     rows = [

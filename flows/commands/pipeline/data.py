@@ -36,8 +36,7 @@ def view(arguments: argparse.Namespace) -> Reply:
     if not file.is_file():
         there = ", ".join([name for name in SPLITS if (folder / f"{name}.parquet").is_file()])
         raise Usage(f"{arguments.dataset} has no split {arguments.split}; expected {there or 'a dataset'}")
-    found = matching(file, arguments.search)
-    some = found.slice(arguments.start - 1, arguments.rows).to_pylist()
+    some, total = matching(file, arguments.search, arguments.start - 1, arguments.rows)
     chats = [chats_of(row) for row in some]
     texts = iter(rendered(base, [chat for both in chats for chat in both]) if some else [])
     rows = [
@@ -47,14 +46,14 @@ def view(arguments: argparse.Namespace) -> Reply:
     ]
 
     def show() -> None:
-        print(plain(f"{arguments.dataset}, {arguments.split}: {_counted(found.num_rows, 'row')}"))
+        print(plain(f"{arguments.dataset}, {arguments.split}: {_counted(total, 'row')}"))
         for row in rows:
             print(f"\nrow {row['row']}, {row['tokens']:,} tokens, {row['trainable']:,} of them trained")
             print(_text(row))
             if "rejected" in row:
                 print(f"rejected:\n{_text(row['rejected'])}")
 
-    return Reply({"split": arguments.split, "total": found.num_rows, "rows": rows}, show)
+    return Reply({"split": arguments.split, "total": total, "rows": rows}, show)
 
 
 def report(arguments: argparse.Namespace) -> Reply:

@@ -34,8 +34,8 @@ def _rows(request: Request) -> Response:
         rejects = _rejects(registry, artifact, text)
         context = {**context, "rejects": rejects[start : start + ROWS], "total": len(rejects)}
     else:
-        found = matching(registry.view(artifact.id) / f"{split}.parquet", text)
-        context = {**context, "chats": found.slice(start, ROWS).to_pylist(), "total": found.num_rows}
+        chats, total = matching(registry.view(artifact.id) / f"{split}.parquet", text, start, ROWS)
+        context = {**context, "chats": chats, "total": total}
     parameters = {"split": split, "q": text}
     link = link_to(f"/artifacts/{artifact.id}/rows/rendered", **parameters, **{"from": start})
     older = link_to(f"/artifacts/{artifact.id}/rows", **parameters, **{"from": start + ROWS})
@@ -62,7 +62,7 @@ def _rendered(request: Request) -> Response:
     base = next((p.id for p in artifact.manifest.parents if p.relation == "tokenized_for"), None)
     if base is None or split == "rejected":
         raise NotFound("these rows have no tokenizer to be rendered with")
-    rows = matching(registry.view(artifact.id) / f"{split}.parquet", text).slice(start, ROWS).to_pylist()
+    rows, _ = matching(registry.view(artifact.id) / f"{split}.parquet", text, start, ROWS)
     chats = rendered(registry.view(base), [row["messages"] for row in rows])
     return page(request, "rendered.html", artifact=artifact, chats=chats, start=start)
 

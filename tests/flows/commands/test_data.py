@@ -75,7 +75,23 @@ def test_what_is_missing_is_said(
 
 @pytest.mark.parametrize(("text", "rows"), [("IS IT", [4]), ("bo", [5, 6]), ("warmth", [6]), ("none", [])])
 def test_a_text_is_looked_for_in_contents_and_calls(dataset: Path, text: str, rows: list[int]) -> None:
-    assert matching(dataset / "train.parquet", text).column("trainable").to_pylist() == rows
+    found, total = matching(dataset / "train.parquet", text, 0, 9)
+    assert ([row["trainable"] for row in found], total) == (rows, len(rows))
+
+
+@pytest.mark.parametrize("text", ["", "row"])
+def test_rows_of_several_groups_are_numbered_through(tmp_path: Path, text: str) -> None:
+    said = ["a row", "another", "a row", "a row", "other", "a row", "a row"]
+    chats = [[{"role": "user", "content": each}] for each in said]
+    rows = [{"messages": chat, "tokens": place} for place, chat in enumerate(chats)]
+    table, file = pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(table, file, row_group_size=2)
+    held = [place for place, each in enumerate(said) if text in each]
+    for start in range(9):
+        for most in (1, 3, 9):
+            found, total = matching(file, text, start, most)
+            assert [row["tokens"] for row in found] == held[start : start + most]
+            assert total == len(held)
 
 
 def test_a_pair_is_shown_with_both_answers(
