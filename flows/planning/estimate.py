@@ -21,7 +21,7 @@ from flows.planning.earlier import EarlierRun
 from flows.planning.evaluations import evaluation_work, form_of, forms, measured_rows, splits
 from flows.planning.machine import Machine, machine
 from flows.planning.rates import PUBLISHED, ComputeRates
-from flows.planning.rows import RowFigures, held_bytes, row_figures
+from flows.planning.rows import RowFigures, row_figures, training_bytes
 from flows.planning.sources import all_data_bytes
 from flows.recipe import Recipe
 from stages import work
@@ -158,9 +158,9 @@ def _train(
     adapter = adapter_parameters(shape, config)
     rows = f"rows of up to {_longest_trained(recipe)} tokens"
     note = f"{frozen} NF4, {adapter / 1e6:.1f}M adapter parameters, {rows}"
-    if (held := held_bytes(figures)) > 0:
-        memory += 0 if gpu else held
-        note += f"; all rows are in main memory: {size(held)}"
+    held, kept = training_bytes(figures, config.as_run)
+    memory += 0 if gpu else held
+    note += f"; its rows are on disk meanwhile: {size(kept)}" * bool(kept)
     if gpu and config.optimizer.startswith("paged"):
         note += f"; {size(adapter * 8)} of optimizer state may move to main memory"
     alike = Alike(recipe, shape)
@@ -180,8 +180,8 @@ def _train(
         needed = amounts.work(shape, config.gradient_checkpointing)
         on_cpu = clock.on_cpu("train", needed, config.nf4.compute_dtype, earlier) if not gpu else None
         seconds, basis = on_cpu or clock.on_gpu(needed)
-    # one finished adapter and at most two checkpoints with gradients' moments
-    row = StageEstimate(config.label, memory, adapter * 28, seconds, note, "gpu" if gpu else "cpu", basis)
+    disk = adapter * 28 + kept  # an adapter, at most two checkpoints with gradients' moments, and the rows
+    row = StageEstimate(config.label, memory, disk, seconds, note, "gpu" if gpu else "cpu", basis)
     return _as_measured(row, clock, "train", lambda run: alike.trained(run, frozen))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flows.planning.sources import data_bytes
 from stages.config.prepare import PrepareConfig
+from stages.config.train import TrainConfig
 from stages.errors import StageError
 from stages.formats.messages import Message, is_document, said
 from stages.prepare import first_rows
@@ -26,9 +27,9 @@ MESSAGE = 5
 ROW_BYTES = 3
 """Of a data file, for each token of its rows once rendered, where none was read."""
 
-TOKEN_BYTES = 110
-"""Of each token of a training's rows at the peak: ids and labels as Python's numbers, then as Arrow's, and
-once more while lengths are taken; measured."""
+HELD, PAIRED, KEPT = 80, 320, 4
+"""Bytes of a training's rows: in main memory for each row and pass its length, its place and the order
+(measured, at the peak), and with KTO the prompt before each answer; on disk for each token."""
 TOLD = 100_000_000
 """From so many bytes on rows count: fewer are less than an estimate is off."""
 
@@ -54,10 +55,14 @@ class RowFigures:
         return self.prompt + self.answer
 
 
-def held_bytes(figures: RowFigures | None) -> int:
-    """Main memory that a training's rows take, all of which it holds; 0 where it is little or not known."""
-    held = 0 if figures is None else int(figures.rows * figures.length * TOKEN_BYTES)
-    return held if held >= TOLD else 0
+def training_bytes(figures: RowFigures | None, config: TrainConfig) -> tuple[int, int]:
+    """Main memory and disk that a training's rows take meanwhile; each 0 where it is little or not known."""
+    if figures is None:
+        return 0, 0
+    rows = figures.rows + figures.undesirable * (config.method == "kto")
+    held = rows * max(1, config.epochs) * (HELD + PAIRED * (config.method == "kto"))
+    kept = rows * (1 + config.compares) * figures.length * KEPT
+    return int(held) if held >= TOLD else 0, int(kept) if kept >= TOLD else 0
 
 
 def row_figures(config: PrepareConfig, feed: Path | None = None) -> RowFigures | None:

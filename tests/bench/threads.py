@@ -95,7 +95,7 @@ def compute(base: Path, repeats: int) -> list[float]:
     from tests.bench.train import random_rows, timed_steps
 
     rows = random_rows(ROWS, TOKENS)
-    ids = torch.tensor(rows.input_ids)
+    ids = torch.tensor([rows[place]["input_ids"].tolist() for place in range(ROWS)])
     config = TrainConfig.model_validate(
         {
             "batch_size": ROWS,

@@ -19,7 +19,7 @@ import torch
 from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, qlora
 from stages.backends.train import trainer as sft
-from stages.backends.train.rows import IGNORED, Rows
+from stages.backends.train.rows import Rows, keep_rows
 from stages.config.base import BaseConfig
 from stages.config.train import TrainConfig
 from stages.resolve import resolve
@@ -35,7 +35,9 @@ def timed_steps(
     model, _ = qlora.load_for_training(base, config, frozen)  # type: ignore[arg-type]
     model.get_base_model().set_attn_implementation(attention)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = sft.Trainer(model, load_tokenizer(base), rows, Rows([], []), config, Path(scratch))
+        trainer = sft.Trainer(
+            model, load_tokenizer(base), rows, keep_rows([], Path(scratch)), config, Path(scratch)
+        )
         batch = next(iter(trainer.get_train_dataloader()))
         model = trainer.accelerator.prepare_model(model)  # autocast, as in training
         trainer.current_gradient_accumulation_steps = 1
@@ -82,9 +84,9 @@ def main() -> None:
 def random_rows(count: int, tokens: int) -> Rows:
     """Rows of so many tokens, of which the last 8 are learnt."""
     ids = torch.randint(10, 40_000, (count, tokens), generator=torch.Generator().manual_seed(0))
-    labels = ids.clone()
-    labels[:, :-8] = IGNORED
-    return Rows(ids.tolist(), labels.tolist())
+    return keep_rows(
+        ((row, [0] * (tokens - 8) + [1] * 8) for row in ids.tolist()), Path(tempfile.gettempdir())
+    )
 
 
 def compare(report: Report, title: str, base: Path, config: TrainConfig, rows: Rows, steps: int) -> None:
@@ -94,7 +96,7 @@ def compare(report: Report, title: str, base: Path, config: TrainConfig, rows: R
         tokens, wall, cpu = timed_steps(base, config, rows, steps, frozen, attention)
         rate = tokens / min(wall)
         packed = packed or rate
-        words = {"weights, attention": f"{frozen}, {attention}", "tokens of a row": len(rows.input_ids[0])}
+        words = {"weights, attention": f"{frozen}, {attention}", "tokens of a row": int(rows.lengths[0])}
         rates = {"tokens/s": rate, "tokens/CPU s": tokens / min(cpu)}
         report.row(title, {**words, **rates, "tokens/s / packed": rate / packed})
 

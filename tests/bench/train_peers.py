@@ -32,7 +32,7 @@ from transformers import (
 from transformers.trainer_utils import set_seed
 
 from stages.backends.chat import load_tokenizer
-from stages.backends.train.rows import IGNORED, Rows, encode_split
+from stages.backends.train.rows import IGNORED, Rows, encode_split, keep_rows
 from stages.config.base import BaseConfig
 from stages.config.prepare import PrepareConfig
 from stages.config.train import TrainConfig
@@ -90,7 +90,7 @@ def ours(base: Path, rows: Rows, given: argparse.Namespace, scratch: Path, packe
     model, _ = qlora.load_for_training(base, config, "dequantized")
     if not packed:
         model.get_base_model().set_attn_implementation("eager")  # as the stage does for short rows
-    trainer = sft.Trainer(model, load_tokenizer(base), rows, Rows([], []), config, scratch)
+    trainer = sft.Trainer(model, load_tokenizer(base), rows, keep_rows([], scratch), config, scratch)
     return trainer, lambda: sft.fit(trainer, None)
 
 
@@ -129,7 +129,7 @@ def theirs(base: Path, rows: Rows, given: argparse.Namespace, scratch: Path, tun
     trainer = SFTTrainer(
         model=model,
         args=settings,
-        train_dataset=Dataset.from_dict({"input_ids": rows.input_ids, "labels": rows.labels}),
+        train_dataset=Dataset.from_list([rows[place] for place in range(len(rows))]),
         processing_class=load_tokenizer(base),
         peft_config=peft.LoraConfig(
             task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, lora_dropout=0, target_modules="all-linear"
@@ -143,9 +143,9 @@ def loss_of(model: PreTrainedModel, rows: Rows, dtype: torch.dtype) -> float:
     total, count = 0.0, 0
     model.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        for ids, labels in zip(rows.input_ids, rows.labels, strict=True):
-            wanted = torch.tensor(labels[1:])
-            logits = model(torch.tensor([ids])).logits[0, :-1].float()
+        for row in map(rows.__getitem__, range(len(rows))):
+            wanted = torch.tensor(row["labels"][1:])
+            logits = model(torch.tensor(row["input_ids"])[None]).logits[0, :-1].float()
             total += torch.nn.functional.cross_entropy(
                 logits, wanted, ignore_index=IGNORED, reduction="sum"
             ).item()
@@ -157,9 +157,10 @@ def one(given: argparse.Namespace) -> dict[str, Any]:
     """Train as `given.one` says; what it took."""
     folder = Path(given.folder)
     tokenizer = load_tokenizer(folder / "base")
-    every = encode_split(folder / "data" / "train.parquet", tokenizer, DATA["max_length"])
-    rows = Rows(every.input_ids[: given.rows], every.labels[: given.rows])
-    held = encode_split(folder / "data" / "validation.parquet", tokenizer, DATA["max_length"])
+    files = (folder / "data" / f"{split}.parquet" for split in ("train", "validation"))
+    every, held = (encode_split(file, tokenizer, DATA["max_length"], folder) for file in files)
+    first = (every[place] for place in range(min(given.rows, len(every))))
+    rows = keep_rows(((row["input_ids"], row["labels"] != IGNORED) for row in first), folder)
     set_seed(42)
     build: Callable[..., Any] = ours if given.one.startswith("tuneline") else theirs
     with tempfile.TemporaryDirectory() as scratch:
@@ -171,7 +172,7 @@ def one(given: argparse.Namespace) -> dict[str, Any]:
         seconds = time.perf_counter() - started
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
-        "tokens": sum(rows.lengths),
+        "tokens": int(rows.lengths.sum()),
         "seconds": seconds,
         "peak": peak(),
         "losses": losses,

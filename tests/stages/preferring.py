@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from registry.artifacts import digest
 from stages.backends.train import lora
+from stages.backends.train.pairs import Pairs
 from stages.backends.train.rows import IGNORED
 from stages.contract import Parent
 
@@ -43,6 +44,12 @@ def write_pairs(folder: Path, rows: list[dict[str, Any]], validation: int = 8) -
     for split, some in (("train", rows), ("validation", [pair(draw) for _ in range(validation)])):
         pq.write_table(pa.Table.from_pylist(some, ROW), folder / f"{split}.parquet")
     return Parent(id=digest(rows), kind="dataset", path=folder)
+
+
+def sides(pairs: Pairs, place: int) -> list[tuple[list[int], list[int]]]:
+    """Token ids and labels of the chosen chat, and of the rejected one."""
+    both = zip(pairs[place]["input_ids"], pairs[place]["labels"], strict=True)
+    return [(ids.tolist(), labels.tolist()) for ids, labels in both]
 
 
 def likelihood(model: Any, ids: list[int], labels: list[int]) -> torch.Tensor:

@@ -204,9 +204,9 @@ def test_calibration_reads_what_training_read(pico_base: Parent, tmp_path: Path)
     data.mkdir()
     pq.write_table(pa.Table.from_pylist([{"messages": chat}]), data / "train.parquet")
     tokenizer = load_tokenizer(folder)
-    trained = encode_split(data / "train.parquet", tokenizer, 2048).input_ids
-    assert encode(tokenizer, chat) != trained[0], "the whole text has a token that reaches across"
-    assert choose(folder, data, 1, 0, 2048).rows == trained
+    trained = encode_split(data / "train.parquet", tokenizer, 2048, tmp_path)[0]["input_ids"].tolist()
+    assert encode(tokenizer, chat) != trained, "the whole text has a token that reaches across"
+    assert choose(folder, data, 1, 0, 2048).rows == [trained]
 
 
 def test_calibration_is_chosen_by_seed_and_digested(pico_base: Parent, tmp_path: Path) -> None:

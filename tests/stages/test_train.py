@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from trl import pack_dataset
 
 from registry.artifacts import digest
 from stages.backends import nf4
 from stages.backends.arithmetic import effective
 from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, loss, packing, qlora
+from stages.backends.train import rows as rows_module
 from stages.backends.train import trainer as sft
 from stages.backends.train.checkpoints import COMPLETE, INPUTS, discard, keep_only, last_checkpoint
-from stages.backends.train.rows import IGNORED, Rows, encode_split, training_order
+from stages.backends.train.rows import IGNORED, encode_split, keep_rows, training_order
 from stages.config.lora import LoraConfig
 from stages.config.train import Nf4Config, TrainConfig
 from stages.contract import Facts, Parent
@@ -66,6 +71,11 @@ def write_dataset(folder: Path, train_rows: list[list[dict[str, str]]], validati
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Parent:
     draw = random.Random(0)
     return write_dataset(tmp_path_factory.mktemp("dataset"), [chat(draw) for _ in range(48)])
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
 
 
 def settings(**changes: object) -> TrainConfig:
@@ -322,10 +332,10 @@ def test_dequantized_weights_are_the_nf4_values(pico_base: Parent) -> None:
 
 def test_slim_loss_equals_trl_loss(pico_base: Parent, dataset: Parent, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(pico_base.path)
-    rows = encode_split(dataset.path / "train.parquet", tokenizer, 128)
+    rows = encode_split(dataset.path / "train.parquet", tokenizer, 128, tmp_path)
     config = settings(nf4={"compute_dtype": "float32"})
     model, _ = qlora.load_for_training(pico_base.path, config, "dequantized")
-    trainer = sft.Trainer(model, tokenizer, rows, Rows([], []), config, tmp_path)
+    trainer = sft.Trainer(model, tokenizer, rows, keep_rows([], tmp_path), config, tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
     model.eval()
     with torch.no_grad():
@@ -339,14 +349,16 @@ def test_loss_in_parts_trains_the_same(
     dtype: str, pico_base: Parent, dataset: Parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = load_tokenizer(pico_base.path)
-    rows = encode_split(dataset.path / "train.parquet", tokenizer, 128)
+    rows = encode_split(dataset.path / "train.parquet", tokenizer, 128, tmp_path)
     config = settings(nf4={"compute_dtype": dtype}, lora={"rank": 4, "dropout": 0})
     losses = []
     for at_once in (sft.LOGITS_AT_ONCE, 3 * 49152):
         for module in (sft, loss):
             monkeypatch.setattr(module, "LOGITS_AT_ONCE", at_once)
         model, _ = qlora.load_for_training(pico_base.path, config, "dequantized")
-        trainer = sft.Trainer(model, tokenizer, rows, Rows([], []), config, tmp_path / str(at_once))
+        trainer = sft.Trainer(
+            model, tokenizer, rows, keep_rows([], tmp_path), config, tmp_path / str(at_once)
+        )
         sft.fit(trainer, None)
         losses.append([row["loss"] for row in trainer.history()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5 if dtype == "float32" else 5e-3)
@@ -362,6 +374,19 @@ def test_packed_training_puts_more_rows_into_a_step(
     facts = train({"base": pico_base, "dataset": dataset}, config, tmp_path)
     assert facts.metrics["steps"] == 2
     assert facts.metrics["tokens"] > 2 * 4 * 48
+
+
+@pytest.mark.parametrize("size", [40, 97])
+def test_rows_are_packed_as_by_trl(size: int, tmp_path: Path) -> None:
+    draw = random.Random(size)
+    texts = [[place] * draw.randint(1, 40) for place in range(2500)]
+    packed = packing.Packed(keep_rows(((text, [1] * len(text)) for text in texts), tmp_path), size)
+    theirs = pack_dataset(Dataset.from_dict({"input_ids": texts}), size, "bfd")
+    assert packed.lengths.tolist() == packed.tokens.tolist() == [len(ids) for ids in theirs["input_ids"]]
+    for place, expected in enumerate(theirs):
+        ours = packed[place]
+        assert ours["input_ids"].tolist() == ours["labels"].tolist() == expected["input_ids"]
+        assert ours["seq_lengths"] == expected["seq_lengths"]
 
 
 def test_attention_that_mixes_packed_rows_is_refused(pico_base: Parent) -> None:
@@ -493,26 +518,52 @@ def test_memory_decides_how_weights_are_held(pico_base: Parent, monkeypatch: pyt
     batch=st.integers(1, 7),
 )
 def test_every_row_comes_once_before_any_comes_again(lengths: list[int], passes: int, batch: int) -> None:
-    order = training_order(lengths, passes * len(lengths), batch, seed=5)
+    order = training_order(lengths, passes * len(lengths), batch, seed=5).tolist()
     assert sorted(order) == sorted(list(range(len(lengths))) * passes)
-    assert order == training_order(lengths, passes * len(lengths), batch, seed=5)
+    assert order == training_order(lengths, passes * len(lengths), batch, seed=5).tolist()
 
 
 def test_little_is_padded_and_the_longest_comes_first() -> None:
     draw = random.Random(2)
     lengths = [draw.randint(8, 200) for _ in range(2000)]
-    order = training_order(lengths, 2000, 16, seed=0)
+    order = training_order(lengths, 2000, 16, seed=0).tolist()
     batches = [order[i : i + 16] for i in range(0, 2000, 16)]
     padded = sum(16 * max(lengths[row] for row in rows) for rows in batches)
     assert padded / sum(lengths) < 1.05
     assert max(lengths[row] for row in batches[0]) == max(lengths)
-    assert training_order(lengths, 2000, 16, seed=1) != order
+    assert training_order(lengths, 2000, 16, seed=1).tolist() != order
 
 
-def test_labels_cover_the_answer_only(pico_base: Parent, dataset: Parent) -> None:
+def test_labels_cover_the_answer_only(pico_base: Parent, dataset: Parent, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(pico_base.path)
-    rows = encode_split(dataset.path / "train.parquet", tokenizer, 128)
+    rows = encode_split(dataset.path / "train.parquet", tokenizer, 128, tmp_path)
     messages = pq.read_table(dataset.path / "train.parquet")["messages"].to_pylist()
-    for labels, chat_messages in zip(rows.labels, messages, strict=True):
+    assert len(rows) == len(messages)
+    for place, chat_messages in enumerate(messages):
+        ids, labels = rows[place].values()
+        assert tokenizer.decode(ids) == tokenizer.apply_chat_template(chat_messages, tokenize=False)
         learned = tokenizer.decode([label for label in labels if label != IGNORED])
         assert learned == chat_messages[1]["content"] + tokenizer.eos_token
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1, max_size=9), max_size=9
+    )
+)
+def test_rows_are_kept_on_disk_as_they_were(rows: list[list[tuple[int, bool]]], scratch: Path) -> None:
+    kept = keep_rows(([[t for t, _ in row], [on for _, on in row]] for row in rows), scratch)
+    assert kept.lengths.tolist() == [len(row) for row in rows]
+    for place, row in reversed(list(enumerate(rows))):
+        assert kept[place]["input_ids"].tolist() == [token for token, _ in row]
+        assert kept[place]["labels"].tolist() == [token if on else IGNORED for token, on in row]
+    assert not list(scratch.iterdir())
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> BinaryIO:
+        return os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb")
+
+    monkeypatch.setattr(rows_module, "TemporaryFile", full)
+    with pytest.raises(InsufficientResources, match=r"the disk of .* is full: .* make room or set TUNELINE_"):
+        keep_rows([([1, 2], [0, 1])] * 3, tmp_path)

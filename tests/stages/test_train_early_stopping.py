@@ -100,7 +100,7 @@ def test_without_validation_rows_it_is_refused(pico_base: Parent, tmp_path: Path
     data = write_dataset(tmp_path / "data", [chat(random.Random(0))], validation=0)
     config = settings(evaluations=2, early_stopping=1)
     with pytest.raises(InvalidInput, match=r"the validation split is empty; hold rows out"):
-        train({"base": pico_base, "dataset": data}, config, tmp_path / "out")
+        train({"base": pico_base, "dataset": data}, config, tmp_path)
 
 
 def test_a_patience_that_can_stop_nothing_is_refused() -> None:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, qlora
 from stages.backends.train.kto import KtoTrainer
-from stages.backends.train.labelled import after_other_prompts, encode_labelled
+from stages.backends.train.labelled import AfterOtherPrompts, encode_labelled
 from stages.backends.train.reference import REFERENCE, without_dropout
 from stages.backends.train.rows import IGNORED
 from stages.config.train import TrainConfig
@@ -75,16 +75,17 @@ def moved(pico_base: Parent, dataset: Parent, tmp_path_factory: pytest.TempPathF
     """A trainer whose reference is the base, and whose adapter is one that changes it by now."""
     tokenizer, config = load_tokenizer(pico_base.path), settings().as_run
     files = (dataset.path / "train.parquet", dataset.path / "validation.parquet")
-    rows, validation = (encode_labelled(file, tokenizer, 128) for file in files)
+    out = tmp_path_factory.mktemp("moved")
+    rows, validation = (encode_labelled(file, tokenizer, 128, out) for file in files)
     model, _ = qlora.load_for_training(pico_base.path, config, "dequantized")
-    trainer = KtoTrainer(model, tokenizer, rows, validation, config, tmp_path_factory.mktemp("moved"))
+    trainer = KtoTrainer(model, tokenizer, rows, validation, config, out)
     trainer.before_training()
     # the batch of the test: with a place in the order, its answers after each other's prompts are known
     trainer.mixed_place = {pair: place for place, pair in enumerate(others(BATCH))}
-    mixed = after_other_prompts(rows, others(BATCH))
-    trainer.mixed_table = trainer._table(mixed)
+    mixed = AfterOtherPrompts(rows, others(BATCH))
+    trainer.splits = (rows, validation, mixed, trainer.splits[3])
     with torch.no_grad(), model.disable_adapter():
-        known = [likelihood(model, *row) for row in zip(mixed.input_ids, mixed.labels, strict=True)]
+        known = [likelihood(model, *row) for row in ids_and_labels(mixed)]
     trainer.reference = (*trainer.reference[:2], torch.stack(known), trainer.reference[3])
     move(model)
     model.eval()
@@ -95,12 +96,17 @@ def others(places: list[int]) -> list[tuple[int, int]]:
     return [(place, places[k - 1]) for k, place in enumerate(places)]
 
 
+def ids_and_labels(rows: Any) -> list[tuple[list[int], list[int]]]:
+    both = (rows[place] for place in range(len(rows)))
+    return [(row["input_ids"].tolist(), row["labels"].tolist()) for row in both]
+
+
 def batch_of(trainer: KtoTrainer) -> dict[str, torch.Tensor]:
-    return trainer._together(trainer._table(trainer.splits[0]), BATCH)
+    return trainer._together(trainer.splits[0], BATCH)
 
 
 def test_the_loss_is_the_paper_s(moved: KtoTrainer) -> None:
-    model, rows = moved.model, moved.splits[0]
+    model, rows = moved.model, ids_and_labels(moved.splits[0])
 
     def gained(ids: list[int], labels: list[int]) -> torch.Tensor:
         with torch.no_grad(), model.disable_adapter():
@@ -108,7 +114,7 @@ def test_the_loss_is_the_paper_s(moved: KtoTrainer) -> None:
         return likelihood(model, ids, labels) - before
 
     spoken = []
-    for ids, labels in zip(rows.input_ids, rows.labels, strict=True):
+    for ids, labels in rows:
         first = next(place for place, label in enumerate(labels) if label != IGNORED)
         spoken.append((ids[:first], [label for label in labels if label != IGNORED]))
     mixed = []
@@ -118,7 +124,7 @@ def test_the_loss_is_the_paper_s(moved: KtoTrainer) -> None:
     z = torch.stack(mixed).mean().detach().clamp(min=0)
     losses = []
     for place in BATCH:
-        r = gained(rows.input_ids[place], rows.labels[place])
+        r = gained(*rows[place])
         value = torch.sigmoid(0.1 * (r - z) if place < 24 else 0.1 * (z - r))
         losses.append((1.3 if place < 24 else 0.7) * (1 - value))
     expected = torch.stack(losses).mean()
@@ -165,17 +171,17 @@ def test_the_loss_is_trl_s(moved: KtoTrainer, pico_base: Parent, tmp_path: Path)
 
 def as_trl_has_it(trainer: KtoTrainer) -> list[dict[str, Any]]:
     """The batch in parts."""
-    rows, found = trainer.splits[0], []
+    rows, found = ids_and_labels(trainer.splits[0]), []
     for place, other in others(BATCH):
-        first = next(k for k, label in enumerate(rows.labels[place]) if label != IGNORED)
-        answer, another = ([t for t in rows.labels[row] if t != IGNORED] for row in (place, other))
-        prompt = rows.input_ids[place][:first]
+        first = next(k for k, label in enumerate(rows[place][1]) if label != IGNORED)
+        answer, another = ([t for t in rows[row][1] if t != IGNORED] for row in (place, other))
+        prompt = rows[place][0][:first]
         found.append(
             {
                 "prompt_ids": prompt,
                 "completion_ids": answer,
                 "KL_completion_ids": another,
-                "label": rows.desirable[place],
+                "label": bool(trainer.splits[0].desirable[place]),
             }
         )
     return found
@@ -202,20 +208,19 @@ def test_what_is_good_becomes_likelier_and_what_is_bad_less(
 
 def test_the_reference_reads_each_answer_after_its_own_prompt_and_after_others(moved: KtoTrainer) -> None:
     known = np.load(Path(moved.args.output_dir) / REFERENCE)
-    rows, validation, _, mixed = moved.splits
+    validation, mixed = (ids_and_labels(moved.splits[place]) for place in (1, 3))
     assert known.shape == (40 + 12 + 40 + 12, 1)
-    order = [place for places in moved._batches(validation) for place in places]
-    answers = [[token for token in labels if token != IGNORED] for labels in validation.labels]
-    for place, other, ids, labels in zip(
-        order, [order[-1], *order[:-1]], mixed.input_ids, mixed.labels, strict=True
-    ):
+    order = [place for places in moved._batches(moved.splits[1]) for place in places]
+    answers = [[token for token in labels if token != IGNORED] for _, labels in validation]
+    for place, other, (ids, labels) in zip(order, [order[-1], *order[:-1]], mixed, strict=True):
         said = [token for token in labels if token != IGNORED]
         asked = len(ids) - len(said)
         assert said == answers[other][: len(said)] == ids[asked:]
-        assert ids[:asked] == validation.input_ids[place][:asked]
-        assert validation.labels[place][asked] == answers[place][0]
-    assert max(mixed.lengths) <= max(validation.lengths)
-    assert len(rows) == 40
+        assert ids[:asked] == validation[place][0][:asked]
+        assert validation[place][1][asked] == answers[place][0]
+    assert moved.splits[3].lengths.tolist() == [len(ids) for ids, _ in mixed]
+    assert moved.splits[3].lengths.max() <= moved.splits[1].lengths.max()
+    assert len(moved.splits[0]) == 40
 
 
 def test_what_cannot_be_trained_on_is_said(

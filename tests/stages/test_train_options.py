@@ -47,7 +47,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Parent:
 def trainer_with(base: Parent, dataset: Parent, out: Path, **options: Any) -> Trainer:
     tokenizer, config = load_tokenizer(base.path), settings(nf4={"compute_dtype": "float32"}, **options)
     files = (dataset.path / "train.parquet", dataset.path / "validation.parquet")
-    train_rows, validation = (encode_split(file, tokenizer, 128) for file in files)
+    train_rows, validation = (encode_split(file, tokenizer, 128, out) for file in files)
     model, _ = qlora.load_for_training(base.path, config, "dequantized")
     return Trainer(model, tokenizer, train_rows, validation, config, out)
 

@@ -21,7 +21,7 @@ from stages.contract import Parent
 from stages.memory import training_memory
 from stages.model_shape import describe_base
 from stages.train import train
-from tests.stages.preferring import likelihood, move
+from tests.stages.preferring import likelihood, move, sides
 
 
 def settings(**changes: Any) -> TrainConfig:
@@ -69,7 +69,7 @@ def test_answers_without_any_doubt_have_a_loss_too() -> None:
 def test_a_batch_has_the_mean_of_its_pairs(pico_base: Parent, pairs: Parent, tmp_path: Path) -> None:
     tokenizer, config = load_tokenizer(pico_base.path), settings().as_run
     files = (pairs.path / "train.parquet", pairs.path / "validation.parquet")
-    rows, validation = (encode_pairs(file, tokenizer, 128) for file in files)
+    rows, validation = (encode_pairs(file, tokenizer, 128, tmp_path) for file in files)
     model, _ = qlora.load_for_training(pico_base.path, config, "dequantized")
     trainer = OrpoTrainer(model, tokenizer, rows, validation, config, tmp_path)
     move(model)
@@ -77,11 +77,11 @@ def test_a_batch_has_the_mean_of_its_pairs(pico_base: Parent, pairs: Parent, tmp
     places = [3, 0, 7]
     means = []
     for place in places:
-        for side in (rows.chosen, rows.rejected):
-            answer = sum(label >= 0 for label in side.labels[place][1:])
-            means.append(likelihood(model, side.input_ids[place], side.labels[place]).double() / answer)
+        for ids, labels in sides(rows, place):
+            answer = sum(label >= 0 for label in labels[1:])
+            means.append(likelihood(model, ids, labels).double() / answer)
     expected = by_the_paper(torch.stack(means).view(-1, 2), 0.5).mean().float()
-    found = trainer.compute_loss(model, trainer._together(trainer._table(rows), places))
+    found = trainer.compute_loss(model, trainer._together(rows, places))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     weights = [weight for _, weight in lora.trainable(model)]
     wanted = torch.autograd.grad(expected, weights)

@@ -25,7 +25,7 @@ from torch.nn import functional
 from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, qlora
 from stages.backends.train.dpo import DpoTrainer
-from stages.backends.train.pairs import Pairs, encode_pairs
+from stages.backends.train.pairs import encode_pairs
 from stages.backends.train.reference import REFERENCE, without_dropout
 from stages.backends.train.rows import IGNORED
 from stages.backends.train.trainer import fit
@@ -38,7 +38,7 @@ from stages.memory import training_memory
 from stages.model_shape import describe_base
 from stages.train import train
 from tests.conftest import as_parent
-from tests.stages.preferring import likelihood, move, pair, write_pairs
+from tests.stages.preferring import likelihood, move, pair, sides, write_pairs
 
 
 def settings(**changes: Any) -> TrainConfig:
@@ -120,7 +120,7 @@ def test_it_goes_on_from_the_first_adapter_and_says_so(
 def trainer_on(base: Parent, pairs: Parent, out: Path, adapter: Path | None, **changes: Any) -> DpoTrainer:
     tokenizer, config = load_tokenizer(base.path), settings(**changes).as_run
     files = (pairs.path / "train.parquet", pairs.path / "validation.parquet")
-    splits = (encode_pairs(file, tokenizer, 128) for file in files)
+    splits = (encode_pairs(file, tokenizer, 128, out) for file in files)
     model, _ = qlora.load_for_training(base.path, config, "dequantized", adapter)
     return DpoTrainer(model, tokenizer, *splits, config, out)
 
@@ -137,7 +137,7 @@ def moved(
 
 
 def batch_of(trainer: DpoTrainer, places: list[int]) -> dict[str, torch.Tensor]:
-    return trainer._together(trainer._table(trainer.pairs), places)
+    return trainer._together(trainer.pairs, places)
 
 
 @pytest.mark.parametrize("parts", [True, False])
@@ -151,9 +151,7 @@ def test_the_loss_is_the_paper_s(
     losses = []
     for place in places:
         ratios = [
-            likelihood(model, side.input_ids[place], side.labels[place])
-            - likelihood(reference, side.input_ids[place], side.labels[place]).detach()
-            for side in (pairs.chosen, pairs.rejected)
+            likelihood(model, *side) - likelihood(reference, *side).detach() for side in sides(pairs, place)
         ]
         losses.append(-functional.logsigmoid(0.1 * (ratios[0] - ratios[1])))
     expected = torch.stack(losses).mean()
@@ -209,8 +207,7 @@ def test_a_fresh_adapter_is_held_against_the_base(pico_base: Parent, pairs: Pare
     assert trainer.reference.shape == (48 + 8, 2)
     with torch.no_grad(), trainer.model.disable_adapter():
         for place in (0, 5):
-            sides = (trainer.pairs.chosen, trainer.pairs.rejected)
-            base = [float(likelihood(trainer.model, s.input_ids[place], s.labels[place])) for s in sides]
+            base = [float(likelihood(trainer.model, *side)) for side in sides(trainer.pairs, place)]
             assert trainer.reference[place].tolist() == pytest.approx(base, rel=1e-4)
 
 
@@ -308,14 +305,16 @@ def test_only_the_last_answers_are_compared(pico_base: Parent, tmp_path: Path) -
     earlier = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     chosen = row["messages"][-1]["content"]
     data = write_pairs(tmp_path, [{**row, "messages": [*earlier, *row["messages"]]}])
-    pairs = encode_pairs(data.path / "train.parquet", tokenizer, 128)
-    for side, answer in ((pairs.chosen, chosen), (pairs.rejected, row["rejected"]["content"])):
-        learned = tokenizer.decode([label for label in side.labels[0] if label != IGNORED])
+    pairs = encode_pairs(data.path / "train.parquet", tokenizer, 128, tmp_path)
+    both = sides(pairs, 0)
+    for (_, labels), answer in zip(both, (chosen, row["rejected"]["content"]), strict=True):
+        learned = tokenizer.decode([label for label in labels if label != IGNORED])
         assert learned == answer + tokenizer.eos_token
-    assert pairs.tokens == [sum(len(side.input_ids[0]) for side in (pairs.chosen, pairs.rejected))]
-    assert len(encode_pairs(tmp_path / "none.parquet", tokenizer, 128)) == len(Pairs()) == 0
+    assert pairs.tokens.tolist() == [sum(len(ids) for ids, _ in both)]
+    assert pairs.lengths.tolist() == [max(len(ids) for ids, _ in both)]
+    assert len(encode_pairs(tmp_path / "none.parquet", tokenizer, 128, tmp_path)) == 0
     with pytest.raises(InvalidInput, match=r"train\.parquet row 0 \(chosen\) has \d+ tokens, more than"):
-        encode_pairs(data.path / "train.parquet", tokenizer, 8)
+        encode_pairs(data.path / "train.parquet", tokenizer, 8, tmp_path)
 
 
 def test_what_cannot_be_trained_on_is_said(

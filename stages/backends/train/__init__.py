@@ -8,7 +8,7 @@ checkpoints  what outlives a killed process
 early_stopping  the adapter of the best validation loss
 loss         of many labels, without all their logits at once
 lora         the adapter, on exactly the layers that were meant
-rows         token ids, labels and their order
+rows         token ids and labels on disk, and their order
 pairs        the same of two answers to each prompt
 labelled     the same of answers that are called good or bad
 answer_trainer  how likely a model finds whole answers

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch.nn import functional
 
 from stages.backends.train.loss import token_losses, without
@@ -20,10 +19,6 @@ class AnswerTrainer(Trainer):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.model_accepts_loss_kwargs = False
-
-    def _together(self, data: Dataset, places: Sequence[int]) -> dict[str, torch.Tensor]:
-        batch: dict[str, torch.Tensor] = self._prepare_inputs(self.data_collator([data[k] for k in places]))
-        return batch
 
     def _log_probabilities(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The sum over each answer's tokens: float32 (rows,).

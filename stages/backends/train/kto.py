@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 
 from stages.backends.train.answer_trainer import AnswerTrainer
-from stages.backends.train.labelled import Labelled, after_other_prompts
+from stages.backends.train.labelled import AfterOtherPrompts, Labelled
 from stages.backends.train.reference import kept_exact, reference_of
+from stages.backends.train.trainer import Collator
 from stages.config.train import TrainConfig
 
 
@@ -40,7 +40,6 @@ class KtoTrainer(AnswerTrainer):
     ) -> None:
         with kept_exact(model):
             super().__init__(model, tokenizer, train_rows, validation_rows, config, checkpoints)
-        self.data_collator: Any = _WithLabel(self.data_collator)
         order, size = list(self.train_dataset["place"]), config.batch_size
         batches = (order[start : start + size] for start in range(0, len(order), size))
         pairs = dict.fromkeys(pair for places in batches for pair in _others(places))
@@ -49,10 +48,9 @@ class KtoTrainer(AnswerTrainer):
         self.splits = (
             train_rows,
             validation_rows,
-            after_other_prompts(train_rows, list(pairs)),
-            after_other_prompts(validation_rows, _others(in_turn)),
+            AfterOtherPrompts(train_rows, list(pairs)),
+            AfterOtherPrompts(validation_rows, _others(in_turn)),
         )
-        self.mixed_table = self._table(self.splits[2])
         self.reference: Sequence[torch.Tensor] = ()
 
     def before_training(self) -> None:
@@ -61,12 +59,8 @@ class KtoTrainer(AnswerTrainer):
         self.reference = known[:, 0].split([len(rows) for rows in self.splits])
 
     @staticmethod
-    def _table(rows: Any) -> Dataset:
-        columns = {"input_ids": rows.input_ids, "labels": rows.labels, "desirable": rows.desirable}
-        return Dataset.from_dict({**columns, "place": list(range(len(rows)))})
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "labels", "desirable", "place"]
+    def _collator(of_chats: Collator) -> Collator:
+        return _WithLabel(of_chats)
 
     def compute_loss(
         self,
@@ -79,7 +73,7 @@ class KtoTrainer(AnswerTrainer):
         `desirable` and `place` (rows,)."""
         mixed = [self.mixed_place[pair] for pair in _others(inputs["place"].tolist())]
         with torch.no_grad():
-            kl = self._gained(model, self._together(self.mixed_table, mixed), 2).mean().clamp(min=0)
+            kl = self._gained(model, self._together(self.splits[2], mixed), 2).mean().clamp(min=0)
         losses, margins = self._losses(self._gained(model, inputs, 0), kl, inputs["desirable"])
         self._metrics["train"]["as_labelled"].append((margins > 0).float().mean().item())
         self._metrics["train"]["kl"].append(kl.item())
@@ -103,8 +97,7 @@ class KtoTrainer(AnswerTrainer):
         """Mean loss of all answers, with one z for all, and the share of them that went as labelled."""
         found = []
         for rows, split in ((self.validation_rows, 1), (self.splits[3], 3)):
-            data = self._table(rows)
-            batches = [self._together(data, places) for places in self._batches(rows)]
+            batches = (self._together(rows, places) for places in self._batches(rows))
             parts = [(self._gained(self.model, batch, split), batch["desirable"]) for batch in batches]
             found.append([torch.cat(column) for column in zip(*parts, strict=True)])
         (gained, desirable), (mixed, _) = found
@@ -123,7 +116,7 @@ def _others(places: Sequence[int]) -> list[tuple[int, int]]:
 class _WithLabel:
     """Collates by TRL's collator of chats, and keeps whether each is good and where it stands."""
 
-    def __init__(self, of_chats: Any) -> None:
+    def __init__(self, of_chats: Collator) -> None:
         self._of_chats = of_chats
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -2,66 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from stages.backends.chat import Tokenizer
-from stages.backends.train.rows import IGNORED, Rows, append_encoded
+from stages.backends.train.rows import IGNORED, Encoded, Rows, encode_chat, keep_rows
 from stages.errors import InvalidInput
+from stages.formats.dataset_rows import read_in_parts
 from stages.formats.messages import last_answer_only
 from stages.formats.splits import undesirable
 
 
-@dataclass(frozen=True)
-class Labelled(Rows):
-    """Rows of which only the last answers have labels, and whether each answer is called good."""
+class Labelled:
+    """Rows of which only the last answers have labels, the first `good` of them those with good answers."""
 
-    desirable: list[bool] = field(default_factory=list)
+    def __init__(self, rows: Rows, good: int) -> None:
+        self._rows, self.lengths, self.tokens = rows, rows.lengths, rows.tokens
+        self.desirable = np.arange(len(rows)) < good
 
+    def __len__(self) -> int:
+        return len(self.lengths)
 
-def encode_labelled(file: Path, tokenizer: Tokenizer, max_length: int) -> Labelled:
-    """Read one split of prepared answers, the good ones first. A file that is not there is an empty split.
-
-    Raises `InvalidInput` for a dataset without bad answers, or without good ones, and for a row as
-    `encode_split` does.
-    """
-    rows = Labelled([], [])
-    if not file.is_file():
-        return rows
-    if not undesirable(file).is_file():
-        raise InvalidInput(
-            f"{file.name} has answers that nobody called good or bad, and train.method: kto learns from "
-            "that; prepare them with prepare.format: unpaired-preferences, or set train.method: sft"
-        )
-    for part, good in ((file, True), (undesirable(file), False)):
-        for number, chat in enumerate(pq.read_table(part, columns=["messages"])["messages"].to_pylist()):
-            place = f"{part.name} row {number}"
-            append_encoded(rows, last_answer_only(chat), tokenizer, max_length, place)
-            rows.desirable.append(good)
-    return rows
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """`input_ids` and `labels` of a row, whether it is `desirable`, and its `place`."""
+        return {**self._rows[place], "desirable": bool(self.desirable[place]), "place": place}
 
 
-def after_other_prompts(rows: Labelled, places: Sequence[tuple[int, int]]) -> Labelled:
+class AfterOtherPrompts:
     """The prompt of row i with the answer of row j for each (i, j): what tells how far a model has moved.
 
     None is longer than the longest of `rows`: more of an answer is cut off.
     """
-    longest = max(rows.lengths, default=0)
-    found = Labelled([], [])
-    for asked, answered in places:
-        prompt = rows.input_ids[asked][: _taught(rows, asked)[0]]
-        first, end = _taught(rows, answered)
-        answer = rows.input_ids[answered][first:end][: longest - len(prompt)]
-        found.input_ids.append([*prompt, *answer])
-        found.labels.append([*[IGNORED] * len(prompt), *answer])
-        found.desirable.append(rows.desirable[asked])
-    return found
+
+    def __init__(self, rows: Labelled, places: Sequence[tuple[int, int]]) -> None:
+        self._rows, self._places = rows, np.array(places, dtype=np.int64).reshape(-1, 2)
+        spans = [_taught(rows[place]["labels"]) for place in range(len(rows))]
+        self._spans = np.array(spans, dtype=np.int32).reshape(-1, 2)
+        asked, answered = self._places.T
+        prompts, answers = self._spans[asked, 0], np.diff(self._spans[answered])[:, 0]
+        self.lengths = np.minimum(prompts + answers, rows.lengths.max(initial=0))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """As of `Labelled`; `desirable` as row i is."""
+        asked, answered = self._places[place]
+        row, (first, end) = self._rows[asked], self._spans[answered]
+        prompt = row["input_ids"][: self._spans[asked, 0]]
+        answer = self._rows[answered]["input_ids"][first:end][: self.lengths[place] - len(prompt)]
+        return {
+            "input_ids": np.concatenate([prompt, answer]),
+            "labels": np.concatenate([np.full(len(prompt), IGNORED), answer]),
+            "desirable": row["desirable"],
+            "place": place,
+        }
 
 
-def _taught(rows: Labelled, row: int) -> tuple[int, int]:
+def encode_labelled(file: Path, tokenizer: Tokenizer, max_length: int, folder: Path) -> Labelled:
+    """Read one split of prepared answers, the good ones first, as `encode_split` does.
+
+    Raises `InvalidInput` for a dataset without bad answers, or without good ones, too.
+    """
+    parts = [file, undesirable(file)] if file.is_file() else []
+    if parts and not parts[1].is_file():
+        raise InvalidInput(
+            f"{file.name} has answers that nobody called good or bad, and train.method: kto learns from "
+            "that; prepare them with prepare.format: unpaired-preferences, or set train.method: sft"
+        )
+    good = pq.read_metadata(file).num_rows if parts else 0
+    return Labelled(keep_rows(_answers(parts, tokenizer, max_length), folder), good)
+
+
+def _answers(parts: Sequence[Path], tokenizer: Tokenizer, max_length: int) -> Iterator[Encoded]:
+    for part in parts:
+        for number, row in enumerate(read_in_parts(part, ["messages"])):
+            chat = last_answer_only(row["messages"])
+            yield encode_chat(chat, tokenizer, max_length, f"{part.name} row {number}")
+
+
+def _taught(labels: np.ndarray) -> tuple[int, int]:
     """Where the answer begins and ends."""
-    places = [place for place, label in enumerate(rows.labels[row]) if label != IGNORED]
-    return places[0], places[-1] + 1
+    places = np.flatnonzero(labels != IGNORED)
+    return int(places[0]), int(places[-1]) + 1

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 
 from stages.backends.train.answer_trainer import AnswerTrainer
 from stages.backends.train.pairs import Pairs
+from stages.backends.train.trainer import Collator
 from stages.config.train import TrainConfig
 
 
@@ -35,26 +35,11 @@ class PairTrainer(AnswerTrainer, ABC):
         checkpoints: Path,
     ) -> None:
         super().__init__(model, tokenizer, train_rows, validation_rows, config, checkpoints)
-        self.data_collator: Any = _BothAnswers(self.data_collator)
         self.pairs = train_rows
 
     @staticmethod
-    def _table(rows: Any) -> Dataset:
-        sides = (rows.chosen, rows.rejected)
-        columns = {
-            "input_ids": [list(both) for both in zip(*(side.input_ids for side in sides), strict=True)],
-            "labels": [list(both) for both in zip(*(side.labels for side in sides), strict=True)],
-            "place": list(range(len(rows))),
-        }
-        return Dataset.from_dict(columns)
-
-    @staticmethod
-    def _sizes(data: Dataset) -> tuple[list[int], list[int]]:
-        both = [[len(ids) for ids in pair] for pair in data["input_ids"]]
-        return [max(lengths) for lengths in both], [sum(lengths) for lengths in both]
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "labels", "place"]
+    def _collator(of_chats: Collator) -> Collator:
+        return _BothAnswers(of_chats)
 
     def compute_loss(
         self,
@@ -83,9 +68,8 @@ class PairTrainer(AnswerTrainer, ABC):
 
     def _validate(self) -> dict[str, float]:
         """Mean loss of the pairs, and the share of them with a margin above 0."""
-        data = self._table(self.validation_rows)
         found = [
-            self._losses(self.model, self._together(data, places), len(self.pairs))
+            self._losses(self.model, self._together(self.validation_rows, places), len(self.pairs))
             for places in self._batches(self.validation_rows)
         ]
         losses, margins = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -98,7 +82,7 @@ class PairTrainer(AnswerTrainer, ABC):
 class _BothAnswers:
     """Collates pairs: by TRL's collator of chats, the chosen ones before the rejected ones."""
 
-    def __init__(self, of_chats: Any) -> None:
+    def __init__(self, of_chats: Collator) -> None:
         self._of_chats = of_chats
 
     def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -56,7 +56,7 @@ def train_adapter(
     tokenizer = load_tokenizer(base.path)
     if start is not None:
         _require_same_reading(tokenizer, base.path, start, config)
-    rows, validation = _encoded(dataset.path, tokenizer, config)
+    rows, validation = _encoded(dataset.path, tokenizer, config, out)
     if not len(rows):
         raise InvalidInput("the dataset's training split is empty; prepare more rows or hold out fewer")
     if config.early_stopping is not None and not len(validation):
@@ -64,7 +64,7 @@ def train_adapter(
             "train.early_stopping stops by the validation loss, and the validation split is empty; hold rows "
             "out (prepare.split.validation), or take early_stopping out"
         )
-    longest = config.max_length if config.packing else max(rows.lengths + validation.lengths)
+    longest = config.max_length if config.packing else _longest(rows, validation)
     frozen = choose_frozen(base.path, config, longest)
     model, quantization = load_for_training(base.path, config, frozen, start.path if start else None)
     if config.packing:
@@ -100,12 +100,17 @@ def _start(parents: Parents, config: TrainConfig) -> Parent | None:
     return start if config.goes_on else None
 
 
-def _encoded(dataset: Path, tokenizer: Tokenizer, config: TrainConfig) -> tuple[Any, Any]:
+def _longest(*splits: Any) -> int:
+    """Tokens of the longest row."""
+    return max(int(rows.lengths.max(initial=0)) for rows in splits)
+
+
+def _encoded(dataset: Path, tokenizer: Tokenizer, config: TrainConfig, out: Path) -> tuple[Any, Any]:
     """The training and the validation split: `Rows`, `Labelled`, or `Pairs` where answers are compared."""
     encode: Any = {"sft": encode_split, "kto": encode_labelled}.get(config.method, encode_pairs)
     files = (dataset / "train.parquet", dataset / "validation.parquet")
-    train, validation = (encode(file, tokenizer, config.max_length) for file in files)
-    if config.method == "kto" and len(set(train.desirable)) == 1:
+    train, validation = (encode(file, tokenizer, config.max_length, out) for file in files)
+    if config.method == "kto" and len(set(train.desirable.tolist())) == 1:
         called = "good" if train.desirable[0] else "bad"
         raise InvalidInput(
             f"every answer of the training split is called {called}, so there is nothing to tell it from; "

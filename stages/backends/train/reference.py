@@ -51,9 +51,8 @@ def _read(trainer: AnswerTrainer, splits: Sequence[Any], shape: tuple[int, int],
     trainer.model.eval()
     with torch.no_grad(), bf16:  # which a training enters by itself, later
         for rows, values in zip(splits, found, strict=True):
-            data = trainer._table(rows)
             for places in trainer._batches(rows):
-                each = trainer._log_probabilities(trainer.model, trainer._together(data, places))
+                each = trainer._log_probabilities(trainer.model, trainer._together(rows, places))
                 values[places] = each.view(len(places), -1).cpu().numpy()
                 done += len(places)
                 progress(done, shape[0], f"{what} read by the reference")

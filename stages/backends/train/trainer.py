@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 from datasets import Dataset
@@ -16,7 +17,7 @@ from peft.helpers import disable_input_dtype_casting
 from peft.optimizers import create_loraplus_optimizer
 from torch.nn import functional
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTTrainer, pack_dataset
+from trl import SFTTrainer
 
 from stages.backends.nf4 import require_not_repacked
 from stages.backends.train.arguments import arguments, total_steps
@@ -24,6 +25,7 @@ from stages.backends.train.checkpoints import keep_only
 from stages.backends.train.early_stopping import BestAdapter
 from stages.backends.train.lora import trainable
 from stages.backends.train.loss import plain_head, summed_loss, without
+from stages.backends.train.packing import Packed
 from stages.backends.train.rows import IGNORED, training_order
 from stages.config.train import TrainConfig
 from stages.contract import progress
@@ -31,6 +33,7 @@ from stages.errors import Diverged
 from stages.memory import LOGITS_AT_ONCE
 
 log = logging.getLogger("tuneline.train")
+Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]
 
 
 class Trainer(SFTTrainer):
@@ -40,6 +43,7 @@ class Trainer(SFTTrainer):
     """
 
     optimizer: Any
+    data_collator: Any
     step_figures: tuple[str, ...] = ()
     """Logged with each step beside its loss."""
     validation_figures: tuple[str, ...] = ("validation_loss",)
@@ -56,24 +60,23 @@ class Trainer(SFTTrainer):
         checkpoints: Path,
     ) -> None:
         self.recipe = config
-        data = self._table(train_rows)
-        if config.packing:
-            data = pack_dataset(data, config.max_length, "bfd")
-        lengths, tokens = self._sizes(data)
-        steps = total_steps(len(data), config)
+        rows = Packed(train_rows, config.max_length) if config.packing else train_rows
+        steps = total_steps(len(rows), config)
         per_step = config.batch_size * config.gradient_accumulation
-        order = training_order(lengths, steps * per_step, config.batch_size, config.seed)
-        self.tokens_per_row = [tokens[row] for row in order]
+        order = training_order(rows.lengths, steps * per_step, config.batch_size, config.seed)
+        self._tokens_until = np.cumsum(rows.tokens[order], dtype=np.int64)[per_step - 1 :: per_step]
         self.validation_rows = validation_rows
         patience = config.early_stopping
         self.best = None if patience is None else BestAdapter(checkpoints, patience)
         super().__init__(
             model=model,
             args=arguments(config, steps, checkpoints),
-            train_dataset=data.select(order),
+            train_dataset=Dataset.from_dict({"place": order}),
             processing_class=tokenizer,
             callbacks=[_Schedule(config, steps)],
         )
+        self.collate = self._collator(self.data_collator)
+        self.data_collator = _Picked(rows, self.collate)
         self.remove_callback(PrinterCallback)
         # TRL rounds adapters of quantized models to bfloat16, where updates below 1/256 of a weight are lost
         for _, weight in trainable(model):
@@ -83,15 +86,17 @@ class Trainer(SFTTrainer):
         self._head = plain_head(model, self.args.bf16) if self._keeps_logits and on_cpu else None
 
     @staticmethod
-    def _table(rows: Any) -> Dataset:
-        """The rows as the collator takes them."""
-        return Dataset.from_dict({"input_ids": rows.input_ids, "labels": rows.labels})
+    def _collator(of_chats: Collator) -> Collator:
+        """What makes a batch of rows. `of_chats`: TRL's own, of rows with `input_ids` and `labels`."""
+        return of_chats
 
-    @staticmethod
-    def _sizes(data: Dataset) -> tuple[list[int], list[int]]:
-        """Of each row the length by which it is ordered, and its tokens."""
-        lengths = [len(ids) for ids in data["input_ids"]]
-        return lengths, lengths
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["place"]
+
+    def _together(self, rows: Any, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A batch of the rows at these places."""
+        batch: dict[str, torch.Tensor] = self._prepare_inputs(self.collate([rows[k] for k in places]))
+        return batch
 
     def before_training(self) -> None:
         """What has to be known before the first step, computed as the steps will be."""
@@ -188,9 +193,9 @@ class Trainer(SFTTrainer):
 
     def _validate(self) -> dict[str, float]:
         """Mean loss per assistant token, `validation_loss`."""
-        data, total, count = self._table(self.validation_rows), 0.0, 0
+        total, count = 0.0, 0
         for places in self._batches(self.validation_rows):
-            inputs = self._prepare_inputs(self.data_collator([data[place] for place in places]))
+            inputs = self._together(self.validation_rows, places)
             tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
             total += self.compute_loss(self.model, inputs, num_items_in_batch=1).item()
             count += tokens
@@ -198,9 +203,9 @@ class Trainer(SFTTrainer):
 
     def _batches(self, rows: Any) -> Iterator[list[int]]:
         """Places of rows that are read together, without gradients: the shortest first."""
-        order, size = sorted(range(len(rows)), key=rows.lengths.__getitem__), 2 * self.recipe.batch_size
+        order, size = np.argsort(rows.lengths, kind="stable"), 2 * self.recipe.batch_size
         for start in range(0, len(order), size):
-            yield order[start : start + size]
+            yield order[start : start + size].tolist()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         broken = [name for name, weight in trainable(self.model) if not weight.isfinite().all()]
@@ -214,7 +219,7 @@ class Trainer(SFTTrainer):
 
     def tokens_seen(self, step: int) -> int:
         """Tokens without padding that the first `step` optimizer steps train on."""
-        return sum(self.tokens_per_row[: step * self.recipe.batch_size * self.recipe.gradient_accumulation])
+        return int(self._tokens_until[step - 1]) if step else 0
 
     def history(self) -> list[dict[str, float]]:
         """One row per step (step, loss, learning_rate, tokens) and per evaluation (step, validation_loss)."""
@@ -226,6 +231,16 @@ class Trainer(SFTTrainer):
             elif "validation_loss" in entry:
                 rows.append({key: entry[key] for key in ("step", *self.validation_figures)})
         return rows
+
+
+class _Picked:
+    """Reads the rows of a step, which TRL knows by their places, and collates them."""
+
+    def __init__(self, rows: Any, collate: Collator) -> None:
+        self._rows, self._collate = rows, collate
+
+    def __call__(self, picked: Sequence[Mapping[str, int]]) -> dict[str, torch.Tensor]:
+        return self._collate([self._rows[row["place"]] for row in picked])
 
 
 class _Schedule(TrainerCallback):

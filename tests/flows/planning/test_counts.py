@@ -16,12 +16,13 @@ from flows.planning import timed
 from flows.planning.amounts import TrainingAmounts, training_amounts
 from flows.planning.evaluations import evaluation_work, forms, splits
 from flows.planning.rates import ComputeRates
-from flows.planning.rows import RowFigures, held_bytes, row_figures
+from flows.planning.rows import RowFigures, row_figures, training_bytes
 from flows.planning.timed import Fit, PassTimes, pass_times, time_first
 from stages import work
 from stages.arithmetic import kept_speed
 from stages.backends import block
 from stages.config.prepare import PrepareConfig
+from stages.config.train import TrainConfig
 from stages.model_shape import describe_base
 from stages.work import Through, Work
 
@@ -277,6 +278,11 @@ def test_good_and_bad_answers_are_each_read_once_after_their_prompt() -> None:
     assert base.through == Through(layers=2, read_passes=2 * 3, read_tokens=32 * (18 + 8), compared=32 * 8)
 
 
-def test_rows_that_training_holds_count_where_they_are_many() -> None:
-    assert held_bytes(None) == held_bytes(RowFigures(1000, 50, 50)) == 0
-    assert held_bytes(RowFigures(100_000, 50, 50)) == 1_100_000_000
+def test_rows_of_a_training_count_where_they_are_many() -> None:
+    config, pairs, labelled = TrainConfig(epochs=1), TrainConfig(method="orpo"), TrainConfig(method="kto")
+    assert training_bytes(None, config) == training_bytes(RowFigures(1000, 50, 50), config) == (0, 0)
+    assert training_bytes(RowFigures(1e6, 50, 50), config) == (0, 400_000_000)
+    assert training_bytes(RowFigures(2e6, 50, 50), TrainConfig(epochs=3)) == (480_000_000, 800_000_000)
+    assert training_bytes(RowFigures(1e6, 50, 50), pairs.as_run)[1] == 800_000_000
+    both = RowFigures(1e6, 50, 50, undesirable=2e6)
+    assert training_bytes(both, labelled.as_run) == (1_200_000_000, 1_200_000_000)

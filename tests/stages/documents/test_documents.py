@@ -104,7 +104,7 @@ def test_documents_and_chats_mix_and_each_task_reads_its_own(
     assert {chat[0]["content"] for chat in read} == {"S"}
     documents = perplexity.read_documents(out / "test.parquet", PerplexityTask())
     assert len(read) + len(documents) == len(splits(out)["test"])
-    assert len(encode_split(out / "train.parquet", tokenizer, 64)) == len(splits(out)["train"])
+    assert len(encode_split(out / "train.parquet", tokenizer, 64, tmp_path)) == len(splits(out)["train"])
 
 
 def test_what_a_task_cannot_read_is_said(prepare_from: Prepare, out: Path, tmp_path: Path) -> None:
