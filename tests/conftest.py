@@ -24,7 +24,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 from registry.artifacts import digest
-from stages.backends.imports import quickly
+from stages.backends.tokenizer import quickly
 from stages.config.base import BaseConfig
 from stages.contract import Facts, Parent, toolchain
 from stages.resolve import TOOLS, VERSION, resolve

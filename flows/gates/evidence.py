@@ -80,10 +80,7 @@ class TaskEvidence(FiniteRecord):
     labels: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="metric that a judge scored → item → what people say on its scale"
     )
-
-    good: dict[str, bool] = Field(
-        default_factory=dict, description="item → whether its answer is called good, where a task compares"
-    )
+    good: dict[str, bool] = Field(default_factory=dict, description="item → whether it is called good")
     parts: dict[str, dict[str, str]] = Field(
         default_factory=dict,
         description="item → field → value: of its expected answer, where that is JSON, and of columns",

@@ -13,6 +13,5 @@ hidden_states      what a base makes of texts, for drift
 preview            what only the libraries know, before a run
 arithmetic         bfloat16 against float32 on this machine
 preload            what most stages import
-imports            in half of the time
 ```
 """

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.backends.imports import quickly
-from stages.backends.tokenizer import load_tokenizer
+from stages.backends.tokenizer import load_tokenizer, quickly
 
 with quickly():
     import torch

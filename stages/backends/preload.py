@@ -4,7 +4,7 @@ import contextlib
 import gc
 from pathlib import Path
 
-from stages.backends.imports import quickly
+from stages.backends.tokenizer import quickly
 
 CAN_FORK = True
 """Whether a fork of this process can do all that a new one could: CUDA cannot be used in a fork."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.artifacts import JsonObject
-from stages.backends.imports import quickly
+from stages.backends.tokenizer import quickly
 from stages.config.evaluate import LmEvalTask
 from stages.config.lora import LoraConfig
 from stages.errors import StageError
