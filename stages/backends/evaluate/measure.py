@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from lm_eval.api.instance import Instance
@@ -45,6 +45,14 @@ from stages.errors import Diverged
 ANSWER_TOKENS = 64
 
 
+LIKELIHOODS: Mapping[type, Callable[..., ScoredResult]] = {
+    PreferenceTask: run_preference,
+    LabelledTask: run_labelled,
+    PerplexityTask: run_perplexity,
+}
+"""Tasks of what a model finds how likely, and what runs them."""
+
+
 def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMetrics:
     """Measure, write samples, `answers.json` and, last, `results.json`; return the facts' metrics."""
     with _quiet():
@@ -57,15 +65,11 @@ def measure(parents: Parents, config: EvaluateConfig, out: Path) -> EvaluationMe
         scored: dict[str, ScoredResult] = {}
         with _naming_the_damage(parents["model"]):
             for task in config.tasks:
+                dataset = parents.get("dataset")
                 if isinstance(task, HeldoutTask | LmEvalTask):
-                    dataset = parents.get("dataset")
                     scored[task.name] = run_task(measured.lm, task, dataset, config.seed, out, embedder)
-                elif isinstance(task, PreferenceTask):
-                    scored[task.name] = run_preference(measured.lm, task, parents.get("dataset"), out)
-                elif isinstance(task, LabelledTask):
-                    scored[task.name] = run_labelled(measured.lm, task, parents.get("dataset"), out)
-                elif isinstance(task, PerplexityTask):
-                    scored[task.name] = run_perplexity(measured.lm, task, parents.get("dataset"), out)
+                elif (run := LIKELIHOODS.get(type(task))) is not None:
+                    scored[task.name] = run(measured.lm, task, dataset, out)
             answers = _ask(measured.lm, parents, config)
             asked = any(isinstance(task, FidelityTask) for task in config.tasks)
             compared = run_fidelity(measured, parents, config, out) if asked else None
