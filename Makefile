@@ -26,7 +26,7 @@ test: setup lint  ## everything that CI checks, in under half an hour on 2 cores
 	  echo "NOT TRIED: the pages in a browser; there is no Chromium here (Debian: apt install chromium)" >&2; \
 	  export TUNELINE_WITHOUT_BROWSER=1; \
 	fi; \
-	$(BIN)/python -m pytest -n 3 -m "not vllm and not deploy and not clients"
+	$(BIN)/python -m pytest -n 3 -m "not vllm and not deploy and not clients" $(SOURCE:%=--deselect=%)
 
 # Modules that need every heavy library, beside .ci/smoke.py, in a few minutes.
 SMOKE := tests/flows/test_recipe.py tests/flows/gates tests/registry/channels/test_channels.py tests/stages/test_merge.py tests/stages/backends/merge tests/stages/backends/test_safetensors.py
@@ -36,10 +36,13 @@ test-python:  ## a smoke test on another Python: make test-python PYTHON=/path/t
 	@bin=.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin; \
 	  $$bin/python .ci/smoke.py && $$bin/python -m pytest $(SMOKE)
 
-lint: setup  ## style, types and layering
+# Tests that only read the source: whoever changes a module wants them at once.
+SOURCE := tests/test_architecture.py tests/reliability/test_switches.py::test_every_switch_fits_the_source_as_it_is
+lint: setup  ## style, types, layering and house rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q $(SOURCE)
 
 fix: setup  ## let ruff repair and format
 	$(BIN)/ruff check --fix .

@@ -49,6 +49,7 @@ HEAVY = "tests/stages/backends/evaluate/test_fidelity"
 """These load torch, so only the tests that matter are run."""
 PARITY = f"{HEAVY}.py::test_parity_tells_a_changed_tokenizer"
 FOLDS = f"{HEAVY}.py::test_the_fold_is_chosen_by_loss_then_score_then_nearness"
+AREA = "tests/stages/backends/evaluate/test_labelled.py::test_it_is_a_gate_s_evidence"
 DAMAGE, WEIGHTS = f"{HEAVY}.py::test_a_damaged_reference_leaves_no_scratch", f"{HEAVY}_weights.py"
 LONGEST = seconds(300)
 """Seconds for the tests of one switch."""
@@ -146,8 +147,14 @@ GATE_SWITCHES = [
         ),
         Holms_correction=("share = rules[0].alpha / max(1, len(rules) - len(shown))",
                           "share = rules[0].alpha"),
-        few_differences_prove_nothing=("if mean.moved < FEWEST:", "if False:"),
+        few_differences_prove_nothing=("if telling < FEWEST:", "if False:"),
         one_item_has_no_spread=("if len(set(differences.clusters)) < 2:", "if False:"),
+    ),
+    *_in(
+        "flows/gates/rules.py", AREA,
+        few_answers_of_one_label_prove_nothing=(
+            "*([sum(good), len(good) - sum(good)] if good else [])]", "]",
+        ),
     ),
     *_in(
         "flows/gates/result.py", GATE,
