@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ class Serving:
     def __init__(self, folder: Path, database: PostgreSQL, processes: Processes) -> None:
         self.folder, self.database, self.processes = folder, database, processes
         self.keys: dict[str, str] = {}
+        self.numbers = itertools.count()
         made = kept_registry(CHECKOUT, folder / "home", 3)
         processes.tuneline("registry", "move")
         self.adapters = [adapter.gguf for adapter in made.adapters]
@@ -72,8 +74,8 @@ class Serving:
         return None
 
     def ask(self, tenant: str, **more: Any) -> httpx.Response:
-        """Let a tenant ask; returns once the answer is whole."""
-        question = [{"role": "user", "content": "Who are you?"}]
+        """Let a tenant begin a conversation, of which a canary has some; returns once the answer is whole."""
+        question = [{"role": "user", "content": f"Who are you, {next(self.numbers)}?"}]
         body = {"model": CHANNELS[tenant], "messages": question, "max_tokens": 8, **more}
         header = {"authorization": f"Bearer {self.keys[tenant]}"}
         address = f"{self.gateway.said['url']}/chat/completions"
