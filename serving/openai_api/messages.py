@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from serving.openai_api.errors import ApiError
@@ -28,7 +28,31 @@ def read_messages(value: Any, most: int, lacking: Collection[str]) -> tuple[Mess
     """`lacking`: whether calls of functions and their results (`tools`) are not done. Raises `ApiError`."""
     if not isinstance(value, list) or not 0 < len(value) <= most:
         refuse("messages", f"a list of 1 to {most} messages", value)
-    return tuple(_message(message, f"messages[{index}]", lacking) for index, message in enumerate(value))
+    messages = [_message(message, f"messages[{index}]", lacking) for index, message in enumerate(value)]
+    require_results_answer_calls(messages, "messages")
+    return tuple(messages)
+
+
+def require_results_answer_calls(messages: Sequence[Message], param: str) -> None:
+    """Raise `ApiError` where a result follows no call with its id, or a second result of the call.
+
+    `param`: the request's field that holds the conversation.
+    """
+    open_calls = set[str]()
+    for message in messages:
+        if message["role"] == "assistant":
+            open_calls = {call["id"] for call in message.get("tool_calls", ())}
+        elif message["role"] != "tool":
+            open_calls = set()
+        elif message["tool_call_id"] in open_calls:
+            open_calls.remove(message["tool_call_id"])
+        else:
+            shown = json.dumps(message["tool_call_id"])[:LONGEST_ID]
+            text = (
+                f"{param}: the result with tool_call_id {shown} answers no call: expected one of that id in "
+                "the assistant's message before it, and one result of it; send the call too"
+            )
+            raise ApiError(text, param)
 
 
 def read_prompt(value: Any) -> str:

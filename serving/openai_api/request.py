@@ -115,6 +115,7 @@ def read(raw: bytes, chat: bool, limits: RequestLimits) -> CompletionRequest:
     n = _answers(fields, limits)
     names = ("max_completion_tokens", "max_tokens")
     lengths = [read_length(fields, name, limits.max_tokens) for name in names]
+    stream = fields.flag("stream")
     request = CompletionRequest(
         model=model,
         messages=messages,
@@ -122,8 +123,8 @@ def read(raw: bytes, chat: bool, limits: RequestLimits) -> CompletionRequest:
         max_tokens=next((length for length in lengths if length is not None), None),
         n=n,
         stop=read_stops(fields.take("stop")),
-        stream=fields.flag("stream"),
-        wants_usage=read_stream_options(fields),
+        stream=stream,
+        wants_usage=read_stream_options(fields, stream),
         salt=fields.text("cache_salt"),
         seed=read_seed(fields),
         user=user_of(given),

@@ -74,12 +74,15 @@ def read_biases(value: Any) -> dict[str, float]:
     return value
 
 
-def read_stream_options(fields: Fields) -> bool:
-    """Whether a stream is to end with its tokens. Raises `ApiError`."""
+def read_stream_options(fields: Fields, stream: bool) -> bool:
+    """Whether the answer, where it is a `stream`, is to end with its tokens. Raises `ApiError`."""
     options = fields.take("stream_options") or {}
     wanted = {"include_usage", "include_obfuscation"}  # the latter pads events, for who listens on the way
     if isinstance(options, dict):
         options = {name: value for name, value in options.items() if value is not None and value is not False}
     if not isinstance(options, dict) or any(options[n] is not True or n not in wanted for n in options):
         refuse("stream_options", "an object with include_usage, true or false", options)
+    if options and not stream:
+        message = "stream_options: expected `stream: true` with it; or leave it out"
+        raise ApiError(message, "stream_options")
     return "include_usage" in options

@@ -168,6 +168,8 @@ def request(draw: Random, model: str, vllm: bool, leaving: bool) -> Drawn:
     if not tame:
         for name in draw.sample(sorted(ODD), draw.choice((0, 1, 1, 2, 3))):
             given[name] = draw.choice(ODD[name])
+    elif given.get("stream") is not True:
+        given.pop("stream_options", None)
     names = list(given)
     draw.shuffle(names)
     given = {name: given[name] for name in names}

@@ -9,7 +9,7 @@ from typing import Any
 from serving.openai_api.body import parse
 from serving.openai_api.errors import ApiError
 from serving.openai_api.fields import REASONS, Fields, JsonObject, refuse, says_nothing
-from serving.openai_api.messages import Message
+from serving.openai_api.messages import Message, require_results_answer_calls
 from serving.openai_api.request import (
     CompletionRequest,
     RequestLimits,
@@ -62,7 +62,7 @@ def read_response(raw: bytes, limits: RequestLimits) -> ResponseRequest:
     given = {
         name: value
         for name, value in parse(raw, limits.depth).items()
-        if not says_nothing(value) and (name, value) not in _NEUTRAL
+        if name == "input" or (not says_nothing(value) and (name, value) not in _NEUTRAL)
     }
     _require_no_memory(given)
     fields = Fields(given)
@@ -71,6 +71,8 @@ def read_response(raw: bytes, limits: RequestLimits) -> ResponseRequest:
     instructions = fields.text("instructions")
     messages: list[Message] = [] if instructions is None else [{"role": "system", "content": instructions}]
     messages += read_input(fields.take("input"), limits.messages, limits.lacking)
+    require_results_answer_calls(messages, "input")
+    stream = fields.flag("stream")
     completion = CompletionRequest(
         model=model,
         messages=tuple(messages),
@@ -78,7 +80,7 @@ def read_response(raw: bytes, limits: RequestLimits) -> ResponseRequest:
         max_tokens=read_length(fields, "max_output_tokens", limits.max_tokens),
         n=1,
         stop=(),
-        stream=fields.flag("stream"),
+        stream=stream,
         wants_usage=True,
         salt=fields.text("cache_salt"),
         seed=read_seed(fields),
@@ -87,7 +89,7 @@ def read_response(raw: bytes, limits: RequestLimits) -> ResponseRequest:
         tools=_tools(given, fields),
         more=_more(fields),
     )
-    read_stream_options(fields)  # a response ends with its tokens in any case
+    read_stream_options(fields, stream)  # a response ends with its tokens in any case
     fields.require_nothing_left(_REASONS)
     require_one_form(completion, "text.format")
     return ResponseRequest(completion, _echo(given, completion, instructions))

@@ -164,6 +164,32 @@ def test_calls_and_their_results_are_messages() -> None:
         assert "arguments: expected the JSON text of an object" in str(error)
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param([[], ["a"]], id="without a call"),
+        pytest.param([["a"], ["b"]], id="of another call"),
+        pytest.param([["a", "b"], ["b", "b"]], id="a second of one call"),
+        pytest.param([["a"], None, ["a"]], id="after the user spoke"),
+    ],
+)
+def test_a_result_answers_a_call_before_it(ids: list[list[str] | None]) -> None:
+    function = {"name": "book", "arguments": "{}"}
+    calls = [{"id": id_, "type": "function", "function": function} for id_ in ids[0] or ()]
+    sent: list[dict[str, Any]] = [HI, {"role": "assistant", "content": "", "tool_calls": calls}]
+    sent += [HI] * (None in ids)
+    sent += [{"role": "tool", "tool_call_id": id_, "content": "Booked"} for id_ in ids[-1] or ()]
+    error = refusal(CHAT | {"messages": sent})
+    assert f'the result with tool_call_id "{(ids[-1] or [])[-1]}" answers no call' in str(error)
+    assert error.param == "messages"
+
+
+def test_stream_options_belong_to_a_stream() -> None:
+    error = refusal(CHAT | {"stream_options": {"include_usage": True}})
+    assert str(error) == "stream_options: expected `stream: true` with it; or leave it out"
+    assert not chat(LLAMA, stream_options={"include_usage": False}).wants_usage
+
+
 def test_tools_reach_the_engine_and_are_paid_for() -> None:
     tools = [{"type": "function", "function": {"name": "book", "description": "Book a room"}}]
     given = CHAT | {"tools": tools, "tool_choice": "required"}
