@@ -1,14 +1,16 @@
 """Compiling for tenants: each has a share of time for it, and nobody waits behind another's schemas.
 
 A schema at the bounds takes 0.2 s of a core to compile, which the engine's own threads would have used. So a
-tenant whose schemas and tools took `SECONDS` within `WINDOW` has to wait, and one thread compiles for all, a
-tenant's requests one after the other. What was refused is known and costs nothing again. What was compiled is
-used for one answer only: llguidance's copies share their lexer, whose bounds the answers before would use up.
+tenant whose schemas and tools took `SECONDS` within `WINDOW` has to wait, its requests are compiled one after
+the other, and the threads that compile run when no other has work. What was refused is known and costs
+nothing again. What was compiled is used for one answer only: llguidance's copies share their lexer, whose
+bounds the answers before would use up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import os
@@ -24,8 +26,8 @@ from serving.llama_cpp.structured.constraints import Constraint, SchemaRefused
 
 SECONDS, WINDOW = 1.0, 10.0
 """Of a processor, and in how many seconds; a usual schema takes 1 ms."""
-GIVES_WAY = 10
-"""How much nicer the compiling thread is than the others."""
+THREADS = 4
+"""That compile: on a busy machine a large schema takes minutes, and others' usual ones pass it."""
 MOST_REFUSED = 64
 """Of one tenant, that are remembered."""
 
@@ -51,12 +53,12 @@ class _Tenant:
 
 
 class Compiler:
-    """Compiles in a thread of its own. Its coroutines belong to one event loop."""
+    """Compiles in threads of its own. Its coroutines belong to one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, "compile", _give_way)
+        self._threads = ThreadPoolExecutor(THREADS, "compile", _give_way)
 
     async def compiled(
         self, tenant: str, source: str, work: Callable[[], Constraint], count: int = 1
@@ -117,11 +119,15 @@ class Compiler:
             finally:
                 tenant.spent.append((self._clock(), time.thread_time() - began))
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
 
 
 def _give_way() -> None:
-    """Let the engine's own threads go first: of those that wait for each other, one held up holds up all."""
-    if sys.platform == "linux":  # where threads have a priority of their own
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + GIVES_WAY)
+    """Let the engine's own threads go first: of those that wait for each other, one held up holds up all.
+
+    Being nicer is not enough: Linux lets a thread that runs finish its turn of some milliseconds, unless it
+    is idle by policy. Nothing is said where there is no such policy, or a sandbox forbids it.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Iterator
 
 import httpx
@@ -13,6 +16,7 @@ from serving.llama_cpp.scheduler import Batcher
 from serving.llama_cpp.structured import compiling
 from serving.llama_cpp.structured.compiling import Compiler, CompileTimeSpent
 from serving.llama_cpp.structured.constraints import Constraint, SchemaRefused
+from tests.seconds import seconds
 from tests.serving.llama_cpp.asking import BASE, asked, say
 
 SCHEMAS: Iterator[dict[str, object]] = ({"const": f"value {number}"} for number in range(100))
@@ -90,6 +94,33 @@ def test_what_was_refused_costs_nothing_again(monkeypatch: pytest.MonkeyPatch) -
             assert work.times == before + more, "the oldest is forgotten"
 
     asyncio.run(run())
+
+
+def test_a_tenant_passes_what_another_compiles() -> None:
+    finished = threading.Event()
+
+    def large() -> Constraint:
+        assert finished.wait(seconds(60))
+        return None  # type: ignore[return-value]
+
+    def usual() -> Constraint:
+        policies.append(os.sched_getscheduler(0) if sys.platform == "linux" else None)
+        return None  # type: ignore[return-value]
+
+    policies: list[int | None] = []
+
+    async def run() -> None:
+        compiler = Compiler()
+        first = asyncio.ensure_future(compiler.compiled("a", "x", large))
+        second = asyncio.ensure_future(compiler.compiled("a", "y", usual))
+        await compiler.compiled("b", "z", usual)
+        assert not first.done()
+        assert len(policies) == 1, "a tenant's own wait for each other"
+        finished.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(run())
+    assert policies == [os.SCHED_IDLE if sys.platform == "linux" else None] * 2
 
 
 def test_those_who_compile_nothing_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
