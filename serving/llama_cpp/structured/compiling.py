@@ -27,7 +27,7 @@ from serving.llama_cpp.structured.constraints import Constraint, SchemaRefused
 SECONDS, WINDOW = 1.0, 10.0
 """Of a processor, and in how many seconds; a usual schema takes 1 ms."""
 THREADS = 4
-"""That compile: on a busy machine a large schema takes minutes, and others' usual ones pass it."""
+"""That compile: on a busy machine a large schema takes a minute, and others' usual ones pass it."""
 MOST_REFUSED = 64
 """Of one tenant, that are remembered."""
 
