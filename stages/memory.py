@@ -101,19 +101,21 @@ def kept_per_layer(shape: ModelShape, config: TrainConfig, longest: int) -> int:
     """Bytes per token that a layer of a Llama-like block keeps for its backward pass on a CPU.
 
     Two float32 residuals; what the MLP's activation and product and attention (queries, keys and values of
-    each head; with plain attention its matrix, else the answer) keep, in the type of the arithmetic; and for
-    each adapted module its input in that type, where dropout makes a copy with a float32 mask, and rank
-    numbers between the factors. In float32 without dropout modules share one input.
+    each head; with plain attention its matrix, else the answer) keep, in the type of the arithmetic; what the
+    adapted modules read in that type, once for those that read the same; and for each of these rank numbers
+    between the factors, and with dropout a byte for each number read. With DoRA, which PEFT computes, each
+    module has a copy in 16 bits, or with dropout one with a float32 mask.
     """
     wide = 4 if config.nf4.compute_dtype == "float32" else 2
     inputs = [widths[0] for widths in adapted(shape, config).values()]
     lora = wide * config.lora.rank * len(inputs)
-    if config.lora.dropout:
+    shared = wide * min(sum(inputs), 3 * shape.hidden + shape.intermediate)
+    if not config.lora.dora:
+        lora += shared + sum(inputs) * bool(config.lora.dropout)
+    elif config.lora.dropout:
         lora += (wide + 4) * sum(inputs)
-    elif wide == 2:
-        lora += wide * sum(inputs)
     else:
-        lora += wide * min(sum(inputs), 3 * shape.hidden + shape.intermediate)
+        lora += wide * sum(inputs) if wide == 2 else shared
     queries = shape.heads * shape.head_size
     lora += _dora_kept(shape, config, wide)
     plain = longest <= SHORT_ROWS and not config.packing

@@ -8,7 +8,7 @@ from registry.artifacts import Relation
 from stages.config.train import TrainConfig
 from stages.contract import Facts, Parents, toolchain
 
-VERSION = 4
+VERSION = 5
 TOOLS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 RELATIONS: dict[str, Relation] = {"base": "adapter", "dataset": "trained_on", "adapter": "finetune"}
 

@@ -125,13 +125,21 @@ def require_not_repacked(model: nn.Module) -> None:
 def dequantize_in_place(model: nn.Module) -> None:
     """Replace each `Linear4bit` by a frozen `Linear` of its compute dtype with the same values."""
     for name, module in list(quantized_modules(model)):
-        weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(module.compute_dtype)
+        weight = values(module, module.compute_dtype)
         with torch.device("meta"):
             plain = nn.Linear(module.in_features, module.out_features, bias=False)
         plain.weight = nn.Parameter(weight, requires_grad=False)
         if module.bias is not None:
             plain.bias = nn.Parameter(module.bias.data.to(module.compute_dtype), requires_grad=False)
         model.set_submodule(name, plain)
+
+
+def values(layer: nn.Linear, dtype: torch.dtype) -> torch.Tensor:
+    """The weight of a layer (out, in) in `dtype`, also of one that is in NF4."""
+    if isinstance(layer, bnb.nn.Linear4bit):
+        unpacked: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        return unpacked.to(dtype)
+    return layer.weight.to(dtype)
 
 
 def nf4_round_trip(weight: torch.Tensor, nf4: Nf4Config) -> torch.Tensor:

@@ -1,12 +1,14 @@
 """Training beside TRL's SFTTrainer: same base, rows, LoRA and number of tokens, each in a process of its own.
 
     python -m tests.bench.train_peers [135m 1b] [--rows 160] [--dtypes bfloat16 float32] [--checkpointing]
+        [--dropout 0.05]
 
 The base is SmolLM2-135M, or a Llama of 1.0e9 random weights; the rows are the first of the demo's training
-split. *TRL, defaults* is QLoRA as its documentation shows it, with the recipe's batch and rate. *TRL, tuned*
-has what that documentation advises and what runs on a CPU: packing, and weights in 16 or 32 bits, since
-nothing computes with 4 bits there; Liger's kernels and flash attention need a GPU. Loss is measured alike for
-all, on the demo's validation split, after the same rows.
+split. *TRL, defaults* is QLoRA as its documentation shows it, with the recipe's batch and rate; TRL
+checkpoints gradients unless told otherwise, so it comes a second time without that. *TRL, tuned* has what
+that documentation advises and what runs on a CPU: packing, and weights in 16 or 32 bits, since nothing
+computes with 4 bits there; Liger's kernels and flash attention need a GPU. Loss is measured alike for all,
+on the demo's validation split, after the same rows.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ DATA = {
     "max_length": 128,
 }
 BATCH, RATE, RANK, PACKED = 8, 1.0e-3, 16, 512
-VARIANTS = ("tuneline", "TRL, defaults", "tuneline, packed", "TRL, tuned")
+UNCHECKED = "TRL, without checkpointing"
+VARIANTS = ("tuneline", "TRL, defaults", UNCHECKED, "tuneline, packed", "TRL, tuned")
 
 
 def make(model: str, folder: Path) -> None:
@@ -76,7 +79,7 @@ def ours(base: Path, rows: Rows, given: argparse.Namespace, scratch: Path, packe
 
     config = TrainConfig.model_validate(
         {
-            "lora": {"rank": RANK, "alpha": 2 * RANK, "dropout": 0},
+            "lora": {"rank": RANK, "alpha": 2 * RANK, "dropout": given.dropout},
             "nf4": {"compute_dtype": given.dtype},
             "epochs": 1,
             "batch_size": 1 if packed else BATCH,
@@ -115,7 +118,7 @@ def theirs(base: Path, rows: Rows, given: argparse.Namespace, scratch: Path, tun
         num_train_epochs=1,
         learning_rate=RATE,
         lr_scheduler_type="cosine",
-        gradient_checkpointing=given.checkpointing,
+        gradient_checkpointing=given.checkpointing or given.one == "TRL, defaults",
         bf16=dtype == torch.bfloat16,
         packing=tuned,
         max_length=PACKED,
@@ -132,7 +135,11 @@ def theirs(base: Path, rows: Rows, given: argparse.Namespace, scratch: Path, tun
         train_dataset=Dataset.from_list([rows[place] for place in range(len(rows))]),
         processing_class=load_tokenizer(base),
         peft_config=peft.LoraConfig(
-            task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, lora_dropout=0, target_modules="all-linear"
+            task_type="CAUSAL_LM",
+            r=RANK,
+            lora_alpha=2 * RANK,
+            lora_dropout=given.dropout,
+            target_modules="all-linear",
         ),
     )
     return trainer, trainer.train
@@ -190,22 +197,26 @@ def peak(reset: str = "") -> int:
 def compare(report: Report, model: str, dtype: str, given: argparse.Namespace) -> None:
     """A row for each variant."""
     table = f"{model}, {dtype}{', gradient checkpointing' if given.checkpointing else ''}"
+    table += f", dropout {given.dropout}" if given.dropout else ""
+    variants = [name for name in VARIANTS if name != UNCHECKED or not given.checkpointing]
     with tempfile.TemporaryDirectory() as folder:
         make(model, Path(folder))
         found = {}
-        for variant in VARIANTS:
+        for variant in variants:
             words = [sys.executable, "-m", "tests.bench.train_peers", "--one", variant, "--folder", folder]
-            words += ["--rows", str(given.rows), "--dtype", dtype, *["--checkpointing"] * given.checkpointing]
+            words += ["--rows", str(given.rows), "--dtype", dtype, "--dropout", str(given.dropout)]
+            words += ["--checkpointing"] * given.checkpointing
             run = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
             found[variant] = json.loads(run.stdout.splitlines()[-1])
     rates = {variant: measured["tokens"] / measured["seconds"] for variant, measured in found.items()}
     for variant, measured in found.items():
-        ratios = {f"tokens/s / {peer}": rates[variant] / rates[peer] for peer in VARIANTS if "TRL" in peer}
+        ratios = {f"tokens/s / {peer}": rates[variant] / rates[peer] for peer in variants if "TRL" in peer}
         memory = {"peak (GB)": measured["peak"] / 1e9}
         losses = {"loss, first step": measured["losses"][0], "validation loss": measured["validation"]}
         row = {"trainer": variant, "tokens/s": rates[variant], **ratios, **memory, **losses}
         behind = variant == "tuneline" and (
-            rates[variant] < 4 * rates["TRL, defaults"] or rates[variant] < 1.3 * rates["TRL, tuned"]
+            rates[variant] < 4 * rates[UNCHECKED if UNCHECKED in rates else "TRL, defaults"]
+            or rates[variant] < 1.3 * rates["TRL, tuned"]
         )
         report.row(table, row, behind)
 
@@ -216,6 +227,7 @@ def main() -> None:
     arguments.add_argument("--rows", type=int, default=160)
     arguments.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     arguments.add_argument("--checkpointing", action="store_true")
+    arguments.add_argument("--dropout", type=float, default=0.0)
     arguments.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments.add_argument("--folder", help=argparse.SUPPRESS)
     arguments.add_argument("--dtype", help=argparse.SUPPRESS)

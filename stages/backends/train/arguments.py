@@ -26,7 +26,7 @@ def total_steps(rows: int, config: TrainConfig) -> int:
 def arguments(config: TrainConfig, steps: int, checkpoints: Path) -> SFTConfig:
     """Of TRL's trainer, for `steps` optimizer steps."""
     on_gpu = torch.cuda.is_available()
-    optimizer = "adamw_torch" if config.optimizer == "adamw" or not on_gpu else config.optimizer
+    optimizer = "adamw_torch_fused" if config.optimizer == "adamw" or not on_gpu else config.optimizer
     if optimizer != config.optimizer and config.optimizer != "adamw":
         log.info(
             "optimizer %s needs CUDA; using AdamW in 32 bits, which does the same unpaged", config.optimizer

@@ -23,6 +23,7 @@ from stages.backends.nf4 import require_not_repacked
 from stages.backends.train.arguments import arguments, total_steps
 from stages.backends.train.checkpoints import keep_only
 from stages.backends.train.early_stopping import BestAdapter
+from stages.backends.train.fused_lora import fused_lora
 from stages.backends.train.lora import trainable
 from stages.backends.train.loss import plain_head, summed_loss, without
 from stages.backends.train.packing import Packed
@@ -284,7 +285,7 @@ def fit(trainer: Trainer, resume: Path | None) -> None:
         if isinstance(callback, _Schedule):
             callback.trainer = trainer
     # PEFT would cast what a layer reads to the adapter's 32 bits, and autocast those back to the same 16
-    with disable_input_dtype_casting(trainer.model, active=trainer.args.bf16):
+    with disable_input_dtype_casting(trainer.model, active=trainer.args.bf16), fused_lora(trainer.model):
         trainer.before_training()
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     if trainer.best is not None:
