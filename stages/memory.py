@@ -39,10 +39,12 @@ STEP_LOGITS, LOSS_LOGITS = 12, 8
 """On a CPU: log-softmax, its gradient and that of the logits; without a backward pass logits and log-softmax.
 All float32: accelerate widens what a model answers."""
 LOGITS_AT_ONCE, PART_LOGITS = 2**25, 10
-"""How many a training on a CPU holds of a frozen head whose output nothing changes, and their bytes: logits,
+"""How many a training holds of a frozen head whose output nothing changes, and their bytes: logits,
 log-softmax that becomes the gradient, and its copy in 16 bits."""
 CHANGED_LOGITS = frozenset({"gemma2"})
 """Families that change them after the head, so that all of a batch are held."""
+SCALED = frozenset({"biogpt", "gemma", "gemma2", "gemma3_text", "xglm"})
+"""Families whose embedding scales what it answers, so that a training holds embedding and head in float32."""
 HOLES = {2: 0.4, 4: 0.5}
 """By bytes per number: of what all layers keep without checkpointing, that much lies free in glibc's heap
 during a step, with checkpointing too: measured, 0.3 to 0.45 and 0.4 to 0.75."""
@@ -64,37 +66,34 @@ Frozen = Literal["packed", "dequantized"]
 def training_memory(shape: ModelShape, config: TrainConfig, longest: int, frozen: Frozen, gpu: bool) -> int:
     """Bytes at the peak of training on sequences of `longest` tokens, all of which have a label.
 
-    Frozen linear weights in NF4 or the type that is computed in; embedding, head and norms in float32, as
-    prepare_model_for_kbit_training holds them. Per adapter parameter 4 bytes each for weight, gradient and
-    two Adam moments; with a paged optimizer on a GPU the moments move to main memory when the GPU is full. A
-    pair of DPO is two sequences; what the reference says of it is two numbers.
+    Frozen linear weights in NF4 or the type that is computed in, embedding and head in that type; norms, in
+    float32, are not counted. Per adapter parameter 4 bytes each for weight, gradient and two Adam moments;
+    with a paged optimizer on a GPU the moments move to main memory when the GPU is full. A pair of DPO is two
+    sequences; what the reference says of it is two numbers.
     """
     config = config.as_run
     wide = 4 if config.nf4.compute_dtype == "float32" else 2
     nf4 = NF4_BYTES if config.nf4.double_quant else NF4_SINGLE_BYTES
-    outside = (shape.parameters - shape.linear_parameters) * 4
+    outside = (shape.parameters - shape.linear_parameters) * (4 if shape.family in SCALED else wide)
     weights = outside + shape.linear_parameters * (nf4 if frozen == "packed" else wide)
     adapter, tokens = adapter_parameters(shape, config), config.sequences * longest
     if gpu:
         moved = adapter * _optimizer_bytes(config) + _dora_moment(shape, config)
-        return int(CUDA + weights + moved + tokens * _kept_on_gpu(shape, config))
+        return int(CUDA + weights + moved + _kept_on_gpu(shape, config, tokens))
     # glibc keeps what loading frees, the pages of a file's copy and of NF4, until activations take its place
     loaded = STORED * shape.parameters + shape.linear_parameters * nf4 * (frozen != "packed")
     layer = kept_per_layer(shape, config, longest)
     layers = 4 * shape.hidden * shape.layers if config.gradient_checkpointing else layer * shape.layers
     holes = HOLES[wide] * (layer - _dora_kept(shape, config, wide))  # as measured, with DoRA no more
     kept = tokens * (layers + holes * shape.layers)
-    # the backward pass needs autocast's 16-bit copy of the head
-    head = 2 * shape.vocabulary * shape.hidden if wide == 2 else 0
     # validation reads twice as many rows as a step, and the heap keeps the step's activations meanwhile
     logits = tokens * max(STEP_LOGITS, 2 * LOSS_LOGITS if config.evaluations else 0) * shape.vocabulary
-    in_parts = shape.family in BLOCKS and shape.family not in CHANGED_LOGITS
-    if in_parts and not config.lora.modules_to_save:
+    if _in_parts(shape, config):
         logits = min(logits, PART_LOGITS * LOGITS_AT_ONCE)
     # a single batch has no gradients yet when its logits are there
     with_logits = adapter * (12 if config.gradient_accumulation == 1 else 16)
     moment = max(logits, tokens * layer, _dora_moment(shape, config))
-    return int(weights + head + max(loaded, kept) + max(with_logits + moment, 16 * adapter))
+    return int(weights + max(loaded, kept) + max(with_logits + moment, 16 * adapter))
 
 
 def kept_per_layer(shape: ModelShape, config: TrainConfig, longest: int) -> int:
@@ -165,11 +164,18 @@ def _optimizer_bytes(config: TrainConfig) -> int:
     return 8 + moments
 
 
-def _kept_on_gpu(shape: ModelShape, config: TrainConfig) -> int:
-    """Per token; with checkpointing logits are gone when the backward pass computes the last layer again."""
-    layer, logits = layer_on_gpu(shape, config), KEPT_PER_LOGIT * shape.vocabulary
+def _in_parts(shape: ModelShape, config: TrainConfig) -> bool:
+    """Whether of many labels not all logits are held at once."""
+    known = shape.family in BLOCKS and shape.family not in CHANGED_LOGITS
+    return known and not config.lora.modules_to_save
+
+
+def _kept_on_gpu(shape: ModelShape, config: TrainConfig, tokens: int) -> int:
+    """With checkpointing logits are gone when the backward pass computes the last layer again."""
+    layer, count = layer_on_gpu(shape, config) * tokens, tokens * shape.vocabulary
+    logits = KEPT_PER_LOGIT * (min(count, LOGITS_AT_ONCE) if _in_parts(shape, config) else count)
     if config.gradient_checkpointing:
-        return 4 * shape.hidden * shape.layers + max(layer, logits)
+        return 4 * shape.hidden * shape.layers * tokens + max(layer, logits)
     return layer * shape.layers + logits
 
 

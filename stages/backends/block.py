@@ -201,12 +201,11 @@ def _head(fitter: Fitter, widths: Mapping[str, int], dtype: torch.dtype) -> dict
 
     def learned(positions: int) -> Callable[[], object]:
         x = torch.randn(positions, widths["hidden"], requires_grad=True)
-        wide = head.float()
         labels = torch.arange(positions) % widths["vocabulary"]
 
         def step() -> None:
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-                logits = wide(x)
+                logits = head(x)
             functional.cross_entropy(logits.float(), labels).backward()
             x.grad = None
 
@@ -217,7 +216,6 @@ def _head(fitter: Fitter, widths: Mapping[str, int], dtype: torch.dtype) -> dict
             "answered": fitter.fit(answered, HEAD),
             "compared": fitter.fit(compared, HEAD),
         }
-    # in training it is held in float32, of which autocast makes a copy in each pass
     return {**read, "learned": fitter.fit(learned, HEAD)}
 
 

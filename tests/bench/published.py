@@ -10,7 +10,7 @@ otherwise than we do, where it says so or its code shows it. Nothing here runs o
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stages.config.train import TrainConfig
@@ -47,7 +47,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
 @dataclass(frozen=True)
 class Held:
     """Bytes of a number: of embedding, head and norms, and of the residuals that checkpointing keeps; of a
-    logit, with its copies and gradients. Ours: 4, 4 and 18."""
+    logit, with its copies and gradients. Ours: 2, 4 and 18, and of logits 2^25 at most."""
 
     outside: int
     residual: int
@@ -100,8 +100,16 @@ class Figure:
     @property
     def ours(self) -> int:
         """Bytes that `check` reckons."""
-        return training_memory(shape(self.model), settings(self.rank, self.rows, self.tokens), self.tokens,
-                               "packed", gpu=True)  # fmt: skip
+        return self._reckoned(shape(self.model))
+
+    @property
+    def all_at_once(self) -> int:
+        """Bytes that it reckons for a model whose logits are held all at once, as most sources hold them."""
+        return self._reckoned(replace(shape(self.model), family="unknown"))
+
+    def _reckoned(self, model: ModelShape) -> int:
+        asked = settings(self.rank, self.rows, self.tokens)
+        return training_memory(model, asked, self.tokens, "packed", gpu=True)
 
     @property
     def as_they(self) -> float | None:

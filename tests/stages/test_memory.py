@@ -74,7 +74,7 @@ def test_a_step_without_checkpointing() -> None:
 
 def test_validation_reads_twice_the_rows_of_a_step() -> None:
     settings = config("bfloat16", gradient_checkpointing=True, evaluations=1)
-    held = 4 * OTHERS + 2 * LINEAR + 2 * EMBEDDING + 12 * ADAPTER
+    held = 2 * (OTHERS + LINEAR) + 12 * ADAPTER
     loaded = int(2 * (LINEAR + OTHERS) + NF4_BYTES * LINEAR)
     loss = 2 * 2 * 200 * 8 * 49152
     found = training_memory(PICO, settings, 200, "dequantized", gpu=False)
@@ -83,11 +83,11 @@ def test_validation_reads_twice_the_rows_of_a_step() -> None:
 
 def test_logits_of_many_labels_are_not_all_there_at_once() -> None:
     settings = config("float32", batch_size=8)
-    gemma2 = replace(PICO, family="gemma2")
+    unknown = replace(PICO, family="unknown")
     headed = settings.model_copy(update={"lora": LoraConfig(rank=8, modules_to_save=("lm_head",))})
     found, changed, trained = (
         training_memory(shape, settings, 1024, "dequantized", gpu=False)
-        for shape, settings in ((PICO, settings), (gemma2, settings), (PICO, headed))
+        for shape, settings in ((PICO, settings), (unknown, settings), (PICO, headed))
     )
     assert changed - found == 8 * 1024 * 12 * 49152 - 10 * 2**25
     assert trained - found >= changed - found
@@ -148,9 +148,14 @@ def test_on_a_gpu_logits_and_the_last_layer_are_not_there_together() -> None:
     layer, logits = 38 * 256 + 2 * (6 * 256 + 512), 18 * 49152
     found = [training_memory(PICO, settings, tokens, "packed", gpu=True) for tokens in (100, 200)]
     assert found[1] - found[0] == 2 * 100 * (4 * 256 * 2 + max(layer, logits))
-    settings = settings.model_copy(update={"gradient_checkpointing": False})
-    found = [training_memory(PICO, settings, tokens, "packed", gpu=True) for tokens in (100, 200)]
+    flat = settings.model_copy(update={"gradient_checkpointing": False})
+    found = [training_memory(PICO, flat, tokens, "packed", gpu=True) for tokens in (100, 200)]
     assert found[1] - found[0] == 2 * 100 * (2 * layer + logits)
+    found = [training_memory(PICO, flat, tokens, "packed", gpu=True) for tokens in (400, 500)]
+    assert found[1] - found[0] == 2 * 100 * 2 * layer, "no more than 2^25 logits are there at once"
+    changed = replace(PICO, family="unknown")
+    found = [training_memory(shape, flat, 500, "packed", gpu=True) for shape in (PICO, changed)]
+    assert found[1] - found[0] == 18 * (2 * 500 * 49152 - 2**25)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +166,11 @@ def test_published_figures_follow_from_what_their_sources_hold(figure: published
         assert figure.agrees
     if figure.source is published.WIKI:
         assert figure.as_they == pytest.approx(figure.published, rel=0.07)
-    if figure.source in (published.WIKI, published.TORCHTUNE, published.QWEN):
-        assert figure.ours > 0.95 * figure.published, "never foretold to fit where it did not"
+    if figure.source in (published.WIKI, published.TORCHTUNE):
+        assert figure.all_at_once > 0.95 * figure.published, "never foretold to fit where it did not"
+    if figure.source is published.QWEN:
+        # which trains over GPTQ weights with DeepSpeed, whose buffers are 2 to 4 GB
+        assert figure.all_at_once + 4e9 > 0.95 * figure.published
 
 
 def test_what_is_trained_whole_has_gradients_and_moments_too() -> None:

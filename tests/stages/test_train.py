@@ -330,6 +330,23 @@ def test_dequantized_weights_are_the_nf4_values(pico_base: Parent) -> None:
     assert not torch.equal(held, stored)
 
 
+def test_ends_in_16_bits_compute_what_they_do_in_32(pico_base: Parent) -> None:
+    """Embedding and head, which are tied here, have bfloat16 values."""
+    ids = torch.randint(0, 1000, (2, 24), generator=torch.Generator().manual_seed(0))
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        model = with_adapter(pico_base.path, "bfloat16", "dequantized")
+        base = model.get_base_model()
+        embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+        assert head.weight is embedding.weight
+        assert embedding.weight.dtype == torch.bfloat16
+        assert embedding(ids).dtype == torch.float32, "residuals have 32 bits"
+        embedding.weight.data = embedding.weight.data.to(dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(gradients(model, ids))
+    assert torch.equal(*found)
+
+
 def test_slim_loss_equals_trl_loss(pico_base: Parent, dataset: Parent, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(pico_base.path)
     rows = encode_split(dataset.path / "train.parquet", tokenizer, 128, tmp_path)

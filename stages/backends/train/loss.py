@@ -14,15 +14,16 @@ from stages.memory import LOGITS_AT_ONCE
 
 
 def plain_head(model: Any, bf16: bool) -> nn.Linear | None:
-    """The head of `model` (with or without an adapter, on a CPU, computing in bfloat16 or float32), where the
-    logits are what this makes of the last layer's output, and nothing in it is trained; otherwise None."""
+    """The head of `model` (with or without an adapter, computing in bfloat16 or float32), where the logits
+    are what this makes of the last layer's output, and nothing in it is trained; otherwise None."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or any(weight.requires_grad for weight in head.parameters()):
         return None
-    ids = torch.arange(1, 9)[None]
+    device = head.weight.device
+    ids = torch.arange(1, 9, device=device)[None]
     was_training = model.training
     model.eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         logits = model(input_ids=ids, use_cache=False).logits
         with without(head):
             hidden = model(input_ids=ids, use_cache=False).logits

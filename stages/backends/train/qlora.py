@@ -12,6 +12,7 @@ from typing import Any
 import peft
 import psutil
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from registry.artifacts import BaseReference, QuantSpec, digest
@@ -160,11 +161,24 @@ def load_for_training(
         use_gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
+    _narrow_ends(model, effective(config.nf4.compute_dtype))
     if frozen == "dequantized":
         nf4.dequantize_in_place(model)
     if adapter is not None:
         return lora.attach_trained(model, adapter, config.lora, f"{config.section}.start"), quantization
     return lora.attach(model, config.lora, config.seed), quantization
+
+
+def _narrow_ends(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Hold embedding and head in the type that is computed in, which has all their values: 32 bits would only
+    be rounded to it for each product. What the embedding answers stays in 32 bits, as residuals do."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if type(embedding) is nn.Embedding and type(head) is nn.Linear:
+        tied = head.weight is embedding.weight
+        embedding.weight.data, head.weight.data = embedding.weight.data.to(dtype), head.weight.data.to(dtype)
+        if tied:
+            head.weight = embedding.weight
+        embedding.register_forward_hook(lambda module, read, answer: answer.float())
 
 
 def choose_frozen(base: Path, config: TrainConfig, longest: int) -> nf4.Frozen:

@@ -83,8 +83,7 @@ class Trainer(SFTTrainer):
         for _, weight in trainable(model):
             weight.data = weight.data.float()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
-        on_cpu = self.args.device.type == "cpu"
-        self._head = plain_head(model, self.args.bf16) if self._keeps_logits and on_cpu else None
+        self._head = plain_head(model, self.args.bf16) if self._keeps_logits else None
 
     @staticmethod
     def _collator(of_chats: Collator) -> Collator:
@@ -130,11 +129,11 @@ class Trainer(SFTTrainer):
     ) -> torch.Tensor:
         """Mean negative log-likelihood of the assistant's tokens in `inputs` (batch, length), a scalar.
 
-        TRL's fused head scores every position unless it runs on Triton; on a CPU that costs more than the
-        rest of a small model, so there only the positions that precede a label are projected, and of many
+        TRL scores every position at once, which on a CPU costs more than the rest of a small model, and on a
+        GPU more memory than a layer; so only the positions that precede a label are projected, and of many
         labels not all at once.
         """
-        if self.args.device.type != "cpu" or not self._keeps_logits:
+        if not self._keeps_logits:
             loss: torch.Tensor = super().compute_loss(model, inputs, False, num_items_in_batch)
             return loss
         labels = inputs["labels"][:, 1:]

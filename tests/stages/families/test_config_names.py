@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
@@ -17,6 +18,7 @@ from stages.errors import InvalidInput
 from stages.families import support
 from stages.families.blocks import BLOCKS, is_called
 from stages.families.config_names import NAMES, positions, text_config
+from stages.memory import SCALED
 from stages.model_shape import PICO, ModelShape, describe_base
 from stages.outline import gguf_positions, model_outline
 from tests.stages.families.tiny_models import SETTINGS, config_of
@@ -85,6 +87,7 @@ def test_the_block_is_that_of_the_model(family: str, tmp_path: Path, monkeypatch
     assert shape.linear_parameters == sum(weights)
     experts = [p for n, p in model.named_parameters() if p.dim() == 3 and ".experts." in n]
     assert shape.packed_parameters == sum(weights) + sum(p.numel() for p in experts)
+    assert (type(model.get_input_embeddings()) is not nn.Embedding) == (family in SCALED)
 
 
 def test_a_family_without_layers_that_nf4_packs_is_not_trained(tmp_path: Path) -> None:
