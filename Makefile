@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-python lint fix bench bench-packages docs lock wheel vllm test-vllm test-clients image test-deploy stack stack-status stack-down clean
+.PHONY: help setup demo test test-python lint fix bench bench-packages docs lock wheel vllm test-vllm test-gpu test-clients image test-deploy stack stack-status stack-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test: setup lint  ## everything that CI checks, in under half an hour on 2 cores
 	  echo "NOT TRIED: the pages in a browser; there is no Chromium here (Debian: apt install chromium)" >&2; \
 	  export TUNELINE_WITHOUT_BROWSER=1; \
 	fi; \
-	$(BIN)/python -m pytest -n 3 -m "not vllm and not deploy and not clients" $(SOURCE:%=--deselect=%)
+	$(BIN)/python -m pytest -n 3 -m "not vllm and not deploy and not clients and not gpu" $(SOURCE:%=--deselect=%)
 
 # Modules that need every heavy library, beside .ci/smoke.py, in a few minutes.
 SMOKE := tests/flows/test_recipe.py tests/flows/gates tests/registry/channels/test_channels.py tests/stages/test_merge.py tests/stages/backends/merge tests/stages/backends/test_safetensors.py
@@ -90,6 +90,9 @@ vllm: .venv-vllm/.ready  ## create .venv-vllm with vLLM for this CPU (CONTRIBUTI
 
 test-vllm: setup vllm  ## the engines' conformance suite on it, and its known faults
 	$(BIN)/python -m pytest -m vllm tests/serving tests/e2e tests/reliability
+
+test-gpu: setup  ## training, GPTQ and, where there is .venv-vllm, vLLM on a GPU; without one each test says that it was skipped
+	$(BIN)/python -m pytest -m "gpu or vllm" tests/gpu tests/serving/engine
 
 .venv-clients/.ready: tests/clients/requirements.lock
 	$(PYTHON) -m venv .venv-clients

@@ -156,6 +156,14 @@ def load_for_training(
     model: PreTrainedModel = nf4.load_nf4(base, config.nf4)
     quantization = nf4.effective_quantization(model)
     lora.adapted_layers(model, config.lora)
+    model = prepared(model, config, frozen)
+    if adapter is not None:
+        return lora.attach_trained(model, adapter, config.lora, f"{config.section}.start"), quantization
+    return lora.attach(model, config.lora, config.seed), quantization
+
+
+def prepared(model: PreTrainedModel, config: TrainConfig, frozen: nf4.Frozen) -> PreTrainedModel:
+    """A model as `nf4.load_nf4` returns it, ready for an adapter."""
     model = peft.prepare_model_for_kbit_training(
         model,
         use_gradient_checkpointing=config.gradient_checkpointing,
@@ -164,9 +172,7 @@ def load_for_training(
     _narrow_ends(model, effective(config.nf4.compute_dtype))
     if frozen == "dequantized":
         nf4.dequantize_in_place(model)
-    if adapter is not None:
-        return lora.attach_trained(model, adapter, config.lora, f"{config.section}.start"), quantization
-    return lora.attach(model, config.lora, config.seed), quantization
+    return model
 
 
 def _narrow_ends(model: PreTrainedModel, dtype: torch.dtype) -> None:
