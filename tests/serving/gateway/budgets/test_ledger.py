@@ -58,21 +58,21 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledgers, "RENEW_SECONDS", 0.02)
 
 
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[servers.PostgreSQL]:
-    with servers.postgresql() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Iterator[servers.PostgreSQL | None]:
     if request.param == "sqlite":
-        yield Backend(tmp_path / "home")
+        yield None
         return
-    server: servers.PostgreSQL = request.getfixturevalue("postgresql")
-    url = server.fresh()
+    with servers.postgresql() as found:
+        yield found
+
+
+@pytest.fixture
+def backend(server: servers.PostgreSQL | None, tmp_path: Path) -> Iterator[Backend]:
+    url = server.fresh() if server is not None else None
     yield Backend(tmp_path / "home", url)
-    server.drop(url)
+    if server is not None and url is not None:
+        server.drop(url)
 
 
 @pytest.fixture
@@ -299,6 +299,7 @@ def test_what_a_killed_gateway_had_leased_is_charged_in_full(backend: Backend) -
 
 LIMIT = 10_000
 LEDGERS = 10
+BEGAN = time.monotonic()
 
 
 def _spend(backend: Backend, start: Any, stop: Any, used: Any, refused: Any, seed: int) -> None:
@@ -322,7 +323,7 @@ def _spend(backend: Backend, start: Any, stop: Any, used: Any, refused: Any, see
     async def all_of_them(ledger: Ledger) -> list[tuple[int, int]]:
         return await asyncio.gather(*(one(ledger, 40) for _ in range(8)))
 
-    with backend.open() as registry, running(registry, lambda: NOON + time.monotonic() - began) as ledger:
+    with backend.open() as registry, running(registry, lambda: NOON + time.monotonic() - BEGAN) as ledger:
         start.wait(seconds(120))
         counts = asyncio.run(all_of_them(ledger))
         with used.get_lock(), refused.get_lock():
@@ -330,9 +331,6 @@ def _spend(backend: Backend, start: Any, stop: Any, used: Any, refused: Any, see
             refused.value += sum(refusals for _, refusals in counts)
         start.wait(seconds(120))
         assert stop.wait(seconds(120))
-
-
-began = time.monotonic()
 
 
 def test_ten_gateways_at_once_are_never_over_and_leave_nothing_unused(backend: Backend) -> None:
