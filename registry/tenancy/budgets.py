@@ -1,8 +1,9 @@
 """Token budgets that all gateways of a database share: reserved before an answer, settled after it.
 
-Whether a request fits is decided in the transaction that reserves for it, and there is one such transaction
-at a time, so however many ask at once, what is used and reserved never passes the limit. Requests wait for
-these transactions, so they do not wait for the disk (`Database.count`): they outlive the end of the gateway,
+A reservation is for one request, or a lease: tokens that a gateway lets requests draw on without asking here.
+Whether one fits is decided in the transaction that makes it, and there is one such transaction at a time, so
+however many ask at once, what is used and reserved never passes the limit. Requests may wait for these
+transactions, so they do not wait for the disk (`Database.count`): they outlive the end of the gateway,
 however sudden, while a power cut may take back the last moments. A tenant could then use that much again.
 """
 
@@ -22,6 +23,8 @@ from registry.processes import ProcessId, host_id
 
 SILENT_SECONDS = 60.0
 """A gateway on another host that says nothing for so long is taken for dead."""
+SHARES = 8
+"""Of what is left of a limit a lease gets one of so many parts at most; other gateways need some too."""
 
 
 def _listing(statement: str, *lists: str) -> TextClause:
@@ -60,6 +63,36 @@ class Ask(NamedTuple):
     """UTC, YYYY-MM-DD."""
 
 
+class Renewal(NamedTuple):
+    """A lease that takes the place of another, or is a tenant's first of the day. All but names in tokens."""
+
+    reservation: str
+    """A fresh uuid, as 32 hex digits."""
+    tenant: str
+    day: str
+    """UTC, YYYY-MM-DD."""
+    limit: int
+    replaces: str
+    """The lease that ends; empty where there is none."""
+    used: int
+    """Of that one, by requests that have ended."""
+    held: int
+    """Of that one, by requests under way."""
+    free: int
+    """Of that one, kept for requests to come."""
+    size: int
+    """Wanted for requests to come."""
+    least: int
+    """For requests to come; fewer are not worth more than `free`."""
+
+
+class Grant(NamedTuple):
+    """A lease of `tokens`, none where that is 0; no more than `share` of them may be for requests to come."""
+
+    tokens: int
+    share: int
+
+
 class Budgets:
     """The token budgets of a registry."""
 
@@ -73,24 +106,35 @@ class Budgets:
         counted once. Raises NotFound for a tenant that does not exist, and for a gateway that was not opened
         or was taken for dead: open it again; InvalidArtifact for negative tokens.
         """
+        return self.renew(gateway, (), asks)[1]
+
+    def renew(
+        self, gateway: str, renewals: Sequence[Renewal], asks: Sequence[Ask] = ()
+    ) -> tuple[list[Grant], list[bool]]:
+        """End leases, answer the asks as `reserve` does, then make the new leases; in one transaction.
+
+        Of a lease that ends, what was used is counted. The new one has what was held and free of it whatever
+        the limit is now, and grows to `size` as far as a share of what is left allows. A renewal that was
+        written before (whose answer was lost) is answered again and counted once. Raises as `reserve` does.
+        """
         _refuse_negative(ask.tokens for ask in asks)
-        if not asks:
-            return []
+        _refuse_negative(tokens for renewal in renewals for tokens in renewal[5:])
+        if not (renewals or asks):
+            return [], []
         with self._database.count() as connection:
-            spent = _spent(connection, asks)
             ids = [ask.reservation for ask in asks]
-            recorded = {row.id for row in connection.execute(_KNOWN, {"ids": ids})}
-            granted, new = [], []
-            for ask in asks:
-                total = spent.get((ask.day, ask.tenant), 0) + ask.tokens
-                if ask.reservation not in recorded and total <= ask.limit:
-                    spent[ask.day, ask.tenant] = total
-                    recorded.add(ask.reservation)
-                    new.append(ask)
-                granted.append(ask.reservation in recorded)
+            ids += [name for one in renewals for name in (one.reservation, one.replaces)]
+            recorded = {row.id: row.tokens for row in connection.execute(_KNOWN, {"ids": ids})}
+            ended = {renewal.replaces: renewal.used for renewal in renewals if renewal.replaces}
+            if ended:
+                _settle(connection, ended)
+            spent = _spent(connection, (*asks, *renewals))
+            new: list[Ask] = []
+            granted = [_granted(ask, recorded, spent, new) for ask in asks]
+            grants = [_leased(renewal, recorded, spent, new) for renewal in renewals]
             if new:
                 _add(connection, gateway, new)
-        return granted
+        return grants, granted
 
     def settle(self, settlements: Sequence[tuple[str, int]]) -> None:
         """Count what was really used, (reservation, tokens), and give back the rest; in one transaction.
@@ -150,8 +194,39 @@ class Budgets:
             return _end(connection, dead)
 
 
-def _spent(connection: Connection, asks: Sequence[Ask]) -> dict[tuple[str, str], int]:
-    """Used and reserved, by day and tenant."""
+_Spent = dict[tuple[str, str], int]
+"""Used and reserved, by day and tenant."""
+
+
+def _granted(ask: Ask, recorded: dict[str, int], spent: _Spent, new: list[Ask]) -> bool:
+    """Whether the ask is granted; then it is among the recorded, and what is not in the database in `new`."""
+    if ask.reservation not in recorded and spent.get((ask.day, ask.tenant), 0) + ask.tokens <= ask.limit:
+        _take(ask, recorded, spent, new)
+    return ask.reservation in recorded
+
+
+def _leased(renewal: Renewal, recorded: dict[str, int], spent: _Spent, new: list[Ask]) -> Grant:
+    """The new lease; it is put where `_granted` puts an ask."""
+    reservation, tenant, day, limit = renewal[:4]
+    kept = renewal.held + renewal.free if renewal.replaces in recorded else 0
+    before = spent.get((day, tenant), 0) - recorded.get(reservation, 0)
+    share = max(0, limit - before - renewal.held) // SHARES
+    if reservation not in recorded:
+        grown = min(renewal.size, share)
+        worth = grown >= max(renewal.free, renewal.least)
+        tokens = max(kept, renewal.held + grown) if worth else kept
+        if tokens:
+            _take(Ask(reservation, tenant, tokens, limit, day), recorded, spent, new)
+    return Grant(recorded.get(reservation, 0), share)
+
+
+def _take(ask: Ask, recorded: dict[str, int], spent: _Spent, new: list[Ask]) -> None:
+    spent[ask.day, ask.tenant] = spent.get((ask.day, ask.tenant), 0) + ask.tokens
+    recorded[ask.reservation] = ask.tokens
+    new.append(ask)
+
+
+def _spent(connection: Connection, asks: Sequence[Ask | Renewal]) -> _Spent:
     of = {"days": list({ask.day for ask in asks}), "tenants": list({ask.tenant for ask in asks})}
     return {(row.day, row.tenant): row.total for row in connection.execute(_SPENT, of)}
 

@@ -12,7 +12,7 @@ incoming         the key's header and the body
 request_policy   what a tenant may ask for
 directory        tenants, keys, channels and rollouts as the registry has them now
 admission        how much a tenant may ask for, and how much an engine can take
-ledger           token budgets, reserved before and settled after
+budgets          tokens of a day, reserved before and settled after
 router           engines, and which of them holds what an artifact needs
 replica          one engine, with what is loaded in it
 relay            bytes from an engine to a client, counted on the way

@@ -17,11 +17,11 @@ from registry.tenancy.rollouts import Rollout
 from registry.tenancy.tenants import Tenant
 from serving.gateway import embedding, upstream
 from serving.gateway.admission import AdmissionQueue, Concurrency, RateLimiter
+from serving.gateway.budgets.ledger import Ledger
 from serving.gateway.config import Bounds, EngineSection
 from serving.gateway.directory import Directory
 from serving.gateway.feedback.receipts import Receipts
 from serving.gateway.incoming import authorization, body_of
-from serving.gateway.ledger import Ledger
 from serving.gateway.relay import TokenUsage
 from serving.gateway.replica import Replica
 from serving.gateway.request_context import Completion, Embedding, Recorder, RequestContext

@@ -19,11 +19,11 @@ from aiohttp import web
 
 from registry import Registry
 from serving.gateway.app import App
+from serving.gateway.budgets.ledger import Ledger
 from serving.gateway.config import Address, ServeConfig
 from serving.gateway.connections import ConnectionLimits
 from serving.gateway.directory import Directory
 from serving.gateway.feedback.receipts import Receipts
-from serving.gateway.ledger import Ledger
 from serving.gateway.metrics import CONTENT_TYPE, Metrics
 from serving.gateway.replica import engine_of
 from serving.gateway.request_context import Recorder

@@ -24,8 +24,9 @@ SET_CHILD_SUBREAPER = 36
 """Of Linux's prctl: what outlives its parent becomes a child of this process."""
 NAMES = (
     "arithmetic", "threads", "prepare", "large_data", "train", "merge", "api", "adapters", "adapter_memory",
-    "affinity", "gateway", "canaries", "commands", "served_answers", "published", "drift", "backup", "ui",
-    "ui_and_gateway", "train_peers", "llama_server", "schemas", "plan_serve", "memory_limit", "planner",
+    "affinity", "gateway", "budgets", "canaries", "commands", "served_answers", "published", "drift",
+    "backup", "ui", "ui_and_gateway", "train_peers", "llama_server", "schemas", "plan_serve", "memory_limit",
+    "planner",
 )  # fmt: skip
 
 

@@ -24,8 +24,8 @@ ORDER = (
     "demo", "commands", "planner", "plan_serve", "memory_limit", "published", "tests", "ladder",
     "arithmetic", "train", "train_peers", "merge", "prepare", "large_data", "registry", "api", "ui",
     "ui_and_gateway", "adapters", "llama_server", "schemas", "adapter_memory", "many_tenants", "fuzz",
-    "gateway", "affinity", "served_answers", "canaries", "drift", "drift_hidden_states", "drift_evidently",
-    "gates", "threads", "backup",
+    "gateway", "budgets", "affinity", "served_answers", "canaries", "drift", "drift_hidden_states",
+    "drift_evidently", "gates", "threads", "backup",
 )  # fmt: skip
 INTRODUCTION = """# Benchmarks
 

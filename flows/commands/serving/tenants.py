@@ -69,7 +69,7 @@ def show(arguments: argparse.Namespace) -> Reply:
         print(f"{tenant.name} → {tenant.channel}{', pinned' if tenant.pinned else ''}")
         print("\n".join(_limit_lines(tenant)))
         limit = "" if tenant.limits.tokens_per_day is None else f" of {tenant.limits.tokens_per_day:,}"
-        print(f"today (UTC): {used:,} tokens used{limit}, {reserved:,} reserved by requests under way")
+        print(f"today (UTC): {used:,} tokens used{limit}, {reserved:,} reserved by gateways")
         rows = [(key.id, f"{key.created:%Y-%m-%d %H:%M}", _key_state(key, at)) for key in keys]
         print_table("", ("key", "created", "state"), rows)
 

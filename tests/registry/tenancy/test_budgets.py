@@ -22,7 +22,7 @@ from registry import Registry
 from registry.db.serving_tables import gateways
 from registry.errors import InvalidArtifact, NotFound
 from registry.processes import ProcessId, host_id
-from registry.tenancy.budgets import SILENT_SECONDS, Ask
+from registry.tenancy.budgets import SHARES, SILENT_SECONDS, Ask, Grant, Renewal
 from tests.registry.backends import Backend, only
 from tests.seconds import seconds
 
@@ -87,6 +87,48 @@ def test_bad_calls_change_nothing(registry: Registry) -> None:
         with pytest.raises(error, match=match):
             call()
         assert budgets.spent("acme", DAY) == (0, 10)
+
+
+def lease(size: int, limit: int = 100, **of_the_last: Any) -> Renewal:
+    nothing = {"replaces": "", "used": 0, "held": 0, "free": 0, "least": 1}
+    known = {"reservation": uuid.uuid4().hex, "tenant": "acme", "day": DAY, "limit": limit, "size": size}
+    return Renewal(**(nothing | known | of_the_last))
+
+
+def test_a_lease_is_as_large_as_wanted_and_no_larger_than_its_share(registry: Registry) -> None:
+    gateway, budgets = opened(registry), registry.budgets
+    share = 1000 // SHARES
+    small, large = lease(100, limit=1000), lease(10**6, limit=1000)
+    assert budgets.renew(gateway, [small]) == ([Grant(100, share)], [])
+    second = (1000 - 100) // SHARES
+    assert budgets.renew(gateway, [large]) == ([Grant(second, second)], [])
+    assert budgets.spent("acme", DAY) == (0, 100 + second)
+    third = (1000 - 100 - second) // SHARES
+    for least, tokens in ((third + 1, 0), (third, third)):
+        assert budgets.renew(gateway, [lease(500, limit=1000, least=least)]) == ([Grant(tokens, third)], [])
+    assert budgets.spent("acme", DAY) == (0, 100 + second + third), "a lease of nothing is no row"
+
+
+def test_a_lease_that_ends_is_counted_and_what_it_holds_stays(registry: Registry) -> None:
+    gateway, budgets = opened(registry), registry.budgets
+    first = lease(80, limit=1000)
+    budgets.renew(gateway, [first])
+    of_it = {"replaces": first.reservation, "used": 30, "held": 20}
+    lowered = lease(500, limit=10, free=25, **of_it)
+    for _ in range(2):
+        assert budgets.renew(gateway, [lowered]) == ([Grant(45, 0)], []), "its answer was lost, or not"
+        assert budgets.spent("acme", DAY) == (30, 45)
+    back = lease(0, limit=1000, replaces=lowered.reservation, used=20, held=0)
+    asks = [ask(951, limit=1000), ask(950, limit=1000)]
+    assert budgets.renew(gateway, [back], asks) == ([Grant(0, 0)], [False, True])
+    assert budgets.spent("acme", DAY) == (50, 950), "what is given back is there for the asks"
+    gone = lease(0, limit=1000, replaces=first.reservation, used=9, held=9, free=9)
+    assert budgets.renew(gateway, [gone]) == ([Grant(0, 0)], [])
+    assert budgets.spent("acme", DAY) == (50, 950), "one that had ended before changes nothing"
+    with pytest.raises(InvalidArtifact, match="below 0"):
+        budgets.renew(gateway, [lease(-1)])
+    with pytest.raises(NotFound, match="unknown gateway"):
+        budgets.renew("f" * 16, [lease(100, limit=10_000)])
 
 
 def _ask_at_once(backend: Backend, start: Any, granted: Any, answered: Any) -> None:

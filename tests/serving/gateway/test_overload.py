@@ -20,8 +20,8 @@ from registry import Registry
 from registry.errors import StoreFailed
 from registry.tenancy.budgets import Ask
 from registry.tenancy.tenants import TenantLimits
-from serving.gateway import ledger as ledgers
-from serving.gateway.ledger import Ledger
+from serving.gateway.budgets import ledger as ledgers
+from serving.gateway.budgets.ledger import Ledger, Reservation
 from serving.openai_api.errors import ApiError
 from tests.seconds import seconds
 from tests.serving.gateway.live_gateway import LLAMA, SLOWEST, Gateway, running, until
@@ -169,7 +169,7 @@ def test_a_gateway_that_only_settles_says_that_it_lives(
     try:
 
         def settled() -> bool:
-            ledger.settle("0" * 32, 0)
+            ledger.settle(Reservation("0" * 32), 0)
             return len(beats) >= 5
 
         assert until(settled, "beats") < 10
