@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ _KNOWN = _listing("SELECT id, day, tenant, tokens FROM reservations WHERE id IN 
 _BEAT = text("UPDATE gateways SET beat = :at WHERE id = :id")
 _ADD = text(
     "INSERT INTO reservations (id, gateway, day, tenant, tokens) "
-    "VALUES (:id, :gateway, :day, :tenant, :tokens)"
+    "VALUES (:reservation, :gateway, :day, :tenant, :tokens)"
 )
 _RESERVE = text(
     "INSERT INTO budgets (day, tenant, used, reserved) VALUES (:day, :tenant, 0, :tokens) "
@@ -128,10 +129,13 @@ class Budgets:
             ended = {renewal.replaces: renewal.used for renewal in renewals if renewal.replaces}
             if ended:
                 _settle(connection, ended)
-            spent = _spent(connection, (*asks, *renewals))
-            new: list[Ask] = []
+            spent, new = _spent(connection, (*asks, *renewals)), list[Ask]()
+            kept = [_keep(renewal, recorded, spent) for renewal in renewals]
             granted = [_granted(ask, recorded, spent, new) for ask in asks]
-            grants = [_leased(renewal, recorded, spent, new) for renewal in renewals]
+            grants = [
+                _leased(renewal, mine, recorded, spent, new)
+                for renewal, mine in zip(renewals, kept, strict=True)
+            ]
             if new:
                 _add(connection, gateway, new)
         return grants, granted
@@ -205,16 +209,25 @@ def _granted(ask: Ask, recorded: dict[str, int], spent: _Spent, new: list[Ask]) 
     return ask.reservation in recorded
 
 
-def _leased(renewal: Renewal, recorded: dict[str, int], spent: _Spent, new: list[Ask]) -> Grant:
-    """The new lease; it is put where `_granted` puts an ask."""
-    reservation, tenant, day, limit = renewal[:4]
+def _keep(renewal: Renewal, recorded: dict[str, int], spent: _Spent) -> int:
+    """What the new lease has of the one that ended, or was granted before; it is among what is spent then."""
+    if renewal.reservation in recorded:
+        return recorded[renewal.reservation]
     kept = renewal.held + renewal.free if renewal.replaces in recorded else 0
-    before = spent.get((day, tenant), 0) - recorded.get(reservation, 0)
-    share = max(0, limit - before - renewal.held) // SHARES
+    spent[renewal.day, renewal.tenant] = spent.get((renewal.day, renewal.tenant), 0) + kept
+    return kept
+
+
+def _leased(renewal: Renewal, kept: int, recorded: dict[str, int], spent: _Spent, new: list[Ask]) -> Grant:
+    """The new lease, grown beyond what is kept; it is put where `_granted` puts an ask."""
+    reservation, tenant, day, limit = renewal[:4]
+    others = spent.get((day, tenant), 0) - kept
+    share = max(0, limit - others - renewal.held) // SHARES
     if reservation not in recorded:
         grown = min(renewal.size, share)
         worth = grown >= max(renewal.free, renewal.least)
         tokens = max(kept, renewal.held + grown) if worth else kept
+        spent[day, tenant] = others
         if tokens:
             _take(Ask(reservation, tenant, tokens, limit, day), recorded, spent, new)
     return Grant(recorded.get(reservation, 0), share)
@@ -232,20 +245,15 @@ def _spent(connection: Connection, asks: Sequence[Ask | Renewal]) -> _Spent:
 
 
 def _add(connection: Connection, gateway: str, asks: Sequence[Ask]) -> None:
-    rows = [
-        {
-            "id": ask.reservation,
-            "gateway": gateway,
-            "day": ask.day,
-            "tenant": ask.tenant,
-            "tokens": ask.tokens,
-        }
-        for ask in asks
-    ]
+    rows = [ask._asdict() | {"gateway": gateway} for ask in asks]
     _beat(connection, gateway)
     connection.execute(_ADD, rows)
+    tokens = Counter[tuple[str, str]]()
+    for ask in asks:
+        tokens[ask.day, ask.tenant] += ask.tokens
+    totals = [{"day": day, "tenant": of, "tokens": total} for (day, of), total in tokens.items()]
     try:
-        connection.execute(_RESERVE, rows)
+        connection.execute(_RESERVE, totals)
     except exc.IntegrityError as error:
         names = ", ".join(sorted({ask.tenant for ask in asks}))
         raise NotFound(f"at least one of these tenants does not exist: {names}") from error
@@ -253,14 +261,19 @@ def _add(connection: Connection, gateway: str, asks: Sequence[Ask]) -> None:
 
 def _settle(connection: Connection, used: dict[str, int]) -> int:
     ids = {"ids": list(used)}
-    moved = [
-        {"day": row.day, "tenant": row.tenant, "used": used[row.id], "reserved": row.tokens}
-        for row in connection.execute(_KNOWN, ids)
-    ]
-    if moved:
+    ended = connection.execute(_KNOWN, ids).all()
+    counted, freed = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for row in ended:
+        counted[row.day, row.tenant] += used[row.id]
+        freed[row.day, row.tenant] += row.tokens
+    if ended:
+        moved = [
+            {"day": day, "tenant": of, "used": counted[day, of], "reserved": tokens}
+            for (day, of), tokens in freed.items()
+        ]
         connection.execute(_SETTLE, moved)
         connection.execute(_REMOVE, ids)
-    return len(moved)
+    return len(ended)
 
 
 def _end(connection: Connection, dead: list[str]) -> int:

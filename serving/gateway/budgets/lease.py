@@ -28,8 +28,6 @@ class Lease:
         """Tokens for requests to come."""
         self.renewal: Renewal | None = None
         """What the registry is being asked, and asked again until it has answered."""
-        self.queued = False
-        """Whether a renewal was called for."""
         self._id = ""
         self._held = self._used = 0
         self._limit = 0
@@ -37,12 +35,16 @@ class Lease:
         self._asked, self._latest, self._drawn = 0.0, 0, -math.inf
 
     def draw(self, tokens: int, limit: int, now: float) -> bool:
-        """Whether the request's tokens were free; they are held then. Either way they count for the pace."""
+        """What `take` says of a new request, whose tokens count for the pace either way."""
         if limit < self._limit:
             self._share = 0  # until the registry says what is left of the new limit
         self._limit = limit
         self._asked = self._asked * math.exp(-self._silent(now) / PACE_SECONDS) + tokens
         self._latest, self._drawn = tokens, now
+        return self.take(tokens)
+
+    def take(self, tokens: int) -> bool:
+        """Whether so many tokens were free; they are held for a request then."""
         if tokens > self.free:
             return False
         self.free -= tokens
@@ -56,8 +58,8 @@ class Lease:
         self.free += drawn - used
 
     def is_low(self, now: float) -> bool:
-        """Whether it should be topped up before the next look at it."""
-        return self.free < self._size(now, self._share) / 2
+        """Whether it should be topped up before the next look at it, and is not being topped up."""
+        return self.renewal is None and self.free < self._size(now, self._share) / 2
 
     def is_over(self, now: float) -> bool:
         """Whether nothing would be lost with it."""
@@ -73,7 +75,6 @@ class Lease:
             size = 0 if give_back else self._size(now)
             kept = max(0, min(self.free, 0 if give_back else self._size(now, self._share)))
             if self._used == 0 and kept == self.free and size <= kept:
-                self.queued = False
                 return None
             self.renewal = Renewal(
                 reservation=uuid.uuid4().hex,
@@ -95,7 +96,7 @@ class Lease:
         assert self.renewal is not None
         self.free += grant.tokens - self.renewal.held - self.renewal.free
         self._id = self.renewal.reservation if grant.tokens else ""
-        self._share, self.renewal, self.queued = grant.share, None, False
+        self._share, self.renewal = grant.share, None
 
     def _silent(self, now: float) -> float:
         """Seconds since the latest request."""

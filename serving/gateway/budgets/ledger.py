@@ -51,8 +51,9 @@ class _Settled:
     tokens: int
 
 
-_Asked = tuple[Ask, "Future[bool]"]
+_Asked = tuple[Ask, "Future[Reservation | None] | None"]
 _Work = _Asked | _Settled | Lease | None
+"""A request, which waits for its reservation or for nothing; its end; a lease that is low; the end of all."""
 
 
 class Ledger:
@@ -63,6 +64,7 @@ class Ledger:
         self._registry, self._clock = registry, clock
         self._gateway = ""
         self._leases: dict[tuple[str, str], Lease] = {}
+        self._low: set[Lease] = set()
         self._turn = threading.Lock()
         """For the leases; never held while the registry is asked."""
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
@@ -79,6 +81,7 @@ class Ledger:
     def _open(self) -> None:
         self._gateway = self._registry.budgets.open_gateway(host_id(), ProcessId.of())
         with self._turn:
+            self._low.clear()
             self._leases.clear()  # the ones of before were charged in full
 
     def stop(self) -> None:
@@ -100,44 +103,47 @@ class Ledger:
         day = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d}"
         if limit is None:
             ask = Ask(uuid.uuid4().hex, tenant, tokens, UNLIMITED, day)
-            self._work.put((ask, Future()))
+            self._work.put((ask, None))
             return Reservation(ask.reservation)
         with self._turn:
             lease = self._leases.get((tenant, day)) or self._leases.setdefault(
                 (tenant, day), Lease(tenant, day)
             )
             drawn = lease.draw(tokens, limit, now)
-            low = not lease.queued and lease.is_low(now)
-            lease.queued = lease.queued or low
-        if drawn:
+            low = lease not in self._low and lease.is_low(now)
             if low:
-                self._work.put(lease)
-            return Reservation("", lease, tokens)
-        done: Future[bool] = Future()
-        ask = Ask(uuid.uuid4().hex, tenant, tokens, limit, day)
-        self._work.put((ask, done))
+                self._low.add(lease)
         if low:
             self._work.put(lease)
-        await self._wait(ask, done, now)
-        return Reservation(ask.reservation)
+        if drawn:
+            return Reservation("", lease, tokens)
+        return await self._wait(Ask(uuid.uuid4().hex, tenant, tokens, limit, day), now)
 
-    async def _wait(self, ask: Ask, done: Future[bool], now: float) -> None:
-        """For the registry's answer; raises as `reserve` does."""
+    async def _wait(self, ask: Ask, now: float) -> Reservation:
+        """For a reservation of its own, or of a lease that was topped up meanwhile; raises as `reserve`."""
+        done: Future[Reservation | None] = Future()
+        self._work.put((ask, done))
         try:
             granted = await asyncio.shield(asyncio.wrap_future(done))
         except asyncio.CancelledError:
-            done.add_done_callback(lambda _: self.settle(Reservation(ask.reservation), 0))
+            done.add_done_callback(lambda _: self._give_up(ask, done))
             raise
         except RegistryError as error:
             log.error("budgets: %s", error)
             self.settle(Reservation(ask.reservation), 0)  # it may have been written all the same
             raise ApiError("budgets cannot be read now", None, 503, "unavailable") from None
-        if not granted:
+        if granted is None:
             message = (
                 f"this request may take {ask.tokens} tokens, more than is left of {ask.limit} for today "
                 "(UTC); a smaller max_tokens may fit"
             )
             raise TooMany(message, "insufficient_quota", 86400 - now % 86400)
+        return granted
+
+    def _give_up(self, ask: Ask, done: Future[Reservation | None]) -> None:
+        """Nobody waits for the reservation any more; it may have been written all the same."""
+        granted = None if done.exception() is not None else done.result()
+        self.settle(granted or Reservation(ask.reservation), 0)
 
     def settle(self, reservation: Reservation, tokens: int) -> None:
         """Charge what was used of a reservation, and free the rest. Does not wait."""
@@ -151,8 +157,11 @@ class Ledger:
         looked = renewed = time.monotonic()
         while True:
             batch = self._gather(min(looked + BEAT_SECONDS, renewed + RENEW_SECONDS))
-            # first: a short request's settlement may be in the same batch
-            self._reserve([work for work in batch if isinstance(work, tuple)])
+            with self._turn:
+                low, self._low = list(self._low), set()
+            self._try_renew(low)  # first, for requests that wait may be covered then
+            # a short request's settlement may be in the same batch
+            self._reserve(self._still_waiting(batch))
             self._settle(self._unwritten + [work for work in batch if isinstance(work, _Settled)])
             if None in batch:
                 self._renew_all(give_back=True)
@@ -161,8 +170,6 @@ class Ledger:
             if now >= renewed + RENEW_SECONDS:
                 renewed = now
                 self._renew_all()
-            else:
-                self._try_renew([work for work in batch if isinstance(work, Lease)])
             if now >= looked + BEAT_SECONDS:
                 looked = now
                 self._look()
@@ -204,7 +211,23 @@ class Ledger:
             return True
         return False
 
-    def _reserve(self, asked: list[_Asked]) -> None:
+    def _still_waiting(self, batch: Sequence[_Work]) -> list[_Asked]:
+        """The requests, but for those whose tokens are leased by now."""
+        waiting = []
+        for work in batch:
+            if not isinstance(work, tuple):
+                continue
+            ask, done = work
+            with self._turn:
+                lease = self._leases.get((ask.tenant, ask.day)) if done is not None else None
+                taken = lease is not None and lease.take(ask.tokens)
+            if done is not None and taken:
+                done.set_result(Reservation("", lease, ask.tokens))
+            else:
+                waiting.append(work)
+        return waiting
+
+    def _reserve(self, asked: Sequence[_Asked]) -> None:
         if not asked:
             return
         asks = [ask for ask, _ in asked]
@@ -217,10 +240,12 @@ class Ledger:
                 granted = self._granted(asks)
         except Exception as error:
             for _, done in asked:
-                done.set_exception(error)
+                if done is not None:
+                    done.set_exception(error)
             return
-        for (_, done), ok in zip(asked, granted, strict=True):
-            done.set_result(ok)
+        for (ask, done), ok in zip(asked, granted, strict=True):
+            if done is not None:
+                done.set_result(Reservation(ask.reservation) if ok else None)
 
     def _granted(self, asks: Sequence[Ask]) -> list[bool]:
         """Nothing is refused for want of tokens that this gateway's own leases have: these are given back."""

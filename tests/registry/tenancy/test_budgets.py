@@ -131,6 +131,16 @@ def test_a_lease_that_ends_is_counted_and_what_it_holds_stays(registry: Registry
         budgets.renew("f" * 16, [lease(100, limit=10_000)])
 
 
+def test_what_a_lease_holds_is_not_granted_to_others_in_the_same_transaction(registry: Registry) -> None:
+    gateway, budgets = opened(registry), registry.budgets
+    first = lease(90, limit=1000)
+    budgets.renew(gateway, [first])
+    back = lease(0, replaces=first.reservation, used=10, held=50, free=10)
+    asks = [ask(31), ask(30)]
+    assert budgets.renew(gateway, [back], asks) == ([Grant(60, 10 // SHARES)], [False, True])
+    assert budgets.spent("acme", DAY) == (10, 90)
+
+
 def _ask_at_once(backend: Backend, start: Any, granted: Any, answered: Any) -> None:
     with backend.open() as registry:
         gateway = registry.budgets.open_gateway(host_id(), ProcessId.of())
