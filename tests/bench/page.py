@@ -23,7 +23,7 @@ FOLDER = DOCS / "benchmarks"
 ORDER = (
     "demo", "commands", "planner", "plan_serve", "memory_limit", "published", "tests", "ladder",
     "evaluate_peers", "arithmetic", "train", "train_peers", "merge", "prepare",
-    "large_data", "registry", "api", "ui",
+    "large_data", "registry", "registry_peers", "api", "ui",
     "ui_and_gateway", "adapters", "llama_server", "schemas", "adapter_memory", "many_tenants", "fuzz",
     "gateway", "affinity", "served_answers", "canaries", "drift", "drift_hidden_states", "drift_evidently",
     "gates", "threads", "backup",
