@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,8 @@ import psutil
 from playwright.sync_api import Page, StorageState, sync_playwright
 
 from registry import Registry
+from tests.bench import mlflow_server
+from tests.bench.mlflow_server import MLFLOW
 from tests.bench.results import Report
 from tests.flows.ui.browser import CHROMIUM, NO_BROWSER
 from tests.flows.ui.measured import measure
@@ -50,14 +51,6 @@ BYTES = (
     "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
     ".reduce((sum, entry) => sum + entry.transferSize, 0)"
 )
-MLFLOW = "mlflow==3.17.0"
-FILL_MLFLOW = """
-import sys
-from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
-store = SqlAlchemyStore(sys.argv[1])
-for number in range(int(sys.argv[2])):
-    store.create_registered_model(f"model-{number:05}")
-"""
 
 
 class Opened(NamedTuple):
@@ -153,33 +146,9 @@ def write_as_a_run(home: Path, ends: float) -> None:
 
 def mlflow(count: int, folder: Path, ours: Callable[[], Opened]) -> list[tuple[Opened, Opened]]:
     """MLflow's page of models with as many of them, on SQLite, from its own server, in turns with `ours`."""
-    python = folder / "venv" / "bin" / "python"
-    venv.create(folder / "venv", with_pip=True)
-    subprocess.run([python, "-m", "pip", "install", "--quiet", MLFLOW], check=True)
-    database = f"sqlite:///{folder}/mlflow.db"
-    subprocess.run([python, "-c", FILL_MLFLOW, database, str(count)], check=True)
-    command = [python, "-m", "mlflow", "server", "--backend-store-uri", database, "--port", "8799"]
-    env = {"PATH": f"{python.parent}:/usr/bin:/bin", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
-    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            _wait(lambda: httpx.get("http://127.0.0.1:8799/health").status_code == 200)
-            models = "http://127.0.0.1:8799/#/models"
-            return [(opened(models, "a[href*=model-0]"), ours()) for _ in range(TIMES)]
-        finally:
-            for child in psutil.Process(server.pid).children(recursive=True):
-                child.terminate()
-            server.terminate()
-
-
-def _wait(answers: Callable[[], bool]) -> None:
-    for _ in range(240):
-        try:
-            if answers():
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.5)
-    raise TimeoutError("MLflow does not answer")
+    python = mlflow_server.installed(folder)
+    with mlflow_server.served(python, mlflow_server.filled(python, folder, count)) as url:
+        return [(opened(f"{url}/#/models", "a[href*=model-0]"), ours()) for _ in range(TIMES)]
 
 
 def main() -> None:
