@@ -26,7 +26,7 @@ NAMES = (
     "arithmetic", "threads", "prepare", "large_data", "train", "merge", "api", "adapters", "adapter_memory",
     "affinity", "gateway", "budgets", "canaries", "commands", "served_answers", "published", "drift",
     "backup", "ui", "ui_and_gateway", "train_peers", "llama_server", "schemas", "plan_serve", "memory_limit",
-    "planner", "evaluate_peers", "registry_peers",
+    "planner", "evaluate_peers", "registry_peers", "gptq_peers",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 FOLDER = DOCS / "benchmarks"
 ORDER = (
     "demo", "commands", "planner", "plan_serve", "memory_limit", "published", "tests", "ladder",
-    "evaluate_peers", "arithmetic", "train", "train_peers", "merge", "prepare",
+    "evaluate_peers", "arithmetic", "train", "train_peers", "merge", "gptq_peers", "prepare",
     "large_data", "registry", "registry_peers", "api", "ui",
     "ui_and_gateway", "adapters", "llama_server", "schemas", "adapter_memory", "many_tenants", "fuzz",
     "gateway", "budgets", "affinity", "served_answers", "canaries", "drift", "drift_hidden_states",
