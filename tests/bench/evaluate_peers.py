@@ -45,7 +45,7 @@ from tests.bench.results import Report
 NF4, ADAPTED, MERGED, GGUF = FORMS = ("base NF4", "tuned NF4 + adapter", "merged", "GGUF Q8_0")
 TASK, CHOICE = "routing", "routing_choice"
 SOURCES = {"135m": [], "pico": ["base.source=pico:0"]}
-QUICK = ["train.max_steps=10", "train.evaluations=1", "ladder=null", "evaluate.questions=[]"]
+QUICK = ["train.evaluations=1", "ladder=null", "evaluate.questions=[]"]
 BAR = 2.0
 SAVE_NF4 = """
 import sys
@@ -230,12 +230,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=231, help="first items of the test split")
     parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto")
     parser.add_argument("--batch", type=int, default=16, help="items or rows at a time, of both")
+    parser.add_argument("--steps", type=int, default=10, help="of training; more for answers that are right")
     parser.add_argument("--repeat", type=int, default=1, help="turns, of which the medians count")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     given = parser.parse_args()
     if given.dtype == "auto":
         given.dtype = measure().compute_dtype
-    recipe = load("demo", [*SOURCES[given.model], *QUICK])
+    recipe = load("demo", [*SOURCES[given.model], *QUICK, f"train.max_steps={given.steps}"])
     (demo,) = recipe.evaluate.tasks
     assert isinstance(demo, HeldoutTask)
     task = demo.model_copy(update={"max_items": given.items})
