@@ -128,7 +128,7 @@ def test_a_chats_scores_in_their_shape(batcher: Batcher) -> None:
             others = [entry for part in other["scores"] for entry in part["content"]]
             assert [entry["token"] for entry in entries] == [entry["token"] for entry in others]
             values = [entry["logprob"] for entry in others]
-            # the second time more of the prompt is in the cache: other products, and with AVX2 other roundings
+            # the second time more of the prompt is in the cache: other products, with AVX2 other roundings
             assert [entry["logprob"] for entry in entries] == pytest.approx(values, abs=5e-3)
             spelled = b"".join(bytes(entry["bytes"]) for entry in entries)
             assert spelled.decode(errors="replace") == choice["message"]["content"]
